@@ -1,0 +1,1 @@
+//! Data sets, augmentation, sampling, loading, and the synthetic pedestrians.

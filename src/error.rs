@@ -1,0 +1,38 @@
+//! The crate's one error type. Variants carry the operands; `Display` says in one sentence what happened and what to do.
+
+use std::path::PathBuf;
+
+/// Everything that can go wrong, from a bad flag to a full disk.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Reading or writing a file or folder failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// Verb phrase: "read", "create", "write".
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    /// A setting has a value that cannot work.
+    #[error("{setting} = {value}: {reason}")]
+    Setting { setting: String, value: String, reason: String },
+    // --- engine ---
+    // --- data ---
+    // --- evaluation ---
+    // --- run folder, checkpoints ---
+}
+
+/// `std::result::Result` with the crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Attaches the path and the verb to an I/O error.
+pub trait IoContext<T> {
+    /// `action` is a verb phrase such as "read" or "create".
+    fn at(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T>;
+}
+
+impl<T> IoContext<T> for std::io::Result<T> {
+    fn at(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T> {
+        self.map_err(|source| Error::Io { action, path: path.into(), source })
+    }
+}

@@ -1,0 +1,12 @@
+//! Progressive Transfer Learning (PTL): fine-tune person re-identification models with BConv-Cells.
+//!
+//! image file → [`data`] (decode, resize, augment) → batch → session (forward, backward) → `optim` →
+//! checkpoint → features → [`eval`] (CMC, mAP, mINP) → report.
+
+pub mod cpu;
+pub mod data;
+pub mod error;
+pub mod eval;
+pub mod rng;
+
+pub use error::{Error, Result};

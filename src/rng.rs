@@ -1,0 +1,26 @@
+//! Counter-based randomness: a stream is a pure function of (seed, purpose, epoch, item), so a run does not depend on
+//! the number of threads and can be resumed anywhere without storing generator state.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+/// What a stream is used for; two purposes never share numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Purpose {
+    Init = 1,
+    Sampler = 2,
+    Augment = 3,
+    LatentState = 4,
+    Synth = 5,
+    Test = 6,
+}
+
+/// The generator for one item: `item` is a sample index, a parameter index, an image index ...
+pub fn stream(seed: u64, purpose: Purpose, epoch: u64, item: u64) -> ChaCha8Rng {
+    let mut key = [0u8; 32];
+    for (chunk, word) in key.chunks_exact_mut(8).zip([seed, purpose as u64, epoch, item]) {
+        chunk.copy_from_slice(&word.to_le_bytes());
+    }
+    ChaCha8Rng::from_seed(key)
+}
