@@ -17,6 +17,15 @@ pub enum Error {
     #[error("{setting} = {value}: {reason}")]
     Setting { setting: String, value: String, reason: String },
     // --- engine ---
+    /// An op cannot take operands of these shapes.
+    #[error("{op}: {detail}")]
+    Shape { op: &'static str, detail: String },
+    /// Evaluation from the mean latent state, but none was ever stored.
+    #[error(
+        "no latent state is stored for {cell}: evaluate with eval-state `zeros` or `normal`, or use the checkpoint of a \
+         training run"
+    )]
+    NoLatentState { cell: String },
     // --- data ---
     // --- evaluation ---
     // --- run folder, checkpoints ---

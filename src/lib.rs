@@ -4,6 +4,14 @@
 //! checkpoint → features → [`eval`] (CMC, mAP, mINP) → report.
 
 pub mod cpu;
+pub mod graph;
+pub mod latent_state;
+pub mod nn;
+pub mod op;
+pub mod plan;
+pub mod session;
+pub mod shape;
+pub mod store;
 pub mod data;
 pub mod error;
 pub mod eval;

@@ -1,0 +1,46 @@
+//! Parallel loops whose partition depends on shapes alone, so results have the same bits for any number of threads.
+
+use rayon::prelude::*;
+
+/// Elements that one task handles: large enough to pay for the task, small enough to balance many cores.
+const TASK_LEN: usize = 1 << 15;
+
+/// Rows per task for rows of `row_len` elements.
+pub fn task_rows(row_len: usize) -> usize {
+    (TASK_LEN / row_len.max(1)).max(1)
+}
+
+/// Calls `f(first row, rows)` on chunks of `data` seen as rows of `row_len`.
+pub fn rows_mut(data: &mut [f32], row_len: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    let rows = task_rows(row_len);
+    data.par_chunks_mut(rows * row_len).enumerate().for_each(|(i, chunk)| f(i * rows, chunk));
+}
+
+/// `destination[i] = source[i]`, or `+=`.
+pub fn put(destination: &mut [f32], source: &[f32], accumulate: bool) {
+    destination.par_chunks_mut(TASK_LEN).zip(source.par_chunks(TASK_LEN)).for_each(|(d, s)| {
+        if accumulate {
+            d.iter_mut().zip(s).for_each(|(d, s)| *d += s);
+        } else {
+            d.copy_from_slice(s);
+        }
+    });
+}
+
+/// Sums of `width` columns over `rows` rows, `f(row range, sums)` adding up one chunk; chunks are combined in order, in f64.
+pub fn column_sums(rows: usize, width: usize, row_len: usize, f: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) -> Vec<f64> {
+    let step = task_rows(row_len);
+    let partial: Vec<Vec<f32>> = (0..rows.div_ceil(step))
+        .into_par_iter()
+        .map(|i| {
+            let mut sums = vec![0.0; width];
+            f(i * step..((i + 1) * step).min(rows), &mut sums);
+            sums
+        })
+        .collect();
+    let mut total = vec![0.0; width];
+    for sums in partial {
+        total.iter_mut().zip(sums).for_each(|(t, s)| *t += f64::from(s));
+    }
+    total
+}

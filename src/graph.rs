@@ -1,0 +1,162 @@
+//! Recording: ops become nodes in order of execution; nothing is computed here.
+
+use crate::op::Op;
+use crate::shape::Shape;
+use crate::store::{BufferId, CounterId, ParamId};
+use crate::{Error, Result};
+
+/// An activation: an input of the graph or the output of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Var(pub(crate) usize);
+
+/// Index of a latent state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StateId(pub(crate) usize);
+
+impl StateId {
+    /// The state declared as number `index` ([`Graph::states`]).
+    pub fn from_index(index: usize) -> StateId {
+        StateId(index)
+    }
+}
+
+/// Whether the graph will be differentiated and updates running statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Batch statistics, running statistics updated, backward possible.
+    Train,
+    /// Running statistics, backward possible (for tests and frozen parts).
+    EvalGrad,
+    /// Running statistics, forward only: memory is reused at once.
+    Eval,
+}
+
+#[derive(Debug)]
+pub(crate) struct Value {
+    pub shape: Shape,
+    pub requires_grad: bool,
+    /// Stays readable after the run.
+    pub keep: bool,
+    /// Its gradient is given from outside: a loss, or a tensor under test.
+    pub root: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub op: Box<dyn Op>,
+    pub inputs: Vec<Var>,
+    pub output: Var,
+    pub attachments: Attachments,
+}
+
+/// What an op uses beside its inputs.
+#[derive(Clone, Debug, Default)]
+pub struct Attachments {
+    pub params: Vec<ParamId>,
+    pub buffers: Vec<BufferId>,
+    pub counter: Option<CounterId>,
+    pub state: Option<StateId>,
+}
+
+/// One latent state of the network: a slot of `[h, w, c]` for each image of the batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDecl {
+    pub name: String,
+    /// `n` is 1: the shape of one slot.
+    pub slot: Shape,
+}
+
+/// The recorded computation.
+#[derive(Debug)]
+pub struct Graph {
+    pub(crate) mode: Mode,
+    pub(crate) values: Vec<Value>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) states: Vec<StateDecl>,
+    pub(crate) freeze_backbone_bn: bool,
+}
+
+impl Graph {
+    /// An empty recording.
+    pub fn new(mode: Mode) -> Graph {
+        Graph { mode, values: Vec::new(), nodes: Vec::new(), states: Vec::new(), freeze_backbone_bn: false }
+    }
+
+    /// Keeps the running statistics of the backbone as they are, and normalises with them (`--freeze-bn`).
+    pub fn freeze_backbone_bn(mut self, freeze: bool) -> Graph {
+        self.freeze_backbone_bn = freeze;
+        self
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// A tensor given from outside at each run.
+    pub fn input(&mut self, shape: Shape) -> Var {
+        self.value(shape, false, true)
+    }
+
+    /// An input whose gradient is wanted.
+    pub fn input_with_grad(&mut self, shape: Shape) -> Var {
+        self.value(shape, true, true)
+    }
+
+    /// Declares a latent state; `slot` is `[1, h, w, c]`.
+    pub fn state(&mut self, name: String, slot: Shape) -> StateId {
+        self.states.push(StateDecl { name, slot });
+        StateId(self.states.len() - 1)
+    }
+
+    /// Records an op that makes an output of `shape`.
+    ///
+    /// # Errors
+    /// The same value twice among the inputs: their gradients could not be written apart.
+    pub fn push(
+        &mut self,
+        op: impl Op + 'static,
+        inputs: &[Var],
+        shape: Shape,
+        attachments: Attachments,
+    ) -> Result<Var> {
+        for (i, var) in inputs.iter().enumerate() {
+            if inputs[..i].contains(var) {
+                let detail = format!("input {i} is the same tensor as an earlier input");
+                return Err(Error::Shape { op: op.name(), detail });
+            }
+        }
+        let output = self.value(shape, false, false);
+        self.nodes.push(Node { op: Box::new(op), inputs: inputs.to_vec(), output, attachments });
+        Ok(output)
+    }
+
+    /// Keeps `var` readable after the run.
+    pub fn keep(&mut self, var: Var) {
+        self.values[var.0].keep = true;
+    }
+
+    /// Makes `var` a source of gradient: [`crate::session::Session::set_grad`] before backward. Kept readable as well.
+    pub fn root(&mut self, var: Var) {
+        self.values[var.0].root = true;
+        self.values[var.0].keep = true;
+    }
+
+    pub fn shape(&self, var: Var) -> Shape {
+        self.values[var.0].shape
+    }
+
+    /// The latent states in order of declaration.
+    pub fn states(&self) -> &[StateDecl] {
+        &self.states
+    }
+
+    /// Floating-point operations of one forward.
+    pub fn flops(&self) -> u64 {
+        self.nodes.iter().map(|node| node.op.flops()).sum()
+    }
+
+    fn value(&mut self, shape: Shape, requires_grad: bool, keep: bool) -> Var {
+        self.values.push(Value { shape, requires_grad, keep, root: false });
+        Var(self.values.len() - 1)
+    }
+}

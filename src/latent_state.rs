@@ -1,0 +1,171 @@
+//! Latent states of BConv-Cells: what they hold between steps and when they start afresh.
+
+use rand_distr::{Distribution, Normal};
+use serde::{Deserialize, Serialize};
+
+use crate::graph::{StateDecl, StateId};
+use crate::rng::{Purpose, stream};
+use crate::{Error, Result};
+
+/// Standard deviation of a state drawn at random, as in the published code.
+const NORMAL_STD: f32 = 1e-3;
+
+/// When training starts states afresh (`--state-policy`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StatePolicy {
+    /// Carried from mini-batch to mini-batch, reset at each epoch's start.
+    #[default]
+    Carry,
+    /// Never reset.
+    CarryEpochs,
+    /// Reset at every step.
+    Reset,
+}
+
+/// What a state holds after a reset (`--state-init`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StateInit {
+    #[default]
+    Zeros,
+    /// Seeded N(0, 0.001²), as published.
+    Normal,
+}
+
+/// What every evaluation batch starts from (`--eval-state`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EvalState {
+    /// An image's feature does not depend on its neighbours in the batch.
+    #[default]
+    Zeros,
+    /// Every slot holds the mean over slots of the last training state.
+    Mean,
+    /// Seeded N(0, 0.001²), as published.
+    Normal,
+}
+
+/// One state: `[slots, h, w, c]` now and before the last step.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Pair {
+    current: Vec<f32>,
+    previous: Vec<f32>,
+}
+
+/// The latent states of a network. Their number of slots follows the batch: a smaller batch uses (and keeps) the first
+/// slots, a larger one adds slots that start as after a reset.
+#[derive(Clone, Debug)]
+pub struct LatentStates {
+    init: StateInit,
+    seed: u64,
+    /// Numbers the resets, so that each draws other values.
+    resets: u64,
+    pairs: Vec<Pair>,
+}
+
+impl LatentStates {
+    /// States that are empty until the first step.
+    pub fn new(init: StateInit, seed: u64) -> LatentStates {
+        LatentStates { init, seed, resets: 0, pairs: Vec::new() }
+    }
+
+    /// Forgets everything: the next step starts afresh.
+    pub fn reset(&mut self) {
+        self.resets += 1;
+        self.pairs.iter_mut().for_each(|pair| pair.current.clear());
+    }
+
+    /// The current content of a state, `[slots, h, w, c]`.
+    pub fn current(&self, id: StateId) -> &[f32] {
+        &self.pairs[id.0].current
+    }
+
+    /// Sets a state, `[slots, h, w, c]`.
+    pub fn set_current(&mut self, id: StateId, data: Vec<f32>) {
+        self.grow_list(id.0 + 1);
+        self.pairs[id.0].current = data;
+    }
+
+    /// What evaluation starts from, for a batch of `batch` images.
+    ///
+    /// # Errors
+    /// [`EvalState::Mean`] where no state is stored.
+    pub fn for_evaluation(
+        &self,
+        mode: EvalState,
+        decls: &[StateDecl],
+        batch: usize,
+        seed: u64,
+    ) -> Result<LatentStates> {
+        let init = if mode == EvalState::Normal { StateInit::Normal } else { StateInit::Zeros };
+        let mut states = LatentStates::new(init, seed);
+        if mode == EvalState::Mean {
+            for (i, decl) in decls.iter().enumerate() {
+                let slot = decl.slot.len();
+                let stored = self.pairs.get(i).map_or(&[][..], |pair| &pair.current);
+                if stored.is_empty() {
+                    return Err(Error::NoLatentState { cell: decl.name.clone() });
+                }
+                let slots = stored.len() / slot;
+                let mean: Vec<f32> = (0..slot)
+                    .map(|j| (stored.iter().skip(j).step_by(slot).map(|&v| f64::from(v)).sum::<f64>() / slots as f64) as f32)
+                    .collect();
+                states.set_current(StateId(i), mean.repeat(batch));
+            }
+        }
+        Ok(states)
+    }
+
+    /// Named contents for a checkpoint: `(cell, [slots, h, w, c], values)`.
+    pub fn export<'a>(&'a self, decls: &'a [StateDecl]) -> impl Iterator<Item = (&'a str, [usize; 4], &'a [f32])> {
+        decls.iter().zip(&self.pairs).map(|(decl, pair)| {
+            let slot = decl.slot;
+            (decl.name.as_str(), [pair.current.len() / slot.len(), slot.h, slot.w, slot.c], pair.current.as_slice())
+        })
+    }
+
+    /// Number of resets so far: part of a checkpoint, so that `normal` draws go on.
+    pub fn resets(&self) -> u64 {
+        self.resets
+    }
+
+    /// Sets the number of resets so far.
+    pub fn set_resets(&mut self, resets: u64) {
+        self.resets = resets;
+    }
+
+    /// Makes the current states the previous ones of a step with `batch` slots.
+    pub(crate) fn begin_step(&mut self, decls: &[StateDecl], batch: usize) {
+        self.grow_list(decls.len());
+        for (i, (decl, pair)) in decls.iter().zip(&mut self.pairs).enumerate() {
+            std::mem::swap(&mut pair.current, &mut pair.previous);
+            let len = batch * decl.slot.len();
+            let had = pair.previous.len().min(len);
+            pair.previous.resize(len, 0.0);
+            if self.init == StateInit::Normal && had < len {
+                let normal = Normal::new(0.0, NORMAL_STD).expect("a positive standard deviation");
+                let mut rng = stream(self.seed, Purpose::LatentState, self.resets, i as u64);
+                pair.previous[had..].iter_mut().for_each(|v| *v = normal.sample(&mut rng));
+            }
+            pair.current.resize(len, 0.0);
+        }
+    }
+
+    /// Before and after, for the cell that runs now.
+    pub(crate) fn step(&mut self, id: StateId) -> (&[f32], &mut [f32]) {
+        let pair = &mut self.pairs[id.0];
+        (&pair.previous, &mut pair.current)
+    }
+
+    /// What the last step started from.
+    pub(crate) fn previous(&self, id: StateId) -> &[f32] {
+        &self.pairs[id.0].previous
+    }
+
+    fn grow_list(&mut self, len: usize) {
+        if self.pairs.len() < len {
+            self.pairs.resize(len, Pair::default());
+        }
+    }
+}

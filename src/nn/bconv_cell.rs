@@ -1,0 +1,32 @@
+//! The BConv-Cell as a module: one weight, `gates.weight`.
+
+use super::{Init, Scope};
+use crate::Result;
+use crate::graph::{Graph, Var};
+use crate::op;
+use crate::store::{Layout, ParamId, Store};
+
+/// A gated convolution with a latent state; see [`crate::op::bconv_cell`].
+#[derive(Clone, Debug)]
+pub struct BConvCell {
+    /// Name of the cell and of its latent state.
+    pub name: String,
+    pub weight: ParamId,
+    pub out_channels: usize,
+    stride: usize,
+    padding: usize,
+}
+
+impl BConvCell {
+    /// `sizes` = input and output channels; kernel `k`.
+    pub fn new(scope: &mut Scope<'_>, sizes: [usize; 2], k: usize, stride: usize, padding: usize) -> BConvCell {
+        let [input, out_channels] = sizes;
+        let shape = [4 * out_channels, input, k, k];
+        let weight = scope.child("gates").param("weight", &shape, Layout::Conv, Init::KaimingFanIn);
+        BConvCell { name: scope.path("latent_state"), weight, out_channels, stride, padding }
+    }
+
+    pub fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
+        op::bconv_cell(g, store, &self.name, x, self.weight, [self.stride; 2], [self.padding; 2])
+    }
+}

@@ -1,0 +1,95 @@
+//! Where modules register parameters: names by nesting, start values by a seed.
+
+use rand::RngExt;
+use rand_distr::{Distribution, Normal};
+
+use crate::rng::{Purpose, stream};
+use crate::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
+
+/// Start values of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    Constant(f32),
+    /// N(0, 2/fan_in): product of all sizes but the first.
+    KaimingFanIn,
+    /// N(0, 2/fan_out): outputs times taps.
+    KaimingFanOut,
+    /// N(0, std²).
+    Normal(f32),
+    /// U(-1/√fan_in, 1/√fan_in), PyTorch's default for biases; the fan is the weight's.
+    Uniform { fan_in: usize },
+}
+
+/// A name prefix in a store, with the seed of the start values and the group of what is registered.
+pub struct Scope<'a> {
+    store: &'a mut Store,
+    prefix: String,
+    seed: u64,
+    group: Group,
+}
+
+impl<'a> Scope<'a> {
+    /// The root scope: names without prefix.
+    pub fn root(store: &'a mut Store, seed: u64) -> Scope<'a> {
+        Scope { store, prefix: String::new(), seed, group: Group::Head }
+    }
+
+    /// The scope `prefix.name`.
+    pub fn child(&mut self, name: impl std::fmt::Display) -> Scope<'_> {
+        let prefix = self.path(name);
+        Scope { store: self.store, prefix, seed: self.seed, group: self.group }
+    }
+
+    /// The same scope for parameters of another group.
+    pub fn in_group(mut self, group: Group) -> Scope<'a> {
+        self.group = group;
+        self
+    }
+
+    /// The full name of `name` here.
+    pub fn path(&self, name: impl std::fmt::Display) -> String {
+        if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
+    }
+
+    /// Registers a parameter of torch shape `shape`. Its start values depend on the seed and its full name only, so two
+    /// networks with a part in common start that part alike.
+    pub fn param(&mut self, name: &str, shape: &[usize], layout: Layout, init: Init) -> ParamId {
+        let name = self.path(name);
+        let mut rng = stream(self.seed, Purpose::Init, 0, fnv1a(&name));
+        let len = shape.iter().product();
+        let taps: usize = shape.iter().skip(2).product();
+        let normal = |std: f32| Normal::new(0.0, std).expect("a finite standard deviation");
+        let mut draw_normal = |std: f32| -> Vec<f32> { (0..len).map(|_| normal(std).sample(&mut rng)).collect() };
+        let torch: Vec<f32> = match init {
+            Init::Constant(value) => vec![value; len],
+            Init::KaimingFanIn => draw_normal((2.0 / (len / shape[0]) as f32).sqrt()),
+            Init::KaimingFanOut => draw_normal((2.0 / (shape[0] * taps) as f32).sqrt()),
+            Init::Normal(std) => draw_normal(std),
+            Init::Uniform { fan_in } => {
+                let bound = 1.0 / (fan_in as f32).sqrt();
+                (0..len).map(|_| rng.random_range(-bound..bound)).collect()
+            }
+        };
+        let id = self.store.add_param(name, shape, layout, self.group);
+        let param = self.store.param(id).clone();
+        param.from_torch(&torch, self.store.value_mut(id));
+        id
+    }
+
+    /// Registers a buffer of `len` values.
+    pub fn buffer(&mut self, name: &str, len: usize, value: f32) -> BufferId {
+        let name = self.path(name);
+        self.store.add_buffer(name, len, value)
+    }
+
+    /// Registers a `num_batches_tracked` counter.
+    pub fn counter(&mut self, name: &str) -> CounterId {
+        let name = self.path(name);
+        self.store.add_counter(name)
+    }
+}
+
+/// FNV-1a, to turn a name into a stream number.
+fn fnv1a(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}

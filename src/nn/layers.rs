@@ -1,0 +1,96 @@
+//! Convolution, batch normalisation and fully connected layer, with torch's attribute names.
+
+use super::{Init, Scope};
+use crate::Result;
+use crate::graph::{Graph, Var};
+use crate::op::{self, BatchNorm};
+use crate::store::{Layout, ParamId, Store};
+
+/// `torch.nn.Conv2d` (no dilation, no groups).
+#[derive(Clone, Debug)]
+pub struct Conv2d {
+    pub weight: ParamId,
+    pub bias: Option<ParamId>,
+    stride: [usize; 2],
+    padding: [usize; 2],
+}
+
+impl Conv2d {
+    /// A square kernel `k`; without bias.
+    pub fn new(scope: &mut Scope<'_>, sizes: [usize; 2], k: usize, stride: usize, padding: usize, init: Init) -> Conv2d {
+        let [input, output] = sizes;
+        let weight = scope.param("weight", &[output, input, k, k], Layout::Conv, init);
+        Conv2d { weight, bias: None, stride: [stride; 2], padding: [padding; 2] }
+    }
+
+    /// Adds a bias with PyTorch's default start values.
+    pub fn with_bias(mut self, scope: &mut Scope<'_>, sizes: [usize; 2], k: usize) -> Conv2d {
+        let init = Init::Uniform { fan_in: sizes[0] * k * k };
+        self.bias = Some(scope.param("bias", &[sizes[1]], Layout::Plain, init));
+        self
+    }
+
+    pub fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
+        op::conv2d(g, store, x, self.weight, self.bias, self.stride, self.padding)
+    }
+}
+
+/// `torch.nn.BatchNorm2d` (and `BatchNorm1d` on vectors).
+#[derive(Clone, Debug)]
+pub struct BatchNorm2d {
+    norm: BatchNorm,
+}
+
+impl BatchNorm2d {
+    /// Weight 1, bias 0, eps 1e-5, momentum 0.1.
+    pub fn new(scope: &mut Scope<'_>, channels: usize) -> BatchNorm2d {
+        let norm = BatchNorm {
+            weight: scope.param("weight", &[channels], Layout::Plain, Init::Constant(1.0)),
+            bias: scope.param("bias", &[channels], Layout::Plain, Init::Constant(0.0)),
+            running_mean: scope.buffer("running_mean", channels, 0.0),
+            running_var: scope.buffer("running_var", channels, 1.0),
+            num_batches_tracked: scope.counter("num_batches_tracked"),
+            eps: 1e-5,
+            momentum: 0.1,
+        };
+        BatchNorm2d { norm }
+    }
+
+    pub fn bias(&self) -> ParamId {
+        self.norm.bias
+    }
+
+    pub fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
+        op::batch_norm(g, store, x, &self.norm, None, false)
+    }
+
+    /// Followed by ReLU, in one pass.
+    pub fn forward_relu(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
+        op::batch_norm(g, store, x, &self.norm, None, true)
+    }
+
+    /// `relu(bn(x) + residual)`, in one pass.
+    pub fn forward_residual_relu(&self, g: &mut Graph, store: &Store, x: Var, residual: Var) -> Result<Var> {
+        op::batch_norm(g, store, x, &self.norm, Some(residual), true)
+    }
+}
+
+/// `torch.nn.Linear` on `[n, 1, 1, in]`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    pub weight: ParamId,
+    pub bias: Option<ParamId>,
+}
+
+impl Linear {
+    /// `bias` starts at 0.
+    pub fn new(scope: &mut Scope<'_>, sizes: [usize; 2], bias: bool, init: Init) -> Linear {
+        let weight = scope.param("weight", &[sizes[1], sizes[0]], Layout::Conv, init);
+        let bias = bias.then(|| scope.param("bias", &[sizes[1]], Layout::Plain, Init::Constant(0.0)));
+        Linear { weight, bias }
+    }
+
+    pub fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
+        op::linear(g, store, x, self.weight, self.bias)
+    }
+}

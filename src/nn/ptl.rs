@@ -1,0 +1,172 @@
+//! The PTL branch for any ResNet: BConv-Cells beside the stages, as in MGN_PTL (Yu et al., 2019, fig. 3).
+//!
+//! ```text
+//! image ─ bconv1 ─ bconv2 ─┐                 (stride 2 each)
+//! stem ────────────────────┴ fuse1 ─ bconv3 ─┐
+//! layer1 ────────────────────────────────────┴ fuse2 ─ bconv4 ─┐
+//! layer2 ──────────────────────────────────────────────────────┴ fuse3 ─ bconv5 ─┐
+//! layer3 ────────────────────────────────────────────────────────────────────────┴ fuse4 ─ bconv6 ─ pool ─ [backbone, cell]
+//! ```
+//! `fuse` = 1x1 convolution with bias, BN, ReLU of `[cell, stage]` (fuse1) or `[stage, cell]` (the others). The backbone's own
+//! path is unchanged. With fewer stages the branch starts from the feature map before its first stage, skips the stages that
+//! are not named, and its last cell is the one that is pooled.
+
+use serde::{Deserialize, Serialize};
+
+use super::{BConvCell, BatchNorm2d, Conv2d, Init, ResNet, ResNetConfig, Scope};
+use crate::graph::{Graph, Var};
+use crate::op;
+use crate::store::{Group, Store};
+use crate::{Error, Result};
+
+/// Where cells sit and how wide they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PtlConfig {
+    /// Stages (1 to 4, ascending) with a cell beside them.
+    pub stages: Vec<usize>,
+    /// Width of cells and fuse modules, relative to the default.
+    pub cell_width: f32,
+}
+
+impl Default for PtlConfig {
+    fn default() -> PtlConfig {
+        PtlConfig { stages: vec![1, 2, 3, 4], cell_width: 1.0 }
+    }
+}
+
+/// 1x1 convolution with bias, BN and ReLU.
+#[derive(Clone, Debug)]
+struct Fuse {
+    conv: Conv2d,
+    bn: BatchNorm2d,
+}
+
+impl Fuse {
+    fn new(scope: &mut Scope<'_>, sizes: [usize; 2]) -> Fuse {
+        let mut conv_scope = scope.child(0);
+        let conv =
+            Conv2d::new(&mut conv_scope, sizes, 1, 1, 0, Init::KaimingFanIn).with_bias(&mut conv_scope, sizes, 1);
+        Fuse { conv, bn: BatchNorm2d::new(&mut scope.child(1), sizes[1]) }
+    }
+
+    fn forward(&self, g: &mut Graph, store: &Store, parts: &[Var]) -> Result<Var> {
+        let x = op::concat(g, parts)?;
+        let x = self.conv.forward(g, store, x)?;
+        self.bn.forward_relu(g, store, x)
+    }
+}
+
+/// A cell beside a stage, and the fuse module that joins it with the stage's output (none behind the last cell).
+#[derive(Clone, Debug)]
+struct Beside {
+    stage: usize,
+    cell: BConvCell,
+    fuse: Option<Fuse>,
+}
+
+/// The branch's modules.
+#[derive(Clone, Debug)]
+pub struct PtlBranch {
+    /// bconv1, bconv2 and fuse1, if a cell stands beside stage 1.
+    entry: Option<(BConvCell, BConvCell, Fuse)>,
+    cells: Vec<Beside>,
+}
+
+impl PtlBranch {
+    /// Registers the branch for a backbone of the given geometry; parameters are of the group [`Group::Ptl`].
+    ///
+    /// # Errors
+    /// No stage, an unknown one, or stages out of order; a cell width of 0 or less.
+    pub fn new(scope: Scope<'_>, backbone: &ResNetConfig, config: &PtlConfig) -> Result<PtlBranch> {
+        let stages = &config.stages;
+        let ordered = stages.windows(2).all(|w| w[0] < w[1]) && stages.iter().all(|s| (1..=4).contains(s));
+        if stages.is_empty() || !ordered {
+            return Err(Error::Setting {
+                setting: "ptl.stages".into(),
+                value: format!("{stages:?}"),
+                reason: "give stages from 1 to 4 in ascending order, at least one".into(),
+            });
+        }
+        if !(config.cell_width > 0.0 && config.cell_width.is_finite()) {
+            return Err(Error::Setting {
+                setting: "ptl.cell_width".into(),
+                value: config.cell_width.to_string(),
+                reason: "must be a positive number".into(),
+            });
+        }
+        let mut scope = scope.in_group(Group::Ptl);
+        // Channels in 64ths of the backbone's stem width, so that the branch keeps its share at any width.
+        let channels = |sixty_fourths: usize| {
+            let exact = (backbone.base * sixty_fourths) as f32 / 64.0 * config.cell_width;
+            (exact.round() as usize).max(1)
+        };
+        let fused = |stage: usize| channels([32, 64, 128, 128][stage - 1]);
+        let beside = |stage: usize| channels([32, 64, 128, 128][stage - 1]);
+
+        let mut z = backbone.base;
+        let mut entry = None;
+        if stages[0] == 1 {
+            let [first, second] = [channels(16), channels(32)];
+            entry = Some((
+                BConvCell::new(&mut scope.child("bconv1"), [3, first], 3, 2, 1),
+                BConvCell::new(&mut scope.child("bconv2"), [first, second], 3, 2, 1),
+                Fuse::new(&mut scope.child("fuse1"), [second + backbone.base, fused(1)]),
+            ));
+            z = fused(1);
+        } else if stages[0] > 1 {
+            z = backbone.stage_channels(stages[0] - 1);
+        }
+
+        let mut cells = Vec::new();
+        let mut reached = stages[0] - 1; // the stage whose resolution z has
+        for (i, &stage) in stages.iter().enumerate() {
+            let stride = (reached + 1..=stage).map(|s| backbone.stage_stride(s)).product();
+            let name = format!("bconv{}", stage + 2);
+            let cell = BConvCell::new(&mut scope.child(name), [z, beside(stage)], 3, stride, 1);
+            let fuse = (i + 1 < stages.len()).then(|| {
+                let output = fused(stage + 1);
+                let fuse = Fuse::new(
+                    &mut scope.child(format!("fuse{}", stage + 1)),
+                    [backbone.stage_channels(stage) + cell.out_channels, output],
+                );
+                z = output;
+                fuse
+            });
+            cells.push(Beside { stage, cell, fuse });
+            reached = stage;
+        }
+        Ok(PtlBranch { entry, cells })
+    }
+
+    /// Channels of the last cell.
+    pub fn out_channels(&self) -> usize {
+        self.cells.last().map_or(0, |c| c.cell.out_channels)
+    }
+
+    /// Runs backbone and branch: (feature map after `layer4`, last cell's output).
+    pub fn forward(&self, g: &mut Graph, store: &Store, backbone: &ResNet, images: Var) -> Result<(Var, Var)> {
+        let mut x = backbone.stem(g, store, images)?;
+        let mut z = x;
+        if let Some((first, second, fuse)) = &self.entry {
+            let b = first.forward(g, store, images)?;
+            let b = second.forward(g, store, b)?;
+            z = fuse.forward(g, store, &[b, x])?;
+        }
+        let mut cells = self.cells.iter().peekable();
+        let started = self.cells[0].stage;
+        for (i, layer) in backbone.layers.iter().enumerate() {
+            let stage = i + 1;
+            if stage == started && self.entry.is_none() {
+                z = x;
+            }
+            x = layer.forward(g, store, x)?;
+            if let Some(beside) = cells.next_if(|c| c.stage == stage) {
+                z = beside.cell.forward(g, store, z)?;
+                if let Some(fuse) = &beside.fuse {
+                    z = fuse.forward(g, store, &[x, z])?;
+                }
+            }
+        }
+        Ok((x, z))
+    }
+}

@@ -1,0 +1,262 @@
+//! Batch normalisation over `n, h, w` for each channel, fused with an optional residual sum and ReLU:
+//! `y = relu((x - μ)/√(σ² + ε)·γ + β + residual)`.
+//!
+//! Training: biased batch variance for normalising, unbiased for the running statistics. With `x̂ = (x-μ)/√(σ²+ε)` and
+//! `g` = `dy` masked by the ReLU: `dβ = Σg`, `dγ = Σg·x̂`, `dx = γ/√(σ²+ε)·(g - Σg/M - x̂·Σg·x̂/M)`, `dresidual = g`.
+//! With running statistics the two sums drop out of `dx`.
+
+use super::{Backward, Forward, Needs, Op, OpCase, mismatch};
+use crate::Result;
+use crate::cpu::par;
+use crate::graph::{Attachments, Graph, Mode, Var};
+use crate::shape::Shape;
+use crate::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
+
+/// What a batch normalisation needs beside its input.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchNorm {
+    pub weight: ParamId,
+    pub bias: ParamId,
+    pub running_mean: BufferId,
+    pub running_var: BufferId,
+    pub num_batches_tracked: CounterId,
+    pub eps: f32,
+    pub momentum: f32,
+}
+
+#[derive(Debug)]
+struct BatchNormOp {
+    channels: usize,
+    eps: f32,
+    momentum: f32,
+    /// Batch statistics (and the running ones move), not running statistics.
+    batch_statistics: bool,
+    residual: bool,
+    relu: bool,
+}
+
+/// Normalises `x`; adds `residual` and applies ReLU where asked.
+///
+/// # Errors
+/// Shapes that do not fit; training on a single value per channel, which has no variance.
+pub fn batch_norm(
+    g: &mut Graph,
+    store: &Store,
+    x: Var,
+    norm: &BatchNorm,
+    residual: Option<Var>,
+    relu: bool,
+) -> Result<Var> {
+    let shape = g.shape(x);
+    let weight = store.param(norm.weight);
+    if weight.range.len() != shape.c {
+        return Err(mismatch("batch_norm", format!("{} has {} values, x is {shape}", weight.name, weight.range.len())));
+    }
+    if let Some(other) = residual.map(|r| g.shape(r)).filter(|&r| r != shape) {
+        return Err(mismatch("batch_norm", format!("residual {other} and x {shape} differ")));
+    }
+    let frozen = g.freeze_backbone_bn && weight.group == Group::Backbone;
+    let batch_statistics = g.mode() == Mode::Train && !frozen;
+    if batch_statistics && shape.rows() == 1 {
+        return Err(mismatch(
+            "batch_norm",
+            format!("{}: one value per channel ({shape}) has no variance; train with larger batches or images", weight.name),
+        ));
+    }
+    let op = BatchNormOp {
+        channels: shape.c,
+        eps: norm.eps,
+        momentum: norm.momentum,
+        batch_statistics,
+        residual: residual.is_some(),
+        relu,
+    };
+    let inputs: Vec<Var> = std::iter::once(x).chain(residual).collect();
+    let attachments = Attachments {
+        params: vec![norm.weight, norm.bias],
+        buffers: vec![norm.running_mean, norm.running_var],
+        counter: batch_statistics.then_some(norm.num_batches_tracked),
+        state: None,
+    };
+    g.push(op, &inputs, shape, attachments)
+}
+
+impl BatchNormOp {
+    /// Batch mean and biased variance; one pass over `x`, with the first row subtracted so that a large mean costs no digits.
+    fn statistics(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let channels = self.channels;
+        let (rows, pivot) = (x.len() / channels, &x[..channels]);
+        let sums = par::column_sums(rows, 2 * channels, channels, |range, sums| {
+            let (sum, square) = sums.split_at_mut(channels);
+            for row in x[range.start * channels..range.end * channels].chunks_exact(channels) {
+                for c in 0..channels {
+                    let d = row[c] - pivot[c];
+                    sum[c] += d;
+                    square[c] += d * d;
+                }
+            }
+        });
+        let count = rows as f64;
+        let mean = (0..channels).map(|c| (f64::from(pivot[c]) + sums[c] / count) as f32).collect();
+        let var = (0..channels)
+            .map(|c| {
+                let d = sums[c] / count;
+                (sums[channels + c] / count - d * d).max(0.0) as f32
+            })
+            .collect();
+        (mean, var)
+    }
+}
+
+impl Op for BatchNormOp {
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
+
+    fn needs(&self) -> Needs {
+        let mut inputs = vec![true];
+        inputs.extend(self.residual.then_some(false));
+        Needs { inputs, output: self.relu, saved: 2 * self.channels, ..Needs::default() }
+    }
+
+    fn forward(&self, cx: &mut Forward<'_>) {
+        let channels = self.channels;
+        let x = cx.inputs[0];
+        let (mean, var) = if self.batch_statistics {
+            let (mean, var) = self.statistics(x);
+            let count = (x.len() / channels) as f32;
+            for (running, (batch, factor)) in cx.buffers.iter_mut().zip([(&mean, 1.0), (&var, count / (count - 1.0))]) {
+                for (r, b) in running.iter_mut().zip(batch) {
+                    *r += self.momentum * (b * factor - *r);
+                }
+            }
+            (mean, var)
+        } else {
+            (cx.buffers[0].to_vec(), cx.buffers[1].to_vec())
+        };
+        let inv_std: Vec<f32> = var.iter().map(|v| 1.0 / (v + self.eps).sqrt()).collect();
+        if !cx.saved.is_empty() {
+            cx.saved[..channels].copy_from_slice(&mean);
+            cx.saved[channels..].copy_from_slice(&inv_std);
+        }
+        let scale: Vec<f32> = inv_std.iter().zip(cx.params[0]).map(|(s, w)| s * w).collect();
+        let bias = cx.params[1];
+        let residual = self.residual.then(|| cx.inputs[1]);
+        let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
+        par::rows_mut(cx.output, channels, |first, y| {
+            let start = first * channels;
+            let rows = y.chunks_exact_mut(channels).zip(x[start..].chunks_exact(channels));
+            match residual {
+                None => rows.for_each(|(y, x)| {
+                    for c in 0..channels {
+                        y[c] = at_least(floor, (x[c] - mean[c]) * scale[c] + bias[c]);
+                    }
+                }),
+                Some(residual) => rows.zip(residual[start..].chunks_exact(channels)).for_each(|((y, x), r)| {
+                    for c in 0..channels {
+                        y[c] = at_least(floor, (x[c] - mean[c]) * scale[c] + bias[c] + r[c]);
+                    }
+                }),
+            }
+        });
+    }
+
+    fn backward(&self, cx: &mut Backward<'_>) {
+        let channels = self.channels;
+        let (x, y, dy) = (cx.inputs[0], cx.output, cx.grad_output);
+        let (mean, inv_std) = cx.saved.split_at(channels);
+        let rows = x.len() / channels;
+        // Without ReLU every gradient passes: the mask is then read from `dy` itself and never fails.
+        let passes = |y: &[f32], c: usize| !self.relu || y[c] > 0.0;
+        let y = if self.relu { y } else { dy };
+
+        let sums = par::column_sums(rows, 2 * channels, channels, |range, sums| {
+            let (sum, dot) = sums.split_at_mut(channels);
+            let span = range.start * channels..range.end * channels;
+            let rows = x[span.clone()].chunks_exact(channels).zip(y[span.clone()].chunks_exact(channels));
+            for ((x, y), dy) in rows.zip(dy[span].chunks_exact(channels)) {
+                for c in 0..channels {
+                    let g = if passes(y, c) { dy[c] } else { 0.0 };
+                    sum[c] += g;
+                    dot[c] += g * ((x[c] - mean[c]) * inv_std[c]);
+                }
+            }
+        });
+        let (sum, dot) = sums.split_at(channels);
+        for (grad, total) in cx.grad_params.iter_mut().zip([dot, sum]) {
+            if let Some(grad) = grad {
+                total.iter().enumerate().for_each(|(c, &v)| grad.put(c, v as f32));
+            }
+        }
+        if let Some(grad) = &mut cx.grad_inputs[0] {
+            let accumulate = grad.accumulate;
+            let scale: Vec<f32> = inv_std.iter().zip(cx.params[0]).map(|(s, w)| s * w).collect();
+            let share = if self.batch_statistics { 1.0 / rows as f64 } else { 0.0 };
+            let mean_g: Vec<f32> = sum.iter().map(|s| (s * share) as f32).collect();
+            let mean_dot: Vec<f32> = dot.iter().zip(inv_std).map(|(s, &i)| (s * share) as f32 * i).collect();
+            par::rows_mut(grad.data, channels, |first, dx| {
+                let start = first * channels;
+                let rows = dx.chunks_exact_mut(channels).zip(x[start..].chunks_exact(channels));
+                let others = y[start..].chunks_exact(channels).zip(dy[start..].chunks_exact(channels));
+                for ((dx, x), (y, dy)) in rows.zip(others) {
+                    for c in 0..channels {
+                        let g = if passes(y, c) { dy[c] } else { 0.0 };
+                        let value = scale[c] * (g - mean_g[c] - (x[c] - mean[c]) * mean_dot[c]);
+                        dx[c] = if accumulate { dx[c] + value } else { value };
+                    }
+                }
+            });
+        }
+        if let Some(Some(grad)) = cx.grad_inputs.get_mut(1) {
+            let accumulate = grad.accumulate;
+            par::rows_mut(grad.data, channels, |first, dr| {
+                let start = first * channels;
+                let others = y[start..].chunks_exact(channels).zip(dy[start..].chunks_exact(channels));
+                for (dr, (y, dy)) in dr.chunks_exact_mut(channels).zip(others) {
+                    for c in 0..channels {
+                        let g = if passes(y, c) { dy[c] } else { 0.0 };
+                        dr[c] = if accumulate { dr[c] + g } else { g };
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// `max(floor, value)` that lets NaN through, so that a diverged network does not look healthy.
+#[inline(always)]
+fn at_least(floor: f32, value: f32) -> f32 {
+    if value < floor { floor } else { value }
+}
+
+pub(super) fn cases() -> Vec<OpCase> {
+    fn norm(store: &mut Store, p: &[ParamId], channels: usize) -> BatchNorm {
+        BatchNorm {
+            weight: p[0],
+            bias: p[1],
+            running_mean: store.add_buffer("running_mean".into(), channels, 0.1),
+            running_var: store.add_buffer("running_var".into(), channels, 0.7),
+            num_batches_tracked: store.add_counter("num_batches_tracked".into()),
+            eps: 1e-5,
+            momentum: 0.1,
+        }
+    }
+    let shape = Shape::new(2, 3, 4, 5);
+    let params: [(&[usize], Layout); 2] = [(&[5], Layout::Plain), (&[5], Layout::Plain)];
+    vec![
+        OpCase::new("batch_norm", &[shape], &params, |g, s, x, p, _| {
+            let norm = norm(s, p, 5);
+            batch_norm(g, s, x[0], &norm, None, false)
+        }),
+        OpCase::new("batch_norm relu", &[shape], &params, |g, s, x, p, _| {
+            let norm = norm(s, p, 5);
+            batch_norm(g, s, x[0], &norm, None, true)
+        })
+        .kinked(),
+        OpCase::new("batch_norm residual relu", &[shape, shape], &params, |g, s, x, p, _| {
+            let norm = norm(s, p, 5);
+            batch_norm(g, s, x[0], &norm, Some(x[1]), true)
+        })
+        .kinked(),
+    ]
+}

@@ -1,0 +1,171 @@
+//! The op contract, and one file per op: constructor with its shape rule, CPU path, backward, test cases.
+//!
+//! To add an op: write `src/op/x.rs` with a function that records it ([`crate::graph::Graph::push`]), an [`Op`] for the
+//! work and `cases()` for the gradient check and the benches; then add it to the two lists below.
+
+pub mod add;
+pub mod avg_pool;
+pub mod batch_norm;
+pub mod bconv_cell;
+pub mod concat;
+pub mod conv2d;
+pub mod cross_entropy;
+pub mod max_pool;
+mod pool_window;
+pub mod relu;
+pub mod triplet;
+
+pub use add::add;
+pub use avg_pool::{avg_pool2d, global_avg_pool};
+pub use batch_norm::{BatchNorm, batch_norm};
+pub use bconv_cell::bconv_cell;
+pub use concat::concat;
+pub use conv2d::{conv2d, linear};
+pub use cross_entropy::cross_entropy;
+pub use max_pool::{global_max_pool, max_pool2d};
+pub use relu::relu;
+pub use triplet::batch_hard_triplet;
+
+use crate::graph::{Graph, Var};
+use crate::shape::Shape;
+use crate::store::{Layout, ParamId, Store};
+use crate::{Error, Result};
+
+/// What an op wants kept or lent, in f32 elements; everything else is reused by the planner.
+#[derive(Clone, Debug, Default)]
+pub struct Needs {
+    /// For each input: backward reads it.
+    pub inputs: Vec<bool>,
+    /// Backward reads the output.
+    pub output: bool,
+    /// Written by forward, kept for backward (which may overwrite it).
+    pub saved: usize,
+    /// Scratch during forward.
+    pub forward_workspace: usize,
+    /// Scratch during backward.
+    pub backward_workspace: usize,
+}
+
+/// A recorded operation with one output. Geometry is fixed when it is recorded.
+pub trait Op: std::fmt::Debug + Send + Sync {
+    /// The op's name in messages and profiles.
+    fn name(&self) -> &'static str;
+
+    /// The memory contract.
+    fn needs(&self) -> Needs;
+
+    /// Writes all of `cx.output`.
+    fn forward(&self, cx: &mut Forward<'_>);
+
+    /// Writes (or adds to, see [`Grad`]) every gradient that is `Some`.
+    fn backward(&self, cx: &mut Backward<'_>);
+
+    /// Floating-point operations of one forward; 0 where they do not matter.
+    fn flops(&self) -> u64 {
+        0
+    }
+}
+
+/// What forward may touch. All memory is distinct; `output`, `saved` and `workspace` start with arbitrary bits.
+pub struct Forward<'a> {
+    pub inputs: Vec<&'a [f32]>,
+    pub params: Vec<&'a [f32]>,
+    pub buffers: Vec<&'a mut [f32]>,
+    /// Latent state before and after this step, for a cell.
+    pub state: Option<(&'a [f32], &'a mut [f32])>,
+    pub output: &'a mut [f32],
+    /// Empty where nothing will be differentiated.
+    pub saved: &'a mut [f32],
+    pub workspace: &'a mut [f32],
+}
+
+/// What backward may touch. Inputs and output are empty unless [`Needs`] asked for them.
+pub struct Backward<'a> {
+    pub inputs: Vec<&'a [f32]>,
+    pub params: Vec<&'a [f32]>,
+    pub buffers: Vec<&'a [f32]>,
+    /// Latent state before the step, for a cell.
+    pub prev_state: &'a [f32],
+    pub output: &'a [f32],
+    pub grad_output: &'a [f32],
+    /// `None` where no gradient is wanted.
+    pub grad_inputs: Vec<Option<Grad<'a>>>,
+    pub grad_params: Vec<Option<Grad<'a>>>,
+    pub saved: &'a mut [f32],
+    pub workspace: &'a mut [f32],
+}
+
+/// Where a gradient goes: the first writer overwrites, the others add.
+pub struct Grad<'a> {
+    pub data: &'a mut [f32],
+    pub accumulate: bool,
+}
+
+impl Grad<'_> {
+    /// Stores or adds `value` at `i`.
+    #[inline(always)]
+    pub fn put(&mut self, i: usize, value: f32) {
+        if self.accumulate { self.data[i] += value } else { self.data[i] = value }
+    }
+}
+
+/// A small instance of an op, for the numerical gradient check, device comparisons and benches.
+pub struct OpCase {
+    pub name: &'static str,
+    /// Shapes of the differentiated inputs.
+    pub inputs: Vec<Shape>,
+    /// torch shapes and layouts of the parameters.
+    pub params: Vec<(Vec<usize>, Layout)>,
+    /// Records the op; `labels` is given where [`OpCase::labels`] is not empty.
+    pub build: fn(&mut Graph, &mut Store, &[Var], &[ParamId], Option<Var>) -> Result<Var>,
+    /// Class labels of the batch.
+    pub labels: Vec<u32>,
+    /// False for a piecewise-linear op whose kinks random inputs may straddle: smaller steps are taken then.
+    pub smooth: bool,
+}
+
+impl OpCase {
+    fn new(
+        name: &'static str,
+        inputs: &[Shape],
+        params: &[(&[usize], Layout)],
+        build: fn(&mut Graph, &mut Store, &[Var], &[ParamId], Option<Var>) -> Result<Var>,
+    ) -> OpCase {
+        let params = params.iter().map(|(shape, layout)| (shape.to_vec(), *layout)).collect();
+        OpCase { name, inputs: inputs.to_vec(), params, build, labels: Vec::new(), smooth: true }
+    }
+
+    fn labels(mut self, labels: &[u32]) -> OpCase {
+        self.labels = labels.to_vec();
+        self
+    }
+
+    fn kinked(mut self) -> OpCase {
+        self.smooth = false;
+        self
+    }
+}
+
+/// The cases of every op.
+pub fn cases() -> Vec<OpCase> {
+    [
+        add::cases(),
+        avg_pool::cases(),
+        batch_norm::cases(),
+        bconv_cell::cases(),
+        concat::cases(),
+        conv2d::cases(),
+        cross_entropy::cases(),
+        max_pool::cases(),
+        relu::cases(),
+        triplet::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The error of an op that cannot take its operands.
+fn mismatch(op: &'static str, detail: String) -> Error {
+    Error::Shape { op, detail }
+}

@@ -1,0 +1,49 @@
+//! `y = max(x, 0)`; `dx = dy` where `y > 0`, else 0 (also at 0).
+
+use super::{Backward, Forward, Needs, Op, OpCase};
+use crate::Result;
+use crate::cpu::par;
+use crate::graph::{Attachments, Graph, Var};
+use crate::shape::Shape;
+
+#[derive(Debug)]
+struct Relu;
+
+/// Rectified linear unit of any shape.
+pub fn relu(g: &mut Graph, x: Var) -> Result<Var> {
+    let shape = g.shape(x);
+    g.push(Relu, &[x], shape, Attachments::default())
+}
+
+impl Op for Relu {
+    fn name(&self) -> &'static str {
+        "relu"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { inputs: vec![false], output: true, ..Needs::default() }
+    }
+
+    fn forward(&self, cx: &mut Forward<'_>) {
+        let x = cx.inputs[0];
+        par::rows_mut(cx.output, 1, |first, y| {
+            // A comparison, not `max`: NaN passes.
+            y.iter_mut().zip(&x[first..]).for_each(|(y, &x)| *y = if x < 0.0 { 0.0 } else { x });
+        });
+    }
+
+    fn backward(&self, cx: &mut Backward<'_>) {
+        let Some(grad) = &mut cx.grad_inputs[0] else { return };
+        let (y, dy, accumulate) = (cx.output, cx.grad_output, grad.accumulate);
+        par::rows_mut(grad.data, 1, |first, dx| {
+            for ((dx, y), dy) in dx.iter_mut().zip(&y[first..]).zip(&dy[first..]) {
+                let value = if *y > 0.0 { *dy } else { 0.0 };
+                *dx = if accumulate { *dx + value } else { value };
+            }
+        });
+    }
+}
+
+pub(super) fn cases() -> Vec<OpCase> {
+    vec![OpCase::new("relu", &[Shape::new(2, 3, 2, 5)], &[], |g, _, x, _, _| relu(g, x[0])).kinked()]
+}

@@ -1,0 +1,132 @@
+//! Batch-hard triplet loss (Hermans et al., 2017; §3 of the PTL recipe):
+//! `mean_i max(0, max_{same id} d(i, p) - min_{other id} d(i, n) + margin)`, `d = √max(|f_i - f_j|², 1e-12)`.
+//!
+//! The anchor is one of its own positives. Where several examples are exactly as hard, the gradient is split evenly.
+//! Squared distances are summed from differences, not from the expanded product: no cancellation for near points.
+
+use rayon::prelude::*;
+
+use super::{Backward, Forward, Needs, Op, OpCase, mismatch};
+use crate::Result;
+use crate::graph::{Attachments, Graph, Var};
+use crate::shape::Shape;
+
+/// Squared distances are clamped here, and the gradient is 0 below.
+const MIN_SQUARED: f64 = 1e-12;
+
+#[derive(Debug)]
+struct Triplet {
+    batch: usize,
+    dim: usize,
+    margin: f64,
+}
+
+/// Loss of `features` `[n, 1, 1, d]` with identities `labels` `[n, 1, 1, 1]` (u32 bits).
+/// An anchor without any negative in the batch (a single identity) contributes nothing.
+pub fn batch_hard_triplet(g: &mut Graph, features: Var, labels: Var, margin: f32) -> Result<Var> {
+    let (f, l) = (g.shape(features), g.shape(labels));
+    if f != Shape::vectors(f.n, f.c) || l != Shape::vectors(f.n, 1) {
+        let detail = format!("features {f} and labels {l} are not one vector and one label per image");
+        return Err(mismatch("batch_hard_triplet", detail));
+    }
+    let op = Triplet { batch: f.n, dim: f.c, margin: f64::from(margin) };
+    g.push(op, &[features, labels], Shape::SCALAR, Attachments::default())
+}
+
+impl Triplet {
+    /// Squared distances `[n, n]`.
+    fn squared(&self, features: &[f32]) -> Vec<f64> {
+        let row = |i: usize| &features[i * self.dim..(i + 1) * self.dim];
+        let cells = 0..self.batch * self.batch;
+        let pairs = cells.into_par_iter().map(|cell| (cell / self.batch, cell % self.batch));
+        pairs
+            .map(|(i, j)| {
+                // The same order of operands for (i, j) and (j, i): exact ties stay exact.
+                let (a, b) = (row(i.min(j)), row(i.max(j)));
+                a.iter().zip(b).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum::<f64>().max(MIN_SQUARED)
+            })
+            .collect()
+    }
+
+    /// The hardest of `candidates` for one anchor (with all exact ties): its squared distance and its indices.
+    fn hardest(row: &[f64], candidates: impl Fn(usize) -> bool, farthest: bool) -> Option<(f64, Vec<usize>)> {
+        let mut best: Option<(f64, Vec<usize>)> = None;
+        for (j, &d) in row.iter().enumerate().filter(|(j, _)| candidates(*j)) {
+            match &mut best {
+                Some((hardest, ties)) if d == *hardest => ties.push(j),
+                Some((hardest, _)) if (d > *hardest) != farthest => {}
+                _ => best = Some((d, vec![j])),
+            }
+        }
+        best
+    }
+
+    /// For each anchor that has a negative: loss term before clamping, hardest positives, hardest negatives.
+    fn mine(&self, squared: &[f64], labels: &[u32]) -> Vec<Option<(f64, Vec<usize>, Vec<usize>)>> {
+        let mine_one = |i: usize| {
+            let row = &squared[i * self.batch..(i + 1) * self.batch];
+            let (positive, positives) = Self::hardest(row, |j| labels[j] == labels[i], true)?;
+            let (negative, negatives) = Self::hardest(row, |j| labels[j] != labels[i], false)?;
+            Some((positive.sqrt() - negative.sqrt() + self.margin, positives, negatives))
+        };
+        (0..self.batch).map(mine_one).collect()
+    }
+}
+
+impl Op for Triplet {
+    fn name(&self) -> &'static str {
+        "batch_hard_triplet"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { inputs: vec![true, true], ..Needs::default() }
+    }
+
+    fn forward(&self, cx: &mut Forward<'_>) {
+        let labels: &[u32] = bytemuck::cast_slice(cx.inputs[1]);
+        let squared = self.squared(cx.inputs[0]);
+        // NaN must reach the loss: `max` would hide it.
+        let hinge = |term: f64| if term < 0.0 { 0.0 } else { term };
+        let sum: f64 = self.mine(&squared, labels).iter().flatten().map(|(term, ..)| hinge(*term)).sum();
+        let poisoned = squared.iter().any(|d| d.is_nan()) || cx.inputs[0].iter().any(|f| f.is_nan());
+        cx.output[0] = if poisoned { f32::NAN } else { (sum / self.batch as f64) as f32 };
+    }
+
+    fn backward(&self, cx: &mut Backward<'_>) {
+        let Some(grad) = &mut cx.grad_inputs[0] else { return };
+        let features = cx.inputs[0];
+        let labels: &[u32] = bytemuck::cast_slice(cx.inputs[1]);
+        let squared = self.squared(features);
+        let scale = f64::from(cx.grad_output[0]) / self.batch as f64;
+        let mut df = vec![0.0f64; features.len()];
+        for (i, mined) in self.mine(&squared, labels).into_iter().enumerate() {
+            let Some((_, positives, negatives)) = mined.filter(|(term, ..)| *term > 0.0) else { continue };
+            for (ties, sign) in [(positives, 1.0), (negatives, -1.0)] {
+                for &j in &ties {
+                    let d2 = squared[i * self.batch + j];
+                    if d2 <= MIN_SQUARED {
+                        continue;
+                    }
+                    let factor = sign * scale / (ties.len() as f64 * d2.sqrt());
+                    for k in 0..self.dim {
+                        let (a, b) = (i * self.dim + k, j * self.dim + k);
+                        let step = factor * (f64::from(features[a]) - f64::from(features[b]));
+                        df[a] += step;
+                        df[b] -= step;
+                    }
+                }
+            }
+        }
+        df.iter().enumerate().for_each(|(i, &v)| grad.put(i, v as f32));
+    }
+}
+
+pub(super) fn cases() -> Vec<OpCase> {
+    vec![
+        OpCase::new("batch_hard_triplet", &[Shape::vectors(8, 5)], &[], |g, _, x, _, l| {
+            batch_hard_triplet(g, x[0], l.expect("labels"), 0.8)
+        })
+        .labels(&[0, 0, 1, 1, 1, 2, 2, 3])
+        .kinked(),
+    ]
+}

@@ -1,0 +1,180 @@
+//! Numerical gradient check of every op, driven by the ops' own cases.
+
+use ptl::graph::{Graph, Mode, Var};
+use ptl::latent_state::{LatentStates, StateInit};
+use ptl::op::{OpCase, cases};
+use ptl::rng::{Purpose, stream};
+use ptl::session::Session;
+use ptl::shape::Shape;
+use ptl::store::{Group, ParamId, Store};
+use rand::RngExt;
+
+fn uniform(len: usize, item: u64) -> Vec<f32> {
+    let mut rng = stream(7, Purpose::Test, 0, item);
+    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+/// A case recorded and ready to be evaluated at any point.
+struct Probe {
+    session: Session,
+    store: Store,
+    inputs: Vec<Var>,
+    params: Vec<ParamId>,
+    output: Var,
+    cotangent: Vec<f32>,
+    initial_states: Vec<Vec<f32>>,
+    states: LatentStates,
+}
+
+impl Probe {
+    fn new(case: &OpCase, mode: Mode) -> Probe {
+        let mut store = Store::new();
+        let mut params = Vec::new();
+        for (i, (shape, layout)) in case.params.iter().enumerate() {
+            let id = store.add_param(format!("param{i}"), shape, *layout, Group::Head);
+            let values = uniform(shape.iter().product::<usize>(), 100 + i as u64);
+            store.value_mut(id).copy_from_slice(&values);
+            params.push(id);
+        }
+        let mut graph = Graph::new(mode);
+        let inputs: Vec<Var> = case.inputs.iter().map(|shape| graph.input_with_grad(*shape)).collect();
+        let labels = (!case.labels.is_empty()).then(|| graph.input(Shape::vectors(case.labels.len(), 1)));
+        let output = (case.build)(&mut graph, &mut store, &inputs, &params, labels).expect("the case records");
+        graph.root(output);
+        let cotangent = uniform(graph.shape(output).len(), 999);
+        let batch = case.inputs[0].n;
+        let initial_states =
+            graph.states().iter().enumerate().map(|(i, s)| uniform(batch * s.slot.len(), 500 + i as u64)).collect();
+        let mut session = Session::new(graph, &store).poisoned();
+        for (i, var) in inputs.iter().enumerate() {
+            session.set(*var, &uniform(case.inputs[i].len(), i as u64));
+        }
+        if let Some(labels) = labels {
+            session.set(labels, bytemuck::cast_slice(&case.labels));
+        }
+        let states = LatentStates::new(StateInit::Zeros, 0);
+        Probe { session, store, inputs, params, output, cotangent, initial_states, states }
+    }
+
+    /// `Σ y·r`.
+    fn loss(&mut self) -> f64 {
+        for (i, state) in self.initial_states.iter().enumerate() {
+            self.states.set_current(ptl::graph::StateId::from_index(i), state.clone());
+        }
+        self.session.forward(&mut self.store, &mut self.states);
+        let y = self.session.value(self.output);
+        y.iter().zip(&self.cotangent).map(|(y, r)| f64::from(*y) * f64::from(*r)).sum()
+    }
+
+    fn backward(&mut self) {
+        self.loss();
+        self.store.grads.fill(f32::NAN);
+        self.session.set_grad(self.output, &self.cotangent);
+        self.session.backward(&mut self.store, &self.states);
+    }
+}
+
+/// Central difference at one element of whatever `at` names.
+fn difference(probe: &mut Probe, step: f32, at: impl Fn(&mut Probe) -> &mut f32) -> f64 {
+    let original = *at(probe);
+    *at(probe) = original + step;
+    let above = (f64::from(*at(probe)), probe.loss());
+    *at(probe) = original - step;
+    let below = (f64::from(*at(probe)), probe.loss());
+    *at(probe) = original;
+    (above.1 - below.1) / (above.0 - below.0)
+}
+
+fn check(case: &OpCase, mode: Mode, what: &str, analytic: &[f32], at: impl Fn(&mut Probe, usize) -> &mut f32) {
+    let mut probe = Probe::new(case, mode);
+    let scale = analytic.iter().fold(0.0f64, |m, v| m.max(f64::from(*v).abs()));
+    let mut skipped = 0;
+    for (i, &gradient) in analytic.iter().enumerate() {
+        let wide = difference(&mut probe, 1e-2, |p| at(p, i));
+        if !case.smooth {
+            // A kink between the two points makes two step sizes disagree.
+            let narrow = difference(&mut probe, 5e-3, |p| at(p, i));
+            if (wide - narrow).abs() > 5e-3 * scale.max(1e-3) {
+                skipped += 1;
+                continue;
+            }
+        }
+        let error = (wide - f64::from(gradient)).abs();
+        assert!(
+            error <= 5e-3 * scale.max(1e-2),
+            "{} ({mode:?}), {what}[{i}]: analytic {gradient}, numerical {wide}, largest {scale}",
+            case.name
+        );
+    }
+    assert!(skipped * 4 <= analytic.len(), "{}: {skipped} of {} elements sit on kinks", case.name, analytic.len());
+}
+
+#[test]
+fn every_op_matches_its_numerical_gradient() {
+    for mode in [Mode::Train, Mode::EvalGrad] {
+        for case in cases() {
+            let mut probe = Probe::new(&case, mode);
+            probe.backward();
+            for (i, &var) in probe.inputs.clone().iter().enumerate() {
+                let gradient = probe.session.grad(var).to_vec();
+                check(&case, mode, &format!("input {i}"), &gradient, |p, e| {
+                    let var = p.inputs[i];
+                    &mut p.session.input_mut(var)[e]
+                });
+            }
+            for (i, &id) in probe.params.clone().iter().enumerate() {
+                let gradient = probe.store.grad(id).to_vec();
+                check(&case, mode, &format!("param {i}"), &gradient, |p, e| {
+                    let id = p.params[i];
+                    &mut p.store.value_mut(id)[e]
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_a_value_with_several_consumers_add_up() {
+    let shape = Shape::new(2, 3, 2, 4);
+    let mut store = Store::new();
+    let mut graph = Graph::new(Mode::Train);
+    let x = graph.input_with_grad(shape);
+    let a = ptl::op::relu(&mut graph, x).unwrap();
+    let b = ptl::op::add(&mut graph, x, a).unwrap();
+    let y = ptl::op::concat(&mut graph, &[b, x, a]).unwrap();
+    graph.root(y);
+    let mut session = Session::new(graph, &store).poisoned();
+    let values = uniform(shape.len(), 1);
+    session.set(x, &values);
+    let mut states = LatentStates::new(StateInit::Zeros, 0);
+    session.forward(&mut store, &mut states);
+    session.set_grad(y, &vec![1.0; 3 * shape.len()]);
+    session.backward(&mut store, &states);
+    // y = [x + relu(x), x, relu(x)]: 2 + 2·[x > 0].
+    let expected: Vec<f32> = values.iter().map(|v| if *v > 0.0 { 4.0 } else { 2.0 }).collect();
+    assert_eq!(session.grad(x), expected);
+}
+
+#[test]
+fn the_same_tensor_twice_is_refused_with_the_ops_name() {
+    let mut graph = Graph::new(Mode::Train);
+    let x = graph.input(Shape::new(1, 2, 2, 1));
+    let error = ptl::op::add(&mut graph, x, x).unwrap_err().to_string();
+    assert!(error.starts_with("add: "), "{error}");
+}
+
+#[test]
+fn a_frozen_parameter_gets_no_gradient_and_what_lies_before_it_is_skipped() {
+    let case = cases().into_iter().find(|c| c.name == "conv2d 3x3 bias").unwrap();
+    let mut probe = Probe::new(&case, Mode::Train);
+    probe.store.params[0].trainable = false;
+    let graph = {
+        let mut graph = Graph::new(Mode::Train);
+        let x = graph.input(case.inputs[0]);
+        let y = (case.build)(&mut graph, &mut probe.store, &[x], &probe.params, None).unwrap();
+        graph.root(y);
+        graph
+    };
+    let session = Session::new(graph, &probe.store);
+    assert!(!session.has_grad(0) && session.has_grad(1));
+}
