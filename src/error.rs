@@ -29,6 +29,9 @@ pub enum Error {
     // --- data ---
     // --- evaluation ---
     // --- run folder, checkpoints ---
+    /// A checkpoint is broken or belongs to something else.
+    #[error("checkpoint {}: {reason}", path.display())]
+    Checkpoint { path: PathBuf, reason: String },
 }
 
 /// `std::result::Result` with the crate's [`Error`].

@@ -109,7 +109,9 @@ impl LatentStates {
                 }
                 let slots = stored.len() / slot;
                 let mean: Vec<f32> = (0..slot)
-                    .map(|j| (stored.iter().skip(j).step_by(slot).map(|&v| f64::from(v)).sum::<f64>() / slots as f64) as f32)
+                    .map(|j| {
+                        (stored.iter().skip(j).step_by(slot).map(|&v| f64::from(v)).sum::<f64>() / slots as f64) as f32
+                    })
                     .collect();
                 states.set_current(StateId(i), mean.repeat(batch));
             }

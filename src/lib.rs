@@ -4,17 +4,17 @@
 //! checkpoint → features → [`eval`] (CMC, mAP, mINP) → report.
 
 pub mod cpu;
+pub mod data;
+pub mod error;
+pub mod eval;
 pub mod graph;
 pub mod latent_state;
 pub mod nn;
 pub mod op;
 pub mod plan;
+pub mod rng;
 pub mod session;
 pub mod shape;
 pub mod store;
-pub mod data;
-pub mod error;
-pub mod eval;
-pub mod rng;
 
 pub use error::{Error, Result};

@@ -117,7 +117,8 @@ impl Plan {
         let (requests, slots) = requests(graph, &nodes, &first_write);
         let (offsets, arena_len) = allocate(&requests);
         let mut blocks = requests.iter().zip(&offsets).map(|(r, &offset)| Block { offset, len: r.len });
-        let mut next = |wanted: bool| if wanted { blocks.next().expect("one block per request") } else { Block::default() };
+        let mut next =
+            |wanted: bool| if wanted { blocks.next().expect("one block per request") } else { Block::default() };
 
         // The same order as in `requests`.
         let values = graph.values.iter().map(|_| next(true)).collect();

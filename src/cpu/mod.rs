@@ -1,3 +1,12 @@
-//! What the CPU path shares: matrix multiplication, convolution, and loops that give the same bits for any number of threads.
+//! What the CPU path shares: matrix products, convolution, the fused cell, and loops that give the same bits for any number
+//! of threads.
 
+pub mod cell;
+pub mod conv;
+mod gemm;
+pub mod math;
+mod microkernel;
 pub mod par;
+mod simd;
+
+pub use microkernel::isa_name;

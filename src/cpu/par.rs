@@ -28,7 +28,12 @@ pub fn put(destination: &mut [f32], source: &[f32], accumulate: bool) {
 }
 
 /// Sums of `width` columns over `rows` rows, `f(row range, sums)` adding up one chunk; chunks are combined in order, in f64.
-pub fn column_sums(rows: usize, width: usize, row_len: usize, f: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync) -> Vec<f64> {
+pub fn column_sums(
+    rows: usize,
+    width: usize,
+    row_len: usize,
+    f: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync,
+) -> Vec<f64> {
     let step = task_rows(row_len);
     let partial: Vec<Vec<f32>> = (0..rows.div_ceil(step))
         .into_par_iter()

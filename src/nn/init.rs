@@ -17,7 +17,9 @@ pub enum Init {
     /// N(0, std²).
     Normal(f32),
     /// U(-1/√fan_in, 1/√fan_in), PyTorch's default for biases; the fan is the weight's.
-    Uniform { fan_in: usize },
+    Uniform {
+        fan_in: usize,
+    },
 }
 
 /// A name prefix in a store, with the seed of the start values and the group of what is registered.

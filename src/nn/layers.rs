@@ -17,7 +17,14 @@ pub struct Conv2d {
 
 impl Conv2d {
     /// A square kernel `k`; without bias.
-    pub fn new(scope: &mut Scope<'_>, sizes: [usize; 2], k: usize, stride: usize, padding: usize, init: Init) -> Conv2d {
+    pub fn new(
+        scope: &mut Scope<'_>,
+        sizes: [usize; 2],
+        k: usize,
+        stride: usize,
+        padding: usize,
+        init: Init,
+    ) -> Conv2d {
         let [input, output] = sizes;
         let weight = scope.param("weight", &[output, input, k, k], Layout::Conv, init);
         Conv2d { weight, bias: None, stride: [stride; 2], padding: [padding; 2] }

@@ -114,8 +114,14 @@ impl Block {
             .iter()
             .enumerate()
             .map(|(i, &(from, to, k, s))| {
-                let conv =
-                    Conv2d::new(&mut scope.child(format!("conv{}", i + 1)), [from, to], k, s, k / 2, Init::KaimingFanOut);
+                let conv = Conv2d::new(
+                    &mut scope.child(format!("conv{}", i + 1)),
+                    [from, to],
+                    k,
+                    s,
+                    k / 2,
+                    Init::KaimingFanOut,
+                );
                 (conv, BatchNorm2d::new(&mut scope.child(format!("bn{}", i + 1)), to))
             })
             .collect();

@@ -60,7 +60,10 @@ pub fn batch_norm(
     if batch_statistics && shape.rows() == 1 {
         return Err(mismatch(
             "batch_norm",
-            format!("{}: one value per channel ({shape}) has no variance; train with larger batches or images", weight.name),
+            format!(
+                "{}: one value per channel ({shape}) has no variance; train with larger batches or images",
+                weight.name
+            ),
         ));
     }
     let op = BatchNormOp {

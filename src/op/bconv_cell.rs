@@ -66,16 +66,7 @@ impl Op for BConvCell {
     fn forward(&self, cx: &mut Forward<'_>) {
         let (previous, current) = cx.state.take().expect("a cell has a state");
         let saved = (!cx.saved.is_empty()).then_some(&mut *cx.saved);
-        cell::bconv_forward(
-            &self.gates,
-            cx.inputs[0],
-            cx.params[0],
-            previous,
-            current,
-            cx.output,
-            saved,
-            cx.workspace,
-        );
+        cell::bconv_forward(&self.gates, cx.inputs[0], cx.params[0], previous, current, cx.output, saved, cx.workspace);
     }
 
     fn backward(&self, cx: &mut Backward<'_>) {

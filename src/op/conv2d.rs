@@ -35,8 +35,7 @@ pub fn conv2d(
         let detail = format!("{} has {} input channels, the input is {input}", param.name, param.shape[1]);
         return Err(mismatch("conv2d", detail));
     }
-    let geometry =
-        Conv2dGeometry::new(input.n, [input.h, input.w], input.c, param.shape[0], kernel, stride, padding)?;
+    let geometry = Conv2dGeometry::new(input.n, [input.h, input.w], input.c, param.shape[0], kernel, stride, padding)?;
     let shape = Shape::new(input.n, geometry.out_h(), geometry.out_w(), geometry.out_c);
     let params = std::iter::once(weight).chain(bias).collect();
     g.push(Conv2d { geometry }, &[x], shape, Attachments { params, ..Attachments::default() })
@@ -53,7 +52,8 @@ impl Op for Conv2d {
     }
 
     fn needs(&self) -> Needs {
-        let backward = conv::backward_data_workspace(&self.geometry).max(conv::backward_weight_workspace(&self.geometry));
+        let backward =
+            conv::backward_data_workspace(&self.geometry).max(conv::backward_weight_workspace(&self.geometry));
         Needs {
             inputs: vec![true],
             forward_workspace: conv::forward_workspace(&self.geometry),

@@ -16,7 +16,10 @@ struct CrossEntropy {
 pub fn cross_entropy(g: &mut Graph, logits: Var, labels: Var, label_smoothing: f32) -> Result<Var> {
     let (z, l) = (g.shape(logits), g.shape(labels));
     if z != Shape::vectors(z.n, z.c) || l != Shape::vectors(z.n, 1) {
-        return Err(mismatch("cross_entropy", format!("logits {z} and labels {l} are not one vector and one label per image")));
+        return Err(mismatch(
+            "cross_entropy",
+            format!("logits {z} and labels {l} are not one vector and one label per image"),
+        ));
     }
     let op = CrossEntropy { classes: z.c, smoothing: f64::from(label_smoothing) };
     g.push(op, &[logits, labels], Shape::SCALAR, Attachments::default())

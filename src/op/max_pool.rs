@@ -102,6 +102,7 @@ pub(super) fn cases() -> Vec<OpCase> {
             max_pool2d(g, x[0], [4, 3], [2, 2], [0, 0])
         })
         .kinked(),
-        OpCase::new("global_max_pool", &[Shape::new(3, 4, 2, 5)], &[], |g, _, x, _, _| global_max_pool(g, x[0])).kinked(),
+        OpCase::new("global_max_pool", &[Shape::new(3, 4, 2, 5)], &[], |g, _, x, _, _| global_max_pool(g, x[0]))
+            .kinked(),
     ]
 }

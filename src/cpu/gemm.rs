@@ -1,0 +1,249 @@
+//! Matrix products on tiles: packing of the right matrix, blocking for the caches, and the split into tasks.
+//!
+//! Every task computes its part of the result alone and in an order that depends on shapes only, so the result has the same
+//! bits for any number of threads.
+
+use rayon::prelude::*;
+
+use super::microkernel::{Isa, MAX_NR, MR, Tile};
+
+/// Rows of a task: with [`KC`] columns they stay in the second-level cache while all panels pass.
+pub(super) const MC: usize = 16 * MR;
+/// Depth of a block: `KC` rows of a panel stay in the first two cache levels while the rows of a task pass.
+pub(super) const KC: usize = 256;
+/// Tasks that a product is split into where its rows alone give fewer.
+const MIN_TASKS: usize = 16;
+
+/// A pointer that tasks share; each writes its own part.
+#[derive(Clone, Copy)]
+pub(super) struct Shared(pub *mut f32);
+// SAFETY: only handed to tasks that write disjoint rows or columns.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// A method, so that closures capture the wrapper and not the bare pointer.
+    pub fn get(self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// Where the elements of the right matrix `[taps · depth, n]` lie: `data[tap_offsets[t] + k·k_stride + column·n_stride]`.
+pub(super) struct RightMatrix<'a> {
+    pub data: &'a [f32],
+    pub tap_offsets: &'a [usize],
+    pub depth: usize,
+    pub n: usize,
+    pub k_stride: usize,
+    pub n_stride: usize,
+    /// Columns are `[4][n / 4]` gates; a panel takes the same channels of all four (see [`gate_column`]).
+    pub gates: bool,
+}
+
+/// Source column of a panel's column `j`, for a matrix of gates with `channels` each; `None` in the padding.
+fn gate_column(panel: usize, j: usize, nr: usize, channels: usize) -> Option<usize> {
+    let width = nr / 4;
+    let channel = panel * width + j % width;
+    (channel < channels).then_some(j / width * channels + channel)
+}
+
+impl RightMatrix<'_> {
+    fn k(&self) -> usize {
+        self.tap_offsets.len() * self.depth
+    }
+
+    /// Elements of the packed panels.
+    pub fn packed_len(k: usize, n: usize, nr: usize) -> usize {
+        k * n.div_ceil(nr) * nr
+    }
+
+    /// Packs into panels `[n / nr][k][nr]`, zeros beyond the last column.
+    pub fn pack(&self, nr: usize, packed: &mut [f32]) {
+        let k = self.k();
+        packed.par_chunks_mut(k * nr).enumerate().for_each(|(p, panel)| {
+            let column = |j: usize| {
+                if self.gates { gate_column(p, j, nr, self.n / 4) } else { (p * nr + j < self.n).then_some(p * nr + j) }
+            };
+            let columns: [Option<usize>; MAX_NR] = std::array::from_fn(|j| if j < nr { column(j) } else { None });
+            let columns = &columns[..nr];
+            let contiguous = self.n_stride == 1 && !self.gates && columns[nr - 1].is_some();
+            for (tap, &start) in self.tap_offsets.iter().enumerate() {
+                let block = &mut panel[tap * self.depth * nr..(tap + 1) * self.depth * nr];
+                if contiguous {
+                    for (k, row) in block.chunks_exact_mut(nr).enumerate() {
+                        row.copy_from_slice(&self.data[start + k * self.k_stride + p * nr..][..nr]);
+                    }
+                } else if self.n_stride == 1 {
+                    for (k, row) in block.chunks_exact_mut(nr).enumerate() {
+                        let source = &self.data[start + k * self.k_stride..];
+                        row.iter_mut().zip(columns).for_each(|(v, c)| *v = c.map_or(0.0, |c| source[c]));
+                    }
+                } else {
+                    self.pack_transposed(block, columns, start);
+                }
+            }
+        });
+    }
+
+    /// Columns of the source are rows in memory: read along them, sixteen at a time so that written lines are filled.
+    fn pack_transposed(&self, block: &mut [f32], columns: &[Option<usize>], start: usize) {
+        let nr = columns.len();
+        for (group, part) in columns.chunks(16).enumerate() {
+            for k in 0..self.depth {
+                let row = &mut block[k * nr + group * 16..][..part.len()];
+                for (v, column) in row.iter_mut().zip(part) {
+                    *v = column.map_or(0.0, |c| self.data[start + k * self.k_stride + c * self.n_stride]);
+                }
+            }
+        }
+    }
+}
+
+/// Rows of the left matrix: for each row and tap a pointer to `depth` contiguous elements.
+pub(super) trait LeftRows: Sync {
+    /// Per-task scratch (an im2col tile, or nothing).
+    fn scratch_len(&self) -> usize {
+        0
+    }
+
+    /// Row pointers `[group][tap][MR]` of `rows`; spare rows of the last group point at any valid row.
+    ///
+    /// # Safety
+    /// `scratch` outlives the use of the pointers.
+    unsafe fn pointers(&self, rows: std::ops::Range<usize>, scratch: &mut [f32], out: &mut Vec<[*const f32; MR]>);
+}
+
+/// `[rows, k] · [k, n]` in blocks.
+pub(super) struct Product<'a, L> {
+    pub isa: Isa,
+    pub left: &'a L,
+    pub rows: usize,
+    pub taps: usize,
+    pub depth: usize,
+    pub n: usize,
+    /// Panels from [`RightMatrix::pack`] with width `isa.nr(n)` (or that of the gates).
+    pub packed: &'a [f32],
+    pub nr: usize,
+}
+
+/// Blocks of the inner dimension: (first tap, taps, first element within each tap, elements).
+fn depth_blocks(taps: usize, depth: usize) -> Vec<(usize, usize, usize, usize)> {
+    if depth >= KC {
+        let parts = depth.div_ceil(KC);
+        let len = depth.div_ceil(parts);
+        let split = |tap| (0..parts).map(move |i| (tap, 1, i * len, len.min(depth - i * len)));
+        (0..taps).flat_map(split).collect()
+    } else {
+        let together = (KC / depth).max(1);
+        (0..taps).step_by(together).map(|tap| (tap, together.min(taps - tap), 0, depth)).collect()
+    }
+}
+
+impl<L: LeftRows> Product<'_, L> {
+    /// Writes (or adds to) full rows: `destination(row)` points at `n` elements.
+    pub fn run(&self, accumulate: bool, bias: Option<&[f32]>, destination: impl Fn(usize) -> *mut f32 + Sync) {
+        let panels = self.n.div_ceil(self.nr);
+        let row_blocks = self.rows.div_ceil(MC);
+        let column_blocks = MIN_TASKS.div_ceil(row_blocks.max(1)).min(panels);
+        let panels_each = panels.div_ceil(column_blocks);
+        (0..row_blocks * column_blocks).into_par_iter().for_each(|task| {
+            let first = task / column_blocks * MC;
+            let rows = first..(first + MC).min(self.rows);
+            let start = (task % column_blocks * panels_each).min(panels);
+            let panels = start..(start + panels_each).min(panels);
+            self.block(rows, panels, accumulate, bias, &destination);
+        });
+    }
+
+    fn block(
+        &self,
+        rows: std::ops::Range<usize>,
+        panels: std::ops::Range<usize>,
+        accumulate: bool,
+        bias: Option<&[f32]>,
+        destination: &impl Fn(usize) -> *mut f32,
+    ) {
+        let mut scratch = vec![0.0; self.left.scratch_len()];
+        let mut pointers = Vec::new();
+        // SAFETY: `scratch` lives to the end of this function.
+        unsafe { self.left.pointers(rows.clone(), &mut scratch, &mut pointers) };
+        let mut edge = [0.0f32; MR * MAX_NR];
+        for (block, (tap, taps, from, len)) in depth_blocks(self.taps, self.depth).into_iter().enumerate() {
+            for p in panels.clone() {
+                let width = self.nr.min(self.n - p * self.nr);
+                for (group, row) in rows.clone().step_by(MR).enumerate() {
+                    let live = MR.min(rows.end - row);
+                    let first = block == 0;
+                    let add = accumulate || !first;
+                    let whole = width == self.nr && live == MR;
+                    let c = if whole {
+                        // SAFETY: `destination` points at rows of `n` elements; columns `p * nr ..` are inside.
+                        std::array::from_fn(|r| unsafe { destination(row + r).add(p * self.nr) })
+                    } else {
+                        // SAFETY: MR rows of at most MAX_NR elements.
+                        std::array::from_fn(|r| unsafe { edge.as_mut_ptr().add(r * self.nr) })
+                    };
+                    self.tile(&pointers, group, (tap, taps, from, len), p, c, add && whole);
+                    if !whole {
+                        for r in 0..live {
+                            // SAFETY: as above, only the `width` columns that exist.
+                            let c =
+                                unsafe { std::slice::from_raw_parts_mut(destination(row + r).add(p * self.nr), width) };
+                            let tile = &edge[r * self.nr..][..width];
+                            c.iter_mut().zip(tile).for_each(|(c, t)| *c = if add { *c + t } else { *t });
+                        }
+                    }
+                    if let Some(bias) = bias.filter(|_| first) {
+                        for r in 0..live {
+                            // SAFETY: as above.
+                            let c =
+                                unsafe { std::slice::from_raw_parts_mut(destination(row + r).add(p * self.nr), width) };
+                            c.iter_mut().zip(&bias[p * self.nr..]).for_each(|(c, b)| *c += b);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs the kernel on one tile and one block of the inner dimension.
+    fn tile(
+        &self,
+        pointers: &[[*const f32; MR]],
+        group: usize,
+        (tap, taps, from, len): (usize, usize, usize, usize),
+        panel: usize,
+        c: [*mut f32; MR],
+        accumulate: bool,
+    ) {
+        let k = self.taps * self.depth;
+        let b = &self.packed[(panel * k + tap * self.depth + from) * self.nr..][..taps * len * self.nr];
+        let segments = &pointers[group * self.taps + tap..][..taps];
+        let tile = Tile {
+            segments: segments.as_ptr(),
+            segment_count: taps,
+            segment_len: len,
+            offset: from,
+            b: b.as_ptr(),
+            c,
+            accumulate,
+        };
+        // SAFETY: row pointers are valid for `depth` elements (`LeftRows`), `b` holds the block (sliced above), the caller
+        // gives MR rows of `nr` elements that no other task touches; the instruction set was detected.
+        unsafe { self.isa.rows(self.nr)(&tile) }
+    }
+
+    /// Whole tiles of `rows x nr` for the caller's epilogue: fills `tile` `[rows, nr]` for panel `p`, all of the inner
+    /// dimension. `rows` is at most [`MC`]; `tile` has room for whole groups of [`MR`] rows.
+    pub fn panel_tile(&self, pointers: &[[*const f32; MR]], rows: usize, p: usize, tile: &mut [f32]) {
+        assert!(tile.len() >= rows.next_multiple_of(MR) * self.nr);
+        for (block, range) in depth_blocks(self.taps, self.depth).into_iter().enumerate() {
+            for group in 0..rows.div_ceil(MR) {
+                // SAFETY: inside `tile`, asserted above.
+                let c = std::array::from_fn(|r| unsafe { tile.as_mut_ptr().add((group * MR + r) * self.nr) });
+                self.tile(pointers, group, range, p, c, block > 0);
+            }
+        }
+    }
+}
