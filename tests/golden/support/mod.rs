@@ -1,0 +1,11 @@
+//! What the golden tests share: finding files, reading tensors, formula numbers, comparison.
+
+mod check;
+mod file;
+mod formula;
+mod net;
+
+pub use check::Checker;
+pub use file::{GoldenFile, files};
+pub use formula::{fnv1a64, formula, formula_tensor};
+pub use net::{Summary, input, state_dict_tensor};
