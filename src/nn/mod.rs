@@ -12,4 +12,4 @@ pub use init::{Init, Scope};
 pub use layers::{BatchNorm2d, Conv2d, Linear};
 pub use ptl::{PtlBranch, PtlConfig};
 pub use reid::{Pool, ReidConfig, ReidModel, ReidOutput};
-pub use resnet::{Architecture, ResNet, ResNetConfig, Stage};
+pub use resnet::{Architecture, Block, ResNet, ResNetConfig, Stage};

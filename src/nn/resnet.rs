@@ -93,15 +93,17 @@ impl ResNetConfig {
     }
 }
 
+/// A residual block: `BasicBlock` or `Bottleneck` of torchvision.
 #[derive(Clone, Debug)]
-struct Block {
+pub struct Block {
     /// conv1, conv2 and, in a bottleneck, conv3; each with its BN.
     convs: Vec<(Conv2d, BatchNorm2d)>,
     downsample: Option<(Conv2d, BatchNorm2d)>,
 }
 
 impl Block {
-    fn new(scope: &mut Scope<'_>, bottleneck: bool, sizes: [usize; 2], stride: usize) -> Block {
+    /// `sizes` = input channels and width (a bottleneck has four times the width at its end).
+    pub fn new(scope: &mut Scope<'_>, bottleneck: bool, sizes: [usize; 2], stride: usize) -> Block {
         let [input, width] = sizes;
         let output = if bottleneck { 4 * width } else { width };
         // (input, output, kernel, stride)
@@ -133,7 +135,7 @@ impl Block {
         Block { convs, downsample }
     }
 
-    fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
+    pub fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
         let shortcut = match &self.downsample {
             Some((conv, bn)) => {
                 let y = conv.forward(g, store, x)?;
