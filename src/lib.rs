@@ -7,6 +7,8 @@ pub mod cpu;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod optim;
 pub mod rng;
+pub mod schedule;
 
 pub use error::{Error, Result};

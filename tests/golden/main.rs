@@ -5,4 +5,6 @@
 //! hyper-parameters come from the files, so another set of the same form can be run.
 
 mod formula;
+mod optim;
+mod schedules;
 mod support;
