@@ -9,4 +9,7 @@ mod engine;
 mod formula;
 mod layers;
 mod losses;
+mod networks;
+mod optim;
+mod schedules;
 mod support;
