@@ -4,6 +4,7 @@
 //! `tests/fixtures/golden` and is checked on every machine. Files are picked by name pattern, and salt, sizes and
 //! hyper-parameters come from the files, so another set of the same form can be run.
 
+mod eval;
 mod formula;
 mod optim;
 mod schedules;
