@@ -28,6 +28,30 @@ pub enum Error {
     NoLatentState { cell: String },
     // --- data ---
     // --- evaluation ---
+    /// Features, identities and cameras of a query or gallery set differ in number.
+    #[error(
+        "{set}: {values} feature values in rows of {dim}, {pids} identities and {camids} cameras do not belong together: \
+         give one row, one identity and one camera for each image"
+    )]
+    FeatureRows {
+        /// "query" or "gallery".
+        set: &'static str,
+        values: usize,
+        dim: usize,
+        pids: usize,
+        camids: usize,
+    },
+    /// A feature is NaN or infinite.
+    #[error(
+        "row {row} of the {set} features is not finite: the network that made it has diverged or its image is broken"
+    )]
+    NotFiniteFeature { set: &'static str, row: usize },
+    /// Nothing to average over.
+    #[error(
+        "none of the {queries} queries has a match in the gallery that counts: query and gallery need images of the same \
+         identities from different cameras (with a single camera, keep same-camera matches)"
+    )]
+    NoValidQuery { queries: usize },
     // --- run folder, checkpoints ---
     /// A checkpoint is broken or belongs to something else.
     #[error("checkpoint {}: {reason}", path.display())]

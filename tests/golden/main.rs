@@ -6,6 +6,7 @@
 
 mod bconv;
 mod engine;
+mod eval;
 mod formula;
 mod layers;
 mod losses;
