@@ -8,6 +8,7 @@ pub mod data;
 pub mod error;
 pub mod eval;
 pub mod optim;
+pub mod plot;
 pub mod report;
 pub mod rng;
 pub mod schedule;
