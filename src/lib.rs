@@ -13,6 +13,7 @@ pub mod nn;
 pub mod op;
 pub mod optim;
 pub mod plan;
+pub mod plot;
 pub mod report;
 pub mod rng;
 pub mod schedule;
