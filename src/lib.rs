@@ -3,6 +3,9 @@
 //! image file → [`data`] (decode, resize, augment) → batch → session (forward, backward) → `optim` →
 //! checkpoint → features → [`eval`] (CMC, mAP, mINP) → report.
 
+pub mod checkpoint;
+pub mod compare;
+pub mod config;
 pub mod cpu;
 pub mod data;
 pub mod error;
@@ -14,11 +17,15 @@ pub mod op;
 pub mod optim;
 pub mod plan;
 pub mod plot;
+pub mod progress;
 pub mod report;
 pub mod rng;
+pub mod run_dir;
 pub mod schedule;
 pub mod session;
 pub mod shape;
+pub mod stop;
 pub mod store;
+pub mod train;
 
 pub use error::{Error, Result};

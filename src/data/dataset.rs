@@ -123,7 +123,8 @@ impl Dataset {
         let both: Vec<&i64> = train.intersection(&test).collect();
         if !both.is_empty() {
             let mut text = String::new();
-            let _ = write!(text, "{} identities stand in the training and in the test set ({})", both.len(), listed(&both));
+            let _ =
+                write!(text, "{} identities stand in the training and in the test set ({})", both.len(), listed(&both));
             self.warnings.push(text);
         }
         let lost = self.queries_without_match();

@@ -6,9 +6,10 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use super::transforms::{Augment, Transform};
 use super::ImageRecord;
+use super::transforms::Transform;
 use crate::Result;
+use crate::config::Augment;
 use crate::rng::{Purpose, stream};
 
 /// Batches that a worker prepares ahead.
@@ -26,7 +27,7 @@ pub struct Batch {
 }
 
 /// How images are loaded.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LoaderOptions {
     pub transform: Transform,
     /// `None` for evaluation.
@@ -98,12 +99,12 @@ impl Loader {
         let labels = records.iter().map(label).collect();
         let batches = batches.get(first..).unwrap_or(&[]).to_vec();
         let count = batches.len();
+        let step = options.workers.max(1);
         let work = Arc::new(Work { records: records.to_vec(), labels, batches, first, options, cache });
-        let workers = (0..options.workers.max(1))
+        let workers = (0..step)
             .map(|worker| {
                 let (sender, receiver) = sync_channel(AHEAD);
                 let work = work.clone();
-                let step = options.workers.max(1);
                 let thread = std::thread::spawn(move || serve(&work, worker, step, &sender));
                 Worker { batches: Some(receiver), thread: Some(thread) }
             })
@@ -133,15 +134,15 @@ fn serve(work: &Work, worker: usize, step: usize, sender: &SyncSender<Result<Bat
 fn prepare(work: &Work, number: usize) -> Result<Batch> {
     let Work { records, labels, batches, options, .. } = work;
     let indices = &batches[number];
-    let LoaderOptions { transform, augment, seed, epoch, .. } = *options;
+    let LoaderOptions { transform, augment, seed, epoch, .. } = options;
     let len = transform.height * transform.width * 3;
     let mut images = vec![0.0; indices.len() * len];
     for (place, (&index, out)) in indices.iter().zip(images.chunks_exact_mut(len)).enumerate() {
-        let pixels = work.cache.load(index, &records[index].path, &transform)?;
-        match &augment {
+        let pixels = work.cache.load(index, &records[index].path, transform)?;
+        match augment {
             Some(augment) => {
                 let item = (work.first + number) * indices.len() + place;
-                transform.augment(&pixels, augment, out, &mut stream(seed, Purpose::Augment, epoch, item as u64));
+                transform.augment(&pixels, augment, out, &mut stream(*seed, Purpose::Augment, *epoch, item as u64));
             }
             None => transform.normalize(&pixels, out),
         }

@@ -37,7 +37,9 @@ pub fn load_market(root: &Path) -> Result<Dataset> {
         if !path.is_dir() {
             return Err(Error::NotADataset {
                 path: root.to_path_buf(),
-                reason: format!("it has no folder {folder}; expected are bounding_box_train, query and bounding_box_test"),
+                reason: format!(
+                    "it has no folder {folder}; expected are bounding_box_train, query and bounding_box_test"
+                ),
             });
         }
         let mut records = Vec::new();
@@ -67,7 +69,11 @@ pub fn load_market(root: &Path) -> Result<Dataset> {
             ));
         }
         if records.is_empty() {
-            let hint = if unparsed.is_empty() { "no image in it" } else { "no image with a name like 0002_c1s1_000451_03.jpg" };
+            let hint = if unparsed.is_empty() {
+                "no image in it"
+            } else {
+                "no image with a name like 0002_c1s1_000451_03.jpg"
+            };
             return Err(Error::NotADataset { path, reason: hint.into() });
         }
         records.sort_by(|a, b| a.path.as_os_str().as_encoded_bytes().cmp(b.path.as_os_str().as_encoded_bytes()));

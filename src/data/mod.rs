@@ -10,7 +10,7 @@ mod sampler;
 mod transforms;
 
 pub use dataset::{Dataset, ImageRecord, verify_images};
-pub use loader::{Batch, Loader, LoaderOptions};
+pub use loader::{Batch, ImageCache, Loader, LoaderOptions};
 pub use market::load_market;
 pub use sampler::IdentitySampler;
-pub use transforms::{Augment, Interpolation, Transform};
+pub use transforms::Transform;

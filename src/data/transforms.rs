@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
+use crate::config::{Augment, Interpolation};
+use crate::{Error, Result};
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use rand::{Rng, RngExt};
-use serde::{Deserialize, Serialize};
-
-use crate::{Error, Result};
 
 /// ImageNet's channel means and standard deviations, of values in [0, 1].
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
@@ -17,27 +16,6 @@ const STD: [f32; 3] = [0.229, 0.224, 0.225];
 const ERASE_AREA: std::ops::Range<f32> = 0.02..0.4;
 const ERASE_RATIO: f32 = 0.3;
 const ERASE_ATTEMPTS: usize = 100;
-
-/// Filter used to resize, with antialiasing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Interpolation {
-    /// Cubic with a = -0.5, as Pillow's.
-    #[default]
-    Bicubic,
-    Bilinear,
-}
-
-/// Random changes to training images.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Augment {
-    /// Probability of mirroring.
-    pub flip: f32,
-    /// Pixels of mean colour added on each side before a crop of the input size.
-    pub pad: usize,
-    /// Probability of erasing a rectangle.
-    pub random_erasing: f32,
-}
 
 /// From decoded image to network input.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -81,8 +59,8 @@ impl Transform {
             return Ok(pixels);
         }
         let bad = |reason: String| Error::Image { path: path.to_path_buf(), reason };
-        let source = Image::from_vec_u8(width as u32, height as u32, pixels, PixelType::U8x3)
-            .map_err(|e| bad(e.to_string()))?;
+        let source =
+            Image::from_vec_u8(width as u32, height as u32, pixels, PixelType::U8x3).map_err(|e| bad(e.to_string()))?;
         let mut resized = Image::new(self.width as u32, self.height as u32, PixelType::U8x3);
         let filter = match self.interpolation {
             Interpolation::Bicubic => FilterType::CatmullRom,
@@ -150,9 +128,7 @@ fn erase(image: &mut [f32], h: usize, w: usize, rng: &mut impl Rng) {
 /// Normalised value of each channel and byte.
 fn normalize_table() -> &'static [[f32; 256]; 3] {
     static TABLE: std::sync::OnceLock<[[f32; 256]; 3]> = std::sync::OnceLock::new();
-    TABLE.get_or_init(|| {
-        std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 / 255.0 - MEAN[c]) / STD[c]))
-    })
+    TABLE.get_or_init(|| std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 / 255.0 - MEAN[c]) / STD[c])))
 }
 
 #[cfg(test)]
@@ -160,6 +136,7 @@ mod tests {
     use super::*;
     use crate::rng::{Purpose, stream};
 
+    const NOTHING: Augment = Augment { flip: 0.0, pad: 0, random_erasing: 0.0, interpolation: Interpolation::Bicubic };
     const SMALL: Transform = Transform { height: 8, width: 4, interpolation: Interpolation::Bicubic };
 
     fn ramp() -> Vec<u8> {
@@ -171,8 +148,8 @@ mod tests {
         let (mut plain, mut same, mut mirrored) = (vec![0.0; 96], vec![1.0; 96], vec![1.0; 96]);
         SMALL.normalize(&ramp(), &mut plain);
         let mut rng = stream(0, Purpose::Test, 0, 0);
-        SMALL.augment(&ramp(), &Augment::default(), &mut same, &mut rng);
-        SMALL.augment(&ramp(), &Augment { flip: 1.0, ..Augment::default() }, &mut mirrored, &mut rng);
+        SMALL.augment(&ramp(), &NOTHING, &mut same, &mut rng);
+        SMALL.augment(&ramp(), &Augment { flip: 1.0, ..NOTHING }, &mut mirrored, &mut rng);
         assert_eq!(plain, same);
         for y in 0..8 {
             for x in 0..4 {
@@ -184,7 +161,7 @@ mod tests {
 
     #[test]
     fn pad_and_crop_shifts_by_at_most_the_padding() {
-        let augment = Augment { pad: 1, ..Augment::default() };
+        let augment = Augment { pad: 1, ..NOTHING };
         let mut plain = vec![0.0; 96];
         SMALL.normalize(&ramp(), &mut plain);
         let mut shifts = std::collections::BTreeSet::new();
@@ -192,14 +169,16 @@ mod tests {
             let mut out = vec![9.0; 96];
             SMALL.augment(&ramp(), &augment, &mut out, &mut stream(0, Purpose::Test, 0, item));
             let shifted = |dy: i32, dx: i32| {
-                (0..8i32).all(|y| (0..4i32).all(|x| {
-                    let (sy, sx) = (y + dy, x + dx);
-                    let inside = (0..8).contains(&sy) && (0..4).contains(&sx);
-                    (0..3).all(|c| {
-                        let want = if inside { plain[((sy * 4 + sx) * 3 + c) as usize] } else { 0.0 };
-                        out[((y * 4 + x) * 3 + c) as usize] == want
+                (0..8i32).all(|y| {
+                    (0..4i32).all(|x| {
+                        let (sy, sx) = (y + dy, x + dx);
+                        let inside = (0..8).contains(&sy) && (0..4).contains(&sx);
+                        (0..3).all(|c| {
+                            let want = if inside { plain[((sy * 4 + sx) * 3 + c) as usize] } else { 0.0 };
+                            out[((y * 4 + x) * 3 + c) as usize] == want
+                        })
                     })
-                }))
+                })
             };
             let found = (-1..=1).flat_map(|y| (-1..=1).map(move |x| (y, x))).find(|&(y, x)| shifted(y, x));
             shifts.insert(found.expect("a shift by at most one pixel"));
@@ -211,7 +190,7 @@ mod tests {
     fn erasing_takes_one_rectangle_of_the_stated_area() {
         let transform = Transform { height: 64, width: 32, interpolation: Interpolation::Bicubic };
         let pixels = vec![255u8; 64 * 32 * 3];
-        let augment = Augment { random_erasing: 0.5, ..Augment::default() };
+        let augment = Augment { random_erasing: 0.5, ..NOTHING };
         let mut erased = 0;
         for item in 0..400 {
             let mut out = vec![0.0; pixels.len()];

@@ -1,0 +1,82 @@
+//! A model on a data set: features of query and gallery, then the ranking.
+
+use super::extract::{ExtractOptions, Extractor};
+use super::ranking::{self, Labels, RankingOptions, RankingReport};
+use crate::Result;
+use crate::config::Config;
+use crate::data::{Dataset, ImageRecord, Loader, LoaderOptions, Transform};
+use crate::latent_state::LatentStates;
+use crate::nn::ReidModel;
+use crate::progress::Reporter;
+use crate::store::Store;
+
+/// Size and filter of the network's input.
+pub fn transform(config: &Config) -> Transform {
+    let interpolation = config.augment.interpolation;
+    Transform { height: config.model.height, width: config.model.image_width, interpolation }
+}
+
+/// Loader threads: what the settings say, or two.
+pub fn workers(config: &Config) -> usize {
+    if config.train.workers == 0 { 2 } else { config.train.workers }
+}
+
+/// Features `[records, dim]` of unit length, and `dim`.
+///
+/// # Errors
+/// An image that cannot be read; `eval-state mean` without stored states.
+pub fn extract_features(
+    model: &ReidModel,
+    store: &mut Store,
+    states: &LatentStates,
+    records: &[ImageRecord],
+    config: &Config,
+    reporter: &Reporter,
+) -> Result<(Vec<f32>, usize)> {
+    let options = ExtractOptions {
+        flip: config.eval.flip,
+        batch: config.eval.batch,
+        eval_state: config.ptl.eval_state,
+        seed: config.seed,
+    };
+    let transform = transform(config);
+    let mut extractor = Extractor::new(model, store, [transform.height, transform.width], options)?;
+    let loading = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers: workers(config) };
+    let mut features = Vec::with_capacity(records.len() * extractor.dim());
+    let mut task = reporter.start("features", records.len() as u64, "images");
+    for batch in Loader::sequential(records, config.eval.batch, loading) {
+        let batch = batch?;
+        extractor.extract(store, states, &batch.images, batch.indices.len(), &mut features)?;
+        task.advance(batch.indices.len() as u64, "");
+    }
+    task.finish("");
+    Ok((features, extractor.dim()))
+}
+
+/// Ranks the gallery of `dataset` for its queries.
+///
+/// # Errors
+/// As [`extract_features`] and [`ranking::evaluate`].
+pub fn evaluate_dataset(
+    model: &ReidModel,
+    store: &mut Store,
+    states: &LatentStates,
+    dataset: &Dataset,
+    config: &Config,
+    reporter: &Reporter,
+) -> Result<RankingReport> {
+    let mut side = |records: &[ImageRecord]| -> Result<(Vec<f32>, usize, Vec<i64>, Vec<i64>)> {
+        let (features, dim) = extract_features(model, store, states, records, config, reporter)?;
+        Ok((features, dim, records.iter().map(|r| r.pid).collect(), records.iter().map(|r| r.camid).collect()))
+    };
+    let (query, dim, query_pids, query_camids) = side(&dataset.query)?;
+    let (gallery, _, gallery_pids, gallery_camids) = side(&dataset.gallery)?;
+    ranking::evaluate(
+        &query,
+        Labels { pids: &query_pids, camids: &query_camids },
+        &gallery,
+        Labels { pids: &gallery_pids, camids: &gallery_camids },
+        dim,
+        &RankingOptions::default(),
+    )
+}

@@ -1,0 +1,8 @@
+//! Training: a step ([`Trainer`]), the loop over epochs ([`run()`]), and what a checkpoint holds ([`state`]).
+
+mod run;
+pub mod state;
+mod trainer;
+
+pub use run::{Job, Outcome, Start, run};
+pub use trainer::{StepReport, Trainer, model_config};
