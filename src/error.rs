@@ -32,6 +32,15 @@ pub enum Error {
     /// A checkpoint is broken or belongs to something else.
     #[error("checkpoint {}: {reason}", path.display())]
     Checkpoint { path: PathBuf, reason: String },
+    /// The stored optimiser state belongs to another optimiser or network.
+    #[error(
+        "the stored optimiser state has {found}, but {needed} is needed: resume with the optimiser and network of that run"
+    )]
+    OptimizerState {
+        /// Buffers and their lengths.
+        needed: String,
+        found: String,
+    },
 }
 
 /// `std::result::Result` with the crate's [`Error`].

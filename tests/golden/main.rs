@@ -9,4 +9,6 @@ mod engine;
 mod formula;
 mod layers;
 mod losses;
+mod optim;
+mod schedules;
 mod support;
