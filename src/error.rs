@@ -29,6 +29,15 @@ pub enum Error {
     // --- data ---
     // --- evaluation ---
     // --- run folder, checkpoints ---
+    /// A configuration file says something that is no setting.
+    #[error("{}, line {line}: {message}", path.display())]
+    ConfigFile { path: PathBuf, line: usize, message: String },
+    /// A new run would go into a folder that already has something in it.
+    #[error("{} is not empty: choose another --out, or continue that run with --resume", path.display())]
+    RunExists { path: PathBuf },
+    /// A folder that was named as a run is none.
+    #[error("{} is not a run folder: {reason}", path.display())]
+    NotARun { path: PathBuf, reason: String },
     /// A checkpoint is broken or belongs to something else.
     #[error("checkpoint {}: {reason}", path.display())]
     Checkpoint { path: PathBuf, reason: String },

@@ -3,6 +3,7 @@
 //! image file → [`data`] (decode, resize, augment) → batch → session (forward, backward) → `optim` →
 //! checkpoint → features → [`eval`] (CMC, mAP, mINP) → report.
 
+pub mod config;
 pub mod cpu;
 pub mod data;
 pub mod error;
@@ -13,10 +14,13 @@ pub mod nn;
 pub mod op;
 pub mod optim;
 pub mod plan;
+pub mod progress;
 pub mod rng;
+pub mod run_dir;
 pub mod schedule;
 pub mod session;
 pub mod shape;
+pub mod stop;
 pub mod store;
 
 pub use error::{Error, Result};

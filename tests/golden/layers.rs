@@ -38,7 +38,13 @@ fn check(golden: &GoldenFile, case: &str) {
     let hard_bn = case == "bn_train";
     let tolerance = match () {
         () if hard_bn => 3e-4,
-        () if case.contains("block") || case.contains("bottleneck") => if train { 5e-5 } else { 1e-5 },
+        () if case.contains("block") || case.contains("bottleneck") => {
+            if train {
+                5e-5
+            } else {
+                1e-5
+            }
+        }
         () => 1e-5,
     };
     let mut store = Store::new();

@@ -90,7 +90,11 @@ fn golden_sum_of_losses() {
             for name in names {
                 let (x, weight) = (golden.f32(name), 1.0 / names.len() as f32);
                 let (loss, grad) = run(&x, golden.shape(name), &labels, weight, |g, x, labels| {
-                    if triplet { op::batch_hard_triplet(g, x, labels, 1.2) } else { op::cross_entropy(g, x, labels, 0.0) }
+                    if triplet {
+                        op::batch_hard_triplet(g, x, labels, 1.2)
+                    } else {
+                        op::cross_entropy(g, x, labels, 0.0)
+                    }
                 });
                 total += f64::from(loss) / names.len() as f64;
                 checker.close(name, &grad, &golden.f32(&format!("d_{name}")), 2e-6);

@@ -1,0 +1,375 @@
+//! Every setting of a run: one struct that a TOML file, the command line and a run folder share.
+//!
+//! [`SETTINGS`] names each field once more, with its flag, its type and its meaning; flags, file checks and help are made
+//! from that table.
+
+mod load;
+mod settings;
+mod validate;
+
+pub use load::Overrides;
+pub use settings::{Kind, SETTINGS, Setting, section_title, setting};
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::latent_state::{EvalState, StateInit, StatePolicy};
+use crate::nn::{Pool, PtlConfig};
+use crate::optim::OptimConfig;
+use crate::schedule::{self, Decay, Warmup};
+
+/// All settings. [`Default`] is the recipe that the documentation describes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Seed of everything that is drawn at random.
+    pub seed: u64,
+    /// Threads that compute; 0 takes all cores.
+    pub threads: usize,
+    pub device: Device,
+    pub model: Model,
+    pub ptl: Ptl,
+    pub data: Data,
+    pub augment: Augment,
+    pub sampler: Sampler,
+    pub optim: Optim,
+    pub schedule: Schedule,
+    pub loss: Loss,
+    pub train: Train,
+    pub eval: Eval,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    #[default]
+    Auto,
+    Cpu,
+}
+
+/// `[model]`: the network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Model {
+    /// `resnet18`, `resnet34`, `resnet50` or `resnet101`; with `-ptl`, BConv-Cells stand beside it.
+    pub arch: String,
+    /// Multiplier of all channel counts of the backbone.
+    pub width: f32,
+    /// Input height, pixels.
+    pub height: usize,
+    /// Input width, pixels.
+    pub image_width: usize,
+    /// Stride of the backbone's last stage, 1 or 2.
+    pub last_stride: usize,
+    /// Length of a linear embedding; 0 takes the pooled vector itself.
+    pub embedding: usize,
+    pub pool: Pool,
+}
+
+/// `[ptl]`: the BConv-Cells.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ptl {
+    /// Stages (1 to 4, ascending) with a cell beside them.
+    pub stages: Vec<usize>,
+    /// Width of the cells, relative to the default.
+    pub cell_width: f32,
+    pub state_policy: StatePolicy,
+    pub eval_state: EvalState,
+    pub state_init: StateInit,
+}
+
+/// `[data]`: the images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Data {
+    /// Folder in Market-1501 layout; empty while none is named.
+    pub root: PathBuf,
+    /// Another data set to evaluate on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<PathBuf>,
+    /// Leave broken images out, with a warning, instead of refusing them.
+    pub skip_broken: bool,
+    /// Memory for decoded images, MiB.
+    pub cache_mb: usize,
+}
+
+/// `[augment]`: what happens to training images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Augment {
+    /// Probability of mirroring.
+    pub flip: f32,
+    /// Pixels added on each side before a crop of the input size.
+    pub pad: usize,
+    /// Probability of erasing a rectangle.
+    pub random_erasing: f32,
+    pub interpolation: Interpolation,
+}
+
+/// Filter used to resize images, with antialiasing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    #[default]
+    Bicubic,
+    Bilinear,
+}
+
+/// `[sampler]`: P identities x K images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sampler {
+    /// P: identities in a batch.
+    pub ids: usize,
+    /// K: images of each.
+    pub images: usize,
+    /// Times each identity is visited in an epoch.
+    pub passes: usize,
+}
+
+/// `[optim]`: the optimiser.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Optim {
+    pub kind: OptimKind,
+    /// Base learning rate.
+    pub lr: f64,
+    pub betas: [f64; 2],
+    pub eps: f64,
+    pub weight_decay: f32,
+    pub amsgrad: bool,
+    pub momentum: f64,
+    pub nesterov: bool,
+    /// Largest L2 norm of the gradient; 0 does not clip.
+    pub clip_norm: f32,
+    /// Multiplier of the learning rate in the PTL branch.
+    pub ptl_lr: f32,
+    /// Multiplier of the learning rate behind the pooled vector: reduction, neck, classifier.
+    pub head_lr: f32,
+}
+
+/// Update rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimKind {
+    #[default]
+    Adam,
+    AdamW,
+    Sgd,
+}
+
+/// `[schedule]`: length of the training and learning rate, by epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Schedule {
+    pub epochs: usize,
+    pub kind: ScheduleKind,
+    /// Epochs (1-based) from whose start on the rate is multiplied by `gamma`.
+    pub milestones: Vec<u64>,
+    pub gamma: f64,
+    /// Epochs between two drops of `step`.
+    pub step_size: u64,
+    /// Rate at the end of `cosine`.
+    pub min_lr: f64,
+    /// Epochs of linear warm-up.
+    pub warmup_epochs: u64,
+    /// Share of the rate at the start of the warm-up.
+    pub warmup_factor: f64,
+}
+
+/// Course of the learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleKind {
+    Constant,
+    MultiStep,
+    Step,
+    #[default]
+    Cosine,
+}
+
+/// `[loss]`: cross-entropy and batch-hard triplet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Loss {
+    pub label_smoothing: f32,
+    pub triplet_margin: f32,
+    pub triplet_weight: f32,
+    pub ce_weight: f32,
+}
+
+/// `[train]`: the loop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Train {
+    pub freeze_backbone: bool,
+    pub freeze_bn: bool,
+    /// Loader threads; 0 chooses.
+    pub workers: usize,
+    /// Epochs between checkpoints.
+    pub checkpoint_every: usize,
+    /// Epochs between evaluations; 0 evaluates at the end only.
+    pub eval_every: usize,
+    /// Steps between two lines of metrics.
+    pub log_every: usize,
+    /// Stop after that many steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<usize>,
+}
+
+/// `[eval]`: features.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Eval {
+    /// Add the feature of the mirrored image.
+    pub flip: bool,
+    pub batch: usize,
+}
+
+impl Default for Model {
+    fn default() -> Model {
+        Model {
+            arch: "resnet50-ptl".into(),
+            width: 1.0,
+            height: 256,
+            image_width: 128,
+            last_stride: 1,
+            embedding: 0,
+            pool: Pool::Avg,
+        }
+    }
+}
+
+impl Default for Ptl {
+    fn default() -> Ptl {
+        let PtlConfig { stages, cell_width } = PtlConfig::default();
+        Ptl {
+            stages,
+            cell_width,
+            state_policy: StatePolicy::default(),
+            eval_state: EvalState::default(),
+            state_init: StateInit::default(),
+        }
+    }
+}
+
+impl Default for Data {
+    fn default() -> Data {
+        Data { root: PathBuf::new(), target: None, skip_broken: false, cache_mb: 1024 }
+    }
+}
+
+impl Default for Augment {
+    fn default() -> Augment {
+        Augment { flip: 0.5, pad: 0, random_erasing: 0.5, interpolation: Interpolation::Bicubic }
+    }
+}
+
+impl Default for Sampler {
+    fn default() -> Sampler {
+        Sampler { ids: 4, images: 4, passes: 1 }
+    }
+}
+
+impl Default for Optim {
+    fn default() -> Optim {
+        Optim {
+            kind: OptimKind::Adam,
+            lr: 2e-4,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 5e-4,
+            amsgrad: true,
+            momentum: 0.9,
+            nesterov: false,
+            clip_norm: 0.0,
+            ptl_lr: 1.0,
+            head_lr: 1.0,
+        }
+    }
+}
+
+impl Default for Schedule {
+    fn default() -> Schedule {
+        Schedule {
+            epochs: 60,
+            kind: ScheduleKind::Cosine,
+            milestones: vec![40, 50],
+            gamma: 0.1,
+            step_size: 20,
+            min_lr: 0.0,
+            warmup_epochs: 0,
+            warmup_factor: 0.1,
+        }
+    }
+}
+
+impl Default for Loss {
+    fn default() -> Loss {
+        Loss { label_smoothing: 0.0, triplet_margin: 0.3, triplet_weight: 1.0, ce_weight: 1.0 }
+    }
+}
+
+impl Default for Train {
+    fn default() -> Train {
+        Train {
+            freeze_backbone: false,
+            freeze_bn: false,
+            workers: 0,
+            checkpoint_every: 10,
+            eval_every: 0,
+            log_every: 10,
+            max_steps: None,
+        }
+    }
+}
+
+impl Default for Eval {
+    fn default() -> Eval {
+        Eval { flip: true, batch: 64 }
+    }
+}
+
+impl Ptl {
+    /// Where cells sit and how wide they are.
+    pub fn branch(&self) -> PtlConfig {
+        PtlConfig { stages: self.stages.clone(), cell_width: self.cell_width }
+    }
+}
+
+impl Optim {
+    /// The update rule with what belongs to it.
+    pub fn optimizer(&self) -> OptimConfig {
+        let Optim { betas, eps, amsgrad, momentum, nesterov, .. } = *self;
+        match self.kind {
+            OptimKind::Adam => OptimConfig::Adam { betas, eps, amsgrad },
+            OptimKind::AdamW => OptimConfig::AdamW { betas, eps, amsgrad },
+            OptimKind::Sgd => OptimConfig::Sgd { momentum, nesterov },
+        }
+    }
+}
+
+impl Schedule {
+    /// The schedule over 0-based epochs. Milestones count epochs from 1, as in the published recipe: epoch e runs at
+    /// lr · gamma^#{m ≤ e}.
+    pub fn schedule(&self) -> schedule::Schedule {
+        let warmup =
+            (self.warmup_epochs > 0).then_some(Warmup { iters: self.warmup_epochs, start_factor: self.warmup_factor });
+        let decay = match self.kind {
+            ScheduleKind::Constant => Decay::Constant,
+            ScheduleKind::Step => Decay::Step { step_size: self.step_size, gamma: self.gamma },
+            ScheduleKind::MultiStep => Decay::MultiStep {
+                milestones: self.milestones.iter().map(|m| m.saturating_sub(1)).collect(),
+                gamma: self.gamma,
+            },
+            ScheduleKind::Cosine => Decay::Cosine {
+                t_max: (self.epochs as u64).saturating_sub(self.warmup_epochs).max(1),
+                eta_min: self.min_lr,
+            },
+        };
+        schedule::Schedule { warmup, decay }
+    }
+}

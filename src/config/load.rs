@@ -1,0 +1,286 @@
+//! Defaults, then a TOML file, then flags: merged as trees and read once.
+
+use std::fs;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+use toml::{Table, Value};
+
+use super::{Config, SETTINGS, Setting, setting};
+use crate::error::IoContext;
+use crate::{Error, Result};
+
+/// Values that win over a file, from the command line.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides(Vec<(&'static Setting, Value)>);
+
+impl Overrides {
+    /// Adds a value that [`Kind::parse`](super::Kind::parse) has read.
+    pub fn push(&mut self, setting: &'static Setting, value: Value) {
+        self.0.push((setting, value));
+    }
+
+    /// Whether `path` is among them.
+    pub fn has(&self, path: &str) -> bool {
+        self.0.iter().any(|(setting, _)| setting.path == path)
+    }
+}
+
+impl Config {
+    /// `base`, then what `file` says, then `flags`; the result is [validated](Config::validate).
+    ///
+    /// # Errors
+    /// The file cannot be read, is not TOML, has an unknown key or a value of the wrong kind (each with its line), or a value
+    /// that cannot work.
+    pub fn load(base: &Config, file: Option<&Path>, flags: &Overrides) -> Result<Config> {
+        let mut tree: Table = toml::from_str(&base.to_toml()).expect("a configuration is valid TOML");
+        if let Some(file) = file {
+            let text = fs::read_to_string(file).at("read", file)?;
+            check_file(&text, file)?;
+            merge(&mut tree, toml::from_str(&text).map_err(|e| syntax_error(&text, file, &e))?);
+        }
+        for (setting, value) in &flags.0 {
+            insert(&mut tree, setting.path, value.clone());
+        }
+        let config: Config = tree.try_into().map_err(|e: toml::de::Error| Error::Setting {
+            setting: "configuration".into(),
+            value: file.map_or("flags".into(), |file| file.display().to_string()),
+            reason: e.message().into(),
+        })?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The settings as a TOML file.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("plain sections serialise")
+    }
+}
+
+/// Values of `over` replace those of `tree`, key by key.
+fn merge(tree: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (tree.get_mut(&key), value) {
+            (Some(Value::Table(inner)), Value::Table(value)) => merge(inner, value),
+            (_, value) => drop(tree.insert(key, value)),
+        }
+    }
+}
+
+fn insert(tree: &mut Table, path: &str, value: Value) {
+    match path.split_once('.') {
+        None => drop(tree.insert(path.into(), value)),
+        Some((section, key)) => {
+            let section = tree.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(section) = section {
+                section.insert(key.into(), value);
+            }
+        }
+    }
+}
+
+/// Holds every key and value of a file against the table of settings, to name the line of what is wrong.
+fn check_file(text: &str, file: &Path) -> Result<()> {
+    let table = DeTable::parse(text).map_err(|e| syntax_error(text, file, &e))?;
+    check_table(text, file, "", table.get_ref())
+}
+
+fn check_table(text: &str, file: &Path, section: &str, table: &DeTable<'_>) -> Result<()> {
+    for (key, value) in table {
+        let path = if section.is_empty() { key.get_ref().to_string() } else { format!("{section}.{}", key.get_ref()) };
+        let wrong =
+            |at: usize, message: String| Err(Error::ConfigFile { path: file.into(), line: line_of(text, at), message });
+        let is_section = SETTINGS.iter().any(|s| s.section() == path);
+        match (setting(&path), value.get_ref()) {
+            (None, DeValue::Table(inner)) if is_section => check_table(text, file, &path, inner)?,
+            (None, _) if is_section => {
+                return wrong(
+                    value.span().start,
+                    format!("`{path}` is a section: write [{path}] on a line of its own"),
+                );
+            }
+            (None, _) => return wrong(key.span().start, format!("unknown key `{path}`{}", suggestion(&path))),
+            (Some(setting), _) => {
+                let source = &text[value.span()];
+                let read: Option<Value> = source.parse().ok();
+                if !read.is_some_and(|value| setting.kind.fits(&value)) {
+                    let expected = setting.kind.expected();
+                    return wrong(value.span().start, format!("`{path} = {source}`: expected {expected}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// "; did you mean `optim.lr`?" where a setting has a similar name, or the same key in another section.
+fn suggestion(path: &str) -> String {
+    let key = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
+    let similar = |s: &&Setting| {
+        let distance = strsim::damerau_levenshtein(s.path, path);
+        let same_name = key(s.path) == key(path) || s.alias.is_some_and(|alias| alias.replace('-', "_") == key(path));
+        if same_name { 0 } else { distance }
+    };
+    match SETTINGS.iter().min_by_key(similar).filter(|s| similar(s) <= 3) {
+        Some(s) => format!("; did you mean `{}`?", s.path),
+        None => "; `ptl-train train --help` lists all settings".into(),
+    }
+}
+
+fn syntax_error(text: &str, file: &Path, error: &toml::de::Error) -> Error {
+    let line = error.span().map_or(1, |span| line_of(text, span.start));
+    Error::ConfigFile { path: file.into(), line, message: error.message().replace('\n', ", ") }
+}
+
+/// 1-based line of a byte offset.
+fn line_of(text: &str, offset: usize) -> usize {
+    text.as_bytes()[..offset.min(text.len())].iter().filter(|&&b| b == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::Kind;
+
+    fn load(text: &str) -> Result<Config> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("run.toml");
+        fs::write(&file, text).unwrap();
+        Config::load(&Config::default(), Some(&file), &Overrides::default())
+    }
+
+    fn message(text: &str) -> String {
+        let text = load(text).unwrap_err().to_string();
+        assert!(!text.contains('\n'), "{text}");
+        text[text.find("run.toml").unwrap_or(0)..].to_owned()
+    }
+
+    fn flag(path: &str, value: &str) -> Overrides {
+        let mut flags = Overrides::default();
+        let setting = setting(path).unwrap();
+        flags.push(setting, setting.kind.parse(value).unwrap());
+        flags
+    }
+
+    #[test]
+    fn round_trip() {
+        let mut config = Config::default();
+        config.model.width = 0.3;
+        config.optim.lr = 3.5e-4;
+        config.optim.betas = [0.5, 0.99];
+        config.schedule.milestones = vec![3, 5];
+        config.data.root = PathBuf::from("some \"folder\"");
+        config.data.target = Some("other".into());
+        config.train.max_steps = Some(12);
+        config.ptl.state_policy = crate::latent_state::StatePolicy::CarryEpochs;
+        let text = config.to_toml();
+        assert!(text.contains("width = 0.3\n"), "{text}");
+        assert_eq!(load(&text).unwrap(), config);
+        assert_eq!(load("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("run.toml");
+        fs::write(&file, "seed = 7\n[optim]\nlr = 1e-3\nweight_decay = 0\n[ptl]\nstages = [1, 2]\n").unwrap();
+        let mut flags = flag("optim.lr", "0.5");
+        flags.push(setting("ptl.stages").unwrap(), Kind::Counts.parse("3,4").unwrap());
+        flags.push(setting("train.freeze_bn").unwrap(), Kind::Switch.parse("true").unwrap());
+        let config = Config::load(&Config::default(), Some(&file), &flags).unwrap();
+        assert_eq!((config.seed, config.optim.lr, config.optim.weight_decay), (7, 0.5, 0.0));
+        assert_eq!((config.ptl.stages, config.train.freeze_bn), (vec![3, 4], true));
+        assert_eq!(config.optim.momentum, 0.9);
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        let cases = [
+            ("seed = 1\n[optim]\nlrr = 1\n", "run.toml, line 3: unknown key `optim.lrr`; did you mean `optim.lr`?"),
+            ("[optim]\nepochs = 1\n", "run.toml, line 2: unknown key `optim.epochs`; did you mean `schedule.epochs`?"),
+            ("margin = 1\n", "run.toml, line 1: unknown key `margin`; did you mean `loss.triplet_margin`?"),
+            (
+                "\n[colour]\nx = 1\n",
+                "run.toml, line 2: unknown key `colour`; `ptl-train train --help` lists all settings",
+            ),
+            ("optim = 3\n", "run.toml, line 1: `optim` is a section: write [optim] on a line of its own"),
+            ("[optim]\nlr = \"fast\"\n", "run.toml, line 2: `optim.lr = \"fast\"`: expected a number"),
+            ("[sampler]\nids = -4\n", "run.toml, line 2: `sampler.ids = -4`: expected a whole number of at least 0"),
+            ("[ptl]\neval_state = \"media\"\n", "`ptl.eval_state = \"media\"`: expected zeros, mean or normal"),
+            ("[optim]\nbetas = [0.9]\n", "line 2: `optim.betas = [0.9]`: expected two numbers such as [0.9, 0.999]"),
+            ("device = \"cuda\"\n", "run.toml, line 1: `device = \"cuda\"`: expected auto or cpu"),
+            ("seed = 1\nseed = 2\n", "run.toml, line 2: "),
+            ("seed 1\n", "run.toml, line 1: "),
+        ];
+        for (text, expected) in cases {
+            let found = message(text);
+            assert!(found.contains(expected), "{text:?} gave\n{found}\nnot\n{expected}");
+        }
+        let missing = Config::load(&Config::default(), Some(Path::new("no-such.toml")), &Overrides::default());
+        assert!(missing.unwrap_err().to_string().starts_with("cannot read no-such.toml: "));
+    }
+
+    /// Fields of a section, from serde's own list ("expected one of `a`, `b`"), so that unset options count too.
+    fn fields(section: &str) -> BTreeSet<String> {
+        let text = if section.is_empty() { "_ = 1".to_owned() } else { format!("[{section}]\n_ = 1") };
+        let error = toml::from_str::<Config>(&text).unwrap_err();
+        let list = error.message().split_once("expected").unwrap().1;
+        list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_table_names_every_field_once() {
+        let sections: BTreeSet<&str> = SETTINGS.iter().map(Setting::section).filter(|s| !s.is_empty()).collect();
+        let mut paths = BTreeSet::new();
+        for field in fields("") {
+            if sections.contains(field.as_str()) {
+                paths.extend(fields(&field).into_iter().map(|key| format!("{field}.{key}")));
+            } else {
+                paths.insert(field);
+            }
+        }
+        let table: Vec<String> = SETTINGS.iter().map(|s| s.path.to_owned()).collect();
+        assert_eq!(table.len(), table.iter().collect::<BTreeSet<_>>().len(), "a path stands twice");
+        assert_eq!(table.into_iter().collect::<BTreeSet<_>>(), paths);
+        let aliases: Vec<&str> = SETTINGS.iter().filter_map(|s| s.alias).collect();
+        assert_eq!(aliases.len(), aliases.iter().collect::<BTreeSet<_>>().len(), "an alias stands twice");
+        assert!(SETTINGS.iter().all(|s| !s.help.is_empty()));
+    }
+
+    #[test]
+    fn kinds_agree_with_the_fields() {
+        let defaults: Table = toml::from_str(&Config::default().to_toml()).unwrap();
+        for s in SETTINGS {
+            let value = s.path.split('.').try_fold(&Value::Table(defaults.clone()), |v, k| v.get(k)).cloned();
+            if let Some(value) = value {
+                assert!(s.kind.fits(&value), "{}: {value}", s.path);
+            }
+            if let Kind::Choice(words) = s.kind {
+                for word in words {
+                    Config::load(&Config::default(), None, &flag(s.path, word)).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn flag_values() {
+        assert_eq!(Kind::Counts.parse("[1, 2]"), Kind::Counts.parse("1,2"));
+        assert_eq!(Kind::Path.parse("12"), Ok(Value::String("12".into())));
+        for (kind, text) in [
+            (Kind::Count, "-1"),
+            (Kind::Count, "1.5"),
+            (Kind::Real, "x"),
+            (Kind::Switch, "yes"),
+            (Kind::Counts, "1,,2"),
+            (Kind::Pair, ""),
+            (Kind::Pair, "0.9"),
+            (Kind::Choice(&["a", "b"]), "c"),
+        ] {
+            assert!(kind.parse(text).unwrap_err().starts_with("expected "), "{kind:?} {text}");
+        }
+    }
+}

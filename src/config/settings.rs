@@ -1,0 +1,237 @@
+//! The table of settings: path, flag, type, meaning.
+
+use toml::Value;
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// `section.key`, or the key alone at the top.
+    pub path: &'static str,
+    /// Short flag name, without the dashes; `--section.key` works too.
+    pub alias: Option<&'static str>,
+    pub kind: Kind,
+    pub help: &'static str,
+}
+
+/// What a value looks like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// Whole number of at least 0.
+    Count,
+    Real,
+    /// `true` or `false`; the flag alone means `true`.
+    Switch,
+    Path,
+    /// Whole numbers; `1,2,3` on the command line.
+    Counts,
+    /// Two numbers; `0.9,0.999` on the command line.
+    Pair,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+}
+
+const fn short(path: &'static str, alias: &'static str, kind: Kind, help: &'static str) -> Setting {
+    Setting { path, alias: Some(alias), kind, help }
+}
+
+const fn long(path: &'static str, kind: Kind, help: &'static str) -> Setting {
+    Setting { path, alias: None, kind, help }
+}
+
+use Kind::{Choice, Count, Counts, Pair, Path, Real, Switch};
+
+/// Every setting, section by section; a test holds it against the fields of [`Config`](super::Config).
+pub const SETTINGS: &[Setting] = &[
+    short("seed", "seed", Count, "Seed of everything drawn at random"),
+    short("threads", "threads", Count, "Threads that compute; 0 takes all cores (results are the same)"),
+    short("device", "device", Choice(&["auto", "cpu"]), "What computes; this build has no CUDA"),
+    short(
+        "model.arch",
+        "arch",
+        Choice(&[
+            "resnet18",
+            "resnet34",
+            "resnet50",
+            "resnet101",
+            "resnet18-ptl",
+            "resnet34-ptl",
+            "resnet50-ptl",
+            "resnet101-ptl",
+        ]),
+        "Network; -ptl adds BConv-Cells beside it",
+    ),
+    short("model.width", "width", Real, "Multiplier of the backbone's channel counts"),
+    short("model.height", "height", Count, "Input height in pixels"),
+    short("model.image_width", "image-width", Count, "Input width in pixels"),
+    short("model.last_stride", "last-stride", Count, "Stride of the backbone's last stage, 1 or 2"),
+    short("model.embedding", "embedding", Count, "Length of a linear embedding; 0 takes the pooled vector itself"),
+    short("model.pool", "pool", Choice(&["avg", "max"]), "Global pooling"),
+    short("ptl.stages", "stages", Counts, "Stages (1 to 4) with a BConv-Cell beside them"),
+    short("ptl.cell_width", "cell-width", Real, "Width of the cells, relative to the default"),
+    short(
+        "ptl.state_policy",
+        "state-policy",
+        Choice(&["carry", "carry-epochs", "reset"]),
+        "Training: latent states are reset at each epoch's start, never, or at every step",
+    ),
+    short(
+        "ptl.eval_state",
+        "eval-state",
+        Choice(&["zeros", "mean", "normal"]),
+        "Evaluation starts from zeros, from the mean of the last training state, or from seeded noise",
+    ),
+    short("ptl.state_init", "state-init", Choice(&["zeros", "normal"]), "What a state holds after a reset"),
+    short("data.root", "data", Path, "Folder of images in Market-1501 layout"),
+    short("data.target", "target", Path, "Another data set to evaluate on"),
+    short("data.skip_broken", "skip-broken", Switch, "Leave broken images out, with a warning"),
+    long("data.cache_mb", Count, "Memory for decoded images, MiB"),
+    long("augment.flip", Real, "Probability of mirroring"),
+    long("augment.pad", Count, "Pixels added on each side before a random crop"),
+    long("augment.random_erasing", Real, "Probability of erasing a rectangle"),
+    long("augment.interpolation", Choice(&["bicubic", "bilinear"]), "Filter used to resize"),
+    short("sampler.ids", "ids", Count, "P: identities in a batch"),
+    short("sampler.images", "images", Count, "K: images of each identity in a batch"),
+    short("sampler.passes", "passes", Count, "Times each identity is visited in an epoch"),
+    short("optim.kind", "optim", Choice(&["adam", "adamw", "sgd"]), "Update rule"),
+    short("optim.lr", "lr", Real, "Base learning rate"),
+    long("optim.betas", Pair, "Adam, AdamW: decay of the two moments"),
+    long("optim.eps", Real, "Adam, AdamW: added to the denominator"),
+    short(
+        "optim.weight_decay",
+        "weight-decay",
+        Real,
+        "Weight decay: added to the gradient; decoupled from it in AdamW",
+    ),
+    long("optim.amsgrad", Switch, "Adam, AdamW: divide by the largest second moment so far"),
+    short("optim.momentum", "momentum", Real, "SGD: momentum"),
+    long("optim.nesterov", Switch, "SGD: Nesterov's rule"),
+    long("optim.clip_norm", Real, "Largest L2 norm of the gradient; 0 does not clip"),
+    short("optim.ptl_lr", "ptl-lr", Real, "Multiplier of the learning rate in the PTL branch"),
+    short("optim.head_lr", "head-lr", Real, "Multiplier of the learning rate in reduction, neck and classifier"),
+    short("schedule.epochs", "epochs", Count, "Epochs to train"),
+    short(
+        "schedule.kind",
+        "schedule",
+        Choice(&["constant", "multistep", "step", "cosine"]),
+        "Course of the learning rate",
+    ),
+    short("schedule.milestones", "milestones", Counts, "multistep: epochs, from 1, at whose start the rate drops"),
+    long("schedule.gamma", Real, "multistep, step: factor of a drop"),
+    long("schedule.step_size", Count, "step: epochs between drops"),
+    long("schedule.min_lr", Real, "cosine: rate at the end"),
+    short("schedule.warmup_epochs", "warmup-epochs", Count, "Epochs of linear warm-up"),
+    long("schedule.warmup_factor", Real, "Share of the rate at the start of the warm-up"),
+    short("loss.label_smoothing", "label-smoothing", Real, "Share of the label spread over all identities"),
+    short("loss.triplet_margin", "margin", Real, "Margin of the batch-hard triplet loss"),
+    long("loss.triplet_weight", Real, "Weight of the triplet loss"),
+    long("loss.ce_weight", Real, "Weight of the cross-entropy"),
+    short("train.freeze_backbone", "freeze-backbone", Switch, "Train everything but the backbone"),
+    short("train.freeze_bn", "freeze-bn", Switch, "Stop the running statistics of a frozen backbone too"),
+    short("train.workers", "workers", Count, "Loader threads; 0 chooses"),
+    long("train.checkpoint_every", Count, "Epochs between checkpoints"),
+    short("train.eval_every", "eval-every", Count, "Epochs between evaluations; 0 evaluates at the end only"),
+    long("train.log_every", Count, "Steps between two lines of metrics"),
+    short("train.max_steps", "max-steps", Count, "Stop after that many steps"),
+    long("eval.flip", Switch, "Add the feature of the mirrored image"),
+    short("eval.batch", "eval-batch", Count, "Images in a batch"),
+];
+
+/// The setting at `path`.
+pub fn setting(path: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|s| s.path == path)
+}
+
+/// A heading for the settings of a section (empty: the top).
+pub fn section_title(section: &str) -> &'static str {
+    match section {
+        "model" => "Network [model]",
+        "ptl" => "BConv-Cells [ptl]",
+        "data" => "Data [data]",
+        "augment" => "Augmentation [augment]",
+        "sampler" => "Batches [sampler]",
+        "optim" => "Optimiser [optim]",
+        "schedule" => "Schedule [schedule]",
+        "loss" => "Loss [loss]",
+        "train" => "Training [train]",
+        "eval" => "Features [eval]",
+        _ => "General",
+    }
+}
+
+impl Setting {
+    /// `optim` of `optim.lr`; empty at the top.
+    pub fn section(&self) -> &'static str {
+        self.path.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// The flag shown first, without the dashes.
+    pub fn flag(&self) -> &'static str {
+        self.alias.unwrap_or(self.path)
+    }
+}
+
+impl Kind {
+    /// What a value must be, in words.
+    pub fn expected(self) -> String {
+        match self {
+            Count => "a whole number of at least 0".into(),
+            Real => "a number".into(),
+            Switch => "true or false".into(),
+            Path => "a path in quotes".into(),
+            Counts => "a list of whole numbers such as [1, 2]".into(),
+            Pair => "two numbers such as [0.9, 0.999]".into(),
+            Choice(words) => {
+                let (last, rest) = words.split_last().expect("a choice has words");
+                format!("{} or {last}", rest.join(", "))
+            }
+        }
+    }
+
+    /// Placeholder in help.
+    pub fn placeholder(self) -> &'static str {
+        match self {
+            Count => "N",
+            Real => "X",
+            Switch => "BOOL",
+            Path => "DIR",
+            Counts => "N,N..",
+            Pair => "X,X",
+            Choice(_) => "WORD",
+        }
+    }
+
+    /// Reads a value from the command line.
+    ///
+    /// # Errors
+    /// What was expected, in words.
+    pub fn parse(self, text: &str) -> Result<Value, String> {
+        let list = || text.trim().trim_start_matches('[').trim_end_matches(']').split(',').map(str::trim);
+        let value = match self {
+            Count => text.parse().ok().map(Value::Integer),
+            Real => text.parse().ok().map(Value::Float),
+            Switch => text.parse().ok().map(Value::Boolean),
+            Path | Choice(_) => Some(Value::String(text.into())),
+            Counts => list().map(|n| n.parse().ok().map(Value::Integer)).collect::<Option<_>>().map(Value::Array),
+            Pair => list().map(|x| x.parse().ok().map(Value::Float)).collect::<Option<_>>().map(Value::Array),
+        };
+        value.filter(|value| self.fits(value)).ok_or_else(|| match self {
+            Counts => "expected whole numbers such as 1,2".into(),
+            Pair => "expected two numbers such as 0.9,0.999".into(),
+            _ => format!("expected {}", self.expected()),
+        })
+    }
+
+    /// Whether `value` has this form.
+    pub fn fits(self, value: &Value) -> bool {
+        match (self, value) {
+            (Count, Value::Integer(n)) => *n >= 0,
+            (Real, Value::Float(_) | Value::Integer(_)) | (Switch, Value::Boolean(_)) | (Path, Value::String(_)) => {
+                true
+            }
+            (Counts, Value::Array(items)) => items.iter().all(|item| Count.fits(item)),
+            (Pair, Value::Array(items)) => items.len() == 2 && items.iter().all(|item| Real.fits(item)),
+            (Choice(words), Value::String(word)) => words.contains(&word.as_str()),
+            _ => false,
+        }
+    }
+}

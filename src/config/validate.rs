@@ -1,0 +1,191 @@
+//! Settings that cannot work, refused before any long work starts.
+
+use super::{Config, OptimKind, ScheduleKind};
+use crate::nn::Architecture;
+use crate::{Error, Result};
+
+impl Config {
+    /// Refuses values that cannot work, whatever the data.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] names the first one.
+    pub fn validate(&self) -> Result<()> {
+        self.validate_network()?;
+        self.validate_batches()?;
+        self.validate_training()
+    }
+
+    fn validate_network(&self) -> Result<()> {
+        let m = &self.model;
+        m.arch.strip_suffix("-ptl").unwrap_or(&m.arch).parse::<Architecture>()?;
+        check("model.width", m.width, m.width > 0.0 && m.width <= 16.0, "choose more than 0 and at most 16")?;
+        for (setting, pixels) in [("model.height", m.height), ("model.image_width", m.image_width)] {
+            check(setting, pixels, (16..=4096).contains(&pixels), "choose from 16 to 4096 pixels")?;
+        }
+        check("model.last_stride", m.last_stride, matches!(m.last_stride, 1 | 2), "choose 1 or 2")?;
+        check("model.embedding", m.embedding, m.embedding <= 1 << 16, "choose at most 65536")?;
+        let stages = &self.ptl.stages;
+        check(
+            "ptl.stages",
+            format!("{stages:?}"),
+            !stages.is_empty() && stages.is_sorted_by(|a, b| a < b) && stages.iter().all(|s| (1..=4).contains(s)),
+            "name one or more of the stages 1 to 4 in ascending order (or take an arch without -ptl)",
+        )?;
+        let width = self.ptl.cell_width;
+        check("ptl.cell_width", width, width > 0.0 && width <= 16.0, "choose more than 0 and at most 16")
+    }
+
+    fn validate_batches(&self) -> Result<()> {
+        let a = &self.augment;
+        for (setting, p) in [("augment.flip", a.flip), ("augment.random_erasing", a.random_erasing)] {
+            check(setting, p, (0.0..=1.0).contains(&p), "a probability lies between 0 and 1")?;
+        }
+        let side = self.model.height.min(self.model.image_width);
+        check("augment.pad", a.pad, a.pad < side, "choose less than the shorter side of the input")?;
+        let s = &self.sampler;
+        check(
+            "sampler.ids",
+            s.ids,
+            (2..=4096).contains(&s.ids),
+            "a triplet needs 2 identities or more (at most 4096)",
+        )?;
+        check(
+            "sampler.images",
+            s.images,
+            (2..=4096).contains(&s.images),
+            "a triplet needs 2 images or more (at most 4096)",
+        )?;
+        check("sampler.passes", s.passes, s.passes >= 1, "choose at least 1")?;
+        check("eval.batch", self.eval.batch, (1..=65536).contains(&self.eval.batch), "choose from 1 to 65536")?;
+        check("threads", self.threads, self.threads <= 1024, "choose at most 1024, or 0 for all cores")?;
+        check("train.workers", self.train.workers, self.train.workers <= 1024, "choose at most 1024, or 0")
+    }
+
+    fn validate_training(&self) -> Result<()> {
+        let o = &self.optim;
+        o.optimizer().validate()?;
+        check("optim.lr", o.lr, o.lr.is_finite() && o.lr > 0.0, "choose a number greater than 0")?;
+        let factors = [
+            ("optim.weight_decay", o.weight_decay),
+            ("optim.clip_norm", o.clip_norm),
+            ("optim.ptl_lr", o.ptl_lr),
+            ("optim.head_lr", o.head_lr),
+            ("loss.triplet_margin", self.loss.triplet_margin),
+            ("loss.triplet_weight", self.loss.triplet_weight),
+            ("loss.ce_weight", self.loss.ce_weight),
+        ];
+        for (setting, x) in factors {
+            check(setting, x, x.is_finite() && x >= 0.0, "choose a number of at least 0")?;
+        }
+        let weights = [self.loss.ce_weight, self.loss.triplet_weight];
+        check("loss.ce_weight", 0, weights != [0.0, 0.0], "the triplet loss has weight 0 too, so nothing would train")?;
+        let smoothing = self.loss.label_smoothing;
+        check("loss.label_smoothing", smoothing, (0.0..1.0).contains(&smoothing), "choose from 0 to below 1")?;
+        let decoupled = o.kind == OptimKind::AdamW && o.lr * f64::from(o.weight_decay) >= 1.0;
+        check("optim.weight_decay", o.weight_decay, !decoupled, "lr times this must stay below 1 with AdamW")?;
+
+        let s = &self.schedule;
+        check("schedule.epochs", s.epochs, s.epochs >= 1, "choose at least 1")?;
+        let factor = |x: f64| x > 0.0 && x <= 1.0;
+        check("schedule.gamma", s.gamma, factor(s.gamma), "choose more than 0 and at most 1")?;
+        check("schedule.warmup_factor", s.warmup_factor, factor(s.warmup_factor), "choose more than 0 and at most 1")?;
+        check("schedule.step_size", s.step_size, s.step_size >= 1, "choose at least 1")?;
+        check("schedule.min_lr", s.min_lr, s.min_lr >= 0.0 && s.min_lr <= o.lr, "choose from 0 to the learning rate")?;
+        check(
+            "schedule.milestones",
+            format!("{:?}", s.milestones),
+            s.kind != ScheduleKind::MultiStep || s.milestones.iter().all(|&m| m >= 1),
+            "epochs count from 1",
+        )?;
+        let every = self.train.checkpoint_every;
+        check("train.checkpoint_every", every, every >= 1, "choose at least 1")?;
+        check("train.log_every", self.train.log_every, self.train.log_every >= 1, "choose at least 1")?;
+        check("train.max_steps", 0, self.train.max_steps != Some(0), "choose at least 1")
+    }
+}
+
+fn check(setting: &str, value: impl ToString, holds: bool, reason: &str) -> Result<()> {
+    if holds {
+        return Ok(());
+    }
+    Err(Error::Setting { setting: setting.into(), value: value.to_string(), reason: reason.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_work() {
+        Config::default().validate().unwrap();
+    }
+
+    #[test]
+    fn impossible_values_are_named() {
+        type Change = fn(&mut Config);
+        let cases: &[(&str, Change)] = &[
+            ("model.width", |c| c.model.width = 0.0),
+            ("model.width", |c| c.model.width = f32::NAN),
+            ("model.height", |c| c.model.height = 0),
+            ("model.image_width", |c| c.model.image_width = 100_000),
+            ("model.last_stride", |c| c.model.last_stride = 3),
+            ("ptl.stages", |c| c.ptl.stages = vec![]),
+            ("ptl.stages", |c| c.ptl.stages = vec![2, 2]),
+            ("ptl.stages", |c| c.ptl.stages = vec![5]),
+            ("ptl.cell_width", |c| c.ptl.cell_width = -1.0),
+            ("augment.flip", |c| c.augment.flip = 1.5),
+            ("augment.random_erasing", |c| c.augment.random_erasing = f32::NAN),
+            ("augment.pad", |c| c.augment.pad = 128),
+            ("sampler.ids", |c| c.sampler.ids = 1),
+            ("sampler.images", |c| c.sampler.images = 1),
+            ("sampler.passes", |c| c.sampler.passes = 0),
+            ("eval.batch", |c| c.eval.batch = 0),
+            ("threads", |c| c.threads = 5000),
+            ("optim.lr", |c| c.optim.lr = -1.0),
+            ("optim.lr", |c| c.optim.lr = f64::INFINITY),
+            ("optim.betas", |c| c.optim.betas = [0.9, 1.0]),
+            ("optim.eps", |c| c.optim.eps = 0.0),
+            ("optim.weight_decay", |c| c.optim.weight_decay = -1e-3),
+            ("optim.weight_decay", |c| {
+                c.optim.kind = OptimKind::AdamW;
+                c.optim.lr = 10.0;
+                c.optim.weight_decay = 0.5;
+            }),
+            ("optim.ptl_lr", |c| c.optim.ptl_lr = f32::NAN),
+            ("loss.triplet_margin", |c| c.loss.triplet_margin = -0.1),
+            ("loss.ce_weight", |c| (c.loss.ce_weight, c.loss.triplet_weight) = (0.0, 0.0)),
+            ("loss.label_smoothing", |c| c.loss.label_smoothing = 1.0),
+            ("schedule.epochs", |c| c.schedule.epochs = 0),
+            ("schedule.gamma", |c| c.schedule.gamma = 0.0),
+            ("schedule.min_lr", |c| c.schedule.min_lr = 1.0),
+            ("schedule.milestones", |c| {
+                c.schedule.kind = ScheduleKind::MultiStep;
+                c.schedule.milestones = vec![0, 3];
+            }),
+            ("train.log_every", |c| c.train.log_every = 0),
+            ("train.max_steps", |c| c.train.max_steps = Some(0)),
+        ];
+        for (setting, change) in cases {
+            let mut config = Config::default();
+            change(&mut config);
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{setting} = ")), "{setting}: {error}");
+        }
+        let config =
+            Config { model: super::super::Model { arch: "vgg".into(), ..Default::default() }, ..Config::default() };
+        assert!(config.validate().unwrap_err().to_string().contains("vgg"));
+    }
+
+    /// The published recipe: epoch e, counted from 1, runs at lr · 0.1^#{m ≤ e}.
+    #[test]
+    fn milestones_count_epochs_from_one() {
+        let mut config = Config::default();
+        config.schedule.kind = ScheduleKind::MultiStep;
+        config.schedule.milestones = vec![3, 5];
+        let schedule = config.schedule.schedule();
+        let rates: Vec<f64> = (0..5).map(|epoch| schedule.lr(1.0, epoch)).collect();
+        for (got, want) in rates.iter().zip([1.0, 1.0, 0.1, 0.1, 0.01]) {
+            assert!((got - want).abs() < 1e-12, "{rates:?}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Replacing a file in one step.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::Result;
+use crate::error::IoContext;
+
+/// Writes `path` through a file beside it that is synced and renamed: whatever happens, `path` holds the whole old or the
+/// whole new content.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io) with `path`; the old file is then untouched and nothing is left beside it.
+pub fn atomic_write(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    let temporary = temporary_name(path);
+    let written = write_synced(&temporary, write).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // The first error is the one to report; what can be removed is removed.
+        let _ = fs::remove_file(&temporary);
+    }
+    written.at("write", path)?;
+    sync_folder(path);
+    Ok(())
+}
+
+fn write_synced(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    write(&mut file)?;
+    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+}
+
+/// Hidden, and always the same for a path: what a killed process leaves is overwritten by the next one.
+fn temporary_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.tmp"))
+}
+
+/// Makes the rename itself last. Some file systems cannot sync a folder; the rename is then as lasting as they make it.
+fn sync_folder(path: &Path) {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("summary.json");
+        atomic_write(&path, |file| file.write_all(b"old")).unwrap();
+        let error = atomic_write(&path, |file| {
+            file.write_all(b"half of the n")?;
+            Err(io::ErrorKind::StorageFull.into())
+        })
+        .unwrap_err();
+        assert!(error.to_string().starts_with(&format!("cannot write {}: ", path.display())), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        atomic_write(&path, |file| file.write_all(b"new")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_missing_folder_is_one_error() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(atomic_write(&folder.path().join("no/file"), |_| Ok(())).is_err());
+    }
+}
