@@ -353,20 +353,20 @@ impl Optim {
 }
 
 impl Schedule {
-    /// The schedule over 0-based epochs. Milestones count epochs from 1, as in the published recipe: epoch e runs at
-    /// lr · gamma^#{m ≤ e}.
-    pub fn schedule(&self) -> schedule::Schedule {
-        let warmup =
-            (self.warmup_epochs > 0).then_some(Warmup { iters: self.warmup_epochs, start_factor: self.warmup_factor });
+    /// The schedule over steps (from 0), for epochs of `steps` batches. Milestones count epochs from 1, as in the published
+    /// recipe: epoch e runs at lr · gamma^#{m ≤ e}.
+    pub fn per_step(&self, steps: u64) -> schedule::Schedule {
+        let warmup = (self.warmup_epochs > 0)
+            .then_some(Warmup { iters: self.warmup_epochs * steps, start_factor: self.warmup_factor });
         let decay = match self.kind {
             ScheduleKind::Constant => Decay::Constant,
-            ScheduleKind::Step => Decay::Step { step_size: self.step_size, gamma: self.gamma },
+            ScheduleKind::Step => Decay::Step { step_size: self.step_size * steps, gamma: self.gamma },
             ScheduleKind::MultiStep => Decay::MultiStep {
-                milestones: self.milestones.iter().map(|m| m.saturating_sub(1)).collect(),
+                milestones: self.milestones.iter().map(|m| m.saturating_sub(1) * steps).collect(),
                 gamma: self.gamma,
             },
             ScheduleKind::Cosine => Decay::Cosine {
-                t_max: (self.epochs as u64).saturating_sub(self.warmup_epochs).max(1),
+                t_max: ((self.epochs as u64).saturating_sub(self.warmup_epochs) * steps).max(1),
                 eta_min: self.min_lr,
             },
         };

@@ -26,8 +26,56 @@ pub enum Error {
          training run"
     )]
     NoLatentState { cell: String },
+    /// The loss is NaN or infinite.
+    #[error(
+        "the loss became {loss} at learning rate {lr:e}: lower --lr, add --warmup-epochs or clip the gradient with \
+         --clip-norm (batch: {})", files.join(", ")
+    )]
+    NonFiniteLoss { loss: f64, lr: f64, files: Vec<String> },
     // --- data ---
+    /// A folder that is no data set.
+    #[error("{} is not a data set in Market-1501 layout: {reason}", path.display())]
+    NotADataset { path: PathBuf, reason: String },
+    /// A subset without images.
+    #[error("{dataset} has no {subset} images")]
+    NoImages { subset: &'static str, dataset: String },
+    /// A batch needs more identities than there are.
+    #[error("{dataset} has {found} training identities, a batch needs {needed}: lower --ids")]
+    TooFewIdentities { dataset: String, found: usize, needed: usize },
+    /// Nothing can be measured.
+    #[error("none of the {queries} queries of {dataset} has a match from another camera in the gallery")]
+    NoCrossCameraMatch { dataset: String, queries: usize },
+    /// Files that cannot be decoded.
+    #[error("{count} images are broken, the first is {} ({reason}): repair or remove them, or pass --skip-broken", path.display())]
+    BrokenImages { count: usize, path: PathBuf, reason: String },
+    /// A file that cannot be decoded.
+    #[error("image {}: {reason}", path.display())]
+    Image { path: PathBuf, reason: String },
     // --- evaluation ---
+    /// Features, identities and cameras of a query or gallery set differ in number.
+    #[error(
+        "{set}: {values} feature values in rows of {dim}, {pids} identities and {camids} cameras do not belong together: \
+         give one row, one identity and one camera for each image"
+    )]
+    FeatureRows {
+        /// "query" or "gallery".
+        set: &'static str,
+        values: usize,
+        dim: usize,
+        pids: usize,
+        camids: usize,
+    },
+    /// A feature is NaN or infinite.
+    #[error(
+        "row {row} of the {set} features is not finite: the network that made it has diverged or its image is broken"
+    )]
+    NotFiniteFeature { set: &'static str, row: usize },
+    /// Nothing to average over.
+    #[error(
+        "none of the {queries} queries has a match in the gallery that counts: query and gallery need images of the same \
+         identities from different cameras (with a single camera, keep same-camera matches)"
+    )]
+    NoValidQuery { queries: usize },
     // --- run folder, checkpoints ---
     /// A configuration file says something that is no setting.
     #[error("{}, line {line}: {message}", path.display())]

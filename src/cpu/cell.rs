@@ -8,6 +8,7 @@ use super::gemm::{LeftRows, MC, Shared};
 use super::math::{sigmoid, tanh};
 use super::microkernel::{self, Isa, MR};
 use super::par;
+use super::simd::with_best_isa;
 
 /// Workspace of [`bconv_forward`], in f32.
 pub fn forward_workspace(gates: &Conv2dGeometry) -> usize {
@@ -65,35 +66,37 @@ fn forward_on(
                 product.panel_tile(&pointers, rows.len(), p, &mut tile);
                 let first = p * width;
                 let live = width.min(channels - first);
-                for (row, a) in rows.clone().zip(tile.chunks_exact_mut(nr)) {
-                    let (sigmoids, g) = a.split_at_mut(3 * width);
-                    sigmoids.iter_mut().for_each(|v| *v = sigmoid(*v));
-                    g.iter_mut().for_each(|v| *v = tanh(*v));
-                    let at = row * channels + first;
-                    let before = &previous[at..at + live];
-                    // SAFETY: row and channels of this task only; lengths asserted above.
-                    let (state, out) = unsafe {
-                        (
-                            std::slice::from_raw_parts_mut(current.get().add(at), live),
-                            std::slice::from_raw_parts_mut(y.get().add(at), live),
-                        )
-                    };
-                    let (i, f, o) = (&sigmoids[..live], &sigmoids[width..][..live], &sigmoids[2 * width..][..live]);
-                    for c in 0..live {
-                        state[c] = f[c] * before[c] + i[c] * g[c];
-                        out[c] = o[c] * tanh(state[c]);
-                    }
-                    if let Some(saved) = saved {
-                        for (gate, values) in a.chunks_exact(width).enumerate() {
-                            // SAFETY: as above, columns `gate · C + first ..` of the row.
-                            let to = unsafe {
-                                let start = saved.get().add(row * 4 * channels + gate * channels + first);
-                                std::slice::from_raw_parts_mut(start, live)
-                            };
-                            to.copy_from_slice(&values[..live]);
+                with_best_isa(|| {
+                    for (row, a) in rows.clone().zip(tile.chunks_exact_mut(nr)) {
+                        let (sigmoids, g) = a.split_at_mut(3 * width);
+                        sigmoids.iter_mut().for_each(|v| *v = sigmoid(*v));
+                        g.iter_mut().for_each(|v| *v = tanh(*v));
+                        let at = row * channels + first;
+                        let before = &previous[at..at + live];
+                        // SAFETY: row and channels of this task only; lengths asserted above.
+                        let (state, out) = unsafe {
+                            (
+                                std::slice::from_raw_parts_mut(current.get().add(at), live),
+                                std::slice::from_raw_parts_mut(y.get().add(at), live),
+                            )
+                        };
+                        let (i, f, o) = (&sigmoids[..live], &sigmoids[width..][..live], &sigmoids[2 * width..][..live]);
+                        for c in 0..live {
+                            state[c] = f[c] * before[c] + i[c] * g[c];
+                            out[c] = o[c] * tanh(state[c]);
+                        }
+                        if let Some(saved) = saved {
+                            for (gate, values) in a.chunks_exact(width).enumerate() {
+                                // SAFETY: as above, columns `gate · C + first ..` of the row.
+                                let to = unsafe {
+                                    let start = saved.get().add(row * 4 * channels + gate * channels + first);
+                                    std::slice::from_raw_parts_mut(start, live)
+                                };
+                                to.copy_from_slice(&values[..live]);
+                            }
                         }
                     }
-                }
+                });
             }
         });
     });

@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use super::simd::with_best_isa;
+
 /// Elements that one task handles: large enough to pay for the task, small enough to balance many cores.
 const TASK_LEN: usize = 1 << 15;
 
@@ -13,7 +15,7 @@ pub fn task_rows(row_len: usize) -> usize {
 /// Calls `f(first row, rows)` on chunks of `data` seen as rows of `row_len`.
 pub fn rows_mut(data: &mut [f32], row_len: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = task_rows(row_len);
-    data.par_chunks_mut(rows * row_len).enumerate().for_each(|(i, chunk)| f(i * rows, chunk));
+    data.par_chunks_mut(rows * row_len).enumerate().for_each(|(i, chunk)| with_best_isa(|| f(i * rows, chunk)));
 }
 
 /// `destination[i] = source[i]`, or `+=`.
@@ -39,7 +41,7 @@ pub fn column_sums(
         .into_par_iter()
         .map(|i| {
             let mut sums = vec![0.0; width];
-            f(i * step..((i + 1) * step).min(rows), &mut sums);
+            with_best_isa(|| f(i * step..((i + 1) * step).min(rows), &mut sums));
             sums
         })
         .collect();

@@ -1,5 +1,34 @@
 //! Vectors of f32 for the microkernel: AVX-512, AVX2 with FMA, and arrays that the compiler vectorises (NEON, others).
 
+/// Runs `f`, compiled for the best instruction set of this machine: loops in it (if it is inlined) use the widest vectors,
+/// where code for any x86-64 would use SSE2.
+#[inline(always)]
+pub(super) fn with_best_isa<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+        fn avx512<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        if is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+        {
+            // SAFETY: detected; every CPU with these has the rest of the list.
+            return unsafe { avx512(f) };
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: detected.
+            return unsafe { avx2(f) };
+        }
+    }
+    f()
+}
+
 /// A SIMD register of f32 lanes.
 ///
 /// # Safety

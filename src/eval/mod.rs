@@ -1,1 +1,4 @@
 //! Ranking metrics and reports.
+
+mod distance;
+pub mod ranking;

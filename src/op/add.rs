@@ -45,3 +45,8 @@ pub(super) fn cases() -> Vec<OpCase> {
     let shape = Shape::new(2, 3, 2, 5);
     vec![OpCase::new("add", &[shape, shape], &[], |g, _, x, _, _| add(g, x[0], x[1]))]
 }
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    let shape = Shape::new(16, 32, 16, 256);
+    vec![OpCase::new("add", &[shape, shape], &[], |g, _, x, _, _| add(g, x[0], x[1]))]
+}

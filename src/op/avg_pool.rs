@@ -77,3 +77,7 @@ pub(super) fn cases() -> Vec<OpCase> {
         OpCase::new("global_avg_pool", &[Shape::new(3, 4, 2, 5)], &[], |g, _, x, _, _| global_avg_pool(g, x[0])),
     ]
 }
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    vec![OpCase::new("global_avg_pool", &[Shape::new(16, 16, 8, 2048)], &[], |g, _, x, _, _| global_avg_pool(g, x[0]))]
+}

@@ -92,10 +92,10 @@ impl BatchNormOp {
         let sums = par::column_sums(rows, 2 * channels, channels, |range, sums| {
             let (sum, square) = sums.split_at_mut(channels);
             for row in x[range.start * channels..range.end * channels].chunks_exact(channels) {
-                for c in 0..channels {
-                    let d = row[c] - pivot[c];
-                    sum[c] += d;
-                    square[c] += d * d;
+                for (((sum, square), x), pivot) in sum.iter_mut().zip(&mut *square).zip(row).zip(pivot) {
+                    let d = x - pivot;
+                    *sum += d;
+                    *square += d * d;
                 }
             }
         });
@@ -148,18 +148,23 @@ impl Op for BatchNormOp {
         let floor = if self.relu { 0.0 } else { f32::NEG_INFINITY };
         par::rows_mut(cx.output, channels, |first, y| {
             let start = first * channels;
-            let rows = y.chunks_exact_mut(channels).zip(x[start..].chunks_exact(channels));
-            match residual {
-                None => rows.for_each(|(y, x)| {
-                    for c in 0..channels {
-                        y[c] = at_least(floor, (x[c] - mean[c]) * scale[c] + bias[c]);
+            let (mean, scale, bias) = (&mean[..channels], &scale[..channels], &bias[..channels]);
+            for (i, y) in y.chunks_exact_mut(channels).enumerate() {
+                let at = start + i * channels;
+                let x = &x[at..at + channels];
+                match residual {
+                    None => {
+                        for c in 0..channels {
+                            y[c] = at_least(floor, (x[c] - mean[c]) * scale[c] + bias[c]);
+                        }
                     }
-                }),
-                Some(residual) => rows.zip(residual[start..].chunks_exact(channels)).for_each(|((y, x), r)| {
-                    for c in 0..channels {
-                        y[c] = at_least(floor, (x[c] - mean[c]) * scale[c] + bias[c] + r[c]);
+                    Some(residual) => {
+                        let r = &residual[at..at + channels];
+                        for c in 0..channels {
+                            y[c] = at_least(floor, (x[c] - mean[c]) * scale[c] + bias[c] + r[c]);
+                        }
                     }
-                }),
+                }
             }
         });
     }
@@ -169,17 +174,18 @@ impl Op for BatchNormOp {
         let (x, y, dy) = (cx.inputs[0], cx.output, cx.grad_output);
         let (mean, inv_std) = cx.saved.split_at(channels);
         let rows = x.len() / channels;
-        // Without ReLU every gradient passes: the mask is then read from `dy` itself and never fails.
-        let passes = |y: &[f32], c: usize| !self.relu || y[c] > 0.0;
-        let y = if self.relu { y } else { dy };
+        // Without ReLU every gradient passes: `dy` stands in for `y`, against a floor below everything.
+        let (y, floor) = if self.relu { (y, 0.0) } else { (dy, f32::NEG_INFINITY) };
+        let row_of = |row: usize| row * channels..(row + 1) * channels;
 
         let sums = par::column_sums(rows, 2 * channels, channels, |range, sums| {
             let (sum, dot) = sums.split_at_mut(channels);
-            let span = range.start * channels..range.end * channels;
-            let rows = x[span.clone()].chunks_exact(channels).zip(y[span.clone()].chunks_exact(channels));
-            for ((x, y), dy) in rows.zip(dy[span].chunks_exact(channels)) {
+            let (mean, inv_std) = (&mean[..channels], &inv_std[..channels]);
+            for row in range {
+                let span = row_of(row);
+                let (x, y, dy) = (&x[span.clone()], &y[span.clone()], &dy[span]);
                 for c in 0..channels {
-                    let g = if passes(y, c) { dy[c] } else { 0.0 };
+                    let g = if y[c] > floor { dy[c] } else { 0.0 };
                     sum[c] += g;
                     dot[c] += g * ((x[c] - mean[c]) * inv_std[c]);
                 }
@@ -198,14 +204,15 @@ impl Op for BatchNormOp {
             let mean_g: Vec<f32> = sum.iter().map(|s| (s * share) as f32).collect();
             let mean_dot: Vec<f32> = dot.iter().zip(inv_std).map(|(s, &i)| (s * share) as f32 * i).collect();
             par::rows_mut(grad.data, channels, |first, dx| {
-                let start = first * channels;
-                let rows = dx.chunks_exact_mut(channels).zip(x[start..].chunks_exact(channels));
-                let others = y[start..].chunks_exact(channels).zip(dy[start..].chunks_exact(channels));
-                for ((dx, x), (y, dy)) in rows.zip(others) {
+                let (mean, scale) = (&mean[..channels], &scale[..channels]);
+                let (mean_g, mean_dot) = (&mean_g[..channels], &mean_dot[..channels]);
+                for (i, dx) in dx.chunks_exact_mut(channels).enumerate() {
+                    let span = row_of(first + i);
+                    let (x, y, dy) = (&x[span.clone()], &y[span.clone()], &dy[span]);
                     for c in 0..channels {
-                        let g = if passes(y, c) { dy[c] } else { 0.0 };
+                        let g = if y[c] > floor { dy[c] } else { 0.0 };
                         let value = scale[c] * (g - mean_g[c] - (x[c] - mean[c]) * mean_dot[c]);
-                        dx[c] = if accumulate { dx[c] + value } else { value };
+                        dx[c] = value + if accumulate { dx[c] } else { 0.0 };
                     }
                 }
             });
@@ -213,13 +220,10 @@ impl Op for BatchNormOp {
         if let Some(Some(grad)) = cx.grad_inputs.get_mut(1) {
             let accumulate = grad.accumulate;
             par::rows_mut(grad.data, channels, |first, dr| {
-                let start = first * channels;
-                let others = y[start..].chunks_exact(channels).zip(dy[start..].chunks_exact(channels));
-                for (dr, (y, dy)) in dr.chunks_exact_mut(channels).zip(others) {
-                    for c in 0..channels {
-                        let g = if passes(y, c) { dy[c] } else { 0.0 };
-                        dr[c] = if accumulate { dr[c] + g } else { g };
-                    }
+                let span = first * channels..first * channels + dr.len();
+                for ((dr, y), dy) in dr.iter_mut().zip(&y[span.clone()]).zip(&dy[span]) {
+                    let g = if *y > floor { *dy } else { 0.0 };
+                    *dr = g + if accumulate { *dr } else { 0.0 };
                 }
             });
         }
@@ -233,33 +237,44 @@ fn at_least(floor: f32, value: f32) -> f32 {
 }
 
 pub(super) fn cases() -> Vec<OpCase> {
-    fn norm(store: &mut Store, p: &[ParamId], channels: usize) -> BatchNorm {
-        BatchNorm {
-            weight: p[0],
-            bias: p[1],
-            running_mean: store.add_buffer("running_mean".into(), channels, 0.1),
-            running_var: store.add_buffer("running_var".into(), channels, 0.7),
-            num_batches_tracked: store.add_counter("num_batches_tracked".into()),
-            eps: 1e-5,
-            momentum: 0.1,
-        }
-    }
     let shape = Shape::new(2, 3, 4, 5);
     let params: [(&[usize], Layout); 2] = [(&[5], Layout::Plain), (&[5], Layout::Plain)];
     vec![
         OpCase::new("batch_norm", &[shape], &params, |g, s, x, p, _| {
-            let norm = norm(s, p, 5);
+            let norm = case_norm(s, p, 5);
             batch_norm(g, s, x[0], &norm, None, false)
         }),
         OpCase::new("batch_norm relu", &[shape], &params, |g, s, x, p, _| {
-            let norm = norm(s, p, 5);
+            let norm = case_norm(s, p, 5);
             batch_norm(g, s, x[0], &norm, None, true)
         })
         .kinked(),
         OpCase::new("batch_norm residual relu", &[shape, shape], &params, |g, s, x, p, _| {
-            let norm = norm(s, p, 5);
+            let norm = case_norm(s, p, 5);
             batch_norm(g, s, x[0], &norm, Some(x[1]), true)
         })
         .kinked(),
     ]
+}
+
+/// The parts that a case cannot declare as parameters.
+fn case_norm(store: &mut Store, p: &[ParamId], channels: usize) -> BatchNorm {
+    BatchNorm {
+        weight: p[0],
+        bias: p[1],
+        running_mean: store.add_buffer("running_mean".into(), channels, 0.1),
+        running_var: store.add_buffer("running_var".into(), channels, 0.7),
+        num_batches_tracked: store.add_counter("num_batches_tracked".into()),
+        eps: 1e-5,
+        momentum: 0.1,
+    }
+}
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    let shape = Shape::new(16, 64, 32, 256);
+    let params: [(&[usize], Layout); 2] = [(&[256], Layout::Plain), (&[256], Layout::Plain)];
+    vec![OpCase::new("batch_norm residual relu", &[shape, shape], &params, |g, s, x, p, _| {
+        let norm = case_norm(s, p, 256);
+        batch_norm(g, s, x[0], &norm, Some(x[1]), true)
+    })]
 }

@@ -101,3 +101,21 @@ pub(super) fn cases() -> Vec<OpCase> {
         }),
     ]
 }
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    let w = Layout::Conv;
+    vec![
+        OpCase::new("bconv_cell 3-16 s2", &[Shape::new(16, 256, 128, 3)], &[(&[64, 3, 3, 3], w)], |g, s, x, p, _| {
+            bconv_cell(g, s, "cell", x[0], p[0], [2, 2], [1, 1])
+        }),
+        OpCase::new("bconv_cell 64-64", &[Shape::new(16, 64, 32, 64)], &[(&[256, 64, 3, 3], w)], |g, s, x, p, _| {
+            bconv_cell(g, s, "cell", x[0], p[0], [1, 1], [1, 1])
+        }),
+        OpCase::new(
+            "bconv_cell 128-128 s2",
+            &[Shape::new(16, 32, 16, 128)],
+            &[(&[512, 128, 3, 3], w)],
+            |g, s, x, p, _| bconv_cell(g, s, "cell", x[0], p[0], [2, 2], [1, 1]),
+        ),
+    ]
+}

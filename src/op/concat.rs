@@ -76,3 +76,8 @@ pub(super) fn cases() -> Vec<OpCase> {
     let shapes = [Shape::new(2, 3, 2, 5), Shape::new(2, 3, 2, 1), Shape::new(2, 3, 2, 8)];
     vec![OpCase::new("concat", &shapes, &[], |g, _, x, _, _| concat(g, x))]
 }
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    let shapes = [Shape::new(16, 64, 32, 256), Shape::new(16, 64, 32, 32)];
+    vec![OpCase::new("concat", &shapes, &[], |g, _, x, _, _| concat(g, x))]
+}

@@ -126,3 +126,21 @@ pub(super) fn cases() -> Vec<OpCase> {
         }),
     ]
 }
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    let w = Layout::Conv;
+    vec![
+        OpCase::new("conv2d 1x1 256-64", &[Shape::new(16, 64, 32, 256)], &[(&[64, 256, 1, 1], w)], |g, s, x, p, _| {
+            conv2d(g, s, x[0], p[0], None, [1, 1], [0, 0])
+        }),
+        OpCase::new("conv2d 3x3 128", &[Shape::new(16, 32, 16, 128)], &[(&[128, 128, 3, 3], w)], |g, s, x, p, _| {
+            conv2d(g, s, x[0], p[0], None, [1, 1], [1, 1])
+        }),
+        OpCase::new("conv2d 7x7 s2", &[Shape::new(16, 256, 128, 3)], &[(&[64, 3, 7, 7], w)], |g, s, x, p, _| {
+            conv2d(g, s, x[0], p[0], None, [2, 2], [3, 3])
+        }),
+        OpCase::new("linear 2048-751", &[Shape::vectors(16, 2048)], &[(&[751, 2048], w)], |g, s, x, p, _| {
+            linear(g, s, x[0], p[0], None)
+        }),
+    ]
+}

@@ -79,3 +79,13 @@ pub(super) fn cases() -> Vec<OpCase> {
         .labels(&[0, 3, 6, 3, 1]),
     ]
 }
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    let labels: Vec<u32> = (0..64).map(|i| i * 11).collect();
+    vec![
+        OpCase::new("cross_entropy", &[Shape::vectors(64, 751)], &[], |g, _, x, _, l| {
+            cross_entropy(g, x[0], l.expect("labels"), 0.0)
+        })
+        .labels(&labels),
+    ]
+}

@@ -146,23 +146,35 @@ impl OpCase {
     }
 }
 
-/// The cases of every op.
+/// Lists what every op file offers under one name.
+macro_rules! from_every_op {
+    ($list:ident) => {
+        [
+            add::$list(),
+            avg_pool::$list(),
+            batch_norm::$list(),
+            bconv_cell::$list(),
+            concat::$list(),
+            conv2d::$list(),
+            cross_entropy::$list(),
+            max_pool::$list(),
+            relu::$list(),
+            triplet::$list(),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    };
+}
+
+/// Small cases of every op, for proofs of correctness.
 pub fn cases() -> Vec<OpCase> {
-    [
-        add::cases(),
-        avg_pool::cases(),
-        batch_norm::cases(),
-        bconv_cell::cases(),
-        concat::cases(),
-        conv2d::cases(),
-        cross_entropy::cases(),
-        max_pool::cases(),
-        relu::cases(),
-        triplet::cases(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    from_every_op!(cases)
+}
+
+/// Cases of every op at the size of a ResNet-50 on 256x128 images, for benches.
+pub fn bench_cases() -> Vec<OpCase> {
+    from_every_op!(bench_cases)
 }
 
 /// The error of an op that cannot take its operands.

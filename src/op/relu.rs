@@ -47,3 +47,7 @@ impl Op for Relu {
 pub(super) fn cases() -> Vec<OpCase> {
     vec![OpCase::new("relu", &[Shape::new(2, 3, 2, 5)], &[], |g, _, x, _, _| relu(g, x[0])).kinked()]
 }
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    vec![OpCase::new("relu", &[Shape::new(16, 64, 32, 64)], &[], |g, _, x, _, _| relu(g, x[0]))]
+}

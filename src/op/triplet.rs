@@ -130,3 +130,13 @@ pub(super) fn cases() -> Vec<OpCase> {
         .kinked(),
     ]
 }
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    let labels: Vec<u32> = (0..64).map(|i| i / 4).collect();
+    vec![
+        OpCase::new("batch_hard_triplet", &[Shape::vectors(64, 2048)], &[], |g, _, x, _, l| {
+            batch_hard_triplet(g, x[0], l.expect("labels"), 0.3)
+        })
+        .labels(&labels),
+    ]
+}

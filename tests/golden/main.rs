@@ -6,9 +6,11 @@
 
 mod bconv;
 mod engine;
+mod eval;
 mod formula;
 mod layers;
 mod losses;
+mod networks;
 mod optim;
 mod schedules;
 mod support;

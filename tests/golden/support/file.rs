@@ -132,10 +132,6 @@ impl GoldenFile {
         self.elements(key, Dtype::I64, i64::from_le_bytes)
     }
 
-    pub fn u8(&self, key: &str) -> Vec<u8> {
-        self.elements(key, Dtype::U8, u8::from_le_bytes)
-    }
-
     fn stored(&self, key: &str) -> &Stored {
         self.tensors.get(key).unwrap_or_else(|| panic!("{}: no tensor {key}; it has {:?}", self.name, self.keys()))
     }

@@ -1,0 +1,172 @@
+//! A re-identification data set, and the checks that come before long work.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+
+use crate::report::Table;
+use crate::{Error, Result};
+
+/// One image: who, and by which camera.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRecord {
+    pub path: PathBuf,
+    /// Identity; 0 is a distractor.
+    pub pid: i64,
+    /// Camera as in the file name.
+    pub camid: i64,
+}
+
+/// Training images, queries and gallery.
+#[derive(Clone, Debug, Default)]
+pub struct Dataset {
+    pub name: String,
+    pub train: Vec<ImageRecord>,
+    pub query: Vec<ImageRecord>,
+    pub gallery: Vec<ImageRecord>,
+    /// What looked odd while loading, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Names at most this many items of a list.
+const NAMED: usize = 5;
+
+/// `a, b, c and 7 more`.
+pub(super) fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    let all: Vec<String> = items.into_iter().map(|i| i.to_string()).collect();
+    let shown = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+impl Dataset {
+    /// Training identities in ascending order: the position is the class label.
+    pub fn train_pids(&self) -> Vec<i64> {
+        let pids: BTreeSet<i64> = self.train.iter().map(|r| r.pid).collect();
+        pids.into_iter().collect()
+    }
+
+    /// Number of training identities.
+    pub fn train_classes(&self) -> usize {
+        self.train_pids().len()
+    }
+
+    /// The table `subset | ids | images | cameras`.
+    pub fn banner(&self) -> Table {
+        let mut table = Table::new(["subset", "ids", "images", "cameras"]);
+        for (name, records) in [("train", &self.train), ("query", &self.query), ("gallery", &self.gallery)] {
+            let count = |of: fn(&ImageRecord) -> i64| records.iter().map(of).collect::<BTreeSet<_>>().len().to_string();
+            table.row([name.to_string(), count(|r| r.pid), records.len().to_string(), count(|r| r.camid)]);
+        }
+        table
+    }
+
+    /// Checks what training with P x K batches needs.
+    ///
+    /// # Errors
+    /// No training image, or fewer identities than P.
+    pub fn check_for_training(&self, ids: usize, _images: usize) -> Result<()> {
+        if self.train.is_empty() {
+            return Err(Error::NoImages { subset: "train", dataset: self.name.clone() });
+        }
+        let found = self.train_classes();
+        if found < ids {
+            return Err(Error::TooFewIdentities { dataset: self.name.clone(), found, needed: ids });
+        }
+        Ok(())
+    }
+
+    /// Checks what evaluation needs.
+    ///
+    /// # Errors
+    /// No query or gallery image, or no query with a match from another camera.
+    pub fn check_for_evaluation(&self) -> Result<()> {
+        for (subset, records) in [("query", &self.query), ("gallery", &self.gallery)] {
+            if records.is_empty() {
+                return Err(Error::NoImages { subset, dataset: self.name.clone() });
+            }
+        }
+        if self.queries_without_match().len() == self.query.len() {
+            return Err(Error::NoCrossCameraMatch { dataset: self.name.clone(), queries: self.query.len() });
+        }
+        Ok(())
+    }
+
+    /// Queries whose identity no other camera of the gallery has seen.
+    pub fn queries_without_match(&self) -> Vec<&ImageRecord> {
+        let mut cameras: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
+        for record in &self.gallery {
+            cameras.entry(record.pid).or_default().insert(record.camid);
+        }
+        let matched = |q: &ImageRecord| cameras.get(&q.pid).is_some_and(|seen| seen.iter().any(|&c| c != q.camid));
+        self.query.iter().filter(|q| !matched(q)).collect()
+    }
+
+    /// Adds warnings about what is legal but seldom meant.
+    pub(super) fn warn_of_oddities(&mut self) {
+        let mut images: BTreeMap<i64, usize> = BTreeMap::new();
+        self.train.iter().for_each(|r| *images.entry(r.pid).or_default() += 1);
+        let single: Vec<i64> = images.iter().filter(|(_, n)| **n == 1).map(|(pid, _)| *pid).collect();
+        if !single.is_empty() {
+            let list = listed(&single);
+            self.warnings.push(format!(
+                "{} training identities have one image: their positives are copies of it ({list})",
+                single.len()
+            ));
+        }
+        let train: BTreeSet<i64> = self.train.iter().map(|r| r.pid).collect();
+        let test: BTreeSet<i64> = self.query.iter().chain(&self.gallery).map(|r| r.pid).filter(|&p| p != 0).collect();
+        let both: Vec<&i64> = train.intersection(&test).collect();
+        if !both.is_empty() {
+            let mut text = String::new();
+            let _ = write!(text, "{} identities stand in the training and in the test set ({})", both.len(), listed(&both));
+            self.warnings.push(text);
+        }
+        let lost = self.queries_without_match();
+        if !lost.is_empty() && !self.query.is_empty() {
+            let share = 100.0 * lost.len() as f64 / self.query.len() as f64;
+            let list = listed(lost.iter().map(|r| r.path.display()));
+            self.warnings.push(format!(
+                "{} queries ({share:.1} %) have no match from another camera and do not count ({list})",
+                lost.len()
+            ));
+        }
+    }
+
+    /// Checks every image's header and data; broken ones are an error, or with `skip` left out with a warning.
+    ///
+    /// # Errors
+    /// A broken image.
+    pub fn drop_or_refuse_broken(&mut self, skip: bool) -> Result<()> {
+        for records in [&mut self.train, &mut self.query, &mut self.gallery] {
+            let broken = verify_images(records);
+            let Some((first, reason)) = broken.first() else { continue };
+            if !skip {
+                return Err(Error::BrokenImages { count: broken.len(), path: first.clone(), reason: reason.clone() });
+            }
+            self.warnings.push(format!(
+                "{} broken images are left out ({})",
+                broken.len(),
+                listed(broken.iter().map(|(path, _)| path.display()))
+            ));
+            let bad: BTreeSet<&PathBuf> = broken.iter().map(|(path, _)| path).collect();
+            records.retain(|r| !bad.contains(&r.path));
+        }
+        Ok(())
+    }
+}
+
+/// The images that cannot be decoded, each with the reason.
+pub fn verify_images(records: &[ImageRecord]) -> Vec<(PathBuf, String)> {
+    let check = |record: &ImageRecord| {
+        super::transforms::decode(&record.path).err().map(|error| match error {
+            Error::Image { reason, .. } => (record.path.clone(), reason),
+            other => (record.path.clone(), other.to_string()),
+        })
+    };
+    records.par_iter().filter_map(check).collect()
+}
