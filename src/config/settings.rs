@@ -105,7 +105,7 @@ pub const SETTINGS: &[Setting] = &[
     long("optim.amsgrad", Switch, "Adam, AdamW: divide by the largest second moment so far"),
     short("optim.momentum", "momentum", Real, "SGD: momentum"),
     long("optim.nesterov", Switch, "SGD: Nesterov's rule"),
-    long("optim.clip_norm", Real, "Largest L2 norm of the gradient; 0 does not clip"),
+    short("optim.clip_norm", "clip-norm", Real, "Largest L2 norm of the gradient; 0 does not clip"),
     short("optim.ptl_lr", "ptl-lr", Real, "Multiplier of the learning rate in the PTL branch"),
     short("optim.head_lr", "head-lr", Real, "Multiplier of the learning rate in reduction, neck and classifier"),
     short("schedule.epochs", "epochs", Count, "Epochs to train"),

@@ -182,9 +182,9 @@ mod tests {
         let mut config = Config::default();
         config.schedule.kind = ScheduleKind::MultiStep;
         config.schedule.milestones = vec![3, 5];
-        let schedule = config.schedule.schedule();
-        let rates: Vec<f64> = (0..5).map(|epoch| schedule.lr(1.0, epoch)).collect();
-        for (got, want) in rates.iter().zip([1.0, 1.0, 0.1, 0.1, 0.01]) {
+        let schedule = config.schedule.per_step(2);
+        let rates: Vec<f64> = (0..10).map(|step| schedule.lr(1.0, step)).collect();
+        for (got, want) in rates.iter().zip([1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01]) {
             assert!((got - want).abs() < 1e-12, "{rates:?}");
         }
     }
