@@ -5,7 +5,9 @@
 fn exp_nonpositive(x: f32) -> f32 {
     let x = if x < -87.0 { -87.0 } else { x };
     // x = n·ln2 + r with |r| <= ln2/2; ln2 in two parts, the first exact in few bits.
-    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    // Adding and subtracting 1.5·2²³ rounds to an integer without a call, on any instruction set.
+    const ROUND: f32 = 12_582_912.0;
+    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
     let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
     // Taylor to r⁷: the rest is below 1e-8 relative.
     let p = 1.0 / 5040.0;
