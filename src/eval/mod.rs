@@ -1,4 +1,5 @@
 //! Ranking metrics and reports.
 
 mod distance;
+pub mod features_file;
 pub mod ranking;
