@@ -48,7 +48,8 @@ pub struct Scores {
 }
 
 impl Scores {
-    fn of(report: &RankingReport) -> Scores {
+    /// In percent.
+    pub fn of(report: &RankingReport) -> Scores {
         let rank = |k| 100.0 * report.rank(k).unwrap_or(f64::NAN);
         Scores { map: 100.0 * report.map, minp: 100.0 * report.minp, rank1: rank(1), rank5: rank(5), rank10: rank(10) }
     }

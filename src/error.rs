@@ -51,6 +51,9 @@ pub enum Error {
     /// A file that cannot be decoded.
     #[error("image {}: {reason}", path.display())]
     Image { path: PathBuf, reason: String },
+    /// A data set is to be written where something is already.
+    #[error("folder {} is not empty: name a new or an empty folder", path.display())]
+    FolderNotEmpty { path: PathBuf },
     // --- evaluation ---
     /// Features, identities and cameras of a query or gallery set differ in number.
     #[error(

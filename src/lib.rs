@@ -4,6 +4,7 @@
 //! checkpoint → features → [`eval`] (CMC, mAP, mINP) → report.
 
 pub mod checkpoint;
+pub mod cli;
 pub mod compare;
 pub mod config;
 pub mod cpu;

@@ -1,1 +1,7 @@
-fn main() {}
+//! Fine-tune re-identification models with Progressive Transfer Learning.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ptl::cli::run()
+}

@@ -9,7 +9,7 @@ use crate::error::IoContext;
 use crate::{Error, Result};
 
 /// Endings of image files, in lower case.
-const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "ppm"];
+pub(super) const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "ppm"];
 /// Images that belong to nobody's evaluation: dropped, as the data set's authors ask.
 const JUNK: i64 = -1;
 /// False detections: they stay in the gallery and match nothing.

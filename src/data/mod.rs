@@ -4,12 +4,15 @@
 //! decode, resize, augment ahead) → [`Batch`].
 
 mod dataset;
+mod folder;
 mod loader;
 mod market;
 mod sampler;
+pub mod synth;
 mod transforms;
 
 pub use dataset::{Dataset, ImageRecord, verify_images};
+pub use folder::list_images;
 pub use loader::{Batch, ImageCache, Loader, LoaderOptions};
 pub use market::load_market;
 pub use sampler::IdentitySampler;

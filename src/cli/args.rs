@@ -1,0 +1,142 @@
+//! The command line, in clap's words.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::flags::{EvalFlags, TrainFlags};
+
+/// Fine-tune person re-identification models with Progressive Transfer Learning.
+///
+/// Settings come from defaults, then a TOML file (--config), then flags; `train --help` lists them all.
+#[derive(Debug, Parser)]
+#[command(name = "ptl-train", version, max_term_width = 110, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the method at work: synthesise data, pre-train, fine-tune plainly and with PTL, compare.
+    Demo(Box<DemoArgs>),
+    /// Pre-train on one data set, fine-tune on another plainly and with PTL, and compare.
+    Compare(Box<CompareArgs>),
+    /// Train or fine-tune a model.
+    Train(Box<TrainArgs>),
+    /// Measure a model on a data set: mAP, mINP, CMC.
+    Evaluate(Box<EvaluateArgs>),
+    /// Write the features of images to a file.
+    Extract(Box<ExtractArgs>),
+    /// Generate a data set of drawn pedestrians.
+    Synth(SynthArgs),
+    /// Say what this build and this machine can do.
+    Info,
+}
+
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Folder for the run [default: runs/DATE_TIME-demo].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// A few steps only, to see that everything works.
+    #[arg(long)]
+    pub quick: bool,
+    #[command(flatten)]
+    pub settings: TrainFlags,
+}
+
+#[derive(Args, Debug)]
+pub struct CompareArgs {
+    /// Data set to pre-train on.
+    #[arg(long, value_name = "DIR")]
+    pub source: PathBuf,
+    /// Data set to fine-tune and measure on.
+    #[arg(long, value_name = "DIR")]
+    pub target: PathBuf,
+    /// Seeds, each a whole comparison.
+    #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "0")]
+    pub seeds: Vec<u64>,
+    /// Epochs of pre-training [default: as the fine-tuning].
+    #[arg(long, value_name = "N")]
+    pub pretrain_epochs: Option<usize>,
+    /// Learning rate of pre-training [default: as the fine-tuning].
+    #[arg(long, value_name = "LR")]
+    pub pretrain_lr: Option<f64>,
+    /// TOML file with settings of the fine-tuning.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder for the run, new or empty [default: runs/DATE_TIME-compare].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: TrainFlags,
+}
+
+#[derive(Args, Debug)]
+pub struct TrainArgs {
+    /// TOML file with settings, as in a run's config.toml.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder for the run, new or empty [default: runs/DATE_TIME-train].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Start from these weights: a checkpoint or a run; identities may differ.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub init: Option<PathBuf>,
+    /// Continue this run from its last checkpoint, with its settings; flags may change them.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "out", "init"])]
+    pub resume: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: TrainFlags,
+}
+
+#[derive(Args, Debug)]
+pub struct EvaluateArgs {
+    /// A checkpoint, or a run: its last one.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub checkpoint: PathBuf,
+    /// The settings the model was trained with are the start; --data names the data set.
+    #[command(flatten)]
+    pub settings: EvalFlags,
+}
+
+#[derive(Args, Debug)]
+pub struct ExtractArgs {
+    /// A checkpoint, or a run: its last one.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub checkpoint: PathBuf,
+    /// Any folder of images, searched with its subfolders (instead of --data).
+    #[arg(long, value_name = "DIR", conflicts_with = "data.root")]
+    pub images: Option<PathBuf>,
+    /// File to write: NAME.safetensors (with paths and labels) or NAME.npy (paths in NAME.txt).
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub settings: EvalFlags,
+}
+
+#[derive(Args, Debug)]
+pub struct SynthArgs {
+    /// Folder to write, new or empty: Market-1501 layout.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Which world: domains differ in cameras and in what people wear.
+    #[arg(long, value_enum, default_value_t = Domain::Source)]
+    pub domain: Domain,
+    /// Identities, half of them for training.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..=9999))]
+    pub ids: u32,
+    /// Cameras.
+    #[arg(long, value_name = "M", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=99))]
+    pub cams: u32,
+    /// The same seed draws the same images.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Domain {
+    Source,
+    Target,
+}

@@ -1,0 +1,163 @@
+//! Settings as flags, made from the table of settings.
+
+use clap::builder::{PossibleValuesParser, TypedValueParser, ValueParser};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
+use toml::Value;
+
+use crate::config::{Config, Kind, Overrides, SETTINGS, Setting, section_title};
+
+/// Flags of all settings.
+#[derive(Debug)]
+pub struct TrainFlags(pub Overrides);
+
+/// Flags of the settings that matter to a trained model.
+#[derive(Debug)]
+pub struct EvalFlags(pub Overrides);
+
+fn all() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter()
+}
+
+/// Without what only training asks for.
+fn for_evaluation() -> impl Iterator<Item = &'static Setting> {
+    const SECTIONS: [&str; 5] = ["", "model", "ptl", "data", "eval"];
+    const ALSO: [&str; 2] = ["augment.interpolation", "train.workers"];
+    const NOT: [&str; 4] = ["ptl.state_policy", "ptl.state_init", "data.target", "data.cache_mb"];
+    SETTINGS.iter().filter(|s| (SECTIONS.contains(&s.section()) || ALSO.contains(&s.path)) && !NOT.contains(&s.path))
+}
+
+fn add_flags(command: Command, settings: impl Iterator<Item = &'static Setting>) -> Command {
+    let defaults = Value::try_from(Config::default()).expect("a configuration is valid TOML");
+    settings.fold(command, |command, setting| command.arg(flag(setting, &defaults)))
+}
+
+fn flag(setting: &'static Setting, defaults: &Value) -> Arg {
+    let kind = setting.kind;
+    let default = setting.path.split('.').try_fold(defaults, |value, key| value.get(key)).and_then(shown);
+    let default = default.map_or(String::new(), |value| format!(" [default: {value}]"));
+    let mut arg = Arg::new(setting.path)
+        .long(setting.flag())
+        .value_name(kind.placeholder())
+        .help(format!("{}{default}", setting.help))
+        .help_heading(section_title(setting.section()))
+        .hide_short_help(setting.alias.is_none())
+        .value_parser(parser(kind));
+    if setting.path != setting.flag() {
+        arg = arg.visible_alias(setting.path);
+    }
+    match kind {
+        Kind::Switch => arg.num_args(0..=1).default_missing_value("true"),
+        Kind::Count | Kind::Real => arg.allow_negative_numbers(true),
+        _ => arg,
+    }
+}
+
+fn parser(kind: Kind) -> ValueParser {
+    match kind {
+        Kind::Choice(words) => PossibleValuesParser::new(words).map(Value::String).into(),
+        _ => ValueParser::new(move |text: &str| kind.parse(text)),
+    }
+}
+
+/// A default in help; `None` where nothing is set.
+fn shown(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
+        // Through f32, which has no digits that nobody wrote.
+        Value::Float(x) => Some((*x as f32).to_string()),
+        Value::Array(items) => Some(items.iter().filter_map(shown).collect::<Vec<_>>().join(",")),
+        other => Some(other.to_string()),
+    }
+}
+
+fn given(matches: &ArgMatches, settings: impl Iterator<Item = &'static Setting>) -> Overrides {
+    let mut overrides = Overrides::default();
+    for setting in settings {
+        if let Some(value) = matches.get_one::<Value>(setting.path) {
+            overrides.push(setting, value.clone());
+        }
+    }
+    overrides
+}
+
+macro_rules! settings_as_args {
+    ($flags:ty, $settings:ident) => {
+        impl FromArgMatches for $flags {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                Ok(Self(given(matches, $settings())))
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                *self = Self::from_arg_matches(matches)?;
+                Ok(())
+            }
+        }
+
+        impl Args for $flags {
+            fn augment_args(command: Command) -> Command {
+                add_flags(command, $settings())
+            }
+
+            fn augment_args_for_update(command: Command) -> Command {
+                add_flags(command, $settings())
+            }
+        }
+    };
+}
+
+settings_as_args!(TrainFlags, all);
+settings_as_args!(EvalFlags, for_evaluation);
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::cli::args;
+
+    fn config(flags: &[&str]) -> Config {
+        let line = ["ptl-train", "train"].iter().chain(flags);
+        match args::Cli::try_parse_from(line).unwrap().command {
+            args::Command::Train(train) => Config::load(&Config::default(), None, &train.settings.0).unwrap(),
+            _ => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn the_command_is_well_formed() {
+        args::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_flag_changes_nothing() {
+        assert_eq!(config(&[]), Config::default());
+    }
+
+    #[test]
+    fn every_setting_is_a_flag_in_each_of_its_forms() {
+        for setting in SETTINGS {
+            let value = match setting.kind {
+                Kind::Choice(words) => words.last().unwrap(),
+                Kind::Switch => "true",
+                Kind::Path => "some/where",
+                Kind::Counts => "2,3",
+                Kind::Pair => "0.4,0.6",
+                // Within the bounds of every setting.
+                Kind::Count if setting.path == "model.last_stride" => "2",
+                Kind::Count => "17",
+                Kind::Real if setting.path == "schedule.min_lr" => "0.0001",
+                Kind::Real => "0.25",
+            };
+            let long = config(&[&format!("--{}", setting.path), value]);
+            assert_ne!(long, Config::default(), "{}", setting.path);
+            assert_eq!(config(&[&format!("--{}={value}", setting.path.replace('_', "-"))]), long);
+            assert_eq!(config(&[&format!("--{}", setting.flag()), value]), long);
+        }
+    }
+
+    #[test]
+    fn a_switch_alone_means_true() {
+        assert!(config(&["--freeze-backbone", "--seed", "1"]).train.freeze_backbone);
+        assert!(!config(&["--eval.flip", "false"]).eval.flip);
+    }
+}

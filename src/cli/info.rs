@@ -1,0 +1,66 @@
+//! `ptl-train info`: what to send along with a report of a problem.
+
+use std::env::consts::{ARCH, OS};
+use std::fs;
+use std::thread::available_parallelism;
+
+/// One `name: value` a line.
+pub fn text() -> String {
+    let cores = available_parallelism().map_or_else(|_| "unknown".into(), |n| n.to_string());
+    let lines = [
+        ("version", format!("ptl-train {}", env!("CARGO_PKG_VERSION"))),
+        ("system", format!("{OS} {ARCH}")),
+        ("processor", field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into())),
+        ("cores", format!("{cores} (threads used by default)")),
+        ("instructions", instructions().join(", ")),
+        ("memory", memory()),
+        ("devices", "cpu".into()),
+        ("CUDA", "not built in".into()),
+    ];
+    lines.iter().map(|(name, value)| format!("{:<14}{value}\n", format!("{name}:"))).collect()
+}
+
+/// Vector instructions that the kernels look for.
+fn instructions() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        let x86 = [
+            ("AVX2", is_x86_feature_detected!("avx2")),
+            ("FMA", is_x86_feature_detected!("fma")),
+            ("AVX-512F", is_x86_feature_detected!("avx512f")),
+            ("AVX-512BW/DQ/VL", {
+                is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }),
+        ];
+        found.extend(x86.iter().filter(|(_, present)| *present).map(|(name, _)| *name));
+    }
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("neon") {
+        found.push("NEON");
+    }
+    if found.is_empty() {
+        found.push("the baseline only");
+    }
+    found
+}
+
+fn memory() -> String {
+    let gib = |key| {
+        let kib: f64 = field("/proc/meminfo", key)?.trim_end_matches(" kB").parse().ok()?;
+        Some(kib / f64::from(1 << 20))
+    };
+    match (gib("MemTotal"), gib("MemAvailable")) {
+        (Some(total), Some(free)) => format!("{total:.1} GiB, {free:.1} GiB of it available"),
+        _ => "unknown".into(),
+    }
+}
+
+/// The value of the first `key: value` line of a file of the Linux kernel.
+fn field(file: &str, key: &str) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let (_, value) = text.lines().filter_map(|line| line.split_once(':')).find(|(k, _)| k.trim() == key)?;
+    Some(value.trim().to_owned())
+}

@@ -1,0 +1,41 @@
+//! The command `ptl-train`: parse, call the library, report, exit code.
+
+mod args;
+mod commands;
+mod flags;
+mod info;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use args::{Cli, Command};
+
+/// Runs the command line of this process: 0 if all went well, 1 after an error, 2 for a command line that makes no sense, 130
+/// if Ctrl-C stopped it.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to standard output, which may be closed already.
+            let _ = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if asked { 0 } else { 2 });
+        }
+    };
+    let result = match cli.command {
+        Command::Demo(args) => commands::demo(&args),
+        Command::Compare(args) => commands::compare(&args),
+        Command::Train(args) => commands::train(&args),
+        Command::Evaluate(args) => commands::evaluate(&args),
+        Command::Extract(args) => commands::extract(&args),
+        Command::Synth(args) => commands::synth(&args),
+        Command::Info => output::print(&info::text()).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        output::print_error(&error);
+        ExitCode::from(1)
+    })
+}

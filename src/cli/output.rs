@@ -1,0 +1,48 @@
+//! Standard output and standard error, and Ctrl-C.
+
+use std::io::{self, ErrorKind, Write};
+
+use crate::error::IoContext;
+use crate::progress::Reporter;
+use crate::stop::StopFlag;
+use crate::{Error, Result};
+
+/// Exit code of a process that Ctrl-C has stopped: 128 + SIGINT.
+pub const INTERRUPTED: u8 = 130;
+
+/// Writes a result to standard output. A closed pipe (`| head`) is no error: who reads has seen enough.
+///
+/// # Errors
+/// [`Error::Io`]: the disk behind a redirection is full.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.at("write", "standard output"),
+    }
+}
+
+/// `error: ` and one line.
+pub fn print_error(error: &Error) {
+    let text = error.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let _ = writeln!(io::stderr(), "error: {}", lines.join("; "));
+}
+
+/// A flag that the first Ctrl-C sets; the second one ends the process at once.
+///
+/// # Errors
+/// The system refuses the handler.
+pub fn stop_on_ctrl_c(reporter: &Reporter) -> Result<StopFlag> {
+    let stop = StopFlag::default();
+    let (flag, reporter) = (stop.clone(), reporter.clone());
+    ctrlc::set_handler(move || {
+        if flag.request() {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        reporter.message("stopping after this step, with a checkpoint; Ctrl-C again stops at once and saves nothing");
+    })
+    .map_err(io::Error::other)
+    .at("watch for", "Ctrl-C")?;
+    Ok(stop)
+}

@@ -1,0 +1,242 @@
+//! Synthetic pedestrians in Market-1501 layout: training, tests and examples without a download.
+//!
+//! An identity is clothes, build, hair and bag; a camera is direction, light, colour cast, optics and background. The
+//! casts and tone curves of the cameras undo absolute colour, and colours are few, so people have to be told apart by
+//! what they wear. The two domains share the kinds of clothes, not the cameras and colours: a model of one has to be
+//! fine-tuned for the other.
+
+mod camera;
+mod draw;
+mod figure;
+mod identity;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use image::codecs::jpeg::JpegEncoder;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use self::camera::Camera;
+use self::identity::Identity;
+use crate::error::IoContext;
+use crate::rng::{Purpose, stream};
+use crate::{Error, Result};
+
+const JPEG_QUALITY: u8 = 90;
+/// Test images for each false detection in the gallery.
+const IMAGES_PER_DISTRACTOR: usize = 8;
+/// Smallest image that shows anything, `[height, width]`.
+const SMALLEST: [usize; 2] = [16, 8];
+
+/// Which cameras and which palette of clothes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Domain {
+    /// Bright, sharp, mild colour casts, vivid clothes: for pre-training.
+    #[default]
+    Source,
+    /// Dark, blurred, strong colour casts, muted clothes, more clutter: for fine-tuning.
+    Target,
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Domain::Source => "source",
+            Domain::Target => "target",
+        })
+    }
+}
+
+impl FromStr for Domain {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Domain> {
+        match text {
+            "source" => Ok(Domain::Source),
+            "target" => Ok(Domain::Target),
+            _ => Err(Error::Setting {
+                setting: "domain".into(),
+                value: text.into(),
+                reason: "the domains are source and target".into(),
+            }),
+        }
+    }
+}
+
+/// What to generate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SynthConfig {
+    pub domain: Domain,
+    /// Identities 1 to `train_ids`.
+    pub train_ids: usize,
+    /// Identities after those, in query and gallery.
+    pub test_ids: usize,
+    /// Cameras, at least 2: a query needs a match from another one.
+    pub cams: usize,
+    /// Images of an identity by a camera.
+    pub images_per_cam: usize,
+    pub seed: u64,
+    /// Size of an image in pixels.
+    pub height: usize,
+    pub width: usize,
+}
+
+impl Default for SynthConfig {
+    fn default() -> Self {
+        Self {
+            domain: Domain::Source,
+            train_ids: 100,
+            test_ids: 100,
+            cams: 6,
+            images_per_cam: 2,
+            seed: 0,
+            height: 128,
+            width: 64,
+        }
+    }
+}
+
+impl SynthConfig {
+    fn check(&self) -> Result<()> {
+        let least = [
+            ("train_ids", self.train_ids, 1),
+            ("test_ids", self.test_ids, 1),
+            ("cams", self.cams, 2),
+            ("images_per_cam", self.images_per_cam, 1),
+            ("height", self.height, SMALLEST[0]),
+            ("width", self.width, SMALLEST[1]),
+        ];
+        match least.into_iter().find(|&(_, value, least)| value < least) {
+            Some((setting, value, least)) => Err(Error::Setting {
+                setting: setting.into(),
+                value: value.to_string(),
+                reason: format!("at least {least} is needed"),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Images that [`generate`] writes.
+    pub fn images(&self) -> usize {
+        self.jobs().len()
+    }
+
+    /// All images in a fixed order, whose positions name their random numbers.
+    fn jobs(&self) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for pid in 1..=self.train_ids + self.test_ids {
+            for cam in 0..self.cams {
+                for number in 0..self.images_per_cam {
+                    // Half of the cameras give their first image as a query, others for each identity. The rest see
+                    // the gallery only, so there is a match from another camera.
+                    let turn = (cam + pid) % self.cams;
+                    let folder = if pid <= self.train_ids {
+                        TRAIN
+                    } else if number == 0 && turn < self.cams / 2 {
+                        QUERY
+                    } else {
+                        GALLERY
+                    };
+                    jobs.push(Job { folder, pid, cam, number });
+                }
+            }
+        }
+        let test = self.test_ids * self.cams * self.images_per_cam;
+        let distractors = (0..test.div_ceil(IMAGES_PER_DISTRACTOR)).map(|i| Job {
+            folder: GALLERY,
+            pid: 0,
+            cam: i % self.cams,
+            number: i / self.cams,
+        });
+        jobs.extend(distractors);
+        jobs
+    }
+}
+
+const TRAIN: &str = "bounding_box_train";
+const QUERY: &str = "query";
+const GALLERY: &str = "bounding_box_test";
+/// Added to a folder's name while it is being filled: what an interrupted run leaves does not load as a data set.
+const UNFINISHED: &str = "-unfinished";
+
+/// One image.
+#[derive(Clone, Copy, Debug)]
+struct Job {
+    folder: &'static str,
+    /// 0 for a false detection.
+    pid: usize,
+    cam: usize,
+    /// Of the images with this identity and camera.
+    number: usize,
+}
+
+/// What random numbers are for, within a domain: the `epoch` of [`stream`].
+#[derive(Clone, Copy)]
+enum Draw {
+    Identity,
+    Camera,
+    Image,
+    Passerby,
+}
+
+fn draws(config: &SynthConfig, what: Draw, item: usize) -> rand_chacha::ChaCha8Rng {
+    stream(config.seed, Purpose::Synth, (config.domain as u64) << 8 | what as u64, item as u64)
+}
+
+/// Writes a data set in Market-1501 layout into `dir`, which is created if need be.
+///
+/// The files are JPEG named `PPPP_cCs1_FFFFFF_00.jpg`; the bytes depend on `config` alone. `progress` is told the number
+/// of images done and of all, from any thread and in any order.
+///
+/// # Errors
+/// [`Error::Setting`] for a setting that cannot work, [`Error::FolderNotEmpty`], or a file that cannot be written.
+pub fn generate(dir: &Path, config: &SynthConfig, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<()> {
+    config.check()?;
+    fs::create_dir_all(dir).at("create", dir)?;
+    if fs::read_dir(dir).at("read", dir)?.next().is_some() {
+        return Err(Error::FolderNotEmpty { path: dir.to_path_buf() });
+    }
+    let folder = |name: &str| dir.join(format!("{name}{UNFINISHED}"));
+    for name in [TRAIN, QUERY, GALLERY] {
+        fs::create_dir(folder(name)).at("create", folder(name))?;
+    }
+    let cameras: Vec<Camera> =
+        (0..config.cams).map(|c| Camera::random(config.domain, c, &mut draws(config, Draw::Camera, c))).collect();
+    let jobs = config.jobs();
+    let done = AtomicUsize::new(0);
+    jobs.par_iter().enumerate().try_for_each(|(index, job)| {
+        let pixels = render(config, &cameras, job, index);
+        let mut bytes = Vec::new();
+        let path = folder(job.folder).join(format!("{:04}_c{}s1_{index:06}_00.jpg", job.pid, job.cam + 1));
+        JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
+            .encode(&pixels, config.width as u32, config.height as u32, image::ExtendedColorType::Rgb8)
+            .map_err(|error| Error::Image { path: path.clone(), reason: error.to_string() })?;
+        fs::write(&path, bytes).at("write", path)?;
+        progress(done.fetch_add(1, Ordering::Relaxed) + 1, jobs.len());
+        Ok::<(), Error>(())
+    })?;
+    for name in [TRAIN, QUERY, GALLERY] {
+        fs::rename(folder(name), dir.join(name)).at("rename", folder(name))?;
+    }
+    Ok(())
+}
+
+/// Pixels of image number `index`, `[height, width, 3]`.
+fn render(config: &SynthConfig, cameras: &[Camera], job: &Job, index: usize) -> Vec<u8> {
+    let camera = &cameras[job.cam];
+    let mut rng = draws(config, Draw::Image, index);
+    if job.pid == 0 {
+        let passerby = Identity::random(config.domain, &mut draws(config, Draw::Passerby, index));
+        return camera.false_detection(&passerby, config.width, config.height, &mut rng);
+    }
+    let who = Identity::random(config.domain, &mut draws(config, Draw::Identity, job.pid));
+    camera.photograph(&who, config.width, config.height, &mut rng)
+}

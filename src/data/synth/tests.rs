@@ -1,0 +1,150 @@
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use super::*;
+use crate::config::Interpolation;
+use crate::data::{Dataset, ImageRecord, Transform, load_market};
+use crate::eval::ranking::{Labels, RankingOptions, evaluate_distances};
+
+fn small(domain: Domain) -> SynthConfig {
+    SynthConfig { domain, train_ids: 4, test_ids: 5, cams: 3, height: 64, width: 32, ..SynthConfig::default() }
+}
+
+fn generated(config: &SynthConfig) -> (tempfile::TempDir, Dataset) {
+    let folder = tempfile::tempdir().unwrap();
+    generate(folder.path(), config, &|_, _| {}).unwrap();
+    let dataset = load_market(folder.path()).unwrap();
+    (folder, dataset)
+}
+
+/// Path within the folder and bytes of every file.
+fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for name in [TRAIN, QUERY, GALLERY] {
+        for entry in fs::read_dir(folder.join(name)).unwrap() {
+            let path = entry.unwrap().path();
+            files.push((path.strip_prefix(folder).unwrap().to_path_buf(), fs::read(&path).unwrap()));
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn the_layout_is_that_of_market_1501_and_every_query_has_a_match() {
+    for config in [small(Domain::Source), SynthConfig { cams: 2, images_per_cam: 1, ..small(Domain::Target) }] {
+        let (_folder, data) = generated(&config);
+        assert_eq!(data.warnings, [""; 0]);
+        let pids = |records: &[ImageRecord]| records.iter().map(|r| r.pid).collect::<BTreeSet<_>>();
+        assert_eq!(pids(&data.train), (1..=4).collect());
+        assert_eq!(pids(&data.query), (5..=9).collect());
+        assert_eq!(pids(&data.gallery), [0].into_iter().chain(5..=9).collect());
+        assert!(data.queries_without_match().is_empty());
+        data.check_for_evaluation().unwrap();
+
+        let test = 5 * config.cams * config.images_per_cam;
+        let distractors = data.gallery.iter().filter(|r| r.pid == 0).count();
+        assert_eq!(data.train.len(), 4 * config.cams * config.images_per_cam);
+        assert_eq!(data.query.len(), 5 * (config.cams / 2));
+        assert_eq!(data.gallery.len() - distractors, test - data.query.len());
+        assert_eq!(distractors, test.div_ceil(8));
+        assert_eq!(data.train.len() + data.query.len() + data.gallery.len(), config.images());
+        let cameras: BTreeSet<i64> = data.query.iter().map(|r| r.camid).collect();
+        assert_eq!(cameras, (1..=config.cams as i64).collect(), "queries come from every camera");
+        let image = image::open(&data.query[0].path).unwrap();
+        assert_eq!((image.height(), image.width()), (64, 32));
+        let name = data.train[0].path.file_name().unwrap();
+        assert_eq!(name, "0001_c1s1_000000_00.jpg");
+    }
+}
+
+#[test]
+fn the_bytes_depend_on_the_configuration_and_not_on_the_threads() {
+    let files = |config: &SynthConfig, threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let (folder, _) = pool.install(|| generated(config));
+        contents(folder.path())
+    };
+    let config = small(Domain::Target);
+    let first = files(&config, 1);
+    assert!(first == files(&config, 3));
+    let others = [SynthConfig { seed: 1, ..config.clone() }, SynthConfig { domain: Domain::Source, ..config }];
+    for other in others {
+        let same = files(&other, 2).iter().zip(&first).filter(|(a, b)| a.1 == b.1).count();
+        assert_eq!(same, 0, "{other:?}");
+    }
+}
+
+#[test]
+fn progress_counts_every_image_once() {
+    let (folder, seen) = (tempfile::tempdir().unwrap(), Mutex::new(Vec::new()));
+    let config = small(Domain::Source);
+    generate(folder.path(), &config, &|done, total| seen.lock().unwrap().push((done, total))).unwrap();
+    let mut seen = seen.into_inner().unwrap();
+    seen.sort_unstable();
+    assert_eq!(seen, (1..=config.images()).map(|done| (done, config.images())).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_folder_with_something_in_it_is_refused_and_stays_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("notes.txt"), "mine").unwrap();
+    let error = generate(folder.path(), &small(Domain::Source), &|_, _| {}).unwrap_err();
+    assert!(matches!(&error, Error::FolderNotEmpty { path } if path == folder.path()));
+    assert!(error.to_string().contains("not empty"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn settings_that_cannot_work_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = SynthConfig { cams: 1, ..small(Domain::Source) };
+    let error = generate(&folder.path().join("new"), &config, &|_, _| {}).unwrap_err().to_string();
+    assert_eq!(error, "cams = 1: at least 2 is needed");
+    assert!(!folder.path().join("new").exists());
+    assert!("market".parse::<Domain>().unwrap_err().to_string().contains("source and target"));
+    for domain in [Domain::Source, Domain::Target] {
+        assert_eq!(domain.to_string().parse::<Domain>().unwrap(), domain);
+        assert_eq!(serde_json::to_string(&domain).unwrap(), format!("\"{domain}\""));
+    }
+}
+
+/// Shares of 8x8x8 colours in each of `stripes` horizontal stripes.
+fn histogram(record: &ImageRecord, stripes: usize) -> Vec<f32> {
+    let transform = Transform { height: 96, width: 48, interpolation: Interpolation::Bilinear };
+    let pixels = transform.load(&record.path).unwrap();
+    let mut bins = vec![0.0; stripes * 512];
+    for (i, p) in pixels.chunks_exact(3).enumerate() {
+        let colour = p.iter().fold(0, |bin, v| bin * 8 + *v as usize / 32);
+        bins[i * stripes / (96 * 48) * 512 + colour] += 1.0 / (96 * 48) as f32;
+    }
+    bins
+}
+
+/// mAP of ranking a test split by the L1 distance of colour histograms.
+fn histogram_map(data: &Dataset, stripes: usize) -> f64 {
+    let features = |records: &[ImageRecord]| records.par_iter().map(|r| histogram(r, stripes)).collect::<Vec<_>>();
+    let (query, gallery) = (features(&data.query), features(&data.gallery));
+    let l1 = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f32>();
+    let distances: Vec<f32> = query.iter().flat_map(|q| gallery.iter().map(|g| l1(q, g))).collect();
+    let column = |records: &[ImageRecord], of: fn(&ImageRecord) -> i64| records.iter().map(of).collect::<Vec<_>>();
+    let (query_pids, query_cams) = (column(&data.query, |r| r.pid), column(&data.query, |r| r.camid));
+    let (pids, camids) = (column(&data.gallery, |r| r.pid), column(&data.gallery, |r| r.camid));
+    let query_labels = Labels { pids: &query_pids, camids: &query_cams };
+    let gallery_labels = Labels { pids: &pids, camids: &camids };
+    evaluate_distances(&distances, query_labels, gallery_labels, &RankingOptions::default()).unwrap().map
+}
+
+#[test]
+fn colour_histograms_rank_badly() {
+    for (domain, bound) in [(Domain::Source, 0.35), (Domain::Target, 0.20)] {
+        let config = SynthConfig { domain, train_ids: 1, test_ids: 60, ..SynthConfig::default() };
+        let (_folder, data) = generated(&config);
+        for stripes in [1, 3] {
+            let map = histogram_map(&data, stripes);
+            println!("{domain}, {stripes} stripes: mAP {map:.3}");
+            assert!(map < bound, "{domain}, {stripes} stripes: mAP {map:.3}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Features on disk, for use elsewhere: safetensors with labels and paths inside, or .npy with the paths beside it.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, View};
+
+use crate::run_dir::atomic_write;
+use crate::{Error, Result};
+
+/// Kind of file, from the ending of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeatureFormat {
+    Safetensors,
+    Npy,
+}
+
+impl FeatureFormat {
+    /// # Errors
+    /// Any other ending than `.safetensors` and `.npy`.
+    pub fn of(path: &Path) -> Result<FeatureFormat> {
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("safetensors") => Ok(FeatureFormat::Safetensors),
+            Some("npy") => Ok(FeatureFormat::Npy),
+            _ => Err(Error::Setting {
+                setting: "--out".into(),
+                value: path.display().to_string(),
+                reason: "the name must end in .safetensors or .npy".into(),
+            }),
+        }
+    }
+}
+
+/// Features of images, row by row.
+#[derive(Clone, Copy, Debug)]
+pub struct FeatureTable<'a> {
+    /// `[paths.len(), dim]`
+    pub features: &'a [f32],
+    pub dim: usize,
+    pub paths: &'a [PathBuf],
+    /// Identity and camera of each image, where they are known.
+    pub labels: Option<(&'a [i64], &'a [i64])>,
+}
+
+impl FeatureTable<'_> {
+    /// Writes to `path`, in the format of its ending.
+    ///
+    /// - `.safetensors`: `features` f32 `[n, dim]`, `pids` and `camids` i64 `[n]` where known; metadata `paths` is a JSON list.
+    /// - `.npy`: f32 `[n, dim]` in C order; the paths, one a line, in a file beside it that ends in `.txt`.
+    ///
+    /// # Errors
+    /// Another ending; [`Error::Io`].
+    ///
+    /// # Panics
+    /// Numbers of rows that differ.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let rows = self.paths.len();
+        assert_eq!(self.features.len(), rows * self.dim, "one feature for each path");
+        assert!(self.labels.is_none_or(|(pids, camids)| pids.len() == rows && camids.len() == rows));
+        match FeatureFormat::of(path)? {
+            FeatureFormat::Safetensors => self.write_safetensors(path),
+            FeatureFormat::Npy => {
+                atomic_write(&path.with_extension("txt"), |file| {
+                    self.paths.iter().try_for_each(|path| writeln!(file, "{}", path.display()))
+                })?;
+                atomic_write(path, |file| {
+                    file.write_all(&npy_header([rows, self.dim]))?;
+                    write_little_endian(file, self.features)
+                })
+            }
+        }
+    }
+
+    fn write_safetensors(&self, path: &Path) -> Result<()> {
+        let rows = self.paths.len();
+        let mut tensors = vec![("features", Tensor::F32([rows, self.dim], self.features))];
+        if let Some((pids, camids)) = self.labels {
+            tensors.extend([("pids", Tensor::I64([rows], pids)), ("camids", Tensor::I64([rows], camids))]);
+        }
+        let paths: Vec<Cow<'_, str>> = self.paths.iter().map(|path| path.to_string_lossy()).collect();
+        let bytes = serde_json::to_string(&paths).map_err(io::Error::from).and_then(|paths| {
+            let metadata = HashMap::from([("paths".to_owned(), paths)]);
+            safetensors::serialize(tensors, Some(metadata)).map_err(io::Error::other)
+        });
+        atomic_write(path, |file| file.write_all(&bytes?))
+    }
+}
+
+enum Tensor<'a> {
+    F32([usize; 2], &'a [f32]),
+    I64([usize; 1], &'a [i64]),
+}
+
+impl View for Tensor<'_> {
+    fn dtype(&self) -> Dtype {
+        match self {
+            Tensor::F32(..) => Dtype::F32,
+            Tensor::I64(..) => Dtype::I64,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Tensor::F32(shape, _) => shape,
+            Tensor::I64(shape, _) => shape,
+        }
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self {
+            Tensor::F32(_, values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Tensor::I64(_, values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        match self {
+            Tensor::F32(_, values) => size_of_val(*values),
+            Tensor::I64(_, values) => size_of_val(*values),
+        }
+    }
+}
+
+/// Version 1.0: magic, version, length, a Python dict padded with spaces so that the data starts at a multiple of 64.
+fn npy_header(shape: [usize; 2]) -> Vec<u8> {
+    const BEFORE_DICT: usize = 10;
+    let dict = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", shape[0], shape[1]);
+    let length = (BEFORE_DICT + dict.len() + 1).next_multiple_of(64) - BEFORE_DICT;
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend((length as u16).to_le_bytes());
+    header.extend(format!("{dict:width$}\n", width = length - 1).bytes());
+    header
+}
+
+fn write_little_endian(file: &mut dyn Write, values: &[f32]) -> io::Result<()> {
+    values.iter().try_for_each(|x| file.write_all(&x.to_le_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    fn paths() -> Vec<PathBuf> {
+        vec!["query/0001_c1.jpg".into(), "query/\"odd\" ü_c2.jpg".into()]
+    }
+
+    #[test]
+    fn safetensors_holds_everything() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.safetensors");
+        let (features, paths) = ([0.5, -1.0, 2.0, 3.0, 4.0, 5.0], paths());
+        let labels: Option<(&[i64], &[i64])> = Some((&[1, 7], &[1, 12]));
+        FeatureTable { features: &features, dim: 3, paths: &paths, labels }.write(&path).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(file.names().len(), 3);
+        let view = file.tensor("features").unwrap();
+        assert_eq!((view.dtype(), view.shape()), (Dtype::F32, &[2, 3][..]));
+        assert_eq!(view.data(), features.iter().flat_map(|x: &f32| x.to_le_bytes()).collect::<Vec<u8>>());
+        assert_eq!(file.tensor("camids").unwrap().data()[8..], 12i64.to_le_bytes());
+        assert_eq!(file.tensor("pids").unwrap().shape(), [2]);
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+        let read: Vec<PathBuf> = serde_json::from_str(&metadata.metadata().as_ref().unwrap()["paths"]).unwrap();
+        assert_eq!(read, paths);
+    }
+
+    #[test]
+    fn npy_follows_the_format() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.npy");
+        let (features, paths) = ([0.5, -1.0, 2.0, 3.0], paths());
+        FeatureTable { features: &features, dim: 2, paths: &paths, labels: None }.write(&path).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
+        let length = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+        assert_eq!((10 + length) % 64, 0);
+        let header = std::str::from_utf8(&bytes[10..10 + length]).unwrap();
+        assert_eq!(header.trim_end(), "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2), }");
+        assert!(header.ends_with(" \n"));
+        assert_eq!(bytes[10 + length..], features.iter().flat_map(|x: &f32| x.to_le_bytes()).collect::<Vec<u8>>());
+        let lines = fs::read_to_string(folder.path().join("f.txt")).unwrap();
+        assert_eq!(lines.lines().map(PathBuf::from).collect::<Vec<_>>(), paths);
+    }
+
+    #[test]
+    fn a_header_of_every_length_ends_on_64() {
+        for exponent in 0..18 {
+            let header = npy_header([10usize.pow(exponent), 7]);
+            assert_eq!((header.len() % 64, header.last()), (0, Some(&b'\n')));
+        }
+    }
+
+    #[test]
+    fn other_endings_are_refused() {
+        let error = FeatureFormat::of(Path::new("f.csv")).unwrap_err();
+        assert_eq!(error.to_string(), "--out = f.csv: the name must end in .safetensors or .npy");
+    }
+}
