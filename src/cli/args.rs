@@ -48,12 +48,9 @@ pub struct DemoArgs {
 
 #[derive(Args, Debug)]
 pub struct CompareArgs {
-    /// Data set to pre-train on.
+    /// Data set to pre-train on; --target names the one to fine-tune and measure on.
     #[arg(long, value_name = "DIR")]
     pub source: PathBuf,
-    /// Data set to fine-tune and measure on.
-    #[arg(long, value_name = "DIR")]
-    pub target: PathBuf,
     /// Seeds, each a whole comparison.
     #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "0")]
     pub seeds: Vec<u64>,

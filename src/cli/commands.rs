@@ -146,7 +146,12 @@ pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
     set_threads(&config)?;
     let terminal = Reporter::stderr();
     let source = open_dataset(&args.source, &config, &terminal)?;
-    let target = open_dataset(&args.target, &config, &terminal)?;
+    let target = config.data.target.as_deref().ok_or_else(|| Error::Setting {
+        setting: "data.target".into(),
+        value: "(none)".into(),
+        reason: "name the data set to fine-tune and measure on with --target".into(),
+    })?;
+    let target = open_dataset(target, &config, &terminal)?;
     let mut pretraining = config.clone();
     pretraining.schedule.epochs = args.pretrain_epochs.unwrap_or(config.schedule.epochs);
     pretraining.optim.lr = args.pretrain_lr.unwrap_or(config.optim.lr);

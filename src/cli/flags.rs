@@ -45,6 +45,9 @@ fn flag(setting: &'static Setting, defaults: &Value) -> Arg {
     if setting.path != setting.flag() {
         arg = arg.visible_alias(setting.path);
     }
+    if setting.path.contains('_') {
+        arg = arg.alias(setting.path.replace('_', "-"));
+    }
     match kind {
         Kind::Switch => arg.num_args(0..=1).default_missing_value("true"),
         Kind::Count | Kind::Real => arg.allow_negative_numbers(true),

@@ -34,7 +34,6 @@ impl IdentitySampler {
 
     /// Record indices of every batch of `epoch`. Identities are shuffled; K images are drawn without replacement, from a list
     /// repeated K times where an identity has fewer than K.
-
     pub fn epoch(&self, seed: u64, epoch: u64) -> Vec<Vec<usize>> {
         let mut order = Vec::new();
         for pass in 0..self.passes {

@@ -145,17 +145,13 @@ impl SynthConfig {
                     } else {
                         GALLERY
                     };
-                    jobs.push(Job { folder, pid, cam, number });
+                    jobs.push(Job { folder, pid, cam });
                 }
             }
         }
         let test = self.test_ids * self.cams * self.images_per_cam;
-        let distractors = (0..test.div_ceil(IMAGES_PER_DISTRACTOR)).map(|i| Job {
-            folder: GALLERY,
-            pid: 0,
-            cam: i % self.cams,
-            number: i / self.cams,
-        });
+        let distractors =
+            (0..test.div_ceil(IMAGES_PER_DISTRACTOR)).map(|i| Job { folder: GALLERY, pid: 0, cam: i % self.cams });
         jobs.extend(distractors);
         jobs
     }
@@ -174,8 +170,6 @@ struct Job {
     /// 0 for a false detection.
     pid: usize,
     cam: usize,
-    /// Of the images with this identity and camera.
-    number: usize,
 }
 
 /// What random numbers are for, within a domain: the `epoch` of [`stream`].

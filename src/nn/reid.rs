@@ -138,7 +138,7 @@ impl ReidModel {
 /// Both sides must be a multiple of the network's total stride, so that no border pixel is dropped on the way.
 fn check_image_size(images: Shape, config: &ResNetConfig) -> Result<()> {
     let stride = 16 * config.last_stride;
-    if images.h == 0 || images.w == 0 || images.h % stride != 0 || images.w % stride != 0 {
+    if images.h == 0 || images.w == 0 || !images.h.is_multiple_of(stride) || !images.w.is_multiple_of(stride) {
         return Err(Error::Setting {
             setting: "model.height x model.image_width".into(),
             value: format!("{}x{}", images.h, images.w),
