@@ -1,93 +1,32 @@
 //! Numerical gradient check of every op, driven by the ops' own cases.
 
-use ptl::graph::{Graph, Mode, Var};
+use ptl::graph::{Graph, Mode};
 use ptl::latent_state::{LatentStates, StateInit};
-use ptl::op::{OpCase, cases};
-use ptl::rng::{Purpose, stream};
+use ptl::op::{CaseRun, OpCase, cases};
 use ptl::session::Session;
 use ptl::shape::Shape;
-use ptl::store::{Group, ParamId, Store};
-use rand::RngExt;
+use ptl::store::Store;
 
-fn uniform(len: usize, item: u64) -> Vec<f32> {
-    let mut rng = stream(7, Purpose::Test, 0, item);
-    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
-}
-
-/// A case recorded and ready to be evaluated at any point.
-struct Probe {
-    session: Session,
-    store: Store,
-    inputs: Vec<Var>,
-    params: Vec<ParamId>,
-    output: Var,
-    cotangent: Vec<f32>,
-    initial_states: Vec<Vec<f32>>,
-    states: LatentStates,
-}
-
-impl Probe {
-    fn new(case: &OpCase, mode: Mode) -> Probe {
-        let mut store = Store::new();
-        let mut params = Vec::new();
-        for (i, (shape, layout)) in case.params.iter().enumerate() {
-            let id = store.add_param(format!("param{i}"), shape, *layout, Group::Head);
-            let values = uniform(shape.iter().product::<usize>(), 100 + i as u64);
-            store.value_mut(id).copy_from_slice(&values);
-            params.push(id);
-        }
-        let mut graph = Graph::new(mode);
-        let inputs: Vec<Var> = case.inputs.iter().map(|shape| graph.input_with_grad(*shape)).collect();
-        let labels = (!case.labels.is_empty()).then(|| graph.input(Shape::vectors(case.labels.len(), 1)));
-        let output = (case.build)(&mut graph, &mut store, &inputs, &params, labels).expect("the case records");
-        graph.root(output);
-        let cotangent = uniform(graph.shape(output).len(), 999);
-        let batch = case.inputs[0].n;
-        let initial_states =
-            graph.states().iter().enumerate().map(|(i, s)| uniform(batch * s.slot.len(), 500 + i as u64)).collect();
-        let mut session = Session::new(graph, &store).poisoned();
-        for (i, var) in inputs.iter().enumerate() {
-            session.set(*var, &uniform(case.inputs[i].len(), i as u64));
-        }
-        if let Some(labels) = labels {
-            session.set(labels, bytemuck::cast_slice(&case.labels));
-        }
-        let states = LatentStates::new(StateInit::Zeros, 0);
-        Probe { session, store, inputs, params, output, cotangent, initial_states, states }
-    }
-
-    /// `Σ y·r`.
-    fn loss(&mut self) -> f64 {
-        for (i, state) in self.initial_states.iter().enumerate() {
-            self.states.set_current(ptl::graph::StateId::from_index(i), state.clone());
-        }
-        self.session.forward(&mut self.store, &mut self.states);
-        let y = self.session.value(self.output);
-        y.iter().zip(&self.cotangent).map(|(y, r)| f64::from(*y) * f64::from(*r)).sum()
-    }
-
-    fn backward(&mut self) {
-        self.loss();
-        self.store.grads.fill(f32::NAN);
-        self.session.set_grad(self.output, &self.cotangent);
-        self.session.backward(&mut self.store, &self.states);
-    }
+/// `Σ y·r` for the output y and the gradient r that backward starts from.
+fn loss(run: &mut CaseRun) -> f64 {
+    let cotangent = run.cotangent.clone();
+    run.forward().iter().zip(&cotangent).map(|(y, r)| f64::from(*y) * f64::from(*r)).sum()
 }
 
 /// Slopes to the left and to the right of one element of whatever `at` names.
-fn slopes(probe: &mut Probe, step: f32, at: impl Fn(&mut Probe) -> &mut f32) -> [f64; 2] {
+fn slopes(probe: &mut CaseRun, step: f32, at: impl Fn(&mut CaseRun) -> &mut f32) -> [f64; 2] {
     let original = *at(probe);
-    let middle = (f64::from(original), probe.loss());
+    let middle = (f64::from(original), loss(probe));
     [-step, step].map(|step| {
         *at(probe) = original + step;
-        let side = (f64::from(*at(probe)), probe.loss());
+        let side = (f64::from(*at(probe)), loss(probe));
         *at(probe) = original;
         (side.1 - middle.1) / (side.0 - middle.0)
     })
 }
 
-fn check(case: &OpCase, mode: Mode, what: &str, analytic: &[f32], at: impl Fn(&mut Probe, usize) -> &mut f32) {
-    let mut probe = Probe::new(case, mode);
+fn check(case: &OpCase, mode: Mode, what: &str, analytic: &[f32], at: impl Fn(&mut CaseRun, usize) -> &mut f32) {
+    let mut probe = CaseRun::new(case, mode).poisoned();
     let scale = analytic.iter().fold(0.0f64, |m, v| m.max(f64::from(*v).abs()));
     let mut skipped = 0;
     for (i, &gradient) in analytic.iter().enumerate() {
@@ -112,7 +51,9 @@ fn check(case: &OpCase, mode: Mode, what: &str, analytic: &[f32], at: impl Fn(&m
 fn every_op_matches_its_numerical_gradient() {
     for mode in [Mode::Train, Mode::EvalGrad] {
         for case in cases() {
-            let mut probe = Probe::new(&case, mode);
+            let mut probe = CaseRun::new(&case, mode).poisoned();
+            probe.forward();
+            probe.store.grads.fill(f32::NAN);
             probe.backward();
             for (i, &var) in probe.inputs.clone().iter().enumerate() {
                 let gradient = probe.session.grad(var).to_vec();
@@ -143,7 +84,7 @@ fn gradients_of_a_value_with_several_consumers_add_up() {
     let y = ptl::op::concat(&mut graph, &[b, x, a]).unwrap();
     graph.root(y);
     let mut session = Session::new(graph, &store).poisoned();
-    let values = uniform(shape.len(), 1);
+    let values: Vec<f32> = (0..shape.len()).map(|i| [0.5, -1.5, 2.0][i % 3]).collect();
     session.set(x, &values);
     let mut states = LatentStates::new(StateInit::Zeros, 0);
     session.forward(&mut store, &mut states);
@@ -165,7 +106,7 @@ fn the_same_tensor_twice_is_refused_with_the_ops_name() {
 #[test]
 fn a_frozen_parameter_gets_no_gradient_and_what_lies_before_it_is_skipped() {
     let case = cases().into_iter().find(|c| c.name == "conv2d 3x3 bias").unwrap();
-    let mut probe = Probe::new(&case, Mode::Train);
+    let mut probe = CaseRun::new(&case, Mode::Train);
     probe.store.params[0].trainable = false;
     let graph = {
         let mut graph = Graph::new(Mode::Train);

@@ -13,9 +13,9 @@ use crate::{Error, Result};
 /// Below this many input channels the taps are gathered into a small tile: segments would be too short.
 const GATHER_BELOW: usize = 16;
 /// Rows of the weight gradient that one task computes.
-const WEIGHT_ROWS: usize = 16 * MR;
+const WEIGHT_ROWS: usize = 32 * MR;
 /// Pixels of a block of the weight gradient's inner dimension.
-const PIXEL_BLOCK: usize = 256;
+const PIXEL_BLOCK: usize = 192;
 /// Tasks that a weight gradient is split into where its rows alone give fewer, if there are pixels enough.
 const WEIGHT_TASKS: usize = 16;
 /// Least pixels that make a split worth its partial result.
@@ -463,7 +463,7 @@ fn weight_block(
     let groups = rows.div_ceil(MR);
     let mut left = vec![0.0f32; groups * PIXEL_BLOCK * MR];
     let mut right = vec![0.0f32; PIXEL_BLOCK * nr];
-    let mut window = vec![0.0f32; groups * MR];
+    let mut window = vec![0.0f32; windows.geometry.k().max(groups * MR)];
     let mut edge = [0.0f32; MR * microkernel::MAX_NR];
     if pixels.is_empty() && !accumulate {
         out.fill(0.0);
@@ -471,18 +471,23 @@ fn weight_block(
     for start in pixels.clone().step_by(PIXEL_BLOCK) {
         let count = PIXEL_BLOCK.min(pixels.end - start);
         for pixel in 0..count {
-            windows.part(start + pixel, first, &mut window[..rows]);
-            for (group, values) in window.chunks_exact(MR).enumerate() {
-                left[(group * count + pixel) * MR..][..MR].copy_from_slice(values);
+            let values = windows.part(start + pixel, first, rows, &mut window);
+            for (group, values) in values.chunks(MR).enumerate() {
+                left[(group * count + pixel) * MR..][..values.len()].copy_from_slice(values);
             }
         }
         let add = accumulate || start > pixels.start;
         for p in 0..n.div_ceil(nr) {
             let width = nr.min(n - p * nr);
-            for (pixel, row) in right.chunks_exact_mut(nr).take(count).enumerate() {
-                row[..width].copy_from_slice(&grad_y[(start + pixel) * n + p * nr..][..width]);
-                row[width..].fill(0.0);
+            // Rows of one panel are packed as they are.
+            let in_place = n == nr;
+            if !in_place {
+                for (pixel, row) in right.chunks_exact_mut(nr).take(count).enumerate() {
+                    row[..width].copy_from_slice(&grad_y[(start + pixel) * n + p * nr..][..width]);
+                    row[width..].fill(0.0);
+                }
             }
+            let b = if in_place { grad_y[start * n..][..count * nr].as_ptr() } else { right.as_ptr() };
             for group in 0..groups {
                 let live = MR.min(rows - group * MR);
                 let whole = live == MR && width == nr;
@@ -501,11 +506,11 @@ fn weight_block(
                     segment_count: 1,
                     segment_len: count,
                     offset: 0,
-                    b: right.as_ptr(),
+                    b,
                     c,
                     accumulate: add && whole,
                 };
-                // SAFETY: `left` and `right` hold `count` packed rows, `c` MR rows of `nr`; the ISA was detected.
+                // SAFETY: `left` and `b` hold `count` packed rows, `c` MR rows of `nr`; the ISA was detected.
                 unsafe { isa.packed(nr)(&tile) };
                 if !whole {
                     for r in 0..live {
@@ -519,19 +524,32 @@ fn weight_block(
 }
 
 impl InputWindows<'_> {
-    /// Elements `first ..` of the window of output pixel `row`.
-    fn part(&self, row: usize, first: usize, out: &mut [f32]) {
-        let depth = self.geometry.in_c;
-        let pixel = self.geometry.pixel(row);
-        let mut at = 0;
-        while at < out.len() {
-            let (tap, from) = ((first + at) / depth, (first + at) % depth);
-            let len = (depth - from).min(out.len() - at);
-            let source = self.pointer(pixel, tap / self.geometry.kernel[1], tap % self.geometry.kernel[1]);
-            // SAFETY: `pointer` is valid for `depth` elements, `from + len <= depth`.
-            let source = unsafe { std::slice::from_raw_parts(source.add(from), len) };
-            out[at..at + len].copy_from_slice(source);
-            at += len;
+    /// Elements `first .. first + len` of the window of output pixel `row`, in place where they lie together, else gathered
+    /// into `scratch` (`[k]`).
+    fn part<'a>(&'a self, row: usize, first: usize, len: usize, scratch: &'a mut [f32]) -> &'a [f32] {
+        let g = self.geometry;
+        if Self::gathers(g) {
+            self.gather(row, &mut scratch[..g.k()]);
+            return &scratch[first..first + len];
         }
+        let pixel = g.pixel(row);
+        let segment = |at: usize, len: usize| {
+            let (tap, from) = (at / g.in_c, at % g.in_c);
+            let source = self.pointer(pixel, tap / g.kernel[1], tap % g.kernel[1]);
+            let len = len.min(g.in_c - from);
+            // SAFETY: `pointer` is valid for `in_c` elements, `from + len <= in_c`.
+            unsafe { std::slice::from_raw_parts(source.add(from), len) }
+        };
+        let whole = segment(first, len);
+        if whole.len() == len {
+            return whole;
+        }
+        let mut at = 0;
+        while at < len {
+            let source = segment(first + at, len - at);
+            scratch[at..at + source.len()].copy_from_slice(source);
+            at += source.len();
+        }
+        &scratch[..len]
     }
 }

@@ -168,37 +168,37 @@ impl<L: LeftRows> Product<'_, L> {
         let mut pointers = Vec::new();
         // SAFETY: `scratch` lives to the end of this function.
         unsafe { self.left.pointers(rows.clone(), &mut scratch, &mut pointers) };
+        let starts: Vec<*mut f32> = rows.clone().map(destination).collect();
         let mut edge = [0.0f32; MR * MAX_NR];
         for (block, (tap, taps, from, len)) in depth_blocks(self.taps, self.depth).into_iter().enumerate() {
             for p in panels.clone() {
                 let width = self.nr.min(self.n - p * self.nr);
                 for (group, row) in rows.clone().step_by(MR).enumerate() {
                     let live = MR.min(rows.end - row);
+                    let starts = &starts[group * MR..][..live];
                     let first = block == 0;
                     let add = accumulate || !first;
                     let whole = width == self.nr && live == MR;
                     let c = if whole {
                         // SAFETY: `destination` points at rows of `n` elements; columns `p * nr ..` are inside.
-                        std::array::from_fn(|r| unsafe { destination(row + r).add(p * self.nr) })
+                        std::array::from_fn(|r| unsafe { starts[r].add(p * self.nr) })
                     } else {
                         // SAFETY: MR rows of at most MAX_NR elements.
                         std::array::from_fn(|r| unsafe { edge.as_mut_ptr().add(r * self.nr) })
                     };
                     self.tile(&pointers, group, (tap, taps, from, len), p, c, add && whole);
                     if !whole {
-                        for r in 0..live {
+                        for (r, start) in starts.iter().enumerate() {
                             // SAFETY: as above, only the `width` columns that exist.
-                            let c =
-                                unsafe { std::slice::from_raw_parts_mut(destination(row + r).add(p * self.nr), width) };
+                            let c = unsafe { std::slice::from_raw_parts_mut(start.add(p * self.nr), width) };
                             let tile = &edge[r * self.nr..][..width];
                             c.iter_mut().zip(tile).for_each(|(c, t)| *c = if add { *c + t } else { *t });
                         }
                     }
                     if let Some(bias) = bias.filter(|_| first) {
-                        for r in 0..live {
+                        for start in starts {
                             // SAFETY: as above.
-                            let c =
-                                unsafe { std::slice::from_raw_parts_mut(destination(row + r).add(p * self.nr), width) };
+                            let c = unsafe { std::slice::from_raw_parts_mut(start.add(p * self.nr), width) };
                             c.iter_mut().zip(&bias[p * self.nr..]).for_each(|(c, b)| *c += b);
                         }
                     }

@@ -1,12 +1,13 @@
 //! The op contract, and one file per op: constructor with its shape rule, CPU path, backward, test cases.
 //!
 //! To add an op: write `src/op/x.rs` with a function that records it ([`crate::graph::Graph::push`]), an [`Op`] for the
-//! work and `cases()` for the gradient check and the benches; then add it to the two lists below.
+//! work and `cases()` and `bench_cases()` for the gradient check and the benches; then add it to the two lists below.
 
 pub mod add;
 pub mod avg_pool;
 pub mod batch_norm;
 pub mod bconv_cell;
+mod case;
 pub mod concat;
 pub mod conv2d;
 pub mod cross_entropy;
@@ -19,6 +20,7 @@ pub use add::add;
 pub use avg_pool::{avg_pool2d, global_avg_pool};
 pub use batch_norm::{BatchNorm, batch_norm};
 pub use bconv_cell::bconv_cell;
+pub use case::{CaseRun, OpCase};
 pub use concat::concat;
 pub use conv2d::{conv2d, linear};
 pub use cross_entropy::cross_entropy;
@@ -26,10 +28,7 @@ pub use max_pool::{global_max_pool, max_pool2d};
 pub use relu::relu;
 pub use triplet::batch_hard_triplet;
 
-use crate::graph::{Graph, Var};
-use crate::shape::Shape;
-use crate::store::{Layout, ParamId, Store};
-use crate::{Error, Result};
+use crate::Error;
 
 /// What an op wants kept or lent, in f32 elements; everything else is reused by the planner.
 #[derive(Clone, Debug, Default)]
@@ -106,43 +105,6 @@ impl Grad<'_> {
     #[inline(always)]
     pub fn put(&mut self, i: usize, value: f32) {
         if self.accumulate { self.data[i] += value } else { self.data[i] = value }
-    }
-}
-
-/// A small instance of an op, for the numerical gradient check, device comparisons and benches.
-pub struct OpCase {
-    pub name: &'static str,
-    /// Shapes of the differentiated inputs.
-    pub inputs: Vec<Shape>,
-    /// torch shapes and layouts of the parameters.
-    pub params: Vec<(Vec<usize>, Layout)>,
-    /// Records the op; `labels` is given where [`OpCase::labels`] is not empty.
-    pub build: fn(&mut Graph, &mut Store, &[Var], &[ParamId], Option<Var>) -> Result<Var>,
-    /// Class labels of the batch.
-    pub labels: Vec<u32>,
-    /// False for a piecewise-linear op whose kinks random inputs may straddle: smaller steps are taken then.
-    pub smooth: bool,
-}
-
-impl OpCase {
-    fn new(
-        name: &'static str,
-        inputs: &[Shape],
-        params: &[(&[usize], Layout)],
-        build: fn(&mut Graph, &mut Store, &[Var], &[ParamId], Option<Var>) -> Result<Var>,
-    ) -> OpCase {
-        let params = params.iter().map(|(shape, layout)| (shape.to_vec(), *layout)).collect();
-        OpCase { name, inputs: inputs.to_vec(), params, build, labels: Vec::new(), smooth: true }
-    }
-
-    fn labels(mut self, labels: &[u32]) -> OpCase {
-        self.labels = labels.to_vec();
-        self
-    }
-
-    fn kinked(mut self) -> OpCase {
-        self.smooth = false;
-        self
     }
 }
 

@@ -152,6 +152,11 @@ impl Trainer {
         self.session.plan().arena_bytes()
     }
 
+    /// Floating-point operations of the forward pass of a batch.
+    pub fn forward_flops(&self) -> u64 {
+        self.session.graph().flops()
+    }
+
     /// Declarations of the latent states, for checkpoints.
     pub fn state_decls(&self) -> &[crate::graph::StateDecl] {
         self.session.graph().states()

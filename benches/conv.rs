@@ -1,0 +1,188 @@
+//! The convolutions of ResNet-50 (256x128 images, batch 16), each layer's forward pass and both gradients, against this
+//! machine's own rate for large matrix products (the crate `gemm`), measured in the same run.
+//!
+//! Criterion prints floating-point operations per second (read GFLOP/s for Gelem/s); the table at the end lists every layer
+//! and sums them.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use gemm::Parallelism;
+use ptl::cpu::conv::{self, Conv2dGeometry};
+use ptl::report::Table;
+use ptl::rng::{Purpose, stream};
+use rand::RngExt;
+
+const BATCH: usize = 16;
+/// Side of the large product.
+const LARGE: usize = 2048;
+
+fn uniform(len: usize) -> Vec<f32> {
+    let mut rng = stream(0, Purpose::Test, 0, len as u64);
+    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+/// A kind of layer and how often ResNet-50 has it.
+struct Layer {
+    name: String,
+    geometry: Conv2dGeometry,
+    count: usize,
+}
+
+/// All 53 convolutions, equal ones together. The last stage has stride 1, as in the re-identification models.
+fn resnet50() -> Vec<Layer> {
+    let mut layers: Vec<Layer> = Vec::new();
+    let mut conv = |name: String, size: [usize; 2], input, output, kernel: usize, stride: usize| {
+        let [kernel, stride, padding] = [kernel, stride, kernel / 2].map(|v| [v, v]);
+        let geometry =
+            Conv2dGeometry::new(BATCH, size, input, output, kernel, stride, padding).expect("ResNet-50 fits");
+        match layers.iter_mut().find(|layer| layer.geometry == geometry) {
+            Some(layer) => layer.count += 1,
+            None => layers.push(Layer { name, geometry, count: 1 }),
+        }
+        [geometry.out_h(), geometry.out_w()]
+    };
+    let [h, w] = conv("conv1".into(), [256, 128], 3, 64, 7, 2);
+    let mut size = [h / 2, w / 2];
+    let mut input = 64;
+    for (stage, (width, blocks, stride)) in [(64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 1)].into_iter().enumerate()
+    {
+        for block in 0..blocks {
+            let stride = if block == 0 { stride } else { 1 };
+            let name = |layer: &str| format!("layer{}.{block}.{layer}", stage + 1);
+            if block == 0 {
+                conv(name("downsample"), size, input, 4 * width, 1, stride);
+            }
+            conv(name("conv1"), size, input, width, 1, 1);
+            let inner = conv(name("conv2"), size, width, width, 3, stride);
+            size = conv(name("conv3"), inner, width, 4 * width, 1, 1);
+            input = 4 * width;
+        }
+    }
+    assert_eq!(layers.iter().map(|layer| layer.count).sum::<usize>(), 53);
+    layers
+}
+
+/// Measures `f` with criterion and returns its median time over criterion's samples.
+fn measure(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, flops: u64, mut f: impl FnMut()) -> Duration {
+    group.throughput(Throughput::Elements(flops));
+    let samples = Cell::new(Vec::new());
+    group.bench_function(id, |bencher| {
+        bencher.iter_custom(|iterations| {
+            let start = Instant::now();
+            (0..iterations).for_each(|_| f());
+            let elapsed = start.elapsed();
+            let mut all = samples.take();
+            all.push(elapsed / iterations.max(1) as u32);
+            samples.set(all);
+            elapsed
+        });
+    });
+    let mut all = samples.take();
+    all.sort();
+    all.get(all.len() / 2).copied().unwrap_or_default()
+}
+
+/// FLOP/s of a large product on all cores.
+fn large_gemm(group: &mut BenchmarkGroup<'_, WallTime>) -> f64 {
+    let (a, b, mut c) = (uniform(LARGE * LARGE), uniform(LARGE * LARGE), vec![0.0f32; LARGE * LARGE]);
+    let flops = 2 * (LARGE * LARGE * LARGE) as u64;
+    let n = LARGE as isize;
+    let time = measure(group, BenchmarkId::new("crate gemm", format!("{LARGE}^3")), flops, || {
+        // SAFETY: three square row-major matrices of side LARGE.
+        unsafe {
+            gemm::gemm(
+                LARGE,
+                LARGE,
+                LARGE,
+                c.as_mut_ptr(),
+                1,
+                n,
+                false,
+                a.as_ptr(),
+                1,
+                n,
+                b.as_ptr(),
+                1,
+                n,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::Rayon(0),
+            );
+        }
+    });
+    flops as f64 / time.as_secs_f64()
+}
+
+/// Median times of the forward pass, the gradient of the input and that of the weight. Images need no gradient.
+fn layer(group: &mut BenchmarkGroup<'_, WallTime>, layer: &Layer) -> [Option<Duration>; 3] {
+    let g = &layer.geometry;
+    let flops = g.flops();
+    let (mut x, weight) = (uniform(BATCH * g.in_h * g.in_w * g.in_c), uniform(g.k() * g.out_c));
+    let mut y = uniform(g.pixels() * g.out_c);
+    let id = |pass: &str| BenchmarkId::new(layer.name.as_str(), pass);
+    let mut workspace = vec![0.0; conv::forward_workspace(g)];
+    let forward = measure(group, id("forward"), flops, || {
+        conv::conv2d_forward(g, &x, &weight, None, &mut y, &mut workspace);
+    });
+    let mut grad_weight = vec![0.0; weight.len()];
+    let mut workspace = vec![0.0; conv::backward_weight_workspace(g)];
+    let backward_weight = measure(group, id("backward weight"), flops, || {
+        conv::conv2d_backward_weight(g, &x, &y, &mut grad_weight, false, &mut workspace);
+    });
+    let mut workspace = vec![0.0; conv::backward_data_workspace(g)];
+    let backward_data = (g.in_c > 3).then(|| {
+        measure(group, id("backward data"), flops, || {
+            conv::conv2d_backward_data(g, &y, &weight, &mut x, false, &mut workspace);
+        })
+    });
+    [Some(forward), backward_data, Some(backward_weight)]
+}
+
+fn convolutions(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("conv");
+    group.sampling_mode(SamplingMode::Flat).sample_size(10);
+    group.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(300));
+    let gemm = large_gemm(&mut group);
+
+    let layers = resnet50();
+    let mut table = Table::new(["layer", "in", "out", "kernel", "stride", "count", "forward", "data", "weight"]);
+    let mut totals = [(0.0, 0.0); 3];
+    for entry in &layers {
+        let times = layer(&mut group, entry);
+        let (g, count) = (&entry.geometry, entry.count);
+        let gflop = g.flops() as f64 / 1e9;
+        for ((flops, seconds), time) in totals.iter_mut().zip(times) {
+            if let Some(time) = time {
+                *flops += count as f64 * gflop;
+                *seconds += count as f64 * time.as_secs_f64();
+            }
+        }
+        let rates = times.map(|time| time.map_or("-".into(), |time| format!("{:.0}", gflop / time.as_secs_f64())));
+        let cells = [
+            entry.name.clone(),
+            format!("{}x{}x{}", g.in_h, g.in_w, g.in_c),
+            format!("{}x{}x{}", g.out_h(), g.out_w(), g.out_c),
+            format!("{}x{}", g.kernel[0], g.kernel[1]),
+            g.stride[0].to_string(),
+            count.to_string(),
+        ];
+        table.row(cells.into_iter().chain(rates));
+    }
+    group.finish();
+    println!("ResNet-50, {BATCH} images of 256x128, {} threads, GFLOP/s:\n{table}", rayon::current_num_threads());
+    println!("large product of the crate gemm: {:.0} GFLOP/s", gemm / 1e9);
+    let all = totals.iter().fold((0.0, 0.0), |sum, total| (sum.0 + total.0, sum.1 + total.1));
+    let passes = ["forward", "gradient of the input", "gradient of the weight", "all three"];
+    for (pass, (gflop, seconds)) in passes.iter().zip(totals.into_iter().chain([all])) {
+        println!("{pass}: {:.0} GFLOP/s, {:.0} % of it", gflop / seconds, 100e9 * gflop / seconds / gemm);
+    }
+}
+
+criterion_group!(benches, convolutions);
+criterion_main!(benches);

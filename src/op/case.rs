@@ -1,0 +1,120 @@
+//! Ops on their own: an instance with sizes, and its run on seeded data, for gradient checks, device comparisons and benches.
+
+use rand::RngExt;
+
+use crate::Result;
+use crate::graph::{Graph, Mode, StateId, Var};
+use crate::latent_state::{LatentStates, StateInit};
+use crate::rng::{Purpose, stream};
+use crate::session::Session;
+use crate::shape::Shape;
+use crate::store::{Group, Layout, ParamId, Store};
+
+type Build = fn(&mut Graph, &mut Store, &[Var], &[ParamId], Option<Var>) -> Result<Var>;
+
+/// An instance of an op.
+pub struct OpCase {
+    pub name: &'static str,
+    /// Shapes of the differentiated inputs.
+    pub inputs: Vec<Shape>,
+    /// torch shapes and layouts of the parameters.
+    pub params: Vec<(Vec<usize>, Layout)>,
+    /// Records the op; the last operand is given where [`OpCase::labels`] is not empty.
+    pub build: Build,
+    /// Class labels of the batch.
+    pub labels: Vec<u32>,
+    /// False for a piecewise-linear op whose kinks random inputs may straddle: smaller steps are taken then.
+    pub smooth: bool,
+}
+
+impl OpCase {
+    pub(super) fn new(name: &'static str, inputs: &[Shape], params: &[(&[usize], Layout)], build: Build) -> OpCase {
+        let params = params.iter().map(|(shape, layout)| (shape.to_vec(), *layout)).collect();
+        OpCase { name, inputs: inputs.to_vec(), params, build, labels: Vec::new(), smooth: true }
+    }
+
+    pub(super) fn labels(mut self, labels: &[u32]) -> OpCase {
+        self.labels = labels.to_vec();
+        self
+    }
+
+    pub(super) fn kinked(mut self) -> OpCase {
+        self.smooth = false;
+        self
+    }
+}
+
+/// A case that is recorded and filled with numbers from [-1, 1): inputs, parameters, latent state and the gradient of its
+/// output.
+pub struct CaseRun {
+    pub session: Session,
+    pub store: Store,
+    pub inputs: Vec<Var>,
+    pub params: Vec<ParamId>,
+    pub output: Var,
+    /// The gradient that backward starts from.
+    pub cotangent: Vec<f32>,
+    initial_states: Vec<Vec<f32>>,
+    states: LatentStates,
+}
+
+/// Numbers from [-1, 1), a function of `item`.
+fn uniform(len: usize, item: u64) -> Vec<f32> {
+    let mut rng = stream(7, Purpose::Test, 0, item);
+    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+impl CaseRun {
+    /// Records `case`.
+    ///
+    /// # Panics
+    /// If the case's shapes do not fit its op.
+    pub fn new(case: &OpCase, mode: Mode) -> CaseRun {
+        let mut store = Store::new();
+        let mut params = Vec::new();
+        for (i, (shape, layout)) in case.params.iter().enumerate() {
+            let id = store.add_param(format!("param{i}"), shape, *layout, Group::Head);
+            let values = uniform(shape.iter().product::<usize>(), 100 + i as u64);
+            store.value_mut(id).copy_from_slice(&values);
+            params.push(id);
+        }
+        let mut graph = Graph::new(mode);
+        let inputs: Vec<Var> = case.inputs.iter().map(|shape| graph.input_with_grad(*shape)).collect();
+        let labels = (!case.labels.is_empty()).then(|| graph.input(Shape::vectors(case.labels.len(), 1)));
+        let output = (case.build)(&mut graph, &mut store, &inputs, &params, labels).expect("the case records");
+        graph.root(output);
+        let cotangent = uniform(graph.shape(output).len(), 999);
+        let batch = case.inputs[0].n;
+        let initial_states =
+            graph.states().iter().enumerate().map(|(i, s)| uniform(batch * s.slot.len(), 500 + i as u64)).collect();
+        let mut session = Session::new(graph, &store);
+        for (i, var) in inputs.iter().enumerate() {
+            session.set(*var, &uniform(case.inputs[i].len(), i as u64));
+        }
+        if let Some(labels) = labels {
+            session.set(labels, bytemuck::cast_slice(&case.labels));
+        }
+        let states = LatentStates::new(StateInit::Zeros, 0);
+        CaseRun { session, store, inputs, params, output, cotangent, initial_states, states }
+    }
+
+    /// The same, with memory that must not be read filled with NaN before each forward.
+    pub fn poisoned(self) -> CaseRun {
+        CaseRun { session: self.session.poisoned(), ..self }
+    }
+
+    /// One forward from the initial latent state: the output.
+    pub fn forward(&mut self) -> &[f32] {
+        for (i, state) in self.initial_states.iter().enumerate() {
+            self.states.set_current(StateId::from_index(i), state.clone());
+        }
+        self.session.forward(&mut self.store, &mut self.states);
+        self.session.value(self.output)
+    }
+
+    /// The gradients of all inputs and parameters, after [`CaseRun::forward`].
+    pub fn backward(&mut self) {
+        self.session.set_grad(self.output, &self.cotangent);
+        self.session.backward(&mut self.store, &self.states);
+    }
+}
