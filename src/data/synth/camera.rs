@@ -79,18 +79,18 @@ const SOURCE: Ranges = Ranges {
 };
 
 const TARGET: Ranges = Ranges {
-    brightness: [0.50, 1.0],
-    cast: [0.20, 0.50],
-    gamma: [0.65, 1.5],
-    contrast: [0.6, 1.05],
-    blur: [0.6, 1.5],
-    coarseness: [1.3, 2.1],
-    noise: [0.015, 0.045],
+    brightness: [0.70, 1.05],
+    cast: [0.10, 0.28],
+    gamma: [0.75, 1.3],
+    contrast: [0.7, 1.05],
+    blur: [0.5, 1.2],
+    coarseness: [1.3, 2.0],
+    noise: [0.01, 0.03],
     zoom: [0.76, 0.96],
     zoom_jitter: 0.08,
     occlusion: 0.2,
     clutter: 9,
-    walls: [[0.34, 0.36, 0.40], [0.46, 0.40, 0.34], [0.28, 0.34, 0.30], [0.55, 0.54, 0.50]],
+    walls: [[0.44, 0.46, 0.50], [0.56, 0.50, 0.44], [0.38, 0.44, 0.40], [0.65, 0.64, 0.60]],
 };
 
 fn within([low, high]: [f32; 2], rng: &mut impl Rng) -> f32 {
