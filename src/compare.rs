@@ -68,8 +68,8 @@ pub type Results = Vec<[Scores; 3]>;
 /// As [`train::run`].
 pub fn run(comparison: &Comparison<'_>) -> Result<Option<Results>> {
     let Comparison { config, source, target, .. } = comparison;
-    source.check_for_training(config.sampler.ids, config.sampler.images)?;
-    target.check_for_training(config.sampler.ids, config.sampler.images)?;
+    source.check_for_training(config.sampler.ids)?;
+    target.check_for_training(config.sampler.ids)?;
     target.check_for_evaluation()?;
     let mut results = Results::new();
     for &seed in &comparison.seeds {
@@ -178,10 +178,10 @@ fn draw(comparison: &Comparison<'_>, results: &Results) -> Result<()> {
     let mut series = Vec::new();
     for (name, title) in [("pretrain", "pre-training"), ("plain", "plain"), ("ptl", "PTL")] {
         let run = RunDir::open(&run_folder(comparison, comparison.seeds[0], name))?;
-        series.push(Series { name: title.into(), points: loss_curve(&run)? });
+        series.push(Series { name: title.into(), points: train::curves::per_epoch(&run, "loss")? });
     }
     let captions = Captions { title: "Training loss", x: "step", y: "loss" };
-    plot::curves(&comparison.run.file("curves.svg"), captions, &series)?;
+    plot::curves(&comparison.run.curves_path(), captions, &series)?;
     let arms: Vec<Arm> = (ARMS.iter().enumerate())
         .map(|(arm, (_, title))| Arm {
             name: (*title).into(),
@@ -192,16 +192,4 @@ fn draw(comparison: &Comparison<'_>, results: &Results) -> Result<()> {
         .collect();
     let captions = Captions { title: "Target domain", x: "", y: "%" };
     plot::bars(&comparison.run.file("scores.svg"), captions, &["mAP", "mINP", "Rank-1"], &arms)
-}
-
-/// (step, loss) of each epoch of a run.
-fn loss_curve(run: &RunDir) -> Result<Vec<(f64, f64)>> {
-    use crate::error::IoContext;
-    let path = run.metrics_path();
-    let text = std::fs::read_to_string(&path).at("read", &path)?;
-    let point = |line: &str| {
-        let value: Value = serde_json::from_str(line).ok()?;
-        (value["type"] == "epoch").then(|| Some((value["step"].as_f64()?, value["loss"].as_f64()?)))?
-    };
-    Ok(text.lines().filter_map(point).collect())
 }

@@ -46,8 +46,11 @@ pub enum Error {
     #[error("none of the {queries} queries of {dataset} has a match from another camera in the gallery")]
     NoCrossCameraMatch { dataset: String, queries: usize },
     /// Files that cannot be decoded.
-    #[error("{count} images are broken, the first is {} ({reason}): repair or remove them, or pass --skip-broken", path.display())]
-    BrokenImages { count: usize, path: PathBuf, reason: String },
+    #[error(
+        "{count} of {total} images cannot be decoded, the first is {} ({reason}): repair or remove them, or pass --skip-broken",
+        path.display()
+    )]
+    BrokenImages { count: usize, total: usize, path: PathBuf, reason: String },
     /// A file that cannot be decoded.
     #[error("image {}: {reason}", path.display())]
     Image { path: PathBuf, reason: String },

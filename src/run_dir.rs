@@ -130,6 +130,11 @@ impl RunDir {
         self.file("metrics.jsonl")
     }
 
+    /// The picture of the losses.
+    pub fn curves_path(&self) -> PathBuf {
+        self.file("curves.svg")
+    }
+
     /// The results.
     pub fn summary_path(&self) -> PathBuf {
         self.file("summary.json")

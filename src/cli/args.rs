@@ -10,7 +10,7 @@ use super::flags::{EvalFlags, TrainFlags};
 ///
 /// Settings come from defaults, then a TOML file (--config), then flags; `train --help` lists them all.
 #[derive(Debug, Parser)]
-#[command(name = "ptl-train", version, max_term_width = 110, arg_required_else_help = true)]
+#[command(name = "ptl-train", version, max_term_width = 110, arg_required_else_help = true, args_override_self = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,

@@ -33,7 +33,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     set_threads(&config)?;
     let terminal = Reporter::stderr();
     let dataset = open_dataset(data_root(&config)?, &config, &terminal)?;
-    dataset.check_for_training(config.sampler.ids, config.sampler.images)?;
+    dataset.check_for_training(config.sampler.ids)?;
     let target = config.data.target.as_ref().map(|root| open_dataset(root, &config, &terminal)).transpose()?;
     target.as_ref().unwrap_or(&dataset).check_for_evaluation()?;
     let start = match (&resumed, &args.init) {
@@ -259,7 +259,11 @@ fn set_threads(config: &Config) -> Result<()> {
 /// Loads a data set, checks its images and passes its warnings on.
 fn open_dataset(root: &Path, config: &Config, reporter: &Reporter) -> Result<Dataset> {
     let mut dataset = load_market(root)?;
-    dataset.drop_or_refuse_broken(config.data.skip_broken)?;
+    let images = (dataset.train.len() + dataset.query.len() + dataset.gallery.len()) as u64;
+    let task = Mutex::new(reporter.start(&format!("checking {}", dataset.name), images, "images"));
+    let each = || task.lock().expect("no panic while checking").advance(1, "");
+    dataset.drop_or_refuse_broken(config.data.skip_broken, &each)?;
+    task.into_inner().expect("no panic while checking").finish("");
     dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
     Ok(dataset)
 }

@@ -113,8 +113,13 @@ fn check_table(text: &str, file: &Path, section: &str, table: &DeTable<'_>) -> R
     Ok(())
 }
 
-/// "; did you mean `optim.lr`?" where a setting has a similar name, or the same key in another section.
+/// "; did you mean `optim.lr`?" where a setting or section has a similar name, or a setting has the same key in another
+/// section.
 fn suggestion(path: &str) -> String {
+    let near = |section: &&str| strsim::damerau_levenshtein(section, path) <= 2;
+    if let Some(section) = SETTINGS.iter().map(Setting::section).filter(|s| !s.is_empty()).find(near) {
+        return format!("; did you mean the section [{section}]?");
+    }
     let key = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
     let similar = |s: &&Setting| {
         let distance = strsim::damerau_levenshtein(s.path, path);

@@ -1,7 +1,7 @@
 //! Settings that cannot work, refused before any long work starts.
 
 use super::{Config, OptimKind, ScheduleKind};
-use crate::nn::Architecture;
+use crate::nn::{self, Architecture};
 use crate::{Error, Result};
 
 impl Config {
@@ -18,11 +18,12 @@ impl Config {
     fn validate_network(&self) -> Result<()> {
         let m = &self.model;
         m.arch.strip_suffix("-ptl").unwrap_or(&m.arch).parse::<Architecture>()?;
-        check("model.width", m.width, m.width > 0.0 && m.width <= 16.0, "choose more than 0 and at most 16")?;
+        check("model.width", m.width, (0.02..=16.0).contains(&m.width), "choose from 0.02 to 16")?;
         for (setting, pixels) in [("model.height", m.height), ("model.image_width", m.image_width)] {
             check(setting, pixels, (16..=4096).contains(&pixels), "choose from 16 to 4096 pixels")?;
         }
         check("model.last_stride", m.last_stride, matches!(m.last_stride, 1 | 2), "choose 1 or 2")?;
+        nn::check_image_size([m.height, m.image_width], m.last_stride)?;
         check("model.embedding", m.embedding, m.embedding <= 1 << 16, "choose at most 65536")?;
         let stages = &self.ptl.stages;
         check(

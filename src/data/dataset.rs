@@ -65,11 +65,11 @@ impl Dataset {
         table
     }
 
-    /// Checks what training with P x K batches needs.
+    /// Checks what training with batches of `ids` identities needs.
     ///
     /// # Errors
     /// No training image, or fewer identities than P.
-    pub fn check_for_training(&self, ids: usize, _images: usize) -> Result<()> {
+    pub fn check_for_training(&self, ids: usize) -> Result<()> {
         if self.train.is_empty() {
             return Err(Error::NoImages { subset: "train", dataset: self.name.clone() });
         }
@@ -138,20 +138,23 @@ impl Dataset {
         }
     }
 
-    /// Checks every image's header and data; broken ones are an error, or with `skip` left out with a warning.
+    /// Decodes every image once; broken ones are an error, or with `skip` left out with a warning. `each` is called after
+    /// every image.
     ///
     /// # Errors
     /// A broken image.
-    pub fn drop_or_refuse_broken(&mut self, skip: bool) -> Result<()> {
+    pub fn drop_or_refuse_broken(&mut self, skip: bool, each: &(dyn Fn() + Sync)) -> Result<()> {
         for records in [&mut self.train, &mut self.query, &mut self.gallery] {
-            let broken = verify_images(records);
+            let broken = verify_images(records, each);
             let Some((first, reason)) = broken.first() else { continue };
             if !skip {
-                return Err(Error::BrokenImages { count: broken.len(), path: first.clone(), reason: reason.clone() });
+                let (count, total) = (broken.len(), records.len());
+                return Err(Error::BrokenImages { count, total, path: first.clone(), reason: reason.clone() });
             }
             self.warnings.push(format!(
-                "{} broken images are left out ({})",
+                "{} of {} images cannot be decoded and are left out ({})",
                 broken.len(),
+                records.len(),
                 listed(broken.iter().map(|(path, _)| path.display()))
             ));
             let bad: BTreeSet<&PathBuf> = broken.iter().map(|(path, _)| path).collect();
@@ -162,9 +165,11 @@ impl Dataset {
 }
 
 /// The images that cannot be decoded, each with the reason.
-pub fn verify_images(records: &[ImageRecord]) -> Vec<(PathBuf, String)> {
+fn verify_images(records: &[ImageRecord], each: &(dyn Fn() + Sync)) -> Vec<(PathBuf, String)> {
     let check = |record: &ImageRecord| {
-        super::transforms::decode(&record.path).err().map(|error| match error {
+        let decoded = super::transforms::decode(&record.path);
+        each();
+        decoded.err().map(|error| match error {
             Error::Image { reason, .. } => (record.path.clone(), reason),
             other => (record.path.clone(), other.to_string()),
         })

@@ -146,8 +146,8 @@ mod tests {
         for part in ["holiday.jpg", "1 training identities have one image", "1 queries (50.0 %)"] {
             assert!(warnings.contains(part), "{part} in\n{warnings}");
         }
-        assert!(dataset.check_for_training(2, 4).is_ok() && dataset.check_for_evaluation().is_ok());
-        let error = dataset.check_for_training(3, 4).unwrap_err().to_string();
+        assert!(dataset.check_for_training(2).is_ok() && dataset.check_for_evaluation().is_ok());
+        let error = dataset.check_for_training(3).unwrap_err().to_string();
         assert!(error.contains("2 training identities") && error.contains('3'), "{error}");
     }
 

@@ -11,7 +11,7 @@ mod sampler;
 pub mod synth;
 mod transforms;
 
-pub use dataset::{Dataset, ImageRecord, verify_images};
+pub use dataset::{Dataset, ImageRecord};
 pub use folder::list_images;
 pub use loader::{Batch, ImageCache, Loader, LoaderOptions};
 pub use market::load_market;

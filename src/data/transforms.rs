@@ -1,12 +1,15 @@
 //! What happens to an image between its file and the network.
 
+use std::io::Cursor;
 use std::path::Path;
+
+use fast_image_resize::images::Image;
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::ImageReader;
+use rand::{Rng, RngExt};
 
 use crate::config::{Augment, Interpolation};
 use crate::{Error, Result};
-use fast_image_resize::images::Image;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use rand::{Rng, RngExt};
 
 /// ImageNet's channel means and standard deviations, of values in [0, 1].
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
@@ -38,14 +41,25 @@ pub struct Rgb {
 /// The file cannot be read, or not decoded.
 pub fn decode(path: &Path) -> Result<Rgb> {
     let bad = |reason: String| Error::Image { path: path.to_path_buf(), reason };
-    let reader = image::ImageReader::open(path).map_err(|e| bad(e.to_string()))?;
-    let reader = reader.with_guessed_format().map_err(|e| bad(e.to_string()))?;
+    let bytes = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
+    if is_truncated_jpeg(&bytes) {
+        return Err(bad("the file ends within the picture".into()));
+    }
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| bad(e.to_string()))?;
     let image = reader.decode().map_err(|e| bad(e.to_string()))?.into_rgb8();
     let (width, height) = (image.width() as usize, image.height() as usize);
     if width == 0 || height == 0 {
         return Err(bad("it has no pixels".into()));
     }
     Ok(Rgb { width, height, pixels: image.into_raw() })
+}
+
+/// A JPEG without the marker of its end, which the decoder would fill up with grey. Within a scan, 0xFF is never followed by
+/// the code of a marker, so what looks like one is one.
+fn is_truncated_jpeg(bytes: &[u8]) -> bool {
+    let last = |marker: [u8; 2]| bytes.windows(2).rposition(|pair| pair == marker);
+    let (scan, end) = (last([0xFF, 0xDA]), last([0xFF, 0xD9]));
+    bytes.starts_with(&[0xFF, 0xD8]) && end.is_none_or(|end| scan.is_some_and(|scan| scan > end))
 }
 
 impl Transform {

@@ -11,5 +11,5 @@ pub use bconv_cell::BConvCell;
 pub use init::{Init, Scope};
 pub use layers::{BatchNorm2d, Conv2d, Linear};
 pub use ptl::{PtlBranch, PtlConfig};
-pub use reid::{Pool, ReidConfig, ReidModel, ReidOutput};
+pub use reid::{Pool, ReidConfig, ReidModel, ReidOutput, check_image_size};
 pub use resnet::{Architecture, Block, ResNet, ResNetConfig, Stage};

@@ -100,7 +100,8 @@ impl ReidModel {
     /// # Errors
     /// Images that are too small or not divisible as the strides need.
     pub fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<ReidOutput> {
-        check_image_size(g.shape(images), &self.backbone.config)?;
+        let Shape { h, w, .. } = g.shape(images);
+        check_image_size([h, w], self.backbone.config.last_stride)?;
         let pool = |g: &mut Graph, x: Var| match self.pool {
             Pool::Avg => op::global_avg_pool(g, x),
             Pool::Max => op::global_max_pool(g, x),
@@ -136,12 +137,15 @@ impl ReidModel {
 }
 
 /// Both sides must be a multiple of the network's total stride, so that no border pixel is dropped on the way.
-fn check_image_size(images: Shape, config: &ResNetConfig) -> Result<()> {
-    let stride = 16 * config.last_stride;
-    if images.h == 0 || images.w == 0 || !images.h.is_multiple_of(stride) || !images.w.is_multiple_of(stride) {
+///
+/// # Errors
+/// They are not.
+pub fn check_image_size([h, w]: [usize; 2], last_stride: usize) -> Result<()> {
+    let stride = 16 * last_stride;
+    if h == 0 || w == 0 || !h.is_multiple_of(stride) || !w.is_multiple_of(stride) {
         return Err(Error::Setting {
             setting: "model.height x model.image_width".into(),
-            value: format!("{}x{}", images.h, images.w),
+            value: format!("{h}x{w}"),
             reason: format!("both must be multiples of {stride}, the network's total stride"),
         });
     }

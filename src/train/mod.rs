@@ -1,5 +1,6 @@
 //! Training: a step ([`Trainer`]), the loop over epochs ([`run()`]), and what a checkpoint holds ([`state`]).
 
+pub mod curves;
 mod run;
 pub mod state;
 mod trainer;

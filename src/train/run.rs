@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::state::{self, Position};
-use super::{StepReport, Trainer};
+use super::{StepReport, Trainer, curves};
 use crate::checkpoint::{self, LoadMode};
 use crate::config::Config;
 use crate::data::{Dataset, IdentitySampler, ImageCache, Loader, LoaderOptions};
@@ -59,7 +59,7 @@ pub enum Outcome {
 /// stays.
 pub fn run(job: &Job<'_>) -> Result<Outcome> {
     let Job { config, dataset, reporter, .. } = *job;
-    dataset.check_for_training(config.sampler.ids, config.sampler.images)?;
+    dataset.check_for_training(config.sampler.ids)?;
     let evaluated = job.target.unwrap_or(dataset);
     evaluated.check_for_evaluation()?;
 
@@ -135,6 +135,7 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
             if job.stop.requested() {
                 task.finish("stopped");
                 save(job, &trainer, classes, position)?;
+                curves::draw(job.run)?;
                 return Ok(Outcome::Stopped(position));
             }
         }
@@ -164,6 +165,7 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
         Some(report) => report,
         None => evaluate(job, &mut trainer, evaluated)?,
     };
+    curves::draw(job.run)?;
     Ok(Outcome::Finished(Box::new(report)))
 }
 

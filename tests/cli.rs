@@ -1,0 +1,367 @@
+//! The program as a user meets it: what it writes, what it says about bad input, how it stops.
+
+#![cfg(unix)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A model so small that a run takes a moment.
+const TINY: [&str; 20] = [
+    "--arch",
+    "resnet18-ptl",
+    "--width",
+    "0.125",
+    "--height",
+    "32",
+    "--image-width",
+    "16",
+    "--ids",
+    "3",
+    "--images",
+    "2",
+    "--epochs",
+    "2",
+    "--lr",
+    "1e-3",
+    "--augment.pad",
+    "2",
+    "--eval-batch",
+    "8",
+];
+
+fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_ptl-train"))
+}
+
+fn ptl(args: &[&str]) -> Output {
+    program().args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Standard output of a command that must succeed.
+fn succeeds(args: &[&str]) -> String {
+    let output = ptl(args);
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// The command ends with `code` and one sentence that holds all `parts`.
+fn fails_with(code: i32, args: &[&str], parts: &[&str]) {
+    let output = ptl(args);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+    let last = stderr.lines().filter(|line| line.starts_with("error: ")).collect::<Vec<_>>();
+    assert_eq!(last.len(), 1, "{args:?}: {stderr}");
+    assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "{args:?}: {part:?} is not in: {stderr}");
+    }
+}
+
+fn tiny<'a>(command: &[&'a str]) -> Vec<&'a str> {
+    command.iter().copied().chain(TINY).collect()
+}
+
+/// A drawn data set, and a run trained on it, made once for all tests.
+struct Fixture {
+    folder: TempDir,
+    data: String,
+    run: String,
+}
+
+fn fixture() -> &'static Fixture {
+    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
+    FIXTURE.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let [data, run] = ["data", "run"].map(|name| folder.path().join(name).display().to_string());
+        succeeds(&["synth", "--out", &data, "--domain", "target", "--ids", "8", "--cams", "2"]);
+        succeeds(&tiny(&["train", "--data", &data, "--out", &run]));
+        Fixture { folder, data, run }
+    })
+}
+
+fn path(folder: &TempDir, name: &str) -> String {
+    folder.path().join(name).display().to_string()
+}
+
+fn json(path: impl AsRef<Path>) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// A copy of the fixture's data that a test may spoil.
+fn own_data(folder: &TempDir) -> String {
+    let target = path(folder, "data");
+    let copied = Command::new("cp").args(["-r", &fixture().data, &target]).status().unwrap();
+    assert!(copied.success());
+    target
+}
+
+fn files(folder: impl AsRef<Path>) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn the_demo_compares_three_arms_and_leaves_a_run_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = path(&folder, "run");
+    let table = succeeds(&["demo", "--quick", "--out", &out]);
+    for part in ["mAP", "mINP", "Rank-1", "zero-shot", "plain", "PTL"] {
+        assert!(table.contains(part), "{table}");
+    }
+    let run = Path::new(&out);
+    let summary = json(run.join("summary.json"));
+    for arm in ["zero_shot", "plain", "ptl"] {
+        for figure in ["mAP", "mINP", "rank1"] {
+            let value = summary[arm][figure].as_f64().unwrap();
+            assert!((0.0..=100.0).contains(&value), "{arm} {figure} {value}");
+        }
+    }
+    for file in ["config.toml", "log.txt", "curves.svg", "scores.svg"] {
+        assert!(fs::metadata(run.join(file)).unwrap().len() > 0, "{file}");
+    }
+    for arm in ["pretrain", "plain", "ptl"] {
+        let arm = run.join(arm);
+        for file in ["config.toml", "log.txt", "metrics.jsonl", "summary.json", "curves.svg"] {
+            assert!(fs::metadata(arm.join(file)).unwrap().len() > 0, "{} {file}", arm.display());
+        }
+        assert!(files(files(arm.join("checkpoints")).last().unwrap()).len() == 2);
+    }
+    let before = fs::read(run.join("summary.json")).unwrap();
+    fails_with(1, &["demo", "--quick", "--out", &out], &["is not empty", "--out"]);
+    assert_eq!(fs::read(run.join("summary.json")).unwrap(), before);
+}
+
+#[test]
+fn a_run_can_be_evaluated_extracted_resumed_and_fine_tuned() {
+    let Fixture { data, run, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.toml", "log.txt", "metrics.jsonl", "summary.json", "curves.svg", "checkpoints"] {
+        assert!(Path::new(run).join(file).exists(), "{file}");
+    }
+    let config = fs::read_to_string(Path::new(run).join("config.toml")).unwrap();
+    assert!(config.contains("arch = \"resnet18-ptl\"") && config.contains("width = 0.125"), "{config}");
+    let report = succeeds(&["evaluate", "--checkpoint", run, "--data", data]);
+    for part in ["mAP", "mINP", "Rank-1", "Rank-10", "step formula", "trapezoid"] {
+        assert!(report.contains(part), "{report}");
+    }
+    // The same figures as at the end of the training.
+    let trained = json(Path::new(run).join("summary.json"))["mAP"].as_f64().unwrap();
+    assert!(report.contains(&format!("{trained:.2}")), "{trained} in {report}");
+
+    let npy = path(&folder, "features.npy");
+    succeeds(&["extract", "--checkpoint", run, "--data", data, "--out", &npy]);
+    assert!(fs::read(&npy).unwrap().starts_with(b"\x93NUMPY"));
+    let images = format!("{data}/query");
+    let tensors = path(&folder, "features.safetensors");
+    succeeds(&["extract", "--checkpoint", run, "--images", &images, "--out", &tensors]);
+    assert_eq!(
+        ptl::checkpoint::File::open(Path::new(&tensors)).unwrap().shape("features").unwrap()[0],
+        files(&images).len()
+    );
+
+    // A finished run that is resumed has nothing left to do; more epochs give it something.
+    let copy = path(&folder, "copy");
+    assert!(Command::new("cp").args(["-r", run, &copy]).status().unwrap().success());
+    succeeds(&["train", "--resume", &copy]);
+    succeeds(&["train", "--resume", &copy, "--epochs", "3"]);
+    let log = fs::read_to_string(Path::new(&copy).join("log.txt")).unwrap();
+    assert!(log.contains("resuming after step") && log.contains("epoch 3/3"), "{log}");
+
+    let tuned = path(&folder, "tuned");
+    succeeds(&tiny(&["train", "--data", data, "--init", run, "--out", &tuned, "--epochs", "1", "--seed", "3"]));
+}
+
+#[test]
+fn a_file_and_flags_say_the_same_and_flags_win() {
+    let Fixture { data, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let file = path(&folder, "mine.toml");
+    fs::write(&file, "seed = 5\n[model]\narch = \"resnet18\"\nwidth = 0.125\nheight = 48\nimage_width = 16\n").unwrap();
+    let run = path(&folder, "run");
+    let flags = ["--height", "32", "--ids", "2", "--images", "2", "--epochs", "1", "--max-steps", "1"];
+    succeeds(&[&["train", "--config", &file, "--data", data, "--out", &run][..], &flags].concat());
+    let config: toml::Table = fs::read_to_string(Path::new(&run).join("config.toml")).unwrap().parse().unwrap();
+    assert_eq!(config["seed"].as_integer(), Some(5));
+    assert_eq!(config["model"]["height"].as_integer(), Some(32));
+    assert_eq!(config["model"]["image_width"].as_integer(), Some(16));
+    assert_eq!(config["sampler"]["ids"].as_integer(), Some(2));
+}
+
+#[test]
+fn what_cannot_work_is_said_before_the_work() {
+    let Fixture { data, run, folder, .. } = fixture();
+    let new = path(folder, "never");
+    let train = |args: &[&str], parts: &[&str]| {
+        fails_with(1, &[&tiny(&["train", "--out", &new])[..], args].concat(), parts);
+        assert!(!Path::new(&new).exists(), "{args:?} left a run folder");
+    };
+    train(&[], &["data.root", "--data"]);
+    train(&["--data", "/no/such/folder"], &["/no/such/folder", "no such folder"]);
+    train(&["--data", run], &["no folder bounding_box_train"]);
+    train(&["--data", data, "--ids", "5"], &["4 training identities", "needs 5", "--ids"]);
+    train(&["--data", data, "--height", "50"], &["50", "16"]);
+    train(&["--data", data, "--lr", "-1"], &["optim.lr"]);
+    train(&["--data", data, "--init", "/no/such/file"], &["/no/such/file"]);
+    train(&["--data", data, "--init", data], &["no run"]);
+    train(&["--data", data, "--init", &format!("{run}/config.toml")], &["checkpoint", "config.toml"]);
+    fails_with(1, &["train", "--resume", "/no/such/run"], &["/no/such/run"]);
+    fails_with(1, &["train", "--resume", data], &["not a run folder"]);
+    fails_with(1, &["evaluate", "--checkpoint", &format!("{run}/log.txt"), "--data", data], &["log.txt"]);
+    fails_with(1, &["evaluate", "--checkpoint", run, "--data", "/none"], &["/none"]);
+    fails_with(1, &["extract", "--checkpoint", run, "--data", data, "--out", "x.csv"], &["x.csv", ".npy"]);
+    fails_with(1, &tiny(&["train", "--data", data, "--out", run]), &["is not empty"]);
+    let inside_a_file = format!("{run}/log.txt/sub");
+    fails_with(1, &tiny(&["train", "--data", data, "--out", &inside_a_file]), &["log.txt"]);
+    fails_with(1, &["synth", "--out", data], &["is not empty"]);
+    fails_with(2, &["train", "--no-such-flag"], &["--no-such-flag"]);
+    fails_with(2, &["train", "--arch", "vgg16"], &["vgg16", "resnet50"]);
+    fails_with(2, &["tarin"], &["train"]);
+}
+
+#[test]
+fn a_file_of_settings_is_checked_line_by_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = path(&folder, "mine.toml");
+    let cases = [
+        ("[optim]\nlearning_rate = 1.0\n", vec!["line 2", "learning_rate"]),
+        ("[optim]\nlr = \"fast\"\n", vec!["line 2", "lr"]),
+        ("[optmi]\n", vec!["line 1", "optmi", "optim"]),
+        ("lr = \n", vec!["line 1"]),
+    ];
+    for (content, parts) in cases {
+        fs::write(&file, content).unwrap();
+        fails_with(1, &["train", "--config", &file], &parts);
+    }
+}
+
+#[test]
+fn broken_images_are_named_or_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = own_data(&folder);
+    let broken = files(format!("{data}/bounding_box_train"))[0].clone();
+    let bytes = fs::read(&broken).unwrap();
+    fs::write(&broken, &bytes[..bytes.len() / 2]).unwrap();
+    fs::write(format!("{data}/bounding_box_train/0004_c9s1_000000_99.jpg"), b"").unwrap();
+    fs::write(format!("{data}/query/holiday.jpg"), &bytes).unwrap();
+    let name = broken.file_name().unwrap().to_str().unwrap();
+    fails_with(
+        1,
+        &tiny(&["train", "--data", &data, "--out", &path(&folder, "a")]),
+        &["2 of 17 images cannot be decoded", name],
+    );
+    let output = ptl(&tiny(&["train", "--data", &data, "--skip-broken", "--out", &path(&folder, "b")]));
+    let stderr = text(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("warning: ") && stderr.contains("holiday.jpg") && stderr.contains(name), "{stderr}");
+}
+
+#[test]
+fn an_evaluation_without_a_cross_camera_match_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = own_data(&folder);
+    for file in files(format!("{data}/bounding_box_test")) {
+        let camera_one = file.to_str().unwrap().replace("_c2s", "_c1s");
+        fs::rename(&file, camera_one.replace(".jpg", "x.jpg")).unwrap();
+    }
+    for file in files(format!("{data}/query")).into_iter().filter(|f| f.to_str().unwrap().contains("_c2s")) {
+        fs::remove_file(file).unwrap();
+    }
+    fails_with(1, &["evaluate", "--checkpoint", &fixture().run, "--data", &data], &["another camera"]);
+}
+
+#[test]
+fn a_loss_that_is_no_number_ends_the_run_with_its_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = path(&folder, "run");
+    let args = ["train", "--data", &fixture().data, "--out", &run, "--optim", "sgd"];
+    fails_with(1, &[&tiny(&args)[..], &["--lr", "1e30"]].concat(), &["the loss became", "--lr", ".jpg"]);
+    assert!(Path::new(&run).join("log.txt").exists());
+}
+
+/// Starts a long run and waits for its first steps.
+fn long_run(run: &str) -> std::process::Child {
+    let args = [
+        &tiny(&["train", "--data", &fixture().data, "--out", run])[..],
+        &["--epochs", "100000", "--train.log-every", "1"],
+    ]
+    .concat();
+    let child = program().args(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let metrics = Path::new(run).join("metrics.jsonl");
+    while fs::metadata(&metrics).map_or(true, |m| m.len() == 0) {
+        assert!(Instant::now() < deadline, "no step was logged");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+#[test]
+fn ctrl_c_saves_a_run_that_resumes() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = path(&folder, "run");
+    let child = long_run(&run);
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("--resume") && stderr.contains(&run), "{stderr}");
+    assert_eq!(files(Path::new(&run).join("checkpoints")).len(), 1);
+    succeeds(&["train", "--resume", &run, "--max-steps", "1"]);
+}
+
+#[test]
+fn closed_and_full_outputs_are_no_panic() {
+    let Fixture { data, run, .. } = fixture();
+    let shell = |line: &str| {
+        let output =
+            Command::new("sh").args(["-c", line, env!("CARGO_BIN_EXE_ptl-train"), run, data]).output().unwrap();
+        let stderr = text(&output.stderr);
+        assert!(!stderr.contains("panicked"), "{line}: {stderr}");
+        (output.status.code(), stderr)
+    };
+    assert_eq!(shell("$0 train --help | true").0, Some(0));
+    assert_eq!(shell("$0 evaluate --checkpoint $1 --data $2 2>&- >/dev/null").0, Some(0));
+    assert_eq!(shell("$0 evaluate --checkpoint $1 --data $2 | true").0, Some(0));
+    if Path::new("/dev/full").exists() {
+        let (code, stderr) = shell("$0 evaluate --checkpoint $1 --data $2 >/dev/full");
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains("standard output"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_the_last_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = path(&folder, "run");
+    assert!(Command::new("cp").args(["-r", &fixture().run, &run]).status().unwrap().success());
+    let before = files(Path::new(&run).join("checkpoints"));
+    // Files may not grow beyond 64 KiB: writing a checkpoint fails as on a full disk.
+    let line = "trap '' XFSZ; ulimit -f 128; exec $0 train --resume $1 --epochs 3";
+    let output = Command::new("bash").args(["-c", line, env!("CARGO_BIN_EXE_ptl-train"), &run]).output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("error: cannot write") && !stderr.contains("panicked"), "{stderr}");
+    assert_eq!(files(Path::new(&run).join("checkpoints")), before);
+    succeeds(&["train", "--resume", &run, "--epochs", "3"]);
+}
+
+#[test]
+fn info_says_what_this_build_can_do() {
+    let info = succeeds(&["info"]);
+    for part in ["version", "processor", "instructions", "CUDA"] {
+        assert!(info.contains(part), "{info}");
+    }
+    assert!(succeeds(&["--version"]).contains(env!("CARGO_PKG_VERSION")));
+}

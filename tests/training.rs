@@ -1,0 +1,288 @@
+//! Whole runs on a few drawn pedestrians: resuming, seeds, threads, fine-tuning.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use ptl::checkpoint::File;
+use ptl::config::{Config, OptimKind, Overrides};
+use ptl::data::synth::{self, Domain, SynthConfig};
+use ptl::data::{Dataset, load_market};
+use ptl::eval::ranking::RankingReport;
+use ptl::eval::{TrainedModel, extract_features};
+use ptl::latent_state::{EvalState, StateInit, StatePolicy};
+use ptl::progress::Reporter;
+use ptl::run_dir::RunDir;
+use ptl::stop::StopFlag;
+use ptl::train::{self, Job, Outcome, Start, state};
+use tempfile::TempDir;
+
+const EPOCHS: usize = 3;
+const STEPS_PER_EPOCH: usize = 6;
+
+/// Six training identities (the second data set has four), four images each.
+fn datasets() -> &'static [Dataset; 2] {
+    static DATA: OnceLock<([Dataset; 2], TempDir)> = OnceLock::new();
+    let (datasets, _) = DATA.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let datasets = [(Domain::Source, 6), (Domain::Target, 4)].map(|(domain, train_ids)| {
+            let config = SynthConfig {
+                domain,
+                train_ids,
+                test_ids: 3,
+                cams: 2,
+                height: 48,
+                width: 24,
+                ..SynthConfig::default()
+            };
+            let path = folder.path().join(domain.to_string());
+            synth::generate(&path, &config, &|_, _| {}).unwrap();
+            load_market(&path).unwrap()
+        });
+        (datasets, folder)
+    });
+    datasets
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.model.arch = "resnet18-ptl".into();
+    config.model.width = 0.125;
+    (config.model.height, config.model.image_width) = (32, 16);
+    config.sampler.ids = 3;
+    config.sampler.images = 2;
+    config.sampler.passes = 3;
+    config.augment.pad = 2;
+    config.optim.lr = 1e-3;
+    config.schedule.epochs = EPOCHS;
+    config.schedule.warmup_epochs = 1;
+    config.train.checkpoint_every = 1;
+    config.train.log_every = 1;
+    config.eval.batch = 5;
+    config
+}
+
+fn run_job(config: &Config, dataset: &Dataset, start: Start, run: &RunDir, stop: &StopFlag) -> Outcome {
+    run.write_config(config).unwrap();
+    let reporter = Reporter::silent().with_log(&run.log_path()).unwrap();
+    train::run(&Job { config, dataset, target: None, start, run, reporter: &reporter, stop }).unwrap()
+}
+
+fn finish(config: &Config, start: Start, run: &RunDir) -> RankingReport {
+    match run_job(config, &datasets()[0], start, run, &StopFlag::default()) {
+        Outcome::Finished(report) => *report,
+        Outcome::Stopped(position) => panic!("stopped at {position:?}"),
+    }
+}
+
+/// Name, shape and bits of everything in the newest checkpoint: weights, statistics, optimiser, latent states.
+fn everything(run: &RunDir) -> Vec<(String, Vec<usize>, Vec<u32>)> {
+    let newest = state::newest(&run.checkpoints()).unwrap();
+    let mut all = Vec::new();
+    for name in [state::MODEL_FILE, state::TRAINING_FILE] {
+        let file = File::open(&newest.join(name)).unwrap();
+        for name in file.names() {
+            let bits = match file.i64(&name) {
+                Ok(counts) => counts.into_iter().map(|count| count as u32).collect(),
+                Err(_) => file.f32(&name).unwrap().into_iter().map(f32::to_bits).collect(),
+            };
+            all.push((name.clone(), file.shape(&name).unwrap(), bits));
+        }
+    }
+    assert!(all.iter().any(|(name, ..)| name.starts_with("optimizer.")));
+    assert!(all.iter().any(|(name, ..)| name.ends_with(".weight")));
+    all
+}
+
+fn assert_same(a: &RunDir, b: &RunDir, what: &str) {
+    let (a, b) = (everything(a), everything(b));
+    let names = |all: &[(String, Vec<usize>, Vec<u32>)]| all.iter().map(|(name, ..)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&a), names(&b), "{what}");
+    for (a, b) in a.iter().zip(&b) {
+        assert!(a == b, "{what}: {} differs", a.0);
+    }
+}
+
+/// Steps in metrics.jsonl, in the order of their lines.
+fn logged_steps(run: &RunDir) -> Vec<u64> {
+    let text = std::fs::read_to_string(run.metrics_path()).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.filter(|line| line["type"] == "step").map(|line| line["step"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn resuming_continues_bit_for_bit() {
+    let recipes = [
+        (StatePolicy::Carry, StateInit::Zeros, OptimKind::Adam),
+        (StatePolicy::CarryEpochs, StateInit::Normal, OptimKind::Sgd),
+        (StatePolicy::Reset, StateInit::Normal, OptimKind::AdamW),
+    ];
+    for (policy, init, kind) in recipes {
+        let what = format!("{policy:?} {init:?} {kind:?}");
+        let mut config = config();
+        (config.ptl.state_policy, config.ptl.state_init, config.optim.kind) = (policy, init, kind);
+        config.optim.clip_norm = 5.0;
+        let folder = tempfile::tempdir().unwrap();
+        let whole = RunDir::create(&folder.path().join("whole")).unwrap();
+        let report = finish(&config, Start::Scratch, &whole);
+        assert_eq!(logged_steps(&whole).len(), EPOCHS * STEPS_PER_EPOCH);
+
+        // In the middle of an epoch, at its end, and twice.
+        let halves = RunDir::create(&folder.path().join("halves")).unwrap();
+        for (i, steps) in [4, STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH + 1].into_iter().enumerate() {
+            let mut first = config.clone();
+            first.train.max_steps = Some(steps);
+            finish(&first, if i == 0 { Start::Scratch } else { Start::Resume }, &halves);
+        }
+        let resumed = finish(&config, Start::Resume, &halves);
+        assert_same(&whole, &halves, &what);
+        assert_eq!(report.map.to_bits(), resumed.map.to_bits(), "{what}");
+        assert_eq!(logged_steps(&halves), logged_steps(&whole), "{what}");
+    }
+}
+
+#[test]
+fn a_request_to_stop_leaves_a_run_that_resumes() {
+    let config = config();
+    let folder = tempfile::tempdir().unwrap();
+    let whole = RunDir::create(&folder.path().join("whole")).unwrap();
+    finish(&config, Start::Scratch, &whole);
+    let stopped = RunDir::create(&folder.path().join("stopped")).unwrap();
+    for step in 1..=2 {
+        let stop = StopFlag::default();
+        stop.request();
+        let start = if step == 1 { Start::Scratch } else { Start::Resume };
+        match run_job(&config, &datasets()[0], start, &stopped, &stop) {
+            Outcome::Stopped(position) => assert_eq!(position.step, step),
+            Outcome::Finished(_) => panic!("did not stop"),
+        }
+    }
+    finish(&config, Start::Resume, &stopped);
+    assert_same(&whole, &stopped, "stopped twice");
+}
+
+#[test]
+fn threads_and_loaders_do_not_change_a_bit_and_seeds_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let trained = |name: &str, threads: usize, workers: usize, seed: u64| {
+        let mut config = config();
+        (config.train.workers, config.seed, config.schedule.epochs) = (workers, seed, 2);
+        let run = RunDir::create(&folder.path().join(name)).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let report = pool.install(|| finish(&config, Start::Scratch, &run));
+        (run, report.map.to_bits())
+    };
+    let one = trained("one", 1, 1, 0);
+    for (name, threads, workers) in [("again", 1, 1), ("two", 2, 3), ("five", 5, 2)] {
+        let other = trained(name, threads, workers, 0);
+        assert_same(&one.0, &other.0, name);
+        assert_eq!(one.1, other.1, "{name}: mAP");
+    }
+    let other_seed = trained("other seed", 1, 1, 1);
+    let differ = everything(&one.0).iter().zip(&everything(&other_seed.0)).filter(|(a, b)| a.2 != b.2).count();
+    assert!(differ > 20, "{differ}");
+}
+
+#[test]
+fn fine_tuning_takes_any_number_of_identities_and_says_what_it_took() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.schedule.epochs = 1;
+    config.schedule.warmup_epochs = 0;
+    let mut plain = config.clone();
+    plain.model.arch = "resnet18".into();
+    let source = RunDir::create(&folder.path().join("source")).unwrap();
+    finish(&plain, Start::Scratch, &source);
+    let weights = state::newest(&source.checkpoints()).unwrap().join(state::MODEL_FILE);
+
+    let tuned = RunDir::create(&folder.path().join("tuned")).unwrap();
+    let start = Start::Init(weights.clone());
+    // So small a rate moves nothing: what differs was not loaded.
+    config.optim.lr = 1e-30;
+    run_job(&config, &datasets()[1], start, &tuned, &StopFlag::default());
+    let before = File::open(&weights).unwrap();
+    let after = File::open(&state::newest(&tuned.checkpoints()).unwrap().join(state::MODEL_FILE)).unwrap();
+    for name in before.names().iter().filter(|name| name.starts_with("backbone.") && name.ends_with("weight")) {
+        assert_eq!(before.f32(name).unwrap(), after.f32(name).unwrap(), "{name}");
+    }
+    assert_eq!(before.shape("classifier.weight").unwrap()[0], 6);
+    assert_eq!(after.shape("classifier.weight").unwrap()[0], 4);
+    let log = std::fs::read_to_string(tuned.log_path()).unwrap();
+    for line in ["backbone.layer4", "classifier.weight", "identity head", "ptl.bconv1", "keeps its start value"] {
+        assert!(log.contains(line), "{line} in:\n{log}");
+    }
+}
+
+#[test]
+fn a_frozen_backbone_stays_and_the_rest_moves() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.schedule.epochs = 1;
+    (config.train.freeze_backbone, config.train.freeze_bn) = (true, true);
+    let run = RunDir::create(&folder.path().join("run")).unwrap();
+    finish(&config, Start::Scratch, &run);
+    config.train.max_steps = Some(1);
+    let first = RunDir::create(&folder.path().join("first")).unwrap();
+    finish(&config, Start::Scratch, &first);
+    let of =
+        |run: &RunDir| -> Vec<_> { everything(run).into_iter().filter(|t| !t.0.starts_with("optimizer")).collect() };
+    let (mut frozen, mut moved) = (0, 0);
+    for (a, b) in of(&first).into_iter().zip(of(&run)) {
+        if a.0.starts_with("backbone.") {
+            assert_eq!(a, b);
+            frozen += 1;
+        } else if a.0.ends_with("weight") {
+            assert_ne!(a.2, b.2, "{}", a.0);
+            moved += 1;
+        }
+    }
+    assert!(frozen > 50 && moved > 10, "{frozen} {moved}");
+}
+
+#[test]
+fn the_evaluation_state_changes_the_features_and_batches_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunDir::create(&folder.path().join("run")).unwrap();
+    finish(&config(), Start::Scratch, &run);
+    let features = |eval_state: EvalState, batch: usize| {
+        let TrainedModel { mut config, model, mut store, states } =
+            TrainedModel::open(run.root(), &Overrides::default()).unwrap();
+        (config.ptl.eval_state, config.eval.batch) = (eval_state, batch);
+        let records = &datasets()[0].query;
+        extract_features(&model, &mut store, &states, records, &config, &Reporter::silent()).unwrap().0
+    };
+    let [zeros, mean, normal] = [EvalState::Zeros, EvalState::Mean, EvalState::Normal].map(|s| features(s, 4));
+    assert!(zeros.iter().all(|v| v.is_finite()));
+    assert!(zeros != mean && zeros != normal && mean != normal);
+    assert_eq!(features(EvalState::Zeros, 1), zeros);
+    assert_eq!(features(EvalState::Mean, 3), mean);
+}
+
+#[test]
+fn a_diverging_run_ends_with_one_error_and_keeps_its_checkpoints() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunDir::create(&folder.path().join("run")).unwrap();
+    let mut config = config();
+    config.schedule.epochs = 1;
+    finish(&config, Start::Scratch, &run);
+    let saved = everything(&run);
+    config.schedule.epochs = EPOCHS;
+    config.optim.kind = OptimKind::Sgd;
+    config.optim.lr = 1e30;
+    config.schedule.warmup_epochs = 0;
+    let weights = state::newest(&run.checkpoints()).unwrap().join(state::MODEL_FILE);
+    let second = RunDir::create(&folder.path().join("second")).unwrap();
+    let reporter = Reporter::silent();
+    let job = Job {
+        config: &config,
+        dataset: &datasets()[0],
+        target: None,
+        start: Start::Init(weights),
+        run: &second,
+        reporter: &reporter,
+        stop: &StopFlag::default(),
+    };
+    let error = train::run(&job).err().expect("diverges").to_string();
+    assert!(error.contains("the loss became") && error.contains("--lr") && error.contains(".jpg"), "{error}");
+    assert_eq!(everything(&run), saved);
+    assert!(Path::new(&second.metrics_path()).exists());
+}
