@@ -9,10 +9,19 @@ pub fn text() -> String {
     let cores = available_parallelism().map_or_else(|_| "unknown".into(), |n| n.to_string());
     let lines = [
         ("version", format!("ptl-train {}", env!("CARGO_PKG_VERSION"))),
+        (
+            "build",
+            format!(
+                "{}, {}, optimisation level {}",
+                env!("PTL_BUILD_RUSTC"),
+                env!("PTL_BUILD_TARGET"),
+                env!("PTL_BUILD_OPT_LEVEL")
+            ),
+        ),
         ("system", format!("{OS} {ARCH}")),
         ("processor", field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into())),
         ("cores", format!("{cores} (threads used by default)")),
-        ("instructions", instructions().join(", ")),
+        ("instructions", format!("{} (matrix products use {})", instructions().join(", "), crate::cpu::isa_name())),
         ("memory", memory()),
         ("devices", "cpu".into()),
         ("CUDA", "not built in".into()),

@@ -100,8 +100,8 @@ impl PtlBranch {
             let exact = (backbone.base * sixty_fourths) as f32 / 64.0 * config.cell_width;
             (exact.round() as usize).max(1)
         };
-        let fused = |stage: usize| channels([32, 64, 128, 128][stage - 1]);
-        let beside = |stage: usize| channels([32, 64, 128, 128][stage - 1]);
+        // Of the fuse module before a stage and of the cell beside it.
+        let stage_width = |stage: usize| channels([32, 64, 128, 128][stage - 1]);
 
         let mut z = backbone.base;
         let mut entry = None;
@@ -110,9 +110,9 @@ impl PtlBranch {
             entry = Some((
                 BConvCell::new(&mut scope.child("bconv1"), [3, first], 3, 2, 1),
                 BConvCell::new(&mut scope.child("bconv2"), [first, second], 3, 2, 1),
-                Fuse::new(&mut scope.child("fuse1"), [second + backbone.base, fused(1)]),
+                Fuse::new(&mut scope.child("fuse1"), [second + backbone.base, stage_width(1)]),
             ));
-            z = fused(1);
+            z = stage_width(1);
         } else if stages[0] > 1 {
             z = backbone.stage_channels(stages[0] - 1);
         }
@@ -122,9 +122,9 @@ impl PtlBranch {
         for (i, &stage) in stages.iter().enumerate() {
             let stride = (reached + 1..=stage).map(|s| backbone.stage_stride(s)).product();
             let name = format!("bconv{}", stage + 2);
-            let cell = BConvCell::new(&mut scope.child(name), [z, beside(stage)], 3, stride, 1);
+            let cell = BConvCell::new(&mut scope.child(name), [z, stage_width(stage)], 3, stride, 1);
             let fuse = (i + 1 < stages.len()).then(|| {
-                let output = fused(stage + 1);
+                let output = stage_width(stage + 1);
                 let fuse = Fuse::new(
                     &mut scope.child(format!("fuse{}", stage + 1)),
                     [backbone.stage_channels(stage) + cell.out_channels, output],
@@ -168,5 +168,58 @@ impl PtlBranch {
             }
         }
         Ok((x, z))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Mode;
+    use crate::nn::{Architecture, Pool, ReidConfig, ReidModel};
+    use crate::shape::Shape;
+
+    fn model(architecture: Architecture, width: f32, ptl: Option<PtlConfig>) -> (ReidModel, Store) {
+        let config =
+            ReidConfig { architecture, width, last_stride: 1, embedding: 0, pool: Pool::Avg, ptl, classes: 751 };
+        let mut store = Store::new();
+        (ReidModel::new(&mut store, &config, 0).unwrap(), store)
+    }
+
+    #[test]
+    fn the_default_branch_adds_at_most_15_percent_of_parameters() {
+        for architecture in Architecture::ALL {
+            for width in [1.0, 0.25] {
+                let count = |ptl| model(architecture, width, ptl).1.count(None) as f64;
+                let share = count(Some(PtlConfig::default())) / count(None) - 1.0;
+                println!("{} x {width}: {:.1} %", architecture.name(), 100.0 * share);
+                assert!(share > 0.0 && share <= 0.15, "{} x {width}: {share}", architecture.name());
+            }
+        }
+    }
+
+    #[test]
+    fn cells_sit_where_they_are_named() {
+        for (stages, cells) in [(vec![1, 2, 3, 4], 6), (vec![1], 3), (vec![3], 1), (vec![2, 4], 2), (vec![3, 4], 2)] {
+            let ptl = PtlConfig { stages: stages.clone(), cell_width: 0.5 };
+            let (model, store) = model(Architecture::ResNet18, 0.125, Some(ptl));
+            let mut graph = Graph::new(Mode::Train);
+            let images = graph.input(Shape::new(2, 64, 32, 3));
+            let output = model.forward(&mut graph, &store, images).unwrap();
+            assert_eq!(graph.states().len(), cells, "{stages:?}");
+            let last = graph.states().last().unwrap();
+            assert_eq!(graph.shape(output.embedding).c, 64 + last.slot.c, "{stages:?}");
+            let named: Vec<String> = stages.iter().map(|s| format!("ptl.bconv{}", s + 2)).collect();
+            assert!(named.iter().all(|name| graph.states().iter().any(|s| s.name.contains(name))), "{stages:?}");
+        }
+    }
+
+    #[test]
+    fn stages_that_make_no_branch_are_refused() {
+        let backbone = ResNetConfig { architecture: Architecture::ResNet18, base: 8, last_stride: 2, classes: None };
+        for (stages, cell_width) in [(vec![], 1.0), (vec![2, 1], 1.0), (vec![5], 1.0), (vec![1], 0.0)] {
+            let mut store = Store::new();
+            let config = PtlConfig { stages, cell_width };
+            assert!(PtlBranch::new(Scope::root(&mut store, 0), &backbone, &config).is_err(), "{config:?}");
+        }
     }
 }
