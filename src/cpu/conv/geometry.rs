@@ -1,0 +1,84 @@
+//! Sizes of a convolution, and which input pixel a tap reads.
+
+use crate::{Error, Result};
+
+/// Sizes of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2dGeometry {
+    pub batch: usize,
+    pub in_h: usize,
+    pub in_w: usize,
+    pub in_c: usize,
+    pub out_c: usize,
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    pub padding: [usize; 2],
+}
+
+impl Conv2dGeometry {
+    /// Checks that the kernel fits.
+    ///
+    /// # Errors
+    /// A size of 0, or a kernel larger than the padded image.
+    pub fn new(
+        batch: usize,
+        [in_h, in_w]: [usize; 2],
+        in_c: usize,
+        out_c: usize,
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        padding: [usize; 2],
+    ) -> Result<Conv2dGeometry> {
+        let sizes = [batch, in_h, in_w, in_c, out_c, kernel[0], kernel[1], stride[0], stride[1]];
+        let fits = in_h + 2 * padding[0] >= kernel[0] && in_w + 2 * padding[1] >= kernel[1];
+        if sizes.contains(&0) || !fits {
+            return Err(Error::Shape {
+                op: "conv2d",
+                detail: format!(
+                    "kernel {kernel:?}, stride {stride:?}, padding {padding:?} do not fit [{batch}, {in_h}, {in_w}, {in_c}]: \
+                     use larger images or fewer strides"
+                ),
+            });
+        }
+        Ok(Conv2dGeometry { batch, in_h, in_w, in_c, out_c, kernel, stride, padding })
+    }
+
+    pub fn out_h(&self) -> usize {
+        (self.in_h + 2 * self.padding[0] - self.kernel[0]) / self.stride[0] + 1
+    }
+
+    pub fn out_w(&self) -> usize {
+        (self.in_w + 2 * self.padding[1] - self.kernel[1]) / self.stride[1] + 1
+    }
+
+    /// Rows of the weight matrix.
+    pub fn k(&self) -> usize {
+        self.taps() * self.in_c
+    }
+
+    /// Output pixels.
+    pub fn pixels(&self) -> usize {
+        self.batch * self.out_h() * self.out_w()
+    }
+
+    /// Floating-point operations of one pass (forward, or either gradient).
+    pub fn flops(&self) -> u64 {
+        2 * (self.pixels() * self.k() * self.out_c) as u64
+    }
+
+    pub(super) fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Input coordinate that output coordinate `o` reads at kernel offset `k`, if it is not padding.
+    pub(super) fn source(&self, axis: usize, o: usize, k: usize) -> Option<usize> {
+        let size = [self.in_h, self.in_w][axis];
+        (o * self.stride[axis] + k).checked_sub(self.padding[axis]).filter(|&i| i < size)
+    }
+
+    /// Image and coordinates of output pixel `row`.
+    pub(super) fn pixel(&self, row: usize) -> (usize, usize, usize) {
+        let (h, w) = (self.out_h(), self.out_w());
+        (row / (h * w), row / w % h, row % w)
+    }
+}
