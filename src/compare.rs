@@ -118,7 +118,6 @@ fn arm(
     start: Start,
 ) -> Result<Option<(RankingReport, PathBuf)>> {
     let run = RunDir::create(folder)?;
-    run.write_config(config)?;
     let reporter = comparison.reporter.with_log(&run.log_path())?;
     let target = Some(comparison.target);
     let job = Job { config, dataset, target, start, run: &run, reporter: &reporter, stop: comparison.stop };

@@ -26,6 +26,12 @@ pub enum Error {
          training run"
     )]
     NoLatentState { cell: String },
+    /// A plan is larger than the memory that is left.
+    #[error(
+        "{purpose} needs {} MiB, {} MiB of memory are available: use smaller batches (--ids, --images, --eval-batch), smaller \
+         images or a smaller network", needed >> 20, available >> 20
+    )]
+    OutOfMemory { purpose: &'static str, needed: u64, available: u64 },
     /// The loss is NaN or infinite.
     #[error(
         "the loss became {loss} at learning rate {lr:e}: lower --lr, add --warmup-epochs or clip the gradient with \
@@ -92,6 +98,12 @@ pub enum Error {
     /// A folder that was named as a run is none.
     #[error("{} is not a run folder: {reason}", path.display())]
     NotARun { path: PathBuf, reason: String },
+    /// A run was stopped within an epoch and is resumed with epochs of another length.
+    #[error(
+        "the run was stopped after batch {batch} of an epoch of {then} batches, and now an epoch has {now}: resume with the \
+         same data, --ids, --images and --passes"
+    )]
+    OtherEpoch { batch: usize, then: usize, now: usize },
     /// A checkpoint is broken or belongs to something else.
     #[error("checkpoint {}: {reason}", path.display())]
     Checkpoint { path: PathBuf, reason: String },

@@ -13,6 +13,7 @@ pub mod error;
 pub mod eval;
 pub mod graph;
 pub mod latent_state;
+pub mod memory;
 pub mod nn;
 pub mod op;
 pub mod optim;

@@ -9,6 +9,7 @@ use crate::latent_state::LatentStates;
 use crate::op::{Backward, Forward, Grad};
 use crate::plan::{Block, GradWrite, Plan};
 use crate::store::Store;
+use crate::{Result, memory};
 
 /// A cache line of the arena; aligns every block for vector loads.
 #[derive(Clone, Copy)]
@@ -71,10 +72,14 @@ pub struct Session {
 
 impl Session {
     /// Plans `graph` and allocates its arena.
-    pub fn new(graph: Graph, store: &Store) -> Session {
+    ///
+    /// # Errors
+    /// The arena is larger than the memory that is available.
+    pub fn new(graph: Graph, store: &Store) -> Result<Session> {
         let plan = Plan::new(&graph, store);
+        memory::ensure("the memory for activations and gradients", plan.arena_bytes() as u64)?;
         let arena = Arena::new(plan.arena_len);
-        Session { graph, plan, arena, poison: false }
+        Ok(Session { graph, plan, arena, poison: false })
     }
 
     /// Fills all memory that must not be read with NaN before each forward (for tests).

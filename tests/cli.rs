@@ -163,12 +163,17 @@ fn a_run_can_be_evaluated_extracted_resumed_and_fine_tuned() {
     succeeds(&["extract", "--checkpoint", run, "--data", data, "--out", &npy]);
     assert!(fs::read(&npy).unwrap().starts_with(b"\x93NUMPY"));
     let images = format!("{data}/query");
-    let tensors = path(&folder, "features.safetensors");
+    let tensors = path(&folder, "new/folder/features.safetensors");
     succeeds(&["extract", "--checkpoint", run, "--images", &images, "--out", &tensors]);
     assert_eq!(
         ptl::checkpoint::File::open(Path::new(&tensors)).unwrap().shape("features").unwrap()[0],
         files(&images).len()
     );
+
+    // Settings that do not fit a run leave it as it was.
+    let before = fs::read(Path::new(run).join("config.toml")).unwrap();
+    fails_with(1, &["train", "--resume", run, "--arch", "resnet34"], &["belongs to another model"]);
+    assert_eq!(fs::read(Path::new(run).join("config.toml")).unwrap(), before);
 
     // A finished run that is resumed has nothing left to do; more epochs give it something.
     let copy = path(&folder, "copy");
@@ -318,6 +323,8 @@ fn ctrl_c_saves_a_run_that_resumes() {
     assert_eq!(output.status.code(), Some(130), "{stderr}");
     assert!(stderr.contains("--resume") && stderr.contains(&run), "{stderr}");
     assert_eq!(files(Path::new(&run).join("checkpoints")).len(), 1);
+    // It was stopped within an epoch: epochs of another length do not continue it.
+    fails_with(1, &["train", "--resume", &run, "--passes", "7"], &["an epoch has", "--passes"]);
     succeeds(&["train", "--resume", &run, "--max-steps", "1"]);
 }
 

@@ -83,7 +83,7 @@ fn gradients_of_a_value_with_several_consumers_add_up() {
     let b = ptl::op::add(&mut graph, x, a).unwrap();
     let y = ptl::op::concat(&mut graph, &[b, x, a]).unwrap();
     graph.root(y);
-    let mut session = Session::new(graph, &store).poisoned();
+    let mut session = Session::new(graph, &store).unwrap().poisoned();
     let values: Vec<f32> = (0..shape.len()).map(|i| [0.5, -1.5, 2.0][i % 3]).collect();
     session.set(x, &values);
     let mut states = LatentStates::new(StateInit::Zeros, 0);
@@ -115,6 +115,6 @@ fn a_frozen_parameter_gets_no_gradient_and_what_lies_before_it_is_skipped() {
         graph.root(y);
         graph
     };
-    let session = Session::new(graph, &probe.store);
+    let session = Session::new(graph, &probe.store).unwrap();
     assert!(!session.has_grad(0) && session.has_grad(1));
 }

@@ -62,7 +62,6 @@ fn config() -> Config {
 }
 
 fn run_job(config: &Config, dataset: &Dataset, start: Start, run: &RunDir, stop: &StopFlag) -> Outcome {
-    run.write_config(config).unwrap();
     let reporter = Reporter::silent().with_log(&run.log_path()).unwrap();
     train::run(&Job { config, dataset, target: None, start, run, reporter: &reporter, stop }).unwrap()
 }

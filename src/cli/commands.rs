@@ -1,5 +1,6 @@
 //! One function for each command: settings and data first, then the folder, then the work.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -51,7 +52,6 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
         Some(run) => run,
         None => new_run(args.out.as_deref(), "train")?,
     };
-    run.write_config(&config)?;
     let reporter = terminal.with_log(&run.log_path())?;
     reporter.message(&format!("run folder: {}", run.root().display()));
     describe_datasets(&reporter, [Some(&dataset), target.as_ref()]);
@@ -100,6 +100,9 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
 pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
     FeatureFormat::of(&args.out)?;
+    if let Some(folder) = args.out.parent() {
+        fs::create_dir_all(folder).at("create", folder)?;
+    }
     let TrainedModel { config, model, mut store, states } = TrainedModel::open(&args.checkpoint, flags)?;
     set_threads(&config)?;
     let reporter = Reporter::stderr();

@@ -57,13 +57,10 @@ fn instructions() -> Vec<&'static str> {
 }
 
 fn memory() -> String {
-    let gib = |key| {
-        let kib: f64 = field("/proc/meminfo", key)?.trim_end_matches(" kB").parse().ok()?;
-        Some(kib / f64::from(1 << 20))
-    };
-    match (gib("MemTotal"), gib("MemAvailable")) {
-        (Some(total), Some(free)) => format!("{total:.1} GiB, {free:.1} GiB of it available"),
-        _ => "unknown".into(),
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    match crate::memory::total_and_available() {
+        Some((total, free)) => format!("{:.1} GiB, {:.1} GiB of it available", gib(total), gib(free)),
+        None => "unknown".into(),
     }
 }
 

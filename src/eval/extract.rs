@@ -42,7 +42,7 @@ impl Extractor {
         let images = graph.input(Shape::new(options.batch, height, width, 3));
         let output = model.forward(&mut graph, store, images)?;
         graph.keep(output.feature);
-        Ok(Extractor { session: Session::new(graph, store), images, feature: output.feature, options })
+        Ok(Extractor { session: Session::new(graph, store)?, images, feature: output.feature, options })
     }
 
     /// Length of a feature.

@@ -87,7 +87,7 @@ impl CaseRun {
         let batch = case.inputs[0].n;
         let initial_states =
             graph.states().iter().enumerate().map(|(i, s)| uniform(batch * s.slot.len(), 500 + i as u64)).collect();
-        let mut session = Session::new(graph, &store);
+        let mut session = Session::new(graph, &store).expect("a case is small");
         for (i, var) in inputs.iter().enumerate() {
             session.set(*var, &uniform(case.inputs[i].len(), i as u64));
         }

@@ -82,11 +82,18 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
         position = state::restore(&newest, &mut trainer)?;
         reporter.message(&format!("resuming after step {} of {}", position.step, newest.display()));
     }
-    describe(job, &trainer);
-
     let sampler =
         IdentitySampler::new(&dataset.train, config.sampler.ids, config.sampler.images, config.sampler.passes);
     let batches_per_epoch = sampler.batches();
+    if position.batch > 0 && position.batches != batches_per_epoch {
+        let Position { batch, batches: then, .. } = position;
+        return Err(Error::OtherEpoch { batch, then, now: batches_per_epoch });
+    }
+    position.batches = batches_per_epoch;
+    // Only now: settings that do not fit a run that is resumed must not replace its own.
+    job.run.write_config(config)?;
+    describe(job, &trainer);
+
     let schedule = config.schedule.per_step(batches_per_epoch as u64);
     let transform = eval::transform(config);
     let cache = ImageCache::new(dataset.train.len(), &transform, config.data.cache_mb);

@@ -32,6 +32,8 @@ pub struct Position {
     pub batch: usize,
     /// Steps done in all.
     pub step: u64,
+    /// Batches of a whole epoch.
+    pub batches: usize,
 }
 
 #[derive(Serialize, Deserialize)]

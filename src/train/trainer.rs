@@ -84,7 +84,7 @@ impl Trainer {
         graph.keep(output.logits);
         graph.root(cross_entropy);
         graph.root(triplet);
-        let session = Session::new(graph, &store);
+        let session = Session::new(graph, &store)?;
         let optimizer = Optimizer::new(&config.optim.optimizer(), store.values.len())?;
         Ok(Trainer {
             states: LatentStates::new(config.ptl.state_init, config.seed),

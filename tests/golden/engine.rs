@@ -70,7 +70,7 @@ impl Run {
         let x = graph.input_with_grad(shape);
         let y = build(&mut graph, store, x).expect("the graph records");
         graph.root(y);
-        let session = Session::new(graph, store).poisoned();
+        let session = Session::new(graph, store).unwrap().poisoned();
         Run { session, x, y, states: LatentStates::new(StateInit::Zeros, 0) }
     }
 

@@ -23,7 +23,7 @@ fn run(
     let target = graph.input(Shape::vectors(shape[0], 1));
     let output = loss(&mut graph, input, target).expect("the loss records");
     graph.root(output);
-    let mut session = Session::new(graph, &store).poisoned();
+    let mut session = Session::new(graph, &store).unwrap().poisoned();
     let labels: Vec<u32> = labels.iter().map(|l| u32::try_from(*l).expect("a label")).collect();
     session.set(input, x);
     session.set(target, bytemuck::cast_slice(&labels));

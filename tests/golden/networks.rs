@@ -82,7 +82,7 @@ impl Network {
         let loss = op::cross_entropy(&mut graph, logits, labels, 0.0).expect("the loss records");
         graph.keep(logits);
         graph.root(loss);
-        Recorded { session: Session::new(graph, &self.store).poisoned(), images, labels, logits, loss }
+        Recorded { session: Session::new(graph, &self.store).unwrap().poisoned(), images, labels, logits, loss }
     }
 
     fn forward(&mut self, recorded: &mut Recorded, which: usize) -> f32 {
