@@ -67,10 +67,6 @@ pub type Results = Vec<[Scores; 3]>;
 /// # Errors
 /// As [`train::run`].
 pub fn run(comparison: &Comparison<'_>) -> Result<Option<Results>> {
-    let Comparison { config, source, target, .. } = comparison;
-    source.check_for_training(config.sampler.ids)?;
-    target.check_for_training(config.sampler.ids)?;
-    target.check_for_evaluation()?;
     let mut results = Results::new();
     for &seed in &comparison.seeds {
         match one_seed(comparison, seed)? {

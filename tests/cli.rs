@@ -220,6 +220,16 @@ fn what_cannot_work_is_said_before_the_work() {
     train(&["--data", data, "--init", "/no/such/file"], &["/no/such/file"]);
     train(&["--data", data, "--init", data], &["no run"]);
     train(&["--data", data, "--init", &format!("{run}/config.toml")], &["checkpoint", "config.toml"]);
+    let compare = ["compare", "--source", data, "--target", data, "--out", &new];
+    let compare = |args: &[&str], parts: &[&str]| {
+        fails_with(1, &[&compare[..], &TINY, &["--arch", "resnet18"], args].concat(), parts);
+        assert!(!Path::new(&new).exists(), "{args:?} left a run folder");
+    };
+    compare(&["--arch", "resnet18-ptl"], &["resnet18-ptl", "plain network"]);
+    compare(&["--seeds", "1,2,1"], &["seeds", "once"]);
+    compare(&["--pretrain-lr", "-1"], &["optim.lr"]);
+    compare(&["--ids", "5"], &["4 training identities"]);
+    compare(&["--source", "/none"], &["/none"]);
     fails_with(1, &["train", "--resume", "/no/such/run"], &["/no/such/run"]);
     fails_with(1, &["train", "--resume", data], &["not a run folder"]);
     fails_with(1, &["evaluate", "--checkpoint", &format!("{run}/log.txt"), "--data", data], &["log.txt"]);

@@ -58,7 +58,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "N")]
     pub pretrain_epochs: Option<usize>,
     /// Learning rate of pre-training [default: as the fine-tuning].
-    #[arg(long, value_name = "LR")]
+    #[arg(long, value_name = "LR", allow_negative_numbers = true)]
     pub pretrain_lr: Option<f64>,
     /// TOML file with settings of the fine-tuning.
     #[arg(long, value_name = "FILE")]

@@ -146,6 +146,7 @@ pub fn synth(args: &SynthArgs) -> Result<ExitCode> {
 /// `ptl-train compare`.
 pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
     let config = Config::load(&Config::default(), args.config.as_deref(), &args.settings.0)?;
+    check_comparison(&config, &args.seeds)?;
     set_threads(&config)?;
     let terminal = Reporter::stderr();
     let source = open_dataset(&args.source, &config, &terminal)?;
@@ -158,6 +159,11 @@ pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
     let mut pretraining = config.clone();
     pretraining.schedule.epochs = args.pretrain_epochs.unwrap_or(config.schedule.epochs);
     pretraining.optim.lr = args.pretrain_lr.unwrap_or(config.optim.lr);
+    pretraining.validate()?;
+    for dataset in [&source, &target] {
+        dataset.check_for_training(config.sampler.ids)?;
+    }
+    target.check_for_evaluation()?;
     let run = new_run(args.out.as_deref(), "compare")?;
     three_arms(config, pretraining, [&source, &target], args.seeds.clone(), &run, &terminal)
 }
@@ -165,6 +171,7 @@ pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
 /// `ptl-train demo`.
 pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     let config = Config::load(&demo_config(args.quick), None, &args.settings.0)?;
+    check_comparison(&config, &[config.seed])?;
     set_threads(&config)?;
     let terminal = Reporter::stderr();
     let run = new_run(args.out.as_deref(), "demo")?;
@@ -211,6 +218,21 @@ fn demo_config(quick: bool) -> Config {
     config
 }
 
+/// Refuses what cannot be compared, before there is a folder.
+fn check_comparison(config: &Config, seeds: &[u64]) -> Result<()> {
+    let refuse = |setting: &str, value: String, reason: &str| {
+        Err(Error::Setting { setting: setting.into(), value, reason: reason.into() })
+    };
+    if config.model.arch.ends_with("-ptl") {
+        let reason = "name the plain network: the comparison adds -ptl itself";
+        return refuse("model.arch", config.model.arch.clone(), reason);
+    }
+    if (1..seeds.len()).any(|i| seeds[..i].contains(&seeds[i])) {
+        return refuse("seeds", format!("{seeds:?}"), "each seed is a comparison of its own: name it once");
+    }
+    Ok(())
+}
+
 /// Runs the comparison in `run` and prints its table.
 fn three_arms(
     config: Config,
@@ -220,13 +242,6 @@ fn three_arms(
     run: &RunDir,
     terminal: &Reporter,
 ) -> Result<ExitCode> {
-    if config.model.arch.ends_with("-ptl") {
-        return Err(Error::Setting {
-            setting: "model.arch".into(),
-            value: config.model.arch,
-            reason: "name the plain network: the comparison adds -ptl itself".into(),
-        });
-    }
     run.write_config(&config)?;
     let reporter = terminal.with_log(&run.log_path())?;
     reporter.message(&format!("run folder: {}", run.root().display()));

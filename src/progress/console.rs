@@ -1,10 +1,11 @@
 //! What the user sees: bars on a terminal, lines elsewhere.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
 use super::pace::Pace;
 use super::{LINE_EVERY, lock};
@@ -51,8 +52,13 @@ impl Console {
             }
             Console::Bars(bars) => {
                 let template =
-                    format!("{{prefix}} [{{bar:24}}] {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left {{msg}}");
+                    format!("{{prefix}} [{{bar:24}}] {{pos}}/{{len}} {unit}, {{rate}}, {{eta}} left {{msg}}");
                 let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+                let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+                    // A terminal that cannot be written to shows nothing, and the work goes on.
+                    let _ = write!(out, "{:.1}/s", state.per_sec());
+                };
+                let style = style.with_key("rate", rate);
                 let bar = bars.add(ProgressBar::new(total).with_style(style.progress_chars("=> ")));
                 bar.set_prefix(task.to_owned());
                 ConsoleTask::Bar(bar)
