@@ -106,6 +106,11 @@ impl File {
         SafeTensors::deserialize(&self.bytes).expect("checked when opened")
     }
 
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Names in the file, sorted.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.tensors().names().into_iter().map(String::from).collect();
@@ -237,11 +242,13 @@ pub fn load(store: &mut Store, file: &File, mode: LoadMode, is_head: impl Fn(&st
     let Store { params, values, buffers, counters, .. } = store;
     let mut note =
         |loaded: bool, name: &str| if loaded { &mut report.loaded } else { &mut report.new }.push(name.into());
+    let mut fitting = 0;
     for param in params.iter() {
         let source = take(&param.name, &param.shape);
         if let Some(source) = source {
             param.from_torch(&file.f32(source)?, &mut values[param.range.clone()]);
         }
+        fitting += usize::from(source.is_some());
         note(source.is_some(), &param.name);
     }
     for buffer in buffers.iter_mut() {
@@ -276,9 +283,9 @@ pub fn load(store: &mut Store, file: &File, mode: LoadMode, is_head: impl Fn(&st
             ),
         ));
     }
-    if report.loaded.is_empty() {
+    if fitting == 0 {
         let have = names.first().map_or("no tensor at all", String::as_str);
-        return Err(bad_file(&file.path, format!("no tensor fits the model by name and shape (it has {have})")));
+        return Err(bad_file(&file.path, format!("no weight fits the model by name and shape (it has {have})")));
     }
     Ok(report)
 }

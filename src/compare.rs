@@ -67,6 +67,10 @@ pub type Results = Vec<[Scores; 3]>;
 /// # Errors
 /// As [`train::run`].
 pub fn run(comparison: &Comparison<'_>) -> Result<Option<Results>> {
+    let Comparison { config, source, target, .. } = comparison;
+    source.check_for_training(config.sampler.ids)?;
+    target.check_for_training(config.sampler.ids)?;
+    target.check_for_evaluation()?;
     let mut results = Results::new();
     for &seed in &comparison.seeds {
         match one_seed(comparison, seed)? {
@@ -83,10 +87,13 @@ pub fn run(comparison: &Comparison<'_>) -> Result<Option<Results>> {
 /// Pre-training and both arms; `None` if stopped.
 fn one_seed(comparison: &Comparison<'_>, seed: u64) -> Result<Option<[Scores; 3]>> {
     let Comparison { source, target, reporter, .. } = comparison;
-    let plain = Config { seed, ..comparison.config.clone() };
+    // An arm's settings name its data, so that each is a run that can be resumed by itself.
+    let mut plain = Config { seed, ..comparison.config.clone() };
+    (plain.data.root, plain.data.target) = (PathBuf::from(&target.name), None);
     let mut ptl = plain.clone();
     ptl.model.arch.push_str("-ptl");
-    let pretraining = Config { seed, ..comparison.pretraining.clone() };
+    let mut pretraining = Config { seed, ..comparison.pretraining.clone() };
+    (pretraining.data.root, pretraining.data.target) = (PathBuf::from(&source.name), Some(PathBuf::from(&target.name)));
 
     reporter.message(&format!("seed {seed}: pre-training on {}, then zero-shot on {}", source.name, target.name));
     let folder = run_folder(comparison, seed, "pretrain");

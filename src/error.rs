@@ -32,12 +32,12 @@ pub enum Error {
          images or a smaller network", needed >> 20, available >> 20
     )]
     OutOfMemory { purpose: &'static str, needed: u64, available: u64 },
-    /// The loss is NaN or infinite.
+    /// The loss or the gradient is NaN or infinite.
     #[error(
-        "the loss became {loss} at learning rate {lr:e}: lower --lr, add --warmup-epochs or clip the gradient with \
+        "the {what} became {value} at learning rate {lr:e}: lower --lr, add --warmup-epochs or clip the gradient with \
          --clip-norm (batch: {})", files.join(", ")
     )]
-    NonFiniteLoss { loss: f64, lr: f64, files: Vec<String> },
+    NonFinite { what: &'static str, value: f64, lr: f64, files: Vec<String> },
     // --- data ---
     /// A folder that is no data set.
     #[error("{} is not a data set in Market-1501 layout: {reason}", path.display())]

@@ -155,6 +155,18 @@ fn a_request_to_stop_leaves_a_run_that_resumes() {
             Outcome::Finished(_) => panic!("did not stop"),
         }
     }
+    // Within an epoch, epochs of another length do not continue it; nor does another image size, for the latent states.
+    let (reporter, stop) = (Reporter::silent(), StopFlag::default());
+    let (mut longer, mut larger) = (config.clone(), config.clone());
+    longer.sampler.passes = 7;
+    larger.model.height = 48;
+    for (config, part) in [(longer, "now an epoch has"), (larger, "image size")] {
+        let (dataset, start) = (&datasets()[0], Start::Resume);
+        let job =
+            Job { config: &config, dataset, target: None, start, run: &stopped, reporter: &reporter, stop: &stop };
+        let error = train::run(&job).err().expect("does not fit").to_string();
+        assert!(error.contains(part), "{error}");
+    }
     finish(&config, Start::Resume, &stopped);
     assert_same(&whole, &stopped, "stopped twice");
 }
@@ -284,4 +296,26 @@ fn a_diverging_run_ends_with_one_error_and_keeps_its_checkpoints() {
     assert!(error.contains("the loss became") && error.contains("--lr") && error.contains(".jpg"), "{error}");
     assert_eq!(everything(&run), saved);
     assert!(Path::new(&second.metrics_path()).exists());
+}
+
+/// Real handwriting in Market-1501 layout, where `PTL_DATA` names the folder that holds it.
+#[test]
+fn a_real_data_set_trains_and_is_measured() {
+    let Some(root) = std::env::var_os("PTL_DATA") else {
+        println!("SKIPPED: PTL_DATA is not set");
+        return;
+    };
+    let dataset = load_market(&Path::new(&root).join("omniglot-reid/target")).unwrap();
+    assert_eq!((dataset.train.len(), dataset.query.len(), dataset.gallery.len()), (1060, 212, 848));
+    assert!(dataset.train.iter().any(|record| record.camid >= 10));
+    let folder = tempfile::tempdir().unwrap();
+    let run = RunDir::create(&folder.path().join("run")).unwrap();
+    let mut config = config();
+    (config.model.image_width, config.eval.batch, config.optim.lr) = (32, 64, 2e-3);
+    (config.augment.flip, config.augment.random_erasing) = (0.0, 0.0);
+    (config.sampler.ids, config.sampler.images, config.sampler.passes) = (8, 4, 8);
+    match run_job(&config, &dataset, Start::Scratch, &run, &StopFlag::default()) {
+        Outcome::Finished(report) => assert!(report.map > 0.1, "mAP {}: chance is about 0.03", report.map),
+        Outcome::Stopped(position) => panic!("stopped at {position:?}"),
+    }
 }

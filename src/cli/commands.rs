@@ -27,7 +27,10 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     let (config, resumed) = match &args.resume {
         Some(path) => {
             let run = RunDir::open(path)?;
-            (run.read_config(flags)?, Some(run))
+            let mut config = run.read_config(flags)?;
+            // A limit belongs to the command line that named it.
+            config.train.max_steps = config.train.max_steps.filter(|_| flags.has("train.max_steps"));
+            (config, Some(run))
         }
         None => (Config::load(&Config::default(), args.config.as_deref(), flags)?, None),
     };
@@ -100,6 +103,13 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
 pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
     FeatureFormat::of(&args.out)?;
+    if let Some(existing) = [args.out.clone(), args.out.with_extension("txt")].into_iter().find(|path| path.exists()) {
+        return Err(Error::Setting {
+            setting: "--out".into(),
+            value: args.out.display().to_string(),
+            reason: format!("{} exists already: choose another name", existing.display()),
+        });
+    }
     if let Some(folder) = args.out.parent() {
         fs::create_dir_all(folder).at("create", folder)?;
     }
@@ -107,7 +117,14 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     set_threads(&config)?;
     let reporter = Reporter::stderr();
     let records: Vec<ImageRecord> = match &args.images {
-        Some(folder) => list_images(folder)?.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 }).collect(),
+        Some(folder) => {
+            let records = list_images(folder)?.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });
+            let name = folder.display().to_string();
+            let mut dataset = Dataset { name, gallery: records.collect(), ..Dataset::default() };
+            check_images(&mut dataset, &config, &reporter)?;
+            dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
+            dataset.gallery
+        }
         None => {
             let dataset = open_dataset(evaluated_root(&config, flags)?, &config, &reporter)?;
             describe_datasets(&reporter, [Some(&dataset), None]);
@@ -145,8 +162,10 @@ pub fn synth(args: &SynthArgs) -> Result<ExitCode> {
 
 /// `ptl-train compare`.
 pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
-    let config = Config::load(&Config::default(), args.config.as_deref(), &args.settings.0)?;
-    check_comparison(&config, &args.seeds)?;
+    let mut defaults = Config::default();
+    defaults.model.arch = "resnet50".into();
+    let config = Config::load(&defaults, args.config.as_deref(), &args.settings.0)?;
+    check_comparison(&config, &args.seeds, &args.settings.0, &["data.root", "seed"])?;
     set_threads(&config)?;
     let terminal = Reporter::stderr();
     let source = open_dataset(&args.source, &config, &terminal)?;
@@ -171,7 +190,7 @@ pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
 /// `ptl-train demo`.
 pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     let config = Config::load(&demo_config(args.quick), None, &args.settings.0)?;
-    check_comparison(&config, &[config.seed])?;
+    check_comparison(&config, &[config.seed], &args.settings.0, &["data.root", "data.target"])?;
     set_threads(&config)?;
     let terminal = Reporter::stderr();
     let run = new_run(args.out.as_deref(), "demo")?;
@@ -219,13 +238,17 @@ fn demo_config(quick: bool) -> Config {
 }
 
 /// Refuses what cannot be compared, before there is a folder.
-fn check_comparison(config: &Config, seeds: &[u64]) -> Result<()> {
+fn check_comparison(config: &Config, seeds: &[u64], flags: &Overrides, unused: &[&str]) -> Result<()> {
     let refuse = |setting: &str, value: String, reason: &str| {
         Err(Error::Setting { setting: setting.into(), value, reason: reason.into() })
     };
     if config.model.arch.ends_with("-ptl") {
         let reason = "name the plain network: the comparison adds -ptl itself";
         return refuse("model.arch", config.model.arch.clone(), reason);
+    }
+    if let Some(setting) = unused.iter().find(|path| flags.has(path)) {
+        let reason = "this command does not use it: see its own options in --help";
+        return refuse(setting, "(given)".into(), reason);
     }
     if (1..seeds.len()).any(|i| seeds[..i].contains(&seeds[i])) {
         return refuse("seeds", format!("{seeds:?}"), "each seed is a comparison of its own: name it once");
@@ -274,21 +297,27 @@ fn set_threads(config: &Config) -> Result<()> {
     pool.map_err(io::Error::other).at("start", "the compute threads")
 }
 
-/// Loads a data set, checks its images and passes its warnings on.
+/// Loads a data set and checks its images.
 fn open_dataset(root: &Path, config: &Config, reporter: &Reporter) -> Result<Dataset> {
     let mut dataset = load_market(root)?;
+    check_images(&mut dataset, config, reporter)?;
+    Ok(dataset)
+}
+
+/// Decodes every image before the work that needs them.
+fn check_images(dataset: &mut Dataset, config: &Config, reporter: &Reporter) -> Result<()> {
     let images = (dataset.train.len() + dataset.query.len() + dataset.gallery.len()) as u64;
     let task = Mutex::new(reporter.start(&format!("checking {}", dataset.name), images, "images"));
     let each = || task.lock().expect("no panic while checking").advance(1, "");
     dataset.drop_or_refuse_broken(config.data.skip_broken, &each)?;
     task.into_inner().expect("no panic while checking").finish("");
-    dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
-    Ok(dataset)
+    Ok(())
 }
 
 fn describe_datasets(reporter: &Reporter, datasets: [Option<&Dataset>; 2]) {
     for dataset in datasets.into_iter().flatten() {
         reporter.message(&format!("{}\n{}", dataset.name, dataset.banner()));
+        dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
     }
 }
 

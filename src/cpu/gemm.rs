@@ -170,6 +170,7 @@ impl<L: LeftRows> Product<'_, L> {
         unsafe { self.left.pointers(rows.clone(), &mut scratch, &mut pointers) };
         let starts: Vec<*mut f32> = rows.clone().map(destination).collect();
         let mut edge = [0.0f32; MR * MAX_NR];
+        let edge = edge.as_mut_ptr();
         for (block, (tap, taps, from, len)) in depth_blocks(self.taps, self.depth).into_iter().enumerate() {
             for p in panels.clone() {
                 let width = self.nr.min(self.n - p * self.nr);
@@ -184,14 +185,15 @@ impl<L: LeftRows> Product<'_, L> {
                         std::array::from_fn(|r| unsafe { starts[r].add(p * self.nr) })
                     } else {
                         // SAFETY: MR rows of at most MAX_NR elements.
-                        std::array::from_fn(|r| unsafe { edge.as_mut_ptr().add(r * self.nr) })
+                        std::array::from_fn(|r| unsafe { edge.add(r * self.nr) })
                     };
                     self.tile(&pointers, group, (tap, taps, from, len), p, c, add && whole);
                     if !whole {
                         for (r, start) in starts.iter().enumerate() {
                             // SAFETY: as above, only the `width` columns that exist.
                             let c = unsafe { std::slice::from_raw_parts_mut(start.add(p * self.nr), width) };
-                            let tile = &edge[r * self.nr..][..width];
+                            // SAFETY: row r of the tile just computed.
+                            let tile = unsafe { std::slice::from_raw_parts(edge.add(r * self.nr), width) };
                             c.iter_mut().zip(tile).for_each(|(c, t)| *c = if add { *c + t } else { *t });
                         }
                     }
@@ -238,10 +240,11 @@ impl<L: LeftRows> Product<'_, L> {
     /// dimension. `rows` is at most [`MC`]; `tile` has room for whole groups of [`MR`] rows.
     pub fn panel_tile(&self, pointers: &[[*const f32; MR]], rows: usize, p: usize, tile: &mut [f32]) {
         assert!(tile.len() >= rows.next_multiple_of(MR) * self.nr);
+        let tile = tile.as_mut_ptr();
         for (block, range) in depth_blocks(self.taps, self.depth).into_iter().enumerate() {
             for group in 0..rows.div_ceil(MR) {
                 // SAFETY: inside `tile`, asserted above.
-                let c = std::array::from_fn(|r| unsafe { tile.as_mut_ptr().add((group * MR + r) * self.nr) });
+                let c = std::array::from_fn(|r| unsafe { tile.add((group * MR + r) * self.nr) });
                 self.tile(pointers, group, range, p, c, block > 0);
             }
         }

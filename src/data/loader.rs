@@ -1,6 +1,7 @@
 //! Threads that decode and augment ahead of training. Batches come in order and do not depend on the number of threads:
 //! what happens to an image is a function of (seed, epoch, place in the epoch).
 
+use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
@@ -8,9 +9,9 @@ use std::thread::JoinHandle;
 
 use super::ImageRecord;
 use super::transforms::Transform;
-use crate::Result;
 use crate::config::Augment;
 use crate::rng::{Purpose, stream};
+use crate::{Error, Result};
 
 /// Batches that a worker prepares ahead.
 const AHEAD: usize = 2;
@@ -159,7 +160,15 @@ impl Iterator for Loader {
         }
         let worker = self.next % self.workers.len();
         self.next += 1;
-        let batch = self.workers[worker].batches.as_ref()?.recv().ok()?;
+        // A worker that is gone before its last batch has panicked: that is an error, not the end of the data.
+        let gone = || {
+            Err(Error::Io {
+                action: "read",
+                path: "the images".into(),
+                source: io::Error::other("a loader thread died"),
+            })
+        };
+        let batch = self.workers[worker].batches.as_ref()?.recv().unwrap_or_else(|_| gone());
         if batch.is_err() {
             self.next = self.count;
         }

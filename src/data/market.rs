@@ -54,7 +54,7 @@ pub fn load_market(root: &Path) -> Result<Dataset> {
             }
             match parse_name(&name) {
                 Some((JUNK, _)) => {}
-                Some((DISTRACTOR, _)) if subset == "train" => {}
+                Some((DISTRACTOR, _)) if subset != "gallery" => {}
                 Some((pid, camid)) if pid >= DISTRACTOR => records.push(ImageRecord { path: file, pid, camid }),
                 _ => unparsed.push(name.into_owned()),
             }

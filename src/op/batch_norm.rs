@@ -174,8 +174,8 @@ impl Op for BatchNormOp {
         let (x, y, dy) = (cx.inputs[0], cx.output, cx.grad_output);
         let (mean, inv_std) = cx.saved.split_at(channels);
         let rows = x.len() / channels;
-        // Without ReLU every gradient passes: `dy` stands in for `y`, against a floor below everything.
-        let (y, floor) = if self.relu { (y, 0.0) } else { (dy, f32::NEG_INFINITY) };
+        // Without ReLU every gradient passes: nothing is at or below NaN, and `dy` stands in for `y`.
+        let (y, floor) = if self.relu { (y, 0.0) } else { (dy, f32::NAN) };
         let row_of = |row: usize| row * channels..(row + 1) * channels;
 
         let sums = par::column_sums(rows, 2 * channels, channels, |range, sums| {
@@ -185,7 +185,7 @@ impl Op for BatchNormOp {
                 let span = row_of(row);
                 let (x, y, dy) = (&x[span.clone()], &y[span.clone()], &dy[span]);
                 for c in 0..channels {
-                    let g = if y[c] > floor { dy[c] } else { 0.0 };
+                    let g = if blocked(y[c], floor) { 0.0 } else { dy[c] };
                     sum[c] += g;
                     dot[c] += g * ((x[c] - mean[c]) * inv_std[c]);
                 }
@@ -210,7 +210,7 @@ impl Op for BatchNormOp {
                     let span = row_of(first + i);
                     let (x, y, dy) = (&x[span.clone()], &y[span.clone()], &dy[span]);
                     for c in 0..channels {
-                        let g = if y[c] > floor { dy[c] } else { 0.0 };
+                        let g = if blocked(y[c], floor) { 0.0 } else { dy[c] };
                         let value = scale[c] * (g - mean_g[c] - (x[c] - mean[c]) * mean_dot[c]);
                         dx[c] = value + if accumulate { dx[c] } else { 0.0 };
                     }
@@ -222,12 +222,18 @@ impl Op for BatchNormOp {
             par::rows_mut(grad.data, channels, |first, dr| {
                 let span = first * channels..first * channels + dr.len();
                 for ((dr, y), dy) in dr.iter_mut().zip(&y[span.clone()]).zip(&dy[span]) {
-                    let g = if *y > floor { *dy } else { 0.0 };
+                    let g = if blocked(*y, floor) { 0.0 } else { *dy };
                     *dr = g + if accumulate { *dr } else { 0.0 };
                 }
             });
         }
     }
+}
+
+/// Whether ReLU stopped the value; not if it is NaN, so that a diverged network does not look healthy.
+#[inline(always)]
+fn blocked(y: f32, floor: f32) -> bool {
+    y <= floor
 }
 
 /// `max(floor, value)` that lets NaN through, so that a diverged network does not look healthy.

@@ -139,7 +139,7 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
             if position.step >= last_step {
                 break;
             }
-            if job.stop.requested() {
+            if job.stop.requested() && position.batch < batches.len() {
                 task.finish("stopped");
                 save(job, &trainer, classes, position)?;
                 curves::draw(job.run)?;
@@ -154,6 +154,11 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
         metrics.write(&sums.json(position, begun.elapsed().as_secs_f64()))?;
 
         let done = position.epoch == config.schedule.epochs || position.step >= last_step;
+        if job.stop.requested() && !done {
+            save(job, &trainer, classes, position)?;
+            curves::draw(job.run)?;
+            return Ok(Outcome::Stopped(position));
+        }
         let due = |every: usize| every > 0 && position.batch == 0 && position.epoch % every == 0;
         if done || due(config.train.checkpoint_every) {
             save(job, &trainer, classes, position)?;
@@ -209,9 +214,9 @@ fn describe(job: &Job<'_>, trainer: &Trainer) {
 /// Adds the batch's files to an error of a step.
 fn with_files(error: Error, dataset: &Dataset, indices: &[usize]) -> Error {
     match error {
-        Error::NonFiniteLoss { loss, lr, .. } => {
+        Error::NonFinite { what, value, lr, .. } => {
             let files = indices.iter().take(4).map(|&i| dataset.train[i].path.display().to_string()).collect();
-            Error::NonFiniteLoss { loss, lr, files }
+            Error::NonFinite { what, value, lr, files }
         }
         other => other,
     }

@@ -129,7 +129,15 @@ pub fn load_latent_states(model: &Path, decls: &[StateDecl], states: &mut Latent
 
 fn restore_latent_states(file: &checkpoint::File, decls: Vec<StateDecl>, states: &mut LatentStates) -> Result<()> {
     for (i, decl) in decls.iter().enumerate() {
-        if file.shape(&decl.name).is_some() {
+        if let Some(shape) = file.shape(&decl.name) {
+            let slot = decl.slot;
+            if shape.len() != 4 || shape[1..] != [slot.h, slot.w, slot.c] {
+                let reason = format!(
+                    "{} has the shape {shape:?}, the model has slots of {}x{}x{}: keep the run's image size",
+                    decl.name, slot.h, slot.w, slot.c
+                );
+                return Err(bad(file.path(), reason));
+            }
             states.set_current(StateId::from_index(i), file.f32(&decl.name)?);
         }
     }

@@ -40,7 +40,7 @@ pub struct StepReport {
     pub triplet: f64,
     /// Share of the batch whose identity has the largest logit.
     pub accuracy: f64,
-    /// Gradient norm before clipping; 0 where clipping is off.
+    /// Gradient norm, before clipping.
     pub grad_norm: f64,
 }
 
@@ -107,7 +107,7 @@ impl Trainer {
     /// Forward, backward and update with learning rate `lr` on `images` `[batch, h, w, 3]`.
     ///
     /// # Errors
-    /// A loss that is not a finite number; the parameters are then as they were.
+    /// A loss or gradient that is not finite; the parameters are then as they were.
     pub fn step(&mut self, images: &[f32], labels: &[u32], lr: f64) -> Result<StepReport> {
         if self.config.ptl.state_policy == StatePolicy::Reset {
             self.states.reset();
@@ -127,16 +127,20 @@ impl Trainer {
             grad_norm: 0.0,
         };
         if !report.loss.is_finite() {
-            return Err(Error::NonFiniteLoss { loss: report.loss, lr, files: Vec::new() });
+            return Err(Error::NonFinite { what: "loss", value: report.loss, lr, files: Vec::new() });
         }
         self.session.set_grad(inputs.cross_entropy, &[weights[0]]);
         self.session.set_grad(inputs.triplet, &[weights[1]]);
         self.session.backward(&mut self.store, &self.states);
 
         let segments = self.segments(lr);
-        if self.config.optim.clip_norm > 0.0 {
-            report.grad_norm =
-                optim::clip_grad_norm(&mut self.store.grads, &segments, f64::from(self.config.optim.clip_norm));
+        report.grad_norm = if self.config.optim.clip_norm > 0.0 {
+            optim::clip_grad_norm(&mut self.store.grads, &segments, f64::from(self.config.optim.clip_norm))
+        } else {
+            optim::global_norm(&self.store.grads, &segments)
+        };
+        if !report.grad_norm.is_finite() {
+            return Err(Error::NonFinite { what: "gradient norm", value: report.grad_norm, lr, files: Vec::new() });
         }
         self.optimizer.step(&mut self.store.values, &self.store.grads, &segments);
         Ok(report)

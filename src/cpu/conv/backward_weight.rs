@@ -123,13 +123,14 @@ fn weight_block(
             for group in 0..groups {
                 let live = MR.min(rows - group * MR);
                 let whole = live == MR && width == nr;
-                let c = std::array::from_fn(|r| {
-                    if whole {
-                        out[(group * MR + r) * n + p * nr..][..nr].as_mut_ptr()
-                    } else {
-                        edge[r * nr..].as_mut_ptr()
-                    }
-                });
+                // One base pointer for all rows of the tile.
+                let (base, row_len) = if whole {
+                    (out[group * MR * n + p * nr..][..(MR - 1) * n + nr].as_mut_ptr(), n)
+                } else {
+                    (edge[..MR * nr].as_mut_ptr(), nr)
+                };
+                // SAFETY: MR rows of `nr` elements, sliced above.
+                let c = std::array::from_fn(|r| unsafe { base.add(r * row_len) });
                 let base = left[group * count * MR..][..count * MR].as_ptr();
                 // SAFETY: element r of the first [k][MR] row; the kernel steps by MR within the slice.
                 let segment: [*const f32; MR] = std::array::from_fn(|r| unsafe { base.add(r) });
