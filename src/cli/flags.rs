@@ -18,11 +18,12 @@ fn all() -> impl Iterator<Item = &'static Setting> {
     SETTINGS.iter()
 }
 
-/// Without what only training asks for.
+/// Without what only training asks for, and without what would make another network of the same weights.
 fn for_evaluation() -> impl Iterator<Item = &'static Setting> {
-    const SECTIONS: [&str; 5] = ["", "model", "ptl", "data", "eval"];
-    const ALSO: [&str; 2] = ["augment.interpolation", "train.workers"];
-    const NOT: [&str; 4] = ["ptl.state_policy", "ptl.state_init", "data.target", "data.cache_mb"];
+    const SECTIONS: [&str; 3] = ["", "data", "eval"];
+    const ALSO: [&str; 5] =
+        ["model.height", "model.image_width", "ptl.eval_state", "augment.interpolation", "train.workers"];
+    const NOT: [&str; 2] = ["data.target", "data.cache_mb"];
     SETTINGS.iter().filter(|s| (SECTIONS.contains(&s.section()) || ALSO.contains(&s.path)) && !NOT.contains(&s.path))
 }
 

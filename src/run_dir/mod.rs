@@ -86,14 +86,6 @@ impl RunDir {
         Err(Error::NotARun { path: path.into(), reason: reason.into() })
     }
 
-    /// A run inside this one, such as one arm of a comparison.
-    ///
-    /// # Errors
-    /// As [`RunDir::create`].
-    pub fn create_sub(&self, name: &str) -> Result<RunDir> {
-        RunDir::create(&self.root.join(name))
-    }
-
     fn with_checkpoints(self) -> Result<RunDir> {
         let checkpoints = self.checkpoints();
         fs::create_dir_all(&checkpoints).at("create", checkpoints)?;

@@ -36,7 +36,10 @@ fn run(
 
 /// Names of the cases: what stands before `.{suffix}`.
 fn cases(golden: &GoldenFile, suffix: &str) -> Vec<String> {
-    golden.keys().iter().filter_map(|key| key.strip_suffix(suffix)).map(String::from).collect()
+    let found: Vec<String> =
+        golden.keys().iter().filter_map(|key| key.strip_suffix(suffix)).map(String::from).collect();
+    assert!(!found.is_empty(), "no case ends in {suffix}");
+    found
 }
 
 #[test]
