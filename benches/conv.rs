@@ -4,7 +4,6 @@
 //! Criterion prints floating-point operations per second (read GFLOP/s for Gelem/s); the table at the end lists every layer
 //! and sums them.
 
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
@@ -65,24 +64,21 @@ fn resnet50() -> Vec<Layer> {
     layers
 }
 
-/// Measures `f` with criterion and returns its median time over criterion's samples.
+/// Measures `f` with criterion and returns its median time over criterion's samples, warm-up included.
 fn measure(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, flops: u64, mut f: impl FnMut()) -> Duration {
     group.throughput(Throughput::Elements(flops));
-    let samples = Cell::new(Vec::new());
+    let mut samples = Vec::new();
     group.bench_function(id, |bencher| {
         bencher.iter_custom(|iterations| {
             let start = Instant::now();
             (0..iterations).for_each(|_| f());
             let elapsed = start.elapsed();
-            let mut all = samples.take();
-            all.push(elapsed / iterations.max(1) as u32);
-            samples.set(all);
+            samples.push(elapsed / iterations.max(1) as u32);
             elapsed
         });
     });
-    let mut all = samples.take();
-    all.sort();
-    all.get(all.len() / 2).copied().unwrap_or_default()
+    samples.sort();
+    samples.get(samples.len() / 2).copied().unwrap_or_default()
 }
 
 /// FLOP/s of a large product on all cores.

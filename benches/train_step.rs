@@ -2,7 +2,6 @@
 //!
 //! Criterion prints images per second (elem/s); the lines at the end add GFLOP/s.
 
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
@@ -28,7 +27,7 @@ fn train_step(criterion: &mut Criterion) {
         let pixels = batch * config.model.height * config.model.image_width * 3;
         let images: Vec<f32> = (0..pixels).map(|_| rng.random_range(-1.0..1.0)).collect();
         let labels: Vec<u32> = (0..batch).map(|i| (i / config.sampler.images) as u32).collect();
-        let best = Cell::new(Duration::MAX);
+        let mut best = Duration::MAX;
         group.throughput(Throughput::Elements(batch as u64));
         group.bench_function(arch, |bencher| {
             bencher.iter_custom(|iterations| {
@@ -37,11 +36,11 @@ fn train_step(criterion: &mut Criterion) {
                     trainer.step(&images, &labels, 1e-4).expect("a finite loss");
                 }
                 let elapsed = start.elapsed();
-                best.set(best.get().min(elapsed / iterations.max(1) as u32));
+                best = best.min(elapsed / iterations.max(1) as u32);
                 elapsed
             });
         });
-        let (flops, seconds) = (3 * trainer.forward_flops(), best.get().as_secs_f64());
+        let (flops, seconds) = (3 * trainer.forward_flops(), best.as_secs_f64());
         lines.push(format!(
             "{arch}: best step {:.3} s, {:.1} images/s, {:.0} GFLOP/s, arena {} MiB, {} threads",
             seconds,

@@ -62,15 +62,41 @@ impl Scores {
 /// Scores of the arms for each seed.
 pub type Results = Vec<[Scores; 3]>;
 
+/// Refuses settings that cannot be compared.
+///
+/// # Errors
+/// [`Error::Setting`]: a network that has cells already, or a seed named twice.
+pub fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
+    let refuse = |setting: &str, value: String, reason: &str| {
+        Err(Error::Setting { setting: setting.into(), value, reason: reason.into() })
+    };
+    if config.model.arch.ends_with("-ptl") {
+        let reason = "name the plain network: the comparison adds -ptl itself";
+        return refuse("model.arch", config.model.arch.clone(), reason);
+    }
+    if (1..seeds.len()).any(|i| seeds[..i].contains(&seeds[i])) {
+        return refuse("seeds", format!("{seeds:?}"), "each seed is a comparison of its own: name it once");
+    }
+    Ok(())
+}
+
+/// Refuses data sets that the arms cannot train on, or the target cannot measure.
+///
+/// # Errors
+/// As [`Dataset::check_for_training`] and [`Dataset::check_for_evaluation`].
+pub fn check_datasets(config: &Config, source: &Dataset, target: &Dataset) -> Result<()> {
+    source.check_for_training(config.sampler.ids)?;
+    target.check_for_training(config.sampler.ids)?;
+    target.check_for_evaluation()
+}
+
 /// Runs the comparison, writes `summary.json` and the pictures, and returns the scores; `None` if it was stopped.
 ///
 /// # Errors
 /// As [`train::run`].
 pub fn run(comparison: &Comparison<'_>) -> Result<Option<Results>> {
-    let Comparison { config, source, target, .. } = comparison;
-    source.check_for_training(config.sampler.ids)?;
-    target.check_for_training(config.sampler.ids)?;
-    target.check_for_evaluation()?;
+    check_settings(&comparison.config, &comparison.seeds)?;
+    check_datasets(&comparison.config, comparison.source, comparison.target)?;
     let mut results = Results::new();
     for &seed in &comparison.seeds {
         match one_seed(comparison, seed)? {
@@ -180,7 +206,8 @@ fn draw(comparison: &Comparison<'_>, results: &Results) -> Result<()> {
     let mut series = Vec::new();
     for (name, title) in [("pretrain", "pre-training"), ("plain", "plain"), ("ptl", "PTL")] {
         let run = RunDir::open(&run_folder(comparison, comparison.seeds[0], name))?;
-        series.push(Series { name: title.into(), points: train::curves::per_epoch(&run, "loss")? });
+        let [points] = train::curves::per_epoch(&run, ["loss"])?;
+        series.push(Series { name: title.into(), points });
     }
     let captions = Captions { title: "Training loss", x: "step", y: "loss" };
     plot::curves(&comparison.run.curves_path(), captions, &series)?;

@@ -61,9 +61,13 @@ fn config() -> Config {
     config
 }
 
-fn run_job(config: &Config, dataset: &Dataset, start: Start, run: &RunDir, stop: &StopFlag) -> Outcome {
+fn try_job(config: &Config, dataset: &Dataset, start: Start, run: &RunDir, stop: &StopFlag) -> ptl::Result<Outcome> {
     let reporter = Reporter::silent().with_log(&run.log_path()).unwrap();
-    train::run(&Job { config, dataset, target: None, start, run, reporter: &reporter, stop }).unwrap()
+    train::run(&Job { config, dataset, target: None, start, run, reporter: &reporter, stop })
+}
+
+fn run_job(config: &Config, dataset: &Dataset, start: Start, run: &RunDir, stop: &StopFlag) -> Outcome {
+    try_job(config, dataset, start, run, stop).unwrap()
 }
 
 fn finish(config: &Config, start: Start, run: &RunDir) -> RankingReport {
@@ -156,15 +160,12 @@ fn a_request_to_stop_leaves_a_run_that_resumes() {
         }
     }
     // Within an epoch, epochs of another length do not continue it; nor does another image size, for the latent states.
-    let (reporter, stop) = (Reporter::silent(), StopFlag::default());
     let (mut longer, mut larger) = (config.clone(), config.clone());
     longer.sampler.passes = 7;
     larger.model.height = 48;
     for (config, part) in [(longer, "now an epoch has"), (larger, "image size")] {
-        let (dataset, start) = (&datasets()[0], Start::Resume);
-        let job =
-            Job { config: &config, dataset, target: None, start, run: &stopped, reporter: &reporter, stop: &stop };
-        let error = train::run(&job).err().expect("does not fit").to_string();
+        let outcome = try_job(&config, &datasets()[0], Start::Resume, &stopped, &StopFlag::default());
+        let error = outcome.err().expect("does not fit").to_string();
         assert!(error.contains(part), "{error}");
     }
     finish(&config, Start::Resume, &stopped);
@@ -282,17 +283,9 @@ fn a_diverging_run_ends_with_one_error_and_keeps_its_checkpoints() {
     config.schedule.warmup_epochs = 0;
     let weights = state::newest(&run.checkpoints()).unwrap().join(state::MODEL_FILE);
     let second = RunDir::create(&folder.path().join("second")).unwrap();
-    let reporter = Reporter::silent();
-    let job = Job {
-        config: &config,
-        dataset: &datasets()[0],
-        target: None,
-        start: Start::Init(weights),
-        run: &second,
-        reporter: &reporter,
-        stop: &StopFlag::default(),
-    };
-    let error = train::run(&job).err().expect("diverges").to_string();
+    let start = Start::Init(weights);
+    let outcome = try_job(&config, &datasets()[0], start, &second, &StopFlag::default());
+    let error = outcome.err().expect("diverges").to_string();
     assert!(error.contains("the loss became") && error.contains("--lr") && error.contains(".jpg"), "{error}");
     assert_eq!(everything(&run), saved);
     assert!(Path::new(&second.metrics_path()).exists());

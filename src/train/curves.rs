@@ -9,18 +9,18 @@ use crate::error::IoContext;
 use crate::plot::{self, Captions, Series};
 use crate::run_dir::RunDir;
 
-/// (step, value) of one figure at the end of each epoch.
+/// (step, value) of each of `figures` at the end of each epoch.
 ///
 /// # Errors
 /// The metrics cannot be read.
-pub fn per_epoch(run: &RunDir, figure: &str) -> Result<Vec<(f64, f64)>> {
+pub fn per_epoch<const N: usize>(run: &RunDir, figures: [&str; N]) -> Result<[Vec<(f64, f64)>; N]> {
     let path = run.metrics_path();
     let text = fs::read_to_string(&path).at("read", &path)?;
-    let point = |line: &str| {
-        let value: Value = serde_json::from_str(line).ok()?;
-        (value["type"] == "epoch").then(|| Some((value["step"].as_f64()?, value[figure].as_f64()?)))?
-    };
-    Ok(text.lines().filter_map(point).collect())
+    let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let epochs: Vec<Value> = records.filter(|record| record["type"] == "epoch").collect();
+    Ok(figures.map(|figure| {
+        epochs.iter().filter_map(|epoch| Some((epoch["step"].as_f64()?, epoch[figure].as_f64()?))).collect()
+    }))
 }
 
 /// Writes `curves.svg` into the run folder.
@@ -28,8 +28,8 @@ pub fn per_epoch(run: &RunDir, figure: &str) -> Result<Vec<(f64, f64)>> {
 /// # Errors
 /// The metrics cannot be read or the picture cannot be written.
 pub(super) fn draw(run: &RunDir) -> Result<()> {
-    let figures = [("loss", "loss"), ("cross_entropy", "identity"), ("triplet", "triplet")];
-    let series = figures.map(|(figure, name)| Ok(Series { name: name.into(), points: per_epoch(run, figure)? }));
-    let series = series.into_iter().collect::<Result<Vec<_>>>()?;
+    let points = per_epoch(run, ["loss", "cross_entropy", "triplet"])?;
+    let named = ["loss", "identity", "triplet"].into_iter().zip(points);
+    let series: Vec<Series> = named.map(|(name, points)| Series { name: name.into(), points }).collect();
     plot::curves(&run.curves_path(), Captions { title: "Training loss", x: "step", y: "mean of an epoch" }, &series)
 }

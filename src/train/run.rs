@@ -136,25 +136,24 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
                     "grad_norm": report.grad_norm,
                 }))?;
             }
-            if position.step >= last_step {
+            if position.step >= last_step || job.stop.requested() {
                 break;
             }
-            if job.stop.requested() && position.batch < batches.len() {
-                task.finish("stopped");
-                save(job, &trainer, classes, position)?;
-                curves::draw(job.run)?;
-                return Ok(Outcome::Stopped(position));
-            }
         }
-        task.finish(&sums.line());
-        if position.batch == batches.len() {
+        let whole = position.batch == batches.len();
+        if whole {
             position.epoch += 1;
             position.batch = 0;
         }
-        metrics.write(&sums.json(position, begun.elapsed().as_secs_f64()))?;
-
         let done = position.epoch == config.schedule.epochs || position.step >= last_step;
-        if job.stop.requested() && !done {
+        // An epoch that is broken off leaves no figures: it goes on when the run is resumed.
+        if whole || done {
+            task.finish(&sums.line());
+            metrics.write(&sums.json(position, begun.elapsed().as_secs_f64()))?;
+        } else {
+            task.finish("stopped");
+        }
+        if !done && (!whole || job.stop.requested()) {
             save(job, &trainer, classes, position)?;
             curves::draw(job.run)?;
             return Ok(Outcome::Stopped(position));

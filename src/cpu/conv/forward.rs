@@ -8,7 +8,7 @@ use crate::cpu::microkernel::{self, Isa, MR};
 const GATHER_BELOW: usize = 16;
 
 /// Left matrix of the forward product: input pixels under the kernel of each output pixel.
-pub(super) struct InputWindows<'a> {
+pub(in crate::cpu) struct InputWindows<'a> {
     pub geometry: &'a Conv2dGeometry,
     pub x: &'a [f32],
     pub zeros: Vec<f32>,
@@ -122,7 +122,7 @@ pub(in crate::cpu) fn with_forward_product<R>(
     weight: &[f32],
     gates: bool,
     packed: &mut [f32],
-    f: impl FnOnce(&Product<'_, ForwardRows<'_>>) -> R,
+    f: impl FnOnce(&Product<'_, InputWindows<'_>>) -> R,
 ) -> R {
     let (k, n) = (geometry.k(), geometry.out_c);
     let nr = if gates { gates_nr(isa) } else { isa.nr(n) };
@@ -130,23 +130,9 @@ pub(in crate::cpu) fn with_forward_product<R>(
     let packed = &mut packed[..k * panels * nr];
     let right = RightMatrix { data: weight, tap_offsets: &[0], depth: k, n, k_stride: n, n_stride: 1, gates };
     right.pack(nr, packed);
-    let left = ForwardRows(InputWindows { geometry, x, zeros: vec![0.0; geometry.in_c] });
+    let left = InputWindows { geometry, x, zeros: vec![0.0; geometry.in_c] };
     let (taps, depth) = if InputWindows::gathers(geometry) { (1, k) } else { (geometry.taps(), geometry.in_c) };
     f(&Product { isa, left: &left, rows: geometry.pixels(), taps, depth, n, packed, nr })
-}
-
-/// Rows of the forward product (opaque outside this file).
-pub(in crate::cpu) struct ForwardRows<'a>(InputWindows<'a>);
-
-impl LeftRows for ForwardRows<'_> {
-    fn scratch_len(&self) -> usize {
-        self.0.scratch_len()
-    }
-
-    unsafe fn pointers(&self, rows: std::ops::Range<usize>, scratch: &mut [f32], out: &mut Vec<[*const f32; MR]>) {
-        // SAFETY: the caller's contract is the same.
-        unsafe { self.0.pointers(rows, scratch, out) }
-    }
 }
 
 /// Panel width of a matrix of gates: a multiple of 4, so that a panel holds all gates of its channels.

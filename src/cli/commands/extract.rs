@@ -1,0 +1,56 @@
+//! `ptl-train extract`.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::shared::{check_images, describe_datasets, evaluated_root, open_dataset, set_threads};
+use crate::cli::args::ExtractArgs;
+use crate::data::{Dataset, ImageRecord, list_images};
+use crate::error::IoContext;
+use crate::eval::features_file::{FeatureFormat, FeatureTable};
+use crate::eval::{TrainedModel, extract_features};
+use crate::progress::Reporter;
+use crate::{Error, Result};
+
+/// `ptl-train extract`.
+pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
+    let flags = &args.settings.0;
+    FeatureFormat::of(&args.out)?;
+    if let Some(existing) = [args.out.clone(), args.out.with_extension("txt")].into_iter().find(|path| path.exists()) {
+        return Err(Error::Setting {
+            setting: "--out".into(),
+            value: args.out.display().to_string(),
+            reason: format!("{} exists already: choose another name", existing.display()),
+        });
+    }
+    if let Some(folder) = args.out.parent() {
+        fs::create_dir_all(folder).at("create", folder)?;
+    }
+    let TrainedModel { config, model, mut store, states } = TrainedModel::open(&args.checkpoint, flags)?;
+    set_threads(&config)?;
+    let reporter = Reporter::stderr();
+    let records: Vec<ImageRecord> = match &args.images {
+        Some(folder) => {
+            let records = list_images(folder)?.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });
+            let name = folder.display().to_string();
+            let mut dataset = Dataset { name, gallery: records.collect(), ..Dataset::default() };
+            check_images(&mut dataset, &config, &reporter)?;
+            dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
+            dataset.gallery
+        }
+        None => {
+            let dataset = open_dataset(evaluated_root(&config, flags)?, &config, &reporter)?;
+            describe_datasets(&reporter, [Some(&dataset), None]);
+            dataset.query.into_iter().chain(dataset.gallery).collect()
+        }
+    };
+    let (features, dim) = extract_features(&model, &mut store, &states, &records, &config, &reporter)?;
+    let pids: Vec<i64> = records.iter().map(|r| r.pid).collect();
+    let camids: Vec<i64> = records.iter().map(|r| r.camid).collect();
+    let paths: Vec<PathBuf> = records.into_iter().map(|r| r.path).collect();
+    let labels = args.images.is_none().then_some((&pids[..], &camids[..]));
+    FeatureTable { features: &features, dim, paths: &paths, labels }.write(&args.out)?;
+    reporter.message(&format!("{} features of {dim} numbers written to {}", paths.len(), args.out.display()));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,14 @@
+//! One file for each command: settings and data first, then the folder, then the work.
+
+mod compare;
+mod evaluate;
+mod extract;
+mod shared;
+mod synth;
+mod train;
+
+pub use compare::{compare, demo};
+pub use evaluate::evaluate;
+pub use extract::extract;
+pub use synth::synth;
+pub use train::train;

@@ -1,0 +1,77 @@
+//! What commands share: threads, data sets, run folders.
+
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+
+use crate::config::{Config, Overrides};
+use crate::data::synth::{self, SynthConfig};
+use crate::data::{Dataset, load_market};
+use crate::error::IoContext;
+use crate::progress::Reporter;
+use crate::run_dir::{RUNS, RunDir};
+use crate::{Error, Result};
+
+pub(super) fn synthesise(folder: &Path, config: &SynthConfig, reporter: &Reporter) -> Result<()> {
+    let task = Mutex::new(reporter.start(&format!("drawing {}", config.domain), config.images() as u64, "images"));
+    synth::generate(folder, config, &|_, _| task.lock().expect("no panic while drawing").advance(1, ""))?;
+    task.into_inner().expect("no panic while drawing").finish("");
+    Ok(())
+}
+
+/// The number of compute threads, before anything computes.
+pub(super) fn set_threads(config: &Config) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global();
+    pool.map_err(io::Error::other).at("start", "the compute threads")
+}
+
+/// Loads a data set and checks its images.
+pub(super) fn open_dataset(root: &Path, config: &Config, reporter: &Reporter) -> Result<Dataset> {
+    let mut dataset = load_market(root)?;
+    check_images(&mut dataset, config, reporter)?;
+    Ok(dataset)
+}
+
+/// Decodes every image before the work that needs them.
+pub(super) fn check_images(dataset: &mut Dataset, config: &Config, reporter: &Reporter) -> Result<()> {
+    let images = (dataset.train.len() + dataset.query.len() + dataset.gallery.len()) as u64;
+    let task = Mutex::new(reporter.start(&format!("checking {}", dataset.name), images, "images"));
+    let each = || task.lock().expect("no panic while checking").advance(1, "");
+    dataset.drop_or_refuse_broken(config.data.skip_broken, &each)?;
+    task.into_inner().expect("no panic while checking").finish("");
+    Ok(())
+}
+
+pub(super) fn describe_datasets(reporter: &Reporter, datasets: [Option<&Dataset>; 2]) {
+    for dataset in datasets.into_iter().flatten() {
+        reporter.message(&format!("{}\n{}", dataset.name, dataset.banner()));
+        dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
+    }
+}
+
+/// The training data set.
+pub(super) fn data_root(config: &Config) -> Result<&Path> {
+    if config.data.root.as_os_str().is_empty() {
+        return Err(Error::Setting {
+            setting: "data.root".into(),
+            value: "(none)".into(),
+            reason: "name a data set in Market-1501 layout with --data; ptl-train synth draws one".into(),
+        });
+    }
+    Ok(&config.data.root)
+}
+
+/// The data set to measure on: the one that a flag names, else the run's target, else its own.
+pub(super) fn evaluated_root<'a>(config: &'a Config, flags: &Overrides) -> Result<&'a Path> {
+    match &config.data.target {
+        Some(target) if !flags.has("data.root") => Ok(target),
+        _ => data_root(config),
+    }
+}
+
+pub(super) fn new_run(out: Option<&Path>, kind: &str) -> Result<RunDir> {
+    match out {
+        Some(path) => RunDir::create(path),
+        None => RunDir::create_in(Path::new(RUNS), kind),
+    }
+}
