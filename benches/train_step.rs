@@ -21,7 +21,8 @@ fn train_step(criterion: &mut Criterion) {
     for arch in ["resnet50", "resnet50-ptl"] {
         let mut config = Config::default();
         config.model.arch = arch.into();
-        let mut trainer = Trainer::new(&config, CLASSES, |_| Ok(())).expect("the default configuration is a network");
+        let mut trainer =
+            Trainer::new(&config, CLASSES, |_, _| Ok(())).expect("the default configuration is a network");
         let batch = config.sampler.ids * config.sampler.images;
         let mut rng = stream(0, Purpose::Test, 0, 0);
         let pixels = batch * config.model.height * config.model.image_width * 3;

@@ -5,7 +5,6 @@
 
 pub mod checkpoint;
 pub mod cli;
-pub mod compare;
 pub mod config;
 pub mod cpu;
 pub mod data;
@@ -28,6 +27,7 @@ pub mod session;
 pub mod shape;
 pub mod stop;
 pub mod store;
+pub mod study;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -28,6 +28,8 @@ pub enum Layout {
 pub enum Group {
     /// The pre-trained network.
     Backbone,
+    /// Copies of the pre-trained network's last stages, one for each granularity (MGN).
+    Branches,
     /// BConv-Cells and fuse modules.
     Ptl,
     /// Embedding, neck and classifier.

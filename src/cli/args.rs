@@ -22,6 +22,8 @@ pub enum Command {
     Demo(Box<DemoArgs>),
     /// Pre-train on one data set, fine-tune on another plainly and with PTL, and compare.
     Compare(Box<CompareArgs>),
+    /// Train with each policy of latent states and evaluate from each state.
+    Ablate(Box<AblateArgs>),
     /// Train or fine-tune a model.
     Train(Box<TrainArgs>),
     /// Measure a model on a data set: mAP, mINP, CMC.
@@ -66,6 +68,24 @@ pub struct CompareArgs {
     /// Folder for the run, new or empty [default: runs/DATE_TIME-compare].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: TrainFlags,
+}
+
+#[derive(Args, Debug)]
+pub struct AblateArgs {
+    /// TOML file with settings.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder for the runs, new or empty [default: runs/DATE_TIME-ablate].
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Start every arm from these weights.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub init: Option<PathBuf>,
+    /// Seeds, each a training with every policy.
+    #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "0")]
+    pub seeds: Vec<u64>,
     #[command(flatten)]
     pub settings: TrainFlags,
 }

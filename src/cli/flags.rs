@@ -118,11 +118,12 @@ mod tests {
 
     use super::*;
     use crate::cli::args;
+    use crate::config::DEFAULT_ARCH;
 
     fn config(flags: &[&str]) -> Config {
         let line = ["ptl-train", "train"].iter().chain(flags);
         match args::Cli::try_parse_from(line).unwrap().command {
-            args::Command::Train(train) => Config::load(&Config::default(), None, &train.settings.0).unwrap(),
+            args::Command::Train(train) => Config::load_recipe(DEFAULT_ARCH, None, &train.settings.0).unwrap(),
             _ => unreachable!(),
         }
     }

@@ -28,6 +28,7 @@ pub fn run() -> ExitCode {
     let result = match cli.command {
         Command::Demo(args) => commands::demo(&args),
         Command::Compare(args) => commands::compare(&args),
+        Command::Ablate(args) => commands::ablate(&args),
         Command::Train(args) => commands::train(&args),
         Command::Evaluate(args) => commands::evaluate(&args),
         Command::Extract(args) => commands::extract(&args),

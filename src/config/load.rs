@@ -22,11 +22,29 @@ impl Overrides {
 
     /// Whether `path` is among them.
     pub fn has(&self, path: &str) -> bool {
-        self.0.iter().any(|(setting, _)| setting.path == path)
+        self.get(path).is_some()
+    }
+
+    /// The value of `path`; of several the last, which wins.
+    fn get(&self, path: &str) -> Option<&Value> {
+        self.0.iter().rev().find(|(setting, _)| setting.path == path).map(|(_, value)| value)
     }
 }
 
 impl Config {
+    /// As [`Config::load`], from the recipe of the network that flags or file name, `arch` where they name none.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_recipe(arch: &str, file: Option<&Path>, flags: &Overrides) -> Result<Config> {
+        // What is wrong with the file is said below.
+        let text = file.and_then(|file| fs::read_to_string(file).ok());
+        let table: Option<Table> = text.and_then(|text| toml::from_str(&text).ok());
+        let in_file = table.as_ref().and_then(|table| table.get("model")?.get("arch"));
+        let named = flags.get("model.arch").or(in_file).and_then(Value::as_str);
+        Config::load(&Config::recipe(named.unwrap_or(arch)), file, flags)
+    }
+
     /// `base`, then what `file` says, then `flags`; the result is [validated](Config::validate).
     ///
     /// # Errors
@@ -148,7 +166,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::Kind;
+    use crate::config::{DEFAULT_ARCH, Kind};
 
     fn load(text: &str) -> Result<Config> {
         let folder = tempfile::tempdir().unwrap();
@@ -199,6 +217,20 @@ mod tests {
         assert_eq!((config.seed, config.optim.lr, config.optim.weight_decay), (7, 0.5, 0.0));
         assert_eq!((config.ptl.stages, config.train.freeze_bn), (vec![3, 4], true));
         assert_eq!(config.optim.momentum, 0.9);
+    }
+
+    #[test]
+    fn the_network_brings_its_recipe_wherever_it_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("run.toml");
+        fs::write(&file, "[model]\narch = \"mgn\"\n[schedule]\nepochs = 3\n").unwrap();
+        let load = |file, flags: &Overrides| Config::load_recipe(DEFAULT_ARCH, file, flags).unwrap();
+        let mgn = load(Some(file.as_path()), &Overrides::default());
+        assert_eq!((mgn.model.height, mgn.schedule.epochs, mgn.loss.triplet_margin), (384, 3, 1.2));
+        let resnet = load(Some(file.as_path()), &flag("model.arch", "resnet18"));
+        assert_eq!((resnet.model.height, resnet.schedule.epochs), (256, 3));
+        assert_eq!(load(None, &flag("model.arch", "mgn-ptl")), Config::recipe("mgn-ptl"));
+        assert_eq!(load(None, &Overrides::default()), Config::default());
     }
 
     #[test]
@@ -265,7 +297,7 @@ mod tests {
             }
             if let Kind::Choice(words) = s.kind {
                 for word in words {
-                    Config::load(&Config::default(), None, &flag(s.path, word)).unwrap();
+                    Config::load_recipe(DEFAULT_ARCH, None, &flag(s.path, word)).unwrap();
                 }
             }
         }

@@ -15,11 +15,14 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::latent_state::{EvalState, StateInit, StatePolicy};
-use crate::nn::{Pool, PtlConfig};
+use crate::nn::{Arch, Family, Pool, PtlConfig};
 use crate::optim::OptimConfig;
 use crate::schedule::{self, Decay, Warmup};
 
-/// All settings. [`Default`] is the recipe that the documentation describes.
+/// The network that is trained where none is named.
+pub const DEFAULT_ARCH: &str = "resnet50-ptl";
+
+/// All settings. [`Default`] is the recipe of `resnet50-ptl`, [`Config::recipe`] that of any network.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -53,7 +56,7 @@ pub enum Device {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Model {
-    /// `resnet18`, `resnet34`, `resnet50` or `resnet101`; with `-ptl`, BConv-Cells stand beside it.
+    /// One of [`Arch::NAMES`](crate::nn::Arch::NAMES); with `-ptl`, BConv-Cells stand beside it.
     pub arch: String,
     /// Multiplier of all channel counts of the backbone.
     pub width: f32,
@@ -63,7 +66,7 @@ pub struct Model {
     pub image_width: usize,
     /// Stride of the backbone's last stage, 1 or 2.
     pub last_stride: usize,
-    /// Length of a linear embedding; 0 takes the pooled vector itself.
+    /// Length of the embedding; 0 takes the network's own (see [`NetworkConfig`](crate::nn::NetworkConfig)).
     pub embedding: usize,
     pub pool: Pool,
 }
@@ -232,7 +235,7 @@ pub struct Eval {
 impl Default for Model {
     fn default() -> Model {
         Model {
-            arch: "resnet50-ptl".into(),
+            arch: DEFAULT_ARCH.into(),
             width: 1.0,
             height: 256,
             image_width: 128,
@@ -330,6 +333,23 @@ impl Default for Train {
 impl Default for Eval {
     fn default() -> Eval {
         Eval { flip: true, batch: 64 }
+    }
+}
+
+impl Config {
+    /// The defaults of the network `arch`: for `mgn` and its relatives the published recipe (Yu et al., 2019, and their code).
+    pub fn recipe(arch: &str) -> Config {
+        let mut config = Config::default();
+        config.model.arch = arch.into();
+        if arch.parse().is_ok_and(|arch: Arch| arch.family == Family::Mgn) {
+            (config.model.height, config.model.image_width) = (384, 128);
+            config.model.pool = Pool::Max;
+            config.schedule.epochs = 450;
+            config.schedule.kind = ScheduleKind::MultiStep;
+            config.schedule.milestones = vec![320, 360, 400];
+            config.loss.triplet_margin = 1.2;
+        }
+        config
     }
 }
 

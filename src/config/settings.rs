@@ -2,6 +2,8 @@
 
 use toml::Value;
 
+use crate::nn::Arch;
+
 /// One setting.
 #[derive(Debug)]
 pub struct Setting {
@@ -48,25 +50,21 @@ pub const SETTINGS: &[Setting] = &[
     short(
         "model.arch",
         "arch",
-        Choice(&[
-            "resnet18",
-            "resnet34",
-            "resnet50",
-            "resnet101",
-            "resnet18-ptl",
-            "resnet34-ptl",
-            "resnet50-ptl",
-            "resnet101-ptl",
-        ]),
-        "Network; -ptl adds BConv-Cells beside it",
+        Choice(&Arch::NAMES),
+        "Network; -ptl adds BConv-Cells. For mgn* the defaults are the published recipe: 384x128 images, 450 epochs, rate / 10 at 320, 360 and 400, margin 1.2",
     ),
     short("model.width", "width", Real, "Multiplier of the backbone's channel counts"),
     short("model.height", "height", Count, "Input height in pixels"),
     short("model.image_width", "image-width", Count, "Input width in pixels"),
-    short("model.last_stride", "last-stride", Count, "Stride of the backbone's last stage, 1 or 2"),
-    short("model.embedding", "embedding", Count, "Length of a linear embedding; 0 takes the pooled vector itself"),
-    short("model.pool", "pool", Choice(&["avg", "max"]), "Global pooling"),
-    short("ptl.stages", "stages", Counts, "Stages (1 to 4) with a BConv-Cell beside them"),
+    short("model.last_stride", "last-stride", Count, "Stride of the backbone's last stage, 1 or 2 (fixed for mgn*)"),
+    short(
+        "model.embedding",
+        "embedding",
+        Count,
+        "Length of the embedding; 0: the pooled vector itself, for mgn* 256 x width for each of its eight",
+    ),
+    short("model.pool", "pool", Choice(&["avg", "max"]), "Global pooling (max for mgn*)"),
+    short("ptl.stages", "stages", Counts, "Stages (1 to 4) with a BConv-Cell beside them (all for mgn*)"),
     short("ptl.cell_width", "cell-width", Real, "Width of the cells, relative to the default"),
     short(
         "ptl.state_policy",

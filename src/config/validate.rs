@@ -1,7 +1,7 @@
 //! Settings that cannot work, refused before any long work starts.
 
 use super::{Config, OptimKind, ScheduleKind};
-use crate::nn::{self, Architecture};
+use crate::nn::{self, Arch, Family, Pool};
 use crate::{Error, Result};
 
 impl Config {
@@ -17,13 +17,13 @@ impl Config {
 
     fn validate_network(&self) -> Result<()> {
         let m = &self.model;
-        m.arch.strip_suffix("-ptl").unwrap_or(&m.arch).parse::<Architecture>()?;
+        let arch: Arch = m.arch.parse()?;
         check("model.width", m.width, (0.02..=16.0).contains(&m.width), "choose from 0.02 to 16")?;
         for (setting, pixels) in [("model.height", m.height), ("model.image_width", m.image_width)] {
             check(setting, pixels, (16..=4096).contains(&pixels), "choose from 16 to 4096 pixels")?;
         }
         check("model.last_stride", m.last_stride, matches!(m.last_stride, 1 | 2), "choose 1 or 2")?;
-        nn::check_image_size([m.height, m.image_width], m.last_stride)?;
+        nn::check_image_size(arch, [m.height, m.image_width], m.last_stride)?;
         check("model.embedding", m.embedding, m.embedding <= 1 << 16, "choose at most 65536")?;
         let stages = &self.ptl.stages;
         check(
@@ -32,6 +32,21 @@ impl Config {
             !stages.is_empty() && stages.is_sorted_by(|a, b| a < b) && stages.iter().all(|s| (1..=4).contains(s)),
             "name one or more of the stages 1 to 4 in ascending order (or take an arch without -ptl)",
         )?;
+        if arch.family == Family::Mgn {
+            check("model.pool", "avg", m.pool == Pool::Max, "mgn pools by maximum")?;
+            check(
+                "model.last_stride",
+                m.last_stride,
+                m.last_stride == 1,
+                "mgn has 2 in its first branch and 1 in the others",
+            )?;
+            check(
+                "ptl.stages",
+                format!("{stages:?}"),
+                *stages == [1, 2, 3, 4],
+                "mgn-ptl has cells beside all of them",
+            )?;
+        }
         let width = self.ptl.cell_width;
         check("ptl.cell_width", width, width > 0.0 && width <= 16.0, "choose more than 0 and at most 16")
     }
@@ -117,8 +132,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_work() {
-        Config::default().validate().unwrap();
+    fn recipes_work() {
+        assert_eq!(Config::recipe("resnet50-ptl"), Config::default());
+        for arch in Arch::NAMES {
+            Config::recipe(arch).validate().unwrap();
+        }
+    }
+
+    /// Yu et al. (2019): epochs count from 1, the rate drops at the start of 320, 360 and 400.
+    #[test]
+    fn the_published_recipe() {
+        let config = Config::recipe("mgn-ptl");
+        let schedule = config.schedule.per_step(187);
+        let rate = |epoch: u64| schedule.lr(config.optim.lr, (epoch - 1) * 187);
+        for (epoch, want) in [(1, 2e-4), (319, 2e-4), (320, 2e-5), (359, 2e-5), (360, 2e-6), (400, 2e-7), (450, 2e-7)] {
+            assert!((rate(epoch) / want - 1.0).abs() < 1e-9, "epoch {epoch}: {}", rate(epoch));
+        }
+        let (o, s) = (&config.optim, &config.sampler);
+        assert_eq!((o.kind, o.amsgrad, o.weight_decay, o.betas), (OptimKind::Adam, true, 5e-4, [0.9, 0.999]));
+        assert_eq!((s.ids, s.images, s.passes, config.schedule.epochs), (4, 4, 1, 450));
+        assert_eq!((config.loss.triplet_margin, config.loss.label_smoothing), (1.2, 0.0));
+        assert_eq!((config.augment.flip, config.augment.random_erasing, config.augment.pad), (0.5, 0.5, 0));
     }
 
     #[test]
@@ -168,6 +202,17 @@ mod tests {
         ];
         for (setting, change) in cases {
             let mut config = Config::default();
+            change(&mut config);
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{setting} = ")), "{setting}: {error}");
+        }
+        for (setting, change) in [
+            ("model.height x model.image_width", (|c| c.model.height = 256) as Change),
+            ("model.pool", |c| c.model.pool = Pool::Avg),
+            ("model.last_stride", |c| c.model.last_stride = 2),
+            ("ptl.stages", |c| c.ptl.stages = vec![3, 4]),
+        ] {
+            let mut config = Config::recipe("mgn-ptl");
             change(&mut config);
             let error = config.validate().unwrap_err().to_string();
             assert!(error.starts_with(&format!("{setting} = ")), "{setting}: {error}");

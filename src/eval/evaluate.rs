@@ -6,7 +6,7 @@ use crate::Result;
 use crate::config::Config;
 use crate::data::{Dataset, ImageRecord, Loader, LoaderOptions, Transform};
 use crate::latent_state::LatentStates;
-use crate::nn::ReidModel;
+use crate::nn::Network;
 use crate::progress::Reporter;
 use crate::store::Store;
 
@@ -26,7 +26,7 @@ pub fn workers(config: &Config) -> usize {
 /// # Errors
 /// An image that cannot be read; `eval-state mean` without stored states.
 pub fn extract_features(
-    model: &ReidModel,
+    network: &dyn Network,
     store: &mut Store,
     states: &LatentStates,
     records: &[ImageRecord],
@@ -40,7 +40,7 @@ pub fn extract_features(
         seed: config.seed,
     };
     let transform = transform(config);
-    let mut extractor = Extractor::new(model, store, [transform.height, transform.width], options)?;
+    let mut extractor = Extractor::new(network, store, [transform.height, transform.width], options)?;
     let loading = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers: workers(config) };
     let mut features = Vec::with_capacity(records.len() * extractor.dim());
     let mut task = reporter.start("features", records.len() as u64, "images");
@@ -58,7 +58,7 @@ pub fn extract_features(
 /// # Errors
 /// As [`extract_features`] and [`ranking::evaluate`].
 pub fn evaluate_dataset(
-    model: &ReidModel,
+    network: &dyn Network,
     store: &mut Store,
     states: &LatentStates,
     dataset: &Dataset,
@@ -66,7 +66,7 @@ pub fn evaluate_dataset(
     reporter: &Reporter,
 ) -> Result<RankingReport> {
     let mut side = |records: &[ImageRecord]| -> Result<(Vec<f32>, usize, Vec<i64>, Vec<i64>)> {
-        let (features, dim) = extract_features(model, store, states, records, config, reporter)?;
+        let (features, dim) = extract_features(network, store, states, records, config, reporter)?;
         Ok((features, dim, records.iter().map(|r| r.pid).collect(), records.iter().map(|r| r.camid).collect()))
     };
     let (query, dim, query_pids, query_camids) = side(&dataset.query)?;

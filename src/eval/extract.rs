@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::graph::{Graph, Mode, Var};
 use crate::latent_state::{EvalState, LatentStates};
-use crate::nn::ReidModel;
+use crate::nn::Network;
 use crate::session::Session;
 use crate::shape::Shape;
 use crate::store::Store;
@@ -28,19 +28,19 @@ pub struct Extractor {
 }
 
 impl Extractor {
-    /// Records `model` for images of `height` x `width`.
+    /// Records `network` for images of `height` x `width`.
     ///
     /// # Errors
     /// An image size that the network cannot take.
     pub fn new(
-        model: &ReidModel,
+        network: &dyn Network,
         store: &Store,
         [height, width]: [usize; 2],
         options: ExtractOptions,
     ) -> Result<Extractor> {
         let mut graph = Graph::new(Mode::Eval);
         let images = graph.input(Shape::new(options.batch, height, width, 3));
-        let output = model.forward(&mut graph, store, images)?;
+        let output = network.forward(&mut graph, store, images)?;
         graph.keep(output.feature);
         Ok(Extractor { session: Session::new(graph, store)?, images, feature: output.feature, options })
     }

@@ -6,17 +6,17 @@ use crate::checkpoint::{self, LoadMode};
 use crate::config::{Config, Overrides};
 use crate::graph::{Graph, Mode};
 use crate::latent_state::LatentStates;
-use crate::nn::ReidModel;
+use crate::nn::Network;
 use crate::run_dir::RunDir;
 use crate::shape::Shape;
 use crate::store::Store;
-use crate::train::{model_config, state};
+use crate::train::{network_config, state};
 use crate::{Error, Result};
 
 /// A network with its weights, the latent states of its training, and its settings.
 pub struct TrainedModel {
     pub config: Config,
-    pub model: ReidModel,
+    pub network: Box<dyn Network>,
     pub store: Store,
     pub states: LatentStates,
 }
@@ -32,14 +32,14 @@ impl TrainedModel {
         let header = state::model_header(&path, &file)?;
         let config = Config::load(&header.config, None, flags)?;
         let mut store = Store::new();
-        let model = ReidModel::new(&mut store, &model_config(&config, header.classes)?, config.seed)?;
-        checkpoint::load(&mut store, &file, LoadMode::Exact, ReidModel::is_identity_head)?;
+        let network = network_config(&config, header.classes)?.build(&mut store, config.seed)?;
+        checkpoint::load(&mut store, &file, LoadMode::Exact, |name| network.is_identity_head(name))?;
         let mut graph = Graph::new(Mode::Eval);
         let images = graph.input(Shape::new(config.eval.batch, config.model.height, config.model.image_width, 3));
-        model.forward(&mut graph, &store, images)?;
+        network.forward(&mut graph, &store, images)?;
         let mut states = LatentStates::new(config.ptl.state_init, config.seed);
         state::load_latent_states(&path, graph.states(), &mut states)?;
-        Ok(TrainedModel { config, model, store, states })
+        Ok(TrainedModel { config, network, store, states })
     }
 }
 

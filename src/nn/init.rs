@@ -14,8 +14,11 @@ pub enum Init {
     KaimingFanIn,
     /// N(0, 2/fan_out): outputs times taps.
     KaimingFanOut,
-    /// N(0, std²).
-    Normal(f32),
+    /// N(mean, std²).
+    Normal {
+        mean: f32,
+        std: f32,
+    },
     /// U(-1/√fan_in, 1/√fan_in), PyTorch's default for biases; the fan is the weight's.
     Uniform {
         fan_in: usize,
@@ -60,13 +63,15 @@ impl<'a> Scope<'a> {
         let mut rng = stream(self.seed, Purpose::Init, 0, fnv1a(&name));
         let len = shape.iter().product();
         let taps: usize = shape.iter().skip(2).product();
-        let normal = |std: f32| Normal::new(0.0, std).expect("a finite standard deviation");
-        let mut draw_normal = |std: f32| -> Vec<f32> { (0..len).map(|_| normal(std).sample(&mut rng)).collect() };
+        let mut draw_normal = |mean: f32, std: f32| -> Vec<f32> {
+            let normal = Normal::new(mean, std).expect("a finite standard deviation");
+            (0..len).map(|_| normal.sample(&mut rng)).collect()
+        };
         let torch: Vec<f32> = match init {
             Init::Constant(value) => vec![value; len],
-            Init::KaimingFanIn => draw_normal((2.0 / (len / shape[0]) as f32).sqrt()),
-            Init::KaimingFanOut => draw_normal((2.0 / (shape[0] * taps) as f32).sqrt()),
-            Init::Normal(std) => draw_normal(std),
+            Init::KaimingFanIn => draw_normal(0.0, (2.0 / (len / shape[0]) as f32).sqrt()),
+            Init::KaimingFanOut => draw_normal(0.0, (2.0 / (shape[0] * taps) as f32).sqrt()),
+            Init::Normal { mean, std } => draw_normal(mean, std),
             Init::Uniform { fan_in } => {
                 let bound = 1.0 / (fan_in as f32).sqrt();
                 (0..len).map(|_| rng.random_range(-bound..bound)).collect()

@@ -51,8 +51,13 @@ pub struct BatchNorm2d {
 impl BatchNorm2d {
     /// Weight 1, bias 0, eps 1e-5, momentum 0.1.
     pub fn new(scope: &mut Scope<'_>, channels: usize) -> BatchNorm2d {
+        BatchNorm2d::with_weight(scope, channels, Init::Constant(1.0))
+    }
+
+    /// As [`BatchNorm2d::new`], with other start values of the weight.
+    pub fn with_weight(scope: &mut Scope<'_>, channels: usize, weight: Init) -> BatchNorm2d {
         let norm = BatchNorm {
-            weight: scope.param("weight", &[channels], Layout::Plain, Init::Constant(1.0)),
+            weight: scope.param("weight", &[channels], Layout::Plain, weight),
             bias: scope.param("bias", &[channels], Layout::Plain, Init::Constant(0.0)),
             running_mean: scope.buffer("running_mean", channels, 0.0),
             running_var: scope.buffer("running_var", channels, 1.0),

@@ -1,15 +1,23 @@
 //! Modules: each owns ids of its parameters under torch's names and records itself into a graph.
 
+mod baseline;
 mod bconv_cell;
+mod fuse;
 mod init;
 mod layers;
+mod mgn;
+mod mgn_ptl;
+mod network;
 mod ptl;
-mod reid;
 mod resnet;
 
+pub use baseline::{Baseline, BaselineConfig, Pool};
 pub use bconv_cell::BConvCell;
+use fuse::Fuse;
 pub use init::{Init, Scope};
 pub use layers::{BatchNorm2d, Conv2d, Linear};
+pub use mgn::{Mgn, MgnConfig};
+pub use mgn_ptl::MgnCells;
+pub use network::{Arch, Family, Network, NetworkConfig, Outputs, check_image_size};
 pub use ptl::{PtlBranch, PtlConfig};
-pub use reid::{Pool, ReidConfig, ReidModel, ReidOutput, check_image_size};
-pub use resnet::{Architecture, Block, ResNet, ResNetConfig, Stage};
+pub use resnet::{Architecture, Block, ResNet, ResNetConfig, Stage, Stem};

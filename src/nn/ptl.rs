@@ -13,9 +13,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BConvCell, BatchNorm2d, Conv2d, Init, ResNet, ResNetConfig, Scope};
+use super::{BConvCell, Fuse, ResNet, ResNetConfig, Scope};
 use crate::graph::{Graph, Var};
-use crate::op;
 use crate::store::{Group, Store};
 use crate::{Error, Result};
 
@@ -31,28 +30,6 @@ pub struct PtlConfig {
 impl Default for PtlConfig {
     fn default() -> PtlConfig {
         PtlConfig { stages: vec![1, 2, 3, 4], cell_width: 1.0 }
-    }
-}
-
-/// 1x1 convolution with bias, BN and ReLU.
-#[derive(Clone, Debug)]
-struct Fuse {
-    conv: Conv2d,
-    bn: BatchNorm2d,
-}
-
-impl Fuse {
-    fn new(scope: &mut Scope<'_>, sizes: [usize; 2]) -> Fuse {
-        let mut conv_scope = scope.child(0);
-        let conv =
-            Conv2d::new(&mut conv_scope, sizes, 1, 1, 0, Init::KaimingFanIn).with_bias(&mut conv_scope, sizes, 1);
-        Fuse { conv, bn: BatchNorm2d::new(&mut scope.child(1), sizes[1]) }
-    }
-
-    fn forward(&self, g: &mut Graph, store: &Store, parts: &[Var]) -> Result<Var> {
-        let x = op::concat(g, parts)?;
-        let x = self.conv.forward(g, store, x)?;
-        self.bn.forward_relu(g, store, x)
     }
 }
 
@@ -145,7 +122,7 @@ impl PtlBranch {
 
     /// Runs backbone and branch: (feature map after `layer4`, last cell's output).
     pub fn forward(&self, g: &mut Graph, store: &Store, backbone: &ResNet, images: Var) -> Result<(Var, Var)> {
-        let mut x = backbone.stem(g, store, images)?;
+        let mut x = backbone.stem.forward(g, store, images)?;
         let mut z = x;
         if let Some((first, second, fuse)) = &self.entry {
             let b = first.forward(g, store, images)?;
@@ -175,24 +152,24 @@ impl PtlBranch {
 mod tests {
     use super::*;
     use crate::graph::Mode;
-    use crate::nn::{Architecture, Pool, ReidConfig, ReidModel};
+    use crate::nn::{Architecture, Baseline, BaselineConfig, Network, Pool};
     use crate::shape::Shape;
 
-    fn model(architecture: Architecture, width: f32, ptl: Option<PtlConfig>) -> (ReidModel, Store) {
+    fn model(architecture: Architecture, base: usize, ptl: Option<PtlConfig>) -> (Baseline, Store) {
         let config =
-            ReidConfig { architecture, width, last_stride: 1, embedding: 0, pool: Pool::Avg, ptl, classes: 751 };
+            BaselineConfig { architecture, base, last_stride: 1, embedding: 0, pool: Pool::Avg, ptl, classes: 751 };
         let mut store = Store::new();
-        (ReidModel::new(&mut store, &config, 0).unwrap(), store)
+        (Baseline::new(&mut store, &config, 0).unwrap(), store)
     }
 
     #[test]
     fn the_default_branch_adds_at_most_15_percent_of_parameters() {
         for architecture in Architecture::ALL {
-            for width in [1.0, 0.25] {
-                let count = |ptl| model(architecture, width, ptl).1.count(None) as f64;
+            for base in [64, 16] {
+                let count = |ptl| model(architecture, base, ptl).1.count(None) as f64;
                 let share = count(Some(PtlConfig::default())) / count(None) - 1.0;
-                println!("{} x {width}: {:.1} %", architecture.name(), 100.0 * share);
-                assert!(share > 0.0 && share <= 0.15, "{} x {width}: {share}", architecture.name());
+                println!("{}, stem of {base}: {:.1} %", architecture.name(), 100.0 * share);
+                assert!(share > 0.0 && share <= 0.15, "{}, stem of {base}: {share}", architecture.name());
             }
         }
     }
@@ -201,13 +178,13 @@ mod tests {
     fn cells_sit_where_they_are_named() {
         for (stages, cells) in [(vec![1, 2, 3, 4], 6), (vec![1], 3), (vec![3], 1), (vec![2, 4], 2), (vec![3, 4], 2)] {
             let ptl = PtlConfig { stages: stages.clone(), cell_width: 0.5 };
-            let (model, store) = model(Architecture::ResNet18, 0.125, Some(ptl));
+            let (model, store) = model(Architecture::ResNet18, 8, Some(ptl));
             let mut graph = Graph::new(Mode::Train);
             let images = graph.input(Shape::new(2, 64, 32, 3));
             let output = model.forward(&mut graph, &store, images).unwrap();
             assert_eq!(graph.states().len(), cells, "{stages:?}");
             let last = graph.states().last().unwrap();
-            assert_eq!(graph.shape(output.embedding).c, 64 + last.slot.c, "{stages:?}");
+            assert_eq!(graph.shape(output.embeddings[0]).c, 64 + last.slot.c, "{stages:?}");
             let named: Vec<String> = stages.iter().map(|s| format!("ptl.bconv{}", s + 2)).collect();
             assert!(named.iter().all(|name| graph.states().iter().any(|s| s.name.contains(name))), "{stages:?}");
         }

@@ -1,6 +1,7 @@
 //! ResNet-18/34/50/101 (He et al., 2016) with torchvision's names and its stride on the bottleneck's 3x3.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use super::{BatchNorm2d, Conv2d, Init, Linear, Scope};
@@ -83,6 +84,11 @@ impl ResNetConfig {
         (self.base << (stage - 1)) * if self.architecture.bottleneck() { 4 } else { 1 }
     }
 
+    /// Channels that stage 1 to 4 starts from.
+    pub fn stage_input(&self, stage: usize) -> usize {
+        if stage == 1 { self.base } else { self.stage_channels(stage - 1) }
+    }
+
     /// Stride of stage 1 to 4.
     pub fn stage_stride(&self, stage: usize) -> usize {
         match stage {
@@ -156,13 +162,27 @@ impl Block {
     }
 }
 
-/// One of `layer1` to `layer4`.
+/// One of `layer1` to `layer4`, or a part of it.
 #[derive(Clone, Debug)]
 pub struct Stage {
-    blocks: Vec<Block>,
+    pub blocks: Vec<Block>,
 }
 
 impl Stage {
+    /// The blocks `range` of stage `number` (from 1), named from 0 on.
+    pub fn new(scope: &mut Scope<'_>, config: &ResNetConfig, number: usize, range: Range<usize>) -> Stage {
+        let width = config.base << (number - 1);
+        let first = range.start;
+        let block = |b: usize| {
+            let (input, stride) = match b {
+                0 => (config.stage_input(number), config.stage_stride(number)),
+                _ => (config.stage_channels(number), 1),
+            };
+            Block::new(&mut scope.child(b - first), config.architecture.bottleneck(), [input, width], stride)
+        };
+        Stage { blocks: range.map(block).collect() }
+    }
+
     pub fn forward(&self, g: &mut Graph, store: &Store, mut x: Var) -> Result<Var> {
         for block in &self.blocks {
             x = block.forward(g, store, x)?;
@@ -171,12 +191,32 @@ impl Stage {
     }
 }
 
+/// conv1, BN, ReLU, max pool: `[n, h, w, 3]` to `[n, h/4, w/4, base]`.
+#[derive(Clone, Debug)]
+pub struct Stem {
+    conv1: Conv2d,
+    bn1: BatchNorm2d,
+}
+
+impl Stem {
+    /// `names` are those of the convolution and its BN.
+    pub fn new(scope: &mut Scope<'_>, names: [&str; 2], base: usize) -> Stem {
+        let conv1 = Conv2d::new(&mut scope.child(names[0]), [3, base], 7, 2, 3, Init::KaimingFanOut);
+        Stem { conv1, bn1: BatchNorm2d::new(&mut scope.child(names[1]), base) }
+    }
+
+    pub fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Var> {
+        let x = self.conv1.forward(g, store, images)?;
+        let x = self.bn1.forward_relu(g, store, x)?;
+        op::max_pool2d(g, x, [3, 3], [2, 2], [1, 1])
+    }
+}
+
 /// A ResNet whose stages can be run one by one, so that a PTL branch can be put beside them.
 #[derive(Clone, Debug)]
 pub struct ResNet {
     pub config: ResNetConfig,
-    conv1: Conv2d,
-    bn1: BatchNorm2d,
+    pub stem: Stem,
     /// `layer1` to `layer4`.
     pub layers: Vec<Stage>,
     fc: Option<Linear>,
@@ -186,41 +226,23 @@ impl ResNet {
     /// Registers the network; parameters are of the group [`Group::Backbone`], `fc` too.
     pub fn new(scope: Scope<'_>, config: ResNetConfig) -> ResNet {
         let mut scope = scope.in_group(Group::Backbone);
-        let bottleneck = config.architecture.bottleneck();
-        let conv1 = Conv2d::new(&mut scope.child("conv1"), [3, config.base], 7, 2, 3, Init::KaimingFanOut);
-        let bn1 = BatchNorm2d::new(&mut scope.child("bn1"), config.base);
-        let mut input = config.base;
-        let mut layers = Vec::new();
-        for (i, count) in config.architecture.blocks().into_iter().enumerate() {
-            let mut layer = scope.child(format!("layer{}", i + 1));
-            let width = config.base << i;
-            let blocks = (0..count)
-                .map(|b| {
-                    let stride = if b == 0 { config.stage_stride(i + 1) } else { 1 };
-                    let block = Block::new(&mut layer.child(b), bottleneck, [input, width], stride);
-                    input = config.stage_channels(i + 1);
-                    block
-                })
-                .collect();
-            layers.push(Stage { blocks });
-        }
+        let stem = Stem::new(&mut scope, ["conv1", "bn1"], config.base);
+        let blocks = config.architecture.blocks();
+        let layer = |(i, &count): (usize, &usize)| {
+            Stage::new(&mut scope.child(format!("layer{}", i + 1)), &config, i + 1, 0..count)
+        };
+        let layers = blocks.iter().enumerate().map(layer).collect();
         let fc = config.classes.map(|classes| {
-            let init = Init::Normal(1.0 / (input as f32).sqrt());
+            let input = config.stage_channels(4);
+            let init = Init::Normal { mean: 0.0, std: 1.0 / (input as f32).sqrt() };
             Linear::new(&mut scope.child("fc"), [input, classes], true, init)
         });
-        ResNet { config, conv1, bn1, layers, fc }
-    }
-
-    /// conv1, BN, ReLU, max pool: `[n, h, w, 3]` to `[n, h/4, w/4, base]`.
-    pub fn stem(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Var> {
-        let x = self.conv1.forward(g, store, images)?;
-        let x = self.bn1.forward_relu(g, store, x)?;
-        op::max_pool2d(g, x, [3, 3], [2, 2], [1, 1])
+        ResNet { config, stem, layers, fc }
     }
 
     /// Feature map after `layer4`.
     pub fn features(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Var> {
-        let mut x = self.stem(g, store, images)?;
+        let mut x = self.stem.forward(g, store, images)?;
         for layer in &self.layers {
             x = layer.forward(g, store, x)?;
         }

@@ -12,6 +12,7 @@ pub mod concat;
 pub mod conv2d;
 pub mod cross_entropy;
 pub mod max_pool;
+pub mod narrow;
 mod pool_window;
 pub mod relu;
 pub mod triplet;
@@ -25,6 +26,7 @@ pub use concat::concat;
 pub use conv2d::{conv2d, linear};
 pub use cross_entropy::cross_entropy;
 pub use max_pool::{global_max_pool, max_pool2d};
+pub use narrow::narrow_rows;
 pub use relu::relu;
 pub use triplet::batch_hard_triplet;
 
@@ -120,6 +122,7 @@ macro_rules! from_every_op {
             conv2d::$list(),
             cross_entropy::$list(),
             max_pool::$list(),
+            narrow::$list(),
             relu::$list(),
             triplet::$list(),
         ]

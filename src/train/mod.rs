@@ -6,4 +6,4 @@ pub mod state;
 mod trainer;
 
 pub use run::{Job, Outcome, Start, run};
-pub use trainer::{StepReport, Trainer, model_config};
+pub use trainer::{StepReport, Trainer, network_config};

@@ -11,7 +11,6 @@ use crate::checkpoint::{self, LoadMode};
 use crate::config::Config;
 use crate::data::{Dataset, IdentitySampler, ImageCache, Loader, LoaderOptions};
 use crate::eval::{self, ranking::RankingReport};
-use crate::nn::ReidModel;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
 use crate::stop::StopFlag;
@@ -64,10 +63,10 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
     evaluated.check_for_evaluation()?;
 
     let classes = dataset.train_classes();
-    let mut trainer = Trainer::new(config, classes, |store| match &job.start {
+    let mut trainer = Trainer::new(config, classes, |network, store| match &job.start {
         Start::Init(path) => {
             let file = checkpoint::File::open(path)?;
-            let report = checkpoint::load(store, &file, LoadMode::FineTune, ReidModel::is_identity_head)?;
+            let report = checkpoint::load(store, &file, LoadMode::FineTune, |name| network.is_identity_head(name))?;
             reporter.message(&format!("weights from {}:\n{}", path.display(), report.table()));
             Ok(())
         }
@@ -181,8 +180,8 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
 }
 
 fn evaluate(job: &Job<'_>, trainer: &mut Trainer, dataset: &Dataset) -> Result<RankingReport> {
-    let Trainer { store, model, states, .. } = trainer;
-    eval::evaluate_dataset(model, store, states, dataset, job.config, job.reporter)
+    let Trainer { store, network, states, .. } = trainer;
+    eval::evaluate_dataset(network.as_ref(), store, states, dataset, job.config, job.reporter)
 }
 
 fn save(job: &Job<'_>, trainer: &Trainer, classes: usize, position: Position) -> Result<()> {

@@ -15,7 +15,6 @@ use crate::config::Config;
 use crate::error::IoContext;
 use crate::graph::{StateDecl, StateId};
 use crate::latent_state::LatentStates;
-use crate::nn::ReidModel;
 use crate::{Error, Result};
 
 /// Weights, under torch's names.
@@ -102,7 +101,7 @@ fn write_files(folder: &Path, trainer: &Trainer, classes: usize, position: Posit
 /// The checkpoint is broken or of another model.
 pub fn restore(folder: &Path, trainer: &mut Trainer) -> Result<Position> {
     let model = checkpoint::File::open(&folder.join(MODEL_FILE))?;
-    checkpoint::load(&mut trainer.store, &model, LoadMode::Exact, ReidModel::is_identity_head)?;
+    checkpoint::load(&mut trainer.store, &model, LoadMode::Exact, |name| trainer.network.is_identity_head(name))?;
     let path = folder.join(TRAINING_FILE);
     let file = checkpoint::File::open(&path)?;
     let header: Header = read_header(&path, &file.metadata)?;

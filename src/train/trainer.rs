@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::graph::{Graph, Mode, Var};
 use crate::latent_state::{LatentStates, StatePolicy};
-use crate::nn::{ReidConfig, ReidModel};
+use crate::nn::{Network, NetworkConfig};
 use crate::op;
 use crate::optim::{self, Optimizer, Segment};
 use crate::session::Session;
@@ -14,21 +14,23 @@ use crate::{Error, Result};
 /// A model with its numbers, memory and optimiser.
 pub struct Trainer {
     pub store: Store,
-    pub model: ReidModel,
+    pub network: Box<dyn Network>,
     pub states: LatentStates,
     pub optimizer: Optimizer,
     session: Session,
-    inputs: Inputs,
+    ends: Ends,
     config: Config,
 }
 
-#[derive(Clone, Copy)]
-struct Inputs {
+/// What a step sets and reads.
+struct Ends {
     images: Var,
     labels: Var,
-    logits: Var,
-    cross_entropy: Var,
-    triplet: Var,
+    logits: Vec<Var>,
+    /// One for each of `logits`; their mean counts.
+    cross_entropies: Vec<Var>,
+    /// One for each embedding; their mean counts.
+    triplets: Vec<Var>,
 }
 
 /// What a step reports.
@@ -36,28 +38,29 @@ struct Inputs {
 pub struct StepReport {
     /// Weighted sum of the two below.
     pub loss: f64,
+    /// Mean over the network's classifiers.
     pub cross_entropy: f64,
+    /// Mean over the network's embeddings.
     pub triplet: f64,
-    /// Share of the batch whose identity has the largest logit.
+    /// Share of the batch whose identity has the largest logit, mean over the classifiers.
     pub accuracy: f64,
     /// Gradient norm, before clipping.
     pub grad_norm: f64,
 }
 
-/// The model's settings from the run's.
+/// The network's settings from the run's.
 ///
 /// # Errors
 /// An unknown architecture.
-pub fn model_config(config: &Config, classes: usize) -> Result<ReidConfig> {
-    let arch = config.model.arch.as_str();
-    let (base, ptl) = arch.strip_suffix("-ptl").map_or((arch, false), |base| (base, true));
-    Ok(ReidConfig {
-        architecture: base.parse()?,
-        width: config.model.width,
-        last_stride: config.model.last_stride,
-        embedding: config.model.embedding,
-        pool: config.model.pool,
-        ptl: ptl.then(|| config.ptl.branch()),
+pub fn network_config(config: &Config, classes: usize) -> Result<NetworkConfig> {
+    let model = &config.model;
+    Ok(NetworkConfig {
+        arch: model.arch.parse()?,
+        width: model.width,
+        last_stride: model.last_stride,
+        embedding: model.embedding,
+        pool: model.pool,
+        cells: config.ptl.branch(),
         classes,
     })
 }
@@ -67,32 +70,40 @@ impl Trainer {
     ///
     /// # Errors
     /// Settings that make no network.
-    pub fn new(config: &Config, classes: usize, init: impl FnOnce(&mut Store) -> Result<()>) -> Result<Trainer> {
+    pub fn new(
+        config: &Config,
+        classes: usize,
+        init: impl FnOnce(&dyn Network, &mut Store) -> Result<()>,
+    ) -> Result<Trainer> {
         let mut store = Store::new();
-        let model = ReidModel::new(&mut store, &model_config(config, classes)?, config.seed)?;
-        init(&mut store)?;
+        let network = network_config(config, classes)?.build(&mut store, config.seed)?;
+        init(network.as_ref(), &mut store)?;
         if config.train.freeze_backbone {
-            ReidModel::freeze_backbone(&mut store);
+            store.set_trainable(Group::Backbone, false);
         }
         let batch = config.sampler.ids * config.sampler.images;
         let mut graph = Graph::new(Mode::Train).freeze_backbone_bn(config.train.freeze_bn);
         let images = graph.input(Shape::new(batch, config.model.height, config.model.image_width, 3));
         let labels = graph.input(Shape::vectors(batch, 1));
-        let output = model.forward(&mut graph, &store, images)?;
-        let cross_entropy = op::cross_entropy(&mut graph, output.logits, labels, config.loss.label_smoothing)?;
-        let triplet = op::batch_hard_triplet(&mut graph, output.embedding, labels, config.loss.triplet_margin)?;
-        graph.keep(output.logits);
-        graph.root(cross_entropy);
-        graph.root(triplet);
+        let outputs = network.forward(&mut graph, &store, images)?;
+        let (mut cross_entropies, mut triplets) = (Vec::new(), Vec::new());
+        for &logits in &outputs.logits {
+            graph.keep(logits);
+            cross_entropies.push(op::cross_entropy(&mut graph, logits, labels, config.loss.label_smoothing)?);
+        }
+        for &embedding in &outputs.embeddings {
+            triplets.push(op::batch_hard_triplet(&mut graph, embedding, labels, config.loss.triplet_margin)?);
+        }
+        cross_entropies.iter().chain(&triplets).for_each(|&loss| graph.root(loss));
         let session = Session::new(graph, &store)?;
         let optimizer = Optimizer::new(&config.optim.optimizer(), store.values.len())?;
         Ok(Trainer {
             states: LatentStates::new(config.ptl.state_init, config.seed),
             store,
-            model,
+            network,
             optimizer,
             session,
-            inputs: Inputs { images, labels, logits: output.logits, cross_entropy, triplet },
+            ends: Ends { images, labels, logits: outputs.logits, cross_entropies, triplets },
             config: config.clone(),
         })
     }
@@ -112,26 +123,29 @@ impl Trainer {
         if self.config.ptl.state_policy == StatePolicy::Reset {
             self.states.reset();
         }
-        let inputs = self.inputs;
-        self.session.set(inputs.images, images);
-        self.session.set(inputs.labels, bytemuck::cast_slice(labels));
-        self.session.forward(&mut self.store, &mut self.states);
+        let Ends { images: image_input, labels: label_input, logits, cross_entropies, triplets } = &self.ends;
+        let session = &mut self.session;
+        session.set(*image_input, images);
+        session.set(*label_input, bytemuck::cast_slice(labels));
+        session.forward(&mut self.store, &mut self.states);
+        let mean = |of: &dyn Fn(&Var) -> f64, vars: &[Var]| vars.iter().map(of).sum::<f64>() / vars.len() as f64;
+        let value = |var: &Var| f64::from(session.value(*var)[0]);
+        let (cross_entropy, triplet) = (mean(&value, cross_entropies), mean(&value, triplets));
         let weights = [self.config.loss.ce_weight, self.config.loss.triplet_weight];
-        let [cross_entropy, triplet] =
-            [inputs.cross_entropy, inputs.triplet].map(|v| f64::from(self.session.value(v)[0]));
         let mut report = StepReport {
             loss: f64::from(weights[0]) * cross_entropy + f64::from(weights[1]) * triplet,
             cross_entropy,
             triplet,
-            accuracy: accuracy(self.session.value(inputs.logits), labels),
+            accuracy: mean(&|var| accuracy(session.value(*var), labels), logits),
             grad_norm: 0.0,
         };
         if !report.loss.is_finite() {
             return Err(Error::NonFinite { what: "loss", value: report.loss, lr, files: Vec::new() });
         }
-        self.session.set_grad(inputs.cross_entropy, &[weights[0]]);
-        self.session.set_grad(inputs.triplet, &[weights[1]]);
-        self.session.backward(&mut self.store, &self.states);
+        for (losses, weight) in [(cross_entropies, weights[0]), (triplets, weights[1])] {
+            losses.iter().for_each(|&loss| session.set_grad(loss, &[weight / losses.len() as f32]));
+        }
+        session.backward(&mut self.store, &self.states);
 
         let segments = self.segments(lr);
         report.grad_norm = if self.config.optim.clip_norm > 0.0 {
@@ -175,7 +189,7 @@ impl Trainer {
                 continue;
             }
             let factor = match param.group {
-                Group::Backbone => 1.0,
+                Group::Backbone | Group::Branches => 1.0,
                 Group::Ptl => optim.ptl_lr,
                 Group::Head => optim.head_lr,
             };

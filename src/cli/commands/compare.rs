@@ -2,22 +2,21 @@
 
 use std::process::ExitCode;
 
-use super::shared::{describe_datasets, new_run, open_dataset, set_threads, synthesise};
+use super::shared::{describe_datasets, new_run, open_dataset, refuse_unused, set_threads, synthesise};
 use crate::cli::args::{CompareArgs, DemoArgs};
 use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
-use crate::compare::{self, Comparison};
-use crate::config::{Config, Overrides};
+use crate::config::Config;
 use crate::data::Dataset;
 use crate::data::synth::{Domain, SynthConfig};
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
+use crate::study::Study;
+use crate::study::compare::{self, Comparison};
 use crate::{Error, Result};
 
 /// `ptl-train compare`.
 pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
-    let mut defaults = Config::default();
-    defaults.model.arch = "resnet50".into();
-    let config = Config::load(&defaults, args.config.as_deref(), &args.settings.0)?;
+    let config = Config::load_recipe("resnet50", args.config.as_deref(), &args.settings.0)?;
     compare::check_settings(&config, &args.seeds)?;
     refuse_unused(&args.settings.0, &["data.root", "seed"])?;
     set_threads(&config)?;
@@ -89,18 +88,6 @@ fn demo_config(quick: bool) -> Config {
     config
 }
 
-/// Refuses flags of settings that a command takes from its own options.
-fn refuse_unused(flags: &Overrides, unused: &[&str]) -> Result<()> {
-    match unused.iter().find(|path| flags.has(path)) {
-        Some(setting) => Err(Error::Setting {
-            setting: setting.to_string(),
-            value: "(given)".into(),
-            reason: "this command does not use it: see its own options in --help".into(),
-        }),
-        None => Ok(()),
-    }
-}
-
 /// Runs the comparison in `run` and prints its table.
 fn three_arms(
     config: Config,
@@ -115,7 +102,8 @@ fn three_arms(
     reporter.message(&format!("run folder: {}", run.root().display()));
     describe_datasets(&reporter, [Some(source), Some(target)]);
     let stop = stop_on_ctrl_c(&reporter)?;
-    let comparison = Comparison { config, pretraining, source, target, seeds, run, reporter: &reporter, stop: &stop };
+    let study = Study { seeds, run, reporter: &reporter, stop: &stop };
+    let comparison = Comparison { config, pretraining, source, target, study };
     match compare::run(&comparison)? {
         Some(results) => {
             reporter.message(&format!("results, curves and checkpoints: {}", run.root().display()));

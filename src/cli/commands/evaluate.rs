@@ -12,13 +12,13 @@ use crate::progress::Reporter;
 /// `ptl-train evaluate`.
 pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
-    let TrainedModel { config, model, mut store, states } = TrainedModel::open(&args.checkpoint, flags)?;
+    let TrainedModel { config, network, mut store, states } = TrainedModel::open(&args.checkpoint, flags)?;
     set_threads(&config)?;
     let reporter = Reporter::stderr();
     let dataset = open_dataset(evaluated_root(&config, flags)?, &config, &reporter)?;
     dataset.check_for_evaluation()?;
     describe_datasets(&reporter, [Some(&dataset), None]);
-    let report = evaluate_dataset(&model, &mut store, &states, &dataset, &config, &reporter)?;
+    let report = evaluate_dataset(network.as_ref(), &mut store, &states, &dataset, &config, &reporter)?;
     print(&format!("{report}\n"))?;
     Ok(ExitCode::SUCCESS)
 }

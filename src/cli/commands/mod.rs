@@ -1,5 +1,6 @@
 //! One file for each command: settings and data first, then the folder, then the work.
 
+mod ablate;
 mod compare;
 mod evaluate;
 mod extract;
@@ -7,6 +8,7 @@ mod shared;
 mod synth;
 mod train;
 
+pub use ablate::ablate;
 pub use compare::{compare, demo};
 pub use evaluate::evaluate;
 pub use extract::extract;

@@ -75,3 +75,15 @@ pub(super) fn new_run(out: Option<&Path>, kind: &str) -> Result<RunDir> {
         None => RunDir::create_in(Path::new(RUNS), kind),
     }
 }
+
+/// Refuses flags of settings that a command takes from its own options.
+pub(super) fn refuse_unused(flags: &Overrides, unused: &[&str]) -> Result<()> {
+    match unused.iter().find(|path| flags.has(path)) {
+        Some(setting) => Err(Error::Setting {
+            setting: setting.to_string(),
+            value: "(given)".into(),
+            reason: "this command does not use it: see its own options in --help".into(),
+        }),
+        None => Ok(()),
+    }
+}

@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use super::shared::{data_root, describe_datasets, new_run, open_dataset, set_threads};
 use crate::Result;
-use crate::{checkpoint, compare};
+use crate::checkpoint;
 use crate::cli::args::TrainArgs;
 use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_ARCH};
 use crate::eval::model_file;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
+use crate::study::Scores;
 use crate::train::{self, Job, Outcome, Start};
 
 /// `ptl-train train`.
@@ -24,7 +25,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             config.train.max_steps = config.train.max_steps.filter(|_| flags.has("train.max_steps"));
             (config, Some(run))
         }
-        None => (Config::load(&Config::default(), args.config.as_deref(), flags)?, None),
+        None => (Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), flags)?, None),
     };
     set_threads(&config)?;
     let terminal = Reporter::stderr();
@@ -70,7 +71,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             Ok(ExitCode::from(INTERRUPTED))
         }
         Outcome::Finished(report) => {
-            run.write_summary(&compare::Scores::of(&report))?;
+            run.write_summary(&Scores::of(&report))?;
             print(&format!("{report}\n"))?;
             Ok(ExitCode::SUCCESS)
         }

@@ -1,20 +1,17 @@
 //! The comparison that the method is about: pre-train on a source domain, then fine-tune on a target domain once plainly and
 //! once with PTL, from the same weights and seeds, and measure both and the start.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::{Scores, Study};
 use crate::config::Config;
 use crate::data::Dataset;
-use crate::eval::ranking::RankingReport;
 use crate::plot::{self, Arm, Captions, Series};
-use crate::progress::Reporter;
 use crate::report::{MeanStd, Table};
 use crate::run_dir::RunDir;
-use crate::stop::StopFlag;
-use crate::train::{self, Job, Outcome, Start, state};
+use crate::train::{self, Start};
 use crate::{Error, Result};
 
 /// The three rows of the table, by their names in `summary.json` and in print.
@@ -28,35 +25,7 @@ pub struct Comparison<'a> {
     pub pretraining: Config,
     pub source: &'a Dataset,
     pub target: &'a Dataset,
-    /// The whole comparison is repeated for each.
-    pub seeds: Vec<u64>,
-    pub run: &'a RunDir,
-    pub reporter: &'a Reporter,
-    pub stop: &'a StopFlag,
-}
-
-/// Figures of one arm and seed, in percent.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Scores {
-    #[serde(rename = "mAP")]
-    pub map: f64,
-    #[serde(rename = "mINP")]
-    pub minp: f64,
-    pub rank1: f64,
-    pub rank5: f64,
-    pub rank10: f64,
-}
-
-impl Scores {
-    /// In percent.
-    pub fn of(report: &RankingReport) -> Scores {
-        let rank = |k| 100.0 * report.rank(k).unwrap_or(f64::NAN);
-        Scores { map: 100.0 * report.map, minp: 100.0 * report.minp, rank1: rank(1), rank5: rank(5), rank10: rank(10) }
-    }
-
-    fn columns(&self) -> [f64; 5] {
-        [self.map, self.minp, self.rank1, self.rank5, self.rank10]
-    }
+    pub study: Study<'a>,
 }
 
 /// Scores of the arms for each seed.
@@ -67,17 +36,14 @@ pub type Results = Vec<[Scores; 3]>;
 /// # Errors
 /// [`Error::Setting`]: a network that has cells already, or a seed named twice.
 pub fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
-    let refuse = |setting: &str, value: String, reason: &str| {
-        Err(Error::Setting { setting: setting.into(), value, reason: reason.into() })
-    };
     if config.model.arch.ends_with("-ptl") {
-        let reason = "name the plain network: the comparison adds -ptl itself";
-        return refuse("model.arch", config.model.arch.clone(), reason);
+        return Err(Error::Setting {
+            setting: "model.arch".into(),
+            value: config.model.arch.clone(),
+            reason: "name the plain network: the comparison adds -ptl itself".into(),
+        });
     }
-    if (1..seeds.len()).any(|i| seeds[..i].contains(&seeds[i])) {
-        return refuse("seeds", format!("{seeds:?}"), "each seed is a comparison of its own: name it once");
-    }
-    Ok(())
+    super::check_seeds(seeds)
 }
 
 /// Refuses data sets that the arms cannot train on, or the target cannot measure.
@@ -95,10 +61,10 @@ pub fn check_datasets(config: &Config, source: &Dataset, target: &Dataset) -> Re
 /// # Errors
 /// As [`train::run`].
 pub fn run(comparison: &Comparison<'_>) -> Result<Option<Results>> {
-    check_settings(&comparison.config, &comparison.seeds)?;
+    check_settings(&comparison.config, &comparison.study.seeds)?;
     check_datasets(&comparison.config, comparison.source, comparison.target)?;
     let mut results = Results::new();
-    for &seed in &comparison.seeds {
+    for &seed in &comparison.study.seeds {
         match one_seed(comparison, seed)? {
             Some(scores) => results.push(scores),
             None => return Ok(None),
@@ -112,7 +78,7 @@ pub fn run(comparison: &Comparison<'_>) -> Result<Option<Results>> {
 
 /// Pre-training and both arms; `None` if stopped.
 fn one_seed(comparison: &Comparison<'_>, seed: u64) -> Result<Option<[Scores; 3]>> {
-    let Comparison { source, target, reporter, .. } = comparison;
+    let Comparison { source, target, study, .. } = comparison;
     // An arm's settings name its data, so that each is a run that can be resumed by itself.
     let mut plain = Config { seed, ..comparison.config.clone() };
     (plain.data.root, plain.data.target) = (PathBuf::from(&target.name), None);
@@ -121,16 +87,16 @@ fn one_seed(comparison: &Comparison<'_>, seed: u64) -> Result<Option<[Scores; 3]
     let mut pretraining = Config { seed, ..comparison.pretraining.clone() };
     (pretraining.data.root, pretraining.data.target) = (PathBuf::from(&source.name), Some(PathBuf::from(&target.name)));
 
-    reporter.message(&format!("seed {seed}: pre-training on {}, then zero-shot on {}", source.name, target.name));
-    let folder = run_folder(comparison, seed, "pretrain");
-    let Some((zero_shot, weights)) = arm(comparison, &folder, &pretraining, source, Start::Scratch)? else {
+    study.reporter.message(&format!("seed {seed}: pre-training on {}, then zero-shot on {}", source.name, target.name));
+    let folder = study.folder(seed, "pretrain");
+    let Some((zero_shot, weights)) = study.arm(&folder, &pretraining, source, Some(target), Start::Scratch)? else {
         return Ok(None);
     };
     let mut scores = vec![Scores::of(&zero_shot)];
     for (name, config) in [("plain", &plain), ("ptl", &ptl)] {
-        reporter.message(&format!("seed {seed}: fine-tuning on {} ({name})", target.name));
-        let folder = run_folder(comparison, seed, name);
-        let Some((report, _)) = arm(comparison, &folder, config, target, Start::Init(weights.clone()))? else {
+        study.reporter.message(&format!("seed {seed}: fine-tuning on {} ({name})", target.name));
+        let (folder, start) = (study.folder(seed, name), Start::Init(weights.clone()));
+        let Some((report, _)) = study.arm(&folder, config, target, None, start)? else {
             return Ok(None);
         };
         scores.push(Scores::of(&report));
@@ -138,79 +104,37 @@ fn one_seed(comparison: &Comparison<'_>, seed: u64) -> Result<Option<[Scores; 3]
     Ok(Some(scores.try_into().expect("three arms")))
 }
 
-/// Trains in a folder of its own and evaluates on the target: the report and the weights.
-fn arm(
-    comparison: &Comparison<'_>,
-    folder: &Path,
-    config: &Config,
-    dataset: &Dataset,
-    start: Start,
-) -> Result<Option<(RankingReport, PathBuf)>> {
-    let run = RunDir::create(folder)?;
-    let reporter = comparison.reporter.with_log(&run.log_path())?;
-    let target = Some(comparison.target);
-    let job = Job { config, dataset, target, start, run: &run, reporter: &reporter, stop: comparison.stop };
-    match train::run(&job)? {
-        Outcome::Stopped(_) => Ok(None),
-        Outcome::Finished(report) => {
-            run.write_summary(&Scores::of(&report))?;
-            let newest = state::newest(&run.checkpoints())
-                .ok_or_else(|| Error::NotARun { path: folder.to_path_buf(), reason: "it has no checkpoint".into() })?;
-            Ok(Some((*report, newest.join(state::MODEL_FILE))))
-        }
-    }
-}
-
-fn run_folder(comparison: &Comparison<'_>, seed: u64, name: &str) -> PathBuf {
-    let root = comparison.run.root();
-    if comparison.seeds.len() == 1 { root.join(name) } else { root.join(format!("seed-{seed}")).join(name) }
-}
-
 /// The table of the arms: one seed plainly, several as mean ± sample standard deviation.
 pub fn table(results: &Results) -> Table {
-    let mut table = Table::new(["", "mAP", "mINP", "Rank-1", "Rank-5", "Rank-10"]);
-    for (arm, (_, title)) in ARMS.iter().enumerate() {
-        let cells = (0..5).map(|column| {
-            let values: Vec<f64> = results.iter().map(|scores| scores[arm].columns()[column]).collect();
-            MeanStd::of(&values).map_or_else(String::new, |m| format!("{m:.1}"))
-        });
-        table.row(std::iter::once(title.to_string()).chain(cells));
-    }
-    table
+    let of_arm = |arm: usize| results.iter().map(|scores| scores[arm]).collect();
+    super::table(ARMS.iter().enumerate().map(|(arm, (_, title))| (title.to_string(), of_arm(arm))))
 }
 
 fn write_summary(comparison: &Comparison<'_>, results: &Results) -> Result<()> {
     let mut summary = Map::new();
     for (arm, (name, _)) in ARMS.iter().enumerate() {
-        let mean =
-            |of: fn(&Scores) -> f64| results.iter().map(|scores| of(&scores[arm])).sum::<f64>() / results.len() as f64;
-        let scores = Scores {
-            map: mean(|s| s.map),
-            minp: mean(|s| s.minp),
-            rank1: mean(|s| s.rank1),
-            rank5: mean(|s| s.rank5),
-            rank10: mean(|s| s.rank10),
-        };
+        let scores = Scores::mean(&results.iter().map(|scores| scores[arm]).collect::<Vec<_>>());
         summary.insert((*name).into(), json!(scores));
     }
     summary.insert("ap_formula".into(), "step (items at equal distance enter together)".into());
-    let seeds: Vec<Value> = (results.iter().zip(&comparison.seeds))
+    let seeds: Vec<Value> = (results.iter().zip(&comparison.study.seeds))
         .map(|(s, seed)| json!({ "seed": seed, "zero_shot": s[0], "plain": s[1], "ptl": s[2] }))
         .collect();
     summary.insert("seeds".into(), seeds.into());
-    comparison.run.write_summary(&summary)
+    comparison.study.run.write_summary(&summary)
 }
 
 /// `curves.svg` (losses of the first seed) and `scores.svg` (arms with their spread).
 fn draw(comparison: &Comparison<'_>, results: &Results) -> Result<()> {
+    let Study { seeds, run: whole, .. } = &comparison.study;
     let mut series = Vec::new();
     for (name, title) in [("pretrain", "pre-training"), ("plain", "plain"), ("ptl", "PTL")] {
-        let run = RunDir::open(&run_folder(comparison, comparison.seeds[0], name))?;
+        let run = RunDir::open(&comparison.study.folder(seeds[0], name))?;
         let [points] = train::curves::per_epoch(&run, ["loss"])?;
         series.push(Series { name: title.into(), points });
     }
     let captions = Captions { title: "Training loss", x: "step", y: "loss" };
-    plot::curves(&comparison.run.curves_path(), captions, &series)?;
+    plot::curves(&whole.curves_path(), captions, &series)?;
     let arms: Vec<Arm> = (ARMS.iter().enumerate())
         .map(|(arm, (_, title))| Arm {
             name: (*title).into(),
@@ -220,5 +144,5 @@ fn draw(comparison: &Comparison<'_>, results: &Results) -> Result<()> {
         })
         .collect();
     let captions = Captions { title: "Target domain", x: "", y: "%" };
-    plot::bars(&comparison.run.file("scores.svg"), captions, &["mAP", "mINP", "Rank-1"], &arms)
+    plot::bars(&whole.file("scores.svg"), captions, &["mAP", "mINP", "Rank-1"], &arms)
 }

@@ -1,15 +1,16 @@
-//! The re-identification model: backbone (and PTL branch), pooled embedding, BN neck, classifier.
+//! The baseline of re-identification: ResNet (and PTL branch), pooled embedding, BN neck, classifier (Luo et al., 2019).
 //!
 //! Names: `backbone.*` (torchvision's), `ptl.*`, `reduction.*` (optional), `bottleneck.*` (the BN neck), `classifier.weight`.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Architecture, BatchNorm2d, Init, Linear, PtlBranch, PtlConfig, ResNet, ResNetConfig, Scope};
+use super::{
+    Architecture, BatchNorm2d, Init, Linear, Network, Outputs, PtlBranch, PtlConfig, ResNet, ResNetConfig, Scope,
+};
+use crate::Result;
 use crate::graph::{Graph, Var};
 use crate::op;
-use crate::shape::Shape;
-use crate::store::{Group, Store};
-use crate::{Error, Result};
+use crate::store::Store;
 
 /// How a feature map becomes a vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,12 +21,12 @@ pub enum Pool {
     Max,
 }
 
-/// What a re-identification model is made of.
+/// What a baseline is made of.
 #[derive(Clone, Debug)]
-pub struct ReidConfig {
+pub struct BaselineConfig {
     pub architecture: Architecture,
-    /// Width multiplier; 1 is the published network.
-    pub width: f32,
+    /// Channels of the stem, 64 as published.
+    pub base: usize,
     pub last_stride: usize,
     /// Length of a linear embedding, or 0 for the pooled vector itself.
     pub embedding: usize,
@@ -36,20 +37,9 @@ pub struct ReidConfig {
     pub classes: usize,
 }
 
-/// Recorded outputs.
-#[derive(Clone, Copy, Debug)]
-pub struct ReidOutput {
-    /// Before the neck, `[n, 1, 1, d]`: for the triplet loss.
-    pub embedding: Var,
-    /// After the neck: the retrieval feature.
-    pub feature: Var,
-    /// `[n, 1, 1, classes]`.
-    pub logits: Var,
-}
-
-/// The modules of a model.
+/// The modules of a baseline.
 #[derive(Clone, Debug)]
-pub struct ReidModel {
+pub struct Baseline {
     pub backbone: ResNet,
     pub ptl: Option<PtlBranch>,
     reduction: Option<Linear>,
@@ -58,24 +48,16 @@ pub struct ReidModel {
     pool: Pool,
 }
 
-impl ReidModel {
+impl Baseline {
     /// Registers the model in `store` with start values drawn from `seed`.
     ///
     /// # Errors
     /// Settings that make no network.
-    pub fn new(store: &mut Store, config: &ReidConfig, seed: u64) -> Result<ReidModel> {
-        let base = (64.0 * config.width).round();
-        if !(1.0..=1024.0).contains(&base) {
-            return Err(Error::Setting {
-                setting: "model.width".into(),
-                value: config.width.to_string(),
-                reason: "the stem has 64 channels times this: choose from 0.02 to 16".into(),
-            });
-        }
+    pub fn new(store: &mut Store, config: &BaselineConfig, seed: u64) -> Result<Baseline> {
         let mut root = Scope::root(store, seed);
         let backbone_config = ResNetConfig {
             architecture: config.architecture,
-            base: base as usize,
+            base: config.base,
             last_stride: config.last_stride,
             classes: None,
         };
@@ -89,19 +71,20 @@ impl ReidModel {
             .then(|| Linear::new(&mut root.child("reduction"), [pooled, config.embedding], true, Init::KaimingFanIn));
         let dim = if config.embedding > 0 { config.embedding } else { pooled };
         let bottleneck = BatchNorm2d::new(&mut root.child("bottleneck"), dim);
-        let classifier = Linear::new(&mut root.child("classifier"), [dim, config.classes], false, Init::Normal(0.001));
+        let classifier = Linear::new(
+            &mut root.child("classifier"),
+            [dim, config.classes],
+            false,
+            Init::Normal { mean: 0.0, std: 0.001 },
+        );
         // The neck has no shift, as in the "bag of tricks" baseline (Luo et al., 2019).
         store.params[bottleneck.bias().0].trainable = false;
-        Ok(ReidModel { backbone, ptl, reduction, bottleneck, classifier, pool: config.pool })
+        Ok(Baseline { backbone, ptl, reduction, bottleneck, classifier, pool: config.pool })
     }
+}
 
-    /// Records the network on `images` `[n, h, w, 3]`.
-    ///
-    /// # Errors
-    /// Images that are too small or not divisible as the strides need.
-    pub fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<ReidOutput> {
-        let Shape { h, w, .. } = g.shape(images);
-        check_image_size([h, w], self.backbone.config.last_stride)?;
+impl Network for Baseline {
+    fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Outputs> {
         let pool = |g: &mut Graph, x: Var| match self.pool {
             Pool::Avg => op::global_avg_pool(g, x),
             Pool::Max => op::global_max_pool(g, x),
@@ -122,32 +105,16 @@ impl ReidModel {
         }
         let feature = self.bottleneck.forward(g, store, embedding)?;
         let logits = self.classifier.forward(g, store, feature)?;
-        Ok(ReidOutput { embedding, feature, logits })
+        Ok(Outputs { embeddings: vec![embedding], logits: vec![logits], feature })
     }
 
-    /// The parameters of the identity head: re-initialised when the number of identities differs.
-    pub fn is_identity_head(name: &str) -> bool {
+    fn is_identity_head(&self, name: &str) -> bool {
         name == "classifier.weight"
     }
 
-    /// Trains everything but the backbone.
-    pub fn freeze_backbone(store: &mut Store) {
-        store.set_trainable(Group::Backbone, false);
+    fn pretrained_names(&self, name: &str) -> Vec<String> {
+        // A bare torchvision ResNet has no prefix.
+        let bare = name.strip_prefix("backbone.");
+        std::iter::once(name).chain(bare).map(String::from).collect()
     }
-}
-
-/// Both sides must be a multiple of the network's total stride, so that no border pixel is dropped on the way.
-///
-/// # Errors
-/// They are not.
-pub fn check_image_size([h, w]: [usize; 2], last_stride: usize) -> Result<()> {
-    let stride = 16 * last_stride;
-    if h == 0 || w == 0 || !h.is_multiple_of(stride) || !w.is_multiple_of(stride) {
-        return Err(Error::Setting {
-            setting: "model.height x model.image_width".into(),
-            value: format!("{h}x{w}"),
-            reason: format!("both must be multiples of {stride}, the network's total stride"),
-        });
-    }
-    Ok(())
 }

@@ -1,0 +1,194 @@
+//! What training and evaluation ask of a network, and the names of the networks there are.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::{Architecture, Baseline, BaselineConfig, Mgn, MgnConfig, Pool, PtlConfig};
+use crate::graph::{Graph, Var};
+use crate::store::Store;
+use crate::{Error, Result};
+
+/// A network for re-identification, whose parameters stand in a [`Store`].
+pub trait Network: fmt::Debug + Send + Sync {
+    /// Records the network on `images` `[n, h, w, 3]`.
+    ///
+    /// # Errors
+    /// An image size that the network cannot take.
+    fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Outputs>;
+
+    /// Whether the tensor `name` belongs to an identity classifier: those start afresh for other identities.
+    fn is_identity_head(&self, name: &str) -> bool;
+
+    /// Where the tensor `name` may take its start value from in a file of pre-trained weights: names there, best first.
+    fn pretrained_names(&self, name: &str) -> Vec<String>;
+}
+
+/// Recorded outputs of a network.
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    /// `[n, 1, 1, d]` each: for triplet losses, whose mean counts.
+    pub embeddings: Vec<Var>,
+    /// `[n, 1, 1, classes]` each: for cross-entropies, whose mean counts.
+    pub logits: Vec<Var>,
+    /// The retrieval feature, `[n, 1, 1, d]`.
+    pub feature: Var,
+}
+
+/// What a network is built as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// A ResNet with pooled embedding, BN neck and classifier.
+    Baseline,
+    /// The multiple granularity network.
+    Mgn,
+}
+
+/// A network's name, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arch {
+    pub family: Family,
+    pub backbone: Architecture,
+    /// With BConv-Cells.
+    pub ptl: bool,
+}
+
+impl Arch {
+    /// All names; the one with BConv-Cells ends in `-ptl`.
+    pub const NAMES: [&str; 12] = [
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "mgn",
+        "mgn-resnet101",
+        "resnet18-ptl",
+        "resnet34-ptl",
+        "resnet50-ptl",
+        "resnet101-ptl",
+        "mgn-ptl",
+        "mgn-resnet101-ptl",
+    ];
+}
+
+impl FromStr for Arch {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Arch> {
+        if !Arch::NAMES.contains(&name) {
+            return Err(Error::Setting {
+                setting: "model.arch".into(),
+                value: name.into(),
+                reason: format!("known are {}", Arch::NAMES.join(", ")),
+            });
+        }
+        let (plain, ptl) = name.strip_suffix("-ptl").map_or((name, false), |plain| (plain, true));
+        let (family, backbone) = match plain.strip_prefix("mgn") {
+            Some("") => (Family::Mgn, Architecture::ResNet50),
+            Some(backbone) => (Family::Mgn, backbone.trim_start_matches('-').parse()?),
+            None => (Family::Baseline, plain.parse()?),
+        };
+        Ok(Arch { family, backbone, ptl })
+    }
+}
+
+/// Everything that shapes a network.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    pub arch: Arch,
+    /// Width multiplier; 1 is the published network.
+    pub width: f32,
+    /// Stride of the last stage (baseline).
+    pub last_stride: usize,
+    /// Length of the embedding. Baseline: 0 takes the pooled vector itself. MGN: of each of the eight; 0 takes 256 times
+    /// the width.
+    pub embedding: usize,
+    /// How a feature map becomes a vector (baseline).
+    pub pool: Pool,
+    /// The BConv-Cells, where `arch` has them.
+    pub cells: PtlConfig,
+    /// Training identities.
+    pub classes: usize,
+}
+
+impl NetworkConfig {
+    /// Registers the network in `store`, with start values drawn from `seed`.
+    ///
+    /// # Errors
+    /// Settings that make no network.
+    pub fn build(&self, store: &mut Store, seed: u64) -> Result<Box<dyn Network>> {
+        let base = (64.0 * self.width).round();
+        if !(1.0..=1024.0).contains(&base) {
+            return Err(Error::Setting {
+                setting: "model.width".into(),
+                value: self.width.to_string(),
+                reason: "the stem has 64 channels times this: choose from 0.02 to 16".into(),
+            });
+        }
+        let (base, classes, architecture) = (base as usize, self.classes, self.arch.backbone);
+        Ok(match self.arch.family {
+            Family::Baseline => {
+                let ptl = self.arch.ptl.then(|| self.cells.clone());
+                let (last_stride, embedding, pool) = (self.last_stride, self.embedding, self.pool);
+                let config = BaselineConfig { architecture, base, last_stride, embedding, pool, ptl, classes };
+                Box::new(Baseline::new(store, &config, seed)?)
+            }
+            Family::Mgn => {
+                let embedding = if self.embedding == 0 { (4 * base).max(1) } else { self.embedding };
+                let cell_width = self.arch.ptl.then_some(self.cells.cell_width);
+                Box::new(Mgn::new(store, &MgnConfig { architecture, base, embedding, cell_width, classes }, seed))
+            }
+        })
+    }
+}
+
+/// Refuses image sizes that `arch` cannot take.
+///
+/// # Errors
+/// [`Error::Setting`] says of what both sides must be multiples.
+pub fn check_image_size(arch: Arch, [h, w]: [usize; 2], last_stride: usize) -> Result<()> {
+    let (multiples, why) = match arch.family {
+        Family::Baseline => ([16 * last_stride; 2], "the network's total stride"),
+        Family::Mgn => (super::mgn::SIZE_MULTIPLES, "so that two and three stripes divide the feature map"),
+    };
+    if [h, w].contains(&0) || !h.is_multiple_of(multiples[0]) || !w.is_multiple_of(multiples[1]) {
+        return Err(Error::Setting {
+            setting: "model.height x model.image_width".into(),
+            value: format!("{h}x{w}"),
+            reason: format!("the height must be a multiple of {}, the width of {}: {why}", multiples[0], multiples[1]),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_apart() {
+        let arch = |name: &str| name.parse::<Arch>().unwrap();
+        for name in Arch::NAMES {
+            assert_eq!(arch(name).ptl, name.ends_with("-ptl"), "{name}");
+            assert_eq!(arch(name).family == Family::Mgn, name.starts_with("mgn"), "{name}");
+        }
+        let expected = Arch { family: Family::Mgn, backbone: Architecture::ResNet101, ptl: true };
+        assert_eq!(arch("mgn-resnet101-ptl"), expected);
+        assert_eq!(arch("mgn").backbone, Architecture::ResNet50);
+        let error = "mgn-resnet18".parse::<Arch>().unwrap_err().to_string();
+        assert!(error.contains("mgn-resnet18") && error.contains("resnet50-ptl"), "{error}");
+    }
+
+    #[test]
+    fn image_sizes_that_lose_pixels_are_refused() {
+        let check = |name: &str, size| check_image_size(name.parse().unwrap(), size, 2);
+        for size in [[384, 128], [96, 32], [192, 96]] {
+            check("mgn-ptl", size).unwrap();
+        }
+        for size in [[256, 128], [384, 48], [0, 32], [96, 0]] {
+            let error = check("mgn", size).unwrap_err().to_string();
+            assert!(error.contains("multiple of 96, the width of 32"), "{error}");
+        }
+        check("resnet50", [256, 128]).unwrap();
+        assert!(check("resnet50", [240, 128]).unwrap_err().to_string().contains("multiple of 32"));
+    }
+}

@@ -1,0 +1,118 @@
+//! What latent states bring: the same network trained with each policy (`carry`, `carry-epochs`, `reset`) from the same weights,
+//! data order and seeds, and each of them evaluated from each state (`zeros`, `mean`, `normal`).
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::{Scores, Study};
+use crate::config::{Config, Overrides};
+use crate::data::Dataset;
+use crate::eval::{TrainedModel, evaluate_dataset};
+use crate::latent_state::{EvalState, StatePolicy};
+use crate::report::Table;
+use crate::train::Start;
+use crate::{Error, Result};
+
+/// Training policies, by the names of their folders.
+const POLICIES: [(&str, StatePolicy); 3] =
+    [("carry", StatePolicy::Carry), ("carry-epochs", StatePolicy::CarryEpochs), ("reset", StatePolicy::Reset)];
+/// States that an evaluation starts from.
+const EVAL_STATES: [(&str, EvalState); 3] =
+    [("zeros", EvalState::Zeros), ("mean", EvalState::Mean), ("normal", EvalState::Normal)];
+
+/// An ablation to run.
+pub struct Ablation<'a> {
+    /// Settings of every arm; policy and evaluation state are its own.
+    pub config: Config,
+    pub dataset: &'a Dataset,
+    /// Evaluated instead of `dataset`, if given.
+    pub target: Option<&'a Dataset>,
+    /// Weights that every arm starts from, instead of random ones.
+    pub init: Option<PathBuf>,
+    pub study: Study<'a>,
+}
+
+/// Scores by training policy, evaluation state and seed.
+pub type Results = [[Vec<Scores>; 3]; 3];
+
+/// Refuses settings that have nothing to ablate.
+///
+/// # Errors
+/// [`Error::Setting`]: a network without cells, or a seed named twice.
+pub fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
+    if !config.model.arch.ends_with("-ptl") {
+        return Err(Error::Setting {
+            setting: "model.arch".into(),
+            value: config.model.arch.clone(),
+            reason: "it has no latent states: name a network that ends in -ptl".into(),
+        });
+    }
+    super::check_seeds(seeds)
+}
+
+/// Runs the ablation, writes `summary.json`, and returns the scores; `None` if it was stopped.
+///
+/// # Errors
+/// As [`crate::train::run`].
+pub fn run(ablation: &Ablation<'_>) -> Result<Option<Results>> {
+    check_settings(&ablation.config, &ablation.study.seeds)?;
+    let mut results = Results::default();
+    for &seed in &ablation.study.seeds {
+        for ((name, policy), results) in POLICIES.into_iter().zip(&mut results) {
+            let Some(scores) = one_arm(ablation, seed, name, policy)? else { return Ok(None) };
+            results.iter_mut().zip(scores).for_each(|(results, scores)| results.push(scores));
+        }
+        // After each seed, so that a long study leaves what it has.
+        write_summary(ablation, &results)?;
+    }
+    Ok(Some(results))
+}
+
+/// Trains with one policy and evaluates from every state; `None` if stopped.
+fn one_arm(ablation: &Ablation<'_>, seed: u64, name: &str, policy: StatePolicy) -> Result<Option<[Scores; 3]>> {
+    let Ablation { dataset, target, study, .. } = ablation;
+    let mut config = Config { seed, ..ablation.config.clone() };
+    (config.ptl.state_policy, config.ptl.eval_state) = (policy, EVAL_STATES[0].1);
+    study.reporter.message(&format!("seed {seed}: state policy {name}"));
+    let start = ablation.init.clone().map_or(Start::Scratch, Start::Init);
+    let Some((first, weights)) = study.arm(&study.folder(seed, name), &config, dataset, *target, start)? else {
+        return Ok(None);
+    };
+    let mut scores = [Scores::of(&first); 3];
+    for ((_, state), scores) in EVAL_STATES.iter().zip(&mut scores).skip(1) {
+        let TrainedModel { mut config, network, mut store, states } =
+            TrainedModel::open(&weights, &Overrides::default())?;
+        config.ptl.eval_state = *state;
+        let measured = target.unwrap_or(dataset);
+        let report = evaluate_dataset(network.as_ref(), &mut store, &states, measured, &config, study.reporter)?;
+        *scores = Scores::of(&report);
+    }
+    Ok(Some(scores))
+}
+
+/// A row for each policy and evaluation state.
+pub fn table(results: &Results) -> Table {
+    let rows = POLICIES.iter().zip(results).flat_map(|((policy, _), by_state)| {
+        let row = move |((state, _), scores): (&(&str, _), &Vec<Scores>)| {
+            (format!("trained {policy}, evaluated {state}"), scores.clone())
+        };
+        EVAL_STATES.iter().zip(by_state).map(row)
+    });
+    super::table(rows)
+}
+
+fn write_summary(ablation: &Ablation<'_>, results: &Results) -> Result<()> {
+    let mut arms: Vec<Value> = Vec::new();
+    for ((policy, _), by_state) in POLICIES.iter().zip(results) {
+        for ((state, _), scores) in EVAL_STATES.iter().zip(by_state) {
+            let seeds: Vec<Value> = (ablation.study.seeds.iter().zip(scores))
+                .map(|(seed, scores)| json!({ "seed": seed, "scores": scores }))
+                .collect();
+            arms.push(json!({
+                "state_policy": policy, "eval_state": state, "mean": Scores::mean(scores), "seeds": seeds,
+            }));
+        }
+    }
+    ablation.study.run.write_summary(&json!({ "arms": arms }))
+}
