@@ -189,6 +189,29 @@ fn a_run_can_be_evaluated_extracted_resumed_and_fine_tuned() {
 }
 
 #[test]
+fn an_ablation_trains_every_policy_and_evaluates_every_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (&fixture().data, path(&folder, "ablation"));
+    let mut args = tiny(&["ablate", "--data", data, "--out", &out, "--seeds", "0,1", "--max-steps", "2"]);
+    let table = succeeds(&args);
+    let summary = json(Path::new(&out).join("summary.json"));
+    let arms = summary["arms"].as_array().unwrap();
+    assert_eq!(arms.len(), 9);
+    for arm in arms {
+        let [policy, state] = ["state_policy", "eval_state"].map(|key| arm[key].as_str().unwrap());
+        assert!(table.contains(&format!("trained {policy}, evaluated {state}")), "{table}");
+        assert_eq!(arm["seeds"].as_array().unwrap().len(), 2);
+        assert!((0.0..=100.0).contains(&arm["mean"]["mAP"].as_f64().unwrap()));
+    }
+    assert!(table.contains('±'), "{table}");
+    assert!(Path::new(&out).join("seed-1/carry-epochs/checkpoints").is_dir());
+    let again = path(&folder, "again");
+    args.extend(["--out", &again, "--arch", "resnet18"]);
+    fails_with(1, &args, &["no latent states", "-ptl"]);
+    assert!(!Path::new(&again).exists());
+}
+
+#[test]
 fn a_file_and_flags_say_the_same_and_flags_win() {
     let Fixture { data, .. } = fixture();
     let folder = tempfile::tempdir().unwrap();
@@ -244,6 +267,15 @@ fn what_cannot_work_is_said_before_the_work() {
     fails_with(2, &["train", "--no-such-flag"], &["--no-such-flag"]);
     fails_with(2, &["train", "--arch", "vgg16"], &["vgg16", "resnet50"]);
     fails_with(2, &["tarin"], &["train"]);
+}
+
+#[test]
+fn an_mgn_says_which_images_it_takes() {
+    let data = &fixture().data;
+    let reason = "the height must be a multiple of 96, the width of 32";
+    fails_with(1, &["train", "--data", data, "--arch", "mgn-ptl", "--height", "256"], &["256x128", reason]);
+    fails_with(1, &["train", "--data", data, "--arch", "mgn", "--pool", "avg"], &["model.pool", "maximum"]);
+    fails_with(2, &["train", "--data", data, "--arch", "mgn-resnet18"], &["mgn-resnet101-ptl"]);
 }
 
 #[test]

@@ -199,12 +199,13 @@ fn describe(job: &Job<'_>, trainer: &Trainer) {
     let million = |group| store.count(group) as f64 / 1e6;
     let ptl = match store.count(Some(Group::Ptl)) {
         0 => String::new(),
-        _ => format!(", {:.2} M of them in the PTL branch", million(Some(Group::Ptl))),
+        _ => format!(", {:.2} M in the PTL branch", million(Some(Group::Ptl))),
     };
     job.reporter.message(&format!(
-        "{}: {:.2} M parameters{ptl}; {} MiB for activations and gradients of a batch",
+        "{}: {:.2} M parameters ({:.2} M of them trained){ptl}; {} MiB for activations and gradients of a batch",
         job.config.model.arch,
         million(None),
+        trainer.trained_parameters() as f64 / 1e6,
         trainer.arena_bytes() >> 20,
     ));
 }

@@ -170,6 +170,12 @@ impl Trainer {
         self.session.plan().arena_bytes()
     }
 
+    /// Parameters that get a gradient.
+    pub fn trained_parameters(&self) -> usize {
+        let trained = self.store.params.iter().enumerate().filter(|(i, _)| self.session.has_grad(*i));
+        trained.map(|(_, param)| param.range.len()).sum()
+    }
+
     /// Floating-point operations of the forward pass of a batch.
     pub fn forward_flops(&self) -> u64 {
         self.session.graph().flops()
