@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use ptl::checkpoint::File;
 use ptl::config::{Config, OptimKind, Overrides};
 use ptl::data::synth::{self, Domain, SynthConfig};
-use ptl::data::{Dataset, load_market};
+use ptl::data::{Dataset, DatasetKind, LoadOptions, load};
 use ptl::eval::ranking::RankingReport;
 use ptl::eval::{TrainedModel, extract_features};
 use ptl::latent_state::{EvalState, StateInit, StatePolicy};
@@ -36,7 +36,7 @@ fn datasets() -> &'static [Dataset; 2] {
             };
             let path = folder.path().join(domain.to_string());
             synth::generate(&path, &config, &|_, _| {}).unwrap();
-            load_market(&path).unwrap()
+            load(&path, DatasetKind::Auto, &LoadOptions::default()).unwrap()
         });
         (datasets, folder)
     });
@@ -298,7 +298,8 @@ fn a_real_data_set_trains_and_is_measured() {
         println!("SKIPPED: PTL_DATA is not set");
         return;
     };
-    let dataset = load_market(&Path::new(&root).join("omniglot-reid/target")).unwrap();
+    let root = Path::new(&root).join("omniglot-reid/target");
+    let dataset = load(&root, DatasetKind::Auto, &LoadOptions::default()).unwrap();
     assert_eq!((dataset.train.len(), dataset.query.len(), dataset.gallery.len()), (1060, 212, 848));
     assert!(dataset.train.iter().any(|record| record.camid >= 10));
     let folder = tempfile::tempdir().unwrap();

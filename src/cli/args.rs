@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::flags::{EvalFlags, TrainFlags};
+use crate::data::DatasetKind;
 
 /// Fine-tune person re-identification models with Progressive Transfer Learning.
 ///
@@ -51,6 +52,9 @@ pub struct CompareArgs {
     /// Data set to pre-train on; --target names the one to fine-tune and measure on.
     #[arg(long, value_name = "DIR")]
     pub source: PathBuf,
+    /// Which data set --source is, by the names of --target-dataset.
+    #[arg(long, value_name = "WORD", default_value = "auto", hide_possible_values = true)]
+    pub source_dataset: DatasetKind,
     /// Seeds, each a whole comparison.
     #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "0")]
     pub seeds: Vec<u64>,
