@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod compare;
 pub mod config;
+pub mod convert;
 pub mod cpu;
 pub mod data;
 pub mod error;

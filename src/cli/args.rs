@@ -31,6 +31,9 @@ pub enum Command {
     Extract(Box<ExtractArgs>),
     /// Generate a data set of drawn pedestrians.
     Synth(SynthArgs),
+    /// Turn a data set's published files into folders of images.
+    #[command(subcommand)]
+    Convert(ConvertCommand),
     /// Say what this build and this machine can do.
     Info,
 }
@@ -134,6 +137,28 @@ pub struct SynthArgs {
     /// The same seed draws the same images.
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConvertCommand {
+    /// CUHK03: the new protocol (767/700) in Market-1501 layout, and the splits of the classic one.
+    Cuhk03(Cuhk03Args),
+}
+
+#[derive(Args, Debug)]
+pub struct Cuhk03Args {
+    /// The images, cuhk-03.mat.
+    #[arg(long, value_name = "FILE")]
+    pub mat: PathBuf,
+    /// The new protocol's lists for detected boxes [default: cuhk03_new_protocol_config_detected.mat beside --mat].
+    #[arg(long, value_name = "FILE")]
+    pub detected_config: Option<PathBuf>,
+    /// The new protocol's lists for labeled boxes [default: cuhk03_new_protocol_config_labeled.mat beside --mat].
+    #[arg(long, value_name = "FILE")]
+    pub labeled_config: Option<PathBuf>,
+    /// Folder to write, new or empty.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,6 +1,7 @@
 //! One file for each command: settings and data first, then the folder, then the work.
 
 mod compare;
+mod convert;
 mod evaluate;
 mod extract;
 mod shared;
@@ -8,6 +9,7 @@ mod synth;
 mod train;
 
 pub use compare::{compare, demo};
+pub use convert::convert;
 pub use evaluate::evaluate;
 pub use extract::extract;
 pub use synth::synth;
