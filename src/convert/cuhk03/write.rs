@@ -16,7 +16,7 @@ use crate::progress::Reporter;
 use crate::stop::StopFlag;
 use crate::{Error, Result};
 
-/// Close to the pixels (the encoder does not halve the colour planes), at a third of the size of PNG; what OpenCV writes too.
+/// Close to the pixels: fine quantisation, and the encoder keeps the full colour planes. OpenCV's default too.
 const JPEG_QUALITY: u8 = 95;
 /// Added to the name of a folder while it is being filled: what a killed conversion leaves does not load as a data set.
 const UNFINISHED: &str = "-unfinished";
