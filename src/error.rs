@@ -40,8 +40,20 @@ pub enum Error {
     NonFinite { what: &'static str, value: f64, lr: f64, files: Vec<String> },
     // --- data ---
     /// A folder that is no data set.
-    #[error("{} is not a data set in Market-1501 layout: {reason}", path.display())]
+    #[error("{} cannot be read as a data set: {reason}", path.display())]
     NotADataset { path: PathBuf, reason: String },
+    /// A line of a list of images that says something else.
+    #[error("{}, line {line}: {reason}", path.display())]
+    ListLine { path: PathBuf, line: usize, reason: String },
+    /// A list names images that are not there.
+    #[error(
+        "{missing} of {total} images that {} names are not there, the first is {}: unpack the archive again, or name the \
+         folder that holds the images too", list.display(), first.display()
+    )]
+    MissingImages { list: PathBuf, missing: usize, total: usize, first: PathBuf },
+    /// A MATLAB file that is broken, of another version, or holds something else.
+    #[error("MATLAB file {}: {reason}", path.display())]
+    MatFile { path: PathBuf, reason: String },
     /// A subset without images.
     #[error("{dataset} has no {subset} images")]
     NoImages { subset: &'static str, dataset: String },

@@ -6,6 +6,7 @@
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod convert;
 pub mod cpu;
 pub mod data;
 pub mod error;

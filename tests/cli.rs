@@ -414,3 +414,76 @@ fn info_says_what_this_build_can_do() {
     }
     assert!(succeeds(&["--version"]).contains(env!("CARGO_PKG_VERSION")));
 }
+
+/// The published files of CUHK03, small, in a folder of their own.
+fn cuhk03_files(folder: &TempDir) -> String {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/cuhk03");
+    for kind in ["detected", "labeled"] {
+        let name = format!("cuhk03_new_protocol_config_{kind}.mat");
+        fs::copy(golden.join(&name), folder.path().join(&name)).unwrap();
+    }
+    let mut images = flate2::read::GzDecoder::new(fs::File::open(golden.join("cuhk-03.mat.gz")).unwrap());
+    let mat = path(folder, "cuhk-03.mat");
+    std::io::copy(&mut images, &mut fs::File::create(&mat).unwrap()).unwrap();
+    mat
+}
+
+#[test]
+fn cuhk03_is_converted_with_the_lists_beside_it_and_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mat, out) = (cuhk03_files(&folder), path(&folder, "cuhk03"));
+    let output = ptl(&["convert", "cuhk03", "--mat", &mat, "--out", &out]);
+    let stderr = text(&output.stderr);
+    assert!(output.status.success() && output.stdout.is_empty(), "{stderr}");
+    // 122 detected and 120 labeled images, once for each protocol.
+    for part in ["warning: detected: people", "484 images written", "--dataset cuhk03-classic-labeled"] {
+        assert!(stderr.contains(part), "{part} is not in: {stderr}");
+    }
+    let left: Vec<String> = files(&out).iter().map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    assert_eq!(left, ["classic", "detected", "labeled"]);
+    fails_with(1, &["convert", "cuhk03", "--mat", &mat, "--out", &out], &["is not empty"]);
+    fails_with(1, &tiny(&["train", "--data", &out]), &["cuhk03-np-detected seems to lie in"]);
+
+    let run = path(&folder, "run");
+    let short = ["train", "--data", &out, "--dataset", "cuhk03-np-detected", "--out", &run, "--max-steps", "1"];
+    succeeds(&tiny(&short));
+    let summary = json(Path::new(&run).join("summary.json"));
+    assert_eq!(
+        (&summary["data"], &summary["evaluated_on"]),
+        (&"cuhk03-np-detected".into(), &"cuhk03-np-detected".into())
+    );
+    assert!(summary["mAP"].is_number());
+    let log = fs::read_to_string(Path::new(&run).join("log.txt")).unwrap();
+    assert!(log.contains("counts: unknown: not those of cuhk03-np-detected: train has"), "{log}");
+}
+
+#[test]
+fn cuhk03_without_lists_gives_the_classic_splits_and_swapped_ones_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mat, out) = (cuhk03_files(&folder), path(&folder, "cuhk03"));
+    let [detected, labeled] =
+        ["detected", "labeled"].map(|kind| path(&folder, &format!("cuhk03_new_protocol_config_{kind}.mat")));
+    let base = ["convert", "cuhk03", "--mat", &mat, "--out", &out];
+    let swapped = [&base[..], &["--detected-config", &labeled, "--labeled-config", &detected]].concat();
+    fails_with(1, &swapped, &["images that it lists", "swapped?"]);
+    assert!(!Path::new(&out).exists());
+    fs::remove_file(&detected).unwrap();
+    fs::remove_file(&labeled).unwrap();
+    let output = ptl(&base);
+    assert!(output.status.success() && text(&output.stderr).contains("only the classic splits are written"));
+    assert_eq!(files(&out).len(), 1);
+    fails_with(1, &["convert", "cuhk03", "--mat", &path(&folder, "none.mat"), "--out", &out], &["cannot read"]);
+    let short = |split| tiny(&["train", "--data", &out, "--dataset", "cuhk03-classic-labeled", "--split", split]);
+    fails_with(1, &short("20"), &["data.split = 20", "20 splits"]);
+}
+
+#[test]
+fn a_data_set_of_another_name_is_refused_with_what_was_looked_for() {
+    let Fixture { data, run, .. } = fixture();
+    fails_with(1, &tiny(&["train", "--data", data, "--dataset", "msmt17"]), &["msmt17 needs the lists", "MSMT17_V1"]);
+    fails_with(2, &["train", "--data", data, "--dataset", "market"], &["market1501"]);
+    // The run's own kind does not bind a folder that a flag names.
+    let table = succeeds(&["evaluate", "--checkpoint", run, "--data", data]);
+    assert!(table.contains("mAP"), "{table}");
+    assert_eq!(json(Path::new(run).join("summary.json"))["data"], "Market-1501 layout");
+}

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::flags::{EvalFlags, TrainFlags};
+use crate::data::DatasetKind;
 
 /// Fine-tune person re-identification models with Progressive Transfer Learning.
 ///
@@ -32,6 +33,9 @@ pub enum Command {
     Extract(Box<ExtractArgs>),
     /// Generate a data set of drawn pedestrians.
     Synth(SynthArgs),
+    /// Turn a data set's published files into folders of images.
+    #[command(subcommand)]
+    Convert(ConvertCommand),
     /// Say what this build and this machine can do.
     Info,
 }
@@ -53,6 +57,9 @@ pub struct CompareArgs {
     /// Data set to pre-train on; --target names the one to fine-tune and measure on.
     #[arg(long, value_name = "DIR")]
     pub source: PathBuf,
+    /// Which data set --source is, by the names of --target-dataset.
+    #[arg(long, value_name = "WORD", default_value = "auto", hide_possible_values = true)]
+    pub source_dataset: DatasetKind,
     /// Seeds, each a whole comparison.
     #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "0")]
     pub seeds: Vec<u64>,
@@ -150,6 +157,28 @@ pub struct SynthArgs {
     /// The same seed draws the same images.
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConvertCommand {
+    /// CUHK03: the new protocol (767/700) in Market-1501 layout, and the splits of the classic one.
+    Cuhk03(Cuhk03Args),
+}
+
+#[derive(Args, Debug)]
+pub struct Cuhk03Args {
+    /// The images, cuhk-03.mat.
+    #[arg(long, value_name = "FILE")]
+    pub mat: PathBuf,
+    /// The new protocol's lists for detected boxes [default: cuhk03_new_protocol_config_detected.mat beside --mat].
+    #[arg(long, value_name = "FILE")]
+    pub detected_config: Option<PathBuf>,
+    /// The new protocol's lists for labeled boxes [default: cuhk03_new_protocol_config_labeled.mat beside --mat].
+    #[arg(long, value_name = "FILE")]
+    pub labeled_config: Option<PathBuf>,
+    /// Folder to write, new or empty.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -23,7 +23,7 @@ fn for_evaluation() -> impl Iterator<Item = &'static Setting> {
     const SECTIONS: [&str; 3] = ["", "data", "eval"];
     const ALSO: [&str; 5] =
         ["model.height", "model.image_width", "ptl.eval_state", "augment.interpolation", "train.workers"];
-    const NOT: [&str; 2] = ["data.target", "data.cache_mb"];
+    const NOT: [&str; 3] = ["data.target", "data.target_kind", "data.cache_mb"];
     SETTINGS.iter().filter(|s| (SECTIONS.contains(&s.section()) || ALSO.contains(&s.path)) && !NOT.contains(&s.path))
 }
 

@@ -33,6 +33,7 @@ pub fn run() -> ExitCode {
         Command::Evaluate(args) => commands::evaluate(&args),
         Command::Extract(args) => commands::extract(&args),
         Command::Synth(args) => commands::synth(&args),
+        Command::Convert(args) => commands::convert(&args),
         Command::Info => output::print(&info::text()).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

@@ -34,13 +34,24 @@ pub fn print_error(error: &Error) {
 /// # Errors
 /// The system refuses the handler.
 pub fn stop_on_ctrl_c(reporter: &Reporter) -> Result<StopFlag> {
+    stop_with_message(
+        reporter,
+        "stopping after this step, with a checkpoint; Ctrl-C again stops at once and saves nothing",
+    )
+}
+
+/// As [`stop_on_ctrl_c`], for work that ends in another way: `message` says which.
+///
+/// # Errors
+/// The system refuses the handler.
+pub fn stop_with_message(reporter: &Reporter, message: &'static str) -> Result<StopFlag> {
     let stop = StopFlag::default();
     let (flag, reporter) = (stop.clone(), reporter.clone());
     ctrlc::set_handler(move || {
         if flag.request() {
             std::process::exit(i32::from(INTERRUPTED));
         }
-        reporter.message("stopping after this step, with a checkpoint; Ctrl-C again stops at once and saves nothing");
+        reporter.message(message);
     })
     .map_err(io::Error::other)
     .at("watch for", "Ctrl-C")?;

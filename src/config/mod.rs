@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::{DatasetKind, LoadOptions};
 use crate::latent_state::{EvalState, StateInit, StatePolicy};
 use crate::nn::{Arch, Family, Pool, PtlConfig};
 use crate::optim::OptimConfig;
@@ -88,11 +89,19 @@ pub struct Ptl {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
-    /// Folder in Market-1501 layout; empty while none is named.
+    /// Folder of the data set; empty while none is named.
     pub root: PathBuf,
+    /// Which data set `root` holds.
+    pub kind: DatasetKind,
     /// Another data set to evaluate on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<PathBuf>,
+    /// Which data set `target` holds.
+    pub target_kind: DatasetKind,
+    /// MSMT17: train on the validation list too.
+    pub msmt17_val: bool,
+    /// Classic CUHK03: the split, from 0.
+    pub split: usize,
     /// Leave broken images out, with a warning, instead of refusing them.
     pub skip_broken: bool,
     /// Memory for decoded images, MiB.
@@ -261,7 +270,17 @@ impl Default for Ptl {
 
 impl Default for Data {
     fn default() -> Data {
-        Data { root: PathBuf::new(), target: None, skip_broken: false, cache_mb: 1024 }
+        let LoadOptions { msmt17_val, split } = LoadOptions::default();
+        Data {
+            root: PathBuf::new(),
+            kind: DatasetKind::Auto,
+            target: None,
+            target_kind: DatasetKind::Auto,
+            msmt17_val,
+            split,
+            skip_broken: false,
+            cache_mb: 1024,
+        }
     }
 }
 
@@ -357,6 +376,13 @@ impl Ptl {
     /// Where cells sit and how wide they are.
     pub fn branch(&self) -> PtlConfig {
         PtlConfig { stages: self.stages.clone(), cell_width: self.cell_width }
+    }
+}
+
+impl Data {
+    /// What loading needs beside folder and kind.
+    pub fn options(&self) -> LoadOptions {
+        LoadOptions { msmt17_val: self.msmt17_val, split: self.split }
     }
 }
 

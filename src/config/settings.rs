@@ -42,6 +42,18 @@ const fn long(path: &'static str, kind: Kind, help: &'static str) -> Setting {
 
 use Kind::{Choice, Count, Counts, Pair, Path, Real, Switch};
 
+/// Data sets with a name, as [`DatasetKind`](crate::data::DatasetKind) has them.
+const DATASETS: &[&str] = &[
+    "auto",
+    "market1501",
+    "dukemtmcreid",
+    "msmt17",
+    "cuhk03-np-detected",
+    "cuhk03-np-labeled",
+    "cuhk03-classic-detected",
+    "cuhk03-classic-labeled",
+];
+
 /// Every setting, section by section; a test holds it against the fields of [`Config`](super::Config).
 pub const SETTINGS: &[Setting] = &[
     short("seed", "seed", Count, "Seed of everything drawn at random"),
@@ -79,8 +91,12 @@ pub const SETTINGS: &[Setting] = &[
         "Evaluation starts from zeros, from the mean of the last training state, or from seeded noise",
     ),
     short("ptl.state_init", "state-init", Choice(&["zeros", "normal"]), "What a state holds after a reset"),
-    short("data.root", "data", Path, "Folder of images in Market-1501 layout"),
+    short("data.root", "data", Path, "Folder of the data set, or the one that its download unpacks into"),
+    short("data.kind", "dataset", Choice(DATASETS), "Which data set --data is; auto goes by the layout"),
     short("data.target", "target", Path, "Another data set to evaluate on"),
+    short("data.target_kind", "target-dataset", Choice(DATASETS), "Which data set --target is"),
+    short("data.msmt17_val", "msmt17-val", Switch, "MSMT17: train on list_val.txt too"),
+    short("data.split", "split", Count, "CUHK03 classic: the split, from 0"),
     short("data.skip_broken", "skip-broken", Switch, "Leave broken images out, with a warning"),
     long("data.cache_mb", Count, "Memory for decoded images, MiB"),
     long("augment.flip", Real, "Probability of mirroring"),

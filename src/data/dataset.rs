@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
+use super::sets::DatasetKind;
 use crate::report::Table;
 use crate::{Error, Result};
 
@@ -13,16 +14,33 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRecord {
     pub path: PathBuf,
-    /// Identity; 0 is a distractor.
+    /// Identity; in a gallery 0 is a distractor.
     pub pid: i64,
     /// Camera as in the file name.
     pub camid: i64,
 }
 
+/// How a data set asks to be evaluated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// All gallery images count but those of the query's own identity and camera.
+    #[default]
+    CrossCamera,
+    /// Classic CUHK03: the gallery is one random image of each identity, drawn ten times; the CMC is averaged, mAP is not
+    /// reported.
+    SingleGalleryShot,
+}
+
 /// Training images, queries and gallery.
 #[derive(Clone, Debug, Default)]
 pub struct Dataset {
+    /// The folder as it was named.
     pub name: String,
+    /// The data set that was named or recognised.
+    pub kind: DatasetKind,
+    /// What results on it should say, for example `msmt17 (V1, train+val)`.
+    pub label: String,
+    pub protocol: Protocol,
     pub train: Vec<ImageRecord>,
     pub query: Vec<ImageRecord>,
     pub gallery: Vec<ImageRecord>,

@@ -3,15 +3,26 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::market::ENDINGS;
 use crate::error::IoContext;
 use crate::{Error, Result};
+
+/// Endings of image files, in lower case.
+const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "ppm"];
 
 /// Image files in `root` and the folders below it, sorted by path; hidden ones are left out.
 ///
 /// # Errors
 /// A folder cannot be read, or there is no image.
 pub fn list_images(root: &Path) -> Result<Vec<PathBuf>> {
+    let images = images_below(root)?;
+    if images.is_empty() {
+        return Err(Error::NoImages { subset: "readable", dataset: root.display().to_string() });
+    }
+    Ok(images)
+}
+
+/// As [`list_images`], where none is no error. The order is that of the paths' bytes, whatever the file system's.
+pub(super) fn images_below(root: &Path) -> Result<Vec<PathBuf>> {
     let mut images = Vec::new();
     let mut folders = vec![root.to_path_buf()];
     while let Some(folder) = folders.pop() {
@@ -29,9 +40,6 @@ pub fn list_images(root: &Path) -> Result<Vec<PathBuf>> {
                 images.push(path);
             }
         }
-    }
-    if images.is_empty() {
-        return Err(Error::NoImages { subset: "readable", dataset: root.display().to_string() });
     }
     images.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
     Ok(images)

@@ -82,6 +82,7 @@ fn one_seed(comparison: &Comparison<'_>, seed: u64) -> Result<Option<[Scores; 3]
     // An arm's settings name its data, so that each is a run that can be resumed by itself.
     let mut plain = Config { seed, ..comparison.config.clone() };
     (plain.data.root, plain.data.target) = (PathBuf::from(&target.name), None);
+    plain.data.kind = std::mem::take(&mut plain.data.target_kind);
     let mut ptl = plain.clone();
     ptl.model.arch.push_str("-ptl");
     let mut pretraining = Config { seed, ..comparison.pretraining.clone() };
@@ -116,6 +117,8 @@ fn write_summary(comparison: &Comparison<'_>, results: &Results) -> Result<()> {
         let scores = Scores::mean(&results.iter().map(|scores| scores[arm]).collect::<Vec<_>>());
         summary.insert((*name).into(), json!(scores));
     }
+    summary.insert("source".into(), comparison.source.label.as_str().into());
+    summary.insert("target".into(), comparison.target.label.as_str().into());
     summary.insert("ap_formula".into(), "step (items at equal distance enter together)".into());
     let seeds: Vec<Value> = (results.iter().zip(&comparison.study.seeds))
         .map(|(s, seed)| json!({ "seed": seed, "zero_shot": s[0], "plain": s[1], "ptl": s[2] }))

@@ -5,6 +5,7 @@
 //! hyper-parameters come from the files, so another set of the same form can be run.
 
 mod bconv;
+mod cuhk03;
 mod engine;
 mod eval;
 mod formula;
@@ -14,3 +15,4 @@ mod networks;
 mod optim;
 mod schedules;
 mod support;
+mod trees;

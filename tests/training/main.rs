@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ptl::checkpoint::File;
 use ptl::config::{OptimKind, Overrides};
-use ptl::data::load_market;
+use ptl::data::{DatasetKind, LoadOptions, load};
 use ptl::eval::{TrainedModel, extract_features};
 use ptl::latent_state::{EvalState, StateInit, StatePolicy};
 use ptl::progress::Reporter;
@@ -205,7 +205,8 @@ fn a_real_data_set_trains_and_is_measured() {
         println!("SKIPPED: PTL_DATA is not set");
         return;
     };
-    let dataset = load_market(&Path::new(&root).join("omniglot-reid/target")).unwrap();
+    let root = Path::new(&root).join("omniglot-reid/target");
+    let dataset = load(&root, DatasetKind::Auto, &LoadOptions::default()).unwrap();
     assert_eq!((dataset.train.len(), dataset.query.len(), dataset.gallery.len()), (1060, 212, 848));
     assert!(dataset.train.iter().any(|record| record.camid >= 10));
     let folder = tempfile::tempdir().unwrap();

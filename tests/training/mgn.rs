@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ptl::checkpoint::File;
 use ptl::config::{Config, Overrides, ScheduleKind};
-use ptl::data::load_market;
+use ptl::data::{DatasetKind, LoadOptions, load};
 use ptl::eval::{TrainedModel, extract_features};
 use ptl::latent_state::StatePolicy;
 use ptl::progress::Reporter;
@@ -146,7 +146,8 @@ fn mgn_ptl_learns_on_a_real_data_set() {
         println!("SKIPPED: PTL_DATA is not set");
         return;
     };
-    let dataset = load_market(&Path::new(&root).join("omniglot-reid/target")).unwrap();
+    let dataset =
+        load(&Path::new(&root).join("omniglot-reid/target"), DatasetKind::Auto, &LoadOptions::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let run = RunDir::create(&folder.path().join("run")).unwrap();
     let mut config = config("mgn-ptl");

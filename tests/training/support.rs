@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use ptl::checkpoint::File;
 use ptl::config::Config;
 use ptl::data::synth::{self, Domain, SynthConfig};
-use ptl::data::{Dataset, load_market};
+use ptl::data::{Dataset, DatasetKind, LoadOptions, load};
 use ptl::eval::ranking::RankingReport;
 use ptl::progress::Reporter;
 use ptl::run_dir::RunDir;
@@ -33,7 +33,7 @@ pub fn datasets() -> &'static [Dataset; 2] {
             };
             let path = folder.path().join(domain.to_string());
             synth::generate(&path, &config, &|_, _| {}).unwrap();
-            load_market(&path).unwrap()
+            load(&path, DatasetKind::Auto, &LoadOptions::default()).unwrap()
         });
         (datasets, folder)
     });

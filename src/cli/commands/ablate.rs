@@ -19,9 +19,10 @@ pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
     refuse_unused(&args.settings.0, &["seed", "ptl.state_policy", "ptl.eval_state"])?;
     set_threads(&config)?;
     let terminal = Reporter::stderr();
-    let dataset = open_dataset(data_root(&config)?, &config, &terminal)?;
+    let dataset = open_dataset(data_root(&config)?, config.data.kind, &config, &terminal)?;
     dataset.check_for_training(config.sampler.ids)?;
-    let target = config.data.target.as_ref().map(|root| open_dataset(root, &config, &terminal)).transpose()?;
+    let open = |root| open_dataset(root, config.data.target_kind, &config, &terminal);
+    let target = config.data.target.as_deref().map(open).transpose()?;
     target.as_ref().unwrap_or(&dataset).check_for_evaluation()?;
     let init = args.init.as_deref().map(model_file).transpose()?;
 

@@ -6,8 +6,8 @@ use super::shared::{describe_datasets, new_run, open_dataset, refuse_unused, set
 use crate::cli::args::{CompareArgs, DemoArgs};
 use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
 use crate::config::Config;
-use crate::data::Dataset;
 use crate::data::synth::{Domain, SynthConfig};
+use crate::data::{Dataset, DatasetKind};
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
 use crate::study::Study;
@@ -18,17 +18,18 @@ use crate::{Error, Result};
 pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
     let config = Config::load_recipe("resnet50", args.config.as_deref(), &args.settings.0)?;
     compare::check_settings(&config, &args.seeds)?;
-    refuse_unused(&args.settings.0, &["data.root", "seed"])?;
+    refuse_unused(&args.settings.0, &["data.root", "data.kind", "seed"])?;
     set_threads(&config)?;
     let terminal = Reporter::stderr();
-    let source = open_dataset(&args.source, &config, &terminal)?;
+    let source = open_dataset(&args.source, args.source_dataset, &config, &terminal)?;
     let target = config.data.target.as_deref().ok_or_else(|| Error::Setting {
         setting: "data.target".into(),
         value: "(none)".into(),
         reason: "name the data set to fine-tune and measure on with --target".into(),
     })?;
-    let target = open_dataset(target, &config, &terminal)?;
+    let target = open_dataset(target, config.data.target_kind, &config, &terminal)?;
     let mut pretraining = config.clone();
+    pretraining.data.kind = args.source_dataset;
     pretraining.schedule.epochs = args.pretrain_epochs.unwrap_or(config.schedule.epochs);
     pretraining.optim.lr = args.pretrain_lr.unwrap_or(config.optim.lr);
     pretraining.validate()?;
@@ -41,7 +42,7 @@ pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
 pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     let config = Config::load(&demo_config(args.quick), None, &args.settings.0)?;
     compare::check_settings(&config, &[config.seed])?;
-    refuse_unused(&args.settings.0, &["data.root", "data.target"])?;
+    refuse_unused(&args.settings.0, &["data.root", "data.kind", "data.target", "data.target_kind"])?;
     set_threads(&config)?;
     let terminal = Reporter::stderr();
     let run = new_run(args.out.as_deref(), "demo")?;
@@ -58,7 +59,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
             ..SynthConfig::default()
         };
         synthesise(&folder, &synth, &terminal)?;
-        open_dataset(&folder, &config, &terminal)
+        open_dataset(&folder, DatasetKind::Auto, &config, &terminal)
     };
     // As in practice, the source has more identities than the target. Its test split is not used.
     let ids = if args.quick { [[8, 1], [8, 8]] } else { [[128, 1], [64, 64]] };

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::shared::{describe_datasets, evaluated_root, open_dataset, set_threads};
+use super::shared::{describe_datasets, evaluated, open_dataset, set_threads};
 use crate::Result;
 use crate::cli::args::EvaluateArgs;
 use crate::cli::output::print;
@@ -15,7 +15,8 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let TrainedModel { config, network, mut store, states } = TrainedModel::open(&args.checkpoint, flags)?;
     set_threads(&config)?;
     let reporter = Reporter::stderr();
-    let dataset = open_dataset(evaluated_root(&config, flags)?, &config, &reporter)?;
+    let (root, kind) = evaluated(&config, flags)?;
+    let dataset = open_dataset(root, kind, &config, &reporter)?;
     dataset.check_for_evaluation()?;
     describe_datasets(&reporter, [Some(&dataset), None]);
     let report = evaluate_dataset(network.as_ref(), &mut store, &states, &dataset, &config, &reporter)?;

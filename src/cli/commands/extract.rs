@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::shared::{check_images, describe_datasets, evaluated_root, open_dataset, set_threads};
+use super::shared::{check_images, describe_datasets, evaluated, open_dataset, set_threads};
 use crate::cli::args::ExtractArgs;
 use crate::data::{Dataset, ImageRecord, list_images};
 use crate::error::IoContext;
@@ -40,7 +40,8 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
             dataset.gallery
         }
         None => {
-            let dataset = open_dataset(evaluated_root(&config, flags)?, &config, &reporter)?;
+            let (root, kind) = evaluated(&config, flags)?;
+            let dataset = open_dataset(root, kind, &config, &reporter)?;
             describe_datasets(&reporter, [Some(&dataset), None]);
             dataset.query.into_iter().chain(dataset.gallery).collect()
         }

@@ -2,6 +2,7 @@
 
 mod ablate;
 mod compare;
+mod convert;
 mod evaluate;
 mod extract;
 mod shared;
@@ -10,6 +11,7 @@ mod train;
 
 pub use ablate::ablate;
 pub use compare::{compare, demo};
+pub use convert::convert;
 pub use evaluate::evaluate;
 pub use extract::extract;
 pub use synth::synth;

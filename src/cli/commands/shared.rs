@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use crate::config::{Config, Overrides};
 use crate::data::synth::{self, SynthConfig};
-use crate::data::{Dataset, load_market};
+use crate::data::{self, Dataset, DatasetKind};
 use crate::error::IoContext;
 use crate::progress::Reporter;
 use crate::run_dir::{RUNS, RunDir};
@@ -26,8 +26,8 @@ pub(super) fn set_threads(config: &Config) -> Result<()> {
 }
 
 /// Loads a data set and checks its images.
-pub(super) fn open_dataset(root: &Path, config: &Config, reporter: &Reporter) -> Result<Dataset> {
-    let mut dataset = load_market(root)?;
+pub(super) fn open_dataset(root: &Path, kind: DatasetKind, config: &Config, reporter: &Reporter) -> Result<Dataset> {
+    let mut dataset = data::load(root, kind, &config.data.options())?;
     check_images(&mut dataset, config, reporter)?;
     Ok(dataset)
 }
@@ -44,7 +44,8 @@ pub(super) fn check_images(dataset: &mut Dataset, config: &Config, reporter: &Re
 
 pub(super) fn describe_datasets(reporter: &Reporter, datasets: [Option<&Dataset>; 2]) {
     for dataset in datasets.into_iter().flatten() {
-        reporter.message(&format!("{}\n{}", dataset.name, dataset.banner()));
+        let Dataset { name, label, .. } = dataset;
+        reporter.message(&format!("{name}: {label}\n{}\n{}", dataset.banner(), dataset.verdict()));
         dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
     }
 }
@@ -55,17 +56,21 @@ pub(super) fn data_root(config: &Config) -> Result<&Path> {
         return Err(Error::Setting {
             setting: "data.root".into(),
             value: "(none)".into(),
-            reason: "name a data set in Market-1501 layout with --data; ptl-train synth draws one".into(),
+            reason: "name the folder of a data set with --data; ptl-train synth draws one".into(),
         });
     }
     Ok(&config.data.root)
 }
 
-/// The data set to measure on: the one that a flag names, else the run's target, else its own.
-pub(super) fn evaluated_root<'a>(config: &'a Config, flags: &Overrides) -> Result<&'a Path> {
-    match &config.data.target {
-        Some(target) if !flags.has("data.root") => Ok(target),
-        _ => data_root(config),
+/// The data set to measure on: the one that a flag names, else the run's target, else its own. The run's kinds belong to the
+/// run's folders: a folder that a flag names is what `--dataset` says, or speaks for itself.
+pub(super) fn evaluated<'a>(config: &'a Config, flags: &Overrides) -> Result<(&'a Path, DatasetKind)> {
+    let data = &config.data;
+    let named = flags.has("data.kind").then_some(data.kind);
+    match &data.target {
+        _ if flags.has("data.root") => Ok((data_root(config)?, named.unwrap_or_default())),
+        Some(target) => Ok((target, named.unwrap_or(data.target_kind))),
+        None => Ok((data_root(config)?, data.kind)),
     }
 }
 

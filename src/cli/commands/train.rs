@@ -2,17 +2,29 @@
 
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 use super::shared::{data_root, describe_datasets, new_run, open_dataset, set_threads};
 use crate::Result;
 use crate::checkpoint;
 use crate::cli::args::TrainArgs;
 use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
 use crate::config::{Config, DEFAULT_ARCH};
+use crate::data::Dataset;
 use crate::eval::model_file;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
 use crate::study::Scores;
 use crate::train::{self, Job, Outcome, Start};
+
+/// `summary.json`: the scores, and the data sets with what sets them apart, such as edition, lists or split.
+#[derive(Serialize)]
+struct Summary {
+    data: String,
+    evaluated_on: String,
+    #[serde(flatten)]
+    scores: Scores,
+}
 
 /// `ptl-train train`.
 pub fn train(args: &TrainArgs) -> Result<ExitCode> {
@@ -29,9 +41,10 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     };
     set_threads(&config)?;
     let terminal = Reporter::stderr();
-    let dataset = open_dataset(data_root(&config)?, &config, &terminal)?;
+    let dataset = open_dataset(data_root(&config)?, config.data.kind, &config, &terminal)?;
     dataset.check_for_training(config.sampler.ids)?;
-    let target = config.data.target.as_ref().map(|root| open_dataset(root, &config, &terminal)).transpose()?;
+    let open = |root| open_dataset(root, config.data.target_kind, &config, &terminal);
+    let target = config.data.target.as_deref().map(open).transpose()?;
     target.as_ref().unwrap_or(&dataset).check_for_evaluation()?;
     let start = match (&resumed, &args.init) {
         (Some(_), _) => Start::Resume,
@@ -71,7 +84,12 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             Ok(ExitCode::from(INTERRUPTED))
         }
         Outcome::Finished(report) => {
-            run.write_summary(&Scores::of(&report))?;
+            let label = |dataset: &Dataset| dataset.label.clone();
+            run.write_summary(&Summary {
+                data: label(&dataset),
+                evaluated_on: label(target.as_ref().unwrap_or(&dataset)),
+                scores: Scores::of(&report),
+            })?;
             print(&format!("{report}\n"))?;
             Ok(ExitCode::SUCCESS)
         }

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::config::Interpolation;
-use crate::data::{Dataset, ImageRecord, Transform, load_market};
+use crate::data::{Dataset, DatasetKind, ImageRecord, LoadOptions, Transform, load};
 use crate::eval::ranking::{Labels, RankingOptions, evaluate_distances};
 
 fn small(domain: Domain) -> SynthConfig {
@@ -14,7 +14,7 @@ fn small(domain: Domain) -> SynthConfig {
 fn generated(config: &SynthConfig) -> (tempfile::TempDir, Dataset) {
     let folder = tempfile::tempdir().unwrap();
     generate(folder.path(), config, &|_, _| {}).unwrap();
-    let dataset = load_market(folder.path()).unwrap();
+    let dataset = load(folder.path(), DatasetKind::Auto, &LoadOptions::default()).unwrap();
     (folder, dataset)
 }
 

@@ -1,7 +1,7 @@
 //! Finds golden files by name pattern and reads their tensors.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
@@ -143,4 +143,29 @@ impl GoldenFile {
         assert!(rest.is_empty(), "{}: {key} is cut off", self.name);
         elements.iter().map(|bytes| convert(*bytes)).collect()
     }
+}
+
+/// Golden folders `name`: that of `PTL_GOLDEN`, then the committed one. As with [`files`], stderr says what was skipped.
+pub fn folders(name: &str) -> Vec<PathBuf> {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(name);
+    let Some(folder) = std::env::var_os("PTL_GOLDEN") else {
+        let line = format!("SKIPPED full golden data ({name}/): PTL_GOLDEN is not set; checked the committed folder\n");
+        std::io::stderr().write_all(line.as_bytes()).expect("stderr takes a line");
+        return vec![fixture];
+    };
+    let full = Path::new(&folder).join(name);
+    assert!(full.is_dir(), "PTL_GOLDEN = {}: there is no folder {name}", folder.display());
+    vec![full, fixture]
+}
+
+/// The bytes of a file, or of its gzipped form beside it.
+pub fn bytes(path: &Path) -> Vec<u8> {
+    if path.is_file() {
+        return read(path);
+    }
+    let zipped = PathBuf::from(format!("{}.gz", path.display()));
+    let mut bytes = Vec::new();
+    let mut decoder = flate2::read::GzDecoder::new(&read(&zipped)[..]).take(1 << 30);
+    decoder.read_to_end(&mut bytes).unwrap_or_else(|e| panic!("{}: {e}", zipped.display()));
+    bytes
 }

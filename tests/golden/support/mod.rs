@@ -6,6 +6,6 @@ mod formula;
 mod net;
 
 pub use check::Checker;
-pub use file::{GoldenFile, files};
+pub use file::{GoldenFile, bytes, files, folders};
 pub use formula::{fnv1a64, formula, formula_tensor};
 pub use net::{Summary, input, state_dict_tensor};

@@ -1,0 +1,62 @@
+//! CUHK03 from its published files to folders: `cuhk-03.mat` (images, splits of the classic protocol) and two lists of the
+//! new protocol.
+//!
+//! ```text
+//! OUT/detected/{bounding_box_train,bounding_box_test,query}/LLLL/LLLL_cC_VV.jpg    cuhk03-np-detected
+//! OUT/labeled/...                                                                  cuhk03-np-labeled
+//! OUT/classic/detected/{splits.json,images/P_III_V_NN.jpg}                         cuhk03-classic-detected
+//! OUT/classic/labeled/...                                                          cuhk03-classic-labeled
+//! ```
+//!
+//! L identity, C camera of all pairs (1 to 10), V number of the image; P pair, I person in the pair, V view.
+
+mod images;
+mod protocol;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+use crate::data::DatasetKind;
+
+pub use images::{ImageKey, Images, MatFile};
+pub use protocol::{Listed, NewProtocol};
+pub use write::{Job, Outcome, convert};
+
+/// Camera pairs.
+pub const PAIRS: usize = 5;
+
+/// Who drew the boxes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoxKind {
+    /// A pedestrian detector.
+    Detected,
+    /// People.
+    Labeled,
+}
+
+impl BoxKind {
+    pub const ALL: [BoxKind; 2] = [BoxKind::Detected, BoxKind::Labeled];
+
+    /// The name in files and folders.
+    pub fn name(self) -> &'static str {
+        match self {
+            BoxKind::Detected => "detected",
+            BoxKind::Labeled => "labeled",
+        }
+    }
+
+    /// The lists of the new protocol, where they lie beside the images.
+    pub fn config_beside(self, mat: &Path) -> PathBuf {
+        mat.with_file_name(format!("cuhk03_new_protocol_config_{}.mat", self.name()))
+    }
+
+    fn classic(self) -> DatasetKind {
+        match self {
+            BoxKind::Detected => DatasetKind::Cuhk03ClassicDetected,
+            BoxKind::Labeled => DatasetKind::Cuhk03ClassicLabeled,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! CUHK03 with its first protocol: random splits into 1,367 training and 100 test identities.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::kind::DatasetKind;
+use crate::data::dataset::{Dataset, ImageRecord, Protocol};
+use crate::error::IoContext;
+use crate::{Error, Result};
+
+/// The file beside the images.
+pub const CLASSIC_FILE: &str = "splits.json";
+
+/// Content of [`CLASSIC_FILE`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClassicSplits {
+    pub dataset: DatasetKind,
+    /// Path relative to the file, identity, camera.
+    pub images: Vec<(PathBuf, i64, i64)>,
+    /// Test identities of each split; all others train.
+    pub splits: Vec<Vec<i64>>,
+}
+
+/// Loads one split: all images of a test identity are queries and gallery, which the protocol tells apart.
+///
+/// # Errors
+/// The file is broken, holds the other kind of boxes or too few splits, or an image is not there.
+pub(super) fn load(root: &Path, kind: DatasetKind, split: usize) -> Result<Dataset> {
+    let path = root.join(CLASSIC_FILE);
+    let bytes = fs::read(&path).at("read", &path)?;
+    let refuse = |reason: String| Err(Error::NotADataset { path: path.clone(), reason });
+    let splits: ClassicSplits = match serde_json::from_slice(&bytes) {
+        Ok(splits) => splits,
+        Err(error) => return refuse(format!("it is no file of splits ({error}): convert CUHK03 again")),
+    };
+    if kind != DatasetKind::Auto && kind != splits.dataset {
+        return refuse(format!("it holds {}, not {kind}: name that, or the folder of the other", splits.dataset));
+    }
+    let Some(test) = splits.splits.get(split) else {
+        return Err(Error::Setting {
+            setting: "data.split".into(),
+            value: split.to_string(),
+            reason: format!("{} has {} splits, counted from 0", path.display(), splits.splits.len()),
+        });
+    };
+    let test: BTreeSet<i64> = test.iter().copied().collect();
+    let mut records = Vec::with_capacity(splits.images.len());
+    for (image, pid, camid) in splits.images {
+        if image.components().any(|part| !matches!(part, Component::Normal(_))) {
+            return refuse(format!("the path {} leaves the folder", image.display()));
+        }
+        records.push(ImageRecord { path: root.join(image), pid, camid });
+    }
+    let missing: Vec<&PathBuf> = records.iter().map(|r| &r.path).filter(|image| !image.is_file()).collect();
+    if let Some(&first) = missing.first() {
+        let (missing, total, first) = (missing.len(), records.len(), first.clone());
+        return Err(Error::MissingImages { list: path, missing, total, first });
+    }
+    records.sort_by(|a, b| a.path.as_os_str().as_encoded_bytes().cmp(b.path.as_os_str().as_encoded_bytes()));
+    let (test, train): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| test.contains(&record.pid));
+    if train.is_empty() || test.is_empty() {
+        return refuse(format!("split {split} has no training or no test image: convert CUHK03 again"));
+    }
+    Ok(Dataset {
+        kind: splits.dataset,
+        label: format!("{} (split {split})", splits.dataset),
+        train,
+        query: test.clone(),
+        gallery: test,
+        protocol: Protocol::SingleGalleryShot,
+        ..Dataset::default()
+    })
+}

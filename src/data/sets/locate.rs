@@ -1,0 +1,138 @@
+//! Where a data set lies: in the folder that was named, or below it where its download unpacks to.
+
+use std::path::{Path, PathBuf};
+
+use super::classic::CLASSIC_FILE;
+use super::kind::DatasetKind;
+use super::market::SUBSETS;
+use super::msmt17::LISTS;
+use crate::{Error, Result};
+
+/// How a data set is laid out on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// Folders `bounding_box_train`, `query`, `bounding_box_test`.
+    Market,
+    /// Lists of image paths and identities.
+    Msmt17,
+    /// Images and a file of splits.
+    Classic,
+}
+
+impl Layout {
+    fn of(kind: DatasetKind) -> Layout {
+        match kind {
+            DatasetKind::Msmt17 => Layout::Msmt17,
+            DatasetKind::Cuhk03ClassicDetected | DatasetKind::Cuhk03ClassicLabeled => Layout::Classic,
+            _ => Layout::Market,
+        }
+    }
+
+    fn is_in(self, folder: &Path) -> bool {
+        match self {
+            Layout::Market => SUBSETS.iter().all(|(_, name)| folder.join(name).is_dir()),
+            // One list is enough to know it; the loader names those that are missing.
+            Layout::Msmt17 => LISTS.iter().any(|name| folder.join(name).is_file()),
+            Layout::Classic => folder.join(CLASSIC_FILE).is_file(),
+        }
+    }
+
+    fn parts(self) -> &'static str {
+        match self {
+            Layout::Market => "the folders bounding_box_train, query and bounding_box_test",
+            Layout::Msmt17 => "the lists list_train.txt, list_val.txt, list_query.txt and list_gallery.txt",
+            Layout::Classic => "the file splits.json that `ptl-train convert cuhk03` writes",
+        }
+    }
+}
+
+/// Folders below the named one that hold this data set after its usual download or conversion.
+fn usual_folders(kind: DatasetKind) -> &'static [&'static str] {
+    match kind {
+        DatasetKind::Auto => &[],
+        DatasetKind::Market1501 => {
+            &["Market-1501-v15.09.15", "Market-1501", "Market1501", "market1501", "market1501/Market-1501-v15.09.15"]
+        }
+        DatasetKind::DukeMtmcReid => &[
+            "DukeMTMC-reID",
+            "DukeMTMC-reid",
+            "dukemtmc-reid",
+            "dukemtmcreid",
+            "dukemtmc-reid/DukeMTMC-reID",
+            "dukemtmcreid/DukeMTMC-reID",
+        ],
+        DatasetKind::Msmt17 => &["MSMT17_V1", "MSMT17_V2", "MSMT17", "msmt17", "msmt17/MSMT17_V1", "msmt17/MSMT17_V2"],
+        DatasetKind::Cuhk03NpDetected => {
+            &["detected", "cuhk03-np/detected", "CUHK03-NP/detected", "cuhk03/detected", "cuhk03/cuhk03-np/detected"]
+        }
+        DatasetKind::Cuhk03NpLabeled => {
+            &["labeled", "cuhk03-np/labeled", "CUHK03-NP/labeled", "cuhk03/labeled", "cuhk03/cuhk03-np/labeled"]
+        }
+        DatasetKind::Cuhk03ClassicDetected => &["classic/detected", "detected", "cuhk03/classic/detected"],
+        DatasetKind::Cuhk03ClassicLabeled => &["classic/labeled", "labeled", "cuhk03/classic/labeled"],
+    }
+}
+
+/// The folder that holds the data set, and its layout.
+///
+/// # Errors
+/// [`Error::NotADataset`]: nothing was found, or two data sets.
+pub(super) fn find(root: &Path, kind: DatasetKind) -> Result<(PathBuf, Layout)> {
+    let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
+    if !root.is_dir() {
+        return refuse("there is no such folder".into());
+    }
+    if kind == DatasetKind::Auto {
+        let layouts = [Layout::Msmt17, Layout::Classic, Layout::Market];
+        return match layouts.into_iter().find(|layout| layout.is_in(root)) {
+            Some(layout) => Ok((root.to_path_buf(), layout)),
+            None => refuse(nothing_known(root)),
+        };
+    }
+    let layout = Layout::of(kind);
+    if layout.is_in(root) {
+        return Ok((root.to_path_buf(), layout));
+    }
+    let found = below(root, kind);
+    match &found[..] {
+        [folder] => Ok((folder.clone(), layout)),
+        [] => refuse(format!(
+            "{kind} needs {}, which are neither in it nor in one of its folders {}",
+            layout.parts(),
+            usual_folders(kind).join(", ")
+        )),
+        several => {
+            let list: Vec<String> = several.iter().map(|folder| folder.display().to_string()).collect();
+            refuse(format!("it holds {kind} more than once: name one of {}", list.join(", ")))
+        }
+    }
+}
+
+/// The usual folders that hold the data set. On a file system without upper and lower case two names are one folder.
+fn below(root: &Path, kind: DatasetKind) -> Vec<PathBuf> {
+    let layout = Layout::of(kind);
+    let mut found: Vec<PathBuf> = Vec::new();
+    let mut real: Vec<PathBuf> = Vec::new();
+    for folder in usual_folders(kind).iter().map(|name| root.join(name)).filter(|folder| layout.is_in(folder)) {
+        let path = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+        if !real.contains(&path) {
+            real.push(path);
+            found.push(folder);
+        }
+    }
+    found
+}
+
+/// Why a folder has no layout that is known, and what may have been meant.
+fn nothing_known(root: &Path) -> String {
+    let hint = DatasetKind::NAMED.iter().find_map(|&kind| below(root, kind).into_iter().next().map(|f| (kind, f)));
+    if let Some((kind, folder)) = hint {
+        return format!("{kind} seems to lie in {}: name that folder, or the data set's name", folder.display());
+    }
+    let missing: Vec<&str> = SUBSETS.iter().map(|&(_, name)| name).filter(|name| !root.join(name).is_dir()).collect();
+    let lists = "nor the lists of MSMT17 or the splits of a converted CUHK03";
+    if missing.len() == SUBSETS.len() {
+        return format!("it has no folder {}, {lists}", missing.join(", "));
+    }
+    format!("it has no folder {}; expected are bounding_box_train, query and bounding_box_test", missing.join(", "))
+}

@@ -1,0 +1,120 @@
+//! Folders in the layout of Market-1501 (`bounding_box_train`, `query`, `bounding_box_test`), flat or with one folder for
+//! each identity, as most re-identification data sets come or are converted to.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use super::kind::DatasetKind;
+use crate::data::dataset::{Dataset, ImageRecord, listed};
+use crate::data::folder::images_below;
+use crate::{Error, Result};
+
+/// Subsets and their folders.
+pub(super) const SUBSETS: [(&str, &str); 3] =
+    [("train", "bounding_box_train"), ("query", "query"), ("gallery", "bounding_box_test")];
+/// Images that belong to nobody's evaluation: dropped, as the data set's authors ask.
+const JUNK: i64 = -1;
+/// False detections: they stay in the gallery and match nothing.
+const DISTRACTOR: i64 = 0;
+
+/// Identity and camera of a name like `0002_c1s1_000451_03.jpg`, `-1_c10s1_..` or `0001_c2_f0046182.jpg`.
+fn parse_name(name: &str) -> Option<(i64, i64)> {
+    let (pid, rest) = name.split_once('_')?;
+    let camera = rest.strip_prefix(['c', 'C'])?;
+    let digits = camera.len() - camera.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    Some((pid.parse().ok()?, camera[..digits].parse().ok()?))
+}
+
+/// Identities and cameras that the data set has. Converted CUHK03 numbers the cameras of all pairs, to 10.
+fn bounds(kind: DatasetKind) -> Option<[RangeInclusive<i64>; 2]> {
+    match kind {
+        DatasetKind::Market1501 => Some([0..=1501, 1..=6]),
+        DatasetKind::DukeMtmcReid => Some([1..=7140, 1..=8]),
+        DatasetKind::Cuhk03NpDetected | DatasetKind::Cuhk03NpLabeled => Some([1..=1467, 1..=10]),
+        _ => None,
+    }
+}
+
+/// Loads the three folders.
+///
+/// # Errors
+/// A folder is unreadable, or holds no image with a name that tells identity and camera.
+pub(super) fn load(root: &Path, kind: DatasetKind) -> Result<Dataset> {
+    let label = if kind == DatasetKind::Auto { "Market-1501 layout".to_string() } else { kind.to_string() };
+    let mut dataset = Dataset { kind, label, ..Dataset::default() };
+    for (subset, folder) in SUBSETS {
+        let path = root.join(folder);
+        let mut records = Vec::new();
+        let mut unparsed = Vec::new();
+        for file in images_below(&path)? {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            match parse_name(&name) {
+                Some((JUNK, _)) => {}
+                Some((DISTRACTOR, _)) if subset != "gallery" => {}
+                Some((pid, camid)) if pid >= DISTRACTOR => records.push(ImageRecord { path: file, pid, camid }),
+                _ => unparsed.push(name.into_owned()),
+            }
+        }
+        if records.is_empty() {
+            let hint = match unparsed.first() {
+                None => "no image in it".to_string(),
+                Some(name) => format!("no image with a name like 0002_c1s1_000451_03.jpg (the first is {name})"),
+            };
+            return Err(Error::NotADataset { path, reason: hint });
+        }
+        if !unparsed.is_empty() {
+            dataset.warnings.push(format!(
+                "{}: {} names do not read as PPPP_cC..., they are left out ({})",
+                path.display(),
+                unparsed.len(),
+                listed(&unparsed)
+            ));
+        }
+        if let Some([pids, camids]) = bounds(kind) {
+            let beyond = |r: &&ImageRecord| !pids.contains(&r.pid) || !camids.contains(&r.camid);
+            let strange: Vec<_> = records.iter().filter(beyond).map(|r| r.path.display()).collect();
+            if !strange.is_empty() {
+                dataset.warnings.push(format!(
+                    "{}: {} images have an identity or camera that {kind} does not have: {} to {} and {} to {} ({})",
+                    path.display(),
+                    strange.len(),
+                    pids.start(),
+                    pids.end(),
+                    camids.start(),
+                    camids.end(),
+                    listed(strange)
+                ));
+            }
+        }
+        match subset {
+            "train" => dataset.train = records,
+            "query" => dataset.query = records,
+            _ => dataset.gallery = records,
+        }
+    }
+    Ok(dataset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_give_identity_and_camera() {
+        let cases = [
+            ("0002_c1s1_000451_03.jpg", Some((2, 1))),
+            ("-1_c3s2_000001_00.jpg", Some((-1, 3))),
+            ("0000_c6s4_010_01.jpg", Some((0, 6))),
+            ("0012_c10s1_000001_00.png", Some((12, 10))),
+            ("0001_c2_f0046182.jpg", Some((1, 2))),
+            ("0001_C12_x.JPG", Some((1, 12))),
+            ("0001_s2.jpg", None),
+            ("abc_c1.jpg", None),
+            ("0001.jpg", None),
+            ("0001_c_1.jpg", None),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(parse_name(name), expected, "{name}");
+        }
+    }
+}

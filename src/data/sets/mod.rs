@@ -1,0 +1,62 @@
+//! Data sets by name: one file for each layout on disk, and one entry, [`load`].
+
+mod classic;
+mod kind;
+mod known;
+mod locate;
+mod market;
+mod msmt17;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::Dataset;
+use crate::Result;
+use locate::Layout;
+
+pub use classic::{CLASSIC_FILE, ClassicSplits};
+pub use kind::DatasetKind;
+pub use known::Verdict;
+
+/// What a name alone does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadOptions {
+    /// MSMT17: train on `list_train.txt` and `list_val.txt`, not on the first alone.
+    pub msmt17_val: bool,
+    /// CUHK03 classic: which of the splits, from 0.
+    pub split: usize,
+}
+
+impl Default for LoadOptions {
+    fn default() -> LoadOptions {
+        LoadOptions { msmt17_val: true, split: 0 }
+    }
+}
+
+/// Loads the data set in `root`, or for a named `kind` in the folder below it that the data set's download unpacks to.
+/// Images are sorted by the bytes of their paths, so labels and order never depend on the file system.
+///
+/// # Errors
+/// [`Error::NotADataset`](crate::Error::NotADataset) says what was looked for and where; lists and files that cannot be
+/// read, and images that lists name but nobody has.
+pub fn load(root: &Path, kind: DatasetKind, options: &LoadOptions) -> Result<Dataset> {
+    let (folder, layout) = locate::find(root, kind)?;
+    let mut dataset = match layout {
+        Layout::Market => market::load(&folder, kind)?,
+        Layout::Msmt17 => msmt17::load(&folder, options.msmt17_val)?,
+        Layout::Classic => classic::load(&folder, kind, options.split)?,
+    };
+    dataset.name = root.display().to_string();
+    if dataset.kind == DatasetKind::Auto {
+        if let Verdict::Exact(kind) = dataset.verdict() {
+            dataset.kind = kind;
+            dataset.label = kind.to_string();
+        }
+    }
+    dataset.warn_of_oddities();
+    Ok(dataset)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! MSMT17: image folders and four lists, in its first edition and in the second with blurred faces.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::kind::DatasetKind;
+use crate::data::dataset::{Dataset, ImageRecord, listed};
+use crate::error::IoContext;
+use crate::{Error, Result};
+
+/// Lists of `path identity` lines.
+pub(super) const LISTS: [&str; 4] = ["list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt"];
+/// Folders of training and test images: as in the first edition, as in the second.
+const FOLDERS: [[&str; 2]; 2] = [["train", "test"], ["mask_train_v2", "mask_test_v2"]];
+const CAMERAS: std::ops::RangeInclusive<i64> = 1..=15;
+
+/// Loads the lists. Identities of the test lists start anew from 0, they are moved behind those of the training lists;
+/// where `list_val.txt` stays unused, its identities count all the same, so that `with_val` moves no test identity.
+///
+/// # Errors
+/// A list or folder is missing, a line does not read as path and identity, or an image is not there.
+pub(super) fn load(root: &Path, with_val: bool) -> Result<Dataset> {
+    let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
+    let missing: Vec<&str> =
+        LISTS.into_iter().filter(|list| (with_val || *list != "list_val.txt") && !root.join(list).is_file()).collect();
+    if !missing.is_empty() {
+        let way_out = if missing == ["list_val.txt"] { "; --msmt17-val false trains without it" } else { "" };
+        return refuse(format!("MSMT17 needs {}, missing {}{way_out}", LISTS.join(", "), missing.join(", ")));
+    }
+    let Some([train, test]) = FOLDERS.into_iter().find(|names| names.iter().all(|name| root.join(name).is_dir()))
+    else {
+        return refuse("MSMT17 needs the image folders train and test, or mask_train_v2 and mask_test_v2".into());
+    };
+    let mut records = read_list(root, train, "list_train.txt")?;
+    let val = if root.join("list_val.txt").is_file() { read_list(root, train, "list_val.txt")? } else { Vec::new() };
+    let first_test_id = records.iter().chain(&val).map(|r| r.pid + 1).max().unwrap_or(0);
+    if with_val {
+        records.extend(val);
+    }
+    let moved = |mut records: Vec<ImageRecord>| {
+        records.iter_mut().for_each(|r| r.pid += first_test_id);
+        records.sort_by(by_path);
+        records
+    };
+    let mut dataset = Dataset {
+        kind: DatasetKind::Msmt17,
+        label: format!("msmt17 ({}, {})", edition(root, train), if with_val { "train+val" } else { "train" }),
+        query: moved(read_list(root, test, "list_query.txt")?),
+        gallery: moved(read_list(root, test, "list_gallery.txt")?),
+        ..Dataset::default()
+    };
+    records.sort_by(by_path);
+    dataset.train = records;
+    let all = || dataset.train.iter().chain(&dataset.query).chain(&dataset.gallery);
+    let strange: BTreeSet<i64> = all().map(|r| r.camid).filter(|camid| !CAMERAS.contains(camid)).collect();
+    if !strange.is_empty() {
+        dataset.warnings.push(format!("MSMT17 has cameras 1 to 15, names here say {}", listed(strange)));
+    }
+    Ok(dataset)
+}
+
+fn by_path(a: &ImageRecord, b: &ImageRecord) -> std::cmp::Ordering {
+    a.path.as_os_str().as_encoded_bytes().cmp(b.path.as_os_str().as_encoded_bytes())
+}
+
+/// `V1` or `V2`. Both editions have the same lists; only names of folders tell them apart, and some recipes ask to rename
+/// the second edition's to `train` and `test`.
+fn edition(root: &Path, train: &str) -> &'static str {
+    let root = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
+    let name = root.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    match (train, name.contains("v1"), name.contains("v2")) {
+        ("train", false, false) => "V1 by its folders",
+        ("train", true, _) => "V1",
+        _ => "V2",
+    }
+}
+
+/// Reads one list and looks for its images.
+fn read_list(root: &Path, folder: &str, list: &str) -> Result<Vec<ImageRecord>> {
+    let path = root.join(list);
+    let text = fs::read_to_string(&path).at("read", &path)?;
+    let folder = root.join(folder);
+    let mut records = Vec::new();
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let record =
+            parse_line(line).map_err(|reason| Error::ListLine { path: path.clone(), line: index + 1, reason })?;
+        records.push(ImageRecord { path: folder.join(&record.path), ..record });
+    }
+    if records.is_empty() {
+        return Err(Error::NotADataset { path, reason: "the list names no image".into() });
+    }
+    let missing: Vec<&PathBuf> = records.iter().map(|r| &r.path).filter(|path| !path.is_file()).collect();
+    match missing.first() {
+        Some(&first) => {
+            Err(Error::MissingImages { list: path, missing: missing.len(), total: records.len(), first: first.clone() })
+        }
+        None => Ok(records),
+    }
+}
+
+/// `0000/0000_045_12_0303morning_0006_2.jpg 0`: the third field of the name is the camera.
+fn parse_line(line: &str) -> std::result::Result<ImageRecord, String> {
+    let (name, pid) = line.trim().rsplit_once(char::is_whitespace).ok_or("expected a path and an identity")?;
+    let pid = pid.parse::<u32>().map_err(|_| format!("{pid} is no identity: expected a whole number of at least 0"))?;
+    let path = PathBuf::from(name.trim_end());
+    let escapes = path.components().any(|part| !matches!(part, std::path::Component::Normal(_)));
+    if escapes {
+        return Err(format!("{name} leaves the image folder"));
+    }
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let camid = file.split('_').nth(2).and_then(|field| field.parse::<u16>().ok()).map(i64::from);
+    let camid = camid.ok_or_else(|| format!("{file} has no camera as the third field of its name"))?;
+    Ok(ImageRecord { path, pid: i64::from(pid), camid })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_give_path_identity_and_camera() {
+        let line = "0000/0000_045_12_0303morning_0006_2_ex.jpg 17";
+        let record = parse_line(line).unwrap();
+        assert_eq!((record.pid, record.camid), (17, 12));
+        assert_eq!(record.path, Path::new("0000/0000_045_12_0303morning_0006_2_ex.jpg"));
+        for (line, part) in [
+            ("0000/0000_045_12_a.jpg", "expected a path and an identity"),
+            ("0000/0000_045_12_a.jpg x", "x is no identity"),
+            ("0000/0000_045_12_a.jpg -1", "-1 is no identity"),
+            ("0000/0000.jpg 3", "no camera"),
+            ("../0000_045_12_a.jpg 3", "leaves the image folder"),
+            ("/0000_045_12_a.jpg 3", "leaves the image folder"),
+        ] {
+            assert!(parse_line(line).unwrap_err().contains(part), "{line}");
+        }
+    }
+}
