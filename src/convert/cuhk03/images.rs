@@ -100,7 +100,7 @@ impl MatFile {
     /// # Errors
     /// The file has no such tables, or they are broken.
     pub fn test_sets(&self) -> Result<Vec<Vec<[usize; 2]>>> {
-        let read = |(i, set): (usize, Box<Dataset>)| {
+        let read = |(i, set): (usize, Dataset)| {
             let what = format!("/testsets, split {}", i + 1);
             let shape = set.shape().map_err(|e| self.broken(&what, e))?;
             let [2, ids @ 1..=MANY] = shape[..] else {
@@ -108,7 +108,7 @@ impl MatFile {
             };
             let values = set.read_f64().map_err(|e| self.broken(&what, e))?;
             let (pairs, people) = values.split_at_checked(ids as usize).unwrap_or_default();
-            let whole = |x: f64| (x >= 1.0 && x <= MANY as f64 && x.fract() == 0.0).then_some(x as usize);
+            let whole = |x: f64| ((1.0..=MANY as f64).contains(&x) && x.fract() == 0.0).then_some(x as usize);
             let ids: Option<Vec<[usize; 2]>> =
                 pairs.iter().zip(people).map(|(&pair, &person)| Some([whole(pair)?, whole(person)?])).collect();
             ids.ok_or_else(|| self.error(format!("{what} holds numbers that are no camera pair and person")))
@@ -117,7 +117,7 @@ impl MatFile {
     }
 
     /// What the table at the top of the file refers to.
-    fn references(&self, name: &str) -> Result<Vec<Box<Dataset>>> {
+    fn references(&self, name: &str) -> Result<Vec<Dataset>> {
         let missing = |error| {
             self.error(format!("it has no table /{name} ({error}): is it the cuhk-03.mat of the CUHK03 data set?"))
         };
@@ -126,13 +126,13 @@ impl MatFile {
         self.dereferenced(name, &table, &shape)
     }
 
-    fn dereferenced(&self, what: &str, table: &Dataset, shape: &[u64]) -> Result<Vec<Box<Dataset>>> {
+    fn dereferenced(&self, what: &str, table: &Dataset, shape: &[u64]) -> Result<Vec<Dataset>> {
         if shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n)).is_none_or(|n| n > MANY * COLUMNS as u64) {
             return Err(self.error(format!("{what} has the shape {shape:?}, which cannot be")));
         }
         let objects = table.dereference().map_err(|e| self.broken(what, e))?;
         let dataset = |object| match object {
-            Object::Dataset(dataset) => Ok(dataset),
+            Object::Dataset(dataset) => Ok(*dataset),
             _ => Err(self.error(format!("{what} refers to something that is no array"))),
         };
         objects.into_iter().map(dataset).collect()
@@ -144,8 +144,8 @@ impl MatFile {
             return Err(self.error(format!("{what} has the shape {shape:?} instead of [{COLUMNS}, people]")));
         };
         let cells = self.dereferenced(what, table, &shape)?.into_iter();
-        let image = |cell: Box<Dataset>| match cell.shape().map_err(|e| self.broken(what, e))?.len() {
-            3 => Ok(Some(cell)),
+        let image = |cell: Dataset| match cell.shape().map_err(|e| self.broken(what, e))?.len() {
+            3 => Ok(Some(Box::new(cell))),
             _ => Ok(None),
         };
         Ok(Table { people: people as usize, cells: cells.map(image).collect::<Result<_>>()? })

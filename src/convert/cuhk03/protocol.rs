@@ -76,7 +76,7 @@ fn listed(variables: &[Variable]) -> Result<Vec<Listed>, String> {
     };
     let numbers = |name: &str| match value(name)? {
         Value::Numbers(numbers) => {
-            let whole = |&x: &f64| (x >= 1.0 && x <= 1e6 && x.fract() == 0.0).then_some(x as usize);
+            let whole = |&x: &f64| ((1.0..=1e6).contains(&x) && x.fract() == 0.0).then_some(x as usize);
             let numbers: Option<Vec<usize>> = numbers.iter().map(whole).collect();
             numbers.ok_or_else(|| format!("{name} holds something else than whole numbers from 1"))
         }

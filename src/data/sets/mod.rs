@@ -48,11 +48,11 @@ pub fn load(root: &Path, kind: DatasetKind, options: &LoadOptions) -> Result<Dat
         Layout::Classic => classic::load(&folder, kind, options.split)?,
     };
     dataset.name = root.display().to_string();
-    if dataset.kind == DatasetKind::Auto {
-        if let Verdict::Exact(kind) = dataset.verdict() {
-            dataset.kind = kind;
-            dataset.label = kind.to_string();
-        }
+    if dataset.kind == DatasetKind::Auto
+        && let Verdict::Exact(kind) = dataset.verdict()
+    {
+        dataset.kind = kind;
+        dataset.label = kind.to_string();
     }
     dataset.warn_of_oddities();
     Ok(dataset)

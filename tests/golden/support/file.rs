@@ -164,8 +164,9 @@ pub fn bytes(path: &Path) -> Vec<u8> {
         return read(path);
     }
     let zipped = PathBuf::from(format!("{}.gz", path.display()));
+    let compressed = read(&zipped);
     let mut bytes = Vec::new();
-    let mut decoder = flate2::read::GzDecoder::new(&read(&zipped)[..]).take(1 << 30);
+    let mut decoder = flate2::read::GzDecoder::new(&compressed[..]);
     decoder.read_to_end(&mut bytes).unwrap_or_else(|e| panic!("{}: {e}", zipped.display()));
     bytes
 }
