@@ -14,3 +14,4 @@ mod networks;
 mod optim;
 mod schedules;
 mod support;
+mod transforms;
