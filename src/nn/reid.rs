@@ -130,6 +130,12 @@ impl ReidModel {
         name == "classifier.weight"
     }
 
+    /// Names in a file that a tensor of the model may start from, the best one first: its own, then that of a bare
+    /// torchvision network.
+    pub fn weight_sources(name: &str) -> Vec<String> {
+        std::iter::once(name).chain(name.strip_prefix("backbone.")).map(str::to_string).collect()
+    }
+
     /// Trains everything but the backbone.
     pub fn freeze_backbone(store: &mut Store) {
         store.set_trainable(Group::Backbone, false);

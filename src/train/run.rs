@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::state::{self, Position};
 use super::{StepReport, Trainer, curves};
-use crate::checkpoint::{self, LoadMode};
+use crate::checkpoint;
 use crate::config::Config;
 use crate::data::{Dataset, IdentitySampler, ImageCache, Loader, LoaderOptions};
 use crate::eval::{self, ranking::RankingReport};
@@ -67,7 +67,7 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
     let mut trainer = Trainer::new(config, classes, |store| match &job.start {
         Start::Init(path) => {
             let file = checkpoint::File::open(path)?;
-            let report = checkpoint::load(store, &file, LoadMode::FineTune, ReidModel::is_identity_head)?;
+            let report = checkpoint::fine_tune(store, &file, ReidModel::is_identity_head, ReidModel::weight_sources)?;
             reporter.message(&format!("weights from {}:\n{}", path.display(), report.table()));
             Ok(())
         }

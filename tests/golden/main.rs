@@ -5,6 +5,7 @@
 //! hyper-parameters come from the files, so another set of the same form can be run.
 
 mod bconv;
+mod ckpt;
 mod engine;
 mod eval;
 mod formula;
