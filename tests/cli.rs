@@ -188,6 +188,80 @@ fn a_run_can_be_evaluated_extracted_resumed_and_fine_tuned() {
     succeeds(&tiny(&["train", "--data", data, "--init", run, "--out", &tuned, "--epochs", "1", "--seed", "3"]));
 }
 
+/// The fixture's weights as another program would save them: without our description.
+fn foreign_weights(folder: &TempDir, rename: impl Fn(&str) -> String) -> String {
+    use ptl::checkpoint::{File, Tensor, write};
+    let checkpoints = files(Path::new(&fixture().run).join("checkpoints"));
+    let file = File::open(&checkpoints.last().unwrap().join("model.safetensors")).unwrap();
+    let tensors: Vec<Tensor> = file
+        .names()
+        .iter()
+        .map(|name| {
+            let shape = file.shape(name).unwrap();
+            match file.f32(name) {
+                Ok(values) => Tensor::f32(rename(name), &shape, values),
+                Err(_) => Tensor::i64(rename(name), &shape, file.i64(name).unwrap()),
+            }
+        })
+        .collect();
+    let target = path(folder, "foreign.bin");
+    write(Path::new(&target), &tensors, []).unwrap();
+    target
+}
+
+#[test]
+fn weights_from_elsewhere_are_measured_with_flags_that_name_their_network() {
+    let Fixture { data, run, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let weights = foreign_weights(&folder, |name| format!("module.{name}"));
+    let evaluate = ["evaluate", "--checkpoint", &weights, "--data", data];
+    let network = ["--width", "0.125", "--height", "32", "--image-width", "16"];
+    let arch = ["--arch", "resnet18-ptl"];
+    let report = succeeds(&[&evaluate[..], &network, &arch].concat());
+    let trained = json(Path::new(run).join("summary.json"))["mAP"].as_f64().unwrap();
+    assert!(report.contains(&format!("{trained:.2}")), "{trained} in {report}");
+    fails_with(1, &[&evaluate[..], &network].concat(), &["says nothing of its network", "--arch"]);
+    fails_with(1, &[&evaluate[..], &arch].concat(), &["another model", "the model has"]);
+    let npy = path(&folder, "features.npy");
+    let extract = ["extract", "--checkpoint", &weights, "--data", data, "--out", &npy];
+    succeeds(&[&extract[..], &network, &arch].concat());
+    let headless = foreign_weights(&folder, |name| name.replace("classifier", "other"));
+    fails_with(1, &[&["evaluate", "--checkpoint", &headless][..], &arch].concat(), &["no classifier", "--init"]);
+
+    // Our own checkpoints say what they are.
+    let own = ["evaluate", "--checkpoint", run, "--data", data];
+    assert_eq!(succeeds(&[&own[..], &arch].concat()), succeeds(&own));
+    for flags in [["--arch", "resnet18"], ["--last-stride", "2"], ["--pool", "max"], ["--width", "0.25"]] {
+        fails_with(1, &[&own[..], &flags].concat(), &[&flags[0][2..].replace('-', "_"), "leave the flag out"]);
+    }
+}
+
+#[test]
+fn hostile_and_useless_weights_are_refused_before_the_run_exists() {
+    let folder = tempfile::tempdir().unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/ckpt");
+    let cases = [
+        ("evil_os_system_zip.pth", "it names "),
+        ("evil_eval_legacy.pth", "it names "),
+        ("evil_raw_pickle.pkl", "names posix.system"),
+        ("corrupt_oob_size_zip.pth", "outside its storage"),
+    ];
+    for (name, part) in cases {
+        let weights = golden.join(name).display().to_string();
+        let out = path(&folder, name);
+        let output = program()
+            .args(tiny(&["train", "--data", &fixture().data, "--init", &weights, "--out", &out]))
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}: {stderr}");
+        assert!(stderr.contains(part) && stderr.contains(name), "{name}: {stderr}");
+        assert!(!Path::new(&out).exists(), "{name} left a run folder");
+    }
+    assert!(files(folder.path()).is_empty(), "something was run: {:?}", files(folder.path()));
+}
+
 #[test]
 fn an_ablation_trains_every_policy_and_evaluates_every_state() {
     let folder = tempfile::tempdir().unwrap();

@@ -105,7 +105,7 @@ pub struct TrainArgs {
     /// Folder for the run, new or empty [default: runs/DATE_TIME-train].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Start from these weights: a checkpoint or a run; identities may differ.
+    /// Start from these weights: a checkpoint (.safetensors or torch's .pth) or a run; identities may differ.
     #[arg(long, value_name = "CHECKPOINT")]
     pub init: Option<PathBuf>,
     /// Continue this run from its last checkpoint, with its settings; flags may change them.
@@ -117,17 +117,18 @@ pub struct TrainArgs {
 
 #[derive(Args, Debug)]
 pub struct EvaluateArgs {
-    /// A checkpoint, or a run: its last one.
+    /// A checkpoint (of this program, .safetensors or torch's .pth), or a run: its last one.
     #[arg(long, value_name = "CHECKPOINT")]
     pub checkpoint: PathBuf,
-    /// The settings the model was trained with are the start; --data names the data set.
+    /// The settings the model was trained with are the start; --data names the data set. A checkpoint from elsewhere has
+    /// none: --arch and the other flags of the network name it.
     #[command(flatten)]
     pub settings: EvalFlags,
 }
 
 #[derive(Args, Debug)]
 pub struct ExtractArgs {
-    /// A checkpoint, or a run: its last one.
+    /// A checkpoint (of this program, .safetensors or torch's .pth), or a run: its last one.
     #[arg(long, value_name = "CHECKPOINT")]
     pub checkpoint: PathBuf,
     /// Any folder of images, searched with its subfolders (instead of --data).

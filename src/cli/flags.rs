@@ -18,13 +18,15 @@ fn all() -> impl Iterator<Item = &'static Setting> {
     SETTINGS.iter()
 }
 
-/// Without what only training asks for, and without what would make another network of the same weights.
+/// Without what only training asks for. What makes the network is for checkpoints from elsewhere; where a checkpoint says
+/// itself what it is, [`TrainedModel::open`](crate::eval::TrainedModel::open) refuses another one.
 fn for_evaluation() -> impl Iterator<Item = &'static Setting> {
     const SECTIONS: [&str; 3] = ["", "data", "eval"];
     const ALSO: [&str; 5] =
         ["model.height", "model.image_width", "ptl.eval_state", "augment.interpolation", "train.workers"];
     const NOT: [&str; 3] = ["data.target", "data.target_kind", "data.cache_mb"];
-    SETTINGS.iter().filter(|s| (SECTIONS.contains(&s.section()) || ALSO.contains(&s.path)) && !NOT.contains(&s.path))
+    let wanted = |s: &Setting| SECTIONS.contains(&s.section()) || ALSO.contains(&s.path) || s.makes_network();
+    SETTINGS.iter().filter(move |s| wanted(s) && !NOT.contains(&s.path))
 }
 
 fn add_flags(command: Command, settings: impl Iterator<Item = &'static Setting>) -> Command {

@@ -69,6 +69,13 @@ impl Config {
         Ok(config)
     }
 
+    /// A setting's value as it would stand in a TOML file.
+    pub fn shown(&self, setting: &Setting) -> String {
+        let tree = Value::try_from(self).expect("a configuration is valid TOML");
+        let value = setting.path.split('.').try_fold(&tree, |value, key| value.get(key));
+        value.map_or_else(String::new, |value| value.as_str().map_or_else(|| value.to_string(), str::to_string))
+    }
+
     /// The settings as a TOML file.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("plain sections serialise")

@@ -173,6 +173,13 @@ pub fn section_title(section: &str) -> &'static str {
 }
 
 impl Setting {
+    /// Whether it says what the network is, apart from the size of its input: a trained model cannot change it.
+    pub fn makes_network(&self) -> bool {
+        let input = ["model.height", "model.image_width"];
+        let branch = ["ptl.stages", "ptl.cell_width"];
+        (self.section() == "model" && !input.contains(&self.path)) || branch.contains(&self.path)
+    }
+
     /// `optim` of `optim.lr`; empty at the top.
     pub fn section(&self) -> &'static str {
         self.path.split_once('.').map_or("", |(section, _)| section)

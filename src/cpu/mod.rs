@@ -10,3 +10,4 @@ pub mod par;
 mod simd;
 
 pub use microkernel::isa_name;
+pub(crate) use simd::with_best_isa;

@@ -3,7 +3,7 @@
 /// Runs `f`, compiled for the best instruction set of this machine: loops in it (if it is inlined) use the widest vectors,
 /// where code for any x86-64 would use SSE2.
 #[inline(always)]
-pub(super) fn with_best_isa<R>(f: impl FnOnce() -> R) -> R {
+pub(crate) fn with_best_isa<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]

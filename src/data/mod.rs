@@ -6,6 +6,7 @@
 mod dataset;
 mod folder;
 mod loader;
+mod resample;
 mod sampler;
 mod sets;
 pub mod synth;
@@ -16,4 +17,4 @@ pub use folder::list_images;
 pub use loader::{Batch, ImageCache, Loader, LoaderOptions};
 pub use sampler::IdentitySampler;
 pub use sets::{CLASSIC_FILE, ClassicSplits, DatasetKind, LoadOptions, Verdict, load};
-pub use transforms::{Rgb, Transform};
+pub use transforms::{Rgb, Transform, decode};

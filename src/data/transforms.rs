@@ -3,8 +3,6 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use fast_image_resize::images::Image;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::ImageReader;
 use rand::{Rng, RngExt};
 
@@ -68,21 +66,7 @@ impl Transform {
     /// # Errors
     /// As [`decode`].
     pub fn load(&self, path: &Path) -> Result<Vec<u8>> {
-        let Rgb { width, height, pixels } = decode(path)?;
-        if (width, height) == (self.width, self.height) {
-            return Ok(pixels);
-        }
-        let bad = |reason: String| Error::Image { path: path.to_path_buf(), reason };
-        let source =
-            Image::from_vec_u8(width as u32, height as u32, pixels, PixelType::U8x3).map_err(|e| bad(e.to_string()))?;
-        let mut resized = Image::new(self.width as u32, self.height as u32, PixelType::U8x3);
-        let filter = match self.interpolation {
-            Interpolation::Bicubic => FilterType::CatmullRom,
-            Interpolation::Bilinear => FilterType::Bilinear,
-        };
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
-        Resizer::new().resize(&source, &mut resized, &options).map_err(|e| bad(e.to_string()))?;
-        Ok(resized.into_vec())
+        Ok(decode(path)?.resize([self.height, self.width], self.interpolation).pixels)
     }
 
     /// Normalises without any randomness into `out` `[height, width, 3]`.

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{self, LoadMode};
-use crate::config::{Config, Overrides};
+use crate::checkpoint;
+use crate::config::{Config, DEFAULT_ARCH, Overrides, SETTINGS};
 use crate::graph::{Graph, Mode};
 use crate::latent_state::LatentStates;
-use crate::nn::Network;
+use crate::nn::{Arch, Network};
 use crate::run_dir::RunDir;
 use crate::shape::Shape;
 use crate::store::Store;
@@ -22,24 +22,71 @@ pub struct TrainedModel {
 }
 
 impl TrainedModel {
-    /// Loads what [`model_file`] finds at `path`; `flags` win over the settings that stand in the file.
+    /// Loads what [`model_file`] finds at `path`; `flags` win over the settings that stand in the file. For a file from
+    /// elsewhere, which has no settings, they name the network, and the number of identities is read off its classifier.
     ///
     /// # Errors
-    /// There is no checkpoint, it is broken or not from this program, or the flags make another network.
+    /// There is no checkpoint, it is broken or of another network than the flags say, or nothing names its network.
     pub fn open(path: &Path, flags: &Overrides) -> Result<TrainedModel> {
         let path = model_file(path)?;
         let file = checkpoint::File::open(&path)?;
-        let header = state::model_header(&path, &file)?;
-        let config = Config::load(&header.config, None, flags)?;
+        let (config, classes) =
+            if state::has_header(&file) { described(&file, flags)? } else { foreign(&file, flags)? };
         let mut store = Store::new();
-        let network = network_config(&config, header.classes)?.build(&mut store, config.seed)?;
-        checkpoint::load(&mut store, &file, LoadMode::Exact, |name| network.is_identity_head(name))?;
+        let network = network_config(&config, classes)?.build(&mut store, config.seed)?;
+        checkpoint::load_exact(&mut store, &file)?;
         let mut graph = Graph::new(Mode::Eval);
         let images = graph.input(Shape::new(config.eval.batch, config.model.height, config.model.image_width, 3));
         network.forward(&mut graph, &store, images)?;
         let mut states = LatentStates::new(config.ptl.state_init, config.seed);
         state::load_latent_states(&path, graph.states(), &mut states)?;
         Ok(TrainedModel { config, network, store, states })
+    }
+}
+
+/// Settings and number of identities of a file that carries them.
+fn described(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize)> {
+    let header = state::model_header(file.path(), file)?;
+    let config = Config::load(&header.config, None, flags)?;
+    // A flag that changes no shape, such as a stride, would silently make another network of the same weights.
+    for setting in SETTINGS.iter().filter(|s| s.makes_network() && flags.has(s.path)) {
+        let (then, now) = (header.config.shown(setting), config.shown(setting));
+        if then != now {
+            return Err(Error::Setting {
+                setting: setting.path.into(),
+                value: now,
+                reason: format!("the checkpoint says of itself that it is {then}: leave the flag out"),
+            });
+        }
+    }
+    Ok((config, header.classes))
+}
+
+/// Settings and number of identities of a file from elsewhere.
+fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize)> {
+    let bad = |reason: String| Error::Checkpoint { path: file.path().to_path_buf(), reason };
+    if !flags.has("model.arch") {
+        let reason = "it was not written by ptl-train and says nothing of its network: name that with --arch (and --width, \
+                      --embedding ... where they are not the defaults)";
+        return Err(bad(reason.into()));
+    }
+    let config = Config::load_recipe(DEFAULT_ARCH, None, flags)?;
+    let arch: Arch = config.model.arch.parse()?;
+    // The rows of a classifier's weight.
+    let heads = file.names().into_iter().filter(|name| arch.is_identity_head(name));
+    let rows =
+        heads.filter_map(|name| file.shape(&name).filter(|shape| shape.len() >= 2).map(|shape| (name, shape[0])));
+    let rows: Vec<(String, usize)> = rows.collect();
+    match &rows[..] {
+        [(_, classes), rest @ ..] if rest.iter().all(|(_, other)| other == classes) => Ok((config, *classes)),
+        [] => Err(bad(format!(
+            "it has no classifier of {}: to start a training from these weights, pass it to train with --init",
+            config.model.arch
+        ))),
+        several => {
+            let sizes: Vec<String> = several.iter().map(|(name, classes)| format!("{name} {classes}")).collect();
+            Err(bad(format!("its classifiers differ in their number of identities: {}", sizes.join(", "))))
+        }
     }
 }
 

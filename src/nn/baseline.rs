@@ -108,10 +108,6 @@ impl Network for Baseline {
         Ok(Outputs { embeddings: vec![embedding], logits: vec![logits], feature })
     }
 
-    fn is_identity_head(&self, name: &str) -> bool {
-        name == "classifier.weight"
-    }
-
     fn pretrained_names(&self, name: &str) -> Vec<String> {
         // A bare torchvision ResNet has no prefix.
         let bare = name.strip_prefix("backbone.");

@@ -220,10 +220,6 @@ impl Network for Mgn {
         Ok(Outputs { embeddings: vectors[..3].to_vec(), logits, feature })
     }
 
-    fn is_identity_head(&self, name: &str) -> bool {
-        name.starts_with("fc_id_")
-    }
-
     fn pretrained_names(&self, name: &str) -> Vec<String> {
         let mut names = vec![name.to_string()];
         if let Some(torchvision) = torchvision_name(name) {

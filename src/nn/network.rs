@@ -16,9 +16,6 @@ pub trait Network: fmt::Debug + Send + Sync {
     /// An image size that the network cannot take.
     fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Outputs>;
 
-    /// Whether the tensor `name` belongs to an identity classifier: those start afresh for other identities.
-    fn is_identity_head(&self, name: &str) -> bool;
-
     /// Where the tensor `name` may take its start value from in a file of pre-trained weights: names there, best first.
     fn pretrained_names(&self, name: &str) -> Vec<String>;
 }
@@ -68,6 +65,14 @@ impl Arch {
         "mgn-ptl",
         "mgn-resnet101-ptl",
     ];
+
+    /// Whether the tensor `name` belongs to an identity classifier: those start afresh for other identities.
+    pub fn is_identity_head(self, name: &str) -> bool {
+        match self.family {
+            Family::Baseline => name == "classifier.weight",
+            Family::Mgn => name.starts_with("fc_id_"),
+        }
+    }
 }
 
 impl FromStr for Arch {

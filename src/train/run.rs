@@ -7,10 +7,11 @@ use serde_json::json;
 
 use super::state::{self, Position};
 use super::{StepReport, Trainer, curves};
-use crate::checkpoint::{self, LoadMode};
+use crate::checkpoint;
 use crate::config::Config;
 use crate::data::{Dataset, IdentitySampler, ImageCache, Loader, LoaderOptions};
 use crate::eval::{self, ranking::RankingReport};
+use crate::nn::Arch;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
 use crate::stop::StopFlag;
@@ -63,10 +64,12 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
     evaluated.check_for_evaluation()?;
 
     let classes = dataset.train_classes();
+    let arch: Arch = config.model.arch.parse()?;
     let mut trainer = Trainer::new(config, classes, |network, store| match &job.start {
         Start::Init(path) => {
             let file = checkpoint::File::open(path)?;
-            let report = checkpoint::load(store, &file, LoadMode::FineTune, |name| network.is_identity_head(name))?;
+            let is_head = |name: &str| arch.is_identity_head(name);
+            let report = checkpoint::fine_tune(store, &file, is_head, |name| network.pretrained_names(name))?;
             reporter.message(&format!("weights from {}:\n{}", path.display(), report.table()));
             Ok(())
         }

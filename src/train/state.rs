@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Trainer;
-use crate::checkpoint::{self, LoadMode, Tensor};
+use crate::checkpoint::{self, Tensor};
 use crate::config::Config;
 use crate::error::IoContext;
 use crate::graph::{StateDecl, StateId};
@@ -101,7 +101,7 @@ fn write_files(folder: &Path, trainer: &Trainer, classes: usize, position: Posit
 /// The checkpoint is broken or of another model.
 pub fn restore(folder: &Path, trainer: &mut Trainer) -> Result<Position> {
     let model = checkpoint::File::open(&folder.join(MODEL_FILE))?;
-    checkpoint::load(&mut trainer.store, &model, LoadMode::Exact, |name| trainer.network.is_identity_head(name))?;
+    checkpoint::load_exact(&mut trainer.store, &model)?;
     let path = folder.join(TRAINING_FILE);
     let file = checkpoint::File::open(&path)?;
     let header: Header = read_header(&path, &file.metadata)?;
@@ -141,6 +141,11 @@ fn restore_latent_states(file: &checkpoint::File, decls: Vec<StateDecl>, states:
         }
     }
     Ok(())
+}
+
+/// Whether the file says of itself what it is; files from elsewhere do not.
+pub fn has_header(file: &checkpoint::File) -> bool {
+    file.metadata.contains_key("ptl")
 }
 
 /// Reads what a model file says of itself.

@@ -5,6 +5,7 @@
 //! hyper-parameters come from the files, so another set of the same form can be run.
 
 mod bconv;
+mod ckpt;
 mod cuhk03;
 mod engine;
 mod eval;
@@ -15,4 +16,5 @@ mod networks;
 mod optim;
 mod schedules;
 mod support;
+mod transforms;
 mod trees;

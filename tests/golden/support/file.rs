@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-/// Golden files whose name matches `pattern` (at most one `*`): those of the folder `PTL_GOLDEN`, then the committed
+/// Golden files whose name matches `pattern` (at most one `*`, in the name; folders may stand before it): those of the folder `PTL_GOLDEN`, then the committed
 /// fixtures that differ from them.
 ///
 /// Panics if `PTL_GOLDEN` is set and its folder holds no such file. Where it is unset, stderr says what was skipped.
@@ -28,6 +28,8 @@ pub fn files(pattern: &str) -> Vec<PathBuf> {
 }
 
 fn matching(folder: &Path, pattern: &str) -> Vec<PathBuf> {
+    let (below, pattern) = pattern.rsplit_once('/').unwrap_or(("", pattern));
+    let folder = &folder.join(below);
     let (prefix, suffix) = pattern.split_once('*').unwrap_or((pattern, ""));
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("cannot list {}: {e}", folder.display()));
     let mut found: Vec<_> = entries
@@ -130,6 +132,16 @@ impl GoldenFile {
 
     pub fn i64(&self, key: &str) -> Vec<i64> {
         self.elements(key, Dtype::I64, i64::from_le_bytes)
+    }
+
+    pub fn u8(&self, key: &str) -> Vec<u8> {
+        self.elements(key, Dtype::U8, |[byte]| byte)
+    }
+
+    /// Name of the element type, as safetensors writes it, and the bytes.
+    pub fn raw(&self, key: &str) -> (String, &[u8]) {
+        let stored = self.stored(key);
+        (format!("{:?}", stored.dtype), &stored.bytes)
     }
 
     fn stored(&self, key: &str) -> &Stored {

@@ -1,0 +1,86 @@
+//! torch's checkpoints against their safetensors twins; damaged and hostile ones are refused.
+
+use std::path::Path;
+
+use ptl::checkpoint::File;
+use serde_json::Value;
+
+use crate::support::{Checker, GoldenFile, files};
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// `expected.json` has torch's names of types, the file's those of safetensors.
+fn torch_name(dtype: &str) -> &'static str {
+    match dtype {
+        "F16" => "float16",
+        "BF16" => "bfloat16",
+        "F32" => "float32",
+        "F64" => "float64",
+        "I64" => "int64",
+        "I32" => "int32",
+        "I16" => "int16",
+        "I8" => "int8",
+        "U8" => "uint8",
+        "BOOL" | "Bool" => "bool",
+        other => panic!("type {other}"),
+    }
+}
+
+#[test]
+fn checkpoints_of_every_format_have_the_twins_values() {
+    let mut compared = 0;
+    for listing in files("ckpt/expected.json") {
+        for (group, expected) in json(&listing).as_object().unwrap() {
+            let keys = expected["keys"].as_object().unwrap();
+            for path in files(&format!("ckpt/{group}*")).iter().filter(|path| path.parent() == listing.parent()) {
+                let twin = GoldenFile::open(&path.with_file_name(format!("{group}.safetensors")));
+                let file = File::open(path).unwrap_or_else(|e| panic!("{e}"));
+                let mut check = Checker::new(path.display().to_string());
+                let mut names: Vec<&String> = keys.keys().collect();
+                names.sort();
+                check.that(file.names().iter().eq(names), || format!("names {:?}", file.names()));
+                for (name, form) in keys {
+                    let shape: Vec<usize> = serde_json::from_value(form[0].clone()).unwrap();
+                    check.that(file.shape(name).as_ref() == Some(&shape), || format!("{name}: {:?}", file.shape(name)));
+                    let dtype = torch_name(&format!("{:?}", file.dtype(name).unwrap()));
+                    check.that(form[1] == dtype, || format!("{name}: {dtype} instead of {}", form[1]));
+                    let (stored, bytes) = twin.raw(name);
+                    assert_eq!(torch_name(&stored), dtype);
+                    check.that(file.bytes(name).unwrap() == bytes, || format!("{name}: other values than the twin's"));
+                }
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared >= 3, "{compared} files compared");
+}
+
+#[test]
+fn an_optimiser_beside_the_weights_is_left_alone() {
+    for path in files("ckpt/with_optimizer.pth") {
+        let file = File::open(&path).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(file.names(), ["p"]);
+        assert_eq!(file.f32("p").unwrap().len(), file.shape("p").unwrap().iter().product::<usize>());
+    }
+}
+
+/// The files that must be refused, with what the reason must hold.
+#[test]
+fn hostile_and_damaged_files_are_refused_and_nothing_is_run() {
+    let full = std::env::var_os("PTL_GOLDEN").is_some();
+    let families = [("evil", "it names "), ("corrupt", "damaged"), ("truncated", "")];
+    for (family, part) in families.iter().filter(|(family, _)| full || *family != "truncated") {
+        let found = files(&format!("ckpt/{family}_*"));
+        assert!(!found.is_empty(), "no file of the family {family}");
+        for path in found {
+            let reason =
+                File::open(&path).err().unwrap_or_else(|| panic!("{} was accepted", path.display())).to_string();
+            let negative = reason.contains("negative");
+            assert!(reason.contains(part) || negative, "{reason}");
+            assert!(reason.contains(&*path.file_name().unwrap().to_string_lossy()), "{reason}");
+        }
+    }
+    assert!(!Path::new("pwned.mark").exists(), "a pickle was run");
+}
