@@ -231,7 +231,7 @@ fn weights_from_elsewhere_are_measured_with_flags_that_name_their_network() {
     // Our own checkpoints say what they are.
     let own = ["evaluate", "--checkpoint", run, "--data", data];
     assert_eq!(succeeds(&[&own[..], &arch].concat()), succeeds(&own));
-    for flags in [["--arch", "resnet18"], ["--last-stride", "2"], ["--pool", "max"], ["--width", "0.25"]] {
+    for flags in [["--arch", "resnet18"], ["--embedding", "8"], ["--pool", "max"], ["--width", "0.25"]] {
         fails_with(1, &[&own[..], &flags].concat(), &[&flags[0][2..].replace('-', "_"), "leave the flag out"]);
     }
 }

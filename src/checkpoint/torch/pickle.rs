@@ -61,11 +61,17 @@ impl Machine<'_> {
                     return Err(format!("its pickle is of protocol {protocol}, which is not known"));
                 }
             }
-            0x95 => drop(self.take(8)?),
+            0x95 => {
+                self.take(8)?;
+            }
             // The stack and the memo.
             b'(' => self.marks.push(self.stack.len()),
-            b'0' => drop(self.pop()?),
-            b'1' => drop(self.above_mark()?),
+            b'0' => {
+                self.pop()?;
+            }
+            b'1' => {
+                self.above_mark()?;
+            }
             b'2' => {
                 let top = self.top()?;
                 self.push_id(top)?;
