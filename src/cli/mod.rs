@@ -30,6 +30,7 @@ pub fn run() -> ExitCode {
         Command::Compare(args) => commands::compare(&args),
         Command::Train(args) => commands::train(&args),
         Command::Evaluate(args) => commands::evaluate(&args),
+        Command::Rank(args) => commands::rank(&args),
         Command::Extract(args) => commands::extract(&args),
         Command::Synth(args) => commands::synth(&args),
         Command::Info => output::print(&info::text()).map(|()| ExitCode::SUCCESS),

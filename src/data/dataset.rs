@@ -19,6 +19,16 @@ pub struct ImageRecord {
     pub camid: i64,
 }
 
+/// How a data set is evaluated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// Every gallery image, without those of the query's identity and camera: mAP and CMC.
+    #[default]
+    CrossCamera,
+    /// One random gallery image of each identity from the other cameras, repeated: CMC alone (the first protocol of CUHK03).
+    SingleGalleryShot,
+}
+
 /// Training images, queries and gallery.
 #[derive(Clone, Debug, Default)]
 pub struct Dataset {
@@ -26,6 +36,7 @@ pub struct Dataset {
     pub train: Vec<ImageRecord>,
     pub query: Vec<ImageRecord>,
     pub gallery: Vec<ImageRecord>,
+    pub protocol: Protocol,
     /// What looked odd while loading, one sentence each.
     pub warnings: Vec<String>,
 }

@@ -11,9 +11,10 @@ mod sampler;
 pub mod synth;
 mod transforms;
 
-pub use dataset::{Dataset, ImageRecord};
+pub use dataset::{Dataset, ImageRecord, Protocol};
 pub use folder::list_images;
 pub use loader::{Batch, ImageCache, Loader, LoaderOptions};
 pub use market::load_market;
+pub(crate) use market::parse_name;
 pub use sampler::IdentitySampler;
 pub use transforms::Transform;

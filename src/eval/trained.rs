@@ -19,6 +19,8 @@ pub struct TrainedModel {
     pub model: ReidModel,
     pub store: Store,
     pub states: LatentStates,
+    /// The data set of its training.
+    pub trained_on: PathBuf,
 }
 
 impl TrainedModel {
@@ -30,6 +32,7 @@ impl TrainedModel {
         let path = model_file(path)?;
         let file = checkpoint::File::open(&path)?;
         let header = state::model_header(&path, &file)?;
+        let trained_on = header.config.data.root.clone();
         let config = Config::load(&header.config, None, flags)?;
         let mut store = Store::new();
         let model = ReidModel::new(&mut store, &model_config(&config, header.classes)?, config.seed)?;
@@ -39,7 +42,7 @@ impl TrainedModel {
         model.forward(&mut graph, &store, images)?;
         let mut states = LatentStates::new(config.ptl.state_init, config.seed);
         state::load_latent_states(&path, graph.states(), &mut states)?;
-        Ok(TrainedModel { config, model, store, states })
+        Ok(TrainedModel { config, model, store, states, trained_on })
     }
 }
 

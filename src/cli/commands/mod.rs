@@ -3,6 +3,8 @@
 mod compare;
 mod evaluate;
 mod extract;
+mod rank;
+mod report;
 mod shared;
 mod synth;
 mod train;
@@ -10,5 +12,6 @@ mod train;
 pub use compare::{compare, demo};
 pub use evaluate::evaluate;
 pub use extract::extract;
+pub use rank::rank;
 pub use synth::synth;
 pub use train::train;

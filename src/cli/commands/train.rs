@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use super::shared::{data_root, describe_datasets, new_run, open_dataset, set_threads};
 use crate::Result;
-use crate::{checkpoint, compare};
 use crate::cli::args::TrainArgs;
 use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
 use crate::config::Config;
@@ -12,6 +11,7 @@ use crate::eval::model_file;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
 use crate::train::{self, Job, Outcome, Start};
+use crate::{checkpoint, compare};
 
 /// `ptl-train train`.
 pub fn train(args: &TrainArgs) -> Result<ExitCode> {
