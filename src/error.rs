@@ -100,6 +100,14 @@ pub enum Error {
          identities from different cameras (with a single camera, keep same-camera matches)"
     )]
     NoValidQuery { queries: usize },
+    /// A file of features or of their labels that cannot be used.
+    #[error("features {}: {reason}", path.display())]
+    FeatureFile { path: PathBuf, reason: String },
+    /// Features of different networks.
+    #[error(
+        "the query features have {query} numbers each, those of the gallery {gallery}: both must come from the same network"
+    )]
+    FeatureLengths { query: usize, gallery: usize },
     // --- run folder, checkpoints ---
     /// A configuration file says something that is no setting.
     #[error("{}, line {line}: {message}", path.display())]

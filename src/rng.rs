@@ -14,6 +14,7 @@ pub enum Purpose {
     LatentState = 4,
     Synth = 5,
     Test = 6,
+    SingleShot = 16,
 }
 
 /// The generator for one item: `item` is a sample index, a parameter index, an image index ...

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::flags::{EvalFlags, TrainFlags};
+use super::flags::{EvalFlags, ExtractFlags, RankFlags, TrainFlags};
 use crate::data::DatasetKind;
 
 /// Fine-tune person re-identification models with Progressive Transfer Learning.
@@ -29,6 +29,8 @@ pub enum Command {
     Train(Box<TrainArgs>),
     /// Measure a model on a data set: mAP, mINP, CMC.
     Evaluate(Box<EvaluateArgs>),
+    /// Measure features that lie in files: mAP, mINP, CMC.
+    Rank(Box<RankArgs>),
     /// Write the features of images to a file.
     Extract(Box<ExtractArgs>),
     /// Generate a data set of drawn pedestrians.
@@ -120,10 +122,62 @@ pub struct EvaluateArgs {
     /// A checkpoint (of this program, .safetensors or torch's .pth), or a run: its last one.
     #[arg(long, value_name = "CHECKPOINT")]
     pub checkpoint: PathBuf,
+    #[command(flatten)]
+    pub report: ReportArgs,
     /// The settings the model was trained with are the start; --data names the data set. A checkpoint from elsewhere has
     /// none: --arch and the other flags of the network name it.
     #[command(flatten)]
     pub settings: EvalFlags,
+}
+
+#[derive(Args, Debug)]
+pub struct RankArgs {
+    /// Features of the queries: NAME.safetensors or NAME.npy.
+    #[arg(long, value_name = "FILE")]
+    pub query: PathBuf,
+    /// Features of the gallery.
+    #[arg(long, value_name = "FILE")]
+    pub gallery: PathBuf,
+    /// Labels of the queries: CSV with the header path,pid,camid, or Market-1501's names, one a line
+    /// [default: in the file, or beside it in NAME.csv or NAME.txt].
+    #[arg(long, value_name = "FILE")]
+    pub query_labels: Option<PathBuf>,
+    /// Labels of the gallery.
+    #[arg(long, value_name = "FILE")]
+    pub gallery_labels: Option<PathBuf>,
+    /// Scale every feature to unit length first.
+    #[arg(long)]
+    pub normalize: bool,
+    #[command(flatten)]
+    pub report: ReportArgs,
+    #[command(flatten)]
+    pub settings: RankFlags,
+}
+
+/// What an evaluation leaves beside its table.
+#[derive(Args, Debug)]
+pub struct ReportArgs {
+    /// Write everything as JSON: protocol, formulas, each query, pairs of cameras, ROC.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Print mAP and Rank-1 for each pair of cameras too.
+    #[arg(long)]
+    pub camera_pairs: bool,
+    /// Print true positive rates at fixed false positive rates and the equal error rate too.
+    #[arg(long)]
+    pub roc: bool,
+    /// Items as near as a match stand before it in CMC and mINP, instead of in the order of the gallery.
+    #[arg(long)]
+    pub pessimistic_ties: bool,
+    /// Draw queries with their ten nearest gallery images into this folder, new or empty.
+    #[arg(long, value_name = "DIR")]
+    pub gallery_pictures: Option<PathBuf>,
+    /// Queries to draw: the first ones.
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "gallery_pictures")]
+    pub pictures: usize,
+    /// Draw those of lowest average precision instead.
+    #[arg(long, requires = "gallery_pictures")]
+    pub pictures_worst: bool,
 }
 
 #[derive(Args, Debug)]
@@ -138,7 +192,7 @@ pub struct ExtractArgs {
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     #[command(flatten)]
-    pub settings: EvalFlags,
+    pub settings: ExtractFlags,
 }
 
 #[derive(Args, Debug)]

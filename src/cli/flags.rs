@@ -14,6 +14,14 @@ pub struct TrainFlags(pub Overrides);
 #[derive(Debug)]
 pub struct EvalFlags(pub Overrides);
 
+/// Flags of the settings that matter to the features of a trained model.
+#[derive(Debug)]
+pub struct ExtractFlags(pub Overrides);
+
+/// Flags of the settings that matter to a ranking.
+#[derive(Debug)]
+pub struct RankFlags(pub Overrides);
+
 fn all() -> impl Iterator<Item = &'static Setting> {
     SETTINGS.iter()
 }
@@ -27,6 +35,20 @@ fn for_evaluation() -> impl Iterator<Item = &'static Setting> {
     const NOT: [&str; 3] = ["data.target", "data.target_kind", "data.cache_mb"];
     let wanted = |s: &Setting| SECTIONS.contains(&s.section()) || ALSO.contains(&s.path) || s.makes_network();
     SETTINGS.iter().filter(move |s| wanted(s) && !NOT.contains(&s.path))
+}
+
+/// Settings of the ranking alone.
+const RANKING: [&str; 4] = ["eval.rerank", "eval.k1", "eval.k2", "eval.lambda"];
+
+/// Without the ranking.
+fn for_extraction() -> impl Iterator<Item = &'static Setting> {
+    for_evaluation().filter(|s| !RANKING.contains(&s.path))
+}
+
+/// What matters to features that are there already.
+fn for_ranking() -> impl Iterator<Item = &'static Setting> {
+    const ALSO: [&str; 1] = ["threads"];
+    SETTINGS.iter().filter(|s| RANKING.contains(&s.path) || ALSO.contains(&s.path))
 }
 
 fn add_flags(command: Command, settings: impl Iterator<Item = &'static Setting>) -> Command {
@@ -53,6 +75,7 @@ fn flag(setting: &'static Setting, defaults: &Value) -> Arg {
     }
     match kind {
         Kind::Switch => arg.num_args(0..=1).default_missing_value("true"),
+        _ if setting.path == "eval.rerank" => arg.num_args(0..=1).default_missing_value("auto"),
         Kind::Count | Kind::Real => arg.allow_negative_numbers(true),
         _ => arg,
     }
@@ -113,6 +136,8 @@ macro_rules! settings_as_args {
 
 settings_as_args!(TrainFlags, all);
 settings_as_args!(EvalFlags, for_evaluation);
+settings_as_args!(ExtractFlags, for_extraction);
+settings_as_args!(RankFlags, for_ranking);
 
 #[cfg(test)]
 mod tests {
@@ -120,7 +145,7 @@ mod tests {
 
     use super::*;
     use crate::cli::args;
-    use crate::config::DEFAULT_ARCH;
+    use crate::config::{DEFAULT_ARCH, Rerank};
 
     fn config(flags: &[&str]) -> Config {
         let line = ["ptl-train", "train"].iter().chain(flags);
@@ -167,5 +192,6 @@ mod tests {
     fn a_switch_alone_means_true() {
         assert!(config(&["--freeze-backbone", "--seed", "1"]).train.freeze_backbone);
         assert!(!config(&["--eval.flip", "false"]).eval.flip);
+        assert_eq!(config(&["--rerank", "--k1", "9"]).eval.rerank, Rerank::Auto);
     }
 }

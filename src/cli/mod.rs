@@ -31,6 +31,7 @@ pub fn run() -> ExitCode {
         Command::Ablate(args) => commands::ablate(&args),
         Command::Train(args) => commands::train(&args),
         Command::Evaluate(args) => commands::evaluate(&args),
+        Command::Rank(args) => commands::rank(&args),
         Command::Extract(args) => commands::extract(&args),
         Command::Synth(args) => commands::synth(&args),
         Command::Convert(args) => commands::convert(&args),

@@ -239,6 +239,26 @@ pub struct Eval {
     /// Add the feature of the mirrored image.
     pub flip: bool,
     pub batch: usize,
+    pub rerank: Rerank,
+    /// Re-ranking: neighbours that may be reciprocal.
+    pub k1: usize,
+    /// Re-ranking: neighbours that an encoding is averaged over.
+    pub k2: usize,
+    /// Re-ranking: share of the original distance.
+    pub lambda: f32,
+}
+
+/// Whether results are re-ranked too, and whose numbers come out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rerank {
+    #[default]
+    None,
+    /// That of the network's publication: `ptl` for MGN networks, else `zhong`.
+    Auto,
+    Ptl,
+    Zhong,
+    Torchreid,
 }
 
 impl Default for Model {
@@ -351,7 +371,7 @@ impl Default for Train {
 
 impl Default for Eval {
     fn default() -> Eval {
-        Eval { flip: true, batch: 64 }
+        Eval { flip: true, batch: 64, rerank: Rerank::None, k1: 20, k2: 6, lambda: 0.3 }
     }
 }
 

@@ -148,6 +148,15 @@ pub const SETTINGS: &[Setting] = &[
     short("train.max_steps", "max-steps", Count, "Stop after that many steps"),
     long("eval.flip", Switch, "Add the feature of the mirrored image"),
     short("eval.batch", "eval-batch", Count, "Images in a batch"),
+    short(
+        "eval.rerank",
+        "rerank",
+        Choice(&["none", "auto", "ptl", "zhong", "torchreid"]),
+        "Re-ranked results beside the plain ones (evaluate, rank), with this code's numbers; the flag alone means auto",
+    ),
+    short("eval.k1", "k1", Count, "Re-ranking: neighbours that may be reciprocal"),
+    short("eval.k2", "k2", Count, "Re-ranking: neighbours to average over; 1 averages nothing"),
+    short("eval.lambda", "lambda", Real, "Re-ranking: share of the original distance"),
 ];
 
 /// The setting at `path`.
@@ -167,7 +176,7 @@ pub fn section_title(section: &str) -> &'static str {
         "schedule" => "Schedule [schedule]",
         "loss" => "Loss [loss]",
         "train" => "Training [train]",
-        "eval" => "Features [eval]",
+        "eval" => "Evaluation [eval]",
         _ => "General",
     }
 }

@@ -1,6 +1,7 @@
 //! Settings that cannot work, refused before any long work starts.
 
 use super::{Config, OptimKind, ScheduleKind};
+use crate::eval::rerank::{RerankOptions, RerankVariant};
 use crate::nn::{self, Arch, Family, Pool};
 use crate::{Error, Result};
 
@@ -73,6 +74,8 @@ impl Config {
         )?;
         check("sampler.passes", s.passes, s.passes >= 1, "choose at least 1")?;
         check("eval.batch", self.eval.batch, (1..=65536).contains(&self.eval.batch), "choose from 1 to 65536")?;
+        let e = &self.eval;
+        RerankOptions { k1: e.k1, k2: e.k2, lambda: e.lambda, ..RerankOptions::new(RerankVariant::Ptl) }.validate()?;
         check("threads", self.threads, self.threads <= 1024, "choose at most 1024, or 0 for all cores")?;
         check("train.workers", self.train.workers, self.train.workers <= 1024, "choose at most 1024, or 0")
     }
@@ -176,6 +179,8 @@ mod tests {
             ("sampler.passes", |c| c.sampler.passes = 0),
             ("eval.batch", |c| c.eval.batch = 0),
             ("threads", |c| c.threads = 5000),
+            ("eval.k1", |c| c.eval.k1 = 0),
+            ("eval.lambda", |c| c.eval.lambda = 1.5),
             ("optim.lr", |c| c.optim.lr = -1.0),
             ("optim.lr", |c| c.optim.lr = f64::INFINITY),
             ("optim.betas", |c| c.optim.betas = [0.9, 1.0]),

@@ -5,9 +5,11 @@ pub mod cell;
 pub mod conv;
 mod gemm;
 pub mod math;
+mod matmul;
 mod microkernel;
 pub mod par;
 mod simd;
 
+pub use matmul::{COLUMN_ALIGNMENT, PackedRows, matmul_nt};
 pub use microkernel::isa_name;
 pub(crate) use simd::with_best_isa;

@@ -16,5 +16,6 @@ pub use dataset::{Dataset, ImageRecord, Protocol};
 pub use folder::list_images;
 pub use loader::{Batch, ImageCache, Loader, LoaderOptions};
 pub use sampler::IdentitySampler;
+pub(crate) use sets::parse_name;
 pub use sets::{CLASSIC_FILE, ClassicSplits, DatasetKind, LoadOptions, Verdict, load};
 pub use transforms::{Rgb, Transform, decode};

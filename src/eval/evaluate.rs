@@ -1,7 +1,8 @@
 //! A model on a data set: features of query and gallery, then the ranking.
 
 use super::extract::{ExtractOptions, Extractor};
-use super::ranking::{self, Labels, RankingOptions, RankingReport};
+use super::features_file::FeatureSet;
+use super::ranking::{self, RankingOptions, RankingReport};
 use crate::Result;
 use crate::config::Config;
 use crate::data::{Dataset, ImageRecord, Loader, LoaderOptions, Transform};
@@ -53,6 +54,36 @@ pub fn extract_features(
     Ok((features, extractor.dim()))
 }
 
+/// Features of the queries and of the gallery of `dataset`.
+///
+/// # Errors
+/// As [`extract_features`].
+pub fn dataset_features(
+    network: &dyn Network,
+    store: &mut Store,
+    states: &LatentStates,
+    dataset: &Dataset,
+    config: &Config,
+    reporter: &Reporter,
+) -> Result<[FeatureSet; 2]> {
+    let mut side = |records: &[ImageRecord]| -> Result<FeatureSet> {
+        let (features, dim) = extract_features(network, store, states, records, config, reporter)?;
+        Ok(FeatureSet {
+            features,
+            dim,
+            pids: records.iter().map(|r| r.pid).collect(),
+            camids: records.iter().map(|r| r.camid).collect(),
+            paths: records.iter().map(|r| r.path.clone()).collect(),
+        })
+    };
+    Ok([side(&dataset.query)?, side(&dataset.gallery)?])
+}
+
+/// How the images of `dataset` are ranked.
+pub fn ranking_options(dataset: &Dataset, config: &Config) -> RankingOptions {
+    RankingOptions { protocol: dataset.protocol, seed: config.seed, ..RankingOptions::default() }
+}
+
 /// Ranks the gallery of `dataset` for its queries.
 ///
 /// # Errors
@@ -65,18 +96,7 @@ pub fn evaluate_dataset(
     config: &Config,
     reporter: &Reporter,
 ) -> Result<RankingReport> {
-    let mut side = |records: &[ImageRecord]| -> Result<(Vec<f32>, usize, Vec<i64>, Vec<i64>)> {
-        let (features, dim) = extract_features(network, store, states, records, config, reporter)?;
-        Ok((features, dim, records.iter().map(|r| r.pid).collect(), records.iter().map(|r| r.camid).collect()))
-    };
-    let (query, dim, query_pids, query_camids) = side(&dataset.query)?;
-    let (gallery, _, gallery_pids, gallery_camids) = side(&dataset.gallery)?;
-    ranking::evaluate(
-        &query,
-        Labels { pids: &query_pids, camids: &query_camids },
-        &gallery,
-        Labels { pids: &gallery_pids, camids: &gallery_camids },
-        dim,
-        &RankingOptions::default(),
-    )
+    let [query, gallery] = dataset_features(network, store, states, dataset, config, reporter)?;
+    let options = ranking_options(dataset, config);
+    ranking::evaluate(&query.features, query.labels(), &gallery.features, gallery.labels(), query.dim, &options)
 }

@@ -96,7 +96,7 @@ fn mirror_row(row: &mut [f32]) {
 }
 
 /// Scales to unit length; a zero vector stays.
-fn normalize(row: &mut [f32]) {
+pub(super) fn normalize(row: &mut [f32]) {
     let norm = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
     if norm > 0.0 {
         row.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);

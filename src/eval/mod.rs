@@ -1,11 +1,17 @@
 //! Ranking metrics and reports.
 
+mod blocks;
+pub mod camera_pairs;
 mod distance;
 pub mod evaluate;
 pub mod extract;
 pub mod features_file;
+pub mod pictures;
 pub mod ranking;
+pub mod report;
+pub mod rerank;
+pub mod roc;
 mod trained;
 
-pub use evaluate::{evaluate_dataset, extract_features, transform, workers};
+pub use evaluate::{dataset_features, evaluate_dataset, extract_features, ranking_options, transform, workers};
 pub use trained::{TrainedModel, model_file};

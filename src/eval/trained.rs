@@ -19,6 +19,8 @@ pub struct TrainedModel {
     pub network: Box<dyn Network>,
     pub store: Store,
     pub states: LatentStates,
+    /// The data set of its training, where the file names it.
+    pub trained_on: Option<PathBuf>,
 }
 
 impl TrainedModel {
@@ -30,7 +32,7 @@ impl TrainedModel {
     pub fn open(path: &Path, flags: &Overrides) -> Result<TrainedModel> {
         let path = model_file(path)?;
         let file = checkpoint::File::open(&path)?;
-        let (config, classes) =
+        let (config, classes, trained_on) =
             if state::has_header(&file) { described(&file, flags)? } else { foreign(&file, flags)? };
         let mut store = Store::new();
         let network = network_config(&config, classes)?.build(&mut store, config.seed)?;
@@ -40,12 +42,12 @@ impl TrainedModel {
         network.forward(&mut graph, &store, images)?;
         let mut states = LatentStates::new(config.ptl.state_init, config.seed);
         state::load_latent_states(&path, graph.states(), &mut states)?;
-        Ok(TrainedModel { config, network, store, states })
+        Ok(TrainedModel { config, network, store, states, trained_on })
     }
 }
 
-/// Settings and number of identities of a file that carries them.
-fn described(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize)> {
+/// Settings, number of identities and training data of a file that carries them.
+fn described(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize, Option<PathBuf>)> {
     let header = state::model_header(file.path(), file)?;
     let config = Config::load(&header.config, None, flags)?;
     // A flag that changes no shape, such as a stride, would silently make another network of the same weights.
@@ -59,11 +61,12 @@ fn described(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usiz
             });
         }
     }
-    Ok((config, header.classes))
+    let trained_on = header.config.data.root;
+    Ok((config, header.classes, Some(trained_on)))
 }
 
 /// Settings and number of identities of a file from elsewhere.
-fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize)> {
+fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize, Option<PathBuf>)> {
     let bad = |reason: String| Error::Checkpoint { path: file.path().to_path_buf(), reason };
     if !flags.has("model.arch") {
         let reason = "it was not written by ptl-train and says nothing of its network: name that with --arch (and --width, \
@@ -78,7 +81,7 @@ fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize)
         heads.filter_map(|name| file.shape(&name).filter(|shape| shape.len() >= 2).map(|shape| (name, shape[0])));
     let rows: Vec<(String, usize)> = rows.collect();
     match &rows[..] {
-        [(_, classes), rest @ ..] if rest.iter().all(|(_, other)| other == classes) => Ok((config, *classes)),
+        [(_, classes), rest @ ..] if rest.iter().all(|(_, other)| other == classes) => Ok((config, *classes, None)),
         [] => Err(bad(format!(
             "it has no classifier of {}: to start a training from these weights, pass it to train with --init",
             config.model.arch

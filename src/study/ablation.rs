@@ -81,7 +81,7 @@ fn one_arm(ablation: &Ablation<'_>, seed: u64, name: &str, policy: StatePolicy) 
     };
     let mut scores = [Scores::of(&first); 3];
     for ((_, state), scores) in EVAL_STATES.iter().zip(&mut scores).skip(1) {
-        let TrainedModel { mut config, network, mut store, states } =
+        let TrainedModel { mut config, network, mut store, states, .. } =
             TrainedModel::open(&weights, &Overrides::default())?;
         config.ptl.eval_state = *state;
         let measured = target.unwrap_or(dataset);

@@ -163,7 +163,7 @@ fn the_evaluation_state_changes_the_features_and_batches_do_not() {
     let run = RunDir::create(&folder.path().join("run")).unwrap();
     finish(&config(), Start::Scratch, &run);
     let features = |eval_state: EvalState, batch: usize| {
-        let TrainedModel { mut config, network, mut store, states } =
+        let TrainedModel { mut config, network, mut store, states, .. } =
             TrainedModel::open(run.root(), &Overrides::default()).unwrap();
         (config.ptl.eval_state, config.eval.batch) = (eval_state, batch);
         let records = &datasets()[0].query;

@@ -159,7 +159,7 @@ fn mgn_ptl_learns_on_a_real_data_set() {
         Outcome::Finished(report) => assert!(report.map > 0.05, "mAP {}: chance is about 0.03", report.map),
         Outcome::Stopped(position) => panic!("stopped at {position:?}"),
     }
-    let TrainedModel { config, network, mut store, states } =
+    let TrainedModel { config, network, mut store, states, .. } =
         TrainedModel::open(run.root(), &Overrides::default()).unwrap();
     let query = &dataset.query[..3];
     let (features, dim) =

@@ -27,7 +27,7 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     if let Some(folder) = args.out.parent() {
         fs::create_dir_all(folder).at("create", folder)?;
     }
-    let TrainedModel { config, network, mut store, states } = TrainedModel::open(&args.checkpoint, flags)?;
+    let TrainedModel { config, network, mut store, states, .. } = TrainedModel::open(&args.checkpoint, flags)?;
     set_threads(&config)?;
     let reporter = Reporter::stderr();
     let records: Vec<ImageRecord> = match &args.images {

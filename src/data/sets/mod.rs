@@ -18,6 +18,7 @@ use locate::Layout;
 pub use classic::{CLASSIC_FILE, ClassicSplits};
 pub use kind::DatasetKind;
 pub use known::Verdict;
+pub(crate) use market::parse_name;
 
 /// What a name alone does not say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

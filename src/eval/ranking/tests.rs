@@ -3,8 +3,14 @@ use rand::RngExt;
 use super::*;
 use crate::rng::{Purpose, stream};
 
-const MARKET: RankingOptions =
-    RankingOptions { filter: GalleryFilter::SamePidAndCamera, cmc: CmcRule::FirstMatch, max_rank: 5 };
+const MARKET: RankingOptions = RankingOptions {
+    filter: GalleryFilter::SamePidAndCamera,
+    cmc: CmcRule::FirstMatch,
+    max_rank: 5,
+    pessimistic_ties: false,
+    protocol: Protocol::CrossCamera,
+    seed: 0,
+};
 
 fn one_query(distances: &[f32], pids: &[i64], camids: &[i64], options: &RankingOptions) -> Result<RankingReport> {
     evaluate_distances(distances, Labels { pids: &[1], camids: &[1] }, Labels { pids, camids }, options)
@@ -30,6 +36,12 @@ fn ties_enter_together_for_ap_and_by_index_for_ranks() {
     assert_eq!((first.map, last.map), (0.25, 0.25));
     assert_eq!((first.minp, last.minp), (1.0, 0.25));
     assert_eq!((first.rank(1), last.rank(1)), (Some(1.0), Some(0.0)));
+    // Pessimistic ties make the order of the gallery irrelevant: the match is the last of the four.
+    let options = RankingOptions { pessimistic_ties: true, ..MARKET };
+    for pids in [[1, 2, 2, 2], [2, 2, 2, 1], [2, 1, 2, 2]] {
+        let report = one_query(&[0.5; 4], &pids, &[2; 4], &options).unwrap();
+        assert_eq!((report.map, report.minp, &report.cmc[..]), (0.25, 0.25, &[0.0, 0.0, 0.0, 1.0, 1.0][..]));
+    }
 }
 
 #[test]
@@ -86,7 +98,8 @@ fn counting_agrees_with_sorting() {
 
 #[test]
 fn blocks_and_threads_do_not_matter() {
-    let (n_query, n_gallery, dim) = (300, 50, 9);
+    // More queries than a block holds.
+    let (n_query, n_gallery, dim) = (600, 50, 9);
     let mut rng = stream(4, Purpose::Test, 0, 0);
     let mut features = |n: usize| (0..n * dim).map(|_| rng.random_range(-1.0f32..1.0)).collect::<Vec<_>>();
     let (query, gallery) = (features(n_query), features(n_gallery));

@@ -1,0 +1,38 @@
+//! `ptl-train rank`: features of any program.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::report::{Subject, check_report, report};
+use super::shared::set_threads;
+use crate::Result;
+use crate::cli::args::RankArgs;
+use crate::config::Config;
+use crate::eval::features_file::FeatureSet;
+use crate::eval::ranking::RankingOptions;
+use crate::eval::report::rerank_options;
+use crate::progress::Reporter;
+
+/// `ptl-train rank`.
+pub fn rank(args: &RankArgs) -> Result<ExitCode> {
+    check_report(&args.report)?;
+    let config = Config::load(&Config::default(), None, &args.settings.0)?;
+    set_threads(&config)?;
+    let reporter = Reporter::stderr();
+    let read = |path: &Path, labels: Option<&Path>| -> Result<FeatureSet> {
+        let mut set = FeatureSet::read(path, labels)?;
+        let junk = set.drop_junk();
+        let note = if junk == 0 { String::new() } else { format!("; {junk} of identity -1 are left out") };
+        reporter.message(&format!("{}: {} features of {} numbers{note}", path.display(), set.len(), set.dim));
+        if args.normalize {
+            set.normalize();
+        }
+        Ok(set)
+    };
+    let query = read(&args.query, args.query_labels.as_deref())?;
+    let gallery = read(&args.gallery, args.gallery_labels.as_deref())?;
+    let evaluated_on = format!("{} against {}", args.query.display(), args.gallery.display());
+    let subject = Subject { query: &query, gallery: &gallery, trained_on: None, evaluated_on: &evaluated_on };
+    report(&subject, RankingOptions::default(), rerank_options(&config), &args.report, &reporter)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,176 @@
+//! The .npy format, versions 1 to 3, for matrices of floating-point numbers: a magic number, a version, the length of a Python dict,
+//! the dict, the numbers. (Crates for it parse Python literals and big integers in full; a matrix needs three keys.)
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use half::f16;
+
+use crate::error::IoContext;
+use crate::{Error, Result};
+
+const MAGIC: &[u8] = b"\x93NUMPY";
+/// Longest dict that is read: those of matrices have some hundred bytes.
+const MAX_HEADER: usize = 1 << 16;
+
+/// Version 1.0: magic, version, length, a Python dict padded with spaces so that the data starts at a multiple of 64.
+pub(super) fn header(shape: [usize; 2]) -> Vec<u8> {
+    const BEFORE_DICT: usize = 10;
+    let dict = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", shape[0], shape[1]);
+    let length = (BEFORE_DICT + dict.len() + 1).next_multiple_of(64) - BEFORE_DICT;
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend((length as u16).to_le_bytes());
+    header.extend(format!("{dict:width$}\n", width = length - 1).bytes());
+    header
+}
+
+/// Reads a matrix `[n, dim]` of `<f4`, `<f8` or `<f2` in C order as f32, and `dim`.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::FeatureFile`] for anything else than such a matrix.
+pub(super) fn read(path: &Path) -> Result<(Vec<f32>, usize)> {
+    let bad = |reason: String| Error::FeatureFile { path: path.into(), reason };
+    let file = File::open(path).at("read", path)?;
+    let length = file.metadata().at("read", path)?.len();
+    let mut file = BufReader::with_capacity(1 << 20, file);
+    let dict = read_dict(&mut file).map_err(|e| bad(format!("it is no .npy file ({e})")))?;
+    let value = |key: &str| {
+        let (_, rest) = dict.split_once(&format!("'{key}'"))?;
+        Some(rest.trim_start().strip_prefix(':')?.trim_start())
+    };
+    let missing = |key: &str| bad(format!("its header has no {key}"));
+    let descr = value("descr").ok_or_else(|| missing("descr"))?;
+    let descr = descr.strip_prefix('\'').and_then(|rest| rest.split('\'').next()).unwrap_or("a structure");
+    let size = match descr {
+        "<f4" => 4,
+        "<f8" => 8,
+        "<f2" => 2,
+        _ if descr.starts_with('>') => {
+            return Err(bad(format!("its numbers are big-endian ({descr}): save it after .astype('<f4')")));
+        }
+        _ => return Err(bad(format!("its numbers are {descr}, not <f4, <f8 or <f2: save it after .astype('<f4')"))),
+    };
+    if !value("fortran_order").ok_or_else(|| missing("fortran_order"))?.starts_with("False") {
+        return Err(bad("it is in Fortran order: save it after numpy.ascontiguousarray(...)".into()));
+    }
+    let shape = value("shape").and_then(|rest| rest.strip_prefix('(')?.split(')').next());
+    let shape = shape.ok_or_else(|| missing("shape"))?;
+    let sizes: Option<Vec<usize>> =
+        shape.split(',').map(str::trim).filter(|n| !n.is_empty()).map(|n| n.parse().ok()).collect();
+    let [rows, dim] = sizes.as_deref().unwrap_or(&[])[..] else {
+        return Err(bad(format!("its shape is ({shape}), not (images, numbers of a feature)")));
+    };
+    let values = rows.checked_mul(dim).filter(|n| (*n as u64).checked_mul(size).is_some_and(|bytes| bytes <= length));
+    let values = values.ok_or_else(|| bad(format!("it is shorter than its shape ({shape}) says")))?;
+    let mut features = Vec::with_capacity(values);
+    let read = match size {
+        4 => numbers(&mut file, values, &mut features, f32::from_le_bytes),
+        8 => numbers(&mut file, values, &mut features, |b| f64::from_le_bytes(b) as f32),
+        _ => numbers(&mut file, values, &mut features, |b| f16::from_le_bytes(b).to_f32()),
+    };
+    match read {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(bad(format!("it is shorter than its shape ({shape}) says")))
+        }
+        read => read.at("read", path).map(|()| (features, dim)),
+    }
+}
+
+fn read_dict(file: &mut impl Read) -> io::Result<String> {
+    let mut start = [0; 8];
+    file.read_exact(&mut start)?;
+    if !start.starts_with(MAGIC) {
+        return Err(io::Error::other("the magic number is missing"));
+    }
+    let length = if start[6] == 1 {
+        let mut bytes = [0; 2];
+        file.read_exact(&mut bytes)?;
+        usize::from(u16::from_le_bytes(bytes))
+    } else {
+        let mut bytes = [0; 4];
+        file.read_exact(&mut bytes)?;
+        u32::from_le_bytes(bytes) as usize
+    };
+    if length > MAX_HEADER {
+        return Err(io::Error::other("the header is too long"));
+    }
+    let mut dict = vec![0; length];
+    file.read_exact(&mut dict)?;
+    String::from_utf8(dict).map_err(io::Error::other)
+}
+
+fn numbers<const N: usize>(
+    file: &mut impl Read,
+    count: usize,
+    into: &mut Vec<f32>,
+    convert: impl Fn([u8; N]) -> f32,
+) -> io::Result<()> {
+    for _ in 0..count {
+        let mut bytes = [0; N];
+        file.read_exact(&mut bytes)?;
+        into.push(convert(bytes));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(dict: &str, data: &[u8]) -> Result<(Vec<f32>, usize)> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.npy");
+        let length = (dict.len() as u16).to_le_bytes();
+        std::fs::write(&path, [b"\x93NUMPY\x01\x00", &length[..], dict.as_bytes(), data].concat()).unwrap();
+        read(&path)
+    }
+
+    fn dict(descr: &str, fortran: &str, shape: &str) -> String {
+        format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}\n")
+    }
+
+    #[test]
+    fn a_header_of_every_length_ends_on_64() {
+        for exponent in 0..18 {
+            let header = header([10usize.pow(exponent), 7]);
+            assert_eq!((header.len() % 64, header.last()), (0, Some(&b'\n')));
+        }
+    }
+
+    #[test]
+    fn three_types_are_read() {
+        let values = [0.5f32, -1.0, 2.0, 3.0];
+        let want = (values.to_vec(), 2);
+        let f4: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        assert_eq!(stored(&dict("<f4", "False", "(2, 2)"), &f4).unwrap(), want);
+        let f8: Vec<u8> = values.iter().flat_map(|x| f64::from(*x).to_le_bytes()).collect();
+        assert_eq!(stored(&dict("<f8", "False", "(2, 2)"), &f8).unwrap(), want);
+        let f2: Vec<u8> = values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
+        assert_eq!(stored(&dict("<f2", "False", "(2, 2)"), &f2).unwrap(), want);
+    }
+
+    #[test]
+    fn what_is_no_such_matrix_is_named_with_the_way_out() {
+        let cases = [
+            (dict(">f4", "False", "(1, 1)"), "big-endian (>f4)"),
+            (dict("<i8", "False", "(1, 1)"), "its numbers are <i8"),
+            (dict("<f4", "True", "(1, 1)"), "ascontiguousarray"),
+            (dict("<f4", "False", "(4,)"), "its shape is (4,)"),
+            (dict("<f4", "False", "(1, 1, 1)"), "its shape is (1, 1, 1)"),
+            (dict("<f4", "False", "(2, 1)"), "shorter than its shape (2, 1)"),
+            (dict("<f4", "False", "(99999999999, 99999999999)"), "shorter than its shape"),
+            ("{}".into(), "no descr"),
+        ];
+        for (dict, part) in cases {
+            let error = stored(&dict, &[0; 4]).unwrap_err().to_string();
+            assert!(error.contains("f.npy") && error.contains(part), "{dict}: {error}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.npy");
+        for content in ["", "no numpy file at all"] {
+            std::fs::write(&path, content).unwrap();
+            assert!(read(&path).unwrap_err().to_string().contains("it is no .npy file"));
+        }
+    }
+}

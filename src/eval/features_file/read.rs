@@ -1,0 +1,208 @@
+//! Features from disk, with the labels that belong to them.
+
+use std::path::{Path, PathBuf};
+
+use super::labels::ImageLabels;
+use super::{FeatureFormat, npy};
+use crate::eval::ranking::Labels;
+use crate::{Error, Result, checkpoint};
+
+/// Identity of images that belong to nobody's evaluation, as the authors of Market-1501 ask.
+const JUNK: i64 = -1;
+
+/// Features of images whose identity and camera are known, row by row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FeatureSet {
+    /// `[n, dim]`
+    pub features: Vec<f32>,
+    pub dim: usize,
+    /// `[n]`
+    pub pids: Vec<i64>,
+    /// `[n]`
+    pub camids: Vec<i64>,
+    /// `[n]`, or empty where the images have no names.
+    pub paths: Vec<PathBuf>,
+}
+
+impl FeatureSet {
+    /// Reads a `.safetensors` file (`features` `[n, dim]`, `pids` and `camids` `[n]`, as [`FeatureTable::write`](super::FeatureTable)
+    /// writes them) or a `.npy` file (`[n, dim]`, f32, f64 or f16). Labels are those of `labels`, else the file's own, else those
+    /// beside it in `NAME.csv` or `NAME.txt`, else in the names of its images.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::FeatureFile`]: another format, no labels, another number of labels than of features.
+    pub fn read(path: &Path, labels: Option<&Path>) -> Result<FeatureSet> {
+        let bad = |reason: String| Error::FeatureFile { path: path.into(), reason };
+        let mut set = match FeatureFormat::of(path) {
+            Ok(FeatureFormat::Safetensors) => {
+                read_safetensors(path, labels.is_none()).map_err(|error| match error {
+                    Error::Checkpoint { path, reason } => Error::FeatureFile { path, reason },
+                    other => other,
+                })?
+            }
+            Ok(FeatureFormat::Npy) => {
+                let (features, dim) = npy::read(path)?;
+                FeatureSet { features, dim, ..FeatureSet::default() }
+            }
+            Err(_) => return Err(bad("the name must end in .safetensors or .npy".into())),
+        };
+        if set.dim == 0 {
+            return Err(bad("its features have no numbers".into()));
+        }
+        let rows = set.features.len() / set.dim;
+        if set.pids.is_empty() && rows > 0 {
+            let beside = ["csv", "txt"].map(|ending| path.with_extension(ending));
+            let file = labels.map(Path::to_path_buf).or_else(|| beside.iter().find(|path| path.exists()).cloned());
+            let (found, origin) = match file {
+                Some(file) => (Some(ImageLabels::read(&file)?), file.display().to_string()),
+                None if !set.paths.is_empty() => (ImageLabels::of_names(&set.paths), "its list of paths".into()),
+                None => (None, String::new()),
+            };
+            let found = found.ok_or_else(|| {
+                bad(format!(
+                    "it has no labels, and there is no {} or {}: name a CSV file with the header path,pid,camid \
+                     (--query-labels, --gallery-labels)",
+                    beside[0].display(),
+                    beside[1].display()
+                ))
+            })?;
+            if found.pids.len() != rows {
+                return Err(bad(format!("it has {rows} features, and {origin} has {} images", found.pids.len())));
+            }
+            (set.pids, set.camids, set.paths) = (found.pids, found.camids, found.paths);
+        }
+        Ok(set)
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.pids.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.pids.is_empty()
+    }
+
+    /// Identities and cameras.
+    pub fn labels(&self) -> Labels<'_> {
+        Labels { pids: &self.pids, camids: &self.camids }
+    }
+
+    /// Name of an image: its path, or its row where it has none.
+    pub fn name(&self, row: usize) -> String {
+        self.paths.get(row).map_or_else(|| format!("row-{row}"), |path| path.display().to_string())
+    }
+
+    /// Leaves out images of identity -1, and says how many there were.
+    pub fn drop_junk(&mut self) -> usize {
+        let keep: Vec<bool> = self.pids.iter().map(|pid| *pid != JUNK).collect();
+        let before = self.len();
+        let kept = |row: usize| keep[row];
+        let mut rows = 0..;
+        self.paths.retain(|_| rows.next().is_some_and(kept));
+        let mut rows = 0..;
+        self.camids.retain(|_| rows.next().is_some_and(kept));
+        let mut values = 0..;
+        let dim = self.dim;
+        if keep.contains(&false) {
+            self.features.retain(|_| values.next().is_some_and(|i: usize| keep[i / dim]));
+        }
+        self.pids.retain(|pid| *pid != JUNK);
+        before - self.len()
+    }
+
+    /// Scales every row to unit length; rows of zeros stay.
+    pub fn normalize(&mut self) {
+        self.features.chunks_exact_mut(self.dim).for_each(crate::eval::extract::normalize);
+    }
+}
+
+fn read_safetensors(path: &Path, with_labels: bool) -> Result<FeatureSet> {
+    let bad = |reason: String| Error::FeatureFile { path: path.into(), reason };
+    let file = checkpoint::File::open(path)?;
+    let Some(shape) = file.shape("features") else {
+        return Err(bad(format!("it has no tensor `features`, only {}", file.names().join(", "))));
+    };
+    let [rows, dim] = shape[..] else {
+        return Err(bad(format!("its features have the shape {shape:?}, not [images, numbers of a feature]")));
+    };
+    let paths = file.metadata.get("paths").and_then(|list| serde_json::from_str::<Vec<PathBuf>>(list).ok());
+    let paths = paths.filter(|paths| paths.len() == rows).unwrap_or_default();
+    let mut set = FeatureSet { features: file.f32("features")?, dim, paths, ..FeatureSet::default() };
+    if with_labels && file.shape("pids").is_some() && file.shape("camids").is_some() {
+        (set.pids, set.camids) = (file.i64("pids")?, file.i64("camids")?);
+        let (pids, camids) = (set.pids.len(), set.camids.len());
+        if (pids, camids) != (rows, rows) {
+            return Err(bad(format!("it has {rows} features, {pids} pids and {camids} camids")));
+        }
+    }
+    Ok(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::FeatureTable;
+    use super::*;
+
+    fn example() -> FeatureSet {
+        FeatureSet {
+            features: vec![3.0, 4.0, -1.0, 0.5, 0.0, 0.0],
+            dim: 2,
+            pids: vec![1, -1, 7],
+            camids: vec![1, 2, 12],
+            paths: ["q/0001_c1s1.jpg", "q/-1_c2s1.jpg", "q/0007_c12s1.jpg"].map(PathBuf::from).to_vec(),
+        }
+    }
+
+    fn write(set: &FeatureSet, path: &Path, labels: bool) {
+        let labels = labels.then_some((&set.pids[..], &set.camids[..]));
+        FeatureTable { features: &set.features, dim: set.dim, paths: &set.paths, labels }.write(path).unwrap();
+    }
+
+    #[test]
+    fn both_formats_come_back_as_they_were_written() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, labels) in [("a.safetensors", true), ("b.npy", false), ("c.safetensors", false)] {
+            let path = folder.path().join(name);
+            write(&example(), &path, labels);
+            assert_eq!(FeatureSet::read(&path, None).unwrap(), example(), "{name}");
+            let csv = folder.path().join("other.csv");
+            fs::write(&csv, "path,pid,camid\na,4,1\nb,5,2\nc,6,3\n").unwrap();
+            let read = FeatureSet::read(&path, Some(&csv)).unwrap();
+            assert_eq!((read.pids, read.camids, read.features), (vec![4, 5, 6], vec![1, 2, 3], example().features));
+        }
+    }
+
+    #[test]
+    fn junk_is_left_out_and_rows_are_scaled() {
+        let mut set = example();
+        assert_eq!(set.drop_junk(), 1);
+        assert_eq!((set.pids.clone(), set.camids.clone(), set.len()), (vec![1, 7], vec![1, 12], 2));
+        assert_eq!((set.features.clone(), set.name(1)), (vec![3.0, 4.0, 0.0, 0.0], "q/0007_c12s1.jpg".into()));
+        set.normalize();
+        assert_eq!(set.features, [0.6, 0.8, 0.0, 0.0]);
+        set.paths.clear();
+        assert_eq!(set.name(1), "row-1");
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = |name: &str, labels: Option<&str>| {
+            let labels = labels.map(|name| folder.path().join(name));
+            FeatureSet::read(&folder.path().join(name), labels.as_deref()).unwrap_err().to_string()
+        };
+        write(&example(), &folder.path().join("a.npy"), false);
+        fs::write(folder.path().join("short.csv"), "path,pid,camid\na,4,1\n").unwrap();
+        assert!(error("a.npy", Some("short.csv")).contains("it has 3 features, and"));
+        fs::remove_file(folder.path().join("a.txt")).unwrap();
+        assert!(error("a.npy", None).contains("it has no labels"));
+        assert!(error("a.csv", None).contains(".safetensors or .npy"));
+        assert!(error("none.npy", None).starts_with("cannot read"));
+        fs::write(folder.path().join("broken.safetensors"), "x").unwrap();
+        assert!(error("broken.safetensors", None).starts_with("features "));
+    }
+}

@@ -1,0 +1,176 @@
+//! Ranked lists as pictures: a query and the gallery images nearest to it, green for a match, red for another person.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use image::imageops::{self, FilterType};
+use image::{ImageReader, Rgb, RgbImage};
+
+use super::features_file::FeatureSet;
+use super::report::Evaluation;
+use crate::error::IoContext;
+use crate::{Error, Result};
+
+/// Gallery images in a picture.
+const SHOWN: usize = 10;
+/// Size of an image, without its border.
+const TILE: (u32, u32) = (96, 192);
+const BORDER: u32 = 5;
+const GAP: u32 = 6;
+/// Height of the line of ranks.
+const LINE: u32 = 18;
+/// Pixels of a dot of a digit.
+const DOT: u32 = 2;
+const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
+const TEXT: Rgb<u8> = Rgb([45, 51, 59]);
+const QUERY: Rgb<u8> = Rgb([110, 119, 129]);
+const MATCH: Rgb<u8> = Rgb([0, 158, 70]);
+const OTHER: Rgb<u8> = Rgb([213, 40, 30]);
+/// Digits of 3 x 5 dots, a row in three bits.
+const DIGITS: [[u8; 5]; 10] = [
+    [7, 5, 5, 5, 7],
+    [2, 6, 2, 2, 7],
+    [7, 1, 7, 4, 7],
+    [7, 1, 7, 1, 7],
+    [5, 5, 7, 1, 1],
+    [7, 4, 7, 1, 7],
+    [7, 4, 7, 5, 7],
+    [7, 1, 1, 1, 1],
+    [7, 5, 7, 5, 7],
+    [7, 5, 7, 1, 7],
+];
+
+/// Writes a picture for each of `chosen`, named after the query's image, to the new or empty folder `folder`, and returns their
+/// paths.
+///
+/// # Errors
+/// [`Error::FolderNotEmpty`]; images without paths ([`Error::Setting`]) or that cannot be decoded; [`Error::Io`].
+pub fn draw(
+    folder: &Path,
+    evaluation: &Evaluation,
+    query: &FeatureSet,
+    gallery: &FeatureSet,
+    chosen: &[usize],
+) -> Result<Vec<PathBuf>> {
+    check_folder(folder)?;
+    if query.paths.is_empty() || gallery.paths.is_empty() {
+        return Err(Error::Setting {
+            setting: "--gallery-pictures".into(),
+            value: folder.display().to_string(),
+            reason: "the features have no image paths to draw: give labels with paths".into(),
+        });
+    }
+    std::fs::create_dir_all(folder).at("create", folder)?;
+    let mut taken = BTreeSet::new();
+    let mut written = Vec::new();
+    for &q in chosen {
+        let items = evaluation.nearest(q, SHOWN);
+        let mut picture = canvas(items.len() as u32 + 1);
+        place(&mut picture, 0, &query.paths[q], QUERY, None)?;
+        for (rank, (g, _)) in items.iter().enumerate() {
+            let colour = if gallery.pids[*g] == query.pids[q] { MATCH } else { OTHER };
+            place(&mut picture, rank as u32 + 1, &gallery.paths[*g], colour, Some(rank + 1))?;
+        }
+        let stem = query.paths[q].file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = if taken.insert(stem.clone()) { stem } else { format!("{stem}-{q}") };
+        let path = folder.join(format!("{name}.png"));
+        picture.save(&path).map_err(std::io::Error::other).at("write", &path)?;
+        written.push(path);
+    }
+    Ok(written)
+}
+
+/// # Errors
+/// [`Error::FolderNotEmpty`]; [`Error::Io`] where it is something else than a folder.
+pub fn check_folder(folder: &Path) -> Result<()> {
+    if folder.exists() && std::fs::read_dir(folder).at("read", folder)?.next().is_some() {
+        return Err(Error::FolderNotEmpty { path: folder.into() });
+    }
+    Ok(())
+}
+
+/// The query stands apart by a double gap.
+fn left(column: u32) -> u32 {
+    GAP + column * (TILE.0 + 2 * BORDER + GAP) + if column > 0 { GAP } else { 0 }
+}
+
+fn canvas(columns: u32) -> RgbImage {
+    RgbImage::from_pixel(left(columns), TILE.1 + 2 * BORDER + 2 * GAP + LINE, WHITE)
+}
+
+fn place(picture: &mut RgbImage, column: u32, path: &Path, colour: Rgb<u8>, rank: Option<usize>) -> Result<()> {
+    let bad = |reason: String| Error::Image { path: path.into(), reason };
+    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(|e| bad(e.to_string()))?;
+    let image = reader.decode().map_err(|e| bad(e.to_string()))?.into_rgb8();
+    let image = imageops::resize(&image, TILE.0, TILE.1, FilterType::Triangle);
+    let (x, y) = (left(column), GAP + LINE);
+    for dy in 0..TILE.1 + 2 * BORDER {
+        for dx in 0..TILE.0 + 2 * BORDER {
+            picture.put_pixel(x + dx, y + dy, colour);
+        }
+    }
+    imageops::replace(picture, &image, i64::from(x + BORDER), i64::from(y + BORDER));
+    if let Some(rank) = rank {
+        write_number(picture, rank, x + BORDER, GAP);
+    }
+    Ok(())
+}
+
+fn write_number(picture: &mut RgbImage, number: usize, x: u32, y: u32) {
+    for (place, digit) in number.to_string().bytes().enumerate() {
+        let x = x + place as u32 * 4 * DOT;
+        for (row, bits) in DIGITS[usize::from(digit - b'0')].iter().enumerate() {
+            for column in (0..3).filter(|column| bits >> (2 - column) & 1 == 1) {
+                for (dx, dy) in (0..DOT).flat_map(|dx| (0..DOT).map(move |dy| (dx, dy))) {
+                    picture.put_pixel(x + column * DOT + dx, y + row as u32 * DOT + dy, TEXT);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::ranking::RankingOptions;
+    use crate::progress::Reporter;
+
+    #[test]
+    fn borders_tell_matches_from_others_and_the_same_camera_is_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = |name: &str| {
+            let path = folder.path().join(name);
+            RgbImage::from_pixel(8, 16, Rgb([9, 9, 200])).save(&path).unwrap();
+            path
+        };
+        let query = FeatureSet {
+            features: vec![0.0],
+            dim: 1,
+            pids: vec![1],
+            camids: vec![1],
+            paths: vec![image("0001_c1s1_q.png")],
+        };
+        // Same identity and camera (skipped), another person, a match.
+        let gallery = FeatureSet {
+            features: vec![0.1, 0.2, 0.3],
+            dim: 1,
+            pids: vec![1, 2, 1],
+            camids: vec![1, 2, 2],
+            paths: ["a.png", "b.png", "c.png"].map(image).to_vec(),
+        };
+        let evaluation =
+            Evaluation::new(&query, &gallery, RankingOptions::default(), None, &Reporter::silent()).unwrap();
+        let out = folder.path().join("pictures");
+        let written = draw(&out, &evaluation, &query, &gallery, &[0]).unwrap();
+        assert_eq!(written, [out.join("0001_c1s1_q.png")]);
+        let picture = image::open(&written[0]).unwrap().into_rgb8();
+        assert_eq!(picture.width(), left(3));
+        let border = |column: u32| *picture.get_pixel(left(column) + 1, GAP + LINE + 1);
+        assert_eq!([border(0), border(1), border(2)], [QUERY, OTHER, MATCH]);
+        assert_eq!(*picture.get_pixel(left(1) + BORDER + 40, GAP + LINE + BORDER + 90), Rgb([9, 9, 200]));
+        // The one of rank 1 has its dot.
+        assert_eq!(*picture.get_pixel(left(1) + BORDER + DOT, GAP), TEXT);
+        let error = draw(&out, &evaluation, &query, &gallery, &[0]).unwrap_err().to_string();
+        assert!(error.contains("is not empty"), "{error}");
+    }
+}

@@ -1,0 +1,116 @@
+//! Block after block of distances in, a report out.
+
+use rayon::prelude::*;
+
+use super::query::{RankedQuery, rank_query};
+use super::single_shot::{self, Draws, REPEATS};
+use super::{CmcRule, Labels, QueryResult, RankingOptions, RankingReport};
+use crate::data::Protocol;
+use crate::{Error, Result};
+
+/// Takes the rows of the distance matrix in order.
+pub(in crate::eval) struct Ranker<'a> {
+    query: Labels<'a>,
+    gallery: Labels<'a>,
+    options: &'a RankingOptions,
+    ranked: Vec<Option<RankedQuery>>,
+    draws: Vec<Option<Draws>>,
+}
+
+impl<'a> Ranker<'a> {
+    pub fn new(query: Labels<'a>, gallery: Labels<'a>, options: &'a RankingOptions) -> Ranker<'a> {
+        Ranker { query, gallery, options, ranked: Vec::new(), draws: Vec::new() }
+    }
+
+    /// Ranks the next queries, whose distances are `block` `[rows, gallery]`.
+    pub fn add(&mut self, block: &[f32]) {
+        let n_gallery = self.gallery.pids.len();
+        if n_gallery == 0 {
+            return;
+        }
+        let (query, gallery, options) = (self.query, self.gallery, self.options);
+        let first = self.ranked.len().max(self.draws.len());
+        let rows = block.par_chunks_exact(n_gallery).enumerate().map(|(i, row)| (first + i, row));
+        match options.protocol {
+            Protocol::CrossCamera => self.ranked.par_extend(
+                rows.map(|(q, row)| rank_query(row, 0..row.len(), query.pids[q], query.camids[q], gallery, options)),
+            ),
+            Protocol::SingleGalleryShot => self.draws.par_extend(
+                rows.map(|(q, row)| single_shot::rank(row, q, query.pids[q], query.camids[q], gallery, options)),
+            ),
+        }
+    }
+
+    /// # Errors
+    /// [`Error::NoValidQuery`].
+    pub fn finish(self) -> Result<RankingReport> {
+        let queries = self.query.pids.len();
+        match self.options.protocol {
+            Protocol::CrossCamera => summarise(self.ranked, queries, self.options),
+            Protocol::SingleGalleryShot => summarise_draws(&self.draws, queries, self.options),
+        }
+    }
+}
+
+/// Running sum of counts, as shares of `whole`.
+fn curve(counts: Vec<f64>, whole: f64) -> Vec<f64> {
+    let mut sum = 0.0;
+    let share = |count| {
+        sum += count;
+        sum / whole
+    };
+    counts.into_iter().map(share).collect()
+}
+
+fn summarise(ranked: Vec<Option<RankedQuery>>, queries: usize, options: &RankingOptions) -> Result<RankingReport> {
+    let valid_queries = ranked.iter().flatten().count();
+    if valid_queries == 0 {
+        return Err(Error::NoValidQuery { queries });
+    }
+    let mut counts = vec![0.0; options.max_rank];
+    for query in ranked.iter().flatten() {
+        let (counted, share) = match options.cmc {
+            CmcRule::FirstMatch => (&query.others_before[..1], 1.0),
+            CmcRule::EveryMatch => (&query.others_before[..], 1.0 / query.result.matches as f64),
+        };
+        for &position in counted.iter().filter(|&&position| position < options.max_rank) {
+            counts[position] += share;
+        }
+    }
+    let per_query: Vec<Option<QueryResult>> = ranked.into_iter().map(|query| query.map(|q| q.result)).collect();
+    let mean =
+        |metric: fn(&QueryResult) -> f64| per_query.iter().flatten().map(metric).sum::<f64>() / valid_queries as f64;
+    Ok(RankingReport {
+        protocol: options.protocol,
+        map: mean(|q| q.ap),
+        map_trapezoid: mean(|q| q.ap_trapezoid),
+        minp: mean(|q| q.inp),
+        cmc: curve(counts, valid_queries as f64),
+        valid_queries,
+        skipped_queries: per_query.len() - valid_queries,
+        per_query,
+    })
+}
+
+fn summarise_draws(draws: &[Option<Draws>], queries: usize, options: &RankingOptions) -> Result<RankingReport> {
+    let valid_queries = draws.iter().flatten().count();
+    if valid_queries == 0 {
+        return Err(Error::NoValidQuery { queries });
+    }
+    let mut counts = vec![0.0; options.max_rank];
+    for &position in draws.iter().flatten().flatten() {
+        if let Some(count) = counts.get_mut(position as usize) {
+            *count += 1.0;
+        }
+    }
+    Ok(RankingReport {
+        protocol: options.protocol,
+        map: f64::NAN,
+        map_trapezoid: f64::NAN,
+        minp: f64::NAN,
+        cmc: curve(counts, (valid_queries * REPEATS) as f64),
+        valid_queries,
+        skipped_queries: draws.len() - valid_queries,
+        per_query: Vec::new(),
+    })
+}

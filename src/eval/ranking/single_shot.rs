@@ -1,0 +1,98 @@
+//! Single gallery shot, the first protocol of CUHK03 (Li et al., CVPR 2014): against one random image of each identity, taken by
+//! another camera than the query's.
+
+use std::collections::BTreeMap;
+
+use rand::RngExt;
+
+use super::{Labels, RankingOptions};
+use crate::rng::{Purpose, stream};
+
+/// Draws for each query.
+pub const REPEATS: usize = 10;
+
+/// How many identities come before the query's own, for each draw.
+pub(super) type Draws = [u32; REPEATS];
+
+/// Ranks query number `query`. The draws depend on the seed, the repeat and the query alone. `None` if no other camera saw its
+/// identity.
+pub(super) fn rank(
+    distances: &[f32],
+    query: usize,
+    pid: i64,
+    camid: i64,
+    gallery: Labels,
+    options: &RankingOptions,
+) -> Option<Draws> {
+    let mut images: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+    for g in (0..distances.len()).filter(|&g| gallery.camids[g] != camid) {
+        images.entry(gallery.pids[g]).or_default().push(g);
+    }
+    images.get(&pid)?;
+    Some(std::array::from_fn(|repeat| {
+        let mut rng = stream(options.seed, Purpose::SingleShot, repeat as u64, query as u64);
+        let drawn: Vec<(i64, usize)> =
+            images.iter().map(|(&pid, images)| (pid, images[rng.random_range(0..images.len())])).collect();
+        let key = |g: usize| (distances[g], if options.pessimistic_ties { 0 } else { g });
+        let own = drawn.iter().find(|(drawn, _)| *drawn == pid).map(|(_, g)| key(*g)).expect("the query has images");
+        let before = |other: (f32, usize)| other < own || (options.pessimistic_ties && other == own);
+        drawn.iter().filter(|(other, g)| *other != pid && before(key(*g))).count() as u32
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{RankingReport, evaluate_distances};
+    use super::*;
+    use crate::Error;
+    use crate::data::Protocol;
+
+    fn options(seed: u64) -> RankingOptions {
+        RankingOptions { protocol: Protocol::SingleGalleryShot, max_rank: 3, seed, ..RankingOptions::default() }
+    }
+
+    fn report(distances: &[f32], pids: &[i64], camids: &[i64], seed: u64) -> crate::Result<RankingReport> {
+        evaluate_distances(distances, Labels { pids: &[1], camids: &[1] }, Labels { pids, camids }, &options(seed))
+    }
+
+    #[test]
+    fn the_share_of_draws_follows_the_images() {
+        // Own identity: near or far, half of the draws each; another identity between; the query's camera does not count.
+        let shares: Vec<f64> = (0..200)
+            .map(|seed| report(&[0.0, 0.1, 0.9, 0.5, 0.05], &[1, 1, 1, 2, 3], &[1, 2, 2, 2, 1], seed).unwrap())
+            .map(|report| {
+                assert_eq!((report.cmc[1], report.valid_queries), (1.0, 1));
+                report.cmc[0]
+            })
+            .collect();
+        let mean = shares.iter().sum::<f64>() / 200.0;
+        assert!((mean - 0.5).abs() < 0.05, "{mean}");
+        assert!(shares.iter().any(|share| *share != shares[0]), "seeds draw differently");
+    }
+
+    #[test]
+    fn there_is_no_map_and_the_report_shows_none() {
+        let report = report(&[0.1, 0.5], &[1, 2], &[2, 2], 0).unwrap();
+        assert!(report.map.is_nan() && report.minp.is_nan() && report.cmc == [1.0, 1.0, 1.0]);
+        let (table, json) = (report.to_string(), serde_json::to_string(&report).unwrap());
+        assert!(table.contains("Rank-1") && table.contains("no mAP"), "{table}");
+        assert!(!table.contains("mINP") && !table.contains("step formula") && !table.contains("NaN"), "{table}");
+        assert!(!json.contains("mAP") && !json.contains("mINP") && json.contains("cmc"), "{json}");
+    }
+
+    #[test]
+    fn ties_go_by_index_or_against_the_query() {
+        let rank = |pids: &[i64], pessimistic_ties| {
+            let options = RankingOptions { pessimistic_ties, ..options(0) };
+            rank(&[0.5, 0.5], 0, 1, 1, Labels { pids, camids: &[2, 2] }, &options).unwrap()[0]
+        };
+        assert_eq!((rank(&[1, 2], false), rank(&[2, 1], false)), (0, 1));
+        assert_eq!((rank(&[1, 2], true), rank(&[2, 1], true)), (1, 1));
+    }
+
+    #[test]
+    fn an_identity_that_no_other_camera_saw_is_skipped() {
+        let error = report(&[0.1, 0.2], &[1, 2], &[1, 2], 0).unwrap_err();
+        assert!(matches!(error, Error::NoValidQuery { queries: 1 }));
+    }
+}

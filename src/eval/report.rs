@@ -1,0 +1,293 @@
+//! A whole evaluation of query and gallery features: plain and re-ranked, by cameras, as verification; as text and as JSON.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use super::blocks::Sets;
+use super::camera_pairs::{CameraPair, CameraPairs};
+use super::distance::block_rows;
+use super::features_file::FeatureSet;
+use super::ranking::{CmcRule, GalleryFilter, REPEATS, Ranker, RankingOptions, RankingReport, comparison};
+use super::rerank::{RerankOptions, RerankVariant, Reranker};
+use super::roc::{EXACT_PAIRS, Roc, RocBuilder};
+use crate::config::{Config, Rerank};
+use crate::data::Protocol;
+use crate::progress::Reporter;
+use crate::{Error, Result};
+
+/// What the settings say about re-ranking.
+pub fn rerank_options(config: &Config) -> Option<RerankOptions> {
+    let variant = match config.eval.rerank {
+        Rerank::None => return None,
+        Rerank::Auto if config.model.arch.starts_with("mgn") => RerankVariant::Ptl,
+        Rerank::Auto | Rerank::Zhong => RerankVariant::Zhong,
+        Rerank::Ptl => RerankVariant::Ptl,
+        Rerank::Torchreid => RerankVariant::Torchreid,
+    };
+    let eval = &config.eval;
+    Some(RerankOptions { variant, k1: eval.k1, k2: eval.k2, lambda: eval.lambda })
+}
+
+/// Features ready to be ranked in whatever ways are asked for.
+pub struct Evaluation<'a> {
+    query: &'a FeatureSet,
+    gallery: &'a FeatureSet,
+    sets: Sets<'a>,
+    ranking: RankingOptions,
+    reranker: Option<(RerankOptions, Reranker)>,
+}
+
+/// What is measured beside the ranking.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Details {
+    pub roc: bool,
+    /// By pairs of cameras; nothing under [`Protocol::SingleGalleryShot`].
+    pub camera_pairs: bool,
+}
+
+/// Results of an [`Evaluation`].
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub plain: RankingReport,
+    pub reranked: Option<(RerankOptions, RankingReport)>,
+    /// By the plain distances: re-ranked ones are relative to their query.
+    pub roc: Option<Roc>,
+    pub camera_pairs: Option<Vec<CameraPair>>,
+}
+
+impl<'a> Evaluation<'a> {
+    /// Checks the features and, where asked for, prepares the re-ranking.
+    ///
+    /// # Errors
+    /// [`Error::FeatureLengths`], [`Error::FeatureRows`], [`Error::NotFiniteFeature`], [`Error::NoValidQuery`] without a gallery;
+    /// settings of the re-ranking that cannot work.
+    pub fn new(
+        query: &'a FeatureSet,
+        gallery: &'a FeatureSet,
+        ranking: RankingOptions,
+        rerank: Option<RerankOptions>,
+        reporter: &Reporter,
+    ) -> Result<Evaluation<'a>> {
+        if query.dim != gallery.dim {
+            return Err(Error::FeatureLengths { query: query.dim, gallery: gallery.dim });
+        }
+        let sets = Sets::new(&query.features, query.labels(), &gallery.features, gallery.labels(), query.dim)?;
+        let reranker = rerank.map(|options| Ok((options, prepare(&sets, options, reporter)?))).transpose()?;
+        Ok(Evaluation { query, gallery, sets, ranking, reranker })
+    }
+
+    /// Ranks block after block of queries.
+    ///
+    /// # Errors
+    /// [`Error::NoValidQuery`].
+    pub fn run(&self, details: Details, reporter: &Reporter) -> Result<Outcome> {
+        let Sets { query_labels, gallery_labels, .. } = self.sets;
+        let options = &self.ranking;
+        let mut plain = Ranker::new(query_labels, gallery_labels, options);
+        let mut reranked = Ranker::new(query_labels, gallery_labels, options);
+        let roc = |()| RocBuilder::new(query_labels, gallery_labels, options.filter, self.sets.largest, EXACT_PAIRS);
+        let mut roc = details.roc.then_some(()).map(roc);
+        let by_camera = details.camera_pairs && options.protocol == Protocol::CrossCamera;
+        let mut pairs = by_camera.then(|| CameraPairs::new(query_labels, gallery_labels, options));
+        let mut task = reporter.start("ranking", self.sets.queries() as u64, "queries");
+        let (mut block, mut copy) = (Vec::new(), Vec::new());
+        for rows in self.sets.blocks() {
+            block.resize(rows.len() * self.sets.gallery_len(), 0.0);
+            self.sets.products(rows.clone(), &mut block);
+            if let Some((_, reranker)) = &self.reranker {
+                copy.clone_from(&block);
+                reranker.to_distances(rows.start, &mut copy);
+                reranked.add(&copy);
+            }
+            self.sets.to_euclidean(rows.clone(), &mut block);
+            plain.add(&block);
+            roc.iter_mut().for_each(|roc| roc.add(&block));
+            pairs.iter_mut().for_each(|pairs| pairs.add(&block));
+            task.advance(rows.len() as u64, "");
+        }
+        task.finish("");
+        Ok(Outcome {
+            plain: plain.finish()?,
+            reranked: self.reranker.as_ref().map(|(options, _)| Ok((*options, reranked.finish()?))).transpose()?,
+            roc: roc.and_then(RocBuilder::finish),
+            camera_pairs: pairs.map(CameraPairs::finish),
+        })
+    }
+
+    /// The first `count` gallery items for a query with their distances, re-ranked where that was asked for, without those that the
+    /// filter takes out.
+    pub fn nearest(&self, query: usize, count: usize) -> Vec<(usize, f32)> {
+        let mut row = vec![0.0; self.sets.gallery_len()];
+        self.sets.products(query..query + 1, &mut row);
+        match &self.reranker {
+            Some((_, reranker)) => reranker.to_distances(query, &mut row),
+            None => self.sets.to_euclidean(query..query + 1, &mut row),
+        }
+        let (pid, camid) = (self.query.pids[query], self.query.camids[query]);
+        let kept = |g: &usize| !self.ranking.filter.removes(pid, camid, self.sets.gallery_labels, *g);
+        let mut items: Vec<(usize, f32)> = (0..row.len()).filter(kept).map(|g| (g, row[g])).collect();
+        items.sort_by(|a, b| a.1.total_cmp(&b.1));
+        items.truncate(count);
+        items
+    }
+
+    /// Everything as JSON. `trained_on` and `evaluated_on` name data sets or files.
+    pub fn to_json(&self, outcome: &Outcome, trained_on: Option<&str>, evaluated_on: &str) -> Value {
+        let summary = |report: &RankingReport| {
+            let mut value = serde_json::to_value(report).expect("numbers and lists");
+            value.as_object_mut().expect("a struct").remove("per_query");
+            value
+        };
+        let queries = (0..self.query.len()).map(|q| {
+            let result = |report: &RankingReport| json!(report.per_query.get(q).and_then(Option::as_ref));
+            let mut entry = json!({
+                "image": self.query.name(q), "pid": self.query.pids[q], "camid": self.query.camids[q],
+                "plain": result(&outcome.plain),
+            });
+            if let Some((_, report)) = &outcome.reranked {
+                entry["reranked"] = result(report);
+            }
+            entry
+        });
+        let single_shot = self.ranking.protocol == Protocol::SingleGalleryShot;
+        let mut value = json!({
+            "trained_on": trained_on,
+            "evaluated_on": evaluated_on,
+            "images": { "query": self.query.len(), "gallery": self.gallery.len(), "feature_length": self.query.dim },
+            "protocol": if single_shot { "single-gallery-shot" } else { "cross-camera" },
+            "filter": if single_shot { json!(GalleryFilter::SameCamera) } else { json!(self.ranking.filter) },
+            "cmc": if single_shot { json!(CmcRule::FirstMatch) } else { json!(self.ranking.cmc) },
+            "ties": if self.ranking.pessimistic_ties { "pessimistic" } else { "distance, then gallery order" },
+            "distance": "euclidean",
+            "plain": summary(&outcome.plain),
+            "queries": queries.collect::<Vec<_>>(),
+        });
+        if single_shot {
+            value["draws"] = json!({ "repeats": REPEATS, "seed": self.ranking.seed });
+        } else {
+            value["formulas"] = json!({
+                "mAP": "sum of (R_k - R_k-1) P_k over distinct distances: tied items enter together",
+                "mAP_trapezoid": "trapezoid rule of Market-1501's own evaluation",
+                "mINP": "matches / rank of the last match",
+            });
+        }
+        if let Some((options, report)) = &outcome.reranked {
+            value["rerank"] = json!(options);
+            value["reranked"] = summary(report);
+        }
+        if let Some(roc) = &outcome.roc {
+            value["roc"] = json!(roc);
+        }
+        if let Some(pairs) = &outcome.camera_pairs {
+            value["camera_pairs"] = json!(pairs);
+        }
+        value
+    }
+}
+
+fn prepare(sets: &Sets, options: RerankOptions, reporter: &Reporter) -> Result<Reranker> {
+    options.validate()?;
+    let n = sets.queries() + sets.gallery_len();
+    // Two copies of the features, a block of distances, neighbours, encodings.
+    let bytes = 8 * n * sets.dim + 4 * n * block_rows(n) + n * options.k1 * (8 + 12 * options.k2);
+    reporter.message(&format!("re-ranking ({options}) of {n} images takes about {} MiB", bytes >> 20));
+    let mut task = reporter.start("re-ranking", n as u64, "images");
+    let mut before = 0;
+    let reranker = Reranker::new(sets.query, sets.gallery, sets.dim, options, |done| {
+        task.advance((done - before) as u64, "");
+        before = done;
+    })?;
+    task.finish("");
+    Ok(reranker)
+}
+
+/// The metrics in one table, plain and re-ranked side by side.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.reranked {
+            None => write!(f, "{}", self.plain),
+            Some((options, report)) => {
+                let table = comparison(&[("%", &self.plain), ("re-ranked %", report)]);
+                write!(f, "{table}\nre-ranking: {options}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::ranking::evaluate_distances;
+    use crate::eval::rerank::rerank;
+
+    /// `n` images of 8 identities by 3 cameras, in 6 dimensions.
+    fn set(n: usize, seed: f32) -> FeatureSet {
+        let pids: Vec<i64> = (0..n).map(|i| 1 + (i % 8) as i64).collect();
+        let value =
+            |i: usize, k: usize| ((i % 8) as f32 * (k + 1) as f32).sin() + (seed + (i * 6 + k) as f32 * 1.7).cos();
+        let features = (0..n * 6).map(|at| value(at / 6, at % 6)).collect();
+        let mut set =
+            FeatureSet { features, dim: 6, pids, camids: (0..n).map(|i| (i % 3) as i64).collect(), paths: Vec::new() };
+        set.normalize();
+        set
+    }
+
+    #[test]
+    fn plain_and_reranked_are_what_whole_matrices_give() {
+        let (query, gallery) = (set(20, 0.0), set(90, 5.0));
+        let options = RerankOptions { k1: 6, k2: 3, ..RerankOptions::new(RerankVariant::Ptl) };
+        let silent = Reporter::silent();
+        let evaluation = Evaluation::new(&query, &gallery, RankingOptions::default(), Some(options), &silent).unwrap();
+        let outcome = evaluation.run(Details { roc: true, camera_pairs: true }, &silent).unwrap();
+        let distances = rerank(&query.features, &gallery.features, 6, options).unwrap();
+        let want =
+            evaluate_distances(&distances, query.labels(), gallery.labels(), &RankingOptions::default()).unwrap();
+        let (_, reranked) = outcome.reranked.as_ref().unwrap();
+        assert_eq!(*reranked, want);
+        assert_ne!(outcome.plain.map, want.map);
+        let nearest = evaluation.nearest(3, 5);
+        assert_eq!(nearest[0].1, distances[3 * 90 + nearest[0].0]);
+        assert!(nearest.is_sorted_by(|a, b| a.1 <= b.1) && nearest.len() == 5);
+        assert!(
+            nearest.iter().all(|(g, _)| gallery.pids[*g] != query.pids[3] || gallery.camids[*g] != query.camids[3])
+        );
+
+        let text = outcome.to_string();
+        for part in ["re-ranked %", "mAP (step", "Rank-1", "re-ranking: ptl, k1 6, k2 3, lambda 0.3"] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        let json = evaluation.to_json(&outcome, Some("A"), "B");
+        assert_eq!(json["queries"].as_array().unwrap().len(), 20);
+        assert_eq!(json["rerank"]["variant"], "ptl");
+        assert_eq!(json["reranked"]["mAP"].as_f64(), Some(want.map));
+        assert_eq!((&json["trained_on"], &json["evaluated_on"]), (&json!("A"), &json!("B")));
+        assert!(json["queries"][0]["plain"]["ap"].is_f64() && json["plain"].get("per_query").is_none());
+        assert!(json["roc"]["eer"].is_f64() && !json["camera_pairs"].as_array().unwrap().is_empty());
+        assert!(json["formulas"]["mAP"].is_string());
+    }
+
+    #[test]
+    fn a_single_shot_report_has_no_map_anywhere() {
+        let set = set(60, 0.0);
+        let ranking = RankingOptions { protocol: Protocol::SingleGalleryShot, ..RankingOptions::default() };
+        let silent = Reporter::silent();
+        let options = RerankOptions::new(RerankVariant::Zhong);
+        let evaluation = Evaluation::new(&set, &set, ranking, Some(options), &silent).unwrap();
+        let outcome = evaluation.run(Details { roc: true, camera_pairs: true }, &silent).unwrap();
+        let json = evaluation.to_json(&outcome, None, "B").to_string();
+        assert!(
+            !json.contains("mAP") && json.contains("single-gallery-shot") && json.contains("\"repeats\":10"),
+            "{json}"
+        );
+        assert!(!outcome.to_string().contains("mINP"), "{outcome}");
+    }
+
+    #[test]
+    fn features_of_two_networks_are_refused() {
+        let (query, gallery) = (set(8, 0.0), FeatureSet { dim: 3, ..set(8, 0.0) });
+        let error =
+            Evaluation::new(&query, &gallery, RankingOptions::default(), None, &Reporter::silent()).err().unwrap();
+        assert!(error.to_string().contains("have 6 numbers each, those of the gallery 3"), "{error}");
+    }
+}
