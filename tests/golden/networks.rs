@@ -73,7 +73,7 @@ fn entry(line: &Value) -> (String, Vec<usize>) {
 
 enum Modules {
     ResNet(ResNet),
-    Mgn { mgn: Mgn, cells: bool },
+    Mgn { mgn: Box<Mgn>, cells: bool },
 }
 
 struct Network {
@@ -109,7 +109,7 @@ impl Network {
             let architecture = "resnet50".parse().expect("a ResNet");
             let cell_width = cells.then_some(1.0);
             let config = MgnConfig { architecture, base: 64, embedding: 256, cell_width, classes };
-            Modules::Mgn { mgn: Mgn::new(&mut store, &config, 0), cells }
+            Modules::Mgn { mgn: Box::new(Mgn::new(&mut store, &config, 0)), cells }
         } else {
             let architecture = kind.parse().expect("a ResNet");
             let config = ResNetConfig { architecture, base: 64, last_stride: 2, classes: Some(classes) };
@@ -295,7 +295,7 @@ impl Network {
         let Modules::Mgn { mgn, .. } = &self.modules else { return };
         let [n, c, h, w] = self.input_shape;
         let options = ExtractOptions { flip: true, batch: n, eval_state: EvalState::Zeros, seed: 0 };
-        let mut extractor = Extractor::new(mgn, &self.store, [h, w], options).expect("the network records");
+        let mut extractor = Extractor::new(mgn.as_ref(), &self.store, [h, w], options).expect("the network records");
         let x = input(self.golden.salt(), &self.tag, "input1", self.input_shape);
         let images = to_nhwc(&x, Shape::new(n, h, w, c));
         let mut features = Vec::new();
