@@ -286,6 +286,93 @@ fn an_ablation_trains_every_policy_and_evaluates_every_state() {
 }
 
 #[test]
+fn an_evaluation_reports_reranking_cameras_and_roc_and_draws_ranked_lists() {
+    let Fixture { data, run, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let (report, pictures) = (path(&folder, "new/report.json"), path(&folder, "pictures"));
+    let plain = succeeds(&["evaluate", "--checkpoint", run, "--data", data]);
+    assert!(plain.starts_with(&format!("trained on {data}, evaluated on {data}\n")), "{plain}");
+    assert!(!plain.contains("re-ranked") && !plain.contains("equal error rate"), "{plain}");
+    let args =
+        ["evaluate", "--checkpoint", run, "--data", data, "--rerank", "--k1", "4", "--k2", "2", "--lambda", "0.5"];
+    let outputs = ["--out", &report, "--camera-pairs", "--roc", "--gallery-pictures", &pictures, "--pictures", "2"];
+    let text = succeeds(&[&args[..], &outputs].concat());
+    for part in ["re-ranked %", "zhong, k1 4, k2 2, lambda 0.5", "equal error rate", "camera 2"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let queries = files(format!("{data}/query"));
+    let drawn: Vec<_> = files(&pictures).iter().map(|p| p.file_stem().unwrap().to_owned()).collect();
+    let first: Vec<_> = queries[..2].iter().map(|p| p.file_stem().unwrap().to_owned()).collect();
+    assert_eq!(drawn, first);
+    let written = json(&report);
+    assert_eq!((written["rerank"]["variant"].as_str(), written["rerank"]["k1"].as_u64()), (Some("zhong"), Some(4)));
+    assert_eq!((written["trained_on"].as_str(), written["protocol"].as_str()), (Some(&data[..]), Some("cross-camera")));
+    assert_eq!(written["queries"].as_array().unwrap().len(), queries.len());
+    for (part, title) in [("plain", "%"), ("reranked", "re-ranked %")] {
+        let map = 100.0 * written[part]["mAP"].as_f64().unwrap();
+        assert!(text.contains(&format!("{map:.2}")), "{title}: {map} in {text}");
+    }
+    assert!(written["camera_pairs"][0]["rank1"].is_f64() && written["roc"]["eer"].is_f64());
+    fails_with(1, &[&args[..], &outputs].concat(), &["is not empty"]);
+    fails_with(1, &["evaluate", "--checkpoint", run, "--data", data, "--k1", "0"], &["eval.k1"]);
+    fails_with(2, &["evaluate", "--checkpoint", run, "--data", data, "--rerank", "best"], &["best", "torchreid"]);
+    fails_with(2, &["extract", "--checkpoint", run, "--data", data, "--out", "x.npy", "--rerank"], &["--rerank"]);
+}
+
+#[test]
+fn features_in_files_rank_as_the_network_that_made_them() {
+    let Fixture { data, run, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let extract = |images: &str, out: &str| {
+        let (images, out) = (format!("{data}/{images}"), path(&folder, out));
+        succeeds(&["extract", "--checkpoint", run, "--images", &images, "--out", &out]);
+        out
+    };
+    let evaluated = succeeds(&["evaluate", "--checkpoint", run, "--data", data, "--rerank", "ptl"]);
+    let (_, table) = evaluated.split_once('\n').unwrap();
+    for ending in ["safetensors", "npy"] {
+        // No labels inside: the names of the images carry them.
+        let query = extract("query", &format!("q.{ending}"));
+        let gallery = extract("bounding_box_test", &format!("g.{ending}"));
+        assert_eq!(succeeds(&["rank", "--query", &query, "--gallery", &gallery, "--rerank", "ptl"]), table, "{ending}");
+    }
+    let (query, gallery) = (path(&folder, "q.npy"), path(&folder, "g.npy"));
+    let out = path(&folder, "r.json");
+    succeeds(&["rank", "--query", &query, "--gallery", &gallery, "--out", &out, "--normalize"]);
+    assert!(json(&out)["plain"]["mAP"].is_f64());
+
+    let rank = |q: &str, g: &str, more: &[&str], parts: &[&str]| {
+        fails_with(1, &[&["rank", "--query", q, "--gallery", g][..], more].concat(), parts);
+    };
+    let labels = path(&folder, "labels.csv");
+    fs::write(&labels, "path,pid,camid\na.jpg,1,1\n").unwrap();
+    rank(&query, &gallery, &["--query-labels", &labels], &["q.npy", "labels.csv has 1 images"]);
+    rank(&query, "/none.npy", &[], &["/none.npy"]);
+    rank(&labels, &gallery, &[], &["labels.csv", ".npy"]);
+    let bytes = fs::read(&query).unwrap();
+    let spoil = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let (mut bytes, file) = (bytes.clone(), path(&folder, name));
+        change(&mut bytes);
+        fs::write(&file, bytes).unwrap();
+        fs::copy(path(&folder, "q.txt"), Path::new(&file).with_extension("txt")).unwrap();
+        file
+    };
+    let replace = |bytes: &mut Vec<u8>, from: &[u8], to: &[u8]| {
+        let at = bytes.windows(from.len()).position(|w| w == from).unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to);
+    };
+    rank(&spoil("big.npy", &|b| replace(b, b"<f4", b">f4")), &gallery, &[], &["big.npy", "big-endian"]);
+    rank(&spoil("cut.npy", &|b| b.truncate(b.len() - 5)), &gallery, &[], &["cut.npy", "shorter than its shape"]);
+    let nan = spoil("nan.npy", &|b| {
+        let end = b.len();
+        b[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    rank(&nan, &gallery, &[], &["of the query features is not finite"]);
+    fs::remove_file(path(&folder, "nan.txt")).unwrap();
+    rank(&nan, &gallery, &[], &["it has no labels", "--query-labels"]);
+}
+
+#[test]
 fn a_file_and_flags_say_the_same_and_flags_win() {
     let Fixture { data, .. } = fixture();
     let folder = tempfile::tempdir().unwrap();
