@@ -1,7 +1,7 @@
 //! Distances with ranking, and re-ranking, on drawn features around one centre for each identity.
 //!
-//! `PTL_RANKING=QUERIES,GALLERY,LENGTH,IDENTITIES` sets the size; Market-1501's is `3368,15913,2048,750`. The largest memory of the
-//! process so far is printed after each group, where the system tells.
+//! `PTL_RANKING=QUERIES,GALLERY,LENGTH,IDENTITIES` sets the size; Market-1501's is `3368,15913,2048,750`. The largest
+//! memory of the process so far is printed after each group, where the system tells.
 
 use std::hint::black_box;
 use std::time::Duration;

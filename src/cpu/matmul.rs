@@ -62,8 +62,8 @@ impl LeftRows for PlainRows<'_> {
 /// `out[i][j - columns.start] = a_i · b_j` for `a` `[n, depth]` and the rows `columns` of `B`; `out` is
 /// `[n, columns.len()]`.
 ///
-/// Each product is summed in one order that depends on `depth` alone: its bits do not depend on threads, on what is computed
-/// together with it, or on which of its two rows is the left one.
+/// Each product is summed in one order that depends on `depth` alone: its bits do not depend on threads, on what is
+/// computed together with it, or on which of its two rows is the left one.
 ///
 /// # Panics
 /// Sizes that do not fit, or a range that does not start at a multiple of [`COLUMN_ALIGNMENT`].

@@ -17,7 +17,8 @@ pub fn block_rows(n: usize) -> usize {
     (BLOCK_VALUES / n.max(1)).clamp(MIN_BLOCK_ROWS, MAX_BLOCK_ROWS) / MIN_BLOCK_ROWS * MIN_BLOCK_ROWS
 }
 
-/// Squared L2 norm of each row of `features` `[n, dim]`, summed as [`matmul_nt`] sums: a row is at distance 0 from itself.
+/// Squared L2 norm of each row of `features` `[n, dim]`, summed as [`matmul_nt`] sums: a row is at distance 0 from
+/// itself.
 pub fn squared_norms(features: &[f32], dim: usize) -> Vec<f32> {
     let norms = |rows: &[f32]| {
         let n = rows.len() / dim;

@@ -40,8 +40,8 @@ const DIGITS: [[u8; 5]; 10] = [
     [7, 5, 7, 1, 7],
 ];
 
-/// Writes a picture for each of `chosen`, named after the query's image, to the new or empty folder `folder`, and returns their
-/// paths.
+/// Writes a picture for each of `chosen`, named after the query's image, to the new or empty folder `folder`, and
+/// returns their paths.
 ///
 /// # Errors
 /// [`Error::FolderNotEmpty`]; images without paths ([`Error::Setting`]) or that cannot be decoded; [`Error::Io`].

@@ -1,4 +1,5 @@
-//! A whole evaluation of query and gallery features: plain and re-ranked, by cameras, as verification; as text and as JSON.
+//! A whole evaluation of query and gallery features: plain and re-ranked, by cameras, as verification; as text and as
+//! JSON.
 
 use std::fmt;
 
@@ -60,8 +61,8 @@ impl<'a> Evaluation<'a> {
     /// Checks the features and, where asked for, prepares the re-ranking.
     ///
     /// # Errors
-    /// [`Error::FeatureLengths`], [`Error::FeatureRows`], [`Error::NotFiniteFeature`], [`Error::NoValidQuery`] without a gallery;
-    /// settings of the re-ranking that cannot work.
+    /// [`Error::FeatureLengths`], [`Error::FeatureRows`], [`Error::NotFiniteFeature`], [`Error::NoValidQuery`] without
+    /// a gallery; settings of the re-ranking that cannot work.
     pub fn new(
         query: &'a FeatureSet,
         gallery: &'a FeatureSet,
@@ -115,8 +116,8 @@ impl<'a> Evaluation<'a> {
         })
     }
 
-    /// The first `count` gallery items for a query with their distances, re-ranked where that was asked for, without those that the
-    /// filter takes out.
+    /// The first `count` gallery items for a query with their distances, re-ranked where that was asked for, without
+    /// those that the filter takes out.
     pub fn nearest(&self, query: usize, count: usize) -> Vec<(usize, f32)> {
         let mut row = vec![0.0; self.sets.gallery_len()];
         self.sets.products(query..query + 1, &mut row);

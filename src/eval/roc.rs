@@ -1,10 +1,11 @@
-//! Verification: at which distance two images are the same person, over all pairs of a query and a gallery item that the filter
-//! keeps.
+//! Verification: at which distance two images are the same person, over all pairs of a query and a gallery item that
+//! the filter keeps.
 //!
-//! A pair is accepted if its distance is at most the threshold. TPR: accepted share of the pairs of one identity (genuine). FPR: of
-//! the others (impostors). Up to [`EXACT_PAIRS`] pairs every distance is a possible threshold; beyond, the distances go into
-//! [`BINS`] equal bins from 0 to the largest possible distance, whose upper edges are the thresholds (for features of unit length
-//! 1.5e-5 apart). Memory is bounded by either.
+//! A pair is accepted if its distance is at most the threshold. TPR: accepted share of the pairs of one identity
+//! (genuine). FPR: of the others (impostors). Up to [`EXACT_PAIRS`] pairs every distance is a possible threshold;
+//! beyond, the distances go into
+//! [`BINS`] equal bins from 0 to the largest possible distance, whose upper edges are the thresholds (for features of
+//! unit length 1.5e-5 apart). Memory is bounded by either.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -96,8 +97,8 @@ impl<'a> RocBuilder<'a> {
         RocBuilder { query, gallery, filter, next: 0, pairs }
     }
 
-    /// Counts the pairs of the next queries, whose distances are `block` `[rows, gallery]`. A query without a match that the
-    /// filter keeps is left out, as in the ranking.
+    /// Counts the pairs of the next queries, whose distances are `block` `[rows, gallery]`. A query without a match
+    /// that the filter keeps is left out, as in the ranking.
     pub fn add(&mut self, block: &[f32]) {
         let n_gallery = self.gallery.pids.len();
         let (query, gallery, filter, first) = (self.query, self.gallery, self.filter, self.next);

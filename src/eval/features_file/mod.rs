@@ -1,4 +1,5 @@
-//! Features on disk, for and from elsewhere: safetensors with labels and paths inside, or .npy with the paths beside it.
+//! Features on disk, for and from elsewhere: safetensors with labels and paths inside, or .npy with the paths beside
+//! it.
 
 mod labels;
 mod npy;
@@ -53,7 +54,8 @@ pub struct FeatureTable<'a> {
 impl FeatureTable<'_> {
     /// Writes to `path`, in the format of its ending.
     ///
-    /// - `.safetensors`: `features` f32 `[n, dim]`, `pids` and `camids` i64 `[n]` where known; metadata `paths` is a JSON list.
+    /// - `.safetensors`: `features` f32 `[n, dim]`, `pids` and `camids` i64 `[n]` where known; metadata `paths` is a
+    ///   JSON list.
     /// - `.npy`: f32 `[n, dim]` in C order; the paths, one a line, in a file beside it that ends in `.txt`.
     ///
     /// # Errors

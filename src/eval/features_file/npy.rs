@@ -1,5 +1,6 @@
-//! The .npy format, versions 1 to 3, for matrices of floating-point numbers: a magic number, a version, the length of a Python dict,
-//! the dict, the numbers. (Crates for it parse Python literals and big integers in full; a matrix needs three keys.)
+//! The .npy format, versions 1 to 3, for matrices of floating-point numbers: a magic number, a version, the length of a
+//! Python dict, the dict, the numbers. (Crates for it parse Python literals and big integers in full; a matrix needs
+//! three keys.)
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};

@@ -25,9 +25,10 @@ pub struct FeatureSet {
 }
 
 impl FeatureSet {
-    /// Reads a `.safetensors` file (`features` `[n, dim]`, `pids` and `camids` `[n]`, as [`FeatureTable::write`](super::FeatureTable)
-    /// writes them) or a `.npy` file (`[n, dim]`, f32, f64 or f16). Labels are those of `labels`, else the file's own, else those
-    /// beside it in `NAME.csv` or `NAME.txt`, else in the names of its images.
+    /// Reads a `.safetensors` file (`features` `[n, dim]`, `pids` and `camids` `[n]`, as
+    /// [`FeatureTable::write`](super::FeatureTable) writes them) or a `.npy` file (`[n, dim]`, f32, f64 or f16). Labels
+    /// are those of `labels`, else the file's own, else those beside it in `NAME.csv` or `NAME.txt`, else in the names
+    /// of its images.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::FeatureFile`]: another format, no labels, another number of labels than of features.

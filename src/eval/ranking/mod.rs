@@ -75,8 +75,8 @@ pub struct RankingOptions {
     pub max_rank: usize,
     /// Items at the distance of a match stand before it in CMC and mINP, instead of in the order of the gallery.
     pub pessimistic_ties: bool,
-    /// A property of the data set. [`Protocol::SingleGalleryShot`] takes out every image of the query's camera, counts first
-    /// matches, and knows neither mAP nor mINP.
+    /// A property of the data set. [`Protocol::SingleGalleryShot`] takes out every image of the query's camera, counts
+    /// first matches, and knows neither mAP nor mINP.
     #[serde(skip)]
     pub protocol: Protocol,
     /// Seed of the gallery images that [`Protocol::SingleGalleryShot`] draws.

@@ -8,8 +8,9 @@ pub(in crate::eval) struct RankedQuery {
     pub others_before: Vec<usize>,
 }
 
-/// Metrics of one query over the gallery items `items` (ascending), without sorting them: only the matches are sorted, and each
-/// other item is counted where it falls between them. `distances` is the whole row. `None` if no match is left.
+/// Metrics of one query over the gallery items `items` (ascending), without sorting them: only the matches are sorted,
+/// and each other item is counted where it falls between them. `distances` is the whole row. `None` if no match is
+/// left.
 pub(in crate::eval) fn rank_query(
     distances: &[f32],
     items: impl Iterator<Item = usize> + Clone,

@@ -1,5 +1,5 @@
-//! Single gallery shot, the first protocol of CUHK03 (Li et al., CVPR 2014): against one random image of each identity, taken by
-//! another camera than the query's.
+//! Single gallery shot, the first protocol of CUHK03 (Li et al., CVPR 2014): against one random image of each identity,
+//! taken by another camera than the query's.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ pub const REPEATS: usize = 10;
 /// How many identities come before the query's own, for each draw.
 pub(super) type Draws = [u32; REPEATS];
 
-/// Ranks query number `query`. The draws depend on the seed, the repeat and the query alone. `None` if no other camera saw its
-/// identity.
+/// Ranks query number `query`. The draws depend on the seed, the repeat and the query alone. `None` if no other camera
+/// saw its identity.
 pub(super) fn rank(
     distances: &[f32],
     query: usize,
@@ -57,7 +57,8 @@ mod tests {
 
     #[test]
     fn the_share_of_draws_follows_the_images() {
-        // Own identity: near or far, half of the draws each; another identity between; the query's camera does not count.
+        // Own identity: near or far, half of the draws each; another identity between; the query's camera does not
+        // count.
         let shares: Vec<f64> = (0..200)
             .map(|seed| report(&[0.0, 0.1, 0.9, 0.5, 0.05], &[1, 1, 1, 2, 3], &[1, 2, 2, 2, 1], seed).unwrap())
             .map(|report| {

@@ -6,8 +6,8 @@ use crate::eval::distance::squared_norms;
 /// Lanes of the products of single pairs.
 const LANES: usize = 16;
 
-/// d_ij = max(0, offset_i + offset_j - 2 scale_i scale_j x_i·x_j): offset |x|² and scale 1 give the squared Euclidean distance,
-/// offset 1 and scale 1/|x| give 2 - 2 cos.
+/// d_ij = max(0, offset_i + offset_j - 2 scale_i scale_j x_i·x_j): offset |x|² and scale 1 give the squared Euclidean
+/// distance, offset 1 and scale 1/|x| give 2 - 2 cos.
 pub(super) struct Base {
     offset: Vec<f32>,
     scale: Vec<f32>,

@@ -1,11 +1,13 @@
-//! Re-ranking by k-reciprocal encoding (Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR
-//! 2017), in memory that grows with the number of images, not with its square.
+//! Re-ranking by k-reciprocal encoding (Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding",
+//! CVPR 2017), in memory that grows with the number of images, not with its square.
 //!
 //! Over all n = queries + gallery images, with D_ij = f(d_ij) / max_j f(d_ij):
 //!
 //! - N(i, k): image i and its k nearest others, by (distance, index). R(i, k) = {j ∈ N(i, k): i ∈ N(j, k)}.
-//! - R*(i): R(i, k1), and every R(j, k1/2), j ∈ R(i, k1), of which more than 2/3 lies in R(i, k1); k1/2 is rounded half to even.
-//! - V_ij = exp(-D_ij) / Σ over R*(i), else 0. With k2 > 1, V_i becomes the mean of V over the first k2 images of N(i, ·).
+//! - R*(i): R(i, k1), and every R(j, k1/2), j ∈ R(i, k1), of which more than 2/3 lies in R(i, k1); k1/2 is rounded half
+//!   to even.
+//! - V_ij = exp(-D_ij) / Σ over R*(i), else 0. With k2 > 1, V_i becomes the mean of V over the first k2 images of N(i,
+//!   ·).
 //! - J_ij = 1 - m / (2 - m), m = Σ_l min(V_il, V_jl). The result is (1 - λ) J + λ D for queries against the gallery.
 //!
 //! [`neighbours`] finds N and the row maxima from blocks of distances, [`encoding`] makes the sparse rows V, and
@@ -33,12 +35,12 @@ use crate::{Error, Result};
 pub enum RerankVariant {
     /// d = 2 - 2 cos, f(d) = d: the published PTL code, and ReID-MGN before it.
     Ptl,
-    /// d = squared Euclidean distance of the features as they are, f(d) = d: the paper's own code, which squares the Euclidean
-    /// distance that it computes. On features of unit length d is 2 - 2 cos, and the result is that of `Ptl` but for rounding;
-    /// on others it is not. (That code works in float16; this does not.)
+    /// d = squared Euclidean distance of the features as they are, f(d) = d: the paper's own code, which squares the
+    /// Euclidean distance that it computes. On features of unit length d is 2 - 2 cos, and the result is that of `Ptl`
+    /// but for rounding; on others it is not. (That code works in float16; this does not.)
     Zhong,
-    /// d as in `Zhong`, f(d) = d²: torchreid, which hands its squared distance to code that squares it again. Neighbours are the
-    /// same as in `Zhong`, weights and the λ term are not.
+    /// d as in `Zhong`, f(d) = d²: torchreid, which hands its squared distance to code that squares it again.
+    /// Neighbours are the same as in `Zhong`, weights and the λ term are not.
     Torchreid,
 }
 
@@ -108,8 +110,8 @@ pub struct Reranker {
 }
 
 impl Reranker {
-    /// Works out the encodings of finite `query` `[queries, dim]` and `gallery` `[gallery, dim]`; `done` is called with the number of
-    /// images that have been compared with all others, block after block.
+    /// Works out the encodings of finite `query` `[queries, dim]` and `gallery` `[gallery, dim]`; `done` is called with
+    /// the number of images that have been compared with all others, block after block.
     ///
     /// # Errors
     /// As [`RerankOptions::validate`].

@@ -15,8 +15,8 @@ const NONE: u64 = u64::MAX;
 
 /// For each of n images.
 pub(super) struct Neighbours {
-    /// `[n, count]`: nearest other images, ascending by (distance, index). Bits of the distance, then the index: distances are not
-    /// negative, so their bits are ordered as they are.
+    /// `[n, count]`: nearest other images, ascending by (distance, index). Bits of the distance, then the index:
+    /// distances are not negative, so their bits are ordered as they are.
     keys: Vec<u64>,
     count: usize,
     /// `[n]`: the largest d.
@@ -58,7 +58,8 @@ impl Seen<'_> {
     }
 }
 
-/// The `count` (at most n - 1) nearest others of all rows of `features`, which `packed` holds too. d_ij = d_ji is computed once.
+/// The `count` (at most n - 1) nearest others of all rows of `features`, which `packed` holds too. d_ij = d_ji is
+/// computed once.
 pub(super) fn find(
     features: &[f32],
     packed: &PackedRows,
