@@ -114,7 +114,9 @@ fn table(arms: impl IntoIterator<Item = (String, Vec<Scores>)>) -> Table {
     for (title, scores) in arms {
         let cells = (0..5).map(|column| {
             let values: Vec<f64> = scores.iter().map(|s| s.columns()[column]).collect();
-            MeanStd::of(&values).map_or_else(String::new, |m| format!("{m:.1}"))
+            // A protocol of single gallery shots has no mAP.
+            let figure = MeanStd::of(&values).filter(|m| !m.mean.is_nan());
+            figure.map_or_else(|| "-".into(), |m| format!("{m:.1}"))
         });
         table.row(std::iter::once(title).chain(cells));
     }
