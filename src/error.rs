@@ -97,7 +97,7 @@ pub enum Error {
     /// Nothing to average over.
     #[error(
         "none of the {queries} queries has a match in the gallery that counts: query and gallery need images of the same \
-         identities from different cameras (with a single camera, keep same-camera matches)"
+         identities from different cameras"
     )]
     NoValidQuery { queries: usize },
     /// A file of features or of their labels that cannot be used.

@@ -186,6 +186,15 @@ fn a_run_can_be_evaluated_extracted_resumed_and_fine_tuned() {
 
     let tuned = path(&folder, "tuned");
     succeeds(&tiny(&["train", "--data", data, "--init", run, "--out", &tuned, "--epochs", "1", "--seed", "3"]));
+    // Weights that do not fit leave no folder behind that would be in the way of the next try.
+    let (narrow, wide) = (path(&folder, "narrow"), path(&folder, "wide"));
+    let mut narrow_args = tiny(&["train", "--data", data, "--out", &narrow]);
+    narrow_args.extend(["--arch", "resnet18", "--epochs", "1"]);
+    succeeds(&narrow_args);
+    let mut wide_args = tiny(&["train", "--data", data, "--init", &narrow, "--out", &wide]);
+    wide_args.extend(["--arch", "resnet18", "--width", "0.25"]);
+    fails_with(1, &wide_args, &["no weight fits", "the model has"]);
+    assert!(!Path::new(&wide).exists());
 }
 
 /// The fixture's weights as another program would save them: without our description.

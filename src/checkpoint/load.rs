@@ -44,8 +44,12 @@ pub fn fine_tune(
     let report = fill(store, file, is_head, sources)?;
     if !store.params.iter().any(|param| report.loaded.contains(&param.name)) {
         let names = file.names();
-        let have = names.first().map_or("no tensor at all", String::as_str);
-        let reason = format!("no weight fits the model by name and shape (it has {have})");
+        let other_shape = report.skipped.iter().find(|(_, why)| why.starts_with("shape"));
+        let have = match other_shape {
+            Some((name, why)) => format!("{name} has the {why}"),
+            None => format!("it has {}", names.first().map_or("no tensor at all", String::as_str)),
+        };
+        let reason = format!("no weight fits the model by name and shape ({have})");
         return Err(bad_file(file.path(), reason));
     }
     Ok(report)

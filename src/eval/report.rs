@@ -90,6 +90,9 @@ impl<'a> Evaluation<'a> {
         let roc = |()| RocBuilder::new(query_labels, gallery_labels, options.filter, self.sets.largest, EXACT_PAIRS);
         let mut roc = details.roc.then_some(()).map(roc);
         let by_camera = details.camera_pairs && options.protocol == Protocol::CrossCamera;
+        if details.camera_pairs && !by_camera {
+            reporter.message("no table of camera pairs: single gallery shots draw from all other cameras");
+        }
         let mut pairs = by_camera.then(|| CameraPairs::new(query_labels, gallery_labels, options));
         let mut task = reporter.start("ranking", self.sets.queries() as u64, "queries");
         let (mut block, mut copy) = (Vec::new(), Vec::new());
@@ -140,18 +143,21 @@ impl<'a> Evaluation<'a> {
             value.as_object_mut().expect("a struct").remove("per_query");
             value
         };
+        let single_shot = self.ranking.protocol == Protocol::SingleGalleryShot;
         let queries = (0..self.query.len()).map(|q| {
             let result = |report: &RankingReport| json!(report.per_query.get(q).and_then(Option::as_ref));
             let mut entry = json!({
                 "image": self.query.name(q), "pid": self.query.pids[q], "camid": self.query.camids[q],
-                "plain": result(&outcome.plain),
             });
-            if let Some((_, report)) = &outcome.reranked {
-                entry["reranked"] = result(report);
+            // Draws have no figures of a single query.
+            if !single_shot {
+                entry["plain"] = result(&outcome.plain);
+                if let Some((_, report)) = &outcome.reranked {
+                    entry["reranked"] = result(report);
+                }
             }
             entry
         });
-        let single_shot = self.ranking.protocol == Protocol::SingleGalleryShot;
         let mut value = json!({
             "trained_on": trained_on,
             "evaluated_on": evaluated_on,
@@ -191,7 +197,8 @@ fn prepare(sets: &Sets, options: RerankOptions, reporter: &Reporter) -> Result<R
     options.validate()?;
     let n = sets.queries() + sets.gallery_len();
     // Two copies of the features, a block of distances, neighbours, encodings.
-    let bytes = 8 * n * sets.dim + 4 * n * block_rows(n) + n * options.k1 * (8 + 12 * options.k2);
+    let (k1, encoded) = (options.k1.min(n), (options.k1.saturating_mul(options.k2)).min(n));
+    let bytes = 8 * n * sets.dim + 4 * n * block_rows(n) + n * (8 * k1 + 12 * encoded);
     reporter.message(&format!("re-ranking ({options}) of {n} images takes about {} MiB", bytes >> 20));
     let mut task = reporter.start("re-ranking", n as u64, "images");
     let mut before = 0;

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint;
-use crate::config::{Config, DEFAULT_ARCH, Overrides, SETTINGS};
+use crate::config::{Config, DEFAULT_ARCH, Data, Overrides, SETTINGS};
+use crate::data::DatasetKind;
 use crate::graph::{Graph, Mode};
-use crate::latent_state::LatentStates;
+use crate::latent_state::{EvalState, LatentStates};
 use crate::nn::{Arch, Network};
 use crate::run_dir::RunDir;
 use crate::shape::Shape;
@@ -20,7 +21,7 @@ pub struct TrainedModel {
     pub store: Store,
     pub states: LatentStates,
     /// The data set of its training, where the file names it.
-    pub trained_on: Option<PathBuf>,
+    pub trained_on: Option<String>,
 }
 
 impl TrainedModel {
@@ -41,13 +42,19 @@ impl TrainedModel {
         let images = graph.input(Shape::new(config.eval.batch, config.model.height, config.model.image_width, 3));
         network.forward(&mut graph, &store, images)?;
         let mut states = LatentStates::new(config.ptl.state_init, config.seed);
-        state::load_latent_states(&path, graph.states(), &mut states)?;
+        let loaded = state::load_latent_states(&path, graph.states(), &mut states);
+        // Of another image size, for one: only an evaluation that starts from them needs them.
+        if loaded.is_err() && config.ptl.eval_state != EvalState::Mean {
+            states = LatentStates::new(config.ptl.state_init, config.seed);
+        } else {
+            loaded?;
+        }
         Ok(TrainedModel { config, network, store, states, trained_on })
     }
 }
 
 /// Settings, number of identities and training data of a file that carries them.
-fn described(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize, Option<PathBuf>)> {
+fn described(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize, Option<String>)> {
     let header = state::model_header(file.path(), file)?;
     let config = Config::load(&header.config, None, flags)?;
     // A flag that changes no shape, such as a stride, would silently make another network of the same weights.
@@ -61,12 +68,14 @@ fn described(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usiz
             });
         }
     }
-    let trained_on = header.config.data.root;
+    let Data { root, kind, .. } = &header.config.data;
+    let root = root.display();
+    let trained_on = if *kind == DatasetKind::Auto { root.to_string() } else { format!("{root} ({kind})") };
     Ok((config, header.classes, Some(trained_on)))
 }
 
 /// Settings and number of identities of a file from elsewhere.
-fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize, Option<PathBuf>)> {
+fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize, Option<String>)> {
     let bad = |reason: String| Error::Checkpoint { path: file.path().to_path_buf(), reason };
     if !flags.has("model.arch") {
         let reason = "it was not written by ptl-train and says nothing of its network: name that with --arch (and --width, \

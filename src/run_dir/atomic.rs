@@ -8,19 +8,23 @@ use crate::Result;
 use crate::error::IoContext;
 
 /// Writes `path` through a file beside it that is synced and renamed: whatever happens, `path` holds the whole old or the
-/// whole new content.
+/// whole new content. A link is followed; a device or a pipe is written to as it is.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io) with `path`; the old file is then untouched and nothing is left beside it.
 pub fn atomic_write(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-    let temporary = temporary_name(path);
-    let written = write_synced(&temporary, write).and_then(|()| fs::rename(&temporary, path));
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    if fs::metadata(&target).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return File::options().write(true).open(&target).and_then(|mut special| write(&mut special)).at("write", path);
+    }
+    let temporary = temporary_name(&target);
+    let written = write_synced(&temporary, write).and_then(|()| fs::rename(&temporary, &target));
     if written.is_err() {
         // The first error is the one to report; what can be removed is removed.
         let _ = fs::remove_file(&temporary);
     }
     written.at("write", path)?;
-    sync_folder(path);
+    sync_folder(&target);
     Ok(())
 }
 
@@ -64,6 +68,21 @@ mod tests {
         atomic_write(&path, |file| file.write_all(b"new")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_devices_stay_devices() {
+        let folder = tempfile::tempdir().unwrap();
+        let [real, link] = ["real", "link"].map(|name| folder.path().join(name));
+        fs::write(&real, "old").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        atomic_write(&link, |file| file.write_all(b"new")).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&real).unwrap(), b"new");
+        let null = Path::new("/dev/null");
+        atomic_write(null, |file| file.write_all(b"gone")).unwrap();
+        assert!(!fs::metadata(null).unwrap().is_file());
     }
 
     #[test]

@@ -92,6 +92,16 @@ impl RunDir {
         Ok(self)
     }
 
+    /// Removes a run that ended before it had settings: its weights did not fit, for one. The next try may have the folder.
+    /// What cannot be removed stays.
+    pub fn discard_unstarted(&self) {
+        if !self.config_path().exists() {
+            let _ = fs::remove_file(self.log_path());
+            let _ = fs::remove_dir(self.checkpoints());
+            let _ = fs::remove_dir(&self.root);
+        }
+    }
+
     /// The folder itself.
     pub fn root(&self) -> &Path {
         &self.root

@@ -16,8 +16,9 @@ use crate::{Error, Result};
 /// `ptl-train extract`.
 pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
-    FeatureFormat::of(&args.out)?;
-    if let Some(existing) = [args.out.clone(), args.out.with_extension("txt")].into_iter().find(|path| path.exists()) {
+    // An .npy has its paths beside it.
+    let beside = (FeatureFormat::of(&args.out)? == FeatureFormat::Npy).then(|| args.out.with_extension("txt"));
+    if let Some(existing) = std::iter::once(args.out.clone()).chain(beside).find(|path| path.exists()) {
         return Err(Error::Setting {
             setting: "--out".into(),
             value: args.out.display().to_string(),

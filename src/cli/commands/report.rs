@@ -1,7 +1,6 @@
 //! What `evaluate` and `rank` do once there are features: rank, print, write, draw.
 
 use std::fs;
-use std::path::Path;
 
 use serde_json::to_string_pretty;
 
@@ -22,7 +21,7 @@ use crate::run_dir::atomic_write;
 pub(super) struct Subject<'a> {
     pub query: &'a FeatureSet,
     pub gallery: &'a FeatureSet,
-    pub trained_on: Option<&'a Path>,
+    pub trained_on: Option<&'a str>,
     pub evaluated_on: &'a str,
 }
 
@@ -46,20 +45,13 @@ pub(super) fn report(
     let everything = args.out.is_some();
     let details = Details { roc: args.roc || everything, camera_pairs: args.camera_pairs || everything };
     let outcome = evaluation.run(details, reporter)?;
-    let trained_on = subject.trained_on.map(|path| path.display().to_string());
     if let Some(path) = &args.out {
-        let json = evaluation.to_json(&outcome, trained_on.as_deref(), subject.evaluated_on);
+        let json = evaluation.to_json(&outcome, subject.trained_on, subject.evaluated_on);
         let text = to_string_pretty(&json).expect("plain values");
         atomic_write(path, |file| writeln!(file, "{text}"))?;
         reporter.message(&format!("report written to {}", path.display()));
     }
-    if let Some(folder) = &args.gallery_pictures {
-        let worst = args.pictures_worst.then(|| outcome.reranked.as_ref().map_or(&outcome.plain, |(_, report)| report));
-        let chosen = chosen_queries(subject.query.len(), args.pictures, worst);
-        let drawn = pictures::draw(folder, &evaluation, subject.query, subject.gallery, &chosen)?;
-        reporter.message(&format!("{} pictures in {}", drawn.len(), folder.display()));
-    }
-    let mut text = match trained_on {
+    let mut text = match subject.trained_on {
         Some(trained_on) => format!("trained on {trained_on}, evaluated on {}\n{outcome}\n", subject.evaluated_on),
         None => format!("{outcome}\n"),
     };
@@ -69,7 +61,15 @@ pub(super) fn report(
     if let Some(pairs) = outcome.camera_pairs.as_ref().filter(|_| args.camera_pairs) {
         text.push_str(&format!("\n{}", camera_table(pairs)));
     }
-    print(&text)
+    print(&text)?;
+    // Last: images may be missing, and the figures are there already.
+    if let Some(folder) = &args.gallery_pictures {
+        let worst = args.pictures_worst.then(|| outcome.reranked.as_ref().map_or(&outcome.plain, |(_, report)| report));
+        let chosen = chosen_queries(subject.query.len(), args.pictures, worst);
+        let drawn = pictures::draw(folder, &evaluation, subject.query, subject.gallery, &chosen)?;
+        reporter.message(&format!("{} pictures in {}", drawn.len(), folder.display()));
+    }
+    Ok(())
 }
 
 /// The first `count` queries, or those with the lowest average precision in `worst`.

@@ -56,7 +56,8 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
         (None, None) => Start::Scratch,
     };
 
-    // From here on there is something to look at, whatever happens.
+    // From here on there is something to look at.
+    let fresh = resumed.is_none();
     let run = match resumed {
         Some(run) => run,
         None => new_run(args.out.as_deref(), "train")?,
@@ -74,7 +75,11 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
         reporter: &reporter,
         stop: &stop,
     };
-    match train::run(&job)? {
+    let outcome = train::run(&job);
+    if fresh && outcome.is_err() {
+        run.discard_unstarted();
+    }
+    match outcome? {
         Outcome::Stopped(position) => {
             let root = run.root().display();
             reporter.message(&format!(

@@ -86,6 +86,7 @@ pub fn convert(job: &Job<'_>) -> Result<Outcome> {
         job.reporter.warn(&format!("{} classic splits, the published file has {SPLITS}", test_sets.len()));
     }
 
+    let existed = job.out.exists();
     fs::create_dir_all(job.out).at("create", job.out)?;
     if fs::read_dir(job.out).at("read", job.out)?.next().is_some() {
         return Err(Error::FolderNotEmpty { path: job.out.to_path_buf() });
@@ -94,6 +95,9 @@ pub fn convert(job: &Job<'_>) -> Result<Outcome> {
     if !matches!(written, Ok(Outcome::Finished { .. })) {
         // The first error is the one to report; what can be removed is removed.
         top_folders(&plans).iter().for_each(|name| drop(fs::remove_dir_all(unfinished(job.out, name))));
+        if !existed {
+            let _ = fs::remove_dir(job.out);
+        }
     }
     written
 }

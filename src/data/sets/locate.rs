@@ -97,7 +97,7 @@ pub(super) fn find(root: &Path, kind: DatasetKind) -> Result<(PathBuf, Layout)> 
     match &found[..] {
         [folder] => Ok((folder.clone(), layout)),
         [] => refuse(format!(
-            "{kind} needs {}, which are neither in it nor in one of its folders {}",
+            "{kind} needs {}: neither it nor one of its folders {} has that",
             layout.parts(),
             usual_folders(kind).join(", ")
         )),
