@@ -95,6 +95,6 @@ struct Register {
 inline unsigned blocks(long long a, long long b) { return (unsigned)((a + b - 1) / b); }
 const float NOT_A_NUMBER = std::nanf("");
 // Relative precision of a bf16 that was rounded to nearest, with a little room for the f32 sum before it.
-const double BF16 = 1.02 / 256;
+constexpr double BF16 = 1.02 / 256;
 
 }  // namespace test
