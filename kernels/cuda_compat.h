@@ -19,7 +19,8 @@ struct bf16 {
 // A static shared array: SHARED(float, tile, [16][65]);
 #define SHARED(type, name, dims) __shared__ __align__(16) type name dims
 // The dynamic shared memory of the launch, as bytes.
-#define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+extern __shared__ __align__(128) unsigned char dynamic_shared_memory[];
+#define DYNAMIC_SHARED(name) unsigned char* name = dynamic_shared_memory
 #define FULL_WARP 0xffffffffu
 
 DEVICE float shuffle_xor(float v, int lanes) { return __shfl_xor_sync(FULL_WARP, v, lanes); }
