@@ -79,3 +79,25 @@ CASE(bconv_tf32) {
         expect_exact(c.name() + "state in place", state, values(c_next));
     });
 }
+
+// One body for both types: pack, run, add once more onto random numbers.
+#define CHECK_BACKWARD_DATA(type, T, random, rounded, seen, depth, rounding)                                                      \
+    for_each_conv([](const Conv& c) {                                                                                       \
+        Buffer<T> dy = random(c.out_len());                                                                                 \
+        Floats weight = random_floats(c.weight_len());                                                                      \
+        Buffer<T> packed((size_t)blocks(c.in_c, 128) * c.kernel_h * c.kernel_w * blocks(c.out_c, depth) * 128 * depth);      \
+        RUN(pack_transposed_##type, (Grid{5}), weight, packed, c.kernel_h, c.kernel_w, c.in_c, c.out_c, c.stride_y, c.stride_x); \
+        Doubles sums = c.backward_data(seen(dy), rounded(weight));                                                          \
+        long long phase = (long long)c.n * blocks(c.in_h, c.stride_y) * blocks(c.in_w, c.stride_x);                         \
+        Grid grid{blocks(phase, 128), blocks(c.in_c, 128), (unsigned)(c.stride_y * c.stride_x)};                            \
+        for (int accumulate = 0; accumulate < 2; accumulate++) {                                                            \
+            Buffer<T> dx = accumulate ? random(c.in_len()) : Buffer<T>(c.in_len());                                         \
+            Doubles want = sums;                                                                                            \
+            for (size_t i = 0; i < want.size() && accumulate; i++) want[i] += value(dx[i]);                                 \
+            RUN_SHARED(conv2d_backward_data_##type, grid, MMA_SHARED_BYTES, dy, packed, dx, CONV_ARGS(c, c.out_c), accumulate); \
+            expect(c.name() + "dx", dx, want, 5e-5, rounding);                                                              \
+        }                                                                                                                   \
+    })
+
+CASE(conv2d_backward_data_bf16_mma) { CHECK_BACKWARD_DATA(bf16, bf16, random_halves, as_bf16, values, 32, BF16); }
+CASE(conv2d_backward_data_tf32_mma) { CHECK_BACKWARD_DATA(tf32, float, random_floats, as_tf32, as_tf32, 16, 2e-5); }
