@@ -1,0 +1,79 @@
+// BConv-Cell in f32: a convolution to four gates, and the latent state that they update, in one pass.
+//   [i f o g] = conv(x, weight);  c_next = σ(f)·c_prev + σ(i)·tanh(g);  y = σ(o)·tanh(c_next)
+// A tile's 64 columns are the four gates of 16 channels, so that a thread ends with all gates of its channels: the
+// pre-activations never reach memory. Any kernel, stride, padding and number of channels.
+//
+// Contract. Overwrites c_next, y and, unless it is null, gates (the activated gates, for backward). c_prev may be c_next
+// itself; nothing else may overlap. The gradients of x and weight are those of a convolution with 4·channels outputs: see
+// conv2d_f32.cu, which takes `gates` after bconv_gate_gradients_f32 as dy.
+
+#include "implicit_gemm_f32.cuh"
+
+// launch: grid (ceil(n·out_h·out_w / 128), ceil(channels / 16))
+extern "C" __global__ void __launch_bounds__(128)
+    bconv_forward_f32(const float* __restrict__ x,       // [n, in_h, in_w, in_c]
+                      const float* __restrict__ weight,  // [kernel_h, kernel_w, in_c, 4·channels], columns i f o g
+                      const float* c_prev,               // [n, out_h, out_w, channels]
+                      float* c_next,                     // [n, out_h, out_w, channels]
+                      float* __restrict__ y,             // [n, out_h, out_w, channels]
+                      float* __restrict__ gates,         // [n, out_h, out_w, 4, channels] or null
+                      int n, int in_h, int in_w, int in_c, int out_h, int out_w, int channels, int kernel_h,
+                      int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x) {
+    SHARED(int4, pixels, [TILE_ROWS]);
+    long long count = (long long)n * out_h * out_w;
+    forward_pixels(pixels, count, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
+
+    int depth = kernel_h * kernel_w * in_c, first_channel = blockIdx.y * (TILE_COLUMNS / 4);
+    PixelRows a{x, in_h, in_w, in_c, kernel_h, kernel_w, 1, pixels};
+    // Column 4·c + gate of the tile is channel c of the gate.
+    int column = threadIdx.x % TILE_COLUMNS, loaded = first_channel + column / 4;
+    const float* loaded_column = loaded < channels ? weight + (column % 4) * channels + loaded : nullptr;
+    MatrixColumn b{loaded_column, 4 * channels, 0, depth};
+    float acc[8][8] = {};
+    multiply_tile(acc, depth, a, b);
+
+#pragma unroll
+    for (int row = 0; row < 8; row++) {
+        long long pixel = (long long)blockIdx.x * TILE_ROWS + tile_row(row);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int channel = first_channel + tile_column(4 * half) / 4;
+            if (pixel >= count || channel >= channels) continue;
+            float i = sigmoid(acc[row][4 * half]), f = sigmoid(acc[row][4 * half + 1]);
+            float o = sigmoid(acc[row][4 * half + 2]), g = tanhf(acc[row][4 * half + 3]);
+            long long at = pixel * channels + channel;
+            float c = f * c_prev[at] + i * g;
+            c_next[at] = c;
+            y[at] = o * tanhf(c);
+            if (gates) {
+                float* out = gates + pixel * 4 * channels + channel;
+                out[0] = i;
+                out[channels] = f;
+                out[2 * channels] = o;
+                out[3 * channels] = g;
+            }
+        }
+    }
+}
+
+// Turns activated gates into the gradients of their pre-activations, in place. With c = f·c_prev + i·g and
+// dc = dy·o·(1 - tanh²c): di = dc·g·i(1-i), df = dc·c_prev·f(1-f), do = dy·tanh(c)·o(1-o), dg = dc·i·(1-g²).
+// launch: any grid of one dimension.
+extern "C" __global__ void __launch_bounds__(256)
+    bconv_gate_gradients_f32(float* __restrict__ gates,         // [pixels, 4, channels]
+                             const float* __restrict__ c_prev,  // [pixels, channels]
+                             const float* __restrict__ dy,      // [pixels, channels]
+                             long long pixels, int channels) {
+    for (long long at = global_index(); at < pixels * channels; at += global_size()) {
+        long long pixel = at / channels;
+        float* gate = gates + pixel * 4 * channels + (at - pixel * channels);
+        float i = gate[0], f = gate[channels], o = gate[2 * channels], g = gate[3 * channels];
+        float before = c_prev[at], d = dy[at];
+        float t = tanhf(f * before + i * g);
+        float dc = d * o * (1.0f - t * t);
+        gate[0] = dc * g * i * (1.0f - i);
+        gate[channels] = dc * before * f * (1.0f - f);
+        gate[2 * channels] = d * t * o * (1.0f - o);
+        gate[3 * channels] = dc * i * (1.0f - g * g);
+    }
+}

@@ -1,0 +1,176 @@
+// BConv-Cell forward on tensor cores: bf16 (activations and saved gates bf16) and tf32 (all f32); sums and the latent state
+// are f32 in both. The same formulas, any sizes and the same contract as bconv_f32.cu, but for the weights, which
+// pack_gates_* lays out first, once for each change of the weights.
+//
+// A block's 128 columns are 32 channels, a warp's 64 are 16 channels. The columns are arranged so that a thread ends with all
+// four gates of four consecutive channels: of the 64, n8 block j holds gate j%4, and of its columns 2q and 2q+1 (those of
+// lanes with l%4 = q) channels 4q + 2·(j/4) and the next.
+//
+// Activations use tanh.approx in the bf16 form (2^-11, below what rounding the operands costs), exact functions in tf32.
+
+#include "implicit_gemm_mma.cuh"
+
+// Of packed column `column` of a block's 128: which gate, and which of the block's 32 channels.
+DEVICE int packed_gate(int column) { return column % 64 / 8 % 4; }
+DEVICE int packed_channel(int column) { return column / 64 * 16 + column % 8 / 2 * 4 + column % 64 / 32 * 2 + column % 2; }
+
+template <class T>
+DEVICE void pack_gates(const float* weight, T* packed, int taps, int in_c, int channels) {
+    const int depth = Mma<T>::DEPTH, per_tap = steps_of_tap<T>(in_c);
+    long long count = (long long)ceil_div(channels, 32) * taps * per_tap * MMA_COLUMNS * depth;
+    for (long long i = global_index(); i < count; i += global_size()) {
+        int k = (int)(i % depth), column = (int)(i / depth % MMA_COLUMNS);
+        long long step = i / depth / MMA_COLUMNS;
+        int block = (int)(step / (taps * per_tap)), tap = (int)(step / per_tap % taps);
+        int c = (int)(step % per_tap) * depth + k, channel = block * 32 + packed_channel(column);
+        bool inside = c < in_c && channel < channels;
+        long long from = ((long long)tap * in_c + c) * 4 * channels + packed_gate(column) * channels + channel;
+        packed[i] = Mma<T>::rounded(inside ? weight[from] : 0.0f);
+    }
+}
+
+// launch: any grid of one dimension
+extern "C" __global__ void __launch_bounds__(256)
+    pack_gates_bf16(const float* __restrict__ weight,  // [taps, in_c, 4·channels], columns i f o g
+                    bf16* __restrict__ packed,         // [ceil(channels / 32), taps, ceil(in_c / 32), 128, 32]
+                    int taps, int in_c, int channels) {
+    pack_gates(weight, packed, taps, in_c, channels);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    pack_gates_tf32(const float* __restrict__ weight,
+                    float* __restrict__ packed,  // [ceil(channels / 32), taps, ceil(in_c / 16), 128, 16]
+                    int taps, int in_c, int channels) {
+    pack_gates(weight, packed, taps, in_c, channels);
+}
+
+// Four consecutive channels; `live` of them exist. Wide where rows are aligned.
+DEVICE void load_four(const float* p, float (&v)[4], int live, bool aligned) {
+    if (aligned) {
+        float4 q = *(const float4*)p;
+        v[0] = q.x, v[1] = q.y, v[2] = q.z, v[3] = q.w;
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) v[i] = i < live ? p[i] : 0.0f;
+    }
+}
+DEVICE void store_four(float* p, const float (&v)[4], int live, bool aligned) {
+    if (aligned) {
+        *(float4*)p = make_float4(v[0], v[1], v[2], v[3]);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (i < live) p[i] = v[i];
+    }
+}
+DEVICE void store_four(bf16* p, const float (&v)[4], int live, bool aligned) {
+    if (aligned) {
+        *(uint2*)p = make_uint2(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]));
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (i < live) store(p + i, v[i]);
+    }
+}
+
+template <class T> struct Activations;
+template <> struct Activations<bf16> {
+    static METHOD float sigmoid_of(float v) { return sigmoid_fast(v); }
+    static METHOD float tanh_of(float v) { return tanh_fast(v); }
+};
+template <> struct Activations<float> {
+    static METHOD float sigmoid_of(float v) { return sigmoid(v); }
+    static METHOD float tanh_of(float v) { return tanhf(v); }
+};
+
+template <class T>
+DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, float* c_next, T* y, T* gates, int n,
+                              int in_h, int in_w, int in_c, int out_h, int out_w, int channels, int kernel_h, int kernel_w,
+                              int stride_y, int stride_x, int padding_y, int padding_x) {
+    DYNAMIC_SHARED(shared);
+    int4* pixels = (int4*)(shared + MMA_PIXELS_AT);
+    long long count = (long long)n * out_h * out_w;
+    forward_pixels_mma(pixels, count, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
+
+    int steps = kernel_h * kernel_w * steps_of_tap<T>(in_c);
+    MmaPixels<T> a{x, in_h, in_w, in_c, kernel_w, 1, pixels};
+    float acc[2][8][4] = {};
+    multiply_mma(acc, shared, a, packed + (long long)blockIdx.y * steps * MMA_COLUMNS * Mma<T>::DEPTH, steps);
+
+    int channel = blockIdx.y * 32 + threadIdx.x / 32 % 2 * 16 + threadIdx.x % 4 * 4;
+    int live = min(4, channels - channel);
+    bool aligned = live == 4 && channels % 4 == 0;
+    if (live <= 0) return;
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            long long pixel = (long long)blockIdx.x * MMA_ROWS + mma_row(i, half * 2);
+            if (pixel >= count) continue;
+            long long at = pixel * channels + channel;
+            float state[4], out[4], activated[4][4];
+            load_four(c_prev + at, state, live, aligned);
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                // Channel e lies in blocks 4·(e/2) + gate, at column e%2 of the lane's two.
+                const int block = e / 2 * 4, element = half * 2 + e % 2;
+                float iv = Activations<T>::sigmoid_of(acc[i][block][element]);
+                float fv = Activations<T>::sigmoid_of(acc[i][block + 1][element]);
+                float ov = Activations<T>::sigmoid_of(acc[i][block + 2][element]);
+                float gv = Activations<T>::tanh_of(acc[i][block + 3][element]);
+                state[e] = fv * state[e] + iv * gv;
+                out[e] = ov * Activations<T>::tanh_of(state[e]);
+                activated[0][e] = iv, activated[1][e] = fv, activated[2][e] = ov, activated[3][e] = gv;
+            }
+            store_four(c_next + at, state, live, aligned);
+            store_four(y + at, out, live, aligned);
+            if (gates) {
+#pragma unroll
+                for (int gate = 0; gate < 4; gate++)
+                    store_four(gates + (pixel * 4 + gate) * channels + channel, activated[gate], live, aligned);
+            }
+        }
+}
+
+// launch: grid (ceil(n·out_h·out_w / 128), ceil(channels / 32)), dynamic shared memory 63488
+extern "C" __global__ void __launch_bounds__(256, 2)
+    bconv_forward_bf16(const bf16* __restrict__ x,       // [n, in_h, in_w, in_c]
+                       const bf16* __restrict__ packed,  // by pack_gates_bf16
+                       const float* c_prev,              // [n, out_h, out_w, channels]
+                       float* c_next,                    // [n, out_h, out_w, channels]
+                       bf16* __restrict__ y,             // [n, out_h, out_w, channels]
+                       bf16* __restrict__ gates,         // [n, out_h, out_w, 4, channels] or null
+                       int n, int in_h, int in_w, int in_c, int out_h, int out_w, int channels, int kernel_h,
+                       int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x) {
+    bconv_forward_mma(x, packed, c_prev, c_next, y, gates, n, in_h, in_w, in_c, out_h, out_w, channels, kernel_h, kernel_w,
+                      stride_y, stride_x, padding_y, padding_x);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+    bconv_forward_tf32(const float* __restrict__ x, const float* __restrict__ packed, const float* c_prev, float* c_next,
+                       float* __restrict__ y, float* __restrict__ gates, int n, int in_h, int in_w, int in_c, int out_h,
+                       int out_w, int channels, int kernel_h, int kernel_w, int stride_y, int stride_x, int padding_y,
+                       int padding_x) {
+    bconv_forward_mma(x, packed, c_prev, c_next, y, gates, n, in_h, in_w, in_c, out_h, out_w, channels, kernel_h, kernel_w,
+                      stride_y, stride_x, padding_y, padding_x);
+}
+
+// bconv_gate_gradients_f32 for bf16 gates and dy. launch: any grid of one dimension
+extern "C" __global__ void __launch_bounds__(256)
+    bconv_gate_gradients_bf16(bf16* __restrict__ gates,          // [pixels, 4, channels]
+                              const float* __restrict__ c_prev,  // [pixels, channels]
+                              const bf16* __restrict__ dy,       // [pixels, channels]
+                              long long pixels, int channels) {
+    for (long long at = global_index(); at < pixels * channels; at += global_size()) {
+        long long pixel = at / channels;
+        bf16* gate = gates + pixel * 4 * channels + (at - pixel * channels);
+        float i = load(gate), f = load(gate + channels), o = load(gate + 2 * channels), g = load(gate + 3 * channels);
+        float before = c_prev[at], d = load(dy + at);
+        float t = tanh_fast(f * before + i * g);
+        float dc = d * o * (1.0f - t * t);
+        store(gate, dc * g * i * (1.0f - i));
+        store(gate + channels, dc * before * f * (1.0f - f));
+        store(gate + 2 * channels, d * t * o * (1.0f - o));
+        store(gate + 3 * channels, dc * i * (1.0f - g * g));
+    }
+}

@@ -1,0 +1,158 @@
+// Convolution in f32, forward and backward, any kernel, stride, padding and channels. A fully connected layer is a 1x1
+// convolution of 1x1 images; a BConv-Cell's gradients are those of a convolution with 4·channels outputs.
+//
+// Contract. All buffers are distinct. Forward overwrites y. `accumulate`: 0 overwrites a gradient, else adds to it. The
+// weight and bias gradients go through partial sums [splits, ...] in a workspace, which sum_partials_f32 then adds in the
+// order of the splits: the same bits every time.
+
+#include "implicit_gemm_f32.cuh"
+
+// y = conv(x, weight) + bias. launch: grid (ceil(n·out_h·out_w / 128), ceil(out_c / 64))
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_forward_f32(const float* __restrict__ x,       // [n, in_h, in_w, in_c]
+                       const float* __restrict__ weight,  // [kernel_h, kernel_w, in_c, out_c]
+                       const float* __restrict__ bias,    // [out_c] or null
+                       float* __restrict__ y,             // [n, out_h, out_w, out_c]
+                       int n, int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h, int kernel_w,
+                       int stride_y, int stride_x, int padding_y, int padding_x) {
+    SHARED(int4, pixels, [TILE_ROWS]);
+    long long count = (long long)n * out_h * out_w;
+    forward_pixels(pixels, count, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
+
+    int depth = kernel_h * kernel_w * in_c, first_column = blockIdx.y * TILE_COLUMNS;
+    PixelRows a{x, in_h, in_w, in_c, kernel_h, kernel_w, 1, pixels};
+    int loaded = first_column + threadIdx.x % TILE_COLUMNS;
+    MatrixColumn b{loaded < out_c ? weight + loaded : nullptr, out_c, 0, depth};
+    float acc[8][8] = {};
+    multiply_tile(acc, depth, a, b);
+
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        long long pixel = (long long)blockIdx.x * TILE_ROWS + tile_row(i);
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            int column = first_column + tile_column(j);
+            if (pixel < count && column < out_c) y[pixel * out_c + column] = acc[i][j] + (bias ? bias[column] : 0.0f);
+        }
+    }
+}
+
+// dx = transposed convolution of dy. One product for each stride phase of the input over just the taps that reach it:
+// blockIdx.z = phase_y·stride_x + phase_x.
+// launch: grid (ceil(n·ceil(in_h / stride_y)·ceil(in_w / stride_x) / 128), ceil(in_c / 64), stride_y·stride_x)
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_backward_data_f32(const float* __restrict__ dy,      // [n, out_h, out_w, out_c]
+                             const float* __restrict__ weight,  // [kernel_h, kernel_w, in_c, out_c]
+                             float* __restrict__ dx,            // [n, in_h, in_w, in_c]
+                             int n, int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h,
+                             int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x, int accumulate) {
+    SHARED(int4, pixels, [TILE_ROWS]);
+    // This phase's input pixels are phase + stride·(0, 1, ...), its taps tap + stride·(0, 1, ...).
+    int phase_y = blockIdx.z / stride_x, phase_x = blockIdx.z - phase_y * stride_x;
+    int height = phase_y < in_h ? ceil_div(in_h - phase_y, stride_y) : 0;
+    int width = phase_x < in_w ? ceil_div(in_w - phase_x, stride_x) : 0;
+    int tap_y = (phase_y + padding_y) % stride_y, tap_x = (phase_x + padding_x) % stride_x;
+    int taps_y = tap_y < kernel_h ? ceil_div(kernel_h - tap_y, stride_y) : 0;
+    int taps_x = tap_x < kernel_w ? ceil_div(kernel_w - tap_x, stride_x) : 0;
+    long long count = (long long)n * height * width, first = (long long)blockIdx.x * TILE_ROWS;
+    if (first >= count) return;
+
+    // Of tile row r: pixel of dx (index, or -1) and, for the gather, the pixel of dy under the phase's first tap.
+    auto input_pixel = [&](int row, int4* gathered) -> long long {
+        long long pixel = first + row;
+        if (pixel >= count) return -1;
+        int line = (int)(pixel / width), image = line / height;
+        int along_y = line - image * height, along_x = (int)(pixel - (long long)line * width);
+        if (gathered)
+            *gathered = make_int4(image * out_h, along_y + (phase_y + padding_y - tap_y) / stride_y,
+                                  along_x + (phase_x + padding_x - tap_x) / stride_x, 0);
+        return ((long long)image * in_h + phase_y + along_y * stride_y) * in_w + phase_x + along_x * stride_x;
+    };
+    int4 place = make_int4(0, NO_PIXEL, 0, 0);
+    input_pixel(threadIdx.x, &place);
+    pixels[threadIdx.x] = place;
+    __syncthreads();
+
+    int depth = taps_y * taps_x * out_c, first_column = blockIdx.y * TILE_COLUMNS;
+    float acc[8][8] = {};
+    if (depth > 0) {
+        PixelRows a{dy, out_h, out_w, out_c, taps_y, taps_x, -1, pixels};
+        TransposedWeight b{weight, kernel_w, in_c, out_c, taps_y, taps_x, stride_y, stride_x, tap_y, tap_x, first_column};
+        multiply_tile(acc, depth, a, b);
+    }
+
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        long long pixel = input_pixel(tile_row(i), nullptr);
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            int column = first_column + tile_column(j);
+            if (pixel >= 0 && column < in_c) put(dx + pixel * in_c + column, acc[i][j], accumulate);
+        }
+    }
+}
+
+// Partial sums of dweight: block z sums the output pixels z·split_pixels .. (z+1)·split_pixels.
+// launch: grid (ceil(kernel_h·kernel_w·in_c / 128), ceil(out_c / 64), splits), splits = ceil(n·out_h·out_w / split_pixels)
+extern "C" __global__ void __launch_bounds__(128)
+    conv2d_backward_weight_f32(const float* __restrict__ x,   // [n, in_h, in_w, in_c]
+                               const float* __restrict__ dy,  // [n, out_h, out_w, out_c]
+                               float* __restrict__ partials,  // [splits, kernel_h, kernel_w, in_c, out_c]
+                               int n, int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h,
+                               int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x,
+                               int split_pixels) {
+    long long first = (long long)blockIdx.z * split_pixels;
+    long long end = min(first + split_pixels, (long long)n * out_h * out_w);
+    int rows = kernel_h * kernel_w * in_c, first_row = blockIdx.x * TILE_ROWS, first_column = blockIdx.y * TILE_COLUMNS;
+
+    int row = first_row + threadIdx.x, tap = row / in_c, tap_y = tap / kernel_w, tap_x = tap - tap_y * kernel_w;
+    TapRows a{x, in_h, in_w, in_c, out_h, out_w, stride_y, stride_x, tap_y - padding_y, tap_x - padding_x,
+              row - tap * in_c, row < rows, first, end};
+    int loaded = first_column + threadIdx.x % TILE_COLUMNS;
+    MatrixColumn b{loaded < out_c ? dy + loaded : nullptr, out_c, first, end};
+    float acc[8][8] = {};
+    multiply_tile(acc, (int)(end - first), a, b);
+
+    float* out = partials + (long long)blockIdx.z * rows * out_c;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        int r = first_row + tile_row(i);
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            int column = first_column + tile_column(j);
+            if (r < rows && column < out_c) out[(long long)r * out_c + column] = acc[i][j];
+        }
+    }
+}
+
+// Partial sums of dbias: block y sums the rows y·split_rows .. (y+1)·split_rows.
+// launch: grid (ceil(columns / 32), splits), splits = ceil(rows / split_rows)
+extern "C" __global__ void __launch_bounds__(256)
+    column_sums_f32(const float* __restrict__ x,   // [rows, columns]
+                    float* __restrict__ partials,  // [splits, columns]
+                    long long rows, int columns, int split_rows) {
+    SHARED(float, sums, [8][32]);
+    int column = blockIdx.x * 32 + threadIdx.x % 32, lane = threadIdx.x / 32;
+    long long first = (long long)blockIdx.y * split_rows, end = min(first + split_rows, rows);
+    float sum = 0.0f;
+    if (column < columns)
+        for (long long row = first + lane; row < end; row += 8) sum += x[row * columns + column];
+    sums[lane][threadIdx.x % 32] = sum;
+    __syncthreads();
+    if (lane == 0 && column < columns) {
+        for (int l = 1; l < 8; l++) sum += sums[l][threadIdx.x];
+        partials[(long long)blockIdx.y * columns + column] = sum;
+    }
+}
+
+// out = (out +) sum over splits of partials, in their order. launch: any grid of one dimension.
+extern "C" __global__ void __launch_bounds__(256)
+    sum_partials_f32(const float* __restrict__ partials,  // [splits, count]
+                     float* __restrict__ out,             // [count]
+                     int splits, long long count, int accumulate) {
+    for (long long i = global_index(); i < count; i += global_size()) {
+        float sum = 0.0f;
+        for (int split = 0; split < splits; split++) sum += partials[split * count + i];
+        put(out + i, sum, accumulate);
+    }
+}

@@ -1,0 +1,46 @@
+// A batch of decoded images to network input: pad and crop, mirror, normalise, erase, in one pass.
+//
+// Contract. pixels [n, h, w, 3] bytes in, out [n, h, w, out_channels] overwritten, out_channels at least 3; those from the
+// fourth on are 0 (a convolution may want aligned pixels). What augmentation drew stands in tables for each image, each of
+// which may be null: shift [n, 2] (rows down, columns right, by which the crop lies beside the image), mirror [n] (0 or 1),
+// erase [n, 4] (top, left, height, width of a rectangle of the result). What lies beside the image and what is erased is 0,
+// the mean colour. launch: any grid of one dimension
+
+#include "common.cuh"
+
+template <class T>
+DEVICE void prepare_images(const unsigned char* pixels, T* out, const int* shift, const int* mirror, const int* erase, int n,
+                           int h, int w, int out_channels, const float (&mean)[3], const float (&std)[3]) {
+    for (long long i = global_index(); i < (long long)n * h * w; i += global_size()) {
+        int line = (int)(i / w), x = (int)(i - (long long)line * w), image = line / h, y = line - image * h;
+        int from_y = y + (shift ? shift[2 * image] : 0);
+        int from_x = (mirror && mirror[image] ? w - 1 - x : x) + (shift ? shift[2 * image + 1] : 0);
+        bool inside = (unsigned)from_y < (unsigned)h && (unsigned)from_x < (unsigned)w;
+        if (erase) {
+            const int* box = erase + 4 * image;
+            inside = inside && !((unsigned)(y - box[0]) < (unsigned)box[2] && (unsigned)(x - box[1]) < (unsigned)box[3]);
+        }
+        const unsigned char* pixel = pixels + (((long long)image * h + from_y) * w + from_x) * 3;
+        for (int c = 0; c < out_channels; c++) {
+            float v = 0.0f;
+            if (inside && c < 3) v = (pixel[c] / 255.0f - mean[c]) / std[c];
+            store(out + i * out_channels + c, v);
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    prepare_images_f32(const unsigned char* __restrict__ pixels, float* __restrict__ out, const int* __restrict__ shift,
+                       const int* __restrict__ mirror, const int* __restrict__ erase, int n, int h, int w,
+                       int out_channels, float mean_r, float mean_g, float mean_b, float std_r, float std_g,
+                       float std_b) {
+    prepare_images(pixels, out, shift, mirror, erase, n, h, w, out_channels, {mean_r, mean_g, mean_b}, {std_r, std_g, std_b});
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    prepare_images_bf16(const unsigned char* __restrict__ pixels, bf16* __restrict__ out, const int* __restrict__ shift,
+                        const int* __restrict__ mirror, const int* __restrict__ erase, int n, int h, int w,
+                        int out_channels, float mean_r, float mean_g, float mean_b, float std_r, float std_g,
+                        float std_b) {
+    prepare_images(pixels, out, shift, mirror, erase, n, h, w, out_channels, {mean_r, mean_g, mean_b}, {std_r, std_g, std_b});
+}

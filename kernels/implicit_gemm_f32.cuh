@@ -1,0 +1,165 @@
+// A convolution pass as a matrix product in f32 whose operands are gathered while they are read; no im2col copy exists.
+//
+// A block of 128 threads computes a tile of 128 rows x 64 columns, 16 steps of depth at a time. Thread (ty, tx) of 16 x 8
+// ends with rows 4·ty + {0..3} and 64 + 4·ty + {0..3}, columns 4·tx + {0..3} and 32 + 4·tx + {0..3}. Two buffers in shared
+// memory: while one is multiplied, the next tile travels from global memory into registers.
+#pragma once
+
+#include "common.cuh"
+
+const int TILE_ROWS = 128, TILE_COLUMNS = 64, TILE_DEPTH = 16, GEMM_THREADS = 128;
+// Elements that a thread fetches of each operand's tile.
+const int A_ELEMENTS = TILE_ROWS * TILE_DEPTH / GEMM_THREADS, B_ELEMENTS = TILE_COLUMNS * TILE_DEPTH / GEMM_THREADS;
+
+DEVICE int tile_row(int i) { return (i < 4 ? 0 : 60) + 4 * (int)(threadIdx.x / 8) + i; }
+DEVICE int tile_column(int j) { return (j < 4 ? 0 : 28) + 4 * (int)(threadIdx.x % 8) + j; }
+
+// What one pass's operands look like to the loop below. An operand has
+//   fetch(depth, values)      reads this thread's elements of the tile that starts at `depth`; zeros outside
+//   row(i) or column(i), step(i)   where element i of this thread lies in the tile
+//
+// acc[i][j] += sum over depth of a(tile_row(i), ·)·b(·, tile_column(j)); in the order of depth.
+template <class A, class B> DEVICE void multiply_tile(float (&acc)[8][8], int depth, A a, B b) {
+    // Rows 4 floats longer than the tile: a column of writes meets fewer equal banks.
+    SHARED(float, a_tile, [2][TILE_DEPTH][TILE_ROWS + 4]);
+    SHARED(float, b_tile, [2][TILE_DEPTH][TILE_COLUMNS + 4]);
+    float a_next[A_ELEMENTS], b_next[B_ELEMENTS];
+    a.fetch(0, a_next);
+    b.fetch(0, b_next);
+    int buffer = 0;
+    for (int k0 = 0; k0 < depth; k0 += TILE_DEPTH, buffer ^= 1) {
+#pragma unroll
+        for (int i = 0; i < A_ELEMENTS; i++) a_tile[buffer][a.step(i)][a.row(i)] = a_next[i];
+#pragma unroll
+        for (int i = 0; i < B_ELEMENTS; i++) b_tile[buffer][b.step(i)][b.column(i)] = b_next[i];
+        // One barrier is enough: whoever fills this buffer again has passed the next one, behind all who still read it.
+        __syncthreads();
+        if (k0 + TILE_DEPTH < depth) {
+            a.fetch(k0 + TILE_DEPTH, a_next);
+            b.fetch(k0 + TILE_DEPTH, b_next);
+        }
+#pragma unroll 4
+        for (int k = 0; k < TILE_DEPTH; k++) {
+            float4 a_low = *(const float4*)&a_tile[buffer][k][tile_row(0)];
+            float4 a_high = *(const float4*)&a_tile[buffer][k][tile_row(4)];
+            float4 b_low = *(const float4*)&b_tile[buffer][k][tile_column(0)];
+            float4 b_high = *(const float4*)&b_tile[buffer][k][tile_column(4)];
+            float rows[8] = {a_low.x, a_low.y, a_low.z, a_low.w, a_high.x, a_high.y, a_high.z, a_high.w};
+            float columns[8] = {b_low.x, b_low.y, b_low.z, b_low.w, b_high.x, b_high.y, b_high.z, b_high.w};
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+#pragma unroll
+                for (int j = 0; j < 8; j++) acc[i][j] = fmaf(rows[i], columns[j], acc[i][j]);
+        }
+    }
+}
+
+// Rows are pixels, depth is (tap y, tap x, channel): the element is image[y ± tap y][x ± tap x][channel], or 0 outside.
+// Neighbouring threads read neighbouring channels.
+struct PixelRows {
+    const float* image;  // [n, height, width, channels]
+    int height, width, channels;
+    int taps_y, taps_x;
+    int direction;       // 1 or -1: the sign of the tap
+    const int4* pixels;  // [TILE_ROWS] in shared memory: (n·height, y, x, -), y far outside for a row that is none
+
+    METHOD int step(int) const { return (int)threadIdx.x % TILE_DEPTH; }
+    METHOD int row(int i) const { return (int)threadIdx.x / TILE_DEPTH + i * (GEMM_THREADS / TILE_DEPTH); }
+    METHOD void fetch(int depth, float (&values)[A_ELEMENTS]) const {
+        int k = depth + step(0), tap = k / channels, channel = k - tap * channels;
+        int tap_y = tap / taps_x, tap_x = tap - tap_y * taps_x;
+        bool inside = tap_y < taps_y;
+#pragma unroll
+        for (int i = 0; i < A_ELEMENTS; i++) {
+            int4 pixel = pixels[row(i)];
+            int y = pixel.y + direction * tap_y, x = pixel.z + direction * tap_x;
+            bool valid = inside && (unsigned)y < (unsigned)height && (unsigned)x < (unsigned)width;
+            values[i] = valid ? image[((long long)(pixel.x + y) * width + x) * channels + channel] : 0.0f;
+        }
+    }
+};
+const int NO_PIXEL = -(1 << 29);
+
+// Rows are (tap y, tap x, channel), depth is output pixels from `first` to `end`: the weight gradient's left side.
+// A thread owns a row and walks along the pixels.
+struct TapRows {
+    const float* image;  // [n, height, width, channels]
+    int height, width, channels;
+    int out_h, out_w, stride_y, stride_x;
+    int offset_y, offset_x, channel;  // of this thread's row: tap - padding
+    bool valid;
+    long long first, end;
+
+    METHOD int step(int i) const { return i; }
+    METHOD int row(int) const { return (int)threadIdx.x; }
+    METHOD void fetch(int depth, float (&values)[A_ELEMENTS]) const {
+        long long pixel = first + depth;
+        int out_row = (int)(pixel / out_w), out_x = (int)(pixel - (long long)out_row * out_w);
+        int n = out_row / out_h, out_y = out_row - n * out_h;
+#pragma unroll
+        for (int i = 0; i < A_ELEMENTS; i++) {
+            int y = out_y * stride_y + offset_y, x = out_x * stride_x + offset_x;
+            bool inside = valid && pixel + i < end && (unsigned)y < (unsigned)height && (unsigned)x < (unsigned)width;
+            values[i] = inside ? image[((long long)(n * height + y) * width + x) * channels + channel] : 0.0f;
+            if (++out_x == out_w) {
+                out_x = 0;
+                if (++out_y == out_h) {
+                    out_y = 0;
+                    n++;
+                }
+            }
+        }
+    }
+};
+
+// Depth runs down the rows of a matrix; a thread owns one column.
+struct MatrixColumn {
+    const float* matrix;  // this thread's column, null for none
+    long long pitch, first, end;
+
+    METHOD int step(int i) const { return (int)threadIdx.x / TILE_COLUMNS + i * (GEMM_THREADS / TILE_COLUMNS); }
+    METHOD int column(int) const { return (int)threadIdx.x % TILE_COLUMNS; }
+    METHOD void fetch(int depth, float (&values)[B_ELEMENTS]) const {
+#pragma unroll
+        for (int i = 0; i < B_ELEMENTS; i++) {
+            long long k = first + depth + step(i);
+            values[i] = matrix && k < end ? matrix[k * pitch] : 0.0f;
+        }
+    }
+};
+
+// The data gradient's right side: depth is (tap y, tap x, output channel) over the taps of one stride phase, columns are input
+// channels; the element is weight[phase_y + stride_y·tap y][phase_x + stride_x·tap x][input channel][output channel].
+struct TransposedWeight {
+    const float* weight;  // [kernel_h, kernel_w, in, out]
+    int kernel_w, in, out;
+    int taps_y, taps_x, stride_y, stride_x, phase_y, phase_x;
+    int first_column;
+
+    METHOD int step(int) const { return (int)threadIdx.x % TILE_DEPTH; }
+    METHOD int column(int i) const { return (int)threadIdx.x / TILE_DEPTH + i * (GEMM_THREADS / TILE_DEPTH); }
+    METHOD void fetch(int depth, float (&values)[B_ELEMENTS]) const {
+        int k = depth + step(0), tap = k / out, channel = k - tap * out;
+        int tap_y = tap / taps_x, tap_x = tap - tap_y * taps_x;
+        long long tap_in_kernel = (long long)(phase_y + stride_y * tap_y) * kernel_w + phase_x + stride_x * tap_x;
+#pragma unroll
+        for (int i = 0; i < B_ELEMENTS; i++) {
+            int c = first_column + column(i);
+            values[i] = tap_y < taps_y && c < in ? weight[(tap_in_kernel * in + c) * out + channel] : 0.0f;
+        }
+    }
+};
+
+// The input pixels under the tile's output pixels, for PixelRows of a forward pass.
+DEVICE void forward_pixels(int4* pixels, long long count, int in_h, int out_h, int out_w, int stride_y, int stride_x,
+                           int padding_y, int padding_x) {
+    long long pixel = (long long)blockIdx.x * TILE_ROWS + threadIdx.x;
+    int4 place = make_int4(0, NO_PIXEL, 0, 0);
+    if (pixel < count) {
+        int out_row = (int)(pixel / out_w), n = out_row / out_h;
+        place = make_int4(n * in_h, (out_row - n * out_h) * stride_y - padding_y,
+                          (int)(pixel - (long long)out_row * out_w) * stride_x - padding_x, 0);
+    }
+    pixels[threadIdx.x] = place;
+    __syncthreads();
+}

@@ -1,0 +1,146 @@
+// A convolution pass as a matrix product on tensor cores (mma.sync, sm_80 and later), bf16 or tf32 with f32 sums.
+//
+// A block of 256 threads, 8 warps of 32 rows x 64 columns, computes 128 rows x 128 columns, 64 bytes of depth at a time: 32 bf16
+// or 16 tf32 numbers. Three such stages travel through shared memory by cp.async. A 16-byte row of an 8x8 ldmatrix tile is
+// 8 bf16 or 4 f32, and both mma instructions take their fragments word by word from the same places, so one loop serves
+// both; only the instruction differs.
+#pragma once
+
+#include "common.cuh"
+
+const int MMA_ROWS = 128, MMA_COLUMNS = 128, MMA_THREADS = 256, MMA_STAGES = 3;
+// 64 bytes of depth, and 16 so that eight rows of an ldmatrix lie in different banks.
+const int MMA_DEPTH_BYTES = 64, MMA_PITCH = MMA_DEPTH_BYTES + 16;
+const int MMA_STAGE_BYTES = (MMA_ROWS + MMA_COLUMNS) * MMA_PITCH;
+// Dynamic shared memory of a launch: the stages, and a place for each row's pixel.
+const int MMA_PIXELS_AT = MMA_STAGES * MMA_STAGE_BYTES;
+const int MMA_SHARED = MMA_PIXELS_AT + MMA_ROWS * 16;  // 63488 bytes: a kernel needs the opt-in above 48 KiB
+
+template <class T> struct Mma;
+template <> struct Mma<bf16> {
+    static const int DEPTH = 32;  // numbers in 64 bytes
+    static METHOD void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma_bf16(d, a, b0, b1); }
+    static METHOD uint32_t operand(uint32_t word) { return word; }
+    static METHOD bf16 rounded(float v) {
+        bf16 r;
+        store(&r, v);
+        return r;
+    }
+};
+template <> struct Mma<float> {
+    static const int DEPTH = 16;
+    static METHOD void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma_tf32(d, a, b0, b1); }
+    // The tensor core would cut the low bits off; rounding halves the error.
+    static METHOD uint32_t operand(uint32_t word) { return round_tf32(word); }
+    static METHOD float rounded(float v) { return bits_to_float(round_tf32(float_to_bits(v))); }
+};
+
+// Depth is cut into steps of DEPTH channels of one tap; the last step of a tap is filled up with zeros.
+template <class T> DEVICE int steps_of_tap(int channels) { return ceil_div(channels, Mma<T>::DEPTH); }
+
+// The left side: rows are pixels, depth is (tap y, tap x, channel): image[y ± tap y][x ± tap x][channel], or 0 outside.
+template <class T> struct MmaPixels {
+    const T* image;  // [n, height, width, channels]
+    int height, width, channels;
+    int taps_x;
+    int direction;       // 1 or -1: the sign of the tap
+    const int4* pixels;  // [MMA_ROWS] in shared memory: (n·height, y, x, -), y far outside for a row that is none
+
+    METHOD void load_step(unsigned char* stage, int step) const {
+        const int per_tap = steps_of_tap<T>(channels), wide = 16 / (int)sizeof(T);
+        int tap = step / per_tap, tap_y = tap / taps_x, tap_x = tap - tap_y * taps_x;
+        int channel = (step - tap * per_tap) * Mma<T>::DEPTH + (int)(threadIdx.x % 4) * wide;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int row = threadIdx.x / 4 + i * 64;
+            int4 pixel = pixels[row];
+            int y = pixel.y + direction * tap_y, x = pixel.z + direction * tap_x;
+            bool inside = (unsigned)y < (unsigned)height && (unsigned)x < (unsigned)width && channel < channels;
+            const T* source = inside ? image + ((long long)(pixel.x + y) * width + x) * channels + channel : image;
+            T* to = (T*)(stage + row * MMA_PITCH) + (threadIdx.x % 4) * wide;
+            if (channels % wide == 0) {
+                cp_async_16(to, source, inside);
+            } else {
+                // Rows of an odd length are not aligned: one by one, visible after the barrier that follows the wait.
+#pragma unroll
+                for (int e = 0; e < wide; e++) {
+                    T zero;
+                    store(&zero, 0.0f);
+                    to[e] = inside && channel + e < channels ? source[e] : zero;
+                }
+            }
+        }
+    }
+};
+const int NO_PIXEL_MMA = -(1 << 29);
+
+// acc[i][j] += rows · columns over `steps` steps of depth. Warp w computes rows 32·(w/2) + 16·i, columns 64·(w%2) + 8·j; in
+// each such 16x8 tile, lane l holds rows l/4 and l/4 + 8, columns 2·(l%4) and the next. The right side is packed: for
+// every step [MMA_COLUMNS][DEPTH] numbers in a row.
+template <class T>
+DEVICE void multiply_mma(float (&acc)[2][8][4], unsigned char* shared, const MmaPixels<T>& a, const T* packed, int steps) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    auto load_step = [&](int step) {
+        unsigned char* stage = shared + step % MMA_STAGES * MMA_STAGE_BYTES;
+        a.load_step(stage, step);
+        const unsigned char* source = (const unsigned char*)packed + (long long)step * MMA_COLUMNS * MMA_DEPTH_BYTES;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int column = threadIdx.x / 4 + i * 64, part = threadIdx.x % 4 * 16;
+            cp_async_16(stage + (MMA_ROWS + column) * MMA_PITCH + part, source + column * MMA_DEPTH_BYTES + part, true);
+        }
+    };
+#pragma unroll
+    for (int step = 0; step < MMA_STAGES - 1; step++) {
+        if (step < steps) load_step(step);
+        cp_async_commit();  // empty groups too, so that counting groups counts steps
+    }
+    for (int step = 0; step < steps; step++) {
+        cp_async_wait<MMA_STAGES - 2>();
+        // Behind it everybody's part of this stage has arrived, and nobody reads the stage that is loaded next.
+        __syncthreads();
+        if (step + MMA_STAGES - 1 < steps) load_step(step + MMA_STAGES - 1);
+        cp_async_commit();
+        const unsigned char* rows = shared + step % MMA_STAGES * MMA_STAGE_BYTES + warp / 2 * 32 * MMA_PITCH;
+        const unsigned char* columns = shared + step % MMA_STAGES * MMA_STAGE_BYTES + (MMA_ROWS + warp % 2 * 64) * MMA_PITCH;
+#pragma unroll
+        for (int part = 0; part < MMA_DEPTH_BYTES; part += 32) {
+            uint32_t left[2][4], right[4][4];
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                ldmatrix_x4(left[i], rows + (i * 16 + lane % 16) * MMA_PITCH + part + lane / 16 * 16);
+#pragma unroll
+                for (int r = 0; r < 4; r++) left[i][r] = Mma<T>::operand(left[i][r]);
+            }
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                ldmatrix_x4(right[j], columns + (j * 16 + lane % 8 + lane / 16 * 8) * MMA_PITCH + part + lane / 8 % 2 * 16);
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+#pragma unroll
+                for (int j = 0; j < 8; j++)
+                    Mma<T>::multiply(acc[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+        }
+    }
+    cp_async_wait<0>();
+}
+
+// Row of the tile behind acc[i][·][e], and column behind acc[·][j][e].
+DEVICE int mma_row(int i, int e) { return (int)threadIdx.x / 64 * 32 + i * 16 + (int)threadIdx.x % 32 / 4 + e / 2 * 8; }
+DEVICE int mma_column(int j, int e) { return (int)threadIdx.x / 32 % 2 * 64 + j * 8 + (int)threadIdx.x % 4 * 2 + e % 2; }
+
+// The input pixels under the tile's output pixels, for a forward pass.
+DEVICE void forward_pixels_mma(int4* pixels, long long count, int in_h, int out_h, int out_w, int stride_y, int stride_x,
+                               int padding_y, int padding_x) {
+    if (threadIdx.x < MMA_ROWS) {
+        long long pixel = (long long)blockIdx.x * MMA_ROWS + threadIdx.x;
+        int4 place = make_int4(0, NO_PIXEL_MMA, 0, 0);
+        if (pixel < count) {
+            int out_row = (int)(pixel / out_w), n = out_row / out_h;
+            place = make_int4(n * in_h, (out_row - n * out_h) * stride_y - padding_y,
+                              (int)(pixel - (long long)out_row * out_w) * stride_x - padding_x, 0);
+        }
+        pixels[threadIdx.x] = place;
+    }
+    __syncthreads();
+}

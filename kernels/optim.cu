@@ -1,0 +1,115 @@
+// Optimiser steps over one flat buffer of parameters and one of gradients, with PyTorch's update rules, and the global norm
+// of the gradients.
+//
+// Segments. What takes part is described by a table in device memory: segment s covers elements begin[s] and those after
+// it of every flat buffer with learning rate lr[s] and weight decay weight_decay[s]; segments are disjoint and not empty. What
+// lies outside keeps value and state. The elements of all segments are numbered through, so that all blocks work alike:
+// first[s] is the number of elements in the segments before s, and `count` that of all.
+//
+// Contract. params (f32 masters), state buffers and, unless it is null, params_bf16 (a rounded copy) are updated in place inside the
+// segments; gradients are only read. With a `grad_scale` that is not null every gradient is multiplied by it first.
+// An element is computed by itself: the same bits for any grid.
+
+#include "common.cuh"
+
+// Elements of all segments together that one block visits.
+const int STEP_CHUNK = 1024, NORM_CHUNK = 8192;
+
+// visit(flat element, segment) for this thread's elements of the block's chunk.
+template <class F>
+DEVICE void for_each_element(const long long* begin, const long long* first, int segments, long long count, int chunk, F visit) {
+    long long start = (long long)blockIdx.x * chunk, end = min(start + chunk, count);
+    int segment = 0;
+    for (int above = segments; above - segment > 1;) {
+        int middle = (segment + above) / 2;
+        if (first[middle] <= start)
+            segment = middle;
+        else
+            above = middle;
+    }
+    for (long long i = start + threadIdx.x; i < end; i += 256) {
+        while (segment + 1 < segments && first[segment + 1] <= i) segment++;
+        visit(begin[segment] + (i - first[segment]), segment);
+    }
+}
+
+// Adam (decoupled = 0, weight decay is added to the gradient) and AdamW (1, the parameter is scaled by 1 - lr·weight decay);
+// AMSGrad where max_exp_avg_sq is not null: the maximum is of the second moment before bias correction. `correction1` is
+// 1/(1 - beta1^t), `rsqrt_correction2` 1/√(1 - beta2^t). launch: grid (ceil(count / 1024))
+extern "C" __global__ void __launch_bounds__(256)
+    adam_step(float* params, bf16* params_bf16, const float* __restrict__ grads,
+              float* exp_avg, float* exp_avg_sq, float* max_exp_avg_sq,
+              const long long* __restrict__ begin, const long long* __restrict__ first,
+              const float* __restrict__ lr, const float* __restrict__ weight_decay,  // [segments] each
+              int segments, long long count, const float* __restrict__ grad_scale, float beta1, float beta2,
+              float one_minus_beta1, float one_minus_beta2, float eps, float correction1, float rsqrt_correction2,
+              int decoupled) {
+    float factor = grad_scale ? grad_scale[0] : 1.0f;
+    for_each_element(begin, first, segments, count, STEP_CHUNK, [=](long long at, int segment) {
+        float p = params[at], g = grads[at] * factor, rate = lr[segment], decay = weight_decay[segment];
+        if (decoupled)
+            p *= 1.0f - rate * decay;
+        else
+            g += decay * p;
+        float m = beta1 * exp_avg[at] + one_minus_beta1 * g;
+        float v = beta2 * exp_avg_sq[at] + one_minus_beta2 * g * g;
+        exp_avg[at] = m;
+        exp_avg_sq[at] = v;
+        if (max_exp_avg_sq) {
+            float largest = max_exp_avg_sq[at];
+            v = v > largest ? v : largest;
+            max_exp_avg_sq[at] = v;
+        }
+        p -= rate * correction1 * (m / (sqrtf(v) * rsqrt_correction2 + eps));
+        params[at] = p;
+        if (params_bf16) store(params_bf16 + at, p);
+    });
+}
+
+// SGD; with momentum where momentum_buffer is not null (it starts at 0). launch: grid (ceil(count / 1024))
+extern "C" __global__ void __launch_bounds__(256)
+    sgd_step(float* params, bf16* params_bf16, const float* __restrict__ grads,
+             float* momentum_buffer, const long long* __restrict__ begin,
+             const long long* __restrict__ first, const float* __restrict__ lr,
+             const float* __restrict__ weight_decay,  // [segments] each
+             int segments, long long count, const float* __restrict__ grad_scale, float momentum, int nesterov) {
+    float factor = grad_scale ? grad_scale[0] : 1.0f;
+    for_each_element(begin, first, segments, count, STEP_CHUNK, [=](long long at, int segment) {
+        float p = params[at], g = grads[at] * factor + weight_decay[segment] * p;
+        if (momentum_buffer) {
+            float b = momentum * momentum_buffer[at] + g;
+            momentum_buffer[at] = b;
+            g = nesterov ? g + momentum * b : b;
+        }
+        p -= lr[segment] * g;
+        params[at] = p;
+        if (params_bf16) store(params_bf16 + at, p);
+    });
+}
+
+// Sums of squares of 8192 gradients each. launch: grid (ceil(count / 8192))
+extern "C" __global__ void __launch_bounds__(256)
+    grad_norm_partials(const float* __restrict__ grads, const long long* __restrict__ begin,
+                       const long long* __restrict__ first,  // [segments] each
+                       int segments, long long count,
+                       double* __restrict__ partials) {  // [ceil(count / 8192)]
+    // In single precision only the few dozen squares of a thread, to spare the GPUs that are slow at double.
+    float sum = 0.0f;
+    for_each_element(begin, first, segments, count, NORM_CHUNK,
+                     [&](long long at, int) { sum = fmaf(grads[at], grads[at], sum); });
+    double total = block_sum((double)sum);
+    if (threadIdx.x == 0) partials[blockIdx.x] = total;
+}
+
+// norm[0] = √Σ partials; scale[0] = max_norm / norm where the norm is finite and larger, else 1. launch: grid (1)
+extern "C" __global__ void __launch_bounds__(256)
+    grad_norm_finish(const double* __restrict__ partials, int n, float max_norm, float* __restrict__ norm,
+                     float* __restrict__ scale) {  // [1] each
+    double sum = 0.0;
+    for (int i = threadIdx.x; i < n; i += 256) sum += partials[i];
+    sum = sqrt(block_sum(sum));
+    if (threadIdx.x == 0) {
+        norm[0] = (float)sum;
+        scale[0] = sum > max_norm && sum < INFINITY ? (float)(max_norm / sum) : 1.0f;
+    }
+}

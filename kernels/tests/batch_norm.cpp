@@ -1,0 +1,136 @@
+#include "harness.h"
+using namespace test;
+
+struct Norm {
+    int rows, channels;
+    double offset;  // of the data's mean
+};
+// The second has a mean a thousand times its deviation; the last has one row fewer than a split.
+static const Norm norms[] = {{37, 40, 0.0}, {50, 33, 1000.0}, {1000, 5, 3.0}, {2, 70, 0.0}};
+
+template <class T> struct NormKernels;
+template <> struct NormKernels<float> {
+    static constexpr double rounding = 1e-6;
+    static Floats random(size_t n, double offset) { return random_floats(n, offset - 1, offset + 1); }
+#define NORM(step, ...) RUN(batch_norm_##step##_f32, __VA_ARGS__)
+    static void partials(Grid g, const Floats& x, Floats& p, int r, int c, int s) { NORM(partials, g, x, p, r, c, s); }
+    static void finish(Grid g, const Floats& x, Floats& p, Floats& m, Floats& i, float* rm, float* rv, int s, int r, int c) {
+        NORM(finish, g, x, p, m, i, rm, rv, s, r, c, 1e-5f, 0.1f);
+    }
+    static void apply(const Floats& x, const float* res, Floats& m, Floats& i, Floats& w, Floats& b, Floats& y, int r, int c, int relu) {
+        NORM(apply, (Grid{3}), x, res, m, i, w, b, y, r, c, relu);
+    }
+    static void backward_partials(Grid g, const Floats& x, const float* y, const Floats& dy, Floats& m, Floats& i, Floats& p, int r, int c, int s) {
+        NORM(backward_partials, g, x, y, dy, m, i, p, r, c, s);
+    }
+    static void backward_apply(const Floats& x, const float* y, const Floats& dy, Floats& m, Floats& i, Floats& w, Floats& s, float* dx, float* dr,
+                               int r, int c, int batch, int adx, int adr) {
+        NORM(backward_apply, (Grid{2}), x, y, dy, m, i, w, s, dx, dr, r, c, batch, adx, adr);
+    }
+#undef NORM
+};
+template <> struct NormKernels<bf16> {
+    static constexpr double rounding = BF16;
+    static Halves random(size_t n, double offset) { return random_halves(n, offset - 1, offset + 1); }
+#define NORM(step, ...) RUN(batch_norm_##step##_bf16, __VA_ARGS__)
+    static void partials(Grid g, const Halves& x, Floats& p, int r, int c, int s) { NORM(partials, g, x, p, r, c, s); }
+    static void finish(Grid g, const Halves& x, Floats& p, Floats& m, Floats& i, float* rm, float* rv, int s, int r, int c) {
+        NORM(finish, g, x, p, m, i, rm, rv, s, r, c, 1e-5f, 0.1f);
+    }
+    static void apply(const Halves& x, const bf16* res, Floats& m, Floats& i, Floats& w, Floats& b, Halves& y, int r, int c, int relu) {
+        NORM(apply, (Grid{3}), x, res, m, i, w, b, y, r, c, relu);
+    }
+    static void backward_partials(Grid g, const Halves& x, const bf16* y, const Halves& dy, Floats& m, Floats& i, Floats& p, int r, int c, int s) {
+        NORM(backward_partials, g, x, y, dy, m, i, p, r, c, s);
+    }
+    static void backward_apply(const Halves& x, const bf16* y, const Halves& dy, Floats& m, Floats& i, Floats& w, Floats& s, bf16* dx, bf16* dr,
+                               int r, int c, int batch, int adx, int adr) {
+        NORM(backward_apply, (Grid{2}), x, y, dy, m, i, w, s, dx, dr, r, c, batch, adx, adr);
+    }
+#undef NORM
+};
+
+template <class T> static void check_norm(const Norm& norm, bool with_residual, bool relu) {
+    using K = NormKernels<T>;
+    const int rows = norm.rows, channels = norm.channels, split_rows = 16;
+    const size_t len = (size_t)rows * channels;
+    unsigned splits = blocks(rows, split_rows);
+    Buffer<T> x = K::random(len, norm.offset), residual = K::random(len, 0), dy = K::random(len, 0), y(len);
+    Floats weight = random_floats(channels, 0.5, 1.5), bias = random_floats(channels);
+    Floats running_mean = random_floats(channels), running_var = random_floats(channels, 1, 2);
+    Floats partials(splits * 2 * channels), mean(channels), inv_std(channels);
+
+    Doubles m(channels), var(channels), want_mean(channels), want_var(channels);
+    for (size_t i = 0; i < len; i++) m[i % channels] += value(x[i]) / rows;
+    for (size_t i = 0; i < len; i++) var[i % channels] += std::pow(value(x[i]) - m[i % channels], 2) / rows;
+    Doubles inv(channels);
+    for (int c = 0; c < channels; c++) {
+        inv[c] = 1 / std::sqrt(var[c] + 1e-5);
+        want_mean[c] = running_mean[c] + 0.1 * (m[c] - running_mean[c]);
+        want_var[c] = running_var[c] + 0.1 * (var[c] * rows / (rows - 1) - running_var[c]);
+    }
+    K::partials(Grid{blocks(channels, 32), splits}, x, partials, rows, channels, split_rows);
+    K::finish(Grid{blocks(channels, 64)}, x, partials, mean, inv_std, running_mean, running_var, (int)splits, rows, channels);
+    expect("mean", mean, m, 1e-6, 1e-7);
+    expect("inv_std", inv_std, inv, 0, 5e-6);
+    expect("running mean", running_mean, want_mean, 1e-6, 1e-6);
+    expect("running variance", running_var, want_var, 1e-6, 1e-6);
+
+    // From here on with the statistics as they were rounded: a large mean would blur the comparison.
+    K::apply(x, with_residual ? (const T*)residual : nullptr, mean, inv_std, weight, bias, y, rows, channels, relu);
+    Doubles want(len), normal(len);
+    for (size_t i = 0; i < len; i++) {
+        int c = (int)(i % channels);
+        normal[i] = (value(x[i]) - mean[c]) * inv_std[c];
+        want[i] = normal[i] * weight[c] + bias[c] + (with_residual ? value(residual[i]) : 0);
+        if (relu && want[i] < 0) want[i] = 0;
+    }
+    expect("y", y, want, 1e-6, 2 * K::rounding);
+
+    Floats sums(2 * channels), dweight = random_floats(channels), dbias(channels);
+    Doubles sum(channels), dot(channels), want_dweight(channels), want_dx(len), want_dresidual(len);
+    const T* out = relu ? (const T*)y : nullptr;
+    Doubles g(len);
+    for (size_t i = 0; i < len; i++) {
+        g[i] = relu && value(y[i]) <= 0 ? 0 : value(dy[i]);
+        sum[i % channels] += g[i];
+        dot[i % channels] += g[i] * normal[i];
+    }
+    for (int c = 0; c < channels; c++) want_dweight[c] = dweight[c] + dot[c];
+    K::backward_partials(Grid{blocks(channels, 32), splits}, x, out, dy, mean, inv_std, partials, rows, channels, split_rows);
+    RUN(batch_norm_backward_finish, (Grid{blocks(channels, 64)}), partials, sums, dweight, dbias, (int)splits, channels, 1, 0);
+    expect("dbias", dbias, sum, 2e-5, 1e-5);
+    expect("dweight", dweight, want_dweight, 5e-5, 1e-5);
+
+    for (int batch_statistics = 0; batch_statistics < 2; batch_statistics++) {
+        Buffer<T> dx = K::random(len, 0), dresidual(len);
+        for (size_t i = 0; i < len; i++) {
+            int c = (int)(i % channels);
+            double centred = g[i] - (batch_statistics ? (sum[c] + normal[i] * dot[c]) / rows : 0);
+            want_dx[i] = value(dx[i]) + weight[c] * inv_std[c] * centred;
+            want_dresidual[i] = g[i];
+        }
+        K::backward_apply(x, out, dy, mean, inv_std, weight, sums, dx, dresidual, rows, channels, batch_statistics, 1, 0);
+        expect("dx", dx, want_dx, 2e-5, 2 * K::rounding);
+        expect("dresidual", dresidual, want_dresidual, 0, 0);
+    }
+}
+
+CASE(batch_norm_f32) {
+    for (const Norm& norm : norms) check_norm<float>(norm, false, false), check_norm<float>(norm, true, true);
+}
+CASE(batch_norm_bf16) { check_norm<bf16>(norms[0], true, true), check_norm<bf16>(norms[2], false, false); }
+
+CASE(batch_norm_in_evaluation_and_nan) {
+    Floats running_mean{1.0f, -2.0f, 0.5f}, running_var{4.0f, 0.25f, 1.0f}, mean(3), inv_std(3);
+    RUN(batch_norm_from_running, (Grid{1}), running_mean, running_var, mean, inv_std, 3, 0.0f);
+    expect_exact("mean", mean, {1.0, -2.0, 0.5});
+    expect_exact("inv_std", inv_std, {0.5, 2.0, 1.0});
+    // In place, with a NaN that neither direction of the ReLU hides.
+    Floats x{3.0f, -4.0f, NOT_A_NUMBER, -1.0f, -2.0f, 2.5f}, weight{1, 1, 2}, bias{0, 0, 0.5f};
+    RUN(batch_norm_apply_f32, (Grid{1}), x, nullptr, mean, inv_std, weight, bias, x, 2, 3, 1);
+    expect_exact("y", x, {1.0, 0.0, NAN, 0.0, 0.0, 4.5});
+    Floats dy{1, 2, 3, 4, 5, 6};
+    RUN(batch_norm_backward_apply_f32, (Grid{1}), x, x, dy, mean, inv_std, weight, nullptr, nullptr, dy, 2, 3, 0, 0, 0);
+    expect_exact("dresidual in place of dy", dy, {1, 0, 3, 0, 0, 6});
+}

@@ -1,0 +1,103 @@
+#include "conv_reference.h"
+using namespace test;
+
+static const unsigned MMA_SHARED_BYTES = 63488;
+
+// What the tensor cores see of a number.
+static Doubles as_tf32(const Floats& v) {
+    Doubles out;
+    for (float f : v.data) out.push_back(bits_to_float(round_tf32(float_to_bits(f))));
+    return out;
+}
+static Doubles as_bf16(const Floats& v) {
+    Doubles out;
+    for (float f : v.data) {
+        bf16 h;
+        store(&h, f);
+        out.push_back(value(h));
+    }
+    return out;
+}
+// The larger ones are there for tiles that cross 128 rows and columns and for more steps than stages.
+static const Conv larger[] = {{2, 9, 9, 64, 256, 3, 3, 1, 1, 1, 1}, {1, 17, 9, 40, 136, 3, 3, 2, 2, 1, 1}};
+template <class F> static void for_each_conv(F f) {
+    for (const Conv& c : conv_cases) f(c);
+    for (const Conv& c : larger) f(c);
+}
+
+CASE(bconv_bf16) {
+    for_each_conv([](const Conv& c) {
+        int channels = c.out_c / 4, cells = c.pixels() * channels, taps = c.kernel_h * c.kernel_w;
+        Halves x = random_halves(c.in_len()), y(cells), gates(4 * cells), dy = random_halves(cells);
+        Floats weight = random_floats(c.weight_len()), c_prev = random_floats(cells, -2, 2), c_next(cells);
+        Halves packed((size_t)blocks(channels, 32) * taps * blocks(c.in_c, 32) * 128 * 32);
+        RUN(pack_gates_bf16, (Grid{5}), weight, packed, taps, c.in_c, channels);
+        Cell want = cell_reference(c.forward(values(x), as_bf16(weight)), values(c_prev), values(dy), channels);
+        Grid grid{blocks(c.pixels(), 128), blocks(channels, 32)};
+        RUN_SHARED(bconv_forward_bf16, grid, MMA_SHARED_BYTES, x, packed, c_prev, c_next, y, gates, CONV_ARGS(c, channels));
+        expect(c.name() + "c_next", c_next, want.c_next, 2e-5, 2e-5);
+        expect(c.name() + "y", y, want.y, 2e-5, BF16);
+        expect(c.name() + "gates", gates, want.gates, 2e-5, BF16);
+        Floats state = c_prev;
+        Halves again(cells);
+        RUN_SHARED(bconv_forward_bf16, grid, MMA_SHARED_BYTES, x, packed, state, state, again, nullptr, CONV_ARGS(c, channels));
+        expect_exact(c.name() + "state in place", state, values(c_next));
+        expect_exact(c.name() + "y without gates", again, values(y));
+
+        // From the gates as they were rounded: what the formula makes of them, rounded once more.
+        Doubles grads(4 * cells);
+        for (int at = 0; at < cells; at++) {
+            size_t base = (size_t)(at / channels) * 4 * channels + at % channels;
+            double i = value(gates[base]), f = value(gates[base + channels]), o = value(gates[base + 2 * channels]);
+            double g = value(gates[base + 3 * channels]), d = value(dy[at]);
+            double t = std::tanh(f * c_prev[at] + i * g), dc = d * o * (1 - t * t);
+            grads[base] = dc * g * i * (1 - i);
+            grads[base + channels] = dc * c_prev[at] * f * (1 - f);
+            grads[base + 2 * channels] = d * t * o * (1 - o);
+            grads[base + 3 * channels] = dc * i * (1 - g * g);
+        }
+        RUN(bconv_gate_gradients_bf16, (Grid{2}), gates, c_prev, dy, c.pixels(), channels);
+        expect(c.name() + "gate gradients", gates, grads, 1e-6, 1.1 * BF16);
+    });
+}
+
+CASE(bconv_tf32) {
+    for_each_conv([](const Conv& c) {
+        int channels = c.out_c / 4, cells = c.pixels() * channels, taps = c.kernel_h * c.kernel_w;
+        Floats x = random_floats(c.in_len()), weight = random_floats(c.weight_len()), c_prev = random_floats(cells, -2, 2);
+        Floats c_next(cells), y(cells), gates(4 * cells);
+        Floats packed((size_t)blocks(channels, 32) * taps * blocks(c.in_c, 16) * 128 * 16);
+        RUN(pack_gates_tf32, (Grid{5}), weight, packed, taps, c.in_c, channels);
+        Cell want = cell_reference(c.forward(as_tf32(x), as_tf32(weight)), values(c_prev), Doubles(cells), channels);
+        Grid grid{blocks(c.pixels(), 128), blocks(channels, 32)};
+        RUN_SHARED(bconv_forward_tf32, grid, MMA_SHARED_BYTES, x, packed, c_prev, c_next, y, gates, CONV_ARGS(c, channels));
+        expect(c.name() + "c_next", c_next, want.c_next, 2e-5, 2e-5);
+        expect(c.name() + "y", y, want.y, 2e-5, 2e-5);
+        expect(c.name() + "gates", gates, want.gates, 2e-5, 2e-5);
+        Floats state = c_prev, again(cells);
+        RUN_SHARED(bconv_forward_tf32, grid, MMA_SHARED_BYTES, x, packed, state, state, again, nullptr, CONV_ARGS(c, channels));
+        expect_exact(c.name() + "state in place", state, values(c_next));
+    });
+}
+
+// One body for both types: pack, run, add once more onto random numbers.
+#define CHECK_BACKWARD_DATA(type, T, random, rounded, seen, depth, rounding)                                                      \
+    for_each_conv([](const Conv& c) {                                                                                       \
+        Buffer<T> dy = random(c.out_len());                                                                                 \
+        Floats weight = random_floats(c.weight_len());                                                                      \
+        Buffer<T> packed((size_t)blocks(c.in_c, 128) * c.kernel_h * c.kernel_w * blocks(c.out_c, depth) * 128 * depth);      \
+        RUN(pack_transposed_##type, (Grid{5}), weight, packed, c.kernel_h, c.kernel_w, c.in_c, c.out_c, c.stride_y, c.stride_x); \
+        Doubles sums = c.backward_data(seen(dy), rounded(weight));                                                          \
+        long long phase = (long long)c.n * blocks(c.in_h, c.stride_y) * blocks(c.in_w, c.stride_x);                         \
+        Grid grid{blocks(phase, 128), blocks(c.in_c, 128), (unsigned)(c.stride_y * c.stride_x)};                            \
+        for (int accumulate = 0; accumulate < 2; accumulate++) {                                                            \
+            Buffer<T> dx = accumulate ? random(c.in_len()) : Buffer<T>(c.in_len());                                         \
+            Doubles want = sums;                                                                                            \
+            for (size_t i = 0; i < want.size() && accumulate; i++) want[i] += value(dx[i]);                                 \
+            RUN_SHARED(conv2d_backward_data_##type, grid, MMA_SHARED_BYTES, dy, packed, dx, CONV_ARGS(c, c.out_c), accumulate); \
+            expect(c.name() + "dx", dx, want, 5e-5, rounding);                                                              \
+        }                                                                                                                   \
+    })
+
+CASE(conv2d_backward_data_bf16_mma) { CHECK_BACKWARD_DATA(bf16, bf16, random_halves, as_bf16, values, 32, BF16); }
+CASE(conv2d_backward_data_tf32_mma) { CHECK_BACKWARD_DATA(tf32, float, random_floats, as_tf32, as_tf32, 16, 2e-5); }

@@ -1,0 +1,147 @@
+#include "harness.h"
+using namespace test;
+
+struct Entropy {
+    int n, classes;
+    float smoothing;
+};
+
+template <class T, class Forward, class Backward> static void check_entropy(double rounding, Forward forward, Backward backward) {
+    for (const Entropy& e : {Entropy{5, 7, 0.0f}, Entropy{3, 751, 0.1f}, Entropy{1, 1, 0.0f}, Entropy{4, 300, 0.3f}}) {
+        Buffer<T> z((size_t)e.n * e.classes), dz(z.size());
+        for (T& v : z.data) store(&v, (float)uniform(-30, 30));
+        Buffer<unsigned> labels(e.n);
+        for (unsigned& l : labels.data) l = below(e.classes);
+        Buffer<double> terms(e.n), lse(e.n);
+        Floats loss(1), dloss{-0.75f};
+        double want = 0;
+        Doubles want_lse, want_dz;
+        for (int i = 0; i < e.n; i++) {
+            double max = -INFINITY, sum = 0, total = 0;
+            for (int c = 0; c < e.classes; c++) max = std::fmax(max, value(z[i * e.classes + c]));
+            for (int c = 0; c < e.classes; c++) sum += std::exp(value(z[i * e.classes + c]) - max), total += value(z[i * e.classes + c]);
+            double l = max + std::log(sum);
+            want_lse.push_back(l);
+            want += (l - (1 - e.smoothing) * value(z[i * e.classes + labels[i]]) - e.smoothing * total / e.classes) / e.n;
+            for (int c = 0; c < e.classes; c++) {
+                double p = std::exp(value(z[i * e.classes + c]) - l);
+                want_dz.push_back((p - (c == (int)labels[i] ? 1 - e.smoothing : 0) - e.smoothing / e.classes) * -0.75 / e.n);
+            }
+        }
+        forward(e, z, labels, terms, lse);
+        RUN(sum_terms, (Grid{1}), terms, loss, e.n, e.n);
+        expect("log sum exp", lse, want_lse, 1e-12, 1e-12);
+        expect("loss", loss, {want}, 1e-7, 1e-6);
+        backward(e, z, labels, lse, dloss, dz, 0);
+        expect("dlogits", dz, want_dz, 1e-7, rounding);
+        for (double& d : want_dz) d *= 2;
+        backward(e, z, labels, lse, dloss, dz, 1);
+        expect("dlogits, added", dz, want_dz, 1e-7, 2 * rounding);
+    }
+}
+
+CASE(cross_entropy_f32_loss) {
+    check_entropy<float>(
+        1e-5, [](const Entropy& e, Floats& z, Buffer<unsigned>& l, Buffer<double>& t,
+                 Buffer<double>& s) { RUN(cross_entropy_f32, (Grid{(unsigned)e.n}), z, l, t, s, e.classes, e.smoothing); },
+        [](const Entropy& e, Floats& z, Buffer<unsigned>& l, Buffer<double>& s, Floats& d, Floats& dz, int add) {
+            RUN(cross_entropy_backward_f32, (Grid{(unsigned)e.n}), z, l, s, d, dz, e.n, e.classes, e.smoothing, add);
+        });
+}
+CASE(cross_entropy_bf16_loss) {
+    check_entropy<bf16>(
+        BF16, [](const Entropy& e, Halves& z, Buffer<unsigned>& l, Buffer<double>& t,
+                 Buffer<double>& s) { RUN(cross_entropy_bf16, (Grid{(unsigned)e.n}), z, l, t, s, e.classes, e.smoothing); },
+        [](const Entropy& e, Halves& z, Buffer<unsigned>& l, Buffer<double>& s, Floats& d, Halves& dz, int add) {
+            RUN(cross_entropy_backward_bf16, (Grid{(unsigned)e.n}), z, l, s, d, dz, e.n, e.classes, e.smoothing, add);
+        });
+}
+CASE(cross_entropy_shows_nan) {
+    Floats z{1, NOT_A_NUMBER, 2, 0, 1, 2}, loss(1);
+    Buffer<unsigned> labels{0, 1};
+    Buffer<double> terms(2), lse(2);
+    RUN(cross_entropy_f32, (Grid{2}), z, labels, terms, lse, 3, 0.0f);
+    RUN(sum_terms, (Grid{1}), terms, loss, 2, 2);
+    expect_exact("loss", loss, {NAN});
+}
+
+struct Triplets {
+    Floats features;
+    Buffer<unsigned> labels;
+    int dim;
+    float margin;
+};
+
+static void check_triplet(const char* name, const Triplets& t) {
+    int n = (int)t.labels.size(), dim = t.dim;
+    auto f = [&](int i, int k) { return value(t.features[(size_t)i * dim + k]); };
+    std::vector<Doubles> d(n, Doubles(n));
+    Doubles squared, want_df((size_t)n * dim);
+    double want = 0;
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < n; j++) {
+            for (int k = 0; k < dim; k++) d[i][j] += std::pow(f(i, k) - f(j, k), 2);
+            d[i][j] = std::fmax(d[i][j], 1e-12);
+            squared.push_back(d[i][j]);
+        }
+    for (int i = 0; i < n; i++) {
+        double farthest = -1, nearest = INFINITY;
+        for (int j = 0; j < n; j++) {
+            if (t.labels[j] == t.labels[i]) farthest = std::fmax(farthest, d[i][j]);
+            else nearest = std::fmin(nearest, d[i][j]);
+        }
+        double hinge = std::sqrt(farthest) - std::sqrt(nearest) + t.margin;
+        if (std::isinf(nearest) || hinge <= 0) continue;
+        want += hinge / n;
+        for (int same = 0; same < 2; same++) {
+            double hardest = same ? farthest : nearest;
+            std::vector<int> ties;
+            for (int j = 0; j < n; j++)
+                if ((t.labels[j] == t.labels[i]) == (same == 1) && d[i][j] == hardest) ties.push_back(j);
+            for (int j : ties) {
+                if (hardest <= 1e-12) continue;
+                for (int k = 0; k < dim; k++) {
+                    double step = (same ? 1 : -1) * 0.5 / n / ties.size() / std::sqrt(hardest) * (f(i, k) - f(j, k));
+                    want_df[(size_t)i * dim + k] += step;
+                    want_df[(size_t)j * dim + k] -= step;
+                }
+            }
+        }
+    }
+    Buffer<double> distances((size_t)n * n), terms(n), factors((size_t)n * n);
+    Floats loss(1), dloss{0.5f}, df((size_t)n * dim);
+    RUN(triplet_distances, (Grid{blocks(n * n, 8)}), t.features, distances, n, dim);
+    expect("squared distances", distances, squared, 0, 1e-12);
+    RUN(triplet_mine, (Grid{blocks(n, 64)}), distances, t.labels, terms, factors, n, t.margin);
+    RUN(sum_terms, (Grid{1}), terms, loss, n, n);
+    expect(name, loss, {want}, 1e-6, 1e-6);
+    Grid grid{blocks(dim, 256), (unsigned)n};
+    RUN(triplet_backward, grid, t.features, factors, dloss, df, n, dim, 0);
+    expect(name, df, want_df, 1e-6, 1e-5);
+    for (double& v : want_df) v *= 2;
+    RUN(triplet_backward, grid, t.features, factors, dloss, df, n, dim, 1);
+    expect(name, df, want_df, 1e-6, 1e-5);
+}
+
+CASE(triplet_loss) {
+    check_triplet("random", {random_floats(8 * 5), {0, 0, 1, 1, 1, 2, 2, 3}, 5, 0.8f});
+    check_triplet("two blocks of anchors", {random_floats(70 * 300), Buffer<unsigned>([] {
+                      Buffer<unsigned> labels(70);
+                      for (unsigned i = 0; i < 70; i++) labels[i] = i / 4;
+                      return labels;
+                  }()), 300, 1.2f});
+    // Corners of a square: exact ties among positives and among negatives.
+    check_triplet("ties", {{0, 0, 1, 0, 0, 1, 1, 1, -1, 0, 0, -1}, {0, 0, 0, 1, 1, 1}, 2, 0.5f});
+    // All in one place: clamped distances have no gradient.
+    check_triplet("clamped", {{1, 2, 1, 2, 1, 2, 1, 2}, {0, 0, 1, 1}, 2, 0.3f});
+    check_triplet("one identity", {random_floats(3 * 4), {5, 5, 5}, 4, 1.0f});
+}
+CASE(triplet_shows_nan) {
+    Floats features{0, 0, NOT_A_NUMBER, 1, 2, 2}, loss(1);
+    Buffer<unsigned> labels{0, 0, 0};
+    Buffer<double> distances(9), terms(3), factors(9);
+    RUN(triplet_distances, (Grid{2}), features, distances, 3, 2);
+    RUN(triplet_mine, (Grid{1}), distances, labels, terms, factors, 3, 0.3f);
+    RUN(sum_terms, (Grid{1}), terms, loss, 3, 3);
+    expect_exact("loss", loss, {NAN});
+}
