@@ -148,7 +148,9 @@ impl LatentStates {
             if self.init == StateInit::Normal && had < len {
                 let normal = Normal::new(0.0, NORMAL_STD).expect("a positive standard deviation");
                 let mut rng = stream(self.seed, Purpose::LatentState, self.resets, i as u64);
-                pair.previous[had..].iter_mut().for_each(|v| *v = normal.sample(&mut rng));
+                // Slot by slot from the first: a slot that is added has numbers of its own.
+                let drawn: Vec<f32> = (0..len).map(|_| normal.sample(&mut rng)).collect();
+                pair.previous[had..].copy_from_slice(&drawn[had..]);
             }
             pair.current.resize(len, 0.0);
         }

@@ -1,4 +1,4 @@
-//! P x K sampling: P identities, K images of each (§3 of the PTL recipe).
+//! P x K sampling: P identities, K images of each (Yu et al., 2019).
 
 use std::collections::BTreeMap;
 

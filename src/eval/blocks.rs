@@ -83,9 +83,9 @@ fn checked_norms(set: &'static str, features: &[f32], labels: Labels, dim: usize
     if dim == 0 {
         return Err(Error::FeatureRows { set, values: 0, dim, pids: labels.pids.len(), camids: labels.camids.len() });
     }
-    // A row that is finite may still be too long for its square.
+    // A row that is finite may still be too long for the square of a distance.
     let norms = squared_norms(features, dim);
-    match norms.iter().position(|norm| !norm.is_finite()) {
+    match norms.iter().position(|&norm| norm.is_nan() || norm > f32::MAX / 8.0) {
         Some(row) => Err(Error::NotFiniteFeature { set, row }),
         None => Ok(norms),
     }

@@ -9,7 +9,7 @@ use super::blocks::Sets;
 use super::camera_pairs::{CameraPair, CameraPairs};
 use super::distance::block_rows;
 use super::features_file::FeatureSet;
-use super::ranking::{CmcRule, GalleryFilter, REPEATS, Ranker, RankingOptions, RankingReport, comparison};
+use super::ranking::{CmcRule, REPEATS, Ranker, RankingOptions, RankingReport, comparison};
 use super::rerank::{RerankOptions, RerankVariant, Reranker};
 use super::roc::{EXACT_PAIRS, Roc, RocBuilder};
 use crate::config::{Config, Rerank};
@@ -73,6 +73,15 @@ impl<'a> Evaluation<'a> {
         if query.dim != gallery.dim {
             return Err(Error::FeatureLengths { query: query.dim, gallery: gallery.dim });
         }
+        if rerank.is_some() && ranking.protocol == Protocol::SingleGalleryShot {
+            return Err(Error::Setting {
+                setting: "eval.rerank".into(),
+                value: "(given)".into(),
+                reason: "queries and gallery of single gallery shots are the same images, and each would be its own neighbour: \
+                         leave it out"
+                    .into(),
+            });
+        }
         let sets = Sets::new(&query.features, query.labels(), &gallery.features, gallery.labels(), query.dim)?;
         let reranker = rerank.map(|options| Ok((options, prepare(&sets, options, reporter)?))).transpose()?;
         Ok(Evaluation { query, gallery, sets, ranking, reranker })
@@ -87,7 +96,9 @@ impl<'a> Evaluation<'a> {
         let options = &self.ranking;
         let mut plain = Ranker::new(query_labels, gallery_labels, options);
         let mut reranked = Ranker::new(query_labels, gallery_labels, options);
-        let roc = |()| RocBuilder::new(query_labels, gallery_labels, options.filter, self.sets.largest, EXACT_PAIRS);
+        let roc = |()| {
+            RocBuilder::new(query_labels, gallery_labels, options.effective_filter(), self.sets.largest, EXACT_PAIRS)
+        };
         let mut roc = details.roc.then_some(()).map(roc);
         let by_camera = details.camera_pairs && options.protocol == Protocol::CrossCamera;
         if details.camera_pairs && !by_camera {
@@ -129,7 +140,7 @@ impl<'a> Evaluation<'a> {
             None => self.sets.to_euclidean(query..query + 1, &mut row),
         }
         let (pid, camid) = (self.query.pids[query], self.query.camids[query]);
-        let kept = |g: &usize| !self.ranking.filter.removes(pid, camid, self.sets.gallery_labels, *g);
+        let kept = |g: &usize| !self.ranking.effective_filter().removes(pid, camid, self.sets.gallery_labels, *g);
         let mut items: Vec<(usize, f32)> = (0..row.len()).filter(kept).map(|g| (g, row[g])).collect();
         items.sort_by(|a, b| a.1.total_cmp(&b.1));
         items.truncate(count);
@@ -163,7 +174,7 @@ impl<'a> Evaluation<'a> {
             "evaluated_on": evaluated_on,
             "images": { "query": self.query.len(), "gallery": self.gallery.len(), "feature_length": self.query.dim },
             "protocol": if single_shot { "single-gallery-shot" } else { "cross-camera" },
-            "filter": if single_shot { json!(GalleryFilter::SameCamera) } else { json!(self.ranking.filter) },
+            "filter": self.ranking.effective_filter(),
             "cmc": if single_shot { json!(CmcRule::FirstMatch) } else { json!(self.ranking.cmc) },
             "ties": if self.ranking.pessimistic_ties { "pessimistic" } else { "distance, then gallery order" },
             "distance": "euclidean",
@@ -199,6 +210,7 @@ fn prepare(sets: &Sets, options: RerankOptions, reporter: &Reporter) -> Result<R
     // Two copies of the features, a block of distances, neighbours, encodings.
     let (k1, encoded) = (options.k1.min(n), (options.k1.saturating_mul(options.k2)).min(n));
     let bytes = 8 * n * sets.dim + 4 * n * block_rows(n) + n * (8 * k1 + 12 * encoded);
+    crate::memory::ensure("re-ranking", bytes as u64)?;
     reporter.message(&format!("re-ranking ({options}) of {n} images takes about {} MiB", bytes >> 20));
     let mut task = reporter.start("re-ranking", n as u64, "images");
     let mut before = 0;
@@ -281,7 +293,8 @@ mod tests {
         let ranking = RankingOptions { protocol: Protocol::SingleGalleryShot, ..RankingOptions::default() };
         let silent = Reporter::silent();
         let options = RerankOptions::new(RerankVariant::Zhong);
-        let evaluation = Evaluation::new(&set, &set, ranking, Some(options), &silent).unwrap();
+        assert!(Evaluation::new(&set, &set, ranking, Some(options), &silent).is_err());
+        let evaluation = Evaluation::new(&set, &set, ranking, None, &silent).unwrap();
         let outcome = evaluation.run(Details { roc: true, camera_pairs: true }, &silent).unwrap();
         let json = evaluation.to_json(&outcome, None, "B").to_string();
         assert!(

@@ -42,6 +42,10 @@ impl TrainedModel {
         let images = graph.input(Shape::new(config.eval.batch, config.model.height, config.model.image_width, 3));
         network.forward(&mut graph, &store, images)?;
         let mut states = LatentStates::new(config.ptl.state_init, config.seed);
+        if trained_on.is_none() {
+            // From elsewhere: what lies beside the file is not its own.
+            return Ok(TrainedModel { config, network, store, states, trained_on });
+        }
         let loaded = state::load_latent_states(&path, graph.states(), &mut states);
         // Of another image size, for one: only an evaluation that starts from them needs them.
         if loaded.is_err() && config.ptl.eval_state != EvalState::Mean {

@@ -129,6 +129,13 @@ impl NetworkConfig {
                 reason: "the stem has 64 channels times this: choose from 0.02 to 16".into(),
             });
         }
+        if !(1..=1 << 24).contains(&self.classes) {
+            return Err(Error::Setting {
+                setting: "identities".into(),
+                value: self.classes.to_string(),
+                reason: "a classifier has from 1 to 16777216".into(),
+            });
+        }
         let (base, classes, architecture) = (base as usize, self.classes, self.arch.backbone);
         Ok(match self.arch.family {
             Family::Baseline => {

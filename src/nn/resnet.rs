@@ -61,7 +61,7 @@ impl FromStr for Architecture {
         found.ok_or_else(|| Error::Setting {
             setting: "model.arch".into(),
             value: name.into(),
-            reason: "known are resnet18, resnet34, resnet50 and resnet101, each also with -ptl".into(),
+            reason: "no ResNet of that name".into(),
         })
     }
 }

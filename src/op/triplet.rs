@@ -1,4 +1,4 @@
-//! Batch-hard triplet loss (Hermans et al., 2017; §3 of the PTL recipe):
+//! Batch-hard triplet loss (Hermans et al., 2017; Yu et al., 2019):
 //! `mean_i max(0, max_{same id} d(i, p) - min_{other id} d(i, n) + margin)`, `d = √max(|f_i - f_j|², 1e-12)`.
 //!
 //! The anchor is one of its own positives. Where several examples are exactly as hard, the gradient is split evenly.

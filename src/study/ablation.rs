@@ -114,5 +114,8 @@ fn write_summary(ablation: &Ablation<'_>, results: &Results) -> Result<()> {
             }));
         }
     }
-    ablation.study.run.write_summary(&json!({ "arms": arms }))
+    let Ablation { config, dataset, target, study, .. } = ablation;
+    study.run.write_summary(&json!({
+        "arch": config.model.arch, "data": dataset.label, "evaluated_on": target.unwrap_or(dataset).label, "arms": arms,
+    }))
 }

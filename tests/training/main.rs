@@ -16,7 +16,7 @@ use ptl::stop::StopFlag;
 use ptl::train::{Outcome, Start, state};
 
 use support::{
-    EPOCHS, STEPS_PER_EPOCH, assert_same, config, datasets, everything, finish, logged_steps, run_job, try_job,
+    EPOCHS, STEPS_PER_EPOCH, assert_same, config, datasets, everything, finish, logged_steps, run_job, skipped, try_job,
 };
 
 #[test]
@@ -202,7 +202,7 @@ fn a_diverging_run_ends_with_one_error_and_keeps_its_checkpoints() {
 #[test]
 fn a_real_data_set_trains_and_is_measured() {
     let Some(root) = std::env::var_os("PTL_DATA") else {
-        println!("SKIPPED: PTL_DATA is not set");
+        skipped("PTL_DATA is not set");
         return;
     };
     let root = Path::new(&root).join("omniglot-reid/target");

@@ -46,11 +46,12 @@ pub(super) fn load(root: &Path, kind: DatasetKind) -> Result<Dataset> {
         let path = root.join(folder);
         let mut records = Vec::new();
         let mut unparsed = Vec::new();
+        let mut distractors = 0;
         for file in images_below(&path)? {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             match parse_name(&name) {
                 Some((JUNK, _)) => {}
-                Some((DISTRACTOR, _)) if subset != "gallery" => {}
+                Some((DISTRACTOR, _)) if subset != "gallery" => distractors += 1,
                 Some((pid, camid)) if pid >= DISTRACTOR => records.push(ImageRecord { path: file, pid, camid }),
                 _ => unparsed.push(name.into_owned()),
             }
@@ -61,6 +62,13 @@ pub(super) fn load(root: &Path, kind: DatasetKind) -> Result<Dataset> {
                 Some(name) => format!("no image with a name like 0002_c1s1_000451_03.jpg (the first is {name})"),
             };
             return Err(Error::NotADataset { path, reason: hint });
+        }
+        if distractors > 0 {
+            dataset.warnings.push(format!(
+                "{}: {distractors} images of identity 0 are left out: 0 means a false detection in this layout, number identities \
+                 from 1",
+                path.display()
+            ));
         }
         if !unparsed.is_empty() {
             dataset.warnings.push(format!(

@@ -83,6 +83,16 @@ pub struct RankingOptions {
     pub seed: u64,
 }
 
+impl RankingOptions {
+    /// What is taken out for a query: the protocol's choice where it makes one.
+    pub fn effective_filter(&self) -> GalleryFilter {
+        match self.protocol {
+            Protocol::CrossCamera => self.filter,
+            Protocol::SingleGalleryShot => GalleryFilter::SameCamera,
+        }
+    }
+}
+
 impl Default for RankingOptions {
     fn default() -> Self {
         Self {
