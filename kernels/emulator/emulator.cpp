@@ -206,6 +206,8 @@ __attribute__((noinline)) static void to_thread(Thread& thread) {
 
 __attribute__((noinline)) static void to_main(bool for_good = false) {
     Thread& thread = *state.current;
+    // Only the end of the launch acquires this: what a thread did so far, even if it never goes on, was before that.
+    release(state.exit_order);
 #if defined(__SANITIZE_THREAD__)
     __tsan_switch_to_fiber(state.main.tsan, 1);
 #endif
@@ -441,7 +443,6 @@ static void finish_thread() {
     bool in_flight = !me.open.empty();
     for (const std::vector<Copy>& group : me.groups) in_flight |= !group.empty();
     if (in_flight) report("a thread ends with cp.async in flight");
-    release(state.exit_order);
     me.run = Run::Done;
     state.live--;
     if (state.live && state.arrived == state.live) release_barrier();

@@ -18,6 +18,12 @@ Register::Register(const char* name, void (*body)()) { cases().push_back({name, 
 struct LaunchFailed {};
 
 static const char* const schedules[] = {"forward", "reverse", "shuffled"};
+#if defined(__SANITIZE_THREAD__)
+// ThreadSanitizer is slow, and sees a missing barrier under any schedule.
+static const unsigned SCHEDULES = 1;
+#else
+static const unsigned SCHEDULES = 3;
+#endif
 static unsigned schedule;
 static uint64_t random_state;
 static int failures, checks;
@@ -66,7 +72,7 @@ void record(const void* bytes, size_t n) {
 static bool run_case(const Case& c) {
     uint64_t first = 0;
     bool good = true;
-    for (schedule = 0; schedule < 3; schedule++) {
+    for (schedule = 0; schedule < SCHEDULES; schedule++) {
         failures = checks = 0;
         bits = 14695981039346656037u;
         random_state = 42;
@@ -111,6 +117,6 @@ int main(int argc, char** argv) {
     }
 #include "../emulator/table.inc"
 #undef KERNEL
-    printf("%d cases, %zu kernels, 3 schedules: %d failed\n", run, launched.size(), failed);
+    printf("%d cases, %zu kernels, %u schedules: %d failed\n", run, launched.size(), SCHEDULES, failed);
     return run == 0 || failed != 0 || forgotten != 0;
 }
