@@ -38,6 +38,18 @@ pub enum Error {
          --clip-norm (batch: {})", files.join(", ")
     )]
     NonFinite { what: &'static str, value: f64, lr: f64, files: Vec<String> },
+    // --- devices ---
+    /// A device cannot be used: no driver, an old library, a build without kernels.
+    #[error("{device}: {reason}")]
+    NoDevice { device: &'static str, reason: String },
+    /// Work on a device failed.
+    #[error("{device}, {action}: {reason}")]
+    Device { device: &'static str, action: String, reason: String },
+    /// A device's memory is too small.
+    #[error(
+        "{purpose} needs {} MiB on the GPU, {} of {} MiB are free: {advice}", needed >> 20, free >> 20, total >> 20
+    )]
+    DeviceMemory { purpose: String, needed: u64, free: u64, total: u64, advice: String },
     // --- data ---
     /// A folder that is no data set.
     #[error("{} cannot be read as a data set: {reason}", path.display())]

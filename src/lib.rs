@@ -9,6 +9,7 @@ pub mod config;
 pub mod convert;
 pub mod cpu;
 pub mod data;
+pub mod device;
 pub mod error;
 pub mod eval;
 pub mod graph;
