@@ -35,6 +35,8 @@ pub enum Mode {
 pub(crate) struct Value {
     pub shape: Shape,
     pub requires_grad: bool,
+    /// 4 bytes an element in every precision: labels and losses.
+    pub exact: bool,
     /// Stays readable after the run.
     pub keep: bool,
     /// Its gradient is given from outside: a loss, or a tensor under test.
@@ -94,12 +96,18 @@ impl Graph {
 
     /// A tensor given from outside at each run.
     pub fn input(&mut self, shape: Shape) -> Var {
-        self.value(shape, false, true)
+        self.value(Value { shape, requires_grad: false, exact: false, keep: true, root: false })
     }
 
     /// An input whose gradient is wanted.
     pub fn input_with_grad(&mut self, shape: Shape) -> Var {
-        self.value(shape, true, true)
+        self.value(Value { shape, requires_grad: true, exact: false, keep: true, root: false })
+    }
+
+    /// One class label for each of `n` images, given from outside as the bits of u32: `[n, 1, 1, 1]`.
+    pub fn labels(&mut self, n: usize) -> Var {
+        let shape = Shape::vectors(n, 1);
+        self.value(Value { shape, requires_grad: false, exact: true, keep: true, root: false })
     }
 
     /// Declares a latent state; `slot` is `[1, h, w, c]`.
@@ -125,7 +133,8 @@ impl Graph {
                 return Err(Error::Shape { op: op.name(), detail });
             }
         }
-        let output = self.value(shape, false, false);
+        let exact = op.exact();
+        let output = self.value(Value { shape, requires_grad: false, exact, keep: false, root: false });
         self.nodes.push(Node { op: Box::new(op), inputs: inputs.to_vec(), output, attachments });
         Ok(output)
     }
@@ -145,6 +154,11 @@ impl Graph {
         self.values[var.0].shape
     }
 
+    /// Whether `var` is given from outside.
+    pub(crate) fn is_input(&self, var: Var) -> bool {
+        self.nodes.iter().all(|node| node.output != var)
+    }
+
     /// The latent states in order of declaration.
     pub fn states(&self) -> &[StateDecl] {
         &self.states
@@ -155,8 +169,8 @@ impl Graph {
         self.nodes.iter().map(|node| node.op.flops()).sum()
     }
 
-    fn value(&mut self, shape: Shape, requires_grad: bool, keep: bool) -> Var {
-        self.values.push(Value { shape, requires_grad, keep, root: false });
+    fn value(&mut self, value: Value) -> Var {
+        self.values.push(value);
         Var(self.values.len() - 1)
     }
 }

@@ -3,6 +3,7 @@
 use rand_distr::{Distribution, Normal};
 use serde::{Deserialize, Serialize};
 
+use crate::device::{Gpu, Mirrored, Ptr};
 use crate::graph::{StateDecl, StateId};
 use crate::rng::{Purpose, stream};
 use crate::{Error, Result};
@@ -47,10 +48,12 @@ pub enum EvalState {
 }
 
 /// One state: `[slots, h, w, c]` now and before the last step.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 struct Pair {
-    current: Vec<f32>,
-    previous: Vec<f32>,
+    current: Mirrored,
+    previous: Mirrored,
+    /// Elements of `current` that say something: none after a reset.
+    held: usize,
 }
 
 /// The latent states of a network. Their number of slots follows the batch: a smaller batch uses (and keeps) the first
@@ -73,18 +76,20 @@ impl LatentStates {
     /// Forgets everything: the next step starts afresh.
     pub fn reset(&mut self) {
         self.resets += 1;
-        self.pairs.iter_mut().for_each(|pair| pair.current.clear());
+        self.pairs.iter_mut().for_each(|pair| pair.held = 0);
     }
 
     /// The current content of a state, `[slots, h, w, c]`.
     pub fn current(&self, id: StateId) -> &[f32] {
-        &self.pairs[id.0].current
+        self.pairs[id.0].current()
     }
 
     /// Sets a state, `[slots, h, w, c]`.
     pub fn set_current(&mut self, id: StateId, data: Vec<f32>) {
         self.grow_list(id.0 + 1);
-        self.pairs[id.0].current = data;
+        let pair = &mut self.pairs[id.0];
+        pair.held = data.len();
+        pair.current = data.into();
     }
 
     /// What evaluation starts from, for a batch of `batch` images.
@@ -103,7 +108,7 @@ impl LatentStates {
         if mode == EvalState::Mean {
             for (i, decl) in decls.iter().enumerate() {
                 let slot = decl.slot.len();
-                let stored = self.pairs.get(i).map_or(&[][..], |pair| &pair.current);
+                let stored = self.pairs.get(i).map_or(&[][..], Pair::current);
                 if stored.is_empty() {
                     return Err(Error::NoLatentState { cell: decl.name.clone() });
                 }
@@ -123,7 +128,7 @@ impl LatentStates {
     pub fn export<'a>(&'a self, decls: &'a [StateDecl]) -> impl Iterator<Item = (&'a str, [usize; 4], &'a [f32])> {
         decls.iter().zip(&self.pairs).map(|(decl, pair)| {
             let slot = decl.slot;
-            (decl.name.as_str(), [pair.current.len() / slot.len(), slot.h, slot.w, slot.c], pair.current.as_slice())
+            (decl.name.as_str(), [pair.held / slot.len(), slot.h, slot.w, slot.c], pair.current())
         })
     }
 
@@ -143,16 +148,29 @@ impl LatentStates {
         for (i, (decl, pair)) in decls.iter().zip(&mut self.pairs).enumerate() {
             std::mem::swap(&mut pair.current, &mut pair.previous);
             let len = batch * decl.slot.len();
-            let had = pair.previous.len().min(len);
-            pair.previous.resize(len, 0.0);
-            if self.init == StateInit::Normal && had < len {
-                let normal = Normal::new(0.0, NORMAL_STD).expect("a positive standard deviation");
-                let mut rng = stream(self.seed, Purpose::LatentState, self.resets, i as u64);
-                // Slot by slot from the first: a slot that is added has numbers of its own.
-                let drawn: Vec<f32> = (0..len).map(|_| normal.sample(&mut rng)).collect();
-                pair.previous[had..].copy_from_slice(&drawn[had..]);
+            let had = pair.held.min(len);
+            // Lengths are touched only where they change: numbers that lie on a device stay there.
+            if pair.previous.len() != len {
+                pair.previous.resize(len, 0.0);
             }
-            pair.current.resize(len, 0.0);
+            if pair.current.len() != len {
+                pair.current = Mirrored::zeros(len);
+            }
+            pair.held = len;
+            if had == len {
+                continue;
+            }
+            match self.init {
+                StateInit::Zeros if had == 0 => pair.previous.clear(),
+                StateInit::Zeros => pair.previous[had..].fill(0.0),
+                StateInit::Normal => {
+                    let normal = Normal::new(0.0, NORMAL_STD).expect("a positive standard deviation");
+                    let mut rng = stream(self.seed, Purpose::LatentState, self.resets, i as u64);
+                    // Slot by slot from the first: a slot that is added has numbers of its own.
+                    let drawn: Vec<f32> = (0..len).map(|_| normal.sample(&mut rng)).collect();
+                    pair.previous[had..].copy_from_slice(&drawn[had..]);
+                }
+            }
         }
     }
 
@@ -167,9 +185,21 @@ impl LatentStates {
         &self.pairs[id.0].previous
     }
 
+    /// Before and after, on a GPU.
+    pub(crate) fn on_device(&mut self, gpu: &Gpu) -> Result<Vec<[Ptr<f32>; 2]>> {
+        let pairs = self.pairs.iter_mut();
+        pairs.map(|pair| Ok([pair.previous.on_device(gpu)?, pair.current.on_device_mut(gpu)?])).collect()
+    }
+
     fn grow_list(&mut self, len: usize) {
         if self.pairs.len() < len {
             self.pairs.resize(len, Pair::default());
         }
+    }
+}
+
+impl Pair {
+    fn current(&self) -> &[f32] {
+        if self.held == 0 { &[] } else { &self.current[..self.held] }
     }
 }

@@ -3,14 +3,18 @@
 //! Time runs over forward nodes 0..n and then over the same nodes backwards (node i at `2n - 1 - i`). A block of memory
 //! lives from its first write to its last read; blocks that are never alive together may share addresses.
 
-use crate::graph::{Graph, Mode};
+use crate::Result;
+use crate::device::Gpu;
+use crate::graph::{Graph, Mode, Value};
 use crate::op::Needs;
 use crate::store::Store;
 
-/// Elements a block's offset is a multiple of: one cache line.
+/// Words a block's offset is a multiple of: one cache line.
 const ALIGN: usize = 16;
+/// Words between blocks on a GPU that are checked for writes beyond a block's end (`Session::poisoned`).
+pub(crate) const GUARD: usize = 16;
 
-/// A place in the arena, in f32 elements.
+/// A place in the arena, in words of 4 bytes: elements on the CPU, on a GPU two of them where activations are bf16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Block {
     pub offset: usize,
@@ -47,6 +51,23 @@ pub struct Plan {
     pub(crate) arena_len: usize,
 }
 
+/// Where the plan will run, which decides how large things are.
+struct Sizes<'a> {
+    gpu: Option<&'a Gpu>,
+}
+
+impl Sizes<'_> {
+    fn words(&self, value: &Value) -> usize {
+        let len = value.shape.len();
+        self.gpu.map_or(len, |gpu| (len * gpu.element_bytes(value)).div_ceil(4))
+    }
+
+    /// What lies behind each block.
+    fn guard(&self) -> usize {
+        if self.gpu.is_some() { GUARD } else { 0 }
+    }
+}
+
 /// A block with its lifetime, both ends included.
 struct Request {
     len: usize,
@@ -55,8 +76,12 @@ struct Request {
 }
 
 impl Plan {
-    /// Plans `graph` for the parameters of `store` (which of them are trainable matters).
-    pub fn new(graph: &Graph, store: &Store) -> Plan {
+    /// Plans `graph` for the parameters of `store` (which of them are trainable matters), on the CPU or a GPU.
+    ///
+    /// # Errors
+    /// A GPU that cannot run one of the ops.
+    pub fn new(graph: &Graph, store: &Store, gpu: Option<&Gpu>) -> Result<Plan> {
+        let sizes = Sizes { gpu };
         let count = graph.nodes.len();
         let backward_time = |node: usize| 2 * count - 1 - node;
         let differentiable = graph.mode != Mode::Eval;
@@ -69,7 +94,7 @@ impl Plan {
                 && (node.inputs.iter().any(|v| needs_grad[v.0]) || node.attachments.params.iter().any(trainable));
             needs_grad[node.output.0] = differentiated;
             nodes.push(NodePlan {
-                needs: node.op.needs(),
+                needs: gpu.map_or_else(|| Ok(node.op.needs()), |gpu| node.op.gpu_needs(gpu))?,
                 differentiated,
                 grad_inputs: Vec::new(),
                 grad_params: Vec::new(),
@@ -114,8 +139,8 @@ impl Plan {
             }
         }
 
-        let (requests, slots) = requests(graph, &nodes, &first_write);
-        let (offsets, arena_len) = allocate(&requests);
+        let (requests, slots) = requests(graph, &nodes, &first_write, &sizes);
+        let (offsets, arena_len) = allocate(&requests, sizes.guard());
         let mut blocks = requests.iter().zip(&offsets).map(|(r, &offset)| Block { offset, len: r.len });
         let mut next =
             |wanted: bool| if wanted { blocks.next().expect("one block per request") } else { Block::default() };
@@ -128,7 +153,7 @@ impl Plan {
             plan.forward_workspace = next(plan.needs.forward_workspace > 0);
             plan.backward_workspace = next(plan.differentiated && plan.needs.backward_workspace > 0);
         }
-        Plan { values, grads, nodes, param_written, arena_len }
+        Ok(Plan { values, grads, nodes, param_written, arena_len })
     }
 
     /// Bytes of the arena.
@@ -138,7 +163,12 @@ impl Plan {
 }
 
 /// Lifetimes of: every value; every gradient that is wanted (second result says which); saved and scratch of each node.
-fn requests(graph: &Graph, nodes: &[NodePlan], first_write: &[Option<usize>]) -> (Vec<Request>, Vec<bool>) {
+fn requests(
+    graph: &Graph,
+    nodes: &[NodePlan],
+    first_write: &[Option<usize>],
+    sizes: &Sizes<'_>,
+) -> (Vec<Request>, Vec<bool>) {
     let count = graph.nodes.len();
     let backward_time = |node: usize| 2 * count - 1 - node;
     let end = 2 * count;
@@ -159,13 +189,13 @@ fn requests(graph: &Graph, nodes: &[NodePlan], first_write: &[Option<usize>]) ->
     let mut requests = Vec::new();
     for (i, value) in graph.values.iter().enumerate() {
         let to = if value.keep { end } else { last_use[i] };
-        requests.push(Request { len: value.shape.len(), from: born[i], to });
+        requests.push(Request { len: sizes.words(value), from: born[i], to });
     }
     let mut wanted = Vec::new();
     for (i, value) in graph.values.iter().enumerate() {
         wanted.push(first_write[i].is_some());
         if let Some(from) = first_write[i] {
-            requests.push(Request { len: value.shape.len(), from, to: grad_end[i] });
+            requests.push(Request { len: sizes.words(value), from, to: grad_end[i] });
         }
     }
     for (i, plan) in nodes.iter().enumerate() {
@@ -183,16 +213,18 @@ fn requests(graph: &Graph, nodes: &[NodePlan], first_write: &[Option<usize>]) ->
     (requests, wanted)
 }
 
-/// Offsets for all requests, largest first into the lowest gap that is free during its lifetime; and the arena's length.
-fn allocate(requests: &[Request]) -> (Vec<usize>, usize) {
+/// Offsets for all requests, largest first into the lowest gap that is free during its lifetime, with `guard` words behind
+/// each; and the arena's length.
+fn allocate(requests: &[Request], guard: usize) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..requests.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(requests[i].len), requests[i].from, i));
     let mut offsets = vec![0; requests.len()];
     let mut placed: Vec<usize> = Vec::new(); // by offset
     let mut arena_len = 0;
+    let footprint = |request: &Request| request.len.next_multiple_of(ALIGN) + guard;
     for i in order {
         let request = &requests[i];
-        let len = request.len.next_multiple_of(ALIGN);
+        let len = footprint(request);
         let mut offset = 0;
         for &other in &placed {
             let o = &requests[other];
@@ -202,7 +234,7 @@ fn allocate(requests: &[Request]) -> (Vec<usize>, usize) {
             if offset + len <= offsets[other] {
                 break;
             }
-            offset = offset.max(offsets[other] + o.len.next_multiple_of(ALIGN));
+            offset = offset.max(offsets[other] + footprint(o));
         }
         offsets[i] = offset;
         arena_len = arena_len.max(offset + len);
@@ -232,7 +264,7 @@ mod tests {
     fn blocks_alive_together_never_overlap_and_memory_is_reused() {
         for seed in 0..20 {
             let requests = lifetimes(seed, 60);
-            let (offsets, arena_len) = allocate(&requests);
+            let (offsets, arena_len) = allocate(&requests, 0);
             for (i, a) in requests.iter().enumerate() {
                 assert!(offsets[i] + a.len <= arena_len);
                 for (j, b) in requests.iter().enumerate().skip(i + 1) {

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::device::Mirrored;
+
 /// Index of a parameter in its [`Store`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ParamId(pub(crate) usize);
@@ -55,7 +57,7 @@ pub struct Param {
 #[derive(Clone, Debug)]
 pub struct Buffer {
     pub name: String,
-    pub values: Vec<f32>,
+    pub values: Mirrored,
 }
 
 /// All numbers of a model.
@@ -63,9 +65,9 @@ pub struct Buffer {
 pub struct Store {
     pub params: Vec<Param>,
     /// Parameters, one after the other.
-    pub values: Vec<f32>,
+    pub values: Mirrored,
     /// Gradients, same offsets as `values`.
-    pub grads: Vec<f32>,
+    pub grads: Mirrored,
     pub buffers: Vec<Buffer>,
     /// `num_batches_tracked` by name.
     pub counters: Vec<(String, u64)>,
@@ -89,7 +91,7 @@ impl Store {
 
     /// Registers a buffer of `len` values.
     pub fn add_buffer(&mut self, name: String, len: usize, value: f32) -> BufferId {
-        self.buffers.push(Buffer { name, values: vec![value; len] });
+        self.buffers.push(Buffer { name, values: vec![value; len].into() });
         BufferId(self.buffers.len() - 1)
     }
 

@@ -88,7 +88,7 @@ fn fill(
     }
     for buffer in buffers.iter_mut() {
         if let Some(source) = take(&buffer.name, &[buffer.values.len()]) {
-            buffer.values = file.f32(&source)?;
+            buffer.values = file.f32(&source)?.into();
         }
     }
     for (name, count) in counters.iter_mut() {

@@ -88,7 +88,7 @@ fn header(tensors: &[&Tensor], metadata: BTreeMap<String, String>) -> String {
 pub fn state_dict(store: &Store) -> Vec<Tensor> {
     let params =
         store.params.iter().map(|p| Tensor::f32(&p.name, &p.shape, p.to_torch(&store.values[p.range.clone()])));
-    let buffers = store.buffers.iter().map(|b| Tensor::f32(&b.name, &[b.values.len()], b.values.clone()));
+    let buffers = store.buffers.iter().map(|b| Tensor::f32(&b.name, &[b.values.len()], b.values.to_vec()));
     let counters = store.counters.iter().map(|(name, count)| Tensor::i64(name, &[], vec![*count as i64]));
     params.chain(buffers).chain(counters).collect()
 }

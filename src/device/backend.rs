@@ -15,6 +15,8 @@ pub struct Kernel {
     pub threads: u32,
     /// Place in [`super::kernels::ALL`].
     pub index: usize,
+    /// Size of each parameter.
+    pub parameter_bytes: &'static [usize],
 }
 
 /// A device with memory, one queue of work, and kernels.

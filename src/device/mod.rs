@@ -1,11 +1,27 @@
 //! GPUs: the one boundary between the engine and CUDA, or the emulator that stands in for it.
+//!
+//! [`Gpu`] is what the engine holds; [`kernels`] launches; a [`Backend`] does the work.
 
 mod backend;
+mod buffer;
+#[cfg(ptl_emulator)]
+mod emulator;
+mod gpu;
+pub mod kernels;
+mod open;
+mod pointer;
 
 pub use backend::{Backend, Kernel, Recording, Vendor};
+pub use buffer::{Buffer, Mirrored};
+pub use gpu::Gpu;
+pub use open::{Device, DeviceKind, DeviceOptions};
+pub use pointer::{Grid, Ptr, Untyped};
+
+use serde::{Deserialize, Serialize};
 
 /// What convolutions compute in (`--precision`); weights, moments, statistics, latent states and losses are always f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit arithmetic everywhere.
     #[default]

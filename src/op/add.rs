@@ -2,14 +2,17 @@
 
 use rayon::prelude::*;
 
-use super::{Backward, Forward, Needs, Op, OpCase, mismatch};
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
 use crate::Result;
 use crate::cpu::par;
+use crate::device::{Gpu, Grid, kernels};
 use crate::graph::{Attachments, Graph, Var};
 use crate::shape::Shape;
 
 #[derive(Debug)]
-struct Add;
+struct Add {
+    len: usize,
+}
 
 /// `a + b`, same shapes.
 pub fn add(g: &mut Graph, a: Var, b: Var) -> Result<Var> {
@@ -17,7 +20,7 @@ pub fn add(g: &mut Graph, a: Var, b: Var) -> Result<Var> {
     if left != right {
         return Err(mismatch("add", format!("{left} + {right}: shapes differ")));
     }
-    g.push(Add, &[a, b], left, Attachments::default())
+    g.push(Add { len: left.len() }, &[a, b], left, Attachments::default())
 }
 
 impl Op for Add {
@@ -38,6 +41,20 @@ impl Op for Add {
         for grad in cx.grad_inputs.iter_mut().flatten() {
             par::put(grad.data, cx.grad_output, grad.accumulate);
         }
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        Ok(self.needs())
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        kernels::add(cx.gpu, Grid::any(self.len), cx.inputs[0], cx.inputs[1], cx.output, self.len as i64)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        cx.grad_inputs.iter().flatten().try_for_each(|grad| {
+            kernels::put(cx.gpu, Grid::any(self.len), cx.grad_output, grad.data, self.len as i64, grad.flag())
+        })
     }
 }
 

@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 
 use super::pool_window::Window;
-use super::{Backward, Forward, Needs, Op, OpCase};
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase};
 use crate::Result;
+use crate::device::{Gpu, Grid, kernels};
 use crate::graph::{Attachments, Graph, Var};
 use crate::shape::Shape;
 
@@ -66,6 +67,23 @@ impl Op for AvgPool {
                 dx[input * channels..(input + 1) * channels].iter_mut().zip(row).for_each(|(d, g)| *d += g * scale);
             });
         });
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        Ok(self.needs())
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        let [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px] = self.window.sizes();
+        let grid = Grid::any(self.window.output.len());
+        kernels::avg_pool(cx.gpu, grid, cx.inputs[0], cx.output, n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
+        let [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px] = self.window.sizes();
+        let (grid, dy, dx, flag) = (Grid::any(self.window.input.len()), cx.grad_output, grad.data, grad.flag());
+        kernels::avg_pool_backward(cx.gpu, grid, dy, dx, n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px, flag)
     }
 }
 

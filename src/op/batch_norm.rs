@@ -5,9 +5,11 @@
 //! `g` = `dy` masked by the ReLU: `dβ = Σg`, `dγ = Σg·x̂`, `dx = γ/√(σ²+ε)·(g - Σg/M - x̂·Σg·x̂/M)`, `dresidual = g`.
 //! With running statistics the two sums drop out of `dx`.
 
-use super::{Backward, Forward, Needs, Op, OpCase, mismatch};
+use super::gpu::{GpuGrad, Part, Parts, split_rows};
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
 use crate::Result;
 use crate::cpu::par;
+use crate::device::{Gpu, Grid, Ptr, kernels};
 use crate::graph::{Attachments, Graph, Mode, Var};
 use crate::shape::Shape;
 use crate::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
@@ -26,6 +28,7 @@ pub struct BatchNorm {
 
 #[derive(Debug)]
 struct BatchNormOp {
+    rows: usize,
     channels: usize,
     eps: f32,
     momentum: f32,
@@ -67,6 +70,7 @@ pub fn batch_norm(
         ));
     }
     let op = BatchNormOp {
+        rows: shape.rows(),
         channels: shape.c,
         eps: norm.eps,
         momentum: norm.momentum,
@@ -108,6 +112,43 @@ impl BatchNormOp {
             })
             .collect();
         (mean, var)
+    }
+}
+
+/// Workspace of forward on a GPU.
+struct ForwardParts {
+    /// Mean and 1/√(variance + ε), where they are not kept.
+    statistics: Part<f32>,
+    partials: Part<f32>,
+    parts: Parts,
+}
+
+/// Workspace of backward on a GPU.
+struct BackwardParts {
+    sums: Part<f32>,
+    partials: Part<f32>,
+    parts: Parts,
+}
+
+impl BatchNormOp {
+    /// Rows of a partial sum on a GPU, and the number of those.
+    fn splits(&self) -> (usize, usize) {
+        let split = split_rows(self.rows, 128, 64);
+        (split, self.rows.div_ceil(split))
+    }
+
+    fn forward_parts(&self) -> ForwardParts {
+        let mut parts = Parts::default();
+        let statistics = parts.add(2 * self.channels);
+        let partials = parts.add(if self.batch_statistics { self.splits().1 * 2 * self.channels } else { 0 });
+        ForwardParts { statistics, partials, parts }
+    }
+
+    fn backward_parts(&self) -> BackwardParts {
+        let mut parts = Parts::default();
+        let sums = parts.add(2 * self.channels);
+        let partials = parts.add(self.splits().1 * 2 * self.channels);
+        BackwardParts { sums, partials, parts }
     }
 }
 
@@ -227,6 +268,91 @@ impl Op for BatchNormOp {
                 }
             });
         }
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        let forward_workspace = self.forward_parts().parts.words();
+        let backward_workspace = self.backward_parts().parts.words();
+        Ok(Needs { forward_workspace, backward_workspace, ..self.needs() })
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        let (gpu, x, c, rows) = (cx.gpu, cx.inputs[0], self.channels as i32, self.rows as i64);
+        let ForwardParts { statistics, partials, .. } = self.forward_parts();
+        let mean = if cx.saved == Ptr::NULL { statistics.of(cx.workspace) } else { cx.saved.cast() };
+        let inv_std = mean.add(self.channels);
+        let (running_mean, running_var) = (cx.buffers[0], cx.buffers[1]);
+        let finish = self.channels.div_ceil(64);
+        if self.batch_statistics {
+            let (split, splits) = self.splits();
+            let (partials, grid) = (partials.of(cx.workspace), [self.channels.div_ceil(32), splits]);
+            kernels::batch_norm_partials(gpu, grid, x, partials, rows, c, split as i32)?;
+            let (splits, eps, momentum) = (splits as i32, self.eps, self.momentum);
+            kernels::batch_norm_finish(
+                gpu,
+                finish,
+                x,
+                partials,
+                mean,
+                inv_std,
+                running_mean,
+                running_var,
+                splits,
+                rows,
+                c,
+                eps,
+                momentum,
+            )?;
+        } else {
+            kernels::batch_norm_from_running(gpu, finish, running_mean, running_var, mean, inv_std, c, self.eps)?;
+        }
+        let residual = if self.residual { cx.inputs[1] } else { Ptr::NULL };
+        let (weight, bias, relu) = (cx.params[0], cx.params[1], i32::from(self.relu));
+        let grid = Grid::any(self.rows * self.channels);
+        kernels::batch_norm_apply(gpu, grid, x, residual, mean, inv_std, weight, bias, cx.output, rows, c, relu)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let (gpu, x, y, dy) = (cx.gpu, cx.inputs[0], cx.output, cx.grad_output);
+        let (c, rows) = (self.channels as i32, self.rows as i64);
+        let BackwardParts { sums, partials, .. } = self.backward_parts();
+        let (sums, partials) = (sums.of(cx.workspace), partials.of(cx.workspace));
+        let mean: Ptr<f32> = cx.saved.cast();
+        let inv_std = mean.add(self.channels);
+        let (split, splits) = self.splits();
+        let grid = [self.channels.div_ceil(32), splits];
+        kernels::batch_norm_backward_partials(gpu, grid, x, y, dy, mean, inv_std, partials, rows, c, split as i32)?;
+
+        let or_null = |grad: Option<GpuGrad<Ptr<f32>>>| grad.map_or((Ptr::NULL, 0), |g| (g.data, g.flag()));
+        let ((dweight, add_weight), (dbias, add_bias)) = (or_null(cx.grad_params[0]), or_null(cx.grad_params[1]));
+        let finish = self.channels.div_ceil(64);
+        let splits = splits as i32;
+        kernels::batch_norm_backward_finish(gpu, finish, partials, sums, dweight, dbias, splits, c, add_weight, add_bias)?;
+
+        let or_null = |grad: Option<GpuGrad<Ptr>>| grad.map_or((Ptr::NULL, 0), |g| (g.data, g.flag()));
+        let (dx, add_dx) = or_null(cx.grad_inputs[0]);
+        let (dresidual, add_dresidual) = or_null(cx.grad_inputs.get(1).copied().flatten());
+        if dx == Ptr::NULL && dresidual == Ptr::NULL {
+            return Ok(());
+        }
+        kernels::batch_norm_backward_apply(
+            gpu,
+            Grid::any(self.rows * self.channels),
+            x,
+            y,
+            dy,
+            mean,
+            inv_std,
+            cx.params[0],
+            sums,
+            dx,
+            dresidual,
+            rows,
+            c,
+            i32::from(self.batch_statistics),
+            add_dx,
+            add_dresidual,
+        )
     }
 }
 

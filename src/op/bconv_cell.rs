@@ -4,10 +4,12 @@
 //! constant: no gradient flows through time. Training keeps the activated gates and nothing else; backward turns them
 //! into the gradients of the pre-activations in place.
 
-use super::{Backward, Forward, Needs, Op, OpCase, mismatch};
+use super::conv_launch::ConvLaunch;
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
 use crate::Result;
 use crate::cpu::cell;
 use crate::cpu::conv::{self, Conv2dGeometry};
+use crate::device::{Gpu, Grid, kernels};
 use crate::graph::{Attachments, Graph, Var};
 use crate::shape::Shape;
 use crate::store::{Layout, ParamId, Store};
@@ -80,6 +82,39 @@ impl Op for BConvCell {
             let (x, workspace) = (cx.inputs[0], &mut *cx.workspace);
             conv::conv2d_backward_weight(&self.gates, x, grad_gates, grad.data, grad.accumulate, workspace);
         }
+    }
+
+    fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
+        let launch = ConvLaunch { gpu, geometry: &self.gates };
+        let gates = self.gates.pixels() * self.gates.out_c * gpu.activation_bytes();
+        Ok(Needs {
+            inputs: vec![true],
+            saved: gates.div_ceil(4),
+            forward_workspace: launch.cell_workspace(),
+            backward_workspace: launch.backward_workspace(),
+            ..Needs::default()
+        })
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        let states = cx.state.expect("a cell has a state");
+        let launch = ConvLaunch { gpu: cx.gpu, geometry: &self.gates };
+        launch.cell(cx.inputs[0], cx.params[0], states, cx.output, cx.saved, cx.workspace)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let (pixels, channels) = (self.gates.pixels(), self.gates.out_c / 4);
+        let (grid, dgates) = (Grid::any(pixels * channels), cx.saved);
+        let (prev, dy) = (cx.prev_state, cx.grad_output);
+        kernels::bconv_gate_gradients(cx.gpu, grid, dgates, prev, dy, pixels as i64, channels as i32)?;
+        let launch = ConvLaunch { gpu: cx.gpu, geometry: &self.gates };
+        if let Some(grad) = cx.grad_inputs[0] {
+            launch.backward_data(dgates, cx.params[0], grad, cx.workspace)?;
+        }
+        if let Some(grad) = cx.grad_params[0] {
+            launch.backward_weight(cx.inputs[0], dgates, grad, cx.workspace)?;
+        }
+        Ok(())
     }
 
     fn flops(&self) -> u64 {

@@ -1,13 +1,16 @@
 //! Concatenation along channels.
 
-use super::{Backward, Forward, Needs, Op, OpCase, mismatch};
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
 use crate::Result;
 use crate::cpu::par;
+use crate::device::{Gpu, Grid, kernels};
 use crate::graph::{Attachments, Graph, Var};
 use crate::shape::Shape;
 
 #[derive(Debug)]
 struct Concat {
+    /// Pixels of each input.
+    rows: usize,
     /// Channels of each input.
     widths: Vec<usize>,
 }
@@ -23,7 +26,7 @@ pub fn concat(g: &mut Graph, inputs: &[Var]) -> Result<Var> {
     }
     let widths: Vec<usize> = shapes.iter().map(|s| s.c).collect();
     let shape = Shape { c: widths.iter().sum(), ..first };
-    g.push(Concat { widths }, inputs, shape, Attachments::default())
+    g.push(Concat { rows: shape.rows(), widths }, inputs, shape, Attachments::default())
 }
 
 impl Op for Concat {
@@ -69,6 +72,36 @@ impl Op for Concat {
             }
             at += width;
         }
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        Ok(self.needs())
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        let total: usize = self.widths.iter().sum();
+        let mut at = 0;
+        for (&x, &width) in cx.inputs.iter().zip(&self.widths) {
+            let (y, grid) = (cx.gpu.offset(cx.output, at), Grid::any(self.rows * width));
+            let (rows, from, to) = (self.rows as i64, width as i64, total as i64);
+            kernels::copy_columns(cx.gpu, grid, x, y, rows, width as i32, from, to, 0)?;
+            at += width;
+        }
+        Ok(())
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let total: usize = self.widths.iter().sum();
+        let mut at = 0;
+        for (grad, &width) in cx.grad_inputs.iter().zip(&self.widths) {
+            if let Some(grad) = grad {
+                let (dy, grid) = (cx.gpu.offset(cx.grad_output, at), Grid::any(self.rows * width));
+                let (rows, from, to) = (self.rows as i64, total as i64, width as i64);
+                kernels::copy_columns(cx.gpu, grid, dy, grad.data, rows, width as i32, from, to, grad.flag())?;
+            }
+            at += width;
+        }
+        Ok(())
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! `dx` and `dW` are the transposed convolution of `dy` and the correlation of `x` with `dy`; see [`crate::cpu::conv`].
 
-use super::{Backward, Forward, Needs, Op, OpCase, mismatch};
+use super::conv_launch::ConvLaunch;
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
 use crate::Result;
 use crate::cpu::conv::{self, Conv2dGeometry};
 use crate::cpu::par;
+use crate::device::{Gpu, Ptr};
 use crate::graph::{Attachments, Graph, Var};
 use crate::shape::Shape;
 use crate::store::{Layout, ParamId, Store};
@@ -93,6 +95,32 @@ impl Op for Conv2d {
             });
             sums.iter().enumerate().for_each(|(i, &sum)| grad.put(i, sum as f32));
         }
+    }
+
+    fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
+        let launch = ConvLaunch { gpu, geometry: &self.geometry };
+        let (forward_workspace, backward_workspace) = (launch.forward_workspace(), launch.backward_workspace());
+        Ok(Needs { inputs: vec![true], forward_workspace, backward_workspace, ..Needs::default() })
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        let bias = cx.params.get(1).copied().unwrap_or(Ptr::NULL);
+        let launch = ConvLaunch { gpu: cx.gpu, geometry: &self.geometry };
+        launch.forward(cx.inputs[0], cx.params[0], bias, cx.output, cx.workspace)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let launch = ConvLaunch { gpu: cx.gpu, geometry: &self.geometry };
+        if let Some(grad) = cx.grad_inputs[0] {
+            launch.backward_data(cx.grad_output, cx.params[0], grad, cx.workspace)?;
+        }
+        if let Some(grad) = cx.grad_params[0] {
+            launch.backward_weight(cx.inputs[0], cx.grad_output, grad, cx.workspace)?;
+        }
+        if let Some(Some(grad)) = cx.grad_params.get(1) {
+            launch.backward_bias(cx.grad_output, *grad, cx.workspace)?;
+        }
+        Ok(())
     }
 
     fn flops(&self) -> u64 {

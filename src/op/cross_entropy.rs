@@ -1,13 +1,16 @@
 //! Softmax cross-entropy, mean over the batch, with label smoothing:
 //! `loss = mean(logsumexp(z) - (1-s)·z_label - s·mean(z))`, `dz = (softmax(z) - (1-s)·onehot - s/C)/n`.
 
-use super::{Backward, Forward, Needs, Op, OpCase, mismatch};
+use super::gpu::Parts;
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
 use crate::Result;
+use crate::device::{Gpu, Ptr, kernels};
 use crate::graph::{Attachments, Graph, Var};
 use crate::shape::Shape;
 
 #[derive(Debug)]
 struct CrossEntropy {
+    batch: usize,
     classes: usize,
     smoothing: f64,
 }
@@ -21,7 +24,7 @@ pub fn cross_entropy(g: &mut Graph, logits: Var, labels: Var, label_smoothing: f
             format!("logits {z} and labels {l} are not one vector and one label per image"),
         ));
     }
-    let op = CrossEntropy { classes: z.c, smoothing: f64::from(label_smoothing) };
+    let op = CrossEntropy { batch: z.n, classes: z.c, smoothing: f64::from(label_smoothing) };
     g.push(op, &[logits, labels], Shape::SCALAR, Attachments::default())
 }
 
@@ -64,6 +67,35 @@ impl Op for CrossEntropy {
                 grad.put(row * self.classes + c, value as f32);
             }
         }
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        let (mut saved, mut workspace) = (Parts::default(), Parts::default());
+        saved.add::<f64>(self.batch);
+        workspace.add::<f64>(2 * self.batch);
+        let inputs = vec![true, true];
+        Ok(Needs { inputs, saved: saved.words(), forward_workspace: workspace.words(), ..Needs::default() })
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        let (classes, n, smoothing) = (self.classes as i32, self.batch as i32, self.smoothing as f32);
+        let terms: Ptr<f64> = cx.workspace.cast();
+        let log_sum_exp = if cx.saved == Ptr::NULL { terms.add(self.batch) } else { cx.saved.cast() };
+        let (logits, labels) = (cx.inputs[0], cx.inputs[1].cast());
+        kernels::cross_entropy(cx.gpu, self.batch, logits, labels, terms, log_sum_exp, classes, smoothing)?;
+        kernels::sum_terms(cx.gpu, 1, terms, cx.output.cast(), n, n)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
+        let (classes, n, smoothing) = (self.classes as i32, self.batch as i32, self.smoothing as f32);
+        let (logits, labels, dloss, flag) = (cx.inputs[0], cx.inputs[1].cast(), cx.grad_output.cast(), grad.flag());
+        let (grid, saved, dx) = (self.batch, cx.saved.cast(), grad.data);
+        kernels::cross_entropy_backward(cx.gpu, grid, logits, labels, saved, dloss, dx, n, classes, smoothing, flag)
+    }
+
+    fn exact(&self) -> bool {
+        true
     }
 }
 

@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 
 use super::pool_window::Window;
-use super::{Backward, Forward, Needs, Op, OpCase};
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase};
 use crate::Result;
+use crate::device::{Gpu, Grid, kernels};
 use crate::graph::{Attachments, Graph, Var};
 use crate::shape::Shape;
 
@@ -89,6 +90,24 @@ impl Op for MaxPool {
                 dx[winner as usize * channels + i % channels] += dy;
             }
         });
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        Ok(self.needs())
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        let [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px] = self.window.sizes();
+        let (grid, x, y, winners) = (Grid::any(self.window.output.len()), cx.inputs[0], cx.output, cx.saved.cast());
+        kernels::max_pool(cx.gpu, grid, x, y, winners, n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
+        let [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px] = self.window.sizes();
+        let (grid, dy, dx, flag) = (Grid::any(self.window.input.len()), cx.grad_output, grad.data, grad.flag());
+        let winners = cx.saved.cast();
+        kernels::max_pool_backward(cx.gpu, grid, dy, winners, dx, n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px, flag)
     }
 }
 

@@ -10,7 +10,9 @@ pub mod bconv_cell;
 mod case;
 pub mod concat;
 pub mod conv2d;
+mod conv_launch;
 pub mod cross_entropy;
+mod gpu;
 pub mod max_pool;
 pub mod narrow;
 mod pool_window;
@@ -25,14 +27,16 @@ pub use case::{CaseRun, OpCase};
 pub use concat::concat;
 pub use conv2d::{conv2d, linear};
 pub use cross_entropy::cross_entropy;
+pub use gpu::{GpuBackward, GpuForward, GpuGrad};
 pub use max_pool::{global_max_pool, max_pool2d};
 pub use narrow::narrow_rows;
 pub use relu::relu;
 pub use triplet::batch_hard_triplet;
 
-use crate::Error;
+use crate::device::Gpu;
+use crate::{Error, Result};
 
-/// What an op wants kept or lent, in f32 elements; everything else is reused by the planner.
+/// What an op wants kept or lent, in words of 4 bytes; everything else is reused by the planner.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
     /// For each input: backward reads it.
@@ -60,6 +64,23 @@ pub trait Op: std::fmt::Debug + Send + Sync {
 
     /// Writes (or adds to, see [`Grad`]) every gradient that is `Some`.
     fn backward(&self, cx: &mut Backward<'_>);
+
+    /// The memory contract on a GPU.
+    ///
+    /// # Errors
+    /// The GPU cannot run the op.
+    fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs>;
+
+    /// Enqueues forward: writes all of `cx.output`.
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()>;
+
+    /// Enqueues the gradients that are `Some`.
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()>;
+
+    /// The output is f32 in every precision: losses.
+    fn exact(&self) -> bool {
+        false
+    }
 
     /// Floating-point operations of one forward; 0 where they do not matter.
     fn flops(&self) -> u64 {

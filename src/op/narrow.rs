@@ -2,13 +2,15 @@
 
 use std::ops::Range;
 
-use super::{Backward, Forward, Needs, Op, OpCase, mismatch};
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
 use crate::Result;
+use crate::device::{Gpu, Grid, kernels};
 use crate::graph::{Attachments, Graph, Var};
 use crate::shape::Shape;
 
 #[derive(Debug)]
 struct NarrowRows {
+    batch: usize,
     /// Elements of an image, and the part of them that is taken.
     image: usize,
     part: Range<usize>,
@@ -24,7 +26,7 @@ pub fn narrow_rows(g: &mut Graph, x: Var, rows: Range<usize>) -> Result<Var> {
         return Err(mismatch("narrow_rows", format!("rows {rows:?} of {shape}")));
     }
     let row = shape.w * shape.c;
-    let op = NarrowRows { image: shape.h * row, part: rows.start * row..rows.end * row };
+    let op = NarrowRows { batch: shape.n, image: shape.h * row, part: rows.start * row..rows.end * row };
     g.push(op, &[x], Shape { h: rows.len(), ..shape }, Attachments::default())
 }
 
@@ -55,6 +57,29 @@ impl Op for NarrowRows {
                 dx[self.part.clone()].copy_from_slice(dy);
             }
         }
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        Ok(self.needs())
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        let (width, grid) = (self.part.len(), Grid::any(self.batch * self.part.len()));
+        let x = cx.gpu.offset(cx.inputs[0], self.part.start);
+        let (rows, from, to) = (self.batch as i64, self.image as i64, width as i64);
+        kernels::copy_columns(cx.gpu, grid, x, cx.output, rows, width as i32, from, to, 0)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
+        if !grad.accumulate {
+            let len = self.batch * self.image;
+            kernels::fill(cx.gpu, Grid::any(len), grad.data, 0.0, len as i64)?;
+        }
+        let (width, grid) = (self.part.len(), Grid::any(self.batch * self.part.len()));
+        let dx = cx.gpu.offset(grad.data, self.part.start);
+        let (rows, from, to) = (self.batch as i64, width as i64, self.image as i64);
+        kernels::copy_columns(cx.gpu, grid, cx.grad_output, dx, rows, width as i32, from, to, grad.flag())
     }
 }
 

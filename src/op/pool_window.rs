@@ -53,6 +53,15 @@ impl Window {
         }
     }
 
+    /// As kernels take it: n, in_h, in_w, channels, out_h, out_w, then kernel, stride and padding, y before x.
+    pub fn sizes(&self) -> [i32; 12] {
+        let Window { input, output, kernel, stride, padding } = *self;
+        let image = [input.n, input.h, input.w, input.c, output.h, output.w];
+        let [n, ih, iw, c, oh, ow] = image;
+        let [kh, kw, sy, sx, py, px] = [kernel[0], kernel[1], stride[0], stride[1], padding[0], padding[1]];
+        [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px].map(|size| size as i32)
+    }
+
     /// Pixels of a window without padding.
     pub fn area(&self) -> usize {
         self.kernel[0] * self.kernel[1]

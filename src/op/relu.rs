@@ -1,18 +1,21 @@
 //! `y = max(x, 0)`; `dx = dy` where `y > 0`, else 0 (also at 0).
 
-use super::{Backward, Forward, Needs, Op, OpCase};
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase};
 use crate::Result;
 use crate::cpu::par;
+use crate::device::{Gpu, Grid, kernels};
 use crate::graph::{Attachments, Graph, Var};
 use crate::shape::Shape;
 
 #[derive(Debug)]
-struct Relu;
+struct Relu {
+    len: usize,
+}
 
 /// Rectified linear unit of any shape.
 pub fn relu(g: &mut Graph, x: Var) -> Result<Var> {
     let shape = g.shape(x);
-    g.push(Relu, &[x], shape, Attachments::default())
+    g.push(Relu { len: shape.len() }, &[x], shape, Attachments::default())
 }
 
 impl Op for Relu {
@@ -41,6 +44,20 @@ impl Op for Relu {
                 *dx = if accumulate { *dx + value } else { value };
             }
         });
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        Ok(self.needs())
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        kernels::relu(cx.gpu, Grid::any(self.len), cx.inputs[0], cx.output, self.len as i64)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
+        let len = self.len as i64;
+        kernels::relu_backward(cx.gpu, Grid::any(self.len), cx.output, cx.grad_output, grad.data, len, grad.flag())
     }
 }
 

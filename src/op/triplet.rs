@@ -6,8 +6,10 @@
 
 use rayon::prelude::*;
 
-use super::{Backward, Forward, Needs, Op, OpCase, mismatch};
+use super::gpu::{Part, Parts};
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
 use crate::Result;
+use crate::device::{Gpu, Grid, Precision, Ptr, Untyped, kernels};
 use crate::graph::{Attachments, Graph, Var};
 use crate::shape::Shape;
 
@@ -73,6 +75,45 @@ impl Triplet {
     }
 }
 
+/// What backward reads on a GPU.
+struct SavedParts {
+    factors: Part<f64>,
+    /// The features in f32, where they are not.
+    features: Part<f32>,
+    parts: Parts,
+}
+
+/// Workspace of forward on a GPU.
+struct ForwardParts {
+    squared: Part<f64>,
+    terms: Part<f64>,
+    /// Instead of what is saved, where nothing is differentiated.
+    kept: Part<Untyped>,
+    parts: Parts,
+}
+
+impl Triplet {
+    fn saved_parts(&self, gpu: &Gpu) -> SavedParts {
+        let mut parts = Parts::default();
+        let factors = parts.add(self.batch * self.batch);
+        let features = parts.add_bytes(4 * self.gradient_words(gpu));
+        SavedParts { factors, features, parts }
+    }
+
+    fn forward_parts(&self, gpu: &Gpu) -> ForwardParts {
+        let mut parts = Parts::default();
+        let squared = parts.add(self.batch * self.batch);
+        let terms = parts.add(self.batch);
+        let kept = parts.add_bytes(4 * self.saved_parts(gpu).parts.words());
+        ForwardParts { squared, terms, kept, parts }
+    }
+
+    /// Words of the features or their gradient in f32, where activations are not.
+    fn gradient_words(&self, gpu: &Gpu) -> usize {
+        if gpu.precision() == Precision::Bf16 { self.batch * self.dim } else { 0 }
+    }
+}
+
 impl Op for Triplet {
     fn name(&self) -> &'static str {
         "batch_hard_triplet"
@@ -118,6 +159,55 @@ impl Op for Triplet {
             }
         }
         df.iter().enumerate().for_each(|(i, &v)| grad.put(i, v as f32));
+    }
+
+    fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
+        Ok(Needs {
+            inputs: vec![true, true],
+            saved: self.saved_parts(gpu).parts.words(),
+            forward_workspace: self.forward_parts(gpu).parts.words(),
+            backward_workspace: self.gradient_words(gpu),
+            ..Needs::default()
+        })
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        let (gpu, n, dim) = (cx.gpu, self.batch as i32, self.dim as i32);
+        let forward = self.forward_parts(gpu);
+        let (squared, terms) = (forward.squared.of(cx.workspace), forward.terms.of(cx.workspace));
+        let kept = if cx.saved == Ptr::NULL { forward.kept.of(cx.workspace) } else { cx.saved };
+        let SavedParts { factors, features, .. } = self.saved_parts(gpu);
+        let factors = factors.of(kept);
+        let features = match gpu.precision() {
+            Precision::Bf16 => {
+                let (exact, len) = (features.of(kept), self.batch * self.dim);
+                kernels::cast_bf16_f32(gpu, Grid::any(len), cx.inputs[0].cast(), exact, len as i64)?;
+                exact
+            }
+            _ => cx.inputs[0].cast(),
+        };
+        kernels::triplet_distances(gpu, (self.batch * self.batch).div_ceil(8), features, squared, n, dim)?;
+        let (labels, margin) = (cx.inputs[1].cast(), self.margin as f32);
+        kernels::triplet_mine(gpu, self.batch.div_ceil(64), squared, labels, terms, factors, n, margin)?;
+        kernels::sum_terms(gpu, 1, terms, cx.output.cast(), n, n)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
+        let (gpu, n, dim) = (cx.gpu, self.batch as i32, self.dim as i32);
+        let SavedParts { factors, features, .. } = self.saved_parts(gpu);
+        let (factors, dloss, grid) = (factors.of(cx.saved), cx.grad_output.cast(), [self.dim.div_ceil(256), self.batch]);
+        if gpu.precision() != Precision::Bf16 {
+            let (features, dx) = (cx.inputs[0].cast(), grad.data.cast());
+            return kernels::triplet_backward(gpu, grid, features, factors, dloss, dx, n, dim, grad.flag());
+        }
+        let (features, exact, len) = (features.of(cx.saved), cx.workspace.cast(), self.batch * self.dim);
+        kernels::triplet_backward(gpu, grid, features, factors, dloss, exact, n, dim, 0)?;
+        kernels::put_bf16_from_f32(gpu, Grid::any(len), exact, grad.data.cast(), len as i64, grad.flag())
+    }
+
+    fn exact(&self) -> bool {
+        true
     }
 }
 

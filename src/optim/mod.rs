@@ -9,6 +9,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::device::Mirrored;
 use crate::{Error, Result};
 
 /// Elements one task works on.
@@ -106,7 +107,7 @@ pub struct Optimizer {
     config: OptimConfig,
     steps: u64,
     /// One flat buffer `[len]` for each of `config.buffer_names()`.
-    buffers: Vec<Vec<f32>>,
+    buffers: Vec<Mirrored>,
 }
 
 impl Optimizer {
@@ -116,7 +117,7 @@ impl Optimizer {
     /// [`Error::Setting`] for a configuration that cannot work.
     pub fn new(config: &OptimConfig, len: usize) -> Result<Self> {
         config.validate()?;
-        let buffers = config.buffer_names().iter().map(|_| vec![0.0; len]).collect();
+        let buffers = config.buffer_names().iter().map(|_| Mirrored::zeros(len)).collect();
         Ok(Self { config: config.clone(), steps: 0, buffers })
     }
 
@@ -127,7 +128,7 @@ impl Optimizer {
 
     /// The state buffers `[len]` by name (`exp_avg`, `exp_avg_sq`, `max_exp_avg_sq`, `momentum_buffer`), for a checkpoint.
     pub fn state(&self) -> impl Iterator<Item = (&'static str, &[f32])> {
-        self.config.buffer_names().iter().copied().zip(self.buffers.iter().map(Vec::as_slice))
+        self.config.buffer_names().iter().copied().zip(self.buffers.iter().map(|buffer| &buffer[..]))
     }
 
     /// Takes over the step count and the state buffers of a checkpoint.
@@ -138,7 +139,7 @@ impl Optimizer {
         let mut buffers = Vec::with_capacity(self.buffers.len());
         for (name, own) in self.state() {
             match state.iter().find(|(stored, _)| *stored == name) {
-                Some((_, values)) if values.len() == own.len() => buffers.push(values.to_vec()),
+                Some((_, values)) if values.len() == own.len() => buffers.push(values.to_vec().into()),
                 _ => break,
             }
         }

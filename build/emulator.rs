@@ -1,0 +1,42 @@
+//! Compiles the kernels as C++ together with the emulator that runs them on the CPU.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::signatures::Kernel;
+
+/// False where there is no C++ compiler: the emulator is left out, and its tests say so.
+pub fn compile(kernels: &[Kernel]) -> bool {
+    let table = fs::read_to_string("kernels/emulator/table.inc").expect("kernels/emulator/table.inc");
+    let lines: Vec<String> = kernels.iter().map(Kernel::table_line).collect();
+    assert!(table.lines().skip(1).eq(lines.iter()), "kernels/emulator/table.inc is out of date: run scripts/kernel-table");
+
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").opt_level(2).debug(false).warnings(false).cargo_warnings(false);
+    for folder in ["kernels", "kernels/emulator"] {
+        for path in fs::read_dir(folder).expect("readable").flatten().map(|entry| entry.path()) {
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("cpp") => drop(build.file(path)),
+                // The compiler knows C++ by the file's name.
+                Some("cu") => drop(build.file(as_cpp(&path))),
+                _ => {}
+            }
+        }
+    }
+    match build.try_compile("ptl_emulator") {
+        Ok(()) => true,
+        Err(error) => {
+            println!("cargo::warning=built without the emulator of the kernels, no C++17 compiler works: {error}");
+            false
+        }
+    }
+}
+
+/// A file `x.cpp` in the build folder that includes `x.cu`.
+fn as_cpp(source: &Path) -> PathBuf {
+    let name = source.file_stem().expect("a file").to_string_lossy().into_owned() + ".cpp";
+    let path = PathBuf::from(crate::variable("OUT_DIR")).join(name);
+    let source = fs::canonicalize(source).expect("listed just now");
+    fs::write(&path, format!("#include \"{}\"\n", source.display())).expect("a writable build folder");
+    path
+}

@@ -1,0 +1,84 @@
+//! Reads the kernels' signatures: `extern "C" __global__ void __launch_bounds__(N) name(parameters) {`.
+
+use std::fs;
+use std::path::Path;
+
+/// A kernel as its source declares it.
+pub struct Kernel {
+    pub name: String,
+    /// Threads of a block.
+    pub threads: String,
+    pub parameters: Vec<Parameter>,
+}
+
+/// `type_` has neither `const` nor `__restrict__`: `float`, or for a pointer what it points to.
+pub struct Parameter {
+    pub name: String,
+    pub type_: String,
+    pub pointer: bool,
+    pub is_const: bool,
+}
+
+/// All kernels of `folder`, file by file in the order of their names.
+pub fn read(folder: &Path) -> Vec<Kernel> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut files: Vec<_> = entries.map(|entry| entry.expect("a readable folder").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
+    files.sort();
+    let mut kernels = Vec::new();
+    for path in files {
+        let source = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let code: Vec<&str> = source.lines().map(|line| line.split("//").next().unwrap_or(line)).collect();
+        let code = code.join(" ");
+        for text in code.split("extern \"C\" __global__ void").skip(1) {
+            let head = text.split('{').next().unwrap_or(text);
+            let kernel = parse(head);
+            kernels.push(kernel.unwrap_or_else(|| panic!("{}: not a kernel's signature: {head}", path.display())));
+        }
+    }
+    kernels
+}
+
+/// `__launch_bounds__(256, 2) name(const float* x, int n)`
+fn parse(head: &str) -> Option<Kernel> {
+    let (bounds, rest) = head.trim().strip_prefix("__launch_bounds__(")?.split_once(')')?;
+    let (name, parameters) = rest.split_once('(')?;
+    let parameters = parameters.trim().strip_suffix(')')?;
+    Some(Kernel {
+        name: name.trim().into(),
+        threads: bounds.split(',').next()?.trim().into(),
+        parameters: parameters.split(',').map(parameter).collect::<Option<_>>()?,
+    })
+}
+
+fn parameter(text: &str) -> Option<Parameter> {
+    let text = text.replace("__restrict__", " ").replace('*', " * ");
+    let mut words: Vec<&str> = text.split_whitespace().collect();
+    let name = words.pop()?.to_string();
+    let (count, consts) = (words.len(), words.iter().filter(|word| **word == "const").count());
+    words.retain(|word| *word != "const" && *word != "*");
+    let pointer = count - consts - words.len();
+    (pointer <= 1).then(|| Parameter { name, type_: words.join(" "), pointer: pointer == 1, is_const: consts == 1 })
+}
+
+impl Kernel {
+    /// The kernel's line of `kernels/emulator/table.inc`, as `scripts/kernel-table` writes it.
+    #[cfg(feature = "emulator")]
+    pub fn table_line(&self) -> String {
+        let parameters: Vec<String> = self.parameters.iter().map(Parameter::declaration).collect();
+        format!("KERNEL({}, {}, ({}))", self.name, self.threads, parameters.join(", "))
+    }
+}
+
+impl Parameter {
+    /// Size of a value.
+    pub fn bytes(&self) -> usize {
+        if self.pointer || self.type_ == "long long" { 8 } else { 4 }
+    }
+
+    /// As C++ writes it.
+    pub fn declaration(&self) -> String {
+        let Parameter { name, type_, pointer, is_const } = self;
+        format!("{}{type_}{} {name}", if *is_const { "const " } else { "" }, if *pointer { "*" } else { "" })
+    }
+}

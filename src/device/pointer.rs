@@ -1,0 +1,96 @@
+//! Addresses on a device, typed by what lies there.
+
+use std::marker::PhantomData;
+
+/// What an address points to when its type depends on the precision: an activation, f32 or bf16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Untyped {}
+
+/// An address on a device. It is a number to the host; only kernels look there.
+#[repr(transparent)]
+pub struct Ptr<T = Untyped> {
+    address: u64,
+    element: PhantomData<fn() -> T>,
+}
+
+impl<T> Ptr<T> {
+    /// What kernels take for "none".
+    pub const NULL: Ptr<T> = Ptr { address: 0, element: PhantomData };
+
+    pub fn new(address: u64) -> Ptr<T> {
+        Ptr { address, element: PhantomData }
+    }
+
+    pub fn address(self) -> u64 {
+        self.address
+    }
+
+    /// The same address seen as another type.
+    pub fn cast<U>(self) -> Ptr<U> {
+        Ptr::new(self.address)
+    }
+
+    /// The address `count` elements further.
+    pub fn add(self, count: usize) -> Ptr<T> {
+        Ptr::new(self.address + (count * size_of::<T>()) as u64)
+    }
+}
+
+impl<T> Clone for Ptr<T> {
+    fn clone(&self) -> Ptr<T> {
+        *self
+    }
+}
+
+impl<T> Copy for Ptr<T> {}
+
+impl<T> PartialEq for Ptr<T> {
+    fn eq(&self, other: &Ptr<T>) -> bool {
+        self.address == other.address
+    }
+}
+
+impl<T> Eq for Ptr<T> {}
+
+impl<T> std::fmt::Debug for Ptr<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#x}", self.address)
+    }
+}
+
+/// Blocks of a launch, and the dynamic shared memory of each in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    pub blocks: [usize; 3],
+    pub shared_bytes: u32,
+}
+
+impl Grid {
+    /// For kernels that take any grid of one dimension: enough blocks of 256 threads for `count` elements, up to what fills a
+    /// large GPU several times.
+    pub fn any(count: usize) -> Grid {
+        [count.div_ceil(256).clamp(1, 4096), 1, 1].into()
+    }
+
+    pub fn shared(self, bytes: usize) -> Grid {
+        Grid { shared_bytes: bytes as u32, ..self }
+    }
+}
+
+impl From<[usize; 3]> for Grid {
+    fn from(blocks: [usize; 3]) -> Grid {
+        Grid { blocks, shared_bytes: 0 }
+    }
+}
+
+impl From<usize> for Grid {
+    fn from(blocks: usize) -> Grid {
+        [blocks, 1, 1].into()
+    }
+}
+
+impl From<[usize; 2]> for Grid {
+    fn from([x, y]: [usize; 2]) -> Grid {
+        [x, y, 1].into()
+    }
+}
