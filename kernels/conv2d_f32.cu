@@ -2,8 +2,8 @@
 // convolution of 1x1 images; a BConv-Cell's gradients are those of a convolution with 4·channels outputs.
 //
 // Contract. All buffers are distinct. Forward overwrites y. `accumulate`: 0 overwrites a gradient, else adds to it. The
-// weight and bias gradients go through partial sums [splits, ...] in a workspace, which sum_partials_f32 then adds in the
-// order of the splits: the same bits every time.
+// weight gradient goes through partial sums [splits, ...] in a workspace, which sum_partials_f32 (sums.cu) then adds; the bias
+// gradient is the column sums of dy.
 
 #include "implicit_gemm_f32.cuh"
 
@@ -122,37 +122,5 @@ extern "C" __global__ void __launch_bounds__(128)
             int column = first_column + tile_column(j);
             if (r < rows && column < out_c) out[(long long)r * out_c + column] = acc[i][j];
         }
-    }
-}
-
-// Partial sums of dbias: block y sums the rows y·split_rows .. (y+1)·split_rows.
-// launch: grid (ceil(columns / 32), splits), splits = ceil(rows / split_rows)
-extern "C" __global__ void __launch_bounds__(256)
-    column_sums_f32(const float* __restrict__ x,   // [rows, columns]
-                    float* __restrict__ partials,  // [splits, columns]
-                    long long rows, int columns, int split_rows) {
-    SHARED(float, sums, [8][32]);
-    int column = blockIdx.x * 32 + threadIdx.x % 32, lane = threadIdx.x / 32;
-    long long first = (long long)blockIdx.y * split_rows, end = min(first + split_rows, rows);
-    float sum = 0.0f;
-    if (column < columns)
-        for (long long row = first + lane; row < end; row += 8) sum += x[row * columns + column];
-    sums[lane][threadIdx.x % 32] = sum;
-    __syncthreads();
-    if (lane == 0 && column < columns) {
-        for (int l = 1; l < 8; l++) sum += sums[l][threadIdx.x];
-        partials[(long long)blockIdx.y * columns + column] = sum;
-    }
-}
-
-// out = (out +) sum over splits of partials, in their order. launch: any grid of one dimension.
-extern "C" __global__ void __launch_bounds__(256)
-    sum_partials_f32(const float* __restrict__ partials,  // [splits, count]
-                     float* __restrict__ out,             // [count]
-                     int splits, long long count, int accumulate) {
-    for (long long i = global_index(); i < count; i += global_size()) {
-        float sum = 0.0f;
-        for (int split = 0; split < splits; split++) sum += partials[split * count + i];
-        put(out + i, sum, accumulate);
     }
 }

@@ -43,6 +43,12 @@ extern "C" __global__ void __launch_bounds__(256) put_bf16(const bf16* x, bf16* 
     for_each(n, [=](long long i) { put(y + i, load(x + i), accumulate); });
 }
 
+// The same from f32, for gradients that are computed in f32 and flow into bf16 activations: the sum is rounded once.
+extern "C" __global__ void __launch_bounds__(256)
+    put_bf16_from_f32(const float* x, bf16* y, long long n, int accumulate) {
+    for_each(n, [=](long long i) { put(y + i, x[i], accumulate); });
+}
+
 // y[n] = max(x[n], 0). A comparison, not fmaxf: NaN passes.
 extern "C" __global__ void __launch_bounds__(256) relu_f32(const float* x, float* y, long long n) {
     for_each(n, [=](long long i) { y[i] = x[i] < 0.0f ? 0.0f : x[i]; });

@@ -1,4 +1,4 @@
-// Losses with their gradients: softmax cross-entropy with label smoothing, and the batch-hard triplet loss.
+// Losses with their gradients: softmax cross-entropy with label smoothing, and the batch-hard triplet loss; correct answers.
 //
 // Contract. Labels are below the number of classes. Every kernel overwrites its outputs, but for gradients, which
 // `accumulate` adds to. Sums that decide or that end in one number are in double precision; batches are small.
@@ -98,6 +98,48 @@ extern "C" __global__ void __launch_bounds__(256)
                                 const double* __restrict__ lse, const float* __restrict__ dloss, bf16* dlogits, int n,
                                 int classes, float smoothing, int accumulate) {
     cross_entropy_backward(logits, labels, lse, dloss, dlogits, n, classes, smoothing, accumulate);
+}
+
+// Orders all floats as their numbers, -0 below 0 and NaN outermost by its sign.
+DEVICE int order_key(float v) {
+    int bits = (int)float_to_bits(v);
+    return bits ^ (int)((unsigned)(bits >> 31) >> 1);
+}
+
+template <class T> DEVICE void top1_hits(const T* logits, const unsigned* labels, float* hits, int n, int classes) {
+    int lane = threadIdx.x % 32, found = 0;
+    for (int row = threadIdx.x / 32; row < n; row += 8) {
+        const T* z = logits + (long long)row * classes;
+        // A lane without classes keeps class -1, which loses every tie.
+        int best = -1, best_key = INT32_MIN;
+        for (int c = lane; c < classes; c += 32) {
+            int key = order_key(load(z + c));
+            if (key >= best_key) best_key = key, best = c;
+        }
+        for (int lanes = 16; lanes; lanes /= 2) {
+            int key = shuffle_xor(best_key, lanes), other = shuffle_xor(best, lanes);
+            if (key > best_key || (key == best_key && other > best)) best_key = key, best = other;
+        }
+        found += lane == 0 && best == (int)labels[row];
+    }
+    found = block_sum(found);
+    if (threadIdx.x == 0) hits[0] = (float)found;
+}
+
+// hits[0] = the number of rows whose largest logit is the label's. Of equal ones the last counts as the largest; a positive NaN
+// is larger than all. A warp for each row. launch: grid (1)
+extern "C" __global__ void __launch_bounds__(256)
+    top1_hits_f32(const float* __restrict__ logits,     // [n, classes]
+                  const unsigned* __restrict__ labels,  // [n]
+                  float* __restrict__ hits,             // [1]
+                  int n, int classes) {
+    top1_hits(logits, labels, hits, n, classes);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    top1_hits_bf16(const bf16* __restrict__ logits, const unsigned* __restrict__ labels, float* __restrict__ hits, int n,
+                   int classes) {
+    top1_hits(logits, labels, hits, n, classes);
 }
 
 // ---- Batch-hard triplet ------------------------------------------------------------------------------------------

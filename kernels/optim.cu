@@ -7,8 +7,10 @@
 // first[s] is the number of elements in the segments before s, and `count` that of all.
 //
 // Contract. params (f32 masters), state buffers and, unless it is null, params_bf16 (a rounded copy) are updated in place inside the
-// segments; gradients are only read. With a `grad_scale` that is not null every gradient is multiplied by it first.
-// An element is computed by itself: the same bits for any grid.
+// segments; gradients are only read. With a `grad_scale` [1] that is not null every gradient is multiplied by it first; where it
+// is NaN, as grad_norm_finish makes it for gradients that are not finite, a step changes nothing at all.
+// An element is computed by itself: the same bits for any grid. Every number that differs from step to step lies in device
+// memory, so that a recorded launch may be replayed.
 
 #include "common.cuh"
 
@@ -34,17 +36,20 @@ DEVICE void for_each_element(const long long* begin, const long long* first, int
 }
 
 // Adam (decoupled = 0, weight decay is added to the gradient) and AdamW (1, the parameter is scaled by 1 - lr·weight decay);
-// AMSGrad where max_exp_avg_sq is not null: the maximum is of the second moment before bias correction. `correction1` is
-// 1/(1 - beta1^t), `rsqrt_correction2` 1/√(1 - beta2^t). launch: grid (ceil(count / 1024))
+// AMSGrad where max_exp_avg_sq is not null: the maximum is of the second moment before bias correction.
+// launch: grid (ceil(count / 1024))
 extern "C" __global__ void __launch_bounds__(256)
     adam_step(float* params, bf16* params_bf16, const float* __restrict__ grads,
               float* exp_avg, float* exp_avg_sq, float* max_exp_avg_sq,
               const long long* __restrict__ begin, const long long* __restrict__ first,
               const float* __restrict__ lr, const float* __restrict__ weight_decay,  // [segments] each
               int segments, long long count, const float* __restrict__ grad_scale, float beta1, float beta2,
-              float one_minus_beta1, float one_minus_beta2, float eps, float correction1, float rsqrt_correction2,
+              float one_minus_beta1, float one_minus_beta2, float eps,
+              const float* __restrict__ corrections,  // [2]: 1/(1 - beta1^t), 1/√(1 - beta2^t)
               int decoupled) {
     float factor = grad_scale ? grad_scale[0] : 1.0f;
+    if (factor != factor) return;
+    float correction1 = corrections[0], rsqrt_correction2 = corrections[1];
     for_each_element(begin, first, segments, count, STEP_CHUNK, [=](long long at, int segment) {
         float p = params[at], g = grads[at] * factor, rate = lr[segment], decay = weight_decay[segment];
         if (decoupled)
@@ -74,6 +79,7 @@ extern "C" __global__ void __launch_bounds__(256)
              const float* __restrict__ weight_decay,  // [segments] each
              int segments, long long count, const float* __restrict__ grad_scale, float momentum, int nesterov) {
     float factor = grad_scale ? grad_scale[0] : 1.0f;
+    if (factor != factor) return;
     for_each_element(begin, first, segments, count, STEP_CHUNK, [=](long long at, int segment) {
         float p = params[at], g = grads[at] * factor + weight_decay[segment] * p;
         if (momentum_buffer) {
@@ -101,7 +107,8 @@ extern "C" __global__ void __launch_bounds__(256)
     if (threadIdx.x == 0) partials[blockIdx.x] = total;
 }
 
-// norm[0] = √Σ partials; scale[0] = max_norm / norm where the norm is finite and larger, else 1. launch: grid (1)
+// norm[0] = √Σ partials. scale[0] = NaN where the norm is not finite, max_norm / norm where it is larger than max_norm, else 1;
+// max_norm <= 0 means no clipping. launch: grid (1)
 extern "C" __global__ void __launch_bounds__(256)
     grad_norm_finish(const double* __restrict__ partials, int n, float max_norm, float* __restrict__ norm,
                      float* __restrict__ scale) {  // [1] each
@@ -110,6 +117,10 @@ extern "C" __global__ void __launch_bounds__(256)
     sum = sqrt(block_sum(sum));
     if (threadIdx.x == 0) {
         norm[0] = (float)sum;
-        scale[0] = sum > max_norm && sum < INFINITY ? (float)(max_norm / sum) : 1.0f;
+        // A comparison that is false for NaN too.
+        if (!(sum < INFINITY))
+            scale[0] = NAN;
+        else
+            scale[0] = max_norm > 0.0f && sum > max_norm ? (float)(max_norm / sum) : 1.0f;
     }
 }

@@ -37,6 +37,17 @@ CASE(add_and_put) {
     expect_exact("put bf16", half_copy, values(ha));
     RUN(put_bf16, (Grid{2}), hb, half_copy, N, 1);
     expect("put bf16, adding", half_copy, half_sum, 0, BF16);
+
+    Halves from_floats(N), gradient = random_halves(N);
+    RUN(put_bf16_from_f32, (Grid{2}), a, from_floats, N, 0);
+    Halves cast(N);
+    RUN(cast_f32_bf16, (Grid{2}), a, cast, N);
+    expect_exact("put bf16 from f32", from_floats, values(cast));
+    // The exact sum, rounded once: had x been rounded first, small sums of large numbers would be far off.
+    Doubles mixed;
+    for (int i = 0; i < N; i++) mixed.push_back(value(gradient[i]) + a[i]);
+    RUN(put_bf16_from_f32, (Grid{3}), a, gradient, N, 1);
+    expect("put bf16 from f32, adding", gradient, mixed, 0, BF16);
 }
 
 CASE(relu_passes_nan) {

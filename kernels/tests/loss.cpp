@@ -65,6 +65,63 @@ CASE(cross_entropy_shows_nan) {
     expect_exact("loss", loss, {NAN});
 }
 
+// What Rust's `max_by(total_cmp)` finds: the last of the largest, in the order of the sign and magnitude of the bits.
+template <class T> static int last_largest(const Buffer<T>& z, int row, int classes) {
+    int best = 0;
+    for (int c = 1; c < classes; c++) {
+        double a = value(z[row * classes + best]), b = value(z[row * classes + c]);
+        auto rank = [](double v) { return std::isnan(v) ? (std::signbit(v) ? -2 : 2) : 0; };
+        bool below = rank(a) != rank(b) ? rank(a) > rank(b) : a > b || (a == b && !std::signbit(a) && std::signbit(b));
+        if (!below) best = c;
+    }
+    return best;
+}
+
+template <class T, class Hits> static void check_hits(Hits top1_hits) {
+    for (int n : {1, 5, 19, 64})
+        for (int classes : {1, 3, 31, 70, 751}) {
+            Buffer<T> z((size_t)n * classes);
+            // Few values, so that many are equal; signed zeros among them.
+            for (T& v : z.data) store(&v, (float)((int)below(5) - 2) * (below(2) ? 1.0f : -1.0f));
+            if (n > 3 && classes > 2) {
+                store(&z[classes + 1], NOT_A_NUMBER);
+                store(&z[2 * classes], -INFINITY);
+                for (int c = 0; c < classes; c++) store(&z[3 * classes + c], -INFINITY);
+            }
+            Buffer<unsigned> labels(n);
+            int want = 0;
+            for (int row = 0; row < n; row++) {
+                int best = last_largest(z, row, classes);
+                labels[row] = row % 3 == 0 ? below(classes) : (unsigned)best;
+                want += (int)labels[row] == best;
+            }
+            Floats hits(1);
+            top1_hits(z, labels, hits, n, classes);
+            expect_exact("hits", hits, {(double)want});
+        }
+}
+
+CASE(top1_hits_take_the_last_of_equals) {
+    check_hits<float>([](Floats& z, Buffer<unsigned>& l, Floats& hits, int n, int classes) {
+        RUN(top1_hits_f32, (Grid{1}), z, l, hits, n, classes);
+    });
+    check_hits<bf16>([](Halves& z, Buffer<unsigned>& l, Floats& hits, int n, int classes) {
+        RUN(top1_hits_bf16, (Grid{1}), z, l, hits, n, classes);
+    });
+    // Ties in one lane, across lanes, with a NaN of either sign.
+    Floats z(4 * 40), hits(1);
+    for (float& v : z.data) v = -1.0f;
+    z[3] = z[35] = z[7] = 2.0f;
+    z[40 + 0] = 0.0f, z[40 + 1] = -0.0f;
+    z[80 + 9] = NOT_A_NUMBER, z[80 + 10] = INFINITY;
+    z[120 + 4] = bits_to_float(0xffffffffu), z[120 + 30] = 5.0f;
+    Buffer<unsigned> right{35, 0, 9, 30}, wrong{7, 1, 10, 4};
+    RUN(top1_hits_f32, (Grid{1}), z, right, hits, 4, 40);
+    expect_exact("all hit", hits, {4.0});
+    RUN(top1_hits_f32, (Grid{1}), z, wrong, hits, 4, 40);
+    expect_exact("none hit", hits, {0.0});
+}
+
 struct Triplets {
     Floats features;
     Buffer<unsigned> labels;

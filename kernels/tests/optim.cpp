@@ -22,8 +22,9 @@ static void check_adam(bool decoupled, bool amsgrad, bool scaled, bool copy) {
     for (int step = 1; step <= 3; step++) {
         Floats g = random_floats(LEN);
         double c1 = 1 / (1 - std::pow(0.9, step)), c2 = 1 / std::sqrt(1 - std::pow(0.999, step));
+        Floats corrections{(float)c1, (float)c2};
         RUN(adam_step, (Grid{blocks(count, 1024)}), p, copy ? (bf16*)half : nullptr, g, m, v, amsgrad ? (float*)max : nullptr, begin, first, lr,
-            decay, 3, count, scaled ? (float*)scale : nullptr, 0.9f, 0.999f, 0.1f, 0.001f, 1e-8f, (float)c1, (float)c2, decoupled);
+            decay, 3, count, scaled ? (float*)scale : nullptr, 0.9f, 0.999f, 0.1f, 0.001f, 1e-8f, corrections, decoupled);
         for (long long i = 0; i < LEN; i++) {
             int s = segment_of(i);
             if (s < 0) continue;
@@ -82,10 +83,25 @@ CASE(sgd) {
     }
 }
 
+CASE(steps_with_a_nan_scale_change_nothing) {
+    Floats scale{NOT_A_NUMBER}, corrections{10.0f, 31.6f}, g = random_floats(LEN);
+    Floats p = random_floats(LEN), m = random_floats(LEN), v = random_floats(LEN, 0, 1), max = random_floats(LEN, 0, 1);
+    Halves half = random_halves(LEN);
+    Doubles before[] = {values(p), values(m), values(v), values(max), values(half)};
+    RUN(adam_step, (Grid{blocks(count, 1024)}), p, half, g, m, v, max, begin, first, lr, decay, 3, count, scale, 0.9f, 0.999f, 0.1f, 0.001f,
+        1e-8f, corrections, 0);
+    RUN(sgd_step, (Grid{blocks(count, 1024)}), p, half, g, m, begin, first, lr, decay, 3, count, scale, 0.9f, 1);
+    expect_exact("parameters", p, before[0]);
+    expect_exact("exp_avg and momentum", m, before[1]);
+    expect_exact("exp_avg_sq", v, before[2]);
+    expect_exact("max_exp_avg_sq", max, before[3]);
+    expect_exact("bf16 copy", half, before[4]);
+}
+
 CASE(gradient_norm) {
     const long long len = 20000, total = 18000;
     Buffer<long long> from{100, 9000}, before{0, 8000};
-    for (float poison : {0.0f, (float)INFINITY}) {
+    for (float poison : {0.0f, (float)INFINITY, NOT_A_NUMBER}) {
         Floats g = random_floats(len), norm(1), scale(1);
         g[0] = 1e30f;  // outside
         if (poison != 0.0f) g[9001] = poison;
@@ -96,8 +112,12 @@ CASE(gradient_norm) {
         RUN(grad_norm_partials, (Grid{blocks(total, 8192)}), g, from, before, 2, total, partials);
         RUN(grad_norm_finish, (Grid{1}), partials, (int)partials.size(), 5.0f, norm, scale);
         expect("norm", norm, {std::sqrt(sum)}, 0, 1e-6);
-        expect("scale", scale, {poison == 0.0f ? 5 / std::sqrt(sum) : 1.0}, 0, 1e-6);
+        expect("scale", scale, {poison == 0.0f ? 5 / std::sqrt(sum) : NAN}, 0, 1e-6);
         RUN(grad_norm_finish, (Grid{1}), partials, (int)partials.size(), 1000.0f, norm, scale);
-        expect_exact("scale of a small norm", scale, {1.0});
+        expect_exact("scale of a small norm", scale, {poison == 0.0f ? 1.0 : NAN});
+        for (float none : {0.0f, -1.0f}) {
+            RUN(grad_norm_finish, (Grid{1}), partials, (int)partials.size(), none, norm, scale);
+            expect_exact("scale without clipping", scale, {poison == 0.0f ? 1.0 : NAN});
+        }
     }
 }
