@@ -25,14 +25,14 @@ fn bench_case(criterion: &mut Criterion, case: &OpCase) {
     group.throughput(throughput(1));
     group.bench_function("forward", |b| {
         b.iter(|| {
-            black_box(run.forward());
+            black_box(run.forward().expect("the CPU"));
         })
     });
     group.throughput(throughput(3));
     group.bench_function("forward+backward", |b| {
         b.iter(|| {
-            run.forward();
-            run.backward();
+            run.forward().expect("the CPU");
+            run.backward().expect("the CPU");
         })
     });
     group.finish();

@@ -9,7 +9,10 @@ use crate::signatures::Kernel;
 pub fn compile(kernels: &[Kernel]) -> bool {
     let table = fs::read_to_string("kernels/emulator/table.inc").expect("kernels/emulator/table.inc");
     let lines: Vec<String> = kernels.iter().map(Kernel::table_line).collect();
-    assert!(table.lines().skip(1).eq(lines.iter()), "kernels/emulator/table.inc is out of date: run scripts/kernel-table");
+    assert!(
+        table.lines().skip(1).eq(lines.iter()),
+        "kernels/emulator/table.inc is out of date: run scripts/kernel-table"
+    );
 
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).debug(false).warnings(false).cargo_warnings(false);

@@ -69,7 +69,9 @@ fn family(base: &str, members: &[(&str, &Kernel)]) -> String {
     let mut arms = String::new();
     for (variant, choices) in [("F32", &["f32"][..]), ("Tf32", &["tf32", "f32"]), ("Bf16", &["bf16"])] {
         match choices.iter().find(|suffix| has(suffix)) {
-            Some(suffix) => writeln!(arms, "        Precision::{variant} => {base}_{suffix}(gpu, grid{passed}),").unwrap(),
+            Some(suffix) => {
+                writeln!(arms, "        Precision::{variant} => {base}_{suffix}(gpu, grid{passed}),").unwrap()
+            }
             None => writeln!(arms, "        Precision::{variant} => Err(gpu.no_kernel({base:?})),").unwrap(),
         }
     }

@@ -27,7 +27,10 @@ pub fn compile(out: &Path) -> Result<String, String> {
         None => "nvcc was not found by NVCC, CUDA_HOME, VIRTUAL_ENV, .nvcc or PATH".into(),
     };
     assert!(mode != "require", "PTL_CUDA=require: {failure}");
-    println!("cargo::warning=built for the CPU only, without CUDA kernels: {}", failure.lines().next().unwrap_or_default());
+    println!(
+        "cargo::warning=built for the CPU only, without CUDA kernels: {}",
+        failure.lines().next().unwrap_or_default()
+    );
     Err("no nvcc when this was built".into())
 }
 
@@ -49,7 +52,9 @@ fn find() -> Option<PathBuf> {
 fn in_environment(root: &Path) -> Option<PathBuf> {
     let pythons = fs::read_dir(root.join("lib")).ok()?.flatten().map(|entry| entry.path());
     let packages = pythons.map(|python| python.join("site-packages/nvidia"));
-    packages.flat_map(|nvidia| ["cu13", "cuda_nvcc"].map(|part| nvidia.join(part).join("bin/nvcc"))).find(|p| p.is_file())
+    packages
+        .flat_map(|nvidia| ["cu13", "cuda_nvcc"].map(|part| nvidia.join(part).join("bin/nvcc")))
+        .find(|p| p.is_file())
 }
 
 fn run(nvcc: &Path, out: &Path) -> Result<String, String> {
@@ -83,7 +88,8 @@ fn run(nvcc: &Path, out: &Path) -> Result<String, String> {
     }
     let version = Command::new(nvcc).arg("--version").output().map_err(|error| error.to_string())?;
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
-    let release = version.split("release ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("of unknown version");
+    let release =
+        version.split("release ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("of unknown version");
     let codes: Vec<&str> = flags.iter().filter_map(|flag| flag.split("code=").nth(1)).collect();
     Ok(format!("nvcc {release}: {}", codes.join(", ")))
 }

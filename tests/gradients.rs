@@ -1,5 +1,6 @@
 //! Numerical gradient check of every op, driven by the ops' own cases.
 
+use ptl::device::Device;
 use ptl::graph::{Graph, Mode};
 use ptl::latent_state::{LatentStates, StateInit};
 use ptl::op::{CaseRun, OpCase, cases};
@@ -10,7 +11,7 @@ use ptl::store::Store;
 /// `Σ y·r` for the output y and the gradient r that backward starts from.
 fn loss(run: &mut CaseRun) -> f64 {
     let cotangent = run.cotangent.clone();
-    run.forward().iter().zip(&cotangent).map(|(y, r)| f64::from(*y) * f64::from(*r)).sum()
+    run.forward().unwrap().iter().zip(&cotangent).map(|(y, r)| f64::from(*y) * f64::from(*r)).sum()
 }
 
 /// Slopes to the left and to the right of one element of whatever `at` names.
@@ -52,15 +53,12 @@ fn every_op_matches_its_numerical_gradient() {
     for mode in [Mode::Train, Mode::EvalGrad] {
         for case in cases() {
             let mut probe = CaseRun::new(&case, mode).poisoned();
-            probe.forward();
+            probe.forward().unwrap();
             probe.store.grads.fill(f32::NAN);
-            probe.backward();
+            probe.backward().unwrap();
             for (i, &var) in probe.inputs.clone().iter().enumerate() {
-                let gradient = probe.session.grad(var).to_vec();
-                check(&case, mode, &format!("input {i}"), &gradient, |p, e| {
-                    let var = p.inputs[i];
-                    &mut p.session.input_mut(var)[e]
-                });
+                let gradient = probe.session.grad(var).unwrap().to_vec();
+                check(&case, mode, &format!("input {i}"), &gradient, |p, e| &mut p.input_values[i][e]);
             }
             for (i, &id) in probe.params.clone().iter().enumerate() {
                 let gradient = probe.store.grad(id).to_vec();
@@ -83,16 +81,16 @@ fn gradients_of_a_value_with_several_consumers_add_up() {
     let b = ptl::op::add(&mut graph, x, a).unwrap();
     let y = ptl::op::concat(&mut graph, &[b, x, a]).unwrap();
     graph.root(y);
-    let mut session = Session::new(graph, &store).unwrap().poisoned();
+    let mut session = Session::new(graph, &store, &Device::Cpu).unwrap().poisoned();
     let values: Vec<f32> = (0..shape.len()).map(|i| [0.5, -1.5, 2.0][i % 3]).collect();
-    session.set(x, &values);
+    session.set(x, &values).unwrap();
     let mut states = LatentStates::new(StateInit::Zeros, 0);
-    session.forward(&mut store, &mut states);
-    session.set_grad(y, &vec![1.0; 3 * shape.len()]);
-    session.backward(&mut store, &states);
+    session.forward(&mut store, &mut states).unwrap();
+    session.set_grad(y, &vec![1.0; 3 * shape.len()]).unwrap();
+    session.backward(&mut store, &mut states).unwrap();
     // y = [x + relu(x), x, relu(x)]: 2 + 2·[x > 0].
     let expected: Vec<f32> = values.iter().map(|v| if *v > 0.0 { 4.0 } else { 2.0 }).collect();
-    assert_eq!(session.grad(x), expected);
+    assert_eq!(session.grad(x).unwrap(), expected);
 }
 
 #[test]
@@ -115,6 +113,6 @@ fn a_frozen_parameter_gets_no_gradient_and_what_lies_before_it_is_skipped() {
         graph.root(y);
         graph
     };
-    let session = Session::new(graph, &probe.store).unwrap();
+    let session = Session::new(graph, &probe.store, &Device::Cpu).unwrap();
     assert!(!session.has_grad(0) && session.has_grad(1));
 }

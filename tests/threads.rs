@@ -8,9 +8,9 @@ fn bits(case: &OpCase, threads: usize) -> Vec<Vec<u32>> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
         let mut run = CaseRun::new(case, Mode::Train);
-        let output = run.forward().to_vec();
-        run.backward();
-        let inputs = run.inputs.iter().map(|&var| run.session.grad(var).to_vec());
+        let output = run.forward().unwrap().to_vec();
+        run.backward().unwrap();
+        let inputs = run.inputs.iter().map(|&var| run.session.grad(var).unwrap().to_vec());
         let params = run.params.iter().map(|&id| run.store.grad(id).to_vec());
         let all = std::iter::once(output).chain(inputs).chain(params);
         all.map(|values| values.into_iter().map(f32::to_bits).collect()).collect()

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{DatasetKind, LoadOptions};
+use crate::device::{DeviceKind, DeviceOptions, Precision};
 use crate::latent_state::{EvalState, StateInit, StatePolicy};
 use crate::nn::{Pool, PtlConfig};
 use crate::optim::OptimConfig;
@@ -32,7 +33,9 @@ pub struct Config {
     pub seed: u64,
     /// Threads that compute; 0 takes all cores.
     pub threads: usize,
-    pub device: Device,
+    pub device: DeviceKind,
+    pub precision: Precision,
+    pub gpu: Gpu,
     pub model: Model,
     pub ptl: Ptl,
     pub data: Data,
@@ -45,13 +48,14 @@ pub struct Config {
     pub eval: Eval,
 }
 
-/// What computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Device {
-    #[default]
-    Auto,
-    Cpu,
+/// `[gpu]`: how a GPU is used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gpu {
+    /// Plain convolutions by cuDNN and cuBLASLt, not by our own kernels.
+    pub vendor: bool,
+    /// Record a training step once and replay it.
+    pub graph: bool,
 }
 
 /// `[model]`: the network.
@@ -260,6 +264,13 @@ pub enum Rerank {
     Ptl,
     Zhong,
     Torchreid,
+}
+
+impl Config {
+    /// What computes.
+    pub fn device_options(&self) -> DeviceOptions {
+        DeviceOptions { kind: self.device, precision: self.precision, vendor: self.gpu.vendor }
+    }
 }
 
 impl Ptl {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    Augment, Config, DEFAULT_ARCH, Data, Eval, Interpolation, Loss, Model, Optim, OptimKind, Ptl, Rerank, Sampler,
+    Augment, Config, DEFAULT_ARCH, Data, Eval, Gpu, Interpolation, Loss, Model, Optim, OptimKind, Ptl, Rerank, Sampler,
     Schedule, ScheduleKind, Train,
 };
 use crate::data::{DatasetKind, LoadOptions};
@@ -21,6 +21,12 @@ impl Default for Model {
             embedding: 0,
             pool: Pool::Avg,
         }
+    }
+}
+
+impl Default for Gpu {
+    fn default() -> Gpu {
+        Gpu { vendor: true, graph: true }
     }
 }
 

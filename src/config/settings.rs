@@ -58,7 +58,15 @@ const DATASETS: &[&str] = &[
 pub const SETTINGS: &[Setting] = &[
     short("seed", "seed", Count, "Seed of everything drawn at random"),
     short("threads", "threads", Count, "Threads that compute; 0 takes all cores (results are the same)"),
-    short("device", "device", Choice(&["auto", "cpu"]), "What computes; this build has no CUDA"),
+    short(
+        "device",
+        "device",
+        Choice(&["auto", "cpu", "cuda", "emulated"]),
+        "What computes; auto takes a GPU where one can be used, emulated runs the CUDA kernels on the CPU (for tests)",
+    ),
+    short("precision", "precision", Choice(&["f32", "tf32", "bf16"]), "Arithmetic of convolutions on a GPU"),
+    long("gpu.vendor", Switch, "Plain convolutions by cuDNN and cuBLASLt; false takes the crate's own kernels"),
+    long("gpu.graph", Switch, "Record a training step as one CUDA graph and replay it"),
     short(
         "model.arch",
         "arch",
@@ -167,6 +175,7 @@ pub fn setting(path: &str) -> Option<&'static Setting> {
 /// A heading for the settings of a section (empty: the top).
 pub fn section_title(section: &str) -> &'static str {
     match section {
+        "gpu" => "GPU [gpu]",
         "model" => "Network [model]",
         "ptl" => "BConv-Cells [ptl]",
         "data" => "Data [data]",

@@ -17,6 +17,8 @@ pub use gpu::Gpu;
 pub use open::{Device, DeviceKind, DeviceOptions};
 pub use pointer::{Grid, Ptr, Untyped};
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// What convolutions compute in (`--precision`); weights, moments, statistics, latent states and losses are always f32.
@@ -30,4 +32,14 @@ pub enum Precision {
     Tf32,
     /// Activations and products in bf16, sums in f32.
     Bf16,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Precision::F32 => "f32",
+            Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
+        })
+    }
 }

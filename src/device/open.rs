@@ -1,5 +1,7 @@
 //! Which device a run computes on.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Gpu, Precision};
@@ -29,52 +31,58 @@ pub struct DeviceOptions {
 }
 
 /// Where a session computes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub enum Device {
+    #[default]
     Cpu,
+    /// The CPU, because of what this says.
+    CpuBecause(String),
     Gpu(Gpu),
 }
 
 impl Device {
-    /// Opens the device. The second result says which one [`DeviceKind::Auto`] took, and why.
+    /// Opens what is asked for; [`DeviceKind::Auto`] takes the CPU where no GPU can be used.
     ///
     /// # Errors
     /// [`Error::NoDevice`] says what is missing; a precision that the CPU does not have.
-    pub fn open(options: &DeviceOptions) -> Result<(Device, String)> {
+    pub fn open(options: &DeviceOptions) -> Result<Device> {
         match options.kind {
-            DeviceKind::Cpu => Ok((Device::cpu(options.precision)?, "CPU".into())),
-            DeviceKind::Cuda => described(cuda(options)?),
-            DeviceKind::Emulated => described(emulated(options.precision)?),
+            DeviceKind::Cpu => only_f32(options.precision).map(|()| Device::Cpu),
+            DeviceKind::Cuda => Ok(Device::Gpu(cuda(options)?)),
+            DeviceKind::Emulated => Ok(Device::Gpu(emulated(options.precision)?)),
             DeviceKind::Auto => match cuda(options) {
-                Ok(gpu) => described(gpu),
-                Err(reason) => Ok((Device::cpu(options.precision)?, format!("CPU, because there is no GPU to use ({reason})"))),
+                Ok(gpu) => Ok(Device::Gpu(gpu)),
+                Err(reason) => only_f32(options.precision).map(|()| Device::CpuBecause(reason.to_string())),
             },
         }
-    }
-
-    fn cpu(precision: Precision) -> Result<Device> {
-        if precision != Precision::F32 {
-            return Err(Error::Setting {
-                setting: "device.precision".into(),
-                value: format!("{precision:?}").to_lowercase(),
-                reason: "the CPU computes in f32; tf32 and bf16 need --device cuda".into(),
-            });
-        }
-        Ok(Device::Cpu)
     }
 
     /// The GPU, if it is one.
     pub fn gpu(&self) -> Option<&Gpu> {
         match self {
-            Device::Cpu => None,
+            Device::Cpu | Device::CpuBecause(_) => None,
             Device::Gpu(gpu) => Some(gpu),
         }
     }
 }
 
-fn described(gpu: Gpu) -> Result<(Device, String)> {
-    let text = gpu.description();
-    Ok((Device::Gpu(gpu), text))
+/// What computes, and why.
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("CPU"),
+            Device::CpuBecause(reason) => write!(f, "CPU ({reason})"),
+            Device::Gpu(gpu) => write!(f, "{}, {}", gpu.description(), gpu.precision()),
+        }
+    }
+}
+
+fn only_f32(precision: Precision) -> Result<()> {
+    if precision == Precision::F32 {
+        return Ok(());
+    }
+    let reason = "the CPU computes in f32; tf32 and bf16 need a GPU (--device cuda)".into();
+    Err(Error::Setting { setting: "precision".into(), value: precision.to_string(), reason })
 }
 
 fn cuda(_options: &DeviceOptions) -> Result<Gpu> {

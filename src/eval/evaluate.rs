@@ -6,6 +6,7 @@ use super::ranking::{self, RankingOptions, RankingReport};
 use crate::Result;
 use crate::config::Config;
 use crate::data::{Dataset, ImageRecord, Loader, LoaderOptions, Transform};
+use crate::device::Device;
 use crate::latent_state::LatentStates;
 use crate::nn::Network;
 use crate::progress::Reporter;
@@ -32,6 +33,7 @@ pub fn extract_features(
     states: &LatentStates,
     records: &[ImageRecord],
     config: &Config,
+    device: &Device,
     reporter: &Reporter,
 ) -> Result<(Vec<f32>, usize)> {
     let options = ExtractOptions {
@@ -41,7 +43,7 @@ pub fn extract_features(
         seed: config.seed,
     };
     let transform = transform(config);
-    let mut extractor = Extractor::new(network, store, [transform.height, transform.width], options)?;
+    let mut extractor = Extractor::new(network, store, [transform.height, transform.width], options, device)?;
     let loading = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers: workers(config) };
     let mut features = Vec::with_capacity(records.len() * extractor.dim());
     let mut task = reporter.start("features", records.len() as u64, "images");
@@ -64,10 +66,11 @@ pub fn dataset_features(
     states: &LatentStates,
     dataset: &Dataset,
     config: &Config,
+    device: &Device,
     reporter: &Reporter,
 ) -> Result<[FeatureSet; 2]> {
     let mut side = |records: &[ImageRecord]| -> Result<FeatureSet> {
-        let (features, dim) = extract_features(network, store, states, records, config, reporter)?;
+        let (features, dim) = extract_features(network, store, states, records, config, device, reporter)?;
         Ok(FeatureSet {
             features,
             dim,
@@ -94,9 +97,10 @@ pub fn evaluate_dataset(
     states: &LatentStates,
     dataset: &Dataset,
     config: &Config,
+    device: &Device,
     reporter: &Reporter,
 ) -> Result<RankingReport> {
-    let [query, gallery] = dataset_features(network, store, states, dataset, config, reporter)?;
+    let [query, gallery] = dataset_features(network, store, states, dataset, config, device, reporter)?;
     let options = ranking_options(dataset, config);
     ranking::evaluate(&query.features, query.labels(), &gallery.features, gallery.labels(), query.dim, &options)
 }

@@ -1,6 +1,7 @@
 //! Retrieval features: a network in evaluation mode over batches of images, with the mirrored image added.
 
 use crate::Result;
+use crate::device::Device;
 use crate::graph::{Graph, Mode, Var};
 use crate::latent_state::{EvalState, LatentStates};
 use crate::nn::Network;
@@ -22,6 +23,9 @@ pub struct ExtractOptions {
 /// A recorded evaluation graph for one batch size.
 pub struct Extractor {
     session: Session,
+    /// The states of the batch at hand.
+    states: Option<LatentStates>,
+    pixels: Vec<f32>,
     images: Var,
     feature: Var,
     options: ExtractOptions,
@@ -37,12 +41,16 @@ impl Extractor {
         store: &Store,
         [height, width]: [usize; 2],
         options: ExtractOptions,
+        device: &Device,
     ) -> Result<Extractor> {
         let mut graph = Graph::new(Mode::Eval);
-        let images = graph.input(Shape::new(options.batch, height, width, 3));
+        let shape = Shape::new(options.batch, height, width, 3);
+        let images = graph.input(shape);
         let output = network.forward(&mut graph, store, images)?;
         graph.keep(output.feature);
-        Ok(Extractor { session: Session::new(graph, store)?, images, feature: output.feature, options })
+        let session = Session::new(graph, store, device)?;
+        let pixels = vec![0.0; shape.len()];
+        Ok(Extractor { session, states: None, pixels, images, feature: output.feature, options })
     }
 
     /// Length of a feature.
@@ -71,20 +79,31 @@ impl Extractor {
                 break;
             }
             let width = self.session.graph().shape(self.images).w;
-            let input = self.session.input_mut(self.images);
-            input[..images.len()].copy_from_slice(images);
-            input[images.len()..].fill(0.0);
+            self.pixels[..images.len()].copy_from_slice(images);
+            self.pixels[images.len()..].fill(0.0);
             if mirrored {
-                input.chunks_exact_mut(width * 3).for_each(mirror_row);
+                self.pixels.chunks_exact_mut(width * 3).for_each(mirror_row);
             }
-            let options = self.options;
-            let decls = self.session.graph().states();
-            let mut states = training.for_evaluation(options.eval_state, decls, options.batch, options.seed)?;
-            self.session.forward(store, &mut states);
-            let output = self.session.value(self.feature);
-            features[start..].iter_mut().zip(output).for_each(|(f, o)| *f += o);
+            self.session.set(self.images, &self.pixels)?;
+            self.begin_batch(training)?;
+            self.session.forward(store, self.states.as_mut().expect("begun above"))?;
+            let output = self.session.value(self.feature)?;
+            features[start..].iter_mut().zip(&output[..]).for_each(|(f, o)| *f += o);
         }
         features[start..].chunks_exact_mut(dim).for_each(normalize);
+        Ok(())
+    }
+
+    /// The states that every batch starts from; their memory is reused.
+    fn begin_batch(&mut self, training: &LatentStates) -> Result<()> {
+        let ExtractOptions { eval_state, batch, seed, .. } = self.options;
+        match &mut self.states {
+            Some(states) if eval_state == EvalState::Zeros => states.reset(),
+            states => {
+                let decls = self.session.graph().states();
+                *states = Some(training.for_evaluation(eval_state, decls, batch, seed)?);
+            }
+        }
         Ok(())
     }
 }

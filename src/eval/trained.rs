@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint;
 use crate::config::{Config, DEFAULT_ARCH, Data, Overrides, SETTINGS};
 use crate::data::DatasetKind;
+use crate::device::Device;
 use crate::graph::{Graph, Mode};
 use crate::latent_state::{EvalState, LatentStates};
 use crate::nn::{Arch, Network};
@@ -20,6 +21,7 @@ pub struct TrainedModel {
     pub network: Box<dyn Network>,
     pub store: Store,
     pub states: LatentStates,
+    pub device: Device,
     /// The data set of its training, where the file names it.
     pub trained_on: Option<String>,
 }
@@ -35,6 +37,7 @@ impl TrainedModel {
         let file = checkpoint::File::open(&path)?;
         let (config, classes, trained_on) =
             if state::has_header(&file) { described(&file, flags)? } else { foreign(&file, flags)? };
+        let device = Device::open(&config.device_options())?;
         let mut store = Store::new();
         let network = network_config(&config, classes)?.build(&mut store, config.seed)?;
         checkpoint::load_exact(&mut store, &file)?;
@@ -44,7 +47,7 @@ impl TrainedModel {
         let mut states = LatentStates::new(config.ptl.state_init, config.seed);
         if trained_on.is_none() {
             // From elsewhere: what lies beside the file is not its own.
-            return Ok(TrainedModel { config, network, store, states, trained_on });
+            return Ok(TrainedModel { config, network, store, states, device, trained_on });
         }
         let loaded = state::load_latent_states(&path, graph.states(), &mut states);
         // Of another image size, for one: only an evaluation that starts from them needs them.
@@ -53,14 +56,17 @@ impl TrainedModel {
         } else {
             loaded?;
         }
-        Ok(TrainedModel { config, network, store, states, trained_on })
+        Ok(TrainedModel { config, network, store, states, device, trained_on })
     }
 }
 
 /// Settings, number of identities and training data of a file that carries them.
 fn described(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize, Option<String>)> {
     let header = state::model_header(file.path(), file)?;
-    let config = Config::load(&header.config, None, flags)?;
+    // What computed the training is no property of the model.
+    let Config { device, precision, gpu, .. } = Config::default();
+    let stored = Config { device, precision, gpu, ..header.config.clone() };
+    let config = Config::load(&stored, None, flags)?;
     // A flag that changes no shape, such as a stride, would silently make another network of the same weights.
     for setting in SETTINGS.iter().filter(|s| s.makes_network() && flags.has(s.path)) {
         let (then, now) = (header.config.shown(setting), config.shown(setting));

@@ -327,7 +327,9 @@ impl Op for BatchNormOp {
         let ((dweight, add_weight), (dbias, add_bias)) = (or_null(cx.grad_params[0]), or_null(cx.grad_params[1]));
         let finish = self.channels.div_ceil(64);
         let splits = splits as i32;
-        kernels::batch_norm_backward_finish(gpu, finish, partials, sums, dweight, dbias, splits, c, add_weight, add_bias)?;
+        kernels::batch_norm_backward_finish(
+            gpu, finish, partials, sums, dweight, dbias, splits, c, add_weight, add_bias,
+        )?;
 
         let or_null = |grad: Option<GpuGrad<Ptr>>| grad.map_or((Ptr::NULL, 0), |g| (g.data, g.flag()));
         let (dx, add_dx) = or_null(cx.grad_inputs[0]);

@@ -1,8 +1,11 @@
 //! Ops on their own: an instance with sizes, and its run on seeded data, for gradient checks, device comparisons and benches.
 
+use std::borrow::Cow;
+
 use rand::RngExt;
 
 use crate::Result;
+use crate::device::Device;
 use crate::graph::{Graph, Mode, StateId, Var};
 use crate::latent_state::{LatentStates, StateInit};
 use crate::rng::{Purpose, stream};
@@ -52,6 +55,8 @@ pub struct CaseRun {
     pub inputs: Vec<Var>,
     pub params: Vec<ParamId>,
     pub output: Var,
+    /// What each of `inputs` holds.
+    pub input_values: Vec<Vec<f32>>,
     /// The gradient that backward starts from.
     pub cotangent: Vec<f32>,
     initial_states: Vec<Vec<f32>>,
@@ -65,11 +70,16 @@ fn uniform(len: usize, item: u64) -> Vec<f32> {
 }
 
 impl CaseRun {
-    /// Records `case`.
+    /// Records `case` on the CPU.
+    pub fn new(case: &OpCase, mode: Mode) -> CaseRun {
+        CaseRun::on(&Device::Cpu, case, mode)
+    }
+
+    /// Records `case` on `device`.
     ///
     /// # Panics
     /// If the case's shapes do not fit its op.
-    pub fn new(case: &OpCase, mode: Mode) -> CaseRun {
+    pub fn on(device: &Device, case: &OpCase, mode: Mode) -> CaseRun {
         let mut store = Store::new();
         let mut params = Vec::new();
         for (i, (shape, layout)) in case.params.iter().enumerate() {
@@ -80,22 +90,20 @@ impl CaseRun {
         }
         let mut graph = Graph::new(mode);
         let inputs: Vec<Var> = case.inputs.iter().map(|shape| graph.input_with_grad(*shape)).collect();
-        let labels = (!case.labels.is_empty()).then(|| graph.input(Shape::vectors(case.labels.len(), 1)));
+        let labels = (!case.labels.is_empty()).then(|| graph.labels(case.labels.len()));
         let output = (case.build)(&mut graph, &mut store, &inputs, &params, labels).expect("the case records");
         graph.root(output);
         let cotangent = uniform(graph.shape(output).len(), 999);
         let batch = case.inputs[0].n;
         let initial_states =
             graph.states().iter().enumerate().map(|(i, s)| uniform(batch * s.slot.len(), 500 + i as u64)).collect();
-        let mut session = Session::new(graph, &store).expect("a case is small");
-        for (i, var) in inputs.iter().enumerate() {
-            session.set(*var, &uniform(case.inputs[i].len(), i as u64));
-        }
+        let mut session = Session::new(graph, &store, device).expect("a case is small");
+        let input_values = (0..inputs.len()).map(|i| uniform(case.inputs[i].len(), i as u64)).collect();
         if let Some(labels) = labels {
-            session.set(labels, bytemuck::cast_slice(&case.labels));
+            session.set(labels, bytemuck::cast_slice(&case.labels)).expect("a device that works");
         }
         let states = LatentStates::new(StateInit::Zeros, 0);
-        CaseRun { session, store, inputs, params, output, cotangent, initial_states, states }
+        CaseRun { session, store, inputs, params, output, input_values, cotangent, initial_states, states }
     }
 
     /// The same, with memory that must not be read filled with NaN before each forward.
@@ -103,18 +111,27 @@ impl CaseRun {
         CaseRun { session: self.session.poisoned(), ..self }
     }
 
-    /// One forward from the initial latent state: the output.
-    pub fn forward(&mut self) -> &[f32] {
+    /// One forward of `input_values` from the initial latent state: the output.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn forward(&mut self) -> Result<Cow<'_, [f32]>> {
+        for (var, values) in self.inputs.iter().zip(&self.input_values) {
+            self.session.set(*var, values)?;
+        }
         for (i, state) in self.initial_states.iter().enumerate() {
             self.states.set_current(StateId::from_index(i), state.clone());
         }
-        self.session.forward(&mut self.store, &mut self.states);
+        self.session.forward(&mut self.store, &mut self.states)?;
         self.session.value(self.output)
     }
 
     /// The gradients of all inputs and parameters, after [`CaseRun::forward`].
-    pub fn backward(&mut self) {
-        self.session.set_grad(self.output, &self.cotangent);
-        self.session.backward(&mut self.store, &self.states);
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn backward(&mut self) -> Result<()> {
+        self.session.set_grad(self.output, &self.cotangent)?;
+        self.session.backward(&mut self.store, &mut self.states)
     }
 }

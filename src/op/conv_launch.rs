@@ -115,7 +115,8 @@ impl ConvLaunch<'_> {
         let g = self.geometry;
         let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
         let phase_pixels = g.batch * g.in_h.div_ceil(g.stride[0]) * g.in_w.div_ceil(g.stride[1]);
-        let blocks = |columns| [phase_pixels.div_ceil(TILE_PIXELS), g.in_c.div_ceil(columns), g.stride[0] * g.stride[1]];
+        let blocks =
+            |columns| [phase_pixels.div_ceil(TILE_PIXELS), g.in_c.div_ceil(columns), g.stride[0] * g.stride[1]];
         match self.gpu.precision() {
             Precision::F32 => kernels::conv2d_backward_data_f32(
                 self.gpu,

@@ -196,7 +196,8 @@ impl Op for Triplet {
         let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
         let (gpu, n, dim) = (cx.gpu, self.batch as i32, self.dim as i32);
         let SavedParts { factors, features, .. } = self.saved_parts(gpu);
-        let (factors, dloss, grid) = (factors.of(cx.saved), cx.grad_output.cast(), [self.dim.div_ceil(256), self.batch]);
+        let (factors, dloss, grid) =
+            (factors.of(cx.saved), cx.grad_output.cast(), [self.dim.div_ceil(256), self.batch]);
         if gpu.precision() != Precision::Bf16 {
             let (features, dx) = (cx.inputs[0].cast(), grad.data.cast());
             return kernels::triplet_backward(gpu, grid, features, factors, dloss, dx, n, dim, grad.flag());

@@ -4,8 +4,11 @@
 //! loss) keeps its value and its moments: no gradient means no weight decay either. Every element is computed by
 //! itself, so the result does not depend on the number of threads, and state plus step count continue a run bit for bit.
 
+mod gpu;
+
 use std::ops::Range;
 
+pub use gpu::Update;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -102,12 +105,14 @@ pub struct Segment {
 }
 
 /// Update rule, state buffers and step count.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Optimizer {
     config: OptimConfig,
     steps: u64,
     /// One flat buffer `[len]` for each of `config.buffer_names()`.
     buffers: Vec<Mirrored>,
+    /// For updates on a GPU.
+    tables: Option<gpu::Tables>,
 }
 
 impl Optimizer {
@@ -118,7 +123,7 @@ impl Optimizer {
     pub fn new(config: &OptimConfig, len: usize) -> Result<Self> {
         config.validate()?;
         let buffers = config.buffer_names().iter().map(|_| Mirrored::zeros(len)).collect();
-        Ok(Self { config: config.clone(), steps: 0, buffers })
+        Ok(Self { config: config.clone(), steps: 0, buffers, tables: None })
     }
 
     /// Steps taken so far.

@@ -4,8 +4,8 @@ use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
 use super::{Memory, Session};
-use crate::device::{Buffer, Gpu, Ptr};
-use crate::graph::{Graph, Mode, Node, Value};
+use crate::device::{Buffer, Gpu, Ptr, kernels};
+use crate::graph::{Graph, Mode, Node, Value, Var};
 use crate::latent_state::LatentStates;
 use crate::op::{GpuBackward, GpuForward, GpuGrad};
 use crate::plan::{Block, GUARD, GradWrite, NodePlan, Plan};
@@ -95,9 +95,11 @@ impl GpuMemory {
     fn backward(&self, node: &Node, blocks: &Plan, plan: &NodePlan, store: &Offsets, bound: &Bound) -> Result<()> {
         let attached = &node.attachments;
         let kept = |i: usize| plan.needs.inputs[i].then(|| self.at(blocks.values[node.inputs[i].0]));
-        let grad_inputs = node.inputs.iter().zip(&plan.grad_inputs).map(|(v, &write)| {
-            grad(write, || self.at(blocks.grads[v.0].expect("planned with its writers")))
-        });
+        let grad_inputs = node
+            .inputs
+            .iter()
+            .zip(&plan.grad_inputs)
+            .map(|(v, &write)| grad(write, || self.at(blocks.grads[v.0].expect("planned with its writers"))));
         let grad_params = (attached.params.iter().zip(&plan.grad_params))
             .map(|(id, &write)| grad(write, || bound.grads.add(store.0[id.0])));
         node.op.gpu_backward(&GpuBackward {
@@ -117,7 +119,8 @@ impl GpuMemory {
     /// Fills `blocks` and what lies behind each with NaN; blocks behind which nothing may be written keep their content.
     fn poison(&self, blocks: &[(Block, bool)]) -> Result<()> {
         for &(block, contents) in blocks.iter().filter(|(block, _)| block.len > 0) {
-            let (from, len) = if contents { (0, guarded_end(block)) } else { (block.len, guarded_end(block) - block.len) };
+            let (from, len) =
+                if contents { (0, guarded_end(block)) } else { (block.len, guarded_end(block) - block.len) };
             let nan = vec![0xffu8; 4 * len];
             self.gpu.upload(self.at::<f32>(block).add(from).address(), &nan)?;
         }
@@ -155,7 +158,8 @@ fn too_large(graph: &Graph, needed: u64, free: u64, total: u64) -> Error {
     let shape = graph.values.first().map(|v| v.shape);
     let batch = shape.map_or(0, |shape| shape.n);
     let fits = (batch as u64 * free / needed.max(1)) as usize;
-    let what = shape.map_or_else(String::new, |shape| format!(" for a batch of {batch} images of {}x{}", shape.h, shape.w));
+    let what =
+        shape.map_or_else(String::new, |shape| format!(" for a batch of {batch} images of {}x{}", shape.h, shape.w));
     let advice = match fits {
         0 => "not even one image fits; use smaller images or a smaller network".to_string(),
         _ => format!("about {fits} images would fit; lower --ids, --images or --eval-batch, or use --precision bf16"),
@@ -209,6 +213,23 @@ impl Session {
             self.guarded(memory, node, &blocks, || memory.backward(node, &self.plan, plan, &offsets, bound))?;
         }
         Ok(())
+    }
+
+    /// Where a kept value lies.
+    ///
+    /// # Panics
+    /// If the session runs on the CPU.
+    pub(crate) fn address(&self, var: Var) -> Ptr {
+        let Memory::Gpu(memory) = &self.memory else { unreachable!("a session on a GPU") };
+        assert!(self.graph.values[var.0].keep, "value was not kept");
+        memory.at(self.plan.values[var.0])
+    }
+
+    /// Enqueues the gradient of a loss.
+    pub(crate) fn launch_grad(&self, loss: Var, value: f32) -> Result<()> {
+        let Memory::Gpu(memory) = &self.memory else { unreachable!("a session on a GPU") };
+        let block = self.plan.grads[loss.0].expect("a root of a differentiable graph");
+        kernels::fill_f32(&memory.gpu, 1, memory.at(block), value, 1)
     }
 
     /// Runs `work`; in a poisoned session with NaN in `blocks` that are to be written (`true`), and behind each of them.

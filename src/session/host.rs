@@ -80,8 +80,7 @@ impl Arena {
             let attached = &node.attachments;
             let ranges: Vec<_> = attached.params.iter().map(|id| params[id.0].range.clone()).collect();
             let grad_params = split_mut(grads, &ranges);
-            let kept =
-                |i: usize| if plan.needs.inputs[i] { blocks.values[node.inputs[i].0] } else { Block::default() };
+            let kept = |i: usize| if plan.needs.inputs[i] { blocks.values[node.inputs[i].0] } else { Block::default() };
             let output = if plan.needs.output { blocks.values[node.output.0] } else { Block::default() };
             // SAFETY: as in `forward`; gradients are blocks of their own, alive with what this node reads, and the
             // gradients of distinct inputs are distinct blocks.

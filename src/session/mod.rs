@@ -37,7 +37,7 @@ impl Session {
     pub fn new(graph: Graph, store: &Store, device: &Device) -> Result<Session> {
         let plan = Plan::new(&graph, store, device.gpu())?;
         let memory = match device {
-            Device::Cpu => Memory::Host(Arena::new(&plan)?),
+            Device::Cpu | Device::CpuBecause(_) => Memory::Host(Arena::new(&plan)?),
             Device::Gpu(gpu) => Memory::Gpu(GpuMemory::new(gpu, &graph, &plan)?),
         };
         Ok(Session { graph, plan, memory, poison: false })

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Scores, Study};
 use crate::config::{Config, Overrides};
 use crate::data::Dataset;
+use crate::device::Device;
 use crate::eval::{TrainedModel, evaluate_dataset};
 use crate::latent_state::{EvalState, StatePolicy};
 use crate::report::Table;
@@ -79,13 +80,15 @@ fn one_arm(ablation: &Ablation<'_>, seed: u64, name: &str, policy: StatePolicy) 
     let Some((first, weights)) = study.arm(&study.folder(seed, name), &config, dataset, *target, start)? else {
         return Ok(None);
     };
+    let device = Device::open(&config.device_options())?;
     let mut scores = [Scores::of(&first); 3];
     for ((_, state), scores) in EVAL_STATES.iter().zip(&mut scores).skip(1) {
         let TrainedModel { mut config, network, mut store, states, .. } =
             TrainedModel::open(&weights, &Overrides::default())?;
         config.ptl.eval_state = *state;
         let measured = target.unwrap_or(dataset);
-        let report = evaluate_dataset(network.as_ref(), &mut store, &states, measured, &config, study.reporter)?;
+        let network = network.as_ref();
+        let report = evaluate_dataset(network, &mut store, &states, measured, &config, &device, study.reporter)?;
         *scores = Scores::of(&report);
     }
     Ok(Some(scores))

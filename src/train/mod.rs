@@ -1,6 +1,7 @@
 //! Training: a step ([`Trainer`]), the loop over epochs ([`run()`]), and what a checkpoint holds ([`state`]).
 
 pub mod curves;
+mod recorded;
 mod run;
 pub mod state;
 mod trainer;

@@ -183,8 +183,8 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
 }
 
 fn evaluate(job: &Job<'_>, trainer: &mut Trainer, dataset: &Dataset) -> Result<RankingReport> {
-    let Trainer { store, network, states, .. } = trainer;
-    eval::evaluate_dataset(network.as_ref(), store, states, dataset, job.config, job.reporter)
+    let Trainer { store, network, states, device, .. } = trainer;
+    eval::evaluate_dataset(network.as_ref(), store, states, dataset, job.config, device, job.reporter)
 }
 
 fn save(job: &Job<'_>, trainer: &Trainer, classes: usize, position: Position) -> Result<()> {

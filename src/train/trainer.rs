@@ -1,6 +1,8 @@
 //! One training step: batch in, parameters moved, losses out.
 
+use super::recorded::Recorded;
 use crate::config::Config;
+use crate::device::{Device, Gpu, Ptr, kernels};
 use crate::graph::{Graph, Mode, Var};
 use crate::latent_state::{LatentStates, StatePolicy};
 use crate::nn::{Network, NetworkConfig};
@@ -17,8 +19,11 @@ pub struct Trainer {
     pub network: Box<dyn Network>,
     pub states: LatentStates,
     pub optimizer: Optimizer,
+    pub device: Device,
     session: Session,
     ends: Ends,
+    /// Steps on a GPU.
+    recorded: Option<Recorded>,
     config: Config,
 }
 
@@ -69,12 +74,13 @@ impl Trainer {
     /// Builds the network for batches of P·K images of `classes` identities. `init` may fill the fresh store.
     ///
     /// # Errors
-    /// Settings that make no network.
+    /// Settings that make no network; a device that cannot be used.
     pub fn new(
         config: &Config,
         classes: usize,
         init: impl FnOnce(&dyn Network, &mut Store) -> Result<()>,
     ) -> Result<Trainer> {
+        let device = Device::open(&config.device_options())?;
         let mut store = Store::new();
         let network = network_config(config, classes)?.build(&mut store, config.seed)?;
         init(network.as_ref(), &mut store)?;
@@ -84,7 +90,7 @@ impl Trainer {
         let batch = config.sampler.ids * config.sampler.images;
         let mut graph = Graph::new(Mode::Train).freeze_backbone_bn(config.train.freeze_bn);
         let images = graph.input(Shape::new(batch, config.model.height, config.model.image_width, 3));
-        let labels = graph.input(Shape::vectors(batch, 1));
+        let labels = graph.labels(batch);
         let outputs = network.forward(&mut graph, &store, images)?;
         let (mut cross_entropies, mut triplets) = (Vec::new(), Vec::new());
         for &logits in &outputs.logits {
@@ -95,17 +101,12 @@ impl Trainer {
             triplets.push(op::batch_hard_triplet(&mut graph, embedding, labels, config.loss.triplet_margin)?);
         }
         cross_entropies.iter().chain(&triplets).for_each(|&loss| graph.root(loss));
-        let session = Session::new(graph, &store)?;
+        let session = Session::new(graph, &store, &device)?;
         let optimizer = Optimizer::new(&config.optim.optimizer(), store.values.len())?;
-        Ok(Trainer {
-            states: LatentStates::new(config.ptl.state_init, config.seed),
-            store,
-            network,
-            optimizer,
-            session,
-            ends: Ends { images, labels, logits: outputs.logits, cross_entropies, triplets },
-            config: config.clone(),
-        })
+        let ends = Ends { images, labels, logits: outputs.logits, cross_entropies, triplets };
+        let recorded = device.gpu().map(|gpu| Recorded::new(gpu, ends.logits.len(), config.gpu.graph)).transpose()?;
+        let states = LatentStates::new(config.ptl.state_init, config.seed);
+        Ok(Trainer { states, store, network, optimizer, device, session, ends, recorded, config: config.clone() })
     }
 
     /// Forgets the latent states where the policy asks for it at the start of an epoch.
@@ -123,29 +124,29 @@ impl Trainer {
         if self.config.ptl.state_policy == StatePolicy::Reset {
             self.states.reset();
         }
-        let Ends { images: image_input, labels: label_input, logits, cross_entropies, triplets } = &self.ends;
-        let session = &mut self.session;
-        session.set(*image_input, images);
-        session.set(*label_input, bytemuck::cast_slice(labels));
-        session.forward(&mut self.store, &mut self.states);
-        let mean = |of: &dyn Fn(&Var) -> f64, vars: &[Var]| vars.iter().map(of).sum::<f64>() / vars.len() as f64;
-        let value = |var: &Var| f64::from(session.value(*var)[0]);
-        let (cross_entropy, triplet) = (mean(&value, cross_entropies), mean(&value, triplets));
-        let weights = [self.config.loss.ce_weight, self.config.loss.triplet_weight];
-        let mut report = StepReport {
-            loss: f64::from(weights[0]) * cross_entropy + f64::from(weights[1]) * triplet,
-            cross_entropy,
-            triplet,
-            accuracy: mean(&|var| accuracy(session.value(*var), labels), logits),
-            grad_norm: 0.0,
+        self.session.set(self.ends.images, images)?;
+        self.session.set(self.ends.labels, bytemuck::cast_slice(labels))?;
+        let report = match self.session.gpu().cloned() {
+            None => self.step_on_cpu(labels, lr)?,
+            Some(gpu) => self.step_on_gpu(&gpu, labels.len(), lr)?,
         };
-        if !report.loss.is_finite() {
-            return Err(Error::NonFinite { what: "loss", value: report.loss, lr, files: Vec::new() });
+        Ok(report)
+    }
+
+    fn step_on_cpu(&mut self, labels: &[u32], lr: f64) -> Result<StepReport> {
+        self.session.forward(&mut self.store, &mut self.states)?;
+        let losses =
+            |vars: &[Var]| vars.iter().map(|&v| Ok(f64::from(self.session.value(v)?[0]))).collect::<Result<_>>();
+        let hits = self.ends.logits.iter().map(|&v| Ok(top1_hits(&self.session.value(v)?, labels)));
+        let hits: Vec<f64> = hits.collect::<Result<_>>()?;
+        let (cross_entropies, triplets): (Vec<f64>, Vec<f64>) =
+            (losses(&self.ends.cross_entropies)?, losses(&self.ends.triplets)?);
+        let mut report = self.report(&cross_entropies, &triplets, &hits, labels.len());
+        check_finite("loss", report.loss, lr)?;
+        for (loss, weight) in self.loss_weights() {
+            self.session.set_grad(loss, &[weight])?;
         }
-        for (losses, weight) in [(cross_entropies, weights[0]), (triplets, weights[1])] {
-            losses.iter().for_each(|&loss| session.set_grad(loss, &[weight / losses.len() as f32]));
-        }
-        session.backward(&mut self.store, &self.states);
+        self.session.backward(&mut self.store, &mut self.states)?;
 
         let segments = self.segments(lr);
         report.grad_norm = if self.config.optim.clip_norm > 0.0 {
@@ -153,11 +154,70 @@ impl Trainer {
         } else {
             optim::global_norm(&self.store.grads, &segments)
         };
-        if !report.grad_norm.is_finite() {
-            return Err(Error::NonFinite { what: "gradient norm", value: report.grad_norm, lr, files: Vec::new() });
-        }
+        check_finite("gradient norm", report.grad_norm, lr)?;
         self.optimizer.step(&mut self.store.values, &self.store.grads, &segments);
         Ok(report)
+    }
+
+    /// Everything is enqueued, or replayed, before the first number comes back; a step that is not finite changes no
+    /// parameters by itself.
+    fn step_on_gpu(&mut self, gpu: &Gpu, batch: usize, lr: f64) -> Result<StepReport> {
+        let (segments, loss_weights) = (self.segments(lr), self.loss_weights());
+        self.session.begin_step(&mut self.store, &mut self.states);
+        let bound = self.session.bind(&mut self.store, &mut self.states)?;
+        let update = self.optimizer.bind(gpu, &segments)?;
+        let recorded = self.recorded.as_mut().expect("made with the session");
+        let (session, store, optimizer, ends) = (&self.session, &self.store, &self.optimizer, &self.ends);
+        let (clip_norm, classes) = (self.config.optim.clip_norm, session.graph().shape(ends.logits[0]).c);
+        let labels = session.address(ends.labels).cast();
+        recorded.run(gpu, &bound, &update, &mut |hits| {
+            session.launch_forward(store, &bound)?;
+            for (i, &logits) in ends.logits.iter().enumerate() {
+                let logits = session.address(logits);
+                kernels::top1_hits(gpu, 1, logits, labels, hits.add(i), batch as i32, classes as i32)?;
+            }
+            for &(loss, weight) in &loss_weights {
+                session.launch_grad(loss, weight)?;
+            }
+            session.launch_backward(store, &bound)?;
+            optimizer.launch(gpu, &update, bound.values, bound.grads, clip_norm)
+        })?;
+
+        let losses = ends.cross_entropies.iter().chain(&ends.triplets).map(|&loss| session.address(loss).cast());
+        let hits = (0..ends.logits.len()).map(|i| recorded.hits().add(i));
+        let read = read_numbers(gpu, losses.chain(hits).chain([update.norm]))?;
+        let (cross_entropies, rest) = read.split_at(ends.cross_entropies.len());
+        let (triplets, rest) = rest.split_at(ends.triplets.len());
+        let (hits, norm) = rest.split_at(ends.logits.len());
+        let mut report = self.report(cross_entropies, triplets, hits, batch);
+        report.grad_norm = norm[0];
+        check_finite("loss", report.loss, lr)?;
+        check_finite("gradient norm", report.grad_norm, lr)?;
+        self.optimizer.count_step();
+        Ok(report)
+    }
+
+    /// Each loss with its weight in the sum that is minimised.
+    fn loss_weights(&self) -> Vec<(Var, f32)> {
+        let Ends { cross_entropies, triplets, .. } = &self.ends;
+        let (ce, triplet) = (self.config.loss.ce_weight, self.config.loss.triplet_weight);
+        let share = |vars: &[Var], weight: f32| -> Vec<(Var, f32)> {
+            vars.iter().map(|&var| (var, weight / vars.len() as f32)).collect()
+        };
+        [share(cross_entropies, ce), share(triplets, triplet)].concat()
+    }
+
+    fn report(&self, cross_entropies: &[f64], triplets: &[f64], hits: &[f64], batch: usize) -> StepReport {
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let (cross_entropy, triplet) = (mean(cross_entropies), mean(triplets));
+        let weights = [self.config.loss.ce_weight, self.config.loss.triplet_weight];
+        StepReport {
+            loss: f64::from(weights[0]) * cross_entropy + f64::from(weights[1]) * triplet,
+            cross_entropy,
+            triplet,
+            accuracy: mean(hits) / batch as f64,
+            grad_norm: 0.0,
+        }
     }
 
     /// The run's settings.
@@ -209,9 +269,25 @@ impl Trainer {
     }
 }
 
-fn accuracy(logits: &[f32], labels: &[u32]) -> f64 {
+fn check_finite(what: &'static str, value: f64, lr: f64) -> Result<()> {
+    if value.is_finite() { Ok(()) } else { Err(Error::NonFinite { what, value, lr, files: Vec::new() }) }
+}
+
+/// Rows whose largest logit is the label's.
+fn top1_hits(logits: &[f32], labels: &[u32]) -> f64 {
     let classes = logits.len() / labels.len();
     let best = |row: &[f32]| (0..classes).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
-    let hits = logits.chunks_exact(classes).zip(labels).filter(|(row, label)| best(row) == **label as usize).count();
-    hits as f64 / labels.len() as f64
+    logits.chunks_exact(classes).zip(labels).filter(|(row, label)| best(row) == **label as usize).count() as f64
+}
+
+/// One number from each address.
+fn read_numbers(gpu: &Gpu, from: impl Iterator<Item = Ptr<f32>>) -> Result<Vec<f64>> {
+    let from: Vec<Ptr<f32>> = from.collect();
+    let mut numbers = vec![[0u8; 4]; from.len()];
+    let mut copies: Vec<(&mut [u8], u64)> = Vec::new();
+    for (number, from) in numbers.iter_mut().zip(&from) {
+        copies.push((number, from.address()));
+    }
+    gpu.download(&mut copies)?;
+    Ok(numbers.into_iter().map(|bytes| f64::from(f32::from_ne_bytes(bytes))).collect())
 }

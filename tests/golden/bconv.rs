@@ -6,16 +6,17 @@ use ptl::shape::Shape;
 use ptl::store::Store;
 
 use crate::engine::{Run, grad, param};
-use crate::support::{Checker, GoldenFile, files, formula_tensor};
+use crate::support::{GoldenFile, Variant, all_precisions, files, formula_tensor};
 
 #[test]
 fn golden_bconv_cells() {
     for path in files("bconv_*.safetensors") {
-        check(&GoldenFile::open(&path));
+        let golden = GoldenFile::open(&path);
+        all_precisions().iter().for_each(|variant| check(&golden, variant));
     }
 }
 
-fn check(golden: &GoldenFile) {
+fn check(golden: &GoldenFile, variant: &Variant) {
     let size = |key: &str| golden.meta(key).as_u64().unwrap_or_else(|| panic!("{}: {key}", golden.name)) as usize;
     let scale = |key: &str, default: f64| golden.metadata.get(key).map_or(default, |v| v.parse().expect("a number"));
     let [cin, cout, k, s, p, h, w] = ["cin", "cout", "k", "s", "p", "h", "w"].map(size);
@@ -39,12 +40,13 @@ fn check(golden: &GoldenFile) {
 
     let mut store = Store::new();
     let id = param(&mut store, "gates.weight", &shape, &weight);
-    let mut checker = Checker::new(&golden.name);
+    let mut checker = variant.checker(&golden.name);
     let mut state = golden.f32("c0");
     for (t, &batch) in batches.iter().enumerate().map(|(i, b)| (i + 1, b)) {
-        let mut run = Run::new(&mut store, Mode::Train, Shape::new(batch, h, w, cin), |g, store, x| {
-            op::bconv_cell(g, store, "cell", x, id, [s, s], [p, p])
-        });
+        let mut run =
+            Run::new(&variant.device, &mut store, Mode::Train, Shape::new(batch, h, w, cin), |g, store, x| {
+                op::bconv_cell(g, store, "cell", x, id, [s, s], [p, p])
+            });
         run.set_state(0, &state);
         let x = stored_or_formula(&format!("x{t}"), &format!("x{t}"), batch * cin * h * w, scale("xs", 1.5));
         let out_len = batch * cout * out[0] * out[1];

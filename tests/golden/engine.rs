@@ -1,5 +1,6 @@
 //! Runs a recorded graph on golden tensors: NCHW outside, NHWC inside.
 
+use ptl::device::Device;
 use ptl::graph::{Graph, Mode, StateId, Var};
 use ptl::latent_state::{LatentStates, StateInit};
 use ptl::session::Session;
@@ -61,6 +62,7 @@ pub struct Run {
 impl Run {
     /// Records `build` on an input of `shape`; all memory starts poisoned.
     pub fn new(
+        device: &Device,
         store: &mut Store,
         mode: Mode,
         shape: Shape,
@@ -70,7 +72,7 @@ impl Run {
         let x = graph.input_with_grad(shape);
         let y = build(&mut graph, store, x).expect("the graph records");
         graph.root(y);
-        let session = Session::new(graph, store).unwrap().poisoned();
+        let session = Session::new(graph, store, device).unwrap().poisoned();
         Run { session, x, y, states: LatentStates::new(StateInit::Zeros, 0) }
     }
 
@@ -91,17 +93,17 @@ impl Run {
     /// Output, NCHW.
     pub fn forward(&mut self, store: &mut Store, x: &[f32]) -> Vec<f32> {
         let shape = self.session.graph().shape(self.x);
-        self.session.set(self.x, &to_nhwc(x, shape));
-        self.session.forward(store, &mut self.states);
-        to_nchw(self.session.value(self.y), self.session.graph().shape(self.y))
+        self.session.set(self.x, &to_nhwc(x, shape)).unwrap();
+        self.session.forward(store, &mut self.states).unwrap();
+        to_nchw(&self.session.value(self.y).unwrap(), self.session.graph().shape(self.y))
     }
 
     /// Gradient of the input for the loss `Σ y·r`, NCHW; parameters' gradients go to the store.
     pub fn backward(&mut self, store: &mut Store, r: &[f32]) -> Vec<f32> {
         let shape = self.session.graph().shape(self.y);
-        self.session.set_grad(self.y, &to_nhwc(r, shape));
+        self.session.set_grad(self.y, &to_nhwc(r, shape)).unwrap();
         store.grads.fill(f32::NAN);
-        self.session.backward(store, &self.states);
-        to_nchw(self.session.grad(self.x), self.session.graph().shape(self.x))
+        self.session.backward(store, &mut self.states).unwrap();
+        to_nchw(&self.session.grad(self.x).unwrap(), self.session.graph().shape(self.x))
     }
 }

@@ -7,7 +7,7 @@ use ptl::store::{ParamId, Store};
 use serde_json::Value;
 
 use crate::engine::{Run, nhwc_shape, param};
-use crate::support::{Checker, GoldenFile, files};
+use crate::support::{GoldenFile, Variant, all_precisions, files};
 
 /// A size given as one number or one for each axis.
 fn pair(meta: &Value, key: &str) -> [usize; 2] {
@@ -25,12 +25,12 @@ fn golden_layers() {
         let mut cases: Vec<&str> = golden.keys().iter().map(|k| k.split('.').next().expect("a case")).collect();
         cases.dedup();
         for case in cases {
-            check(&golden, case);
+            all_precisions().iter().for_each(|variant| check(&golden, case, variant));
         }
     }
 }
 
-fn check(golden: &GoldenFile, case: &str) {
+fn check(golden: &GoldenFile, case: &str, variant: &Variant) {
     let key = |name: &str| format!("{case}.{name}");
     let meta = golden.meta(case);
     let train = case.ends_with("_train") || meta["train"] == Value::Bool(true);
@@ -49,10 +49,11 @@ fn check(golden: &GoldenFile, case: &str) {
     };
     let mut store = Store::new();
     let x_shape = nhwc_shape(golden.shape(&key("x")));
-    let mut run = Run::new(&mut store, mode, x_shape, |g, store, x| record(golden, case, &meta, g, store, x));
+    let device = &variant.device;
+    let mut run = Run::new(device, &mut store, mode, x_shape, |g, store, x| record(golden, case, &meta, g, store, x));
     fill(golden, case, &mut store);
 
-    let mut checker = Checker::new(key(""));
+    let mut checker = variant.checker(&key(""));
     let y = run.forward(&mut store, &golden.f32(&key("x")));
     let dx = run.backward(&mut store, &golden.f32(&key("r")));
     checker.close("y", &y, &golden.f32(&key("y")), tolerance);
@@ -124,6 +125,6 @@ fn fill(golden: &GoldenFile, case: &str, store: &mut Store) {
         param.from_torch(&torch, &mut store.values[param.range.clone()]);
     }
     for buffer in &mut store.buffers {
-        buffer.values = golden.f32(&format!("{case}.{}", buffer.name));
+        buffer.values = golden.f32(&format!("{case}.{}", buffer.name)).into();
     }
 }

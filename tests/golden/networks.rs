@@ -14,12 +14,16 @@ use ptl::store::Store;
 use serde_json::Value;
 
 use crate::engine::{to_nchw, to_nhwc};
-use crate::support::{Checker, GoldenFile, Summary, files, formula_tensor, input, state_dict_tensor};
+use crate::optim::update;
+use crate::support::{Checker, GoldenFile, Summary, Variant, exact, files, formula_tensor, input, state_dict_tensor};
 
 #[test]
 fn golden_resnets() {
     for path in files("net_resnet*.json") {
-        Network::new(GoldenFile::open(&path)).check();
+        let resnet18 = path.to_string_lossy().contains("resnet18");
+        for variant in exact().into_iter().take(if resnet18 { 2 } else { 1 }) {
+            Network::new(GoldenFile::open(&path), variant).check();
+        }
     }
 }
 
@@ -27,7 +31,18 @@ fn golden_resnets() {
 #[test]
 fn golden_mgn() {
     for path in files("net_mgn*.json") {
-        Network::new(GoldenFile::open(&path)).check();
+        Network::new(GoldenFile::open(&path), exact().swap_remove(0)).check();
+    }
+}
+
+/// Full size in the emulator takes long.
+#[test]
+#[ignore = "hours in the emulator"]
+fn golden_mgn_on_the_emulated_gpu() {
+    for path in files("net_mgn*.json") {
+        for variant in exact().into_iter().skip(1) {
+            Network::new(GoldenFile::open(&path), variant).check();
+        }
     }
 }
 
@@ -77,6 +92,7 @@ enum Modules {
 }
 
 struct Network {
+    variant: Variant,
     golden: GoldenFile,
     tag: String,
     input_shape: [usize; 4],
@@ -97,7 +113,7 @@ struct Recorded {
 }
 
 impl Network {
-    fn new(golden: GoldenFile) -> Network {
+    fn new(golden: GoldenFile, variant: Variant) -> Network {
         let meta = &golden.json["meta"];
         let text = |key: &str| meta[key].as_str().unwrap_or_else(|| panic!("meta.{key}")).to_string();
         let classes = meta["num_classes"].as_u64().expect("num_classes") as usize;
@@ -116,6 +132,7 @@ impl Network {
             Modules::ResNet(ResNet::new(Scope::root(&mut store, 0), config))
         };
         let mut network = Network {
+            variant,
             golden,
             tag,
             input_shape: shape.try_into().expect("four sizes"),
@@ -135,7 +152,7 @@ impl Network {
             param.from_torch(&torch, &mut self.store.values[param.range.clone()]);
         }
         for buffer in &mut self.store.buffers {
-            buffer.values = state_dict_tensor(salt, &self.tag, &buffer.name, &[buffer.values.len()]);
+            buffer.values = state_dict_tensor(salt, &self.tag, &buffer.name, &[buffer.values.len()]).into();
         }
         self.store.counters.iter_mut().for_each(|(_, count)| *count = 0);
         self.states.reset();
@@ -156,7 +173,7 @@ impl Network {
         let [n, c, h, w] = self.input_shape;
         let mut graph = Graph::new(mode);
         let images = graph.input_with_grad(Shape::new(n, h, w, c));
-        let labels = graph.input(Shape::vectors(n, 1));
+        let labels = graph.labels(n);
         let (outputs, losses) = match &self.modules {
             Modules::ResNet(resnet) => {
                 let logits = resnet.logits(&mut graph, &self.store, images).expect("the network records");
@@ -180,7 +197,8 @@ impl Network {
         };
         outputs.iter().for_each(|&(_, output)| graph.keep(output));
         losses.iter().for_each(|&(loss, _)| graph.root(loss));
-        Recorded { session: Session::new(graph, &self.store).unwrap().poisoned(), images, labels, outputs, losses }
+        let session = Session::new(graph, &self.store, &self.variant.device).unwrap().poisoned();
+        Recorded { session, images, labels, outputs, losses }
     }
 
     /// Sum of the losses, and each of them.
@@ -189,21 +207,22 @@ impl Network {
         let x = input(self.golden.salt(), &self.tag, &format!("input{which}"), self.input_shape);
         let labels: Vec<u32> =
             serde_json::from_value(self.golden.json[format!("labels{which}")].clone()).expect("labels");
-        recorded.session.set(recorded.images, &to_nhwc(&x, Shape::new(n, h, w, c)));
-        recorded.session.set(recorded.labels, bytemuck::cast_slice(&labels));
-        recorded.session.forward(&mut self.store, &mut self.states);
-        let parts: Vec<f64> = recorded.losses.iter().map(|l| f64::from(recorded.session.value(l.0)[0])).collect();
+        let session = &mut recorded.session;
+        session.set(recorded.images, &to_nhwc(&x, Shape::new(n, h, w, c))).unwrap();
+        session.set(recorded.labels, bytemuck::cast_slice(&labels)).unwrap();
+        session.forward(&mut self.store, &mut self.states).unwrap();
+        let parts: Vec<f64> = recorded.losses.iter().map(|l| f64::from(session.value(l.0).unwrap()[0])).collect();
         (parts.iter().zip(&recorded.losses).map(|(part, (_, weight))| part * f64::from(*weight)).sum(), parts)
     }
 
     fn backward(&mut self, recorded: &mut Recorded) {
         self.store.grads.fill(f32::NAN);
-        recorded.losses.iter().for_each(|&(loss, weight)| recorded.session.set_grad(loss, &[weight]));
-        recorded.session.backward(&mut self.store, &self.states);
+        recorded.losses.iter().for_each(|&(loss, weight)| recorded.session.set_grad(loss, &[weight]).unwrap());
+        recorded.session.backward(&mut self.store, &mut self.states).unwrap();
     }
 
     fn check(&mut self) {
-        let mut checker = Checker::new(&self.golden.name);
+        let mut checker = self.variant.checker(&self.golden.name);
         let eval = match &self.modules {
             Modules::Mgn { cells: true, .. } => {
                 // The states of `eval_c0zero`; `evalgrad` starts from formula states, as does `eval_c0formula`.
@@ -262,7 +281,7 @@ impl Network {
     fn outputs(&self, checker: &mut Checker, recorded: &Recorded, key: &str, tolerance: f64) {
         for (name, var) in &recorded.outputs {
             let want = self.golden.f32(&format!("{key}.{name}"));
-            checker.close(&format!("{key}.{name}"), recorded.session.value(*var), &want, tolerance);
+            checker.close(&format!("{key}.{name}"), &recorded.session.value(*var).unwrap(), &want, tolerance);
         }
     }
 
@@ -295,7 +314,8 @@ impl Network {
         let Modules::Mgn { mgn, .. } = &self.modules else { return };
         let [n, c, h, w] = self.input_shape;
         let options = ExtractOptions { flip: true, batch: n, eval_state: EvalState::Zeros, seed: 0 };
-        let mut extractor = Extractor::new(mgn.as_ref(), &self.store, [h, w], options).expect("the network records");
+        let mut extractor =
+            Extractor::new(mgn.as_ref(), &self.store, [h, w], options, &self.variant.device).expect("records");
         let x = input(self.golden.salt(), &self.tag, "input1", self.input_shape);
         let images = to_nhwc(&x, Shape::new(n, h, w, c));
         let mut features = Vec::new();
@@ -338,7 +358,7 @@ impl Network {
 
     fn input_gradient(&self, checker: &mut Checker, recorded: &Recorded, key: &str, tolerance: [f64; 2]) {
         let [n, c, h, w] = self.input_shape;
-        let torch = to_nchw(recorded.session.grad(recorded.images), Shape::new(n, h, w, c));
+        let torch = to_nchw(&recorded.session.grad(recorded.images).unwrap(), Shape::new(n, h, w, c));
         let got = Summary::of(&torch, self.golden.salt(), &self.tag, "input1", 0);
         let want = Summary::stored(&self.golden.json[format!("{key}.dinput")]).expect("a summary");
         checker.close(&format!("{key}.dinput.l2"), &[got.l2], &[want.l2], tolerance[0]);
@@ -358,7 +378,8 @@ impl Network {
             let (loss, _) = self.forward(&mut recorded, which);
             self.backward(&mut recorded);
             checker.close(&format!("adam.losses[{i}]"), &[loss], &[losses[i]], tolerance);
-            optimizer.step(&mut self.store.values, &self.store.grads, &segments);
+            let Store { values, grads, .. } = &mut self.store;
+            update(&self.variant.device, &mut optimizer, values, grads, &segments);
         }
         for param in &self.store.params {
             let want = self.summary("adam.params_after3", &param.name);
@@ -375,7 +396,7 @@ impl Network {
         for (name, var) in &recorded.outputs {
             let key = format!("adam.eval_after3.{name}");
             if self.golden.has(&key) {
-                checker.close(&key, recorded.session.value(*var), &self.golden.f32(&key), 1e-1);
+                checker.close(&key, &recorded.session.value(*var).unwrap(), &self.golden.f32(&key), 1e-1);
             }
         }
     }

@@ -1,10 +1,11 @@
 //! Optimisers: every configuration of the metadata, parameters after the stored steps and the final state.
 
+use ptl::device::{Device, Mirrored};
 use ptl::optim::{OptimConfig, Optimizer, Segment};
 use ptl::schedule::{Decay, Schedule};
 use serde_json::Value;
 
-use crate::support::{Checker, GoldenFile, files};
+use crate::support::{Checker, GoldenFile, exact, files};
 
 const TOLERANCE: f64 = 5e-6;
 
@@ -36,6 +37,25 @@ fn flat(golden: &GoldenFile, prefix: &str, names: &[&str]) -> Vec<f32> {
     names.iter().flat_map(|name| golden.f32(&format!("{prefix}{name}"))).collect()
 }
 
+/// One step where `device` computes.
+pub fn update(
+    device: &Device,
+    optimizer: &mut Optimizer,
+    values: &mut Mirrored,
+    grads: &mut Mirrored,
+    segments: &[Segment],
+) {
+    match device.gpu() {
+        None => optimizer.step(values, grads, segments),
+        Some(gpu) => {
+            let update = optimizer.bind(gpu, segments).unwrap();
+            let (values, grads) = (values.on_device_mut(gpu).unwrap(), grads.on_device(gpu).unwrap());
+            optimizer.launch(gpu, &update, values, grads, 0.0).unwrap();
+            optimizer.count_step();
+        }
+    }
+}
+
 #[test]
 fn golden_optim() {
     for path in files("optim*.safetensors") {
@@ -47,13 +67,13 @@ fn golden_optim() {
         cases.sort_unstable();
         assert!(!cases.is_empty(), "{}: no configuration in the metadata", path.display());
 
-        for case_name in cases {
+        for (case_name, variant) in cases.iter().flat_map(|case| exact().into_iter().map(move |v| (*case, v))) {
             let case = golden.meta(case_name);
             let number = |key: &str| case[key].as_f64().expect("a number");
             let schedule = schedule(&case);
-            let mut params = flat(&golden, "param0.", &names);
+            let mut params = Mirrored::from(flat(&golden, "param0.", &names));
             let mut optimizer = Optimizer::new(&config(&case), params.len()).expect("a configuration that works");
-            let mut checker = Checker::new(format!("{} {case_name}", golden.name));
+            let mut checker = variant.checker(&format!("{} {case_name}", golden.name));
             let mut compared = 0;
             for t in 1..=steps {
                 let slice = |g: &Vec<f32>| g[g.len() / steps * (t - 1)..g.len() / steps * t].to_vec();
@@ -63,7 +83,7 @@ fn golden_optim() {
                     lr: schedule.lr(number("lr"), t as u64 - 1) as f32,
                     weight_decay: number("weight_decay") as f32,
                 };
-                optimizer.step(&mut params, &step_grads, &[segment]);
+                update(&variant.device, &mut optimizer, &mut params, &mut step_grads.into(), &[segment]);
                 compared += compare(&golden, &format!("{case_name}.step{t}."), &names, &params, &mut checker);
             }
             for (buffer, values) in optimizer.state() {

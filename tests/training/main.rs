@@ -8,6 +8,7 @@ use std::path::Path;
 use ptl::checkpoint::File;
 use ptl::config::{OptimKind, Overrides};
 use ptl::data::{DatasetKind, LoadOptions, load};
+use ptl::device::Device;
 use ptl::eval::{TrainedModel, extract_features};
 use ptl::latent_state::{EvalState, StateInit, StatePolicy};
 use ptl::progress::Reporter;
@@ -167,7 +168,9 @@ fn the_evaluation_state_changes_the_features_and_batches_do_not() {
             TrainedModel::open(run.root(), &Overrides::default()).unwrap();
         (config.ptl.eval_state, config.eval.batch) = (eval_state, batch);
         let records = &datasets()[0].query;
-        extract_features(network.as_ref(), &mut store, &states, records, &config, &Reporter::silent()).unwrap().0
+        extract_features(network.as_ref(), &mut store, &states, records, &config, &Device::Cpu, &Reporter::silent())
+            .unwrap()
+            .0
     };
     let [zeros, mean, normal] = [EvalState::Zeros, EvalState::Mean, EvalState::Normal].map(|s| features(s, 4));
     assert!(zeros.iter().all(|v| v.is_finite()));

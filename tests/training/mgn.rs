@@ -5,6 +5,7 @@ use std::path::Path;
 use ptl::checkpoint::File;
 use ptl::config::{Config, Overrides, ScheduleKind};
 use ptl::data::{DatasetKind, LoadOptions, load};
+use ptl::device::Device;
 use ptl::eval::{TrainedModel, extract_features};
 use ptl::latent_state::StatePolicy;
 use ptl::progress::Reporter;
@@ -163,6 +164,7 @@ fn mgn_ptl_learns_on_a_real_data_set() {
         TrainedModel::open(run.root(), &Overrides::default()).unwrap();
     let query = &dataset.query[..3];
     let (features, dim) =
-        extract_features(network.as_ref(), &mut store, &states, query, &config, &Reporter::silent()).unwrap();
+        extract_features(network.as_ref(), &mut store, &states, query, &config, &Device::Cpu, &Reporter::silent())
+            .unwrap();
     assert_eq!((features.len(), dim), (3 * 8 * 16, 8 * 16));
 }

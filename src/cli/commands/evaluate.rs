@@ -14,14 +14,16 @@ use crate::progress::Reporter;
 pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
     check_report(&args.report)?;
-    let TrainedModel { config, network, mut store, states, trained_on } = TrainedModel::open(&args.checkpoint, flags)?;
+    let TrainedModel { config, network, mut store, states, device, trained_on } =
+        TrainedModel::open(&args.checkpoint, flags)?;
     set_threads(&config)?;
     let reporter = Reporter::stderr();
     let (root, kind) = evaluated(&config, flags)?;
     let dataset = open_dataset(root, kind, &config, &reporter)?;
     dataset.check_for_evaluation()?;
     describe_datasets(&reporter, [Some(&dataset), None]);
-    let [query, gallery] = dataset_features(network.as_ref(), &mut store, &states, &dataset, &config, &reporter)?;
+    let [query, gallery] =
+        dataset_features(network.as_ref(), &mut store, &states, &dataset, &config, &device, &reporter)?;
     // The weights are not needed any more; ranking may need the memory.
     drop((network, store, states));
     let evaluated_on = format!("{} ({})", dataset.name, dataset.label);

@@ -28,7 +28,7 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     if let Some(folder) = args.out.parent() {
         fs::create_dir_all(folder).at("create", folder)?;
     }
-    let TrainedModel { config, network, mut store, states, .. } = TrainedModel::open(&args.checkpoint, flags)?;
+    let TrainedModel { config, network, mut store, states, device, .. } = TrainedModel::open(&args.checkpoint, flags)?;
     set_threads(&config)?;
     let reporter = Reporter::stderr();
     let records: Vec<ImageRecord> = match &args.images {
@@ -47,7 +47,8 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
             dataset.query.into_iter().chain(dataset.gallery).collect()
         }
     };
-    let (features, dim) = extract_features(network.as_ref(), &mut store, &states, &records, &config, &reporter)?;
+    let (features, dim) =
+        extract_features(network.as_ref(), &mut store, &states, &records, &config, &device, &reporter)?;
     let pids: Vec<i64> = records.iter().map(|r| r.pid).collect();
     let camids: Vec<i64> = records.iter().map(|r| r.camid).collect();
     let paths: Vec<PathBuf> = records.into_iter().map(|r| r.path).collect();

@@ -4,13 +4,21 @@
 pub struct Checker {
     context: String,
     checked: usize,
+    /// Tolerances are at least this.
+    floor: f64,
     failures: Vec<String>,
 }
 
 impl Checker {
     /// `context` names the golden file and case in the report.
     pub fn new(context: impl Into<String>) -> Self {
-        Self { context: context.into(), checked: 0, failures: Vec::new() }
+        Self { context: context.into(), checked: 0, floor: 0.0, failures: Vec::new() }
+    }
+
+    /// Raises all smaller tolerances to `floor`, of the largest reference value.
+    pub fn at_least(mut self, floor: f64) -> Self {
+        self.floor = floor;
+        self
     }
 
     /// max|got - want| <= tolerance * max|want|.
@@ -19,7 +27,7 @@ impl Checker {
         G: Copy + Into<f64>,
         W: Copy + Into<f64>,
     {
-        let scale = want.iter().map(|&w| w.into().abs()).fold(0.0, f64::max);
+        let (scale, tolerance) = (largest(want), tolerance.max(self.floor));
         self.compare(name, got, want, tolerance * scale, &format!("{tolerance:e} of max|ref| {scale:e}"));
     }
 
@@ -29,6 +37,7 @@ impl Checker {
         G: Copy + Into<f64>,
         W: Copy + Into<f64>,
     {
+        let tolerance = tolerance.max(self.floor * largest(want));
         self.compare(name, got, want, tolerance, &format!("{tolerance:e} absolute"));
     }
 
@@ -61,6 +70,10 @@ impl Checker {
             self.failures.push(format!("{name}[{worst}] = {g:e} instead of {w:e}: off by {d:e}, allowed {tolerance}"));
         }
     }
+}
+
+fn largest<W: Copy + Into<f64>>(values: &[W]) -> f64 {
+    values.iter().map(|&w| w.into().abs()).fold(0.0, f64::max)
 }
 
 impl Drop for Checker {

@@ -1,0 +1,52 @@
+//! The devices that golden data are checked on, and how far each may be off.
+
+use ptl::device::{Device, DeviceKind, DeviceOptions, Precision};
+
+use super::Checker;
+
+/// A device with a bound on its deviations, relative to the largest value of a tensor.
+pub struct Variant {
+    pub device: Device,
+    pub name: String,
+    /// What rounding alone may cost; 0 where a test's own tolerance holds.
+    floor: f64,
+}
+
+impl Variant {
+    /// A checker whose tolerances are at least what the variant's rounding costs.
+    pub fn checker(&self, context: &str) -> Checker {
+        Checker::new(format!("{context} on {}", self.name)).at_least(self.floor)
+    }
+}
+
+/// The CPU, and the emulated GPU in 32 bits.
+pub fn exact() -> Vec<Variant> {
+    let cpu = Variant { device: Device::Cpu, name: "the CPU".into(), floor: 0.0 };
+    std::iter::once(cpu).chain(emulated(Precision::F32, 0.0)).collect()
+}
+
+/// The same, and the emulated GPU in the shorter formats.
+///
+/// A tf32 product rounds both factors to 10 bits after the point (relative error up to 2^-11 each), a bf16 one to 7 (2^-8 each), and
+/// bf16 activations are rounded once more wherever they are stored. Errors of the terms of a sum add up like a random walk, and the sum
+/// does too, so a product's error stays near that of one factor relative to the largest result; a chain of a few layers, batch
+/// normalisation's division by a spread, or saturated gates multiply it by a small factor: 8 is allowed for that.
+pub fn all_precisions() -> Vec<Variant> {
+    let rounding = |bits: i32| 8.0 * 2f64.powi(-bits);
+    exact()
+        .into_iter()
+        .chain(emulated(Precision::Tf32, rounding(11)))
+        .chain(emulated(Precision::Bf16, rounding(8)))
+        .collect()
+}
+
+fn emulated(precision: Precision, floor: f64) -> Option<Variant> {
+    let options = DeviceOptions { kind: DeviceKind::Emulated, precision, vendor: false };
+    match Device::open(&options) {
+        Ok(device) => Some(Variant { device, name: format!("the emulated GPU in {precision}"), floor }),
+        Err(error) => {
+            println!("SKIPPED on the emulated GPU: {error}");
+            None
+        }
+    }
+}
