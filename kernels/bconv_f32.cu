@@ -19,12 +19,14 @@ extern "C" __global__ void __launch_bounds__(128)
                       float* __restrict__ gates,         // [n, out_h, out_w, 4, channels] or null
                       int n, int in_h, int in_w, int in_c, int out_h, int out_w, int channels, int kernel_h,
                       int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x) {
-    SHARED(int4, pixels, [TILE_ROWS]);
+    SHARED(int4, places, [TILE_ROWS]);
     long long count = (long long)n * out_h * out_w;
-    forward_pixels(pixels, count, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
+    fill_places(places, TILE_ROWS, (long long)blockIdx.x * TILE_ROWS, count, [=](long long pixel) {
+        return forward_place(pixel, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
+    });
 
     int depth = kernel_h * kernel_w * in_c, first_channel = blockIdx.y * (TILE_COLUMNS / 4);
-    PixelRows a{x, in_h, in_w, in_c, kernel_h, kernel_w, 1, pixels};
+    PixelRows a{x, in_h, in_w, in_c, kernel_h, kernel_w, 1, places};
     // Column 4·c + gate of the tile is channel c of the gate.
     int column = threadIdx.x % TILE_COLUMNS, loaded = first_channel + column / 4;
     const float* loaded_column = loaded < channels ? weight + (column % 4) * channels + loaded : nullptr;

@@ -20,9 +20,8 @@ DEVICE void pack_gates(const float* weight, T* packed, int taps, int in_c, int c
     long long count = (long long)ceil_div(channels, 32) * taps * per_tap * MMA_COLUMNS * depth;
     for (long long i = global_index(); i < count; i += global_size()) {
         int k = (int)(i % depth), column = (int)(i / depth % MMA_COLUMNS);
-        long long step = i / depth / MMA_COLUMNS;
-        int block = (int)(step / (taps * per_tap)), tap = (int)(step / per_tap % taps);
-        int c = (int)(step % per_tap) * depth + k, channel = block * 32 + packed_channel(column);
+        int step = (int)(i / depth / MMA_COLUMNS), block = step / (taps * per_tap), tap = step / per_tap % taps;
+        int c = step % per_tap * depth + k, channel = block * 32 + packed_channel(column);
         bool inside = c < in_c && channel < channels;
         long long from = ((long long)tap * in_c + c) * 4 * channels + packed_gate(column) * channels + channel;
         packed[i] = Mma<T>::rounded(inside ? weight[from] : 0.0f);
@@ -88,12 +87,14 @@ DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, 
                               int in_h, int in_w, int in_c, int out_h, int out_w, int channels, int kernel_h, int kernel_w,
                               int stride_y, int stride_x, int padding_y, int padding_x) {
     DYNAMIC_SHARED(shared);
-    int4* pixels = (int4*)(shared + MMA_PIXELS_AT);
+    int4* places = (int4*)(shared + MMA_PLACES_AT);
     long long count = (long long)n * out_h * out_w;
-    forward_pixels_mma(pixels, count, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
+    fill_places(places, MMA_ROWS, (long long)blockIdx.x * MMA_ROWS, count, [=](long long pixel) {
+        return forward_place(pixel, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
+    });
 
     int steps = kernel_h * kernel_w * steps_of_tap<T>(in_c);
-    MmaPixels<T> a{x, in_h, in_w, in_c, kernel_w, 1, pixels};
+    MmaPixels<T> a{x, in_h, in_w, in_c, kernel_w, 1, places};
     float acc[2][8][4] = {};
     multiply_mma(acc, shared, a, packed + (long long)blockIdx.y * steps * MMA_COLUMNS * Mma<T>::DEPTH, steps);
 

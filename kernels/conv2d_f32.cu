@@ -15,12 +15,14 @@ extern "C" __global__ void __launch_bounds__(128)
                        float* __restrict__ y,             // [n, out_h, out_w, out_c]
                        int n, int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h, int kernel_w,
                        int stride_y, int stride_x, int padding_y, int padding_x) {
-    SHARED(int4, pixels, [TILE_ROWS]);
+    SHARED(int4, places, [TILE_ROWS]);
     long long count = (long long)n * out_h * out_w;
-    forward_pixels(pixels, count, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
+    fill_places(places, TILE_ROWS, (long long)blockIdx.x * TILE_ROWS, count, [=](long long pixel) {
+        return forward_place(pixel, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
+    });
 
     int depth = kernel_h * kernel_w * in_c, first_column = blockIdx.y * TILE_COLUMNS;
-    PixelRows a{x, in_h, in_w, in_c, kernel_h, kernel_w, 1, pixels};
+    PixelRows a{x, in_h, in_w, in_c, kernel_h, kernel_w, 1, places};
     int loaded = first_column + threadIdx.x % TILE_COLUMNS;
     MatrixColumn b{loaded < out_c ? weight + loaded : nullptr, out_c, 0, depth};
     float acc[8][8] = {};
@@ -46,48 +48,29 @@ extern "C" __global__ void __launch_bounds__(128)
                              float* __restrict__ dx,            // [n, in_h, in_w, in_c]
                              int n, int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h,
                              int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x, int accumulate) {
-    SHARED(int4, pixels, [TILE_ROWS]);
-    // This phase's input pixels are phase + stride·(0, 1, ...), its taps tap + stride·(0, 1, ...).
-    int phase_y = blockIdx.z / stride_x, phase_x = blockIdx.z - phase_y * stride_x;
-    int height = phase_y < in_h ? ceil_div(in_h - phase_y, stride_y) : 0;
-    int width = phase_x < in_w ? ceil_div(in_w - phase_x, stride_x) : 0;
-    int tap_y = (phase_y + padding_y) % stride_y, tap_x = (phase_x + padding_x) % stride_x;
-    int taps_y = tap_y < kernel_h ? ceil_div(kernel_h - tap_y, stride_y) : 0;
-    int taps_x = tap_x < kernel_w ? ceil_div(kernel_w - tap_x, stride_x) : 0;
-    long long count = (long long)n * height * width, first = (long long)blockIdx.x * TILE_ROWS;
+    SHARED(int4, places, [TILE_ROWS]);
+    StridePhase phase(blockIdx.z, in_h, in_w, kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x);
+    long long count = (long long)n * phase.height * phase.width, first = (long long)blockIdx.x * TILE_ROWS;
     if (first >= count) return;
+    fill_places(places, TILE_ROWS, first, count, [=](long long pixel) { return phase.place(pixel, out_h); });
 
-    // Of tile row r: pixel of dx (index, or -1) and, for the gather, the pixel of dy under the phase's first tap.
-    auto input_pixel = [&](int row, int4* gathered) -> long long {
-        long long pixel = first + row;
-        if (pixel >= count) return -1;
-        int line = (int)(pixel / width), image = line / height;
-        int along_y = line - image * height, along_x = (int)(pixel - (long long)line * width);
-        if (gathered)
-            *gathered = make_int4(image * out_h, along_y + (phase_y + padding_y - tap_y) / stride_y,
-                                  along_x + (phase_x + padding_x - tap_x) / stride_x, 0);
-        return ((long long)image * in_h + phase_y + along_y * stride_y) * in_w + phase_x + along_x * stride_x;
-    };
-    int4 place = make_int4(0, NO_PIXEL, 0, 0);
-    input_pixel(threadIdx.x, &place);
-    pixels[threadIdx.x] = place;
-    __syncthreads();
-
-    int depth = taps_y * taps_x * out_c, first_column = blockIdx.y * TILE_COLUMNS;
+    int depth = phase.taps_y * phase.taps_x * out_c, first_column = blockIdx.y * TILE_COLUMNS;
     float acc[8][8] = {};
     if (depth > 0) {
-        PixelRows a{dy, out_h, out_w, out_c, taps_y, taps_x, -1, pixels};
-        TransposedWeight b{weight, kernel_w, in_c, out_c, taps_y, taps_x, stride_y, stride_x, tap_y, tap_x, first_column};
+        PixelRows a{dy, out_h, out_w, out_c, phase.taps_y, phase.taps_x, -1, places};
+        TransposedWeight b{weight, kernel_w, in_c, out_c, phase.taps_y, phase.taps_x, stride_y, stride_x, phase.tap_y,
+                           phase.tap_x, first_column};
         multiply_tile(acc, depth, a, b);
     }
 
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        long long pixel = input_pixel(tile_row(i), nullptr);
+        if (first + tile_row(i) >= count) continue;
+        long long pixel = phase.input_pixel(first + tile_row(i), in_h, in_w, stride_y, stride_x);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             int column = first_column + tile_column(j);
-            if (pixel >= 0 && column < in_c) put(dx + pixel * in_c + column, acc[i][j], accumulate);
+            if (column < in_c) put(dx + pixel * in_c + column, acc[i][j], accumulate);
         }
     }
 }

@@ -5,7 +5,7 @@
 // memory: while one is multiplied, the next tile travels from global memory into registers.
 #pragma once
 
-#include "common.cuh"
+#include "pixels.cuh"
 
 const int TILE_ROWS = 128, TILE_COLUMNS = 64, TILE_DEPTH = 16, GEMM_THREADS = 128;
 // Elements that a thread fetches of each operand's tile.
@@ -61,7 +61,7 @@ struct PixelRows {
     int height, width, channels;
     int taps_y, taps_x;
     int direction;       // 1 or -1: the sign of the tap
-    const int4* pixels;  // [TILE_ROWS] in shared memory: (n·height, y, x, -), y far outside for a row that is none
+    const int4* places;  // [TILE_ROWS] in shared memory
 
     METHOD int step(int) const { return (int)threadIdx.x % TILE_DEPTH; }
     METHOD int row(int i) const { return (int)threadIdx.x / TILE_DEPTH + i * (GEMM_THREADS / TILE_DEPTH); }
@@ -71,14 +71,13 @@ struct PixelRows {
         bool inside = tap_y < taps_y;
 #pragma unroll
         for (int i = 0; i < A_ELEMENTS; i++) {
-            int4 pixel = pixels[row(i)];
-            int y = pixel.y + direction * tap_y, x = pixel.z + direction * tap_x;
+            int4 place = places[row(i)];
+            int y = place.y + direction * tap_y, x = place.z + direction * tap_x;
             bool valid = inside && (unsigned)y < (unsigned)height && (unsigned)x < (unsigned)width;
-            values[i] = valid ? image[((long long)(pixel.x + y) * width + x) * channels + channel] : 0.0f;
+            values[i] = valid ? image[((long long)(place.x + y) * width + x) * channels + channel] : 0.0f;
         }
     }
 };
-const int NO_PIXEL = -(1 << 29);
 
 // Rows are (tap y, tap x, channel), depth is output pixels from `first` to `end`: the weight gradient's left side.
 // A thread owns a row and walks along the pixels.
@@ -149,17 +148,3 @@ struct TransposedWeight {
         }
     }
 };
-
-// The input pixels under the tile's output pixels, for PixelRows of a forward pass.
-DEVICE void forward_pixels(int4* pixels, long long count, int in_h, int out_h, int out_w, int stride_y, int stride_x,
-                           int padding_y, int padding_x) {
-    long long pixel = (long long)blockIdx.x * TILE_ROWS + threadIdx.x;
-    int4 place = make_int4(0, NO_PIXEL, 0, 0);
-    if (pixel < count) {
-        int out_row = (int)(pixel / out_w), n = out_row / out_h;
-        place = make_int4(n * in_h, (out_row - n * out_h) * stride_y - padding_y,
-                          (int)(pixel - (long long)out_row * out_w) * stride_x - padding_x, 0);
-    }
-    pixels[threadIdx.x] = place;
-    __syncthreads();
-}

@@ -6,15 +6,15 @@
 // both; only the instruction differs.
 #pragma once
 
-#include "common.cuh"
+#include "pixels.cuh"
 
 const int MMA_ROWS = 128, MMA_COLUMNS = 128, MMA_THREADS = 256, MMA_STAGES = 3;
 // 64 bytes of depth, and 16 so that eight rows of an ldmatrix lie in different banks.
 const int MMA_DEPTH_BYTES = 64, MMA_PITCH = MMA_DEPTH_BYTES + 16;
 const int MMA_STAGE_BYTES = (MMA_ROWS + MMA_COLUMNS) * MMA_PITCH;
-// Dynamic shared memory of a launch: the stages, and a place for each row's pixel.
-const int MMA_PIXELS_AT = MMA_STAGES * MMA_STAGE_BYTES;
-const int MMA_SHARED = MMA_PIXELS_AT + MMA_ROWS * 16;  // 63488 bytes: a kernel needs the opt-in above 48 KiB
+// Dynamic shared memory of a launch: the stages, and each row's place.
+const int MMA_PLACES_AT = MMA_STAGES * MMA_STAGE_BYTES;
+const int MMA_SHARED = MMA_PLACES_AT + MMA_ROWS * 16;  // 63488 bytes: a kernel needs the opt-in above 48 KiB
 
 template <class T> struct Mma;
 template <> struct Mma<bf16> {
@@ -44,7 +44,7 @@ template <class T> struct MmaPixels {
     int height, width, channels;
     int taps_x;
     int direction;       // 1 or -1: the sign of the tap
-    const int4* pixels;  // [MMA_ROWS] in shared memory: (n·height, y, x, -), y far outside for a row that is none
+    const int4* places;  // [MMA_ROWS] in shared memory
 
     METHOD void load_step(unsigned char* stage, int step) const {
         const int per_tap = steps_of_tap<T>(channels), wide = 16 / (int)sizeof(T);
@@ -53,10 +53,10 @@ template <class T> struct MmaPixels {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             int row = threadIdx.x / 4 + i * 64;
-            int4 pixel = pixels[row];
-            int y = pixel.y + direction * tap_y, x = pixel.z + direction * tap_x;
+            int4 place = places[row];
+            int y = place.y + direction * tap_y, x = place.z + direction * tap_x;
             bool inside = (unsigned)y < (unsigned)height && (unsigned)x < (unsigned)width && channel < channels;
-            const T* source = inside ? image + ((long long)(pixel.x + y) * width + x) * channels + channel : image;
+            const T* source = inside ? image + ((long long)(place.x + y) * width + x) * channels + channel : image;
             T* to = (T*)(stage + row * MMA_PITCH) + (threadIdx.x % 4) * wide;
             if (channels % wide == 0) {
                 cp_async_16(to, source, inside);
@@ -72,7 +72,6 @@ template <class T> struct MmaPixels {
         }
     }
 };
-const int NO_PIXEL_MMA = -(1 << 29);
 
 // acc[i][j] += rows · columns over `steps` steps of depth. Warp w computes rows 32·(w/2) + 16·i, columns 64·(w%2) + 8·j; in
 // each such 16x8 tile, lane l holds rows l/4 and l/4 + 8, columns 2·(l%4) and the next. The right side is packed: for
@@ -129,18 +128,35 @@ DEVICE void multiply_mma(float (&acc)[2][8][4], unsigned char* shared, const Mma
 DEVICE int mma_row(int i, int e) { return (int)threadIdx.x / 64 * 32 + i * 16 + (int)threadIdx.x % 32 / 4 + e / 2 * 8; }
 DEVICE int mma_column(int j, int e) { return (int)threadIdx.x / 32 % 2 * 64 + j * 8 + (int)threadIdx.x % 4 * 2 + e % 2; }
 
-// The input pixels under the tile's output pixels, for a forward pass.
-DEVICE void forward_pixels_mma(int4* pixels, long long count, int in_h, int out_h, int out_w, int stride_y, int stride_x,
-                               int padding_y, int padding_x) {
-    if (threadIdx.x < MMA_ROWS) {
-        long long pixel = (long long)blockIdx.x * MMA_ROWS + threadIdx.x;
-        int4 place = make_int4(0, NO_PIXEL_MMA, 0, 0);
-        if (pixel < count) {
-            int out_row = (int)(pixel / out_w), n = out_row / out_h;
-            place = make_int4(n * in_h, (out_row - n * out_h) * stride_y - padding_y,
-                              (int)(pixel - (long long)out_row * out_w) * stride_x - padding_x, 0);
-        }
-        pixels[threadIdx.x] = place;
+// Two neighbouring numbers at once; the first one's number in its row and the row's length are even.
+DEVICE void put_pair(float* p, float a, float b, int accumulate) {
+    if (accumulate) {
+        float2 v = *(const float2*)p;
+        a += v.x, b += v.y;
     }
-    __syncthreads();
+    *(float2*)p = float2{a, b};
+}
+DEVICE void put_pair(bf16* p, float a, float b, int accumulate) {
+    if (accumulate) {
+        uint32_t v = *(const uint32_t*)p;
+        a += bits_to_float(v << 16), b += bits_to_float(v & 0xffff0000u);
+    }
+    *(uint32_t*)p = pack_bf16(a, b);
+}
+
+// This thread's sums acc[i][·][2·half, 2·half + 1] of one row of the tile into `row`, of `columns` numbers, of which the tile's
+// first is number `first`.
+template <class T>
+DEVICE void put_row(T* row, int first, int columns, const float (&acc)[8][4], int half, int accumulate) {
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        int column = first + mma_column(j, 0);
+        float a = acc[j][half * 2], b = acc[j][half * 2 + 1];
+        if (columns % 2 == 0) {
+            if (column < columns) put_pair(row + column, a, b, accumulate);
+        } else {
+            if (column < columns) put(row + column, a, accumulate);
+            if (column + 1 < columns) put(row + column + 1, b, accumulate);
+        }
+    }
 }

@@ -101,3 +101,83 @@ CASE(bconv_tf32) {
 
 CASE(conv2d_backward_data_bf16_mma) { CHECK_BACKWARD_DATA(bf16, bf16, random_halves, as_bf16, values, 32, BF16); }
 CASE(conv2d_backward_data_tf32_mma) { CHECK_BACKWARD_DATA(tf32, float, random_floats, as_tf32, as_tf32, 16, 2e-5); }
+
+static Doubles as_bf16(const Halves& v) { return values(v); }
+template <class T> static Buffer<T> random(size_t n) {
+    Buffer<T> out(n);
+    for (T& v : out.data) store(&v, (float)uniform());
+    return out;
+}
+template <class T> static Doubles seen(const Buffer<T>& v) {
+    if constexpr (std::is_same_v<T, float>) return as_tf32(v);
+    else return as_bf16(v);
+}
+// Beside a cell's: rows of odd lengths on both sides, many numbers of channels, one pixel, a stem of 7x7 taps with 3 channels.
+template <class F> static void for_each_plain_conv(F f) {
+    for_each_conv(f);
+    const Conv odd[] = {{2, 5, 7, 1, 1, 3, 3, 1, 1, 1, 1},    {1, 9, 7, 7, 70, 3, 3, 2, 2, 1, 1},   {3, 6, 5, 70, 35, 3, 3, 1, 2, 1, 0},
+                        {1, 15, 11, 3, 64, 7, 7, 2, 2, 3, 3}, {2, 11, 3, 13, 129, 1, 1, 2, 2, 0, 0}, {1, 1, 1, 8, 8, 3, 3, 1, 1, 1, 1},
+                        {7, 5, 5, 10, 33, 2, 2, 1, 1, 0, 1},  {1, 4, 40, 15, 24, 1, 5, 1, 3, 0, 2}};
+    for (const Conv& c : odd) f(c);
+    for (int channels = 1; channels <= 70; channels += 1 + channels / 8) f(Conv{1, 3, 5, channels, 71 - channels, 1, 1, 1, 1, 0, 0});
+}
+
+template <class T, class Pack, class Forward> static void check_forward(int depth, double rounding, Pack pack, Forward forward) {
+    for_each_plain_conv([&](const Conv& c) {
+        Buffer<T> x = random<T>(c.in_len()), y(c.out_len()), plain(c.out_len());
+        Floats weight = random_floats(c.weight_len()), bias = random_floats(c.out_c);
+        Buffer<T> packed((size_t)blocks(c.out_c, 128) * c.kernel_h * c.kernel_w * blocks(c.in_c, depth) * 128 * depth);
+        pack(weight, packed, c);
+        Doubles want = c.forward(seen(x), depth == 32 ? as_bf16(weight) : as_tf32(weight));
+        Grid grid{blocks(c.pixels(), 128), blocks(c.out_c, 128)};
+        forward(grid, x, packed, nullptr, plain, c);
+        expect(c.name() + "y", plain, want, 5e-5, rounding);
+        for (size_t i = 0; i < want.size(); i++) want[i] += bias[i % c.out_c];
+        forward(grid, x, packed, bias, y, c);
+        expect(c.name() + "y with bias", y, want, 5e-5, rounding);
+    });
+}
+
+CASE(conv2d_forward_bf16_mma) {
+    check_forward<bf16>(
+        32, BF16,
+        [](Floats& w, Halves& p, const Conv& c) { RUN(pack_weights_bf16, (Grid{3}), w, p, c.kernel_h * c.kernel_w, c.in_c, c.out_c); },
+        [](Grid grid, Halves& x, Halves& p, const float* bias, Halves& y, const Conv& c) {
+            RUN_SHARED(conv2d_forward_bf16, grid, MMA_SHARED_BYTES, x, p, bias, y, CONV_ARGS(c, c.out_c));
+        });
+}
+CASE(conv2d_forward_tf32_mma) {
+    check_forward<float>(
+        16, 2e-5,
+        [](Floats& w, Floats& p, const Conv& c) { RUN(pack_weights_tf32, (Grid{3}), w, p, c.kernel_h * c.kernel_w, c.in_c, c.out_c); },
+        [](Grid grid, Floats& x, Floats& p, const float* bias, Floats& y, const Conv& c) {
+            RUN_SHARED(conv2d_forward_tf32, grid, MMA_SHARED_BYTES, x, p, bias, y, CONV_ARGS(c, c.out_c));
+        });
+}
+
+// Splits that end within a step, within a row and within an image; one split with more steps than stages.
+template <class T, class Backward> static void check_backward_weight(Backward backward) {
+    for_each_plain_conv([&](const Conv& c) {
+        Buffer<T> x = random<T>(c.in_len()), dy = random<T>(c.out_len());
+        Doubles want = c.backward_weight(seen(x), seen(dy));
+        for (int split_pixels : {37, 1000}) {
+            unsigned splits = blocks(c.pixels(), split_pixels);
+            Floats partials(splits * c.weight_len()), dw(c.weight_len());
+            backward(Grid{blocks(c.depth(), 128), blocks(c.out_c, 128), splits}, x, dy, partials, c, split_pixels);
+            RUN(sum_partials_f32, (Grid{2}), partials, dw, (int)splits, (long long)c.weight_len(), 0);
+            expect(c.name() + "dweight", dw, want, 5e-5, 2e-5);
+        }
+    });
+}
+
+static const unsigned WEIGHT_SHARED_BYTES = 52224;
+CASE(conv2d_backward_weight_bf16_mma) {
+    check_backward_weight<bf16>([](Grid grid, Halves& x, Halves& dy, Floats& partials, const Conv& c, int split_pixels) {
+        RUN_SHARED(conv2d_backward_weight_bf16, grid, WEIGHT_SHARED_BYTES, x, dy, partials, CONV_ARGS(c, c.out_c), split_pixels);
+    });
+}
+CASE(conv2d_backward_weight_tf32_mma) {
+    check_backward_weight<float>([](Grid grid, Floats& x, Floats& dy, Floats& partials, const Conv& c, int split_pixels) {
+        RUN_SHARED(conv2d_backward_weight_tf32, grid, WEIGHT_SHARED_BYTES, x, dy, partials, CONV_ARGS(c, c.out_c), split_pixels);
+    });
+}

@@ -1,0 +1,210 @@
+// The gradient of a convolution's weight on tensor cores, bf16 and tf32, f32 sums; any kernel, stride, padding and channels. Of a
+// BConv-Cell too, with its gate gradients as dy and 4·channels as out_c.
+//
+// Contract. All buffers are distinct. Partial sums over fixed splits of the output pixels are overwritten; sum_partials_f32
+// (sums.cu) then adds them in the order of the splits: the same bits every time.
+//
+// dweight = (x under the taps)ᵀ · dy: rows (tap y, tap x, input channel), columns output channels, depth output pixels. Both
+// sides have the depth slowest in memory, and lie so in shared memory: a stage is a number of pixels with 128 channels each of
+// x and of dy. Fragments of bf16 are turned by ldmatrix.trans; of tf32 they are read word by word.
+
+#include "implicit_gemm_mma.cuh"
+
+template <class T> struct Slab {
+    static const int WIDE = 16 / (int)sizeof(T);   // numbers that travel together
+    static const int CHUNKS = MMA_ROWS / WIDE;     // threads that fetch one pixel
+    static const int PASS = MMA_THREADS / CHUNKS;  // pixels that all threads fetch at once
+    static const int PIXELS = 2 * PASS;            // of a stage: 32 of bf16, 16 of tf32
+    // Longer than 128 numbers by 16 bytes (bf16) or 32 (tf32): what a warp reads at once lies in different banks.
+    static const int PITCH = MMA_ROWS * (int)sizeof(T) + 8 * (int)sizeof(T);
+    static const int BYTES = PIXELS * PITCH;
+};
+static_assert(Slab<bf16>::BYTES == Slab<float>::BYTES, "both forms take the same shared memory");
+const int WEIGHT_STAGE_BYTES = 2 * Slab<bf16>::BYTES;
+const int WEIGHT_SHARED = MMA_STAGES * WEIGHT_STAGE_BYTES;  // 52224 bytes: a kernel needs the opt-in above 48 KiB
+
+// A 16-byte chunk of shared memory from `source`, or its first `live` numbers one by one where rows are not aligned, zeros after
+// them; one by one it is visible after the barrier that follows the wait.
+template <class T> DEVICE void fetch_row(T* to, const T* source, const T* readable, int live, bool aligned) {
+    const int wide = Slab<T>::WIDE;
+    if (aligned) {
+        cp_async_16(to, live > 0 ? source : readable, live > 0);
+    } else {
+#pragma unroll
+        for (int e = 0; e < wide; e++) {
+            T zero;
+            store(&zero, 0.0f);
+            to[e] = e < live ? source[e] : zero;
+        }
+    }
+}
+
+// What one thread fetches: of every PASS-th output pixel of the split, WIDE rows (x under a tap) and WIDE columns (dy).
+template <class T> struct WeightOperands {
+    const T *x, *dy;
+    int in_h, in_w, in_c, out_h, out_w, out_c, kernel_w, stride_y, stride_x, padding_y, padding_x;
+    int offset_y, offset_x, channel;  // of the first of its rows: tap - padding, input channel
+    int rows, columns;                // how many of its rows and columns exist
+    int n, y, x_at, left;             // the next pixel, and how many pixels of the split there are from it on
+    const T* gradients;               // dy of that pixel at its first column
+    int step_n, step_y, step_x;       // PASS pixels, as images, rows and columns
+
+    METHOD void load_stage(unsigned char* stage) {
+        const int wide = Slab<T>::WIDE, pitch = Slab<T>::PITCH;
+#pragma unroll
+        for (int pass = 0; pass < 2; pass++) {
+            int pixel = pass * Slab<T>::PASS + (int)threadIdx.x / Slab<T>::CHUNKS;
+            T* to = (T*)(stage + pixel * pitch) + (int)threadIdx.x % Slab<T>::CHUNKS * wide;
+            load_rows(to);
+            to = (T*)((unsigned char*)to + Slab<T>::BYTES);
+            fetch_row(to, gradients, dy, left > 0 ? columns : 0, out_c % wide == 0);
+            advance();
+        }
+    }
+    METHOD void load_rows(T* to) const {
+        const int wide = Slab<T>::WIDE;
+        int top = y * stride_y, start = x_at * stride_x;
+        if (in_c % wide == 0) {
+            bool inside = left > 0 && rows > 0 && within(top + offset_y, start + offset_x);
+            fetch_row(to, x + element(top + offset_y, start + offset_x, channel), x, inside ? wide : 0, true);
+            return;
+        }
+        // Rows of this thread may belong to several taps.
+        int down = offset_y, right = offset_x, c = channel;
+#pragma unroll
+        for (int e = 0; e < wide; e++) {
+            bool inside = left > 0 && e < rows && within(top + down, start + right);
+            T v;
+            store(&v, 0.0f);
+            if (inside) v = x[element(top + down, start + right, c)];
+            to[e] = v;
+            if (++c < in_c) continue;
+            c = 0;
+            if (++right < kernel_w - padding_x) continue;
+            right = -padding_x;
+            down++;
+        }
+    }
+    METHOD bool within(int at_y, int at_x) const { return (unsigned)at_y < (unsigned)in_h && (unsigned)at_x < (unsigned)in_w; }
+    METHOD long long element(int at_y, int at_x, int c) const { return ((long long)(n * in_h + at_y) * in_w + at_x) * in_c + c; }
+    // Adds PASS pixels in the mixed radix of image, row and column: at most one carry each.
+    METHOD void advance() {
+        x_at += step_x, y += step_y, n += step_n;
+        if (x_at >= out_w) x_at -= out_w, y++;
+        if (y >= out_h) y -= out_h, n++;
+        gradients += (long long)Slab<T>::PASS * out_c;
+        left -= Slab<T>::PASS;
+    }
+};
+
+// Fragments of the 16 (bf16) or 8 (tf32) pixels from `slab` on, for rows 16·i or columns 8·j, 8·(j+1) from `first` on.
+template <class T> struct Fragments;
+template <> struct Fragments<bf16> {
+    static const int DEPTH = 16;
+    static METHOD void rows(uint32_t (&r)[4], const unsigned char* slab, int first) {
+        int lane = threadIdx.x % 32;
+        ldmatrix_x4_trans(r, slab + (lane % 8 + lane / 16 * 8) * Slab<bf16>::PITCH + (first + lane / 8 % 2 * 8) * 2);
+    }
+    static METHOD void columns(uint32_t (&r)[4], const unsigned char* slab, int first) {
+        int lane = threadIdx.x % 32;
+        ldmatrix_x4_trans(r, slab + (lane % 8 + lane / 8 % 2 * 8) * Slab<bf16>::PITCH + (first + lane / 16 * 8) * 2);
+    }
+};
+template <> struct Fragments<float> {
+    static const int DEPTH = 8;
+    static METHOD uint32_t word(const unsigned char* slab, int pixel, int at) {
+        return round_tf32(((const uint32_t*)(slab + pixel * Slab<float>::PITCH))[at]);
+    }
+    static METHOD void rows(uint32_t (&r)[4], const unsigned char* slab, int first) {
+        int pixel = threadIdx.x % 4, at = first + threadIdx.x % 32 / 4;
+        r[0] = word(slab, pixel, at), r[1] = word(slab, pixel, at + 8);
+        r[2] = word(slab, pixel + 4, at), r[3] = word(slab, pixel + 4, at + 8);
+    }
+    static METHOD void columns(uint32_t (&r)[4], const unsigned char* slab, int first) {
+        int pixel = threadIdx.x % 4, at = first + threadIdx.x % 32 / 4;
+        r[0] = word(slab, pixel, at), r[1] = word(slab, pixel + 4, at);
+        r[2] = word(slab, pixel, at + 8), r[3] = word(slab, pixel + 4, at + 8);
+    }
+};
+
+template <class T>
+DEVICE void backward_weight_mma(const T* x, const T* dy, float* partials, int n, int in_h, int in_w, int in_c, int out_h,
+                                int out_w, int out_c, int kernel_h, int kernel_w, int stride_y, int stride_x, int padding_y,
+                                int padding_x, int split_pixels) {
+    DYNAMIC_SHARED(shared);
+    const int chunk = (int)threadIdx.x % Slab<T>::CHUNKS * Slab<T>::WIDE, warp = threadIdx.x / 32;
+    int all_rows = kernel_h * kernel_w * in_c, row = blockIdx.x * MMA_ROWS + chunk, column = blockIdx.y * MMA_COLUMNS + chunk;
+    long long first = (long long)blockIdx.z * split_pixels;
+    int pixels = (int)(min(first + split_pixels, (long long)n * out_h * out_w) - first);
+    long long pixel = first + threadIdx.x / Slab<T>::CHUNKS;
+    int out_row = (int)(pixel / out_w), image = out_row / out_h, tap = row / in_c, step_rows = Slab<T>::PASS / out_w;
+
+    WeightOperands<T> operands{x, dy, in_h, in_w, in_c, out_h, out_w, out_c, kernel_w, stride_y, stride_x, padding_y, padding_x,
+                               tap / kernel_w - padding_y, tap % kernel_w - padding_x, row - tap * in_c,
+                               all_rows - row, out_c - column,
+                               image, out_row - image * out_h, (int)(pixel - (long long)out_row * out_w),
+                               pixels - (int)threadIdx.x / Slab<T>::CHUNKS, dy + pixel * out_c + column,
+                               step_rows / out_h, step_rows % out_h, Slab<T>::PASS % out_w};
+    int steps = ceil_div(pixels, Slab<T>::PIXELS);
+    float acc[2][8][4] = {};
+#pragma unroll
+    for (int step = 0; step < MMA_STAGES - 1; step++) {
+        if (step < steps) operands.load_stage(shared + step * WEIGHT_STAGE_BYTES);
+        cp_async_commit();  // empty groups too, so that counting groups counts steps
+    }
+    for (int step = 0; step < steps; step++) {
+        cp_async_wait<MMA_STAGES - 2>();
+        // Behind it everybody's part of this stage has arrived, and nobody reads the stage that is loaded next.
+        __syncthreads();
+        int next = step + MMA_STAGES - 1;
+        if (next < steps) operands.load_stage(shared + next % MMA_STAGES * WEIGHT_STAGE_BYTES);
+        cp_async_commit();
+        const unsigned char* stage = shared + step % MMA_STAGES * WEIGHT_STAGE_BYTES;
+#pragma unroll
+        for (int depth = 0; depth < Slab<T>::PIXELS; depth += Fragments<T>::DEPTH) {
+            const unsigned char* slab = stage + depth * Slab<T>::PITCH;
+            uint32_t left[2][4], right[4][4];
+#pragma unroll
+            for (int i = 0; i < 2; i++) Fragments<T>::rows(left[i], slab, warp / 2 * 32 + i * 16);
+#pragma unroll
+            for (int j = 0; j < 4; j++) Fragments<T>::columns(right[j], slab + Slab<T>::BYTES, warp % 2 * 64 + j * 16);
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+#pragma unroll
+                for (int j = 0; j < 8; j++)
+                    Mma<T>::multiply(acc[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+        }
+    }
+    cp_async_wait<0>();
+
+    float* out = partials + (long long)blockIdx.z * all_rows * out_c;
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int r = blockIdx.x * MMA_ROWS + mma_row(i, half * 2);
+            if (r < all_rows) put_row(out + (long long)r * out_c, blockIdx.y * MMA_COLUMNS, out_c, acc[i], half, 0);
+        }
+}
+
+// Block z sums the output pixels z·split_pixels .. (z+1)·split_pixels; multiples of 32 leave no step half empty.
+// launch: grid (ceil(kernel_h·kernel_w·in_c / 128), ceil(out_c / 128), splits), splits = ceil(n·out_h·out_w / split_pixels),
+// dynamic shared memory 52224
+extern "C" __global__ void __launch_bounds__(256, 2)
+    conv2d_backward_weight_bf16(const bf16* __restrict__ x,    // [n, in_h, in_w, in_c]
+                                const bf16* __restrict__ dy,   // [n, out_h, out_w, out_c]
+                                float* __restrict__ partials,  // [splits, kernel_h, kernel_w, in_c, out_c]
+                                int n, int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h,
+                                int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x,
+                                int split_pixels) {
+    backward_weight_mma(x, dy, partials, n, in_h, in_w, in_c, out_h, out_w, out_c, kernel_h, kernel_w, stride_y, stride_x,
+                        padding_y, padding_x, split_pixels);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+    conv2d_backward_weight_tf32(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ partials, int n,
+                                int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h, int kernel_w,
+                                int stride_y, int stride_x, int padding_y, int padding_x, int split_pixels) {
+    backward_weight_mma(x, dy, partials, n, in_h, in_w, in_c, out_h, out_w, out_c, kernel_h, kernel_w, stride_y, stride_x,
+                        padding_y, padding_x, split_pixels);
+}
