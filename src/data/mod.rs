@@ -21,5 +21,5 @@ pub use folder::list_images;
 pub use loader::{ImageCache, Loader, LoaderOptions};
 pub use sampler::IdentitySampler;
 pub(crate) use sets::parse_name;
-pub use sets::{CLASSIC_FILE, ClassicSplits, DatasetKind, LoadOptions, Verdict, load};
+pub use sets::{CLASSIC_FILE, ClassicSplits, DatasetKind, LoadOptions, Subsets, Verdict, load};
 pub use transforms::{Rgb, Transform, decode};
