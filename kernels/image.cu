@@ -2,9 +2,10 @@
 //
 // Contract. pixels [n, h, w, 3] bytes in, out [n, h, w, out_channels] overwritten, out_channels at least 3; those from the
 // fourth on are 0 (a convolution may want aligned pixels). What augmentation drew stands in tables for each image, each of
-// which may be null: shift [n, 2] (rows down, columns right, by which the crop lies beside the image), mirror [n] (0 or 1),
-// erase [n, 4] (top, left, height, width of a rectangle of the result). What lies beside the image and what is erased is 0,
-// the mean colour. launch: any grid of one dimension
+// which may be null: shift [n, 2] (rows down, columns right, by which the crop lies beside the image), mirror [n] (0 or 1) of
+// the crop, erase [n, 4] (top, left, height, width of a rectangle of the result, mirrored as it is). What lies beside the
+// image and what is erased is 0, the mean colour. In f32 the bits are those of the CPU (src/data/augment.rs), as long as
+// nvcc divides exactly (no --use_fast_math). launch: any grid of one dimension
 
 #include "common.cuh"
 

@@ -486,6 +486,28 @@ fn broken_images_are_named_or_left_out() {
 }
 
 #[test]
+fn only_training_needs_training_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = own_data(&folder);
+    let run = &fixture().run;
+    let evaluate = ["evaluate", "--checkpoint", run, "--data", &data];
+    let whole = succeeds(&evaluate);
+    let train = Path::new(&data).join("bounding_box_train");
+    fs::write(&files(&train)[0], b"broken").unwrap();
+    assert_eq!(succeeds(&evaluate), whole);
+    fs::remove_dir_all(train).unwrap();
+    assert_eq!(succeeds(&evaluate), whole);
+    let npy = path(&folder, "features.npy");
+    succeeds(&["extract", "--checkpoint", run, "--data", &data, "--out", &npy]);
+    let out = path(&folder, "tuned");
+    let onto = ["train", "--data", &fixture().data, "--target", &data, "--out", &out, "--max-steps", "1"];
+    succeeds(&tiny(&onto));
+    fails_with(1, &tiny(&["train", "--data", &data]), &["no folder bounding_box_train"]);
+    fs::write(&files(format!("{data}/query"))[0], b"broken").unwrap();
+    fails_with(1, &evaluate, &["cannot be decoded"]);
+}
+
+#[test]
 fn an_evaluation_without_a_cross_camera_match_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let data = own_data(&folder);

@@ -4,35 +4,56 @@ using namespace test;
 static const float MEAN[3] = {0.485f, 0.456f, 0.406f}, STD[3] = {0.229f, 0.224f, 0.225f};
 #define NORMAL MEAN[0], MEAN[1], MEAN[2], STD[0], STD[1], STD[2]
 
+// As src/data/augment.rs: the image is cropped, the crop mirrored, the result erased; and in its arithmetic.
+static Floats augmented(const Buffer<unsigned char>& pixels, const Ints& shift, const Ints& mirror, const Ints& erase, int n, int h,
+                        int w, int channels) {
+    Floats out(n * h * w * channels);
+    for (float& v : out.data) v = 0.0f;
+    for (int i = 0; i < n; i++) {
+        auto at = [&](int y, int x) { return &out[((i * h + y) * w + x) * channels]; };
+        for (int y = 0; y < h; y++)
+            for (int x = 0; x < w; x++) {
+                int from_y = y + shift[2 * i], from_x = x + shift[2 * i + 1];
+                if (from_y < 0 || from_y >= h || from_x < 0 || from_x >= w) continue;
+                for (int c = 0; c < 3; c++) {
+                    float v = (float)pixels[((i * h + from_y) * w + from_x) * 3 + c];
+                    at(y, mirror[i] ? w - 1 - x : x)[c] = (v / 255.0f - MEAN[c]) / STD[c];
+                }
+            }
+        const int* box = &erase[4 * i];
+        for (int y = box[0]; y < box[0] + box[2]; y++)
+            for (int x = box[1]; x < box[1] + box[3]; x++)
+                for (int c = 0; c < 3; c++) at(y, x)[c] = 0.0f;
+    }
+    return out;
+}
+
 CASE(images) {
-    const int n = 3, h = 7, w = 5;
+    const int n = 12, h = 7, w = 5, pad = 4;
     Buffer<unsigned char> pixels(n * h * w * 3);
     for (unsigned char& p : pixels.data) p = (unsigned char)below(256);
-    Ints shift{0, 0, -2, 1, 3, -4}, mirror{1, 0, 1}, erase{0, 0, 0, 0, 2, 1, 3, 2, 5, 3, 2, 2};
+    // The first image stays as it is, the others get what may be drawn.
+    Ints shift(2 * n), mirror(n), erase(4 * n), none(4 * n);
+    for (Ints* table : {&shift, &mirror, &erase, &none})
+        for (int& v : table->data) v = 0;
+    for (int i = 1; i < n; i++) {
+        shift[2 * i] = (int)below(2 * pad + 1) - pad, shift[2 * i + 1] = (int)below(2 * pad + 1) - pad;
+        mirror[i] = (int)below(2);
+        if (i % 2 == 0) continue;
+        int height = 1 + (int)below(h - 1), width = 1 + (int)below(w - 1);
+        int box[4] = {(int)below(h - height + 1), (int)below(w - width + 1), height, width};
+        for (int k = 0; k < 4; k++) erase[4 * i + k] = box[k];
+    }
     for (int augment = 0; augment < 2; augment++)
         for (int channels = 3; channels <= 4; channels++) {
-            Doubles want;
-            for (int i = 0; i < n; i++)
-                for (int y = 0; y < h; y++)
-                    for (int x = 0; x < w; x++)
-                        for (int c = 0; c < channels; c++) {
-                            int fy = y, fx = x;
-                            bool inside = c < 3;
-                            if (augment) {
-                                fy = y + shift[2 * i];
-                                fx = (mirror[i] ? w - 1 - x : x) + shift[2 * i + 1];
-                                const int* box = &erase[4 * i];
-                                inside &= fy >= 0 && fy < h && fx >= 0 && fx < w;
-                                inside &= !(y >= box[0] && y < box[0] + box[2] && x >= box[1] && x < box[1] + box[3]);
-                            }
-                            want.push_back(inside ? ((double)pixels[((i * h + fy) * w + fx) * 3 + c] / 255 - MEAN[c]) / STD[c] : 0.0);
-                        }
+            Doubles want = values(augment ? augmented(pixels, shift, mirror, erase, n, h, w, channels)
+                                          : augmented(pixels, none, none, none, n, h, w, channels));
             Floats out(want.size());
             Halves half(want.size());
             const int *s = augment ? (int*)shift : nullptr, *m = augment ? (int*)mirror : nullptr, *e = augment ? (int*)erase : nullptr;
             RUN(prepare_images_f32, (Grid{1}), pixels, out, s, m, e, n, h, w, channels, NORMAL);
             RUN(prepare_images_bf16, (Grid{2}), pixels, half, s, m, e, n, h, w, channels, NORMAL);
-            expect("f32", out, want, 1e-6, 1e-6);
+            expect_exact("f32", out, want);
             expect("bf16", half, want, 1e-6, BF16);
         }
 }

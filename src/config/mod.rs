@@ -283,7 +283,7 @@ impl Ptl {
 impl Data {
     /// What loading needs beside folder and kind.
     pub fn options(&self) -> LoadOptions {
-        LoadOptions { msmt17_val: self.msmt17_val, split: self.split }
+        LoadOptions { msmt17_val: self.msmt17_val, split: self.split, ..LoadOptions::default() }
     }
 }
 

@@ -45,7 +45,7 @@ impl Default for Ptl {
 
 impl Default for Data {
     fn default() -> Data {
-        let LoadOptions { msmt17_val, split } = LoadOptions::default();
+        let LoadOptions { msmt17_val, split, .. } = LoadOptions::default();
         Data {
             root: PathBuf::new(),
             kind: DatasetKind::Auto,

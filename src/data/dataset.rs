@@ -41,6 +41,7 @@ pub struct Dataset {
     /// What results on it should say, for example `msmt17 (V1, train+val)`.
     pub label: String,
     pub protocol: Protocol,
+    /// Empty where only the test images were asked for.
     pub train: Vec<ImageRecord>,
     pub query: Vec<ImageRecord>,
     pub gallery: Vec<ImageRecord>,
@@ -73,10 +74,11 @@ impl Dataset {
         self.train_pids().len()
     }
 
-    /// The table `subset | ids | images | cameras`.
+    /// The table `subset | ids | images | cameras` of what was loaded.
     pub fn banner(&self) -> Table {
         let mut table = Table::new(["subset", "ids", "images", "cameras"]);
-        for (name, records) in [("train", &self.train), ("query", &self.query), ("gallery", &self.gallery)] {
+        let subsets = [("train", &self.train), ("query", &self.query), ("gallery", &self.gallery)];
+        for (name, records) in subsets.into_iter().filter(|(_, records)| !records.is_empty()) {
             let count = |of: fn(&ImageRecord) -> i64| records.iter().map(of).collect::<BTreeSet<_>>().len().to_string();
             table.row([name.to_string(), count(|r| r.pid), records.len().to_string(), count(|r| r.camid)]);
         }

@@ -1,5 +1,5 @@
-//! Threads that decode and augment ahead of training. Batches come in order and do not depend on the number of threads:
-//! what happens to an image is a function of (seed, epoch, place in the epoch).
+//! Threads that decode and resize ahead of training, and draw what augmentation shall do. Batches come in order and do not
+//! depend on the number of threads: what happens to an image is a function of (seed, epoch, place in the epoch).
 
 use std::io;
 use std::path::Path;
@@ -7,25 +7,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-use super::ImageRecord;
 use super::transforms::Transform;
+use super::{Batch, Drawn, ImageRecord};
 use crate::config::Augment;
 use crate::rng::{Purpose, stream};
 use crate::{Error, Result};
 
 /// Batches that a worker prepares ahead.
 const AHEAD: usize = 2;
-
-/// A batch, ready for the network.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
-    /// `[batch, height, width, 3]`
-    pub images: Vec<f32>,
-    /// Class of each image: the rank of its identity among the records'.
-    pub labels: Vec<u32>,
-    /// Which record each image is.
-    pub indices: Vec<usize>,
-}
 
 /// How images are loaded.
 #[derive(Clone, Debug)]
@@ -136,19 +125,18 @@ fn prepare(work: &Work, number: usize) -> Result<Batch> {
     let Work { records, labels, batches, options, .. } = work;
     let indices = &batches[number];
     let LoaderOptions { transform, augment, seed, epoch, .. } = options;
-    let len = transform.height * transform.width * 3;
-    let mut images = vec![0.0; indices.len() * len];
-    for (place, (&index, out)) in indices.iter().zip(images.chunks_exact_mut(len)).enumerate() {
-        let pixels = work.cache.load(index, &records[index].path, transform)?;
-        match augment {
-            Some(augment) => {
-                let item = (work.first + number) * indices.len() + place;
-                transform.augment(&pixels, augment, out, &mut stream(*seed, Purpose::Augment, *epoch, item as u64));
-            }
-            None => transform.normalize(&pixels, out),
-        }
+    let size = [transform.height, transform.width];
+    let mut pixels = Vec::with_capacity(indices.len() * size[0] * size[1] * 3);
+    let mut drawn = Vec::with_capacity(indices.len());
+    for (place, &index) in indices.iter().enumerate() {
+        pixels.extend_from_slice(&work.cache.load(index, &records[index].path, transform)?);
+        drawn.push(augment.as_ref().map_or_else(Drawn::default, |augment| {
+            let item = (work.first + number) * indices.len() + place;
+            Drawn::draw(augment, size, &mut stream(*seed, Purpose::Augment, *epoch, item as u64))
+        }));
     }
-    Ok(Batch { images, labels: indices.iter().map(|&i| labels[i]).collect(), indices: indices.clone() })
+    let labels = indices.iter().map(|&i| labels[i]).collect();
+    Ok(Batch { pixels, size, drawn, labels, indices: indices.clone() })
 }
 
 impl Iterator for Loader {
@@ -185,5 +173,49 @@ impl Drop for Loader {
                 let _ = thread.join();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Interpolation;
+
+    #[test]
+    fn batches_depend_on_seed_and_place_and_not_on_workers() {
+        let folder = tempfile::tempdir().unwrap();
+        let records: Vec<ImageRecord> = (0..6u8)
+            .map(|i| {
+                let path = folder.path().join(format!("{i}.png"));
+                image::RgbImage::from_pixel(4, 8, image::Rgb([40 * i, 7, 9])).save(&path).unwrap();
+                ImageRecord { path, pid: 3 + i64::from(i / 3), camid: 1 }
+            })
+            .collect();
+        let transform = Transform { height: 8, width: 4, interpolation: Interpolation::Bicubic };
+        let augment = Augment { flip: 0.5, pad: 3, random_erasing: 0.5, interpolation: Interpolation::Bicubic };
+        let order = [vec![5, 0], vec![1, 2], vec![3, 4], vec![0, 5]];
+        let load = |workers, first, seed| -> Vec<Batch> {
+            let options = LoaderOptions { transform, augment: Some(augment.clone()), seed, epoch: 1, workers };
+            let cache = ImageCache::new(records.len(), &transform, 1);
+            Loader::new(&records, &order, first, options, cache).collect::<Result<_>>().unwrap()
+        };
+        let batches = load(1, 0, 0);
+        assert_eq!(batches, load(3, 0, 0));
+        assert_eq!(batches[2..], load(2, 2, 0));
+        assert_ne!(batches, load(1, 0, 1));
+        assert_eq!((batches[0].pixels[0], &batches[0].labels, &batches[0].indices), (200, &vec![1, 0], &order[0]));
+
+        let batch = &batches[1];
+        let mut images = vec![9.0; batch.pixels.len()];
+        batch.to_images(&mut images);
+        let mut second = vec![9.0; 96];
+        batch.drawn[1].apply(&batch.pixels[96..], batch.size, &mut second);
+        assert_eq!(images[96..], second);
+
+        let options = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers: 2 };
+        let plain: Vec<Batch> = Loader::sequential(&records, 4, options).collect::<Result<_>>().unwrap();
+        let lengths: Vec<usize> = plain.iter().map(|batch| batch.indices.len()).collect();
+        assert_eq!(lengths, [4, 2]);
+        assert!(plain.iter().flat_map(|batch| &batch.drawn).all(|drawn| *drawn == Drawn::default()));
     }
 }

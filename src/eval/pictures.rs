@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use image::imageops::{self, FilterType};
-use image::{ImageReader, Rgb, RgbImage};
+use image::{Rgb, RgbImage, imageops};
 
 use super::features_file::FeatureSet;
 use super::report::Evaluation;
+use crate::config::Interpolation;
+use crate::data::decode;
 use crate::error::IoContext;
 use crate::{Error, Result};
 
@@ -99,10 +100,9 @@ fn canvas(columns: u32) -> RgbImage {
 }
 
 fn place(picture: &mut RgbImage, column: u32, path: &Path, colour: Rgb<u8>, rank: Option<usize>) -> Result<()> {
-    let bad = |reason: String| Error::Image { path: path.into(), reason };
-    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(|e| bad(e.to_string()))?;
-    let image = reader.decode().map_err(|e| bad(e.to_string()))?.into_rgb8();
-    let image = imageops::resize(&image, TILE.0, TILE.1, FilterType::Triangle);
+    let size = [TILE.1, TILE.0].map(|side| side as usize);
+    let pixels = decode(path)?.resize(size, Interpolation::Bilinear).pixels;
+    let image = RgbImage::from_raw(TILE.0, TILE.1, pixels).expect("resized to these sides");
     let (x, y) = (left(column), GAP + LINE);
     for dy in 0..TILE.1 + 2 * BORDER {
         for dx in 0..TILE.0 + 2 * BORDER {

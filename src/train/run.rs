@@ -103,6 +103,7 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
     let mut metrics = job.run.metrics(|line| line["step"].as_u64().is_some_and(|step| step <= done_before))?;
     let last_step = config.train.max_steps.map_or(u64::MAX, |steps| steps as u64);
     let mut last_report = None;
+    let mut images = Vec::new();
 
     while position.epoch < config.schedule.epochs && position.step < last_step {
         if position.batch == 0 {
@@ -123,10 +124,11 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
         let begun = Instant::now();
         for batch in loader {
             let batch = batch?;
+            images.resize(batch.pixels.len(), 0.0);
+            batch.to_images(&mut images);
             let lr = schedule.lr(config.optim.lr, position.step);
-            let report = trainer
-                .step(&batch.images, &batch.labels, lr)
-                .map_err(|error| with_files(error, dataset, &batch.indices))?;
+            let report =
+                trainer.step(&images, &batch.labels, lr).map_err(|error| with_files(error, dataset, &batch.indices))?;
             position.batch += 1;
             position.step += 1;
             sums.add(&report, batch.labels.len());

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ptl::config::Interpolation;
-use ptl::data::{Rgb, Transform, decode};
+use ptl::data::{Drawn, Rgb, decode};
 
 use crate::support::{Checker, GoldenFile, files};
 
@@ -92,15 +92,10 @@ fn the_middle_of_the_resized_image() {
     resized("resize64short_center48", |image| image.resize_short(64, Interpolation::Bilinear).center_crop(48));
 }
 
-const TRANSFORM: Transform = Transform { height: 384, width: 128, interpolation: Interpolation::Bicubic };
-
 fn normalised(image: &Rgb, mirror: bool) -> Vec<f32> {
-    let mut pixels = image.resize([384, 128], TRANSFORM.interpolation).pixels;
-    if mirror {
-        pixels = pixels.chunks_exact(128 * 3).flat_map(|row| row.rchunks_exact(3).flatten().copied()).collect();
-    }
+    let pixels = image.resize([384, 128], Interpolation::Bicubic).pixels;
     let mut out = vec![0.0; pixels.len()];
-    TRANSFORM.normalize(&pixels, &mut out);
+    Drawn { mirror, ..Drawn::default() }.apply(&pixels, [384, 128], &mut out);
     out
 }
 

@@ -7,7 +7,7 @@ use crate::cli::args::{CompareArgs, DemoArgs};
 use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
 use crate::config::Config;
 use crate::data::synth::{Domain, SynthConfig};
-use crate::data::{Dataset, DatasetKind};
+use crate::data::{Dataset, DatasetKind, Subsets};
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
 use crate::study::Study;
@@ -21,13 +21,13 @@ pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
     refuse_unused(&args.settings.0, &["data.root", "data.kind", "seed"])?;
     set_threads(&config)?;
     let terminal = Reporter::stderr();
-    let source = open_dataset(&args.source, args.source_dataset, &config, &terminal)?;
+    let source = open_dataset(&args.source, args.source_dataset, Subsets::All, &config, &terminal)?;
     let target = config.data.target.as_deref().ok_or_else(|| Error::Setting {
         setting: "data.target".into(),
         value: "(none)".into(),
         reason: "name the data set to fine-tune and measure on with --target".into(),
     })?;
-    let target = open_dataset(target, config.data.target_kind, &config, &terminal)?;
+    let target = open_dataset(target, config.data.target_kind, Subsets::All, &config, &terminal)?;
     let mut pretraining = config.clone();
     pretraining.data.kind = args.source_dataset;
     pretraining.schedule.epochs = args.pretrain_epochs.unwrap_or(config.schedule.epochs);
@@ -59,7 +59,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
             ..SynthConfig::default()
         };
         synthesise(&folder, &synth, &terminal)?;
-        open_dataset(&folder, DatasetKind::Auto, &config, &terminal)
+        open_dataset(&folder, DatasetKind::Auto, Subsets::All, &config, &terminal)
     };
     // As in practice, the source has more identities than the target. Its test split is not used.
     let ids = if args.quick { [[8, 1], [8, 8]] } else { [[128, 1], [64, 64]] };

@@ -6,6 +6,7 @@ use super::report::{Subject, check_report, report};
 use super::shared::{describe_datasets, evaluated, open_dataset, set_threads};
 use crate::Result;
 use crate::cli::args::EvaluateArgs;
+use crate::data::Subsets;
 use crate::eval::report::rerank_options;
 use crate::eval::{TrainedModel, dataset_features, ranking_options};
 use crate::progress::Reporter;
@@ -19,7 +20,7 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     set_threads(&config)?;
     let reporter = Reporter::stderr();
     let (root, kind) = evaluated(&config, flags)?;
-    let dataset = open_dataset(root, kind, &config, &reporter)?;
+    let dataset = open_dataset(root, kind, Subsets::Test, &config, &reporter)?;
     dataset.check_for_evaluation()?;
     describe_datasets(&reporter, [Some(&dataset), None]);
     let [query, gallery] =

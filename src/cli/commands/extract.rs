@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::shared::{check_images, describe_datasets, evaluated, open_dataset, set_threads};
 use crate::cli::args::ExtractArgs;
-use crate::data::{Dataset, ImageRecord, list_images};
+use crate::data::{Dataset, ImageRecord, Subsets, list_images};
 use crate::error::IoContext;
 use crate::eval::features_file::{FeatureFormat, FeatureTable};
 use crate::eval::{TrainedModel, extract_features};
@@ -42,7 +42,7 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
         }
         None => {
             let (root, kind) = evaluated(&config, flags)?;
-            let dataset = open_dataset(root, kind, &config, &reporter)?;
+            let dataset = open_dataset(root, kind, Subsets::Test, &config, &reporter)?;
             describe_datasets(&reporter, [Some(&dataset), None]);
             dataset.query.into_iter().chain(dataset.gallery).collect()
         }

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use crate::config::{Config, Overrides};
 use crate::data::synth::{self, SynthConfig};
-use crate::data::{self, Dataset, DatasetKind};
+use crate::data::{self, Dataset, DatasetKind, LoadOptions, Subsets};
 use crate::error::IoContext;
 use crate::progress::Reporter;
 use crate::run_dir::{RUNS, RunDir};
@@ -25,9 +25,15 @@ pub(super) fn set_threads(config: &Config) -> Result<()> {
     pool.map_err(io::Error::other).at("start", "the compute threads")
 }
 
-/// Loads a data set and checks its images.
-pub(super) fn open_dataset(root: &Path, kind: DatasetKind, config: &Config, reporter: &Reporter) -> Result<Dataset> {
-    let mut dataset = data::load(root, kind, &config.data.options())?;
+/// Loads `subsets` of a data set and checks their images.
+pub(super) fn open_dataset(
+    root: &Path,
+    kind: DatasetKind,
+    subsets: Subsets,
+    config: &Config,
+    reporter: &Reporter,
+) -> Result<Dataset> {
+    let mut dataset = data::load(root, kind, &LoadOptions { subsets, ..config.data.options() })?;
     check_images(&mut dataset, config, reporter)?;
     Ok(dataset)
 }

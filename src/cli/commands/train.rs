@@ -10,7 +10,7 @@ use crate::checkpoint;
 use crate::cli::args::TrainArgs;
 use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
 use crate::config::{Config, DEFAULT_ARCH};
-use crate::data::Dataset;
+use crate::data::{Dataset, Subsets};
 use crate::eval::model_file;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
@@ -41,9 +41,9 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     };
     set_threads(&config)?;
     let terminal = Reporter::stderr();
-    let dataset = open_dataset(data_root(&config)?, config.data.kind, &config, &terminal)?;
+    let dataset = open_dataset(data_root(&config)?, config.data.kind, Subsets::All, &config, &terminal)?;
     dataset.check_for_training(config.sampler.ids)?;
-    let open = |root| open_dataset(root, config.data.target_kind, &config, &terminal);
+    let open = |root| open_dataset(root, config.data.target_kind, Subsets::Test, &config, &terminal);
     let target = config.data.target.as_deref().map(open).transpose()?;
     target.as_ref().unwrap_or(&dataset).check_for_evaluation()?;
     let start = match (&resumed, &args.init) {

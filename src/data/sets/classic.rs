@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Subsets;
 use super::kind::DatasetKind;
 use crate::data::dataset::{Dataset, ImageRecord, Protocol};
 use crate::error::IoContext;
@@ -28,7 +29,7 @@ pub struct ClassicSplits {
 ///
 /// # Errors
 /// The file is broken, holds the other kind of boxes or too few splits, or an image is not there.
-pub(super) fn load(root: &Path, kind: DatasetKind, split: usize) -> Result<Dataset> {
+pub(super) fn load(root: &Path, kind: DatasetKind, split: usize, subsets: Subsets) -> Result<Dataset> {
     let path = root.join(CLASSIC_FILE);
     let bytes = fs::read(&path).at("read", &path)?;
     let refuse = |reason: String| Err(Error::NotADataset { path: path.clone(), reason });
@@ -54,15 +55,19 @@ pub(super) fn load(root: &Path, kind: DatasetKind, split: usize) -> Result<Datas
         }
         records.push(ImageRecord { path: root.join(image), pid, camid });
     }
-    let missing: Vec<&PathBuf> = records.iter().map(|r| &r.path).filter(|image| !image.is_file()).collect();
-    if let Some(&first) = missing.first() {
-        let (missing, total, first) = (missing.len(), records.len(), first.clone());
-        return Err(Error::MissingImages { list: path, missing, total, first });
-    }
     records.sort_by(|a, b| a.path.as_os_str().as_encoded_bytes().cmp(b.path.as_os_str().as_encoded_bytes()));
-    let (test, train): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| test.contains(&record.pid));
+    let (test, mut train): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| test.contains(&record.pid));
     if train.is_empty() || test.is_empty() {
         return refuse(format!("split {split} has no training or no test image: convert CUHK03 again"));
+    }
+    if subsets == Subsets::Test {
+        train.clear();
+    }
+    let used = || train.iter().chain(&test).map(|r| &r.path);
+    let missing: Vec<&PathBuf> = used().filter(|image| !image.is_file()).collect();
+    if let Some(&first) = missing.first() {
+        let (missing, total, first) = (missing.len(), used().count(), first.clone());
+        return Err(Error::MissingImages { list: path, missing, total, first });
     }
     Ok(Dataset {
         kind: splits.dataset,

@@ -72,7 +72,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Identities and images of training, query and gallery.
+/// Identities and images of training, query and gallery; of a subset that was not loaded 0, and it is not compared.
 type Counts = [(usize, usize); 3];
 
 impl Dataset {
@@ -86,8 +86,10 @@ impl Dataset {
 
 fn verdict(kind: DatasetKind, label: &str, counts: Counts) -> Verdict {
     let fitting = |k: &&Known| {
-        // Variants are part of the label: which lists a run trains on is a choice, not a difference.
-        kind == DatasetKind::Auto || (k.kind == kind && label.ends_with(&variant_ending(k)))
+        // Variants are part of the label: which lists a run trains on is a choice, not a difference. What is known of classic
+        // test sets, 100 identities, tells nothing alone.
+        (kind == DatasetKind::Auto && (k.total.is_none() || counts[0].1 > 0))
+            || (k.kind == kind && label.ends_with(&variant_ending(k)))
     };
     if let Some(exact) = KNOWN.iter().filter(fitting).find(|k| k.differences(counts).is_empty()) {
         return Verdict::Exact(exact.kind);
@@ -118,6 +120,9 @@ impl Known {
         let names = ["train", "query", "gallery"];
         let mut found = Vec::new();
         for ((name, (ids, images)), count) in names.into_iter().zip(counts).zip(&self.counts) {
+            if images == 0 {
+                continue;
+            }
             let mut parts = Vec::new();
             if ids != count.ids {
                 parts.push(format!("{} ids instead of {}", grouped(ids), grouped(count.ids)));
@@ -130,7 +135,7 @@ impl Known {
             }
         }
         let together = counts[0].1 + counts[1].1;
-        if let Some(total) = self.total.filter(|&total| total != together) {
+        if let Some(total) = self.total.filter(|&total| counts[0].1 > 0 && total != together) {
             let (together, total) = (grouped(together), grouped(total));
             found.push(format!("train and test together have {together} images instead of {total}"));
         }
@@ -140,10 +145,12 @@ impl Known {
     /// Largest relative difference of a count.
     fn distance(&self, counts: Counts) -> f64 {
         let relative = |found: usize, expected: usize| (found as f64 - expected as f64).abs() / expected as f64;
-        let subsets = counts.iter().zip(&self.counts).map(|(&(ids, images), count)| {
+        let loaded = counts.iter().zip(&self.counts).filter(|((_, images), _)| *images > 0);
+        let subsets = loaded.map(|(&(ids, images), count)| {
             relative(ids, count.ids).max(count.images.map_or(0.0, |expected| relative(images, expected)))
         });
-        let total = self.total.map_or(0.0, |total| relative(counts[0].1 + counts[1].1, total));
+        let total =
+            self.total.filter(|_| counts[0].1 > 0).map_or(0.0, |total| relative(counts[0].1 + counts[1].1, total));
         subsets.fold(total, f64::max)
     }
 
@@ -227,6 +234,20 @@ mod tests {
         assert!(val.contains("train has 30,248 images instead of 32,621") && val.contains("list_val.txt"), "{val}");
         let duke = said(DatasetKind::DukeMtmcReid, [(702, 16_522), (702, 2_228), (702, 14_000)]);
         assert!(duke.contains("counts: unknown: not those of dukemtmcreid") && duke.contains("408"), "{duke}");
+    }
+
+    #[test]
+    fn a_test_set_alone_is_compared_by_what_it_has() {
+        let mut test = MARKET;
+        test[0] = (0, 0);
+        assert_eq!(verdict(DatasetKind::Auto, "", test), Verdict::Exact(DatasetKind::Market1501));
+        test[1] = (750, 3_300);
+        let text = said(DatasetKind::Market1501, test);
+        assert_eq!(text, "counts: near those of market1501: query has 3,300 images instead of 3,368");
+        let hundred = [(0, 0), (100, 960), (100, 960)];
+        assert_eq!(verdict(DatasetKind::Auto, "", hundred), Verdict::Unknown(None));
+        let kind = DatasetKind::Cuhk03ClassicLabeled;
+        assert_eq!(verdict(kind, kind.name(), hundred), Verdict::Exact(kind));
     }
 
     #[test]

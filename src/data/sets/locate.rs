@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Subsets;
 use super::classic::CLASSIC_FILE;
 use super::kind::DatasetKind;
-use super::market::SUBSETS;
+use super::market::folders;
 use super::msmt17::LISTS;
 use crate::{Error, Result};
 
@@ -28,20 +29,21 @@ impl Layout {
         }
     }
 
-    fn is_in(self, folder: &Path) -> bool {
+    fn is_in(self, folder: &Path, subsets: Subsets) -> bool {
         match self {
-            Layout::Market => SUBSETS.iter().all(|(_, name)| folder.join(name).is_dir()),
+            Layout::Market => folders(subsets).iter().all(|(_, name)| folder.join(name).is_dir()),
             // One list is enough to know it; the loader names those that are missing.
             Layout::Msmt17 => LISTS.iter().any(|name| folder.join(name).is_file()),
             Layout::Classic => folder.join(CLASSIC_FILE).is_file(),
         }
     }
 
-    fn parts(self) -> &'static str {
-        match self {
-            Layout::Market => "the folders bounding_box_train, query and bounding_box_test",
-            Layout::Msmt17 => "the lists list_train.txt, list_val.txt, list_query.txt and list_gallery.txt",
-            Layout::Classic => "the file splits.json that `ptl-train convert cuhk03` writes",
+    fn parts(self, subsets: Subsets) -> &'static str {
+        match (self, subsets) {
+            (Layout::Market, Subsets::All) => "the folders bounding_box_train, query and bounding_box_test",
+            (Layout::Market, Subsets::Test) => "the folders query and bounding_box_test",
+            (Layout::Msmt17, _) => "the lists list_train.txt, list_val.txt, list_query.txt and list_gallery.txt",
+            (Layout::Classic, _) => "the file splits.json that `ptl-train convert cuhk03` writes",
         }
     }
 }
@@ -73,32 +75,32 @@ fn usual_folders(kind: DatasetKind) -> &'static [&'static str] {
     }
 }
 
-/// The folder that holds the data set, and its layout.
+/// The folder that holds `subsets` of the data set, and its layout.
 ///
 /// # Errors
 /// [`Error::NotADataset`]: nothing was found, or two data sets.
-pub(super) fn find(root: &Path, kind: DatasetKind) -> Result<(PathBuf, Layout)> {
+pub(super) fn find(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<(PathBuf, Layout)> {
     let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
     if !root.is_dir() {
         return refuse("there is no such folder".into());
     }
     if kind == DatasetKind::Auto {
         let layouts = [Layout::Msmt17, Layout::Classic, Layout::Market];
-        return match layouts.into_iter().find(|layout| layout.is_in(root)) {
+        return match layouts.into_iter().find(|layout| layout.is_in(root, subsets)) {
             Some(layout) => Ok((root.to_path_buf(), layout)),
-            None => refuse(nothing_known(root)),
+            None => refuse(nothing_known(root, subsets)),
         };
     }
     let layout = Layout::of(kind);
-    if layout.is_in(root) {
+    if layout.is_in(root, subsets) {
         return Ok((root.to_path_buf(), layout));
     }
-    let found = below(root, kind);
+    let found = below(root, kind, subsets);
     match &found[..] {
         [folder] => Ok((folder.clone(), layout)),
         [] => refuse(format!(
             "{kind} needs {}: neither it nor one of its folders {} has that",
-            layout.parts(),
+            layout.parts(subsets),
             usual_folders(kind).join(", ")
         )),
         several => {
@@ -109,11 +111,12 @@ pub(super) fn find(root: &Path, kind: DatasetKind) -> Result<(PathBuf, Layout)> 
 }
 
 /// The usual folders that hold the data set. On a file system without upper and lower case two names are one folder.
-fn below(root: &Path, kind: DatasetKind) -> Vec<PathBuf> {
+fn below(root: &Path, kind: DatasetKind, subsets: Subsets) -> Vec<PathBuf> {
     let layout = Layout::of(kind);
     let mut found: Vec<PathBuf> = Vec::new();
     let mut real: Vec<PathBuf> = Vec::new();
-    for folder in usual_folders(kind).iter().map(|name| root.join(name)).filter(|folder| layout.is_in(folder)) {
+    for folder in usual_folders(kind).iter().map(|name| root.join(name)).filter(|folder| layout.is_in(folder, subsets))
+    {
         let path = folder.canonicalize().unwrap_or_else(|_| folder.clone());
         if !real.contains(&path) {
             real.push(path);
@@ -124,15 +127,17 @@ fn below(root: &Path, kind: DatasetKind) -> Vec<PathBuf> {
 }
 
 /// Why a folder has no layout that is known, and what may have been meant.
-fn nothing_known(root: &Path) -> String {
-    let hint = DatasetKind::NAMED.iter().find_map(|&kind| below(root, kind).into_iter().next().map(|f| (kind, f)));
+fn nothing_known(root: &Path, subsets: Subsets) -> String {
+    let hint = |&kind| below(root, kind, subsets).into_iter().next().map(|folder| (kind, folder));
+    let hint = DatasetKind::NAMED.iter().find_map(hint);
     if let Some((kind, folder)) = hint {
         return format!("{kind} seems to lie in {}: name that folder, or the data set's name", folder.display());
     }
-    let missing: Vec<&str> = SUBSETS.iter().map(|&(_, name)| name).filter(|name| !root.join(name).is_dir()).collect();
+    let missing: Vec<&str> =
+        folders(subsets).iter().map(|&(_, name)| name).filter(|name| !root.join(name).is_dir()).collect();
     let lists = "nor the lists of MSMT17 or the splits of a converted CUHK03";
-    if missing.len() == SUBSETS.len() {
+    if missing.len() == folders(subsets).len() {
         return format!("it has no folder {}, {lists}", missing.join(", "));
     }
-    format!("it has no folder {}; expected are bounding_box_train, query and bounding_box_test", missing.join(", "))
+    format!("it has no folder {}; expected are {}", missing.join(", "), Layout::Market.parts(subsets))
 }

@@ -4,13 +4,14 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use super::Subsets;
 use super::kind::DatasetKind;
 use crate::data::dataset::{Dataset, ImageRecord, listed};
 use crate::data::folder::images_below;
 use crate::{Error, Result};
 
 /// Subsets and their folders.
-pub(super) const SUBSETS: [(&str, &str); 3] =
+const SUBSETS: [(&str, &str); 3] =
     [("train", "bounding_box_train"), ("query", "query"), ("gallery", "bounding_box_test")];
 /// Images that belong to nobody's evaluation: dropped, as the data set's authors ask.
 const JUNK: i64 = -1;
@@ -35,14 +36,22 @@ fn bounds(kind: DatasetKind) -> Option<[RangeInclusive<i64>; 2]> {
     }
 }
 
-/// Loads the three folders.
+/// Names and folders of the subsets that are asked for.
+pub(super) fn folders(subsets: Subsets) -> &'static [(&'static str, &'static str)] {
+    match subsets {
+        Subsets::All => &SUBSETS,
+        Subsets::Test => &SUBSETS[1..],
+    }
+}
+
+/// Loads the folders.
 ///
 /// # Errors
 /// A folder is unreadable, or holds no image with a name that tells identity and camera.
-pub(super) fn load(root: &Path, kind: DatasetKind) -> Result<Dataset> {
+pub(super) fn load(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<Dataset> {
     let label = if kind == DatasetKind::Auto { "Market-1501 layout".to_string() } else { kind.to_string() };
     let mut dataset = Dataset { kind, label, ..Dataset::default() };
-    for (subset, folder) in SUBSETS {
+    for &(subset, folder) in folders(subsets) {
         let path = root.join(folder);
         let mut records = Vec::new();
         let mut unparsed = Vec::new();

@@ -9,8 +9,6 @@ mod msmt17;
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use super::Dataset;
 use crate::Result;
 use locate::Layout;
@@ -20,9 +18,19 @@ pub use kind::DatasetKind;
 pub use known::Verdict;
 pub(crate) use market::parse_name;
 
+/// Which images are loaded; others need not be there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Subsets {
+    #[default]
+    All,
+    /// Query and gallery: `Dataset::train` stays empty.
+    Test,
+}
+
 /// What a name alone does not say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
+    pub subsets: Subsets,
     /// MSMT17: train on `list_train.txt` and `list_val.txt`, not on the first alone.
     pub msmt17_val: bool,
     /// CUHK03 classic: which of the splits, from 0.
@@ -31,7 +39,7 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> LoadOptions {
-        LoadOptions { msmt17_val: true, split: 0 }
+        LoadOptions { subsets: Subsets::All, msmt17_val: true, split: 0 }
     }
 }
 
@@ -42,11 +50,12 @@ impl Default for LoadOptions {
 /// [`Error::NotADataset`](crate::Error::NotADataset) says what was looked for and where; lists and files that cannot be
 /// read, and images that lists name but nobody has.
 pub fn load(root: &Path, kind: DatasetKind, options: &LoadOptions) -> Result<Dataset> {
-    let (folder, layout) = locate::find(root, kind)?;
+    let LoadOptions { subsets, msmt17_val, split } = *options;
+    let (folder, layout) = locate::find(root, kind, subsets)?;
     let mut dataset = match layout {
-        Layout::Market => market::load(&folder, kind)?,
-        Layout::Msmt17 => msmt17::load(&folder, options.msmt17_val)?,
-        Layout::Classic => classic::load(&folder, kind, options.split)?,
+        Layout::Market => market::load(&folder, kind, subsets)?,
+        Layout::Msmt17 => msmt17::load(&folder, msmt17_val, subsets)?,
+        Layout::Classic => classic::load(&folder, kind, split, subsets)?,
     };
     dataset.name = root.display().to_string();
     if dataset.kind == DatasetKind::Auto

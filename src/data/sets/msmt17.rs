@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::Subsets;
 use super::kind::DatasetKind;
 use crate::data::dataset::{Dataset, ImageRecord, listed};
 use crate::error::IoContext;
@@ -15,25 +16,32 @@ pub(super) const LISTS: [&str; 4] = ["list_train.txt", "list_val.txt", "list_que
 const FOLDERS: [[&str; 2]; 2] = [["train", "test"], ["mask_train_v2", "mask_test_v2"]];
 const CAMERAS: std::ops::RangeInclusive<i64> = 1..=15;
 
-/// Loads the lists. Identities of the test lists start anew from 0, they are moved behind those of the training lists;
-/// where `list_val.txt` stays unused, its identities count all the same, so that `with_val` moves no test identity.
+/// Loads the lists. Identities of the test lists start anew from 0, they are moved behind those of the training lists; lists
+/// that stay unused count all the same, so that neither `with_val` nor `subsets` moves a test identity. Images are looked for
+/// only where they are used.
 ///
 /// # Errors
 /// A list or folder is missing, a line does not read as path and identity, or an image is not there.
-pub(super) fn load(root: &Path, with_val: bool) -> Result<Dataset> {
+pub(super) fn load(root: &Path, with_val: bool, subsets: Subsets) -> Result<Dataset> {
     let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
-    let missing: Vec<&str> =
-        LISTS.into_iter().filter(|list| (with_val || *list != "list_val.txt") && !root.join(list).is_file()).collect();
+    let for_training = subsets == Subsets::All;
+    let with_val_images = with_val && for_training;
+    let needed = LISTS.into_iter().filter(|list| with_val_images || *list != "list_val.txt");
+    let missing: Vec<&str> = needed.filter(|list| !root.join(list).is_file()).collect();
     if !missing.is_empty() {
         let way_out = if missing == ["list_val.txt"] { "; --msmt17-val false trains without it" } else { "" };
         return refuse(format!("MSMT17 needs {}, missing {}{way_out}", LISTS.join(", "), missing.join(", ")));
     }
-    let Some([train, test]) = FOLDERS.into_iter().find(|names| names.iter().all(|name| root.join(name).is_dir()))
-    else {
-        return refuse("MSMT17 needs the image folders train and test, or mask_train_v2 and mask_test_v2".into());
+    let is_there = |[train, test]: &[&str; 2]| root.join(test).is_dir() && (!for_training || root.join(train).is_dir());
+    let Some([train, test]) = FOLDERS.into_iter().find(is_there) else {
+        return refuse(match subsets {
+            Subsets::All => "MSMT17 needs the image folders train and test, or mask_train_v2 and mask_test_v2".into(),
+            Subsets::Test => "MSMT17's test images are in the folder test or mask_test_v2, there is neither".into(),
+        });
     };
-    let mut records = read_list(root, train, "list_train.txt")?;
-    let val = if root.join("list_val.txt").is_file() { read_list(root, train, "list_val.txt")? } else { Vec::new() };
+    let mut records = read_list(root, train, "list_train.txt", for_training)?;
+    let has_val = root.join("list_val.txt").is_file();
+    let val = if has_val { read_list(root, train, "list_val.txt", with_val_images)? } else { Vec::new() };
     let first_test_id = records.iter().chain(&val).map(|r| r.pid + 1).max().unwrap_or(0);
     if with_val {
         records.extend(val);
@@ -46,12 +54,14 @@ pub(super) fn load(root: &Path, with_val: bool) -> Result<Dataset> {
     let mut dataset = Dataset {
         kind: DatasetKind::Msmt17,
         label: format!("msmt17 ({}, {})", edition(root, train), if with_val { "train+val" } else { "train" }),
-        query: moved(read_list(root, test, "list_query.txt")?),
-        gallery: moved(read_list(root, test, "list_gallery.txt")?),
+        query: moved(read_list(root, test, "list_query.txt", true)?),
+        gallery: moved(read_list(root, test, "list_gallery.txt", true)?),
         ..Dataset::default()
     };
-    records.sort_by(by_path);
-    dataset.train = records;
+    if for_training {
+        records.sort_by(by_path);
+        dataset.train = records;
+    }
     let all = || dataset.train.iter().chain(&dataset.query).chain(&dataset.gallery);
     let strange: BTreeSet<i64> = all().map(|r| r.camid).filter(|camid| !CAMERAS.contains(camid)).collect();
     if !strange.is_empty() {
@@ -76,8 +86,8 @@ fn edition(root: &Path, train: &str) -> &'static str {
     }
 }
 
-/// Reads one list and looks for its images.
-fn read_list(root: &Path, folder: &str, list: &str) -> Result<Vec<ImageRecord>> {
+/// Reads one list; where they are `used`, its images must be there.
+fn read_list(root: &Path, folder: &str, list: &str, used: bool) -> Result<Vec<ImageRecord>> {
     let path = root.join(list);
     let text = fs::read_to_string(&path).at("read", &path)?;
     let folder = root.join(folder);
@@ -90,7 +100,7 @@ fn read_list(root: &Path, folder: &str, list: &str) -> Result<Vec<ImageRecord>> 
     if records.is_empty() {
         return Err(Error::NotADataset { path, reason: "the list names no image".into() });
     }
-    let missing: Vec<&PathBuf> = records.iter().map(|r| &r.path).filter(|path| !path.is_file()).collect();
+    let missing: Vec<&PathBuf> = records.iter().map(|r| &r.path).filter(|path| used && !path.is_file()).collect();
     match missing.first() {
         Some(&first) => {
             Err(Error::MissingImages { list: path, missing: missing.len(), total: records.len(), first: first.clone() })

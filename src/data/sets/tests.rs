@@ -92,7 +92,10 @@ fn a_wrong_folder_is_named_with_what_is_missing() {
     let named = error(folder.path(), DatasetKind::DukeMtmcReid);
     assert!(named.contains("dukemtmcreid needs the folders") && named.contains("DukeMTMC-reID"), "{named}");
     let part = error(tree(&["query/0002_c1s1_1_0.jpg"]).path(), DatasetKind::Auto);
-    assert!(part.contains("it has no folder bounding_box_train, bounding_box_test; expected"), "{part}");
+    assert!(
+        part.contains("it has no folder bounding_box_train, bounding_box_test; expected are the folders"),
+        "{part}"
+    );
     let empty = tree(&["query/x.txt", "bounding_box_train/x.txt", "bounding_box_test/x.txt"]);
     assert!(error(empty.path(), DatasetKind::Auto).contains("no image in it"));
     let foreign = tree(&["query/a.jpg", "bounding_box_train/a.jpg", "bounding_box_test/a.jpg"]);
@@ -170,6 +173,58 @@ fn msmt17_keeps_test_identities_apart_and_says_edition_and_lists() {
     let missing = error(folder.path(), DatasetKind::Msmt17);
     assert!(missing.contains("missing list_val.txt; --msmt17-val false"), "{missing}");
     assert!(load(folder.path(), DatasetKind::Msmt17, &without).is_ok());
+}
+
+#[test]
+fn test_sets_need_no_training_images_and_keep_their_identities() {
+    let test = |folder: &tempfile::TempDir, kind| {
+        load(folder.path(), kind, &LoadOptions { subsets: Subsets::Test, ..LoadOptions::default() })
+    };
+    let same = |a: &Dataset, b: &Dataset| {
+        assert!(b.train.is_empty() && b.warnings.is_empty(), "{:?}", b.warnings);
+        assert_eq!((&a.query, &a.gallery, &a.label, a.kind), (&b.query, &b.gallery, &b.label, b.kind));
+        assert!(!b.banner().to_string().contains("train"));
+    };
+    let folder = tree(&SMALL_MARKET);
+    let whole = loaded(folder.path(), DatasetKind::Auto);
+    fs::remove_dir_all(folder.path().join("bounding_box_train")).unwrap();
+    same(&whole, &test(&folder, DatasetKind::Auto).unwrap());
+    fs::remove_dir_all(folder.path().join("query")).unwrap();
+    let refused = test(&folder, DatasetKind::Auto).unwrap_err().to_string();
+    assert!(refused.contains("no folder query; expected are the folders query and bounding_box_test"), "{refused}");
+    let named = test(&folder, DatasetKind::Market1501).unwrap_err().to_string();
+    assert!(named.contains("market1501 needs the folders query and bounding_box_test"), "{named}");
+
+    let folder = tree(&SMALL_MSMT17);
+    let whole = loaded(folder.path(), DatasetKind::Msmt17);
+    fs::remove_dir_all(folder.path().join("mask_train_v2")).unwrap();
+    same(&whole, &test(&folder, DatasetKind::Msmt17).unwrap());
+    fs::remove_file(folder.path().join("list_val.txt")).unwrap();
+    same(&whole, &test(&folder, DatasetKind::Auto).unwrap());
+    fs::rename(folder.path().join("mask_test_v2"), folder.path().join("other")).unwrap();
+    let refused = test(&folder, DatasetKind::Auto).unwrap_err().to_string();
+    assert!(refused.contains("test or mask_test_v2"), "{refused}");
+
+    let splits = "splits.json={\"dataset\": \"cuhk03-classic-labeled\", \"images\": [[\"a.jpg\", 1, 1], [\"b.jpg\", 2, 1], \
+        [\"c.jpg\", 2, 2]], \"splits\": [[2]]}";
+    let folder = tree(&["a.jpg", "b.jpg", "c.jpg", splits]);
+    let whole = loaded(folder.path(), DatasetKind::Auto);
+    fs::remove_file(folder.path().join("a.jpg")).unwrap();
+    same(&whole, &test(&folder, DatasetKind::Auto).unwrap());
+    fs::remove_file(folder.path().join("b.jpg")).unwrap();
+    let lost = test(&folder, DatasetKind::Auto).unwrap_err().to_string();
+    assert!(lost.contains("1 of 2 images"), "{lost}");
+}
+
+#[test]
+fn msmt17_without_validation_looks_for_none_of_its_images() {
+    let folder = tree(&SMALL_MSMT17);
+    let whole = loaded(folder.path(), DatasetKind::Msmt17);
+    fs::remove_file(folder.path().join("mask_train_v2/0001/0001_001_11_0329morning_1135_2.jpg")).unwrap();
+    assert!(error(folder.path(), DatasetKind::Msmt17).contains("1 of 1 images"));
+    let without = LoadOptions { msmt17_val: false, ..LoadOptions::default() };
+    let dataset = load(folder.path(), DatasetKind::Msmt17, &without).unwrap();
+    assert_eq!((ids(&dataset.train), dataset.query), (vec![(0, 8), (1, 12)], whole.query));
 }
 
 #[test]
