@@ -85,21 +85,21 @@ impl Op for BConvCell {
     }
 
     fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
-        let launch = ConvLaunch { gpu, geometry: &self.gates };
+        let launch = ConvLaunch::cell(gpu, &self.gates);
         let gates = self.gates.pixels() * self.gates.out_c * gpu.activation_bytes();
         Ok(Needs {
             inputs: vec![true],
             saved: gates.div_ceil(4),
             forward_workspace: launch.cell_workspace(),
-            backward_workspace: launch.backward_workspace(),
+            backward_workspace: launch.backward_workspace()?,
             ..Needs::default()
         })
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
         let states = cx.state.expect("a cell has a state");
-        let launch = ConvLaunch { gpu: cx.gpu, geometry: &self.gates };
-        launch.cell(cx.inputs[0], cx.params[0], states, cx.output, cx.saved, cx.workspace)
+        let launch = ConvLaunch::cell(cx.gpu, &self.gates);
+        launch.step_cell(cx.inputs[0], cx.params[0], states, cx.output, cx.saved, cx.workspace)
     }
 
     fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
@@ -107,7 +107,7 @@ impl Op for BConvCell {
         let (grid, dgates) = (Grid::any(pixels * channels), cx.saved);
         let (prev, dy) = (cx.prev_state, cx.grad_output);
         kernels::bconv_gate_gradients(cx.gpu, grid, dgates, prev, dy, pixels as i64, channels as i32)?;
-        let launch = ConvLaunch { gpu: cx.gpu, geometry: &self.gates };
+        let launch = ConvLaunch::cell(cx.gpu, &self.gates);
         if let Some(grad) = cx.grad_inputs[0] {
             launch.backward_data(dgates, cx.params[0], grad, cx.workspace)?;
         }

@@ -134,4 +134,9 @@ impl CaseRun {
         self.session.set_grad(self.output, &self.cotangent)?;
         self.session.backward(&mut self.store, &mut self.states)
     }
+
+    /// The latent states after [`CaseRun::forward`].
+    pub fn states(&self) -> Vec<Vec<f32>> {
+        (0..self.initial_states.len()).map(|i| self.states.current(StateId::from_index(i)).to_vec()).collect()
+    }
 }

@@ -15,6 +15,7 @@ use crate::store::{Layout, ParamId, Store};
 #[derive(Debug)]
 struct Conv2d {
     geometry: Conv2dGeometry,
+    bias: bool,
 }
 
 /// Convolution of `x` with a `Conv` weight of torch shape `[out, in, kh, kw]`, and an optional bias `[out]`.
@@ -40,7 +41,7 @@ pub fn conv2d(
     let geometry = Conv2dGeometry::new(input.n, [input.h, input.w], input.c, param.shape[0], kernel, stride, padding)?;
     let shape = Shape::new(input.n, geometry.out_h(), geometry.out_w(), geometry.out_c);
     let params = std::iter::once(weight).chain(bias).collect();
-    g.push(Conv2d { geometry }, &[x], shape, Attachments { params, ..Attachments::default() })
+    g.push(Conv2d { geometry, bias: bias.is_some() }, &[x], shape, Attachments { params, ..Attachments::default() })
 }
 
 /// `x Wᵀ + b` for vectors `[n, 1, 1, in]` and a `Conv` weight of torch shape `[out, in]`.
@@ -98,19 +99,19 @@ impl Op for Conv2d {
     }
 
     fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
-        let launch = ConvLaunch { gpu, geometry: &self.geometry };
-        let (forward_workspace, backward_workspace) = (launch.forward_workspace(), launch.backward_workspace());
+        let launch = ConvLaunch::plain(gpu, &self.geometry, self.bias);
+        let (forward_workspace, backward_workspace) = (launch.forward_workspace()?, launch.backward_workspace()?);
         Ok(Needs { inputs: vec![true], forward_workspace, backward_workspace, ..Needs::default() })
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
         let bias = cx.params.get(1).copied().unwrap_or(Ptr::NULL);
-        let launch = ConvLaunch { gpu: cx.gpu, geometry: &self.geometry };
+        let launch = ConvLaunch::plain(cx.gpu, &self.geometry, self.bias);
         launch.forward(cx.inputs[0], cx.params[0], bias, cx.output, cx.workspace)
     }
 
     fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
-        let launch = ConvLaunch { gpu: cx.gpu, geometry: &self.geometry };
+        let launch = ConvLaunch::plain(cx.gpu, &self.geometry, self.bias);
         if let Some(grad) = cx.grad_inputs[0] {
             launch.backward_data(cx.grad_output, cx.params[0], grad, cx.workspace)?;
         }

@@ -1,10 +1,9 @@
-//! Convolutions on a GPU, as plain ops and cells launch them: which kernels, which workspace.
+//! Convolutions on a GPU, as plain ops and cells launch them: which kernels or vendor calls, which workspace.
 
+use super::gpu::{GpuGrad, Part, Parts, split_rows};
 use crate::Result;
 use crate::cpu::conv::Conv2dGeometry;
-use crate::device::{Gpu, Grid, Precision, Ptr, kernels};
-
-use super::gpu::{GpuGrad, Part, Parts};
+use crate::device::{Gpu, Grid, Precision, Ptr, Untyped, Vendor, kernels};
 
 /// Output pixels of a tile.
 const TILE_PIXELS: usize = 128;
@@ -12,78 +11,97 @@ const TILE_PIXELS: usize = 128;
 const ENOUGH_BLOCKS: usize = 264;
 /// Pixels that a block sums at least.
 const LEAST_SPLIT: usize = 256;
-
-/// Dynamic shared memory of the kernels on tensor cores.
+/// Dynamic shared memory of the kernels on tensor cores: forward and the input's gradient, the weight's gradient.
 const MMA_SHARED_BYTES: usize = 63488;
+const WEIGHT_MMA_SHARED_BYTES: usize = 52224;
 
 /// A convolution on a GPU, of activations in its precision with weights in f32.
 pub(super) struct ConvLaunch<'a> {
-    pub gpu: &'a Gpu,
-    pub geometry: &'a Conv2dGeometry,
+    gpu: &'a Gpu,
+    geometry: &'a Conv2dGeometry,
+    /// The vendor's libraries do it.
+    vendor: Option<&'a dyn Vendor>,
 }
 
-/// Workspace of both gradients, one after the other.
+/// Workspace of a pass by the vendor.
+struct VendorParts {
+    /// Weights, or their gradient, as `[out, kh, kw, in]`.
+    weight: Part<Untyped>,
+    scratch: Part<Untyped>,
+    parts: Parts,
+}
+
+/// Workspace of the gradients by our own kernels.
 struct BackwardParts {
+    packed: Part<Untyped>,
     weight_partials: Part<f32>,
     bias_partials: Part<f32>,
     parts: Parts,
 }
 
-impl ConvLaunch<'_> {
+impl<'a> ConvLaunch<'a> {
+    /// A plain convolution: by the vendor where that is switched on. One with a bias is small, and ours.
+    pub fn plain(gpu: &'a Gpu, geometry: &'a Conv2dGeometry, bias: bool) -> ConvLaunch<'a> {
+        ConvLaunch { gpu, geometry, vendor: if bias { None } else { gpu.vendor() } }
+    }
+
+    /// The convolution of a cell, to its four gates: ours.
+    pub fn cell(gpu: &'a Gpu, geometry: &'a Conv2dGeometry) -> ConvLaunch<'a> {
+        ConvLaunch { gpu, geometry, vendor: None }
+    }
+
     /// Words of workspace of [`ConvLaunch::forward`].
-    pub fn forward_workspace(&self) -> usize {
-        0
+    ///
+    /// # Errors
+    /// The vendor has no algorithm.
+    pub fn forward_workspace(&self) -> Result<usize> {
+        match self.vendor {
+            Some(vendor) => Ok(self.vendor_parts(vendor)?[0].parts.words()),
+            None => Ok(self.packed_words(self.geometry.out_c, self.geometry.in_c, 128)),
+        }
+    }
+
+    /// Words of workspace of [`ConvLaunch::step_cell`].
+    pub fn cell_workspace(&self) -> usize {
+        self.packed_words(self.geometry.out_c / 4, self.geometry.in_c, 32)
     }
 
     /// Words of workspace of the three gradients.
-    pub fn backward_workspace(&self) -> usize {
-        self.backward_parts().parts.words()
+    ///
+    /// # Errors
+    /// The vendor has no algorithm.
+    pub fn backward_workspace(&self) -> Result<usize> {
+        match self.vendor {
+            Some(vendor) => Ok(self.vendor_parts(vendor)?[1].parts.words()),
+            None => Ok(self.backward_parts().parts.words()),
+        }
     }
 
     /// `y = conv(x, weight) + bias`; no bias where it is null.
-    pub fn forward(&self, x: Ptr, weight: Ptr<f32>, bias: Ptr<f32>, y: Ptr, _workspace: Ptr) -> Result<()> {
-        let g = self.geometry;
+    pub fn forward(&self, x: Ptr, weight: Ptr<f32>, bias: Ptr<f32>, y: Ptr, workspace: Ptr) -> Result<()> {
+        let (gpu, g) = (self.gpu, self.geometry);
+        if let Some(vendor) = self.vendor {
+            let [parts, _] = self.vendor_parts(vendor)?;
+            let (turned, scratch) = (parts.weight.of(workspace), parts.scratch.of(workspace));
+            self.turn_weight(weight, turned)?;
+            // SAFETY: the plan gave all operands the sizes of this geometry, and the workspace what the vendor asked for.
+            return unsafe {
+                vendor.forward(g, gpu.precision(), x.address(), turned.address(), y.address(), scratch.address())
+            };
+        }
         let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
-        let grid = [g.pixels().div_ceil(TILE_PIXELS), g.out_c.div_ceil(64)];
-        match self.gpu.precision() {
-            Precision::F32 => kernels::conv2d_forward_f32(
-                self.gpu,
-                grid,
-                x.cast(),
-                weight,
-                bias,
-                y.cast(),
-                n,
-                ih,
-                iw,
-                ic,
-                oh,
-                ow,
-                oc,
-                kh,
-                kw,
-                sy,
-                sx,
-                py,
-                px,
-            ),
-            _ => unimplemented!(),
-        }
-    }
-
-    /// Words of workspace of [`ConvLaunch::cell`].
-    pub fn cell_workspace(&self) -> usize {
-        let g = self.geometry;
-        let packed = (g.out_c / 4).div_ceil(32) * g.taps() * g.in_c.div_ceil(32) * 128 * 32;
-        match self.gpu.precision() {
-            Precision::F32 => 0,
-            Precision::Tf32 => packed,
-            Precision::Bf16 => packed / 2,
-        }
+        let tiles = g.pixels().div_ceil(TILE_PIXELS);
+        let (weight, grid): (Ptr, Grid) = if gpu.precision() == Precision::F32 {
+            (weight.cast(), [tiles, g.out_c.div_ceil(64)].into())
+        } else {
+            kernels::pack_weights(gpu, Grid::any(g.k() * g.out_c), weight, workspace, kh * kw, ic, oc)?;
+            (workspace, Grid::from([tiles, g.out_c.div_ceil(128)]).shared(MMA_SHARED_BYTES))
+        };
+        kernels::conv2d_forward(gpu, grid, x, weight, bias, y, n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px)
     }
 
     /// One step of a cell whose gates are this convolution's outputs; `gates` is null or gets the activated gates.
-    pub fn cell(
+    pub fn step_cell(
         &self,
         x: Ptr,
         weight: Ptr<f32>,
@@ -94,16 +112,13 @@ impl ConvLaunch<'_> {
     ) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
         let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
-        let c = oc / 4;
+        let (c, channels) = (oc / 4, g.out_c / 4);
         let tiles = g.pixels().div_ceil(TILE_PIXELS);
-        let (weight, grid): (Ptr, Grid) = match gpu.precision() {
-            Precision::F32 => (weight.cast(), [tiles, (c as usize).div_ceil(16)].into()),
-            _ => {
-                let count = self.cell_workspace() * 4 / gpu.activation_bytes();
-                kernels::pack_gates(gpu, Grid::any(count), weight, workspace, kh * kw, ic, c)?;
-                let grid: Grid = [tiles, (c as usize).div_ceil(32)].into();
-                (workspace, grid.shared(MMA_SHARED_BYTES))
-            }
+        let (weight, grid): (Ptr, Grid) = if gpu.precision() == Precision::F32 {
+            (weight.cast(), [tiles, channels.div_ceil(16)].into())
+        } else {
+            kernels::pack_gates(gpu, Grid::any(g.k() * g.out_c), weight, workspace, kh * kw, ic, c)?;
+            (workspace, Grid::from([tiles, channels.div_ceil(32)]).shared(MMA_SHARED_BYTES))
         };
         kernels::bconv_forward(
             gpu, grid, x, weight, prev, next, y, gates, n, ih, iw, ic, oh, ow, c, kh, kw, sy, sx, py, px,
@@ -111,69 +126,57 @@ impl ConvLaunch<'_> {
     }
 
     /// `dx (+)= convᵀ(dy, weight)`
-    pub fn backward_data(&self, dy: Ptr, weight: Ptr<f32>, dx: GpuGrad<Ptr>, _workspace: Ptr) -> Result<()> {
-        let g = self.geometry;
-        let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
-        let phase_pixels = g.batch * g.in_h.div_ceil(g.stride[0]) * g.in_w.div_ceil(g.stride[1]);
-        let blocks =
-            |columns| [phase_pixels.div_ceil(TILE_PIXELS), g.in_c.div_ceil(columns), g.stride[0] * g.stride[1]];
-        match self.gpu.precision() {
-            Precision::F32 => kernels::conv2d_backward_data_f32(
-                self.gpu,
-                blocks(64),
-                dy.cast(),
-                weight,
-                dx.data.cast(),
-                n,
-                ih,
-                iw,
-                ic,
-                oh,
-                ow,
-                oc,
-                kh,
-                kw,
-                sy,
-                sx,
-                py,
-                px,
-                dx.flag(),
-            ),
-            _ => unimplemented!(),
+    pub fn backward_data(&self, dy: Ptr, weight: Ptr<f32>, dx: GpuGrad<Ptr>, workspace: Ptr) -> Result<()> {
+        let (gpu, g) = (self.gpu, self.geometry);
+        if let Some(vendor) = self.vendor {
+            let [_, parts] = self.vendor_parts(vendor)?;
+            let (turned, scratch) = (parts.weight.of(workspace), parts.scratch.of(workspace));
+            self.turn_weight(weight, turned)?;
+            let (dy, turned, to, scratch) = (dy.address(), turned.address(), dx.data.address(), scratch.address());
+            // SAFETY: as in `forward`.
+            return unsafe { vendor.backward_data(g, gpu.precision(), dy, turned, to, dx.accumulate, scratch) };
         }
+        let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
+        let tiles = (g.batch * g.in_h.div_ceil(g.stride[0]) * g.in_w.div_ceil(g.stride[1])).div_ceil(TILE_PIXELS);
+        let phases = g.stride[0] * g.stride[1];
+        let (weight, grid): (Ptr, Grid) = if gpu.precision() == Precision::F32 {
+            (weight.cast(), [tiles, g.in_c.div_ceil(64), phases].into())
+        } else {
+            let packed = self.backward_parts().packed.of(workspace);
+            kernels::pack_transposed(gpu, Grid::any(g.k() * g.out_c), weight, packed, kh, kw, ic, oc, sy, sx)?;
+            (packed, Grid::from([tiles, g.in_c.div_ceil(128), phases]).shared(MMA_SHARED_BYTES))
+        };
+        let (dx, flag) = (dx.data, dx.flag());
+        kernels::conv2d_backward_data(
+            gpu, grid, dy, weight, dx, n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px, flag,
+        )
     }
 
     /// `dweight (+)= corr(x, dy)`
     pub fn backward_weight(&self, x: Ptr, dy: Ptr, dweight: GpuGrad<Ptr<f32>>, workspace: Ptr) -> Result<()> {
-        let g = self.geometry;
+        let (gpu, g) = (self.gpu, self.geometry);
+        if let Some(vendor) = self.vendor {
+            let [_, parts] = self.vendor_parts(vendor)?;
+            let (turned, scratch) = (parts.weight.of(workspace), parts.scratch.of(workspace));
+            let (x, dy, to, ws) = (x.address(), dy.address(), turned.address(), scratch.address());
+            // SAFETY: as in `forward`.
+            unsafe { vendor.backward_weight(g, gpu.precision(), x, dy, to, ws) }?;
+            let (rows, columns, flag) = (g.out_c as i32, g.k() as i32, dweight.flag());
+            let grid = Grid::any(g.k() * g.out_c);
+            return kernels::transpose_put(gpu, grid, turned, dweight.data, rows, columns, flag);
+        }
         let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
         let partials = self.backward_parts().weight_partials.of(workspace);
         let (split_pixels, splits) = self.weight_splits();
-        let blocks = [g.k().div_ceil(128), g.out_c.div_ceil(64), splits];
-        match self.gpu.precision() {
-            Precision::F32 => kernels::conv2d_backward_weight_f32(
-                self.gpu,
-                blocks,
-                x.cast(),
-                dy.cast(),
-                partials,
-                n,
-                ih,
-                iw,
-                ic,
-                oh,
-                ow,
-                oc,
-                kh,
-                kw,
-                sy,
-                sx,
-                py,
-                px,
-                split_pixels as i32,
-            )?,
-            _ => unimplemented!(),
-        }
+        let (split, rows) = (split_pixels as i32, g.k().div_ceil(128));
+        let grid = if gpu.precision() == Precision::F32 {
+            Grid::from([rows, g.out_c.div_ceil(64), splits])
+        } else {
+            Grid::from([rows, g.out_c.div_ceil(128), splits]).shared(WEIGHT_MMA_SHARED_BYTES)
+        };
+        kernels::conv2d_backward_weight(
+            gpu, grid, x, dy, partials, n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px, split,
+        )?;
         self.sum_partials(partials, dweight, splits, g.k() * g.out_c)
     }
 
@@ -184,7 +187,7 @@ impl ConvLaunch<'_> {
         let (split_rows, splits) = self.bias_splits();
         let (rows, columns) = (g.pixels() as i64, g.out_c as i32);
         let grid = [g.out_c.div_ceil(32), splits];
-        kernels::column_sums_f32(self.gpu, grid, dy.cast(), partials, rows, columns, split_rows as i32)?;
+        kernels::column_sums(self.gpu, grid, dy, partials, rows, columns, split_rows as i32)?;
         self.sum_partials(partials, dbias, splits, g.out_c)
     }
 
@@ -193,25 +196,54 @@ impl ConvLaunch<'_> {
         kernels::sum_partials_f32(self.gpu, Grid::any(count), partials, sum.data, splits, count as i64, flag)
     }
 
+    /// `[kh, kw, in, out]` in f32 to `[out, kh, kw, in]` in the activations' type.
+    fn turn_weight(&self, weight: Ptr<f32>, turned: Ptr) -> Result<()> {
+        let (rows, columns) = (self.geometry.k(), self.geometry.out_c);
+        kernels::transpose_cast(self.gpu, Grid::any(rows * columns), weight, turned, rows as i32, columns as i32)
+    }
+
+    /// Of forward and backward.
+    fn vendor_parts(&self, vendor: &dyn Vendor) -> Result<[VendorParts; 2]> {
+        let scratch = vendor.workspace(self.geometry, self.gpu.precision())?;
+        Ok(scratch.map(|bytes| {
+            let mut parts = Parts::default();
+            let weight = parts.add_bytes(self.geometry.k() * self.geometry.out_c * self.gpu.activation_bytes());
+            let scratch = parts.add_bytes(bytes);
+            VendorParts { weight, scratch, parts }
+        }))
+    }
+
     fn backward_parts(&self) -> BackwardParts {
+        let g = self.geometry;
         let mut parts = Parts::default();
-        let weight_partials = parts.add(self.weight_splits().1 * self.geometry.k() * self.geometry.out_c);
-        let bias_partials = parts.add(self.bias_splits().1 * self.geometry.out_c);
-        BackwardParts { weight_partials, bias_partials, parts }
+        let packed = parts.add_bytes(4 * self.packed_words(g.in_c, g.out_c, 128));
+        let weight_partials = parts.add(self.weight_splits().1 * g.k() * g.out_c);
+        let bias_partials = parts.add(self.bias_splits().1 * g.out_c);
+        BackwardParts { packed, weight_partials, bias_partials, parts }
+    }
+
+    /// Words of weights that are packed for tensor cores: blocks of 128 columns (`outputs` make one for each `a_block`) by
+    /// 64 bytes of `inputs`, for each tap. None in f32.
+    fn packed_words(&self, outputs: usize, inputs: usize, a_block: usize) -> usize {
+        if self.gpu.precision() == Precision::F32 {
+            return 0;
+        }
+        let depth = 64 / self.gpu.activation_bytes();
+        outputs.div_ceil(a_block) * self.geometry.taps() * inputs.div_ceil(depth) * 128 * 64 / 4
     }
 
     /// Pixels of a split of the weight gradient, and the number of splits.
     fn weight_splits(&self) -> (usize, usize) {
         let g = self.geometry;
         let tiles = g.k().div_ceil(128) * g.out_c.div_ceil(64);
-        let split = super::gpu::split_rows(g.pixels(), LEAST_SPLIT, ENOUGH_BLOCKS.div_ceil(tiles));
+        let split = split_rows(g.pixels(), LEAST_SPLIT, ENOUGH_BLOCKS.div_ceil(tiles));
         (split, g.pixels().div_ceil(split))
     }
 
     /// The same for the bias gradient.
     fn bias_splits(&self) -> (usize, usize) {
         let rows = self.geometry.pixels();
-        let split = super::gpu::split_rows(rows, LEAST_SPLIT, 64);
+        let split = split_rows(rows, LEAST_SPLIT, 64);
         (split, rows.div_ceil(split))
     }
 }

@@ -1,0 +1,18 @@
+//! The CUDA path on every machine: the kernels run by the emulator, behind the same plan, arena and launches as on a GPU.
+
+mod ops;
+mod training;
+
+use ptl::device::{Device, DeviceKind, DeviceOptions, Precision};
+
+/// The emulated GPU, or `None` (and a note) in a build without a C++ compiler.
+fn emulated(precision: Precision) -> Option<Device> {
+    match Device::open(&DeviceOptions { kind: DeviceKind::Emulated, precision, vendor: false }) {
+        Ok(device) => Some(device),
+        Err(error) => {
+            use std::io::Write;
+            std::io::stderr().write_all(format!("SKIPPED: {error}\n").as_bytes()).expect("stderr takes a line");
+            None
+        }
+    }
+}

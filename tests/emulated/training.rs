@@ -1,0 +1,161 @@
+//! Every network trains and evaluates on the emulated GPU: the same settings, run folder and checkpoints as on the CPU.
+
+use ptl::config::{Config, Overrides};
+use ptl::data::synth::{self, Domain, SynthConfig};
+use ptl::data::{Dataset, DatasetKind, LoadOptions, load};
+use ptl::device::{Device, DeviceKind, Precision};
+use ptl::eval::{TrainedModel, extract_features};
+use ptl::nn::Arch;
+use ptl::progress::Reporter;
+use ptl::run_dir::RunDir;
+use ptl::stop::StopFlag;
+use ptl::train::{self, Job, Outcome, Start, state};
+use tempfile::TempDir;
+
+use crate::emulated;
+
+/// Four identities to train on, two to test.
+fn dataset(height: usize, width: usize) -> (Dataset, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let sizes = SynthConfig { train_ids: 4, test_ids: 2, cams: 2, height, width, ..SynthConfig::default() };
+    let config = SynthConfig { domain: Domain::Source, ..sizes };
+    let path = folder.path().join("data");
+    synth::generate(&path, &config, &|_, _| {}).unwrap();
+    (load(&path, DatasetKind::Auto, &LoadOptions::default()).unwrap(), folder)
+}
+
+/// Two steps of the network's own recipe, at a small width and with small images.
+fn config(arch: &str, device: DeviceKind) -> Config {
+    let mut config = Config::recipe(arch);
+    (config.device, config.seed) = (device, 3);
+    let mgn = arch.starts_with("mgn");
+    (config.model.width, config.model.embedding) = (0.0625, 8);
+    (config.model.height, config.model.image_width) = if mgn { (96, 32) } else { (32, 16) };
+    (config.sampler.ids, config.sampler.images) = (2, 2);
+    (config.schedule.epochs, config.train.max_steps) = (1, Some(2));
+    config.train.log_every = 1;
+    config.optim.lr = 1e-3;
+    config.optim.clip_norm = 5.0;
+    config.eval.batch = 4;
+    config
+}
+
+fn run(config: &Config, dataset: &Dataset, start: Start, run: &RunDir) -> Outcome {
+    let reporter = Reporter::silent().with_log(&run.log_path()).unwrap();
+    let stop = StopFlag::default();
+    train::run(&Job { config, dataset, target: None, start, run, reporter: &reporter, stop: &stop }).unwrap()
+}
+
+/// Losses and gradient norms, step by step.
+fn metrics(run: &RunDir) -> Vec<[f64; 4]> {
+    let text = std::fs::read_to_string(run.root().join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let steps = lines.filter(|line| line["type"] == "step");
+    let number = |line: &serde_json::Value, key: &str| line[key].as_f64().unwrap();
+    steps.map(|line| ["loss", "cross_entropy", "triplet", "grad_norm"].map(|key| number(&line, key))).collect()
+}
+
+#[test]
+fn every_network_trains_and_evaluates_as_on_the_cpu() {
+    if emulated(Precision::F32).is_none() {
+        return;
+    }
+    for arch in Arch::NAMES {
+        let (data, folder) = if arch.starts_with("mgn") { dataset(96, 32) } else { dataset(32, 16) };
+        let runs = [("cpu", DeviceKind::Cpu), ("gpu", DeviceKind::Emulated)].map(|(name, device)| {
+            let dir = RunDir::create(&folder.path().join(name)).unwrap();
+            let Outcome::Finished(report) = run(&config(arch, device), &data, Start::Scratch, &dir) else {
+                panic!("{arch} was not stopped")
+            };
+            assert!(report.map > 0.0, "{arch} on {name}");
+            dir
+        });
+        let [want, got] = [0, 1].map(|i| metrics(&runs[i]));
+        assert_eq!((got.len(), want.len()), (2, 2), "{arch}");
+        // The second step sees what the first one's rounding made of parameters that Adam moves by lr whatever the gradient's size.
+        for (step, tolerance) in [1e-3, 5e-2].into_iter().enumerate() {
+            for (got, want) in got[step].iter().zip(&want[step]) {
+                assert!((got - want).abs() <= tolerance * want.abs().max(0.1), "{arch}, step {step}: {got}, not {want}");
+            }
+        }
+        // The GPU's checkpoint, evaluated on both.
+        let features = [Device::Cpu, emulated(Precision::F32).unwrap()].map(|device| {
+            let TrainedModel { config, network, mut store, states, .. } =
+                TrainedModel::open(runs[1].root(), &Overrides::default()).unwrap();
+            let silent = Reporter::silent();
+            let (network, records) = (network.as_ref(), &data.query);
+            extract_features(network, &mut store, &states, records, &config, &device, &silent).unwrap().0
+        });
+        for (got, want) in features[1].iter().zip(&features[0]) {
+            assert!((got - want).abs() <= 1e-4, "{arch}: a feature is {got}, not {want}");
+        }
+    }
+}
+
+#[test]
+fn a_run_resumes_bit_for_bit_and_replays_what_it_recorded() {
+    if emulated(Precision::F32).is_none() {
+        return;
+    }
+    let (data, folder) = dataset(32, 16);
+    let newest = |name: &str, settings: &[(usize, bool)]| {
+        let dir = RunDir::create(&folder.path().join(name)).unwrap();
+        for (i, &(steps, graph)) in settings.iter().enumerate() {
+            let mut config = config("resnet18-ptl", DeviceKind::Emulated);
+            (config.schedule.epochs, config.sampler.passes) = (2, 2);
+            config.train.max_steps = Some(steps);
+            config.gpu.graph = graph;
+            run(&config, &data, if i == 0 { Start::Scratch } else { Start::Resume }, &dir);
+        }
+        let newest = state::newest(&dir.checkpoints()).unwrap();
+        [state::MODEL_FILE, state::TRAINING_FILE].map(|file| ptl::checkpoint::File::open(&newest.join(file)).unwrap())
+    };
+    let whole = newest("whole", &[(6, true)]);
+    for other in [newest("launched", &[(6, false)]), newest("resumed", &[(3, true), (6, true)])] {
+        for (whole, other) in whole.iter().zip(&other) {
+            for name in whole.names() {
+                let Ok(want) = whole.f32(&name) else { continue };
+                let same = want.iter().map(|v| v.to_bits()).eq(other.f32(&name).unwrap().iter().map(|v| v.to_bits()));
+                assert!(same, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn shorter_formats_train_too() {
+    for precision in [Precision::Tf32, Precision::Bf16] {
+        if emulated(precision).is_none() {
+            return;
+        }
+        for arch in ["resnet18-ptl", "mgn-ptl"] {
+            let (data, folder) = if arch == "mgn-ptl" { dataset(96, 32) } else { dataset(32, 16) };
+            let runs = [Precision::F32, precision].map(|precision| {
+                let dir = RunDir::create(&folder.path().join(precision.to_string())).unwrap();
+                let mut config = config(arch, DeviceKind::Emulated);
+                config.precision = precision;
+                run(&config, &data, Start::Scratch, &dir);
+                dir
+            });
+            let [want, got] = [0, 1].map(|i| metrics(&runs[i])[0]);
+            // Losses of an untrained network, after some twenty layers in short formats.
+            for (got, want) in got.iter().zip(&want).take(3) {
+                assert!((got - want).abs() <= 0.1 * want.abs().max(0.1), "{arch} in {precision}: {got}, not {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_step_that_is_not_finite_changes_no_parameter() {
+    let Some(_) = emulated(Precision::F32) else { return };
+    let config = config("resnet18-ptl", DeviceKind::Emulated);
+    let mut trainer = train::Trainer::new(&config, 4, |_, _| Ok(())).unwrap();
+    let before = trainer.store.values.to_vec();
+    let mut images = vec![0.25; 4 * 32 * 16 * 3];
+    images[7] = f32::NAN;
+    let error = trainer.step(&images, &[0, 0, 1, 1], 1e-3).unwrap_err().to_string();
+    assert!(error.contains("became NaN"), "{error}");
+    assert!(trainer.store.values.iter().zip(&before).all(|(now, then)| now.to_bits() == then.to_bits()));
+    assert_eq!(trainer.optimizer.steps(), 0);
+}
