@@ -118,12 +118,12 @@ extern "C" __global__ void __launch_bounds__(64)
 template <class T>
 DEVICE void norm_apply(const T* x, const T* residual, const float* mean, const float* inv_std, const float* weight,
                        const float* bias, T* y, long long rows, int channels, int relu) {
-    for (long long i = global_index(); i < rows * channels; i += global_size()) {
-        int c = (int)(i % channels);
+    for_each_in_rows(rows, channels, [=](long long row, int c) {
+        long long i = row * channels + c;
         float v = (load(x + i) - mean[c]) * (inv_std[c] * weight[c]) + bias[c];
         if (residual) v += load(residual + i);
         store(y + i, relu && v < 0.0f ? 0.0f : v);
-    }
+    });
 }
 
 // launch: any grid of one dimension
@@ -207,8 +207,8 @@ DEVICE void norm_backward_apply(const T* x, const T* y, const T* dy, const float
                                 const float* weight, const float* sums, T* dx, T* dresidual, long long rows,
                                 int channels, int batch_statistics, int accumulate_dx, int accumulate_dresidual) {
     float share = batch_statistics ? 1.0f / (float)rows : 0.0f;
-    for (long long i = global_index(); i < rows * channels; i += global_size()) {
-        int c = (int)(i % channels);
+    for_each_in_rows(rows, channels, [=](long long row, int c) {
+        long long i = row * channels + c;
         float g = norm_masked(y, dy, i);
         if (dx) {
             float normal = (load(x + i) - mean[c]) * inv_std[c];
@@ -216,7 +216,7 @@ DEVICE void norm_backward_apply(const T* x, const T* y, const T* dy, const float
             put(dx + i, weight[c] * inv_std[c] * centred, accumulate_dx);
         }
         if (dresidual) put(dresidual + i, g, accumulate_dresidual);
-    }
+    });
 }
 
 // dx and dresidual may each be null. launch: any grid of one dimension

@@ -21,7 +21,7 @@ extern "C" __global__ void __launch_bounds__(128)
                       int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x) {
     SHARED(int4, places, [TILE_ROWS]);
     long long count = (long long)n * out_h * out_w;
-    fill_places(places, TILE_ROWS, (long long)blockIdx.x * TILE_ROWS, count, [=](long long pixel) {
+    fill_places(places, TILE_ROWS, (long long)blockIdx.x * TILE_ROWS, count, [=](int pixel) {
         return forward_place(pixel, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
     });
 
@@ -66,9 +66,9 @@ extern "C" __global__ void __launch_bounds__(256)
                              const float* __restrict__ c_prev,  // [pixels, channels]
                              const float* __restrict__ dy,      // [pixels, channels]
                              long long pixels, int channels) {
-    for (long long at = global_index(); at < pixels * channels; at += global_size()) {
-        long long pixel = at / channels;
-        float* gate = gates + pixel * 4 * channels + (at - pixel * channels);
+    for_each_in_rows(pixels, channels, [=](long long pixel, int channel) {
+        long long at = pixel * channels + channel;
+        float* gate = gates + pixel * 4 * channels + channel;
         float i = gate[0], f = gate[channels], o = gate[2 * channels], g = gate[3 * channels];
         float before = c_prev[at], d = dy[at];
         float t = tanhf(f * before + i * g);
@@ -77,5 +77,5 @@ extern "C" __global__ void __launch_bounds__(256)
         gate[channels] = dc * before * f * (1.0f - f);
         gate[2 * channels] = d * t * o * (1.0f - o);
         gate[3 * channels] = dc * i * (1.0f - g * g);
-    }
+    });
 }

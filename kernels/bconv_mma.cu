@@ -89,7 +89,7 @@ DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, 
     DYNAMIC_SHARED(shared);
     int4* places = (int4*)(shared + MMA_PLACES_AT);
     long long count = (long long)n * out_h * out_w;
-    fill_places(places, MMA_ROWS, (long long)blockIdx.x * MMA_ROWS, count, [=](long long pixel) {
+    fill_places(places, MMA_ROWS, (long long)blockIdx.x * MMA_ROWS, count, [=](int pixel) {
         return forward_place(pixel, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
     });
 
@@ -162,9 +162,9 @@ extern "C" __global__ void __launch_bounds__(256)
                               const float* __restrict__ c_prev,  // [pixels, channels]
                               const bf16* __restrict__ dy,       // [pixels, channels]
                               long long pixels, int channels) {
-    for (long long at = global_index(); at < pixels * channels; at += global_size()) {
-        long long pixel = at / channels;
-        bf16* gate = gates + pixel * 4 * channels + (at - pixel * channels);
+    for_each_in_rows(pixels, channels, [=](long long pixel, int channel) {
+        long long at = pixel * channels + channel;
+        bf16* gate = gates + pixel * 4 * channels + channel;
         float i = load(gate), f = load(gate + channels), o = load(gate + 2 * channels), g = load(gate + 3 * channels);
         float before = c_prev[at], d = load(dy + at);
         float t = tanh_fast(f * before + i * g);
@@ -173,5 +173,5 @@ extern "C" __global__ void __launch_bounds__(256)
         store(gate + channels, dc * before * f * (1.0f - f));
         store(gate + 2 * channels, d * t * o * (1.0f - o));
         store(gate + 3 * channels, dc * i * (1.0f - g * g));
-    }
+    });
 }

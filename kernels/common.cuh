@@ -21,6 +21,18 @@ DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 DEVICE long long global_index() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
 DEVICE long long global_size() { return (long long)gridDim.x * blockDim.x; }
 
+// visit(row, column) for this thread's elements of a [rows, columns] matrix, in memory's order over any grid of one dimension
+// with fewer than 2^32 threads. Steps in the mixed radix of row and column: 64-bit divisions cost more than the elements.
+template <class F> DEVICE void for_each_in_rows(long long rows, int columns, F visit) {
+    unsigned start = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x, width = (unsigned)columns;
+    unsigned step_rows = step / width, step_columns = step % width, column = start % width;
+    for (long long row = start / width; row < rows; row += step_rows) {
+        visit(row, (int)column);
+        column += step_columns;
+        if (column >= width) column -= width, row++;
+    }
+}
+
 // Sum over a warp, by a tree whose shape never changes; every lane gets it.
 template <class T> DEVICE T warp_sum(T v) {
     for (int lanes = 16; lanes; lanes /= 2) v += shuffle_xor(v, lanes);

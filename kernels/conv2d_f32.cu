@@ -17,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(128)
                        int stride_y, int stride_x, int padding_y, int padding_x) {
     SHARED(int4, places, [TILE_ROWS]);
     long long count = (long long)n * out_h * out_w;
-    fill_places(places, TILE_ROWS, (long long)blockIdx.x * TILE_ROWS, count, [=](long long pixel) {
+    fill_places(places, TILE_ROWS, (long long)blockIdx.x * TILE_ROWS, count, [=](int pixel) {
         return forward_place(pixel, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
     });
 
@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(128)
     StridePhase phase(blockIdx.z, in_h, in_w, kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x);
     long long count = (long long)n * phase.height * phase.width, first = (long long)blockIdx.x * TILE_ROWS;
     if (first >= count) return;
-    fill_places(places, TILE_ROWS, first, count, [=](long long pixel) { return phase.place(pixel, out_h); });
+    fill_places(places, TILE_ROWS, first, count, [=](int pixel) { return phase.place(pixel, out_h); });
 
     int depth = phase.taps_y * phase.taps_x * out_c, first_column = blockIdx.y * TILE_COLUMNS;
     float acc[8][8] = {};
@@ -66,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(128)
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         if (first + tile_row(i) >= count) continue;
-        long long pixel = phase.input_pixel(first + tile_row(i), in_h, in_w, stride_y, stride_x);
+        long long pixel = phase.input_pixel((int)first + tile_row(i), in_h, in_w, stride_y, stride_x);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             int column = first_column + tile_column(j);

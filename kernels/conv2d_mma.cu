@@ -42,7 +42,7 @@ DEVICE void forward_mma(const T* x, const T* packed, const float* bias, T* y, in
     DYNAMIC_SHARED(shared);
     int4* places = (int4*)(shared + MMA_PLACES_AT);
     long long count = (long long)n * out_h * out_w, first = (long long)blockIdx.x * MMA_ROWS;
-    fill_places(places, MMA_ROWS, first, count, [=](long long pixel) {
+    fill_places(places, MMA_ROWS, first, count, [=](int pixel) {
         return forward_place(pixel, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
     });
 
@@ -142,7 +142,7 @@ DEVICE void backward_data_mma(const T* dy, const T* packed, T* dx, int n, int in
     StridePhase phase(blockIdx.z, in_h, in_w, kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x);
     long long count = (long long)n * phase.height * phase.width, first = (long long)blockIdx.x * MMA_ROWS;
     if (first >= count) return;
-    fill_places(places, MMA_ROWS, first, count, [=](long long pixel) { return phase.place(pixel, out_h); });
+    fill_places(places, MMA_ROWS, first, count, [=](int pixel) { return phase.place(pixel, out_h); });
 
     float acc[2][8][4] = {};
     int per_tap = steps_of_tap<T>(out_c), steps = phase.taps_y * phase.taps_x * per_tap;
@@ -163,7 +163,7 @@ DEVICE void backward_data_mma(const T* dy, const T* packed, T* dx, int n, int in
         for (int half = 0; half < 2; half++) {
             long long row = first + mma_row(i, half * 2);
             if (row >= count) continue;
-            long long pixel = phase.input_pixel(row, in_h, in_w, stride_y, stride_x);
+            long long pixel = phase.input_pixel((int)row, in_h, in_w, stride_y, stride_x);
             put_row(dx + pixel * in_c, blockIdx.y * MMA_COLUMNS, in_c, acc[i], half, accumulate);
         }
 }

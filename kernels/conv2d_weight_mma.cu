@@ -136,14 +136,14 @@ DEVICE void backward_weight_mma(const T* x, const T* dy, float* partials, int n,
     int all_rows = kernel_h * kernel_w * in_c, row = blockIdx.x * MMA_ROWS + chunk, column = blockIdx.y * MMA_COLUMNS + chunk;
     long long first = (long long)blockIdx.z * split_pixels;
     int pixels = (int)(min(first + split_pixels, (long long)n * out_h * out_w) - first);
-    long long pixel = first + threadIdx.x / Slab<T>::CHUNKS;
-    int out_row = (int)(pixel / out_w), image = out_row / out_h, tap = row / in_c, step_rows = Slab<T>::PASS / out_w;
+    int pixel = (int)first + (int)threadIdx.x / Slab<T>::CHUNKS, out_row = pixel / out_w, image = out_row / out_h;
+    int tap = row / in_c, step_rows = Slab<T>::PASS / out_w;
 
     WeightOperands<T> operands{x, dy, in_h, in_w, in_c, out_h, out_w, out_c, kernel_w, stride_y, stride_x, padding_y, padding_x,
                                tap / kernel_w - padding_y, tap % kernel_w - padding_x, row - tap * in_c,
                                all_rows - row, out_c - column,
-                               image, out_row - image * out_h, (int)(pixel - (long long)out_row * out_w),
-                               pixels - (int)threadIdx.x / Slab<T>::CHUNKS, dy + pixel * out_c + column,
+                               image, out_row - image * out_h, pixel - out_row * out_w,
+                               pixels - (int)threadIdx.x / Slab<T>::CHUNKS, dy + (long long)pixel * out_c + column,
                                step_rows / out_h, step_rows % out_h, Slab<T>::PASS % out_w};
     int steps = ceil_div(pixels, Slab<T>::PIXELS);
     float acc[2][8][4] = {};

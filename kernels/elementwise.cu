@@ -83,8 +83,7 @@ extern "C" __global__ void __launch_bounds__(256) cast_bf16_f32(const bf16* x, f
 // and narrowing to some rows of each image (a row is an image) with its backward, before which dx is filled with 0.
 template <class T>
 DEVICE void copy_columns(const T* x, T* y, long long rows, int width, long long x_pitch, long long y_pitch, int accumulate) {
-    for_each(rows * width, [=](long long i) {
-        long long row = i / width, column = i - row * width;
+    for_each_in_rows(rows, width, [=](long long row, int column) {
         put(y + row * y_pitch + column, load(x + row * x_pitch + column), accumulate);
     });
 }

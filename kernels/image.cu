@@ -12,8 +12,8 @@
 template <class T>
 DEVICE void prepare_images(const unsigned char* pixels, T* out, const int* shift, const int* mirror, const int* erase, int n,
                            int h, int w, int out_channels, const float (&mean)[3], const float (&std)[3]) {
-    for (long long i = global_index(); i < (long long)n * h * w; i += global_size()) {
-        int line = (int)(i / w), x = (int)(i - (long long)line * w), image = line / h, y = line - image * h;
+    for_each_in_rows((long long)n * h, w, [=](long long line, int x) {
+        int image = (int)line / h, y = (int)line - image * h;
         int from_y = y + (shift ? shift[2 * image] : 0);
         int from_x = (mirror && mirror[image] ? w - 1 - x : x) + (shift ? shift[2 * image + 1] : 0);
         bool inside = (unsigned)from_y < (unsigned)h && (unsigned)from_x < (unsigned)w;
@@ -22,12 +22,11 @@ DEVICE void prepare_images(const unsigned char* pixels, T* out, const int* shift
             inside = inside && !((unsigned)(y - box[0]) < (unsigned)box[2] && (unsigned)(x - box[1]) < (unsigned)box[3]);
         }
         const unsigned char* pixel = pixels + (((long long)image * h + from_y) * w + from_x) * 3;
-        for (int c = 0; c < out_channels; c++) {
-            float v = 0.0f;
-            if (inside && c < 3) v = (pixel[c] / 255.0f - mean[c]) / std[c];
-            store(out + i * out_channels + c, v);
-        }
-    }
+        T* to = out + (line * w + x) * out_channels;
+#pragma unroll
+        for (int c = 0; c < 3; c++) store(to + c, inside ? (pixel[c] / 255.0f - mean[c]) / std[c] : 0.0f);
+        for (int c = 3; c < out_channels; c++) store(to + c, 0.0f);
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(256)

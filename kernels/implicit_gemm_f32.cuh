@@ -93,7 +93,7 @@ struct TapRows {
     METHOD int row(int) const { return (int)threadIdx.x; }
     METHOD void fetch(int depth, float (&values)[A_ELEMENTS]) const {
         long long pixel = first + depth;
-        int out_row = (int)(pixel / out_w), out_x = (int)(pixel - (long long)out_row * out_w);
+        int out_row = (int)pixel / out_w, out_x = (int)pixel - out_row * out_w;
         int n = out_row / out_h, out_y = out_row - n * out_h;
 #pragma unroll
         for (int i = 0; i < A_ELEMENTS; i++) {

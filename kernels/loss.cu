@@ -53,7 +53,7 @@ DEVICE void cross_entropy(const T* logits, const unsigned* labels, double* terms
 
 // terms[i] = lse[i] - (1-s)·z[label] - s·mean(z), lse = log Σ exp(z); the loss is sum_terms(terms, n).
 // launch: grid (n)
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     cross_entropy_f32(const float* __restrict__ logits,     // [n, classes]
                       const unsigned* __restrict__ labels,  // [n]
                       double* __restrict__ terms,           // [n]
@@ -62,7 +62,7 @@ extern "C" __global__ void __launch_bounds__(256)
     cross_entropy(logits, labels, terms, lse, classes, smoothing);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     cross_entropy_bf16(const bf16* __restrict__ logits, const unsigned* __restrict__ labels, double* __restrict__ terms,
                        double* __restrict__ lse, int classes, float smoothing) {
     cross_entropy(logits, labels, terms, lse, classes, smoothing);

@@ -5,6 +5,7 @@
 // what the windows over it send, in row-major order of the windows; no atomics.
 //
 // Contract. Forward overwrites y and, unless null, winners. `accumulate`: 0 overwrites dx, else adds. All buffers distinct.
+// Fewer than 2^31 pixels in all images together.
 // launch: any grid of one dimension.
 
 #include "common.cuh"
@@ -13,25 +14,24 @@ struct Pool {
     int in_h, in_w, channels, out_h, out_w, kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x;
 };
 
-// An element of a [n, height, width, channels] tensor.
-struct Element {
-    int n, y, x, channel;
+// A pixel of n images.
+struct Pixel {
+    int n, y, x;
 };
-DEVICE Element element_at(long long i, int height, int width, int channels) {
-    long long pixel = i / channels;
-    int line = (int)(pixel / width), n = line / height;
-    return Element{n, line - n * height, (int)(pixel - (long long)line * width), (int)(i - pixel * channels)};
+DEVICE Pixel pixel_at(int i, int height, int width) {
+    int line = i / width, n = line / height;
+    return Pixel{n, line - n * height, i - line * width};
 }
 
 // visit(input pixel within its image) over the window of an output, in row-major order.
-template <class F> DEVICE void for_each_in_window(const Pool& p, const Element& out, F visit) {
+template <class F> DEVICE void for_each_in_window(const Pool& p, const Pixel& out, F visit) {
     int top = out.y * p.stride_y - p.padding_y, left = out.x * p.stride_x - p.padding_x;
     for (int y = max(top, 0); y < min(top + p.kernel_h, p.in_h); y++)
         for (int x = max(left, 0); x < min(left + p.kernel_w, p.in_w); x++) visit(y * p.in_w + x);
 }
 
 // visit(output pixel within its image) over the windows that hold an input, in row-major order.
-template <class F> DEVICE void for_each_window(const Pool& p, const Element& in, F visit) {
+template <class F> DEVICE void for_each_window(const Pool& p, const Pixel& in, F visit) {
     // Window o covers o·stride - padding .. + kernel - 1.
     int y = in.y + p.padding_y, x = in.x + p.padding_x;
     int first_y = y < p.kernel_h ? 0 : (y - p.kernel_h) / p.stride_y + 1, last_y = min(y / p.stride_y, p.out_h - 1);
@@ -41,10 +41,10 @@ template <class F> DEVICE void for_each_window(const Pool& p, const Element& in,
 }
 
 template <class T> DEVICE void max_pool(const T* x, T* y, int* winners, int n, const Pool& p) {
-    long long count = (long long)n * p.out_h * p.out_w * p.channels;
-    for (long long i = global_index(); i < count; i += global_size()) {
-        Element out = element_at(i, p.out_h, p.out_w, p.channels);
-        const T* image = x + (long long)out.n * p.in_h * p.in_w * p.channels + out.channel;
+    for_each_in_rows((long long)n * p.out_h * p.out_w, p.channels, [=](long long row, int channel) {
+        Pixel out = pixel_at((int)row, p.out_h, p.out_w);
+        long long i = row * p.channels + channel;
+        const T* image = x + (long long)out.n * p.in_h * p.in_w * p.channels + channel;
         float best = -INFINITY;
         int winner = -1;
         for_each_in_window(p, out, [&](int pixel) {
@@ -57,15 +57,14 @@ template <class T> DEVICE void max_pool(const T* x, T* y, int* winners, int n, c
         });
         store(y + i, best);
         if (winners) winners[i] = winner;
-    }
+    });
 }
 
 template <class T>
 DEVICE void max_pool_backward(const T* dy, const int* winners, T* dx, int n, const Pool& p, int accumulate) {
-    long long count = (long long)n * p.in_h * p.in_w * p.channels;
-    for (long long i = global_index(); i < count; i += global_size()) {
-        Element in = element_at(i, p.in_h, p.in_w, p.channels);
-        long long image = (long long)in.n * p.out_h * p.out_w * p.channels + in.channel;
+    for_each_in_rows((long long)n * p.in_h * p.in_w, p.channels, [=](long long row, int channel) {
+        Pixel in = pixel_at((int)row, p.in_h, p.in_w);
+        long long i = row * p.channels + channel, image = (long long)in.n * p.out_h * p.out_w * p.channels + channel;
         int own = in.y * p.in_w + in.x;
         float sum = 0.0f;
         for_each_window(p, in, [&](int pixel) {
@@ -73,31 +72,31 @@ DEVICE void max_pool_backward(const T* dy, const int* winners, T* dx, int n, con
             if (winners[at] == own) sum += load(dy + at);
         });
         put(dx + i, sum, accumulate);
-    }
+    });
 }
 
 template <class T> DEVICE void avg_pool(const T* x, T* y, int n, const Pool& p) {
-    long long count = (long long)n * p.out_h * p.out_w * p.channels;
     float scale = 1.0f / (float)(p.kernel_h * p.kernel_w);
-    for (long long i = global_index(); i < count; i += global_size()) {
-        Element out = element_at(i, p.out_h, p.out_w, p.channels);
-        const T* image = x + (long long)out.n * p.in_h * p.in_w * p.channels + out.channel;
+    for_each_in_rows((long long)n * p.out_h * p.out_w, p.channels, [=](long long row, int channel) {
+        Pixel out = pixel_at((int)row, p.out_h, p.out_w);
+        long long i = row * p.channels + channel;
+        const T* image = x + (long long)out.n * p.in_h * p.in_w * p.channels + channel;
         float sum = 0.0f;
         for_each_in_window(p, out, [&](int pixel) { sum += load(image + (long long)pixel * p.channels); });
         store(y + i, sum * scale);
-    }
+    });
 }
 
 template <class T> DEVICE void avg_pool_backward(const T* dy, T* dx, int n, const Pool& p, int accumulate) {
-    long long count = (long long)n * p.in_h * p.in_w * p.channels;
     float scale = 1.0f / (float)(p.kernel_h * p.kernel_w);
-    for (long long i = global_index(); i < count; i += global_size()) {
-        Element in = element_at(i, p.in_h, p.in_w, p.channels);
-        const T* image = dy + (long long)in.n * p.out_h * p.out_w * p.channels + in.channel;
+    for_each_in_rows((long long)n * p.in_h * p.in_w, p.channels, [=](long long row, int channel) {
+        Pixel in = pixel_at((int)row, p.in_h, p.in_w);
+        long long i = row * p.channels + channel;
+        const T* image = dy + (long long)in.n * p.out_h * p.out_w * p.channels + channel;
         float sum = 0.0f;
         for_each_window(p, in, [&](int pixel) { sum += load(image + (long long)pixel * p.channels); });
         put(dx + i, sum * scale, accumulate);
-    }
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -152,7 +151,7 @@ extern "C" __global__ void __launch_bounds__(256)
     avg_pool(x, y, n, p);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     avg_pool_backward_f32(const float* __restrict__ dy,  // [n, out_h, out_w, channels]
                           float* __restrict__ dx,        // [n, in_h, in_w, channels]
                           int n, int in_h, int in_w, int channels, int out_h, int out_w, int kernel_h, int kernel_w,
@@ -161,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(256)
     avg_pool_backward(dy, dx, n, p, accumulate);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     avg_pool_backward_bf16(const bf16* __restrict__ dy, bf16* __restrict__ dx, int n, int in_h, int in_w, int channels,
                            int out_h, int out_w, int kernel_h, int kernel_w, int stride_y, int stride_x, int padding_y,
                            int padding_x, int accumulate) {

@@ -50,12 +50,11 @@ extern "C" __global__ void __launch_bounds__(256)
                             const float* __restrict__ row_offset, const float* __restrict__ row_scale,        // [rows]
                             const float* __restrict__ column_offset, const float* __restrict__ column_scale,  // [columns]
                             long long rows, int columns, int root) {
-    for (long long i = global_index(); i < rows * columns; i += global_size()) {
-        long long row = i / columns;
-        int column = (int)(i - row * columns);
+    for_each_in_rows(rows, columns, [=](long long row, int column) {
+        long long i = row * columns + column;
         float d = base_distance(block[i], row_offset[row], column_offset[column], row_scale[row], column_scale[column]);
         block[i] = root ? sqrtf(d) : d;
-    }
+    });
 }
 
 // Distances are not negative, so their bits are ordered as they are: the key of (distance, index).
@@ -208,7 +207,7 @@ extern "C" __global__ void __launch_bounds__(256)
 
 // V before averaging. Distances of neighbours are known, those of the expansion are worked out from the features.
 // launch: grid (n)
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     encode_weights(const int* __restrict__ columns, const int* __restrict__ sizes,    // [n, capacity], [n]
                    const int* __restrict__ nearest, const float* __restrict__ distances,  // [n, count] each
                    const float* __restrict__ largest,                                  // [n]
@@ -333,9 +332,10 @@ extern "C" __global__ void __launch_bounds__(256)
                     const float* __restrict__ overlap,  // [queries, gallery]
                     const float* __restrict__ largest,  // [queries]
                     long long queries, int gallery, float lambda, int square) {
-    for (long long i = global_index(); i < queries * gallery; i += global_size()) {
-        float most = largest[i / gallery], m = overlap[i];
+    for_each_in_rows(queries, gallery, [=](long long query, int column) {
+        long long i = query * gallery + column;
+        float most = largest[query], m = overlap[i];
         float share = most > 0.0f ? block[i] / most : 0.0f;
         block[i] = (1.0f - lambda) * (1.0f - m / (2.0f - m)) + lambda * (square ? share * share : share);
-    }
+    });
 }
