@@ -166,6 +166,8 @@ impl Trainer {
         self.session.begin_step(&mut self.store, &mut self.states);
         let bound = self.session.bind(&mut self.store, &mut self.states)?;
         let update = self.optimizer.bind(gpu, &segments)?;
+        // The update writes the parameters, which the session only reads.
+        self.store.values.on_device_mut(gpu)?;
         let recorded = self.recorded.as_mut().expect("made with the session");
         let (session, store, optimizer, ends) = (&self.session, &self.store, &self.optimizer, &self.ends);
         let (clip_norm, classes) = (self.config.optim.clip_norm, session.graph().shape(ends.logits[0]).c);

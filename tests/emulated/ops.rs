@@ -67,3 +67,18 @@ fn every_op_gives_what_it_gives_on_the_cpu() {
         }
     }
 }
+
+#[test]
+fn the_order_of_threads_changes_no_bit() {
+    for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
+        // The emulator draws another order for every launch.
+        let Some(device) = emulated(precision) else { return };
+        for case in cases() {
+            let [first, second] = [(); 2].map(|()| results(&device, &case, Mode::Train));
+            for ((name, first), (_, second)) in first.iter().zip(&second) {
+                let same = first.iter().map(|v| v.to_bits()).eq(second.iter().map(|v| v.to_bits()));
+                assert!(same, "{} in {precision}: {name}", case.name);
+            }
+        }
+    }
+}
