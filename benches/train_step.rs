@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use ptl::config::Config;
+use ptl::data::{Batch, Drawn};
 use ptl::rng::{Purpose, stream};
 use ptl::train::Trainer;
 use rand::RngExt;
@@ -23,18 +24,23 @@ fn train_step(criterion: &mut Criterion) {
         config.model.arch = arch.into();
         let mut trainer =
             Trainer::new(&config, CLASSES, |_, _| Ok(())).expect("the default configuration is a network");
-        let batch = config.sampler.ids * config.sampler.images;
         let mut rng = stream(0, Purpose::Test, 0, 0);
-        let pixels = batch * config.model.height * config.model.image_width * 3;
-        let images: Vec<f32> = (0..pixels).map(|_| rng.random_range(-1.0..1.0)).collect();
-        let labels: Vec<u32> = (0..batch).map(|i| (i / config.sampler.images) as u32).collect();
+        let size = [config.model.height, config.model.image_width];
+        let count = config.sampler.ids * config.sampler.images;
+        let batch = Batch {
+            pixels: (0..count * size[0] * size[1] * 3).map(|_| rng.random()).collect(),
+            size,
+            drawn: vec![Drawn::default(); count],
+            labels: (0..count).map(|i| (i / config.sampler.images) as u32).collect(),
+            indices: (0..count).collect(),
+        };
         let mut best = Duration::MAX;
-        group.throughput(Throughput::Elements(batch as u64));
+        group.throughput(Throughput::Elements(count as u64));
         group.bench_function(arch, |bencher| {
             bencher.iter_custom(|iterations| {
                 let start = Instant::now();
                 for _ in 0..iterations {
-                    trainer.step(&images, &labels, 1e-4).expect("a finite loss");
+                    trainer.step(&batch, None, 1e-4).expect("a finite loss");
                 }
                 let elapsed = start.elapsed();
                 best = best.min(elapsed / iterations.max(1) as u32);
@@ -45,7 +51,7 @@ fn train_step(criterion: &mut Criterion) {
         lines.push(format!(
             "{arch}: best step {:.3} s, {:.1} images/s, {:.0} GFLOP/s, arena {} MiB, {} threads",
             seconds,
-            batch as f64 / seconds,
+            count as f64 / seconds,
             flops as f64 / 1e9 / seconds,
             trainer.arena_bytes() >> 20,
             rayon::current_num_threads(),

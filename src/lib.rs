@@ -25,6 +25,7 @@ pub mod report;
 pub mod rng;
 pub mod run_dir;
 pub mod schedule;
+pub mod selftest;
 pub mod session;
 pub mod shape;
 pub mod stop;

@@ -46,13 +46,10 @@ pub fn extract_features(
     let mut extractor = Extractor::new(network, store, [transform.height, transform.width], options, device)?;
     let loading = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers: workers(config) };
     let mut features = Vec::with_capacity(records.len() * extractor.dim());
-    let mut images = Vec::new();
     let mut task = reporter.start("features", records.len() as u64, "images");
     for batch in Loader::sequential(records, config.eval.batch, loading) {
-        let batch = batch?;
-        images.resize(batch.pixels.len(), 0.0);
-        batch.to_images(&mut images);
-        extractor.extract(store, states, &images, batch.indices.len(), &mut features)?;
+        let mut batch = batch?;
+        extractor.extract(store, states, &mut batch, &mut features)?;
         task.advance(batch.indices.len() as u64, "");
     }
     task.finish("");

@@ -1,6 +1,7 @@
 //! Retrieval features: a network in evaluation mode over batches of images, with the mirrored image added.
 
 use crate::Result;
+use crate::data::Batch;
 use crate::device::Device;
 use crate::graph::{Graph, Mode, Var};
 use crate::latent_state::{EvalState, LatentStates};
@@ -25,7 +26,6 @@ pub struct Extractor {
     session: Session,
     /// The states of the batch at hand.
     states: Option<LatentStates>,
-    pixels: Vec<f32>,
     images: Var,
     feature: Var,
     options: ExtractOptions,
@@ -49,8 +49,7 @@ impl Extractor {
         let output = network.forward(&mut graph, store, images)?;
         graph.keep(output.feature);
         let session = Session::new(graph, store, device)?;
-        let pixels = vec![0.0; shape.len()];
-        Ok(Extractor { session, states: None, pixels, images, feature: output.feature, options })
+        Ok(Extractor { session, states: None, images, feature: output.feature, options })
     }
 
     /// Length of a feature.
@@ -58,33 +57,27 @@ impl Extractor {
         self.session.graph().shape(self.feature).c
     }
 
-    /// Appends the features of `count` images `[count, h, w, 3]` (at most a batch) to `features`: sum of image and mirror
+    /// Appends the features of the images of `batch` (at most [`ExtractOptions::batch`]) to `features`: sum of image and mirror
     /// image where asked, then L2-normalised. `training` are the states of the training run.
     ///
     /// # Errors
-    /// [`EvalState::Mean`] where `training` holds no states.
+    /// [`EvalState::Mean`] where `training` holds no states; a device that fails.
     pub fn extract(
         &mut self,
         store: &mut Store,
         training: &LatentStates,
-        images: &[f32],
-        count: usize,
+        batch: &mut Batch,
         features: &mut Vec<f32>,
     ) -> Result<()> {
         let dim = self.dim();
         let start = features.len();
-        features.resize(start + count * dim, 0.0);
-        for mirrored in [false, true] {
-            if mirrored && !self.options.flip {
+        features.resize(start + batch.drawn.len() * dim, 0.0);
+        for mirror in [false, true] {
+            if mirror && !self.options.flip {
                 break;
             }
-            let width = self.session.graph().shape(self.images).w;
-            self.pixels[..images.len()].copy_from_slice(images);
-            self.pixels[images.len()..].fill(0.0);
-            if mirrored {
-                self.pixels.chunks_exact_mut(width * 3).for_each(mirror_row);
-            }
-            self.session.set(self.images, &self.pixels)?;
+            batch.drawn.iter_mut().for_each(|drawn| drawn.mirror = mirror);
+            self.session.set_images(self.images, batch)?;
             self.begin_batch(training)?;
             self.session.forward(store, self.states.as_mut().expect("begun above"))?;
             let output = self.session.value(self.feature)?;
@@ -108,14 +101,8 @@ impl Extractor {
     }
 }
 
-/// Reverses the pixels of a row `[w, 3]`.
-fn mirror_row(row: &mut [f32]) {
-    let pixels: &mut [[f32; 3]] = bytemuck::cast_slice_mut(row);
-    pixels.reverse();
-}
-
 /// Scales to unit length; a zero vector stays.
-pub(super) fn normalize(row: &mut [f32]) {
+pub fn normalize(row: &mut [f32]) {
     let norm = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
     if norm > 0.0 {
         row.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);

@@ -63,23 +63,24 @@ pub struct CaseRun {
     states: LatentStates,
 }
 
-/// Numbers from [-1, 1), a function of `item`.
-fn uniform(len: usize, item: u64) -> Vec<f32> {
-    let mut rng = stream(7, Purpose::Test, 0, item);
+/// Numbers from [-1, 1), a function of `seed` and `item`.
+fn uniform(seed: u64, len: usize, item: u64) -> Vec<f32> {
+    let mut rng = stream(seed, Purpose::Test, 0, item);
     (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
 }
 
 impl CaseRun {
     /// Records `case` on the CPU.
     pub fn new(case: &OpCase, mode: Mode) -> CaseRun {
-        CaseRun::on(&Device::Cpu, case, mode)
+        CaseRun::on(&Device::Cpu, case, mode, 7)
     }
 
-    /// Records `case` on `device`.
+    /// Records `case` on `device`, with numbers drawn from `seed`.
     ///
     /// # Panics
     /// If the case's shapes do not fit its op.
-    pub fn on(device: &Device, case: &OpCase, mode: Mode) -> CaseRun {
+    pub fn on(device: &Device, case: &OpCase, mode: Mode, seed: u64) -> CaseRun {
+        let uniform = |len: usize, item: u64| uniform(seed, len, item);
         let mut store = Store::new();
         let mut params = Vec::new();
         for (i, (shape, layout)) in case.params.iter().enumerate() {

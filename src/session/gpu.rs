@@ -44,7 +44,7 @@ impl GpuMemory {
         &self.gpu
     }
 
-    fn at<T>(&self, block: Block) -> Ptr<T> {
+    pub fn at<T>(&self, block: Block) -> Ptr<T> {
         Ptr::new(self.arena.ptr::<f32>().add(block.offset).address())
     }
 

@@ -2,12 +2,14 @@
 
 mod gpu;
 mod host;
+mod images;
 
 use std::borrow::Cow;
 
 pub use gpu::Bound;
 use gpu::GpuMemory;
 use host::Arena;
+use images::Staging;
 
 use crate::Result;
 use crate::device::{Device, Gpu};
@@ -21,6 +23,8 @@ pub struct Session {
     graph: Graph,
     plan: Plan,
     memory: Memory,
+    /// Batches on their way to a GPU.
+    staging: Option<Staging>,
     poison: bool,
 }
 
@@ -40,7 +44,7 @@ impl Session {
             Device::Cpu | Device::CpuBecause(_) => Memory::Host(Arena::new(&plan)?),
             Device::Gpu(gpu) => Memory::Gpu(GpuMemory::new(gpu, &graph, &plan)?),
         };
-        Ok(Session { graph, plan, memory, poison: false })
+        Ok(Session { graph, plan, memory, staging: None, poison: false })
     }
 
     /// Fills all memory that must not be read with NaN, and checks that nothing is written beyond a block's end (for tests).

@@ -103,7 +103,6 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
     let mut metrics = job.run.metrics(|line| line["step"].as_u64().is_some_and(|step| step <= done_before))?;
     let last_step = config.train.max_steps.map_or(u64::MAX, |steps| steps as u64);
     let mut last_report = None;
-    let mut images = Vec::new();
 
     while position.epoch < config.schedule.epochs && position.step < last_step {
         if position.batch == 0 {
@@ -122,13 +121,13 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
         let mut task = reporter.start(&title, (batches.len() - position.batch) as u64, "steps");
         let mut sums = Sums::default();
         let begun = Instant::now();
-        for batch in loader {
+        let mut loader = loader.peekable();
+        while let Some(batch) = loader.next() {
             let batch = batch?;
-            images.resize(batch.pixels.len(), 0.0);
-            batch.to_images(&mut images);
+            // One that cannot be read is an error when its turn comes.
+            let next = loader.peek().and_then(|next| next.as_ref().ok());
             let lr = schedule.lr(config.optim.lr, position.step);
-            let report =
-                trainer.step(&images, &batch.labels, lr).map_err(|error| with_files(error, dataset, &batch.indices))?;
+            let report = trainer.step(&batch, next, lr).map_err(|error| with_files(error, dataset, &batch.indices))?;
             position.batch += 1;
             position.step += 1;
             sums.add(&report, batch.labels.len());

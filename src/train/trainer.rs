@@ -2,6 +2,7 @@
 
 use super::recorded::Recorded;
 use crate::config::Config;
+use crate::data::Batch;
 use crate::device::{Device, Gpu, Ptr, kernels};
 use crate::graph::{Graph, Mode, Var};
 use crate::latent_state::{LatentStates, StatePolicy};
@@ -80,7 +81,19 @@ impl Trainer {
         classes: usize,
         init: impl FnOnce(&dyn Network, &mut Store) -> Result<()>,
     ) -> Result<Trainer> {
-        let device = Device::open(&config.device_options())?;
+        Trainer::on(Device::open(&config.device_options())?, config, classes, init)
+    }
+
+    /// The same on a device that is open already.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn on(
+        device: Device,
+        config: &Config,
+        classes: usize,
+        init: impl FnOnce(&dyn Network, &mut Store) -> Result<()>,
+    ) -> Result<Trainer> {
         let mut store = Store::new();
         let network = network_config(config, classes)?.build(&mut store, config.seed)?;
         init(network.as_ref(), &mut store)?;
@@ -116,21 +129,21 @@ impl Trainer {
         }
     }
 
-    /// Forward, backward and update with learning rate `lr` on `images` `[batch, h, w, 3]`.
+    /// Forward, backward and update with learning rate `lr` on `batch`. Of `next`, the batch of the following step where it is
+    /// known already, the bytes go to a GPU meanwhile.
     ///
     /// # Errors
     /// A loss or gradient that is not finite; the parameters are then as they were.
-    pub fn step(&mut self, images: &[f32], labels: &[u32], lr: f64) -> Result<StepReport> {
+    pub fn step(&mut self, batch: &Batch, next: Option<&Batch>, lr: f64) -> Result<StepReport> {
         if self.config.ptl.state_policy == StatePolicy::Reset {
             self.states.reset();
         }
-        self.session.set(self.ends.images, images)?;
-        self.session.set(self.ends.labels, bytemuck::cast_slice(labels))?;
-        let report = match self.session.gpu().cloned() {
-            None => self.step_on_cpu(labels, lr)?,
-            Some(gpu) => self.step_on_gpu(&gpu, labels.len(), lr)?,
-        };
-        Ok(report)
+        self.session.set_images(self.ends.images, batch)?;
+        self.session.set(self.ends.labels, bytemuck::cast_slice(&batch.labels))?;
+        match self.session.gpu().cloned() {
+            None => self.step_on_cpu(&batch.labels, lr),
+            Some(gpu) => self.step_on_gpu(&gpu, batch.labels.len(), next, lr),
+        }
     }
 
     fn step_on_cpu(&mut self, labels: &[u32], lr: f64) -> Result<StepReport> {
@@ -161,7 +174,7 @@ impl Trainer {
 
     /// Everything is enqueued, or replayed, before the first number comes back; a step that is not finite changes no
     /// parameters by itself.
-    fn step_on_gpu(&mut self, gpu: &Gpu, batch: usize, lr: f64) -> Result<StepReport> {
+    fn step_on_gpu(&mut self, gpu: &Gpu, batch: usize, next: Option<&Batch>, lr: f64) -> Result<StepReport> {
         let (segments, loss_weights) = (self.segments(lr), self.loss_weights());
         self.session.begin_step(&mut self.store, &mut self.states);
         let bound = self.session.bind(&mut self.store, &mut self.states)?;
@@ -185,6 +198,11 @@ impl Trainer {
             optimizer.launch(gpu, &update, bound.values, bound.grads, clip_norm)
         })?;
 
+        if let Some(next) = next {
+            self.session.stage_images(self.ends.images, next)?;
+        }
+
+        let (session, ends) = (&self.session, &self.ends);
         let losses = ends.cross_entropies.iter().chain(&ends.triplets).map(|&loss| session.address(loss).cast());
         let hits = (0..ends.logits.len()).map(|i| recorded.hits().add(i));
         let read = read_numbers(gpu, losses.chain(hits).chain([update.norm]))?;

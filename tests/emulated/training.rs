@@ -2,7 +2,7 @@
 
 use ptl::config::{Config, Overrides};
 use ptl::data::synth::{self, Domain, SynthConfig};
-use ptl::data::{Dataset, DatasetKind, LoadOptions, load};
+use ptl::data::{Batch, Dataset, DatasetKind, Drawn, LoadOptions, load};
 use ptl::device::{Device, DeviceKind, Precision};
 use ptl::eval::{TrainedModel, extract_features};
 use ptl::nn::Arch;
@@ -157,10 +157,18 @@ fn a_step_that_is_not_finite_changes_no_parameter() {
     let Some(_) = emulated(Precision::F32) else { return };
     let config = config("resnet18-ptl", DeviceKind::Emulated);
     let mut trainer = train::Trainer::new(&config, 4, |_, _| Ok(())).unwrap();
+    let id = trainer.store.params.iter().position(|param| param.name == "backbone.conv1.weight").unwrap();
+    let start = trainer.store.params[id].range.start;
+    trainer.store.values[start] = f32::NAN;
     let before = trainer.store.values.to_vec();
-    let mut images = vec![0.25; 4 * 32 * 16 * 3];
-    images[7] = f32::NAN;
-    let error = trainer.step(&images, &[0, 0, 1, 1], 1e-3).unwrap_err().to_string();
+    let batch = Batch {
+        pixels: (0..4 * 32 * 16 * 3).map(|i| (i % 251) as u8).collect(),
+        size: [32, 16],
+        drawn: vec![Drawn::default(); 4],
+        labels: vec![0, 0, 1, 1],
+        indices: vec![0, 1, 2, 3],
+    };
+    let error = trainer.step(&batch, None, 1e-3).unwrap_err().to_string();
     assert!(error.contains("became NaN"), "{error}");
     assert!(trainer.store.values.iter().zip(&before).all(|(now, then)| now.to_bits() == then.to_bits()));
     assert_eq!(trainer.optimizer.steps(), 0);

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use ptl::eval::extract::{ExtractOptions, Extractor};
+use ptl::eval::extract::normalize;
 use ptl::graph::{Graph, Mode, StateId, Var};
-use ptl::latent_state::{EvalState, LatentStates, StateInit};
+use ptl::latent_state::{LatentStates, StateInit};
 use ptl::nn::{Mgn, MgnConfig, Network as _, ResNet, ResNetConfig, Scope};
 use ptl::op;
 use ptl::optim::{OptimConfig, Optimizer, Segment};
@@ -309,17 +309,30 @@ impl Network {
         }
     }
 
-    /// The retrieval feature as the program makes it: image and mirror image, states at zero before each.
+    /// The retrieval feature: image and mirror image, states at zero before each.
     fn features(&mut self, checker: &mut Checker, key: &str) {
         let Modules::Mgn { mgn, .. } = &self.modules else { return };
         let [n, c, h, w] = self.input_shape;
-        let options = ExtractOptions { flip: true, batch: n, eval_state: EvalState::Zeros, seed: 0 };
-        let mut extractor =
-            Extractor::new(mgn.as_ref(), &self.store, [h, w], options, &self.variant.device).expect("records");
+        let shape = Shape::new(n, h, w, c);
+        let mut graph = Graph::new(Mode::Eval);
+        let images = graph.input(shape);
+        let feature = mgn.forward(&mut graph, &self.store, images).expect("the network records").feature;
+        graph.keep(feature);
+        let mut session = Session::new(graph, &self.store, &self.variant.device).unwrap();
         let x = input(self.golden.salt(), &self.tag, "input1", self.input_shape);
-        let images = to_nhwc(&x, Shape::new(n, h, w, c));
-        let mut features = Vec::new();
-        extractor.extract(&mut self.store, &self.states, &images, n, &mut features).expect("features");
+        let mut pixels = to_nhwc(&x, shape);
+        let mut features = vec![0.0; session.graph().shape(feature).len()];
+        for _ in 0..2 {
+            session.set(images, &pixels).unwrap();
+            let mut states = LatentStates::new(StateInit::Zeros, 0);
+            session.forward(&mut self.store, &mut states).unwrap();
+            features.iter_mut().zip(&session.value(feature).unwrap()[..]).for_each(|(sum, v)| *sum += v);
+            for row in pixels.chunks_exact_mut(w * c) {
+                let (row, _) = row.as_chunks_mut::<3>();
+                row.reverse();
+            }
+        }
+        features.chunks_exact_mut(session.graph().shape(feature).c).for_each(normalize);
         let name = format!("{key}.feature_flip_norm");
         checker.close(&name, &features, &self.golden.f32(&name), 1e-5);
     }

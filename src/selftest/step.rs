@@ -1,0 +1,49 @@
+//! Two training steps of a small network with BConv-Cells: what they report against the CPU, and replayed against launched.
+
+use rand::RngExt;
+
+use super::{Check, deviation};
+use crate::Result;
+use crate::config::Config;
+use crate::data::{Batch, Drawn};
+use crate::device::{Device, Gpu, Precision};
+use crate::rng::{Purpose, stream};
+use crate::train::{StepReport, Trainer};
+
+pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, visit: &mut dyn FnMut(&Check)) -> Result<()> {
+    let mut config = Config { seed, ..Config::default() };
+    config.model.arch = "resnet18-ptl".into();
+    (config.model.width, config.model.height, config.model.image_width) = (0.125, 64, 32);
+    config.gpu.graph = false;
+    let mut rng = stream(seed, Purpose::Test, 3, 0);
+    let batch = Batch {
+        pixels: (0..16 * 64 * 32 * 3).map(|_| rng.random()).collect(),
+        size: [64, 32],
+        drawn: vec![Drawn::default(); 16],
+        labels: (0..16).map(|i| i / 4).collect(),
+        indices: (0..16).collect(),
+    };
+    let steps = |config: &Config, device: &Device| -> Result<(Vec<StepReport>, Vec<f32>)> {
+        let mut trainer = Trainer::on(device.clone(), config, 4, |_, _| Ok(()))?;
+        let reports = (0..2).map(|_| trainer.step(&batch, Some(&batch), 1e-3)).collect::<Result<_>>()?;
+        Ok((reports, trainer.store.values.to_vec()))
+    };
+    let (launched, values) = steps(&config, device)?;
+    let (want, _) = steps(&config, &Device::Cpu)?;
+    let first = |reports: &[StepReport]| [reports[0].cross_entropy, reports[0].triplet].map(|loss| loss as f32);
+    // Some twenty layers in a row.
+    let allowed = match gpu.precision() {
+        Precision::F32 => 1e-3,
+        Precision::Tf32 => 2e-2,
+        Precision::Bf16 => 0.1,
+    };
+    let off = deviation(&first(&launched), &first(&want));
+    visit(&Check { name: "training step of resnet18-ptl".into(), deviation: off, allowed });
+
+    config.gpu.graph = true;
+    let (replayed, replayed_values) = steps(&config, device)?;
+    let same = replayed == launched && replayed_values.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits());
+    let deviation = if same { 0.0 } else { f64::INFINITY };
+    visit(&Check { name: "recorded step, bit for bit".into(), deviation, allowed: 0.0 });
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! Batches of bytes as network input: on the CPU augmented and normalised straight into the arena, on a GPU uploaded as bytes and
+//! prepared there.
+
+use super::{Memory, Session};
+use crate::Result;
+use crate::data::{Batch, Drawn, MEAN, STD};
+use crate::device::{Buffer, Gpu, Grid, Ptr, kernels};
+use crate::graph::Var;
+use crate::shape::Shape;
+
+/// Two places for batches on the device: one is prepared while the other one's bytes arrive.
+pub(super) struct Staging {
+    places: [Buffer; 2],
+    /// Where the next batch goes.
+    next: usize,
+    /// What lies in the other place and was not used yet: which images, and what was drawn for them.
+    staged: Option<(Vec<usize>, Vec<Drawn>)>,
+}
+
+/// Bytes of the tables of one image: shift, mirror, erase.
+const TABLE_BYTES: usize = 4 * (2 + 1 + 4);
+
+impl Staging {
+    fn new(gpu: &Gpu, shape: Shape) -> Result<Staging> {
+        let bytes = shape.n * TABLE_BYTES + shape.len();
+        Ok(Staging { places: [gpu.allocate(bytes)?, gpu.allocate(bytes)?], next: 0, staged: None })
+    }
+
+    /// Sends a batch to the free place, beside the work that is going on.
+    fn send(&mut self, gpu: &Gpu, batch: &Batch) -> Result<()> {
+        let mut bytes: Vec<u8> = Vec::with_capacity(batch.drawn.len() * TABLE_BYTES + batch.pixels.len());
+        Drawn::tables(&batch.drawn).iter().for_each(|table| bytes.extend_from_slice(bytemuck::cast_slice(table)));
+        bytes.extend_from_slice(&batch.pixels);
+        gpu.upload_beside(self.places[self.next].ptr::<u8>().address(), &bytes)?;
+        self.staged = Some((batch.indices.clone(), batch.drawn.clone()));
+        self.next = 1 - self.next;
+        Ok(())
+    }
+
+    fn has(&self, batch: &Batch) -> bool {
+        self.staged.as_ref().is_some_and(|(indices, drawn)| *indices == batch.indices && *drawn == batch.drawn)
+    }
+
+    /// Enqueues the network's input: the images, and zeros for those that a whole batch of `shape` has beyond them.
+    fn prepare(&mut self, gpu: &Gpu, batch: &Batch, shape: Shape, input: Ptr) -> Result<()> {
+        self.staged = None;
+        let n = batch.drawn.len();
+        let shift: Ptr<i32> = self.places[1 - self.next].ptr();
+        let (mirror, erase) = (shift.add(2 * n), shift.add(3 * n));
+        let pixels = shift.add(7 * n).cast();
+        let [h, w] = batch.size.map(|side| side as i32);
+        let ([r, g, b], [sr, sg, sb], images) = (MEAN, STD, n as i32);
+        let grid = Grid::any(n * batch.size[0] * batch.size[1]);
+        kernels::prepare_images(gpu, grid, pixels, input, shift, mirror, erase, images, h, w, 3, r, g, b, sr, sg, sb)?;
+        let (done, rest) = (n * shape.len() / shape.n, (shape.n - n) * shape.len() / shape.n);
+        if rest > 0 {
+            kernels::fill(gpu, Grid::any(rest), gpu.offset(input, done), 0.0, rest as i64)?;
+        }
+        Ok(())
+    }
+}
+
+impl Session {
+    /// Sets the input `images` to a batch, augmented and normalised; where it has fewer images than the input the rest is 0.
+    ///
+    /// # Panics
+    /// If the images have another size, or are more: a bug of the caller, never of a user.
+    pub fn set_images(&mut self, images: Var, batch: &Batch) -> Result<()> {
+        let shape = self.graph.shape(images);
+        assert!(batch.size == [shape.h, shape.w] && batch.drawn.len() <= shape.n, "{shape} does not take the batch");
+        let block = self.plan.values[images.0];
+        match &mut self.memory {
+            Memory::Host(arena) => {
+                let (input, rest) = arena.slice_mut(block).split_at_mut(batch.pixels.len());
+                batch.to_images(input);
+                rest.fill(0.0);
+                Ok(())
+            }
+            Memory::Gpu(_) => {
+                if !self.staging.as_ref().is_some_and(|staging| staging.has(batch)) {
+                    self.stage_images(images, batch)?;
+                }
+                let Memory::Gpu(memory) = &self.memory else { unreachable!() };
+                let staging = self.staging.as_mut().expect("staged above");
+                staging.prepare(memory.gpu(), batch, shape, memory.at(block))
+            }
+        }
+    }
+
+    /// Sends a batch for the next [`Session::set_images`] ahead, while the GPU works on the present one. Nothing on the CPU.
+    pub fn stage_images(&mut self, images: Var, batch: &Batch) -> Result<()> {
+        let Some(gpu) = self.gpu().cloned() else { return Ok(()) };
+        if self.staging.is_none() {
+            self.staging = Some(Staging::new(&gpu, self.graph.shape(images))?);
+        }
+        self.staging.as_mut().expect("made above").send(&gpu, batch)
+    }
+}
