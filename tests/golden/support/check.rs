@@ -41,6 +41,15 @@ impl Checker {
         self.compare(name, got, want, tolerance, &format!("{tolerance:e} absolute"));
     }
 
+    /// ‖got - want‖ <= tolerance * ‖want‖ in the Euclidean norm.
+    pub fn close_in_norm(&mut self, name: &str, got: &[f32], want: &[f32], tolerance: f64) {
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+        let difference = norm(&mut got.iter().zip(want).map(|(g, w)| f64::from(*g) - f64::from(*w)));
+        let found = difference / norm(&mut want.iter().map(|w| f64::from(*w)));
+        let good = got.len() == want.len() && found <= tolerance;
+        self.that(good, || format!("{name}: off by {found:e} in norm, allowed {tolerance:e}"));
+    }
+
     /// Any other condition, with its own words.
     pub fn that(&mut self, condition: bool, failure: impl FnOnce() -> String) {
         self.checked += 1;

@@ -9,7 +9,7 @@ pub struct Variant {
     pub device: Device,
     pub name: String,
     /// What rounding alone may cost; 0 where a test's own tolerance holds.
-    floor: f64,
+    pub floor: f64,
 }
 
 impl Variant {
