@@ -1,6 +1,7 @@
 //! GPUs: the one boundary between the engine and CUDA, or the emulator that stands in for it.
 
 mod backend;
+pub mod cuda;
 
 pub use backend::{Backend, Kernel, Recording, Vendor};
 
