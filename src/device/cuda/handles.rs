@@ -102,7 +102,7 @@ impl Context {
     }
 
     /// Name, compute capability, and the CUDA version of the driver (`12040`: 12.4).
-    pub fn describe(&self, driver: u32) -> Result<String> {
+    pub fn describe(&self, driver: usize) -> Result<String> {
         let [major, minor] = self.capability()?;
         let (cuda, point) = (driver / 1000, driver % 1000 / 10);
         Ok(format!("{} (compute capability {major}.{minor}, driver for CUDA {cuda}.{point})", name(self.device)?))

@@ -4,7 +4,7 @@
 //! that [`Places`] names is opened by its path: the loader then finds the open one under its name (`libcudnn.so.9`). A development
 //! link (`libcudnn.so`) in the loader's own path still comes first, so what counts is the version that the library itself tells.
 
-use std::ffi::c_int;
+use std::ffi::{OsStr, c_int};
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use super::status::{Status, no_device};
 use crate::Result;
 
 /// CUDA 12.0: the oldest driver.
-const OLDEST_DRIVER: u32 = 12_000;
+const OLDEST_DRIVER: usize = 12_000;
 
 /// Folders of the driver that are not in every loader's path: WSL, NixOS.
 const DRIVER_FOLDERS: [&str; 2] = ["/usr/lib/wsl/lib", "/run/opengl-driver/lib"];
@@ -26,7 +26,7 @@ const DRIVER_FOLDERS: [&str; 2] = ["/usr/lib/wsl/lib", "/run/opengl-driver/lib"]
 pub(super) struct Needed {
     pub name: &'static str,
     /// Major versions that have the functions which are called.
-    pub majors: RangeInclusive<u32>,
+    pub majors: RangeInclusive<usize>,
     /// pip's package for CUDA 12, and for 13.
     pub packages: [&'static str; 2],
     /// The Debian package in NVIDIA's repository, less the version of CUDA that follows: major, or with the minor.
@@ -53,9 +53,9 @@ pub(super) const CUDNN: Needed = Needed {
 /// What a library says of itself.
 pub(super) struct Found {
     /// Major, minor, patch.
-    pub version: [u32; 3],
+    pub version: [usize; 3],
     /// The CUDA it was made for: 12040 is 12.4.
-    pub cuda: u32,
+    pub cuda: usize,
     pub file: Option<PathBuf>,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Found {
 ///
 /// # Errors
 /// [`crate::Error::NoDevice`] where it is missing, too old or unusable.
-pub(super) fn open_driver() -> Result<u32> {
+pub(super) fn open_driver() -> Result<usize> {
     if !open_named("libcuda.so.1") {
         open_first(DRIVER_FOLDERS.iter().map(|folder| Path::new(folder).join("libcuda.so.1")));
     }
@@ -85,7 +85,7 @@ pub(super) fn open_driver() -> Result<u32> {
     let mut version: c_int = 0;
     // SAFETY: the version is written to.
     unsafe { driver::cuDriverGetVersion(&mut version) }.check("asking for the driver's version")?;
-    let version = u32::try_from(version).unwrap_or(0);
+    let version = usize::try_from(version).unwrap_or(0);
     judge_driver(version)?;
     Ok(version)
 }
@@ -94,7 +94,7 @@ pub(super) fn open_driver() -> Result<u32> {
 ///
 /// # Errors
 /// [`crate::Error::NoDevice`] where one is missing, or of a version that does not fit.
-pub(super) fn open_vendor(driver: u32) -> Result<()> {
+pub(super) fn open_vendor(driver: usize) -> Result<()> {
     let places = Places::here();
     // cuDNN opens cuBLASLt by its name, so that comes first. Libraries for CUDA 13 do not run on a driver for 12.
     let names: &[&str] =
@@ -105,9 +105,9 @@ pub(super) fn open_vendor(driver: u32) -> Result<()> {
         return Err(missing(&CUBLASLT, driver));
     }
     // SAFETY: it is present, and these calls only return numbers; so for cuDNN below.
-    let (version, cuda, library) =
-        unsafe { (cublaslt::cublasLtGetVersion(), cublaslt::cublasLtGetCudartVersion(), cublaslt::culib()) };
-    judge(&CUBLASLT, &Found::new(version, cuda, file_of(library, b"cublasLtGetVersion")), driver)?;
+    let (cuda, library) = unsafe { (cublaslt::cublasLtGetCudartVersion(), cublaslt::culib()) };
+    let file = file_of(library, b"cublasLtGetProperty");
+    judge(&CUBLASLT, &Found { version: cublaslt_version()?, cuda, file }, driver)?;
 
     open_first(places.find(&["libcudnn.so.9"]));
     // SAFETY: as for cuBLASLt.
@@ -117,16 +117,30 @@ pub(super) fn open_vendor(driver: u32) -> Result<()> {
     // SAFETY: as for cuBLASLt.
     let (version, cuda, library) =
         unsafe { (cudnn::cudnnGetVersion(), cudnn::cudnnGetCudartVersion(), cudnn::culib()) };
-    judge(&CUDNN, &Found::new(version, cuda, file_of(library, b"cudnnGetVersion")), driver)
+    let file = file_of(library, b"cudnnGetVersion");
+    judge(&CUDNN, &Found { version: cudnn_version(version), cuda, file }, driver)
+}
+
+/// cuBLASLt must be present.
+fn cublaslt_version() -> Result<[usize; 3]> {
+    use cublaslt::libraryPropertyType::{MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
+    let mut version = [0; 3];
+    for (property, part) in [MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL].into_iter().zip(&mut version) {
+        let mut value: c_int = 0;
+        // SAFETY: the value is written to.
+        unsafe { cublaslt::cublasLtGetProperty(property, &mut value) }.check("asking for cuBLASLt's version")?;
+        *part = usize::try_from(value).unwrap_or(0);
+    }
+    Ok(version)
+}
+
+/// 90100 is 9.1.0, and before version 9 8907 was 8.9.7. (cuDNN tells its parts too, but with a status whose codes changed.)
+pub(super) fn cudnn_version(version: usize) -> [usize; 3] {
+    let unit = if version < 10_000 { 1000 } else { 10_000 };
+    [version / unit, version % unit / 100, version % 100]
 }
 
 impl Found {
-    /// `version`: 120103 is 12.1.3, 90100 is 9.1.0, and before cuDNN 9 8907 was 8.9.7.
-    pub fn new(version: usize, cuda: usize, file: Option<PathBuf>) -> Found {
-        let split = |unit: usize| [version / unit, version % unit / 100, version % 100].map(|part| part as u32);
-        Found { version: split(if version < 10_000 { 1000 } else { 10_000 }), cuda: cuda as u32, file }
-    }
-
     fn place(&self) -> String {
         self.file.as_ref().map(|file| format!(" ({})", file.display())).unwrap_or_default()
     }
@@ -134,7 +148,7 @@ impl Found {
 
 /// # Errors
 /// A driver that is too old.
-pub(super) fn judge_driver(version: u32) -> Result<()> {
+pub(super) fn judge_driver(version: usize) -> Result<()> {
     if version >= OLDEST_DRIVER {
         return Ok(());
     }
@@ -147,7 +161,7 @@ pub(super) fn judge_driver(version: u32) -> Result<()> {
 
 /// # Errors
 /// A version that has other functions, or is for a newer driver.
-pub(super) fn judge(needed: &Needed, found: &Found, driver: u32) -> Result<()> {
+pub(super) fn judge(needed: &Needed, found: &Found, driver: usize) -> Result<()> {
     let [major, minor, patch] = found.version;
     let (name, place) = (needed.name, found.place());
     if !needed.majors.contains(&major) {
@@ -172,7 +186,7 @@ pub(super) fn judge(needed: &Needed, found: &Found, driver: u32) -> Result<()> {
 }
 
 /// The error for a library that no place has.
-pub(super) fn missing(needed: &Needed, driver: u32) -> crate::Error {
+pub(super) fn missing(needed: &Needed, driver: usize) -> crate::Error {
     no_device(format!(
         "{} was not found (in VIRTUAL_ENV, CONDA_PREFIX, CUDA_HOME, the system's folders, LD_LIBRARY_PATH): {}",
         needed.name,
@@ -180,7 +194,7 @@ pub(super) fn missing(needed: &Needed, driver: u32) -> crate::Error {
     ))
 }
 
-fn how_to_get(needed: &Needed, driver: u32) -> String {
+fn how_to_get(needed: &Needed, driver: usize) -> String {
     let cuda = if driver >= 13_000 { 13 } else { 12 };
     let (package, apt) = (needed.packages[cuda - 12], needed.apt);
     let minor = if needed.apt_minor { format!("-{}", driver % 1000 / 10) } else { String::new() };
@@ -210,10 +224,10 @@ fn initialisation_failed(status: driver::CUresult, reason: &str, file: Option<&P
 }
 
 /// Opens a library by the loader's own search, for the rest of the process.
-fn open_named(name: &str) -> bool {
+fn open_named(name: impl AsRef<OsStr>) -> bool {
     // SAFETY: the names and paths that come here are of NVIDIA's libraries; opening them runs their initialisers, which ask for
     // nothing.
-    match unsafe { Library::new(name) } {
+    match unsafe { Library::new(name.as_ref()) } {
         Ok(library) => {
             // Never closed: functions of it are called until the process ends.
             std::mem::forget(library);
@@ -225,7 +239,7 @@ fn open_named(name: &str) -> bool {
 
 /// Opens the first file that can be opened (one may be for another processor). None is no error: the loader's own search follows.
 fn open_first(files: impl IntoIterator<Item = PathBuf>) {
-    files.into_iter().any(|file| file.to_str().is_some_and(open_named));
+    files.into_iter().any(open_named);
 }
 
 /// Where an open library lies, for messages.

@@ -39,13 +39,22 @@ pub struct Cuda(Arc<Shared>);
 struct Shared {
     vendor: Option<Libraries>,
     upload: Mutex<Upload>,
-    upload_beside: Mutex<(Upload, Event)>,
+    upload_beside: Mutex<Beside>,
     download: Mutex<Download>,
     beside: Stream,
     stream: Stream,
     module: Module,
     context: Arc<Context>,
     description: String,
+}
+
+/// Copies on the second stream.
+struct Beside {
+    upload: Upload,
+    /// The end of the last copy.
+    copied: Event,
+    /// The work that had been asked for when the last copy was.
+    asked: Event,
 }
 
 impl Cuda {
@@ -67,7 +76,7 @@ impl Cuda {
         Ok(Cuda(Arc::new(Shared {
             vendor,
             upload: Mutex::new(Upload::new()?),
-            upload_beside: Mutex::new((Upload::new()?, Event::new()?)),
+            upload_beside: Mutex::new(Beside { upload: Upload::new()?, copied: Event::new()?, asked: Event::new()? }),
             download: Mutex::new(Download::new()),
             beside: Stream::new()?,
             stream,
@@ -144,10 +153,14 @@ impl Backend for Cuda {
         lock(&self.0.upload).copy(&self.0.stream, to, from)
     }
 
+    /// Waits for the work that had been asked for when this was last called: with two buffers in turn, the one that is filled has
+    /// then been read.
     fn upload_beside(&self, to: u64, from: &[u8]) -> Result<()> {
         self.0.context.bind()?;
         let mut guard = lock(&self.0.upload_beside);
-        let (upload, copied) = &mut *guard;
+        let Beside { upload, copied, asked } = &mut *guard;
+        self.0.beside.wait_for(asked)?;
+        asked.record(&self.0.stream)?;
         upload.copy(&self.0.beside, to, from)?;
         copied.record(&self.0.beside)?;
         self.0.stream.wait_for(copied)

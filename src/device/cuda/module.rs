@@ -21,7 +21,7 @@ impl Module {
     ///
     /// # Errors
     /// [`Error::NoDevice`] where the binary is broken, lacks a kernel, or is not for this GPU or driver.
-    pub fn load(context: &Context, driver: u32, fatbin: &[u8], kernels: &[Kernel]) -> Result<Module> {
+    pub fn load(context: &Context, driver: usize, fatbin: &[u8], kernels: &[Kernel]) -> Result<Module> {
         let image = aligned(fatbin)?;
         let load = |to| {
             // SAFETY: the image is a whole fat binary, as long as its header says; the driver copies what it needs.
@@ -100,7 +100,7 @@ pub(super) fn aligned(fatbin: &[u8]) -> Result<Vec<u64>> {
 }
 
 /// Why the driver refused a whole fat binary.
-fn not_loaded(context: &Context, driver: u32, reason: &str) -> Error {
+fn not_loaded(context: &Context, driver: usize, reason: &str) -> Error {
     let [major, minor] = context.capability().unwrap_or_default();
     no_device(format!(
         "the driver (for CUDA {}.{}) cannot load the kernels for this GPU (compute capability {major}.{minor}): {reason}; install \

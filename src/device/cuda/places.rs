@@ -102,8 +102,8 @@ mod tests {
         };
         assert_eq!(places.find(&["libcublasLt.so.13"]), Vec::<PathBuf>::new());
         let folders = [
-            "venv/lib/python3.12/site-packages/nvidia/cublas/lib",
             "venv/lib/python3.12/site-packages/nvidia/cu13/lib",
+            "venv/lib/python3.12/site-packages/nvidia/cublas/lib",
             "venv/lib64/python3.12/site-packages/nvidia/cu13/lib",
             "conda/lib/python3.11/site-packages/nvidia/cublas/lib",
             "conda/lib",

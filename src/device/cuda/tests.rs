@@ -5,7 +5,7 @@ use cudarc::driver::sys::CUresult;
 use rand::RngExt;
 
 use super::layout::{Descriptors, Matrix, Pass, Product, Tensor4d};
-use super::libraries::{CUBLASLT, CUDNN, Found, judge, judge_driver, missing};
+use super::libraries::{CUBLASLT, CUDNN, Found, cudnn_version, judge, judge_driver, missing};
 use super::module::aligned;
 use super::status::Status;
 use super::*;
@@ -202,12 +202,15 @@ fn only_whole_fat_binaries_are_loaded() {
 
 #[test]
 fn versions_are_judged_with_a_way_out() {
-    let found = |version, cuda| Found::new(version, cuda, Some("/opt/lib/it.so".into()));
-    assert_eq!(found(120_103, 12_010).version, [12, 1, 3]);
-    assert_eq!(found(8_907, 12_010).version, [8, 9, 7]);
-    for (needed, version, cuda, driver) in
-        [(&CUBLASLT, 120_000, 12_000, 12_000), (&CUBLASLT, 130_100, 13_010, 13_000), (&CUDNN, 90_000, 12_030, 13_000)]
-    {
+    assert_eq!(cudnn_version(91_205), [9, 12, 5]);
+    assert_eq!(cudnn_version(8_907), [8, 9, 7]);
+    let found = |version, cuda| Found { version, cuda, file: Some("/opt/lib/it.so".into()) };
+    for (needed, version, cuda, driver) in [
+        (&CUBLASLT, [12, 0, 0], 12_000, 12_000),
+        (&CUBLASLT, [12, 9, 3], 12_090, 12_000),
+        (&CUBLASLT, [13, 1, 0], 13_010, 13_000),
+        (&CUDNN, [9, 0, 0], 12_030, 13_000),
+    ] {
         judge(needed, &found(version, cuda), driver).unwrap();
     }
     let refused = |needed, version, cuda, driver, parts: &[&str]| {
@@ -217,11 +220,11 @@ fn versions_are_judged_with_a_way_out() {
         assert!(parts.iter().all(|part| text.contains(part)), "{text}");
     };
     let parts = ["cuDNN 8.9.7", "(/opt/lib/it.so)", "cuDNN 9 is needed", "nvidia-cudnn-cu12", "libcudnn9-cuda-12`"];
-    refused(&CUDNN, 8_907, 12_010, 12_040, &parts);
-    refused(&CUBLASLT, 110_000, 11_080, 13_000, &["12 or 13", "`pip install nvidia-cublas`", "libcublas-13-0`"]);
-    refused(&CUBLASLT, 140_000, 14_000, 14_000, &["cuBLASLt 14.0.0", "12 or 13"]);
+    refused(&CUDNN, [8, 9, 7], 12_010, 12_040, &parts);
+    refused(&CUBLASLT, [11, 11, 3], 11_080, 13_000, &["12 or 13", "`pip install nvidia-cublas`", "libcublas-13-0`"]);
+    refused(&CUBLASLT, [14, 0, 0], 14_000, 14_000, &["cuBLASLt 14.0.0", "12 or 13"]);
     let parts = ["for CUDA 13, the driver for CUDA 12.4", "newer driver", "nvidia-cublas-cu12", "libcublas-12-4`"];
-    refused(&CUBLASLT, 130_000, 13_000, 12_040, &parts);
+    refused(&CUBLASLT, [13, 0, 0], 13_000, 12_040, &parts);
     let text = missing(&CUDNN, 13_000).to_string();
     assert!(text.starts_with("cuda: cuDNN was not found") && text.contains("nvidia-cudnn-cu13"), "{text}");
     judge_driver(12_000).unwrap();
