@@ -4,6 +4,7 @@
 //! second step adds the parts in a fixed order. (In place they are added in the type of the output.)
 
 use std::ffi::c_void;
+use std::sync::Arc;
 
 use cudarc::cublaslt::sys::{
     self, cublasComputeType_t, cublasLtContext, cublasLtMatmulAlgo_t, cublasLtMatmulDescAttributes_t,
@@ -11,7 +12,7 @@ use cudarc::cublaslt::sys::{
     cublasLtMatrixLayoutOpaque_t, cublasLtReductionScheme_t, cublasStatus_t, cudaDataType,
 };
 
-use super::handles::{Owned, Raw, Stream};
+use super::handles::{Owned, Stream};
 use super::layout::{Matrix, Pass, Product};
 use super::status::{DEVICE, Status};
 use crate::cpu::conv::Conv2dGeometry;
@@ -37,7 +38,7 @@ pub(super) struct CublasLt {
     /// By geometry and precision, in the order of [`Pass::ALL`]. A network has a few dozen.
     plans: Vec<(Conv2dGeometry, Precision, [Plan; 3])>,
     handle: Handle<cublasLtContext>,
-    stream: Raw<sys::CUstream_st>,
+    stream: Arc<Stream>,
 }
 
 /// One product, ready to run.
@@ -51,11 +52,11 @@ struct Plan {
 }
 
 impl CublasLt {
-    /// For the current context. `stream` must outlive it.
-    pub fn open(stream: &Stream) -> Result<CublasLt> {
+    /// For the current context; all work goes to `stream`.
+    pub fn open(stream: &Arc<Stream>) -> Result<CublasLt> {
         // SAFETY: `cublasLtDestroy` takes what `cublasLtCreate` writes.
         let handle = unsafe { Owned::new(|to| sys::cublasLtCreate(to), sys::cublasLtDestroy, "starting cuBLASLt")? };
-        Ok(CublasLt { plans: Vec::new(), handle, stream: Raw(stream.get().cast()) })
+        Ok(CublasLt { plans: Vec::new(), handle, stream: Arc::clone(stream) })
     }
 
     /// Bytes that each pass takes.
@@ -108,7 +109,7 @@ impl CublasLt {
                 &plan.algorithm,
                 workspace as *mut c_void,
                 plan.workspace,
-                self.stream.0,
+                self.stream.get().cast(),
             )
         }
         .check("multiplying matrices")

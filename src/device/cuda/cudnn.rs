@@ -4,6 +4,7 @@
 //! gradient and `ALGO_3` of the weight's add with atomics: the same step would differ from run to run.
 
 use std::ffi::c_void;
+use std::sync::Arc;
 
 use cudarc::cudnn::sys::{
     self, cudnnContext, cudnnConvolutionBwdDataAlgo_t, cudnnConvolutionBwdFilterAlgo_t, cudnnConvolutionFwdAlgo_t,
@@ -28,6 +29,8 @@ pub(super) struct Cudnn {
     /// By geometry and precision; a network has a few dozen.
     plans: Vec<(Conv2dGeometry, Precision, Plan)>,
     handle: Handle<cudnnContext>,
+    /// cuDNN knows it by its handle.
+    _stream: Arc<Stream>,
 }
 
 /// Descriptors and algorithms of a convolution, each algorithm with the bytes of workspace that it takes.
@@ -43,13 +46,13 @@ struct Plan {
 }
 
 impl Cudnn {
-    /// For the current context; all work goes to `stream`, which must outlive it.
-    pub fn open(stream: &Stream) -> Result<Cudnn> {
+    /// For the current context; all work goes to `stream`.
+    pub fn open(stream: &Arc<Stream>) -> Result<Cudnn> {
         // SAFETY: `cudnnDestroy` takes what `cudnnCreate` writes.
         let handle = unsafe { Owned::new(|to| sys::cudnnCreate(to), sys::cudnnDestroy, "starting cuDNN")? };
         // SAFETY: both handles live; the stream types are two names of one.
         unsafe { sys::cudnnSetStream(handle.get(), stream.get().cast()) }.check("starting cuDNN")?;
-        Ok(Cudnn { plans: Vec::new(), handle })
+        Ok(Cudnn { plans: Vec::new(), handle, _stream: Arc::clone(stream) })
     }
 
     /// Bytes that forward and backward take.

@@ -42,7 +42,7 @@ struct Shared {
     upload_beside: Mutex<Beside>,
     download: Mutex<Download>,
     beside: Stream,
-    stream: Stream,
+    stream: Arc<Stream>,
     module: Module,
     context: Arc<Context>,
     description: String,
@@ -58,7 +58,8 @@ struct Beside {
 }
 
 impl Cuda {
-    /// Opens GPU `ordinal` and loads `kernels` from `fatbin`, with the vendor's convolutions if `vendor`.
+    /// Opens GPU `ordinal` and loads `kernels` (each at its [`Kernel::index`]) from `fatbin`, with the vendor's convolutions if
+    /// `vendor`.
     ///
     /// # Errors
     /// [`Error::NoDevice`] where the driver, the GPU, a library or the kernels are missing or too old, [`Error::Device`] where the
@@ -71,7 +72,7 @@ impl Cuda {
         let context = Arc::new(Context::open(ordinal)?);
         let description = context.describe(driver)?;
         let module = Module::load(&context, driver, fatbin, kernels)?;
-        let stream = Stream::new()?;
+        let stream = Arc::new(Stream::new()?);
         let vendor = if vendor { Some(Libraries::open(&context, &stream)?) } else { None };
         Ok(Cuda(Arc::new(Shared {
             vendor,

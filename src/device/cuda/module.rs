@@ -22,6 +22,7 @@ impl Module {
     /// # Errors
     /// [`Error::NoDevice`] where the binary is broken, lacks a kernel, or is not for this GPU or driver.
     pub fn load(context: &Context, driver: usize, fatbin: &[u8], kernels: &[Kernel]) -> Result<Module> {
+        debug_assert!(kernels.iter().enumerate().all(|(index, kernel)| kernel.index == index));
         let image = aligned(fatbin)?;
         let load = |to| {
             // SAFETY: the image is a whole fat binary, as long as its header says; the driver copies what it needs.

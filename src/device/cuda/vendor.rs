@@ -19,8 +19,8 @@ pub(super) struct Libraries {
 }
 
 impl Libraries {
-    /// For `context`, which is current. `stream` must outlive them.
-    pub fn open(context: &Arc<Context>, stream: &Stream) -> Result<Libraries> {
+    /// For `context`, which is current; all work goes to `stream`.
+    pub fn open(context: &Arc<Context>, stream: &Arc<Stream>) -> Result<Libraries> {
         Ok(Libraries {
             cudnn: Mutex::new(Cudnn::open(stream)?),
             cublaslt: Mutex::new(CublasLt::open(stream)?),
