@@ -38,8 +38,32 @@ pub enum Command {
     /// Turn a data set's published files into folders of images.
     #[command(subcommand)]
     Convert(ConvertCommand),
+    /// Prove a GPU: everything that it computes against the CPU, on random numbers.
+    Selftest(SelftestArgs),
     /// Say what this build and this machine can do.
     Info,
+}
+
+#[derive(Args, Debug)]
+pub struct SelftestArgs {
+    /// What is tested; emulated runs the CUDA kernels on the CPU.
+    #[arg(long, default_value = "cuda", value_parser = ["cuda", "emulated"])]
+    pub device: String,
+    /// Arithmetic of convolutions.
+    #[arg(long, default_value = "f32", value_parser = ["f32", "tf32", "bf16"])]
+    pub precision: String,
+    /// Plain convolutions by cuDNN and cuBLASLt; false takes the crate's own kernels.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub vendor: bool,
+    /// Seed of the random numbers; without it the time gives one.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// The ops at the size that they have in a ResNet-50 too.
+    #[arg(long)]
+    pub full: bool,
+    /// Write the results here.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

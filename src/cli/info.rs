@@ -4,6 +4,8 @@ use std::env::consts::{ARCH, OS};
 use std::fs;
 use std::thread::available_parallelism;
 
+use crate::device::{Device, DeviceKind, DeviceOptions};
+
 /// One `name: value` a line.
 pub fn text() -> String {
     let cores = available_parallelism().map_or_else(|_| "unknown".into(), |n| n.to_string());
@@ -23,8 +25,9 @@ pub fn text() -> String {
         ("cores", format!("{cores} (threads used by default)")),
         ("instructions", format!("{} (matrix products use {})", instructions().join(", "), crate::cpu::isa_name())),
         ("memory", memory()),
-        ("devices", "cpu".into()),
-        ("CUDA", "not built in".into()),
+        ("CUDA kernels", env!("PTL_BUILD_CUDA").into()),
+        ("GPU", gpu()),
+        ("emulated GPU", if cfg!(ptl_emulator) { "yes" } else { "not built in (feature emulator)" }.into()),
     ];
     lines.iter().map(|(name, value)| format!("{:<14}{value}\n", format!("{name}:"))).collect()
 }
@@ -54,6 +57,12 @@ fn instructions() -> Vec<&'static str> {
         found.push("the baseline only");
     }
     found
+}
+
+/// The GPU that `--device cuda` would take, or why there is none.
+fn gpu() -> String {
+    let options = DeviceOptions { kind: DeviceKind::Cuda, vendor: true, ..DeviceOptions::default() };
+    Device::open(&options).map_or_else(|error| error.to_string(), |device| device.to_string())
 }
 
 fn memory() -> String {

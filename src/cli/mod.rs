@@ -35,6 +35,7 @@ pub fn run() -> ExitCode {
         Command::Extract(args) => commands::extract(&args),
         Command::Synth(args) => commands::synth(&args),
         Command::Convert(args) => commands::convert(&args),
+        Command::Selftest(args) => commands::selftest(&args),
         Command::Info => output::print(&info::text()).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

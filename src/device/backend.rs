@@ -80,8 +80,8 @@ pub trait Recording: Send {
 /// Plain convolutions (and 1x1 ones, which are matrix products) by the vendor's libraries, deterministic algorithms only.
 ///
 /// Activations are NHWC, f32 or bf16 as `precision` says ([`Precision::Tf32`]: f32 in memory). Weights and their gradients
-/// have the same type and lie as `[out, kh, kw, in]`. Addresses are of the device; `workspace` has as many bytes as
-/// [`Vendor::workspace`] says.
+/// have the same type and lie as `[out, kh, kw, in]`. Addresses are of the device, multiples of 16; `workspace` has as many bytes
+/// as [`Vendor::workspace`] says. A geometry's first call may load code, which a recording cannot: run the work once before.
 pub trait Vendor {
     /// Bytes that forward and backward (either gradient) take. Chooses algorithms, once for each geometry and precision.
     fn workspace(&self, geometry: &Conv2dGeometry, precision: Precision) -> Result<[usize; 2]>;

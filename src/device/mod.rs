@@ -4,6 +4,9 @@
 
 mod backend;
 mod buffer;
+// Without kernels only the driver is asked for, so that an error names what is really missing.
+#[cfg_attr(not(ptl_cuda), allow(dead_code))]
+mod cuda;
 #[cfg(ptl_emulator)]
 mod emulator;
 mod gpu;

@@ -85,8 +85,23 @@ fn only_f32(precision: Precision) -> Result<()> {
     Err(Error::Setting { setting: "precision".into(), value: precision.to_string(), reason })
 }
 
+#[cfg(ptl_cuda)]
+fn cuda(options: &DeviceOptions) -> Result<Gpu> {
+    // The fat binary that the build script made.
+    static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+    let cuda = super::cuda::Cuda::open(0, KERNELS, super::kernels::ALL, options.vendor)?;
+    Ok(Gpu::new(std::sync::Arc::new(cuda), options.precision))
+}
+
+#[cfg(not(ptl_cuda))]
 fn cuda(_options: &DeviceOptions) -> Result<Gpu> {
-    Err(Error::NoDevice { device: "cuda", reason: "not there yet".into() })
+    // A driver that is missing is named first: without a GPU the build does not matter.
+    super::cuda::check_driver()?;
+    let reason = format!(
+        "this program has no CUDA kernels ({}): run scripts/install-nvcc, or set NVCC or CUDA_HOME, and build it again",
+        env!("PTL_BUILD_CUDA")
+    );
+    Err(Error::NoDevice { device: "CUDA", reason })
 }
 
 #[cfg(ptl_emulator)]

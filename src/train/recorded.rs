@@ -11,6 +11,8 @@ const KEPT: usize = 2;
 /// The launches of a step.
 pub(super) struct Recorded {
     replay: bool,
+    /// Every launch has run once: what a first call loads or chooses cannot be recorded.
+    warm: bool,
     /// Right answers of each classifier.
     hits: Buffer,
     steps: Vec<Step>,
@@ -25,7 +27,7 @@ struct Step {
 
 impl Recorded {
     pub fn new(gpu: &Gpu, classifiers: usize, replay: bool) -> Result<Recorded> {
-        Ok(Recorded { replay, hits: gpu.allocate(4 * classifiers)?, steps: Vec::new() })
+        Ok(Recorded { replay, warm: false, hits: gpu.allocate(4 * classifiers)?, steps: Vec::new() })
     }
 
     pub fn hits(&self) -> Ptr<f32> {
@@ -41,7 +43,8 @@ impl Recorded {
         launch: &mut dyn FnMut(Ptr<f32>) -> Result<()>,
     ) -> Result<()> {
         let hits = self.hits();
-        if !self.replay {
+        if !self.replay || !self.warm {
+            self.warm = true;
             return launch(hits);
         }
         if let Some(step) = self.steps.iter().find(|step| step.bound == *bound && step.update == *update) {

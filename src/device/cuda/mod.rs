@@ -1,0 +1,229 @@
+//! An NVIDIA GPU by the CUDA driver API: the only place where the crate calls CUDA.
+//!
+//! Everything is found at run time ([`libraries`]), so the program starts on machines without CUDA. All work goes through one
+//! stream, in the order in which it is asked for; a second one carries the copies of [`Backend::upload_beside`].
+
+mod cublaslt;
+mod cudnn;
+mod handles;
+mod layout;
+mod libraries;
+mod module;
+mod places;
+mod recording;
+mod staging;
+mod status;
+#[cfg(test)]
+mod tests;
+mod vendor;
+
+use std::ffi::c_void;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::sys;
+
+use self::handles::{Context, Event, Stream};
+use self::module::Module;
+use self::recording::{Capture, Graph};
+use self::staging::{Download, Upload};
+use self::status::{Status, device_error};
+use self::vendor::Libraries;
+use super::{Backend, Kernel, Recording, Vendor};
+use crate::{Error, Result};
+
+/// One GPU. It may be used from any thread; calls that come from several at once run in some order.
+pub struct Cuda(Arc<Shared>);
+
+/// What recordings share with the device that made them, and keep alive. Fields are dropped in the order in which they stand.
+struct Shared {
+    vendor: Option<Libraries>,
+    upload: Mutex<Upload>,
+    upload_beside: Mutex<Beside>,
+    download: Mutex<Download>,
+    beside: Stream,
+    stream: Arc<Stream>,
+    module: Module,
+    context: Arc<Context>,
+    description: String,
+}
+
+/// Copies on the second stream.
+struct Beside {
+    upload: Upload,
+    /// The end of the last copy.
+    copied: Event,
+    /// The work that had been asked for when the last copy was.
+    asked: Event,
+}
+
+impl Cuda {
+    /// Opens GPU `ordinal` and loads `kernels` (each at its [`Kernel::index`]) from `fatbin`, with the vendor's convolutions if
+    /// `vendor`.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] where the driver, the GPU, a library or the kernels are missing or too old, [`Error::Device`] where the
+    /// driver fails.
+    pub fn open(ordinal: usize, fatbin: &'static [u8], kernels: &'static [Kernel], vendor: bool) -> Result<Cuda> {
+        let driver = libraries::open_driver()?;
+        if vendor {
+            libraries::open_vendor(driver)?;
+        }
+        let context = Arc::new(Context::open(ordinal)?);
+        let description = context.describe(driver)?;
+        let module = Module::load(&context, driver, fatbin, kernels)?;
+        let stream = Arc::new(Stream::new()?);
+        let vendor = if vendor { Some(Libraries::open(&context, &stream)?) } else { None };
+        Ok(Cuda(Arc::new(Shared {
+            vendor,
+            upload: Mutex::new(Upload::new()?),
+            upload_beside: Mutex::new(Beside { upload: Upload::new()?, copied: Event::new()?, asked: Event::new()? }),
+            download: Mutex::new(Download::new()),
+            beside: Stream::new()?,
+            stream,
+            module,
+            context,
+            description,
+        })))
+    }
+}
+
+/// Refuses a machine without a usable driver.
+///
+/// # Errors
+/// [`Error::NoDevice`] says what is missing.
+#[cfg(not(ptl_cuda))]
+pub fn check_driver() -> Result<()> {
+    libraries::open_driver().map(|_| ())
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // What follows frees memory and handles of work that may still run. Errors have nowhere to go, and later calls show them.
+        let _ = self.context.bind().and_then(|()| self.beside.synchronize()).and_then(|()| self.stream.synchronize());
+    }
+}
+
+impl fmt::Debug for Cuda {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cuda({})", self.0.description)
+    }
+}
+
+/// The value even if another thread panicked while it held it: staging buffers and plans are valid between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Backend for Cuda {
+    fn description(&self) -> String {
+        self.0.description.clone()
+    }
+
+    fn memory(&self) -> Result<[u64; 2]> {
+        self.0.context.bind()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: both are written to.
+        unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }.check("asking for free memory")?;
+        Ok([free as u64, total as u64])
+    }
+
+    /// Plain `cuMemAlloc`: there are few buffers and they live long, a pool would hold memory that other programs then miss.
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        self.0.context.bind()?;
+        let mut address = 0;
+        // SAFETY: the address is written to. The driver aligns to 256 bytes, and refuses 0 of them.
+        let status = unsafe { sys::cuMemAlloc_v2(&mut address, bytes.max(1)) };
+        if status == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+            let [free, total] = self.memory()?;
+            return Err(Error::DeviceMemory {
+                purpose: "a buffer".to_string(),
+                needed: bytes as u64,
+                free,
+                total,
+                advice: "use smaller batches (--ids, --images, --eval-batch), smaller images or a smaller network, or end other \
+                         programs on this GPU"
+                    .to_string(),
+            });
+        }
+        status.check("allocating memory")?;
+        Ok(address)
+    }
+
+    fn release(&self, address: u64) {
+        // A failure here is one of earlier work, or a context that is lost already: the next call reports it.
+        if self.0.context.bind().and_then(|()| self.synchronize()).is_ok() {
+            // SAFETY: nothing runs any more; the driver refuses an address that it did not give.
+            let _ = unsafe { sys::cuMemFree_v2(address) };
+        }
+    }
+
+    fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.0.context.bind()?;
+        lock(&self.0.upload).copy(&self.0.stream, to, from)
+    }
+
+    /// Waits for the work that had been asked for when this was last called: with two buffers in turn, the one that is filled has
+    /// then been read.
+    fn upload_beside(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.0.context.bind()?;
+        let mut guard = lock(&self.0.upload_beside);
+        let Beside { upload, copied, asked } = &mut *guard;
+        self.0.beside.wait_for(asked)?;
+        asked.record(&self.0.stream)?;
+        upload.copy(&self.0.beside, to, from)?;
+        copied.record(&self.0.beside)?;
+        self.0.stream.wait_for(copied)
+    }
+
+    fn download(&self, copies: &mut [(&mut [u8], u64)]) -> Result<()> {
+        self.0.context.bind()?;
+        lock(&self.0.download).copy(&self.0.stream, copies)
+    }
+
+    /// The one stream is enough: it waits for every copy beside it.
+    fn synchronize(&self) -> Result<()> {
+        self.0.context.bind()?;
+        self.0.stream.synchronize()
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: &'static Kernel,
+        [x, y, z]: [u32; 3],
+        shared_bytes: u32,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
+        self.0.context.bind()?;
+        let function = self.0.module.function(kernel);
+        let (stream, arguments) = (self.0.stream.get(), arguments.as_mut_ptr());
+        // SAFETY: the function is of a module that is loaded in the current context; the caller answers for the arguments, which
+        // the driver copies before it returns.
+        let status = unsafe {
+            let extra = std::ptr::null_mut();
+            sys::cuLaunchKernel(function, x, y, z, kernel.threads, 1, 1, shared_bytes, stream, arguments, extra)
+        };
+        if status == sys::CUresult::CUDA_SUCCESS {
+            return Ok(());
+        }
+        let action =
+            format!("launching {} with grid [{x}, {y}, {z}] and {shared_bytes} bytes of shared memory", kernel.name);
+        Err(device_error(status, action))
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
+        self.0.context.bind()?;
+        let capture = Capture::begin(&self.0.stream)?;
+        let worked = work();
+        // `work` may have used another device.
+        self.0.context.bind()?;
+        // An error within the capture breaks it: the first one says why.
+        let graph = capture.end();
+        worked?;
+        Ok(Box::new(Graph::new(graph?, Arc::clone(&self.0))?))
+    }
+
+    fn vendor(&self) -> Option<&dyn Vendor> {
+        self.0.vendor.as_ref().map(|libraries| libraries as &dyn Vendor)
+    }
+}

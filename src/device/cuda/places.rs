@@ -1,0 +1,151 @@
+//! Where NVIDIA's libraries lie, and in which order they are looked for.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What decides where to look. The loader's own search (`LD_LIBRARY_PATH`, the system's cache) comes after all of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places {
+    /// The active Python environment, where pip puts NVIDIA's packages.
+    pub venv: Option<PathBuf>,
+    /// The active conda environment.
+    pub conda: Option<PathBuf>,
+    /// A CUDA toolkit.
+    pub toolkit: Option<PathBuf>,
+    /// Folders of the system.
+    pub system: Vec<PathBuf>,
+}
+
+impl Places {
+    /// Those of this process: `VIRTUAL_ENV`, `CONDA_PREFIX`, `CUDA_HOME`, then the usual folders.
+    pub fn here() -> Places {
+        let folder = |variable: &str| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+        Places {
+            venv: folder("VIRTUAL_ENV"),
+            conda: folder("CONDA_PREFIX"),
+            toolkit: folder("CUDA_HOME"),
+            system: vec![
+                PathBuf::from("/usr/local/cuda/lib64"),
+                PathBuf::from(format!("/usr/lib/{}-linux-gnu", env::consts::ARCH)),
+            ],
+        }
+    }
+
+    /// All folders, in order; some may not exist.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let mut folders: Vec<PathBuf> = self.venv.iter().flat_map(|venv| pip_folders(venv)).collect();
+        if let Some(conda) = &self.conda {
+            folders.extend(pip_folders(conda));
+            folders.push(conda.join("lib"));
+        }
+        folders.extend(self.toolkit.iter().map(|toolkit| toolkit.join("lib64")));
+        folders.extend(self.system.iter().cloned());
+        folders
+    }
+
+    /// The files called one of `names`: folder by folder, within a folder in the order of `names`.
+    pub fn find(&self, names: &[&str]) -> Vec<PathBuf> {
+        let files = self.folders().into_iter().flat_map(|folder| names.iter().map(move |name| folder.join(name)));
+        files.filter(|file| file.is_file()).collect()
+    }
+}
+
+/// `PREFIX/lib/pythonX.Y/site-packages/nvidia/PACKAGE/lib`, sorted.
+fn pip_folders(prefix: &Path) -> Vec<PathBuf> {
+    let is_python = |path: &PathBuf| path.file_name().and_then(OsStr::to_str).is_some_and(|n| n.starts_with("python"));
+    let pythons = ["lib", "lib64"].into_iter().flat_map(|lib| entries(&prefix.join(lib))).filter(is_python);
+    let packages = pythons.flat_map(|python| entries(&python.join("site-packages/nvidia")));
+    packages.map(|package| package.join("lib")).collect()
+}
+
+/// What a folder holds, sorted; nothing if it cannot be read.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+/// The file that is mapped at `address`, by the text of `/proc/self/maps`.
+pub(super) fn mapped_file(maps: &str, address: usize) -> Option<PathBuf> {
+    // start-end permissions offset device inode path
+    let line = maps.lines().find(|line| {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        range.and_then(|(start, end)| Some((number(start)?..number(end)?).contains(&address))).unwrap_or(false)
+    })?;
+    line.find('/').map(|path| PathBuf::from(&line[path..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn touch(file: PathBuf) -> PathBuf {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "").unwrap();
+        file
+    }
+
+    /// Every place has the library; one after the other loses it, and the next is taken.
+    #[test]
+    fn pip_comes_before_conda_before_the_toolkit_before_the_system() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        let places = Places {
+            venv: Some(at("venv")),
+            conda: Some(at("conda")),
+            toolkit: Some(at("cuda")),
+            system: vec![at("usr/local/cuda/lib64"), at("usr/lib")],
+        };
+        assert_eq!(places.find(&["libcublasLt.so.13"]), Vec::<PathBuf>::new());
+        let folders = [
+            "venv/lib/python3.12/site-packages/nvidia/cu13/lib",
+            "venv/lib/python3.12/site-packages/nvidia/cublas/lib",
+            "venv/lib64/python3.12/site-packages/nvidia/cu13/lib",
+            "conda/lib/python3.11/site-packages/nvidia/cublas/lib",
+            "conda/lib",
+            "cuda/lib64",
+            "usr/local/cuda/lib64",
+            "usr/lib",
+        ];
+        let files: Vec<PathBuf> = folders.iter().map(|f| touch(at(f).join("libcublasLt.so.13"))).collect();
+        touch(at("venv/lib/other/site-packages/nvidia/cublas/lib/libcublasLt.so.13"));
+        for first in 0..files.len() {
+            assert_eq!(places.find(&["libcublasLt.so.13", "libcublasLt.so.12"]), files[first..]);
+            fs::remove_file(&files[first]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_nearer_folder_wins_over_a_preferred_name() {
+        let root = tempfile::tempdir().unwrap();
+        let (near, far) = (root.path().join("near"), root.path().join("far"));
+        let old = touch(near.join("libcublasLt.so.12"));
+        let new = touch(near.join("libcublasLt.so.13"));
+        let other = touch(far.join("libcublasLt.so.13"));
+        let places = Places { system: vec![near, far], ..Places::default() };
+        assert_eq!(places.find(&["libcublasLt.so.13", "libcublasLt.so.12"]), [new, old, other]);
+    }
+
+    #[test]
+    fn an_address_leads_to_its_file() {
+        let maps = "\
+7f0000000000-7f0000001000 r--p 00000000 08:01 11 /usr/lib/libcudnn.so.9.1.0
+7f0000001000-7f0000002000 r-xp 00001000 08:01 11 /usr/lib/libcudnn.so.9.1.0
+7f0000003000-7f0000004000 r-xp 00001000 08:01 12 /opt/my libraries/libcublasLt.so.13
+7f0000005000-7f0000006000 rw-p 00000000 00:00 0
+";
+        let file = |address| mapped_file(maps, address);
+        assert_eq!(file(0x7f00_0000_1fff), Some(PathBuf::from("/usr/lib/libcudnn.so.9.1.0")));
+        assert_eq!(file(0x7f00_0000_2000), None);
+        assert_eq!(file(0x7f00_0000_3000), Some(PathBuf::from("/opt/my libraries/libcublasLt.so.13")));
+        assert_eq!(file(0x7f00_0000_5000), None);
+        if let Ok(maps) = fs::read_to_string("/proc/self/maps") {
+            let own = mapped_file(&maps, an_address_leads_to_its_file as *const () as usize);
+            assert_eq!(own, env::current_exe().ok());
+        }
+    }
+}
