@@ -90,7 +90,7 @@ fn run(nvcc: &Path, out: &Path) -> Result<String, String> {
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
     let release =
         version.split("release ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or("of unknown version");
-    let codes: Vec<&str> = flags.iter().filter_map(|flag| flag.split("code=").nth(1)).collect();
+    let codes: Vec<&str> = flags.iter().filter_map(|flag| flag.rsplit_once(",code=")).map(|(_, code)| code).collect();
     Ok(format!("nvcc {release}: {}", codes.join(", ")))
 }
 

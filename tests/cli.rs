@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use ptl::device::{Device, DeviceKind, DeviceOptions};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -34,6 +35,12 @@ const TINY: [&str; 20] = [
     "--eval-batch",
     "8",
 ];
+
+/// Says on the stream itself that a test did nothing: the harness swallows what a test that passes prints.
+fn skipped(why: &str) {
+    use std::io::Write;
+    std::io::stderr().write_all(format!("SKIPPED: {why}\n").as_bytes()).expect("stderr takes a line");
+}
 
 fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_ptl-train"))
@@ -605,6 +612,38 @@ fn info_says_what_this_build_can_do() {
         assert!(info.contains(part), "{info}");
     }
     assert!(succeeds(&["--version"]).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_one_clear_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = own_data(&folder);
+    let (out, kind) = (path(&folder, "run"), DeviceKind::Cuda);
+    if Device::open(&DeviceOptions { kind, ..DeviceOptions::default() }).is_err() {
+        fails_with(1, &["selftest"], &["cuda: "]);
+        fails_with(1, &["train", "--data", &data, "--out", &out, "--device", "cuda"], &["cuda: ", "--device cpu"]);
+        assert!(succeeds(&["info"]).contains("GPU:"));
+    }
+    // What the CPU does not have is not computed in something else.
+    let cpu = ["--device", "cpu", "--precision", "bf16"];
+    let args = [&["train", "--data", &data, "--out", &out][..], &cpu].concat();
+    fails_with(1, &args, &["precision = bf16", "need a GPU"]);
+}
+
+#[test]
+fn the_emulated_gpu_passes_its_self_test_and_writes_it_down() {
+    let options = DeviceOptions { kind: DeviceKind::Emulated, ..DeviceOptions::default() };
+    if let Err(error) = Device::open(&options) {
+        return skipped(&error.to_string());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let report = path(&folder, "report.json");
+    let args = ["selftest", "--device", "emulated", "--precision", "bf16", "--seed", "5", "--json", &report];
+    let table = succeeds(&args);
+    assert!(table.contains("conv2d 3x3 bias (Train)") && table.contains("optimiser adam amsgrad"), "{table}");
+    let report = json(report);
+    assert_eq!((report["failed"].as_u64(), report["seed"].as_u64()), (Some(0), Some(5)));
+    assert!(report["checks"].as_array().unwrap().len() > 40);
 }
 
 /// The published files of CUHK03, small, in a folder of their own.

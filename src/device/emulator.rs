@@ -97,7 +97,12 @@ impl Backend for Emulator {
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
-        crate::memory::ensure("memory of the emulated GPU", bytes as u64)?;
+        let [free, total] = self.memory()?;
+        if bytes as u64 > free {
+            let (purpose, advice) =
+                ("a buffer".into(), "use smaller batches, smaller images or a smaller network".into());
+            return Err(Error::DeviceMemory { purpose, needed: bytes as u64, free, total, advice });
+        }
         let layout = Layout::from_size_align(bytes, ALIGN).expect("a size that memory can have");
         // SAFETY: the layout has a size above 0 (`Buffer::new`).
         let start = unsafe { alloc(layout) };

@@ -52,7 +52,12 @@ impl Device {
             DeviceKind::Emulated => Ok(Device::Gpu(emulated(options.precision)?)),
             DeviceKind::Auto => match cuda(options) {
                 Ok(gpu) => Ok(Device::Gpu(gpu)),
-                Err(reason) => only_f32(options.precision).map(|()| Device::CpuBecause(reason.to_string())),
+                Err(error) => {
+                    let text = error.to_string();
+                    // What is missing; how to get it is for those who ask for a GPU.
+                    let reason = text.trim_start_matches("cuda: ").split(": ").next().unwrap_or_default();
+                    only_f32(options.precision).map(|()| Device::CpuBecause(reason.into()))
+                }
             },
         }
     }
@@ -71,7 +76,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Device::Cpu => f.write_str("CPU"),
-            Device::CpuBecause(reason) => write!(f, "CPU ({reason})"),
+            Device::CpuBecause(reason) => write!(f, "CPU (no GPU: {reason})"),
             Device::Gpu(gpu) => write!(f, "{}, {}", gpu.description(), gpu.precision()),
         }
     }
@@ -101,7 +106,7 @@ fn cuda(_options: &DeviceOptions) -> Result<Gpu> {
         "this program has no CUDA kernels ({}): run scripts/install-nvcc, or set NVCC or CUDA_HOME, and build it again",
         env!("PTL_BUILD_CUDA")
     );
-    Err(Error::NoDevice { device: "CUDA", reason })
+    Err(Error::NoDevice { device: "cuda", reason })
 }
 
 #[cfg(ptl_emulator)]

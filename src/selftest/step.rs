@@ -13,15 +13,16 @@ use crate::train::{StepReport, Trainer};
 pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, visit: &mut dyn FnMut(&Check)) -> Result<()> {
     let mut config = Config { seed, ..Config::default() };
     config.model.arch = "resnet18-ptl".into();
-    (config.model.width, config.model.height, config.model.image_width) = (0.125, 64, 32);
+    (config.model.width, config.model.height, config.model.image_width) = (0.125, 32, 16);
+    (config.sampler.ids, config.sampler.images) = (2, 4);
     config.gpu.graph = false;
     let mut rng = stream(seed, Purpose::Test, 3, 0);
     let batch = Batch {
-        pixels: (0..16 * 64 * 32 * 3).map(|_| rng.random()).collect(),
-        size: [64, 32],
-        drawn: vec![Drawn::default(); 16],
-        labels: (0..16).map(|i| i / 4).collect(),
-        indices: (0..16).collect(),
+        pixels: (0..8 * 32 * 16 * 3).map(|_| rng.random()).collect(),
+        size: [32, 16],
+        drawn: vec![Drawn::default(); 8],
+        labels: (0..8).map(|i| i / 4).collect(),
+        indices: (0..8).collect(),
     };
     let steps = |config: &Config, device: &Device| -> Result<(Vec<StepReport>, Vec<f32>)> {
         let mut trainer = Trainer::on(device.clone(), config, 4, |_, _| Ok(()))?;

@@ -205,6 +205,7 @@ fn describe(job: &Job<'_>, trainer: &Trainer) {
         0 => String::new(),
         _ => format!(", {:.2} M in the PTL branch", million(Some(Group::Ptl))),
     };
+    job.reporter.message(&format!("device: {}", trainer.device));
     job.reporter.message(&format!(
         "{}: {:.2} M parameters ({:.2} M of them trained){ptl}; {} MiB for activations and gradients of a batch",
         job.config.model.arch,

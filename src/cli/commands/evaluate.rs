@@ -19,6 +19,7 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
         TrainedModel::open(&args.checkpoint, flags)?;
     set_threads(&config)?;
     let reporter = Reporter::stderr();
+    reporter.message(&format!("device: {device}"));
     let (root, kind) = evaluated(&config, flags)?;
     let dataset = open_dataset(root, kind, Subsets::Test, &config, &reporter)?;
     dataset.check_for_evaluation()?;

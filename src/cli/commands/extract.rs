@@ -31,6 +31,7 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     let TrainedModel { config, network, mut store, states, device, .. } = TrainedModel::open(&args.checkpoint, flags)?;
     set_threads(&config)?;
     let reporter = Reporter::stderr();
+    reporter.message(&format!("device: {device}"));
     let records: Vec<ImageRecord> = match &args.images {
         Some(folder) => {
             let records = list_images(folder)?.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });

@@ -1,6 +1,6 @@
 //! The devices that golden data are checked on, and how far each may be off.
 
-use ptl::device::{Device, DeviceKind, DeviceOptions, Precision};
+use ptl::device::{Device, DeviceKind, DeviceOptions, Gpu, Precision};
 
 use super::Checker;
 
@@ -13,6 +13,10 @@ pub struct Variant {
 }
 
 impl Variant {
+    pub fn precision(&self) -> Precision {
+        self.device.gpu().map_or(Precision::F32, Gpu::precision)
+    }
+
     /// A checker whose tolerances are at least what the variant's rounding costs.
     pub fn checker(&self, context: &str) -> Checker {
         Checker::new(format!("{context} on {}", self.name)).at_least(self.floor)
