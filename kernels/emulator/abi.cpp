@@ -1,5 +1,4 @@
 // The emulator behind a C interface: launches by name with the `void**` arguments that the driver's launch call takes.
-#include <mutex>
 #include <utility>
 
 #include "../cuda_compat.h"
@@ -49,11 +48,9 @@ unsigned ptl_emu_threads(const char* kernel) {
 
 // Runs a kernel to its end. `arguments` points to one pointer for each parameter, to a value of the parameter's type.
 // `schedule`: 0 forward, 1 backward, 2 in an order drawn from `seed`. Returns 0, or 1 with the reason in `message`.
-// One launch runs at a time; others wait.
+// Launches of several threads run side by side.
 int ptl_emu_launch(const char* kernel, const unsigned grid[3], const unsigned block[3], unsigned shared_bytes,
                    void** arguments, unsigned schedule, unsigned long long seed, char* message, size_t message_len) {
-    static std::mutex one;
-    std::lock_guard<std::mutex> guard(one);
     auto refuse = [&](const char* why) {
         if (message_len) {
             strncpy(message, why, message_len - 1);

@@ -131,7 +131,7 @@ struct StaticArray {
     size_t bytes;
 };
 
-static struct State {
+struct State {
     Launch launch;
     void (*body)(void*);
     void* body_context;
@@ -150,9 +150,14 @@ static struct State {
     bool failed;
     char* message;
     size_t message_len;
-} state;
+    // Stacks that no thread uses now.
+    std::vector<char*> stacks;
+};
 
-const View* view;
+// One for each thread of the host: their launches run side by side.
+static __thread State* state = nullptr;
+
+__thread const View* view = nullptr;
 
 // ---- Context switch ----------------------------------------------------------------------------------------------
 
@@ -190,32 +195,32 @@ static void switch_machine(Context& from, Context& to) { emu_switch(&from.stack_
 #endif
 
 __attribute__((noinline)) static void to_thread(Thread& thread) {
-    state.current = &thread;
+    state->current = &thread;
     view = &thread.view;
 #if defined(__SANITIZE_THREAD__)
     __tsan_switch_to_fiber(thread.context.tsan, 1);  // 1: no order
 #endif
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(&state.main.asan, thread.stack, STACK);
+    __sanitizer_start_switch_fiber(&state->main.asan, thread.stack, STACK);
 #endif
-    switch_machine(state.main, thread.context);
+    switch_machine(state->main, thread.context);
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(state.main.asan, nullptr, nullptr);
+    __sanitizer_finish_switch_fiber(state->main.asan, nullptr, nullptr);
 #endif
 }
 
 __attribute__((noinline)) static void to_main(bool for_good = false) {
-    Thread& thread = *state.current;
+    Thread& thread = *state->current;
     // Only the end of the launch acquires this: what a thread did so far, even if it never goes on, was before that.
-    release(state.exit_order);
+    release(state->exit_order);
 #if defined(__SANITIZE_THREAD__)
-    __tsan_switch_to_fiber(state.main.tsan, 1);
+    __tsan_switch_to_fiber(state->main.tsan, 1);
 #endif
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(for_good ? nullptr : &thread.context.asan, state.main_stack, state.main_stack_size);
+    __sanitizer_start_switch_fiber(for_good ? nullptr : &thread.context.asan, state->main_stack, state->main_stack_size);
 #endif
     (void)for_good;
-    switch_machine(thread.context, state.main);
+    switch_machine(thread.context, state->main);
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(thread.context.asan, nullptr, nullptr);
 #endif
@@ -225,18 +230,18 @@ __attribute__((noinline)) static void to_main(bool for_good = false) {
 
 static void report(const char* format, ...) __attribute__((format(printf, 1, 2)));
 static void report(const char* format, ...) {
-    if (state.failed) return;
-    state.failed = true;
+    if (state->failed) return;
+    state->failed = true;
     char text[512];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    if (state.current) {
-        const Index &b = state.current->view.block, &t = state.current->view.thread;
-        snprintf(state.message, state.message_len, "%s (block %u,%u,%u thread %u,%u,%u)", text, b.x, b.y, b.z, t.x, t.y, t.z);
+    if (state->current) {
+        const Index &b = state->current->view.block, &t = state->current->view.thread;
+        snprintf(state->message, state->message_len, "%s (block %u,%u,%u thread %u,%u,%u)", text, b.x, b.y, b.z, t.x, t.y, t.z);
     } else {
-        snprintf(state.message, state.message_len, "%s", text);
+        snprintf(state->message, state->message_len, "%s", text);
     }
 }
 
@@ -252,28 +257,28 @@ void fail(const char* file, int line, const char* what) {
 // ---- Barriers and warp collectives -------------------------------------------------------------------------------
 
 static void release_barrier() {
-    state.generation++;
-    state.arrived = 0;
-    for (Thread& t : state.threads)
+    state->generation++;
+    state->arrived = 0;
+    for (Thread& t : state->threads)
         if (t.run == Run::AtBarrier) t.run = Run::Ready;
-    state.barrier_site = Site();
+    state->barrier_site = Site();
 }
 
 void barrier(const char* file, int line) {
     Quiet quiet;
-    Thread& me = *state.current;
+    Thread& me = *state->current;
     Site site{file, line};
-    if (state.barrier_site.file && site != state.barrier_site) {
-        report("%s:%d: barrier meets the one at %s:%d: threads of a block diverged", file, line, state.barrier_site.file,
-               state.barrier_site.line);
+    if (state->barrier_site.file && site != state->barrier_site) {
+        report("%s:%d: barrier meets the one at %s:%d: threads of a block diverged", file, line, state->barrier_site.file,
+               state->barrier_site.line);
         to_main();
     }
-    state.barrier_site = me.waits_at = site;
-    void* order = state.barrier_order[state.generation & 1];
+    state->barrier_site = me.waits_at = site;
+    void* order = state->barrier_order[state->generation & 1];
     release(order);
     me.run = Run::AtBarrier;
     // Threads that have ended do not count.
-    if (++state.arrived == state.live) release_barrier();
+    if (++state->arrived == state->live) release_barrier();
     if (me.run == Run::AtBarrier) to_main();
     acquire(order);
 }
@@ -281,8 +286,8 @@ void barrier(const char* file, int line) {
 void meet(void (*combine)(Lane (&lanes)[32]), const void* in, size_t in_bytes, void* out, size_t out_bytes,
           bool orders_memory, const char* file, int line) {
     Quiet quiet;
-    Thread& me = *state.current;
-    Warp& warp = state.warps[me.warp];
+    Thread& me = *state->current;
+    Warp& warp = state->warps[me.warp];
     Site site{file, line};
     if (warp.arrived && site != warp.site) {
         report("%s:%d: warp collective meets the one at %s:%d: lanes of a warp diverged", file, line, warp.site.file,
@@ -298,7 +303,7 @@ void meet(void (*combine)(Lane (&lanes)[32]), const void* in, size_t in_bytes, v
         combine(warp.lanes);
         warp.arrived = 0;
         warp.generation++;
-        for (unsigned l = 0; l < 32; l++) state.threads[me.warp * 32 + l].run = Run::Ready;
+        for (unsigned l = 0; l < 32; l++) state->threads[me.warp * 32 + l].run = Run::Ready;
     } else {
         me.run = Run::InWarp;
         to_main();
@@ -373,21 +378,21 @@ static void* poisoned(size_t bytes) {
     return at;
 }
 
-unsigned char* dynamic_shared() { return state.dynamic; }
+unsigned char* dynamic_shared() { return state->dynamic; }
 
 void* static_shared(const void* key, size_t bytes) {
     Quiet quiet;
     size_t total = bytes;
-    for (const StaticArray& array : state.statics) {
+    for (const StaticArray& array : state->statics) {
         if (array.key == key) return array.data;
         total += array.bytes;
     }
-    if (total > MAX_STATIC_SHARED || total + state.launch.shared_bytes > MAX_SHARED) {
-        report("%zu bytes of static and %zu of dynamic shared memory are too many", total, state.launch.shared_bytes);
+    if (total > MAX_STATIC_SHARED || total + state->launch.shared_bytes > MAX_SHARED) {
+        report("%zu bytes of static and %zu of dynamic shared memory are too many", total, state->launch.shared_bytes);
         to_main();
     }
     void* data = poisoned(bytes);
-    state.statics.push_back({key, data, bytes});
+    state->statics.push_back({key, data, bytes});
     return data;
 }
 
@@ -399,12 +404,12 @@ void cp_async(void* shared, const void* source, bool valid, const char* file, in
     (void)probe;
     *(uint4*)shared = uint4{~0u, ~0u, ~0u, ~0u};
     Quiet quiet;
-    state.current->open.push_back({shared, source, valid});
+    state->current->open.push_back({shared, source, valid});
 }
 
 void cp_async_commit() {
     Quiet quiet;
-    Thread& me = *state.current;
+    Thread& me = *state->current;
     me.groups.push_back(std::move(me.open));
     me.open.clear();
 }
@@ -414,7 +419,7 @@ void cp_async_wait(size_t open) {
     size_t count = 0;
     {
         Quiet quiet;
-        Thread& me = *state.current;
+        Thread& me = *state->current;
         arriving = new std::vector<Copy>;
         while (me.groups.size() > open) {
             arriving->insert(arriving->end(), me.groups.front().begin(), me.groups.front().end());
@@ -439,21 +444,21 @@ void cp_async_wait(size_t open) {
 
 static void finish_thread() {
     Quiet quiet;
-    Thread& me = *state.current;
+    Thread& me = *state->current;
     bool in_flight = !me.open.empty();
     for (const std::vector<Copy>& group : me.groups) in_flight |= !group.empty();
     if (in_flight) report("a thread ends with cp.async in flight");
     me.run = Run::Done;
-    state.live--;
-    if (state.live && state.arrived == state.live) release_barrier();
+    state->live--;
+    if (state->live && state->arrived == state->live) release_barrier();
 }
 
 static void thread_main() {
 #if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(nullptr, &state.main_stack, &state.main_stack_size);
+    __sanitizer_finish_switch_fiber(nullptr, &state->main_stack, &state->main_stack_size);
 #endif
-    acquire(state.launch_order);
-    state.body(state.body_context);
+    acquire(state->launch_order);
+    state->body(state->body_context);
     finish_thread();
     to_main(true);
     abort();
@@ -484,39 +489,62 @@ static void prepare(Thread& thread, const Index& block) {
 }
 
 static void free_threads() {
-    for (Thread& thread : state.threads) {
-        munmap(thread.stack - PAGE, STACK + PAGE);
+    for (Thread& thread : state->threads) {
+        state->stacks.push_back(thread.stack);
 #if defined(__SANITIZE_THREAD__)
         // One that was left in the middle of a Quiet cannot be destroyed without a complaint.
-        if (!state.failed) __tsan_destroy_fiber(thread.context.tsan);
+        if (!state->failed) __tsan_destroy_fiber(thread.context.tsan);
 #endif
     }
-    state.threads.clear();
+    state->threads.clear();
 }
 
-static bool make_threads(size_t count, const Launch& launch) {
-    if (state.threads.size() != count) {
+// Blocks of other sizes follow each other all the time: stacks stay.
+static char* take_stack() {
+    if (!state->stacks.empty()) {
+        char* stack = state->stacks.back();
+        state->stacks.pop_back();
+        return stack;
+    }
+    void* pages = mmap(nullptr, STACK + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (pages == MAP_FAILED) return nullptr;
+    mprotect(pages, PAGE, PROT_NONE);  // a stack that overflows is seen
+    return (char*)pages + PAGE;
+}
+
+// Ends with its thread of the host, and the state with it.
+struct Owner {
+    ~Owner() {
+        if (!state) return;
         free_threads();
-        state.threads.reserve(count);
+        for (char* stack : state->stacks) munmap(stack - PAGE, STACK + PAGE);
+        delete state;
+        state = nullptr;
+    }
+};
+
+static bool make_threads(size_t count, const Launch& launch) {
+    if (state->threads.size() != count) {
+        free_threads();
+        state->threads.reserve(count);
         for (size_t i = 0; i < count; i++) {
-            void* pages = mmap(nullptr, STACK + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-            if (pages == MAP_FAILED) return false;
-            mprotect(pages, PAGE, PROT_NONE);  // a stack that overflows is seen
-            state.threads.emplace_back();
-            Thread& thread = state.threads.back();
-            thread.stack = (char*)pages + PAGE;
+            char* stack = take_stack();
+            if (!stack) return false;
+            state->threads.emplace_back();
+            Thread& thread = state->threads.back();
+            thread.stack = stack;
 #if defined(__SANITIZE_THREAD__)
             thread.context.tsan = __tsan_create_fiber(0);
 #endif
         }
     }
     for (size_t i = 0; i < count; i++) {
-        Thread& thread = state.threads[i];
+        Thread& thread = state->threads[i];
         unsigned n = (unsigned)i, x = launch.block.x, y = launch.block.y;
         thread.warp = n / 32;
         thread.view = View{{n % x, n / x % y, n / x / y}, {}, launch.block, launch.grid, n % 32};
     }
-    state.warps.assign(count / 32, Warp());
+    state->warps.assign(count / 32, Warp());
     return true;
 }
 
@@ -532,7 +560,7 @@ struct Random {
 
 static void arrange(std::vector<unsigned>& order, Random& random) {
     size_t n = order.size();
-    switch (state.launch.schedule) {
+    switch (state->launch.schedule) {
         case Schedule::Forward:
             for (size_t i = 0; i < n; i++) order[i] = (unsigned)i;
             break;
@@ -546,51 +574,56 @@ static void arrange(std::vector<unsigned>& order, Random& random) {
 }
 
 static void run_block(const Index& block, Random& random) {
-    state.live = (unsigned)state.threads.size();
-    state.arrived = 0;
-    state.barrier_site = Site();
-    state.dynamic = state.launch.shared_bytes ? (unsigned char*)poisoned(state.launch.shared_bytes) : nullptr;
-    for (Warp& warp : state.warps) warp.arrived = 0;
-    for (Thread& thread : state.threads) prepare(thread, block);
-    std::vector<unsigned> order(state.threads.size());
-    release(state.launch_order);
-    while (state.live && !state.failed) {
+    state->live = (unsigned)state->threads.size();
+    state->arrived = 0;
+    state->barrier_site = Site();
+    state->dynamic = state->launch.shared_bytes ? (unsigned char*)poisoned(state->launch.shared_bytes) : nullptr;
+    for (Warp& warp : state->warps) warp.arrived = 0;
+    for (Thread& thread : state->threads) prepare(thread, block);
+    std::vector<unsigned> order(state->threads.size());
+    release(state->launch_order);
+    while (state->live && !state->failed) {
         arrange(order, random);
         bool any = false;
         for (unsigned i : order) {
-            if (state.threads[i].run != Run::Ready) continue;
+            if (state->threads[i].run != Run::Ready) continue;
             any = true;
-            to_thread(state.threads[i]);
-            if (state.failed) break;
+            to_thread(state->threads[i]);
+            if (state->failed) break;
         }
         if (!any) {
-            for (Thread& thread : state.threads) {
+            for (Thread& thread : state->threads) {
                 if (thread.run != Run::AtBarrier && thread.run != Run::InWarp) continue;
-                state.current = &thread;
+                state->current = &thread;
                 report("%s:%d: deadlock: not all threads come here", thread.waits_at.file, thread.waits_at.line);
             }
         }
     }
-    state.current = nullptr;
+    state->current = nullptr;
     // Freed at the end of the launch: to ThreadSanitizer, nothing orders a block before the next one.
-    state.garbage.push_back(state.dynamic);
-    for (const StaticArray& array : state.statics) state.garbage.push_back(array.data);
-    state.statics.clear();
+    state->garbage.push_back(state->dynamic);
+    for (const StaticArray& array : state->statics) state->garbage.push_back(array.data);
+    state->statics.clear();
 #if !defined(__SANITIZE_THREAD__)
-    for (void* at : state.garbage) free(at);
-    state.garbage.clear();
+    for (void* at : state->garbage) free(at);
+    state->garbage.clear();
 #endif
 }
 
 bool launch(const Launch& launch, void (*body)(void*), void* context, char* message, size_t message_len) {
     Quiet quiet;
-    state.launch = launch;
-    state.body = body;
-    state.body_context = context;
-    state.failed = false;
-    state.message = message;
-    state.message_len = message_len;
-    state.current = nullptr;
+    if (!state) {
+        static thread_local Owner owner;
+        (void)owner;
+        state = new State();
+    }
+    state->launch = launch;
+    state->body = body;
+    state->body_context = context;
+    state->failed = false;
+    state->message = message;
+    state->message_len = message_len;
+    state->current = nullptr;
     const Index &grid = launch.grid, &block = launch.block;
     size_t threads = (size_t)block.x * block.y * block.z, blocks = (size_t)grid.x * grid.y * grid.z;
     if (threads == 0 || threads > 1024 || threads % 32 != 0) {
@@ -602,23 +635,23 @@ bool launch(const Launch& launch, void (*body)(void*), void* context, char* mess
     } else if (!make_threads(threads, launch)) {
         report("no memory for the stacks of %zu threads", threads);
     }
-    if (state.failed) return false;
+    if (state->failed) return false;
 #if defined(__SANITIZE_THREAD__)
-    state.main.tsan = __tsan_get_current_fiber();
+    state->main.tsan = __tsan_get_current_fiber();
 #endif
     Random random{launch.seed};
     std::vector<unsigned> order(blocks);
     arrange(order, random);
     for (unsigned b : order) {
         run_block({b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y}, random);
-        if (state.failed) break;
+        if (state->failed) break;
     }
-    acquire(state.exit_order);
-    for (void* at : state.garbage) free(at);
-    state.garbage.clear();
+    acquire(state->exit_order);
+    for (void* at : state->garbage) free(at);
+    state->garbage.clear();
     // Threads that were left in the middle cannot be used again.
-    if (state.failed) free_threads();
-    return !state.failed;
+    if (state->failed) free_threads();
+    return !state->failed;
 }
 
 }  // namespace emu

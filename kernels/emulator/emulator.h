@@ -1,6 +1,6 @@
 // CUDA on the CPU, for tests: what cuda_compat.h promises, for sources compiled by a plain C++17 compiler.
 //
-// Every CUDA thread is a fiber, every block runs by itself on one OS thread, and a fiber runs until it meets a barrier or a
+// Every CUDA thread is a fiber, every block runs by itself on the OS thread that launches, and a fiber runs until it meets a barrier or a
 // warp collective. Shared memory holds NaN at the start of every block and ends exactly where its array ends (so that the
 // address sanitizer sees the first byte too far). Bytes of cp_async_16 arrive at the wait and not before; until then their
 // place holds NaN. Threads run forward, backward or in a seeded random order between barriers. Threads that wait at
@@ -59,7 +59,8 @@ struct View {
     Index thread, block, block_dim, grid_dim;
     unsigned lane;
 };
-extern const View* view;
+// Of the thread of the host that runs the launch; in every kernel's inner loops, so no call may find it.
+extern __thread const View* view __attribute__((tls_model("initial-exec")));
 
 unsigned char* dynamic_shared();
 // The block's array for the declaration that `key` stands for.
