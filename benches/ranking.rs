@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
+use ptl::device::Device;
 use ptl::eval::features_file::FeatureSet;
 use ptl::eval::ranking::{RankingOptions, evaluate};
 use ptl::eval::report::{Details, Evaluation};
@@ -57,7 +58,15 @@ fn ranking(criterion: &mut Criterion) {
     let options = RankingOptions::default();
     group.bench_function("rank", |b| {
         b.iter(|| {
-            let report = evaluate(&query.features, query.labels(), &gallery.features, gallery.labels(), dim, &options);
+            let report = evaluate(
+                &query.features,
+                query.labels(),
+                &gallery.features,
+                gallery.labels(),
+                dim,
+                &options,
+                &Device::Cpu,
+            );
             black_box(report.expect("every identity has both"))
         });
     });
@@ -65,8 +74,8 @@ fn ranking(criterion: &mut Criterion) {
     group.bench_function("rank and re-rank", |b| {
         b.iter(|| {
             let (silent, rerank) = (Reporter::silent(), RerankOptions::new(RerankVariant::Ptl));
-            let evaluation =
-                Evaluation::new(&query, &gallery, options, Some(rerank), &silent).expect("finite features");
+            let evaluation = Evaluation::new(&query, &gallery, options, Some(rerank), &Device::Cpu, &silent)
+                .expect("finite features");
             black_box(evaluation.run(Details::default(), &silent).expect("every identity has both"))
         });
     });
@@ -74,7 +83,8 @@ fn ranking(criterion: &mut Criterion) {
     group.bench_function("rank, cameras, ROC", |b| {
         b.iter(|| {
             let silent = Reporter::silent();
-            let evaluation = Evaluation::new(&query, &gallery, options, None, &silent).expect("finite features");
+            let evaluation =
+                Evaluation::new(&query, &gallery, options, None, &Device::Cpu, &silent).expect("finite features");
             let details = Details { roc: true, camera_pairs: true };
             black_box(evaluation.run(details, &silent).expect("every identity has both"))
         });

@@ -353,6 +353,12 @@ fn features_in_files_rank_as_the_network_that_made_them() {
         assert_eq!(succeeds(&["rank", "--query", &query, "--gallery", &gallery, "--rerank", "ptl"]), table, "{ending}");
     }
     let (query, gallery) = (path(&folder, "q.npy"), path(&folder, "g.npy"));
+    // On the emulated GPU too, where this build has one.
+    let emulated = ptl(&["rank", "--query", &query, "--gallery", &gallery, "--rerank", "ptl", "--device", "emulated"]);
+    match emulated.status.success() {
+        true => assert_eq!(text(&emulated.stdout), table),
+        false => assert!(text(&emulated.stderr).contains("this build has no emulator"), "{}", text(&emulated.stderr)),
+    }
     let out = path(&folder, "r.json");
     succeeds(&["rank", "--query", &query, "--gallery", &gallery, "--out", &out, "--normalize"]);
     assert!(json(&out)["plain"]["mAP"].is_f64());

@@ -47,7 +47,7 @@ fn for_extraction() -> impl Iterator<Item = &'static Setting> {
 
 /// What matters to features that are there already.
 fn for_ranking() -> impl Iterator<Item = &'static Setting> {
-    const ALSO: [&str; 1] = ["threads"];
+    const ALSO: [&str; 2] = ["threads", "device"];
     SETTINGS.iter().filter(|s| RANKING.contains(&s.path) || ALSO.contains(&s.path))
 }
 

@@ -1,34 +1,32 @@
-//! Query and gallery as matrices, and the walk over blocks of their distances: the whole matrix is never held.
+//! Query and gallery as matrices, checked.
 
-use super::distance::{Gallery, block_rows, squared_norms};
+use super::distance::{Distances, squared_norms};
 use super::ranking::{Labels, check_counts};
+use crate::device::Device;
 use crate::{Error, Result};
 
 /// Queries and gallery, checked.
 pub(super) struct Sets<'a> {
-    /// `[queries, dim]`
-    pub query: &'a [f32],
     pub query_labels: Labels<'a>,
-    /// `[gallery, dim]`
-    pub gallery: &'a [f32],
     pub gallery_labels: Labels<'a>,
-    pub dim: usize,
-    query_norms: Vec<f32>,
-    packed: Gallery,
+    pub distances: Distances<'a>,
     /// No distance is larger.
     pub largest: f64,
 }
 
 impl<'a> Sets<'a> {
+    /// Of `query` `[queries, dim]` and `gallery` `[gallery, dim]`, whose distances `device` computes.
+    ///
     /// # Errors
     /// [`Error::FeatureRows`] where features and labels differ in number, [`Error::NotFiniteFeature`],
-    /// [`Error::NoValidQuery`] where there is no gallery.
+    /// [`Error::NoValidQuery`] where there is no gallery; the device fails.
     pub fn new(
         query: &'a [f32],
         query_labels: Labels<'a>,
         gallery: &'a [f32],
         gallery_labels: Labels<'a>,
         dim: usize,
+        device: &Device,
     ) -> Result<Sets<'a>> {
         let query_norms = checked_norms("query", query, query_labels, dim)?;
         let gallery_norms = checked_norms("gallery", gallery, gallery_labels, dim)?;
@@ -37,43 +35,8 @@ impl<'a> Sets<'a> {
         }
         let longest = |norms: &[f32]| f64::from(norms.iter().copied().fold(0.0, f32::max)).sqrt();
         let largest = longest(&query_norms) + longest(&gallery_norms);
-        let packed = Gallery::new(gallery, gallery_norms, dim);
-        Ok(Sets { query, query_labels, gallery, gallery_labels, dim, query_norms, packed, largest })
-    }
-
-    pub fn queries(&self) -> usize {
-        self.query_norms.len()
-    }
-
-    pub fn gallery_len(&self) -> usize {
-        self.packed.len()
-    }
-
-    /// Products of the queries `rows` with the gallery.
-    pub fn products(&self, rows: std::ops::Range<usize>, block: &mut [f32]) {
-        self.packed.products(&self.query[rows.start * self.dim..rows.end * self.dim], block);
-    }
-
-    /// Turns such products into Euclidean distances.
-    pub fn to_euclidean(&self, rows: std::ops::Range<usize>, block: &mut [f32]) {
-        self.packed.to_euclidean(&self.query_norms[rows], block);
-    }
-
-    /// Ranges of queries whose distances are held together.
-    pub fn blocks(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
-        let (step, queries) = (block_rows(self.gallery_len()), self.queries());
-        (0..queries).step_by(step).map(move |start| start..(start + step).min(queries))
-    }
-}
-
-/// Calls `each` with the Euclidean distances `[rows, gallery]` of block after block of queries.
-pub(super) fn for_each_block(sets: &Sets, mut each: impl FnMut(std::ops::Range<usize>, &[f32])) {
-    let mut block = Vec::new();
-    for rows in sets.blocks() {
-        block.resize(rows.len() * sets.gallery_len(), 0.0);
-        sets.products(rows.clone(), &mut block);
-        sets.to_euclidean(rows.clone(), &mut block);
-        each(rows, &block);
+        let distances = Distances::new([query, gallery], [query_norms, gallery_norms], dim, device)?;
+        Ok(Sets { query_labels, gallery_labels, distances, largest })
     }
 }
 

@@ -1,5 +1,6 @@
 //! A model on a data set: features of query and gallery, then the ranking.
 
+use super::blocks::Sets;
 use super::extract::{ExtractOptions, Extractor};
 use super::features_file::FeatureSet;
 use super::ranking::{self, RankingOptions, RankingReport};
@@ -102,5 +103,8 @@ pub fn evaluate_dataset(
 ) -> Result<RankingReport> {
     let [query, gallery] = dataset_features(network, store, states, dataset, config, device, reporter)?;
     let options = ranking_options(dataset, config);
-    ranking::evaluate(&query.features, query.labels(), &gallery.features, gallery.labels(), query.dim, &options)
+    let (query_labels, gallery_labels) = (query.labels(), gallery.labels());
+    let sets = Sets::new(&query.features, query_labels, &gallery.features, gallery_labels, query.dim, device)?;
+    sets.distances.say_fallback(reporter);
+    ranking::rank_sets(&sets, &options)
 }

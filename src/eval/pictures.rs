@@ -65,7 +65,7 @@ pub fn draw(
     let mut taken = BTreeSet::new();
     let mut written = Vec::new();
     for &q in chosen {
-        let items = evaluation.nearest(q, SHOWN);
+        let items = evaluation.nearest(q, SHOWN)?;
         let mut picture = canvas(items.len() as u32 + 1);
         place(&mut picture, 0, &query.paths[q], QUERY, None)?;
         for (rank, (g, _)) in items.iter().enumerate() {
@@ -132,6 +132,7 @@ fn write_number(picture: &mut RgbImage, number: usize, x: u32, y: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Device;
     use crate::eval::ranking::RankingOptions;
     use crate::progress::Reporter;
 
@@ -159,7 +160,8 @@ mod tests {
             paths: ["a.png", "b.png", "c.png"].map(image).to_vec(),
         };
         let evaluation =
-            Evaluation::new(&query, &gallery, RankingOptions::default(), None, &Reporter::silent()).unwrap();
+            Evaluation::new(&query, &gallery, RankingOptions::default(), None, &Device::Cpu, &Reporter::silent())
+                .unwrap();
         let out = folder.path().join("pictures");
         let written = draw(&out, &evaluation, &query, &gallery, &[0]).unwrap();
         assert_eq!(written, [out.join("0001_c1s1_q.png")]);

@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 
 use super::blocks::Sets;
 use super::camera_pairs::{CameraPair, CameraPairs};
-use super::distance::block_rows;
+use super::distance::DistanceBlock;
 use super::features_file::FeatureSet;
 use super::ranking::{CmcRule, REPEATS, Ranker, RankingOptions, RankingReport, comparison};
-use super::rerank::{RerankOptions, RerankVariant, Reranker};
+use super::rerank::{RerankOptions, RerankVariant};
 use super::roc::{EXACT_PAIRS, Roc, RocBuilder};
 use crate::config::{Config, Rerank};
 use crate::data::Protocol;
+use crate::device::Device;
 use crate::progress::Reporter;
 use crate::{Error, Result};
 
@@ -36,7 +37,7 @@ pub struct Evaluation<'a> {
     gallery: &'a FeatureSet,
     sets: Sets<'a>,
     ranking: RankingOptions,
-    reranker: Option<(RerankOptions, Reranker)>,
+    rerank: Option<RerankOptions>,
 }
 
 /// What is measured beside the ranking.
@@ -58,16 +59,17 @@ pub struct Outcome {
 }
 
 impl<'a> Evaluation<'a> {
-    /// Checks the features and, where asked for, prepares the re-ranking.
+    /// Checks the features and, where asked for, prepares the re-ranking. `device` computes distances and encodings.
     ///
     /// # Errors
     /// [`Error::FeatureLengths`], [`Error::FeatureRows`], [`Error::NotFiniteFeature`], [`Error::NoValidQuery`] without
-    /// a gallery; settings of the re-ranking that cannot work.
+    /// a gallery; settings of the re-ranking that cannot work; the device fails.
     pub fn new(
         query: &'a FeatureSet,
         gallery: &'a FeatureSet,
         ranking: RankingOptions,
         rerank: Option<RerankOptions>,
+        device: &Device,
         reporter: &Reporter,
     ) -> Result<Evaluation<'a>> {
         if query.dim != gallery.dim {
@@ -82,15 +84,19 @@ impl<'a> Evaluation<'a> {
                     .into(),
             });
         }
-        let sets = Sets::new(&query.features, query.labels(), &gallery.features, gallery.labels(), query.dim)?;
-        let reranker = rerank.map(|options| Ok((options, prepare(&sets, options, reporter)?))).transpose()?;
-        Ok(Evaluation { query, gallery, sets, ranking, reranker })
+        let (query_labels, gallery_labels) = (query.labels(), gallery.labels());
+        let mut sets = Sets::new(&query.features, query_labels, &gallery.features, gallery_labels, query.dim, device)?;
+        sets.distances.say_fallback(reporter);
+        if let Some(options) = rerank {
+            sets.distances.prepare_reranking(options, reporter)?;
+        }
+        Ok(Evaluation { query, gallery, sets, ranking, rerank })
     }
 
     /// Ranks block after block of queries.
     ///
     /// # Errors
-    /// [`Error::NoValidQuery`].
+    /// [`Error::NoValidQuery`]; the device fails.
     pub fn run(&self, details: Details, reporter: &Reporter) -> Result<Outcome> {
         let Sets { query_labels, gallery_labels, .. } = self.sets;
         let options = &self.ranking;
@@ -105,26 +111,22 @@ impl<'a> Evaluation<'a> {
             reporter.message("no table of camera pairs: single gallery shots draw from all other cameras");
         }
         let mut pairs = by_camera.then(|| CameraPairs::new(query_labels, gallery_labels, options));
-        let mut task = reporter.start("ranking", self.sets.queries() as u64, "queries");
-        let (mut block, mut copy) = (Vec::new(), Vec::new());
-        for rows in self.sets.blocks() {
-            block.resize(rows.len() * self.sets.gallery_len(), 0.0);
-            self.sets.products(rows.clone(), &mut block);
-            if let Some((_, reranker)) = &self.reranker {
-                copy.clone_from(&block);
-                reranker.to_distances(rows.start, &mut copy);
-                reranked.add(&copy);
+        let mut task = reporter.start("ranking", self.query.len() as u64, "queries");
+        let mut block = DistanceBlock::default();
+        for rows in self.sets.distances.blocks() {
+            self.sets.distances.fill(rows.clone(), &mut block)?;
+            if self.rerank.is_some() {
+                reranked.add(&block.reranked);
             }
-            self.sets.to_euclidean(rows.clone(), &mut block);
-            plain.add(&block);
-            roc.iter_mut().for_each(|roc| roc.add(&block));
-            pairs.iter_mut().for_each(|pairs| pairs.add(&block));
+            plain.add(&block.plain);
+            roc.iter_mut().for_each(|roc| roc.add(&block.plain));
+            pairs.iter_mut().for_each(|pairs| pairs.add(&block.plain));
             task.advance(rows.len() as u64, "");
         }
         task.finish("");
         Ok(Outcome {
             plain: plain.finish()?,
-            reranked: self.reranker.as_ref().map(|(options, _)| Ok((*options, reranked.finish()?))).transpose()?,
+            reranked: self.rerank.map(|options| Ok((options, reranked.finish()?))).transpose()?,
             roc: roc.and_then(RocBuilder::finish),
             camera_pairs: pairs.map(CameraPairs::finish),
         })
@@ -132,19 +134,19 @@ impl<'a> Evaluation<'a> {
 
     /// The first `count` gallery items for a query with their distances, re-ranked where that was asked for, without
     /// those that the filter takes out.
-    pub fn nearest(&self, query: usize, count: usize) -> Vec<(usize, f32)> {
-        let mut row = vec![0.0; self.sets.gallery_len()];
-        self.sets.products(query..query + 1, &mut row);
-        match &self.reranker {
-            Some((_, reranker)) => reranker.to_distances(query, &mut row),
-            None => self.sets.to_euclidean(query..query + 1, &mut row),
-        }
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn nearest(&self, query: usize, count: usize) -> Result<Vec<(usize, f32)>> {
+        let mut block = DistanceBlock::default();
+        self.sets.distances.fill(query..query + 1, &mut block)?;
+        let row = if self.rerank.is_some() { block.reranked } else { block.plain };
         let (pid, camid) = (self.query.pids[query], self.query.camids[query]);
         let kept = |g: &usize| !self.ranking.effective_filter().removes(pid, camid, self.sets.gallery_labels, *g);
         let mut items: Vec<(usize, f32)> = (0..row.len()).filter(kept).map(|g| (g, row[g])).collect();
         items.sort_by(|a, b| a.1.total_cmp(&b.1));
         items.truncate(count);
-        items
+        Ok(items)
     }
 
     /// Everything as JSON. `trained_on` and `evaluated_on` name data sets or files.
@@ -204,24 +206,6 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-fn prepare(sets: &Sets, options: RerankOptions, reporter: &Reporter) -> Result<Reranker> {
-    options.validate()?;
-    let n = sets.queries() + sets.gallery_len();
-    // Two copies of the features, a block of distances, neighbours, encodings.
-    let (k1, encoded) = (options.k1.min(n), (options.k1.saturating_mul(options.k2)).min(n));
-    let bytes = 8 * n * sets.dim + 4 * n * block_rows(n) + n * (8 * k1 + 12 * encoded);
-    crate::memory::ensure("re-ranking", bytes as u64)?;
-    reporter.message(&format!("re-ranking ({options}) of {n} images takes about {} MiB", bytes >> 20));
-    let mut task = reporter.start("re-ranking", n as u64, "images");
-    let mut before = 0;
-    let reranker = Reranker::new(sets.query, sets.gallery, sets.dim, options, |done| {
-        task.advance((done - before) as u64, "");
-        before = done;
-    })?;
-    task.finish("");
-    Ok(reranker)
-}
-
 /// The metrics in one table, plain and re-ranked side by side.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -258,15 +242,16 @@ mod tests {
         let (query, gallery) = (set(20, 0.0), set(90, 5.0));
         let options = RerankOptions { k1: 6, k2: 3, ..RerankOptions::new(RerankVariant::Ptl) };
         let silent = Reporter::silent();
-        let evaluation = Evaluation::new(&query, &gallery, RankingOptions::default(), Some(options), &silent).unwrap();
+        let evaluation =
+            Evaluation::new(&query, &gallery, RankingOptions::default(), Some(options), &Device::Cpu, &silent).unwrap();
         let outcome = evaluation.run(Details { roc: true, camera_pairs: true }, &silent).unwrap();
-        let distances = rerank(&query.features, &gallery.features, 6, options).unwrap();
+        let distances = rerank(&query.features, &gallery.features, 6, options, &Device::Cpu).unwrap();
         let want =
             evaluate_distances(&distances, query.labels(), gallery.labels(), &RankingOptions::default()).unwrap();
         let (_, reranked) = outcome.reranked.as_ref().unwrap();
         assert_eq!(*reranked, want);
         assert_ne!(outcome.plain.map, want.map);
-        let nearest = evaluation.nearest(3, 5);
+        let nearest = evaluation.nearest(3, 5).unwrap();
         assert_eq!(nearest[0].1, distances[3 * 90 + nearest[0].0]);
         assert!(nearest.is_sorted_by(|a, b| a.1 <= b.1) && nearest.len() == 5);
         assert!(
@@ -293,8 +278,8 @@ mod tests {
         let ranking = RankingOptions { protocol: Protocol::SingleGalleryShot, ..RankingOptions::default() };
         let silent = Reporter::silent();
         let options = RerankOptions::new(RerankVariant::Zhong);
-        assert!(Evaluation::new(&set, &set, ranking, Some(options), &silent).is_err());
-        let evaluation = Evaluation::new(&set, &set, ranking, None, &silent).unwrap();
+        assert!(Evaluation::new(&set, &set, ranking, Some(options), &Device::Cpu, &silent).is_err());
+        let evaluation = Evaluation::new(&set, &set, ranking, None, &Device::Cpu, &silent).unwrap();
         let outcome = evaluation.run(Details { roc: true, camera_pairs: true }, &silent).unwrap();
         let json = evaluation.to_json(&outcome, None, "B").to_string();
         assert!(
@@ -308,7 +293,9 @@ mod tests {
     fn features_of_two_networks_are_refused() {
         let (query, gallery) = (set(8, 0.0), FeatureSet { dim: 3, ..set(8, 0.0) });
         let error =
-            Evaluation::new(&query, &gallery, RankingOptions::default(), None, &Reporter::silent()).err().unwrap();
+            Evaluation::new(&query, &gallery, RankingOptions::default(), None, &Device::Cpu, &Reporter::silent())
+                .err()
+                .unwrap();
         assert!(error.to_string().contains("have 6 numbers each, those of the gallery 3"), "{error}");
     }
 }

@@ -1,6 +1,7 @@
 //! The CUDA path on every machine: the kernels run by the emulator, behind the same plan, arena and launches as on a GPU.
 
 mod ops;
+mod ranking;
 mod training;
 
 use ptl::device::{Device, DeviceKind, DeviceOptions, Precision};

@@ -31,6 +31,7 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let evaluated_on = format!("{} ({})", dataset.name, dataset.label);
     let (trained_on, evaluated_on) = (trained_on.as_deref(), &evaluated_on);
     let subject = Subject { query: &query, gallery: &gallery, trained_on, evaluated_on };
-    report(&subject, ranking_options(&dataset, &config), rerank_options(&config), &args.report, &reporter)?;
+    let (ranking, rerank) = (ranking_options(&dataset, &config), rerank_options(&config));
+    report(&subject, ranking, rerank, &device, &args.report, &reporter)?;
     Ok(ExitCode::SUCCESS)
 }

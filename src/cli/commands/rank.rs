@@ -8,6 +8,7 @@ use super::shared::set_threads;
 use crate::Result;
 use crate::cli::args::RankArgs;
 use crate::config::Config;
+use crate::device::Device;
 use crate::eval::features_file::FeatureSet;
 use crate::eval::ranking::RankingOptions;
 use crate::eval::report::rerank_options;
@@ -18,6 +19,7 @@ pub fn rank(args: &RankArgs) -> Result<ExitCode> {
     check_report(&args.report)?;
     let config = Config::load(&Config::default(), None, &args.settings.0)?;
     set_threads(&config)?;
+    let device = Device::open(&config.device_options())?;
     let reporter = Reporter::stderr();
     let read = |path: &Path, labels: Option<&Path>| -> Result<FeatureSet> {
         let mut set = FeatureSet::read(path, labels)?;
@@ -33,6 +35,6 @@ pub fn rank(args: &RankArgs) -> Result<ExitCode> {
     let gallery = read(&args.gallery, args.gallery_labels.as_deref())?;
     let evaluated_on = format!("{} against {}", args.query.display(), args.gallery.display());
     let subject = Subject { query: &query, gallery: &gallery, trained_on: None, evaluated_on: &evaluated_on };
-    report(&subject, RankingOptions::default(), rerank_options(&config), &args.report, &reporter)?;
+    report(&subject, RankingOptions::default(), rerank_options(&config), &device, &args.report, &reporter)?;
     Ok(ExitCode::SUCCESS)
 }

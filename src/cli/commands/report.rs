@@ -7,6 +7,7 @@ use serde_json::to_string_pretty;
 use crate::Result;
 use crate::cli::args::ReportArgs;
 use crate::cli::output::print;
+use crate::device::Device;
 use crate::error::IoContext;
 use crate::eval::camera_pairs::camera_table;
 use crate::eval::features_file::FeatureSet;
@@ -37,11 +38,12 @@ pub(super) fn report(
     subject: &Subject,
     ranking: RankingOptions,
     rerank: Option<RerankOptions>,
+    device: &Device,
     args: &ReportArgs,
     reporter: &Reporter,
 ) -> Result<()> {
     let ranking = RankingOptions { pessimistic_ties: args.pessimistic_ties, ..ranking };
-    let evaluation = Evaluation::new(subject.query, subject.gallery, ranking, rerank, reporter)?;
+    let evaluation = Evaluation::new(subject.query, subject.gallery, ranking, rerank, device, reporter)?;
     let everything = args.out.is_some();
     let details = Details { roc: args.roc || everything, camera_pairs: args.camera_pairs || everything };
     let outcome = evaluation.run(details, reporter)?;

@@ -16,8 +16,10 @@ use serde::{Deserialize, Serialize};
 pub(super) use self::query::rank_query;
 pub(super) use self::ranker::Ranker;
 pub use self::single_shot::REPEATS;
-use super::blocks::{Sets, for_each_block};
+use super::blocks::Sets;
+use super::distance::DistanceBlock;
 use crate::data::Protocol;
+use crate::device::Device;
 use crate::report::Table;
 use crate::{Error, Result};
 
@@ -191,13 +193,13 @@ pub fn comparison(columns: &[(&str, &RankingReport)]) -> String {
     }
 }
 
-/// Ranks by the Euclidean distance of features.
+/// Ranks by the Euclidean distance of features, which `device` computes.
 ///
 /// `query` `[queries, dim]` and `gallery` `[gallery, dim]` are usually rows of unit length, but need not be.
 ///
 /// # Errors
 /// [`Error::FeatureRows`] where features and labels differ in number, [`Error::NotFiniteFeature`] for NaN or infinity,
-/// [`Error::NoValidQuery`].
+/// [`Error::NoValidQuery`]; the device fails.
 pub fn evaluate(
     query: &[f32],
     query_labels: Labels,
@@ -205,10 +207,19 @@ pub fn evaluate(
     gallery_labels: Labels,
     dim: usize,
     options: &RankingOptions,
+    device: &Device,
 ) -> Result<RankingReport> {
-    let sets = Sets::new(query, query_labels, gallery, gallery_labels, dim)?;
-    let mut ranker = Ranker::new(query_labels, gallery_labels, options);
-    for_each_block(&sets, |_, block| ranker.add(block));
+    rank_sets(&Sets::new(query, query_labels, gallery, gallery_labels, dim, device)?, options)
+}
+
+/// Ranks by the Euclidean distance, block after block of queries.
+pub(super) fn rank_sets(sets: &Sets, options: &RankingOptions) -> Result<RankingReport> {
+    let mut ranker = Ranker::new(sets.query_labels, sets.gallery_labels, options);
+    let mut block = DistanceBlock::default();
+    for rows in sets.distances.blocks() {
+        sets.distances.fill(rows, &mut block)?;
+        ranker.add(&block.plain);
+    }
     ranker.finish()
 }
 

@@ -20,11 +20,11 @@ impl Base {
         let n = norms.len();
         // A row of zeros has no direction: 2 - 2 cos is 2 for it.
         let inverse = |norm: &f32| if *norm > 0.0 { (1.0 / f64::from(*norm).sqrt()) as f32 } else { 0.0 };
-        let (offset, scale) = match variant {
-            RerankVariant::Ptl => (vec![1.0; n], norms.iter().map(inverse).collect()),
-            RerankVariant::Zhong | RerankVariant::Torchreid => (norms, vec![1.0; n]),
+        let (offset, scale) = match variant.is_cosine() {
+            true => (vec![1.0; n], norms.iter().map(inverse).collect()),
+            false => (norms, vec![1.0; n]),
         };
-        Base { offset, scale, square: variant == RerankVariant::Torchreid }
+        Base { offset, scale, square: variant.squares() }
     }
 
     pub fn len(&self) -> usize {

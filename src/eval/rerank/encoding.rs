@@ -18,7 +18,7 @@ pub(super) fn encode(
     options: &RerankOptions,
 ) -> Vec<SparseRow> {
     let n = base.len();
-    let half = (options.k1 as f64 / 2.0).round_ties_even() as usize;
+    let half = options.half();
     let halves: Vec<Box<[u32]>> = (0..n).into_par_iter().map(|i| reciprocal(found, i, half)).collect();
     let weigh = |i: usize| {
         let members = expanded(found, &halves, i, options.k1);

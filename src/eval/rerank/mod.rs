@@ -11,10 +11,12 @@
 //! - J_ij = 1 - m / (2 - m), m = Σ_l min(V_il, V_jl). The result is (1 - λ) J + λ D for queries against the gallery.
 //!
 //! [`neighbours`] finds N and the row maxima from blocks of distances, [`encoding`] makes the sparse rows V, and
-//! [`Reranker`] turns rows of products into rows of final distances, as many at a time as the caller has.
+//! [`Reranker`] turns rows of products into rows of final distances, as many at a time as the caller has. [`GpuReranker`] is
+//! the same on a GPU.
 
 mod base;
 mod encoding;
+mod gpu;
 mod neighbours;
 #[cfg(test)]
 mod tests;
@@ -26,7 +28,11 @@ use serde::{Deserialize, Serialize};
 
 use self::base::Base;
 use self::encoding::InvertedIndex;
+pub(super) use self::gpu::GpuReranker;
+use super::distance::{DistanceBlock, Distances, squared_norms};
 use crate::cpu::PackedRows;
+use crate::device::Device;
+use crate::progress::Reporter;
 use crate::{Error, Result};
 
 /// Which published code's numbers come out: they differ in d and f.
@@ -42,6 +48,18 @@ pub enum RerankVariant {
     /// d as in `Zhong`, f(d) = d²: torchreid, which hands its squared distance to code that squares it again.
     /// Neighbours are the same as in `Zhong`, weights and the λ term are not.
     Torchreid,
+}
+
+impl RerankVariant {
+    /// Whether d is 2 - 2 cos instead of the squared Euclidean distance.
+    fn is_cosine(self) -> bool {
+        self == RerankVariant::Ptl
+    }
+
+    /// Whether f(d) is d² instead of d.
+    fn squares(self) -> bool {
+        self == RerankVariant::Torchreid
+    }
 }
 
 impl fmt::Display for RerankVariant {
@@ -70,6 +88,16 @@ impl RerankOptions {
     /// The paper's k1 = 20, k2 = 6, λ = 0.3.
     pub fn new(variant: RerankVariant) -> RerankOptions {
         RerankOptions { variant, k1: 20, k2: 6, lambda: 0.3 }
+    }
+
+    /// k1/2, rounded half to even.
+    fn half(&self) -> usize {
+        (self.k1 as f64 / 2.0).round_ties_even() as usize
+    }
+
+    /// How many neighbours of each of n images matter.
+    fn neighbours(&self, n: usize) -> usize {
+        self.k1.max(self.k2 - 1).min(n.saturating_sub(1))
     }
 
     /// # Errors
@@ -126,7 +154,7 @@ impl Reranker {
         let (n_query, n_gallery) = (query.len() / dim, gallery.len() / dim);
         let all = [query, gallery].concat();
         let base = Base::new(&all, dim, options.variant);
-        let count = options.k1.max(options.k2 - 1).min((n_query + n_gallery).saturating_sub(1));
+        let count = options.neighbours(n_query + n_gallery);
         let found = {
             let packed = PackedRows::new(&all, dim);
             neighbours::find(&all, &packed, &base, count, &mut done)
@@ -168,15 +196,19 @@ impl Reranker {
     }
 }
 
-/// Final distances `[queries, gallery]` held whole: for sets that are small enough.
+/// Final distances `[queries, gallery]` held whole, by `device`: for sets that are small enough.
 ///
 /// # Errors
-/// As [`RerankOptions::validate`].
-pub fn rerank(query: &[f32], gallery: &[f32], dim: usize, options: RerankOptions) -> Result<Vec<f32>> {
-    let reranker = Reranker::new(query, gallery, dim, options, |_| {})?;
-    let mut distances = vec![0.0; query.len() / dim * (gallery.len() / dim)];
-    let n_gallery = gallery.len() / dim;
-    crate::cpu::matmul_nt(query, &PackedRows::new(gallery, dim), 0..n_gallery, &mut distances);
-    reranker.to_distances(0, &mut distances);
-    Ok(distances)
+/// As [`RerankOptions::validate`]; it does not fit into memory; the device fails.
+pub fn rerank(query: &[f32], gallery: &[f32], dim: usize, options: RerankOptions, device: &Device) -> Result<Vec<f32>> {
+    options.validate()?;
+    if gallery.is_empty() {
+        return Ok(Vec::new());
+    }
+    let norms = [query, gallery].map(|features| squared_norms(features, dim));
+    let mut distances = Distances::new([query, gallery], norms, dim, device)?;
+    distances.prepare_reranking(options, &Reporter::silent())?;
+    let mut block = DistanceBlock::default();
+    distances.fill(0..query.len() / dim, &mut block)?;
+    Ok(block.reranked)
 }
