@@ -30,7 +30,8 @@ impl<T> Ptr<T> {
         Ptr::new(self.address)
     }
 
-    /// The address `count` elements further.
+    /// The address `count` elements further, as pointers' own `add`.
+    #[allow(clippy::should_implement_trait)]
     pub fn add(self, count: usize) -> Ptr<T> {
         Ptr::new(self.address + (count * size_of::<T>()) as u64)
     }
