@@ -34,7 +34,8 @@ fn config(arch: &str, device: DeviceKind) -> Config {
     (config.sampler.ids, config.sampler.images) = (2, 2);
     (config.schedule.epochs, config.train.max_steps) = (1, Some(2));
     config.train.log_every = 1;
-    config.optim.lr = 1e-3;
+    // Adam moves a parameter by this however small its gradient is: steps on both devices must stay comparable.
+    config.optim.lr = 1e-6;
     config.optim.clip_norm = 5.0;
     // The emulator computes whole tiles, however few pixels there are.
     (config.eval.batch, config.eval.flip) = (16, false);
@@ -73,11 +74,9 @@ fn every_network_trains_and_evaluates_as_on_the_cpu() {
         });
         let [want, got] = [0, 1].map(|i| metrics(&runs[i]));
         assert_eq!((got.len(), want.len()), (2, 2), "{arch}");
-        // Batch norms over eight values magnify rounding; the second step also sees what it made of parameters that Adam moves by the
-        // learning rate whatever the gradient's size.
-        for (step, tolerance) in [1e-2, 1e-1].into_iter().enumerate() {
-            let tolerances = [tolerance, tolerance, tolerance, 0.2];
-            for (tolerance, (got, want)) in tolerances.iter().zip(got[step].iter().zip(&want[step])) {
+        // Batch norms over eight values magnify rounding, most of all in the gradient.
+        for step in 0..2 {
+            for (tolerance, (got, want)) in [1e-2, 1e-2, 1e-2, 0.2].iter().zip(got[step].iter().zip(&want[step])) {
                 let difference = (got - want).abs();
                 assert!(difference <= tolerance * want.abs().max(0.1), "{arch}, step {step}: {got}, not {want}");
             }
