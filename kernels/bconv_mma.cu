@@ -6,8 +6,9 @@
 // four gates of four consecutive channels: of the 64, n8 block j holds gate j%4, and of its columns 2q and 2q+1 (those of
 // lanes with l%4 = q) channels 4q + 2·(j/4) and the next.
 //
-// Activations use tanh.approx in the bf16 form (2^-11, below what rounding the operands costs), exact functions in tf32.
+// bconv_gates.cuh says which activations each form uses.
 
+#include "bconv_gates.cuh"
 #include "implicit_gemm_mma.cuh"
 
 // Of packed column `column` of a block's 128: which gate, and which of the block's 32 channels.
@@ -85,16 +86,6 @@ DEVICE void store_four(bf16* p, const float (&v)[4], int live, bool aligned) {
             if (i < live) store(p + i, v[i]);
     }
 }
-
-template <class T> struct Activations;
-template <> struct Activations<bf16> {
-    static METHOD float sigmoid_of(float v) { return sigmoid_fast(v); }
-    static METHOD float tanh_of(float v) { return tanh_fast(v); }
-};
-template <> struct Activations<float> {
-    static METHOD float sigmoid_of(float v) { return sigmoid(v); }
-    static METHOD float tanh_of(float v) { return tanhf(v); }
-};
 
 template <class Pixels, class T>
 DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, float* c_next, T* y, T* gates, int n,
@@ -195,16 +186,5 @@ extern "C" __global__ void __launch_bounds__(256)
                               const float* __restrict__ c_prev,  // [pixels, channels]
                               const bf16* __restrict__ dy,       // [pixels, channels]
                               long long pixels, int channels) {
-    for_each_in_rows(pixels, channels, [=](long long pixel, int channel) {
-        long long at = pixel * channels + channel;
-        bf16* gate = gates + pixel * 4 * channels + channel;
-        float i = load(gate), f = load(gate + channels), o = load(gate + 2 * channels), g = load(gate + 3 * channels);
-        float before = c_prev[at], d = load(dy + at);
-        float t = tanh_fast(f * before + i * g);
-        float dc = d * o * (1.0f - t * t);
-        store(gate, dc * g * i * (1.0f - i));
-        store(gate + channels, dc * before * f * (1.0f - f));
-        store(gate + 2 * channels, d * t * o * (1.0f - o));
-        store(gate + 3 * channels, dc * i * (1.0f - g * g));
-    });
+    gate_gradients(gates, c_prev, dy, pixels, channels);
 }
