@@ -13,43 +13,66 @@
 
 #include "common.cuh"
 
-// A block of 256 threads: 32 channels by 8 rows.
-const int NORM_ROWS = 8;
-DEVICE int norm_channel() { return blockIdx.x * 32 + threadIdx.x % 32; }
-DEVICE int norm_lane() { return threadIdx.x / 32; }
+// Sums over rows: a block of 256 threads takes 32 channels, N at a time (1, or as many as 16 bytes hold). So a warp holds N rows
+// side by side, and a block 8·N.
+template <int N> struct NormTile {
+    static constexpr int THREADS = 32 / N, ROWS = 8 * N;
+    static METHOD int channel() { return blockIdx.x * 32 + threadIdx.x % THREADS * N; }
+    static METHOD int row() { return threadIdx.x / THREADS; }
+};
 
-// Adds a and b of the 8 lanes of a channel, in order, into partials[blockIdx.y][0 and 1][channel].
-DEVICE void norm_write_partials(float a, float b, float* partials, int channels) {
-    SHARED(float2, sums, [NORM_ROWS][32]);
-    float2 own = {a, b};
-    sums[norm_lane()][threadIdx.x % 32] = own;
+// Adds a and b of all rows of the tile, in an order that never changes, into partials[blockIdx.y][0 and 1][channel].
+template <int N> DEVICE void norm_write_partials(Vec<N> a, Vec<N> b, float* partials, int channels) {
+    SHARED(float2, sums, [8][32]);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+    for (int lanes = NormTile<N>::THREADS; lanes < 32; lanes *= 2)
+#pragma unroll
+        for (int e = 0; e < N; e++) {
+            a[e] += shuffle_xor(a[e], lanes);
+            b[e] += shuffle_xor(b[e], lanes);
+        }
+    if (lane < NormTile<N>::THREADS) {
+#pragma unroll
+        for (int e = 0; e < N; e++) sums[warp][lane * N + e] = float2{a[e], b[e]};
+    }
     __syncthreads();
-    int channel = norm_channel();
-    if (norm_lane() == 0 && channel < channels) {
-        for (int lane = 1; lane < NORM_ROWS; lane++) {
-            a += sums[lane][threadIdx.x].x;
-            b += sums[lane][threadIdx.x].y;
+    int channel = blockIdx.x * 32 + lane;
+    if (warp == 0 && channel < channels) {
+        float2 sum = sums[0][lane];
+        for (int w = 1; w < 8; w++) {
+            sum.x += sums[w][lane].x;
+            sum.y += sums[w][lane].y;
         }
         float* out = partials + (long long)blockIdx.y * 2 * channels + channel;
-        out[0] = a;
-        out[channels] = b;
+        out[0] = sum.x;
+        out[channels] = sum.y;
     }
 }
 
 template <class T>
 DEVICE void norm_partials(const T* x, float* partials, long long rows, int channels, int split_rows) {
-    int channel = norm_channel();
-    long long first = (long long)blockIdx.y * split_rows, end = min(first + split_rows, rows);
-    float sum = 0.0f, squares = 0.0f;
-    if (channel < channels) {
-        float pivot = load(x + channel);
-        for (long long row = first + norm_lane(); row < end; row += NORM_ROWS) {
-            float d = load(x + row * channels + channel) - pivot;
-            sum += d;
-            squares = fmaf(d, d, squares);
+    by_width<VEC<T>>(channels % VEC<T> == 0 && aligned_16(x), [=](auto by) {
+        constexpr int N = decltype(by)::VALUE;
+        const int channel = NormTile<N>::channel();
+        long long first = (long long)blockIdx.y * split_rows, end = min(first + split_rows, rows);
+        Vec<N> sum = {}, squares = {};
+        if (channel < channels) {
+            Vec<N> pivot = load_vec<N>(x + channel);
+            // Few blocks have to keep many loads in flight.
+#pragma unroll 4
+            for (long long row = first + NormTile<N>::row(); row < end; row += NormTile<N>::ROWS) {
+                Vec<N> v = load_vec<N>(x + row * channels + channel);
+#pragma unroll
+                for (int e = 0; e < N; e++) {
+                    float d = v[e] - pivot[e];
+                    sum[e] += d;
+                    squares[e] = fmaf(d, d, squares[e]);
+                }
+            }
         }
-    }
-    norm_write_partials(sum, squares, partials, channels);
+        norm_write_partials(sum, squares, partials, channels);
+    });
 }
 
 // launch: grid (ceil(channels / 32), splits), splits = ceil(rows / split_rows)
@@ -118,11 +141,27 @@ extern "C" __global__ void __launch_bounds__(64)
 template <class T>
 DEVICE void norm_apply(const T* x, const T* residual, const float* mean, const float* inv_std, const float* weight,
                        const float* bias, T* y, long long rows, int channels, int relu) {
-    for_each_in_rows(rows, channels, [=](long long row, int c) {
-        long long i = row * channels + c;
-        float v = (load(x + i) - mean[c]) * (inv_std[c] * weight[c]) + bias[c];
-        if (residual) v += load(residual + i);
-        store(y + i, relu && v < 0.0f ? 0.0f : v);
+    by_width<VEC<T>>(channels % VEC<T> == 0 && aligned_16(x, residual, y), [=](auto by) {
+        constexpr int N = decltype(by)::VALUE;
+        for_each_in_columns(rows, channels / N, [=](int part, long long first, unsigned step) {
+            const int c = part * N;
+            Vec<N> m = gather_vec<N>(mean + c), scale = gather_vec<N>(inv_std + c), w = gather_vec<N>(weight + c);
+            Vec<N> b = gather_vec<N>(bias + c);
+#pragma unroll
+            for (int e = 0; e < N; e++) scale[e] *= w[e];
+            for (long long row = first; row < rows; row += step) {
+                long long i = row * channels + c;
+                Vec<N> v = load_vec<N>(x + i), r = {};
+                if (residual) r = load_vec<N>(residual + i);
+#pragma unroll
+                for (int e = 0; e < N; e++) {
+                    float normal = (v[e] - m[e]) * scale[e] + b[e];
+                    if (residual) normal += r[e];
+                    v[e] = relu && normal < 0.0f ? 0.0f : normal;
+                }
+                store_vec(y + i, v);
+            }
+        });
     });
 }
 
@@ -143,26 +182,40 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 // dy where the ReLU let the value through; y is null without ReLU.
-template <class T> DEVICE float norm_masked(const T* y, const T* dy, long long i) {
-    return y && load(y + i) <= 0.0f ? 0.0f : load(dy + i);
+template <int N, class T> DEVICE Vec<N> norm_masked(const T* y, const T* dy, long long i) {
+    Vec<N> g = load_vec<N>(dy + i);
+    if (y) {
+        Vec<N> out = load_vec<N>(y + i);
+#pragma unroll
+        for (int e = 0; e < N; e++)
+            if (out[e] <= 0.0f) g[e] = 0.0f;
+    }
+    return g;
 }
 
 template <class T>
 DEVICE void norm_backward_partials(const T* x, const T* y, const T* dy, const float* mean, const float* inv_std,
                                    float* partials, long long rows, int channels, int split_rows) {
-    int channel = norm_channel();
-    long long first = (long long)blockIdx.y * split_rows, end = min(first + split_rows, rows);
-    float sum = 0.0f, dot = 0.0f;
-    if (channel < channels) {
-        float m = mean[channel], s = inv_std[channel];
-        for (long long row = first + norm_lane(); row < end; row += NORM_ROWS) {
-            long long i = row * channels + channel;
-            float g = norm_masked(y, dy, i);
-            sum += g;
-            dot = fmaf(g, (load(x + i) - m) * s, dot);
+    by_width<VEC<T>>(channels % VEC<T> == 0 && aligned_16(x, y, dy), [=](auto by) {
+        constexpr int N = decltype(by)::VALUE;
+        const int channel = NormTile<N>::channel();
+        long long first = (long long)blockIdx.y * split_rows, end = min(first + split_rows, rows);
+        Vec<N> sum = {}, dot = {};
+        if (channel < channels) {
+            Vec<N> m = gather_vec<N>(mean + channel), s = gather_vec<N>(inv_std + channel);
+#pragma unroll 4
+            for (long long row = first + NormTile<N>::row(); row < end; row += NormTile<N>::ROWS) {
+                long long i = row * channels + channel;
+                Vec<N> g = norm_masked<N>(y, dy, i), v = load_vec<N>(x + i);
+#pragma unroll
+                for (int e = 0; e < N; e++) {
+                    sum[e] += g[e];
+                    dot[e] = fmaf(g[e], (v[e] - m[e]) * s[e], dot[e]);
+                }
+            }
         }
-    }
-    norm_write_partials(sum, dot, partials, channels);
+        norm_write_partials(sum, dot, partials, channels);
+    });
 }
 
 // launch: grid (ceil(channels / 32), splits), splits = ceil(rows / split_rows)
@@ -206,21 +259,35 @@ template <class T>
 DEVICE void norm_backward_apply(const T* x, const T* y, const T* dy, const float* mean, const float* inv_std,
                                 const float* weight, const float* sums, T* dx, T* dresidual, long long rows,
                                 int channels, int batch_statistics, int accumulate_dx, int accumulate_dresidual) {
-    float share = batch_statistics ? 1.0f / (float)rows : 0.0f;
-    for_each_in_rows(rows, channels, [=](long long row, int c) {
-        long long i = row * channels + c;
-        float g = norm_masked(y, dy, i);
-        if (dx) {
-            float normal = (load(x + i) - mean[c]) * inv_std[c];
-            float centred = g - sums[c] * share - normal * (sums[channels + c] * share);
-            put(dx + i, weight[c] * inv_std[c] * centred, accumulate_dx);
-        }
-        if (dresidual) put(dresidual + i, g, accumulate_dresidual);
+    const float share = batch_statistics ? 1.0f / (float)rows : 0.0f;
+    by_width<VEC<T>>(channels % VEC<T> == 0 && aligned_16(x, y, dy, dx, dresidual), [=](auto by) {
+        constexpr int N = decltype(by)::VALUE;
+        for_each_in_columns(rows, channels / N, [=](int part, long long first, unsigned step) {
+            const int c = part * N;
+            Vec<N> m = {}, s = {}, scale = {}, sum = {}, dot = {};
+            if (dx) {
+                m = gather_vec<N>(mean + c), s = gather_vec<N>(inv_std + c), scale = gather_vec<N>(weight + c);
+                sum = gather_vec<N>(sums + c), dot = gather_vec<N>(sums + channels + c);
+#pragma unroll
+                for (int e = 0; e < N; e++) scale[e] *= s[e], dot[e] *= share;
+            }
+            for (long long row = first; row < rows; row += step) {
+                long long i = row * channels + c;
+                Vec<N> g = norm_masked<N>(y, dy, i);
+                if (dx) {
+                    Vec<N> v = load_vec<N>(x + i);
+#pragma unroll
+                    for (int e = 0; e < N; e++) v[e] = scale[e] * (g[e] - sum[e] * share - (v[e] - m[e]) * s[e] * dot[e]);
+                    put_vec(dx + i, v, accumulate_dx);
+                }
+                if (dresidual) put_vec(dresidual + i, g, accumulate_dresidual);
+            }
+        });
     });
 }
 
 // dx and dresidual may each be null. launch: any grid of one dimension
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     batch_norm_backward_apply_f32(const float* x, const float* y, const float* dy,  // [rows, channels], y null without ReLU
                                   const float* __restrict__ mean, const float* __restrict__ inv_std,
                                   const float* __restrict__ weight,  // [channels] each

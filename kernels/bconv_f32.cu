@@ -7,6 +7,7 @@
 // itself; nothing else may overlap. The gradients of x and weight are those of a convolution with 4·channels outputs: see
 // conv2d_f32.cu, which takes `gates` after bconv_gate_gradients_f32 as dy.
 
+#include "bconv_gates.cuh"
 #include "implicit_gemm_f32.cuh"
 
 // launch: grid (ceil(n·out_h·out_w / 128), ceil(channels / 16))
@@ -58,24 +59,11 @@ extern "C" __global__ void __launch_bounds__(128)
     }
 }
 
-// Turns activated gates into the gradients of their pre-activations, in place. With c = f·c_prev + i·g and
-// dc = dy·o·(1 - tanh²c): di = dc·g·i(1-i), df = dc·c_prev·f(1-f), do = dy·tanh(c)·o(1-o), dg = dc·i·(1-g²).
-// launch: any grid of one dimension.
+// gate_gradients of bconv_gates.cuh. launch: any grid of one dimension.
 extern "C" __global__ void __launch_bounds__(256)
     bconv_gate_gradients_f32(float* __restrict__ gates,         // [pixels, 4, channels]
                              const float* __restrict__ c_prev,  // [pixels, channels]
                              const float* __restrict__ dy,      // [pixels, channels]
                              long long pixels, int channels) {
-    for_each_in_rows(pixels, channels, [=](long long pixel, int channel) {
-        long long at = pixel * channels + channel;
-        float* gate = gates + pixel * 4 * channels + channel;
-        float i = gate[0], f = gate[channels], o = gate[2 * channels], g = gate[3 * channels];
-        float before = c_prev[at], d = dy[at];
-        float t = tanhf(f * before + i * g);
-        float dc = d * o * (1.0f - t * t);
-        gate[0] = dc * g * i * (1.0f - i);
-        gate[channels] = dc * before * f * (1.0f - f);
-        gate[2 * channels] = d * t * o * (1.0f - o);
-        gate[3 * channels] = dc * i * (1.0f - g * g);
-    });
+    gate_gradients(gates, c_prev, dy, pixels, channels);
 }

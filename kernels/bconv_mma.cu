@@ -6,24 +6,25 @@
 // four gates of four consecutive channels: of the 64, n8 block j holds gate j%4, and of its columns 2q and 2q+1 (those of
 // lanes with l%4 = q) channels 4q + 2·(j/4) and the next.
 //
-// Activations use tanh.approx in the bf16 form (2^-11, below what rounding the operands costs), exact functions in tf32.
+// bconv_gates.cuh says which activations each form uses.
 
+#include "bconv_gates.cuh"
 #include "implicit_gemm_mma.cuh"
 
 // Of packed column `column` of a block's 128: which gate, and which of the block's 32 channels.
 DEVICE int packed_gate(int column) { return column % 64 / 8 % 4; }
 DEVICE int packed_channel(int column) { return column / 64 * 16 + column % 8 / 2 * 4 + column % 64 / 32 * 2 + column % 2; }
 
-template <class T>
+template <class Pixels, class T>
 DEVICE void pack_gates(const float* weight, T* packed, int taps, int in_c, int channels) {
-    const int depth = Mma<T>::DEPTH, per_tap = steps_of_tap<T>(in_c);
-    long long count = (long long)ceil_div(channels, 32) * taps * per_tap * MMA_COLUMNS * depth;
+    const int depth = Mma<T>::DEPTH, steps = Pixels::steps(taps, in_c);
+    long long count = (long long)ceil_div(channels, 32) * steps * MMA_COLUMNS * depth;
     for (long long i = global_index(); i < count; i += global_size()) {
         int k = (int)(i % depth), column = (int)(i / depth % MMA_COLUMNS);
-        int step = (int)(i / depth / MMA_COLUMNS), block = step / (taps * per_tap), tap = step / per_tap % taps;
-        int c = step % per_tap * depth + k, channel = block * 32 + packed_channel(column);
-        bool inside = c < in_c && channel < channels;
-        long long from = ((long long)tap * in_c + c) * 4 * channels + packed_gate(column) * channels + channel;
+        int step = (int)(i / depth / MMA_COLUMNS), block = step / steps;
+        int row = Pixels::depth_at(step % steps, k, taps, in_c), channel = block * 32 + packed_channel(column);
+        bool inside = row >= 0 && channel < channels;
+        long long from = (long long)row * 4 * channels + packed_gate(column) * channels + channel;
         packed[i] = Mma<T>::rounded(inside ? weight[from] : 0.0f);
     }
 }
@@ -33,14 +34,28 @@ extern "C" __global__ void __launch_bounds__(256)
     pack_gates_bf16(const float* __restrict__ weight,  // [taps, in_c, 4·channels], columns i f o g
                     bf16* __restrict__ packed,         // [ceil(channels / 32), taps, ceil(in_c / 32), 128, 32]
                     int taps, int in_c, int channels) {
-    pack_gates(weight, packed, taps, in_c, channels);
+    pack_gates<MmaPixels<bf16>>(weight, packed, taps, in_c, channels);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
     pack_gates_tf32(const float* __restrict__ weight,
                     float* __restrict__ packed,  // [ceil(channels / 32), taps, ceil(in_c / 16), 128, 16]
                     int taps, int in_c, int channels) {
-    pack_gates(weight, packed, taps, in_c, channels);
+    pack_gates<MmaPixels<float>>(weight, packed, taps, in_c, channels);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    pack_gates_dense_bf16(const float* __restrict__ weight,
+                          bf16* __restrict__ packed,  // [ceil(channels / 32), ceil(taps·in_c / 32), 128, 32]
+                          int taps, int in_c, int channels) {
+    pack_gates<MmaDensePixels<bf16>>(weight, packed, taps, in_c, channels);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    pack_gates_dense_tf32(const float* __restrict__ weight,
+                          float* __restrict__ packed,  // [ceil(channels / 32), ceil(taps·in_c / 16), 128, 16]
+                          int taps, int in_c, int channels) {
+    pack_gates<MmaDensePixels<float>>(weight, packed, taps, in_c, channels);
 }
 
 // Four consecutive channels; `live` of them exist. Wide where rows are aligned.
@@ -72,17 +87,7 @@ DEVICE void store_four(bf16* p, const float (&v)[4], int live, bool aligned) {
     }
 }
 
-template <class T> struct Activations;
-template <> struct Activations<bf16> {
-    static METHOD float sigmoid_of(float v) { return sigmoid_fast(v); }
-    static METHOD float tanh_of(float v) { return tanh_fast(v); }
-};
-template <> struct Activations<float> {
-    static METHOD float sigmoid_of(float v) { return sigmoid(v); }
-    static METHOD float tanh_of(float v) { return tanhf(v); }
-};
-
-template <class T>
+template <class Pixels, class T>
 DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, float* c_next, T* y, T* gates, int n,
                               int in_h, int in_w, int in_c, int out_h, int out_w, int channels, int kernel_h, int kernel_w,
                               int stride_y, int stride_x, int padding_y, int padding_x) {
@@ -93,8 +98,8 @@ DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, 
         return forward_place(pixel, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
     });
 
-    int steps = kernel_h * kernel_w * steps_of_tap<T>(in_c);
-    MmaPixels<T> a{x, in_h, in_w, in_c, kernel_w, 1, places};
+    int steps = Pixels::steps(kernel_h * kernel_w, in_c);
+    Pixels a = Pixels::forward(x, in_h, in_w, in_c, kernel_h, kernel_w, places);
     float acc[2][8][4] = {};
     multiply_mma(acc, shared, a, packed + (long long)blockIdx.y * steps * MMA_COLUMNS * Mma<T>::DEPTH, steps);
 
@@ -143,8 +148,8 @@ extern "C" __global__ void __launch_bounds__(256, 2)
                        bf16* __restrict__ gates,         // [n, out_h, out_w, 4, channels] or null
                        int n, int in_h, int in_w, int in_c, int out_h, int out_w, int channels, int kernel_h,
                        int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x) {
-    bconv_forward_mma(x, packed, c_prev, c_next, y, gates, n, in_h, in_w, in_c, out_h, out_w, channels, kernel_h, kernel_w,
-                      stride_y, stride_x, padding_y, padding_x);
+    bconv_forward_mma<MmaPixels<bf16>>(x, packed, c_prev, c_next, y, gates, n, in_h, in_w, in_c, out_h, out_w, channels,
+                                       kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
@@ -152,8 +157,27 @@ extern "C" __global__ void __launch_bounds__(256, 2)
                        float* __restrict__ y, float* __restrict__ gates, int n, int in_h, int in_w, int in_c, int out_h,
                        int out_w, int channels, int kernel_h, int kernel_w, int stride_y, int stride_x, int padding_y,
                        int padding_x) {
-    bconv_forward_mma(x, packed, c_prev, c_next, y, gates, n, in_h, in_w, in_c, out_h, out_w, channels, kernel_h, kernel_w,
-                      stride_y, stride_x, padding_y, padding_x);
+    bconv_forward_mma<MmaPixels<float>>(x, packed, c_prev, c_next, y, gates, n, in_h, in_w, in_c, out_h, out_w, channels,
+                                        kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x);
+}
+
+// The same for few input channels, by pack_gates_dense_*. Of 3 channels a step of MmaPixels holds 3 numbers and 29 zeros.
+extern "C" __global__ void __launch_bounds__(256, 2)
+    bconv_forward_dense_bf16(const bf16* __restrict__ x, const bf16* __restrict__ packed, const float* c_prev,
+                             float* c_next, bf16* __restrict__ y, bf16* __restrict__ gates, int n, int in_h, int in_w,
+                             int in_c, int out_h, int out_w, int channels, int kernel_h, int kernel_w, int stride_y,
+                             int stride_x, int padding_y, int padding_x) {
+    bconv_forward_mma<MmaDensePixels<bf16>>(x, packed, c_prev, c_next, y, gates, n, in_h, in_w, in_c, out_h, out_w, channels,
+                                        kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+    bconv_forward_dense_tf32(const float* __restrict__ x, const float* __restrict__ packed, const float* c_prev,
+                             float* c_next, float* __restrict__ y, float* __restrict__ gates, int n, int in_h, int in_w,
+                             int in_c, int out_h, int out_w, int channels, int kernel_h, int kernel_w, int stride_y,
+                             int stride_x, int padding_y, int padding_x) {
+    bconv_forward_mma<MmaDensePixels<float>>(x, packed, c_prev, c_next, y, gates, n, in_h, in_w, in_c, out_h, out_w, channels,
+                                        kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x);
 }
 
 // bconv_gate_gradients_f32 for bf16 gates and dy. launch: any grid of one dimension
@@ -162,16 +186,5 @@ extern "C" __global__ void __launch_bounds__(256)
                               const float* __restrict__ c_prev,  // [pixels, channels]
                               const bf16* __restrict__ dy,       // [pixels, channels]
                               long long pixels, int channels) {
-    for_each_in_rows(pixels, channels, [=](long long pixel, int channel) {
-        long long at = pixel * channels + channel;
-        bf16* gate = gates + pixel * 4 * channels + channel;
-        float i = load(gate), f = load(gate + channels), o = load(gate + 2 * channels), g = load(gate + 3 * channels);
-        float before = c_prev[at], d = load(dy + at);
-        float t = tanh_fast(f * before + i * g);
-        float dc = d * o * (1.0f - t * t);
-        store(gate, dc * g * i * (1.0f - i));
-        store(gate + channels, dc * before * f * (1.0f - f));
-        store(gate + 2 * channels, d * t * o * (1.0f - o));
-        store(gate + 3 * channels, dc * i * (1.0f - g * g));
-    });
+    gate_gradients(gates, c_prev, dy, pixels, channels);
 }

@@ -11,6 +11,92 @@ DEVICE void store(bf16* p, float v) { p->bits = (uint16_t)pack_bf16(v, 0.0f); }
 // The first writer of a gradient overwrites, the others add.
 template <class T> DEVICE void put(T* p, float v, int accumulate) { store(p, accumulate ? load(p) + v : v); }
 
+// N numbers side by side, as floats. In memory they are one number (N = 1, any address), or fill whole 16 bytes and begin at
+// a multiple of that, and travel 16 bytes at a time.
+template <int N> struct Vec {
+    float of[N];
+    METHOD float& operator[](int i) { return of[i]; }
+    METHOD float operator[](int i) const { return of[i]; }
+};
+// Numbers of the types T... that fill whole 16 bytes in each of them.
+template <class... T> constexpr int VEC = (... || (sizeof(T) == 2)) ? 8 : 4;
+// Whether wide loads and stores may begin at all of these; null is no obstacle.
+template <class... T> DEVICE bool aligned_16(const T*... p) { return (... | (uintptr_t)p) % 16 == 0; }
+
+template <int N> DEVICE Vec<N> load_vec(const float* p) {
+    Vec<N> v;
+    if constexpr (N == 1) {
+        v[0] = *p;
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i += 4) {
+            float4 q = *(const float4*)(p + i);
+            v[i] = q.x, v[i + 1] = q.y, v[i + 2] = q.z, v[i + 3] = q.w;
+        }
+    }
+    return v;
+}
+template <int N> DEVICE Vec<N> load_vec(const bf16* p) {
+    Vec<N> v;
+    if constexpr (N == 1) {
+        v[0] = load(p);
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i += 8) {
+            uint4 q = *(const uint4*)(p + i);
+            const uint32_t words[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
+            for (int w = 0; w < 4; w++) {
+                v[i + 2 * w] = bits_to_float(words[w] << 16);
+                v[i + 2 * w + 1] = bits_to_float(words[w] & 0xffff0000u);
+            }
+        }
+    }
+    return v;
+}
+template <int N> DEVICE void store_vec(float* p, const Vec<N>& v) {
+    if constexpr (N == 1) {
+        *p = v[0];
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i += 4) *(float4*)(p + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+    }
+}
+template <int N> DEVICE void store_vec(bf16* p, const Vec<N>& v) {
+    if constexpr (N == 1) {
+        store(p, v[0]);
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i += 8)
+            *(uint4*)(p + i) = make_uint4(pack_bf16(v[i], v[i + 1]), pack_bf16(v[i + 2], v[i + 3]), pack_bf16(v[i + 4], v[i + 5]),
+                                          pack_bf16(v[i + 6], v[i + 7]));
+    }
+}
+template <int N, class T> DEVICE void put_vec(T* p, Vec<N> v, int accumulate) {
+    if (accumulate) {
+        Vec<N> before = load_vec<N>(p);
+#pragma unroll
+        for (int e = 0; e < N; e++) v[e] = before[e] + v[e];
+    }
+    store_vec(p, v);
+}
+// Numbers of f32 that begin anywhere: parameters and statistics, which are read once for many rows.
+template <int N> DEVICE Vec<N> gather_vec(const float* p) {
+    Vec<N> v;
+#pragma unroll
+    for (int e = 0; e < N; e++) v[e] = p[e];
+    return v;
+}
+
+// f(Width<N>) with N numbers at a time where `wide`, else with one.
+template <int N> struct Width {
+    static constexpr int VALUE = N;
+};
+template <int N, class F> DEVICE void by_width(bool wide, F f) {
+    if (wide) f(Width<N>{});
+    else f(Width<1>{});
+}
+
 DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 // sigmoid(x) = tanh(x/2)/2 + 1/2; absolute error up to 2^-12.
 DEVICE float sigmoid_fast(float x) { return fmaf(tanh_fast(0.5f * x), 0.5f, 0.5f); }
@@ -31,6 +117,15 @@ template <class F> DEVICE void for_each_in_rows(long long rows, int columns, F v
         column += step_columns;
         if (column >= width) column -= width, row++;
     }
+}
+
+// visit(column, first row, row step) for this thread's share of a [rows, columns] matrix: neighbouring threads take neighbouring
+// columns, and a thread stays in its column, so that it reads once what belongs to that. Any grid of one dimension.
+template <class F> DEVICE void for_each_in_columns(long long rows, int columns, F visit) {
+    unsigned thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x;
+    unsigned beside = min((unsigned)columns, threads), step = threads / beside, first = thread / beside;
+    if (first >= step || first >= rows) return;
+    for (unsigned column = thread % beside; column < (unsigned)columns; column += beside) visit((int)column, first, step);
 }
 
 // Sum over a warp, by a tree whose shape never changes; every lane gets it.

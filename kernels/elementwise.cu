@@ -7,75 +7,98 @@
 
 #include "common.cuh"
 
-template <class F> DEVICE void for_each(long long n, F f) {
-    for (long long i = global_index(); i < n; i += global_size()) f(i);
+template <int N, class Y, class F, class... V> DEVICE void map_at(Y* y, int accumulate, F f, V... x) {
+    Vec<N> out;
+#pragma unroll
+    for (int e = 0; e < N; e++) out[e] = f(x[e]...);
+    put_vec(y, out, accumulate);
 }
+
+// y[n] = f(x[n]...), or adds it: 16 bytes at a time where all begin at a multiple of 16, the rest one by one.
+template <class Y, class F, class... X> DEVICE void map(Y* y, long long n, int accumulate, F f, const X*... x) {
+    const int N = VEC<Y, X...>;
+    long long wide = aligned_16(y, x...) ? n / N : 0;
+    for (long long i = global_index(); i < wide; i += global_size()) map_at<N>(y + i * N, accumulate, f, load_vec<N>(x + i * N)...);
+    for (long long i = wide * N + global_index(); i < n; i += global_size()) map_at<1>(y + i, accumulate, f, load_vec<1>(x + i)...);
+}
+
+struct Same {
+    METHOD float operator()(float x) const { return x; }
+};
 
 // y[n] = value
 extern "C" __global__ void __launch_bounds__(256) fill_f32(float* y, float value, long long n) {
-    for_each(n, [=](long long i) { y[i] = value; });
+    map(y, n, 0, [=]() { return value; });
 }
 
 extern "C" __global__ void __launch_bounds__(256) fill_bf16(bf16* y, float value, long long n) {
-    for_each(n, [=](long long i) { store(y + i, value); });
+    map(y, n, 0, [=]() { return value; });
 }
 
 // y[n] = factor · x[n]
 extern "C" __global__ void __launch_bounds__(256) scale_f32(const float* x, float* y, float factor, long long n) {
-    for_each(n, [=](long long i) { y[i] = factor * x[i]; });
+    map(y, n, 0, [=](float v) { return factor * v; }, x);
 }
 
 // y[n] = a[n] + b[n]
 extern "C" __global__ void __launch_bounds__(256) add_f32(const float* a, const float* b, float* y, long long n) {
-    for_each(n, [=](long long i) { y[i] = a[i] + b[i]; });
+    map(y, n, 0, [](float u, float v) { return u + v; }, a, b);
 }
 
 extern "C" __global__ void __launch_bounds__(256) add_bf16(const bf16* a, const bf16* b, bf16* y, long long n) {
-    for_each(n, [=](long long i) { store(y + i, load(a + i) + load(b + i)); });
+    map(y, n, 0, [](float u, float v) { return u + v; }, a, b);
 }
 
 // y[n] = x[n], or y[n] += x[n]
 extern "C" __global__ void __launch_bounds__(256) put_f32(const float* x, float* y, long long n, int accumulate) {
-    for_each(n, [=](long long i) { put(y + i, x[i], accumulate); });
+    map(y, n, accumulate, Same{}, x);
 }
 
 extern "C" __global__ void __launch_bounds__(256) put_bf16(const bf16* x, bf16* y, long long n, int accumulate) {
-    for_each(n, [=](long long i) { put(y + i, load(x + i), accumulate); });
+    map(y, n, accumulate, Same{}, x);
 }
 
 // The same from f32, for gradients that are computed in f32 and flow into bf16 activations: the sum is rounded once.
 extern "C" __global__ void __launch_bounds__(256)
     put_bf16_from_f32(const float* x, bf16* y, long long n, int accumulate) {
-    for_each(n, [=](long long i) { put(y + i, x[i], accumulate); });
+    map(y, n, accumulate, Same{}, x);
 }
 
 // y[n] = max(x[n], 0). A comparison, not fmaxf: NaN passes.
+struct Relu {
+    METHOD float operator()(float x) const { return x < 0.0f ? 0.0f : x; }
+};
+
 extern "C" __global__ void __launch_bounds__(256) relu_f32(const float* x, float* y, long long n) {
-    for_each(n, [=](long long i) { y[i] = x[i] < 0.0f ? 0.0f : x[i]; });
+    map(y, n, 0, Relu{}, x);
 }
 
 extern "C" __global__ void __launch_bounds__(256) relu_bf16(const bf16* x, bf16* y, long long n) {
-    for_each(n, [=](long long i) { store(y + i, load(x + i) < 0.0f ? 0.0f : load(x + i)); });
+    map(y, n, 0, Relu{}, x);
 }
 
 // dx[n] = dy[n] where y[n] > 0, else 0
+struct ReluBackward {
+    METHOD float operator()(float y, float dy) const { return y > 0.0f ? dy : 0.0f; }
+};
+
 extern "C" __global__ void __launch_bounds__(256)
     relu_backward_f32(const float* y, const float* dy, float* dx, long long n, int accumulate) {
-    for_each(n, [=](long long i) { put(dx + i, y[i] > 0.0f ? dy[i] : 0.0f, accumulate); });
+    map(dx, n, accumulate, ReluBackward{}, y, dy);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
     relu_backward_bf16(const bf16* y, const bf16* dy, bf16* dx, long long n, int accumulate) {
-    for_each(n, [=](long long i) { put(dx + i, load(y + i) > 0.0f ? load(dy + i) : 0.0f, accumulate); });
+    map(dx, n, accumulate, ReluBackward{}, y, dy);
 }
 
 // y[n] = x[n] in the other type; to bf16 by rounding to nearest even
 extern "C" __global__ void __launch_bounds__(256) cast_f32_bf16(const float* x, bf16* y, long long n) {
-    for_each(n, [=](long long i) { store(y + i, x[i]); });
+    map(y, n, 0, Same{}, x);
 }
 
 extern "C" __global__ void __launch_bounds__(256) cast_bf16_f32(const bf16* x, float* y, long long n) {
-    for_each(n, [=](long long i) { y[i] = load(x + i); });
+    map(y, n, 0, Same{}, x);
 }
 
 // Row r of y [rows, y_pitch], first `width` elements, from row r of x [rows, x_pitch]; the rest of y stays. With pointers
@@ -83,8 +106,12 @@ extern "C" __global__ void __launch_bounds__(256) cast_bf16_f32(const bf16* x, f
 // and narrowing to some rows of each image (a row is an image) with its backward, before which dx is filled with 0.
 template <class T>
 DEVICE void copy_columns(const T* x, T* y, long long rows, int width, long long x_pitch, long long y_pitch, int accumulate) {
-    for_each_in_rows(rows, width, [=](long long row, int column) {
-        put(y + row * y_pitch + column, load(x + row * x_pitch + column), accumulate);
+    const bool wide = width % VEC<T> == 0 && x_pitch % VEC<T> == 0 && y_pitch % VEC<T> == 0 && aligned_16(x, y);
+    by_width<VEC<T>>(wide, [=](auto by) {
+        constexpr int N = decltype(by)::VALUE;
+        for_each_in_rows(rows, width / N, [=](long long row, int part) {
+            put_vec(y + row * y_pitch + part * N, load_vec<N>(x + row * x_pitch + part * N), accumulate);
+        });
     });
 }
 

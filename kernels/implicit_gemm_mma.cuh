@@ -40,12 +40,22 @@ template <class T> DEVICE int steps_of_tap(int channels) { return ceil_div(chann
 
 // The left side: rows are pixels, depth is (tap y, tap x, channel): image[y ± tap y][x ± tap x][channel], or 0 outside.
 template <class T> struct MmaPixels {
+    static METHOD int steps(int taps, int channels) { return taps * steps_of_tap<T>(channels); }
+    // Of number k of a step: which tap·channels + channel it stands for, or -1 where the step is filled up.
+    static METHOD int depth_at(int step, int k, int, int channels) {
+        int per_tap = steps_of_tap<T>(channels), channel = step % per_tap * Mma<T>::DEPTH + k;
+        return channel < channels ? step / per_tap * channels + channel : -1;
+    }
+
     const T* image;  // [n, height, width, channels]
     int height, width, channels;
     int taps_x;
     int direction;       // 1 or -1: the sign of the tap
     const int4* places;  // [MMA_ROWS] in shared memory
 
+    static METHOD MmaPixels forward(const T* image, int height, int width, int channels, int, int taps_x, const int4* places) {
+        return {image, height, width, channels, taps_x, 1, places};
+    }
     METHOD void load_step(unsigned char* stage, int step) const {
         const int per_tap = steps_of_tap<T>(channels), wide = 16 / (int)sizeof(T);
         int tap = step / per_tap, tap_y = tap / taps_x, tap_x = tap - tap_y * taps_x;
@@ -73,11 +83,70 @@ template <class T> struct MmaPixels {
     }
 };
 
+// The same left side for few channels, forward only: depth is tap·channels + channel without gaps between the taps, and only the
+// last step is filled up. A step may hold numbers of many taps.
+template <class T> struct MmaDensePixels {
+    static METHOD int steps(int taps, int channels) { return ceil_div(taps * channels, Mma<T>::DEPTH); }
+    static METHOD int depth_at(int step, int k, int taps, int channels) {
+        int depth = step * Mma<T>::DEPTH + k;
+        return depth < taps * channels ? depth : -1;
+    }
+
+    const T* image;  // [n, height, width, channels]
+    int height, width, channels;
+    int taps_y, taps_x;
+    const int4* places;  // [MMA_ROWS] in shared memory
+
+    static METHOD MmaDensePixels forward(const T* image, int height, int width, int channels, int taps_y, int taps_x,
+                                         const int4* places) {
+        return {image, height, width, channels, taps_y, taps_x, places};
+    }
+    METHOD void load_step(unsigned char* stage, int step) const {
+        const int wide = 16 / (int)sizeof(T);
+        int depth = step * Mma<T>::DEPTH + (int)(threadIdx.x % 4) * wide, tap = depth / channels, channel = depth - tap * channels;
+        int tap_y = tap / taps_x, tap_x = tap - tap_y * taps_x;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int row = threadIdx.x / 4 + i * 64;
+            int4 place = places[row];
+            long long at = ((long long)(place.x + place.y + tap_y) * width + place.z + tap_x) * channels + channel;
+            unsigned char* to = stage + row * MMA_PITCH + threadIdx.x % 4 * 16;
+            if (channels % wide == 0) {
+                // The 16 bytes belong to one tap.
+                bool valid = inside(place, tap_y, tap_x);
+                cp_async_16(to, valid ? image + at : image, valid);
+                continue;
+            }
+            // One by one, visible after the barrier that follows the wait. What follows in depth does so in memory too, but for
+            // the next line of taps.
+            struct alignas(16) {
+                T of[wide];
+            } numbers;
+            int c = channel, y = tap_y, x = tap_x;
+#pragma unroll
+            for (int e = 0; e < wide; e++) {
+                store(&numbers.of[e], 0.0f);
+                if (inside(place, y, x)) numbers.of[e] = image[at];
+                at++;
+                if (++c < channels) continue;
+                c = 0;
+                if (++x < taps_x) continue;
+                x = 0, y++;
+                at += (long long)(width - taps_x) * channels;
+            }
+            *(decltype(numbers)*)to = numbers;
+        }
+    }
+    METHOD bool inside(int4 place, int tap_y, int tap_x) const {
+        return tap_y < taps_y && (unsigned)(place.y + tap_y) < (unsigned)height && (unsigned)(place.z + tap_x) < (unsigned)width;
+    }
+};
+
 // acc[i][j] += rows · columns over `steps` steps of depth. Warp w computes rows 32·(w/2) + 16·i, columns 64·(w%2) + 8·j; in
 // each such 16x8 tile, lane l holds rows l/4 and l/4 + 8, columns 2·(l%4) and the next. The right side is packed: for
 // every step [MMA_COLUMNS][DEPTH] numbers in a row.
-template <class T>
-DEVICE void multiply_mma(float (&acc)[2][8][4], unsigned char* shared, const MmaPixels<T>& a, const T* packed, int steps) {
+template <class T, class Pixels>
+DEVICE void multiply_mma(float (&acc)[2][8][4], unsigned char* shared, const Pixels& a, const T* packed, int steps) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     auto load_step = [&](int step) {
         unsigned char* stage = shared + step % MMA_STAGES * MMA_STAGE_BYTES;

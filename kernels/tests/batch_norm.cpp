@@ -4,9 +4,11 @@ using namespace test;
 struct Norm {
     int rows, channels;
     double offset;  // of the data's mean
+    int split_rows = 16;
 };
-// The second has a mean a thousand times its deviation; the last has one row fewer than a split.
-static const Norm norms[] = {{37, 40, 0.0}, {50, 33, 1000.0}, {1000, 5, 3.0}, {2, 70, 0.0}};
+// The second has a mean a thousand times its deviation; the fourth has fewer rows than a split. Channels that fill whole 16 bytes in
+// both types, in f32 only, and in neither; of the fifth, a thread sums several rows at any width.
+static const Norm norms[] = {{37, 40, 0.0}, {50, 33, 1000.0}, {1000, 5, 3.0}, {2, 70, 0.0}, {450, 72, 0.5, 300}, {60, 36, 0.0}};
 
 template <class T> struct NormKernels;
 template <> struct NormKernels<float> {
@@ -17,13 +19,13 @@ template <> struct NormKernels<float> {
     static void finish(Grid g, const Floats& x, Floats& p, Floats& m, Floats& i, float* rm, float* rv, int s, int r, int c) {
         NORM(finish, g, x, p, m, i, rm, rv, s, r, c, 1e-5f, 0.1f);
     }
-    static void apply(const Floats& x, const float* res, Floats& m, Floats& i, Floats& w, Floats& b, Floats& y, int r, int c, int relu) {
+    static void apply(const float* x, const float* res, Floats& m, Floats& i, Floats& w, Floats& b, float* y, int r, int c, int relu) {
         NORM(apply, (Grid{3}), x, res, m, i, w, b, y, r, c, relu);
     }
     static void backward_partials(Grid g, const Floats& x, const float* y, const Floats& dy, Floats& m, Floats& i, Floats& p, int r, int c, int s) {
         NORM(backward_partials, g, x, y, dy, m, i, p, r, c, s);
     }
-    static void backward_apply(const Floats& x, const float* y, const Floats& dy, Floats& m, Floats& i, Floats& w, Floats& s, float* dx, float* dr,
+    static void backward_apply(const float* x, const float* y, const Floats& dy, Floats& m, Floats& i, Floats& w, Floats& s, float* dx, float* dr,
                                int r, int c, int batch, int adx, int adr) {
         NORM(backward_apply, (Grid{2}), x, y, dy, m, i, w, s, dx, dr, r, c, batch, adx, adr);
     }
@@ -37,13 +39,13 @@ template <> struct NormKernels<bf16> {
     static void finish(Grid g, const Halves& x, Floats& p, Floats& m, Floats& i, float* rm, float* rv, int s, int r, int c) {
         NORM(finish, g, x, p, m, i, rm, rv, s, r, c, 1e-5f, 0.1f);
     }
-    static void apply(const Halves& x, const bf16* res, Floats& m, Floats& i, Floats& w, Floats& b, Halves& y, int r, int c, int relu) {
+    static void apply(const bf16* x, const bf16* res, Floats& m, Floats& i, Floats& w, Floats& b, bf16* y, int r, int c, int relu) {
         NORM(apply, (Grid{3}), x, res, m, i, w, b, y, r, c, relu);
     }
     static void backward_partials(Grid g, const Halves& x, const bf16* y, const Halves& dy, Floats& m, Floats& i, Floats& p, int r, int c, int s) {
         NORM(backward_partials, g, x, y, dy, m, i, p, r, c, s);
     }
-    static void backward_apply(const Halves& x, const bf16* y, const Halves& dy, Floats& m, Floats& i, Floats& w, Floats& s, bf16* dx, bf16* dr,
+    static void backward_apply(const bf16* x, const bf16* y, const Halves& dy, Floats& m, Floats& i, Floats& w, Floats& s, bf16* dx, bf16* dr,
                                int r, int c, int batch, int adx, int adr) {
         NORM(backward_apply, (Grid{2}), x, y, dy, m, i, w, s, dx, dr, r, c, batch, adx, adr);
     }
@@ -52,7 +54,7 @@ template <> struct NormKernels<bf16> {
 
 template <class T> static void check_norm(const Norm& norm, bool with_residual, bool relu) {
     using K = NormKernels<T>;
-    const int rows = norm.rows, channels = norm.channels, split_rows = 16;
+    const int rows = norm.rows, channels = norm.channels, split_rows = norm.split_rows;
     const size_t len = (size_t)rows * channels;
     unsigned splits = blocks(rows, split_rows);
     Buffer<T> x = K::random(len, norm.offset), residual = K::random(len, 0), dy = K::random(len, 0), y(len);
@@ -119,7 +121,36 @@ template <class T> static void check_norm(const Norm& norm, bool with_residual, 
 CASE(batch_norm_f32) {
     for (const Norm& norm : norms) check_norm<float>(norm, false, false), check_norm<float>(norm, true, true);
 }
-CASE(batch_norm_bf16) { check_norm<bf16>(norms[0], true, true), check_norm<bf16>(norms[2], false, false); }
+CASE(batch_norm_bf16) {
+    check_norm<bf16>(norms[0], true, true), check_norm<bf16>(norms[2], false, false);
+    check_norm<bf16>(norms[4], true, true), check_norm<bf16>(norms[5], true, false);
+}
+
+// Where rows fill whole 16 bytes but do not begin there, elements travel one by one: to the same bits.
+template <class T> static void check_unaligned_norm() {
+    using K = NormKernels<T>;
+    const int rows = 29, channels = 24, len = rows * channels;
+    Floats mean = random_floats(channels), inv_std = random_floats(channels, 0.5, 2), weight = random_floats(channels), sums = random_floats(2 * channels);
+    Buffer<T> x = K::random(len, 0), residual = K::random(len, 0), dy = K::random(len, 0), y(len), dx = K::random(len, 0), dresidual(len);
+    auto moved = [](const Buffer<T>& from) {
+        Buffer<T> to(from.size() + 1);
+        memcpy((void*)&to.data[1], from.data.data(), from.size() * sizeof(T));
+        return to;
+    };
+    Buffer<T> x1 = moved(x), dx1 = moved(dx), y1 = moved(y), dresidual1 = moved(dresidual);
+    K::apply(x, residual, mean, inv_std, weight, weight, y, rows, channels, 1);
+    K::apply(x1 + 1, residual, mean, inv_std, weight, weight, y1 + 1, rows, channels, 1);
+    K::backward_apply(x, y, dy, mean, inv_std, weight, sums, dx, dresidual, rows, channels, 1, 1, 0);
+    K::backward_apply(x1 + 1, y, dy, mean, inv_std, weight, sums, dx1 + 1, dresidual1 + 1, rows, channels, 1, 1, 0);
+    auto from_one = [](const Buffer<T>& b) {
+        Doubles all = values(b);
+        return Doubles(all.begin() + 1, all.end());
+    };
+    expect_exact("y", y, from_one(y1));
+    expect_exact("dx", dx, from_one(dx1));
+    expect_exact("dresidual", dresidual, from_one(dresidual1));
+}
+CASE(batch_norm_at_any_address) { check_unaligned_norm<float>(), check_unaligned_norm<bf16>(); }
 
 CASE(batch_norm_in_evaluation_and_nan) {
     Floats running_mean{1.0f, -2.0f, 0.5f}, running_var{4.0f, 0.25f, 1.0f}, mean(3), inv_std(3);

@@ -18,6 +18,16 @@ static Doubles as_bf16(const Floats& v) {
     }
     return out;
 }
+static Doubles as_bf16(const Halves& v) { return values(v); }
+template <class T> static Buffer<T> random(size_t n) {
+    Buffer<T> out(n);
+    for (T& v : out.data) store(&v, (float)uniform());
+    return out;
+}
+template <class T> static Doubles seen(const Buffer<T>& v) {
+    if constexpr (std::is_same_v<T, float>) return as_tf32(v);
+    else return as_bf16(v);
+}
 // The larger ones are there for tiles that cross 128 rows and columns and for more steps than stages.
 static const Conv larger[] = {{2, 9, 9, 64, 256, 3, 3, 1, 1, 1, 1}, {1, 17, 9, 40, 136, 3, 3, 2, 2, 1, 1}};
 template <class F> static void for_each_conv(F f) {
@@ -25,26 +35,95 @@ template <class F> static void for_each_conv(F f) {
     for (const Conv& c : larger) f(c);
 }
 
+// One to sixteen channels without gaps between the taps, and as many as the other loader gets; a grain of 16 bytes may begin
+// within a tap, belong to several lines of taps, and lie beyond the last tap.
+template <class F> static void for_each_dense_conv(F f) {
+    for_each_conv(f);
+    for (int in_c = 1; in_c <= 16; in_c++) {
+        f(Conv{2, 7, 5, in_c, 4 * (1 + in_c * 5 % 7), 3, 3, 2, 2, 1, 1});
+        f(Conv{1, 6, 4, in_c, 12, 5, 2, 1, 1, 2, 1});
+        f(Conv{1, 3, 5, in_c, 8, 1, 1, 1, 1, 0, 0});
+    }
+    const Conv more[] = {{1, 23, 17, 3, 64, 3, 3, 2, 2, 1, 1}, {1, 13, 11, 16, 128, 3, 3, 2, 2, 1, 1}, {1, 9, 8, 1, 140, 4, 1, 1, 2, 2, 0}};
+    for (const Conv& c : more) f(c);
+}
+
+// `steps` of depth are packed for each block of 32 channels.
+template <class T, class Pack, class Forward>
+static void check_cell(const Conv& c, int steps, Pack pack, Forward forward) {
+    const double rounding = sizeof(T) == 2 ? BF16 : 2e-5;
+    int channels = c.out_c / 4, cells = c.pixels() * channels;
+    Buffer<T> x = random<T>(c.in_len()), y(cells), again(cells), gates(4 * cells);
+    Floats weight = random_floats(c.weight_len()), c_prev = random_floats(cells, -2, 2), c_next(cells);
+    Buffer<T> packed((size_t)blocks(channels, 32) * steps * 128 * 64 / sizeof(T));
+    pack(weight, packed);
+    Doubles rounded = sizeof(T) == 2 ? as_bf16(weight) : as_tf32(weight);
+    Cell want = cell_reference(c.forward(seen(x), rounded), values(c_prev), Doubles(cells), channels);
+    forward(x, packed, c_prev, c_next, y, gates);
+    expect(c.name() + "c_next", c_next, want.c_next, 2e-5, 2e-5);
+    expect(c.name() + "y", y, want.y, 2e-5, rounding);
+    expect(c.name() + "gates", gates, want.gates, 2e-5, rounding);
+    Floats state = c_prev;
+    forward(x, packed, state, state, again, nullptr);
+    expect_exact(c.name() + "state in place", state, values(c_next));
+    expect_exact(c.name() + "y without gates", again, values(y));
+}
+
 CASE(bconv_bf16) {
     for_each_conv([](const Conv& c) {
-        int channels = c.out_c / 4, cells = c.pixels() * channels, taps = c.kernel_h * c.kernel_w;
-        Halves x = random_halves(c.in_len()), y(cells), gates(4 * cells), dy = random_halves(cells);
-        Floats weight = random_floats(c.weight_len()), c_prev = random_floats(cells, -2, 2), c_next(cells);
-        Halves packed((size_t)blocks(channels, 32) * taps * blocks(c.in_c, 32) * 128 * 32);
-        RUN(pack_gates_bf16, (Grid{5}), weight, packed, taps, c.in_c, channels);
-        Cell want = cell_reference(c.forward(values(x), as_bf16(weight)), values(c_prev), values(dy), channels);
+        int taps = c.kernel_h * c.kernel_w, channels = c.out_c / 4;
         Grid grid{blocks(c.pixels(), 128), blocks(channels, 32)};
-        RUN_SHARED(bconv_forward_bf16, grid, MMA_SHARED_BYTES, x, packed, c_prev, c_next, y, gates, CONV_ARGS(c, channels));
-        expect(c.name() + "c_next", c_next, want.c_next, 2e-5, 2e-5);
-        expect(c.name() + "y", y, want.y, 2e-5, BF16);
-        expect(c.name() + "gates", gates, want.gates, 2e-5, BF16);
-        Floats state = c_prev;
-        Halves again(cells);
-        RUN_SHARED(bconv_forward_bf16, grid, MMA_SHARED_BYTES, x, packed, state, state, again, nullptr, CONV_ARGS(c, channels));
-        expect_exact(c.name() + "state in place", state, values(c_next));
-        expect_exact(c.name() + "y without gates", again, values(y));
+        check_cell<bf16>(
+            c, taps * (int)blocks(c.in_c, 32),
+            [&](const Floats& w, Buffer<bf16>& p) { RUN(pack_gates_bf16, (Grid{5}), w, p, taps, c.in_c, channels); },
+            [&](const Buffer<bf16>& x, const Buffer<bf16>& p, const float* prev, float* next, bf16* y, bf16* gates) {
+                RUN_SHARED(bconv_forward_bf16, grid, MMA_SHARED_BYTES, x, p, prev, next, y, gates, CONV_ARGS(c, channels));
+            });
+    });
+}
+CASE(bconv_tf32) {
+    for_each_conv([](const Conv& c) {
+        int taps = c.kernel_h * c.kernel_w, channels = c.out_c / 4;
+        Grid grid{blocks(c.pixels(), 128), blocks(channels, 32)};
+        check_cell<float>(
+            c, taps * (int)blocks(c.in_c, 16),
+            [&](const Floats& w, Buffer<float>& p) { RUN(pack_gates_tf32, (Grid{5}), w, p, taps, c.in_c, channels); },
+            [&](const Buffer<float>& x, const Buffer<float>& p, const float* prev, float* next, float* y, float* gates) {
+                RUN_SHARED(bconv_forward_tf32, grid, MMA_SHARED_BYTES, x, p, prev, next, y, gates, CONV_ARGS(c, channels));
+            });
+    });
+}
+CASE(bconv_dense_bf16) {
+    for_each_dense_conv([](const Conv& c) {
+        int taps = c.kernel_h * c.kernel_w, channels = c.out_c / 4;
+        Grid grid{blocks(c.pixels(), 128), blocks(channels, 32)};
+        check_cell<bf16>(
+            c, (int)blocks(taps * c.in_c, 32),
+            [&](const Floats& w, Buffer<bf16>& p) { RUN(pack_gates_dense_bf16, (Grid{5}), w, p, taps, c.in_c, channels); },
+            [&](const Buffer<bf16>& x, const Buffer<bf16>& p, const float* prev, float* next, bf16* y, bf16* gates) {
+                RUN_SHARED(bconv_forward_dense_bf16, grid, MMA_SHARED_BYTES, x, p, prev, next, y, gates, CONV_ARGS(c, channels));
+            });
+    });
+}
+CASE(bconv_dense_tf32) {
+    for_each_dense_conv([](const Conv& c) {
+        int taps = c.kernel_h * c.kernel_w, channels = c.out_c / 4;
+        Grid grid{blocks(c.pixels(), 128), blocks(channels, 32)};
+        check_cell<float>(
+            c, (int)blocks(taps * c.in_c, 16),
+            [&](const Floats& w, Buffer<float>& p) { RUN(pack_gates_dense_tf32, (Grid{5}), w, p, taps, c.in_c, channels); },
+            [&](const Buffer<float>& x, const Buffer<float>& p, const float* prev, float* next, float* y, float* gates) {
+                RUN_SHARED(bconv_forward_dense_tf32, grid, MMA_SHARED_BYTES, x, p, prev, next, y, gates, CONV_ARGS(c, channels));
+            });
+    });
+}
 
-        // From the gates as they were rounded: what the formula makes of them, rounded once more.
+// Channels that fill whole 16 bytes and others.
+CASE(bconv_gradients_of_gates_bf16) {
+    for (int channels : {1, 5, 8, 18, 24, 40}) {
+        const int pixels = 37, cells = pixels * channels;
+        Halves gates = random<bf16>(4 * cells), dy = random<bf16>(cells);
+        Floats c_prev = random_floats(cells, -2, 2);
         Doubles grads(4 * cells);
         for (int at = 0; at < cells; at++) {
             size_t base = (size_t)(at / channels) * 4 * channels + at % channels;
@@ -56,28 +135,9 @@ CASE(bconv_bf16) {
             grads[base + 2 * channels] = d * t * o * (1 - o);
             grads[base + 3 * channels] = dc * i * (1 - g * g);
         }
-        RUN(bconv_gate_gradients_bf16, (Grid{2}), gates, c_prev, dy, c.pixels(), channels);
-        expect(c.name() + "gate gradients", gates, grads, 1e-6, 1.1 * BF16);
-    });
-}
-
-CASE(bconv_tf32) {
-    for_each_conv([](const Conv& c) {
-        int channels = c.out_c / 4, cells = c.pixels() * channels, taps = c.kernel_h * c.kernel_w;
-        Floats x = random_floats(c.in_len()), weight = random_floats(c.weight_len()), c_prev = random_floats(cells, -2, 2);
-        Floats c_next(cells), y(cells), gates(4 * cells);
-        Floats packed((size_t)blocks(channels, 32) * taps * blocks(c.in_c, 16) * 128 * 16);
-        RUN(pack_gates_tf32, (Grid{5}), weight, packed, taps, c.in_c, channels);
-        Cell want = cell_reference(c.forward(as_tf32(x), as_tf32(weight)), values(c_prev), Doubles(cells), channels);
-        Grid grid{blocks(c.pixels(), 128), blocks(channels, 32)};
-        RUN_SHARED(bconv_forward_tf32, grid, MMA_SHARED_BYTES, x, packed, c_prev, c_next, y, gates, CONV_ARGS(c, channels));
-        expect(c.name() + "c_next", c_next, want.c_next, 2e-5, 2e-5);
-        expect(c.name() + "y", y, want.y, 2e-5, 2e-5);
-        expect(c.name() + "gates", gates, want.gates, 2e-5, 2e-5);
-        Floats state = c_prev, again(cells);
-        RUN_SHARED(bconv_forward_tf32, grid, MMA_SHARED_BYTES, x, packed, state, state, again, nullptr, CONV_ARGS(c, channels));
-        expect_exact(c.name() + "state in place", state, values(c_next));
-    });
+        RUN(bconv_gate_gradients_bf16, (Grid{2}), gates, c_prev, dy, pixels, channels);
+        expect("gate gradients", gates, grads, 1e-6, 1.1 * BF16);
+    }
 }
 
 // One body for both types: pack, run, add once more onto random numbers.
@@ -102,16 +162,6 @@ CASE(bconv_tf32) {
 CASE(conv2d_backward_data_bf16_mma) { CHECK_BACKWARD_DATA(bf16, bf16, random_halves, as_bf16, values, 32, BF16); }
 CASE(conv2d_backward_data_tf32_mma) { CHECK_BACKWARD_DATA(tf32, float, random_floats, as_tf32, as_tf32, 16, 2e-5); }
 
-static Doubles as_bf16(const Halves& v) { return values(v); }
-template <class T> static Buffer<T> random(size_t n) {
-    Buffer<T> out(n);
-    for (T& v : out.data) store(&v, (float)uniform());
-    return out;
-}
-template <class T> static Doubles seen(const Buffer<T>& v) {
-    if constexpr (std::is_same_v<T, float>) return as_tf32(v);
-    else return as_bf16(v);
-}
 // Beside a cell's: rows of odd lengths on both sides, many numbers of channels, one pixel, a stem of 7x7 taps with 3 channels.
 template <class F> static void for_each_plain_conv(F f) {
     for_each_conv(f);

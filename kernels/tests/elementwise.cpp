@@ -50,6 +50,28 @@ CASE(add_and_put) {
     expect("put bf16 from f32, adding", gradient, mixed, 0, BF16);
 }
 
+// One element on, one by one; with one address that fits and one that does not; in place.
+CASE(elements_at_any_address) {
+    const int n = 70;
+    Halves a = random_halves(n), b = random_halves(n), y(n), moved(n), back = random_halves(n);
+    Floats f = random_floats(n), from_half(n), x = f;
+    RUN(add_bf16, (Grid{1}), a + 1, b + 1, y + 1, n - 1);
+    RUN(add_bf16, (Grid{1}), a, b + 1, moved, n - 1);
+    RUN(cast_bf16_f32, (Grid{1}), a + 1, from_half, n - 1);
+    RUN(put_bf16_from_f32, (Grid{1}), f + 4, back, n - 4, 0);
+    RUN(add_f32, (Grid{1}), f, f, f, n);
+    for (int i = 1; i < n; i++) {
+        compare("aligned alike", i, value(y[i]), value(a[i]) + value(b[i]), 0, BF16);
+        compare("aligned otherwise", i, value(moved[i - 1]), value(a[i - 1]) + value(b[i]), 0, BF16);
+        compare("cast", i, from_half[i - 1], value(a[i]), 0, 0);
+        compare("in place", i, f[i], 2 * x[i], 0, 0);
+        if (i >= 4) compare("wide in both types", i, value(back[i - 4]), x[i], 0, BF16);
+    }
+    compare("what lies before", 0, value(y[0]), NAN, 0, 0);
+    compare("what lies behind", 0, value(moved[n - 1]), NAN, 0, 0);
+    compare("what lies behind", 0, from_half[n - 1], NAN, 0, 0);
+}
+
 CASE(relu_passes_nan) {
     Floats x = random_floats(N), dy = random_floats(N), y(N), dx = random_floats(N);
     x[0] = NOT_A_NUMBER;
@@ -110,6 +132,19 @@ CASE(concat_and_narrow) {
     for (int i = 0; i < rows * 5; i++) added.push_back((float)(da[i] + a[i]));
     RUN(copy_columns_f32, (Grid{1}), y, da, rows, 5, total, 5, 1);
     expect_exact("backward, added", da, added);
+
+    // The same with rows and columns of whole 16 bytes.
+    Floats wide = random_floats(rows * 24), taken = random_floats(rows * 8);
+    Halves half_wide = random_halves(rows * 24), half_taken(rows * 8);
+    Doubles want_taken, want_half;
+    for (int i = 0; i < rows * 8; i++) {
+        want_taken.push_back((float)(taken[i] + wide[i / 8 * 24 + 12 + i % 8]));
+        want_half.push_back(value(half_wide[i / 8 * 24 + 16 + i % 8]));
+    }
+    RUN(copy_columns_f32, (Grid{1}), wide + 12, taken, rows, 8, 24, 8, 1);
+    RUN(copy_columns_bf16, (Grid{2}), half_wide + 16, half_taken, rows, 8, 24, 8, 0);
+    expect_exact("wide, added", taken, want_taken);
+    expect_exact("wide bf16", half_taken, want_half);
 
     Halves h = random_halves(rows * total), part(rows * 8);
     RUN(copy_columns_bf16, (Grid{1}), h + 5, part, rows, 8, total, 8, 0);

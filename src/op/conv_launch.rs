@@ -63,7 +63,12 @@ impl<'a> ConvLaunch<'a> {
 
     /// Words of workspace of [`ConvLaunch::step_cell`].
     pub fn cell_workspace(&self) -> usize {
-        self.packed_words(self.geometry.out_c / 4, self.geometry.in_c, 32)
+        let g = self.geometry;
+        if self.dense() {
+            self.step_words((g.out_c / 4).div_ceil(32), g.k())
+        } else {
+            self.packed_words(g.out_c / 4, g.in_c, 32)
+        }
     }
 
     /// Words of workspace of the three gradients.
@@ -114,11 +119,18 @@ impl<'a> ConvLaunch<'a> {
         let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
         let (c, channels) = (oc / 4, g.out_c / 4);
         let tiles = g.pixels().div_ceil(TILE_PIXELS);
+        let mma_grid = Grid::from([tiles, channels.div_ceil(32)]).shared(MMA_SHARED_BYTES);
+        if self.dense() {
+            kernels::pack_gates_dense(gpu, Grid::any(g.k() * g.out_c), weight, workspace, kh * kw, ic, c)?;
+            return kernels::bconv_forward_dense(
+                gpu, mma_grid, x, workspace, prev, next, y, gates, n, ih, iw, ic, oh, ow, c, kh, kw, sy, sx, py, px,
+            );
+        }
         let (weight, grid): (Ptr, Grid) = if gpu.precision() == Precision::F32 {
             (weight.cast(), [tiles, channels.div_ceil(16)].into())
         } else {
             kernels::pack_gates(gpu, Grid::any(g.k() * g.out_c), weight, workspace, kh * kw, ic, c)?;
-            (workspace, Grid::from([tiles, channels.div_ceil(32)]).shared(MMA_SHARED_BYTES))
+            (workspace, mma_grid)
         };
         kernels::bconv_forward(
             gpu, grid, x, weight, prev, next, y, gates, n, ih, iw, ic, oh, ow, c, kh, kw, sy, sx, py, px,
@@ -228,8 +240,22 @@ impl<'a> ConvLaunch<'a> {
         if self.gpu.precision() == Precision::F32 {
             return 0;
         }
-        let depth = 64 / self.gpu.activation_bytes();
-        outputs.div_ceil(a_block) * self.geometry.taps() * inputs.div_ceil(depth) * 128 * 64 / 4
+        self.geometry.taps() * self.step_words(outputs.div_ceil(a_block), inputs)
+    }
+
+    /// Words of `blocks` times 128 columns by steps of 64 bytes that hold `depth` numbers.
+    fn step_words(&self, blocks: usize, depth: usize) -> usize {
+        blocks * depth.div_ceil(self.step_depth()) * 128 * 64 / 4
+    }
+
+    /// Numbers in a step of 64 bytes of depth.
+    fn step_depth(&self) -> usize {
+        64 / self.gpu.activation_bytes()
+    }
+
+    /// A cell on tensor cores whose input channels do not fill a step: its taps are packed without gaps.
+    fn dense(&self) -> bool {
+        self.gpu.precision() != Precision::F32 && self.geometry.in_c < self.step_depth()
     }
 
     /// Pixels of a split of the weight gradient, and the number of splits.
