@@ -14,9 +14,10 @@ pub fn write(kernels: &[Kernel], path: &Path) {
     let mut text = String::from("/// Every kernel of `kernels/`.\npub static ALL: &[Kernel] = &[\n");
     for (index, Kernel { name, threads, parameters }) in kernels.iter().enumerate() {
         let bytes: Vec<usize> = parameters.iter().map(Parameter::bytes).collect();
+        let writes: Vec<Option<bool>> = parameters.iter().map(|p| p.pointer.then_some(!p.is_const)).collect();
         writeln!(
             text,
-            "    Kernel {{ name: {name:?}, threads: {threads}, index: {index}, parameter_bytes: &{bytes:?} }},"
+            "    Kernel {{ name: {name:?}, threads: {threads}, index: {index}, parameter_bytes: &{bytes:?}, writes: &{writes:?} }},"
         )
         .unwrap();
     }

@@ -20,6 +20,7 @@ pub mod op;
 pub mod optim;
 pub mod plan;
 pub mod plot;
+pub mod profile;
 pub mod progress;
 pub mod report;
 pub mod rng;

@@ -17,6 +17,8 @@ pub struct Kernel {
     pub index: usize,
     /// Size of each parameter.
     pub parameter_bytes: &'static [usize],
+    /// For each parameter that is an address: whether the kernel may write there.
+    pub writes: &'static [Option<bool>],
 }
 
 /// A device with memory, one queue of work, and kernels.

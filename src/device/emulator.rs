@@ -39,15 +39,18 @@ pub struct Emulator {
     launches: AtomicU64,
     /// Launches that are being recorded instead of run.
     recording: Mutex<Option<Vec<Launch>>>,
+    /// Launches that ran, where somebody asked for them.
+    log: Mutex<Option<Vec<Launch>>>,
 }
 
 /// A launch with its arguments by value.
-struct Launch {
-    kernel: &'static Kernel,
+#[derive(Clone)]
+pub struct Launch {
+    pub kernel: &'static Kernel,
     grid: [u32; 3],
     shared_bytes: u32,
     /// Every parameter of every kernel fits into 8 bytes.
-    arguments: Vec<u64>,
+    pub arguments: Vec<u64>,
 }
 
 impl std::fmt::Debug for Launch {
@@ -83,6 +86,21 @@ impl Launch {
         let end = message.iter().position(|&byte| byte == 0).unwrap_or(message.len());
         let reason = String::from_utf8_lossy(&message[..end]).into_owned();
         Err(Error::Device { device: NAME, action: format!("kernel {}", self.kernel.name), reason })
+    }
+}
+
+impl Emulator {
+    /// What was launched since this was last called; nothing at the first call, from which on launches are kept. Replays of
+    /// recordings are not among them.
+    pub fn take_launches(&self) -> Vec<Launch> {
+        self.log.lock().expect("no panic while locked").replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Start and bytes of the allocation that holds `address`.
+    pub fn allocation(&self, address: u64) -> Option<(u64, usize)> {
+        let blocks = self.blocks.lock().expect("no panic while locked");
+        let holds = |(start, layout): &(&u64, &Layout)| (**start..**start + layout.size() as u64).contains(&address);
+        blocks.iter().find(holds).map(|(start, layout)| (*start, layout.size()))
     }
 }
 
@@ -160,6 +178,9 @@ impl Backend for Emulator {
         if let Some(recorded) = &mut *self.recording.lock().expect("no panic while locked") {
             recorded.push(launch);
             return Ok(());
+        }
+        if let Some(log) = &mut *self.log.lock().expect("no panic while locked") {
+            log.push(launch.clone());
         }
         launch.run(self.launches.fetch_add(1, Ordering::Relaxed))
     }

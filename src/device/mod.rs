@@ -16,6 +16,8 @@ mod pointer;
 
 pub use backend::{Backend, Kernel, Recording, Vendor};
 pub use buffer::{Buffer, Mirrored};
+#[cfg(ptl_emulator)]
+pub use emulator::{Emulator, Launch};
 pub use gpu::Gpu;
 pub use open::{Device, DeviceKind, DeviceOptions};
 pub use pointer::{Grid, Ptr, Untyped};

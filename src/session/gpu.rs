@@ -10,7 +10,7 @@ use crate::latent_state::LatentStates;
 use crate::op::{GpuBackward, GpuForward, GpuGrad};
 use crate::plan::{Block, GUARD, GradWrite, NodePlan, Plan};
 use crate::store::Store;
-use crate::{Error, Result};
+use crate::{Error, Result, profile};
 
 /// The arena of a plan on a GPU.
 pub(super) struct GpuMemory {
@@ -190,8 +190,10 @@ impl Session {
     /// Enqueues all nodes.
     pub(crate) fn launch_forward(&self, store: &Store, bound: &Bound) -> Result<()> {
         let Memory::Gpu(memory) = &self.memory else { unreachable!("bound to a GPU") };
+        let _forward = profile::range("forward");
         let offsets = offsets(store);
-        for (node, plan) in self.graph.nodes.iter().zip(&self.plan.nodes) {
+        for (i, (node, plan)) in self.graph.nodes.iter().zip(&self.plan.nodes).enumerate() {
+            let _op = profile::range(format_args!("{} {i}", node.op.name()));
             let output = self.plan.values[node.output.0];
             let blocks = [(output, true), (plan.saved, true), (plan.forward_workspace, true)];
             self.guarded(memory, node, &blocks, || memory.forward(node, &self.plan, plan, &offsets, bound))?;
@@ -202,9 +204,11 @@ impl Session {
     /// Enqueues the differentiated nodes in reverse.
     pub(crate) fn launch_backward(&self, store: &Store, bound: &Bound) -> Result<()> {
         let Memory::Gpu(memory) = &self.memory else { unreachable!("bound to a GPU") };
+        let _backward = profile::range("backward");
         let offsets = offsets(store);
-        let nodes = self.graph.nodes.iter().zip(&self.plan.nodes).rev();
-        for (node, plan) in nodes.filter(|(_, plan)| plan.differentiated) {
+        let nodes = self.graph.nodes.iter().zip(&self.plan.nodes).enumerate().rev();
+        for (i, (node, plan)) in nodes.filter(|(_, (_, plan))| plan.differentiated) {
+            let _op = profile::range(format_args!("{} {i} backward", node.op.name()));
             let grads = (node.inputs.iter().zip(&plan.grad_inputs)).filter(|(_, write)| **write != GradWrite::Skip);
             let mut blocks: Vec<(Block, bool)> = grads
                 .map(|(v, &write)| (self.plan.grads[v.0].expect("planned"), write == GradWrite::Overwrite))

@@ -7,7 +7,7 @@ use crate::latent_state::LatentStates;
 use crate::op::{Backward, Forward, Grad};
 use crate::plan::{Block, GradWrite, Plan};
 use crate::store::{Buffer, Store};
-use crate::{Result, memory};
+use crate::{Result, memory, profile};
 
 /// A cache line of the arena; aligns every block for vector loads.
 #[derive(Clone, Copy)]
@@ -46,9 +46,11 @@ impl Arena {
 
     /// Runs all nodes.
     pub fn forward(&mut self, graph: &Graph, plan: &Plan, store: &mut Store, states: &mut LatentStates) {
+        let _forward = profile::range("forward");
         let blocks = plan;
         let base = self.base();
-        for (node, plan) in graph.nodes.iter().zip(&plan.nodes) {
+        for (i, (node, plan)) in graph.nodes.iter().zip(&plan.nodes).enumerate() {
+            let _op = profile::range(format_args!("{} {i}", node.op.name()));
             let attached = &node.attachments;
             let Store { params, values, buffers, .. } = store;
             let ids: Vec<usize> = attached.buffers.iter().map(|id| id.0).collect();
@@ -70,12 +72,14 @@ impl Arena {
 
     /// Runs the differentiated nodes in reverse.
     pub fn backward(&mut self, graph: &Graph, plan: &Plan, store: &mut Store, states: &LatentStates) {
+        let _backward = profile::range("backward");
         let blocks = plan;
         let base = self.base();
-        for (node, plan) in graph.nodes.iter().zip(&plan.nodes).rev() {
+        for (i, (node, plan)) in graph.nodes.iter().zip(&plan.nodes).enumerate().rev() {
             if !plan.differentiated {
                 continue;
             }
+            let _op = profile::range(format_args!("{} {i} backward", node.op.name()));
             let Store { params, values, grads, buffers, .. } = store;
             let attached = &node.attachments;
             let ranges: Vec<_> = attached.params.iter().map(|id| params[id.0].range.clone()).collect();

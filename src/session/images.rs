@@ -2,11 +2,11 @@
 //! prepared there.
 
 use super::{Memory, Session};
-use crate::Result;
 use crate::data::{Batch, Drawn, MEAN, STD};
 use crate::device::{Buffer, Gpu, Grid, Ptr, kernels};
 use crate::graph::Var;
 use crate::shape::Shape;
+use crate::{Result, profile};
 
 /// Two places for batches on the device: one is prepared while the other one's bytes arrive.
 pub(super) struct Staging {
@@ -68,6 +68,7 @@ impl Session {
     pub fn set_images(&mut self, images: Var, batch: &Batch) -> Result<()> {
         let shape = self.graph.shape(images);
         assert!(batch.size == [shape.h, shape.w] && batch.drawn.len() <= shape.n, "{shape} does not take the batch");
+        let _images = profile::range("images");
         let block = self.plan.values[images.0];
         match &mut self.memory {
             Memory::Host(arena) => {
@@ -90,6 +91,7 @@ impl Session {
     /// Sends a batch for the next [`Session::set_images`] ahead, while the GPU works on the present one. Nothing on the CPU.
     pub fn stage_images(&mut self, images: Var, batch: &Batch) -> Result<()> {
         let Some(gpu) = self.gpu().cloned() else { return Ok(()) };
+        let _upload = profile::range("upload");
         if self.staging.is_none() {
             self.staging = Some(Staging::new(&gpu, self.graph.shape(images))?);
         }

@@ -1,11 +1,13 @@
 //! Running a graph: memory for its plan, on the CPU or on a GPU, and the steps.
 
+mod blocks;
 mod gpu;
 mod host;
 mod images;
 
 use std::borrow::Cow;
 
+pub use blocks::{Pass, Placed};
 pub use gpu::Bound;
 use gpu::GpuMemory;
 use host::Arena;

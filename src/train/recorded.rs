@@ -1,9 +1,9 @@
 //! A training step on a GPU: launched anew each time, or recorded once and replayed.
 
-use crate::Result;
 use crate::device::{Buffer, Gpu, Ptr, Recording};
 use crate::optim::Update;
 use crate::session::Bound;
+use crate::{Result, profile};
 
 /// Recordings that are kept: latent states take turns between two places, so a run needs two.
 const KEPT: usize = 2;
@@ -48,9 +48,14 @@ impl Recorded {
             return launch(hits);
         }
         if let Some(step) = self.steps.iter().find(|step| step.bound == *bound && step.update == *update) {
+            let _replay = profile::range("replay");
             return step.launches.replay();
         }
-        let launches = gpu.record(&mut || launch(hits))?;
+        let _record = profile::range("record");
+        let launches = {
+            let _paused = profile::pause();
+            gpu.record(&mut || launch(hits))?
+        };
         launches.replay()?;
         if self.steps.len() == KEPT {
             self.steps.remove(0);

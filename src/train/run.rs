@@ -15,7 +15,7 @@ use crate::nn::Arch;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
 use crate::stop::StopFlag;
-use crate::{Error, Result};
+use crate::{Error, Result, profile};
 
 /// Checkpoints that stay on disk.
 const KEEP_CHECKPOINTS: usize = 2;
@@ -108,6 +108,7 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
         if position.batch == 0 {
             trainer.begin_epoch();
         }
+        let _epoch = profile::range(format_args!("epoch {}", position.epoch + 1));
         let batches = sampler.epoch(config.seed, position.epoch as u64);
         let options = LoaderOptions {
             transform,
@@ -122,10 +123,14 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
         let mut sums = Sums::default();
         let begun = Instant::now();
         let mut loader = loader.peekable();
-        while let Some(batch) = loader.next() {
+        loop {
+            let data = profile::range("data");
+            let Some(batch) = loader.next() else { break };
             let batch = batch?;
             // One that cannot be read is an error when its turn comes.
             let next = loader.peek().and_then(|next| next.as_ref().ok());
+            drop(data);
+            let _step = profile::range(format_args!("step {}", position.step + 1));
             let lr = schedule.lr(config.optim.lr, position.step);
             let report = trainer.step(&batch, next, lr).map_err(|error| with_files(error, dataset, &batch.indices))?;
             position.batch += 1;
@@ -184,11 +189,13 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
 }
 
 fn evaluate(job: &Job<'_>, trainer: &mut Trainer, dataset: &Dataset) -> Result<RankingReport> {
+    let _evaluation = profile::range("evaluation");
     let Trainer { store, network, states, device, .. } = trainer;
     eval::evaluate_dataset(network.as_ref(), store, states, dataset, job.config, device, job.reporter)
 }
 
 fn save(job: &Job<'_>, trainer: &Trainer, classes: usize, position: Position) -> Result<()> {
+    let _checkpoint = profile::range("checkpoint");
     let folder = job.run.checkpoints();
     let path = state::save(&folder, &format!("step-{}", position.step), trainer, classes, position)?;
     state::prune(&folder, KEEP_CHECKPOINTS)?;

@@ -12,7 +12,7 @@ use crate::optim::{self, Optimizer, Segment};
 use crate::session::Session;
 use crate::shape::Shape;
 use crate::store::{Group, Store};
-use crate::{Error, Result};
+use crate::{Error, Result, profile};
 
 /// A model with its numbers, memory and optimiser.
 pub struct Trainer {
@@ -161,6 +161,7 @@ impl Trainer {
         }
         self.session.backward(&mut self.store, &mut self.states)?;
 
+        let _optimizer = profile::range("optimizer");
         let segments = self.segments(lr);
         report.grad_norm = if self.config.optim.clip_norm > 0.0 {
             optim::clip_grad_norm(&mut self.store.grads, &segments, f64::from(self.config.optim.clip_norm))
@@ -195,6 +196,7 @@ impl Trainer {
                 session.launch_grad(loss, weight)?;
             }
             session.launch_backward(store, &bound)?;
+            let _optimizer = profile::range("optimizer");
             optimizer.launch(gpu, &update, bound.values, bound.grads, clip_norm)
         })?;
 
@@ -202,6 +204,7 @@ impl Trainer {
             self.session.stage_images(self.ends.images, next)?;
         }
 
+        let _read = profile::range("wait for the GPU");
         let (session, ends) = (&self.session, &self.ends);
         let losses = ends.cross_entropies.iter().chain(&ends.triplets).map(|&loss| session.address(loss).cast());
         let hits = (0..ends.logits.len()).map(|i| recorded.hits().add(i));

@@ -1,5 +1,9 @@
 //! The CUDA path on every machine: the kernels run by the emulator, behind the same plan, arena and launches as on a GPU.
 
+#[cfg(ptl_emulator)]
+mod bytes;
+#[cfg(ptl_emulator)]
+mod cells;
 mod ops;
 mod ranking;
 mod training;
