@@ -44,7 +44,8 @@ pub trait Backend: Send + Sync + Debug {
     /// Copies to the device, after the work that was asked for so far. `from` may be reused at once.
     fn upload(&self, to: u64, from: &[u8]) -> Result<()>;
 
-    /// The same beside the work that was asked for so far, which must not touch `to`; work that is asked for later waits for it.
+    /// The same beside the work that was asked for since the last such call; work that is asked for later waits for it. So two
+    /// places that are sent to in turn are safe, each read by work that is asked for before the other one is sent to.
     fn upload_beside(&self, to: u64, from: &[u8]) -> Result<()>;
 
     /// Copies to the host each `(to, from)`, and waits.
@@ -66,7 +67,8 @@ pub trait Backend: Send + Sync + Debug {
         arguments: &mut [*mut c_void],
     ) -> Result<()>;
 
-    /// Records what `work` launches, without running it. `work` must not allocate, upload or download.
+    /// Records what `work` launches, without running it. `work` must not allocate, upload or download, and no other thread may use
+    /// the device meanwhile: what it asks for would be recorded too.
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>>;
 
     /// The vendor's convolutions, where this device has them and they are switched on.

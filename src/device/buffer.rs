@@ -58,6 +58,15 @@ impl Mirrored {
         Mirrored { len, ..Mirrored::default() }
     }
 
+    /// How many numbers; known without looking at them.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Changes the length; new numbers are `value`.
     pub fn resize(&mut self, len: usize, value: f32) {
         self.host_mut().resize(len, value);
@@ -152,5 +161,31 @@ impl Clone for Mirrored {
 impl PartialEq for Mirrored {
     fn eq(&self, other: &Mirrored) -> bool {
         self[..] == other[..]
+    }
+}
+
+#[cfg(all(test, ptl_emulator))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::device::{Emulator, Precision};
+
+    #[test]
+    fn numbers_move_only_when_the_other_side_looks_at_them() {
+        let gpu = Gpu::new(Arc::new(Emulator::default()), Precision::F32);
+        let mut numbers = Mirrored::from(vec![1.0, 2.0, 3.0]);
+        let address = numbers.on_device_mut(&gpu).unwrap();
+        kernels::scale_f32(&gpu, 1, address, address, 2.0, 3).unwrap();
+        assert!(numbers.len() == 3 && !numbers.is_empty());
+        assert!(numbers.host.get().is_none(), "the length is known on the host");
+        assert_eq!(numbers[..], [2.0, 4.0, 6.0]);
+        numbers[1] = 7.0;
+        assert_eq!(numbers.on_device(&gpu).unwrap(), address, "the place stays");
+        numbers.on_device_mut(&gpu).unwrap();
+        assert_eq!(numbers[..], [2.0, 7.0, 6.0]);
+        numbers.clear();
+        numbers.on_device_mut(&gpu).unwrap();
+        assert_eq!(numbers[..], [0.0; 3]);
     }
 }

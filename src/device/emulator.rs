@@ -104,6 +104,17 @@ impl Emulator {
     }
 }
 
+impl Emulator {
+    /// What CUDA does not allow while it records.
+    fn refuse_in_recording(&self, action: &str) -> Result<()> {
+        if self.recording.lock().expect("no panic while locked").is_none() {
+            return Ok(());
+        }
+        let reason = "a step that is being recorded may only launch kernels".into();
+        Err(Error::Device { device: NAME, action: action.into(), reason })
+    }
+}
+
 impl Backend for Emulator {
     fn description(&self) -> String {
         "emulated GPU: the CUDA kernels, run by the CPU".into()
@@ -115,6 +126,7 @@ impl Backend for Emulator {
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
+        self.refuse_in_recording("allocating memory")?;
         let [free, total] = self.memory()?;
         if bytes as u64 > free {
             let (purpose, advice) =
@@ -140,6 +152,7 @@ impl Backend for Emulator {
     }
 
     fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.refuse_in_recording("copying to the device")?;
         // SAFETY: the session copies within blocks that it allocated; the host's slice is another allocation.
         unsafe { (to as *mut u8).copy_from_nonoverlapping(from.as_ptr(), from.len()) };
         Ok(())
@@ -150,6 +163,7 @@ impl Backend for Emulator {
     }
 
     fn download(&self, copies: &mut [(&mut [u8], u64)]) -> Result<()> {
+        self.refuse_in_recording("copying from the device")?;
         for (to, from) in copies {
             // SAFETY: as in `upload`.
             unsafe { to.as_mut_ptr().copy_from_nonoverlapping(*from as *const u8, to.len()) };
@@ -158,6 +172,7 @@ impl Backend for Emulator {
     }
 
     fn synchronize(&self) -> Result<()> {
+        self.refuse_in_recording("waiting for the device")?;
         Ok(())
     }
 

@@ -43,7 +43,7 @@ impl Gpu {
         Ptr::new(ptr.address() + (count * self.activation_bytes()) as u64)
     }
 
-    /// Uninitialised memory for `purpose`, which an error names.
+    /// Uninitialised memory.
     pub fn allocate(&self, bytes: usize) -> Result<Buffer> {
         Buffer::new(self.backend.clone(), bytes)
     }
@@ -93,12 +93,14 @@ impl Gpu {
             return Err(Error::Device {
                 device: "GPU",
                 action: format!("launch of {}", kernel.name),
-                reason: format!("a grid of {blocks:?} blocks is too large: use smaller batches or images"),
+                reason: format!(
+                    "a grid of {blocks:?} blocks is too large: use smaller batches or images, or a smaller gallery"
+                ),
             });
         }
         // SAFETY: the generated function has the kernel's parameter list, one value each. Addresses come from blocks that are
         // allocated on this device for as long as the session lives, with the sizes that the ops derive from the same shapes
-        // that they pass here; host memory is out of a GPU's reach, and the emulator is for tests.
+        // that they pass here. Nothing can check that: a kernel that is given other addresses writes wherever the GPU reaches.
         unsafe { self.backend.launch(kernel, blocks, grid.shared_bytes, arguments) }
     }
 

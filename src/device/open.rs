@@ -103,7 +103,7 @@ fn cuda(_options: &DeviceOptions) -> Result<Gpu> {
     // A driver that is missing is named first: without a GPU the build does not matter.
     super::cuda::check_driver()?;
     let reason = format!(
-        "this program has no CUDA kernels ({}): run scripts/install-nvcc, or set NVCC or CUDA_HOME, and build it again",
+        "this program has no CUDA kernels ({}): run scripts/install-nvcc, or set NVCC or CUDA_HOME, and build it with PTL_CUDA=require",
         env!("PTL_BUILD_CUDA")
     );
     Err(Error::NoDevice { device: "cuda", reason })

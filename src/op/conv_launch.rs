@@ -40,9 +40,11 @@ struct BackwardParts {
 }
 
 impl<'a> ConvLaunch<'a> {
-    /// A plain convolution: by the vendor where that is switched on. One with a bias is small, and ours.
+    /// A plain convolution: by the vendor where that is switched on and has a deterministic algorithm. One with a bias is small,
+    /// and ours.
     pub fn plain(gpu: &'a Gpu, geometry: &'a Conv2dGeometry, bias: bool) -> ConvLaunch<'a> {
-        ConvLaunch { gpu, geometry, vendor: if bias { None } else { gpu.vendor() } }
+        let vendor = gpu.vendor().filter(|vendor| !bias && vendor.workspace(geometry, gpu.precision()).is_ok());
+        ConvLaunch { gpu, geometry, vendor }
     }
 
     /// The convolution of a cell, to its four gates: ours.
@@ -181,11 +183,8 @@ impl<'a> ConvLaunch<'a> {
         let partials = self.backward_parts().weight_partials.of(workspace);
         let (split_pixels, splits) = self.weight_splits();
         let (split, rows) = (split_pixels as i32, g.k().div_ceil(128));
-        let grid = if gpu.precision() == Precision::F32 {
-            Grid::from([rows, g.out_c.div_ceil(64), splits])
-        } else {
-            Grid::from([rows, g.out_c.div_ceil(128), splits]).shared(WEIGHT_MMA_SHARED_BYTES)
-        };
+        let grid = Grid::from([rows, g.out_c.div_ceil(self.weight_columns()), splits]);
+        let grid = if gpu.precision() == Precision::F32 { grid } else { grid.shared(WEIGHT_MMA_SHARED_BYTES) };
         kernels::conv2d_backward_weight(
             gpu, grid, x, dy, partials, n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px, split,
         )?;
@@ -258,11 +257,17 @@ impl<'a> ConvLaunch<'a> {
         self.gpu.precision() != Precision::F32 && self.geometry.in_c < self.step_depth()
     }
 
+    /// Columns of a tile of the weight gradient.
+    fn weight_columns(&self) -> usize {
+        if self.gpu.precision() == Precision::F32 { 64 } else { 128 }
+    }
+
     /// Pixels of a split of the weight gradient, and the number of splits.
     fn weight_splits(&self) -> (usize, usize) {
         let g = self.geometry;
-        let tiles = g.k().div_ceil(128) * g.out_c.div_ceil(64);
-        let split = split_rows(g.pixels(), LEAST_SPLIT, ENOUGH_BLOCKS.div_ceil(tiles));
+        let tiles = g.k().div_ceil(128) * g.out_c.div_ceil(self.weight_columns());
+        // A whole number of the kernels' steps of depth.
+        let split = split_rows(g.pixels(), LEAST_SPLIT, ENOUGH_BLOCKS.div_ceil(tiles)).next_multiple_of(32);
         (split, g.pixels().div_ceil(split))
     }
 

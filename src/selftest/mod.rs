@@ -3,6 +3,7 @@
 mod images;
 mod ops;
 mod optim;
+mod ranking;
 mod step;
 
 use crate::Result;
@@ -38,6 +39,7 @@ pub fn run(device: &Device, seed: u64, full: bool, visit: &mut dyn FnMut(&Check)
     ops::run(device, gpu, seed, full, visit)?;
     optim::run(gpu, seed, visit)?;
     images::run(device, gpu, seed, visit)?;
+    ranking::run(device, seed, visit)?;
     step::run(device, gpu, seed, visit)
 }
 

@@ -1,4 +1,4 @@
-//! Two training steps of a small network with BConv-Cells: what they report against the CPU, and replayed against launched.
+//! Training steps of a small network with BConv-Cells: what they report against the CPU, and replayed against launched.
 
 use rand::RngExt;
 
@@ -10,6 +10,9 @@ use crate::device::{Device, Gpu, Precision};
 use crate::rng::{Purpose, stream};
 use crate::train::{StepReport, Trainer};
 
+/// Launched, recorded with both places of the latent states, then replayed twice each.
+const STEPS: usize = 6;
+
 pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, visit: &mut dyn FnMut(&Check)) -> Result<()> {
     let mut config = Config { seed, ..Config::default() };
     config.model.arch = "resnet18-ptl".into();
@@ -17,16 +20,19 @@ pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, visit: &mut dyn FnMut(&
     (config.sampler.ids, config.sampler.images) = (2, 4);
     config.gpu.graph = false;
     let mut rng = stream(seed, Purpose::Test, 3, 0);
-    let batch = Batch {
+    let mut batch = |number: usize| Batch {
         pixels: (0..8 * 32 * 16 * 3).map(|_| rng.random()).collect(),
         size: [32, 16],
         drawn: vec![Drawn::default(); 8],
         labels: (0..8).map(|i| i / 4).collect(),
-        indices: (0..8).collect(),
+        indices: (8 * number..8 * number + 8).collect(),
     };
+    let batches: Vec<Batch> = (0..STEPS).map(&mut batch).collect();
     let steps = |config: &Config, device: &Device| -> Result<(Vec<StepReport>, Vec<f32>)> {
         let mut trainer = Trainer::on(device.clone(), config, 4, |_, _| Ok(()))?;
-        let reports = (0..2).map(|_| trainer.step(&batch, Some(&batch), 1e-3)).collect::<Result<_>>()?;
+        // Each with data and a rate of its own: a recording that holds on to an old one is seen.
+        let step = |i: usize| trainer.step(&batches[i], batches.get(i + 1), 1e-3 / (i + 1) as f64);
+        let reports = (0..STEPS).map(step).collect::<Result<_>>()?;
         Ok((reports, trainer.store.values.to_vec()))
     };
     let (launched, values) = steps(&config, device)?;

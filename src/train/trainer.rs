@@ -173,7 +173,7 @@ impl Trainer {
         Ok(report)
     }
 
-    /// Everything is enqueued, or replayed, before the first number comes back; a step that is not finite changes no
+    /// Everything is enqueued, or replayed, before the first number comes back; a step whose gradient is not finite changes no
     /// parameters by itself.
     fn step_on_gpu(&mut self, gpu: &Gpu, batch: usize, next: Option<&Batch>, lr: f64) -> Result<StepReport> {
         let (segments, loss_weights) = (self.segments(lr), self.loss_weights());
