@@ -4,24 +4,17 @@
 //! Criterion prints floating-point operations per second (read GFLOP/s for Gelem/s); the table at the end lists every layer
 //! and sums them.
 
-use std::time::{Duration, Instant};
+mod support;
+
+use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use gemm::Parallelism;
 use ptl::cpu::conv::{self, Conv2dGeometry};
 use ptl::report::Table;
-use ptl::rng::{Purpose, stream};
-use rand::RngExt;
+use support::{large_gemm, measure, uniform};
 
 const BATCH: usize = 16;
-/// Side of the large product.
-const LARGE: usize = 2048;
-
-fn uniform(len: usize) -> Vec<f32> {
-    let mut rng = stream(0, Purpose::Test, 0, len as u64);
-    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
-}
 
 /// A kind of layer and how often ResNet-50 has it.
 struct Layer {
@@ -64,76 +57,25 @@ fn resnet50() -> Vec<Layer> {
     layers
 }
 
-/// Measures `f` with criterion and returns its median time over criterion's samples, warm-up included.
-fn measure(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, flops: u64, mut f: impl FnMut()) -> Duration {
-    group.throughput(Throughput::Elements(flops));
-    let mut samples = Vec::new();
-    group.bench_function(id, |bencher| {
-        bencher.iter_custom(|iterations| {
-            let start = Instant::now();
-            (0..iterations).for_each(|_| f());
-            let elapsed = start.elapsed();
-            samples.push(elapsed / iterations.max(1) as u32);
-            elapsed
-        });
-    });
-    samples.sort();
-    samples.get(samples.len() / 2).copied().unwrap_or_default()
-}
-
-/// FLOP/s of a large product on all cores.
-fn large_gemm(group: &mut BenchmarkGroup<'_, WallTime>) -> f64 {
-    let (a, b, mut c) = (uniform(LARGE * LARGE), uniform(LARGE * LARGE), vec![0.0f32; LARGE * LARGE]);
-    let flops = 2 * (LARGE * LARGE * LARGE) as u64;
-    let n = LARGE as isize;
-    let time = measure(group, BenchmarkId::new("crate gemm", format!("{LARGE}^3")), flops, || {
-        // SAFETY: three square row-major matrices of side LARGE.
-        unsafe {
-            gemm::gemm(
-                LARGE,
-                LARGE,
-                LARGE,
-                c.as_mut_ptr(),
-                1,
-                n,
-                false,
-                a.as_ptr(),
-                1,
-                n,
-                b.as_ptr(),
-                1,
-                n,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                Parallelism::Rayon(0),
-            );
-        }
-    });
-    flops as f64 / time.as_secs_f64()
-}
-
 /// Median times of the forward pass, the gradient of the input and that of the weight. Images need no gradient.
 fn layer(group: &mut BenchmarkGroup<'_, WallTime>, layer: &Layer) -> [Option<Duration>; 3] {
     let g = &layer.geometry;
-    let flops = g.flops();
+    let flops = Throughput::Elements(g.flops());
     let (mut x, weight) = (uniform(BATCH * g.in_h * g.in_w * g.in_c), uniform(g.k() * g.out_c));
     let mut y = uniform(g.pixels() * g.out_c);
     let id = |pass: &str| BenchmarkId::new(layer.name.as_str(), pass);
     let mut workspace = vec![0.0; conv::forward_workspace(g)];
-    let forward = measure(group, id("forward"), flops, || {
+    let forward = measure(group, id("forward"), flops.clone(), || {
         conv::conv2d_forward(g, &x, &weight, None, &mut y, &mut workspace);
     });
     let mut grad_weight = vec![0.0; weight.len()];
     let mut workspace = vec![0.0; conv::backward_weight_workspace(g)];
-    let backward_weight = measure(group, id("backward weight"), flops, || {
+    let backward_weight = measure(group, id("backward weight"), flops.clone(), || {
         conv::conv2d_backward_weight(g, &x, &y, &mut grad_weight, false, &mut workspace);
     });
     let mut workspace = vec![0.0; conv::backward_data_workspace(g)];
     let backward_data = (g.in_c > 3).then(|| {
-        measure(group, id("backward data"), flops, || {
+        measure(group, id("backward data"), flops.clone(), || {
             conv::conv2d_backward_data(g, &y, &weight, &mut x, false, &mut workspace);
         })
     });

@@ -2,17 +2,14 @@
 //!
 //! Criterion prints images per second (elem/s); the lines at the end add GFLOP/s.
 
+mod support;
+
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use ptl::config::Config;
-use ptl::data::{Batch, Drawn};
-use ptl::rng::{Purpose, stream};
 use ptl::train::Trainer;
-use rand::RngExt;
-
-/// Identities of Market-1501.
-const CLASSES: usize = 751;
+use support::CLASSES;
 
 fn train_step(criterion: &mut Criterion) {
     let mut lines = Vec::new();
@@ -24,16 +21,8 @@ fn train_step(criterion: &mut Criterion) {
         config.model.arch = arch.into();
         let mut trainer =
             Trainer::new(&config, CLASSES, |_, _| Ok(())).expect("the default configuration is a network");
-        let mut rng = stream(0, Purpose::Test, 0, 0);
-        let size = [config.model.height, config.model.image_width];
-        let count = config.sampler.ids * config.sampler.images;
-        let batch = Batch {
-            pixels: (0..count * size[0] * size[1] * 3).map(|_| rng.random()).collect(),
-            size,
-            drawn: vec![Drawn::default(); count],
-            labels: (0..count).map(|i| (i / config.sampler.images) as u32).collect(),
-            indices: (0..count).collect(),
-        };
+        let batch = support::batch(&config);
+        let count = batch.labels.len();
         let mut best = Duration::MAX;
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(arch, |bencher| {

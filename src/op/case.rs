@@ -136,6 +136,22 @@ impl CaseRun {
         self.session.backward(&mut self.store, &mut self.states)
     }
 
+    /// The op's forward alone, on what [`CaseRun::forward`] put there and on the latent states of the last one: for benches.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn forward_again(&mut self) -> Result<()> {
+        self.session.forward(&mut self.store, &mut self.states)
+    }
+
+    /// The op's backward alone, from whatever lies in the place of the output's gradient: for benches.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn backward_again(&mut self) -> Result<()> {
+        self.session.backward(&mut self.store, &mut self.states)
+    }
+
     /// The latent states after [`CaseRun::forward`].
     pub fn states(&self) -> Vec<Vec<f32>> {
         (0..self.initial_states.len()).map(|i| self.states.current(StateId::from_index(i)).to_vec()).collect()

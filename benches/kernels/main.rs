@@ -1,0 +1,38 @@
+//! Every kernel of a training step, and whole steps, against the ceilings of the device: a large copy and a large product, measured
+//! in the same run.
+//!
+//! `PTL_BENCH_DEVICE` = `cuda` or `cpu`. On a GPU in f32, tf32 and bf16, with our own kernels, at batches of 16 and 64; on the CPU in
+//! f32 at 16. Criterion prints elements per second: operations, bytes or images, for ten passes at once on a GPU. The tables at the end
+//! have the figures.
+
+#[path = "../../tests/emulated/cells.rs"]
+mod cells;
+mod fused;
+mod machine;
+mod report;
+mod step;
+#[path = "../support/mod.rs"]
+mod support;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use machine::Machine;
+
+fn kernels(criterion: &mut Criterion) {
+    for device in machine::devices() {
+        let machine = Machine::new(criterion, device);
+        let mut rows = Vec::new();
+        let gains = fused::run(criterion, &machine, &mut rows);
+        step::ops(criterion, &machine, &mut rows);
+        step::update(criterion, &machine, &mut rows);
+        step::images(criterion, &machine, &mut rows);
+        let steps = step::steps(criterion, &machine, &mut rows);
+        report::print_rows(&machine, &rows);
+        report::print_gains(&gains);
+        steps.iter().for_each(|line| println!("{line}"));
+    }
+    println!();
+    report::print_notes();
+}
+
+criterion_group!(benches, kernels);
+criterion_main!(benches);

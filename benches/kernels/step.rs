@@ -1,0 +1,133 @@
+//! Everything else that a step consists of: each op, the update of the parameters, images, and whole steps.
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use ptl::config::{Augment, Config};
+use ptl::data::Drawn;
+use ptl::device::{Mirrored, Precision};
+use ptl::graph::{Graph, Mode};
+use ptl::op::{CaseRun, OpCase, bench_cases};
+use ptl::optim::{OptimConfig, Optimizer, Segment, global_norm};
+use ptl::rng::{Purpose, stream};
+use ptl::session::Session;
+use ptl::shape::Shape;
+use ptl::store::Store;
+use ptl::train::Trainer;
+
+use crate::machine::{Machine, group};
+use crate::report::Row;
+use crate::support::{self, CLASSES, measure_all, uniform};
+
+/// Each op at its size in a ResNet-50 on 16 images of 256x128.
+pub fn ops(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) {
+    let mut group = group(criterion, &format!("ops {}", machine.precision()), 0.2);
+    for case in bench_cases() {
+        let mut run = CaseRun::on(&machine.device, &case, Mode::Train, 1);
+        run.forward().expect("a device that works");
+        run.backward().expect("a device that works");
+        let (bytes, flops) = (bytes(&case, run.cotangent.len(), machine.precision()), run.session.graph().flops());
+        for (pass, backward) in [("forward", false), ("forward+backward", true)] {
+            let flops = if backward { 3 * flops } else { flops };
+            let time = machine.time(&mut group, BenchmarkId::new(case.name, pass), flops, || {
+                run.forward_again()?;
+                if backward { run.backward_again() } else { Ok(()) }
+            });
+            let bytes = Some(bytes[usize::from(backward)]);
+            rows.push(Row { what: case.name.into(), batch: case.inputs[0].n, pass, time, bytes, flops });
+        }
+    }
+}
+
+/// Of forward, and of forward with backward.
+fn bytes(case: &OpCase, output: usize, precision: Precision) -> [u64; 2] {
+    let element = if precision == Precision::Bf16 { 2 } else { 4 };
+    let inputs = element * case.inputs.iter().map(Shape::len).sum::<usize>();
+    let parameters = 4 * case.params.iter().map(|(shape, _)| shape.iter().product::<usize>()).sum::<usize>();
+    let forward = inputs + parameters + element * output;
+    [forward, forward + element * output + 2 * inputs + 2 * parameters].map(|bytes| bytes as u64)
+}
+
+/// Adam with AMSGrad over as many parameters as MGN_PTL has; over a tenth on the CPU.
+pub fn update(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) {
+    let len = if machine.gpu().is_some() { 80_000_000 } else { 8_000_000 };
+    let mut group = group(criterion, &format!("update {}", machine.precision()), 0.3);
+    let rule = OptimConfig::Adam { betas: [0.9, 0.999], eps: 1e-8, amsgrad: true };
+    let segments = [Segment { range: 0..len, lr: 1e-4, weight_decay: 5e-4 }];
+    let mut optimizer = Optimizer::new(&rule, len).expect("a rule that works");
+    let (mut values, mut grads) = (Mirrored::from(uniform(len)), Mirrored::from(uniform(len)));
+    let (id, bytes) = (BenchmarkId::new("adam amsgrad", len), 40 * len as u64);
+    let time = match machine.gpu() {
+        None => machine.time(&mut group, id, bytes, || {
+            black_box(global_norm(&grads, &segments));
+            optimizer.step(&mut values, &grads, &segments);
+            Ok(())
+        }),
+        Some(gpu) => {
+            let update = optimizer.bind(gpu, &segments).expect("a GPU that works");
+            let values = values.on_device_mut(gpu).expect("a GPU that works");
+            let grads = grads.on_device(gpu).expect("a GPU that works");
+            machine.time(&mut group, id, bytes, || optimizer.launch(gpu, &update, values, grads, 0.0))
+        }
+    };
+    let what = format!("adam amsgrad, {} M parameters", len / 1_000_000);
+    rows.push(Row { what, batch: 1, pass: "update", time, bytes: Some(bytes), flops: 0 });
+}
+
+/// Bytes of 384x128 images to the network's input, all mirrored, cropped and erased as training does; on a GPU with their upload.
+pub fn images(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) {
+    let mut group = group(criterion, &format!("images {}", machine.precision()), 0.3);
+    for &count in machine.batches() {
+        let mut config = Config::recipe("mgn-ptl");
+        (config.sampler.ids, config.sampler.images) = (count / 4, 4);
+        let mut batch = support::batch(&config);
+        let augment = Augment { pad: 10, random_erasing: 0.5, ..Augment::default() };
+        let mut rng = stream(0, Purpose::Test, 1, 0);
+        batch.drawn = (0..count).map(|_| Drawn::draw(&augment, batch.size, &mut rng)).collect();
+        let mut graph = Graph::new(Mode::Eval);
+        let images = graph.input(Shape::new(count, batch.size[0], batch.size[1], 3));
+        let mut session = Session::new(graph, &Store::new(), &machine.device).expect("memory for a batch");
+        let wait = || machine.gpu().into_iter().for_each(|gpu| gpu.synchronize().expect("a GPU that works"));
+        let pass = || session.set_images(images, &batch).expect("a device that works");
+        let work = Throughput::Elements(count as u64);
+        let time = measure_all(&mut group, BenchmarkId::new("prepare", count), work, pass, wait);
+        rows.push(Row { what: "images".into(), batch: count, pass: "prepare", time, bytes: None, flops: 0 });
+    }
+}
+
+/// Whole training steps; the lines say images per second.
+pub fn steps(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) -> Vec<String> {
+    let mut group = group(criterion, &format!("train step {}", machine.precision()), 2.0);
+    let mut lines = Vec::new();
+    for arch in ["resnet50-ptl", "mgn-ptl"] {
+        for &count in machine.batches() {
+            let mut config = Config::recipe(arch);
+            (config.sampler.ids, config.sampler.images) = (count / 4, 4);
+            let batch = support::batch(&config);
+            let trainer = Trainer::on(machine.device.clone(), &config, CLASSES, |_, _| Ok(()));
+            let mut trainer = match trainer {
+                Ok(trainer) => trainer,
+                Err(too_large) => {
+                    lines.push(format!("{arch}, {count} images: {too_large}"));
+                    continue;
+                }
+            };
+            let flops = 3 * trainer.forward_flops();
+            let pass = || {
+                trainer.step(&batch, Some(&batch), 1e-6).expect("a finite loss");
+            };
+            let work = Throughput::Elements(count as u64);
+            // A step ends when its losses have come back.
+            let time = measure_all(&mut group, BenchmarkId::new(arch, count), work, pass, || ());
+            rows.push(Row { what: arch.into(), batch: count, pass: "step", time, bytes: Some(0), flops });
+            lines.push(format!(
+                "{arch}, {count} images of {}x{}: {:.1} images/s, {} MiB of activations, gradients of them, and scratch",
+                config.model.height,
+                config.model.image_width,
+                count as f64 / time.as_secs_f64(),
+                trainer.arena_bytes() >> 20,
+            ));
+        }
+    }
+    lines
+}

@@ -1,0 +1,107 @@
+//! What several benches share.
+#![allow(dead_code)] // Each bench takes a part of it.
+
+use std::time::{Duration, Instant};
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
+use gemm::Parallelism;
+use ptl::config::Config;
+use ptl::data::{Batch, Drawn};
+use ptl::rng::{Purpose, stream};
+use rand::RngExt;
+
+/// Side of the large product.
+pub const LARGE: usize = 2048;
+
+/// Identities of Market-1501.
+pub const CLASSES: usize = 751;
+
+pub fn uniform(len: usize) -> Vec<f32> {
+    let mut rng = stream(0, Purpose::Test, 0, len as u64);
+    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+/// Measures `f` with criterion and returns its median time over criterion's samples, warm-up included.
+pub fn measure(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    id: BenchmarkId,
+    work: Throughput,
+    f: impl FnMut(),
+) -> Duration {
+    measure_all(group, id, work, f, || ())
+}
+
+/// The same for an `f` that only asks for work: `wait` returns when it is done.
+pub fn measure_all(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    id: BenchmarkId,
+    work: Throughput,
+    mut f: impl FnMut(),
+    wait: impl Fn(),
+) -> Duration {
+    group.throughput(work);
+    let mut samples = Vec::new();
+    group.bench_function(id, |bencher| {
+        bencher.iter_custom(|iterations| {
+            wait();
+            let start = Instant::now();
+            (0..iterations).for_each(|_| f());
+            wait();
+            let elapsed = start.elapsed();
+            samples.push(elapsed / iterations.max(1) as u32);
+            elapsed
+        });
+    });
+    samples.sort();
+    samples.get(samples.len() / 2).copied().unwrap_or_default()
+}
+
+/// FLOP/s of a large product of the crate `gemm` on all cores.
+pub fn large_gemm(group: &mut BenchmarkGroup<'_, WallTime>) -> f64 {
+    let (a, b, mut c) = (uniform(LARGE * LARGE), uniform(LARGE * LARGE), vec![0.0f32; LARGE * LARGE]);
+    let flops = 2 * (LARGE * LARGE * LARGE) as u64;
+    let n = LARGE as isize;
+    let id = BenchmarkId::new("crate gemm", format!("{LARGE}^3"));
+    let time = measure(group, id, Throughput::Elements(flops), || {
+        // SAFETY: three square row-major matrices of side LARGE.
+        unsafe {
+            gemm::gemm(
+                LARGE,
+                LARGE,
+                LARGE,
+                c.as_mut_ptr(),
+                1,
+                n,
+                false,
+                a.as_ptr(),
+                1,
+                n,
+                b.as_ptr(),
+                1,
+                n,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::Rayon(0),
+            );
+        }
+    });
+    flops as f64 / time.as_secs_f64()
+}
+
+/// A batch of random images of the size and number that `config` trains on.
+pub fn batch(config: &Config) -> Batch {
+    let mut rng = stream(0, Purpose::Test, 0, 0);
+    let size = [config.model.height, config.model.image_width];
+    let count = config.sampler.ids * config.sampler.images;
+    Batch {
+        pixels: (0..count * size[0] * size[1] * 3).map(|_| rng.random()).collect(),
+        size,
+        drawn: vec![Drawn::default(); count],
+        labels: (0..count).map(|i| (i / config.sampler.images) as u32).collect(),
+        indices: (0..count).collect(),
+    }
+}
