@@ -7,7 +7,8 @@
 // dresidual = g. With running statistics (`batch_statistics` = 0) the two sums drop out of dx.
 //
 // Contract. Activations are [rows, channels], f32 or bf16; statistics, parameters and their gradients f32 [channels].
-// Sums run over fixed splits of the rows into partials, which are added in order and in double precision. From x the first row
+// Sums run over fixed splits of the rows into partials, which are added in order and in double precision; within a split the
+// order depends on whether rows fill whole 16 bytes, and on nothing else. From x the first row
 // is subtracted before squaring, so that a large mean costs no digits. `accumulate`: 0 overwrites a gradient, else adds.
 // y may be x or residual; dx may be dy if dresidual is null, and dresidual may be dy. NaN passes the ReLU in both directions.
 

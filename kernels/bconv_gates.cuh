@@ -26,19 +26,21 @@ DEVICE void gate_gradients(T* gates, const float* c_prev, const T* dy, long long
             T* gate = gates + pixel * 4 * channels + part * N;
             Vec<N> i = load_vec<N>(gate), f = load_vec<N>(gate + channels), o = load_vec<N>(gate + 2 * channels);
             Vec<N> g = load_vec<N>(gate + 3 * channels), before = load_vec<N>(c_prev + at), d = load_vec<N>(dy + at);
+            Vec<N> grads[4];
 #pragma unroll
             for (int e = 0; e < N; e++) {
                 float t = Activations<T>::tanh_of(f[e] * before[e] + i[e] * g[e]), dc = d[e] * o[e] * (1.0f - t * t);
-                float di = dc * g[e] * i[e] * (1.0f - i[e]);
-                f[e] = dc * before[e] * f[e] * (1.0f - f[e]);
-                o[e] = d[e] * t * o[e] * (1.0f - o[e]);
-                g[e] = dc * i[e] * (1.0f - g[e] * g[e]);
-                i[e] = di;
+                grads[0][e] = dc * g[e] * i[e] * (1.0f - i[e]);
+                grads[1][e] = dc * before[e] * f[e] * (1.0f - f[e]);
+                grads[2][e] = d[e] * t * o[e] * (1.0f - o[e]);
+                grads[3][e] = dc * i[e] * (1.0f - g[e] * g[e]);
             }
-            store_vec(gate, i);
-            store_vec(gate + channels, f);
-            store_vec(gate + 2 * channels, o);
-            store_vec(gate + 3 * channels, g);
+            // By a pointer that moves: nvcc 13.0 splits the wide stores at gate + 2·channels and gate + 3·channels.
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                store_vec(gate, grads[k]);
+                gate += channels;
+            }
         });
     });
 }

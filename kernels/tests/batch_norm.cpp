@@ -7,8 +7,9 @@ struct Norm {
     int split_rows = 16;
 };
 // The second has a mean a thousand times its deviation; the fourth has fewer rows than a split. Channels that fill whole 16 bytes in
-// both types, in f32 only, and in neither; of the fifth, a thread sums several rows at any width.
-static const Norm norms[] = {{37, 40, 0.0}, {50, 33, 1000.0}, {1000, 5, 3.0}, {2, 70, 0.0}, {450, 72, 0.5, 300}, {60, 36, 0.0}};
+// both types, in f32 only, and in neither; of the fifth, a thread sums several rows at any width; the last has more channels than threads.
+static const Norm norms[] = {{37, 40, 0.0},        {50, 33, 1000.0}, {1000, 5, 3.0}, {2, 70, 0.0},
+                             {450, 72, 0.5, 300}, {60, 36, 0.0},    {4, 1030, 0.0}};
 
 template <class T> struct NormKernels;
 template <> struct NormKernels<float> {
@@ -124,6 +125,7 @@ CASE(batch_norm_f32) {
 CASE(batch_norm_bf16) {
     check_norm<bf16>(norms[0], true, true), check_norm<bf16>(norms[2], false, false);
     check_norm<bf16>(norms[4], true, true), check_norm<bf16>(norms[5], true, false);
+    check_norm<bf16>(norms[6], true, true);
 }
 
 // Where rows fill whole 16 bytes but do not begin there, elements travel one by one: to the same bits.
