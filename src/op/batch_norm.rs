@@ -5,7 +5,7 @@
 //! `g` = `dy` masked by the ReLU: `dβ = Σg`, `dγ = Σg·x̂`, `dx = γ/√(σ²+ε)·(g - Σg/M - x̂·Σg·x̂/M)`, `dresidual = g`.
 //! With running statistics the two sums drop out of `dx`.
 
-use super::gpu::{GpuGrad, Part, Parts, split_rows};
+use super::gpu::{ENOUGH_BLOCKS, GpuGrad, Part, Parts, split_rows};
 use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
 use crate::Result;
 use crate::cpu::par;
@@ -133,7 +133,7 @@ struct BackwardParts {
 impl BatchNormOp {
     /// Rows of a partial sum on a GPU, and the number of those.
     fn splits(&self) -> (usize, usize) {
-        let split = split_rows(self.rows, 128, 64);
+        let split = split_rows(self.rows, 128, ENOUGH_BLOCKS.div_ceil(self.channels.div_ceil(32)));
         (split, self.rows.div_ceil(split))
     }
 

@@ -1,14 +1,12 @@
 //! Convolutions on a GPU, as plain ops and cells launch them: which kernels or vendor calls, which workspace.
 
-use super::gpu::{GpuGrad, Part, Parts, split_rows};
+use super::gpu::{ENOUGH_BLOCKS, GpuGrad, Part, Parts, split_rows};
 use crate::Result;
 use crate::cpu::conv::Conv2dGeometry;
 use crate::device::{Gpu, Grid, Precision, Ptr, Untyped, Vendor, kernels};
 
 /// Output pixels of a tile.
 const TILE_PIXELS: usize = 128;
-/// Blocks that fill a large GPU about twice: the weight gradient is split over pixels until there are so many.
-const ENOUGH_BLOCKS: usize = 264;
 /// Pixels that a block sums at least.
 const LEAST_SPLIT: usize = 256;
 /// Dynamic shared memory of the kernels on tensor cores: forward and the input's gradient, the weight's gradient.

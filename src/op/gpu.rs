@@ -87,6 +87,9 @@ impl<T> Part<T> {
     }
 }
 
+/// Blocks that fill a large GPU about twice: long sums are split until there are so many.
+pub const ENOUGH_BLOCKS: usize = 264;
+
 /// Rows of each partial sum over `rows` rows: a function of the shape alone, so that sums do not depend on the device.
 pub fn split_rows(rows: usize, at_least: usize, most_splits: usize) -> usize {
     rows.div_ceil(most_splits).max(at_least)
