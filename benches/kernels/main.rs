@@ -18,6 +18,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use machine::Machine;
 
 fn kernels(criterion: &mut Criterion) {
+    // Printed together: criterion's lines come in between.
+    let mut tables = Vec::new();
     for device in machine::devices() {
         let machine = Machine::new(criterion, device);
         let mut rows = Vec::new();
@@ -26,12 +28,9 @@ fn kernels(criterion: &mut Criterion) {
         step::update(criterion, &machine, &mut rows);
         step::images(criterion, &machine, &mut rows);
         let steps = step::steps(criterion, &machine, &mut rows);
-        report::print_rows(&machine, &rows);
-        report::print_gains(&gains);
-        steps.iter().for_each(|line| println!("{line}"));
+        tables.extend([report::rows(&machine, &rows), report::gains(&gains), steps.join("\n")]);
     }
-    println!();
-    report::print_notes();
+    println!("{}\n\n{}", tables.join("\n"), report::NOTES);
 }
 
 criterion_group!(benches, kernels);

@@ -44,7 +44,7 @@ fn microseconds(time: Duration) -> String {
 }
 
 /// All rows with rates and shares.
-pub fn print_rows(machine: &Machine, rows: &[Row]) {
+pub fn rows(machine: &Machine, rows: &[Row]) -> String {
     let mut table = Table::new(["what", "batch", "pass", "µs", "GB/s", "GFLOP/s", "of the roofline"]);
     for row in rows {
         let cells = [
@@ -59,11 +59,11 @@ pub fn print_rows(machine: &Machine, rows: &[Row]) {
         table.row(cells);
     }
     let (copy, product) = (machine.copy / 1e9, machine.product / 1e9);
-    println!("\n== {}: copy {copy:.0} GB/s, product {product:.0} GFLOP/s\n\n{}", machine.device, table.to_markdown());
+    format!("\n== {}: copy {copy:.0} GB/s, product {product:.0} GFLOP/s\n\n{}", machine.device, table.to_markdown())
 }
 
 /// What the fused cell is worth.
-pub fn print_gains(gains: &[Gain]) {
+pub fn gains(gains: &[Gain]) -> String {
     let header =
         ["cell", "batch", "evaluation, fused µs", "unfused µs", "gain", "training, fused µs", "unfused µs", "gain"];
     let mut table = Table::new(header);
@@ -88,15 +88,12 @@ pub fn print_gains(gains: &[Gain]) {
         let unfused = [0, 1].map(|i| of_batch.iter().map(|gain| gain.unfused[i]).sum());
         table.row(row(["all".into(), batch.to_string()], fused, unfused));
     }
-    println!("{}", table.to_markdown());
+    table.to_markdown()
 }
 
 /// What the numbers are.
-pub fn print_notes() {
-    println!(
-        "Bytes are counted from shapes, each tensor once for each launch that has it. A cell's: tests/emulated/cells.rs. An op's: inputs, \
-         parameters and output forward; backward the output's gradient, inputs and parameters again, and the gradients of both. The \
-         optimiser's: gradient twice (norm, update), parameter and three moments read and written. A step's are not counted: its share \
-         is that of its arithmetic. Tensors that fit into a cache stay there from pass to pass, so a share may exceed 100 %."
-    );
-}
+pub const NOTES: &str = "\
+Bytes are counted from shapes, each tensor once for each launch that has it. A cell's: tests/emulated/cells.rs. An op's: inputs, parameters
+and output forward; backward the output's gradient, inputs and parameters again, and the gradients of both. The optimiser's: gradient twice
+(norm, update), parameter and three moments read and written. A step's are not counted: its share is that of its arithmetic. Tensors that
+fit into a cache stay there from pass to pass, so a share may exceed 100 %.";
