@@ -99,6 +99,9 @@ fn moved(launches: &[(&str, Vec<Argument>)]) -> usize {
     launches.iter().map(of_launch).sum()
 }
 
+/// In the names of kernels for few input channels, which move the same.
+const DENSE: &str = "_dense";
+
 #[test]
 fn evaluation_moves_no_gates() {
     for precision in PRECISIONS {
@@ -112,7 +115,7 @@ fn evaluation_moves_no_gates() {
             }
             let weight = if packs { "workspace" } else { "weight" };
             let (kernel, arguments) = launches.last().unwrap();
-            assert_eq!(*kernel, format!("bconv_forward_{precision}"));
+            assert_eq!(kernel.replace(DENSE, ""), format!("bconv_forward_{precision}"));
             assert_eq!(names(arguments), ["input 0", weight, "state", "state*", "output*"], "cell {}", i + 1);
             assert_eq!(moved(&launches), cell.fused(precision).evaluation, "cell {} in {precision}", i + 1);
 
@@ -142,7 +145,7 @@ fn training_moves_the_activated_gates_five_times() {
             let launches = [forward, watched.backward()].concat();
 
             let of_gates = launches.iter().flat_map(|(kernel, arguments)| {
-                arguments.iter().filter(|a| a.tensor == "saved").map(move |a| (kernel.to_string(), a.written))
+                arguments.iter().filter(|a| a.tensor == "saved").map(move |a| (kernel.replace(DENSE, ""), a.written))
             });
             let kernel = |name: &str| format!("{name}_{precision}");
             // In tf32 the elementwise kernel is that of f32: what is stored is f32.
