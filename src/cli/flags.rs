@@ -30,8 +30,8 @@ fn all() -> impl Iterator<Item = &'static Setting> {
 /// itself what it is, [`TrainedModel::open`](crate::eval::TrainedModel::open) refuses another one.
 fn for_evaluation() -> impl Iterator<Item = &'static Setting> {
     const SECTIONS: [&str; 3] = ["", "data", "eval"];
-    const ALSO: [&str; 5] =
-        ["model.height", "model.image_width", "ptl.eval_state", "augment.interpolation", "train.workers"];
+    const ALSO: [&str; 6] =
+        ["model.height", "model.image_width", "ptl.eval_state", "augment.interpolation", "train.workers", "gpu.vendor"];
     const NOT: [&str; 3] = ["data.target", "data.target_kind", "data.cache_mb"];
     let wanted = |s: &Setting| SECTIONS.contains(&s.section()) || ALSO.contains(&s.path) || s.makes_network();
     SETTINGS.iter().filter(move |s| wanted(s) && !NOT.contains(&s.path))

@@ -4,7 +4,7 @@
 
 mod backend;
 mod buffer;
-// Without kernels only the driver is asked for, so that an error names what is really missing.
+// Compiled everywhere, so that it is checked everywhere; used where there are kernels.
 #[cfg_attr(not(ptl_cuda), allow(dead_code))]
 mod cuda;
 #[cfg(ptl_emulator)]

@@ -26,9 +26,9 @@ fn golden_layers() {
         let mut cases: Vec<&str> = golden.keys().iter().map(|k| k.split('.').next().expect("a case")).collect();
         cases.dedup();
         for case in cases {
-            // One channel of `bn_train` has mean 30 and a spread that bf16 cannot hold beside it.
-            let variants =
-                all_precisions().into_iter().filter(|v| case != "bn_train" || v.precision() != Precision::Bf16);
+            // One channel of `bn_train` has mean 30 and a spread that bf16 cannot hold beside it; two inputs of a maximum may become one.
+            let short = case != "bn_train" && !case.starts_with("maxpool");
+            let variants = all_precisions().into_iter().filter(|v| short || v.precision() != Precision::Bf16);
             variants.for_each(|variant| check(&golden, case, &variant));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::shared::{data_root, describe_datasets, new_run, open_dataset, refuse_unused, set_threads};
+use super::shared::{check_device, data_root, describe_datasets, new_run, open_dataset, refuse_unused, set_threads};
 use crate::Result;
 use crate::cli::args::AblateArgs;
 use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
@@ -26,6 +26,7 @@ pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
     let target = config.data.target.as_deref().map(open).transpose()?;
     target.as_ref().unwrap_or(&dataset).check_for_evaluation()?;
     let init = args.init.as_deref().map(model_file).transpose()?;
+    check_device(&config)?;
 
     let run = new_run(args.out.as_deref(), "ablate")?;
     run.write_config(&config)?;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::shared::{describe_datasets, new_run, open_dataset, refuse_unused, set_threads, synthesise};
+use super::shared::{check_device, describe_datasets, new_run, open_dataset, refuse_unused, set_threads, synthesise};
 use crate::cli::args::{CompareArgs, DemoArgs};
 use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
 use crate::config::Config;
@@ -34,6 +34,7 @@ pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
     pretraining.optim.lr = args.pretrain_lr.unwrap_or(config.optim.lr);
     pretraining.validate()?;
     compare::check_datasets(&config, &source, &target)?;
+    check_device(&config)?;
     let run = new_run(args.out.as_deref(), "compare")?;
     three_arms(config, pretraining, [&source, &target], args.seeds.clone(), &run, &terminal)
 }
@@ -45,6 +46,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     refuse_unused(&args.settings.0, &["data.root", "data.kind", "data.target", "data.target_kind"])?;
     set_threads(&config)?;
     let terminal = Reporter::stderr();
+    check_device(&config)?;
     let run = new_run(args.out.as_deref(), "demo")?;
     let open = |domain: Domain, name: &str, [train_ids, test_ids]: [usize; 2]| -> Result<Dataset> {
         let folder = run.file(name);

@@ -8,7 +8,7 @@ use super::shared::set_threads;
 use crate::Result;
 use crate::cli::args::RankArgs;
 use crate::config::Config;
-use crate::device::Device;
+use crate::device::{Device, DeviceOptions};
 use crate::eval::features_file::FeatureSet;
 use crate::eval::ranking::RankingOptions;
 use crate::eval::report::rerank_options;
@@ -19,7 +19,8 @@ pub fn rank(args: &RankArgs) -> Result<ExitCode> {
     check_report(&args.report)?;
     let config = Config::load(&Config::default(), None, &args.settings.0)?;
     set_threads(&config)?;
-    let device = Device::open(&config.device_options())?;
+    // Distances are our own kernels': no library is needed.
+    let device = Device::open(&DeviceOptions { vendor: false, ..config.device_options() })?;
     let reporter = Reporter::stderr();
     let read = |path: &Path, labels: Option<&Path>| -> Result<FeatureSet> {
         let mut set = FeatureSet::read(path, labels)?;

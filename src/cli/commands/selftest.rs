@@ -39,6 +39,9 @@ pub fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
         table.row([check.name.clone(), deviation, allowed, verdict(check.passed()).into()]);
     }
     let failed = checks.iter().filter(|check| !check.passed()).count();
+    let summary = format!("{} of {} comparisons passed", checks.len() - failed, checks.len());
+    print(&format!("{}\n{summary} on {device}\n", table.to_markdown()))?;
+    // Only now: a file that cannot be written takes nothing from the table.
     if let Some(path) = &args.json {
         let list: Vec<_> = (checks.iter())
             .map(|c| json!({ "name": c.name, "deviation": c.deviation, "allowed": c.allowed, "passed": c.passed() }))
@@ -46,7 +49,5 @@ pub fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
         let report = json!({ "device": device.to_string(), "seed": seed, "failed": failed, "checks": list });
         atomic_write(path, |file| writeln!(file, "{report:#}"))?;
     }
-    let summary = format!("{} of {} comparisons passed", checks.len() - failed, checks.len());
-    print(&format!("{}\n{summary} on {device}\n", table.to_markdown()))?;
     done.map(|()| ExitCode::from(u8::from(failed > 0)))
 }

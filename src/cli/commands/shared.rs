@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use crate::config::{Config, Overrides};
 use crate::data::synth::{self, SynthConfig};
 use crate::data::{self, Dataset, DatasetKind, LoadOptions, Subsets};
+use crate::device::Device;
 use crate::error::IoContext;
 use crate::progress::Reporter;
 use crate::run_dir::{RUNS, RunDir};
@@ -17,6 +18,11 @@ pub(super) fn synthesise(folder: &Path, config: &SynthConfig, reporter: &Reporte
     synth::generate(folder, config, &|_, _| task.lock().expect("no panic while drawing").advance(1, ""))?;
     task.into_inner().expect("no panic while drawing").finish("");
     Ok(())
+}
+
+/// Refuses a device that cannot be used, before anything is written.
+pub(super) fn check_device(config: &Config) -> Result<()> {
+    Device::open(&config.device_options()).map(|_| ())
 }
 
 /// The number of compute threads, before anything computes.

@@ -88,15 +88,6 @@ impl Cuda {
     }
 }
 
-/// Refuses a machine without a usable driver.
-///
-/// # Errors
-/// [`Error::NoDevice`] says what is missing.
-#[cfg(not(ptl_cuda))]
-pub fn check_driver() -> Result<()> {
-    libraries::open_driver().map(|_| ())
-}
-
 impl Drop for Shared {
     fn drop(&mut self) {
         // What follows frees memory and handles of work that may still run. Errors have nowhere to go, and later calls show them.
