@@ -47,6 +47,8 @@ pub struct Param {
     pub shape: Vec<usize>,
     pub layout: Layout,
     pub group: Group,
+    /// Stage of the backbone, from 1; 0 is the stem, or no backbone at all.
+    pub stage: usize,
     /// False: no gradient is computed and no optimiser touches it.
     pub trainable: bool,
     /// Where it lies in [`Store::values`] and [`Store::grads`].
@@ -85,7 +87,7 @@ impl Store {
         let range = start..start + shape.iter().product::<usize>();
         self.values.resize(range.end, 0.0);
         self.grads.resize(range.end, 0.0);
-        self.params.push(Param { name, shape: shape.to_vec(), layout, group, trainable: true, range });
+        self.params.push(Param { name, shape: shape.to_vec(), layout, group, stage: 0, trainable: true, range });
         ParamId(self.params.len() - 1)
     }
 

@@ -32,17 +32,25 @@ impl Overrides {
 }
 
 impl Config {
-    /// As [`Config::load`], from the recipe of the network that flags or file name, `arch` where they name none.
+    /// As [`Config::load`], from the recipe of the task and network that flags or file name, `arch` where they name none.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn load_recipe(arch: &str, file: Option<&Path>, flags: &Overrides) -> Result<Config> {
         // What is wrong with the file is said below.
         let text = file.and_then(|file| fs::read_to_string(file).ok());
-        let table: Option<Table> = text.and_then(|text| toml::from_str(&text).ok());
-        let in_file = table.as_ref().and_then(|table| table.get("model")?.get("arch"));
-        let named = flags.get("model.arch").or(in_file).and_then(Value::as_str);
-        Config::load(&Config::recipe(named.unwrap_or(arch)), file, flags)
+        let table: Option<Value> = text.and_then(|text| toml::from_str(&text).ok()).map(Value::Table);
+        let named = |path: &str| {
+            let in_file = table.as_ref().and_then(|table| path.split('.').try_fold(table, |value, key| value.get(key)));
+            flags.get(path).or(in_file)
+        };
+        let task = named("task").and_then(|task| task.clone().try_into().ok()).unwrap_or_default();
+        let arch = named("model.arch").and_then(Value::as_str).unwrap_or(arch);
+        let mut recipe = Config::recipe(task, arch);
+        if named("model.stem").and_then(Value::as_str) == Some("cifar") {
+            recipe.for_small_images();
+        }
+        Config::load(&recipe, file, flags)
     }
 
     /// `base`, then what `file` says, then `flags`; the result is [validated](Config::validate).
@@ -173,7 +181,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::{DEFAULT_ARCH, Kind};
+    use crate::config::{DEFAULT_ARCH, Kind, Task};
 
     fn load(text: &str) -> Result<Config> {
         let folder = tempfile::tempdir().unwrap();
@@ -236,7 +244,7 @@ mod tests {
         assert_eq!((mgn.model.height, mgn.schedule.epochs, mgn.loss.triplet_margin), (384, 3, 1.2));
         let resnet = load(Some(file.as_path()), &flag("model.arch", "resnet18"));
         assert_eq!((resnet.model.height, resnet.schedule.epochs), (256, 3));
-        assert_eq!(load(None, &flag("model.arch", "mgn-ptl")), Config::recipe("mgn-ptl"));
+        assert_eq!(load(None, &flag("model.arch", "mgn-ptl")), Config::recipe(Task::Reid, "mgn-ptl"));
         assert_eq!(load(None, &Overrides::default()), Config::default());
     }
 

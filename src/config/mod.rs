@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{DatasetKind, LoadOptions};
 use crate::device::{DeviceKind, DeviceOptions, Precision};
 use crate::latent_state::{EvalState, StateInit, StatePolicy};
-use crate::nn::{Pool, PtlConfig};
+use crate::nn::{Arch, Pool, PtlConfig, StemKind};
 use crate::optim::OptimConfig;
 use crate::schedule::{self, Decay, Warmup};
 
@@ -29,6 +29,8 @@ pub const DEFAULT_ARCH: &str = "resnet50-ptl";
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// What is learnt: identities, or classes.
+    pub task: Task,
     /// Seed of everything that is drawn at random.
     pub seed: u64,
     /// Threads that compute; 0 takes all cores.
@@ -46,6 +48,17 @@ pub struct Config {
     pub loss: Loss,
     pub train: Train,
     pub eval: Eval,
+}
+
+/// What a network learns, and how it is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// Re-identification: features that find images of the same identity by other cameras.
+    #[default]
+    Reid,
+    /// Classification of images.
+    Classify,
 }
 
 /// `[gpu]`: how a GPU is used.
@@ -70,6 +83,8 @@ pub struct Model {
     pub height: usize,
     /// Input width, pixels.
     pub image_width: usize,
+    /// How images enter the backbone.
+    pub stem: StemKind,
     /// Stride of the backbone's last stage, 1 or 2.
     pub last_stride: usize,
     /// Length of the embedding; 0 takes the network's own (see [`NetworkConfig`](crate::nn::NetworkConfig)).
@@ -85,6 +100,8 @@ pub struct Ptl {
     pub stages: Vec<usize>,
     /// Width of the cells, relative to the default.
     pub cell_width: f32,
+    /// Channels of the cell beside each of `stages`, instead of `cell_width`; empty for that.
+    pub cell_channels: Vec<usize>,
     pub state_policy: StatePolicy,
     pub eval_state: EvalState,
     pub state_init: StateInit,
@@ -107,6 +124,8 @@ pub struct Data {
     pub msmt17_val: bool,
     /// Classic CUHK03: the split, from 0.
     pub split: usize,
+    /// Classes without a split of their own: share of each class that is kept for validation.
+    pub val_share: f32,
     /// Leave broken images out, with a warning, instead of refusing them.
     pub skip_broken: bool,
     /// Memory for decoded images, MiB.
@@ -124,6 +143,62 @@ pub struct Augment {
     /// Probability of erasing a rectangle.
     pub random_erasing: f32,
     pub interpolation: Interpolation,
+    /// What part of an image becomes the network's input.
+    pub crop: Crop,
+    /// `random-resized`: least and largest share of the image's area.
+    pub crop_scale: [f32; 2],
+    /// `random-resized`: least and largest width / height.
+    pub crop_ratio: [f32; 2],
+    /// Brightness is multiplied by a factor from 1 - this to 1 + this.
+    pub brightness: f32,
+    /// As `brightness`, of the contrast.
+    pub contrast: f32,
+    /// As `brightness`, of the saturation.
+    pub saturation: f32,
+    /// The hue is turned by up to this share of the circle, at most 0.5.
+    pub hue: f32,
+    /// RandAugment: operations for each image; 0 does nothing.
+    pub rand_ops: usize,
+    /// RandAugment: strength of the operations, 0 to 30.
+    pub rand_magnitude: usize,
+    /// Alpha of mixup; 0 does not mix.
+    pub mixup: f32,
+    /// Alpha of CutMix; 0 does not mix. With mixup, each batch takes one of the two.
+    pub cutmix: f32,
+}
+
+impl Augment {
+    /// Images as they are.
+    pub const NONE: Augment = Augment {
+        flip: 0.0,
+        pad: 0,
+        random_erasing: 0.0,
+        interpolation: Interpolation::Bicubic,
+        crop: Crop::Squeeze,
+        crop_scale: [0.08, 1.0],
+        crop_ratio: [0.75, 4.0 / 3.0],
+        brightness: 0.0,
+        contrast: 0.0,
+        saturation: 0.0,
+        hue: 0.0,
+        rand_ops: 0,
+        rand_magnitude: 9,
+        mixup: 0.0,
+        cutmix: 0.0,
+    };
+}
+
+/// What part of an image becomes the network's input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Crop {
+    /// All of it, whatever its proportions.
+    #[default]
+    Squeeze,
+    /// The middle (`eval.crop_share` says how much of it).
+    Center,
+    /// Training: a random part (Szegedy et al., 2015); evaluation: the middle.
+    RandomResized,
 }
 
 /// Filter used to resize images, with antialiasing.
@@ -135,7 +210,7 @@ pub enum Interpolation {
     Bilinear,
 }
 
-/// `[sampler]`: P identities x K images.
+/// `[sampler]`: P identities x K images, or any images for classes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sampler {
@@ -145,6 +220,10 @@ pub struct Sampler {
     pub images: usize,
     /// Times each identity is visited in an epoch.
     pub passes: usize,
+    /// Classification: images in a batch.
+    pub batch: usize,
+    /// Classification: every class is seen as often as the others.
+    pub balanced: bool,
 }
 
 /// `[optim]`: the optimiser.
@@ -166,6 +245,10 @@ pub struct Optim {
     pub ptl_lr: f32,
     /// Multiplier of the learning rate behind the pooled vector: reduction, neck, classifier.
     pub head_lr: f32,
+    /// Multiplier of the learning rate in the pre-trained part.
+    pub backbone_lr: f32,
+    /// Multiplier of the pre-trained part's learning rate for each stage from the last towards the image.
+    pub layer_decay: f32,
 }
 
 /// Update rule.
@@ -232,18 +315,28 @@ pub struct Train {
     pub eval_every: usize,
     /// Steps between two lines of metrics.
     pub log_every: usize,
+    /// Batches whose gradients are averaged for one step of the optimiser.
+    pub accumulate: usize,
+    /// Decay of the moving average of the weights that is evaluated and saved; 0 keeps none.
+    pub ema: f32,
+    /// Evaluations without a better result before training ends; 0 trains all epochs.
+    pub patience: usize,
+    /// Keep the classifier of the weights that training starts from.
+    pub keep_head: bool,
     /// Stop after that many steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<usize>,
 }
 
-/// `[eval]`: features.
+/// `[eval]`: features and predictions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Eval {
-    /// Add the feature of the mirrored image.
+    /// Add the feature, or the prediction, of the mirrored image.
     pub flip: bool,
     pub batch: usize,
+    /// Where the middle of images is taken: its share of the shorter side.
+    pub crop_share: f32,
     pub rerank: Rerank,
     /// Re-ranking: neighbours that may be reciprocal.
     pub k1: usize,
@@ -267,6 +360,22 @@ pub enum Rerank {
 }
 
 impl Config {
+    /// The network's name, taken apart.
+    ///
+    /// # Errors
+    /// There is no such network, or not for this task.
+    pub fn arch(&self) -> crate::Result<Arch> {
+        Arch::new(&self.model.arch, self.task)
+    }
+
+    /// Images in a training batch.
+    pub fn batch(&self) -> usize {
+        match self.task {
+            Task::Reid => self.sampler.ids * self.sampler.images,
+            Task::Classify => self.sampler.batch,
+        }
+    }
+
     /// What computes.
     pub fn device_options(&self) -> DeviceOptions {
         DeviceOptions { kind: self.device, precision: self.precision, vendor: self.gpu.vendor }
@@ -276,7 +385,11 @@ impl Config {
 impl Ptl {
     /// Where cells sit and how wide they are.
     pub fn branch(&self) -> PtlConfig {
-        PtlConfig { stages: self.stages.clone(), cell_width: self.cell_width }
+        PtlConfig {
+            stages: self.stages.clone(),
+            cell_width: self.cell_width,
+            cell_channels: self.cell_channels.clone(),
+        }
     }
 }
 

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use super::{
-    Augment, Config, DEFAULT_ARCH, Data, Eval, Gpu, Interpolation, Loss, Model, Optim, OptimKind, Ptl, Rerank, Sampler,
-    Schedule, ScheduleKind, Train,
+    Augment, Config, Crop, DEFAULT_ARCH, Data, Eval, Gpu, Interpolation, Loss, Model, Optim, OptimKind, Ptl, Rerank,
+    Sampler, Schedule, ScheduleKind, Task, Train,
 };
 use crate::data::{DatasetKind, LoadOptions};
 use crate::latent_state::{EvalState, StateInit, StatePolicy};
-use crate::nn::{Arch, Family, Pool, PtlConfig};
+use crate::nn::{Arch, Family, Pool, PtlConfig, StemKind};
 
 impl Default for Model {
     fn default() -> Model {
@@ -17,6 +17,7 @@ impl Default for Model {
             width: 1.0,
             height: 256,
             image_width: 128,
+            stem: StemKind::Imagenet,
             last_stride: 1,
             embedding: 0,
             pool: Pool::Avg,
@@ -32,10 +33,11 @@ impl Default for Gpu {
 
 impl Default for Ptl {
     fn default() -> Ptl {
-        let PtlConfig { stages, cell_width } = PtlConfig::default();
+        let PtlConfig { stages, cell_width, cell_channels } = PtlConfig::default();
         Ptl {
             stages,
             cell_width,
+            cell_channels,
             state_policy: StatePolicy::default(),
             eval_state: EvalState::default(),
             state_init: StateInit::default(),
@@ -53,6 +55,7 @@ impl Default for Data {
             target_kind: DatasetKind::Auto,
             msmt17_val,
             split,
+            val_share: 0.2,
             skip_broken: false,
             cache_mb: 1024,
         }
@@ -61,13 +64,13 @@ impl Default for Data {
 
 impl Default for Augment {
     fn default() -> Augment {
-        Augment { flip: 0.5, pad: 0, random_erasing: 0.5, interpolation: Interpolation::Bicubic }
+        Augment { flip: 0.5, random_erasing: 0.5, ..Augment::NONE }
     }
 }
 
 impl Default for Sampler {
     fn default() -> Sampler {
-        Sampler { ids: 4, images: 4, passes: 1 }
+        Sampler { ids: 4, images: 4, passes: 1, batch: 64, balanced: false }
     }
 }
 
@@ -85,6 +88,8 @@ impl Default for Optim {
             clip_norm: 0.0,
             ptl_lr: 1.0,
             head_lr: 1.0,
+            backbone_lr: 1.0,
+            layer_decay: 1.0,
         }
     }
 }
@@ -119,6 +124,10 @@ impl Default for Train {
             checkpoint_every: 10,
             eval_every: 0,
             log_every: 10,
+            accumulate: 1,
+            ema: 0.0,
+            patience: 0,
+            keep_head: false,
             max_steps: None,
         }
     }
@@ -126,23 +135,62 @@ impl Default for Train {
 
 impl Default for Eval {
     fn default() -> Eval {
-        Eval { flip: true, batch: 64, rerank: Rerank::None, k1: 20, k2: 6, lambda: 0.3 }
+        Eval { flip: true, batch: 64, crop_share: 0.875, rerank: Rerank::None, k1: 20, k2: 6, lambda: 0.3 }
     }
 }
 
 impl Config {
-    /// The defaults of the network `arch`: for `mgn` and its relatives the published recipe (Yu et al., 2019, and their code).
-    pub fn recipe(arch: &str) -> Config {
-        let mut config = Config::default();
+    /// The defaults of the network `arch` for `task`: for `mgn` and its relatives the published recipe (Yu et al., 2019, and
+    /// their code).
+    pub fn recipe(task: Task, arch: &str) -> Config {
+        let mut config = Config { task, ..Config::default() };
         config.model.arch = arch.into();
-        if arch.parse().is_ok_and(|arch: Arch| arch.family == Family::Mgn) {
-            (config.model.height, config.model.image_width) = (384, 128);
-            config.model.pool = Pool::Max;
-            config.schedule.epochs = 450;
-            config.schedule.kind = ScheduleKind::MultiStep;
-            config.schedule.milestones = vec![320, 360, 400];
-            config.loss.triplet_margin = 1.2;
+        match (Arch::new(arch, task).map(|arch| arch.family), task) {
+            (Ok(Family::Mgn), _) => published(&mut config),
+            (_, Task::Classify) => classification(&mut config),
+            _ => {}
+        }
+        if Arch::new(arch, task).is_ok_and(|arch| arch.backbone.for_small_images()) {
+            config.for_small_images();
+            config.ptl.stages = vec![1, 2, 3];
         }
         config
     }
+
+    /// Images of 32 pixels, whose objects fill them.
+    pub(super) fn for_small_images(&mut self) {
+        (self.model.height, self.model.image_width) = (32, 32);
+        self.model.stem = StemKind::Cifar;
+        self.model.last_stride = 2;
+        self.augment.crop = Crop::Squeeze;
+        self.augment.pad = 4;
+    }
+}
+
+fn published(config: &mut Config) {
+    (config.model.height, config.model.image_width) = (384, 128);
+    config.model.pool = Pool::Max;
+    config.schedule.epochs = 450;
+    config.schedule.kind = ScheduleKind::MultiStep;
+    config.schedule.milestones = vec![320, 360, 400];
+    config.loss.triplet_margin = 1.2;
+}
+
+/// Fine-tuning of a classifier that was trained on ImageNet.
+fn classification(config: &mut Config) {
+    (config.model.height, config.model.image_width) = (224, 224);
+    config.model.last_stride = 2;
+    let augment = &mut config.augment;
+    augment.crop = Crop::RandomResized;
+    augment.random_erasing = 0.0;
+    augment.interpolation = Interpolation::Bilinear;
+    config.optim.kind = OptimKind::Sgd;
+    config.optim.lr = 0.01;
+    config.optim.weight_decay = 1e-4;
+    config.optim.amsgrad = false;
+    config.schedule.epochs = 30;
+    config.schedule.warmup_epochs = 1;
+    config.loss.label_smoothing = 0.1;
+    config.train.eval_every = 1;
+    config.eval.flip = false;
 }

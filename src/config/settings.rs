@@ -2,6 +2,7 @@
 
 use toml::Value;
 
+use crate::data::DatasetKind;
 use crate::nn::Arch;
 
 /// One setting.
@@ -42,20 +43,14 @@ const fn long(path: &'static str, kind: Kind, help: &'static str) -> Setting {
 
 use Kind::{Choice, Count, Counts, Pair, Path, Real, Switch};
 
-/// Data sets with a name, as [`DatasetKind`](crate::data::DatasetKind) has them.
-const DATASETS: &[&str] = &[
-    "auto",
-    "market1501",
-    "dukemtmcreid",
-    "msmt17",
-    "cuhk03-np-detected",
-    "cuhk03-np-labeled",
-    "cuhk03-classic-detected",
-    "cuhk03-classic-labeled",
-];
-
 /// Every setting, section by section; a test holds it against the fields of [`Config`](super::Config).
 pub const SETTINGS: &[Setting] = &[
+    short(
+        "task",
+        "task",
+        Choice(&["reid", "classify"]),
+        "reid learns identities, classify classes of images; each brings defaults of its own, classify: SGD at 0.01 for 30 epochs, 224x224, random resized crops, smoothing 0.1",
+    ),
     short("seed", "seed", Count, "Seed of everything drawn at random"),
     short("threads", "threads", Count, "Threads that compute; 0 takes all cores (results are the same)"),
     short(
@@ -76,6 +71,12 @@ pub const SETTINGS: &[Setting] = &[
     short("model.width", "width", Real, "Multiplier of the backbone's channel counts"),
     short("model.height", "height", Count, "Input height in pixels"),
     short("model.image_width", "image-width", Count, "Input width in pixels"),
+    short(
+        "model.stem",
+        "stem",
+        Choice(&["imagenet", "cifar"]),
+        "How images enter: 7x7 stride 2 and max pool, or for small images 3x3 stride 1 (fixed for mgn* and cifar-*)",
+    ),
     short("model.last_stride", "last-stride", Count, "Stride of the backbone's last stage, 1 or 2 (fixed for mgn*)"),
     short(
         "model.embedding",
@@ -84,8 +85,19 @@ pub const SETTINGS: &[Setting] = &[
         "Length of the embedding; 0: the pooled vector itself, for mgn* 256 x width for each of its eight",
     ),
     short("model.pool", "pool", Choice(&["avg", "max"]), "Global pooling (max for mgn*)"),
-    short("ptl.stages", "stages", Counts, "Stages (1 to 4) with a BConv-Cell beside them (all for mgn*)"),
+    short(
+        "ptl.stages",
+        "ptl-stages",
+        Counts,
+        "Stages (1 to 4, to 3 for cifar-*) with a BConv-Cell beside them (all for mgn*)",
+    ),
     short("ptl.cell_width", "cell-width", Real, "Width of the cells, relative to the default"),
+    short(
+        "ptl.cell_channels",
+        "cell-channels",
+        Counts,
+        "Channels of the cell beside each of --ptl-stages; none: by --cell-width (not for mgn*)",
+    ),
     short(
         "ptl.state_policy",
         "state-policy",
@@ -100,20 +112,44 @@ pub const SETTINGS: &[Setting] = &[
     ),
     short("ptl.state_init", "state-init", Choice(&["zeros", "normal"]), "What a state holds after a reset"),
     short("data.root", "data", Path, "Folder of the data set, or the one that its download unpacks into"),
-    short("data.kind", "dataset", Choice(DATASETS), "Which data set --data is; auto goes by the layout"),
+    short("data.kind", "dataset", Choice(DatasetKind::NAMES), "Which data set --data is; auto goes by the layout"),
     short("data.target", "target", Path, "Another data set to evaluate on"),
-    short("data.target_kind", "target-dataset", Choice(DATASETS), "Which data set --target is"),
+    short("data.target_kind", "target-dataset", Choice(DatasetKind::NAMES), "Which data set --target is"),
     short("data.msmt17_val", "msmt17-val", Switch, "MSMT17: train on list_val.txt too"),
     short("data.split", "split", Count, "CUHK03 classic: the split, from 0"),
+    short(
+        "data.val_share",
+        "val-share",
+        Real,
+        "Classes without a split of their own: share of each class kept for validation",
+    ),
     short("data.skip_broken", "skip-broken", Switch, "Leave broken images out, with a warning"),
     long("data.cache_mb", Count, "Memory for decoded images, MiB"),
     long("augment.flip", Real, "Probability of mirroring"),
     long("augment.pad", Count, "Pixels added on each side before a random crop"),
     long("augment.random_erasing", Real, "Probability of erasing a rectangle"),
     long("augment.interpolation", Choice(&["bicubic", "bilinear"]), "Filter used to resize"),
+    short(
+        "augment.crop",
+        "crop",
+        Choice(&["squeeze", "center", "random-resized"]),
+        "Part of an image that is seen: all, the middle, or a random part (in evaluation the middle)",
+    ),
+    long("augment.crop_scale", Pair, "random-resized: least and largest share of the area"),
+    long("augment.crop_ratio", Pair, "random-resized: least and largest width / height"),
+    long("augment.brightness", Real, "Colour jitter: brightness times 1 - this to 1 + this"),
+    long("augment.contrast", Real, "Colour jitter: contrast times 1 - this to 1 + this"),
+    long("augment.saturation", Real, "Colour jitter: saturation times 1 - this to 1 + this"),
+    long("augment.hue", Real, "Colour jitter: hue turned by up to this share of the circle, at most 0.5"),
+    short("augment.rand_ops", "rand-ops", Count, "RandAugment: operations for each image, 2 as published; 0 for none"),
+    short("augment.rand_magnitude", "rand-magnitude", Count, "RandAugment: strength, 0 to 30"),
+    short("augment.mixup", "mixup", Real, "Alpha of mixup (classify); 0 does not mix"),
+    short("augment.cutmix", "cutmix", Real, "Alpha of CutMix (classify); 0 does not mix"),
     short("sampler.ids", "ids", Count, "P: identities in a batch"),
     short("sampler.images", "images", Count, "K: images of each identity in a batch"),
     short("sampler.passes", "passes", Count, "Times each identity is visited in an epoch"),
+    short("sampler.batch", "batch", Count, "classify: images in a batch"),
+    short("sampler.balanced", "balanced", Switch, "classify: draw every class as often as the others"),
     short("optim.kind", "optim", Choice(&["adam", "adamw", "sgd"]), "Update rule"),
     short("optim.lr", "lr", Real, "Base learning rate"),
     long("optim.betas", Pair, "Adam, AdamW: decay of the two moments"),
@@ -130,6 +166,13 @@ pub const SETTINGS: &[Setting] = &[
     short("optim.clip_norm", "clip-norm", Real, "Largest L2 norm of the gradient; 0 does not clip"),
     short("optim.ptl_lr", "ptl-lr", Real, "Multiplier of the learning rate in the PTL branch"),
     short("optim.head_lr", "head-lr", Real, "Multiplier of the learning rate in reduction, neck and classifier"),
+    short("optim.backbone_lr", "backbone-lr", Real, "Multiplier of the learning rate in the pre-trained part"),
+    short(
+        "optim.layer_decay",
+        "layer-decay",
+        Real,
+        "Multiplier of the pre-trained part's rate for each stage from the last towards the image",
+    ),
     short("schedule.epochs", "epochs", Count, "Epochs to train"),
     short(
         "schedule.kind",
@@ -153,9 +196,24 @@ pub const SETTINGS: &[Setting] = &[
     long("train.checkpoint_every", Count, "Epochs between checkpoints"),
     short("train.eval_every", "eval-every", Count, "Epochs between evaluations; 0 evaluates at the end only"),
     long("train.log_every", Count, "Steps between two lines of metrics"),
+    short(
+        "train.accumulate",
+        "accumulate",
+        Count,
+        "Batches whose gradients are averaged for one step; latent states move with every batch",
+    ),
+    short("train.ema", "ema", Real, "Decay of the moving average of weights that is evaluated and saved; 0 for none"),
+    short(
+        "train.patience",
+        "patience",
+        Count,
+        "End after that many evaluations (--eval-every) without a better one, with the best weights; 0: never",
+    ),
+    short("train.keep_head", "keep-head", Switch, "Keep the classifier of --init, for the same classes"),
     short("train.max_steps", "max-steps", Count, "Stop after that many steps"),
-    long("eval.flip", Switch, "Add the feature of the mirrored image"),
+    long("eval.flip", Switch, "Add the feature, or the prediction, of the mirrored image"),
     short("eval.batch", "eval-batch", Count, "Images in a batch"),
+    long("eval.crop_share", Real, "The middle's share of the shorter side, where the middle is taken"),
     short(
         "eval.rerank",
         "rerank",
@@ -194,8 +252,8 @@ impl Setting {
     /// Whether it says what the network is, apart from the size of its input: a trained model cannot change it.
     pub fn makes_network(&self) -> bool {
         let input = ["model.height", "model.image_width"];
-        let branch = ["ptl.stages", "ptl.cell_width"];
-        (self.section() == "model" && !input.contains(&self.path)) || branch.contains(&self.path)
+        let branch = ["ptl.stages", "ptl.cell_width", "ptl.cell_channels"];
+        self.path == "task" || (self.section() == "model" && !input.contains(&self.path)) || branch.contains(&self.path)
     }
 
     /// `optim` of `optim.lr`; empty at the top.

@@ -1,8 +1,8 @@
 //! Settings that cannot work, refused before any long work starts.
 
-use super::{Config, OptimKind, ScheduleKind};
+use super::{Config, Crop, OptimKind, ScheduleKind, Task};
 use crate::eval::rerank::{RerankOptions, RerankVariant};
-use crate::nn::{self, Arch, Family, Pool};
+use crate::nn::{self, Family, Pool, StemKind};
 use crate::{Error, Result};
 
 impl Config {
@@ -18,23 +18,37 @@ impl Config {
 
     fn validate_network(&self) -> Result<()> {
         let m = &self.model;
-        let arch: Arch = m.arch.parse()?;
+        let arch = self.arch()?;
         check("model.width", m.width, (0.02..=16.0).contains(&m.width), "choose from 0.02 to 16")?;
         for (setting, pixels) in [("model.height", m.height), ("model.image_width", m.image_width)] {
             check(setting, pixels, (16..=4096).contains(&pixels), "choose from 16 to 4096 pixels")?;
         }
         check("model.last_stride", m.last_stride, matches!(m.last_stride, 1 | 2), "choose 1 or 2")?;
-        nn::check_image_size(arch, [m.height, m.image_width], m.last_stride)?;
+        nn::check_image_size(arch, [m.height, m.image_width], m.stem, m.last_stride)?;
         check("model.embedding", m.embedding, m.embedding <= 1 << 16, "choose at most 65536")?;
-        let stages = &self.ptl.stages;
+        let classifier = arch.family == Family::Classifier;
+        check("model.embedding", m.embedding, !classifier || m.embedding == 0, "a classifier has none")?;
+        let small = arch.backbone.for_small_images();
+        check("model.stem", "imagenet", !small || m.stem == StemKind::Cifar, "cifar-* take small images: cifar")?;
+        let (stages, last) = (&self.ptl.stages, arch.backbone.stages());
+        let ascending = !stages.is_empty() && stages.is_sorted_by(|a, b| a < b);
         check(
             "ptl.stages",
             format!("{stages:?}"),
-            !stages.is_empty() && stages.is_sorted_by(|a, b| a < b) && stages.iter().all(|s| (1..=4).contains(s)),
-            "name one or more of the stages 1 to 4 in ascending order (or take an arch without -ptl)",
+            ascending && stages.iter().all(|s| (1..=last).contains(s)),
+            &format!("name one or more of the stages 1 to {last} in ascending order (or take an arch without -ptl)"),
+        )?;
+        let cells = &self.ptl.cell_channels;
+        let one_each = cells.len() == stages.len() && cells.iter().all(|c| (1..=1 << 14).contains(c));
+        check(
+            "ptl.cell_channels",
+            format!("{cells:?}"),
+            cells.is_empty() || (one_each && arch.family != Family::Mgn),
+            "name from 1 to 16384 channels for each of --ptl-stages (mgn: --cell-width only)",
         )?;
         if arch.family == Family::Mgn {
             check("model.pool", "avg", m.pool == Pool::Max, "mgn pools by maximum")?;
+            check("model.stem", "cifar", m.stem == StemKind::Imagenet, "mgn has that of ImageNet's networks")?;
             check(
                 "model.last_stride",
                 m.last_stride,
@@ -59,7 +73,33 @@ impl Config {
         }
         let side = self.model.height.min(self.model.image_width);
         check("augment.pad", a.pad, a.pad < side, "choose less than the shorter side of the input")?;
+        let between = |[low, high]: [f32; 2], least: f32, most: f32| least < low && low <= high && high <= most;
+        let scale = format!("{:?}", a.crop_scale);
+        check("augment.crop_scale", scale, between(a.crop_scale, 0.0, 1.0), "two shares, the smaller first")?;
+        let ratio = format!("{:?}", a.crop_ratio);
+        check("augment.crop_ratio", ratio, between(a.crop_ratio, 0.0, 100.0), "two numbers, the smaller first")?;
+        for (setting, x) in [
+            ("augment.brightness", a.brightness),
+            ("augment.contrast", a.contrast),
+            ("augment.saturation", a.saturation),
+        ] {
+            check(setting, x, (0.0..=1.0).contains(&x), "choose from 0 to 1")?;
+        }
+        check("augment.hue", a.hue, (0.0..=0.5).contains(&a.hue), "choose from 0 to 0.5")?;
+        check("augment.rand_ops", a.rand_ops, a.rand_ops <= 14, "choose at most 14")?;
+        check("augment.rand_magnitude", a.rand_magnitude, a.rand_magnitude <= 30, "choose at most 30")?;
+        for (setting, alpha) in [("augment.mixup", a.mixup), ("augment.cutmix", a.cutmix)] {
+            check(setting, alpha, (0.0..=100.0).contains(&alpha), "choose from 0 to 100")?;
+            check(setting, alpha, alpha == 0.0 || self.task == Task::Classify, "identities are not mixed")?;
+        }
+        let share = self.eval.crop_share;
+        check("eval.crop_share", share, share > 0.0 && share <= 1.0, "choose more than 0 and at most 1")?;
+        let reid = self.task == Task::Reid;
+        check("augment.crop", "(given)", !reid || a.crop == Crop::Squeeze, "people are seen whole: squeeze")?;
         let s = &self.sampler;
+        check("sampler.batch", s.batch, (2..=1 << 16).contains(&s.batch), "choose from 2 to 65536")?;
+        let share = self.data.val_share;
+        check("data.val_share", share, share > 0.0 && share < 1.0, "choose more than 0 and less than 1")?;
         check(
             "sampler.ids",
             s.ids,
@@ -89,6 +129,7 @@ impl Config {
             ("optim.clip_norm", o.clip_norm),
             ("optim.ptl_lr", o.ptl_lr),
             ("optim.head_lr", o.head_lr),
+            ("optim.backbone_lr", o.backbone_lr),
             ("loss.triplet_margin", self.loss.triplet_margin),
             ("loss.triplet_weight", self.loss.triplet_weight),
             ("loss.ce_weight", self.loss.ce_weight),
@@ -96,6 +137,10 @@ impl Config {
         for (setting, x) in factors {
             check(setting, x, x.is_finite() && x >= 0.0, "choose a number of at least 0")?;
         }
+        let decay = o.layer_decay;
+        check("optim.layer_decay", decay, decay > 0.0 && decay <= 1.0, "choose more than 0 and at most 1")?;
+        let ce = self.loss.ce_weight;
+        check("loss.ce_weight", ce, ce > 0.0 || self.task == Task::Reid, "nothing else trains a classifier")?;
         let weights = [self.loss.ce_weight, self.loss.triplet_weight];
         check("loss.ce_weight", 0, weights != [0.0, 0.0], "the triplet loss has weight 0 too, so nothing would train")?;
         let smoothing = self.loss.label_smoothing;
@@ -119,6 +164,11 @@ impl Config {
         let every = self.train.checkpoint_every;
         check("train.checkpoint_every", every, every >= 1, "choose at least 1")?;
         check("train.log_every", self.train.log_every, self.train.log_every >= 1, "choose at least 1")?;
+        let t = &self.train;
+        check("train.accumulate", t.accumulate, (1..=4096).contains(&t.accumulate), "choose from 1 to 4096")?;
+        check("train.ema", t.ema, (0.0..1.0).contains(&t.ema), "choose from 0 to below 1")?;
+        let evaluates = t.patience == 0 || t.eval_every > 0;
+        check("train.patience", t.patience, evaluates, "it counts evaluations: set --eval-every too")?;
         check("train.max_steps", 0, self.train.max_steps != Some(0), "choose at least 1")
     }
 }
@@ -133,19 +183,20 @@ fn check(setting: &str, value: impl ToString, holds: bool, reason: &str) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::Arch;
 
     #[test]
     fn recipes_work() {
-        assert_eq!(Config::recipe("resnet50-ptl"), Config::default());
+        assert_eq!(Config::recipe(Task::Reid, "resnet50-ptl"), Config::default());
         for arch in Arch::NAMES {
-            Config::recipe(arch).validate().unwrap();
+            Config::recipe(Task::Reid, arch).validate().unwrap();
         }
     }
 
     /// Yu et al. (2019): epochs count from 1, the rate drops at the start of 320, 360 and 400.
     #[test]
     fn the_published_recipe() {
-        let config = Config::recipe("mgn-ptl");
+        let config = Config::recipe(Task::Reid, "mgn-ptl");
         let schedule = config.schedule.per_step(187);
         let rate = |epoch: u64| schedule.lr(config.optim.lr, (epoch - 1) * 187);
         for (epoch, want) in [(1, 2e-4), (319, 2e-4), (320, 2e-5), (359, 2e-5), (360, 2e-6), (400, 2e-7), (450, 2e-7)] {
@@ -217,7 +268,7 @@ mod tests {
             ("model.last_stride", |c| c.model.last_stride = 2),
             ("ptl.stages", |c| c.ptl.stages = vec![3, 4]),
         ] {
-            let mut config = Config::recipe("mgn-ptl");
+            let mut config = Config::recipe(Task::Reid, "mgn-ptl");
             change(&mut config);
             let error = config.validate().unwrap_err().to_string();
             assert!(error.starts_with(&format!("{setting} = ")), "{setting}: {error}");

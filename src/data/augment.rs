@@ -95,10 +95,9 @@ fn normalized() -> &'static [[f32; 256]; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Interpolation;
     use crate::rng::{Purpose, stream};
 
-    const NOTHING: Augment = Augment { flip: 0.0, pad: 0, random_erasing: 0.0, interpolation: Interpolation::Bicubic };
+    const NOTHING: Augment = Augment::NONE;
     const SMALL: [usize; 2] = [8, 4];
 
     fn ramp() -> Vec<u8> {

@@ -192,7 +192,7 @@ mod tests {
             })
             .collect();
         let transform = Transform { height: 8, width: 4, interpolation: Interpolation::Bicubic };
-        let augment = Augment { flip: 0.5, pad: 3, random_erasing: 0.5, interpolation: Interpolation::Bicubic };
+        let augment = Augment { flip: 0.5, pad: 3, random_erasing: 0.5, ..Augment::NONE };
         let order = [vec![5, 0], vec![1, 2], vec![3, 4], vec![0, 5]];
         let load = |workers, first, seed| -> Vec<Batch> {
             let options = LoaderOptions { transform, augment: Some(augment.clone()), seed, epoch: 1, workers };

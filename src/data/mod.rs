@@ -5,10 +5,12 @@
 
 mod augment;
 mod batch;
+mod classes;
 mod dataset;
 mod folder;
 mod loader;
 mod resample;
+mod sample;
 mod sampler;
 mod sets;
 pub mod synth;
@@ -16,9 +18,11 @@ mod transforms;
 
 pub use augment::{Drawn, MEAN, STD};
 pub use batch::Batch;
+pub use classes::ClassDataset;
 pub use dataset::{Dataset, ImageRecord, Protocol};
 pub use folder::list_images;
 pub use loader::{ImageCache, Loader, LoaderOptions};
+pub use sample::{ImageSource, PackedImages, Sample};
 pub use sampler::IdentitySampler;
 pub(crate) use sets::parse_name;
 pub use sets::{CLASSIC_FILE, ClassicSplits, DatasetKind, LoadOptions, Subsets, Verdict, load};

@@ -8,7 +8,7 @@ use crate::data::DatasetKind;
 use crate::device::Device;
 use crate::graph::{Graph, Mode};
 use crate::latent_state::{EvalState, LatentStates};
-use crate::nn::{Arch, Network};
+use crate::nn::Network;
 use crate::run_dir::RunDir;
 use crate::shape::Shape;
 use crate::store::Store;
@@ -93,9 +93,9 @@ fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize,
         return Err(bad(reason.into()));
     }
     let config = Config::load_recipe(DEFAULT_ARCH, None, flags)?;
-    let arch: Arch = config.model.arch.parse()?;
+    let arch = config.arch()?;
     // The rows of a classifier's weight.
-    let heads = file.names().into_iter().filter(|name| arch.is_identity_head(name));
+    let heads = file.names().into_iter().filter(|name| arch.is_head(name));
     let rows =
         heads.filter_map(|name| file.shape(&name).filter(|shape| shape.len() >= 2).map(|shape| (name, shape[0])));
     let rows: Vec<(String, usize)> = rows.collect();

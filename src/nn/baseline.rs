@@ -2,24 +2,13 @@
 //!
 //! Names: `backbone.*` (torchvision's), `ptl.*`, `reduction.*` (optional), `bottleneck.*` (the BN neck), `classifier.weight`.
 
-use serde::{Deserialize, Serialize};
-
 use super::{
-    Architecture, BatchNorm2d, Init, Linear, Network, Outputs, PtlBranch, PtlConfig, ResNet, ResNetConfig, Scope,
+    Architecture, BatchNorm2d, Init, Linear, Network, Outputs, Pool, PtlBranch, PtlConfig, ResNet, ResNetConfig, Scope,
+    StemKind,
 };
 use crate::Result;
 use crate::graph::{Graph, Var};
-use crate::op;
 use crate::store::Store;
-
-/// How a feature map becomes a vector.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pool {
-    #[default]
-    Avg,
-    Max,
-}
 
 /// What a baseline is made of.
 #[derive(Clone, Debug)]
@@ -27,6 +16,7 @@ pub struct BaselineConfig {
     pub architecture: Architecture,
     /// Channels of the stem, 64 as published.
     pub base: usize,
+    pub stem: StemKind,
     pub last_stride: usize,
     /// Length of a linear embedding, or 0 for the pooled vector itself.
     pub embedding: usize,
@@ -58,6 +48,7 @@ impl Baseline {
         let backbone_config = ResNetConfig {
             architecture: config.architecture,
             base: config.base,
+            stem: config.stem,
             last_stride: config.last_stride,
             classes: None,
         };
@@ -66,7 +57,7 @@ impl Baseline {
             Some(ptl) => Some(PtlBranch::new(root.child("ptl"), &backbone_config, ptl)?),
             None => None,
         };
-        let pooled = backbone_config.stage_channels(4) + ptl.as_ref().map_or(0, PtlBranch::out_channels);
+        let pooled = backbone_config.out_channels() + ptl.as_ref().map_or(0, PtlBranch::out_channels);
         let reduction = (config.embedding > 0)
             .then(|| Linear::new(&mut root.child("reduction"), [pooled, config.embedding], true, Init::KaimingFanIn));
         let dim = if config.embedding > 0 { config.embedding } else { pooled };
@@ -85,21 +76,7 @@ impl Baseline {
 
 impl Network for Baseline {
     fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Outputs> {
-        let pool = |g: &mut Graph, x: Var| match self.pool {
-            Pool::Avg => op::global_avg_pool(g, x),
-            Pool::Max => op::global_max_pool(g, x),
-        };
-        let mut embedding = match &self.ptl {
-            None => {
-                let x = self.backbone.features(g, store, images)?;
-                pool(g, x)?
-            }
-            Some(ptl) => {
-                let (x, cell) = ptl.forward(g, store, &self.backbone, images)?;
-                let (x, cell) = (pool(g, x)?, pool(g, cell)?);
-                op::concat(g, &[x, cell])?
-            }
-        };
+        let mut embedding = super::ptl::pooled(&self.backbone, self.ptl.as_ref(), self.pool, g, store, images)?;
         if let Some(reduction) = &self.reduction {
             embedding = reduction.forward(g, store, embedding)?;
         }

@@ -31,23 +31,30 @@ pub struct Scope<'a> {
     prefix: String,
     seed: u64,
     group: Group,
+    stage: usize,
 }
 
 impl<'a> Scope<'a> {
     /// The root scope: names without prefix.
     pub fn root(store: &'a mut Store, seed: u64) -> Scope<'a> {
-        Scope { store, prefix: String::new(), seed, group: Group::Head }
+        Scope { store, prefix: String::new(), seed, group: Group::Head, stage: 0 }
     }
 
     /// The scope `prefix.name`.
     pub fn child(&mut self, name: impl std::fmt::Display) -> Scope<'_> {
         let prefix = self.path(name);
-        Scope { store: self.store, prefix, seed: self.seed, group: self.group }
+        Scope { store: self.store, prefix, seed: self.seed, group: self.group, stage: self.stage }
     }
 
     /// The same scope for parameters of another group.
     pub fn in_group(mut self, group: Group) -> Scope<'a> {
         self.group = group;
+        self
+    }
+
+    /// The same scope for parameters of that stage of a backbone.
+    pub fn at_stage(mut self, stage: usize) -> Scope<'a> {
+        self.stage = stage;
         self
     }
 
@@ -78,6 +85,7 @@ impl<'a> Scope<'a> {
             }
         };
         let id = self.store.add_param(name, shape, layout, self.group);
+        self.store.params[id.0].stage = self.stage;
         let param = self.store.param(id).clone();
         param.from_torch(&torch, self.store.value_mut(id));
         id

@@ -15,7 +15,7 @@
 
 use super::{
     Architecture, BatchNorm2d, Block, Conv2d, Init, Linear, MgnCells, Network, Outputs, ResNet, ResNetConfig, Scope,
-    Stage, Stem,
+    Stage, Stem, StemKind,
 };
 use crate::Result;
 use crate::graph::{Graph, Var};
@@ -88,7 +88,8 @@ impl Mgn {
     /// Registers the network in `store` with start values drawn from `seed`.
     pub fn new(store: &mut Store, config: &MgnConfig, seed: u64) -> Mgn {
         let &MgnConfig { architecture, base, embedding, cell_width, classes } = config;
-        let resnet = |last_stride, classes| ResNetConfig { architecture, base, last_stride, classes };
+        let resnet =
+            |last_stride, classes| ResNetConfig { architecture, base, stem: StemKind::Imagenet, last_stride, classes };
         let mut root = Scope::root(store, seed);
 
         let cells = cell_width.map(|width| MgnCells::new(root.child("ptl"), &resnet(2, None), width));
@@ -100,7 +101,7 @@ impl Mgn {
             Branch::new(root.child(name).in_group(Group::Branches), &resnet(last_stride, None))
         });
 
-        let pooled = resnet(2, None).stage_channels(4) + cells.as_ref().map_or(0, MgnCells::out_channels);
+        let pooled = resnet(2, None).out_channels() + cells.as_ref().map_or(0, MgnCells::out_channels);
         let mut scope = root.child("reduction");
         let sizes = [pooled, embedding];
         let mut conv = Conv2d::new(&mut scope.child(0), sizes, 1, 1, 0, Init::KaimingFanIn);
@@ -128,10 +129,15 @@ impl Trunk {
         let blocks = config.architecture.blocks();
         let sizes = [config.stage_input(3), config.base << 2];
         Trunk {
-            stem: Stem::new(&mut scope, ["0", "1"], config.base),
+            stem: Stem::new(&mut scope, ["0", "1"], config.stem, config.base),
             layer1: Stage::new(&mut scope.child(4), config, 1, 0..blocks[0]),
             layer2: Stage::new(&mut scope.child(5), config, 2, 0..blocks[1]),
-            layer3_0: Block::new(&mut scope.child(6), config.architecture.bottleneck(), sizes, config.stage_stride(3)),
+            layer3_0: Block::new(
+                &mut scope.child(6).at_stage(3),
+                config.architecture.bottleneck(),
+                sizes,
+                config.stage_stride(3),
+            ),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod baseline;
 mod bconv_cell;
+mod classifier;
 mod fuse;
 mod init;
 mod layers;
@@ -11,13 +12,14 @@ mod network;
 mod ptl;
 mod resnet;
 
-pub use baseline::{Baseline, BaselineConfig, Pool};
+pub use baseline::{Baseline, BaselineConfig};
 pub use bconv_cell::BConvCell;
+pub use classifier::{Classifier, ClassifierConfig};
 use fuse::Fuse;
 pub use init::{Init, Scope};
 pub use layers::{BatchNorm2d, Conv2d, Linear};
 pub use mgn::{Mgn, MgnConfig};
 pub use mgn_ptl::MgnCells;
 pub use network::{Arch, Family, Network, NetworkConfig, Outputs, check_image_size};
-pub use ptl::{PtlBranch, PtlConfig};
-pub use resnet::{Architecture, Block, ResNet, ResNetConfig, Stage, Stem};
+pub use ptl::{Pool, PtlBranch, PtlConfig};
+pub use resnet::{Architecture, Block, ResNet, ResNetConfig, Stage, Stem, StemKind};

@@ -1,14 +1,17 @@
 //! What training and evaluation ask of a network, and the names of the networks there are.
 
 use std::fmt;
-use std::str::FromStr;
 
-use super::{Architecture, Baseline, BaselineConfig, Mgn, MgnConfig, Pool, PtlConfig};
+use super::{
+    Architecture, Baseline, BaselineConfig, Classifier, ClassifierConfig, Mgn, MgnConfig, Pool, PtlConfig,
+    ResNetConfig, StemKind,
+};
+use crate::config::Task;
 use crate::graph::{Graph, Var};
 use crate::store::Store;
 use crate::{Error, Result};
 
-/// A network for re-identification, whose parameters stand in a [`Store`].
+/// A network whose parameters stand in a [`Store`].
 pub trait Network: fmt::Debug + Send + Sync {
     /// Records the network on `images` `[n, h, w, 3]`.
     ///
@@ -23,11 +26,11 @@ pub trait Network: fmt::Debug + Send + Sync {
 /// Recorded outputs of a network.
 #[derive(Clone, Debug)]
 pub struct Outputs {
-    /// `[n, 1, 1, d]` each: for triplet losses, whose mean counts.
+    /// `[n, 1, 1, d]` each: for triplet losses, whose mean counts. A classifier has none.
     pub embeddings: Vec<Var>,
     /// `[n, 1, 1, classes]` each: for cross-entropies, whose mean counts.
     pub logits: Vec<Var>,
-    /// The retrieval feature, `[n, 1, 1, d]`.
+    /// The retrieval feature, or what a classifier decides by, `[n, 1, 1, d]`.
     pub feature: Var,
 }
 
@@ -38,6 +41,8 @@ pub enum Family {
     Baseline,
     /// The multiple granularity network.
     Mgn,
+    /// A ResNet as torchvision has it.
+    Classifier,
 }
 
 /// A network's name, taken apart.
@@ -51,48 +56,56 @@ pub struct Arch {
 
 impl Arch {
     /// All names; the one with BConv-Cells ends in `-ptl`.
-    pub const NAMES: [&str; 12] = [
+    pub const NAMES: [&str; 18] = [
         "resnet18",
         "resnet34",
         "resnet50",
         "resnet101",
+        "cifar-resnet20",
+        "cifar-resnet32",
+        "cifar-resnet56",
         "mgn",
         "mgn-resnet101",
         "resnet18-ptl",
         "resnet34-ptl",
         "resnet50-ptl",
         "resnet101-ptl",
+        "cifar-resnet20-ptl",
+        "cifar-resnet32-ptl",
+        "cifar-resnet56-ptl",
         "mgn-ptl",
         "mgn-resnet101-ptl",
     ];
 
-    /// Whether the tensor `name` belongs to an identity classifier: those start afresh for other identities.
-    pub fn is_identity_head(self, name: &str) -> bool {
+    /// Takes the name of a network for `task` apart.
+    ///
+    /// # Errors
+    /// There is none of that name, or not for that task.
+    pub fn new(name: &str, task: Task) -> Result<Arch> {
+        let refuse = |reason: String| Error::Setting { setting: "model.arch".into(), value: name.into(), reason };
+        if !Arch::NAMES.contains(&name) {
+            return Err(refuse(format!("known are {}", Arch::NAMES.join(", "))));
+        }
+        let (plain, ptl) = name.strip_suffix("-ptl").map_or((name, false), |plain| (plain, true));
+        let (family, backbone) = match (plain.strip_prefix("mgn"), task) {
+            (Some(_), Task::Classify) => {
+                return Err(refuse("mgn is for re-identification: name a resnet to classify with".into()));
+            }
+            (Some(""), _) => (Family::Mgn, Architecture::ResNet50),
+            (Some(backbone), _) => (Family::Mgn, backbone.trim_start_matches('-').parse()?),
+            (None, Task::Reid) => (Family::Baseline, plain.parse()?),
+            (None, Task::Classify) => (Family::Classifier, plain.parse()?),
+        };
+        Ok(Arch { family, backbone, ptl })
+    }
+
+    /// Whether the tensor `name` belongs to the classifier: those start afresh for other identities or classes.
+    pub fn is_head(self, name: &str) -> bool {
         match self.family {
             Family::Baseline => name == "classifier.weight",
             Family::Mgn => name.starts_with("fc_id_"),
+            Family::Classifier => name.starts_with("fc."),
         }
-    }
-}
-
-impl FromStr for Arch {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Arch> {
-        if !Arch::NAMES.contains(&name) {
-            return Err(Error::Setting {
-                setting: "model.arch".into(),
-                value: name.into(),
-                reason: format!("known are {}", Arch::NAMES.join(", ")),
-            });
-        }
-        let (plain, ptl) = name.strip_suffix("-ptl").map_or((name, false), |plain| (plain, true));
-        let (family, backbone) = match plain.strip_prefix("mgn") {
-            Some("") => (Family::Mgn, Architecture::ResNet50),
-            Some(backbone) => (Family::Mgn, backbone.trim_start_matches('-').parse()?),
-            None => (Family::Baseline, plain.parse()?),
-        };
-        Ok(Arch { family, backbone, ptl })
     }
 }
 
@@ -102,7 +115,9 @@ pub struct NetworkConfig {
     pub arch: Arch,
     /// Width multiplier; 1 is the published network.
     pub width: f32,
-    /// Stride of the last stage (baseline).
+    /// How images enter (not for MGN).
+    pub stem: StemKind,
+    /// Stride of the last stage (not for MGN).
     pub last_stride: usize,
     /// Length of the embedding. Baseline: 0 takes the pooled vector itself. MGN: of each of the eight; 0 takes 256 times
     /// the width.
@@ -111,7 +126,7 @@ pub struct NetworkConfig {
     pub pool: Pool,
     /// The BConv-Cells, where `arch` has them.
     pub cells: PtlConfig,
-    /// Training identities.
+    /// Training identities, or classes.
     pub classes: usize,
 }
 
@@ -121,27 +136,33 @@ impl NetworkConfig {
     /// # Errors
     /// Settings that make no network.
     pub fn build(&self, store: &mut Store, seed: u64) -> Result<Box<dyn Network>> {
-        let base = (64.0 * self.width).round();
+        let published = self.arch.backbone.base();
+        let base = (published as f32 * self.width).round();
         if !(1.0..=1024.0).contains(&base) {
             return Err(Error::Setting {
                 setting: "model.width".into(),
                 value: self.width.to_string(),
-                reason: "the stem has 64 channels times this: choose from 0.02 to 16".into(),
+                reason: format!("the stem has {published} channels times this: choose from 1 to 1024"),
             });
         }
         if !(1..=1 << 24).contains(&self.classes) {
             return Err(Error::Setting {
-                setting: "identities".into(),
+                setting: "classes".into(),
                 value: self.classes.to_string(),
                 reason: "a classifier has from 1 to 16777216".into(),
             });
         }
         let (base, classes, architecture) = (base as usize, self.classes, self.arch.backbone);
+        let ptl = self.arch.ptl.then(|| self.cells.clone());
+        let (stem, last_stride) = (self.stem, self.last_stride);
         Ok(match self.arch.family {
+            Family::Classifier => {
+                let backbone = ResNetConfig { architecture, base, stem, last_stride, classes: None };
+                Box::new(Classifier::new(store, &ClassifierConfig { backbone, pool: self.pool, ptl, classes }, seed)?)
+            }
             Family::Baseline => {
-                let ptl = self.arch.ptl.then(|| self.cells.clone());
-                let (last_stride, embedding, pool) = (self.last_stride, self.embedding, self.pool);
-                let config = BaselineConfig { architecture, base, last_stride, embedding, pool, ptl, classes };
+                let (embedding, pool) = (self.embedding, self.pool);
+                let config = BaselineConfig { architecture, base, stem, last_stride, embedding, pool, ptl, classes };
                 Box::new(Baseline::new(store, &config, seed)?)
             }
             Family::Mgn => {
@@ -157,9 +178,12 @@ impl NetworkConfig {
 ///
 /// # Errors
 /// [`Error::Setting`] says of what both sides must be multiples.
-pub fn check_image_size(arch: Arch, [h, w]: [usize; 2], last_stride: usize) -> Result<()> {
+pub fn check_image_size(arch: Arch, [h, w]: [usize; 2], stem: StemKind, last_stride: usize) -> Result<()> {
+    let resnet = ResNetConfig { architecture: arch.backbone, base: 1, stem, last_stride, classes: None };
     let (multiples, why) = match arch.family {
-        Family::Baseline => ([16 * last_stride; 2], "the network's total stride"),
+        // Any size, as in torchvision.
+        Family::Classifier => return Ok(()),
+        Family::Baseline => ([resnet.total_stride(); 2], "the network's total stride"),
         Family::Mgn => (super::mgn::SIZE_MULTIPLES, "so that two and three stripes divide the feature map"),
     };
     if [h, w].contains(&0) || !h.is_multiple_of(multiples[0]) || !w.is_multiple_of(multiples[1]) {
@@ -178,7 +202,7 @@ mod tests {
 
     #[test]
     fn names_are_taken_apart() {
-        let arch = |name: &str| name.parse::<Arch>().unwrap();
+        let arch = |name: &str| Arch::new(name, Task::Reid).unwrap();
         for name in Arch::NAMES {
             assert_eq!(arch(name).ptl, name.ends_with("-ptl"), "{name}");
             assert_eq!(arch(name).family == Family::Mgn, name.starts_with("mgn"), "{name}");
@@ -186,13 +210,18 @@ mod tests {
         let expected = Arch { family: Family::Mgn, backbone: Architecture::ResNet101, ptl: true };
         assert_eq!(arch("mgn-resnet101-ptl"), expected);
         assert_eq!(arch("mgn").backbone, Architecture::ResNet50);
-        let error = "mgn-resnet18".parse::<Arch>().unwrap_err().to_string();
+        let error = Arch::new("mgn-resnet18", Task::Reid).unwrap_err().to_string();
         assert!(error.contains("mgn-resnet18") && error.contains("resnet50-ptl"), "{error}");
+        let classifier = Arch::new("cifar-resnet20-ptl", Task::Classify).unwrap();
+        let expected = Arch { family: Family::Classifier, backbone: Architecture::CifarResNet20, ptl: true };
+        assert_eq!(classifier, expected);
+        assert!(Arch::new("mgn", Task::Classify).unwrap_err().to_string().contains("name a resnet"));
     }
 
     #[test]
     fn image_sizes_that_lose_pixels_are_refused() {
-        let check = |name: &str, size| check_image_size(name.parse().unwrap(), size, 2);
+        let check =
+            |name: &str, size| check_image_size(Arch::new(name, Task::Reid).unwrap(), size, StemKind::Imagenet, 2);
         for size in [[384, 128], [96, 32], [192, 96]] {
             check("mgn-ptl", size).unwrap();
         }

@@ -1,7 +1,7 @@
 //! The PTL branch for any ResNet: BConv-Cells beside the stages, as in MGN_PTL (Yu et al., 2019, fig. 3).
 //!
 //! ```text
-//! image ─ bconv1 ─ bconv2 ─┐                 (stride 2 each)
+//! image ─ bconv1 ─ bconv2 ─┐                 (stride 2 each; with the stem for small images 1)
 //! stem ────────────────────┴ fuse1 ─ bconv3 ─┐
 //! layer1 ────────────────────────────────────┴ fuse2 ─ bconv4 ─┐
 //! layer2 ──────────────────────────────────────────────────────┴ fuse3 ─ bconv5 ─┐
@@ -13,23 +13,65 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BConvCell, Fuse, ResNet, ResNetConfig, Scope};
+use super::{Architecture, BConvCell, Fuse, ResNet, ResNetConfig, Scope};
 use crate::graph::{Graph, Var};
+use crate::op;
 use crate::store::{Group, Store};
 use crate::{Error, Result};
 
 /// Where cells sit and how wide they are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PtlConfig {
-    /// Stages (1 to 4, ascending) with a cell beside them.
+    /// Stages (from 1, ascending) with a cell beside them.
     pub stages: Vec<usize>,
     /// Width of cells and fuse modules, relative to the default.
     pub cell_width: f32,
+    /// Channels of the cell beside each of `stages` and of the fuse module before it; empty takes the default's.
+    pub cell_channels: Vec<usize>,
 }
 
 impl Default for PtlConfig {
     fn default() -> PtlConfig {
-        PtlConfig { stages: vec![1, 2, 3, 4], cell_width: 1.0 }
+        PtlConfig { stages: vec![1, 2, 3, 4], cell_width: 1.0, cell_channels: Vec::new() }
+    }
+}
+
+/// How a feature map becomes a vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pool {
+    #[default]
+    Avg,
+    Max,
+}
+
+/// The pooled feature map of `backbone`, with a branch `[backbone, cell]`: `[n, 1, 1, c]`.
+pub(super) fn pooled(
+    backbone: &ResNet,
+    branch: Option<&PtlBranch>,
+    pool: Pool,
+    g: &mut Graph,
+    store: &Store,
+    images: Var,
+) -> Result<Var> {
+    let pool = |g: &mut Graph, x: Var| match pool {
+        Pool::Avg => op::global_avg_pool(g, x),
+        Pool::Max => op::global_max_pool(g, x),
+    };
+    let Some(branch) = branch else {
+        let x = backbone.features(g, store, images)?;
+        return pool(g, x);
+    };
+    let (x, cell) = branch.forward(g, store, backbone, images)?;
+    let (x, cell) = (pool(g, x)?, pool(g, cell)?);
+    op::concat(g, &[x, cell])
+}
+
+/// Channels of the cells beside the stages, in 64ths of the stem's: at most 15 % of the backbone's parameters in all.
+fn default_widths(architecture: Architecture) -> &'static [usize] {
+    match architecture {
+        Architecture::CifarResNet20 => &[32, 64, 88],
+        _ => &[32, 64, 128, 128],
     }
 }
 
@@ -56,12 +98,21 @@ impl PtlBranch {
     /// No stage, an unknown one, or stages out of order; a cell width of 0 or less.
     pub fn new(scope: Scope<'_>, backbone: &ResNetConfig, config: &PtlConfig) -> Result<PtlBranch> {
         let stages = &config.stages;
-        let ordered = stages.windows(2).all(|w| w[0] < w[1]) && stages.iter().all(|s| (1..=4).contains(s));
+        let last = backbone.architecture.stages();
+        let ordered = stages.windows(2).all(|w| w[0] < w[1]) && stages.iter().all(|s| (1..=last).contains(s));
         if stages.is_empty() || !ordered {
             return Err(Error::Setting {
                 setting: "ptl.stages".into(),
                 value: format!("{stages:?}"),
-                reason: "give stages from 1 to 4 in ascending order, at least one".into(),
+                reason: format!("give stages from 1 to {last} in ascending order, at least one"),
+            });
+        }
+        let named = &config.cell_channels;
+        if !named.is_empty() && (named.len() != stages.len() || named.contains(&0)) {
+            return Err(Error::Setting {
+                setting: "ptl.cell_channels".into(),
+                value: format!("{named:?}"),
+                reason: format!("name a number of channels for each of the stages {stages:?}"),
             });
         }
         if !(config.cell_width > 0.0 && config.cell_width.is_finite()) {
@@ -78,15 +129,19 @@ impl PtlBranch {
             (exact.round() as usize).max(1)
         };
         // Of the fuse module before a stage and of the cell beside it.
-        let stage_width = |stage: usize| channels([32, 64, 128, 128][stage - 1]);
+        let stage_width = |stage: usize| match stages.iter().zip(named).find(|(s, _)| **s == stage) {
+            Some((_, &named)) => named,
+            None => channels(default_widths(backbone.architecture)[stage - 1]),
+        };
+        let stride = if backbone.stem.stride() == 4 { 2 } else { 1 };
 
         let mut z = backbone.base;
         let mut entry = None;
         if stages[0] == 1 {
             let [first, second] = [channels(16), channels(32)];
             entry = Some((
-                BConvCell::new(&mut scope.child("bconv1"), [3, first], 3, 2, 1),
-                BConvCell::new(&mut scope.child("bconv2"), [first, second], 3, 2, 1),
+                BConvCell::new(&mut scope.child("bconv1"), [3, first], 3, stride, 1),
+                BConvCell::new(&mut scope.child("bconv2"), [first, second], 3, stride, 1),
                 Fuse::new(&mut scope.child("fuse1"), [second + backbone.base, stage_width(1)]),
             ));
             z = stage_width(1);
@@ -120,7 +175,7 @@ impl PtlBranch {
         self.cells.last().map_or(0, |c| c.cell.out_channels)
     }
 
-    /// Runs backbone and branch: (feature map after `layer4`, last cell's output).
+    /// Runs backbone and branch: (feature map after the last stage, last cell's output).
     pub fn forward(&self, g: &mut Graph, store: &Store, backbone: &ResNet, images: Var) -> Result<(Var, Var)> {
         let mut x = backbone.stem.forward(g, store, images)?;
         let mut z = x;
@@ -152,12 +207,21 @@ impl PtlBranch {
 mod tests {
     use super::*;
     use crate::graph::Mode;
-    use crate::nn::{Architecture, Baseline, BaselineConfig, Network, Pool};
+    use crate::nn::{Baseline, BaselineConfig, Network, StemKind};
     use crate::shape::Shape;
 
     fn model(architecture: Architecture, base: usize, ptl: Option<PtlConfig>) -> (Baseline, Store) {
-        let config =
-            BaselineConfig { architecture, base, last_stride: 1, embedding: 0, pool: Pool::Avg, ptl, classes: 751 };
+        let stem = StemKind::Imagenet;
+        let config = BaselineConfig {
+            architecture,
+            base,
+            stem,
+            last_stride: 1,
+            embedding: 0,
+            pool: Pool::Avg,
+            ptl,
+            classes: 751,
+        };
         let mut store = Store::new();
         (Baseline::new(&mut store, &config, 0).unwrap(), store)
     }
@@ -177,7 +241,7 @@ mod tests {
     #[test]
     fn cells_sit_where_they_are_named() {
         for (stages, cells) in [(vec![1, 2, 3, 4], 6), (vec![1], 3), (vec![3], 1), (vec![2, 4], 2), (vec![3, 4], 2)] {
-            let ptl = PtlConfig { stages: stages.clone(), cell_width: 0.5 };
+            let ptl = PtlConfig { stages: stages.clone(), cell_width: 0.5, ..PtlConfig::default() };
             let (model, store) = model(Architecture::ResNet18, 8, Some(ptl));
             let mut graph = Graph::new(Mode::Train);
             let images = graph.input(Shape::new(2, 64, 32, 3));
@@ -192,10 +256,11 @@ mod tests {
 
     #[test]
     fn stages_that_make_no_branch_are_refused() {
-        let backbone = ResNetConfig { architecture: Architecture::ResNet18, base: 8, last_stride: 2, classes: None };
+        let (architecture, stem) = (Architecture::ResNet18, StemKind::Imagenet);
+        let backbone = ResNetConfig { architecture, base: 8, stem, last_stride: 2, classes: None };
         for (stages, cell_width) in [(vec![], 1.0), (vec![2, 1], 1.0), (vec![5], 1.0), (vec![1], 0.0)] {
             let mut store = Store::new();
-            let config = PtlConfig { stages, cell_width };
+            let config = PtlConfig { stages, cell_width, ..PtlConfig::default() };
             assert!(PtlBranch::new(Scope::root(&mut store, 0), &backbone, &config).is_err(), "{config:?}");
         }
     }

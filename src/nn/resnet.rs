@@ -1,8 +1,11 @@
-//! ResNet-18/34/50/101 (He et al., 2016) with torchvision's names and its stride on the bottleneck's 3x3.
+//! ResNet-18/34/50/101 (He et al., 2016) with torchvision's names and its stride on the bottleneck's 3x3, and the same authors'
+//! ResNet-20/32/56 for CIFAR under the same names (a 1x1 convolution where a shortcut changes its shape).
 
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 use super::{BatchNorm2d, Conv2d, Init, Linear, Scope};
 use crate::graph::{Graph, Var};
@@ -17,19 +20,47 @@ pub enum Architecture {
     ResNet34,
     ResNet50,
     ResNet101,
+    CifarResNet20,
+    CifarResNet32,
+    CifarResNet56,
 }
 
 impl Architecture {
-    pub const ALL: [Architecture; 4] =
-        [Architecture::ResNet18, Architecture::ResNet34, Architecture::ResNet50, Architecture::ResNet101];
+    pub const ALL: [Architecture; 7] = [
+        Architecture::ResNet18,
+        Architecture::ResNet34,
+        Architecture::ResNet50,
+        Architecture::ResNet101,
+        Architecture::CifarResNet20,
+        Architecture::CifarResNet32,
+        Architecture::CifarResNet56,
+    ];
 
     /// Blocks in each stage.
-    pub fn blocks(self) -> [usize; 4] {
+    pub fn blocks(self) -> &'static [usize] {
         match self {
-            Architecture::ResNet18 => [2, 2, 2, 2],
-            Architecture::ResNet34 | Architecture::ResNet50 => [3, 4, 6, 3],
-            Architecture::ResNet101 => [3, 4, 23, 3],
+            Architecture::ResNet18 => &[2, 2, 2, 2],
+            Architecture::ResNet34 | Architecture::ResNet50 => &[3, 4, 6, 3],
+            Architecture::ResNet101 => &[3, 4, 23, 3],
+            Architecture::CifarResNet20 => &[3, 3, 3],
+            Architecture::CifarResNet32 => &[5, 5, 5],
+            Architecture::CifarResNet56 => &[9, 9, 9],
         }
+    }
+
+    /// Number of stages: 4, or 3 for CIFAR.
+    pub fn stages(self) -> usize {
+        self.blocks().len()
+    }
+
+    /// Channels of the stem as published.
+    pub fn base(self) -> usize {
+        if self.for_small_images() { 16 } else { 64 }
+    }
+
+    /// Made for images of 32 pixels.
+    pub fn for_small_images(self) -> bool {
+        self.stages() == 3
     }
 
     /// True for 1x1-3x3-1x1 blocks with four times the channels at their end.
@@ -43,6 +74,30 @@ impl Architecture {
             Architecture::ResNet34 => "resnet34",
             Architecture::ResNet50 => "resnet50",
             Architecture::ResNet101 => "resnet101",
+            Architecture::CifarResNet20 => "cifar-resnet20",
+            Architecture::CifarResNet32 => "cifar-resnet32",
+            Architecture::CifarResNet56 => "cifar-resnet56",
+        }
+    }
+}
+
+/// How images enter a ResNet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StemKind {
+    /// 7x7 convolution of stride 2, 3x3 max pool of stride 2.
+    #[default]
+    Imagenet,
+    /// 3x3 convolution of stride 1.
+    Cifar,
+}
+
+impl StemKind {
+    /// From images to the first stage.
+    pub fn stride(self) -> usize {
+        match self {
+            StemKind::Imagenet => 4,
+            StemKind::Cifar => 1,
         }
     }
 }
@@ -72,6 +127,7 @@ pub struct ResNetConfig {
     pub architecture: Architecture,
     /// Channels of the stem; 64 as published, the stages follow (×1, 2, 4, 8).
     pub base: usize,
+    pub stem: StemKind,
     /// Stride of the last stage: 2 as published, 1 keeps a larger map, as is usual in re-identification.
     pub last_stride: usize,
     /// A classifier `fc` with this many outputs.
@@ -79,23 +135,33 @@ pub struct ResNetConfig {
 }
 
 impl ResNetConfig {
-    /// Channels at the end of stage 1 to 4 (`stage` counts from 1).
+    /// Channels of the feature map.
+    pub fn out_channels(&self) -> usize {
+        self.stage_channels(self.architecture.stages())
+    }
+
+    /// Channels at the end of a stage (`stage` counts from 1).
     pub fn stage_channels(&self, stage: usize) -> usize {
         (self.base << (stage - 1)) * if self.architecture.bottleneck() { 4 } else { 1 }
     }
 
-    /// Channels that stage 1 to 4 starts from.
+    /// Channels that a stage starts from.
     pub fn stage_input(&self, stage: usize) -> usize {
         if stage == 1 { self.base } else { self.stage_channels(stage - 1) }
     }
 
-    /// Stride of stage 1 to 4.
+    /// Stride of a stage.
     pub fn stage_stride(&self, stage: usize) -> usize {
         match stage {
             1 => 1,
-            4 => self.last_stride,
+            last if last == self.architecture.stages() => self.last_stride,
             _ => 2,
         }
+    }
+
+    /// From images to the feature map.
+    pub fn total_stride(&self) -> usize {
+        self.stem.stride() * (1..=self.architecture.stages()).map(|s| self.stage_stride(s)).product::<usize>()
     }
 }
 
@@ -178,7 +244,8 @@ impl Stage {
                 0 => (config.stage_input(number), config.stage_stride(number)),
                 _ => (config.stage_channels(number), 1),
             };
-            Block::new(&mut scope.child(b - first), config.architecture.bottleneck(), [input, width], stride)
+            let mut scope = scope.child(b - first).at_stage(number);
+            Block::new(&mut scope, config.architecture.bottleneck(), [input, width], stride)
         };
         Stage { blocks: range.map(block).collect() }
     }
@@ -191,24 +258,32 @@ impl Stage {
     }
 }
 
-/// conv1, BN, ReLU, max pool: `[n, h, w, 3]` to `[n, h/4, w/4, base]`.
+/// conv1, BN, ReLU and, for large images, max pool: `[n, h, w, 3]` to `[n, h/s, w/s, base]`, s its stride.
 #[derive(Clone, Debug)]
 pub struct Stem {
+    kind: StemKind,
     conv1: Conv2d,
     bn1: BatchNorm2d,
 }
 
 impl Stem {
     /// `names` are those of the convolution and its BN.
-    pub fn new(scope: &mut Scope<'_>, names: [&str; 2], base: usize) -> Stem {
-        let conv1 = Conv2d::new(&mut scope.child(names[0]), [3, base], 7, 2, 3, Init::KaimingFanOut);
-        Stem { conv1, bn1: BatchNorm2d::new(&mut scope.child(names[1]), base) }
+    pub fn new(scope: &mut Scope<'_>, names: [&str; 2], kind: StemKind, base: usize) -> Stem {
+        let (k, stride) = match kind {
+            StemKind::Imagenet => (7, 2),
+            StemKind::Cifar => (3, 1),
+        };
+        let conv1 = Conv2d::new(&mut scope.child(names[0]), [3, base], k, stride, k / 2, Init::KaimingFanOut);
+        Stem { kind, conv1, bn1: BatchNorm2d::new(&mut scope.child(names[1]), base) }
     }
 
     pub fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Var> {
         let x = self.conv1.forward(g, store, images)?;
         let x = self.bn1.forward_relu(g, store, x)?;
-        op::max_pool2d(g, x, [3, 3], [2, 2], [1, 1])
+        match self.kind {
+            StemKind::Imagenet => op::max_pool2d(g, x, [3, 3], [2, 2], [1, 1]),
+            StemKind::Cifar => Ok(x),
+        }
     }
 }
 
@@ -217,7 +292,7 @@ impl Stem {
 pub struct ResNet {
     pub config: ResNetConfig,
     pub stem: Stem,
-    /// `layer1` to `layer4`.
+    /// `layer1` and so on.
     pub layers: Vec<Stage>,
     fc: Option<Linear>,
 }
@@ -226,21 +301,21 @@ impl ResNet {
     /// Registers the network; parameters are of the group [`Group::Backbone`], `fc` too.
     pub fn new(scope: Scope<'_>, config: ResNetConfig) -> ResNet {
         let mut scope = scope.in_group(Group::Backbone);
-        let stem = Stem::new(&mut scope, ["conv1", "bn1"], config.base);
+        let stem = Stem::new(&mut scope, ["conv1", "bn1"], config.stem, config.base);
         let blocks = config.architecture.blocks();
         let layer = |(i, &count): (usize, &usize)| {
             Stage::new(&mut scope.child(format!("layer{}", i + 1)), &config, i + 1, 0..count)
         };
         let layers = blocks.iter().enumerate().map(layer).collect();
         let fc = config.classes.map(|classes| {
-            let input = config.stage_channels(4);
+            let input = config.out_channels();
             let init = Init::Normal { mean: 0.0, std: 1.0 / (input as f32).sqrt() };
             Linear::new(&mut scope.child("fc"), [input, classes], true, init)
         });
         ResNet { config, stem, layers, fc }
     }
 
-    /// Feature map after `layer4`.
+    /// Feature map after the last stage.
     pub fn features(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Var> {
         let mut x = self.stem.forward(g, store, images)?;
         for layer in &self.layers {

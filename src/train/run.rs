@@ -11,7 +11,6 @@ use crate::checkpoint;
 use crate::config::Config;
 use crate::data::{Dataset, IdentitySampler, ImageCache, Loader, LoaderOptions};
 use crate::eval::{self, ranking::RankingReport};
-use crate::nn::Arch;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
 use crate::stop::StopFlag;
@@ -64,11 +63,11 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
     evaluated.check_for_evaluation()?;
 
     let classes = dataset.train_classes();
-    let arch: Arch = config.model.arch.parse()?;
+    let arch = config.arch()?;
     let mut trainer = Trainer::new(config, classes, |network, store| match &job.start {
         Start::Init(path) => {
             let file = checkpoint::File::open(path)?;
-            let is_head = |name: &str| arch.is_identity_head(name);
+            let is_head = |name: &str| arch.is_head(name);
             let report = checkpoint::fine_tune(store, &file, is_head, |name| network.pretrained_names(name))?;
             reporter.message(&format!("weights from {}:\n{}", path.display(), report.table()));
             Ok(())

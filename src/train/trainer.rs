@@ -61,7 +61,8 @@ pub struct StepReport {
 pub fn network_config(config: &Config, classes: usize) -> Result<NetworkConfig> {
     let model = &config.model;
     Ok(NetworkConfig {
-        arch: model.arch.parse()?,
+        arch: config.arch()?,
+        stem: model.stem,
         width: model.width,
         last_stride: model.last_stride,
         embedding: model.embedding,

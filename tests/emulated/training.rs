@@ -1,6 +1,6 @@
 //! Every network trains and evaluates on the emulated GPU: the same settings, run folder and checkpoints as on the CPU.
 
-use ptl::config::{Config, Overrides};
+use ptl::config::{Config, Overrides, Task};
 use ptl::data::synth::{self, Domain, SynthConfig};
 use ptl::data::{Batch, Dataset, DatasetKind, Drawn, LoadOptions, load};
 use ptl::device::{Device, DeviceKind, Precision};
@@ -26,7 +26,7 @@ fn dataset(height: usize, width: usize) -> (Dataset, TempDir) {
 
 /// Two steps of the network's own recipe, at a small width and with small images.
 fn config(arch: &str, device: DeviceKind) -> Config {
-    let mut config = Config::recipe(arch);
+    let mut config = Config::recipe(Task::Reid, arch);
     (config.device, config.seed) = (device, 3);
     let mgn = arch.starts_with("mgn");
     (config.model.width, config.model.embedding) = (0.0625, 8);

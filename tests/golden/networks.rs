@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use ptl::eval::extract::normalize;
 use ptl::graph::{Graph, Mode, StateId, Var};
 use ptl::latent_state::{LatentStates, StateInit};
-use ptl::nn::{Mgn, MgnConfig, Network as _, ResNet, ResNetConfig, Scope};
+use ptl::nn::{Mgn, MgnConfig, Network as _, ResNet, ResNetConfig, Scope, StemKind};
 use ptl::op;
 use ptl::optim::{OptimConfig, Optimizer, Segment};
 use ptl::session::Session;
@@ -128,7 +128,13 @@ impl Network {
             Modules::Mgn { mgn: Box::new(Mgn::new(&mut store, &config, 0)), cells }
         } else {
             let architecture = kind.parse().expect("a ResNet");
-            let config = ResNetConfig { architecture, base: 64, last_stride: 2, classes: Some(classes) };
+            let config = ResNetConfig {
+                architecture,
+                base: 64,
+                stem: StemKind::Imagenet,
+                last_stride: 2,
+                classes: Some(classes),
+            };
             Modules::ResNet(ResNet::new(Scope::root(&mut store, 0), config))
         };
         let mut network = Network {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ptl::checkpoint::File;
-use ptl::config::{Config, Overrides, ScheduleKind};
+use ptl::config::{Config, Overrides, ScheduleKind, Task};
 use ptl::data::{DatasetKind, LoadOptions, load};
 use ptl::device::Device;
 use ptl::eval::{TrainedModel, extract_features};
@@ -17,7 +17,7 @@ use crate::support::{assert_same, datasets, everything, finish, run_job, skipped
 
 /// The recipe as published, but for the width, the length and batches of 2 x 2.
 fn config(arch: &str) -> Config {
-    let mut config = Config::recipe(arch);
+    let mut config = Config::recipe(Task::Reid, arch);
     config.model.width = 0.0625;
     config.model.embedding = 16;
     (config.sampler.ids, config.sampler.images) = (2, 2);

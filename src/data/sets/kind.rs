@@ -26,11 +26,38 @@ pub enum DatasetKind {
     Cuhk03ClassicDetected,
     /// The 1367/100 protocol on boxes drawn by hand.
     Cuhk03ClassicLabeled,
+    /// A folder of images for each class.
+    ClassFolders,
+    /// CIFAR-10, the binary or the Python version.
+    Cifar10,
+    /// CIFAR-100, its 100 fine classes.
+    Cifar100,
+    /// IDX files named as MNIST's and Fashion-MNIST's, gzipped or not.
+    Mnist,
+    /// A CSV file of paths, classes and splits.
+    Csv,
 }
 
+/// Kinds with their names in settings, flags and labels.
+const NAMES: [(DatasetKind, &str); 13] = [
+    (DatasetKind::Auto, "auto"),
+    (DatasetKind::Market1501, "market1501"),
+    (DatasetKind::DukeMtmcReid, "dukemtmcreid"),
+    (DatasetKind::Msmt17, "msmt17"),
+    (DatasetKind::Cuhk03NpDetected, "cuhk03-np-detected"),
+    (DatasetKind::Cuhk03NpLabeled, "cuhk03-np-labeled"),
+    (DatasetKind::Cuhk03ClassicDetected, "cuhk03-classic-detected"),
+    (DatasetKind::Cuhk03ClassicLabeled, "cuhk03-classic-labeled"),
+    (DatasetKind::ClassFolders, "class-folders"),
+    (DatasetKind::Cifar10, "cifar10"),
+    (DatasetKind::Cifar100, "cifar100"),
+    (DatasetKind::Mnist, "mnist"),
+    (DatasetKind::Csv, "csv"),
+];
+
 impl DatasetKind {
-    /// All kinds with a name of their own.
-    pub const NAMED: [DatasetKind; 7] = [
+    /// Re-identification data sets with a name of their own.
+    pub const REID: [DatasetKind; 7] = [
         DatasetKind::Market1501,
         DatasetKind::DukeMtmcReid,
         DatasetKind::Msmt17,
@@ -39,19 +66,23 @@ impl DatasetKind {
         DatasetKind::Cuhk03ClassicDetected,
         DatasetKind::Cuhk03ClassicLabeled,
     ];
+    /// Forms of images with classes.
+    pub const CLASSES: [DatasetKind; 5] =
+        [DatasetKind::ClassFolders, DatasetKind::Cifar10, DatasetKind::Cifar100, DatasetKind::Mnist, DatasetKind::Csv];
+    /// All names.
+    pub const NAMES: &[&str] = &{
+        let mut names = [""; NAMES.len()];
+        let mut i = 0;
+        while i < names.len() {
+            names[i] = NAMES[i].1;
+            i += 1;
+        }
+        names
+    };
 
     /// The name in settings, flags and labels.
     pub fn name(self) -> &'static str {
-        match self {
-            DatasetKind::Auto => "auto",
-            DatasetKind::Market1501 => "market1501",
-            DatasetKind::DukeMtmcReid => "dukemtmcreid",
-            DatasetKind::Msmt17 => "msmt17",
-            DatasetKind::Cuhk03NpDetected => "cuhk03-np-detected",
-            DatasetKind::Cuhk03NpLabeled => "cuhk03-np-labeled",
-            DatasetKind::Cuhk03ClassicDetected => "cuhk03-classic-detected",
-            DatasetKind::Cuhk03ClassicLabeled => "cuhk03-classic-labeled",
-        }
+        NAMES.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
     }
 }
 
@@ -59,11 +90,11 @@ impl FromStr for DatasetKind {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<DatasetKind> {
-        let mut kinds = Self::NAMED.into_iter().chain([DatasetKind::Auto]);
-        kinds.find(|kind| kind.name() == text).ok_or_else(|| Error::Setting {
+        let found = NAMES.iter().find(|(_, name)| *name == text);
+        found.map(|(kind, _)| *kind).ok_or_else(|| Error::Setting {
             setting: "dataset".into(),
             value: text.into(),
-            reason: format!("choose auto, {}", Self::NAMED.map(DatasetKind::name).join(", ")),
+            reason: format!("choose {}", DatasetKind::NAMES.join(", ")),
         })
     }
 }

@@ -51,7 +51,13 @@ impl Layout {
 /// Folders below the named one that hold this data set after its usual download or conversion.
 fn usual_folders(kind: DatasetKind) -> &'static [&'static str] {
     match kind {
-        DatasetKind::Auto => &[],
+        // Forms of classes lie in the very folder that is named.
+        DatasetKind::Auto
+        | DatasetKind::ClassFolders
+        | DatasetKind::Cifar10
+        | DatasetKind::Cifar100
+        | DatasetKind::Mnist
+        | DatasetKind::Csv => &[],
         DatasetKind::Market1501 => {
             &["Market-1501-v15.09.15", "Market-1501", "Market1501", "market1501", "market1501/Market-1501-v15.09.15"]
         }
@@ -81,6 +87,9 @@ fn usual_folders(kind: DatasetKind) -> &'static [&'static str] {
 /// [`Error::NotADataset`]: nothing was found, or two data sets.
 pub(super) fn find(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<(PathBuf, Layout)> {
     let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
+    if DatasetKind::CLASSES.contains(&kind) {
+        return refuse(format!("{kind} has classes, not identities: add --task classify"));
+    }
     if !root.is_dir() {
         return refuse("there is no such folder".into());
     }
@@ -129,7 +138,7 @@ fn below(root: &Path, kind: DatasetKind, subsets: Subsets) -> Vec<PathBuf> {
 /// Why a folder has no layout that is known, and what may have been meant.
 fn nothing_known(root: &Path, subsets: Subsets) -> String {
     let hint = |&kind| below(root, kind, subsets).into_iter().next().map(|folder| (kind, folder));
-    let hint = DatasetKind::NAMED.iter().find_map(hint);
+    let hint = DatasetKind::REID.iter().find_map(hint);
     if let Some((kind, folder)) = hint {
         return format!("{kind} seems to lie in {}: name that folder, or the data set's name", folder.display());
     }

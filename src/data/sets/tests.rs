@@ -40,7 +40,7 @@ fn within(parent: &str, files: &[&str]) -> Vec<String> {
 
 #[test]
 fn names_are_those_of_the_files() {
-    for kind in DatasetKind::NAMED.into_iter().chain([DatasetKind::Auto]) {
+    for kind in DatasetKind::REID.into_iter().chain([DatasetKind::Auto]) {
         assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         assert_eq!(kind.name().parse::<DatasetKind>().unwrap(), kind);
     }

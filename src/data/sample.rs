@@ -1,0 +1,80 @@
+//! An image with its class, wherever it lies: in a file of its own, or among others in one file.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::transforms::{Rgb, decode};
+use crate::Result;
+
+/// An image and its class.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    pub image: ImageSource,
+    /// Below the number of classes.
+    pub label: u32,
+}
+
+/// Where an image lies.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ImageSource {
+    File(PathBuf),
+    /// One of many in memory.
+    Packed {
+        images: Arc<PackedImages>,
+        index: usize,
+    },
+}
+
+/// Images of one size from one file.
+#[derive(Debug, PartialEq)]
+pub struct PackedImages {
+    /// The file they come from.
+    pub file: PathBuf,
+    pub height: usize,
+    pub width: usize,
+    /// 1 (grey) or 3 (RGB).
+    pub channels: usize,
+    /// `[n, height, width, channels]`
+    pub pixels: Vec<u8>,
+}
+
+impl ImageSource {
+    /// The image as RGB.
+    ///
+    /// # Errors
+    /// As [`decode`].
+    pub fn decode(&self) -> Result<Rgb> {
+        match self {
+            ImageSource::File(path) => decode(path),
+            ImageSource::Packed { images, index } => {
+                let PackedImages { height, width, channels, .. } = **images;
+                let len = height * width * channels;
+                let stored = &images.pixels[index * len..][..len];
+                let pixels = match channels {
+                    1 => stored.iter().flat_map(|&grey| [grey; 3]).collect(),
+                    _ => stored.to_vec(),
+                };
+                Ok(Rgb { width, height, pixels })
+            }
+        }
+    }
+
+    /// The file that holds the image.
+    pub fn file(&self) -> &Path {
+        match self {
+            ImageSource::File(path) => path,
+            ImageSource::Packed { images, .. } => &images.file,
+        }
+    }
+}
+
+/// The file, and the place in it of one among others: `test_batch.bin#17`.
+impl fmt::Display for ImageSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ImageSource::File(path) => write!(f, "{}", path.display()),
+            ImageSource::Packed { images, index } => write!(f, "{}#{index}", images.file.display()),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! A classifier of images: torchvision's ResNet under its names, and with PTL the branch beside it.
+//!
+//! Names: `conv1`, `bn1`, `layer1` and so on, `fc`; `ptl.*`. With PTL `fc` sees `[backbone, cell]`, so its weight is longer.
+
+use super::{Init, Linear, Network, Outputs, Pool, PtlBranch, PtlConfig, ResNet, ResNetConfig, Scope};
+use crate::Result;
+use crate::graph::{Graph, Var};
+use crate::store::Store;
+
+/// What a classifier is made of.
+#[derive(Clone, Debug)]
+pub struct ClassifierConfig {
+    /// Without classes: `fc` is the classifier's.
+    pub backbone: ResNetConfig,
+    /// How a feature map becomes a vector; the mean as published.
+    pub pool: Pool,
+    /// The PTL branch, if any.
+    pub ptl: Option<PtlConfig>,
+    pub classes: usize,
+}
+
+/// The modules of a classifier.
+#[derive(Clone, Debug)]
+pub struct Classifier {
+    backbone: ResNet,
+    ptl: Option<PtlBranch>,
+    fc: Linear,
+    pool: Pool,
+}
+
+impl Classifier {
+    /// Registers the model in `store` with start values drawn from `seed`.
+    ///
+    /// # Errors
+    /// Cells that do not fit the backbone.
+    pub fn new(store: &mut Store, config: &ClassifierConfig, seed: u64) -> Result<Classifier> {
+        let ClassifierConfig { backbone, pool, ptl, classes } = config;
+        let backbone = ResNetConfig { classes: None, ..*backbone };
+        let resnet = ResNet::new(Scope::root(store, seed), backbone);
+        let mut root = Scope::root(store, seed);
+        let ptl = ptl.as_ref().map(|ptl| PtlBranch::new(root.child("ptl"), &backbone, ptl)).transpose()?;
+        let pooled = backbone.out_channels() + ptl.as_ref().map_or(0, PtlBranch::out_channels);
+        let init = Init::Normal { mean: 0.0, std: 1.0 / (pooled as f32).sqrt() };
+        let fc = Linear::new(&mut root.child("fc"), [pooled, *classes], true, init);
+        Ok(Classifier { backbone: resnet, ptl, fc, pool: *pool })
+    }
+}
+
+impl Network for Classifier {
+    fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Outputs> {
+        let feature = super::ptl::pooled(&self.backbone, self.ptl.as_ref(), self.pool, g, store, images)?;
+        let logits = self.fc.forward(g, store, feature)?;
+        Ok(Outputs { embeddings: Vec::new(), logits: vec![logits], feature })
+    }
+
+    fn pretrained_names(&self, name: &str) -> Vec<String> {
+        // A model for re-identification has its backbone under a prefix.
+        vec![name.into(), format!("backbone.{name}")]
+    }
+}
