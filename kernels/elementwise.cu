@@ -40,6 +40,11 @@ extern "C" __global__ void __launch_bounds__(256) scale_f32(const float* x, floa
     map(y, n, 0, [=](float v) { return factor * v; }, x);
 }
 
+// y[n] = keep · y[n] + (1 - keep) · x[n]: a moving average
+extern "C" __global__ void __launch_bounds__(256) average_f32(const float* x, float* y, float keep, long long n) {
+    map(y, n, 0, [=](float old, float v) { return keep * old + (1.0f - keep) * v; }, (const float*)y, x);
+}
+
 // y[n] = a[n] + b[n]
 extern "C" __global__ void __launch_bounds__(256) add_f32(const float* a, const float* b, float* y, long long n) {
     map(y, n, 0, [](float u, float v) { return u + v; }, a, b);

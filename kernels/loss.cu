@@ -100,6 +100,63 @@ extern "C" __global__ void __launch_bounds__(256)
     cross_entropy_backward(logits, labels, lse, dloss, dlogits, n, classes, smoothing, accumulate);
 }
 
+template <class T>
+DEVICE void soft_cross_entropy(const T* logits, const float* targets, double* terms, double* lse, int classes) {
+    const T* z = logits + (long long)blockIdx.x * classes;
+    const float* t = targets + (long long)blockIdx.x * classes;
+    double sum, l = log_sum_exp(z, classes, &sum), term = 0.0;
+    for (int c = threadIdx.x; c < classes; c += 256) term += t[c] * (l - load(z + c));
+    term = block_sum(term);
+    if (threadIdx.x == 0) terms[blockIdx.x] = term, lse[blockIdx.x] = l;
+}
+
+// Against shares of classes: terms[i] = Σ t·(lse[i] - z); the loss is sum_terms(terms, n). launch: grid (n)
+extern "C" __global__ void __launch_bounds__(256, 4)
+    soft_cross_entropy_f32(const float* __restrict__ logits,   // [n, classes]
+                           const float* __restrict__ targets,  // [n, classes]
+                           double* __restrict__ terms,         // [n]
+                           double* __restrict__ lse,           // [n], for backward
+                           int classes) {
+    soft_cross_entropy(logits, targets, terms, lse, classes);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 4)
+    soft_cross_entropy_bf16(const bf16* __restrict__ logits, const float* __restrict__ targets,
+                            double* __restrict__ terms, double* __restrict__ lse, int classes) {
+    soft_cross_entropy(logits, targets, terms, lse, classes);
+}
+
+template <class T>
+DEVICE void soft_cross_entropy_backward(const T* logits, const float* targets, const double* lse, const float* dloss,
+                                        T* dlogits, int n, int classes, int accumulate) {
+    long long row = (long long)blockIdx.x * classes;
+    double scale = (double)dloss[0] / n, l = lse[blockIdx.x], whole = 0.0;
+    for (int c = threadIdx.x; c < classes; c += 256) whole += targets[row + c];
+    whole = block_sum(whole);
+    for (int c = threadIdx.x; c < classes; c += 256) {
+        float p = expf((float)(load(logits + row + c) - l));
+        put(dlogits + row + c, (float)((p * whole - targets[row + c]) * scale), accumulate);
+    }
+}
+
+// dlogits = (softmax(z)·Σt - t)·dloss/n. dlogits may be logits if it is overwritten. launch: grid (n)
+extern "C" __global__ void __launch_bounds__(256)
+    soft_cross_entropy_backward_f32(const float* logits,                // [n, classes]
+                                    const float* __restrict__ targets,  // [n, classes]
+                                    const double* __restrict__ lse,     // [n]
+                                    const float* __restrict__ dloss,    // [1]
+                                    float* dlogits,                     // [n, classes]
+                                    int n, int classes, int accumulate) {
+    soft_cross_entropy_backward(logits, targets, lse, dloss, dlogits, n, classes, accumulate);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    soft_cross_entropy_backward_bf16(const bf16* logits, const float* __restrict__ targets,
+                                     const double* __restrict__ lse, const float* __restrict__ dloss, bf16* dlogits,
+                                     int n, int classes, int accumulate) {
+    soft_cross_entropy_backward(logits, targets, lse, dloss, dlogits, n, classes, accumulate);
+}
+
 // Orders all floats as their numbers, -0 below 0 and NaN outermost by its sign.
 DEVICE int order_key(float v) {
     int bits = (int)float_to_bits(v);

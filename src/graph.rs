@@ -106,7 +106,11 @@ impl Graph {
 
     /// One class label for each of `n` images, given from outside as the bits of u32: `[n, 1, 1, 1]`.
     pub fn labels(&mut self, n: usize) -> Var {
-        let shape = Shape::vectors(n, 1);
+        self.targets(Shape::vectors(n, 1))
+    }
+
+    /// What losses are measured against, given from outside: 4 bytes an element in every precision, without gradient.
+    pub fn targets(&mut self, shape: Shape) -> Var {
         self.value(Value { shape, requires_grad: false, exact: true, keep: true, root: false })
     }
 

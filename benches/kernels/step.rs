@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use ptl::config::{Augment, Config, Task};
+use ptl::config::{Augment, Config, TaskKind};
 use ptl::data::Drawn;
 use ptl::device::{Mirrored, Precision};
 use ptl::graph::{Graph, Mode};
@@ -78,7 +78,7 @@ pub fn update(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>)
 pub fn images(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) {
     let mut group = group(criterion, &format!("images {}", machine.precision()), 0.3);
     for &count in machine.batches() {
-        let mut config = Config::recipe(Task::Reid, "mgn-ptl");
+        let mut config = Config::recipe(TaskKind::Reid, "mgn-ptl");
         (config.sampler.ids, config.sampler.images) = (count / 4, 4);
         let mut batch = support::batch(&config);
         let augment = Augment { pad: 10, random_erasing: 0.5, ..Augment::default() };
@@ -101,7 +101,7 @@ pub fn steps(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) 
     let mut lines = Vec::new();
     for arch in ["resnet50-ptl", "mgn-ptl"] {
         for &count in machine.batches() {
-            let mut config = Config::recipe(Task::Reid, arch);
+            let mut config = Config::recipe(TaskKind::Reid, arch);
             (config.sampler.ids, config.sampler.images) = (count / 4, 4);
             let batch = support::batch(&config);
             let trainer = Trainer::on(machine.device.clone(), &config, CLASSES, |_, _| Ok(()));

@@ -14,6 +14,14 @@ CASE(fill_and_scale) {
     expect_exact("scale", scaled, Doubles(N, -3.0));
 }
 
+CASE(moving_average) {
+    Floats x = random_floats(N), y = random_floats(N);
+    Doubles want;
+    for (int i = 0; i < N; i++) want.push_back(0.75 * y[i] + 0.25 * x[i]);
+    RUN(average_f32, (Grid{2}), x, y, 0.75f, N);
+    expect("average", y, want, 1e-7, 1e-6);
+}
+
 CASE(add_and_put) {
     Floats a = random_floats(N), b = random_floats(N), y(N);
     Halves ha = random_halves(N), hb = random_halves(N), hy(N);

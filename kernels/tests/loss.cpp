@@ -65,6 +65,54 @@ CASE(cross_entropy_shows_nan) {
     expect_exact("loss", loss, {NAN});
 }
 
+template <class T, class Forward, class Backward> static void check_soft_entropy(double rounding, Forward forward, Backward backward) {
+    for (auto [n, classes] : {std::pair{5, 7}, std::pair{3, 751}, std::pair{1, 1}}) {
+        Buffer<T> z((size_t)n * classes), dz(z.size());
+        Floats t(z.size()), loss(1), dloss{-0.75f};
+        for (T& v : z.data) store(&v, (float)uniform(-30, 30));
+        for (float& v : t.data) v = (float)uniform(0, 1);
+        Buffer<double> terms(n), lse(n);
+        double want = 0;
+        Doubles want_dz;
+        for (int i = 0; i < n; i++) {
+            double max = -INFINITY, sum = 0, whole = 0;
+            for (int c = 0; c < classes; c++) max = std::fmax(max, value(z[i * classes + c])), whole += t[i * classes + c];
+            for (int c = 0; c < classes; c++) sum += std::exp(value(z[i * classes + c]) - max);
+            double l = max + std::log(sum);
+            for (int c = 0; c < classes; c++) {
+                want += t[i * classes + c] * (l - value(z[i * classes + c])) / n;
+                double p = std::exp(value(z[i * classes + c]) - l);
+                want_dz.push_back((p * whole - t[i * classes + c]) * -0.75 / n);
+            }
+        }
+        forward(n, classes, z, t, terms, lse);
+        RUN(sum_terms, (Grid{1}), terms, loss, n, n);
+        expect("loss", loss, {want}, 1e-7, 1e-6);
+        backward(n, classes, z, t, lse, dloss, dz, 0);
+        expect("dlogits", dz, want_dz, 1e-5, rounding);
+        for (double& d : want_dz) d *= 2;
+        backward(n, classes, z, t, lse, dloss, dz, 1);
+        expect("dlogits, added", dz, want_dz, 1e-5, 2 * rounding);
+    }
+}
+
+CASE(soft_cross_entropy_f32_loss) {
+    check_soft_entropy<float>(
+        1e-5, [](int n, int classes, Floats& z, Floats& t, Buffer<double>& terms,
+                 Buffer<double>& s) { RUN(soft_cross_entropy_f32, (Grid{(unsigned)n}), z, t, terms, s, classes); },
+        [](int n, int classes, Floats& z, Floats& t, Buffer<double>& s, Floats& d, Floats& dz, int add) {
+            RUN(soft_cross_entropy_backward_f32, (Grid{(unsigned)n}), z, t, s, d, dz, n, classes, add);
+        });
+}
+CASE(soft_cross_entropy_bf16_loss) {
+    check_soft_entropy<bf16>(
+        BF16, [](int n, int classes, Halves& z, Floats& t, Buffer<double>& terms,
+                 Buffer<double>& s) { RUN(soft_cross_entropy_bf16, (Grid{(unsigned)n}), z, t, terms, s, classes); },
+        [](int n, int classes, Halves& z, Floats& t, Buffer<double>& s, Floats& d, Halves& dz, int add) {
+            RUN(soft_cross_entropy_backward_bf16, (Grid{(unsigned)n}), z, t, s, d, dz, n, classes, add);
+        });
+}
+
 // What Rust's `max_by(total_cmp)` finds: the last of the largest, in the order of the sign and magnitude of the bits.
 template <class T> static int last_largest(const Buffer<T>& z, int row, int classes) {
     int best = 0;

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::flags::{EvalFlags, ExtractFlags, RankFlags, TrainFlags};
+use super::flags::{EvalFlags, ExtractFlags, InfoFlags, PredictFlags, RankFlags, TrainFlags};
 use crate::data::DatasetKind;
+use crate::nn::Arch;
 
 /// Fine-tune person re-identification models with Progressive Transfer Learning.
 ///
@@ -29,6 +30,8 @@ pub enum Command {
     Train(Box<TrainArgs>),
     /// Measure a model on a data set: mAP, mINP, CMC.
     Evaluate(Box<EvaluateArgs>),
+    /// Name the classes of images in a folder, by a classifier.
+    Predict(Box<PredictArgs>),
     /// Measure features that lie in files: mAP, mINP, CMC.
     Rank(Box<RankArgs>),
     /// Write the features of images to a file.
@@ -40,8 +43,20 @@ pub enum Command {
     Convert(ConvertCommand),
     /// Prove a GPU: everything that it computes against the CPU, on random numbers.
     Selftest(SelftestArgs),
-    /// Say what this build and this machine can do.
-    Info,
+    /// Say what this build and this machine can do, or what a network costs.
+    Info(Box<InfoArgs>),
+}
+
+#[derive(Args, Debug)]
+pub struct InfoArgs {
+    /// Parameters, operations and memory of this network, plain and with PTL.
+    #[arg(long, value_name = "ARCH", value_parser = Arch::NAMES)]
+    pub model: Option<String>,
+    /// Identities or classes.
+    #[arg(long, value_name = "N", default_value_t = 1000, requires = "model")]
+    pub classes: usize,
+    #[command(flatten)]
+    pub settings: InfoFlags,
 }
 
 #[derive(Args, Debug)]
@@ -148,10 +163,31 @@ pub struct EvaluateArgs {
     pub checkpoint: PathBuf,
     #[command(flatten)]
     pub report: ReportArgs,
+    /// Of a classifier: write confusion matrix, classes, calibration and each image's prediction into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub details: Option<PathBuf>,
     /// The settings the model was trained with are the start; --data names the data set. A checkpoint from elsewhere has
     /// none: --arch and the other flags of the network name it.
     #[command(flatten)]
     pub settings: EvalFlags,
+}
+
+#[derive(Args, Debug)]
+pub struct PredictArgs {
+    /// A classifier's checkpoint (of this program, .safetensors or torch's .pth), or a run: its best or last one.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub checkpoint: PathBuf,
+    /// Any folder of images, searched with its subfolders.
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+    /// CSV file to write: a line for each image, its most probable classes first.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Classes for each image.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub top: usize,
+    #[command(flatten)]
+    pub settings: PredictFlags,
 }
 
 #[derive(Args, Debug)]

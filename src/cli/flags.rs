@@ -22,6 +22,14 @@ pub struct ExtractFlags(pub Overrides);
 #[derive(Debug)]
 pub struct RankFlags(pub Overrides);
 
+/// Flags of the settings that matter to the predictions of a classifier.
+#[derive(Debug)]
+pub struct PredictFlags(pub Overrides);
+
+/// Flags of the settings that matter to what a network costs.
+#[derive(Debug)]
+pub struct InfoFlags(pub Overrides);
+
 fn all() -> impl Iterator<Item = &'static Setting> {
     SETTINGS.iter()
 }
@@ -30,8 +38,15 @@ fn all() -> impl Iterator<Item = &'static Setting> {
 /// itself what it is, [`TrainedModel::open`](crate::eval::TrainedModel::open) refuses another one.
 fn for_evaluation() -> impl Iterator<Item = &'static Setting> {
     const SECTIONS: [&str; 3] = ["", "data", "eval"];
-    const ALSO: [&str; 6] =
-        ["model.height", "model.image_width", "ptl.eval_state", "augment.interpolation", "train.workers", "gpu.vendor"];
+    const ALSO: [&str; 7] = [
+        "model.height",
+        "model.image_width",
+        "ptl.eval_state",
+        "augment.interpolation",
+        "augment.crop",
+        "train.workers",
+        "gpu.vendor",
+    ];
     const NOT: [&str; 3] = ["data.target", "data.target_kind", "data.cache_mb"];
     let wanted = |s: &Setting| SECTIONS.contains(&s.section()) || ALSO.contains(&s.path) || s.makes_network();
     SETTINGS.iter().filter(move |s| wanted(s) && !NOT.contains(&s.path))
@@ -45,10 +60,30 @@ fn for_extraction() -> impl Iterator<Item = &'static Setting> {
     for_evaluation().filter(|s| !RANKING.contains(&s.path))
 }
 
+/// Of images that belong to no data set.
+fn for_prediction() -> impl Iterator<Item = &'static Setting> {
+    for_extraction().filter(|s| s.section() != "data" || s.path == "data.skip_broken")
+}
+
 /// What matters to features that are there already.
 fn for_ranking() -> impl Iterator<Item = &'static Setting> {
     const ALSO: [&str; 2] = ["threads", "device"];
     SETTINGS.iter().filter(|s| RANKING.contains(&s.path) || ALSO.contains(&s.path))
+}
+
+/// What decides about parameters, operations and memory, but for the network's name.
+fn for_cost() -> impl Iterator<Item = &'static Setting> {
+    const ALSO: [&str; 8] = [
+        "model.height",
+        "model.image_width",
+        "sampler.ids",
+        "sampler.images",
+        "sampler.batch",
+        "optim.kind",
+        "optim.amsgrad",
+        "optim.momentum",
+    ];
+    SETTINGS.iter().filter(|s| s.path != "model.arch" && (s.makes_network() || ALSO.contains(&s.path)))
 }
 
 fn add_flags(command: Command, settings: impl Iterator<Item = &'static Setting>) -> Command {
@@ -138,6 +173,8 @@ settings_as_args!(TrainFlags, all);
 settings_as_args!(EvalFlags, for_evaluation);
 settings_as_args!(ExtractFlags, for_extraction);
 settings_as_args!(RankFlags, for_ranking);
+settings_as_args!(InfoFlags, for_cost);
+settings_as_args!(PredictFlags, for_prediction);
 
 #[cfg(test)]
 mod tests {
@@ -168,6 +205,14 @@ mod tests {
     #[test]
     fn every_setting_is_a_flag_in_each_of_its_forms() {
         for setting in SETTINGS {
+            // What some need beside them.
+            let beside: &[&str] = match setting.path {
+                "augment.mixup" | "augment.cutmix" => &["--task", "classify"],
+                "train.patience" => &["--eval-every", "5"],
+                "ptl.cell_channels" => &["--ptl-stages", "1,2"],
+                _ => &[],
+            };
+            let config = |flags: &[&str]| config(&[beside, flags].concat());
             let values: &[&str] = match setting.kind {
                 Kind::Choice(words) => words,
                 Kind::Switch => &["true", "false"],
@@ -175,14 +220,14 @@ mod tests {
                 Kind::Counts => &["2,3"],
                 Kind::Pair => &["0.4,0.6"],
                 // Within the bounds of every setting.
-                Kind::Count if setting.path == "model.last_stride" => &["2"],
+                Kind::Count if ["model.last_stride", "augment.rand_ops", "augment.rand_magnitude"].contains(&setting.path) => &["2"],
                 Kind::Count => &["32"],
                 Kind::Real if setting.path == "schedule.min_lr" => &["0.0001"],
                 Kind::Real => &["0.25"],
             };
             let flag = format!("--{}", setting.path);
             let changed = values.iter().map(|value| (value, config(&[&flag, value])));
-            let (value, long) = changed.into_iter().find(|(_, c)| *c != Config::default()).expect(setting.path);
+            let (value, long) = changed.into_iter().find(|(_, c)| *c != config(&[])).expect(setting.path);
             assert_eq!(config(&[&format!("--{}={value}", setting.path.replace('_', "-"))]), long);
             assert_eq!(config(&[&format!("--{}", setting.flag()), value]), long);
         }

@@ -31,12 +31,13 @@ pub fn run() -> ExitCode {
         Command::Ablate(args) => commands::ablate(&args),
         Command::Train(args) => commands::train(&args),
         Command::Evaluate(args) => commands::evaluate(&args),
+        Command::Predict(args) => commands::predict(&args),
         Command::Rank(args) => commands::rank(&args),
         Command::Extract(args) => commands::extract(&args),
         Command::Synth(args) => commands::synth(&args),
         Command::Convert(args) => commands::convert(&args),
         Command::Selftest(args) => commands::selftest(&args),
-        Command::Info => output::print(&info::text()).map(|()| ExitCode::SUCCESS),
+        Command::Info(args) => commands::info(&args),
     };
     result.unwrap_or_else(|error| {
         output::print_error(&error);

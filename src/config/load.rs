@@ -20,6 +20,10 @@ impl Overrides {
         self.0.push((setting, value));
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether `path` is among them.
     pub fn has(&self, path: &str) -> bool {
         self.get(path).is_some()
@@ -181,7 +185,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::{DEFAULT_ARCH, Kind, Task};
+    use crate::config::{DEFAULT_ARCH, Kind, TaskKind};
 
     fn load(text: &str) -> Result<Config> {
         let folder = tempfile::tempdir().unwrap();
@@ -244,8 +248,16 @@ mod tests {
         assert_eq!((mgn.model.height, mgn.schedule.epochs, mgn.loss.triplet_margin), (384, 3, 1.2));
         let resnet = load(Some(file.as_path()), &flag("model.arch", "resnet18"));
         assert_eq!((resnet.model.height, resnet.schedule.epochs), (256, 3));
-        assert_eq!(load(None, &flag("model.arch", "mgn-ptl")), Config::recipe(Task::Reid, "mgn-ptl"));
+        assert_eq!(load(None, &flag("model.arch", "mgn-ptl")), Config::recipe(TaskKind::Reid, "mgn-ptl"));
         assert_eq!(load(None, &Overrides::default()), Config::default());
+        let classifier = load(None, &flag("task", "classify"));
+        assert_eq!((classifier.task, classifier.optim.lr, classifier.model.height), (TaskKind::Classify, 0.01, 224));
+        fs::write(&file, "task = \"classify\"\n[model]\narch = \"cifar-resnet20-ptl\"\n").unwrap();
+        let small = load(Some(file.as_path()), &Overrides::default());
+        assert_eq!((small.model.height, small.augment.pad, small.ptl.stages), (32, 4, vec![1, 2, 3]));
+        let mut flags = flag("task", "classify");
+        flags.push(setting("model.stem").unwrap(), Value::String("cifar".into()));
+        assert_eq!(load(None, &flags).model.height, 32);
     }
 
     #[test]

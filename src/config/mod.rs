@@ -30,7 +30,7 @@ pub const DEFAULT_ARCH: &str = "resnet50-ptl";
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// What is learnt: identities, or classes.
-    pub task: Task,
+    pub task: TaskKind,
     /// Seed of everything that is drawn at random.
     pub seed: u64,
     /// Threads that compute; 0 takes all cores.
@@ -53,7 +53,7 @@ pub struct Config {
 /// What a network learns, and how it is measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Task {
+pub enum TaskKind {
     /// Re-identification: features that find images of the same identity by other cameras.
     #[default]
     Reid,
@@ -122,7 +122,7 @@ pub struct Data {
     pub target_kind: DatasetKind,
     /// MSMT17: train on the validation list too.
     pub msmt17_val: bool,
-    /// Classic CUHK03: the split, from 0.
+    /// Classic CUHK03: the split, from 0. Classes without a split of their own: seed of the one that is made.
     pub split: usize,
     /// Classes without a split of their own: share of each class that is kept for validation.
     pub val_share: f32,
@@ -371,8 +371,8 @@ impl Config {
     /// Images in a training batch.
     pub fn batch(&self) -> usize {
         match self.task {
-            Task::Reid => self.sampler.ids * self.sampler.images,
-            Task::Classify => self.sampler.batch,
+            TaskKind::Reid => self.sampler.ids * self.sampler.images,
+            TaskKind::Classify => self.sampler.batch,
         }
     }
 

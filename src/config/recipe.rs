@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     Augment, Config, Crop, DEFAULT_ARCH, Data, Eval, Gpu, Interpolation, Loss, Model, Optim, OptimKind, Ptl, Rerank,
-    Sampler, Schedule, ScheduleKind, Task, Train,
+    Sampler, Schedule, ScheduleKind, TaskKind, Train,
 };
 use crate::data::{DatasetKind, LoadOptions};
 use crate::latent_state::{EvalState, StateInit, StatePolicy};
@@ -142,12 +142,12 @@ impl Default for Eval {
 impl Config {
     /// The defaults of the network `arch` for `task`: for `mgn` and its relatives the published recipe (Yu et al., 2019, and
     /// their code).
-    pub fn recipe(task: Task, arch: &str) -> Config {
+    pub fn recipe(task: TaskKind, arch: &str) -> Config {
         let mut config = Config { task, ..Config::default() };
         config.model.arch = arch.into();
         match (Arch::new(arch, task).map(|arch| arch.family), task) {
             (Ok(Family::Mgn), _) => published(&mut config),
-            (_, Task::Classify) => classification(&mut config),
+            (_, TaskKind::Classify) => classification(&mut config),
             _ => {}
         }
         if Arch::new(arch, task).is_ok_and(|arch| arch.backbone.for_small_images()) {

@@ -1,6 +1,6 @@
 //! Settings that cannot work, refused before any long work starts.
 
-use super::{Config, Crop, OptimKind, ScheduleKind, Task};
+use super::{Config, OptimKind, ScheduleKind, TaskKind};
 use crate::eval::rerank::{RerankOptions, RerankVariant};
 use crate::nn::{self, Family, Pool, StemKind};
 use crate::{Error, Result};
@@ -27,6 +27,13 @@ impl Config {
         nn::check_image_size(arch, [m.height, m.image_width], m.stem, m.last_stride)?;
         check("model.embedding", m.embedding, m.embedding <= 1 << 16, "choose at most 65536")?;
         let classifier = arch.family == Family::Classifier;
+        let target = self.data.target.as_deref().unwrap_or(std::path::Path::new(""));
+        check(
+            "data.target",
+            target.display(),
+            !classifier || self.data.target.is_none(),
+            "classes are measured on the validation images of --data: leave it out",
+        )?;
         check("model.embedding", m.embedding, !classifier || m.embedding == 0, "a classifier has none")?;
         let small = arch.backbone.for_small_images();
         check("model.stem", "imagenet", !small || m.stem == StemKind::Cifar, "cifar-* take small images: cifar")?;
@@ -90,12 +97,10 @@ impl Config {
         check("augment.rand_magnitude", a.rand_magnitude, a.rand_magnitude <= 30, "choose at most 30")?;
         for (setting, alpha) in [("augment.mixup", a.mixup), ("augment.cutmix", a.cutmix)] {
             check(setting, alpha, (0.0..=100.0).contains(&alpha), "choose from 0 to 100")?;
-            check(setting, alpha, alpha == 0.0 || self.task == Task::Classify, "identities are not mixed")?;
+            check(setting, alpha, alpha == 0.0 || self.task == TaskKind::Classify, "identities are not mixed")?;
         }
         let share = self.eval.crop_share;
         check("eval.crop_share", share, share > 0.0 && share <= 1.0, "choose more than 0 and at most 1")?;
-        let reid = self.task == Task::Reid;
-        check("augment.crop", "(given)", !reid || a.crop == Crop::Squeeze, "people are seen whole: squeeze")?;
         let s = &self.sampler;
         check("sampler.batch", s.batch, (2..=1 << 16).contains(&s.batch), "choose from 2 to 65536")?;
         let share = self.data.val_share;
@@ -140,7 +145,7 @@ impl Config {
         let decay = o.layer_decay;
         check("optim.layer_decay", decay, decay > 0.0 && decay <= 1.0, "choose more than 0 and at most 1")?;
         let ce = self.loss.ce_weight;
-        check("loss.ce_weight", ce, ce > 0.0 || self.task == Task::Reid, "nothing else trains a classifier")?;
+        check("loss.ce_weight", ce, ce > 0.0 || self.task == TaskKind::Reid, "nothing else trains a classifier")?;
         let weights = [self.loss.ce_weight, self.loss.triplet_weight];
         check("loss.ce_weight", 0, weights != [0.0, 0.0], "the triplet loss has weight 0 too, so nothing would train")?;
         let smoothing = self.loss.label_smoothing;
@@ -187,16 +192,60 @@ mod tests {
 
     #[test]
     fn recipes_work() {
-        assert_eq!(Config::recipe(Task::Reid, "resnet50-ptl"), Config::default());
+        assert_eq!(Config::recipe(TaskKind::Reid, "resnet50-ptl"), Config::default());
         for arch in Arch::NAMES {
-            Config::recipe(Task::Reid, arch).validate().unwrap();
+            Config::recipe(TaskKind::Reid, arch).validate().unwrap();
+            let classifier = Config::recipe(TaskKind::Classify, arch).validate();
+            assert_eq!(classifier.is_ok(), !arch.starts_with("mgn"), "{arch}");
         }
+    }
+
+    #[test]
+    fn what_does_not_go_with_a_task_or_a_network_is_named() {
+        type Change = fn(&mut Config);
+        let cases: &[(&str, &str, Change)] = &[
+            ("model.embedding", "resnet18", |c| c.model.embedding = 64),
+            ("model.stem", "cifar-resnet20", |c| c.model.stem = StemKind::Imagenet),
+            ("ptl.stages", "cifar-resnet20-ptl", |c| c.ptl.stages = vec![4]),
+            ("ptl.cell_channels", "resnet18-ptl", |c| c.ptl.cell_channels = vec![8, 8]),
+            ("ptl.cell_channels", "resnet18-ptl", |c| c.ptl.cell_channels = vec![8, 8, 8, 0]),
+            ("data.target", "resnet18", |c| c.data.target = Some("other".into())),
+            ("data.val_share", "resnet18", |c| c.data.val_share = 1.0),
+            ("augment.crop_scale", "resnet18", |c| c.augment.crop_scale = [0.5, 0.2]),
+            ("augment.crop_ratio", "resnet18", |c| c.augment.crop_ratio = [0.0, 1.0]),
+            ("augment.brightness", "resnet18", |c| c.augment.brightness = 1.5),
+            ("augment.hue", "resnet18", |c| c.augment.hue = 0.6),
+            ("augment.rand_ops", "resnet18", |c| c.augment.rand_ops = 15),
+            ("augment.rand_magnitude", "resnet18", |c| c.augment.rand_magnitude = 31),
+            ("augment.mixup", "resnet18", |c| c.augment.mixup = -0.2),
+            ("augment.cutmix", "resnet18", |c| c.augment.cutmix = f32::NAN),
+            ("eval.crop_share", "resnet18", |c| c.eval.crop_share = 0.0),
+            ("sampler.batch", "resnet18", |c| c.sampler.batch = 1),
+            ("optim.backbone_lr", "resnet18", |c| c.optim.backbone_lr = -1.0),
+            ("optim.layer_decay", "resnet18", |c| c.optim.layer_decay = 0.0),
+            ("loss.ce_weight", "resnet18", |c| c.loss.ce_weight = 0.0),
+            ("train.accumulate", "resnet18", |c| c.train.accumulate = 0),
+            ("train.ema", "resnet18", |c| c.train.ema = 1.0),
+            ("train.patience", "resnet18", |c| (c.train.patience, c.train.eval_every) = (3, 0)),
+        ];
+        for (setting, arch, change) in cases {
+            let mut config = Config::recipe(TaskKind::Classify, arch);
+            change(&mut config);
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{setting} = ")), "{setting}: {error}");
+        }
+        let mut mixed = Config::default();
+        mixed.augment.mixup = 0.2;
+        assert!(mixed.validate().unwrap_err().to_string().contains("identities are not mixed"));
+        let mut mgn = Config::recipe(TaskKind::Reid, "mgn-ptl");
+        mgn.model.stem = StemKind::Cifar;
+        assert!(mgn.validate().unwrap_err().to_string().starts_with("model.stem = cifar"));
     }
 
     /// Yu et al. (2019): epochs count from 1, the rate drops at the start of 320, 360 and 400.
     #[test]
     fn the_published_recipe() {
-        let config = Config::recipe(Task::Reid, "mgn-ptl");
+        let config = Config::recipe(TaskKind::Reid, "mgn-ptl");
         let schedule = config.schedule.per_step(187);
         let rate = |epoch: u64| schedule.lr(config.optim.lr, (epoch - 1) * 187);
         for (epoch, want) in [(1, 2e-4), (319, 2e-4), (320, 2e-5), (359, 2e-5), (360, 2e-6), (400, 2e-7), (450, 2e-7)] {
@@ -268,7 +317,7 @@ mod tests {
             ("model.last_stride", |c| c.model.last_stride = 2),
             ("ptl.stages", |c| c.ptl.stages = vec![3, 4]),
         ] {
-            let mut config = Config::recipe(Task::Reid, "mgn-ptl");
+            let mut config = Config::recipe(TaskKind::Reid, "mgn-ptl");
             change(&mut config);
             let error = config.validate().unwrap_err().to_string();
             assert!(error.starts_with(&format!("{setting} = ")), "{setting}: {error}");

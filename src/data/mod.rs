@@ -23,7 +23,7 @@ pub use dataset::{Dataset, ImageRecord, Protocol};
 pub use folder::list_images;
 pub use loader::{ImageCache, Loader, LoaderOptions};
 pub use sample::{ImageSource, PackedImages, Sample};
-pub use sampler::IdentitySampler;
+pub use sampler::{ClassSampler, IdentitySampler, Sampler};
 pub(crate) use sets::parse_name;
 pub use sets::{CLASSIC_FILE, ClassicSplits, DatasetKind, LoadOptions, Subsets, Verdict, load};
 pub use transforms::{Rgb, Transform, decode};

@@ -1,13 +1,23 @@
-//! P x K sampling: P identities, K images of each (Yu et al., 2019).
+//! Which images make the batches of an epoch: P x K sampling (P identities, K images of each; Yu et al., 2019) for
+//! identities; all images in a random order, or as many of each class, for classes.
 
 use std::collections::BTreeMap;
 
 use rand::seq::SliceRandom;
 
-use super::ImageRecord;
+use super::{ImageRecord, Sample};
 use crate::rng::{Purpose, stream};
 
-/// Draws the batches of an epoch: a function of (seed, epoch) and the records, nothing else.
+/// Draws the batches of an epoch: a function of (seed, epoch) and the images, nothing else.
+pub trait Sampler {
+    /// Batches of an epoch; an incomplete last one is dropped.
+    fn batches(&self) -> usize;
+
+    /// Indices of the images of every batch of `epoch`.
+    fn epoch(&self, seed: u64, epoch: u64) -> Vec<Vec<usize>>;
+}
+
+/// P x K.
 #[derive(Clone, Debug)]
 pub struct IdentitySampler {
     /// Indices of each identity's images, identities ascending.
@@ -26,15 +36,16 @@ impl IdentitySampler {
         }
         IdentitySampler { identities: by_pid.into_values().collect(), ids, images, passes }
     }
+}
 
-    /// Batches of an epoch; an incomplete last one is dropped.
-    pub fn batches(&self) -> usize {
+impl Sampler for IdentitySampler {
+    fn batches(&self) -> usize {
         self.identities.len() * self.passes / self.ids
     }
 
-    /// Record indices of every batch of `epoch`. Identities are shuffled; K images are drawn without replacement, from a list
-    /// repeated K times where an identity has fewer than K.
-    pub fn epoch(&self, seed: u64, epoch: u64) -> Vec<Vec<usize>> {
+    /// Identities are shuffled; K images are drawn without replacement, from a list repeated K times where an identity has fewer
+    /// than K.
+    fn epoch(&self, seed: u64, epoch: u64) -> Vec<Vec<usize>> {
         let mut order = Vec::new();
         for pass in 0..self.passes {
             let mut rng = stream(seed, Purpose::Sampler, epoch, pass as u64);
@@ -52,9 +63,107 @@ impl IdentitySampler {
     }
 }
 
+/// As many batches as all images fill.
+#[derive(Clone, Debug)]
+pub struct ClassSampler {
+    /// Indices of each class's images.
+    classes: Vec<Vec<usize>>,
+    images: usize,
+    batch: usize,
+    balanced: bool,
+}
+
+impl ClassSampler {
+    /// Batches of `batch` images; `balanced` draws every class as often as the others, instead of every image once.
+    pub fn new(samples: &[Sample], batch: usize, balanced: bool) -> ClassSampler {
+        let mut classes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (i, sample) in samples.iter().enumerate() {
+            classes.entry(sample.label).or_default().push(i);
+        }
+        ClassSampler { classes: classes.into_values().collect(), images: samples.len(), batch, balanced }
+    }
+
+    /// Rounds of all classes in a random order; a class gives its images in a random order, and again when they are used up.
+    fn balanced(&self, seed: u64, epoch: u64) -> Vec<usize> {
+        let mut rng = stream(seed, Purpose::Sampler, epoch, 0);
+        let mut left: Vec<Vec<usize>> = vec![Vec::new(); self.classes.len()];
+        let mut round: Vec<usize> = Vec::new();
+        let mut order = Vec::with_capacity(self.images);
+        while order.len() < self.images {
+            if round.is_empty() {
+                round = (0..self.classes.len()).collect();
+                round.shuffle(&mut rng);
+            }
+            let class = round.pop().expect("filled above");
+            if left[class].is_empty() {
+                left[class].clone_from(&self.classes[class]);
+                left[class].shuffle(&mut rng);
+            }
+            order.push(left[class].pop().expect("a class has an image"));
+        }
+        order
+    }
+}
+
+impl Sampler for ClassSampler {
+    fn batches(&self) -> usize {
+        self.images / self.batch
+    }
+
+    fn epoch(&self, seed: u64, epoch: u64) -> Vec<Vec<usize>> {
+        let order = if self.balanced {
+            self.balanced(seed, epoch)
+        } else {
+            let mut order: Vec<usize> = (0..self.images).collect();
+            order.shuffle(&mut stream(seed, Purpose::Sampler, epoch, 0));
+            order
+        };
+        order.chunks_exact(self.batch).map(<[usize]>::to_vec).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::ImageSource;
+
+    fn samples(images: &[usize]) -> Vec<Sample> {
+        let of = |(label, &n): (usize, &usize)| {
+            (0..n).map(move |i| Sample { image: ImageSource::File(format!("{label}-{i}").into()), label: label as u32 })
+        };
+        images.iter().enumerate().flat_map(of).collect()
+    }
+
+    #[test]
+    fn every_image_comes_once_in_an_order_of_its_epoch() {
+        let sampler = ClassSampler::new(&samples(&[5, 2, 4]), 3, false);
+        let batches = sampler.epoch(1, 0);
+        assert_eq!((batches.len(), sampler.batches()), (3, 3));
+        let mut seen = batches.concat();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 9, "no image twice");
+        assert_eq!(batches, sampler.epoch(1, 0));
+        assert_ne!(batches, sampler.epoch(1, 1));
+        assert_ne!(batches, sampler.epoch(2, 0));
+    }
+
+    #[test]
+    fn balanced_classes_come_equally_often_whatever_their_size() {
+        let samples = samples(&[20, 1, 9]);
+        let sampler = ClassSampler::new(&samples, 5, true);
+        let order = sampler.epoch(1, 0).concat();
+        assert_eq!(order.len(), 30);
+        for class in 0..3 {
+            assert_eq!(order.iter().filter(|&&i| samples[i].label == class).count(), 10);
+        }
+        // The ten of the largest class are ten images.
+        let mut large: Vec<usize> = order.iter().copied().filter(|&i| samples[i].label == 0).collect();
+        large.sort_unstable();
+        large.dedup();
+        assert_eq!(large.len(), 10);
+        assert_eq!(order, sampler.epoch(1, 0).concat());
+    }
 
     fn records(images: &[usize]) -> Vec<ImageRecord> {
         let of = |(pid, &n): (usize, &usize)| {

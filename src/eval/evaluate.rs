@@ -1,17 +1,13 @@
 //! A model on a data set: features of query and gallery, then the ranking.
 
 use super::blocks::Sets;
-use super::extract::{ExtractOptions, Extractor};
+use super::extract::Output;
 use super::features_file::FeatureSet;
+use super::model::Model;
 use super::ranking::{self, RankingOptions, RankingReport};
 use crate::Result;
 use crate::config::Config;
-use crate::data::{Dataset, ImageRecord, Loader, LoaderOptions, Transform};
-use crate::device::Device;
-use crate::latent_state::LatentStates;
-use crate::nn::Network;
-use crate::progress::Reporter;
-use crate::store::Store;
+use crate::data::{Dataset, ImageRecord, Transform};
 
 /// Size and filter of the network's input.
 pub fn transform(config: &Config) -> Transform {
@@ -24,54 +20,13 @@ pub fn workers(config: &Config) -> usize {
     if config.train.workers == 0 { 2 } else { config.train.workers }
 }
 
-/// Features `[records, dim]` of unit length, and `dim`.
+/// Features of the queries and of the gallery of `dataset`, of unit length.
 ///
 /// # Errors
-/// An image that cannot be read; `eval-state mean` without stored states.
-pub fn extract_features(
-    network: &dyn Network,
-    store: &mut Store,
-    states: &LatentStates,
-    records: &[ImageRecord],
-    config: &Config,
-    device: &Device,
-    reporter: &Reporter,
-) -> Result<(Vec<f32>, usize)> {
-    let options = ExtractOptions {
-        flip: config.eval.flip,
-        batch: config.eval.batch,
-        eval_state: config.ptl.eval_state,
-        seed: config.seed,
-    };
-    let transform = transform(config);
-    let mut extractor = Extractor::new(network, store, [transform.height, transform.width], options, device)?;
-    let loading = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers: workers(config) };
-    let mut features = Vec::with_capacity(records.len() * extractor.dim());
-    let mut task = reporter.start("features", records.len() as u64, "images");
-    for batch in Loader::sequential(records, config.eval.batch, loading) {
-        let mut batch = batch?;
-        extractor.extract(store, states, &mut batch, &mut features)?;
-        task.advance(batch.indices.len() as u64, "");
-    }
-    task.finish("");
-    Ok((features, extractor.dim()))
-}
-
-/// Features of the queries and of the gallery of `dataset`.
-///
-/// # Errors
-/// As [`extract_features`].
-pub fn dataset_features(
-    network: &dyn Network,
-    store: &mut Store,
-    states: &LatentStates,
-    dataset: &Dataset,
-    config: &Config,
-    device: &Device,
-    reporter: &Reporter,
-) -> Result<[FeatureSet; 2]> {
+/// As [`Model::run`].
+pub fn dataset_features(model: &mut Model<'_>, dataset: &Dataset) -> Result<[FeatureSet; 2]> {
     let mut side = |records: &[ImageRecord]| -> Result<FeatureSet> {
-        let (features, dim) = extract_features(network, store, states, records, config, device, reporter)?;
+        let (features, dim) = model.run(Dataset::samples(records), Output::Feature)?;
         Ok(FeatureSet {
             features,
             dim,
@@ -91,20 +46,13 @@ pub fn ranking_options(dataset: &Dataset, config: &Config) -> RankingOptions {
 /// Ranks the gallery of `dataset` for its queries.
 ///
 /// # Errors
-/// As [`extract_features`] and [`ranking::evaluate`].
-pub fn evaluate_dataset(
-    network: &dyn Network,
-    store: &mut Store,
-    states: &LatentStates,
-    dataset: &Dataset,
-    config: &Config,
-    device: &Device,
-    reporter: &Reporter,
-) -> Result<RankingReport> {
-    let [query, gallery] = dataset_features(network, store, states, dataset, config, device, reporter)?;
-    let options = ranking_options(dataset, config);
+/// As [`Model::run`] and [`ranking::evaluate`].
+pub fn evaluate_dataset(mut model: Model<'_>, dataset: &Dataset) -> Result<RankingReport> {
+    let [query, gallery] = dataset_features(&mut model, dataset)?;
+    let options = ranking_options(dataset, model.config);
     let (query_labels, gallery_labels) = (query.labels(), gallery.labels());
+    let device = model.device;
     let sets = Sets::new(&query.features, query_labels, &gallery.features, gallery_labels, query.dim, device)?;
-    sets.distances.say_fallback(reporter);
+    sets.distances.say_fallback(model.reporter);
     ranking::rank_sets(&sets, &options)
 }

@@ -1,5 +1,7 @@
-//! Retrieval features: a network in evaluation mode over batches of images, with the mirrored image added.
+//! A network in evaluation mode over batches of images, with the mirrored image added: retrieval features, or probabilities of
+//! classes.
 
+use super::classification::softmax_rows;
 use crate::Result;
 use crate::data::Batch;
 use crate::device::Device;
@@ -10,10 +12,30 @@ use crate::session::Session;
 use crate::shape::Shape;
 use crate::store::Store;
 
+/// What is asked of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The retrieval feature, scaled to unit length; of image and mirror image the sum.
+    Feature,
+    /// The probability of each class; of image and mirror image the mean.
+    Probabilities,
+}
+
+impl Output {
+    /// In progress.
+    pub fn name(self) -> &'static str {
+        match self {
+            Output::Feature => "features",
+            Output::Probabilities => "predictions",
+        }
+    }
+}
+
 /// How features are made.
 #[derive(Clone, Copy, Debug)]
 pub struct ExtractOptions {
-    /// Add the feature of the mirrored image.
+    pub output: Output,
+    /// Add what the mirrored image gives.
     pub flip: bool,
     pub batch: usize,
     pub eval_state: EvalState,
@@ -27,7 +49,7 @@ pub struct Extractor {
     /// The states of the batch at hand.
     states: Option<LatentStates>,
     images: Var,
-    feature: Var,
+    output: Var,
     options: ExtractOptions,
 }
 
@@ -46,19 +68,23 @@ impl Extractor {
         let mut graph = Graph::new(Mode::Eval);
         let shape = Shape::new(options.batch, height, width, 3);
         let images = graph.input(shape);
-        let output = network.forward(&mut graph, store, images)?;
-        graph.keep(output.feature);
+        let outputs = network.forward(&mut graph, store, images)?;
+        let output = match options.output {
+            Output::Feature => outputs.feature,
+            Output::Probabilities => outputs.logits[0],
+        };
+        graph.keep(output);
         let session = Session::new(graph, store, device)?;
-        Ok(Extractor { session, states: None, images, feature: output.feature, options })
+        Ok(Extractor { session, states: None, images, output, options })
     }
 
-    /// Length of a feature.
+    /// Length of a feature, or number of classes.
     pub fn dim(&self) -> usize {
-        self.session.graph().shape(self.feature).c
+        self.session.graph().shape(self.output).c
     }
 
-    /// Appends the features of the images of `batch` (at most [`ExtractOptions::batch`]) to `features`: sum of image and mirror
-    /// image where asked, then L2-normalised. `training` are the states of the training run.
+    /// Appends what the network gives for the images of `batch` (at most [`ExtractOptions::batch`]) to `rows`. `training` are the
+    /// states of the training run.
     ///
     /// # Errors
     /// [`EvalState::Mean`] where `training` holds no states; a device that fails.
@@ -67,11 +93,11 @@ impl Extractor {
         store: &mut Store,
         training: &LatentStates,
         batch: &mut Batch,
-        features: &mut Vec<f32>,
+        rows: &mut Vec<f32>,
     ) -> Result<()> {
         let dim = self.dim();
-        let start = features.len();
-        features.resize(start + batch.drawn.len() * dim, 0.0);
+        let start = rows.len();
+        rows.resize(start + batch.drawn.len() * dim, 0.0);
         for mirror in [false, true] {
             if mirror && !self.options.flip {
                 break;
@@ -80,10 +106,17 @@ impl Extractor {
             self.session.set_images(self.images, batch)?;
             self.begin_batch(training)?;
             self.session.forward(store, self.states.as_mut().expect("begun above"))?;
-            let output = self.session.value(self.feature)?;
-            features[start..].iter_mut().zip(&output[..]).for_each(|(f, o)| *f += o);
+            let mut output = self.session.value(self.output)?;
+            if self.options.output == Output::Probabilities {
+                softmax_rows(output.to_mut(), dim);
+            }
+            rows[start..].iter_mut().zip(&output[..]).for_each(|(row, o)| *row += o);
         }
-        features[start..].chunks_exact_mut(dim).for_each(normalize);
+        match self.options.output {
+            Output::Feature => rows[start..].chunks_exact_mut(dim).for_each(normalize),
+            Output::Probabilities if self.options.flip => rows[start..].iter_mut().for_each(|p| *p *= 0.5),
+            Output::Probabilities => {}
+        }
         Ok(())
     }
 

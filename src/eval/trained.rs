@@ -9,6 +9,8 @@ use crate::device::Device;
 use crate::graph::{Graph, Mode};
 use crate::latent_state::{EvalState, LatentStates};
 use crate::nn::Network;
+use super::model::Model;
+use crate::progress::Reporter;
 use crate::run_dir::RunDir;
 use crate::shape::Shape;
 use crate::store::Store;
@@ -24,18 +26,22 @@ pub struct TrainedModel {
     pub device: Device,
     /// The data set of its training, where the file names it.
     pub trained_on: Option<String>,
+    /// Number of training identities, or classes.
+    pub classes: usize,
+    /// Names of the classes; empty where there are none, or the file names none.
+    pub class_names: Vec<String>,
 }
 
 impl TrainedModel {
     /// Loads what [`model_file`] finds at `path`; `flags` win over the settings that stand in the file. For a file from
-    /// elsewhere, which has no settings, they name the network, and the number of identities is read off its classifier.
+    /// elsewhere, which has no settings, they name the network, and the number of identities or classes is read off its classifier.
     ///
     /// # Errors
     /// There is no checkpoint, it is broken or of another network than the flags say, or nothing names its network.
     pub fn open(path: &Path, flags: &Overrides) -> Result<TrainedModel> {
         let path = model_file(path)?;
         let file = checkpoint::File::open(&path)?;
-        let (config, classes, trained_on) =
+        let About { config, classes, class_names, trained_on } =
             if state::has_header(&file) { described(&file, flags)? } else { foreign(&file, flags)? };
         let device = Device::open(&config.device_options())?;
         let mut store = Store::new();
@@ -47,7 +53,7 @@ impl TrainedModel {
         let mut states = LatentStates::new(config.ptl.state_init, config.seed);
         if trained_on.is_none() {
             // From elsewhere: what lies beside the file is not its own.
-            return Ok(TrainedModel { config, network, store, states, device, trained_on });
+            return Ok(TrainedModel { config, network, store, states, device, trained_on, classes, class_names });
         }
         let loaded = state::load_latent_states(&path, graph.states(), &mut states);
         // Of another image size, for one: only an evaluation that starts from them needs them.
@@ -56,12 +62,32 @@ impl TrainedModel {
         } else {
             loaded?;
         }
-        Ok(TrainedModel { config, network, store, states, device, trained_on })
+        Ok(TrainedModel { config, network, store, states, device, trained_on, classes, class_names })
+    }
+
+    /// The network, to be measured.
+    pub fn model<'a>(&'a mut self, reporter: &'a Reporter) -> Model<'a> {
+        let TrainedModel { config, network, store, states, device, .. } = self;
+        Model { network: &**network, store, states, config, device, reporter }
+    }
+
+    /// Whose results these are: `trained on A, `, or nothing.
+    pub fn origin(&self) -> String {
+        self.trained_on.as_ref().map_or_else(String::new, |trained_on| format!("trained on {trained_on}, "))
     }
 }
 
-/// Settings, number of identities and training data of a file that carries them.
-fn described(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize, Option<String>)> {
+/// What a file of weights is.
+struct About {
+    config: Config,
+    classes: usize,
+    class_names: Vec<String>,
+    /// `None` for a file from elsewhere.
+    trained_on: Option<String>,
+}
+
+/// Of a file that says so itself.
+fn described(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
     let header = state::model_header(file.path(), file)?;
     // What computed the training is no property of the model.
     let Config { device, precision, gpu, .. } = Config::default();
@@ -81,11 +107,12 @@ fn described(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usiz
     let Data { root, kind, .. } = &header.config.data;
     let root = root.display();
     let trained_on = if *kind == DatasetKind::Auto { root.to_string() } else { format!("{root} ({kind})") };
-    Ok((config, header.classes, Some(trained_on)))
+    let (classes, class_names) = (header.classes, header.class_names);
+    Ok(About { config, classes, class_names, trained_on: Some(trained_on) })
 }
 
-/// Settings and number of identities of a file from elsewhere.
-fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize, Option<String>)> {
+/// Of a file from elsewhere.
+fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
     let bad = |reason: String| Error::Checkpoint { path: file.path().to_path_buf(), reason };
     if !flags.has("model.arch") {
         let reason = "it was not written by ptl-train and says nothing of its network: name that with --arch (and --width, \
@@ -100,7 +127,9 @@ fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize,
         heads.filter_map(|name| file.shape(&name).filter(|shape| shape.len() >= 2).map(|shape| (name, shape[0])));
     let rows: Vec<(String, usize)> = rows.collect();
     match &rows[..] {
-        [(_, classes), rest @ ..] if rest.iter().all(|(_, other)| other == classes) => Ok((config, *classes, None)),
+        [(_, classes), rest @ ..] if rest.iter().all(|(_, other)| other == classes) => {
+            Ok(About { config, classes: *classes, class_names: Vec::new(), trained_on: None })
+        }
         [] => Err(bad(format!(
             "it has no classifier of {}: to start a training from these weights, pass it to train with --init",
             config.model.arch
@@ -112,7 +141,8 @@ fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(Config, usize,
     }
 }
 
-/// The file of weights that `path` means: a file itself, a checkpoint's, or that of a run's newest checkpoint.
+/// The file of weights that `path` means: a file itself, a checkpoint's, or that of a run's best checkpoint, where it looked for
+/// one, or its newest.
 ///
 /// # Errors
 /// There is none.
@@ -124,6 +154,10 @@ pub fn model_file(path: &Path) -> Result<PathBuf> {
     } else if !path.exists() {
         "there is nothing of that name".into()
     } else if let Ok(run) = RunDir::open(path) {
+        let best = run.checkpoints().join(state::BEST).join(state::MODEL_FILE);
+        if best.is_file() {
+            return Ok(best);
+        }
         match state::newest(&run.checkpoints()) {
             Some(newest) => return Ok(newest.join(state::MODEL_FILE)),
             None => "the run has no checkpoint yet".into(),

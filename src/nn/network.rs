@@ -6,7 +6,7 @@ use super::{
     Architecture, Baseline, BaselineConfig, Classifier, ClassifierConfig, Mgn, MgnConfig, Pool, PtlConfig,
     ResNetConfig, StemKind,
 };
-use crate::config::Task;
+use crate::config::TaskKind;
 use crate::graph::{Graph, Var};
 use crate::store::Store;
 use crate::{Error, Result};
@@ -81,20 +81,20 @@ impl Arch {
     ///
     /// # Errors
     /// There is none of that name, or not for that task.
-    pub fn new(name: &str, task: Task) -> Result<Arch> {
+    pub fn new(name: &str, task: TaskKind) -> Result<Arch> {
         let refuse = |reason: String| Error::Setting { setting: "model.arch".into(), value: name.into(), reason };
         if !Arch::NAMES.contains(&name) {
             return Err(refuse(format!("known are {}", Arch::NAMES.join(", "))));
         }
         let (plain, ptl) = name.strip_suffix("-ptl").map_or((name, false), |plain| (plain, true));
         let (family, backbone) = match (plain.strip_prefix("mgn"), task) {
-            (Some(_), Task::Classify) => {
+            (Some(_), TaskKind::Classify) => {
                 return Err(refuse("mgn is for re-identification: name a resnet to classify with".into()));
             }
             (Some(""), _) => (Family::Mgn, Architecture::ResNet50),
             (Some(backbone), _) => (Family::Mgn, backbone.trim_start_matches('-').parse()?),
-            (None, Task::Reid) => (Family::Baseline, plain.parse()?),
-            (None, Task::Classify) => (Family::Classifier, plain.parse()?),
+            (None, TaskKind::Reid) => (Family::Baseline, plain.parse()?),
+            (None, TaskKind::Classify) => (Family::Classifier, plain.parse()?),
         };
         Ok(Arch { family, backbone, ptl })
     }
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn names_are_taken_apart() {
-        let arch = |name: &str| Arch::new(name, Task::Reid).unwrap();
+        let arch = |name: &str| Arch::new(name, TaskKind::Reid).unwrap();
         for name in Arch::NAMES {
             assert_eq!(arch(name).ptl, name.ends_with("-ptl"), "{name}");
             assert_eq!(arch(name).family == Family::Mgn, name.starts_with("mgn"), "{name}");
@@ -210,18 +210,18 @@ mod tests {
         let expected = Arch { family: Family::Mgn, backbone: Architecture::ResNet101, ptl: true };
         assert_eq!(arch("mgn-resnet101-ptl"), expected);
         assert_eq!(arch("mgn").backbone, Architecture::ResNet50);
-        let error = Arch::new("mgn-resnet18", Task::Reid).unwrap_err().to_string();
+        let error = Arch::new("mgn-resnet18", TaskKind::Reid).unwrap_err().to_string();
         assert!(error.contains("mgn-resnet18") && error.contains("resnet50-ptl"), "{error}");
-        let classifier = Arch::new("cifar-resnet20-ptl", Task::Classify).unwrap();
+        let classifier = Arch::new("cifar-resnet20-ptl", TaskKind::Classify).unwrap();
         let expected = Arch { family: Family::Classifier, backbone: Architecture::CifarResNet20, ptl: true };
         assert_eq!(classifier, expected);
-        assert!(Arch::new("mgn", Task::Classify).unwrap_err().to_string().contains("name a resnet"));
+        assert!(Arch::new("mgn", TaskKind::Classify).unwrap_err().to_string().contains("name a resnet"));
     }
 
     #[test]
     fn image_sizes_that_lose_pixels_are_refused() {
         let check =
-            |name: &str, size| check_image_size(Arch::new(name, Task::Reid).unwrap(), size, StemKind::Imagenet, 2);
+            |name: &str, size| check_image_size(Arch::new(name, TaskKind::Reid).unwrap(), size, StemKind::Imagenet, 2);
         for size in [[384, 128], [96, 32], [192, 96]] {
             check("mgn-ptl", size).unwrap();
         }

@@ -130,7 +130,7 @@ pub struct ResNetConfig {
     pub stem: StemKind,
     /// Stride of the last stage: 2 as published, 1 keeps a larger map, as is usual in re-identification.
     pub last_stride: usize,
-    /// A classifier `fc` with this many outputs.
+    /// A classifier `fc` with this many outputs, that takes no part but stands in checkpoints.
     pub classes: Option<usize>,
 }
 
@@ -294,7 +294,6 @@ pub struct ResNet {
     pub stem: Stem,
     /// `layer1` and so on.
     pub layers: Vec<Stage>,
-    fc: Option<Linear>,
 }
 
 impl ResNet {
@@ -307,12 +306,12 @@ impl ResNet {
             Stage::new(&mut scope.child(format!("layer{}", i + 1)), &config, i + 1, 0..count)
         };
         let layers = blocks.iter().enumerate().map(layer).collect();
-        let fc = config.classes.map(|classes| {
+        if let Some(classes) = config.classes {
             let input = config.out_channels();
             let init = Init::Normal { mean: 0.0, std: 1.0 / (input as f32).sqrt() };
-            Linear::new(&mut scope.child("fc"), [input, classes], true, init)
-        });
-        ResNet { config, stem, layers, fc }
+            Linear::new(&mut scope.child("fc"), [input, classes], true, init);
+        }
+        ResNet { config, stem, layers }
     }
 
     /// Feature map after the last stage.
@@ -322,18 +321,5 @@ impl ResNet {
             x = layer.forward(g, store, x)?;
         }
         Ok(x)
-    }
-
-    /// Class logits, `[n, 1, 1, classes]`.
-    ///
-    /// # Errors
-    /// The network was built without `fc`.
-    pub fn logits(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Var> {
-        let x = self.features(g, store, images)?;
-        let x = op::global_avg_pool(g, x)?;
-        let Some(fc) = &self.fc else {
-            return Err(Error::Shape { op: "resnet", detail: "the network has no classifier `fc`".into() });
-        };
-        fc.forward(g, store, x)
     }
 }

@@ -22,10 +22,10 @@ pub struct OpCase {
     pub inputs: Vec<Shape>,
     /// torch shapes and layouts of the parameters.
     pub params: Vec<(Vec<usize>, Layout)>,
-    /// Records the op; the last operand is given where [`OpCase::labels`] is not empty.
+    /// Records the op; the last operand is given where the case has an [`OpCase::fixed`] input.
     pub build: Build,
-    /// Class labels of the batch.
-    pub labels: Vec<u32>,
+    /// An input that is not differentiated, with its numbers: class labels (bits of u32) or shares of classes.
+    pub fixed: Option<(Shape, Vec<f32>)>,
     /// False for a piecewise-linear op whose kinks random inputs may straddle: smaller steps are taken then.
     pub smooth: bool,
 }
@@ -33,11 +33,16 @@ pub struct OpCase {
 impl OpCase {
     pub(super) fn new(name: &'static str, inputs: &[Shape], params: &[(&[usize], Layout)], build: Build) -> OpCase {
         let params = params.iter().map(|(shape, layout)| (shape.to_vec(), *layout)).collect();
-        OpCase { name, inputs: inputs.to_vec(), params, build, labels: Vec::new(), smooth: true }
+        OpCase { name, inputs: inputs.to_vec(), params, build, fixed: None, smooth: true }
     }
 
     pub(super) fn labels(mut self, labels: &[u32]) -> OpCase {
-        self.labels = labels.to_vec();
+        self.fixed = Some((Shape::vectors(labels.len(), 1), bytemuck::cast_slice(labels).to_vec()));
+        self
+    }
+
+    pub(super) fn targets(mut self, shape: Shape, shares: &[f32]) -> OpCase {
+        self.fixed = Some((shape, shares.to_vec()));
         self
     }
 
@@ -91,8 +96,8 @@ impl CaseRun {
         }
         let mut graph = Graph::new(mode);
         let inputs: Vec<Var> = case.inputs.iter().map(|shape| graph.input_with_grad(*shape)).collect();
-        let labels = (!case.labels.is_empty()).then(|| graph.labels(case.labels.len()));
-        let output = (case.build)(&mut graph, &mut store, &inputs, &params, labels).expect("the case records");
+        let fixed = case.fixed.as_ref().map(|(shape, _)| graph.targets(*shape));
+        let output = (case.build)(&mut graph, &mut store, &inputs, &params, fixed).expect("the case records");
         graph.root(output);
         let cotangent = uniform(graph.shape(output).len(), 999);
         let batch = case.inputs[0].n;
@@ -100,8 +105,8 @@ impl CaseRun {
             graph.states().iter().enumerate().map(|(i, s)| uniform(batch * s.slot.len(), 500 + i as u64)).collect();
         let mut session = Session::new(graph, &store, device).expect("a case is small");
         let input_values = (0..inputs.len()).map(|i| uniform(case.inputs[i].len(), i as u64)).collect();
-        if let Some(labels) = labels {
-            session.set(labels, bytemuck::cast_slice(&case.labels)).expect("a device that works");
+        if let Some((var, (_, numbers))) = fixed.zip(case.fixed.as_ref()) {
+            session.set(var, numbers).expect("a device that works");
         }
         let states = LatentStates::new(StateInit::Zeros, 0);
         CaseRun { session, store, inputs, params, output, input_values, cotangent, initial_states, states }

@@ -29,7 +29,7 @@ pub fn cross_entropy(g: &mut Graph, logits: Var, labels: Var, label_smoothing: f
 }
 
 /// `logsumexp` with the maximum taken out.
-fn log_sum_exp(z: &[f32]) -> f64 {
+pub(super) fn log_sum_exp(z: &[f32]) -> f64 {
     let max = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     f64::from(max) + z.iter().map(|&v| (f64::from(v) - f64::from(max)).exp()).sum::<f64>().ln()
 }

@@ -17,6 +17,7 @@ pub mod max_pool;
 pub mod narrow;
 mod pool_window;
 pub mod relu;
+pub mod soft_cross_entropy;
 pub mod triplet;
 
 pub use add::add;
@@ -31,6 +32,7 @@ pub use gpu::{GpuBackward, GpuForward, GpuGrad};
 pub use max_pool::{global_max_pool, max_pool2d};
 pub use narrow::narrow_rows;
 pub use relu::relu;
+pub use soft_cross_entropy::soft_cross_entropy;
 pub use triplet::batch_hard_triplet;
 
 use crate::device::Gpu;
@@ -145,6 +147,7 @@ macro_rules! from_every_op {
             max_pool::$list(),
             narrow::$list(),
             relu::$list(),
+            soft_cross_entropy::$list(),
             triplet::$list(),
         ]
         .into_iter()

@@ -4,10 +4,12 @@
 //! loss) keeps its value and its moments: no gradient means no weight decay either. Every element is computed by
 //! itself, so the result does not depend on the number of threads, and state plus step count continue a run bit for bit.
 
+mod ema;
 mod gpu;
 
 use std::ops::Range;
 
+pub use ema::Ema;
 pub use gpu::Update;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};

@@ -9,7 +9,7 @@ use super::{Scores, Study};
 use crate::config::{Config, Overrides};
 use crate::data::Dataset;
 use crate::device::Device;
-use crate::eval::{TrainedModel, evaluate_dataset};
+use crate::eval::{Model, TrainedModel, evaluate_dataset};
 use crate::latent_state::{EvalState, StatePolicy};
 use crate::report::Table;
 use crate::train::Start;
@@ -83,12 +83,10 @@ fn one_arm(ablation: &Ablation<'_>, seed: u64, name: &str, policy: StatePolicy) 
     let device = Device::open(&config.device_options())?;
     let mut scores = [Scores::of(&first); 3];
     for ((_, state), scores) in EVAL_STATES.iter().zip(&mut scores).skip(1) {
-        let TrainedModel { mut config, network, mut store, states, .. } =
-            TrainedModel::open(&weights, &Overrides::default())?;
-        config.ptl.eval_state = *state;
-        let measured = target.unwrap_or(dataset);
-        let network = network.as_ref();
-        let report = evaluate_dataset(network, &mut store, &states, measured, &config, &device, study.reporter)?;
+        let mut trained = TrainedModel::open(&weights, &Overrides::default())?;
+        trained.config.ptl.eval_state = *state;
+        let model = Model { device: &device, ..trained.model(study.reporter) };
+        let report = evaluate_dataset(model, target.unwrap_or(dataset))?;
         *scores = Scores::of(&report);
     }
     Ok(Some(scores))

@@ -10,12 +10,13 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::data::Dataset;
+use crate::eval::model_file;
 use crate::eval::ranking::RankingReport;
 use crate::progress::Reporter;
 use crate::report::{MeanStd, Table};
 use crate::run_dir::RunDir;
 use crate::stop::StopFlag;
-use crate::train::{self, Job, Outcome, Start, state};
+use crate::train::{self, Job, Outcome, Reid, Start};
 use crate::{Error, Result};
 
 /// What all arms share.
@@ -45,17 +46,11 @@ impl Study<'_> {
     ) -> Result<Option<(RankingReport, PathBuf)>> {
         let run = RunDir::create(folder)?;
         let reporter = self.reporter.with_log(&run.log_path())?;
-        let job = Job { config, dataset, target, start, run: &run, reporter: &reporter, stop: self.stop };
+        let task = &Reid { dataset, target };
+        let job = Job { config, task, start, run: &run, reporter: &reporter, stop: self.stop };
         match train::run(&job)? {
             Outcome::Stopped(_) => Ok(None),
-            Outcome::Finished(report) => {
-                run.write_summary(&Scores::of(&report))?;
-                let newest = state::newest(&run.checkpoints()).ok_or_else(|| Error::NotARun {
-                    path: folder.to_path_buf(),
-                    reason: "it has no checkpoint".into(),
-                })?;
-                Ok(Some((*report, newest.join(state::MODEL_FILE))))
-            }
+            Outcome::Finished(report) => Ok(Some((*report, model_file(folder)?))),
         }
     }
 }

@@ -1,10 +1,17 @@
 //! Training: a step ([`Trainer`]), the loop over epochs ([`run()`]), and what a checkpoint holds ([`state`]).
 
+mod classify;
+pub mod cost;
 pub mod curves;
 mod recorded;
+mod reid;
 mod run;
 pub mod state;
+mod task;
 mod trainer;
 
+pub use classify::Classify;
+pub use reid::Reid;
 pub use run::{Job, Outcome, Start, run};
+pub use task::{Report, Task, items_path};
 pub use trainer::{StepReport, Trainer, network_config};

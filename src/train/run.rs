@@ -3,17 +3,20 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::state::{self, Position};
+use super::state::{self, Best, ModelInfo, Position};
+use super::task::{Report, Task};
 use super::{StepReport, Trainer, curves};
 use crate::checkpoint;
 use crate::config::Config;
-use crate::data::{Dataset, IdentitySampler, ImageCache, Loader, LoaderOptions};
-use crate::eval::{self, ranking::RankingReport};
+use crate::data::{ImageCache, Loader, LoaderOptions, Sample};
+use crate::eval::{self, Model};
+use crate::nn::Network;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
 use crate::stop::StopFlag;
+use crate::store::Store;
 use crate::{Error, Result, profile};
 
 /// Checkpoints that stay on disk.
@@ -24,18 +27,16 @@ const KEEP_CHECKPOINTS: usize = 2;
 pub enum Start {
     /// Random weights.
     Scratch,
-    /// Weights of a file, a fresh identity head.
+    /// Weights of a file, a fresh classifier.
     Init(PathBuf),
     /// The newest checkpoint of this run.
     Resume,
 }
 
 /// One training run.
-pub struct Job<'a> {
+pub struct Job<'a, T: Task> {
     pub config: &'a Config,
-    pub dataset: &'a Dataset,
-    /// Evaluated instead of `dataset`, if given.
-    pub target: Option<&'a Dataset>,
+    pub task: &'a T,
     pub start: Start,
     pub run: &'a RunDir,
     pub reporter: &'a Reporter,
@@ -44,34 +45,23 @@ pub struct Job<'a> {
 }
 
 /// How a run ended.
-pub enum Outcome {
-    /// All epochs done; the last evaluation.
-    Finished(Box<RankingReport>),
+pub enum Outcome<R> {
+    /// All epochs done, or no better result any more; the last evaluation, or the best.
+    Finished(Box<R>),
     /// Stopped on request; the run can be resumed.
     Stopped(Position),
 }
 
-/// Trains, evaluates and saves as the settings say.
+/// Trains, evaluates and saves as the settings say; a finished run has its `summary.json` and details of its evaluation.
 ///
 /// # Errors
 /// Settings, data or checkpoints that cannot work; a loss that is not finite; a disk that is full. What was saved before
 /// stays.
-pub fn run(job: &Job<'_>) -> Result<Outcome> {
-    let Job { config, dataset, reporter, .. } = *job;
-    dataset.check_for_training(config.sampler.ids)?;
-    let evaluated = job.target.unwrap_or(dataset);
-    evaluated.check_for_evaluation()?;
-
-    let classes = dataset.train_classes();
-    let arch = config.arch()?;
-    let mut trainer = Trainer::new(config, classes, |network, store| match &job.start {
-        Start::Init(path) => {
-            let file = checkpoint::File::open(path)?;
-            let is_head = |name: &str| arch.is_head(name);
-            let report = checkpoint::fine_tune(store, &file, is_head, |name| network.pretrained_names(name))?;
-            reporter.message(&format!("weights from {}:\n{}", path.display(), report.table()));
-            Ok(())
-        }
+pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
+    let Job { config, task, reporter, .. } = *job;
+    task.check(config)?;
+    let mut trainer = Trainer::new(config, task.classes(), |network, store| match &job.start {
+        Start::Init(path) => load_weights(job, path, network, store),
         Start::Scratch | Start::Resume => Ok(()),
     })?;
     let mut position = Position::default();
@@ -83,9 +73,18 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
         position = state::restore(&newest, &mut trainer)?;
         reporter.message(&format!("resuming after step {} of {}", position.step, newest.display()));
     }
-    let sampler =
-        IdentitySampler::new(&dataset.train, config.sampler.ids, config.sampler.images, config.sampler.passes);
-    let batches_per_epoch = sampler.batches();
+    let samples = task.samples();
+    let sampler = task.sampler(config);
+    // Whole groups of batches: an update that is half done would be lost at the epoch's end.
+    let updates = sampler.batches() / config.train.accumulate;
+    let batches_per_epoch = updates * config.train.accumulate;
+    if updates == 0 {
+        return Err(Error::Setting {
+            setting: "train.accumulate".into(),
+            value: config.train.accumulate.to_string(),
+            reason: format!("an epoch has {} batches: choose at most as many", sampler.batches()),
+        });
+    }
     if position.batch > 0 && position.batches != batches_per_epoch {
         let Position { batch, batches: then, .. } = position;
         return Err(Error::OtherEpoch { batch, then, now: batches_per_epoch });
@@ -95,20 +94,21 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
     job.run.write_config(config)?;
     describe(job, &trainer);
 
-    let schedule = config.schedule.per_step(batches_per_epoch as u64);
+    let schedule = config.schedule.per_step(updates as u64);
     let transform = eval::transform(config);
-    let cache = ImageCache::new(dataset.train.len(), &transform, config.data.cache_mb);
+    let cache = ImageCache::new(samples.len(), &transform, config.data.cache_mb);
     let done_before = position.step;
     let mut metrics = job.run.metrics(|line| line["step"].as_u64().is_some_and(|step| step <= done_before))?;
     let last_step = config.train.max_steps.map_or(u64::MAX, |steps| steps as u64);
     let mut last_report = None;
 
-    while position.epoch < config.schedule.epochs && position.step < last_step {
+    while position.epoch < config.schedule.epochs && position.step < last_step && !out_of_patience(config, position) {
         if position.batch == 0 {
             trainer.begin_epoch();
         }
         let _epoch = profile::range(format_args!("epoch {}", position.epoch + 1));
-        let batches = sampler.epoch(config.seed, position.epoch as u64);
+        let mut batches = sampler.epoch(config.seed, position.epoch as u64);
+        batches.truncate(batches_per_epoch);
         let options = LoaderOptions {
             transform,
             augment: Some(config.augment.clone()),
@@ -116,9 +116,9 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
             epoch: position.epoch as u64,
             workers: eval::workers(config),
         };
-        let loader = Loader::new(&dataset.train, &batches, position.batch, options, cache.clone());
+        let loader = Loader::new(samples.clone(), &batches, position.batch, options, cache.clone());
         let title = format!("epoch {}/{}", position.epoch + 1, config.schedule.epochs);
-        let mut task = reporter.start(&title, (batches.len() - position.batch) as u64, "steps");
+        let mut bar = reporter.start(&title, (batches.len() - position.batch) as u64, "steps");
         let mut sums = Sums::default();
         let begun = Instant::now();
         let mut loader = loader.peekable();
@@ -131,17 +131,23 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
             drop(data);
             let _step = profile::range(format_args!("step {}", position.step + 1));
             let lr = schedule.lr(config.optim.lr, position.step);
-            let report = trainer.step(&batch, next, lr).map_err(|error| with_files(error, dataset, &batch.indices))?;
+            let report = trainer.step(&batch, next, lr).map_err(|error| with_files(error, &samples, &batch.indices))?;
             position.batch += 1;
-            position.step += 1;
             sums.add(&report, batch.labels.len());
-            task.advance(1, &format!("loss {:.4} acc {:.2} lr {lr:.2e}", report.loss, report.accuracy));
+            bar.advance(1, &format!("loss {:.4} acc {:.2} lr {lr:.2e}", report.loss, report.accuracy));
+            if !trainer.between_updates() {
+                continue;
+            }
+            position.step += 1;
             if config.train.log_every > 0 && position.step % config.train.log_every as u64 == 0 {
-                metrics.write(&json!({
+                let mut line = json!({
                     "type": "step", "step": position.step, "epoch": position.epoch + 1, "lr": lr, "loss": report.loss,
-                    "cross_entropy": report.cross_entropy, "triplet": report.triplet, "accuracy": report.accuracy,
-                    "grad_norm": report.grad_norm,
-                }))?;
+                    "cross_entropy": report.cross_entropy, "accuracy": report.accuracy, "grad_norm": report.grad_norm,
+                });
+                if let Some(triplet) = report.triplet {
+                    line["triplet"] = json!(triplet);
+                }
+                metrics.write(&line)?;
             }
             if position.step >= last_step || job.stop.requested() {
                 break;
@@ -155,55 +161,140 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
         let done = position.epoch == config.schedule.epochs || position.step >= last_step;
         // An epoch that is broken off leaves no figures: it goes on when the run is resumed.
         if whole || done {
-            task.finish(&sums.line());
+            bar.finish(&sums.line());
             metrics.write(&sums.json(position, begun.elapsed().as_secs_f64()))?;
         } else {
-            task.finish("stopped");
+            bar.finish("stopped");
         }
         if !done && (!whole || job.stop.requested()) {
-            save(job, &trainer, classes, position)?;
+            save(job, &mut trainer, position)?;
             curves::draw(job.run)?;
             return Ok(Outcome::Stopped(position));
         }
         let due = |every: usize| every > 0 && position.batch == 0 && position.epoch % every == 0;
         if done || due(config.train.checkpoint_every) {
-            save(job, &trainer, classes, position)?;
+            save(job, &mut trainer, position)?;
         }
         if done || due(config.train.eval_every) {
-            let report = evaluate(job, &mut trainer, evaluated)?;
-            metrics.write(&json!({
-                "type": "evaluation", "epoch": position.epoch, "step": position.step, "mAP": report.map,
-                "mINP": report.minp, "rank1": report.rank(1),
-            }))?;
+            let report = evaluate(job, &mut trainer)?;
+            let mut line = report.figures();
+            line.extend(figures(json!({ "type": "evaluation", "epoch": position.epoch, "step": position.step })));
+            metrics.write(&line)?;
             reporter.message(&format!("{report}"));
+            if config.train.patience > 0 {
+                keep_best(job, &mut trainer, &mut position, &report)?;
+            }
             last_report = Some(report);
         }
     }
-    let report = match last_report {
-        Some(report) => report,
-        None => evaluate(job, &mut trainer, evaluated)?,
+    let report = match (position.best, last_report) {
+        (Some(best), _) if best.evaluations_since > 0 => evaluate_best(job, &mut trainer, best)?,
+        (_, Some(report)) => report,
+        (_, None) => evaluate(job, &mut trainer)?,
     };
+    let mut summary = task.describe();
+    summary.extend(report.summary());
+    job.run.write_summary(&summary)?;
+    task.write_details(&report, job.run)?;
     curves::draw(job.run)?;
     Ok(Outcome::Finished(Box::new(report)))
 }
 
-fn evaluate(job: &Job<'_>, trainer: &mut Trainer, dataset: &Dataset) -> Result<RankingReport> {
-    let _evaluation = profile::range("evaluation");
-    let Trainer { store, network, states, device, .. } = trainer;
-    eval::evaluate_dataset(network.as_ref(), store, states, dataset, job.config, device, job.reporter)
+/// Fills `store` from the file `path`, as far as it fits.
+fn load_weights<T: Task>(job: &Job<'_, T>, path: &std::path::Path, network: &dyn Network, store: &mut Store) -> Result<()> {
+    let Job { config, task, .. } = *job;
+    let arch = config.arch()?;
+    let keep = config.train.keep_head;
+    let file = checkpoint::File::open(path)?;
+    let is_head = |name: &str| !keep && arch.is_head(name);
+    let report = checkpoint::fine_tune(store, &file, is_head, |name| network.pretrained_names(name))?;
+    if keep {
+        let fits = !report.new.iter().any(|name| arch.is_head(name));
+        // Weights from elsewhere name no classes.
+        let named = state::has_header(&file).then(|| state::model_header(path, &file)).transpose()?;
+        let same = named.is_none_or(|header| header.class_names == task.class_names());
+        if !(fits && same) {
+            let classes = task.classes();
+            let reason = format!("its classifier is not one of these {classes} classes: leave --keep-head out");
+            return Err(Error::Checkpoint { path: path.into(), reason });
+        }
+    }
+    job.reporter.message(&format!("weights from {}:\n{}", path.display(), report.table()));
+    Ok(())
 }
 
-fn save(job: &Job<'_>, trainer: &Trainer, classes: usize, position: Position) -> Result<()> {
+/// Measures the network, or the moving average of its weights.
+fn evaluate<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer) -> Result<T::Report> {
+    trainer.swap_average();
+    let report = measure(job, trainer);
+    trainer.swap_average();
+    report
+}
+
+fn measure<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer) -> Result<T::Report> {
+    let _evaluation = profile::range("evaluation");
+    let Trainer { store, network, states, device, .. } = trainer;
+    let (config, reporter) = (job.config, job.reporter);
+    job.task.evaluate(Model { network: network.as_ref(), store, states, config, device, reporter })
+}
+
+/// Whether evaluations have not become better for as long as the settings allow.
+fn out_of_patience(config: &Config, position: Position) -> bool {
+    let patience = config.train.patience;
+    patience > 0 && position.best.is_some_and(|best| best.evaluations_since >= patience)
+}
+
+/// Notes how `report` compares with the best before, and saves a better one.
+fn keep_best<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, position: &mut Position, report: &T::Report) -> Result<()> {
+    let (name, score) = report.score();
+    match &mut position.best {
+        Some(best) if score <= best.score => best.evaluations_since += 1,
+        best => {
+            *best = Some(Best { score, epoch: position.epoch, evaluations_since: 0 });
+            let info = ModelInfo { classes: job.task.classes(), class_names: job.task.class_names() };
+            state::save(&job.run.checkpoints(), state::BEST, trainer, info, *position)?;
+        }
+    }
+    if out_of_patience(job.config, *position)
+        && let Some(best) = position.best
+    {
+        job.reporter.message(&format!(
+            "no better {name} in {} evaluations: training ends; the best was {:.2} % after epoch {}",
+            best.evaluations_since,
+            100.0 * best.score,
+            best.epoch
+        ));
+    }
+    // Once more: what was noted above belongs to it.
+    save(job, trainer, *position)
+}
+
+/// Measures the best weights.
+fn evaluate_best<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, best: Best) -> Result<T::Report> {
+    job.reporter.message(&format!("the weights after epoch {}:", best.epoch));
+    let model = job.run.checkpoints().join(state::BEST).join(state::MODEL_FILE);
+    checkpoint::load_exact(&mut trainer.store, &checkpoint::File::open(&model)?)?;
+    let decls = trainer.state_decls().to_vec();
+    state::load_latent_states(&model, &decls, &mut trainer.states)?;
+    measure(job, trainer)
+}
+
+fn save<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, position: Position) -> Result<()> {
     let _checkpoint = profile::range("checkpoint");
     let folder = job.run.checkpoints();
-    let path = state::save(&folder, &format!("step-{}", position.step), trainer, classes, position)?;
+    let info = ModelInfo { classes: job.task.classes(), class_names: job.task.class_names() };
+    let path = state::save(&folder, &format!("step-{}", position.step), trainer, info, position)?;
     state::prune(&folder, KEEP_CHECKPOINTS)?;
     job.reporter.message(&format!("saved {}", path.display()));
     Ok(())
 }
 
+fn figures(value: Value) -> Map<String, Value> {
+    value.as_object().cloned().unwrap_or_default()
+}
+
 /// Says what will be trained, and how much memory it takes.
-fn describe(job: &Job<'_>, trainer: &Trainer) {
+fn describe<T: Task>(job: &Job<'_, T>, trainer: &Trainer) {
     use crate::store::Group;
     let store = &trainer.store;
     let million = |group| store.count(group) as f64 / 1e6;
@@ -222,10 +313,10 @@ fn describe(job: &Job<'_>, trainer: &Trainer) {
 }
 
 /// Adds the batch's files to an error of a step.
-fn with_files(error: Error, dataset: &Dataset, indices: &[usize]) -> Error {
+fn with_files(error: Error, samples: &[Sample], indices: &[usize]) -> Error {
     match error {
         Error::NonFinite { what, value, lr, .. } => {
-            let files = indices.iter().take(4).map(|&i| dataset.train[i].path.display().to_string()).collect();
+            let files = indices.iter().take(4).map(|&i| samples[i].image.to_string()).collect();
             Error::NonFinite { what, value, lr, files }
         }
         other => other,
@@ -239,7 +330,7 @@ struct Sums {
     images: usize,
     loss: f64,
     cross_entropy: f64,
-    triplet: f64,
+    triplet: Option<f64>,
     accuracy: f64,
 }
 
@@ -249,7 +340,9 @@ impl Sums {
         self.images += images;
         self.loss += report.loss;
         self.cross_entropy += report.cross_entropy;
-        self.triplet += report.triplet;
+        if let Some(triplet) = report.triplet {
+            *self.triplet.get_or_insert(0.0) += triplet;
+        }
         self.accuracy += report.accuracy;
     }
 
@@ -258,20 +351,22 @@ impl Sums {
     }
 
     fn line(&self) -> String {
-        format!(
-            "loss {:.4} (identity {:.4}, triplet {:.4}), accuracy {:.1} %",
-            self.mean(self.loss),
-            self.mean(self.cross_entropy),
-            self.mean(self.triplet),
-            100.0 * self.mean(self.accuracy),
-        )
+        let (loss, accuracy) = (self.mean(self.loss), 100.0 * self.mean(self.accuracy));
+        let parts = self.triplet.map_or_else(String::new, |triplet| {
+            format!(" (identity {:.4}, triplet {:.4})", self.mean(self.cross_entropy), self.mean(triplet))
+        });
+        format!("loss {loss:.4}{parts}, accuracy {accuracy:.1} %")
     }
 
-    fn json(&self, position: Position, seconds: f64) -> serde_json::Value {
-        json!({
+    fn json(&self, position: Position, seconds: f64) -> Value {
+        let mut line = json!({
             "type": "epoch", "epoch": position.epoch, "step": position.step, "loss": self.mean(self.loss),
-            "cross_entropy": self.mean(self.cross_entropy), "triplet": self.mean(self.triplet),
-            "accuracy": self.mean(self.accuracy), "images_per_second": self.images as f64 / seconds.max(1e-9),
-        })
+            "cross_entropy": self.mean(self.cross_entropy), "accuracy": self.mean(self.accuracy),
+            "images_per_second": self.images as f64 / seconds.max(1e-9),
+        });
+        if let Some(triplet) = self.triplet {
+            line["triplet"] = json!(self.mean(triplet));
+        }
+        line
     }
 }

@@ -15,24 +15,44 @@ use crate::config::Config;
 use crate::error::IoContext;
 use crate::graph::{StateDecl, StateId};
 use crate::latent_state::LatentStates;
+use crate::store::Store;
 use crate::{Error, Result};
 
 /// Weights, under torch's names.
 pub const MODEL_FILE: &str = "model.safetensors";
 /// Everything else.
 pub const TRAINING_FILE: &str = "training.safetensors";
+/// The checkpoint of the best evaluation, where the run looks for one (`--patience`).
+pub const BEST: &str = "best";
+
+/// Prefix of the weights that training goes on with, where the model's are their moving average; `values` in one piece.
+const TRAINED: &str = "trained.";
+const TRAINED_VALUES: &str = "trained.values";
 
 /// Where a run stands: the next batch to be trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Position {
     /// 0-based.
     pub epoch: usize,
     /// Batches of this epoch that are done.
     pub batch: usize,
-    /// Steps done in all.
+    /// Updates of the weights in all.
     pub step: u64,
     /// Batches of a whole epoch.
     pub batches: usize,
+    /// The best evaluation so far, where the run looks for one.
+    #[serde(default)]
+    pub best: Option<Best>,
+}
+
+/// The best evaluation of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    pub score: f64,
+    /// Epochs that were done.
+    pub epoch: usize,
+    /// Later evaluations, none of which was better.
+    pub evaluations_since: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -45,24 +65,41 @@ struct Header {
 /// What a model file says of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ModelHeader {
-    /// Number of training identities.
+    /// Number of training identities, or classes.
     pub classes: usize,
+    /// Names of the classes; empty for identities.
+    #[serde(default)]
+    pub class_names: Vec<String>,
     /// The run's settings.
     pub config: Config,
 }
 
-/// Writes checkpoint `name` into `folder` (of checkpoints).
+/// What a checkpoint says of the classes.
+#[derive(Clone, Copy, Debug)]
+pub struct ModelInfo<'a> {
+    pub classes: usize,
+    /// Empty for identities.
+    pub class_names: &'a [String],
+}
+
+/// Writes checkpoint `name` into `folder` (of checkpoints). The model is the moving average of the weights, where there is one.
 ///
 /// # Errors
 /// The disk is full or not writable: nothing that was there before is touched.
-pub fn save(folder: &Path, name: &str, trainer: &Trainer, classes: usize, position: Position) -> Result<PathBuf> {
+pub fn save(
+    folder: &Path,
+    name: &str,
+    trainer: &mut Trainer,
+    info: ModelInfo<'_>,
+    position: Position,
+) -> Result<PathBuf> {
     let temporary = folder.join(format!(".{name}.tmp"));
     let target = folder.join(name);
     if temporary.exists() {
         fs::remove_dir_all(&temporary).at("remove", &temporary)?;
     }
     fs::create_dir_all(&temporary).at("create", &temporary)?;
-    let written = write_files(&temporary, trainer, classes, position);
+    let written = write_files(&temporary, trainer, info, position);
     if let Err(error) = written {
         // Frees the space again; the error that matters is the first one.
         let _ = fs::remove_dir_all(&temporary);
@@ -75,15 +112,27 @@ pub fn save(folder: &Path, name: &str, trainer: &Trainer, classes: usize, positi
     Ok(target)
 }
 
-fn write_files(folder: &Path, trainer: &Trainer, classes: usize, position: Position) -> Result<()> {
-    let header = ModelHeader { classes, config: trainer.config().clone() };
+fn write_files(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>, position: Position) -> Result<()> {
+    let ModelInfo { classes, class_names } = info;
+    let header = ModelHeader { classes, class_names: class_names.to_vec(), config: trainer.config().clone() };
     let metadata = HashMap::from([
         ("format".to_string(), "pt".to_string()),
         ("ptl".to_string(), serde_json::to_string(&header).expect("settings are plain data")),
     ]);
-    checkpoint::write(&folder.join(MODEL_FILE), &checkpoint::state_dict(&trainer.store), metadata)?;
+    trainer.swap_average();
+    let written = checkpoint::write(&folder.join(MODEL_FILE), &checkpoint::state_dict(&trainer.store), metadata);
+    trainer.swap_average();
+    written?;
 
     let mut tensors = Vec::new();
+    if trainer.averages() {
+        // What training goes on with.
+        let store = &trainer.store;
+        tensors.push(Tensor::f32(TRAINED_VALUES, &[store.values.len()], store.values.to_vec()));
+        for buffer in &store.buffers {
+            tensors.push(Tensor::f32(format!("{TRAINED}{}", buffer.name), &[buffer.values.len()], buffer.values.to_vec()));
+        }
+    }
     for (name, values) in trainer.optimizer.state() {
         tensors.push(Tensor::f32(format!("optimizer.{name}"), &[values.len()], values.to_vec()));
     }
@@ -101,10 +150,20 @@ fn write_files(folder: &Path, trainer: &Trainer, classes: usize, position: Posit
 /// The checkpoint is broken or of another model.
 pub fn restore(folder: &Path, trainer: &mut Trainer) -> Result<Position> {
     let model = checkpoint::File::open(&folder.join(MODEL_FILE))?;
+    // Of a run with a moving average: that.
     checkpoint::load_exact(&mut trainer.store, &model)?;
+    trainer.start_average();
     let path = folder.join(TRAINING_FILE);
     let file = checkpoint::File::open(&path)?;
     let header: Header = read_header(&path, &file.metadata)?;
+    if file.shape(TRAINED_VALUES).is_some() {
+        let Store { values, buffers, .. } = &mut trainer.store;
+        *values = same_length(&file, TRAINED_VALUES, values.len())?.into();
+        for buffer in buffers {
+            let name = format!("{TRAINED}{}", buffer.name);
+            buffer.values = same_length(&file, &name, buffer.values.len())?.into();
+        }
+    }
     let names: Vec<&str> = trainer.optimizer.state().map(|(name, _)| name).collect();
     let values = names.iter().map(|name| file.f32(&format!("optimizer.{name}"))).collect::<Result<Vec<_>>>()?;
     let state: Vec<(&str, &[f32])> = names.into_iter().zip(values.iter().map(Vec::as_slice)).collect();
@@ -112,6 +171,14 @@ pub fn restore(folder: &Path, trainer: &mut Trainer) -> Result<Position> {
     restore_latent_states(&file, trainer.state_decls().to_vec(), &mut trainer.states)?;
     trainer.states.set_resets(header.state_resets);
     Ok(header.position)
+}
+
+fn same_length(file: &checkpoint::File, name: &str, len: usize) -> Result<Vec<f32>> {
+    let values = file.f32(name)?;
+    if values.len() != len {
+        return Err(bad(file.path(), format!("{name} has {} numbers, the model {len}", values.len())));
+    }
+    Ok(values)
 }
 
 /// Fills `states` from the training file beside a model; a missing file leaves them empty.

@@ -1,14 +1,16 @@
 //! One training step: batch in, parameters moved, losses out.
 
-use super::recorded::Recorded;
+use rayon::prelude::*;
+
+use super::recorded::{Part, Recorded};
 use crate::config::Config;
 use crate::data::Batch;
-use crate::device::{Device, Gpu, Ptr, kernels};
+use crate::device::{Device, Gpu, Grid, Mirrored, Ptr, kernels};
 use crate::graph::{Graph, Mode, Var};
 use crate::latent_state::{LatentStates, StatePolicy};
 use crate::nn::{Network, NetworkConfig};
 use crate::op;
-use crate::optim::{self, Optimizer, Segment};
+use crate::optim::{self, Ema, Optimizer, Segment};
 use crate::session::Session;
 use crate::shape::Shape;
 use crate::store::{Group, Store};
@@ -25,17 +27,24 @@ pub struct Trainer {
     ends: Ends,
     /// Steps on a GPU.
     recorded: Option<Recorded>,
+    /// Gradients of the batches of a group so far; empty where every batch updates.
+    summed: Mirrored,
+    /// Batches of a group that are done.
+    batches_done: usize,
+    ema: Option<Ema>,
     config: Config,
 }
 
 /// What a step sets and reads.
-struct Ends {
+pub(super) struct Ends {
     images: Var,
     labels: Var,
+    /// Shares of the classes, where images are mixed.
+    targets: Option<Var>,
     logits: Vec<Var>,
     /// One for each of `logits`; their mean counts.
     cross_entropies: Vec<Var>,
-    /// One for each embedding; their mean counts.
+    /// One for each embedding, if any; their mean counts.
     triplets: Vec<Var>,
 }
 
@@ -46,12 +55,12 @@ pub struct StepReport {
     pub loss: f64,
     /// Mean over the network's classifiers.
     pub cross_entropy: f64,
-    /// Mean over the network's embeddings.
-    pub triplet: f64,
-    /// Share of the batch whose identity has the largest logit, mean over the classifiers.
+    /// Mean over the network's embeddings; `None` for a classifier.
+    pub triplet: Option<f64>,
+    /// Share of the batch whose label has the largest logit, mean over the classifiers.
     pub accuracy: f64,
-    /// Gradient norm, before clipping.
-    pub grad_norm: f64,
+    /// Gradient norm, before clipping; `None` for a batch that only adds its gradient to a sum.
+    pub grad_norm: Option<f64>,
 }
 
 /// The network's settings from the run's.
@@ -72,8 +81,33 @@ pub fn network_config(config: &Config, classes: usize) -> Result<NetworkConfig> 
     })
 }
 
+/// What a training step computes, for batches of [`Config::batch`] images.
+pub(super) fn record(config: &Config, classes: usize, network: &dyn Network, store: &Store) -> Result<(Graph, Ends)> {
+    let batch = config.batch();
+    let mut graph = Graph::new(Mode::Train).freeze_backbone_bn(config.train.freeze_bn);
+    let images = graph.input(Shape::new(batch, config.model.height, config.model.image_width, 3));
+    let labels = graph.labels(batch);
+    let mixes = config.augment.mixup > 0.0 || config.augment.cutmix > 0.0;
+    let targets = mixes.then(|| graph.targets(Shape::vectors(batch, classes)));
+    let outputs = network.forward(&mut graph, store, images)?;
+    let (mut cross_entropies, mut triplets) = (Vec::new(), Vec::new());
+    for &logits in &outputs.logits {
+        graph.keep(logits);
+        cross_entropies.push(match targets {
+            Some(targets) => op::soft_cross_entropy(&mut graph, logits, targets)?,
+            None => op::cross_entropy(&mut graph, logits, labels, config.loss.label_smoothing)?,
+        });
+    }
+    for &embedding in &outputs.embeddings {
+        triplets.push(op::batch_hard_triplet(&mut graph, embedding, labels, config.loss.triplet_margin)?);
+    }
+    cross_entropies.iter().chain(&triplets).for_each(|&loss| graph.root(loss));
+    let ends = Ends { images, labels, targets, logits: outputs.logits, cross_entropies, triplets };
+    Ok((graph, ends))
+}
+
 impl Trainer {
-    /// Builds the network for batches of P·K images of `classes` identities. `init` may fill the fresh store.
+    /// Builds the network for batches of [`Config::batch`] images of `classes` identities or classes. `init` may fill the fresh store.
     ///
     /// # Errors
     /// Settings that make no network; a device that cannot be used.
@@ -101,26 +135,29 @@ impl Trainer {
         if config.train.freeze_backbone {
             store.set_trainable(Group::Backbone, false);
         }
-        let batch = config.sampler.ids * config.sampler.images;
-        let mut graph = Graph::new(Mode::Train).freeze_backbone_bn(config.train.freeze_bn);
-        let images = graph.input(Shape::new(batch, config.model.height, config.model.image_width, 3));
-        let labels = graph.labels(batch);
-        let outputs = network.forward(&mut graph, &store, images)?;
-        let (mut cross_entropies, mut triplets) = (Vec::new(), Vec::new());
-        for &logits in &outputs.logits {
-            graph.keep(logits);
-            cross_entropies.push(op::cross_entropy(&mut graph, logits, labels, config.loss.label_smoothing)?);
-        }
-        for &embedding in &outputs.embeddings {
-            triplets.push(op::batch_hard_triplet(&mut graph, embedding, labels, config.loss.triplet_margin)?);
-        }
-        cross_entropies.iter().chain(&triplets).for_each(|&loss| graph.root(loss));
+        let (graph, ends) = record(config, classes, network.as_ref(), &store)?;
         let session = Session::new(graph, &store, &device)?;
         let optimizer = Optimizer::new(&config.optim.optimizer(), store.values.len())?;
-        let ends = Ends { images, labels, logits: outputs.logits, cross_entropies, triplets };
         let recorded = device.gpu().map(|gpu| Recorded::new(gpu, ends.logits.len(), config.gpu.graph)).transpose()?;
         let states = LatentStates::new(config.ptl.state_init, config.seed);
-        Ok(Trainer { states, store, network, optimizer, device, session, ends, recorded, config: config.clone() })
+        let summed = Mirrored::zeros(if config.train.accumulate > 1 { store.values.len() } else { 0 });
+        let ema = (config.train.ema > 0.0).then(|| Ema::new(config.train.ema, &store));
+        let config = config.clone();
+        let batches_done = 0;
+        Ok(Trainer {
+            states,
+            store,
+            network,
+            optimizer,
+            device,
+            session,
+            ends,
+            recorded,
+            summed,
+            batches_done,
+            ema,
+            config,
+        })
     }
 
     /// Forgets the latent states where the policy asks for it at the start of an epoch.
@@ -130,8 +167,9 @@ impl Trainer {
         }
     }
 
-    /// Forward, backward and update with learning rate `lr` on `batch`. Of `next`, the batch of the following step where it is
-    /// known already, the bytes go to a GPU meanwhile.
+    /// Forward, backward and update with learning rate `lr` on `batch`; with [`accumulate`](crate::config::Train::accumulate)
+    /// only every so many batches update, by the mean of their gradients, and latent states move with each. Of `next`, the batch
+    /// that follows where it is known already, the bytes go to a GPU meanwhile.
     ///
     /// # Errors
     /// A loss or gradient that is not finite; the parameters are then as they were.
@@ -141,13 +179,24 @@ impl Trainer {
         }
         self.session.set_images(self.ends.images, batch)?;
         self.session.set(self.ends.labels, bytemuck::cast_slice(&batch.labels))?;
-        match self.session.gpu().cloned() {
-            None => self.step_on_cpu(&batch.labels, lr),
-            Some(gpu) => self.step_on_gpu(&gpu, batch.labels.len(), next, lr),
+        if let Some(targets) = self.ends.targets {
+            let classes = self.session.graph().shape(targets).c;
+            self.session.set(targets, &batch.targets(classes, self.config.loss.label_smoothing))?;
         }
+        let part = Part::new(self.batches_done, self.config.train.accumulate);
+        let gpu = self.session.gpu().cloned();
+        let report = match &gpu {
+            None => self.step_on_cpu(&batch.labels, part, lr)?,
+            Some(gpu) => self.step_on_gpu(gpu, batch.labels.len(), part, next, lr)?,
+        };
+        self.batches_done = if part.updates() { 0 } else { self.batches_done + 1 };
+        if let Some(ema) = self.ema.as_mut().filter(|_| part.updates()) {
+            ema.update(&mut self.store, self.optimizer.steps(), gpu.as_ref())?;
+        }
+        Ok(report)
     }
 
-    fn step_on_cpu(&mut self, labels: &[u32], lr: f64) -> Result<StepReport> {
+    fn step_on_cpu(&mut self, labels: &[u32], part: Part, lr: f64) -> Result<StepReport> {
         self.session.forward(&mut self.store, &mut self.states)?;
         let losses =
             |vars: &[Var]| vars.iter().map(|&v| Ok(f64::from(self.session.value(v)?[0]))).collect::<Result<_>>();
@@ -161,22 +210,40 @@ impl Trainer {
             self.session.set_grad(loss, &[weight])?;
         }
         self.session.backward(&mut self.store, &mut self.states)?;
+        let add = |to: &mut [f32], from: &[f32]| to.par_iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        match part {
+            Part::Whole => {}
+            Part::First => self.summed.copy_from_slice(&self.store.grads),
+            Part::Middle => add(&mut self.summed, &self.store.grads),
+            Part::Last => add(&mut self.store.grads, &self.summed),
+        }
+        if !part.updates() {
+            return Ok(report);
+        }
 
         let _optimizer = profile::range("optimizer");
         let segments = self.segments(lr);
-        report.grad_norm = if self.config.optim.clip_norm > 0.0 {
+        let norm = if self.config.optim.clip_norm > 0.0 {
             optim::clip_grad_norm(&mut self.store.grads, &segments, f64::from(self.config.optim.clip_norm))
         } else {
             optim::global_norm(&self.store.grads, &segments)
         };
-        check_finite("gradient norm", report.grad_norm, lr)?;
+        check_finite("gradient norm", norm, lr)?;
+        report.grad_norm = Some(norm);
         self.optimizer.step(&mut self.store.values, &self.store.grads, &segments);
         Ok(report)
     }
 
     /// Everything is enqueued, or replayed, before the first number comes back; a step whose gradient is not finite changes no
     /// parameters by itself.
-    fn step_on_gpu(&mut self, gpu: &Gpu, batch: usize, next: Option<&Batch>, lr: f64) -> Result<StepReport> {
+    fn step_on_gpu(
+        &mut self,
+        gpu: &Gpu,
+        batch: usize,
+        part: Part,
+        next: Option<&Batch>,
+        lr: f64,
+    ) -> Result<StepReport> {
         let (segments, loss_weights) = (self.segments(lr), self.loss_weights());
         self.session.begin_step(&mut self.store, &mut self.states);
         let bound = self.session.bind(&mut self.store, &mut self.states)?;
@@ -187,7 +254,9 @@ impl Trainer {
         let (session, store, optimizer, ends) = (&self.session, &self.store, &self.optimizer, &self.ends);
         let (clip_norm, classes) = (self.config.optim.clip_norm, session.graph().shape(ends.logits[0]).c);
         let labels = session.address(ends.labels).cast();
-        recorded.run(gpu, &bound, &update, &mut |hits| {
+        let len = store.grads.len();
+        let sum = if part == Part::Whole { Ptr::NULL } else { self.summed.on_device_mut(gpu)? };
+        recorded.run(gpu, part, &bound, &update, &mut |hits| {
             session.launch_forward(store, &bound)?;
             for (i, &logits) in ends.logits.iter().enumerate() {
                 let logits = session.address(logits);
@@ -197,6 +266,13 @@ impl Trainer {
                 session.launch_grad(loss, weight)?;
             }
             session.launch_backward(store, &bound)?;
+            let add = |from, to, accumulate| kernels::put_f32(gpu, Grid::any(len), from, to, len as i64, accumulate);
+            match part {
+                Part::Whole => {}
+                Part::First => return add(bound.grads, sum, 0),
+                Part::Middle => return add(bound.grads, sum, 1),
+                Part::Last => add(sum, bound.grads, 1)?,
+            }
             let _optimizer = profile::range("optimizer");
             optimizer.launch(gpu, &update, bound.values, bound.grads, clip_norm)
         })?;
@@ -209,39 +285,67 @@ impl Trainer {
         let (session, ends) = (&self.session, &self.ends);
         let losses = ends.cross_entropies.iter().chain(&ends.triplets).map(|&loss| session.address(loss).cast());
         let hits = (0..ends.logits.len()).map(|i| recorded.hits().add(i));
-        let read = read_numbers(gpu, losses.chain(hits).chain([update.norm]))?;
+        let norm = part.updates().then_some(update.norm);
+        let read = read_numbers(gpu, losses.chain(hits).chain(norm))?;
         let (cross_entropies, rest) = read.split_at(ends.cross_entropies.len());
         let (triplets, rest) = rest.split_at(ends.triplets.len());
         let (hits, norm) = rest.split_at(ends.logits.len());
         let mut report = self.report(cross_entropies, triplets, hits, batch);
-        report.grad_norm = norm[0];
         check_finite("loss", report.loss, lr)?;
-        check_finite("gradient norm", report.grad_norm, lr)?;
-        self.optimizer.count_step();
+        if let [norm] = *norm {
+            check_finite("gradient norm", norm, lr)?;
+            report.grad_norm = Some(norm);
+            self.optimizer.count_step();
+        }
         Ok(report)
     }
 
-    /// Each loss with its weight in the sum that is minimised.
+    /// Each loss with its weight in the sum that is minimised; the mean over the batches of an update.
     fn loss_weights(&self) -> Vec<(Var, f32)> {
         let Ends { cross_entropies, triplets, .. } = &self.ends;
         let (ce, triplet) = (self.config.loss.ce_weight, self.config.loss.triplet_weight);
+        let batches = self.config.train.accumulate as f32;
         let share = |vars: &[Var], weight: f32| -> Vec<(Var, f32)> {
-            vars.iter().map(|&var| (var, weight / vars.len() as f32)).collect()
+            vars.iter().map(|&var| (var, weight / vars.len() as f32 / batches)).collect()
         };
         [share(cross_entropies, ce), share(triplets, triplet)].concat()
     }
 
     fn report(&self, cross_entropies: &[f64], triplets: &[f64], hits: &[f64], batch: usize) -> StepReport {
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-        let (cross_entropy, triplet) = (mean(cross_entropies), mean(triplets));
+        let (cross_entropy, triplet) = (mean(cross_entropies), (!triplets.is_empty()).then(|| mean(triplets)));
         let weights = [self.config.loss.ce_weight, self.config.loss.triplet_weight];
         StepReport {
-            loss: f64::from(weights[0]) * cross_entropy + f64::from(weights[1]) * triplet,
+            loss: f64::from(weights[0]) * cross_entropy + f64::from(weights[1]) * triplet.unwrap_or(0.0),
             cross_entropy,
             triplet,
             accuracy: mean(hits) / batch as f64,
-            grad_norm: 0.0,
+            grad_norm: None,
         }
+    }
+
+    /// Whether the next batch begins a group: nothing is summed up that a checkpoint would lose.
+    pub fn between_updates(&self) -> bool {
+        self.batches_done == 0
+    }
+
+    /// Puts the moving average of the weights in their place, and back again; nothing where there is none (`--ema`).
+    pub fn swap_average(&mut self) {
+        if let Some(ema) = &mut self.ema {
+            ema.swap(&mut self.store);
+        }
+    }
+
+    /// Lets the moving average begin at the present weights.
+    pub fn start_average(&mut self) {
+        if self.averages() {
+            self.ema = Some(Ema::new(self.config.train.ema, &self.store));
+        }
+    }
+
+    /// Whether a moving average of the weights is kept.
+    pub fn averages(&self) -> bool {
+        self.ema.is_some()
     }
 
     /// The run's settings.
@@ -273,13 +377,16 @@ impl Trainer {
     /// The parameters that get a gradient, each with its learning rate: neighbours with the same settings are merged.
     fn segments(&self, lr: f64) -> Vec<Segment> {
         let optim = &self.config.optim;
+        let stages = self.store.params.iter().map(|param| param.stage).max().unwrap_or(0);
         let mut segments: Vec<Segment> = Vec::new();
         for (i, param) in self.store.params.iter().enumerate() {
             if !self.session.has_grad(i) {
                 continue;
             }
             let factor = match param.group {
-                Group::Backbone | Group::Branches => 1.0,
+                Group::Backbone | Group::Branches => {
+                    optim.backbone_lr * optim.layer_decay.powi((stages - param.stage) as i32)
+                }
                 Group::Ptl => optim.ptl_lr,
                 Group::Head => optim.head_lr,
             };

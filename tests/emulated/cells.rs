@@ -105,7 +105,7 @@ impl Cell {
             inputs: vec![self.input],
             params: vec![(vec![4 * self.channels, self.input.c, 3, 3], Layout::Conv)],
             build: if self.stride == 1 { build::<1> } else { build::<2> },
-            labels: Vec::new(),
+            fixed: None,
             smooth: true,
         }
     }

@@ -4,6 +4,7 @@
 mod bytes;
 #[cfg(ptl_emulator)]
 mod cells;
+mod classify;
 mod ops;
 mod ranking;
 mod training;

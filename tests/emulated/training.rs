@@ -1,15 +1,16 @@
 //! Every network trains and evaluates on the emulated GPU: the same settings, run folder and checkpoints as on the CPU.
 
-use ptl::config::{Config, Overrides, Task};
+use ptl::config::{Config, Overrides, TaskKind};
 use ptl::data::synth::{self, Domain, SynthConfig};
 use ptl::data::{Batch, Dataset, DatasetKind, Drawn, LoadOptions, load};
 use ptl::device::{Device, DeviceKind, Precision};
-use ptl::eval::{TrainedModel, extract_features};
+use ptl::eval::{Model, Output, TrainedModel};
+use ptl::eval::ranking::RankingReport;
 use ptl::nn::Arch;
 use ptl::progress::Reporter;
 use ptl::run_dir::RunDir;
 use ptl::stop::StopFlag;
-use ptl::train::{self, Job, Outcome, Start, state};
+use ptl::train::{self, Job, Outcome, Reid, Start, state};
 use tempfile::TempDir;
 
 use crate::emulated;
@@ -26,7 +27,7 @@ fn dataset(height: usize, width: usize) -> (Dataset, TempDir) {
 
 /// Two steps of the network's own recipe, at a small width and with small images.
 fn config(arch: &str, device: DeviceKind) -> Config {
-    let mut config = Config::recipe(Task::Reid, arch);
+    let mut config = Config::recipe(TaskKind::Reid, arch);
     (config.device, config.seed) = (device, 3);
     let mgn = arch.starts_with("mgn");
     (config.model.width, config.model.embedding) = (0.0625, 8);
@@ -42,10 +43,11 @@ fn config(arch: &str, device: DeviceKind) -> Config {
     config
 }
 
-fn run(config: &Config, dataset: &Dataset, start: Start, run: &RunDir) -> Outcome {
+fn run(config: &Config, dataset: &Dataset, start: Start, run: &RunDir) -> Outcome<RankingReport> {
     let reporter = Reporter::silent().with_log(&run.log_path()).unwrap();
     let stop = StopFlag::default();
-    train::run(&Job { config, dataset, target: None, start, run, reporter: &reporter, stop: &stop }).unwrap()
+    let task = &Reid { dataset, target: None };
+    train::run(&Job { config, task, start, run, reporter: &reporter, stop: &stop }).unwrap()
 }
 
 /// Losses and gradient norms, step by step.
@@ -86,11 +88,10 @@ fn every_network_trains_and_evaluates_as_on_the_cpu() {
         }
         // The GPU's checkpoint, evaluated on both.
         let features = [Device::Cpu, emulated(Precision::F32).unwrap()].map(|device| {
-            let TrainedModel { config, network, mut store, states, .. } =
-                TrainedModel::open(runs[1].root(), &Overrides::default()).unwrap();
+            let mut trained = TrainedModel::open(runs[1].root(), &Overrides::default()).unwrap();
             let silent = Reporter::silent();
-            let (network, records) = (network.as_ref(), &data.query);
-            extract_features(network, &mut store, &states, records, &config, &device, &silent).unwrap().0
+            let mut model = Model { device: &device, ..trained.model(&silent) };
+            model.run(Dataset::samples(&data.query), Output::Feature).unwrap().0
         });
         for (got, want) in features[1].iter().zip(&features[0]) {
             assert!((got - want).abs() <= 1e-4, "{arch}: a feature is {got}, not {want}");

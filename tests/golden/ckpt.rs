@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use ptl::checkpoint::File;
+use ptl::checkpoint::{self, File};
+use ptl::nn::{Architecture, Classifier, ClassifierConfig, Pool, ResNetConfig, StemKind};
+use ptl::store::Store;
 use serde_json::Value;
 
 use crate::support::{Checker, GoldenFile, files};
@@ -83,4 +85,31 @@ fn hostile_and_damaged_files_are_refused_and_nothing_is_run() {
         }
     }
     assert!(!Path::new("pwned.mark").exists(), "a pickle was run");
+}
+
+/// Weights of torchvision's ResNet-18 (narrow) become a classifier, and what the classifier writes is the same file: torchvision
+/// loads it as it loads its own.
+#[test]
+fn a_classifier_has_torchvisions_state_dict() {
+    for path in files("ckpt/tiny_resnet18*").iter().filter(|path| path.extension().is_some_and(|e| e != "json")) {
+        let file = File::open(path).unwrap_or_else(|e| panic!("{e}"));
+        let (base, classes) = (file.shape("conv1.weight").unwrap()[0], file.shape("fc.weight").unwrap()[0]);
+        let (architecture, stem) = (Architecture::ResNet18, StemKind::Imagenet);
+        let backbone = ResNetConfig { architecture, base, stem, last_stride: 2, classes: None };
+        let config = ClassifierConfig { backbone, pool: Pool::Avg, ptl: None, classes };
+        let mut store = Store::new();
+        Classifier::new(&mut store, &config, 5).unwrap();
+        checkpoint::load_exact(&mut store, &file).unwrap_or_else(|e| panic!("{e}"));
+
+        let folder = tempfile::tempdir().unwrap();
+        let written = folder.path().join("model.safetensors");
+        checkpoint::write(&written, &checkpoint::state_dict(&store), []).unwrap();
+        let written = File::open(&written).unwrap();
+        assert_eq!(written.names(), file.names());
+        for name in file.names() {
+            assert_eq!(written.shape(&name), file.shape(&name), "{name}");
+            assert_eq!(written.dtype(&name).unwrap(), file.dtype(&name).unwrap(), "{name}");
+            assert!(written.bytes(&name).unwrap() == file.bytes(&name).unwrap(), "{name}: other numbers");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use ptl::eval::extract::normalize;
 use ptl::graph::{Graph, Mode, StateId, Var};
 use ptl::latent_state::{LatentStates, StateInit};
-use ptl::nn::{Mgn, MgnConfig, Network as _, ResNet, ResNetConfig, Scope, StemKind};
+use ptl::nn::{Classifier, ClassifierConfig, Mgn, MgnConfig, Network as _, Pool, ResNetConfig, StemKind};
 use ptl::op;
 use ptl::optim::{OptimConfig, Optimizer, Segment};
 use ptl::session::Session;
@@ -87,7 +87,7 @@ fn entry(line: &Value) -> (String, Vec<usize>) {
 }
 
 enum Modules {
-    ResNet(ResNet),
+    Classifier(Box<Classifier>),
     Mgn { mgn: Box<Mgn>, cells: bool },
 }
 
@@ -128,14 +128,10 @@ impl Network {
             Modules::Mgn { mgn: Box::new(Mgn::new(&mut store, &config, 0)), cells }
         } else {
             let architecture = kind.parse().expect("a ResNet");
-            let config = ResNetConfig {
-                architecture,
-                base: 64,
-                stem: StemKind::Imagenet,
-                last_stride: 2,
-                classes: Some(classes),
-            };
-            Modules::ResNet(ResNet::new(Scope::root(&mut store, 0), config))
+            let (stem, pool) = (StemKind::Imagenet, Pool::Avg);
+            let backbone = ResNetConfig { architecture, base: 64, stem, last_stride: 2, classes: None };
+            let config = ClassifierConfig { backbone, pool, ptl: None, classes };
+            Modules::Classifier(Box::new(Classifier::new(&mut store, &config, 0).expect("a classifier")))
         };
         let mut network = Network {
             variant,
@@ -181,8 +177,9 @@ impl Network {
         let images = graph.input_with_grad(Shape::new(n, h, w, c));
         let labels = graph.labels(n);
         let (outputs, losses) = match &self.modules {
-            Modules::ResNet(resnet) => {
-                let logits = resnet.logits(&mut graph, &self.store, images).expect("the network records");
+            Modules::Classifier(classifier) => {
+                let outputs = classifier.forward(&mut graph, &self.store, images).expect("the network records");
+                let logits = outputs.logits[0];
                 let loss = op::cross_entropy(&mut graph, logits, labels, 0.0).expect("the loss records");
                 (vec![("logits", logits)], vec![(loss, 1.0)])
             }
@@ -243,7 +240,7 @@ impl Network {
                 self.features(&mut checker, "eval");
                 "eval"
             }
-            Modules::ResNet(_) => "eval",
+            Modules::Classifier(_) => "eval",
         };
         let mut recorded = self.record(Mode::EvalGrad);
         self.fill_states(&recorded);

@@ -1,5 +1,6 @@
 //! Whole runs on a few drawn pedestrians: resuming, seeds, threads, fine-tuning; the baseline here, MGN in [`mgn`].
 
+mod classify;
 mod mgn;
 mod support;
 
@@ -7,9 +8,8 @@ use std::path::Path;
 
 use ptl::checkpoint::File;
 use ptl::config::{OptimKind, Overrides};
-use ptl::data::{DatasetKind, LoadOptions, load};
-use ptl::device::Device;
-use ptl::eval::{TrainedModel, extract_features};
+use ptl::data::{Dataset, DatasetKind, LoadOptions, load};
+use ptl::eval::{Output, TrainedModel};
 use ptl::latent_state::{EvalState, StateInit, StatePolicy};
 use ptl::progress::Reporter;
 use ptl::run_dir::RunDir;
@@ -164,13 +164,10 @@ fn the_evaluation_state_changes_the_features_and_batches_do_not() {
     let run = RunDir::create(&folder.path().join("run")).unwrap();
     finish(&config(), Start::Scratch, &run);
     let features = |eval_state: EvalState, batch: usize| {
-        let TrainedModel { mut config, network, mut store, states, .. } =
-            TrainedModel::open(run.root(), &Overrides::default()).unwrap();
-        (config.ptl.eval_state, config.eval.batch) = (eval_state, batch);
-        let records = &datasets()[0].query;
-        extract_features(network.as_ref(), &mut store, &states, records, &config, &Device::Cpu, &Reporter::silent())
-            .unwrap()
-            .0
+        let mut trained = TrainedModel::open(run.root(), &Overrides::default()).unwrap();
+        (trained.config.ptl.eval_state, trained.config.eval.batch) = (eval_state, batch);
+        let query = Dataset::samples(&datasets()[0].query);
+        trained.model(&Reporter::silent()).run(query, Output::Feature).unwrap().0
     };
     let [zeros, mean, normal] = [EvalState::Zeros, EvalState::Mean, EvalState::Normal].map(|s| features(s, 4));
     assert!(zeros.iter().all(|v| v.is_finite()));

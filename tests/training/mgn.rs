@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use ptl::checkpoint::File;
-use ptl::config::{Config, Overrides, ScheduleKind, Task};
-use ptl::data::{DatasetKind, LoadOptions, load};
-use ptl::device::Device;
-use ptl::eval::{TrainedModel, extract_features};
+use ptl::config::{Config, Overrides, ScheduleKind, TaskKind};
+use ptl::data::{Dataset, DatasetKind, LoadOptions, load};
+use ptl::eval::{Output, TrainedModel};
 use ptl::latent_state::StatePolicy;
 use ptl::progress::Reporter;
 use ptl::run_dir::RunDir;
@@ -17,7 +16,7 @@ use crate::support::{assert_same, datasets, everything, finish, run_job, skipped
 
 /// The recipe as published, but for the width, the length and batches of 2 x 2.
 fn config(arch: &str) -> Config {
-    let mut config = Config::recipe(Task::Reid, arch);
+    let mut config = Config::recipe(TaskKind::Reid, arch);
     config.model.width = 0.0625;
     config.model.embedding = 16;
     (config.sampler.ids, config.sampler.images) = (2, 2);
@@ -160,11 +159,8 @@ fn mgn_ptl_learns_on_a_real_data_set() {
         Outcome::Finished(report) => assert!(report.map > 0.05, "mAP {}: chance is about 0.03", report.map),
         Outcome::Stopped(position) => panic!("stopped at {position:?}"),
     }
-    let TrainedModel { config, network, mut store, states, .. } =
-        TrainedModel::open(run.root(), &Overrides::default()).unwrap();
-    let query = &dataset.query[..3];
-    let (features, dim) =
-        extract_features(network.as_ref(), &mut store, &states, query, &config, &Device::Cpu, &Reporter::silent())
-            .unwrap();
+    let mut trained = TrainedModel::open(run.root(), &Overrides::default()).unwrap();
+    let (silent, query) = (Reporter::silent(), Dataset::samples(&dataset.query[..3]));
+    let (features, dim) = trained.model(&silent).run(query, Output::Feature).unwrap();
     assert_eq!((features.len(), dim), (3 * 8 * 16, 8 * 16));
 }

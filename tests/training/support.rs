@@ -10,7 +10,7 @@ use ptl::eval::ranking::RankingReport;
 use ptl::progress::Reporter;
 use ptl::run_dir::RunDir;
 use ptl::stop::StopFlag;
-use ptl::train::{self, Job, Outcome, Start, state};
+use ptl::train::{self, Job, Outcome, Reid, Start, state};
 use tempfile::TempDir;
 
 pub const EPOCHS: usize = 3;
@@ -70,12 +70,13 @@ pub fn try_job(
     start: Start,
     run: &RunDir,
     stop: &StopFlag,
-) -> ptl::Result<Outcome> {
+) -> ptl::Result<Outcome<RankingReport>> {
     let reporter = Reporter::silent().with_log(&run.log_path()).unwrap();
-    train::run(&Job { config, dataset, target: None, start, run, reporter: &reporter, stop })
+    let task = &Reid { dataset, target: None };
+    train::run(&Job { config, task, start, run, reporter: &reporter, stop })
 }
 
-pub fn run_job(config: &Config, dataset: &Dataset, start: Start, run: &RunDir, stop: &StopFlag) -> Outcome {
+pub fn run_job(config: &Config, dataset: &Dataset, start: Start, run: &RunDir, stop: &StopFlag) -> Outcome<RankingReport> {
     try_job(config, dataset, start, run, stop).unwrap()
 }
 

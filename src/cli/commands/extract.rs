@@ -9,7 +9,7 @@ use crate::cli::args::ExtractArgs;
 use crate::data::{Dataset, ImageRecord, Subsets, list_images};
 use crate::error::IoContext;
 use crate::eval::features_file::{FeatureFormat, FeatureTable};
-use crate::eval::{TrainedModel, extract_features};
+use crate::eval::{Output, TrainedModel};
 use crate::progress::Reporter;
 use crate::{Error, Result};
 
@@ -28,10 +28,11 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     if let Some(folder) = args.out.parent() {
         fs::create_dir_all(folder).at("create", folder)?;
     }
-    let TrainedModel { config, network, mut store, states, device, .. } = TrainedModel::open(&args.checkpoint, flags)?;
+    let mut trained = TrainedModel::open(&args.checkpoint, flags)?;
+    let config = trained.config.clone();
     set_threads(&config)?;
     let reporter = Reporter::stderr();
-    reporter.message(&format!("device: {device}"));
+    reporter.message(&format!("device: {}", trained.device));
     let records: Vec<ImageRecord> = match &args.images {
         Some(folder) => {
             let records = list_images(folder)?.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });
@@ -48,8 +49,7 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
             dataset.query.into_iter().chain(dataset.gallery).collect()
         }
     };
-    let (features, dim) =
-        extract_features(network.as_ref(), &mut store, &states, &records, &config, &device, &reporter)?;
+    let (features, dim) = trained.model(&reporter).run(Dataset::samples(&records), Output::Feature)?;
     let pids: Vec<i64> = records.iter().map(|r| r.pid).collect();
     let camids: Vec<i64> = records.iter().map(|r| r.camid).collect();
     let paths: Vec<PathBuf> = records.into_iter().map(|r| r.path).collect();

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use crate::config::{Config, Overrides};
 use crate::data::synth::{self, SynthConfig};
-use crate::data::{self, Dataset, DatasetKind, LoadOptions, Subsets};
+use crate::data::{self, ClassDataset, ClassOptions, Dataset, DatasetKind, LoadOptions, Subsets};
 use crate::device::Device;
 use crate::error::IoContext;
 use crate::progress::Reporter;
@@ -52,6 +52,35 @@ pub(super) fn check_images(dataset: &mut Dataset, config: &Config, reporter: &Re
     dataset.drop_or_refuse_broken(config.data.skip_broken, &each)?;
     task.into_inner().expect("no panic while checking").finish("");
     Ok(())
+}
+
+/// Loads `subsets` of images with classes and checks them.
+pub(super) fn open_classes(
+    root: &Path,
+    kind: DatasetKind,
+    subsets: Subsets,
+    config: &Config,
+    reporter: &Reporter,
+) -> Result<ClassDataset> {
+    let options = ClassOptions { val_share: config.data.val_share, seed: config.data.split as u64, subsets };
+    let mut dataset = data::load_classes(root, kind, &options)?;
+    check_classes(&mut dataset, config, reporter)?;
+    Ok(dataset)
+}
+
+/// Decodes every image before the work that needs them.
+pub(super) fn check_classes(dataset: &mut ClassDataset, config: &Config, reporter: &Reporter) -> Result<()> {
+    let images = (dataset.train.len() + dataset.val.len()) as u64;
+    let task = Mutex::new(reporter.start(&format!("checking {}", dataset.name), images, "images"));
+    let each = || task.lock().expect("no panic while checking").advance(1, "");
+    dataset.drop_or_refuse_broken(config.data.skip_broken, &each)?;
+    task.into_inner().expect("no panic while checking").finish("");
+    Ok(())
+}
+
+pub(super) fn describe_classes(reporter: &Reporter, dataset: &ClassDataset) {
+    reporter.message(&format!("{}: {}\n{}", dataset.name, dataset.label, dataset.banner()));
+    dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
 }
 
 pub(super) fn describe_datasets(reporter: &Reporter, datasets: [Option<&Dataset>; 2]) {

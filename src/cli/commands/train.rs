@@ -2,29 +2,19 @@
 
 use std::process::ExitCode;
 
-use serde::Serialize;
-
-use super::shared::{data_root, describe_datasets, new_run, open_dataset, set_threads};
+use super::shared::{
+    data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, set_threads,
+};
 use crate::Result;
 use crate::checkpoint;
 use crate::cli::args::TrainArgs;
 use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
-use crate::config::{Config, DEFAULT_ARCH};
-use crate::data::{Dataset, Subsets};
+use crate::config::{Config, DEFAULT_ARCH, TaskKind};
+use crate::data::Subsets;
 use crate::eval::model_file;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
-use crate::study::Scores;
-use crate::train::{self, Job, Outcome, Start};
-
-/// `summary.json`: the scores, and the data sets with what sets them apart, such as edition, lists or split.
-#[derive(Serialize)]
-struct Summary {
-    data: String,
-    evaluated_on: String,
-    #[serde(flatten)]
-    scores: Scores,
-}
+use crate::train::{self, Classify, Job, Outcome, Reid, Start, Task};
 
 /// `ptl-train train`.
 pub fn train(args: &TrainArgs) -> Result<ExitCode> {
@@ -41,11 +31,34 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     };
     set_threads(&config)?;
     let terminal = Reporter::stderr();
-    let dataset = open_dataset(data_root(&config)?, config.data.kind, Subsets::All, &config, &terminal)?;
-    dataset.check_for_training(config.sampler.ids)?;
-    let open = |root| open_dataset(root, config.data.target_kind, Subsets::Test, &config, &terminal);
-    let target = config.data.target.as_deref().map(open).transpose()?;
-    target.as_ref().unwrap_or(&dataset).check_for_evaluation()?;
+    let root = data_root(&config)?;
+    match config.task {
+        TaskKind::Reid => {
+            let dataset = open_dataset(root, config.data.kind, Subsets::All, &config, &terminal)?;
+            let open = |root| open_dataset(root, config.data.target_kind, Subsets::Test, &config, &terminal);
+            let target = config.data.target.as_deref().map(open).transpose()?;
+            let task = Reid { dataset: &dataset, target: target.as_ref() };
+            let describe = |reporter: &Reporter| describe_datasets(reporter, [Some(&dataset), target.as_ref()]);
+            run(args, &config, resumed, &task, describe, &terminal)
+        }
+        TaskKind::Classify => {
+            let dataset = open_classes(root, config.data.kind, Subsets::All, &config, &terminal)?;
+            let describe = |reporter: &Reporter| describe_classes(reporter, &dataset);
+            run(args, &config, resumed, &Classify { dataset: &dataset }, describe, &terminal)
+        }
+    }
+}
+
+/// Trains in a new run, or goes on with `resumed`.
+fn run<T: Task>(
+    args: &TrainArgs,
+    config: &Config,
+    resumed: Option<RunDir>,
+    task: &T,
+    describe: impl Fn(&Reporter),
+    terminal: &Reporter,
+) -> Result<ExitCode> {
+    task.check(config)?;
     let start = match (&resumed, &args.init) {
         (Some(_), _) => Start::Resume,
         (None, Some(path)) => {
@@ -64,18 +77,9 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     };
     let reporter = terminal.with_log(&run.log_path())?;
     reporter.message(&format!("run folder: {}", run.root().display()));
-    describe_datasets(&reporter, [Some(&dataset), target.as_ref()]);
+    describe(&reporter);
     let stop = stop_on_ctrl_c(&reporter)?;
-    let job = Job {
-        config: &config,
-        dataset: &dataset,
-        target: target.as_ref(),
-        start,
-        run: &run,
-        reporter: &reporter,
-        stop: &stop,
-    };
-    let outcome = train::run(&job);
+    let outcome = train::run(&Job { config, task, start, run: &run, reporter: &reporter, stop: &stop });
     if fresh && outcome.is_err() {
         run.discard_unstarted();
     }
@@ -89,12 +93,6 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             Ok(ExitCode::from(INTERRUPTED))
         }
         Outcome::Finished(report) => {
-            let label = |dataset: &Dataset| dataset.label.clone();
-            run.write_summary(&Summary {
-                data: label(&dataset),
-                evaluated_on: label(target.as_ref().unwrap_or(&dataset)),
-                scores: Scores::of(&report),
-            })?;
             print(&format!("{report}\n"))?;
             Ok(ExitCode::SUCCESS)
         }

@@ -1,5 +1,7 @@
 //! Images with classes: one file for each form they come in, and one entry, [`load_classes`].
 
+mod labels;
+
 use super::Sample;
 use super::sets::DatasetKind;
 

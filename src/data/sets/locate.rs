@@ -7,6 +7,7 @@ use super::classic::CLASSIC_FILE;
 use super::kind::DatasetKind;
 use super::market::folders;
 use super::msmt17::LISTS;
+use crate::data::list_images;
 use crate::{Error, Result};
 
 /// How a data set is laid out on disk.
@@ -135,6 +136,11 @@ fn below(root: &Path, kind: DatasetKind, subsets: Subsets) -> Vec<PathBuf> {
     found
 }
 
+fn subfolders(root: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+}
+
 /// Why a folder has no layout that is known, and what may have been meant.
 fn nothing_known(root: &Path, subsets: Subsets) -> String {
     let hint = |&kind| below(root, kind, subsets).into_iter().next().map(|folder| (kind, folder));
@@ -146,6 +152,11 @@ fn nothing_known(root: &Path, subsets: Subsets) -> String {
         folders(subsets).iter().map(|&(_, name)| name).filter(|name| !root.join(name).is_dir()).collect();
     let lists = "nor the lists of MSMT17 or the splits of a converted CUHK03";
     if missing.len() == folders(subsets).len() {
+        let holds_images = |folder: &PathBuf| list_images(folder).is_ok();
+        let folders_of_images = subfolders(root).iter().filter(|folder| holds_images(folder)).take(2).count();
+        if folders_of_images == 2 {
+            return "its folders hold images, but have no names of data sets: for classes of images add --task classify".into();
+        }
         return format!("it has no folder {}, {lists}", missing.join(", "));
     }
     format!("it has no folder {}; expected are {}", missing.join(", "), Layout::Market.parts(subsets))

@@ -2,6 +2,8 @@
 
 #![cfg(unix)]
 
+mod classify;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

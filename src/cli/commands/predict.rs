@@ -1,0 +1,59 @@
+//! `ptl-train predict`: the classes of images without labels.
+
+use std::fs;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use super::shared::{check_classes, set_threads};
+use crate::cli::args::PredictArgs;
+use crate::config::TaskKind;
+use crate::data::{ClassDataset, ImageSource, Sample, list_images};
+use crate::error::IoContext;
+use crate::eval::{Output, TrainedModel};
+use crate::progress::Reporter;
+use crate::run_dir::write_csv;
+use crate::{Error, Result};
+
+/// `ptl-train predict`.
+pub fn predict(args: &PredictArgs) -> Result<ExitCode> {
+    let mut trained = TrainedModel::open(&args.checkpoint, &args.settings.0)?;
+    if trained.config.task != TaskKind::Classify {
+        return Err(Error::Checkpoint {
+            path: args.checkpoint.clone(),
+            reason: "it is a model of identities, not of classes: ptl-train extract writes its features".into(),
+        });
+    }
+    set_threads(&trained.config)?;
+    let reporter = Reporter::stderr();
+    reporter.message(&format!("device: {}", trained.device));
+    let sample = |path| Sample { image: ImageSource::File(path), label: 0 };
+    let mut images = ClassDataset {
+        name: args.images.display().to_string(),
+        val: list_images(&args.images)?.into_iter().map(sample).collect(),
+        ..ClassDataset::default()
+    };
+    check_classes(&mut images, &trained.config, &reporter)?;
+    images.warnings.iter().for_each(|warning| reporter.warn(warning));
+    if let Some(folder) = args.out.parent() {
+        fs::create_dir_all(folder).at("create", folder)?;
+    }
+
+    let samples: Arc<[Sample]> = images.val.into();
+    let (probabilities, classes) = trained.model(&reporter).run(samples.clone(), Output::Probabilities)?;
+    // A model from elsewhere does not name its classes.
+    let name = |class: usize| trained.class_names.get(class).cloned().unwrap_or_else(|| class.to_string());
+    let top = args.top.min(classes);
+    write_csv(&args.out, |csv| {
+        let columns = (1..=top).flat_map(|rank| [format!("class_{rank}"), format!("probability_{rank}")]);
+        csv.write_record(std::iter::once("image".to_string()).chain(columns))?;
+        for (sample, row) in samples.iter().zip(probabilities.chunks_exact(classes)) {
+            let mut order: Vec<usize> = (0..classes).collect();
+            order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+            let best = order.iter().take(top).flat_map(|&class| [name(class), row[class].to_string()]);
+            csv.write_record(std::iter::once(sample.image.to_string()).chain(best))?;
+        }
+        Ok(())
+    })?;
+    reporter.message(&format!("predictions for {} images written to {}", samples.len(), args.out.display()));
+    Ok(ExitCode::SUCCESS)
+}

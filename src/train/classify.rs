@@ -1,0 +1,80 @@
+//! Classification: any images make a batch, predictions are counted.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::task::{Report, Task};
+use crate::Result;
+use crate::config::Config;
+use crate::data::{ClassDataset, ClassSampler, Sample, Sampler};
+use crate::eval::Model;
+use crate::eval::classification::{self, ClassificationReport};
+use crate::run_dir::RunDir;
+
+/// Learns the classes of a data set.
+pub struct Classify<'a> {
+    pub dataset: &'a ClassDataset,
+}
+
+impl Task for Classify<'_> {
+    type Report = ClassificationReport;
+
+    fn check(&self, config: &Config) -> Result<()> {
+        self.dataset.check_for_training(config.sampler.batch)?;
+        self.dataset.check_for_evaluation()
+    }
+
+    fn samples(&self) -> Arc<[Sample]> {
+        self.dataset.train.clone().into()
+    }
+
+    fn class_names(&self) -> &[String] {
+        &self.dataset.classes
+    }
+
+    fn classes(&self) -> usize {
+        self.dataset.classes.len()
+    }
+
+    fn sampler(&self, config: &Config) -> Box<dyn Sampler> {
+        Box::new(ClassSampler::new(&self.dataset.train, config.sampler.batch, config.sampler.balanced))
+    }
+
+    fn evaluate(&self, model: Model<'_>) -> Result<ClassificationReport> {
+        classification::evaluate(model, &self.dataset.val, &self.dataset.classes)
+    }
+
+    fn write_details(&self, report: &ClassificationReport, run: &RunDir) -> Result<()> {
+        classification::write_files(run.root(), report, &self.dataset.val)
+    }
+
+    fn describe(&self) -> Map<String, Value> {
+        let labels = json!({ "data": self.dataset.label, "classes": self.dataset.classes.len() });
+        labels.as_object().expect("an object").clone()
+    }
+}
+
+impl Report for ClassificationReport {
+    fn score(&self) -> (&'static str, f64) {
+        ("top-1", self.top1)
+    }
+
+    fn figures(&self) -> Map<String, Value> {
+        let ClassificationReport { top1, top5, balanced_accuracy, nll, ece, .. } = self;
+        let figures =
+            json!({ "top1": top1, "top5": top5, "balanced_accuracy": balanced_accuracy, "nll": nll, "ece": ece });
+        figures.as_object().expect("an object").clone()
+    }
+
+    fn summary(&self) -> Map<String, Value> {
+        let mut figures = self.figures();
+        for (name, value) in &mut figures {
+            // All but the negative log-likelihood are shares.
+            if let Some(share) = value.as_f64().filter(|_| name != "nll") {
+                *value = json!(100.0 * share);
+            }
+        }
+        figures
+    }
+}

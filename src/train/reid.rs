@@ -1,0 +1,82 @@
+//! Re-identification: P x K batches, ranked galleries.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::task::{Report, Task, items_path};
+use crate::Result;
+use crate::config::Config;
+use crate::data::{Dataset, IdentitySampler, Sample, Sampler};
+use crate::eval::ranking::{RankingReport, write_queries_csv};
+use crate::eval::{self, Model};
+use crate::run_dir::RunDir;
+use crate::study::Scores;
+
+/// Learns the identities of a data set.
+pub struct Reid<'a> {
+    pub dataset: &'a Dataset,
+    /// Evaluated instead of `dataset`, if given.
+    pub target: Option<&'a Dataset>,
+}
+
+impl Reid<'_> {
+    fn evaluated(&self) -> &Dataset {
+        self.target.unwrap_or(self.dataset)
+    }
+}
+
+impl Task for Reid<'_> {
+    type Report = RankingReport;
+
+    fn check(&self, config: &Config) -> Result<()> {
+        self.dataset.check_for_training(config.sampler.ids)?;
+        self.evaluated().check_for_evaluation()
+    }
+
+    fn samples(&self) -> Arc<[Sample]> {
+        Dataset::samples(&self.dataset.train)
+    }
+
+    fn class_names(&self) -> &[String] {
+        &[]
+    }
+
+    fn classes(&self) -> usize {
+        self.dataset.train_classes()
+    }
+
+    fn sampler(&self, config: &Config) -> Box<dyn Sampler> {
+        let sampler = &config.sampler;
+        Box::new(IdentitySampler::new(&self.dataset.train, sampler.ids, sampler.images, sampler.passes))
+    }
+
+    fn evaluate(&self, model: Model<'_>) -> Result<RankingReport> {
+        eval::evaluate_dataset(model, self.evaluated())
+    }
+
+    fn write_details(&self, report: &RankingReport, run: &RunDir) -> Result<()> {
+        write_queries_csv(&items_path(run.root()), report, &self.evaluated().query)
+    }
+
+    fn describe(&self) -> Map<String, Value> {
+        let labels = json!({ "data": self.dataset.label, "evaluated_on": self.evaluated().label });
+        labels.as_object().expect("an object").clone()
+    }
+}
+
+impl Report for RankingReport {
+    fn score(&self) -> (&'static str, f64) {
+        // A single gallery shot has no mAP.
+        if self.map.is_nan() { ("Rank-1", self.rank(1).unwrap_or(0.0)) } else { ("mAP", self.map) }
+    }
+
+    fn figures(&self) -> Map<String, Value> {
+        let figures = json!({ "mAP": self.map, "mINP": self.minp, "rank1": self.rank(1) });
+        figures.as_object().expect("an object").clone()
+    }
+
+    fn summary(&self) -> Map<String, Value> {
+        json!(Scores::of(self)).as_object().expect("an object").clone()
+    }
+}

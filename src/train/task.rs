@@ -1,0 +1,68 @@
+//! What the loop asks of a task: its images, the batches they make, and how the network is measured.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::Result;
+use crate::config::Config;
+use crate::data::{Sample, Sampler};
+use crate::eval::Model;
+use crate::run_dir::RunDir;
+
+/// What a run learns. See [`Reid`](super::Reid) and [`Classify`](super::Classify).
+pub trait Task {
+    type Report: Report;
+
+    /// Refuses data that cannot be trained on, or measured.
+    ///
+    /// # Errors
+    /// One sentence about the data.
+    fn check(&self, config: &Config) -> Result<()>;
+
+    /// Training images; labels count from 0.
+    fn samples(&self) -> Arc<[Sample]>;
+
+    /// Names of the classes by label; empty where labels are only numbers.
+    fn class_names(&self) -> &[String];
+
+    /// Number of labels.
+    fn classes(&self) -> usize;
+
+    /// Which of [`Task::samples`] make batches.
+    fn sampler(&self, config: &Config) -> Box<dyn Sampler>;
+
+    /// Measures a network.
+    ///
+    /// # Errors
+    /// An image that cannot be read, or a device that fails.
+    fn evaluate(&self, model: Model<'_>) -> Result<Self::Report>;
+
+    /// Writes what the last evaluation found, image by image and in pictures, into the run's folder.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    fn write_details(&self, report: &Self::Report, run: &RunDir) -> Result<()>;
+
+    /// What `summary.json` says of the data.
+    fn describe(&self) -> Map<String, Value>;
+}
+
+/// A measurement. Its `Display` is a table.
+pub trait Report: Display {
+    /// The figure that says which of two networks is better, and its name.
+    fn score(&self) -> (&'static str, f64);
+
+    /// For `metrics.jsonl`, as fractions.
+    fn figures(&self) -> Map<String, Value>;
+
+    /// For `summary.json`, in percent.
+    fn summary(&self) -> Map<String, Value>;
+}
+
+/// The file in a run's folder that has a line for each measured image: what `compare` reads.
+pub fn items_path(run: &Path) -> PathBuf {
+    run.join("items.csv")
+}
