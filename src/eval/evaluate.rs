@@ -13,10 +13,18 @@ use crate::nn::Network;
 use crate::progress::Reporter;
 use crate::store::Store;
 
-/// Size and filter of the network's input.
+/// What becomes of an image on its way to the network, in training and in evaluation.
 pub fn transform(config: &Config) -> Transform {
-    let interpolation = config.augment.interpolation;
-    Transform { height: config.model.height, width: config.model.image_width, interpolation }
+    let (model, augment) = (&config.model, &config.augment);
+    Transform {
+        height: model.height,
+        width: model.image_width,
+        interpolation: augment.interpolation,
+        crop: augment.crop,
+        crop_share: config.eval.crop_share,
+        crop_scale: augment.crop_scale,
+        crop_ratio: augment.crop_ratio,
+    }
 }
 
 /// Loader threads: what the settings say, or two.
@@ -48,7 +56,7 @@ pub fn extract_features(
     let loading = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers: workers(config) };
     let mut features = Vec::with_capacity(records.len() * extractor.dim());
     let mut task = reporter.start("features", records.len() as u64, "images");
-    for batch in Loader::sequential(records, config.eval.batch, loading) {
+    for batch in Loader::sequential(Dataset::samples(records), config.eval.batch, loading) {
         let mut batch = batch?;
         extractor.extract(store, states, &mut batch, &mut features)?;
         task.advance(batch.indices.len() as u64, "");

@@ -97,6 +97,7 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
 
     let schedule = config.schedule.per_step(batches_per_epoch as u64);
     let transform = eval::transform(config);
+    let samples = Dataset::samples(&dataset.train);
     let cache = ImageCache::new(dataset.train.len(), &transform, config.data.cache_mb);
     let done_before = position.step;
     let mut metrics = job.run.metrics(|line| line["step"].as_u64().is_some_and(|step| step <= done_before))?;
@@ -116,7 +117,7 @@ pub fn run(job: &Job<'_>) -> Result<Outcome> {
             epoch: position.epoch as u64,
             workers: eval::workers(config),
         };
-        let loader = Loader::new(&dataset.train, &batches, position.batch, options, cache.clone());
+        let loader = Loader::new(samples.clone(), &batches, position.batch, options, cache.clone());
         let title = format!("epoch {}/{}", position.epoch + 1, config.schedule.epochs);
         let mut task = reporter.start(&title, (batches.len() - position.batch) as u64, "steps");
         let mut sums = Sums::default();
