@@ -1,10 +1,10 @@
-// A batch of decoded images to network input: pad and crop, mirror, normalise, erase, in one pass.
+// A batch of decoded images to network input: pad and crop, mirror, normalise, erase, in one pass; then pairs mixed.
 //
 // Contract. pixels [n, h, w, 3] bytes in, out [n, h, w, out_channels] overwritten, out_channels at least 3; those from the
 // fourth on are 0 (a convolution may want aligned pixels). What augmentation drew stands in tables for each image, each of
 // which may be null: shift [n, 2] (rows down, columns right, by which the crop lies beside the image), mirror [n] (0 or 1) of
 // the crop, erase [n, 4] (top, left, height, width of a rectangle of the result, mirrored as it is). What lies beside the
-// image and what is erased is 0, the mean colour. In f32 the bits are those of the CPU (src/data/augment.rs), as long as
+// image and what is erased is 0, the mean colour. In f32 the bits are those of the CPU (src/data/augment/drawn.rs), as long as
 // nvcc divides exactly (no --use_fast_math). launch: any grid of one dimension
 
 #include "common.cuh"
@@ -43,4 +43,36 @@ extern "C" __global__ void __launch_bounds__(256)
                         int out_channels, float mean_r, float mean_g, float mean_b, float std_r, float std_g,
                         float std_b) {
     prepare_images(pixels, out, shift, mirror, erase, n, h, w, out_channels, {mean_r, mean_g, mean_b}, {std_r, std_g, std_b});
+}
+
+// Mixes image i of images [n, h, w, channels] with image n - 1 - i in place, within a rectangle (top, left, height, width) that all
+// images share: each becomes `own` of itself and the rest of the other. A blend has the whole image as its rectangle, a
+// pasted rectangle has own = 0; the middle image of an odd number stays. A thread computes an element of both, from what both
+// were; `own` times the one is added to the other's part in one rounding, as src/data/augment/mix.rs does it.
+// launch: any grid of one dimension
+template <class T>
+DEVICE void mix_images(T* images, int n, int h, int w, int channels, float own, int top, int left, int height, int width) {
+    const int row = w * channels;
+    const float rest = 1.0f - own;
+    for_each_in_rows((long long)(n / 2) * h, row, [=](long long line, int at) {
+        int image = (int)(line / h), y = (int)(line - (long long)image * h), x = at / channels;
+        if ((unsigned)(y - top) >= (unsigned)height || (unsigned)(x - left) >= (unsigned)width) return;
+        T* a = images + line * row + at;
+        T* b = images + ((long long)(n - 1 - image) * h + y) * row + at;
+        float of_a = load(a), of_b = load(b);
+        store(a, fmaf(own, of_a, rest * of_b));
+        store(b, fmaf(own, of_b, rest * of_a));
+    });
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    mix_images_f32(float* __restrict__ images, int n, int h, int w, int channels, float own, int top, int left, int height,
+                   int width) {
+    mix_images(images, n, h, w, channels, own, top, left, height, width);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    mix_images_bf16(bf16* __restrict__ images, int n, int h, int w, int channels, float own, int top, int left, int height,
+                    int width) {
+    mix_images(images, n, h, w, channels, own, top, left, height, width);
 }

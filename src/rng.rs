@@ -15,6 +15,9 @@ pub enum Purpose {
     Synth = 5,
     Test = 6,
     SingleShot = 16,
+    Crop = 18,
+    Colour = 19,
+    Mix = 20,
 }
 
 /// The generator for one item: `item` is a sample index, a parameter index, an image index ...

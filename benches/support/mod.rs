@@ -103,5 +103,6 @@ pub fn batch(config: &Config) -> Batch {
         drawn: vec![Drawn::default(); count],
         labels: (0..count).map(|i| (i / config.sampler.images) as u32).collect(),
         indices: (0..count).collect(),
+        mix: None,
     }
 }

@@ -4,7 +4,7 @@ using namespace test;
 static const float MEAN[3] = {0.485f, 0.456f, 0.406f}, STD[3] = {0.229f, 0.224f, 0.225f};
 #define NORMAL MEAN[0], MEAN[1], MEAN[2], STD[0], STD[1], STD[2]
 
-// As src/data/augment.rs: the image is cropped, the crop mirrored, the result erased; and in its arithmetic.
+// As src/data/augment/drawn.rs: the image is cropped, the crop mirrored, the result erased; and in its arithmetic.
 static Floats augmented(const Buffer<unsigned char>& pixels, const Ints& shift, const Ints& mirror, const Ints& erase, int n, int h,
                         int w, int channels) {
     Floats out(n * h * w * channels);
@@ -56,4 +56,32 @@ CASE(images) {
             expect_exact("f32", out, want);
             expect("bf16", half, want, 1e-6, BF16);
         }
+}
+
+// Inside the rectangle each image becomes `own` of itself and the rest of its partner; the middle one stays.
+CASE(mixed_images) {
+    const int h = 7, w = 5;
+    struct { float own; int top, left, height, width; } cases[] = {
+        {0.3f, 0, 0, h, w}, {1.0f, 0, 0, h, w}, {0.0f, 2, 1, 5, 3}, {0.0f, 0, 4, 1, 1}, {0.0f, 3, 3, 0, 0}};
+    for (int n : {1, 2, 5})
+        for (int channels = 3; channels <= 4; channels++)
+            for (auto& c : cases) {
+                const int len = h * w * channels;
+                Floats images = random_floats(n * len);
+                Halves half = random_halves(n * len);
+                Doubles want = values(images), want_half = values(half);
+                for (int i = 0; i < n; i++)
+                    for (int y = c.top; y < c.top + c.height; y++)
+                        for (int at = c.left * channels; at < (c.left + c.width) * channels; at++) {
+                            int own = i * len + y * w * channels + at, other = (n - 1 - i) * len + y * w * channels + at;
+                            if (own == other) continue;
+                            auto mixed = [&](float a, float b) { return fmaf(c.own, a, (1.0f - c.own) * b); };
+                            want[own] = mixed(images[own], images[other]);
+                            want_half[own] = mixed(load(&half[own]), load(&half[other]));
+                        }
+                RUN(mix_images_f32, (Grid{1}), images, n, h, w, channels, c.own, c.top, c.left, c.height, c.width);
+                RUN(mix_images_bf16, (Grid{2}), half, n, h, w, channels, c.own, c.top, c.left, c.height, c.width);
+                expect_exact("f32", images, want);
+                expect("bf16", half, want_half, 1e-6, BF16);
+            }
 }

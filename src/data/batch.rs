@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::Drawn;
+use super::{Drawn, Mix};
 
 /// A batch of images as bytes, with what shall happen to each: a quarter of what the network's input takes, and a GPU does
 /// that part of the work itself.
@@ -14,14 +14,17 @@ pub struct Batch {
     pub size: [usize; 2],
     /// Augmentation of each image.
     pub drawn: Vec<Drawn>,
-    /// Class of each image: the rank of its identity among the records'.
+    /// Class of each image.
     pub labels: Vec<u32>,
-    /// Which record each image is.
+    /// Which sample each image is.
     pub indices: Vec<usize>,
+    /// How pairs of the augmented images are mixed.
+    pub mix: Option<Mix>,
 }
 
 impl Batch {
-    /// Input of the network, `[batch, height, width, 3]` (of the length of `pixels`), augmented and normalised, into `out`.
+    /// Input of the network, `[batch, height, width, 3]` (of the length of `pixels`), augmented, normalised and mixed,
+    /// into `out`.
     pub fn to_images(&self, out: &mut [f32]) {
         assert_eq!(out.len(), self.pixels.len(), "one value for each byte");
         let len = self.size[0] * self.size[1] * 3;
@@ -29,5 +32,60 @@ impl Batch {
         out.par_chunks_exact_mut(len)
             .zip(images)
             .for_each(|(out, (pixels, drawn))| drawn.apply(pixels, self.size, out));
+        if let Some(mix) = self.mix {
+            mix.apply(out, self.size);
+        }
+    }
+
+    /// Target distribution of each image over `classes`, `[batch, classes]`: `smoothing` of it spread over all of them, the rest
+    /// on the image's own class and, as far as it is mixed, on its partner's.
+    pub fn targets(&self, classes: usize, smoothing: f32) -> Vec<f32> {
+        let share = self.mix.map_or(1.0, |mix| mix.share());
+        let mut targets = vec![smoothing / classes as f32; self.labels.len() * classes];
+        let partners = self.labels.iter().rev();
+        for (row, (&own, &partner)) in targets.chunks_exact_mut(classes).zip(self.labels.iter().zip(partners)) {
+            row[own as usize] += (1.0 - smoothing) * share;
+            row[partner as usize] += (1.0 - smoothing) * (1.0 - share);
+        }
+        targets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three(mix: Option<Mix>) -> Batch {
+        let (pixels, drawn) = (vec![0, 51, 255, 10, 20, 30, 255, 102, 0], vec![Drawn::default(); 3]);
+        Batch { pixels, size: [1, 1], drawn, labels: vec![0, 2, 1], indices: vec![0, 1, 2], mix }
+    }
+
+    #[test]
+    fn targets_are_smoothed_and_shared_by_pairs() {
+        assert_eq!(three(None).targets(3, 0.0), [1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
+        // 0.3 / 3 for each class; 0.7 · 0.75 on the own and 0.7 · 0.25 on the other class. The middle one is its own partner.
+        let shared = three(Some(Mix::Blend { share: 0.75 })).targets(3, 0.3);
+        let want = [0.625, 0.275, 0.1, 0.1, 0.1, 0.8, 0.275, 0.625, 0.1];
+        assert!(shared.iter().zip(want).all(|(got, want)| (got - want).abs() < 1e-6), "{shared:?}");
+        for row in shared.chunks(3) {
+            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn images_are_mixed_after_normalising() {
+        let images = |mix| {
+            let mut out = vec![9.0; 9];
+            three(mix).to_images(&mut out);
+            out
+        };
+        let (plain, mixed) = (images(None), images(Some(Mix::Blend { share: 0.25 })));
+        for c in 0..3 {
+            assert!((mixed[c] - (0.25 * plain[c] + 0.75 * plain[6 + c])).abs() < 1e-6);
+            assert!((mixed[6 + c] - (0.25 * plain[6 + c] + 0.75 * plain[c])).abs() < 1e-6);
+        }
+        assert_eq!(mixed[3..6], plain[3..6]);
+        let swapped = images(Some(Mix::Paste { rectangle: [0, 0, 1, 1], share: 0.0 }));
+        assert_eq!(swapped, [&plain[6..], &plain[3..6], &plain[..3]].concat());
     }
 }

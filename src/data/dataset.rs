@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::sets::DatasetKind;
+use super::{ImageSource, Sample};
 use crate::report::Table;
 use crate::{Error, Result};
 
@@ -63,6 +65,16 @@ pub(super) fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String 
 }
 
 impl Dataset {
+    /// `records` as the loader takes them, labelled with the rank of their identity among them.
+    pub fn samples(records: &[ImageRecord]) -> Arc<[Sample]> {
+        let mut pids: Vec<i64> = records.iter().map(|r| r.pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        let label = |pid: i64| pids.binary_search(&pid).expect("collected above") as u32;
+        let sample = |r: &ImageRecord| Sample { image: ImageSource::File(r.path.clone()), label: label(r.pid) };
+        records.iter().map(sample).collect()
+    }
+
     /// Training identities in ascending order: the position is the class label.
     pub fn train_pids(&self) -> Vec<i64> {
         let pids: BTreeSet<i64> = self.train.iter().map(|r| r.pid).collect();

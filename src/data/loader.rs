@@ -1,15 +1,15 @@
-//! Threads that decode and resize ahead of training, and draw what augmentation shall do. Batches come in order and do not
-//! depend on the number of threads: what happens to an image is a function of (seed, epoch, place in the epoch).
+//! Threads that decode, crop and resize ahead of training, change colours, and draw what augmentation shall do. Batches come in
+//! order and do not depend on the number of threads: what happens to an image is a function of (seed, epoch, place in the epoch).
 
 use std::io;
-use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
+use super::augment::{change_colours, changes_colours};
 use super::transforms::Transform;
-use super::{Batch, Drawn, ImageRecord};
-use crate::config::Augment;
+use super::{Batch, Drawn, ImageCache, Mix, Sample};
+use crate::config::{Augment, Crop};
 use crate::rng::{Purpose, stream};
 use crate::{Error, Result};
 
@@ -27,28 +27,6 @@ pub struct LoaderOptions {
     pub workers: usize,
 }
 
-/// Resized images that were decoded before, up to a number of bytes; shared by all epochs.
-pub struct ImageCache {
-    images: Vec<OnceLock<Arc<[u8]>>>,
-}
-
-impl ImageCache {
-    /// A cache for the first images of `records` that fit into `megabytes`.
-    pub fn new(records: usize, transform: &Transform, megabytes: usize) -> Arc<ImageCache> {
-        let fits = (megabytes << 20) / (transform.height * transform.width * 3);
-        Arc::new(ImageCache { images: (0..records.min(fits)).map(|_| OnceLock::new()).collect() })
-    }
-
-    fn load(&self, index: usize, path: &Path, transform: &Transform) -> Result<Arc<[u8]>> {
-        let Some(slot) = self.images.get(index) else { return Ok(transform.load(path)?.into()) };
-        if let Some(image) = slot.get() {
-            return Ok(image.clone());
-        }
-        let image: Arc<[u8]> = transform.load(path)?.into();
-        Ok(slot.get_or_init(|| image).clone())
-    }
-}
-
 /// An iterator over batches.
 pub struct Loader {
     workers: Vec<Worker>,
@@ -64,9 +42,10 @@ struct Worker {
 
 /// What all workers share.
 struct Work {
-    records: Vec<ImageRecord>,
-    labels: Vec<u32>,
+    samples: Arc<[Sample]>,
     batches: Vec<Vec<usize>>,
+    /// Images in a whole batch.
+    whole: usize,
     /// Place in the epoch of the first batch: a resumed epoch goes on with the same random numbers.
     first: usize,
     options: LoaderOptions,
@@ -74,23 +53,20 @@ struct Work {
 }
 
 impl Loader {
-    /// Loads `batches` (indices into `records`) of an epoch from batch number `first` on.
+    /// Loads `batches` (indices into `samples`; only the last may be smaller) of an epoch from batch number `first` on. `cache`
+    /// is one for these samples and this transform.
     pub fn new(
-        records: &[ImageRecord],
+        samples: Arc<[Sample]>,
         batches: &[Vec<usize>],
         first: usize,
         options: LoaderOptions,
         cache: Arc<ImageCache>,
     ) -> Loader {
-        let mut pids: Vec<i64> = records.iter().map(|r| r.pid).collect();
-        pids.sort_unstable();
-        pids.dedup();
-        let label = |r: &ImageRecord| pids.binary_search(&r.pid).expect("collected above") as u32;
-        let labels = records.iter().map(label).collect();
+        let whole = batches.first().map_or(0, Vec::len);
         let batches = batches.get(first..).unwrap_or(&[]).to_vec();
         let count = batches.len();
         let step = options.workers.max(1);
-        let work = Arc::new(Work { records: records.to_vec(), labels, batches, first, options, cache });
+        let work = Arc::new(Work { samples, batches, whole, first, options, cache });
         let workers = (0..step)
             .map(|worker| {
                 let (sender, receiver) = sync_channel(AHEAD);
@@ -102,11 +78,12 @@ impl Loader {
         Loader { workers, next: 0, count }
     }
 
-    /// Batches in order of the records, the last one partial; for evaluation.
-    pub fn sequential(records: &[ImageRecord], batch: usize, options: LoaderOptions) -> Loader {
-        let indices: Vec<usize> = (0..records.len()).collect();
+    /// Batches in order of the samples, the last one partial; for evaluation.
+    pub fn sequential(samples: Arc<[Sample]>, batch: usize, options: LoaderOptions) -> Loader {
+        let indices: Vec<usize> = (0..samples.len()).collect();
         let batches: Vec<Vec<usize>> = indices.chunks(batch).map(<[usize]>::to_vec).collect();
-        Loader::new(records, &batches, 0, options, Arc::new(ImageCache { images: Vec::new() }))
+        let cache = ImageCache::new(0, &options.transform, 0);
+        Loader::new(samples, &batches, 0, options, cache)
     }
 }
 
@@ -122,21 +99,36 @@ fn serve(work: &Work, worker: usize, step: usize, sender: &SyncSender<Result<Bat
 }
 
 fn prepare(work: &Work, number: usize) -> Result<Batch> {
-    let Work { records, labels, batches, options, .. } = work;
+    let Work { samples, batches, options, .. } = work;
     let indices = &batches[number];
     let LoaderOptions { transform, augment, seed, epoch, .. } = options;
     let size = [transform.height, transform.width];
+    let number = work.first + number;
     let mut pixels = Vec::with_capacity(indices.len() * size[0] * size[1] * 3);
     let mut drawn = Vec::with_capacity(indices.len());
     for (place, &index) in indices.iter().enumerate() {
-        pixels.extend_from_slice(&work.cache.load(index, &records[index].path, transform)?);
-        drawn.push(augment.as_ref().map_or_else(Drawn::default, |augment| {
-            let item = (work.first + number) * indices.len() + place;
-            Drawn::draw(augment, size, &mut stream(*seed, Purpose::Augment, *epoch, item as u64))
-        }));
+        let draw = |purpose| stream(*seed, purpose, *epoch, (number * work.whole + place) as u64);
+        let image = work.cache.load(index, &samples[index].image, transform)?;
+        let start = pixels.len();
+        match (transform.crop, augment) {
+            (Crop::RandomResized, Some(_)) => {
+                pixels.extend_from_slice(&transform.random(&image, &mut draw(Purpose::Crop)).pixels);
+            }
+            (Crop::RandomResized, None) => pixels.extend_from_slice(&transform.fixed(&image).pixels),
+            _ => pixels.extend_from_slice(&image.pixels),
+        }
+        if let Some(augment) = augment.as_ref().filter(|augment| changes_colours(augment)) {
+            change_colours(augment, &mut pixels[start..], size, &mut draw(Purpose::Colour));
+        }
+        drawn.push(
+            augment
+                .as_ref()
+                .map_or_else(Drawn::default, |augment| Drawn::draw(augment, size, &mut draw(Purpose::Augment))),
+        );
     }
-    let labels = indices.iter().map(|&i| labels[i]).collect();
-    Ok(Batch { pixels, size, drawn, labels, indices: indices.clone() })
+    let draw_mix = |augment| Mix::draw(augment, size, &mut stream(*seed, Purpose::Mix, *epoch, number as u64));
+    let labels = indices.iter().map(|&i| samples[i].label).collect();
+    Ok(Batch { pixels, size, drawn, labels, indices: indices.clone(), mix: augment.as_ref().and_then(draw_mix) })
 }
 
 impl Iterator for Loader {
@@ -180,42 +172,98 @@ impl Drop for Loader {
 mod tests {
     use super::*;
     use crate::config::Interpolation;
+    use crate::data::ImageSource;
+
+    /// Six images of 8x4 in two classes; the value of the first channel of image i is 40 i.
+    fn samples(folder: &std::path::Path) -> Arc<[Sample]> {
+        let sample = |i: u8| {
+            let path = folder.join(format!("{i}.png"));
+            let pixel = |x: u32, y: u32| image::Rgb([40 * i, 7 * y as u8, 9 + 50 * x as u8]);
+            image::RgbImage::from_fn(4, 8, pixel).save(&path).unwrap();
+            Sample { image: ImageSource::File(path), label: u32::from(i / 3) }
+        };
+        (0..6).map(sample).collect()
+    }
+
+    fn order() -> [Vec<usize>; 4] {
+        [vec![5, 0], vec![1, 2], vec![3, 4], vec![0]]
+    }
 
     #[test]
     fn batches_depend_on_seed_and_place_and_not_on_workers() {
         let folder = tempfile::tempdir().unwrap();
-        let records: Vec<ImageRecord> = (0..6u8)
-            .map(|i| {
-                let path = folder.path().join(format!("{i}.png"));
-                image::RgbImage::from_pixel(4, 8, image::Rgb([40 * i, 7, 9])).save(&path).unwrap();
-                ImageRecord { path, pid: 3 + i64::from(i / 3), camid: 1 }
-            })
-            .collect();
-        let transform = Transform { height: 8, width: 4, interpolation: Interpolation::Bicubic };
-        let augment = Augment { flip: 0.5, pad: 3, random_erasing: 0.5, ..Augment::NONE };
-        let order = [vec![5, 0], vec![1, 2], vec![3, 4], vec![0, 5]];
-        let load = |workers, first, seed| -> Vec<Batch> {
-            let options = LoaderOptions { transform, augment: Some(augment.clone()), seed, epoch: 1, workers };
-            let cache = ImageCache::new(records.len(), &transform, 1);
-            Loader::new(&records, &order, first, options, cache).collect::<Result<_>>().unwrap()
+        let samples = samples(folder.path());
+        let squeeze = Transform::squeeze([8, 4], Interpolation::Bicubic);
+        let random = Transform { crop: Crop::RandomResized, crop_scale: [0.2, 1.0], ..squeeze };
+        let geometric = Augment { flip: 0.5, pad: 3, random_erasing: 0.5, ..Augment::NONE };
+        let all = Augment { rand_ops: 2, hue: 0.2, contrast: 0.4, mixup: 0.4, cutmix: 1.0, ..geometric.clone() };
+        for (transform, augment, changed) in [(squeeze, geometric, false), (random, all, true)] {
+            let load = |workers, first, seed, megabytes| -> Vec<Batch> {
+                let options = LoaderOptions { transform, augment: Some(augment.clone()), seed, epoch: 1, workers };
+                let cache = ImageCache::new(samples.len(), &transform, megabytes);
+                let loader = |options| Loader::new(samples.clone(), &order(), first, options, cache.clone());
+                let again: Vec<Batch> = loader(options.clone()).collect::<Result<_>>().unwrap();
+                assert_eq!(again, loader(options).collect::<Result<Vec<_>>>().unwrap());
+                again
+            };
+            let batches = load(1, 0, 0, 1);
+            assert_eq!(batches, load(3, 0, 0, 1));
+            assert_eq!(batches, load(2, 0, 0, 0));
+            assert_eq!(batches[2..], load(2, 2, 0, 1));
+            assert_ne!(batches, load(1, 0, 1, 1));
+            assert_eq!((&batches[0].labels, &batches[0].indices), (&vec![1, 0], &order()[0]));
+            // Image 0 at two places of the epoch.
+            assert_eq!(batches[0].pixels[96..] != batches[3].pixels[..], changed);
+            assert!(batches.iter().all(|batch| batch.mix.is_some() == changed));
+            if !changed {
+                assert_eq!(batches[0].pixels[0], 200);
+            }
+            let batch = Batch { mix: None, ..batches[1].clone() };
+            let mut images = vec![9.0; batch.pixels.len()];
+            batch.to_images(&mut images);
+            let mut second = vec![9.0; 96];
+            batch.drawn[1].apply(&batch.pixels[96..], batch.size, &mut second);
+            assert_eq!(images[96..], second);
+        }
+    }
+
+    /// One step of augmentation does not change the numbers of the others.
+    #[test]
+    fn steps_draw_from_streams_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let samples = samples(folder.path());
+        let load = |crop, augment: Augment| -> Vec<Batch> {
+            let transform = Transform { crop, ..Transform::squeeze([8, 4], Interpolation::Bicubic) };
+            let options = LoaderOptions { transform, augment: Some(augment), seed: 3, epoch: 2, workers: 2 };
+            let cache = ImageCache::new(samples.len(), &transform, 1);
+            Loader::new(samples.clone(), &order(), 0, options, cache).collect::<Result<_>>().unwrap()
         };
-        let batches = load(1, 0, 0);
-        assert_eq!(batches, load(3, 0, 0));
-        assert_eq!(batches[2..], load(2, 2, 0));
-        assert_ne!(batches, load(1, 0, 1));
-        assert_eq!((batches[0].pixels[0], &batches[0].labels, &batches[0].indices), (200, &vec![1, 0], &order[0]));
+        let base = Augment { flip: 0.5, pad: 3, random_erasing: 0.5, cutmix: 1.0, ..Augment::NONE };
+        let plain = load(Crop::Squeeze, base.clone());
+        let coloured = load(Crop::RandomResized, Augment { rand_ops: 1, brightness: 0.5, ..base });
+        for (plain, coloured) in plain.iter().zip(&coloured) {
+            assert_ne!(plain.pixels, coloured.pixels);
+            assert_eq!((&plain.drawn, plain.mix), (&coloured.drawn, coloured.mix));
+        }
+        let shares: Vec<f32> = plain.iter().map(|batch| batch.mix.unwrap().share()).collect();
+        assert!(shares.windows(2).any(|pair| pair[0] != pair[1]), "{shares:?}");
+    }
 
-        let batch = &batches[1];
-        let mut images = vec![9.0; batch.pixels.len()];
-        batch.to_images(&mut images);
-        let mut second = vec![9.0; 96];
-        batch.drawn[1].apply(&batch.pixels[96..], batch.size, &mut second);
-        assert_eq!(images[96..], second);
-
-        let options = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers: 2 };
-        let plain: Vec<Batch> = Loader::sequential(&records, 4, options).collect::<Result<_>>().unwrap();
-        let lengths: Vec<usize> = plain.iter().map(|batch| batch.indices.len()).collect();
-        assert_eq!(lengths, [4, 2]);
-        assert!(plain.iter().flat_map(|batch| &batch.drawn).all(|drawn| *drawn == Drawn::default()));
+    #[test]
+    fn evaluation_takes_the_images_in_order_and_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let samples = samples(folder.path());
+        for crop in [Crop::Squeeze, Crop::Center, Crop::RandomResized] {
+            let transform = Transform { crop, ..Transform::squeeze([8, 4], Interpolation::Bicubic) };
+            let options = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers: 2 };
+            let loader = Loader::sequential(samples.clone(), 4, options);
+            let plain: Vec<Batch> = loader.collect::<Result<_>>().unwrap();
+            let lengths: Vec<usize> = plain.iter().map(|batch| batch.indices.len()).collect();
+            assert_eq!(lengths, [4, 2]);
+            assert!(plain.iter().all(|batch| batch.mix.is_none()));
+            assert!(plain.iter().flat_map(|batch| &batch.drawn).all(|drawn| *drawn == Drawn::default()));
+            let want = transform.fixed(&samples[4].image.decode().unwrap()).pixels;
+            assert_eq!(plain[1].pixels[..96], want);
+        }
     }
 }

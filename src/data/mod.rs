@@ -1,10 +1,12 @@
 //! From a folder of images to training batches.
 //!
 //! folder → [`load`] → [`Dataset`] (names or lists parsed, checked) → [`IdentitySampler`] (which images make a batch) →
-//! [`Loader`] (threads that decode, resize and draw ahead) → [`Batch`] (bytes, and what augmentation does to them: [`Drawn`]).
+//! [`Loader`] (threads that decode, crop, resize, change colours and draw ahead) → [`Batch`] (bytes, and what augmentation does to
+//! them: [`Drawn`], [`Mix`]).
 
 mod augment;
 mod batch;
+mod cache;
 mod classes;
 mod dataset;
 mod folder;
@@ -16,12 +18,13 @@ mod sets;
 pub mod synth;
 mod transforms;
 
-pub use augment::{Drawn, MEAN, STD};
+pub use augment::{Drawn, MEAN, Mix, STD};
 pub use batch::Batch;
+pub use cache::ImageCache;
 pub use classes::ClassDataset;
 pub use dataset::{Dataset, ImageRecord, Protocol};
 pub use folder::list_images;
-pub use loader::{ImageCache, Loader, LoaderOptions};
+pub use loader::{Loader, LoaderOptions};
 pub use sample::{ImageSource, PackedImages, Sample};
 pub use sampler::{ClassSampler, IdentitySampler, Sampler};
 pub(crate) use sets::parse_name;

@@ -8,6 +8,9 @@
 //! The crate `fast_image_resize` has coarser weights: a quarter to a half of the golden pixels differ, by up to
 //! 8, and it takes about as long.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use super::Rgb;
 use crate::config::Interpolation;
 use crate::cpu::with_best_isa;
@@ -28,47 +31,76 @@ struct Axis {
 
 impl Rgb {
     /// Resized to `[height, width]`.
-    pub fn resize(&self, [height, width]: [usize; 2], interpolation: Interpolation) -> Rgb {
-        let horizontal = (width != self.width).then(|| {
-            // Columns become rows, so that both passes are weighted sums of long rows.
-            let columns = transpose(&self.pixels, [self.height, self.width]);
-            let columns = sum_rows(&columns, self.height * 3, &Axis::new(self.width, width, interpolation));
-            transpose(&columns, [width, self.height])
-        });
-        let pixels = horizontal.as_deref().unwrap_or(&self.pixels);
-        let pixels = if height == self.height {
-            pixels.to_vec()
+    pub fn resize(&self, size: [usize; 2], interpolation: Interpolation) -> Rgb {
+        self.resize_part(size, [0, 0, size[0], size[1]], interpolation)
+    }
+
+    /// A part (top, left, height, width) of the image resized to `size`; the rest is not computed.
+    pub(super) fn resize_part(
+        &self,
+        size: [usize; 2],
+        [top, left, height, width]: [usize; 4],
+        interpolation: Interpolation,
+    ) -> Rgb {
+        let image = if size[1] == self.width {
+            self.crop([0, left, self.height, width])
         } else {
-            sum_rows(pixels, width * 3, &Axis::new(self.height, height, interpolation))
+            // Columns become rows, so that both passes are weighted sums of long rows.
+            let axis = Axis::new(self.width, size[1], left..left + width, interpolation);
+            let columns = transpose(&self.pixels, [self.height, self.width]);
+            let columns = sum_rows(&columns, self.height * 3, &axis);
+            Cow::Owned(Rgb { width, height: self.height, pixels: transpose(&columns, [width, self.height]) })
         };
-        Rgb { width, height, pixels }
+        if size[0] == self.height {
+            return image.crop([top, 0, height, width]).into_owned();
+        }
+        let axis = Axis::new(self.height, size[0], top..top + height, interpolation);
+        Rgb { width, height, pixels: sum_rows(&image.pixels, width * 3, &axis) }
     }
 
     /// Resized so that the shorter side has `short` pixels (the longer one in proportion, rounded down).
     pub fn resize_short(&self, short: usize, interpolation: Interpolation) -> Rgb {
-        let longer = |long: usize, side: usize| short * long / side;
-        let size = if self.width <= self.height {
-            [longer(self.height, self.width), short]
+        self.resize(self.covering([short; 2]), interpolation)
+    }
+
+    /// The least size in the image's proportions that covers `[height, width]`, rounded down.
+    pub(super) fn covering(&self, [height, width]: [usize; 2]) -> [usize; 2] {
+        if width * self.height >= height * self.width {
+            [width * self.height / self.width, width]
         } else {
-            [short, longer(self.width, self.height)]
-        };
-        self.resize(size, interpolation)
+            [height, height * self.width / self.height]
+        }
     }
 
     /// The square of `side` pixels in the middle; of an image that is smaller, all that there is along that axis.
     pub fn center_crop(&self, side: usize) -> Rgb {
-        let [height, width] = [self.height.min(side), self.width.min(side)];
-        // Halves are rounded to the even number, as in torchvision.
-        let offset = |whole: usize, part: usize| ((whole - part) as f64 / 2.0).round_ties_even() as usize;
-        let (top, left) = (offset(self.height, height), offset(self.width, width));
+        let size = [self.height, self.width];
+        self.crop(middle(size, size.map(|whole| whole.min(side)))).into_owned()
+    }
+
+    /// A part: top, left, height, width. The whole is not copied.
+    ///
+    /// # Panics
+    /// If it reaches over the edge.
+    pub fn crop(&self, [top, left, height, width]: [usize; 4]) -> Cow<'_, Rgb> {
+        if [height, width] == [self.height, self.width] {
+            return Cow::Borrowed(self);
+        }
         let row = |y: usize| &self.pixels[(y * self.width + left) * 3..][..width * 3];
-        let pixels = (top..top + height).flat_map(|y| row(y).iter().copied()).collect();
-        Rgb { width, height, pixels }
+        Cow::Owned(Rgb { width, height, pixels: (top..top + height).flat_map(row).copied().collect() })
     }
 }
 
+/// The part of `[height, width]` in the middle of an image of `size`.
+pub(super) fn middle(size: [usize; 2], [height, width]: [usize; 2]) -> [usize; 4] {
+    // Halves are rounded to the even number, as in torchvision.
+    let offset = |whole: usize, part: usize| ((whole - part) as f64 / 2.0).round_ties_even() as usize;
+    [offset(size[0], height), offset(size[1], width), height, width]
+}
+
 impl Axis {
-    fn new(from: usize, to: usize, interpolation: Interpolation) -> Axis {
+    /// For those `outputs` of `to` that are wanted.
+    fn new(from: usize, to: usize, outputs: Range<usize>, interpolation: Interpolation) -> Axis {
         let support = match interpolation {
             Interpolation::Bicubic => 2.0,
             Interpolation::Bilinear => 1.0,
@@ -77,8 +109,9 @@ impl Axis {
         let stretch = scale.max(1.0);
         let support = support * stretch;
         let taps = (support.ceil() as usize * 2 + 1).min(from);
-        let mut axis = Axis { starts: Vec::with_capacity(to), weights: Vec::with_capacity(to * taps), taps };
-        for i in 0..to {
+        let count = outputs.len();
+        let mut axis = Axis { starts: Vec::with_capacity(count), weights: Vec::with_capacity(count * taps), taps };
+        for i in outputs {
             let centre = (i as f64 + 0.5) * scale;
             let start = ((centre - support + 0.5) as usize).min(from);
             let end = ((centre + support + 0.5) as usize).min(from);
@@ -87,10 +120,10 @@ impl Axis {
             let sum: f64 = weights.iter().sum();
             // `round` takes halves away from zero.
             axis.weights.extend(weights.iter().map(|w| (w / sum * f64::from(1 << BITS)).round() as i32));
-            axis.weights.resize((i + 1) * taps, 0);
+            axis.weights.resize((axis.starts.len() + 1) * taps, 0);
             // The zeros behind the last tap must not reach over the edge: they move to the front.
             let over = (start + taps).saturating_sub(from);
-            axis.weights[i * taps..].rotate_right(over);
+            axis.weights[axis.starts.len() * taps..].rotate_right(over);
             axis.starts.push(start - over);
         }
         axis
@@ -224,5 +257,18 @@ mod tests {
         assert_eq!(crop.pixels[..12], image.pixels[(2 * 6 + 1) * 3..][..12]);
         let all = image.center_crop(8);
         assert_eq!([all.height, all.width], [8, 6]);
+    }
+    #[test]
+    fn a_part_is_that_of_the_whole() {
+        let image = noise(37, 23);
+        for interpolation in FILTERS {
+            for size in [[37, 23], [50, 23], [37, 11], [9, 60]] {
+                let whole = image.resize(size, interpolation);
+                for part in [[0, 0, size[0], size[1]], [3, 5, 4, 6], [size[0] - 1, size[1] - 2, 1, 2]] {
+                    assert!(image.resize_part(size, part, interpolation) == *whole.crop(part), "{size:?} {part:?}");
+                }
+            }
+        }
+        assert_eq!(image.crop([1, 2, 1, 1]).pixels, image.pixels[(23 + 2) * 3..][..3]);
     }
 }

@@ -9,10 +9,18 @@ use crate::Result;
 use crate::config::Config;
 use crate::data::{Dataset, ImageRecord, Transform};
 
-/// Size and filter of the network's input.
+/// What becomes of an image on its way to the network, in training and in evaluation.
 pub fn transform(config: &Config) -> Transform {
-    let interpolation = config.augment.interpolation;
-    Transform { height: config.model.height, width: config.model.image_width, interpolation }
+    let (model, augment) = (&config.model, &config.augment);
+    Transform {
+        height: model.height,
+        width: model.image_width,
+        interpolation: augment.interpolation,
+        crop: augment.crop,
+        crop_share: config.eval.crop_share,
+        crop_scale: augment.crop_scale,
+        crop_ratio: augment.crop_ratio,
+    }
 }
 
 /// Loader threads: what the settings say, or two.

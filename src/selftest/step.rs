@@ -26,6 +26,7 @@ pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, visit: &mut dyn FnMut(&
         drawn: vec![Drawn::default(); 8],
         labels: (0..8).map(|i| i / 4).collect(),
         indices: (8 * number..8 * number + 8).collect(),
+        mix: None,
     };
     let batches: Vec<Batch> = (0..STEPS).map(&mut batch).collect();
     let steps = |config: &Config, device: &Device| -> Result<(Vec<StepReport>, Vec<f32>)> {

@@ -1,4 +1,4 @@
-//! Batches of bytes as network input: on the CPU augmented and normalised straight into the arena, on a GPU uploaded as bytes and
+//! Batches of bytes as network input: on the CPU augmented, normalised and mixed straight into the arena, on a GPU uploaded as bytes and
 //! prepared there.
 
 use super::{Memory, Session};
@@ -52,6 +52,11 @@ impl Staging {
         let ([r, g, b], [sr, sg, sb], images) = (MEAN, STD, n as i32);
         let grid = Grid::any(n * batch.size[0] * batch.size[1]);
         kernels::prepare_images(gpu, grid, pixels, input, shift, mirror, erase, images, h, w, 3, r, g, b, sr, sg, sb)?;
+        if let Some(mix) = batch.mix {
+            let ([top, left, height, width], own) = mix.within(batch.size);
+            let grid = Grid::any(n / 2 * batch.size[0] * batch.size[1] * 3);
+            kernels::mix_images(gpu, grid, input, images, h, w, 3, own, top, left, height, width)?;
+        }
         let (done, rest) = (n * shape.len() / shape.n, (shape.n - n) * shape.len() / shape.n);
         if rest > 0 {
             kernels::fill(gpu, Grid::any(rest), gpu.offset(input, done), 0.0, rest as i64)?;
@@ -61,7 +66,7 @@ impl Staging {
 }
 
 impl Session {
-    /// Sets the input `images` to a batch, augmented and normalised; where it has fewer images than the input the rest is 0.
+    /// Sets the input `images` to a batch, augmented, normalised and mixed; where it has fewer images than the input the rest is 0.
     ///
     /// # Panics
     /// If the images have another size, or are more: a bug of the caller, never of a user.

@@ -16,6 +16,10 @@ fn the_self_test_passes_in_every_precision() {
         assert!(checks.len() > 3 * cases().len());
         let failed: Vec<_> = checks.iter().filter(|check| !check.passed()).collect();
         assert!(failed.is_empty(), "{precision}: {failed:#?}");
+        // Images are prepared and mixed to the CPU's very bits, but where they are stored as bf16.
+        let images: Vec<_> = checks.iter().filter(|check| check.name.starts_with("images")).collect();
+        let same = images.iter().all(|check| check.deviation == 0.0);
+        assert!(images.len() == 3 && (same || precision == Precision::Bf16), "{precision}: {images:#?}");
     }
 }
 

@@ -170,6 +170,7 @@ fn a_step_that_is_not_finite_changes_no_parameter() {
         drawn: vec![Drawn::default(); 4],
         labels: vec![0, 0, 1, 1],
         indices: vec![0, 1, 2, 3],
+        mix: None,
     };
     let error = trainer.step(&batch, None, 1e-3).unwrap_err().to_string();
     assert!(error.contains("became NaN"), "{error}");

@@ -112,7 +112,7 @@ fn settings_that_cannot_work_are_named() {
 
 /// Shares of 8x8x8 colours in each of `stripes` horizontal stripes.
 fn histogram(record: &ImageRecord, stripes: usize) -> Vec<f32> {
-    let transform = Transform { height: 96, width: 48, interpolation: Interpolation::Bilinear };
+    let transform = Transform::squeeze([96, 48], Interpolation::Bilinear);
     let pixels = transform.load(&record.path).unwrap();
     let mut bins = vec![0.0; stripes * 512];
     for (i, p) in pixels.chunks_exact(3).enumerate() {
