@@ -115,6 +115,17 @@ pub enum Error {
     /// A file of features or of their labels that cannot be used.
     #[error("features {}: {reason}", path.display())]
     FeatureFile { path: PathBuf, reason: String },
+    /// Predictions, labels and classes that do not belong together, or none at all.
+    #[error("predictions cannot be measured: {reason}")]
+    Predictions { reason: String },
+    /// A prediction that is NaN, infinite, or no probability.
+    #[error(
+        "the prediction for image {image} is not made of finite probabilities: the network has diverged or the image is broken"
+    )]
+    NotAProbability {
+        /// 0-based.
+        image: usize,
+    },
     /// Features of different networks.
     #[error(
         "the query features have {query} numbers each, those of the gallery {gallery}: both must come from the same network"
@@ -130,6 +141,24 @@ pub enum Error {
     /// A folder that was named as a run is none.
     #[error("{} is not a run folder: {reason}", path.display())]
     NotARun { path: PathBuf, reason: String },
+    /// Runs that cannot be compared were measured on different images.
+    #[error(
+        "{} was measured on other images than {}: {missing} of {total} images (with their labels) are missing, {added} are new: compare runs \
+         that were measured on the same data set", run.display(), first.display()
+    )]
+    OtherImages {
+        run: PathBuf,
+        /// The run that it is held against.
+        first: PathBuf,
+        /// Images of `first`, with their labels.
+        total: usize,
+        /// Those of them that `run` lacks.
+        missing: usize,
+        added: usize,
+    },
+    /// Runs that cannot be compared.
+    #[error("these runs cannot be compared: {reason}")]
+    NotComparable { reason: String },
     /// A run was stopped within an epoch and is resumed with epochs of another length.
     #[error(
         "the run was stopped after batch {batch} of an epoch of {then} batches, and now an epoch has {now}: resume with the \

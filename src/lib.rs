@@ -29,6 +29,7 @@ pub mod schedule;
 pub mod selftest;
 pub mod session;
 pub mod shape;
+pub mod stats;
 pub mod stop;
 pub mod store;
 pub mod study;

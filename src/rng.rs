@@ -18,6 +18,7 @@ pub enum Purpose {
     Crop = 18,
     Colour = 19,
     Mix = 20,
+    Bootstrap = 24,
 }
 
 /// The generator for one item: `item` is a sample index, a parameter index, an image index ...

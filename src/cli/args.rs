@@ -22,7 +22,12 @@ pub struct Cli {
 pub enum Command {
     /// Show the method at work: synthesise data, pre-train, fine-tune plainly and with PTL, compare.
     Demo(Box<DemoArgs>),
-    /// Pre-train on one data set, fine-tune on another plainly and with PTL, and compare.
+    /// Compare finished runs; or pre-train on one data set, fine-tune on another plainly and with PTL, and compare.
+    ///
+    /// ptl-train compare RUN...: runs that differ in nothing but the seed are one arm; each arm is held against the first by
+    /// a paired bootstrap over images and seeds.
+    ///
+    /// ptl-train compare --source DIR --target DIR: trains the three arms zero-shot, plain and PTL, and compares them.
     Compare(Box<CompareArgs>),
     /// Train with each policy of latent states and evaluate from each state.
     Ablate(Box<AblateArgs>),
@@ -95,9 +100,24 @@ pub struct DemoArgs {
 
 #[derive(Args, Debug)]
 pub struct CompareArgs {
+    /// Finished runs to compare, or folders that hold some up to three levels below, such as a study.
+    #[arg(value_name = "RUN", conflicts_with_all = ["source", "source_dataset", "seeds", "pretrain_epochs", "pretrain_lr", "config"])]
+    pub runs: Vec<PathBuf>,
+    /// With RUN: the arm that the others are held against, by name or number [default: the first].
+    #[arg(long, value_name = "NAME|N", conflicts_with = "source")]
+    pub baseline: Option<String>,
+    /// With RUN: times that images and seeds are drawn; --seed says which.
+    #[arg(
+        long, value_name = "N", default_value_t = 10_000, conflicts_with = "source",
+        value_parser = clap::value_parser!(u32).range(100..=1_000_000)
+    )]
+    pub resamples: u32,
+    /// With RUN: print Markdown tables.
+    #[arg(long, conflicts_with = "source")]
+    pub markdown: bool,
     /// Data set to pre-train on; --target names the one to fine-tune and measure on.
-    #[arg(long, value_name = "DIR")]
-    pub source: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "runs")]
+    pub source: Option<PathBuf>,
     /// Which data set --source is, by the names of --target-dataset.
     #[arg(long, value_name = "WORD", default_value = "auto", hide_possible_values = true)]
     pub source_dataset: DatasetKind,
@@ -113,8 +133,8 @@ pub struct CompareArgs {
     /// TOML file with settings of the fine-tuning.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Folder for the run, new or empty [default: runs/DATE_TIME-compare].
-    #[arg(long, value_name = "DIR")]
+    /// Folder for the run, new or empty [default: runs/DATE_TIME-compare]; with RUN, a JSON file for everything.
+    #[arg(long, value_name = "PATH")]
     pub out: Option<PathBuf>,
     #[command(flatten)]
     pub settings: TrainFlags,

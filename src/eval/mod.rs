@@ -2,6 +2,7 @@
 
 mod blocks;
 pub mod camera_pairs;
+pub mod classification;
 mod distance;
 pub mod evaluate;
 pub mod extract;

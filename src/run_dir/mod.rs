@@ -4,7 +4,7 @@
 mod atomic;
 mod utc;
 
-pub use atomic::atomic_write;
+pub use atomic::{atomic_write, write_csv};
 pub use utc::UtcTime;
 
 use std::fs::{self, File, OpenOptions};
@@ -73,6 +73,14 @@ impl RunDir {
     /// # Errors
     /// [`Error::NotARun`] where there is no folder with a config.toml.
     pub fn open(path: &Path) -> Result<RunDir> {
+        RunDir::view(path)?.with_checkpoints()
+    }
+
+    /// An existing run, only to be read: nothing is made in it.
+    ///
+    /// # Errors
+    /// As [`RunDir::open`].
+    pub fn view(path: &Path) -> Result<RunDir> {
         let run = RunDir { root: path.into() };
         let reason = if !path.exists() {
             "there is nothing of that name"
@@ -81,7 +89,7 @@ impl RunDir {
         } else if !run.config_path().is_file() {
             "it has no config.toml"
         } else {
-            return run.with_checkpoints();
+            return Ok(run);
         };
         Err(Error::NotARun { path: path.into(), reason: reason.into() })
     }
@@ -135,6 +143,13 @@ impl RunDir {
     /// The picture of the losses.
     pub fn curves_path(&self) -> PathBuf {
         self.file("curves.svg")
+    }
+
+    /// What became of each image that was measured, written at the run's end:
+    /// [by class](crate::eval::classification::ClassificationReport::write_items_csv), or
+    /// [by query](crate::eval::ranking::write_queries_csv).
+    pub fn items_path(&self) -> PathBuf {
+        self.file("items.csv")
     }
 
     /// The results.

@@ -1,8 +1,10 @@
 //! Several trainings held against each other: [`compare`] (zero-shot, plain fine-tuning, PTL) and [`ablation`] (what latent
-//! states bring). Each arm is a run of its own in the study's folder and can be evaluated and resumed by itself.
+//! states bring). Each arm is a run of its own in the study's folder and can be evaluated and resumed by itself. [`runs`]
+//! compares whatever runs have finished.
 
 pub mod ablation;
 pub mod compare;
+pub mod runs;
 
 use std::path::{Path, PathBuf};
 

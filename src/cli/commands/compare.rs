@@ -1,7 +1,9 @@
-//! `ptl-train compare` and `ptl-train demo`: zero-shot, plain fine-tuning and PTL.
+//! `ptl-train compare --source` and `ptl-train demo`: zero-shot, plain fine-tuning and PTL.
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use super::compare_runs::compare_runs;
 use super::shared::{check_device, describe_datasets, new_run, open_dataset, refuse_unused, set_threads, synthesise};
 use crate::cli::args::{CompareArgs, DemoArgs};
 use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
@@ -14,14 +16,21 @@ use crate::study::Study;
 use crate::study::compare::{self, Comparison};
 use crate::{Error, Result};
 
-/// `ptl-train compare`.
+/// `ptl-train compare`, in both its forms.
 pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
+    match &args.source {
+        Some(source) => train_and_compare(args, source),
+        None => compare_runs(args),
+    }
+}
+
+fn train_and_compare(args: &CompareArgs, source: &Path) -> Result<ExitCode> {
     let config = Config::load_recipe("resnet50", args.config.as_deref(), &args.settings.0)?;
     compare::check_settings(&config, &args.seeds)?;
     refuse_unused(&args.settings.0, &["data.root", "data.kind", "seed"])?;
     set_threads(&config)?;
     let terminal = Reporter::stderr();
-    let source = open_dataset(&args.source, args.source_dataset, Subsets::All, &config, &terminal)?;
+    let source = open_dataset(source, args.source_dataset, Subsets::All, &config, &terminal)?;
     let target = config.data.target.as_deref().ok_or_else(|| Error::Setting {
         setting: "data.target".into(),
         value: "(none)".into(),

@@ -2,6 +2,7 @@
 
 mod ablate;
 mod compare;
+mod compare_runs;
 mod convert;
 mod evaluate;
 mod extract;

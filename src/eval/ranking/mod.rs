@@ -3,6 +3,7 @@
 //! For each query the gallery is ordered by (distance, gallery index), after the items that the filter names have been
 //! taken out. A query without a remaining match is skipped: it counts neither as a failure nor as a success.
 
+mod queries_csv;
 mod query;
 mod ranker;
 mod single_shot;
@@ -13,6 +14,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::queries_csv::{QUERY_COLUMNS, write_queries_csv};
 pub(super) use self::query::rank_query;
 pub(super) use self::ranker::Ranker;
 pub use self::single_shot::REPEATS;

@@ -1,4 +1,11 @@
-//! Charts as SVG files: training curves, and bars that compare arms. Text is left to the viewer, so no font is needed here.
+//! Charts as SVG files: training curves, bars that compare arms, confusion matrices, reliability diagrams. Text is left to the
+//! viewer, so no font is needed here.
+
+mod heat_map;
+mod reliability;
+
+pub use heat_map::{HeatMap, heat_map};
+pub use reliability::{ReliabilityBin, reliability};
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,8 +16,8 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::Result;
-use crate::error::IoContext;
 use crate::report::MeanStd;
+use crate::run_dir::atomic_write;
 
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (880, 500);
@@ -67,7 +74,7 @@ pub fn curves(path: &Path, captions: Captions, series: &[Series]) -> Result<()> 
     let x_range = if x_range.0 < x_range.1 { x_range.0..x_range.1 } else { x_range.0 - 0.5..x_range.1 + 0.5 };
     let y_range = padded(extent(finite().map(|p| p.1)));
     let names: Vec<&str> = series.iter().map(|s| s.name.as_str()).collect();
-    write(path, |area| {
+    write(path, SIZE, |area| {
         let plot = head(area, captions.title, &names)?;
         let mut chart = chart(&plot, x_range.clone(), y_range.clone())?;
         mesh(&mut chart, captions, 10, &|x| number(*x))?;
@@ -93,7 +100,7 @@ pub fn bars(path: &Path, captions: Captions, groups: &[&str], arms: &[Arm]) -> R
     let y_range = padded(extent(arms.iter().flat_map(|arm| &arm.values).flat_map(ends).filter(|y| y.is_finite())));
     let names: Vec<&str> = arms.iter().map(|arm| arm.name.as_str()).collect();
     let width = 0.8 / arms.len().max(1) as f64;
-    write(path, |area| {
+    write(path, SIZE, |area| {
         let plot = head(area, captions.title, &names)?;
         let mut chart = chart(&plot, -0.5..groups.len() as f64 - 0.5, y_range.clone())?;
         // Ticks fall on whole numbers, the middles of the groups; a tick between two groups has no label.
@@ -134,14 +141,14 @@ fn bar(chart: &mut Chart, x: Range<f64>, value: MeanStd, color: RGBColor) -> Dra
     Ok(())
 }
 
-fn write(path: &Path, draw: impl Fn(&Area) -> Drawn) -> Result<()> {
+fn write(path: &Path, size: (u32, u32), draw: impl Fn(&Area) -> Drawn) -> Result<()> {
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         // The back end writes into a string: nothing it does can fail.
         draw(&area).and_then(|()| Ok(area.present()?)).expect("drawing into memory");
     }
-    std::fs::write(path, svg).at("write", path)
+    atomic_write(path, |file| file.write_all(svg.as_bytes()))
 }
 
 /// Draws background, title and legend; returns the area below them.

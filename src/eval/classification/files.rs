@@ -1,0 +1,86 @@
+//! The report as CSV files; the crate `csv` quotes what needs it.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use super::{ClassificationReport, TOP};
+use crate::Result;
+use crate::run_dir::write_csv;
+
+/// Columns of [`ClassificationReport::write_items_csv`].
+pub const ITEM_COLUMNS: [&str; 7] = ["image", "label", "predicted", "confidence", "top1", "top5", "nll"];
+
+impl ClassificationReport {
+    /// Counts of images, a row for each true class and a column for each predicted one. The header starts with
+    /// `true\predicted`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    pub fn write_confusion_csv(&self, path: &Path) -> Result<()> {
+        write_csv(path, |csv| {
+            csv.write_field("true\\predicted")?;
+            csv.write_record(self.per_class.iter().map(|class| &class.class))?;
+            (0..self.per_class.len() as u32).try_for_each(|label| {
+                let mut row = vec![0; self.per_class.len()];
+                for (&(_, predicted), &images) in self.confusions.range((label, 0)..=(label, u32::MAX)) {
+                    row[predicted as usize] = images;
+                }
+                csv.write_field(self.class(label))?;
+                csv.write_record(row.iter().map(ToString::to_string))
+            })
+        })
+    }
+
+    /// `class,images,accuracy,precision,f1`, one row for each class; a share that does not exist stays empty.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    pub fn write_per_class_csv(&self, path: &Path) -> Result<()> {
+        let share = |share: Option<f64>| share.map_or_else(String::new, |share| share.to_string());
+        write_csv(path, |csv| {
+            csv.write_record(["class", "images", "accuracy", "precision", "f1"])?;
+            self.per_class.iter().try_for_each(|c| {
+                csv.write_record([
+                    &c.class,
+                    &c.images.to_string(),
+                    &share(c.accuracy),
+                    &share(c.precision),
+                    &share(c.f1),
+                ])
+            })
+        })
+    }
+
+    /// `image,label,predicted,confidence,top1,top5,nll`, one row for each image, in which label and predicted class stand by
+    /// name, top1 and top5 as 0 or 1. `names` are those of the images, in their order.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    ///
+    /// # Panics
+    /// Another number of names than of images.
+    pub fn write_items_csv<N: Display>(
+        &self,
+        path: &Path,
+        names: impl IntoIterator<Item = N, IntoIter: ExactSizeIterator>,
+    ) -> Result<()> {
+        let names = names.into_iter();
+        assert_eq!(names.len(), self.per_image.len(), "one name for each image");
+        let flag = |yes: bool| if yes { "1" } else { "0" };
+        write_csv(path, |csv| {
+            csv.write_record(ITEM_COLUMNS)?;
+            for (name, image) in names.zip(&self.per_image) {
+                csv.write_record([
+                    &name.to_string(),
+                    self.class(image.label),
+                    self.class(image.predicted),
+                    &image.confidence.to_string(),
+                    flag(image.rank == 1),
+                    flag(image.rank as usize <= TOP),
+                    &format!("{:.9}", image.nll),
+                ])?;
+            }
+            Ok(())
+        })
+    }
+}

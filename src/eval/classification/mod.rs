@@ -1,0 +1,233 @@
+//! Measures of a classifier: accuracies, F1, how well probabilities are calibrated, and which classes are confused.
+//!
+//! Of equal probabilities, that of the lower class index stands first, so a constant prediction names class 0.
+
+mod calibration;
+mod evaluate;
+mod files;
+mod pictures;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+pub use self::evaluate::{evaluate, write_files};
+pub use self::calibration::{BINS, CalibrationBin, calibration_bins, calibration_error};
+pub use self::files::ITEM_COLUMNS;
+use crate::report::Table;
+use crate::{Error, Result};
+
+/// Top-k of [`ClassificationReport::top5`], where there are as many classes.
+const TOP: usize = 5;
+
+/// What became of one image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClassifiedImage {
+    pub label: u32,
+    /// Class of the largest probability.
+    pub predicted: u32,
+    /// The largest probability.
+    pub confidence: f32,
+    /// 1-based place of the label among the classes by probability.
+    pub rank: u32,
+    /// -ln of the label's probability, of f32's smallest normal number where it is 0: at most 87.3.
+    pub nll: f64,
+}
+
+/// Figures of one class. All are shares in [0, 1].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClassResult {
+    pub class: String,
+    pub images: usize,
+    /// Share of its images that are recognised (recall); `None` without images.
+    pub accuracy: Option<f64>,
+    /// Share of the images taken for it that are of it; `None` where none is.
+    pub precision: Option<f64>,
+    /// Harmonic mean of both: 2 TP / (2 TP + FP + FN); `None` without images.
+    pub f1: Option<f64>,
+}
+
+/// Measures over the images of a set. Shares lie in [0, 1]. Serialised without the list of images and the confusions, which
+/// have files of their own.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClassificationReport {
+    pub images: usize,
+    /// Share of images whose label has the largest probability.
+    pub top1: f64,
+    /// Share of images whose label is among the first min(5, classes).
+    pub top5: f64,
+    /// Mean accuracy of the classes that have images.
+    pub balanced_accuracy: f64,
+    /// Mean F1 of the classes that have images.
+    pub macro_f1: f64,
+    /// Mean negative log-likelihood of the labels, in nats.
+    pub nll: f64,
+    /// Expected calibration error over [`BINS`] bins of equal width of the largest probability.
+    pub ece: f64,
+    /// In the order of the classes.
+    pub per_class: Vec<ClassResult>,
+    /// What the calibration error is counted from.
+    pub calibration: Vec<CalibrationBin>,
+    /// In the order of the images.
+    #[serde(skip)]
+    pub per_image: Vec<ClassifiedImage>,
+    /// Images by (label, predicted class); pairs without an image are left out, so it never outgrows the images.
+    #[serde(skip)]
+    confusions: BTreeMap<(u32, u32), usize>,
+}
+
+impl ClassificationReport {
+    /// From `probabilities` `[n, classes]` and `labels` `[n]`, which lie below the number of `classes` (their names).
+    ///
+    /// # Errors
+    /// [`Error::Predictions`]: no image, numbers that do not belong together, a label without a class;
+    /// [`Error::NotAProbability`] names the image whose row is not finite.
+    pub fn new(probabilities: &[f32], labels: &[u32], classes: &[String]) -> Result<ClassificationReport> {
+        let wrong = |reason: String| Err(Error::Predictions { reason });
+        let (n, width) = (labels.len(), classes.len());
+        if n == 0 {
+            return wrong("there is no image to measure: name a data set with validation images".into());
+        }
+        if probabilities.len() != n * width || width == 0 {
+            return wrong(format!(
+                "{} probabilities for {n} images and {width} classes do not belong together: give one for each image and class",
+                probabilities.len()
+            ));
+        }
+        if let Some(image) = labels.iter().position(|&label| label as usize >= width) {
+            return wrong(format!(
+                "image {image} has label {}, and the network knows {width} classes: measure it on the classes that it was \
+                 trained on",
+                labels[image]
+            ));
+        }
+        // A little above 1, as rounding may leave it.
+        let broken = |row: &[f32]| !row.iter().all(|p| (0.0..=1.001).contains(p));
+        if let Some(image) = probabilities.par_chunks_exact(width).position_first(broken) {
+            return Err(Error::NotAProbability { image });
+        }
+        let rows = probabilities.par_chunks_exact(width).zip(labels);
+        let per_image: Vec<ClassifiedImage> = rows.map(|(row, &label)| classified(row, label)).collect();
+        Ok(Self::of_images(per_image, classes))
+    }
+
+    fn of_images(per_image: Vec<ClassifiedImage>, classes: &[String]) -> ClassificationReport {
+        let n = per_image.len();
+        let share = |count: usize| count as f64 / n as f64;
+        let top = TOP.min(classes.len()) as u32;
+        let within = |k: u32| share(per_image.iter().filter(|image| image.rank <= k).count());
+        let mut confusions = BTreeMap::new();
+        for image in &per_image {
+            *confusions.entry((image.label, image.predicted)).or_default() += 1;
+        }
+        let calibration = calibration_bins(per_image.iter().map(|image| (image.confidence, image.rank == 1)));
+        let per_class = class_results(&confusions, classes);
+        let mean = |of: fn(&ClassResult) -> Option<f64>| {
+            let values: Vec<f64> = per_class.iter().filter_map(of).collect();
+            values.iter().sum::<f64>() / values.len() as f64
+        };
+        ClassificationReport {
+            images: n,
+            top1: within(1),
+            top5: within(top),
+            balanced_accuracy: mean(|class| class.accuracy),
+            macro_f1: mean(|class| class.f1),
+            nll: per_image.iter().map(|image| image.nll).sum::<f64>() / n as f64,
+            ece: calibration_error(&calibration),
+            per_class,
+            calibration,
+            per_image,
+            confusions,
+        }
+    }
+
+    /// Images of class `label` that are taken for class `predicted`.
+    pub fn confusion(&self, label: u32, predicted: u32) -> usize {
+        self.confusions.get(&(label, predicted)).copied().unwrap_or(0)
+    }
+
+    fn class(&self, index: u32) -> &str {
+        &self.per_class[index as usize].class
+    }
+}
+
+/// The label's place, the first class, and what both cost.
+fn classified(row: &[f32], label: u32) -> ClassifiedImage {
+    let own = row[label as usize];
+    let (mut predicted, mut rank) = (0, 1);
+    for (class, &p) in row.iter().enumerate() {
+        if p > row[predicted] {
+            predicted = class;
+        }
+        rank += u32::from(p > own || (p == own && class < label as usize));
+    }
+    ClassifiedImage {
+        label,
+        predicted: predicted as u32,
+        confidence: row[predicted],
+        rank,
+        nll: -f64::from(own.max(f32::MIN_POSITIVE)).ln(),
+    }
+}
+
+fn class_results(confusions: &BTreeMap<(u32, u32), usize>, classes: &[String]) -> Vec<ClassResult> {
+    // [true positives, images of it, images taken for it]
+    let mut counts = vec![[0usize; 3]; classes.len()];
+    for (&(label, predicted), &images) in confusions {
+        if label == predicted {
+            counts[label as usize][0] += images;
+        }
+        counts[label as usize][1] += images;
+        counts[predicted as usize][2] += images;
+    }
+    let ratio = |part: usize, whole: usize| (whole > 0).then(|| part as f64 / whole as f64);
+    let result = |(class, [hits, images, taken]): (&String, [usize; 3])| ClassResult {
+        class: class.clone(),
+        images,
+        accuracy: ratio(hits, images),
+        precision: ratio(hits, taken),
+        f1: ratio(2 * hits, images + taken).filter(|_| images > 0),
+    };
+    classes.iter().zip(counts).map(result).collect()
+}
+
+/// The figures as a table in percent, and how many images and classes there are.
+impl fmt::Display for ClassificationReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new(["metric", "%"]);
+        let mut row = |name: &str, share: f64| {
+            table.row([name.to_string(), format!("{:.2}", 100.0 * share)]);
+        };
+        row("top-1 accuracy", self.top1);
+        // Among five classes every label is.
+        if self.per_class.len() > TOP {
+            row("top-5 accuracy", self.top5);
+        }
+        row("balanced accuracy (mean over classes)", self.balanced_accuracy);
+        row("macro F1", self.macro_f1);
+        row(&format!("expected calibration error ({BINS} bins)"), self.ece);
+        let classes = self.per_class.len();
+        let empty = self.per_class.iter().filter(|class| class.images == 0).count();
+        let empty = if empty == 0 { String::new() } else { format!(", {empty} of them without images") };
+        let Self { images, nll, .. } = self;
+        write!(f, "{table}images: {images} of {classes} classes{empty}; negative log-likelihood {nll:.4}")
+    }
+}
+
+/// Turns `logits` `[n, classes]` into probabilities, row by row; f64 inside. A row with NaN or +∞ becomes NaN, which
+/// [`ClassificationReport::new`] names.
+///
+/// # Panics
+/// Where `classes` is 0.
+pub fn softmax_rows(logits: &mut [f32], classes: usize) {
+    logits.par_chunks_exact_mut(classes).for_each(|row| {
+        let largest = row.iter().fold(f32::NEG_INFINITY, |largest, &x| largest.max(x));
+        let exp = |x: f32| (f64::from(x) - f64::from(largest)).exp();
+        let sum: f64 = row.iter().map(|&x| exp(x)).sum();
+        row.iter_mut().for_each(|x| *x = (exp(*x) / sum) as f32);
+    });
+}

@@ -1,0 +1,87 @@
+//! Whether a network is as sure as it is right: accuracy by bins of its confidence, and how many images are in each.
+
+use std::path::Path;
+
+use plotters::prelude::*;
+
+use super::{Captions, PALETTE, QUIET, chart, head, mesh, padded, write};
+use crate::Result;
+
+/// Width and height in pixels, and the part of it above the second chart.
+const SIZE: (u32, u32) = (720, 760);
+const UPPER: u32 = 420;
+
+/// The palette's colour of the gap, lighter.
+const GAP: RGBColor = RGBColor(242, 190, 158);
+
+/// Images of about the same confidence. All are shares in [0, 1].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ReliabilityBin {
+    /// Of all images.
+    pub share: f64,
+    pub accuracy: f64,
+    /// Mean over its images.
+    pub confidence: f64,
+}
+
+/// Writes a reliability diagram to `path` (SVG): `bins` are of equal width and cover confidences from 0 to 1.
+///
+/// # Errors
+/// [`crate::Error::Io`] where the file cannot be written.
+pub fn reliability(path: &Path, title: &str, bins: &[ReliabilityBin]) -> Result<()> {
+    let [accuracy, gap, images, ..] = PALETTE;
+    let width = 100.0 / bins.len().max(1) as f64;
+    let filled = || bins.iter().enumerate().filter(|(_, bin)| bin.share > 0.0);
+    // Bars do not touch.
+    let ends = |i: usize| (width * (i as f64 + 0.04), width * (i as f64 + 0.96));
+    let bar = |i: usize, from: f64, to: f64, style: ShapeStyle| {
+        let (left, right) = ends(i);
+        Rectangle::new([(left, 100.0 * from.min(to)), (right, 100.0 * from.max(to))], style)
+    };
+    write(path, SIZE, |area| {
+        let plot = head(area, title, &["accuracy", "gap to the mean confidence", "share of images"])?;
+        let (upper, lower) = plot.split_vertically(UPPER);
+        let mut upper = chart(&upper, 0.0..100.0, 0.0..100.0)?;
+        mesh(&mut upper, Captions { title, x: "confidence (%)", y: "accuracy (%)" }, 10, &|x| format!("{x:.0}"))?;
+        for (i, bin) in filled() {
+            let (left, right) = ends(i);
+            let top = vec![(left, 100.0 * bin.accuracy), (right, 100.0 * bin.accuracy)];
+            // The gap covers the bar of a network that is too modest: the accuracy keeps its edge.
+            upper.draw_series([
+                bar(i, 0.0, bin.accuracy, accuracy.filled()),
+                bar(i, bin.accuracy, bin.confidence, GAP.filled()),
+                bar(i, bin.accuracy, bin.confidence, gap.stroke_width(1)),
+            ])?;
+            upper.draw_series([PathElement::new(top, accuracy.stroke_width(3))])?;
+        }
+        upper.draw_series([PathElement::new(vec![(0.0, 0.0), (100.0, 100.0)], QUIET.stroke_width(1))])?;
+        let most = filled().map(|(_, bin)| 100.0 * bin.share).fold(0.0, f64::max);
+        let mut lower = chart(&lower, 0.0..100.0, padded(Some((0.0, most))))?;
+        mesh(&mut lower, Captions { title, x: "confidence (%)", y: "images (%)" }, 10, &|x| format!("{x:.0}"))?;
+        lower.draw_series(filled().map(|(i, bin)| bar(i, 0.0, bin.share, images.filled())))?;
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_stand_for_the_bins_that_have_images() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("reliability.svg");
+        let bin = |share, accuracy, confidence| ReliabilityBin { share, accuracy, confidence };
+        let draw = |bins: &[ReliabilityBin]| {
+            reliability(&path, "sure & right", bins).unwrap();
+            std::fs::read_to_string(&path).unwrap()
+        };
+        let svg = draw(&[bin(0.0, 0.0, 0.0), bin(0.25, 0.5, 0.4), bin(0.75, 0.8, 0.9)]);
+        for text in ["sure &amp; right", "accuracy", "gap to the mean confidence", "share of images", "images (%)"] {
+            assert!(svg.contains(text), "{text} in {svg}");
+        }
+        // The legend has three, each bin with images accuracy, gap, its frame, and images; the background is one more.
+        assert_eq!(svg.matches("<rect").count(), 1 + 3 + 2 * 4);
+        assert!(draw(&[]).ends_with("</svg>\n") && !svg.contains("NaN"));
+    }
+}

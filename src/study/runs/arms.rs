@@ -1,0 +1,185 @@
+//! Which runs are the same but for their seed, and what to call them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+
+use super::{ArmResult, FinishedRun, RunResult, items};
+use crate::config::{Config, SETTINGS};
+use crate::report::MeanStd;
+use crate::stats::SeededValues;
+use crate::{Error, Result};
+
+/// Settings in which runs of one arm may differ: the seed, and what cannot change results.
+const NOT_COUNTED: [&str; 8] = [
+    "seed",
+    "threads",
+    "device",
+    "gpu.graph",
+    "data.cache_mb",
+    "train.workers",
+    "train.checkpoint_every",
+    "train.log_every",
+];
+
+/// Settings that a name spells out.
+const NAMED: usize = 3;
+
+/// Runs that differ in their seed only.
+pub(super) struct Arm {
+    pub name: String,
+    /// By seed.
+    pub runs: Vec<FinishedRun>,
+}
+
+impl Arm {
+    pub fn values(&self) -> SeededValues {
+        SeededValues {
+            seeds: self.runs.iter().map(|run| run.config.seed).collect(),
+            values: self.runs.iter().map(|run| run.items.main.clone()).collect(),
+        }
+    }
+
+    pub fn result(&self) -> ArmResult {
+        let (mut mean, mut std) = (BTreeMap::new(), BTreeMap::new());
+        let figures = items::figures(self.runs[0].items.task);
+        for (i, figure) in figures.iter().enumerate() {
+            let values: Vec<f64> = self.runs.iter().map(|run| run.items.figures[i]).collect();
+            let over_seeds = MeanStd::of(&values).expect("an arm has runs");
+            mean.insert(figure.key, over_seeds.mean);
+            over_seeds.std.map(|value| std.insert(figure.key, value));
+        }
+        let result = |run: &FinishedRun| RunResult {
+            folder: run.root.clone(),
+            seed: run.config.seed,
+            figures: figures.iter().map(|figure| figure.key).zip(run.items.figures.iter().copied()).collect(),
+        };
+        ArmResult { name: self.name.clone(), mean, std, runs: self.runs.iter().map(result).collect() }
+    }
+}
+
+/// Sorts `runs` into arms, in the order of each arm's first run, and names them.
+///
+/// # Errors
+/// [`Error::NotComparable`]: two runs of the same settings, seed and folder name.
+pub(super) fn group(runs: Vec<FinishedRun>) -> Result<Vec<Arm>> {
+    let mut groups: Vec<(Vec<String>, Vec<FinishedRun>)> = Vec::new();
+    for run in runs {
+        let settings = counted(&run.config);
+        match groups.iter_mut().find(|(of_group, _)| *of_group == settings) {
+            Some((_, group)) => group.push(run),
+            None => groups.push((settings, vec![run])),
+        }
+    }
+    let mut arms: Vec<(Vec<String>, Vec<FinishedRun>)> = Vec::new();
+    for (settings, group) in groups {
+        arms.extend(split(group)?.into_iter().map(|runs| (settings.clone(), runs)));
+    }
+    let names = names(&arms);
+    Ok(arms.into_iter().zip(names).map(|((_, runs), name)| Arm { name, runs }).collect())
+}
+
+/// Values of the settings that count, in the order of the table.
+fn counted(config: &Config) -> Vec<String> {
+    let value = |path: &str, shown: String| match path {
+        _ if NOT_COUNTED.contains(&path) => String::new(),
+        // An evaluation that cannot end a training does not change it.
+        "train.eval_every" if config.train.patience == 0 => String::new(),
+        _ => shown,
+    };
+    SETTINGS.iter().map(|setting| value(setting.path, config.shown(setting))).collect()
+}
+
+/// Runs of the same settings by seed. Where a seed comes twice, something that is no setting sets them apart, such as the
+/// weights they started from: then those whose folders have the same name belong together.
+fn split(runs: Vec<FinishedRun>) -> Result<Vec<Vec<FinishedRun>>> {
+    if twice(&runs).is_none() {
+        return Ok(vec![by_seed(runs)]);
+    }
+    let mut parts: Vec<Vec<FinishedRun>> = Vec::new();
+    for run in runs {
+        match parts.iter_mut().find(|part| part[0].root.file_name() == run.root.file_name()) {
+            Some(part) => part.push(run),
+            None => parts.push(vec![run]),
+        }
+    }
+    if let Some([a, b]) = parts.iter().find_map(|part| twice(part)) {
+        let (seed, a, b) = (a.config.seed, a.root.display(), b.root.display());
+        let reason = format!("{a} and {b} have the same settings, seed {seed} and name: leave one out, or rename it");
+        return Err(Error::NotComparable { reason });
+    }
+    Ok(parts.into_iter().map(by_seed).collect())
+}
+
+fn by_seed(mut runs: Vec<FinishedRun>) -> Vec<FinishedRun> {
+    runs.sort_by_key(|run| run.config.seed);
+    runs
+}
+
+/// Two runs of the same seed.
+fn twice(runs: &[FinishedRun]) -> Option<[&FinishedRun; 2]> {
+    let earlier = |i: usize| runs[..i].iter().find(|run| run.config.seed == runs[i].config.seed);
+    (1..runs.len()).find_map(|i| Some([earlier(i)?, &runs[i]]))
+}
+
+/// By folder where that tells arms apart, else by the settings in which they differ.
+fn names(arms: &[(Vec<String>, Vec<FinishedRun>)]) -> Vec<String> {
+    let folder = |runs: &[FinishedRun]| {
+        let name = |run: &FinishedRun| run.root.file_name().map(OsStr::to_owned);
+        let first = name(&runs[0])?;
+        runs.iter().all(|run| name(run).as_ref() == Some(&first)).then(|| first.to_string_lossy().into_owned())
+    };
+    let folders: Option<Vec<String>> = arms.iter().map(|(_, runs)| folder(runs)).collect();
+    if let Some(folders) = folders.filter(|folders| distinct(folders)) {
+        return folders;
+    }
+    if let [(_, runs)] = arms {
+        return vec![runs[0].config.model.arch.clone()];
+    }
+    let settings: Vec<&[String]> = arms.iter().map(|(settings, _)| &settings[..]).collect();
+    let names = by_settings(&settings);
+    match distinct(&names) {
+        true => names,
+        // Arms that a folder's name has split.
+        false => names.iter().zip(arms).map(|(name, (_, runs))| with_folder(name, folder(runs))).collect(),
+    }
+}
+
+fn with_folder(name: &str, folder: Option<String>) -> String {
+    match folder {
+        Some(folder) if name.is_empty() => folder,
+        Some(folder) => format!("{name} ({folder})"),
+        None => name.into(),
+    }
+}
+
+fn distinct<T: PartialEq>(values: &[T]) -> bool {
+    (1..values.len()).all(|i| !values[..i].contains(&values[i]))
+}
+
+/// `ptl.state_policy = reset, ptl.state_init = normal`: the settings in which arms differ. Where there are many, as between
+/// two networks' recipes, those that tell more arms apart than the ones before them, and `...`.
+fn by_settings(arms: &[&[String]]) -> Vec<String> {
+    let differs = |i: &usize| arms.iter().any(|arm| arm[*i] != arms[0][*i]);
+    let all: Vec<usize> = (0..SETTINGS.len()).filter(differs).collect();
+    let mut named = all.clone();
+    if all.len() > NAMED {
+        named.clear();
+        let groups = |chosen: &[usize]| {
+            let keys = arms.iter().map(|arm| chosen.iter().map(|&i| &arm[i]).collect::<Vec<_>>());
+            keys.collect::<BTreeSet<_>>().len()
+        };
+        for &i in &all {
+            let more = [&named[..], &[i]].concat();
+            if groups(&more) > groups(&named) {
+                named = more;
+            }
+        }
+    }
+    let rest = if named.len() < all.len() { ", ..." } else { "" };
+    let value = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
+    let name = |arm: &&[String]| {
+        let parts: Vec<String> = named.iter().map(|&i| format!("{} = {}", SETTINGS[i].path, value(&arm[i]))).collect();
+        parts.join(", ") + rest
+    };
+    arms.iter().map(name).collect()
+}

@@ -1,0 +1,139 @@
+//! `items.csv` of a run: what became of each image or query.
+
+use std::path::Path;
+
+use crate::config::Task;
+use crate::error::IoContext;
+use crate::eval::classification::{ITEM_COLUMNS, calibration_bins, calibration_error};
+use crate::eval::ranking::QUERY_COLUMNS;
+use crate::{Error, Result};
+
+/// A figure of a run, by its keys in files and in print.
+pub(super) struct Figure {
+    pub key: &'static str,
+    pub title: &'static str,
+    /// Printed in percent.
+    pub percent: bool,
+}
+
+const fn share(key: &'static str, title: &'static str) -> Figure {
+    Figure { key, title, percent: true }
+}
+
+/// The figures of a task; the first is the one that arms are compared by.
+pub(super) fn figures(task: Task) -> &'static [Figure] {
+    const CLASSIFICATION: [Figure; 5] = [
+        share("top1", "top-1"),
+        share("top5", "top-5"),
+        share("balanced_accuracy", "balanced"),
+        share("ece", "ECE"),
+        Figure { key: "nll", title: "NLL", percent: false },
+    ];
+    const REID: [Figure; 3] = [share("mAP", "mAP"), share("rank1", "Rank-1"), share("mINP", "mINP")];
+    match task {
+        Task::Classify => &CLASSIFICATION,
+        Task::Reid => &REID,
+    }
+}
+
+/// What a run got on each image.
+pub(super) struct Items {
+    pub task: Task,
+    /// Top-1 (0 or 1), or average precision, by the order of images and labels.
+    pub main: Vec<f64>,
+    /// As [`figures`].
+    pub figures: Vec<f64>,
+}
+
+/// A line of the file: which image (with its labels), which class, and four or three numbers.
+struct Row {
+    key: String,
+    class: String,
+    numbers: Vec<f64>,
+}
+
+impl Items {
+    /// The items and, in their order, what they are: images with their labels.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::ListLine`] for another header or a line that says something else; [`Error::NotComparable`]
+    /// without lines.
+    pub fn read(path: &Path) -> Result<(Items, Vec<String>)> {
+        let file = std::fs::File::open(path).at("read", path)?;
+        let mut csv = csv::Reader::from_reader(std::io::BufReader::new(file));
+        let header = csv.headers().map_err(|error| broken(path, &error))?;
+        let (task, labels, numbers) = match () {
+            () if header == ITEM_COLUMNS[..] => (Task::Classify, 1..2, 3..7),
+            () if header == QUERY_COLUMNS[..] => (Task::Reid, 1..3, 3..6),
+            () => {
+                let (a, b) = (ITEM_COLUMNS.join(","), QUERY_COLUMNS.join(","));
+                return Err(line_error(path, 1, format!("the header is neither {a} nor {b}")));
+            }
+        };
+        let mut rows = Vec::new();
+        for record in csv.records() {
+            let record = record.map_err(|error| broken(path, &error))?;
+            let number = |text: &str| text.parse().ok().filter(|x: &f64| x.is_finite());
+            let numbers: Option<Vec<f64>> = numbers.clone().map(|i| number(&record[i])).collect();
+            let numbers = numbers.ok_or_else(|| {
+                let line = record.position().map_or(0, |position| position.line() as usize);
+                line_error(path, line, "a figure is not a finite number".into())
+            })?;
+            let label = labels.clone().map(|i| &record[i]).collect::<Vec<_>>().join("\0");
+            rows.push(Row { key: format!("{}\0{label}", &record[0]), class: record[1].into(), numbers });
+        }
+        if rows.is_empty() {
+            let reason = "it has no rows: single gallery shots have no figures of a single query";
+            return Err(Error::NotComparable { reason: format!("{}: {reason}", path.display()) });
+        }
+        rows.sort_by(|a, b| a.key.cmp(&b.key));
+        let column = |i: usize| rows.iter().map(|row| row.numbers[i]).collect::<Vec<_>>();
+        let (main, figures) = match task {
+            // confidence, top1, top5, nll
+            Task::Classify => (column(1), classification_figures(&rows)),
+            // AP, rank1, INP
+            Task::Reid => (column(0), (0..3).map(|i| mean(&column(i))).collect()),
+        };
+        Ok((Items { task, main, figures }, rows.into_iter().map(|row| row.key).collect()))
+    }
+
+    pub fn len(&self) -> usize {
+        self.main.len()
+    }
+}
+
+fn classification_figures(rows: &[Row]) -> Vec<f64> {
+    let column = |i: usize| rows.iter().map(|row| row.numbers[i]).collect::<Vec<_>>();
+    let mut classes = std::collections::BTreeMap::<&str, Vec<f64>>::new();
+    rows.iter().for_each(|row| classes.entry(&row.class).or_default().push(row.numbers[1]));
+    let balanced: Vec<f64> = classes.values().map(|hits| mean(hits)).collect();
+    let bins = calibration_bins(rows.iter().map(|row| (row.numbers[0] as f32, row.numbers[1] == 1.0)));
+    vec![mean(&column(1)), mean(&column(2)), mean(&balanced), calibration_error(&bins), mean(&column(3))]
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+fn line_error(path: &Path, line: usize, reason: String) -> Error {
+    Error::ListLine { path: path.into(), line, reason }
+}
+
+/// A file that is not CSV, or not UTF-8.
+fn broken(path: &Path, error: &csv::Error) -> Error {
+    let line = error.position().map_or(1, |position| position.line() as usize);
+    line_error(path, line, error.to_string())
+}
+
+/// How many of the sorted `first` are not in the sorted `other`, and the other way round.
+pub(super) fn differing(first: &[String], other: &[String]) -> [usize; 2] {
+    let (mut i, mut j, mut missing, mut added) = (0, 0, 0, 0);
+    while let (Some(a), Some(b)) = (first.get(i), other.get(j)) {
+        let order = a.cmp(b);
+        i += usize::from(order.is_le());
+        j += usize::from(order.is_ge());
+        missing += usize::from(order.is_lt());
+        added += usize::from(order.is_gt());
+    }
+    [missing + first.len() - i, added + other.len() - j]
+}

@@ -1,0 +1,153 @@
+//! A comparison in print.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::{ArmComparison, RunComparison, Verdict, items};
+use crate::config::Task;
+use crate::report::{MeanStd, Table};
+
+/// Seeds whose differences are spelled out.
+const SPELLED_OUT: usize = 5;
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Better => "better",
+            Verdict::Worse => "worse",
+            Verdict::NotSignificant => "not significant",
+        })
+    }
+}
+
+impl RunComparison {
+    /// A row for each arm: seeds, and its figures as mean ± sample standard deviation over them.
+    pub fn arms_table(&self) -> Table {
+        let figures = items::figures(self.task);
+        let title =
+            |figure: &items::Figure| if figure.percent { format!("{} %", figure.title) } else { figure.title.into() };
+        let mut table = Table::new(["arm".into(), "seeds".into()].into_iter().chain(figures.iter().map(title)));
+        for arm in &self.arms {
+            let seeds: Vec<String> = arm.runs.iter().map(|run| run.seed.to_string()).collect();
+            let cells = figures.iter().map(|figure| {
+                let (scale, digits) = if figure.percent { (100.0, 2) } else { (1.0, 4) };
+                let (mean, std) = (scale * arm.mean[figure.key], arm.std.get(figure.key).map(|std| scale * std));
+                format!("{:.digits$}", MeanStd { mean, std })
+            });
+            table.row([arm.name.clone(), seeds.join(", ")].into_iter().chain(cells));
+        }
+        table
+    }
+
+    /// A row for each arm but the baseline, in points of the main figure.
+    pub fn comparisons_table(&self) -> Table {
+        let holm = self.comparisons.iter().any(|c| c.p_holm.is_some());
+        let mut header = vec!["arm", "difference", "by seed", "95 % interval", "drawn seeds", "p"];
+        header.extend(holm.then_some("p (Holm)"));
+        header.push("verdict");
+        let mut table = Table::new(header);
+        for comparison in &self.comparisons {
+            let difference = &comparison.difference;
+            let [low, high] = difference.interval;
+            let mut row = vec![
+                self.arms[comparison.arm].name.clone(),
+                points(difference.mean),
+                by_seed(comparison),
+                format!("[{}, {}]", points(low), points(high)),
+                self.drawn_seeds(comparison),
+                format!("{:.4}", difference.p),
+            ];
+            row.extend(comparison.p_holm.map(|p| format!("{p:.4}")));
+            row.push(comparison.verdict.to_string());
+            table.row(row);
+        }
+        table
+    }
+
+    /// Everything, with arms by name and the procedure in words.
+    pub fn to_json(&self) -> Value {
+        let mut value = serde_json::to_value(self).expect("numbers, names and lists");
+        value["baseline"] = self.arms[self.baseline].name.as_str().into();
+        for (i, comparison) in self.comparisons.iter().enumerate() {
+            value["comparisons"][i]["arm"] = self.arms[comparison.arm].name.as_str().into();
+        }
+        value["procedure"] = self.procedure().into();
+        value
+    }
+
+    /// How the seeds of both arms were drawn.
+    fn drawn_seeds(&self, comparison: &ArmComparison) -> String {
+        let [own, base] = [comparison.arm, self.baseline].map(|arm| self.arms[arm].runs.len());
+        match (comparison.difference.paired_seeds, own, base) {
+            (_, 1, 1) => "one each".into(),
+            (true, ..) => format!("{own} pairs"),
+            _ => format!("{own} and {base} apart"),
+        }
+    }
+
+    /// What the first line above the comparisons says.
+    pub fn caption(&self) -> String {
+        let title = items::figures(self.task)[0].title;
+        format!("{title} against `{}`, in points:", self.arms[self.baseline].name)
+    }
+
+    /// The procedure in a line.
+    pub fn procedure(&self) -> String {
+        let (images, bootstrap) = (if self.task == Task::Reid { "queries" } else { "images" }, self.bootstrap);
+        let runs = |arm: usize| self.arms[arm].runs.len();
+        let all_single = (0..self.arms.len()).all(|arm| runs(arm) == 1);
+        let seeds = match all_single {
+            true => format!("; with one seed each the interval covers {images} only, not the spread of trainings"),
+            false => ", and so are seeds: in pairs where both arms have the same ones, else of each arm apart".into(),
+        };
+        let few = match (0..self.arms.len()).map(runs).min() {
+            Some(1..5) if !all_single => "; of fewer than five seeds an interval is rather too narrow",
+            _ => "",
+        };
+        let holm = match self.comparisons.len() {
+            0 | 1 => "",
+            _ => " by Holm's p",
+        };
+        format!(
+            "paired bootstrap (Efron and Tibshirani, 1993), {} resamples, seed {}: {} {images} are drawn with replacement, the \
+             same for all arms{seeds}{few}; verdicts at 95 %{holm}",
+            bootstrap.resamples, bootstrap.seed, self.items,
+        )
+    }
+
+    /// Tables and procedure, as plain text or Markdown.
+    pub fn text(&self, markdown: bool) -> String {
+        let show = |table: Table| if markdown { table.to_markdown() } else { table.to_string() };
+        let arms = show(self.arms_table());
+        match self.comparisons.is_empty() {
+            true => format!("{arms}\nall runs differ in nothing but the seed: there is nothing to compare\n"),
+            false => {
+                let comparisons = show(self.comparisons_table());
+                format!("{arms}\n{}\n\n{comparisons}\n{}\n", self.caption(), self.procedure())
+            }
+        }
+    }
+}
+
+fn points(share: f64) -> String {
+    // Without "-0.00".
+    let points = (10_000.0 * share).round() / 100.0;
+    format!("{:+.2}", points + 0.0)
+}
+
+/// `0: +1.20, 1: +0.80`; the range of many.
+fn by_seed(comparison: &ArmComparison) -> String {
+    let differences = &comparison.by_seed;
+    if differences.is_empty() {
+        return "-".into();
+    }
+    if differences.len() <= SPELLED_OUT {
+        let parts: Vec<String> = differences.iter().map(|d| format!("{}: {}", d.seed, points(d.difference))).collect();
+        return parts.join(", ");
+    }
+    let ends = differences
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), d| (low.min(d.difference), high.max(d.difference)));
+    format!("{} to {}", points(ends.0), points(ends.1))
+}
