@@ -21,6 +21,9 @@ use crate::{Error, Result};
 /// Where runs go that are given no folder.
 pub const RUNS: &str = "runs";
 
+/// A line for each image or query that was measured.
+pub const ITEMS_FILE: &str = "items.csv";
+
 /// The folder of one run.
 #[derive(Clone, Debug)]
 pub struct RunDir {
@@ -149,7 +152,7 @@ impl RunDir {
     /// [by class](crate::eval::classification::ClassificationReport::write_items_csv), or
     /// [by query](crate::eval::ranking::write_queries_csv).
     pub fn items_path(&self) -> PathBuf {
-        self.file("items.csv")
+        self.file(ITEMS_FILE)
     }
 
     /// The results.

@@ -13,5 +13,5 @@ mod trainer;
 pub use classify::Classify;
 pub use reid::Reid;
 pub use run::{Job, Outcome, Start, run};
-pub use task::{Report, Task, items_path};
+pub use task::{Report, Task};
 pub use trainer::{StepReport, Trainer, network_config};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::task::{Report, Task, items_path};
+use super::task::{Report, Task};
 use crate::Result;
 use crate::config::Config;
 use crate::data::{Dataset, IdentitySampler, Sample, Sampler};
@@ -56,7 +56,7 @@ impl Task for Reid<'_> {
     }
 
     fn write_details(&self, report: &RankingReport, run: &RunDir) -> Result<()> {
-        write_queries_csv(&items_path(run.root()), report, &self.evaluated().query)
+        write_queries_csv(&run.items_path(), report, &self.evaluated().query)
     }
 
     fn describe(&self) -> Map<String, Value> {

@@ -1,7 +1,6 @@
 //! What the loop asks of a task: its images, the batches they make, and how the network is measured.
 
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -60,9 +59,4 @@ pub trait Report: Display {
 
     /// For `summary.json`, in percent.
     fn summary(&self) -> Map<String, Value>;
-}
-
-/// The file in a run's folder that has a line for each measured image: what `compare` reads.
-pub fn items_path(run: &Path) -> PathBuf {
-    run.join("items.csv")
 }

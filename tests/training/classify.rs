@@ -13,7 +13,7 @@ use ptl::nn::Arch;
 use ptl::progress::Reporter;
 use ptl::run_dir::RunDir;
 use ptl::stop::StopFlag;
-use ptl::train::{self, Classify, Job, Outcome, Start, items_path, state};
+use ptl::train::{self, Classify, Job, Outcome, Start, state};
 use tempfile::TempDir;
 
 use crate::support::{assert_same, everything};
@@ -90,7 +90,7 @@ fn classes_are_learnt_and_the_run_has_its_files() {
 
         let summary: serde_json::Value = serde_json::from_slice(&fs::read(run.summary_path()).unwrap()).unwrap();
         assert!((summary["top1"].as_f64().unwrap() - 100.0 * report.top1).abs() < 1e-9);
-        let items = fs::read_to_string(items_path(run.root())).unwrap();
+        let items = fs::read_to_string(run.items_path()).unwrap();
         assert_eq!(items.lines().count(), 1 + dataset().val.len());
         let hits = items.lines().skip(1).filter(|line| line.split(',').nth(4) == Some("1")).count();
         assert_eq!(hits as f64 / 15.0, report.top1);

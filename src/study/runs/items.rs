@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::config::Task;
+use crate::config::TaskKind;
 use crate::error::IoContext;
 use crate::eval::classification::{ITEM_COLUMNS, calibration_bins, calibration_error};
 use crate::eval::ranking::QUERY_COLUMNS;
@@ -21,7 +21,7 @@ const fn share(key: &'static str, title: &'static str) -> Figure {
 }
 
 /// The figures of a task; the first is the one that arms are compared by.
-pub(super) fn figures(task: Task) -> &'static [Figure] {
+pub(super) fn figures(task: TaskKind) -> &'static [Figure] {
     const CLASSIFICATION: [Figure; 5] = [
         share("top1", "top-1"),
         share("top5", "top-5"),
@@ -31,14 +31,14 @@ pub(super) fn figures(task: Task) -> &'static [Figure] {
     ];
     const REID: [Figure; 3] = [share("mAP", "mAP"), share("rank1", "Rank-1"), share("mINP", "mINP")];
     match task {
-        Task::Classify => &CLASSIFICATION,
-        Task::Reid => &REID,
+        TaskKind::Classify => &CLASSIFICATION,
+        TaskKind::Reid => &REID,
     }
 }
 
 /// What a run got on each image.
 pub(super) struct Items {
-    pub task: Task,
+    pub task: TaskKind,
     /// Top-1 (0 or 1), or average precision, by the order of images and labels.
     pub main: Vec<f64>,
     /// As [`figures`].
@@ -63,8 +63,8 @@ impl Items {
         let mut csv = csv::Reader::from_reader(std::io::BufReader::new(file));
         let header = csv.headers().map_err(|error| broken(path, &error))?;
         let (task, labels, numbers) = match () {
-            () if header == ITEM_COLUMNS[..] => (Task::Classify, 1..2, 3..7),
-            () if header == QUERY_COLUMNS[..] => (Task::Reid, 1..3, 3..6),
+            () if header == ITEM_COLUMNS[..] => (TaskKind::Classify, 1..2, 3..7),
+            () if header == QUERY_COLUMNS[..] => (TaskKind::Reid, 1..3, 3..6),
             () => {
                 let (a, b) = (ITEM_COLUMNS.join(","), QUERY_COLUMNS.join(","));
                 return Err(line_error(path, 1, format!("the header is neither {a} nor {b}")));
@@ -90,9 +90,9 @@ impl Items {
         let column = |i: usize| rows.iter().map(|row| row.numbers[i]).collect::<Vec<_>>();
         let (main, figures) = match task {
             // confidence, top1, top5, nll
-            Task::Classify => (column(1), classification_figures(&rows)),
+            TaskKind::Classify => (column(1), classification_figures(&rows)),
             // AP, rank1, INP
-            Task::Reid => (column(0), (0..3).map(|i| mean(&column(i))).collect()),
+            TaskKind::Reid => (column(0), (0..3).map(|i| mean(&column(i))).collect()),
         };
         Ok((Items { task, main, figures }, rows.into_iter().map(|row| row.key).collect()))
     }

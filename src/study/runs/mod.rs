@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use self::arms::Arm;
 use self::items::Items;
-use crate::config::{Config, Overrides, Task};
+use crate::config::{Config, Overrides, TaskKind};
 use crate::run_dir::RunDir;
 use crate::stats::{Bootstrap, Difference, SeededValues, holm, paired_bootstrap};
 use crate::{Error, Result};
@@ -41,7 +41,7 @@ struct FinishedRun {
 /// What [`compare`] found. Figures and differences are shares in [0, 1] (but for `nll`, in nats).
 #[derive(Clone, Debug, Serialize)]
 pub struct RunComparison {
-    pub task: Task,
+    pub task: TaskKind,
     /// Images, or queries, that every run was measured on.
     pub items: usize,
     /// Name of the figure that is compared: `top1` or `mAP`.
@@ -149,7 +149,7 @@ fn read_runs(folders: &[RunDir]) -> Result<Vec<FinishedRun>> {
         match runs.first() {
             None => first_keys = keys,
             Some(first) if first.items.task != items.task => {
-                let word = |task| if task == Task::Reid { "re-identifies" } else { "classifies" };
+                let word = |task| if task == TaskKind::Reid { "re-identifies" } else { "classifies" };
                 let (run, first_run) = (root.display(), first.root.display());
                 let reason = format!("{first_run} {}, {run} {}", word(first.items.task), word(items.task));
                 return Err(Error::NotComparable { reason });

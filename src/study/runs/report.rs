@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::{ArmComparison, RunComparison, Verdict, items};
-use crate::config::Task;
+use crate::config::TaskKind;
 use crate::report::{MeanStd, Table};
 
 /// Seeds whose differences are spelled out.
@@ -94,7 +94,7 @@ impl RunComparison {
 
     /// The procedure in a line.
     pub fn procedure(&self) -> String {
-        let (images, bootstrap) = (if self.task == Task::Reid { "queries" } else { "images" }, self.bootstrap);
+        let (images, bootstrap) = (if self.task == TaskKind::Reid { "queries" } else { "images" }, self.bootstrap);
         let runs = |arm: usize| self.arms[arm].runs.len();
         let all_single = (0..self.arms.len()).all(|arm| runs(arm) == 1);
         let seeds = match all_single {

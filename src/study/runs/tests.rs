@@ -13,7 +13,7 @@ const IMAGES: usize = 60;
 /// A finished run of three classes in `folder`, in which every image is right but the first `wrong` and those of a few that
 /// the seed chooses.
 fn run(folder: &Path, seed: u64, wrong: usize, change: impl Fn(&mut Config)) {
-    let mut config = Config::recipe(Task::Classify, "resnet18");
+    let mut config = Config::recipe(TaskKind::Classify, "resnet18");
     config.seed = seed;
     change(&mut config);
     let run = RunDir::create(folder).unwrap();
@@ -216,7 +216,7 @@ fn reidentification_is_compared_by_map() {
     reid_run(&root.join("a"), 0, [0.1, 0.2, 0.3, 0.2, 0.1, 0.3]);
     reid_run(&root.join("b"), 0, [0.1, 0.2, 0.3, 0.1, 0.2, 0.3]);
     let found = compare_in(root, &["a", "b"]).unwrap();
-    assert_eq!((found.task, found.figure, names(&found)), (Task::Reid, "mAP", vec!["a", "b"]));
+    assert_eq!((found.task, found.figure, names(&found)), (TaskKind::Reid, "mAP", vec!["a", "b"]));
     let b = &found.arms[1].mean;
     assert_eq!((b["mAP"], b["rank1"], b["mINP"]), (0.75, 0.5, 0.75));
     assert_eq!((found.comparisons[0].difference.mean, found.comparisons[0].verdict), (-0.25, Verdict::NotSignificant));
