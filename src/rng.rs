@@ -19,6 +19,7 @@ pub enum Purpose {
     Colour = 19,
     Mix = 20,
     Bootstrap = 24,
+    Split = 17,
 }
 
 /// The generator for one item: `item` is a sample index, a parameter index, an image index ...

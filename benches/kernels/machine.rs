@@ -122,7 +122,7 @@ fn own_product(machine: &Machine, group: &mut Group<'_>) -> f64 {
         inputs: vec![Shape::new(16, 32, 16, 4096)],
         params: vec![(vec![4096, 4096, 1, 1], Layout::Conv)],
         build: |g, s, x, p, _| conv2d(g, s, x[0], p[0], None, [1, 1], [0, 0]),
-        labels: Vec::new(),
+        fixed: None,
         smooth: true,
     };
     let mut run = CaseRun::on(&machine.device, &case, Mode::Eval, 1);

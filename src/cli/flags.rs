@@ -220,7 +220,11 @@ mod tests {
                 Kind::Counts => &["2,3"],
                 Kind::Pair => &["0.4,0.6"],
                 // Within the bounds of every setting.
-                Kind::Count if ["model.last_stride", "augment.rand_ops", "augment.rand_magnitude"].contains(&setting.path) => &["2"],
+                Kind::Count
+                    if ["model.last_stride", "augment.rand_ops", "augment.rand_magnitude"].contains(&setting.path) =>
+                {
+                    &["2"]
+                }
                 Kind::Count => &["32"],
                 Kind::Real if setting.path == "schedule.min_lr" => &["0.0001"],
                 Kind::Real => &["0.25"],

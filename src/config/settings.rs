@@ -116,7 +116,12 @@ pub const SETTINGS: &[Setting] = &[
     short("data.target", "target", Path, "Another data set to evaluate on"),
     short("data.target_kind", "target-dataset", Choice(DatasetKind::NAMES), "Which data set --target is"),
     short("data.msmt17_val", "msmt17-val", Switch, "MSMT17: train on list_val.txt too"),
-    short("data.split", "split", Count, "CUHK03 classic: the split, from 0; classes without a split of their own: seed of theirs"),
+    short(
+        "data.split",
+        "split",
+        Count,
+        "CUHK03 classic: the split, from 0; classes without a split of their own: seed of theirs",
+    ),
     short(
         "data.val_share",
         "val-share",

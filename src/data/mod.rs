@@ -6,6 +6,7 @@
 
 mod augment;
 mod batch;
+mod broken;
 mod cache;
 mod classes;
 mod dataset;
@@ -21,7 +22,7 @@ mod transforms;
 pub use augment::{Drawn, MEAN, Mix, STD};
 pub use batch::Batch;
 pub use cache::ImageCache;
-pub use classes::ClassDataset;
+pub use classes::{ClassDataset, ClassOptions, load_classes};
 pub use dataset::{Dataset, ImageRecord, Protocol};
 pub use folder::list_images;
 pub use loader::{Loader, LoaderOptions};

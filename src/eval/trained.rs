@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::model::Model;
 use crate::checkpoint;
 use crate::config::{Config, DEFAULT_ARCH, Data, Overrides, SETTINGS};
 use crate::data::DatasetKind;
@@ -9,7 +10,6 @@ use crate::device::Device;
 use crate::graph::{Graph, Mode};
 use crate::latent_state::{EvalState, LatentStates};
 use crate::nn::Network;
-use super::model::Model;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
 use crate::shape::Shape;

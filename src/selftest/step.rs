@@ -38,8 +38,9 @@ pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, visit: &mut dyn FnMut(&
     };
     let (launched, values) = steps(&config, device)?;
     let (want, _) = steps(&config, &Device::Cpu)?;
-    let first =
-        |reports: &[StepReport]| [reports[0].cross_entropy, reports[0].triplet.unwrap_or(f64::NAN)].map(|loss| loss as f32);
+    let first = |reports: &[StepReport]| {
+        [reports[0].cross_entropy, reports[0].triplet.unwrap_or(f64::NAN)].map(|loss| loss as f32)
+    };
     // Some twenty layers in a row.
     let allowed = match gpu.precision() {
         Precision::F32 => 1e-3,

@@ -64,12 +64,8 @@ mod tests {
     #[test]
     fn counts_are_those_of_torchvision() {
         let of = |arch: &str| cost(&Config::recipe(TaskKind::Classify, arch), 1000).unwrap();
-        let expected = [
-            ("resnet18", 11_689_512),
-            ("resnet34", 21_797_672),
-            ("resnet50", 25_557_032),
-            ("resnet101", 44_549_160),
-        ];
+        let expected =
+            [("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032), ("resnet101", 44_549_160)];
         for (arch, parameters) in expected {
             assert_eq!(of(arch).parameters, parameters, "{arch}");
         }

@@ -201,7 +201,12 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
 }
 
 /// Fills `store` from the file `path`, as far as it fits.
-fn load_weights<T: Task>(job: &Job<'_, T>, path: &std::path::Path, network: &dyn Network, store: &mut Store) -> Result<()> {
+fn load_weights<T: Task>(
+    job: &Job<'_, T>,
+    path: &std::path::Path,
+    network: &dyn Network,
+    store: &mut Store,
+) -> Result<()> {
     let Job { config, task, .. } = *job;
     let arch = config.arch()?;
     let keep = config.train.keep_head;
@@ -245,7 +250,12 @@ fn out_of_patience(config: &Config, position: Position) -> bool {
 }
 
 /// Notes how `report` compares with the best before, and saves a better one.
-fn keep_best<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, position: &mut Position, report: &T::Report) -> Result<()> {
+fn keep_best<T: Task>(
+    job: &Job<'_, T>,
+    trainer: &mut Trainer,
+    position: &mut Position,
+    report: &T::Report,
+) -> Result<()> {
     let (name, score) = report.score();
     match &mut position.best {
         Some(best) if score <= best.score => best.evaluations_since += 1,

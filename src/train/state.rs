@@ -130,7 +130,11 @@ fn write_files(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>, positi
         let store = &trainer.store;
         tensors.push(Tensor::f32(TRAINED_VALUES, &[store.values.len()], store.values.to_vec()));
         for buffer in &store.buffers {
-            tensors.push(Tensor::f32(format!("{TRAINED}{}", buffer.name), &[buffer.values.len()], buffer.values.to_vec()));
+            tensors.push(Tensor::f32(
+                format!("{TRAINED}{}", buffer.name),
+                &[buffer.values.len()],
+                buffer.values.to_vec(),
+            ));
         }
     }
     for (name, values) in trainer.optimizer.state() {

@@ -64,9 +64,15 @@ fn a_classifier_is_trained_measured_compared_and_asked() {
     let [details, report] = ["details", "report.json"].map(|name| path(folder, name));
     let table = succeeds(&["evaluate", "--checkpoint", run, "--details", &details, "--out", &report]);
     assert!(table.contains("Top-1") || table.contains("top-1"), "{table}");
-    assert!((json(&report)["report"]["top1"].as_f64().unwrap() * 100.0 - summary["top1"].as_f64().unwrap()).abs() < 1e-9);
+    assert!(
+        (json(&report)["report"]["top1"].as_f64().unwrap() * 100.0 - summary["top1"].as_f64().unwrap()).abs() < 1e-9
+    );
     for name in ["items.csv", "confusion.csv", "confusion.svg", "per-class.csv", "calibration.svg"] {
-        assert_eq!(fs::read(format!("{details}/{name}")).unwrap(), fs::read(format!("{run}/{name}")).unwrap(), "{name}");
+        assert_eq!(
+            fs::read(format!("{details}/{name}")).unwrap(),
+            fs::read(format!("{run}/{name}")).unwrap(),
+            "{name}"
+        );
     }
     assert!(fs::read_to_string(format!("{details}/confusion.csv")).unwrap().contains("\"night, dark\""));
 
@@ -119,7 +125,10 @@ fn what_does_not_fit_is_said_in_one_sentence_and_leaves_nothing() {
     train(&["--ptl-stages", "4"], &["ptl.stages", "1 to 3"]);
     train(&["--cell-channels", "8"], &["ptl.cell_channels"]);
     train(&["--stem", "imagenet"], &["model.stem"]);
-    train(&["--init", run, "--arch", "cifar-resnet20", "--keep-head", "--val-share", "0.5", "--width", "0.5"], &["fits"]);
+    train(
+        &["--init", run, "--arch", "cifar-resnet20", "--keep-head", "--val-share", "0.5", "--width", "0.5"],
+        &["fits"],
+    );
     fails_with(1, &["train", "--data", data, "--out", &new], &["add --task classify"]);
     fails_with(1, &["train", "--data", data, "--dataset", "class-folders", "--out", &new], &["add --task classify"]);
 

@@ -35,7 +35,8 @@ fn batches(count: usize) -> Vec<Batch> {
         drawn: vec![Drawn::default(); 4],
         labels: (0..4).map(|i| ((i + number) % CLASSES) as u32).collect(),
         indices: (4 * number..4 * number + 4).collect(),
-        mix: [None, Some(Mix::Blend { share: 0.7 }), Some(Mix::Paste { rectangle: [2, 3, 8, 8], share: 0.75 })][number % 3],
+        mix: [None, Some(Mix::Blend { share: 0.7 }), Some(Mix::Paste { rectangle: [2, 3, 8, 8], share: 0.75 })]
+            [number % 3],
     };
     (0..count).map(batch).collect()
 }

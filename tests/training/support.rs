@@ -76,7 +76,13 @@ pub fn try_job(
     train::run(&Job { config, task, start, run, reporter: &reporter, stop })
 }
 
-pub fn run_job(config: &Config, dataset: &Dataset, start: Start, run: &RunDir, stop: &StopFlag) -> Outcome<RankingReport> {
+pub fn run_job(
+    config: &Config,
+    dataset: &Dataset,
+    start: Start,
+    run: &RunDir,
+    stop: &StopFlag,
+) -> Outcome<RankingReport> {
     try_job(config, dataset, start, run, stop).unwrap()
 }
 

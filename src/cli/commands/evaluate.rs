@@ -35,7 +35,10 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
 
 fn rank(args: &EvaluateArgs, flags: &Overrides, mut trained: TrainedModel, reporter: &Reporter) -> Result<ExitCode> {
     if args.details.is_some() {
-        return Err(unused("--details", "it writes what a classifier confuses: a ranking has --gallery-pictures and --out"));
+        return Err(unused(
+            "--details",
+            "it writes what a classifier confuses: a ranking has --gallery-pictures and --out",
+        ));
     }
     let (root, kind) = evaluated(&trained.config, flags)?;
     let dataset = open_dataset(root, kind, Subsets::Test, &trained.config, reporter)?;

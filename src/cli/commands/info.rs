@@ -30,7 +30,8 @@ pub fn info(args: &InfoArgs) -> Result<ExitCode> {
 /// The table of `model`, plain and with PTL.
 fn network(model: &str, classes: usize, flags: &Overrides) -> Result<String> {
     let plain = model.strip_suffix("-ptl").unwrap_or(model);
-    let mut table = Table::new(["", "parameters", "PTL branch", "GFLOP", "weights MiB", "one image MiB", "training MiB"]);
+    let mut table =
+        Table::new(["", "parameters", "PTL branch", "GFLOP", "weights MiB", "one image MiB", "training MiB"]);
     let mut sizes = String::new();
     let mut without = None;
     for name in [plain.to_string(), format!("{plain}-ptl")] {

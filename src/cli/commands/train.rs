@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::shared::{
-    data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, set_threads,
-};
+use super::shared::{data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, set_threads};
 use crate::Result;
 use crate::checkpoint;
 use crate::cli::args::TrainArgs;

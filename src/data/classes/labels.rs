@@ -14,7 +14,10 @@ impl ClassDataset {
         if names.is_empty() {
             return match self.classes.len() == count {
                 true => Ok(()),
-                false => refuse(format!("it has {} classes, the network {count}, which it does not name", self.classes.len())),
+                false => refuse(format!(
+                    "it has {} classes, the network {count}, which it does not name",
+                    self.classes.len()
+                )),
             };
         }
         let place = |class: &String| names.iter().position(|name| name == class);

@@ -15,8 +15,8 @@ use std::fmt;
 use rayon::prelude::*;
 use serde::Serialize;
 
-pub use self::evaluate::{evaluate, write_files};
 pub use self::calibration::{BINS, CalibrationBin, calibration_bins, calibration_error};
+pub use self::evaluate::{evaluate, write_files};
 pub use self::files::ITEM_COLUMNS;
 use crate::report::Table;
 use crate::{Error, Result};
