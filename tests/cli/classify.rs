@@ -126,8 +126,8 @@ fn what_does_not_fit_is_said_in_one_sentence_and_leaves_nothing() {
     train(&["--cell-channels", "8"], &["ptl.cell_channels"]);
     train(&["--stem", "imagenet"], &["model.stem"]);
     train(
-        &["--init", run, "--arch", "cifar-resnet20", "--keep-head", "--val-share", "0.5", "--width", "0.5"],
-        &["fits"],
+        &["--init", run, "--arch", "cifar-resnet20", "--keep-head", "--val-share", "0.5", "--width", "0.25"],
+        &["leave --keep-head out"],
     );
     fails_with(1, &["train", "--data", data, "--out", &new], &["add --task classify"]);
     fails_with(1, &["train", "--data", data, "--dataset", "class-folders", "--out", &new], &["add --task classify"]);

@@ -1,6 +1,6 @@
 //! A CSV file that lists images with their classes, and with their subsets if it has a column of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -64,7 +64,7 @@ pub(super) fn file_in(folder: &Path) -> Result<PathBuf> {
 /// The list in a folder, if it has the columns of one.
 pub(super) fn recognised_in(folder: &Path) -> Option<PathBuf> {
     let mut files = csv_files(folder).ok()?;
-    files.retain(|file| open(file).and_then(|mut reader| columns(file, &mut reader)).is_ok());
+    files.retain(|file| fs::read(file).is_ok_and(|text| columns(file, &text, &mut open(&text)).is_ok()));
     if files.len() == 1 { files.pop() } else { None }
 }
 
@@ -86,15 +86,14 @@ fn csv_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn open(file: &Path) -> Result<Reader<fs::File>> {
+fn open(text: &[u8]) -> Reader<&[u8]> {
     // The header is a record like others, so that an empty file is told from one without rows.
-    let reader = ReaderBuilder::new().trim(Trim::All).has_headers(false).from_path(file);
-    reader.map_err(|e| of_csv(file, e))
+    ReaderBuilder::new().trim(Trim::All).has_headers(false).from_reader(text)
 }
 
 /// The crate's errors as ours.
-fn of_csv(file: &Path, error: csv::Error) -> Error {
-    let line = error.position().map_or(0, |position| position.line() as usize);
+fn of_csv(file: &Path, text: &[u8], error: csv::Error) -> Error {
+    let line = Lines::new(text).of(error.position().map_or(0, |position| position.byte() as usize));
     let reason = match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("it has {len} fields, the header has {expected_len}: quote fields with commas")
@@ -102,17 +101,14 @@ fn of_csv(file: &Path, error: csv::Error) -> Error {
         csv::ErrorKind::Utf8 { .. } => "it is no UTF-8 text".to_string(),
         _ => error.to_string(),
     };
-    match error.into_kind() {
-        csv::ErrorKind::Io(source) => Error::Io { action: "read", path: file.to_path_buf(), source },
-        _ => Error::ListLine { path: file.to_path_buf(), line, reason },
-    }
+    Error::ListLine { path: file.to_path_buf(), line, reason }
 }
 
 /// Reads the header.
-fn columns(file: &Path, reader: &mut Reader<fs::File>) -> Result<Columns> {
+fn columns(file: &Path, text: &[u8], reader: &mut Reader<&[u8]>) -> Result<Columns> {
     let wrong = |reason: String| Error::ListLine { path: file.to_path_buf(), line: 1, reason };
     let mut header = StringRecord::new();
-    if !reader.read_record(&mut header).map_err(|e| of_csv(file, e))? {
+    if !reader.read_record(&mut header).map_err(|e| of_csv(file, text, e))? {
         return Err(wrong("it is empty: a header with the columns path and label is needed".into()));
     }
     let find = |names: &[&str]| {
@@ -141,14 +137,39 @@ fn columns(file: &Path, reader: &mut Reader<fs::File>) -> Result<Columns> {
     Ok(Columns { path: needed(PATH)?, label: needed(LABEL)?, split: find(SPLIT)? })
 }
 
+/// Counts lines. The crate counts one less behind `\r\n`, and gives empty lines to the record behind them.
+struct Lines<'a> {
+    text: &'a [u8],
+    byte: usize,
+    line: usize,
+}
+
+impl Lines<'_> {
+    fn new(text: &[u8]) -> Lines<'_> {
+        Lines { text, byte: 0, line: 1 }
+    }
+
+    /// The line of the record that starts at `byte`, or behind the ends of lines there; later ones only.
+    fn of(&mut self, byte: usize) -> usize {
+        let rest = self.text.get(byte..).unwrap_or(&[]);
+        let start = byte + rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let passed = self.text.get(self.byte..start).unwrap_or(&[]);
+        self.line += passed.iter().filter(|&&byte| byte == b'\n').count();
+        self.byte = start;
+        self.line
+    }
+}
+
 fn rows(file: &Path) -> Result<Vec<Row>> {
-    let mut reader = open(file)?;
-    let columns = columns(file, &mut reader)?;
+    let text = fs::read(file).at("read", file)?;
+    let mut lines = Lines::new(&text);
+    let mut reader = open(&text);
+    let columns = columns(file, &text, &mut reader)?;
     let folder = file.parent().unwrap_or(Path::new(""));
     let mut record = StringRecord::new();
     let mut rows = Vec::new();
-    while reader.read_record(&mut record).map_err(|e| of_csv(file, e))? {
-        let line = record.position().map_or(0, |position| position.line() as usize);
+    while reader.read_record(&mut record).map_err(|e| of_csv(file, &text, e))? {
+        let line = lines.of(record.position().map_or(0, |position| position.byte() as usize));
         let wrong = |reason: String| Err(Error::ListLine { path: file.to_path_buf(), line, reason });
         let (path, label) = (&record[columns.path], &record[columns.label]);
         if path.is_empty() || label.is_empty() {
@@ -254,13 +275,14 @@ pub(super) fn load(file: &Path, options: &ClassOptions) -> Result<ClassDataset> 
         (dataset.train, dataset.val) = (split.train, split.val);
         dataset.warnings.extend(split.warning);
     }
-    refuse_missing(file, &dataset)?;
+    refuse_missing(file, &rows, &dataset)?;
     Ok(dataset)
 }
 
 /// Images that nobody has.
-fn refuse_missing(list: &Path, dataset: &ClassDataset) -> Result<()> {
-    let files = || dataset.train.iter().chain(&dataset.val).map(|sample| sample.image.file());
+fn refuse_missing(list: &Path, rows: &[Row], dataset: &ClassDataset) -> Result<()> {
+    let used: HashSet<&Path> = dataset.train.iter().chain(&dataset.val).map(|sample| sample.image.file()).collect();
+    let files = || rows.iter().map(|row| row.path.as_path()).filter(|path| used.contains(path));
     let missing: Vec<&Path> = files().filter(|path| !path.is_file()).collect();
     match missing.first() {
         None => Ok(()),
