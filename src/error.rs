@@ -72,6 +72,14 @@ pub enum Error {
     /// A batch needs more identities than there are.
     #[error("{dataset} has {found} training identities, a batch needs {needed}: lower --ids")]
     TooFewIdentities { dataset: String, found: usize, needed: usize },
+    /// A classifier of one class has nothing to learn.
+    #[error(
+        "{dataset} has {found} class with training images, a classifier needs at least 2: name the folder above, or add classes"
+    )]
+    TooFewClasses { dataset: String, found: usize },
+    /// A batch is larger than the training set.
+    #[error("a batch has {batch} images, {dataset} has {images} for training: lower --batch to at most {images}")]
+    BatchTooLarge { dataset: String, batch: usize, images: usize },
     /// Nothing can be measured.
     #[error("none of the {queries} queries of {dataset} has a match from another camera in the gallery")]
     NoCrossCameraMatch { dataset: String, queries: usize },

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod nn;
 pub mod op;
 pub mod optim;
+mod pickle;
 pub mod plan;
 pub mod plot;
 pub mod profile;

@@ -15,6 +15,7 @@ pub enum Purpose {
     Synth = 5,
     Test = 6,
     SingleShot = 16,
+    Split = 17,
 }
 
 /// The generator for one item: `item` is a sample index, a parameter index, an image index ...

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use rayon::prelude::*;
-
 use super::sets::DatasetKind;
+use super::{broken, transforms};
 use crate::report::Table;
 use crate::{Error, Result};
 
@@ -165,34 +164,10 @@ impl Dataset {
     /// A broken image.
     pub fn drop_or_refuse_broken(&mut self, skip: bool, each: &(dyn Fn() + Sync)) -> Result<()> {
         for records in [&mut self.train, &mut self.query, &mut self.gallery] {
-            let broken = verify_images(records, each);
-            let Some((first, reason)) = broken.first() else { continue };
-            if !skip {
-                let (count, total) = (broken.len(), records.len());
-                return Err(Error::BrokenImages { count, total, path: first.clone(), reason: reason.clone() });
-            }
-            self.warnings.push(format!(
-                "{} of {} images cannot be decoded and are left out ({})",
-                broken.len(),
-                records.len(),
-                listed(broken.iter().map(|(path, _)| path.display()))
-            ));
-            let bad: BTreeSet<&PathBuf> = broken.iter().map(|(path, _)| path).collect();
-            records.retain(|r| !bad.contains(&r.path));
+            let decode = |record: &ImageRecord| transforms::decode(&record.path).map(drop);
+            let warning = broken::drop_or_refuse(records, decode, |record| record.path.clone(), skip, each)?;
+            self.warnings.extend(warning);
         }
         Ok(())
     }
-}
-
-/// The images that cannot be decoded, each with the reason.
-fn verify_images(records: &[ImageRecord], each: &(dyn Fn() + Sync)) -> Vec<(PathBuf, String)> {
-    let check = |record: &ImageRecord| {
-        let decoded = super::transforms::decode(&record.path);
-        each();
-        decoded.err().map(|error| match error {
-            Error::Image { reason, .. } => (record.path.clone(), reason),
-            other => (record.path.clone(), other.to_string()),
-        })
-    };
-    records.par_iter().filter_map(check).collect()
 }

@@ -7,7 +7,7 @@ use crate::error::IoContext;
 use crate::{Error, Result};
 
 /// Endings of image files, in lower case.
-const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "ppm"];
+pub(super) const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "ppm"];
 
 /// Image files in `root` and the folders below it, sorted by path; hidden ones are left out.
 ///
@@ -32,17 +32,22 @@ pub(super) fn images_below(root: &Path) -> Result<Vec<PathBuf>> {
             if entry.file_name().to_string_lossy().starts_with('.') {
                 continue;
             }
-            let ending = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
             // A link to a folder may lead back up: only real ones are entered.
             if entry.file_type().at("read", &path)?.is_dir() {
                 folders.push(path);
-            } else if ENDINGS.contains(&ending.as_str()) {
+            } else if is_image(&path) {
                 images.push(path);
             }
         }
     }
     images.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
     Ok(images)
+}
+
+/// Whether a name ends as an image file's does.
+pub(super) fn is_image(path: &Path) -> bool {
+    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+    ENDINGS.contains(&ending.as_str())
 }
 
 #[cfg(test)]

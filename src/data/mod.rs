@@ -5,6 +5,7 @@
 
 mod augment;
 mod batch;
+mod broken;
 mod classes;
 mod dataset;
 mod folder;
@@ -18,7 +19,7 @@ mod transforms;
 
 pub use augment::{Drawn, MEAN, STD};
 pub use batch::Batch;
-pub use classes::ClassDataset;
+pub use classes::{ClassDataset, ClassOptions, load_classes};
 pub use dataset::{Dataset, ImageRecord, Protocol};
 pub use folder::list_images;
 pub use loader::{ImageCache, Loader, LoaderOptions};

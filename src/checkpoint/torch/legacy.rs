@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::value::{Heap, Id, Value};
-use super::{View, pickle};
+use super::View;
+use crate::pickle::{self, Heap, Id, Names, Value};
 
 /// 0x1950a86a20f9469cfc6c, little-endian.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
@@ -22,7 +22,7 @@ pub fn recognises(bytes: &[u8]) -> bool {
 pub fn read(bytes: &[u8]) -> Result<BTreeMap<String, View>, String> {
     let mut at = 0;
     let mut next = || {
-        let (heap, root, len) = pickle::read(&bytes[at..])?;
+        let (heap, root, len) = pickle::read(&bytes[at..], Names::Torch)?;
         at += len;
         Ok::<_, String>((heap, root))
     };

@@ -1,19 +1,16 @@
 //! torch's checkpoints (`torch.save`) in: the zip format since torch 1.6 and the legacy one before.
 //!
-//! Both are a pickle that describes containers and tensors, beside raw storages. The pickle is read as data ([`pickle`]).
+//! Both are a pickle that describes containers and tensors, beside raw storages. The pickle is read as data ([`crate::pickle`]).
 
 mod legacy;
-mod pickle;
-mod rebuild;
 mod state_dict;
-mod value;
 mod zip;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use super::tensor::View;
-use value::{Heap, Id, Value};
+use crate::pickle::{Heap, Id, Value};
 
 /// Whether it is a zip archive or begins with a pickle.
 pub fn recognises(bytes: &[u8]) -> bool {

@@ -1,6 +1,6 @@
 //! Where in a checkpoint the weights are: at the top, or under a key such as `state_dict`, beside epochs and optimisers.
 
-use super::value::{Heap, Id, Tensor, Value};
+use crate::pickle::{Heap, Id, Tensor, Value};
 
 /// Keys under which training scripts put the weights.
 const KNOWN: [&str; 9] =

@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use zip::{CompressionMethod, ZipArchive};
 
-use super::{View, pickle};
+use super::View;
+use crate::pickle::{self, Names};
 
 /// Whether it is a zip archive.
 pub fn recognises(bytes: &[u8]) -> bool {
@@ -35,7 +36,7 @@ pub fn read(bytes: &[u8]) -> Result<BTreeMap<String, View>, String> {
     let data = format!("{folder}data/");
     let storages: HashMap<&str, Range<usize>> =
         entries.iter().filter_map(|(name, range)| Some((name.strip_prefix(&data)?, range.clone()))).collect();
-    let (heap, root, _) = pickle::read(&bytes[range.clone()])?;
+    let (heap, root, _) = pickle::read(&bytes[range.clone()], Names::Torch)?;
     super::views(&heap, root, &storages)
 }
 

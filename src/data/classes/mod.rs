@@ -1,7 +1,21 @@
 //! Images with classes: one file for each form they come in, and one entry, [`load_classes`].
 
+mod checks;
+mod cifar;
+mod csv_list;
+mod duplicates;
+mod folders;
+mod locate;
+mod mnist;
+mod packed;
+mod split;
+
+use std::path::Path;
+
 use super::Sample;
-use super::sets::DatasetKind;
+use super::sets::{DatasetKind, Subsets};
+use crate::Result;
+use locate::Form;
 
 /// Images of named classes for training and validation.
 #[derive(Clone, Debug, Default)]
@@ -14,8 +28,42 @@ pub struct ClassDataset {
     pub label: String,
     /// Names by label.
     pub classes: Vec<String>,
+    /// Empty where only the validation images were asked for.
     pub train: Vec<Sample>,
     pub val: Vec<Sample>,
     /// What looked odd while loading, one sentence each.
     pub warnings: Vec<String>,
 }
+
+/// What loading classes needs beside folder and kind.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClassOptions {
+    /// Of each class this share is held out where the data set has no validation images of its own; above 0, below 1.
+    pub val_share: f32,
+    /// Of what is held out.
+    pub seed: u64,
+    /// [`Subsets::Test`]: validation images alone, those for training need not be there.
+    pub subsets: Subsets,
+}
+
+/// Loads the images with classes in `root`, a folder or, for a CSV list, a file. Classes and order never depend on the file
+/// system.
+///
+/// # Errors
+/// [`Error::NotADataset`](crate::Error::NotADataset) says what was looked for and where, or what is wrong with a file;
+/// [`Error::ListLine`](crate::Error::ListLine) what is wrong with a line of a CSV list; images that it names but nobody has.
+pub fn load_classes(root: &Path, kind: DatasetKind, options: &ClassOptions) -> Result<ClassDataset> {
+    let (kind, form) = locate::find(root, kind)?;
+    let mut dataset = match form {
+        Form::Folders => folders::load(root, options)?,
+        Form::Cifar(place) => cifar::load(&place, options.subsets)?,
+        Form::Mnist(folder) => mnist::load(&folder, options.subsets)?,
+        Form::Csv(file) => csv_list::load(&file, options)?,
+    };
+    dataset.name = root.display().to_string();
+    dataset.kind = kind;
+    dataset.warn_of_oddities();
+    Ok(dataset)
+}
+#[cfg(test)]
+mod tests;

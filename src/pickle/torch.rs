@@ -1,22 +1,37 @@
-//! What the allowed names make of their arguments. No argument is trusted: each is checked for its form.
+//! The names in torch's checkpoints, and what they make of their arguments. No argument is trusted: each is checked for
+//! its form.
 
 use super::value::{Global, Heap, Id, Storage, Tensor, Value};
+use crate::checkpoint::Dtype;
 
 /// torch's own limit of dimensions.
 const MAX_DIMENSIONS: usize = 64;
 
-/// The value of `callee(*arguments)`.
+/// The global of a name, `None` for every name that is not on the list.
+pub fn global(module: &str, name: &str) -> Option<Global> {
+    Some(match (module, name) {
+        ("collections", "OrderedDict") => Global::OrderedDict,
+        ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Global::RebuildTensor,
+        ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
+        ("torch", "Size") => Global::Size,
+        ("torch", "device") | ("_codecs", "encode") => Global::Plain,
+        ("builtins" | "__builtin__", "set" | "frozenset") => Global::Plain,
+        ("torch.storage", "UntypedStorage") => Global::Storage(Dtype::U8),
+        ("torch", name) => match name.strip_suffix("Storage") {
+            Some(element) => Global::Storage(storage_dtype(element)?),
+            None if DTYPES.contains(&name) => Global::Plain,
+            None => return None,
+        },
+        _ => return None,
+    })
+}
+
+/// The value of `global(*arguments)`.
 ///
 /// # Errors
-/// The callee is no name that makes something, or its arguments have another form.
-pub fn call(heap: &Heap<'_>, callee: Id, arguments: Id) -> Result<Value, String> {
-    let &Value::Global(global) = heap.get(callee) else {
-        return Err("its pickle calls what is no name".into());
-    };
-    let Value::Tuple(arguments) = heap.get(arguments) else {
-        return Err("its pickle calls with what is no tuple".into());
-    };
-    match (global, &arguments[..]) {
+/// The name is none that makes something, or its arguments have another form.
+pub fn call(heap: &Heap<'_>, global: Global, arguments: &[Id]) -> Result<Value, String> {
+    match (global, arguments) {
         (Global::OrderedDict, []) => Ok(Value::Dict(Vec::new())),
         (Global::OrderedDict, &[items]) => ordered_dict(heap, items),
         (Global::RebuildTensor, &[storage, offset, shape, strides, ..]) => {
@@ -88,4 +103,26 @@ fn size(heap: &Heap<'_>, id: Id) -> Result<usize, String> {
         Value::BigInt(_) => Err("its pickle has a tensor with a size of more than 64 bits".into()),
         _ => Err("its pickle has a tensor with a size that is no whole number".into()),
     }
+}
+
+/// Element types that are plain names in `torch`.
+const DTYPES: [&str; 16] = [
+    "float32", "float64", "float16", "bfloat16", "float", "double", "half", "int64", "int32", "int16", "int8", "uint8",
+    "long", "int", "short", "bool",
+];
+
+fn storage_dtype(element: &str) -> Option<Dtype> {
+    Some(match element {
+        "Float" => Dtype::F32,
+        "Double" => Dtype::F64,
+        "Half" => Dtype::F16,
+        "BFloat16" => Dtype::BF16,
+        "Long" => Dtype::I64,
+        "Int" => Dtype::I32,
+        "Short" => Dtype::I16,
+        "Char" => Dtype::I8,
+        "Byte" | "Untyped" => Dtype::U8,
+        "Bool" => Dtype::Bool,
+        _ => return None,
+    })
 }

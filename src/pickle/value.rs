@@ -1,9 +1,10 @@
-//! What a torch pickle may hold. Values refer to each other by number, so that a value that holds itself, or one nested a
+//! What a pickle may hold. Values refer to each other by number, so that a value that holds itself, or one nested a
 //! million times, is as harmless as any other.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::checkpoint::tensor::Dtype;
+use crate::checkpoint::Dtype;
 
 /// Number of a value in a [`Heap`].
 pub type Id = u32;
@@ -14,17 +15,25 @@ pub enum Value {
     None,
     Bool(bool),
     Int(i64),
-    /// A float, a device, a data type, a set, bytes: nothing that weights need.
+    /// A float, a device, a data type of torch, a set: nothing that anyone needs.
     Plain,
     /// A whole number of more than 64 bits, as little-endian bytes.
     BigInt(Range<usize>),
+    /// UTF-8.
     Text(Range<usize>),
+    Bytes(Range<usize>),
+    /// Bytes of which each is written as the character of its number, in UTF-8.
+    Latin1(Range<usize>),
     List(Vec<Id>),
     Tuple(Vec<Id>),
     Dict(Vec<(Id, Id)>),
     Global(Global),
     Storage(Storage),
     Tensor(Tensor),
+    /// The name of numpy's element type, such as `u1`.
+    ElementType(Range<usize>),
+    /// Empty until its state is set.
+    Array(Option<Array>),
 }
 
 /// The names that a pickle may use, by what calling them makes.
@@ -39,6 +48,15 @@ pub enum Global {
     Size,
     /// Anything [`Value::Plain`]: a device, a set, bytes that protocol 2 writes as text.
     Plain,
+    /// `numpy.ndarray`, and the function that makes an empty one.
+    Ndarray,
+    Reconstruct,
+    /// numpy's function that makes an array of bytes.
+    FromBuffer,
+    /// `numpy.dtype`
+    ElementType,
+    /// `_codecs.encode`
+    Encode,
 }
 
 /// Numbers in the file under a key.
@@ -62,6 +80,18 @@ pub struct Tensor {
     pub strides: Vec<usize>,
 }
 
+/// numpy's array, not yet held against its bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Array {
+    /// Name of the element type: text in the pickle.
+    pub element: Range<usize>,
+    pub shape: Vec<usize>,
+    /// Whether the first index runs fastest.
+    pub fortran: bool,
+    /// Its bytes.
+    pub data: Id,
+}
+
 /// Values of a pickle, and the pickle that their text lies in.
 #[derive(Debug)]
 pub struct Heap<'a> {
@@ -76,6 +106,7 @@ impl Value {
             Value::List(items) | Value::Tuple(items) => items.len(),
             Value::Dict(pairs) => 2 * pairs.len(),
             Value::Tensor(tensor) => tensor.shape.len() + tensor.strides.len(),
+            Value::Array(Some(array)) => array.shape.len(),
             _ => 0,
         }
     }
@@ -94,51 +125,20 @@ impl<'a> Heap<'a> {
         }
     }
 
+    /// Bytes in any of the forms that Python 2 and 3 write them in, `None` for any other value.
+    pub fn bytes(&self, id: Id) -> Option<Cow<'a, [u8]>> {
+        match self.get(id) {
+            Value::Text(range) | Value::Bytes(range) => Some(Cow::Borrowed(&self.pickle[range.clone()])),
+            Value::Latin1(range) => {
+                let bytes = self.str(range)?.chars().map(|c| u8::try_from(c).ok());
+                bytes.collect::<Option<Vec<u8>>>().map(Cow::Owned)
+            }
+            _ => None,
+        }
+    }
+
     /// The text in a range of the pickle; checked to be UTF-8 when it was read.
     pub fn str(&self, range: &Range<usize>) -> Option<&'a str> {
         std::str::from_utf8(&self.pickle[range.clone()]).ok()
     }
-}
-
-impl Global {
-    /// The global of a name, `None` for every name that is not on the list.
-    pub fn named(module: &str, name: &str) -> Option<Global> {
-        Some(match (module, name) {
-            ("collections", "OrderedDict") => Global::OrderedDict,
-            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Global::RebuildTensor,
-            ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
-            ("torch", "Size") => Global::Size,
-            ("torch", "device") | ("_codecs", "encode") => Global::Plain,
-            ("builtins" | "__builtin__", "set" | "frozenset") => Global::Plain,
-            ("torch.storage", "UntypedStorage") => Global::Storage(Dtype::U8),
-            ("torch", name) => match name.strip_suffix("Storage") {
-                Some(element) => Global::Storage(storage_dtype(element)?),
-                None if DTYPES.contains(&name) => Global::Plain,
-                None => return None,
-            },
-            _ => return None,
-        })
-    }
-}
-
-/// Element types that are plain names in `torch`.
-const DTYPES: [&str; 16] = [
-    "float32", "float64", "float16", "bfloat16", "float", "double", "half", "int64", "int32", "int16", "int8", "uint8",
-    "long", "int", "short", "bool",
-];
-
-fn storage_dtype(element: &str) -> Option<Dtype> {
-    Some(match element {
-        "Float" => Dtype::F32,
-        "Double" => Dtype::F64,
-        "Half" => Dtype::F16,
-        "BFloat16" => Dtype::BF16,
-        "Long" => Dtype::I64,
-        "Int" => Dtype::I32,
-        "Short" => Dtype::I16,
-        "Char" => Dtype::I8,
-        "Byte" | "Untyped" => Dtype::U8,
-        "Bool" => Dtype::Bool,
-        _ => return None,
-    })
 }

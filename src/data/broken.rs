@@ -1,0 +1,45 @@
+//! Images that cannot be decoded: found before long work, refused or left out.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+
+use super::dataset::listed;
+use crate::{Error, Result};
+
+/// Decodes every record's image once; broken ones are an error, or with `skip` left out: then what to warn of is returned. `each`
+/// is called after every image.
+///
+/// # Errors
+/// A broken image.
+pub(super) fn drop_or_refuse<R: Sync>(
+    records: &mut Vec<R>,
+    decode: impl Fn(&R) -> Result<()> + Sync,
+    path: impl Fn(&R) -> PathBuf + Sync,
+    skip: bool,
+    each: &(dyn Fn() + Sync),
+) -> Result<Option<String>> {
+    let check = |(index, record): (usize, &R)| {
+        let decoded = decode(record);
+        each();
+        decoded.err().map(|error| match error {
+            Error::Image { reason, .. } => (index, path(record), reason),
+            other => (index, path(record), other.to_string()),
+        })
+    };
+    let broken: Vec<(usize, PathBuf, String)> = records.par_iter().enumerate().filter_map(check).collect();
+    let Some((_, first, reason)) = broken.first() else { return Ok(None) };
+    let (count, total) = (broken.len(), records.len());
+    if !skip {
+        return Err(Error::BrokenImages { count, total, path: first.clone(), reason: reason.clone() });
+    }
+    let names = listed(broken.iter().map(|(_, path, _)| path.display()));
+    let bad: BTreeSet<usize> = broken.iter().map(|&(index, ..)| index).collect();
+    let mut index = 0;
+    records.retain(|_| {
+        index += 1;
+        !bad.contains(&(index - 1))
+    });
+    Ok(Some(format!("{count} of {total} images cannot be decoded and are left out ({names})")))
+}

@@ -1,0 +1,100 @@
+//! What was loaded, as a table, and the checks that come before long work.
+
+use super::{ClassDataset, duplicates};
+use crate::data::broken;
+use crate::data::{ImageSource, Sample};
+use crate::report::Table;
+use crate::{Error, Result};
+
+/// The largest class may have this many times the images of the smallest before it is warned of.
+const IMBALANCE: usize = 20;
+
+impl ClassDataset {
+    /// The table `subset | classes | images | smallest class | largest class` of what was loaded.
+    pub fn banner(&self) -> Table {
+        let mut table = Table::new(["subset", "classes", "images", "smallest class", "largest class"]);
+        for (subset, samples) in [("train", &self.train), ("val", &self.val)] {
+            let Some([smallest, largest]) = self.extremes(samples) else { continue };
+            let shown = |(name, images): (&str, usize)| format!("{images} ({name})");
+            let classes = self.images_by_class(samples).iter().filter(|&&images| images > 0).count();
+            table.row([
+                subset.to_string(),
+                classes.to_string(),
+                samples.len().to_string(),
+                shown(smallest),
+                shown(largest),
+            ]);
+        }
+        table
+    }
+
+    /// Images of each class.
+    fn images_by_class(&self, samples: &[Sample]) -> Vec<usize> {
+        let mut images = vec![0; self.classes.len()];
+        samples.iter().for_each(|sample| images[sample.label as usize] += 1);
+        images
+    }
+
+    /// Name and images of the smallest and the largest class that has any; the first of several.
+    fn extremes(&self, samples: &[Sample]) -> Option<[(&str, usize); 2]> {
+        let images = self.images_by_class(samples);
+        let classes = || self.classes.iter().map(String::as_str).zip(images.iter().copied()).filter(|&(_, n)| n > 0);
+        Some([classes().min_by_key(|&(_, n)| n)?, classes().rev().max_by_key(|&(_, n)| n)?])
+    }
+
+    /// Checks what training with batches of `batch` images needs.
+    ///
+    /// # Errors
+    /// No training image, fewer than two classes, or a batch larger than the training set.
+    pub fn check_for_training(&self, batch: usize) -> Result<()> {
+        let dataset = self.name.clone();
+        let found = self.images_by_class(&self.train).iter().filter(|&&images| images > 0).count();
+        match self.train.len() {
+            0 => Err(Error::NoImages { subset: "train", dataset }),
+            _ if found < 2 => Err(Error::TooFewClasses { dataset, found }),
+            images if images < batch => Err(Error::BatchTooLarge { dataset, batch, images }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks what evaluation needs.
+    ///
+    /// # Errors
+    /// No validation image.
+    pub fn check_for_evaluation(&self) -> Result<()> {
+        match self.val.is_empty() {
+            true => Err(Error::NoImages { subset: "validation", dataset: self.name.clone() }),
+            false => Ok(()),
+        }
+    }
+
+    /// Adds warnings about what is legal but seldom meant.
+    pub(super) fn warn_of_oddities(&mut self) {
+        if let Some([(small, fewest), (large, most)]) = self.extremes(&self.train)
+            && most > IMBALANCE * fewest
+        {
+            self.warnings.push(format!(
+                "the largest class ({large}) has {most} training images, the smallest ({small}) {fewest}: balanced batches \
+                 (--balanced) draw from each class alike"
+            ));
+        }
+        self.warnings.extend(duplicates::warning(&self.train, &self.val));
+    }
+
+    /// Decodes every image once; broken ones are an error, or with `skip` left out with a warning. `each` is called after
+    /// every image.
+    ///
+    /// # Errors
+    /// A broken image.
+    pub fn drop_or_refuse_broken(&mut self, skip: bool, each: &(dyn Fn() + Sync)) -> Result<()> {
+        for samples in [&mut self.train, &mut self.val] {
+            let decode = |sample: &Sample| match &sample.image {
+                ImageSource::Packed { .. } => Ok(()),
+                file => file.decode().map(drop),
+            };
+            let path = |sample: &Sample| sample.image.file().to_path_buf();
+            self.warnings.extend(broken::drop_or_refuse(samples, decode, path, skip, each)?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! CIFAR-10 and CIFAR-100 as published: rows of bytes, or Python's pickles of numpy arrays.
+//!
+//! Source: <https://www.cs.toronto.edu/~kriz/cifar.html>.
+
+mod binary;
+mod python;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::ClassDataset;
+use super::packed::{numbers, refuse, samples};
+use crate::data::sets::{DatasetKind, Subsets};
+use crate::data::{PackedImages, Sample};
+use crate::error::IoContext;
+use crate::{Result, memory};
+
+/// Images are 32 pixels high and wide.
+const SIDE: usize = 32;
+/// Bytes of an image.
+const IMAGE: usize = 3 * SIDE * SIDE;
+
+/// Which of the two published archives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    Binary,
+    Python,
+}
+
+/// Files of one archive.
+struct Files {
+    /// The folder that it unpacks to.
+    folder: &'static str,
+    train: &'static [&'static str],
+    test: &'static str,
+    /// Names of the classes.
+    names: &'static str,
+}
+
+/// A folder that holds one of the archives.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub folder: PathBuf,
+    kind: DatasetKind,
+    version: Version,
+}
+
+fn files(kind: DatasetKind, version: Version) -> Files {
+    match (kind, version) {
+        (DatasetKind::Cifar100, Version::Binary) => {
+            Files { folder: "cifar-100-binary", train: &["train.bin"], test: "test.bin", names: "fine_label_names.txt" }
+        }
+        (DatasetKind::Cifar100, Version::Python) => {
+            Files { folder: "cifar-100-python", train: &["train"], test: "test", names: "meta" }
+        }
+        (_, Version::Binary) => Files {
+            folder: "cifar-10-batches-bin",
+            train: &[
+                "data_batch_1.bin",
+                "data_batch_2.bin",
+                "data_batch_3.bin",
+                "data_batch_4.bin",
+                "data_batch_5.bin",
+            ],
+            test: "test_batch.bin",
+            names: "batches.meta.txt",
+        },
+        (_, Version::Python) => Files {
+            folder: "cifar-10-batches-py",
+            train: &["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"],
+            test: "test_batch",
+            names: "batches.meta",
+        },
+    }
+}
+
+fn classes(kind: DatasetKind) -> usize {
+    if kind == DatasetKind::Cifar100 { 100 } else { 10 }
+}
+
+/// What a folder of `kind` should hold, for errors.
+pub(super) fn expected(kind: DatasetKind) -> String {
+    let [binary, python] = [Version::Binary, Version::Python].map(|version| {
+        let Files { folder, train, test, .. } = files(kind, version);
+        format!("{} and {test} (folder {folder})", train.join(", "))
+    });
+    format!("the files {binary} or {python}")
+}
+
+/// The folders that hold files of `kind`: `root` itself and the usual ones below. Where both archives lie in one folder or
+/// side by side, the binary one is meant: both have the same images.
+pub(super) fn places(root: &Path, kind: DatasetKind) -> Vec<Place> {
+    let in_version = |version: Version| -> Vec<Place> {
+        let files = files(kind, version);
+        let holds = |folder: &PathBuf| {
+            let mut images = files.train.iter().chain([&files.test]);
+            let found = images.any(|name| folder.join(name).is_file());
+            // Names as common as `train` and `test` need a witness.
+            let common = kind == DatasetKind::Cifar100 && version == Version::Python;
+            found && (!common || folder.join(files.names).is_file() || folder.ends_with(files.folder))
+        };
+        let folders = [root.to_path_buf(), root.join(files.folder)].into_iter().filter(holds);
+        folders.map(|folder| Place { folder, kind, version }).collect()
+    };
+    let binary = in_version(Version::Binary);
+    if binary.is_empty() { in_version(Version::Python) } else { binary }
+}
+
+/// Loads the images: the batches for training, the test images for validation.
+///
+/// # Errors
+/// A file is not there, cut off, or holds something else.
+pub(super) fn load(place: &Place, subsets: Subsets) -> Result<ClassDataset> {
+    let Place { folder, kind, version } = place;
+    let files = files(*kind, *version);
+    let train = if subsets == Subsets::All { files.train } else { &[] };
+    let missing: Vec<&str> =
+        train.iter().chain([&files.test]).copied().filter(|name| !folder.join(name).is_file()).collect();
+    if !missing.is_empty() {
+        return refuse(folder, format!("{kind} needs {} too: unpack the archive again", missing.join(", ")));
+    }
+    let mut dataset = ClassDataset { label: kind.to_string(), ..ClassDataset::default() };
+    let names = folder.join(files.names);
+    dataset.classes = if names.is_file() {
+        let found = match version {
+            Version::Binary => binary::names(&names)?,
+            Version::Python => python::names(&names, *kind)?,
+        };
+        if found.len() != classes(*kind) {
+            return refuse(&names, format!("it names {} classes, {kind} has {}", found.len(), classes(*kind)));
+        }
+        found
+    } else {
+        dataset.warnings.push(format!(
+            "{} is not there: classes are called 0 to {}",
+            names.display(),
+            classes(*kind) - 1
+        ));
+        numbers(classes(*kind))
+    };
+    for name in train {
+        dataset.train.extend(images(&folder.join(name), *kind, *version)?);
+    }
+    dataset.val = images(&folder.join(files.test), *kind, *version)?;
+    Ok(dataset)
+}
+
+fn images(file: &Path, kind: DatasetKind, version: Version) -> Result<Vec<Sample>> {
+    let bytes = read(file)?;
+    let (labels, pixels) = match version {
+        Version::Binary => binary::images(file, &bytes, kind)?,
+        Version::Python => python::images(file, &bytes, kind)?,
+    };
+    let images = PackedImages { file: file.to_path_buf(), height: SIDE, width: SIDE, channels: 3, pixels };
+    samples(images, &labels, classes(kind), file)
+}
+
+/// A whole file, where memory is left for it and for the images that are made of it.
+fn read(file: &Path) -> Result<Vec<u8>> {
+    let len = fs::metadata(file).at("read", file)?.len();
+    memory::ensure("the data set", len.saturating_mul(3))?;
+    fs::read(file).at("read", file)
+}
+
+/// Appends an image `[3, 32, 32]` as `[32, 32, 3]`.
+fn interleave(planes: &[u8], pixels: &mut Vec<u8>) {
+    let (red, rest) = planes.split_at(SIDE * SIDE);
+    let (green, blue) = rest.split_at(SIDE * SIDE);
+    pixels.extend(red.iter().zip(green).zip(blue).flat_map(|((&r, &g), &b)| [r, g, b]));
+}

@@ -1,0 +1,185 @@
+//! A folder of images for each class, with or without folders for training and validation above.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{ClassDataset, ClassOptions, split};
+use crate::data::folder::{ENDINGS, images_below, is_image};
+use crate::data::sets::{DatasetKind, Subsets};
+use crate::data::{ImageSource, Sample};
+use crate::error::IoContext;
+use crate::{Error, Result};
+
+/// Names of a folder of training images, in lower case.
+const TRAIN: [&str; 2] = ["train", "training"];
+/// Names of a folder of validation images, in lower case; the first that is there is used.
+const VAL: [&str; 5] = ["val", "valid", "validation", "test", "testing"];
+
+/// What lies directly in a folder, without hidden files.
+struct Listing {
+    /// Names and paths, sorted by the bytes of the names.
+    folders: Vec<(String, PathBuf)>,
+    images: usize,
+}
+
+/// Folders of one subset by class, and the images in each.
+type Classes = Vec<(String, Vec<PathBuf>)>;
+
+fn refuse<T>(path: &Path, reason: String) -> Result<T> {
+    Err(Error::NotADataset { path: path.to_path_buf(), reason })
+}
+
+fn list(folder: &Path) -> Result<Listing> {
+    let mut listing = Listing { folders: Vec::new(), images: 0 };
+    for entry in fs::read_dir(folder).at("read", folder)? {
+        let entry = entry.at("read", folder)?;
+        let (path, name) = (entry.path(), entry.file_name());
+        if name.to_string_lossy().starts_with('.') {
+            continue;
+        }
+        // A folder of a class may be a link: collections are often put together so.
+        if path.is_dir() {
+            match name.into_string() {
+                Ok(name) => listing.folders.push((name, path)),
+                Err(_) => return refuse(&path, "its name, which would be a class, is no UTF-8 text: rename it".into()),
+            }
+        } else if is_image(&path) {
+            listing.images += 1;
+        }
+    }
+    listing.folders.sort();
+    Ok(listing)
+}
+
+/// Whether there is any folder.
+pub(super) fn any(root: &Path) -> Result<bool> {
+    Ok(!list(root)?.folders.is_empty())
+}
+
+/// Folders of training and validation images, where `root` is divided so.
+struct Divided {
+    train: Option<PathBuf>,
+    val: Option<PathBuf>,
+    warning: Option<String>,
+}
+
+/// A class may be called `train`: a folder of that name divides the images only beside one for validation, or alone.
+fn divided(root: &Path, listing: &Listing, subsets: Subsets) -> Result<Option<Divided>> {
+    let named = |names: &[&str]| -> Vec<&(String, PathBuf)> {
+        let of = |name: &&str| listing.folders.iter().filter(|(folder, _)| folder.eq_ignore_ascii_case(name)).collect();
+        names.iter().flat_map(|name: &&str| -> Vec<_> { of(name) }).collect()
+    };
+    let (train, val) = (named(&TRAIN), named(&VAL));
+    let others = listing.folders.len() - train.len() - val.len();
+    if train.is_empty() && !val.is_empty() && others == 0 {
+        if subsets == Subsets::All {
+            return refuse(root, format!("it has the folder {} and none called train", val[0].0));
+        }
+    } else if train.is_empty() || (val.is_empty() && others > 0) {
+        return Ok(None);
+    }
+    if let [(a, _), (b, _), ..] = train[..] {
+        return refuse(root, format!("it has the folders {a} and {b}: keep the one that is meant"));
+    }
+    let warning = (val.len() > 1).then(|| {
+        let names: Vec<&str> = val.iter().map(|(name, _)| name.as_str()).collect();
+        format!("{}: of the folders {}, {} is used for validation", root.display(), names.join(" and "), names[0])
+    });
+    let path = |found: &[&(String, PathBuf)]| found.first().map(|(_, path)| path.clone());
+    Ok(Some(Divided { train: path(&train), val: path(&val), warning }))
+}
+
+/// Images of each class folder in `folder`; those that lie beside the folders are warned of.
+fn classes_in(folder: &Path, listing: Listing, warnings: &mut Vec<String>) -> Result<Classes> {
+    if listing.folders.is_empty() {
+        let reason = match listing.images {
+            0 => "it has no folder for each class".to_string(),
+            n => format!("its {n} images have no class: put those of each class into a folder of its name"),
+        };
+        return refuse(folder, reason);
+    }
+    if listing.images > 0 {
+        warnings.push(format!("{}: {} images beside the class folders are left out", folder.display(), listing.images));
+    }
+    listing.folders.into_iter().map(|(name, path)| Ok((name, images_below(&path)?))).collect()
+}
+
+/// Every class trains, so each must have an image.
+fn refuse_empty(folder: &Path, classes: &Classes) -> Result<()> {
+    match classes.iter().find(|(_, images)| images.is_empty()) {
+        None => Ok(()),
+        Some((name, _)) => refuse(
+            &folder.join(name),
+            format!("it has no image ({}): a class needs one, remove the folder if it is none", ENDINGS.join(", ")),
+        ),
+    }
+}
+
+fn samples(classes: Classes, names: &[String]) -> Vec<Sample> {
+    let of_class = |(name, images): (String, Vec<PathBuf>)| {
+        let label = names.binary_search(&name).map_or(u32::MAX, |label| label as u32);
+        images.into_iter().map(move |path| Sample { image: ImageSource::File(path), label })
+    };
+    classes.into_iter().flat_map(of_class).collect()
+}
+
+fn names(classes: &Classes) -> Vec<String> {
+    classes.iter().map(|(name, _)| name.clone()).collect()
+}
+
+/// Loads the folders.
+///
+/// # Errors
+/// A folder cannot be read, is no class or has none, a class to be trained is empty, or only validation images have it.
+pub(super) fn load(root: &Path, options: &ClassOptions) -> Result<ClassDataset> {
+    let listing = list(root)?;
+    if let Some((name, _)) = listing.folders.iter().find(|(name, _)| name.starts_with("bounding_box_")) {
+        return refuse(root, format!("its folder {name} is one of a re-identification data set: use --task reid"));
+    }
+    let Some(Divided { train, val, warning }) = divided(root, &listing, options.subsets)? else {
+        return held_out(root, listing, options);
+    };
+    let Some(val) = val else {
+        let train = train.unwrap_or_else(|| root.to_path_buf());
+        let listing = list(&train)?;
+        return held_out(&train, listing, options);
+    };
+    let mut dataset = ClassDataset { label: DatasetKind::ClassFolders.to_string(), ..ClassDataset::default() };
+    dataset.warnings.extend(warning);
+    let mut val_classes = classes_in(&val, list(&val)?, &mut dataset.warnings)?;
+    val_classes.retain(|(_, images)| !images.is_empty());
+    match train {
+        Some(train) if options.subsets == Subsets::All => {
+            let classes = classes_in(&train, list(&train)?, &mut dataset.warnings)?;
+            refuse_empty(&train, &classes)?;
+            dataset.classes = names(&classes);
+            dataset.train = samples(classes, &dataset.classes);
+        }
+        // Images for training need not be there, but their folders say which classes there are.
+        Some(train) => dataset.classes = list(&train)?.folders.into_iter().map(|(name, _)| name).collect(),
+        None => dataset.classes = names(&val_classes),
+    }
+    if dataset.classes.is_empty() {
+        dataset.classes = names(&val_classes);
+    }
+    let trained: BTreeSet<&str> = dataset.classes.iter().map(String::as_str).collect();
+    let validated: BTreeSet<&str> = val_classes.iter().map(|(name, _)| name.as_str()).collect();
+    let warning = split::agree(&trained, &validated).or_else(|reason| refuse(root, reason))?;
+    dataset.warnings.extend(warning);
+    dataset.val = samples(val_classes, &dataset.classes);
+    Ok(dataset)
+}
+
+/// Class folders in `folder` without validation images of their own.
+fn held_out(folder: &Path, listing: Listing, options: &ClassOptions) -> Result<ClassDataset> {
+    let label = split::label(DatasetKind::ClassFolders, options.val_share);
+    let mut dataset = ClassDataset { label, ..ClassDataset::default() };
+    let classes = classes_in(folder, listing, &mut dataset.warnings)?;
+    refuse_empty(folder, &classes)?;
+    dataset.classes = names(&classes);
+    let split = split::stratified(samples(classes, &dataset.classes), &dataset.classes, options);
+    (dataset.train, dataset.val) = (split.train, split.val);
+    dataset.warnings.extend(split.warning);
+    Ok(dataset)
+}

@@ -1,0 +1,102 @@
+//! Which form a folder or file of images with classes has.
+
+use std::path::{Path, PathBuf};
+
+use super::{cifar, csv_list, folders, mnist};
+use crate::data::sets::DatasetKind;
+use crate::{Error, Result};
+
+/// A form, and where it lies.
+pub(super) enum Form {
+    Folders,
+    Cifar(cifar::Place),
+    Mnist(PathBuf),
+    Csv(PathBuf),
+}
+
+/// The form in `root`: `kind` itself, or for [`DatasetKind::Auto`] what lies there.
+///
+/// # Errors
+/// [`Error::NotADataset`]: nothing was found, or several data sets.
+pub(super) fn find(root: &Path, kind: DatasetKind) -> Result<(DatasetKind, Form)> {
+    let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
+    if DatasetKind::REID.contains(&kind) {
+        return refuse(format!("{kind} has identities, not classes: it is for --task reid"));
+    }
+    if root.is_file() {
+        return match kind {
+            DatasetKind::Auto | DatasetKind::Csv => Ok((DatasetKind::Csv, Form::Csv(root.to_path_buf()))),
+            kind => refuse(format!("it is a file: for {kind}, name the folder")),
+        };
+    }
+    if !root.is_dir() {
+        return refuse("there is no such folder or file".into());
+    }
+    if kind == DatasetKind::Auto {
+        return recognise(root);
+    }
+    let found = candidates(root, kind)?;
+    let usual = match kind {
+        DatasetKind::ClassFolders => return Ok((kind, Form::Folders)),
+        DatasetKind::Csv => return Ok((kind, Form::Csv(csv_list::file_in(root)?))),
+        DatasetKind::Mnist => mnist::FILES.to_string(),
+        kind => cifar::expected(kind),
+    };
+    match found.len() {
+        0 => refuse(format!("{kind} needs {usual}: unpack its archive, and name the folder that holds them")),
+        _ => one(root, kind, found),
+    }
+}
+
+/// What lies in a folder. Files with the names of a known data set go first, then a CSV list by its header, then folders.
+fn recognise(root: &Path) -> Result<(DatasetKind, Form)> {
+    let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
+    let mut known = Vec::new();
+    for kind in [DatasetKind::Cifar10, DatasetKind::Cifar100, DatasetKind::Mnist] {
+        let found = candidates(root, kind)?;
+        if !found.is_empty() {
+            known.push((kind, found));
+        }
+    }
+    if known.len() > 1 {
+        let names: Vec<&str> = known.iter().map(|(kind, _)| kind.name()).collect();
+        return refuse(format!("it holds {}: say by --dataset which is meant", names.join(" and ")));
+    }
+    if let Some((kind, found)) = known.pop() {
+        return one(root, kind, found);
+    }
+    if let Some(file) = csv_list::recognised_in(root) {
+        return Ok((DatasetKind::Csv, Form::Csv(file)));
+    }
+    if folders::any(root)? {
+        return Ok((DatasetKind::ClassFolders, Form::Folders));
+    }
+    refuse(
+        "it has no folder for each class, no CSV file with the columns path and label, and no files of CIFAR or MNIST"
+            .into(),
+    )
+}
+
+/// Where files with the names of a known data set lie.
+fn candidates(root: &Path, kind: DatasetKind) -> Result<Vec<(PathBuf, Form)>> {
+    Ok(match kind {
+        DatasetKind::Cifar10 | DatasetKind::Cifar100 => {
+            cifar::places(root, kind).into_iter().map(|place| (place.folder.clone(), Form::Cifar(place))).collect()
+        }
+        DatasetKind::Mnist => {
+            mnist::folders(root).into_iter().map(|folder| (folder.clone(), Form::Mnist(folder))).collect()
+        }
+        _ => Vec::new(),
+    })
+}
+
+/// The one place of a data set.
+fn one(root: &Path, kind: DatasetKind, mut found: Vec<(PathBuf, Form)>) -> Result<(DatasetKind, Form)> {
+    if found.len() > 1 {
+        let folders: Vec<String> = found.iter().map(|(folder, _)| folder.display().to_string()).collect();
+        let reason = format!("it holds files of {kind} more than once: name one of {}", folders.join(", "));
+        return Err(Error::NotADataset { path: root.to_path_buf(), reason });
+    }
+    let (_, form) = found.remove(0);
+    Ok((kind, form))
+}

@@ -1,0 +1,33 @@
+//! What data sets of many images in one file share.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::data::{ImageSource, PackedImages, Sample};
+use crate::{Error, Result};
+
+/// An error about a file or folder.
+pub(super) fn refuse<T>(path: &Path, reason: impl Into<String>) -> Result<T> {
+    Err(Error::NotADataset { path: path.to_path_buf(), reason: reason.into() })
+}
+
+/// Images with their labels, one for each.
+///
+/// # Errors
+/// A label is not below `classes`; the error names `labels_in`, the file it comes from.
+pub(super) fn samples(images: PackedImages, labels: &[u8], classes: usize, labels_in: &Path) -> Result<Vec<Sample>> {
+    if let Some((index, label)) = labels.iter().enumerate().find(|&(_, &label)| usize::from(label) >= classes) {
+        return refuse(labels_in, format!("image {index} has the label {label}, labels are 0 to {}", classes - 1));
+    }
+    let images = Arc::new(images);
+    let sample = |(index, &label): (usize, &u8)| Sample {
+        image: ImageSource::Packed { images: Arc::clone(&images), index },
+        label: label.into(),
+    };
+    Ok(labels.iter().enumerate().map(sample).collect())
+}
+
+/// `"0"`, `"1"`, ... for classes without names.
+pub(super) fn numbers(classes: usize) -> Vec<String> {
+    (0..classes).map(|label| label.to_string()).collect()
+}

@@ -1,0 +1,81 @@
+//! Validation images held out of each class, and classes that both subsets must share.
+
+use std::collections::BTreeSet;
+
+use rand::seq::SliceRandom;
+
+use super::ClassOptions;
+use crate::data::Sample;
+use crate::data::dataset::listed;
+use crate::data::sets::{DatasetKind, Subsets};
+use crate::rng::{Purpose, stream};
+
+/// Samples for training and validation, each in the order they came in.
+pub(super) struct Split {
+    pub train: Vec<Sample>,
+    pub val: Vec<Sample>,
+    /// Classes with too few images to hold one out.
+    pub warning: Option<String>,
+}
+
+/// Holds out `round(val_share * n)` of the n images of each class, at least one, and leaves at least one for training. A class
+/// with one image has it for training. What is drawn depends on the seed and the order of the samples.
+pub(super) fn stratified(samples: Vec<Sample>, classes: &[String], options: &ClassOptions) -> Split {
+    let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); classes.len()];
+    for (index, sample) in samples.iter().enumerate() {
+        of_class[sample.label as usize].push(index);
+    }
+    let mut held_out = vec![false; samples.len()];
+    let mut single = Vec::new();
+    for (label, mut indices) in of_class.into_iter().enumerate() {
+        match indices.len() {
+            0 => continue,
+            1 => single.push(&classes[label]),
+            n => {
+                indices.shuffle(&mut stream(options.seed, Purpose::Split, 0, label as u64));
+                let share = (f64::from(options.val_share) * n as f64).round() as usize;
+                indices[..share.clamp(1, n - 1)].iter().for_each(|&index| held_out[index] = true);
+            }
+        }
+    }
+    let warning = (!single.is_empty()).then(|| {
+        format!(
+            "{} classes have one image, which is used for training: none is validated ({})",
+            single.len(),
+            listed(&single)
+        )
+    });
+    let mut split = Split { train: Vec::new(), val: Vec::new(), warning };
+    for (sample, held_out) in samples.into_iter().zip(held_out) {
+        let subset = if held_out { &mut split.val } else { &mut split.train };
+        subset.push(sample);
+    }
+    if options.subsets == Subsets::Test {
+        split.train.clear();
+    }
+    split
+}
+
+/// What results should say: `class-folders (20 % of each class for validation)`.
+pub(super) fn label(kind: DatasetKind, val_share: f32) -> String {
+    let percent = (f64::from(val_share) * 1e4).round() / 100.0;
+    format!("{kind} ({percent} % of each class for validation)")
+}
+
+/// Classes without validation images, as a warning.
+///
+/// # Errors
+/// The reason: a class has validation images and nothing that trains it.
+pub(super) fn agree(train: &BTreeSet<&str>, val: &BTreeSet<&str>) -> Result<Option<String>, String> {
+    let untrained: Vec<&&str> = val.difference(train).collect();
+    if !untrained.is_empty() {
+        return Err(format!(
+            "{} classes have validation images and none for training ({}): names must be the same in both",
+            untrained.len(),
+            listed(&untrained)
+        ));
+    }
+    let missing: Vec<&&str> = train.difference(val).collect();
+    Ok((!missing.is_empty())
+        .then(|| format!("{} classes have no validation images ({})", missing.len(), listed(&missing))))
+}
