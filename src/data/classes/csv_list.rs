@@ -1,10 +1,11 @@
 //! A CSV file that lists images with their classes, and with their subsets if it has a column of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use csv::{Reader, ReaderBuilder, StringRecord, Trim};
+use csv::{Position, Reader, ReaderBuilder, StringRecord, Trim};
 
 use super::packed::refuse;
 use super::{ClassDataset, ClassOptions, split};
@@ -12,7 +13,7 @@ use crate::data::dataset::listed;
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{ImageSource, Sample};
 use crate::error::IoContext;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// Names of each column, in lower case; the first that is there is used.
 const PATH: &[&str] = &["path", "image", "file"];
@@ -21,6 +22,8 @@ const SPLIT: &[&str] = &["split"];
 
 /// The name that goes before all others.
 const FILE: &str = "manifest.csv";
+/// Bytes that are enough to recognise a list by its header.
+const HEADER: u64 = 1 << 16;
 
 /// What a row's `split` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +45,14 @@ struct Row {
     label: String,
     /// `None` without such a column.
     subset: Option<Subset>,
-    line: usize,
+    /// Where it begins, in bytes.
+    at: usize,
+}
+
+/// A file and what it says.
+struct List<'a> {
+    file: &'a Path,
+    bytes: &'a [u8],
 }
 
 /// The list in a folder: `manifest.csv`, or the only CSV file.
@@ -64,7 +74,12 @@ pub(super) fn file_in(folder: &Path) -> Result<PathBuf> {
 /// The list in a folder, if it has the columns of one.
 pub(super) fn recognised_in(folder: &Path) -> Option<PathBuf> {
     let mut files = csv_files(folder).ok()?;
-    files.retain(|file| fs::read(file).is_ok_and(|text| columns(file, &text, &mut open(&text)).is_ok()));
+    files.retain(|file| {
+        let mut bytes = Vec::new();
+        let read = fs::File::open(file).and_then(|stream| stream.take(HEADER).read_to_end(&mut bytes));
+        let list = List { file, bytes: &bytes };
+        read.is_ok() && list.columns(&mut list.reader()).is_ok()
+    });
     if files.len() == 1 { files.pop() } else { None }
 }
 
@@ -86,137 +101,130 @@ fn csv_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn open(text: &[u8]) -> Reader<&[u8]> {
-    // The header is a record like others, so that an empty file is told from one without rows.
-    ReaderBuilder::new().trim(Trim::All).has_headers(false).from_reader(text)
-}
-
-/// The crate's errors as ours.
-fn of_csv(file: &Path, text: &[u8], error: csv::Error) -> Error {
-    let line = Lines::new(text).of(error.position().map_or(0, |position| position.byte() as usize));
-    let reason = match error.kind() {
-        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            format!("it has {len} fields, the header has {expected_len}: quote fields with commas")
-        }
-        csv::ErrorKind::Utf8 { .. } => "it is no UTF-8 text".to_string(),
-        _ => error.to_string(),
-    };
-    Error::ListLine { path: file.to_path_buf(), line, reason }
-}
-
-/// Reads the header.
-fn columns(file: &Path, text: &[u8], reader: &mut Reader<&[u8]>) -> Result<Columns> {
-    let wrong = |reason: String| Error::ListLine { path: file.to_path_buf(), line: 1, reason };
-    let mut header = StringRecord::new();
-    if !reader.read_record(&mut header).map_err(|e| of_csv(file, text, e))? {
-        return Err(wrong("it is empty: a header with the columns path and label is needed".into()));
+impl<'a> List<'a> {
+    fn reader(&self) -> Reader<&'a [u8]> {
+        // The header is a record like others, so that an empty file is told from one without rows.
+        ReaderBuilder::new().trim(Trim::All).has_headers(false).from_reader(self.bytes)
     }
-    let find = |names: &[&str]| {
-        for name in names {
-            let named = header.iter().enumerate().filter(|(_, column)| column.eq_ignore_ascii_case(name));
-            let found: Vec<usize> = named.map(|(index, _)| index).collect();
-            match found[..] {
-                [] => {}
-                [one] => return Ok(Some(one)),
-                _ => return Err(wrong(format!("it has the column {name} more than once"))),
+
+    /// The line of the record at a byte. The crate's own count of lines leaves out empty ones and is one too low where
+    /// lines end in CR and LF.
+    fn line(&self, at: usize) -> usize {
+        let ends = |byte: &&u8| matches!(**byte, b'\r' | b'\n');
+        let start = at + self.bytes[at..].iter().take_while(ends).count();
+        1 + self.bytes[..start].iter().filter(|&&byte| byte == b'\n').count()
+    }
+
+    fn wrong(&self, at: usize, reason: String) -> Error {
+        Error::ListLine { path: self.file.to_path_buf(), line: self.line(at), reason }
+    }
+
+    /// The crate's errors as ours.
+    fn of_csv(&self, error: &csv::Error) -> Error {
+        let reason = match error.kind() {
+            csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+                format!("it has {len} fields, the header has {expected_len}: quote fields with commas")
             }
-        }
-        Ok(None)
-    };
-    let needed = |names: &[&str]| {
-        let has: Vec<&str> = header.iter().collect();
-        let missing = || {
-            wrong(format!(
-                "it has no column {} (it has {}): columns are separated by commas",
-                names.join(" or "),
-                has.join(", ")
-            ))
+            csv::ErrorKind::Utf8 { .. } => "it is no UTF-8 text".to_string(),
+            _ => error.to_string(),
         };
-        find(names)?.ok_or_else(missing)
-    };
-    Ok(Columns { path: needed(PATH)?, label: needed(LABEL)?, split: find(SPLIT)? })
+        self.wrong(byte(error.position()), reason)
+    }
+
+    /// Reads the header.
+    fn columns(&self, reader: &mut Reader<&[u8]>) -> Result<Columns> {
+        let wrong = |reason: String| self.wrong(0, reason);
+        let mut header = StringRecord::new();
+        if !reader.read_record(&mut header).map_err(|e| self.of_csv(&e))? {
+            return Err(wrong("it is empty: a header with the columns path and label is needed".into()));
+        }
+        let find = |names: &[&str]| {
+            for name in names {
+                let named = header.iter().enumerate().filter(|(_, column)| column.eq_ignore_ascii_case(name));
+                let found: Vec<usize> = named.map(|(index, _)| index).collect();
+                match found[..] {
+                    [] => {}
+                    [one] => return Ok(Some(one)),
+                    _ => return Err(wrong(format!("it has the column {name} more than once"))),
+                }
+            }
+            Ok(None)
+        };
+        let needed = |names: &[&str]| {
+            let has: Vec<&str> = header.iter().collect();
+            let missing = || {
+                wrong(format!(
+                    "it has no column {} (it has {}): columns are separated by commas",
+                    names.join(" or "),
+                    has.join(", ")
+                ))
+            };
+            find(names)?.ok_or_else(missing)
+        };
+        Ok(Columns { path: needed(PATH)?, label: needed(LABEL)?, split: find(SPLIT)? })
+    }
+
+    fn rows(&self) -> Result<Vec<Row>> {
+        let mut reader = self.reader();
+        let columns = self.columns(&mut reader)?;
+        let folder = self.file.parent().unwrap_or(Path::new(""));
+        let mut record = StringRecord::new();
+        let mut rows = Vec::new();
+        while reader.read_record(&mut record).map_err(|e| self.of_csv(&e))? {
+            let at = byte(record.position());
+            let wrong = |reason: String| Err(self.wrong(at, reason));
+            let (path, label) = (&record[columns.path], &record[columns.label]);
+            if path.is_empty() || label.is_empty() {
+                return wrong(format!("its {} is empty", if path.is_empty() { "path" } else { "label" }));
+            }
+            let subset = match columns.split.map(|column| record[column].to_ascii_lowercase()) {
+                None => None,
+                Some(name) => match name.as_str() {
+                    "train" | "training" => Some(Subset::Train),
+                    "val" | "valid" | "validation" => Some(Subset::Val),
+                    "test" | "testing" => Some(Subset::Test),
+                    other => return wrong(format!("its split is {other:?}: choose train, val or test")),
+                },
+            };
+            rows.push(Row { path: folder.join(path), label: label.to_string(), subset, at });
+        }
+        if rows.is_empty() {
+            return refuse(self.file, "it lists no image");
+        }
+        Ok(rows)
+    }
+
+    /// Each path once; the number of rows that said the same again is returned too.
+    fn once(&self, rows: Vec<Row>) -> Result<(Vec<Row>, usize)> {
+        let mut first: HashMap<PathBuf, usize> = HashMap::new();
+        let mut kept: Vec<Row> = Vec::new();
+        let mut repeated = 0;
+        for row in rows {
+            let Some(&index) = first.get(&row.path) else {
+                first.insert(row.path.clone(), kept.len());
+                kept.push(row);
+                continue;
+            };
+            let Row { label, subset, at, .. } = &kept[index];
+            let again = |what: String| {
+                let reason = format!("{} stands in line {} too, {what}", row.path.display(), self.line(*at));
+                Err(self.wrong(row.at, reason))
+            };
+            if *label != row.label {
+                return again(format!("there with the label {label}, here with {}: an image has one class", row.label));
+            }
+            if *subset != row.subset {
+                return again("in another split: validation needs images that do not train".into());
+            }
+            repeated += 1;
+        }
+        Ok((kept, repeated))
+    }
 }
 
-/// Counts lines. The crate counts one less behind `\r\n`, and gives empty lines to the record behind them.
-struct Lines<'a> {
-    text: &'a [u8],
-    byte: usize,
-    line: usize,
-}
-
-impl Lines<'_> {
-    fn new(text: &[u8]) -> Lines<'_> {
-        Lines { text, byte: 0, line: 1 }
-    }
-
-    /// The line of the record that starts at `byte`, or behind the ends of lines there; later ones only.
-    fn of(&mut self, byte: usize) -> usize {
-        let rest = self.text.get(byte..).unwrap_or(&[]);
-        let start = byte + rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-        let passed = self.text.get(self.byte..start).unwrap_or(&[]);
-        self.line += passed.iter().filter(|&&byte| byte == b'\n').count();
-        self.byte = start;
-        self.line
-    }
-}
-
-fn rows(file: &Path) -> Result<Vec<Row>> {
-    let text = fs::read(file).at("read", file)?;
-    let mut lines = Lines::new(&text);
-    let mut reader = open(&text);
-    let columns = columns(file, &text, &mut reader)?;
-    let folder = file.parent().unwrap_or(Path::new(""));
-    let mut record = StringRecord::new();
-    let mut rows = Vec::new();
-    while reader.read_record(&mut record).map_err(|e| of_csv(file, &text, e))? {
-        let line = lines.of(record.position().map_or(0, |position| position.byte() as usize));
-        let wrong = |reason: String| Err(Error::ListLine { path: file.to_path_buf(), line, reason });
-        let (path, label) = (&record[columns.path], &record[columns.label]);
-        if path.is_empty() || label.is_empty() {
-            return wrong(format!("its {} is empty", if path.is_empty() { "path" } else { "label" }));
-        }
-        let subset = match columns.split.map(|column| record[column].to_ascii_lowercase()) {
-            None => None,
-            Some(name) => match name.as_str() {
-                "train" | "training" => Some(Subset::Train),
-                "val" | "valid" | "validation" => Some(Subset::Val),
-                "test" | "testing" => Some(Subset::Test),
-                other => return wrong(format!("its split is {other:?}: choose train, val or test")),
-            },
-        };
-        rows.push(Row { path: folder.join(path), label: label.to_string(), subset, line });
-    }
-    if rows.is_empty() {
-        return refuse(file, "it lists no image");
-    }
-    Ok(rows)
-}
-
-/// Each path once; the number of rows that said the same again is returned too.
-fn once(file: &Path, rows: Vec<Row>) -> Result<(Vec<Row>, usize)> {
-    let mut first: HashMap<PathBuf, usize> = HashMap::new();
-    let mut kept: Vec<Row> = Vec::new();
-    let mut repeated = 0;
-    for row in rows {
-        let Some(&index) = first.get(&row.path) else {
-            first.insert(row.path.clone(), kept.len());
-            kept.push(row);
-            continue;
-        };
-        let Row { label, subset, line, .. } = &kept[index];
-        let again = |what: String| {
-            let reason = format!("{} stands in line {line} too, {what}", row.path.display());
-            Err(Error::ListLine { path: file.to_path_buf(), line: row.line, reason })
-        };
-        if *label != row.label {
-            return again(format!("there with the label {label}, here with {}: an image has one class", row.label));
-        }
-        if *subset != row.subset {
-            return again("in another split: validation needs images that do not train".into());
-        }
-        repeated += 1;
-    }
-    Ok((kept, repeated))
+/// Where a record begins.
+fn byte(position: Option<&Position>) -> usize {
+    position.map_or(0, |position| position.byte() as usize)
 }
 
 /// Names in the order of their numbers if all are whole numbers, else of their bytes.
@@ -234,7 +242,10 @@ fn sorted(labels: BTreeSet<&str>) -> Vec<String> {
 /// # Errors
 /// [`Error::ListLine`] for a line that says something else, [`Error::MissingImages`] for images that are not there.
 pub(super) fn load(file: &Path, options: &ClassOptions) -> Result<ClassDataset> {
-    let (mut rows, repeated) = once(file, rows(file)?)?;
+    memory::ensure("the data set", fs::metadata(file).at("read", file)?.len().saturating_mul(3))?;
+    let bytes = fs::read(file).at("read", file)?;
+    let list = List { file, bytes: &bytes };
+    let (mut rows, repeated) = list.once(list.rows()?)?;
     let mut dataset = ClassDataset { label: DatasetKind::Csv.to_string(), ..ClassDataset::default() };
     if repeated > 0 {
         dataset.warnings.push(format!("{}: {repeated} lines repeat an image, which counts once", file.display()));
@@ -275,21 +286,23 @@ pub(super) fn load(file: &Path, options: &ClassOptions) -> Result<ClassDataset> 
         (dataset.train, dataset.val) = (split.train, split.val);
         dataset.warnings.extend(split.warning);
     }
-    refuse_missing(file, &rows, &dataset)?;
+    match options.subsets {
+        Subsets::All => refuse_missing(file, rows.iter().map(|row| row.path.as_path()))?,
+        Subsets::Test => refuse_missing(file, dataset.val.iter().map(|sample| sample.image.file()))?,
+    }
     Ok(dataset)
 }
 
 /// Images that nobody has.
-fn refuse_missing(list: &Path, rows: &[Row], dataset: &ClassDataset) -> Result<()> {
-    let used: HashSet<&Path> = dataset.train.iter().chain(&dataset.val).map(|sample| sample.image.file()).collect();
-    let files = || rows.iter().map(|row| row.path.as_path()).filter(|path| used.contains(path));
-    let missing: Vec<&Path> = files().filter(|path| !path.is_file()).collect();
+fn refuse_missing<'p>(list: &Path, images: impl ExactSizeIterator<Item = &'p Path>) -> Result<()> {
+    let total = images.len();
+    let missing: Vec<&Path> = images.filter(|path| !path.is_file()).collect();
     match missing.first() {
         None => Ok(()),
         Some(first) => Err(Error::MissingImages {
             list: list.to_path_buf(),
             missing: missing.len(),
-            total: files().count(),
+            total,
             first: first.to_path_buf(),
         }),
     }

@@ -90,7 +90,11 @@ fn broken_images_are_refused_or_left_out() {
     assert!(error.contains("1 of 4 images cannot be decoded") && error.contains("a/3.png"), "{error}");
     let seen = AtomicUsize::new(0);
     dataset.warnings.clear();
-    dataset.drop_or_refuse_broken(true, &|| drop(seen.fetch_add(1, Ordering::Relaxed))).unwrap();
+    dataset
+        .drop_or_refuse_broken(true, &|| {
+            seen.fetch_add(1, Ordering::Relaxed);
+        })
+        .unwrap();
     assert_eq!((seen.into_inner(), labels(&dataset.train), labels(&dataset.val)), (5, vec![0, 0, 1], vec![1]));
     assert!(dataset.warnings[0].contains("1 of 4 images cannot be decoded and are left out"));
 }

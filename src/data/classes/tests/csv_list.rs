@@ -126,6 +126,8 @@ fn errors_name_the_line() {
 fn lines_are_counted_behind_quotes_and_empty_lines() {
     bad("path,label,note\nimg/a.png,x,\"two\nlines\"\nimg/b.png,,n\n", &["line 4", "label is empty"]);
     bad("path,label\r\nimg/a.png,x\r\nimg/b.png,\r\n", &["line 3", "label is empty"]);
-    bad("path,label\r\nimg/a.png,x\r\nimg/b.png,x,y\r\n", &["line 3", "3 fields"]);
     bad("path,label\n\n\nimg/b.png,\n", &["line 4", "label is empty"]);
+    bad("\u{feff}path,label\nimg/b.png,\n", &["line 2", "label is empty"]);
+    bad("path,label\r\n\r\nimg/a.png,x\r\nimg/a.png,y", &["line 4", "stands in line 3 too"]);
+    bad("path,label\r\nimg/a.png,x\r\nimg/b.png\r\n", &["line 3", "1 fields"]);
 }
