@@ -26,6 +26,8 @@ pub struct TrainedModel {
     pub device: Device,
     /// The data set of its training, where the file names it.
     pub trained_on: Option<String>,
+    /// Its folder or file.
+    pub trained_root: Option<PathBuf>,
     /// Number of training identities, or classes.
     pub classes: usize,
     /// Names of the classes; empty where there are none, or the file names none.
@@ -41,19 +43,30 @@ impl TrainedModel {
     pub fn open(path: &Path, flags: &Overrides) -> Result<TrainedModel> {
         let path = model_file(path)?;
         let file = checkpoint::File::open(&path)?;
-        let About { config, classes, class_names, trained_on } =
+        let About { config, classes, class_names, trained_on, trained_root } =
             if state::has_header(&file) { described(&file, flags)? } else { foreign(&file, flags)? };
         let device = Device::open(&config.device_options())?;
         let mut store = Store::new();
         let network = network_config(&config, classes)?.build(&mut store, config.seed)?;
         checkpoint::load_exact(&mut store, &file)?;
+        let trained = |config, network, store, states| TrainedModel {
+            config,
+            network,
+            store,
+            states,
+            device: device.clone(),
+            trained_on: trained_on.clone(),
+            trained_root,
+            classes,
+            class_names,
+        };
         let mut graph = Graph::new(Mode::Eval);
         let images = graph.input(Shape::new(config.eval.batch, config.model.height, config.model.image_width, 3));
         network.forward(&mut graph, &store, images)?;
         let mut states = LatentStates::new(config.ptl.state_init, config.seed);
         if trained_on.is_none() {
             // From elsewhere: what lies beside the file is not its own.
-            return Ok(TrainedModel { config, network, store, states, device, trained_on, classes, class_names });
+            return Ok(trained(config, network, store, states));
         }
         let loaded = state::load_latent_states(&path, graph.states(), &mut states);
         // Of another image size, for one: only an evaluation that starts from them needs them.
@@ -62,7 +75,7 @@ impl TrainedModel {
         } else {
             loaded?;
         }
-        Ok(TrainedModel { config, network, store, states, device, trained_on, classes, class_names })
+        Ok(trained(config, network, store, states))
     }
 
     /// The network, to be measured.
@@ -84,6 +97,7 @@ struct About {
     class_names: Vec<String>,
     /// `None` for a file from elsewhere.
     trained_on: Option<String>,
+    trained_root: Option<PathBuf>,
 }
 
 /// Of a file that says so itself.
@@ -108,7 +122,8 @@ fn described(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
     let root = root.display();
     let trained_on = if *kind == DatasetKind::Auto { root.to_string() } else { format!("{root} ({kind})") };
     let (classes, class_names) = (header.classes, header.class_names);
-    Ok(About { config, classes, class_names, trained_on: Some(trained_on) })
+    let trained_root = Some(header.config.data.root.clone());
+    Ok(About { config, classes, class_names, trained_on: Some(trained_on), trained_root })
 }
 
 /// Of a file from elsewhere.
@@ -128,7 +143,7 @@ fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
     let rows: Vec<(String, usize)> = rows.collect();
     match &rows[..] {
         [(_, classes), rest @ ..] if rest.iter().all(|(_, other)| other == classes) => {
-            Ok(About { config, classes: *classes, class_names: Vec::new(), trained_on: None })
+            Ok(About { config, classes: *classes, class_names: Vec::new(), trained_on: None, trained_root: None })
         }
         [] => Err(bad(format!(
             "it has no classifier of {}: to start a training from these weights, pass it to train with --init",

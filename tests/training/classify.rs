@@ -36,7 +36,7 @@ fn dataset() -> &'static ClassDataset {
                 image.save(folder.path().join(class).join(format!("{i}.png"))).unwrap();
             }
         }
-        let options = ClassOptions { val_share: 0.25, seed: 0, subsets: Subsets::All };
+        let options = ClassOptions { val_share: Some(0.25), seed: 0, subsets: Subsets::All };
         (load_classes(folder.path(), DatasetKind::Auto, &options).unwrap(), folder)
     });
     dataset

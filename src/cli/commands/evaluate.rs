@@ -66,7 +66,12 @@ fn classify(
         fs::create_dir_all(folder).at("create", folder)?;
     }
     let (root, kind) = evaluated(&trained.config, flags)?;
-    let mut dataset = open_classes(root, kind, Subsets::Test, &trained.config, reporter)?;
+    // What was held out is what training has not seen; of other images it has seen none.
+    let same =
+        |other: &Path| fs::canonicalize(root).ok().zip(fs::canonicalize(other).ok()).is_some_and(|(a, b)| a == b);
+    let held_out = flags.has("data.val_share") || trained.trained_root.as_deref().is_some_and(same);
+    let share = held_out.then_some(trained.config.data.val_share);
+    let mut dataset = open_classes(root, kind, Subsets::Test, share, &trained.config, reporter)?;
     dataset.take_labels_of(&trained.class_names, trained.classes)?;
     dataset.check_for_evaluation()?;
     describe_classes(reporter, &dataset);

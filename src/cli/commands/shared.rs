@@ -54,15 +54,16 @@ pub(super) fn check_images(dataset: &mut Dataset, config: &Config, reporter: &Re
     Ok(())
 }
 
-/// Loads `subsets` of images with classes and checks them.
+/// Loads `subsets` of images with classes and checks them; `val_share` as [`ClassOptions`] has it.
 pub(super) fn open_classes(
     root: &Path,
     kind: DatasetKind,
     subsets: Subsets,
+    val_share: Option<f32>,
     config: &Config,
     reporter: &Reporter,
 ) -> Result<ClassDataset> {
-    let options = ClassOptions { val_share: config.data.val_share, seed: config.data.split as u64, subsets };
+    let options = ClassOptions { val_share, seed: config.data.split as u64, subsets };
     let mut dataset = data::load_classes(root, kind, &options)?;
     check_classes(&mut dataset, config, reporter)?;
     Ok(dataset)

@@ -40,7 +40,8 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             run(args, &config, resumed, &task, describe, &terminal)
         }
         TaskKind::Classify => {
-            let dataset = open_classes(root, config.data.kind, Subsets::All, &config, &terminal)?;
+            let share = Some(config.data.val_share);
+            let dataset = open_classes(root, config.data.kind, Subsets::All, share, &config, &terminal)?;
             let describe = |reporter: &Reporter| describe_classes(reporter, &dataset);
             run(args, &config, resumed, &Classify { dataset: &dataset }, describe, &terminal)
         }

@@ -39,8 +39,9 @@ pub struct ClassDataset {
 /// What loading classes needs beside folder and kind.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClassOptions {
-    /// Of each class this share is held out where the data set has no validation images of its own; above 0, below 1.
-    pub val_share: f32,
+    /// Of each class this share is held out where the data set has no validation images of its own; above 0, below 1. `None`
+    /// takes all images for validation there.
+    pub val_share: Option<f32>,
     /// Of what is held out.
     pub seed: u64,
     /// [`Subsets::Test`]: validation images alone, those for training need not be there.
@@ -66,5 +67,6 @@ pub fn load_classes(root: &Path, kind: DatasetKind, options: &ClassOptions) -> R
     dataset.warn_of_oddities();
     Ok(dataset)
 }
+
 #[cfg(test)]
 mod tests;

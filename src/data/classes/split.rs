@@ -19,8 +19,12 @@ pub(super) struct Split {
 }
 
 /// Holds out `round(val_share * n)` of the n images of each class, at least one, and leaves at least one for training. A class
-/// with one image has it for training. What is drawn depends on the seed and the order of the samples.
+/// with one image has it for training. What is drawn depends on the seed and the order of the samples. Without `val_share` all are
+/// for validation.
 pub(super) fn stratified(samples: Vec<Sample>, classes: &[String], options: &ClassOptions) -> Split {
+    let Some(val_share) = options.val_share else {
+        return Split { train: Vec::new(), val: samples, warning: None };
+    };
     let mut of_class: Vec<Vec<usize>> = vec![Vec::new(); classes.len()];
     for (index, sample) in samples.iter().enumerate() {
         of_class[sample.label as usize].push(index);
@@ -33,7 +37,7 @@ pub(super) fn stratified(samples: Vec<Sample>, classes: &[String], options: &Cla
             1 => single.push(&classes[label]),
             n => {
                 indices.shuffle(&mut stream(options.seed, Purpose::Split, 0, label as u64));
-                let share = (f64::from(options.val_share) * n as f64).round() as usize;
+                let share = (f64::from(val_share) * n as f64).round() as usize;
                 indices[..share.clamp(1, n - 1)].iter().for_each(|&index| held_out[index] = true);
             }
         }
@@ -57,7 +61,8 @@ pub(super) fn stratified(samples: Vec<Sample>, classes: &[String], options: &Cla
 }
 
 /// What results should say: `class-folders (20 % of each class for validation)`.
-pub(super) fn label(kind: DatasetKind, val_share: f32) -> String {
+pub(super) fn label(kind: DatasetKind, val_share: Option<f32>) -> String {
+    let Some(val_share) = val_share else { return format!("{kind} (all images)") };
     let percent = (f64::from(val_share) * 1e4).round() / 100.0;
     format!("{kind} ({percent} % of each class for validation)")
 }

@@ -131,7 +131,10 @@ fn a_share_of_each_class_is_held_out_whatever_the_order_on_disk() {
     assert_ne!(seeded.val, dataset.val);
     let test = load_classes(a.path(), KIND, &TEST).unwrap();
     assert_eq!((test.train.len(), &test.val), (0, &dataset.val));
-    let most = load_classes(a.path(), KIND, &ClassOptions { val_share: 0.995, ..ALL }).unwrap();
+    let most = load_classes(a.path(), KIND, &ClassOptions { val_share: Some(0.995), ..ALL }).unwrap();
+    let all = load_classes(a.path(), KIND, &ClassOptions { val_share: None, ..ALL }).unwrap();
+    assert_eq!((all.train.len(), all.val.len()), (0, most.train.len() + most.val.len()));
+    assert_eq!(all.label, "class-folders (all images)");
     assert_eq!(count(&most.train), [1, 1, 1, 1, 1]);
     assert_eq!(most.label, "class-folders (99.5 % of each class for validation)");
 }

@@ -13,7 +13,7 @@ use super::{ClassDataset, ClassOptions, load_classes};
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{ImageSource, Sample};
 
-const ALL: ClassOptions = ClassOptions { val_share: 0.2, seed: 7, subsets: Subsets::All };
+const ALL: ClassOptions = ClassOptions { val_share: Some(0.2), seed: 7, subsets: Subsets::All };
 const TEST: ClassOptions = ClassOptions { subsets: Subsets::Test, ..ALL };
 
 /// Writes a file, and the folders above it.
