@@ -30,7 +30,7 @@ pub fn load_exact(store: &mut Store, file: &File) -> Result<()> {
     ))
 }
 
-/// Fills what fits by name and shape; tensors that are an identity head (`is_head`) always start afresh. `sources` lists for
+/// Fills what fits by name and shape; tensors that belong to a classifier (`is_head`) always start afresh. `sources` lists for
 /// a name of the model the names in a file that it may start from, the best one first; several tensors may start from one.
 ///
 /// # Errors
@@ -68,7 +68,7 @@ fn fill(
         for source in sources(name) {
             let Some(found) = file.shape(&source) else { continue };
             if is_head(name) {
-                fate.entry(source).or_insert("identity head: starts afresh".into());
+                fate.entry(source).or_insert("classifier: starts afresh".into());
             } else if same_numbers(&found, shape) {
                 report.loaded.push(name.into());
                 fate.insert(source.clone(), String::new());

@@ -33,7 +33,7 @@ pub enum Command {
     Ablate(Box<AblateArgs>),
     /// Train or fine-tune a model.
     Train(Box<TrainArgs>),
-    /// Measure a model on a data set: mAP, mINP, CMC.
+    /// Measure a model on a data set: mAP, mINP, CMC, or a classifier's accuracies.
     Evaluate(Box<EvaluateArgs>),
     /// Name the classes of images in a folder, by a classifier.
     Predict(Box<PredictArgs>),
@@ -204,8 +204,8 @@ pub struct PredictArgs {
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// Classes for each image.
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub top: usize,
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub top: u32,
     #[command(flatten)]
     pub settings: PredictFlags,
 }

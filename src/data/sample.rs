@@ -60,6 +60,21 @@ impl ImageSource {
         }
     }
 
+    /// Its name from the folder `root` on, where it lies there: the same wherever the data lie.
+    pub fn below(&self, root: &Path) -> String {
+        match self.file().strip_prefix(root) {
+            Ok(path) => self.named(path),
+            Err(_) => self.to_string(),
+        }
+    }
+
+    fn named(&self, path: &Path) -> String {
+        match self {
+            ImageSource::File(_) => path.display().to_string(),
+            ImageSource::Packed { index, .. } => format!("{}#{index}", path.display()),
+        }
+    }
+
     /// The file that holds the image.
     pub fn file(&self) -> &Path {
         match self {
@@ -72,9 +87,6 @@ impl ImageSource {
 /// The file, and the place in it of one among others: `test_batch.bin#17`.
 impl fmt::Display for ImageSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ImageSource::File(path) => write!(f, "{}", path.display()),
-            ImageSource::Packed { images, index } => write!(f, "{}#{index}", images.file.display()),
-        }
+        f.write_str(&self.named(self.file()))
     }
 }

@@ -42,6 +42,7 @@ pub type Results = [[Vec<Scores>; 3]; 3];
 /// # Errors
 /// [`Error::Setting`]: a network without cells, or a seed named twice.
 pub fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
+    super::check(config, seeds)?;
     if !config.model.arch.ends_with("-ptl") {
         return Err(Error::Setting {
             setting: "model.arch".into(),
@@ -49,7 +50,7 @@ pub fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
             reason: "it has no latent states: name a network that ends in -ptl".into(),
         });
     }
-    super::check_seeds(seeds)
+    Ok(())
 }
 
 /// Runs the ablation, writes `summary.json`, and returns the scores; `None` if it was stopped.

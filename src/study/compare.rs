@@ -36,6 +36,7 @@ pub type Results = Vec<[Scores; 3]>;
 /// # Errors
 /// [`Error::Setting`]: a network that has cells already, or a seed named twice.
 pub fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
+    super::check(config, seeds)?;
     if config.model.arch.ends_with("-ptl") {
         return Err(Error::Setting {
             setting: "model.arch".into(),
@@ -43,7 +44,7 @@ pub fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
             reason: "name the plain network: the comparison adds -ptl itself".into(),
         });
     }
-    super::check_seeds(seeds)
+    Ok(())
 }
 
 /// Refuses data sets that the arms cannot train on, or the target cannot measure.

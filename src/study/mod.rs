@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, TaskKind};
 use crate::data::Dataset;
 use crate::eval::model_file;
 use crate::eval::ranking::RankingReport;
@@ -57,8 +57,16 @@ impl Study<'_> {
     }
 }
 
-/// Refuses a seed that is named twice.
-fn check_seeds(seeds: &[u64]) -> Result<()> {
+/// Refuses another task than re-identification, and a seed that is named twice.
+fn check(config: &Config, seeds: &[u64]) -> Result<()> {
+    if config.task != TaskKind::Reid {
+        return Err(Error::Setting {
+            setting: "task".into(),
+            value: "classify".into(),
+            reason: "this command trains on identities: train each classifier, then hold the runs together with compare RUN..."
+                .into(),
+        });
+    }
     if (1..seeds.len()).any(|i| seeds[..i].contains(&seeds[i])) {
         return Err(Error::Setting {
             setting: "seeds".into(),

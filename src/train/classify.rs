@@ -46,7 +46,7 @@ impl Task for Classify<'_> {
     }
 
     fn write_details(&self, report: &ClassificationReport, run: &RunDir) -> Result<()> {
-        classification::write_files(run.root(), report, &self.dataset.val)
+        classification::write_files(run.root(), report, &self.dataset.val, self.dataset.folder())
     }
 
     fn describe(&self) -> Map<String, Value> {

@@ -1,5 +1,6 @@
 //! Re-identification: P x K batches, ranked galleries.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -56,7 +57,8 @@ impl Task for Reid<'_> {
     }
 
     fn write_details(&self, report: &RankingReport, run: &RunDir) -> Result<()> {
-        write_queries_csv(&run.items_path(), report, &self.evaluated().query)
+        let evaluated = self.evaluated();
+        write_queries_csv(&run.items_path(), report, &evaluated.query, Path::new(&evaluated.name))
     }
 
     fn describe(&self) -> Map<String, Value> {

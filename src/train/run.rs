@@ -1,6 +1,6 @@
 //! The loop: read it from top to bottom.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
@@ -70,6 +70,7 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
             path: job.run.root().to_path_buf(),
             reason: "it has no checkpoint to resume from".into(),
         })?;
+        check_classes(task, &newest)?;
         position = state::restore(&newest, &mut trainer)?;
         reporter.message(&format!("resuming after step {} of {}", position.step, newest.display()));
     }
@@ -166,13 +167,9 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
         } else {
             bar.finish("stopped");
         }
-        if !done && (!whole || job.stop.requested()) {
-            save(job, &mut trainer, position)?;
-            curves::draw(job.run)?;
-            return Ok(Outcome::Stopped(position));
-        }
+        let stop = !done && (!whole || job.stop.requested());
         let due = |every: usize| every > 0 && position.batch == 0 && position.epoch % every == 0;
-        if done || due(config.train.checkpoint_every) {
+        if done || stop || due(config.train.checkpoint_every) {
             save(job, &mut trainer, position)?;
         }
         if done || due(config.train.eval_every) {
@@ -185,6 +182,11 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
                 keep_best(job, &mut trainer, &mut position, &report)?;
             }
             last_report = Some(report);
+        }
+        // An epoch that ends with the request is evaluated first: a resumed run starts with the next one.
+        if stop && !out_of_patience(config, position) {
+            curves::draw(job.run)?;
+            return Ok(Outcome::Stopped(position));
         }
     }
     let report = match (position.best, last_report) {
@@ -200,13 +202,22 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
     Ok(Outcome::Finished(Box::new(report)))
 }
 
+/// Refuses to go on with other classes than a checkpoint has.
+fn check_classes<T: Task>(task: &T, checkpoint: &Path) -> Result<()> {
+    let path = checkpoint.join(state::MODEL_FILE);
+    let header = state::model_header(&path, &checkpoint::File::open(&path)?)?;
+    if header.class_names == task.class_names() {
+        return Ok(());
+    }
+    let new = task.class_names().iter().zip(&header.class_names).find(|(now, then)| now != then);
+    let example = new.map_or_else(String::new, |(now, then)| format!(", {now} in the place of {then} for one"));
+    let reason =
+        format!("the data have other classes than the run{example}: resume with its data, or start anew with --init");
+    Err(Error::Checkpoint { path, reason })
+}
+
 /// Fills `store` from the file `path`, as far as it fits.
-fn load_weights<T: Task>(
-    job: &Job<'_, T>,
-    path: &std::path::Path,
-    network: &dyn Network,
-    store: &mut Store,
-) -> Result<()> {
+fn load_weights<T: Task>(job: &Job<'_, T>, path: &Path, network: &dyn Network, store: &mut Store) -> Result<()> {
     let Job { config, task, .. } = *job;
     let arch = config.arch()?;
     let keep = config.train.keep_head;
@@ -220,7 +231,10 @@ fn load_weights<T: Task>(
         let same = named.is_none_or(|header| header.class_names == task.class_names());
         if !(fits && same) {
             let classes = task.classes();
-            let reason = format!("its classifier is not one of these {classes} classes: leave --keep-head out");
+            let reason = format!(
+                "its classifier is not {}'s of these {classes} classes: leave --keep-head out",
+                config.model.arch
+            );
             return Err(Error::Checkpoint { path: path.into(), reason });
         }
     }

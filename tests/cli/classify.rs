@@ -146,6 +146,9 @@ fn what_does_not_fit_is_said_in_one_sentence_and_leaves_nothing() {
     let out = path(folder, "none.csv");
     fails_with(1, &["predict", "--checkpoint", reid, "--images", data, "--out", &out], &["identities", "extract"]);
     fails_with(1, &["evaluate", "--checkpoint", reid, "--details", &new], &["--details"]);
+    fails_with(1, &["extract", "--checkpoint", run, "--data", data, "--out", &path(folder, "f.npy")], &["--images"]);
+    fails_with(1, &["ablate", "--data", data, "--task", "classify"], &["compare RUN"]);
+    fails_with(2, &["predict", "--checkpoint", run, "--images", data, "--out", &out, "--top", "0"], &["--top"]);
     fails_with(1, &["compare", run, reid], &[]);
     fails_with(1, &["compare", run, data], &["is not a run"]);
 }

@@ -250,6 +250,39 @@ fn a_plain_classifier_becomes_one_with_cells_and_keeps_its_head_where_asked() {
     assert!(ptl.names().iter().any(|name| name == "ptl.bconv3.gates.weight"));
 }
 
+/// A request that comes with the last step of an epoch: the epoch is evaluated all the same, once.
+#[test]
+fn an_epoch_that_ends_with_a_request_to_stop_is_evaluated() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config("cifar-resnet20");
+    (config.sampler.batch, config.schedule.epochs) = (32, 3);
+    let evaluations = |run: &RunDir| {
+        let metrics = fs::read_to_string(run.metrics_path()).unwrap();
+        metrics.lines().filter(|line| line.contains("\"type\":\"evaluation\"")).map(String::from).collect::<Vec<_>>()
+    };
+    let whole = run_in(&folder, "whole");
+    finish(&config, Start::Scratch, &whole);
+    // One step an epoch, so that every step is its last.
+    let run = run_in(&folder, "stopped");
+    let (task, stop, silent) = (&Classify { dataset: dataset() }, &StopFlag::default(), Reporter::silent());
+    stop.request();
+    for epoch in 1..=2 {
+        let start = if epoch == 1 { Start::Scratch } else { Start::Resume };
+        let outcome = train::run(&Job { config: &config, task, start, run: &run, reporter: &silent, stop }).unwrap();
+        assert!(matches!(outcome, Outcome::Stopped(position) if position.epoch == epoch));
+        assert_eq!(evaluations(&run).len(), epoch);
+    }
+    // Other classes do not continue it.
+    let mut other = dataset().clone();
+    other.classes[1] = "clouds".into();
+    let task = &Classify { dataset: &other };
+    let job = Job { config: &config, task, start: Start::Resume, run: &run, reporter: &silent, stop };
+    let error = train::run(&job).err().expect("refused").to_string();
+    assert!(error.contains("clouds in the place of blank"), "{error}");
+    finish(&config, Start::Resume, &run);
+    assert_eq!(evaluations(&run), evaluations(&whole));
+}
+
 #[test]
 fn every_classifier_trains_a_step() {
     let folder = tempfile::tempdir().unwrap();

@@ -97,7 +97,7 @@ fn write_details(
     dataset: &crate::data::ClassDataset,
     reporter: &Reporter,
 ) -> Result<()> {
-    classification::write_files(folder, report, &dataset.val)?;
+    classification::write_files(folder, report, &dataset.val, dataset.folder())?;
     reporter.message(&format!("confusion matrix, classes, calibration and predictions in {}", folder.display()));
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use super::shared::{check_images, describe_datasets, evaluated, open_dataset, set_threads};
 use crate::cli::args::ExtractArgs;
+use crate::config::TaskKind;
 use crate::data::{Dataset, ImageRecord, Subsets, list_images};
 use crate::error::IoContext;
 use crate::eval::features_file::{FeatureFormat, FeatureTable};
@@ -33,6 +34,14 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     set_threads(&config)?;
     let reporter = Reporter::stderr();
     reporter.message(&format!("device: {}", trained.device));
+    if config.task == TaskKind::Classify && args.images.is_none() {
+        return Err(Error::Setting {
+            setting: "--images".into(),
+            value: "(none)".into(),
+            reason: "a classifier's images have no identities to write beside their features: name a folder of them"
+                .into(),
+        });
+    }
     let records: Vec<ImageRecord> = match &args.images {
         Some(folder) => {
             let records = list_images(folder)?.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });

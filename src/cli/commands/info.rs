@@ -53,7 +53,8 @@ fn network(model: &str, classes: usize, flags: &Overrides) -> Result<String> {
         let (height, width) = (config.model.height, config.model.image_width);
         sizes = format!(
             "{classes} classes, images of {height}x{width}, training batches of {}, {:?}, f32. GFLOP: forward of one image, a \
-             product and a sum are two.\n\"one image\": activations in evaluation. \"training\": weights, gradients, moments, \
+             product and a sum are two. \
+             The share of the branch counts the longer classifier too.\n\"one image\": activations in evaluation. \"training\": weights, gradients, moments, \
              latent states, activations.\n",
             config.batch(),
             config.optim.kind

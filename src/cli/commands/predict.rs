@@ -42,7 +42,7 @@ pub fn predict(args: &PredictArgs) -> Result<ExitCode> {
     let (probabilities, classes) = trained.model(&reporter).run(samples.clone(), Output::Probabilities)?;
     // A model from elsewhere does not name its classes.
     let name = |class: usize| trained.class_names.get(class).cloned().unwrap_or_else(|| class.to_string());
-    let top = args.top.min(classes);
+    let top = (args.top as usize).min(classes);
     write_csv(&args.out, |csv| {
         let columns = (1..=top).flat_map(|rank| [format!("class_{rank}"), format!("probability_{rank}")]);
         csv.write_record(std::iter::once("image".to_string()).chain(columns))?;

@@ -1,9 +1,17 @@
 //! The labels of a network that was trained before.
 
+use std::path::Path;
+
 use super::ClassDataset;
 use crate::{Error, Result};
 
 impl ClassDataset {
+    /// The folder that was named, or that of the list.
+    pub fn folder(&self) -> &Path {
+        let named = Path::new(&self.name);
+        if named.is_dir() { named } else { named.parent().unwrap_or(named) }
+    }
+
     /// Numbers the classes as a network of `count` classes does that calls them `names`; classes that the data lack stay without
     /// images. Without names the order is taken to be the same.
     ///

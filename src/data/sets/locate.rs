@@ -155,7 +155,7 @@ fn nothing_known(root: &Path, subsets: Subsets) -> String {
         let holds_images = |folder: &PathBuf| list_images(folder).is_ok();
         let folders_of_images = subfolders(root).iter().filter(|folder| holds_images(folder)).take(2).count();
         if folders_of_images == 2 {
-            return "its folders hold images, but have no names of data sets: for classes of images add --task classify".into();
+            return "its folders hold images, but it is no data set of identities: if they are classes, add --task classify to train".into();
         }
         return format!("it has no folder {}, {lists}", missing.join(", "));
     }

@@ -18,12 +18,13 @@ pub fn evaluate(mut model: Model<'_>, samples: &[Sample], classes: &[String]) ->
     ClassificationReport::new(&probabilities, &labels, classes)
 }
 
-/// Writes into `folder` what became of each of `samples`, each class and each pair of classes, and the pictures of it.
+/// Writes into `folder` what became of each of `samples` (named from `root` on), each class and each pair of classes, and the
+/// pictures of it.
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn write_files(folder: &Path, report: &ClassificationReport, samples: &[Sample]) -> Result<()> {
-    report.write_items_csv(&folder.join(ITEMS_FILE), samples.iter().map(|sample| &sample.image))?;
+pub fn write_files(folder: &Path, report: &ClassificationReport, samples: &[Sample], root: &Path) -> Result<()> {
+    report.write_items_csv(&folder.join(ITEMS_FILE), samples.iter().map(|sample| sample.image.below(root)))?;
     report.write_per_class_csv(&folder.join("per-class.csv"))?;
     report.write_confusion_csv(&folder.join("confusion.csv"))?;
     report.draw_confusion(&folder.join("confusion.svg"))?;

@@ -11,7 +11,7 @@ use crate::run_dir::write_csv;
 pub const QUERY_COLUMNS: [&str; 6] = ["image", "pid", "camid", "AP", "rank1", "INP"];
 
 /// `image,pid,camid,AP,rank1,INP`, one row for each query that counts; rank1 is 0 or 1. `queries` are those of the report, in
-/// its order. Under [`Protocol::SingleGalleryShot`](crate::data::Protocol), which draws galleries and knows no figures of a
+/// its order; images are named from `root` on. Under [`Protocol::SingleGalleryShot`](crate::data::Protocol), which draws galleries and knows no figures of a
 /// single query, the header stands alone.
 ///
 /// # Errors
@@ -19,7 +19,7 @@ pub const QUERY_COLUMNS: [&str; 6] = ["image", "pid", "camid", "AP", "rank1", "I
 ///
 /// # Panics
 /// Another number of queries than the report's.
-pub fn write_queries_csv(path: &Path, report: &RankingReport, queries: &[ImageRecord]) -> Result<()> {
+pub fn write_queries_csv(path: &Path, report: &RankingReport, queries: &[ImageRecord], root: &Path) -> Result<()> {
     let results = &report.per_query;
     assert!(results.is_empty() || results.len() == queries.len(), "one record for each query");
     write_csv(path, |csv| {
@@ -28,7 +28,7 @@ pub fn write_queries_csv(path: &Path, report: &RankingReport, queries: &[ImageRe
             let Some(result) = result else { continue };
             let rank1 = u8::from(result.first_match_rank == 1);
             csv.write_record([
-                &query.path.display().to_string(),
+                &query.path.strip_prefix(root).unwrap_or(&query.path).display().to_string(),
                 &query.pid.to_string(),
                 &query.camid.to_string(),
                 &result.ap.to_string(),
@@ -62,7 +62,7 @@ mod tests {
         let distances = [0.1, 0.2, 0.3, 0.4, 0.0, 0.0, 0.0, 0.0, 0.1, 0.2, 0.3, 0.4];
         let query = Labels { pids: &pids, camids: &camids };
         let mut report = evaluate_distances(&distances, query, gallery, &RankingOptions::default()).unwrap();
-        write_queries_csv(&path, &report, &queries).unwrap();
+        write_queries_csv(&path, &report, &queries, Path::new("")).unwrap();
         // Query 0: matches at ranks 1 and 4, AP (1 + 1/2) / 2; query 2: its only match at rank 3.
         let want = format!(
             "image,pid,camid,AP,rank1,INP\n\"a, \"\"b\"\".jpg\",1,1,0.75,1,0.5\nd.jpg,3,1,{0},0,{0}\n",
@@ -70,7 +70,7 @@ mod tests {
         );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), want);
         (report.protocol, report.per_query) = (Protocol::SingleGalleryShot, Vec::new());
-        write_queries_csv(&path, &report, &queries).unwrap();
+        write_queries_csv(&path, &report, &queries, Path::new("")).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "image,pid,camid,AP,rank1,INP\n");
     }
 }

@@ -205,7 +205,7 @@ fn reid_run(folder: &Path, seed: u64, distances: [f32; 6]) {
     let queries = [1, 2].map(|pid| ImageRecord { path: format!("{pid}.jpg").into(), pid, camid: 1 });
     let (query, gallery) = (Labels { pids: &[1, 2], camids: &[1, 1] }, Labels { pids: &[1, 2, 3], camids: &[2; 3] });
     let report = evaluate_distances(&distances, query, gallery, &RankingOptions::default()).unwrap();
-    write_queries_csv(&run.items_path(), &report, &queries).unwrap();
+    write_queries_csv(&run.items_path(), &report, &queries, std::path::Path::new("")).unwrap();
 }
 
 #[test]
