@@ -40,9 +40,9 @@ extern "C" __global__ void __launch_bounds__(256) scale_f32(const float* x, floa
     map(y, n, 0, [=](float v) { return factor * v; }, x);
 }
 
-// y[n] = keep · y[n] + (1 - keep) · x[n]: a moving average
+// y[n] += (1 - keep) · (x[n] - y[n]): a moving average, which leaves equal values as they are
 extern "C" __global__ void __launch_bounds__(256) average_f32(const float* x, float* y, float keep, long long n) {
-    map(y, n, 0, [=](float old, float v) { return keep * old + (1.0f - keep) * v; }, (const float*)y, x);
+    map(y, n, 0, [=](float old, float v) { return old + (1.0f - keep) * (v - old); }, (const float*)y, x);
 }
 
 // y[n] = a[n] + b[n]

@@ -37,8 +37,8 @@ pub struct Difference {
 /// Differences of all arms to arm `baseline`, in their order; the baseline's own is 0 with p = 1.
 ///
 /// Paired bootstrap (Efron and Tibshirani, 1993, "An Introduction to the Bootstrap"): each resample draws as many items as
-/// there are with replacement, the same for all arms, and seeds with replacement, in pairs where an arm has the baseline's
-/// seeds and else for each arm apart. A resample is a function of its number, so threads do not matter.
+/// there are with replacement, the same for all arms, and of n seeds n - 1 with replacement (Rao and Wu, 1988: n of n would show
+/// only (n - 1)/n of their variance), in pairs where an arm has the baseline's seeds and else for each arm apart. A resample is a function of its number, so threads do not matter.
 ///
 /// # Panics
 /// Without items, seeds or resamples, or where the numbers of items differ.
@@ -55,12 +55,15 @@ pub fn paired_bootstrap(arms: &[SeededValues], baseline: usize, options: Bootstr
                 let mut rng = stream(options.seed, Purpose::Bootstrap, 0, resample as u64);
                 weights.fill(0.0);
                 (0..items).for_each(|_| weights[rng.random_range(0..items)] += 1.0);
-                let mut seeds = |count: usize| (0..count).map(|_| rng.random_range(0..count)).collect::<Vec<_>>();
+                let mut seeds = |count: usize| {
+                    let drawn = (count - 1).max(1);
+                    (0..drawn).map(|_| rng.random_range(0..count)).collect::<Vec<_>>()
+                };
                 let shared = seeds(runs[baseline]);
                 let means = arms.iter().zip(&paired).zip(&runs).map(|((arm, &paired), &count)| {
                     let means: Vec<f64> = arm.values.iter().map(|v| dot(weights, v) / items as f64).collect();
                     let own = if paired { shared.clone() } else { seeds(count) };
-                    own.iter().map(|&seed| means[seed]).sum::<f64>() / count as f64
+                    own.iter().map(|&seed| means[seed]).sum::<f64>() / own.len() as f64
                 });
                 let means: Vec<f64> = means.collect();
                 means.iter().map(|mean| mean - means[baseline]).collect()
@@ -84,7 +87,7 @@ pub fn paired_bootstrap(arms: &[SeededValues], baseline: usize, options: Bootstr
     (0..arms.len()).map(difference).collect()
 }
 
-/// p of sorted resampled differences under "no difference".
+/// p of sorted resampled differences: the largest level at which their percentile interval leaves 0 out.
 fn two_sided(sorted: &[f64]) -> f64 {
     let up_to_0 = sorted.partition_point(|d| *d <= 0.0);
     let from_0 = sorted.len() - sorted.partition_point(|d| *d < 0.0);

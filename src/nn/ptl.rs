@@ -26,7 +26,8 @@ pub struct PtlConfig {
     pub stages: Vec<usize>,
     /// Width of cells and fuse modules, relative to the default.
     pub cell_width: f32,
-    /// Channels of the cell beside each of `stages` and of the fuse module before it; empty takes the default's.
+    /// Channels of the cell beside each of `stages`, and of the fuse module before it where that stands behind the stage before;
+    /// empty takes the default's.
     pub cell_channels: Vec<usize>,
 }
 

@@ -45,7 +45,7 @@ impl Ema {
 fn average(average: &mut Mirrored, now: &mut Mirrored, keep: f32, gpu: Option<&Gpu>) -> Result<()> {
     let Some(gpu) = gpu else {
         let now: &[f32] = now;
-        average.par_iter_mut().zip(now).for_each(|(average, &now)| *average = keep * *average + (1.0 - keep) * now);
+        average.par_iter_mut().zip(now).for_each(|(average, &now)| *average += (1.0 - keep) * (now - *average));
         return Ok(());
     };
     let len = now.len();
@@ -56,6 +56,17 @@ fn average(average: &mut Mirrored, now: &mut Mirrored, keep: f32, gpu: Option<&G
 mod tests {
     use super::*;
     use crate::store::{Group, Layout};
+
+    /// Weights that do not train keep their bits.
+    #[test]
+    fn an_equal_value_stays() {
+        let mut store = Store::new();
+        store.add_param("w".into(), &[1000], Layout::Plain, Group::Backbone);
+        store.values.iter_mut().enumerate().for_each(|(i, value)| *value = (i as f32 * 0.37).sin());
+        let mut ema = Ema::new(0.999, &store);
+        (1..50).for_each(|step| ema.update(&mut store, step, None).unwrap());
+        assert_eq!(ema.values, store.values);
+    }
 
     #[test]
     fn the_average_follows_slowly_and_swapping_twice_changes_nothing() {

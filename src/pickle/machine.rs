@@ -55,7 +55,10 @@ impl Machine<'_> {
                 self.take(8)?;
             }
             // The stack and the memo.
-            b'(' => self.marks.push(self.stack.len()),
+            b'(' => {
+                self.count(1)?;
+                self.marks.push(self.stack.len());
+            }
             b'0' => {
                 self.pop()?;
             }

@@ -113,6 +113,19 @@ impl RunDir {
         }
     }
 
+    /// Removes the results of an earlier end of the run: it goes on, and they would be taken for its own.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn discard_results(&self) -> Result<()> {
+        for path in [self.summary_path(), self.items_path()] {
+            if path.exists() {
+                fs::remove_file(&path).at("remove", &path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The folder itself.
     pub fn root(&self) -> &Path {
         &self.root

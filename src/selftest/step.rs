@@ -72,6 +72,10 @@ fn of_network(mut config: Config, device: &Device, gpu: &Gpu, visit: &mut dyn Fn
     let off = deviation(&first(&launched), &first(&want));
     let arch = &config.model.arch;
     visit(&Check { name: format!("training step of {arch}"), deviation: off, allowed });
+    // Of the first update: for the classifier the mean over a group of batches.
+    let norm = |reports: &[StepReport]| [reports.iter().find_map(|report| report.grad_norm).unwrap_or(f64::NAN) as f32];
+    let (name, off) = (format!("gradient norm of {arch}"), deviation(&norm(&launched), &norm(&want)));
+    visit(&Check { name, deviation: off, allowed: 5.0 * allowed });
 
     config.gpu.graph = true;
     let (replayed, replayed_values) = steps(&config, device)?;

@@ -61,9 +61,10 @@ impl Report for ClassificationReport {
     }
 
     fn figures(&self) -> Map<String, Value> {
-        let ClassificationReport { top1, top5, balanced_accuracy, nll, ece, .. } = self;
-        let figures =
-            json!({ "top1": top1, "top5": top5, "balanced_accuracy": balanced_accuracy, "nll": nll, "ece": ece });
+        let ClassificationReport { top1, top5, balanced_accuracy, macro_f1, nll, ece, .. } = self;
+        let figures = json!({
+            "top1": top1, "top5": top5, "balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1, "nll": nll, "ece": ece,
+        });
         figures.as_object().expect("an object").clone()
     }
 

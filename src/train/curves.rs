@@ -23,6 +23,14 @@ pub fn per_epoch<const N: usize>(run: &RunDir, figures: [&str; N]) -> Result<[Ve
     }))
 }
 
+/// Whether the metrics have an evaluation after that many epochs.
+pub(super) fn evaluated(run: &RunDir, epoch: usize) -> Result<bool> {
+    let path = run.metrics_path();
+    let text = fs::read_to_string(&path).at("read", &path)?;
+    let mut records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    Ok(records.any(|record| record["type"] == "evaluation" && record["epoch"] == epoch))
+}
+
 /// Writes `curves.svg` into the run folder.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use crate::data::{ImageCache, Loader, LoaderOptions, Sample};
 use crate::eval::{self, Model};
 use crate::nn::Network;
 use crate::progress::Reporter;
-use crate::run_dir::RunDir;
+use crate::run_dir::{Metrics, RunDir};
 use crate::stop::StopFlag;
 use crate::store::Store;
 use crate::{Error, Result, profile};
@@ -90,9 +90,24 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
         let Position { batch, batches: then, .. } = position;
         return Err(Error::OtherEpoch { batch, then, now: batches_per_epoch });
     }
+    if !position.batch.is_multiple_of(config.train.accumulate) {
+        return Err(Error::Setting {
+            setting: "train.accumulate".into(),
+            value: config.train.accumulate.to_string(),
+            reason: format!(
+                "the run was stopped after batch {} of an epoch, within such a group: keep its own",
+                position.batch
+            ),
+        });
+    }
     position.batches = batches_per_epoch;
-    // Only now: settings that do not fit a run that is resumed must not replace its own.
+    // Only now: settings that do not fit a run that is resumed must not replace its own, nor undo its results.
     job.run.write_config(config)?;
+    job.run.discard_results()?;
+    if config.train.patience == 0 {
+        position.best = None;
+        state::discard(&job.run.checkpoints(), state::BEST)?;
+    }
     describe(job, &trainer);
 
     let schedule = config.schedule.per_step(updates as u64);
@@ -102,6 +117,11 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
     let mut metrics = job.run.metrics(|line| line["step"].as_u64().is_some_and(|step| step <= done_before))?;
     let last_step = config.train.max_steps.map_or(u64::MAX, |steps| steps as u64);
     let mut last_report = None;
+    let due = |every: usize, position: Position| every > 0 && position.batch == 0 && position.epoch % every == 0;
+    // A run that died between the end of an epoch and its evaluation.
+    if position.epoch > 0 && due(config.train.eval_every, position) && !curves::evaluated(job.run, position.epoch)? {
+        last_report = Some(note_evaluation(job, &mut trainer, &mut position, &mut metrics)?);
+    }
 
     while position.epoch < config.schedule.epochs && position.step < last_step && !out_of_patience(config, position) {
         if position.batch == 0 {
@@ -168,20 +188,11 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
             bar.finish("stopped");
         }
         let stop = !done && (!whole || job.stop.requested());
-        let due = |every: usize| every > 0 && position.batch == 0 && position.epoch % every == 0;
-        if done || stop || due(config.train.checkpoint_every) {
+        if done || stop || due(config.train.checkpoint_every, position) {
             save(job, &mut trainer, position)?;
         }
-        if done || due(config.train.eval_every) {
-            let report = evaluate(job, &mut trainer)?;
-            let mut line = report.figures();
-            line.extend(figures(json!({ "type": "evaluation", "epoch": position.epoch, "step": position.step })));
-            metrics.write(&line)?;
-            reporter.message(&format!("{report}"));
-            if config.train.patience > 0 {
-                keep_best(job, &mut trainer, &mut position, &report)?;
-            }
-            last_report = Some(report);
+        if done || due(config.train.eval_every, position) {
+            last_report = Some(note_evaluation(job, &mut trainer, &mut position, &mut metrics)?);
         }
         // An epoch that ends with the request is evaluated first: a resumed run starts with the next one.
         if stop && !out_of_patience(config, position) {
@@ -196,8 +207,9 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
     };
     let mut summary = task.describe();
     summary.extend(report.summary());
-    job.run.write_summary(&summary)?;
     task.write_details(&report, job.run)?;
+    // Last: a run that has it is finished.
+    job.run.write_summary(&summary)?;
     curves::draw(job.run)?;
     Ok(Outcome::Finished(Box::new(report)))
 }
@@ -240,6 +252,24 @@ fn load_weights<T: Task>(job: &Job<'_, T>, path: &Path, network: &dyn Network, s
     }
     job.reporter.message(&format!("weights from {}:\n{}", path.display(), report.table()));
     Ok(())
+}
+
+/// Measures, and writes down what came out.
+fn note_evaluation<T: Task>(
+    job: &Job<'_, T>,
+    trainer: &mut Trainer,
+    position: &mut Position,
+    metrics: &mut Metrics,
+) -> Result<T::Report> {
+    let report = evaluate(job, trainer)?;
+    let mut line = report.figures();
+    line.extend(figures(json!({ "type": "evaluation", "epoch": position.epoch, "step": position.step })));
+    job.reporter.message(&format!("{report}"));
+    if job.config.train.patience > 0 {
+        keep_best(job, trainer, position, &report)?;
+    }
+    metrics.write(&line)?;
+    Ok(report)
 }
 
 /// Measures the network, or the moving average of its weights.

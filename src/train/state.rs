@@ -105,10 +105,18 @@ pub fn save(
         let _ = fs::remove_dir_all(&temporary);
         return Err(error);
     }
+    // One of that name steps aside until the new one is in its place.
+    let old = folder.join(format!(".{name}.old"));
+    if old.exists() {
+        fs::remove_dir_all(&old).at("remove", &old)?;
+    }
     if target.exists() {
-        fs::remove_dir_all(&target).at("remove", &target)?;
+        fs::rename(&target, &old).at("create", &old)?;
     }
     fs::rename(&temporary, &target).at("create", &target)?;
+    if old.exists() {
+        fs::remove_dir_all(&old).at("remove", &old)?;
+    }
     Ok(target)
 }
 
@@ -244,6 +252,15 @@ fn bad(path: &Path, reason: String) -> Error {
 /// The newest checkpoint in `folder`, by steps: names are `step-N`.
 pub fn newest(folder: &Path) -> Option<PathBuf> {
     checkpoints(folder).pop().map(|(_, path)| path)
+}
+
+/// Removes checkpoint `name`, if it is there.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn discard(folder: &Path, name: &str) -> Result<()> {
+    let path = folder.join(name);
+    if path.exists() { fs::remove_dir_all(&path).at("remove", &path) } else { Ok(()) }
 }
 
 /// Removes all but the newest `keep` checkpoints.

@@ -149,7 +149,7 @@ fn what_does_not_fit_is_said_in_one_sentence_and_leaves_nothing() {
     fails_with(1, &["extract", "--checkpoint", run, "--data", data, "--out", &path(folder, "f.npy")], &["--images"]);
     fails_with(1, &["ablate", "--data", data, "--task", "classify"], &["compare RUN"]);
     fails_with(2, &["predict", "--checkpoint", run, "--images", data, "--out", &out, "--top", "0"], &["--top"]);
-    fails_with(1, &["compare", run, reid], &[]);
+    fails_with(1, &["compare", run, reid], &["classifies"]);
     fails_with(1, &["compare", run, data], &["is not a run"]);
 }
 

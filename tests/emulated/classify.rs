@@ -45,7 +45,7 @@ fn batches(count: usize) -> Vec<Batch> {
 fn steps(config: &Config, device: &Device) -> (Vec<StepReport>, Vec<f32>) {
     let batches = batches(12);
     let mut trainer = Trainer::on(device.clone(), config, CLASSES, |_, _| Ok(())).unwrap();
-    let step = |(i, batch): (usize, &Batch)| trainer.step(batch, batches.get(i + 1), 1e-3 / (i + 1) as f64).unwrap();
+    let step = |(i, batch): (usize, &Batch)| trainer.step(batch, batches.get(i + 1), 1e-2 / (i + 1) as f64).unwrap();
     let reports = batches.iter().enumerate().map(step).collect();
     assert!(trainer.between_updates());
     trainer.swap_average();
@@ -68,9 +68,15 @@ fn groups_of_mixed_batches_are_the_cpus_and_recorded_steps_are_the_launched_ones
         assert_eq!((got.grad_norm.is_some(), got.triplet), (i % 3 == 2, None), "batch {i}");
         assert_eq!(got.grad_norm.is_some(), want.grad_norm.is_some());
         assert!((got.loss - want.loss).abs() <= 1e-3 * want.loss, "batch {i}: {} and {}", got.loss, want.loss);
+        if let (Some(got), Some(want)) = (got.grad_norm, want.grad_norm) {
+            assert!((got - want).abs() <= 1e-2 * want, "batch {i}: gradient norms {got} and {want}");
+        }
     }
-    let largest = values.iter().zip(&want_values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(largest < 1e-3, "{largest}");
+    // What the steps changed, against how much.
+    let start = Trainer::on(Device::Cpu, &config, CLASSES, |_, _| Ok(())).unwrap().store.values.to_vec();
+    let norm = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
+    let (moved, off) = (norm(&want_values, &start), norm(&values, &want_values));
+    assert!(moved > 0.0 && off <= 2e-2 * moved, "moved by {moved}, apart by {off}");
 }
 
 #[test]

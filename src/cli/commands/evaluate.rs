@@ -72,6 +72,12 @@ fn classify(
     let held_out = flags.has("data.val_share") || trained.trained_root.as_deref().is_some_and(same);
     let share = held_out.then_some(trained.config.data.val_share);
     let mut dataset = open_classes(root, kind, Subsets::Test, share, &trained.config, reporter)?;
+    if share.is_none() && dataset.classes == trained.class_names && dataset.label.ends_with("(all images)") {
+        reporter.warn(
+            "all images of these data are measured; if the model was trained on them, say which were held out with the \
+             --val-share and --split of its training",
+        );
+    }
     dataset.take_labels_of(&trained.class_names, trained.classes)?;
     dataset.check_for_evaluation()?;
     describe_classes(reporter, &dataset);

@@ -1,5 +1,6 @@
 //! `ptl-train train`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::shared::{data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, set_threads};
@@ -25,7 +26,16 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             config.train.max_steps = config.train.max_steps.filter(|_| flags.has("train.max_steps"));
             (config, Some(run))
         }
-        None => (Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), flags)?, None),
+        None => {
+            let mut config = Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), flags)?;
+            // A run can be resumed and measured from any folder.
+            let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
+            if !config.data.root.as_os_str().is_empty() {
+                config.data.root = whole(&config.data.root);
+            }
+            config.data.target = config.data.target.as_deref().map(whole);
+            (config, None)
+        }
     };
     set_threads(&config)?;
     let terminal = Reporter::stderr();

@@ -99,10 +99,12 @@ impl RunComparison {
         let all_single = (0..self.arms.len()).all(|arm| runs(arm) == 1);
         let seeds = match all_single {
             true => format!("; with one seed each the interval covers {images} only, not the spread of trainings"),
-            false => ", and so are seeds: in pairs where both arms have the same ones, else of each arm apart".into(),
+            false => ", and one seed less than there are: in pairs where both arms have the same ones, else of each arm apart".into(),
         };
         let few = match (0..self.arms.len()).map(runs).min() {
-            Some(1..5) if !all_single => "; of fewer than five seeds an interval is rather too narrow",
+            Some(1..10) if !all_single => {
+                "; of few seeds an interval is too narrow where trainings differ more than images do"
+            }
             _ => "",
         };
         let holm = match self.comparisons.len() {
