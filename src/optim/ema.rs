@@ -29,8 +29,8 @@ impl Ema {
     pub fn update(&mut self, store: &mut Store, step: u64, gpu: Option<&Gpu>) -> Result<()> {
         let keep = self.decay.min((1 + step) as f64 / (10 + step) as f64) as f32;
         average(&mut self.values, &mut store.values, keep, gpu)?;
-        let buffers = self.buffers.iter_mut().zip(&mut store.buffers);
-        buffers.map(|(average_, buffer)| average(average_, &mut buffer.values, keep, gpu)).collect()
+        let mut buffers = self.buffers.iter_mut().zip(&mut store.buffers);
+        buffers.try_for_each(|(averaged, buffer)| average(averaged, &mut buffer.values, keep, gpu))
     }
 
     /// The average takes the place of the weights of `store`, and they its own: evaluated or saved, then swapped back.

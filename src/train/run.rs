@@ -117,7 +117,8 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
     let mut metrics = job.run.metrics(|line| line["step"].as_u64().is_some_and(|step| step <= done_before))?;
     let last_step = config.train.max_steps.map_or(u64::MAX, |steps| steps as u64);
     let mut last_report = None;
-    let due = |every: usize, position: Position| every > 0 && position.batch == 0 && position.epoch % every == 0;
+    let due =
+        |every: usize, position: Position| every > 0 && position.batch == 0 && position.epoch.is_multiple_of(every);
     // A run that died between the end of an epoch and its evaluation.
     if position.epoch > 0 && due(config.train.eval_every, position) && !curves::evaluated(job.run, position.epoch)? {
         last_report = Some(note_evaluation(job, &mut trainer, &mut position, &mut metrics)?);
