@@ -127,7 +127,9 @@ fn fine_tuning_takes_any_number_of_identities_and_says_what_it_took() {
     assert_eq!(before.shape("classifier.weight").unwrap()[0], 6);
     assert_eq!(after.shape("classifier.weight").unwrap()[0], 4);
     let log = std::fs::read_to_string(tuned.log_path()).unwrap();
-    for line in ["backbone.layer4", "classifier.weight", "classifier: starts afresh", "ptl.bconv1", "keeps its start value"] {
+    for line in
+        ["backbone.layer4", "classifier.weight", "classifier: starts afresh", "ptl.bconv1", "keeps its start value"]
+    {
         assert!(log.contains(line), "{line} in:\n{log}");
     }
 }
