@@ -49,33 +49,22 @@ impl TrainedModel {
         let mut store = Store::new();
         let network = network_config(&config, classes)?.build(&mut store, config.seed)?;
         checkpoint::load_exact(&mut store, &file)?;
-        let trained = |config, network, store, states| TrainedModel {
-            config,
-            network,
-            store,
-            states,
-            device: device.clone(),
-            trained_on: trained_on.clone(),
-            trained_root,
-            classes,
-            class_names,
-        };
         let mut graph = Graph::new(Mode::Eval);
         let images = graph.input(Shape::new(config.eval.batch, config.model.height, config.model.image_width, 3));
         network.forward(&mut graph, &store, images)?;
         let mut states = LatentStates::new(config.ptl.state_init, config.seed);
-        if trained_on.is_none() {
-            // From elsewhere: what lies beside the file is not its own.
-            return Ok(trained(config, network, store, states));
-        }
-        let loaded = state::load_latent_states(&path, graph.states(), &mut states);
+        // Beside a file from elsewhere nothing is its own.
+        let loaded = match trained_on {
+            Some(_) => state::load_latent_states(&path, graph.states(), &mut states),
+            None => Ok(()),
+        };
         // Of another image size, for one: only an evaluation that starts from them needs them.
         if loaded.is_err() && config.ptl.eval_state != EvalState::Mean {
             states = LatentStates::new(config.ptl.state_init, config.seed);
         } else {
             loaded?;
         }
-        Ok(trained(config, network, store, states))
+        Ok(TrainedModel { config, network, store, states, device, trained_on, trained_root, classes, class_names })
     }
 
     /// The network, to be measured.

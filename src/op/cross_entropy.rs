@@ -34,6 +34,21 @@ pub(super) fn log_sum_exp(z: &[f32]) -> f64 {
     f64::from(max) + z.iter().map(|&v| (f64::from(v) - f64::from(max)).exp()).sum::<f64>().ln()
 }
 
+/// On a GPU, of a loss whose backward reads `log_sum_exp` of each row.
+pub(super) fn gpu_needs(batch: usize) -> Needs {
+    let (mut saved, mut workspace) = (Parts::default(), Parts::default());
+    saved.add::<f64>(batch);
+    workspace.add::<f64>(2 * batch);
+    let inputs = vec![true, true];
+    Needs { inputs, saved: saved.words(), forward_workspace: workspace.words(), ..Needs::default() }
+}
+
+/// Where the terms of the loss and `log_sum_exp` of each row go: the latter is kept where there is a backward.
+pub(super) fn gpu_places(cx: &GpuForward<'_>, batch: usize) -> [Ptr<f64>; 2] {
+    let terms: Ptr<f64> = cx.workspace.cast();
+    [terms, if cx.saved == Ptr::NULL { terms.add(batch) } else { cx.saved.cast() }]
+}
+
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
         "cross_entropy"
@@ -70,17 +85,12 @@ impl Op for CrossEntropy {
     }
 
     fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
-        let (mut saved, mut workspace) = (Parts::default(), Parts::default());
-        saved.add::<f64>(self.batch);
-        workspace.add::<f64>(2 * self.batch);
-        let inputs = vec![true, true];
-        Ok(Needs { inputs, saved: saved.words(), forward_workspace: workspace.words(), ..Needs::default() })
+        Ok(gpu_needs(self.batch))
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
         let (classes, n, smoothing) = (self.classes as i32, self.batch as i32, self.smoothing as f32);
-        let terms: Ptr<f64> = cx.workspace.cast();
-        let log_sum_exp = if cx.saved == Ptr::NULL { terms.add(self.batch) } else { cx.saved.cast() };
+        let [terms, log_sum_exp] = gpu_places(cx, self.batch);
         let (logits, labels) = (cx.inputs[0], cx.inputs[1].cast());
         kernels::cross_entropy(cx.gpu, self.batch, logits, labels, terms, log_sum_exp, classes, smoothing)?;
         kernels::sum_terms(cx.gpu, 1, terms, cx.output.cast(), n, n)

@@ -1,11 +1,10 @@
 //! Softmax cross-entropy against a share of each class (torch's `cross_entropy` with class probabilities), mean over the batch:
 //! `loss = mean(Σ_c t_c (logsumexp(z) - z_c))`, `dz = (softmax(z)·Σ_c t_c - t)/n`. For images that are mixed of several.
 
-use super::cross_entropy::log_sum_exp;
-use super::gpu::Parts;
+use super::cross_entropy::{gpu_needs, gpu_places, log_sum_exp};
 use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
 use crate::Result;
-use crate::device::{Gpu, Ptr, kernels};
+use crate::device::{Gpu, kernels};
 use crate::graph::{Attachments, Graph, Var};
 use crate::shape::Shape;
 
@@ -58,17 +57,12 @@ impl Op for SoftCrossEntropy {
     }
 
     fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
-        let (mut saved, mut workspace) = (Parts::default(), Parts::default());
-        saved.add::<f64>(self.batch);
-        workspace.add::<f64>(2 * self.batch);
-        let inputs = vec![true, true];
-        Ok(Needs { inputs, saved: saved.words(), forward_workspace: workspace.words(), ..Needs::default() })
+        Ok(gpu_needs(self.batch))
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
         let (classes, n) = (self.classes as i32, self.batch as i32);
-        let terms: Ptr<f64> = cx.workspace.cast();
-        let log_sum_exp = if cx.saved == Ptr::NULL { terms.add(self.batch) } else { cx.saved.cast() };
+        let [terms, log_sum_exp] = gpu_places(cx, self.batch);
         let (logits, targets) = (cx.inputs[0], cx.inputs[1].cast());
         kernels::soft_cross_entropy(cx.gpu, self.batch, logits, targets, terms, log_sum_exp, classes)?;
         kernels::sum_terms(cx.gpu, 1, terms, cx.output.cast(), n, n)

@@ -306,8 +306,7 @@ fn keep_best<T: Task>(
         Some(best) if score <= best.score => best.evaluations_since += 1,
         best => {
             *best = Some(Best { score, epoch: position.epoch, evaluations_since: 0 });
-            let info = ModelInfo { classes: job.task.classes(), class_names: job.task.class_names() };
-            state::save(&job.run.checkpoints(), state::BEST, trainer, info, *position)?;
+            state::save(&job.run.checkpoints(), state::BEST, trainer, info(job.task), *position)?;
         }
     }
     if out_of_patience(job.config, *position)
@@ -337,11 +336,14 @@ fn evaluate_best<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, best: Best) -
 fn save<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, position: Position) -> Result<()> {
     let _checkpoint = profile::range("checkpoint");
     let folder = job.run.checkpoints();
-    let info = ModelInfo { classes: job.task.classes(), class_names: job.task.class_names() };
-    let path = state::save(&folder, &format!("step-{}", position.step), trainer, info, position)?;
+    let path = state::save(&folder, &format!("step-{}", position.step), trainer, info(job.task), position)?;
     state::prune(&folder, KEEP_CHECKPOINTS)?;
     job.reporter.message(&format!("saved {}", path.display()));
     Ok(())
+}
+
+fn info<T: Task>(task: &T) -> ModelInfo<'_> {
+    ModelInfo { classes: task.classes(), class_names: task.class_names() }
 }
 
 fn figures(value: Value) -> Map<String, Value> {

@@ -27,7 +27,7 @@ const TINY: [&str; 16] = [
 ];
 
 fn tiny<'a>(command: &[&'a str]) -> Vec<&'a str> {
-    command.iter().copied().chain(TINY).collect()
+    [command, &TINY].concat()
 }
 
 struct Fixture {

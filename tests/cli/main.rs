@@ -77,7 +77,7 @@ fn fails_with(code: i32, args: &[&str], parts: &[&str]) {
 }
 
 fn tiny<'a>(command: &[&'a str]) -> Vec<&'a str> {
-    command.iter().copied().chain(TINY).collect()
+    [command, &TINY].concat()
 }
 
 /// A drawn data set, and a run trained on it, made once for all tests.

@@ -91,21 +91,11 @@ fn classify(
         reporter.message(&format!("report written to {}", path.display()));
     }
     if let Some(folder) = &args.details {
-        write_details(folder, &report, &dataset, reporter)?;
+        classification::write_files(folder, &report, &dataset.val, dataset.folder())?;
+        reporter.message(&format!("confusion matrix, classes, calibration and predictions in {}", folder.display()));
     }
     print(&format!("{origin}evaluated on {evaluated_on}\n{report}\n"))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn write_details(
-    folder: &Path,
-    report: &classification::ClassificationReport,
-    dataset: &crate::data::ClassDataset,
-    reporter: &Reporter,
-) -> Result<()> {
-    classification::write_files(folder, report, &dataset.val, dataset.folder())?;
-    reporter.message(&format!("confusion matrix, classes, calibration and predictions in {}", folder.display()));
-    Ok(())
 }
 
 /// Refuses what only a ranking has.

@@ -46,10 +46,20 @@ pub(super) fn open_dataset(
 
 /// Decodes every image before the work that needs them.
 pub(super) fn check_images(dataset: &mut Dataset, config: &Config, reporter: &Reporter) -> Result<()> {
-    let images = (dataset.train.len() + dataset.query.len() + dataset.gallery.len()) as u64;
-    let task = Mutex::new(reporter.start(&format!("checking {}", dataset.name), images, "images"));
-    let each = || task.lock().expect("no panic while checking").advance(1, "");
-    dataset.drop_or_refuse_broken(config.data.skip_broken, &each)?;
+    let images = dataset.train.len() + dataset.query.len() + dataset.gallery.len();
+    let name = dataset.name.clone();
+    checking(&name, images, reporter, |each| dataset.drop_or_refuse_broken(config.data.skip_broken, each))
+}
+
+/// Shows the progress of `check`, which calls what it gets after each image.
+fn checking(
+    name: &str,
+    images: usize,
+    reporter: &Reporter,
+    check: impl FnOnce(&(dyn Fn() + Sync)) -> Result<()>,
+) -> Result<()> {
+    let task = Mutex::new(reporter.start(&format!("checking {name}"), images as u64, "images"));
+    check(&|| task.lock().expect("no panic while checking").advance(1, ""))?;
     task.into_inner().expect("no panic while checking").finish("");
     Ok(())
 }
@@ -69,14 +79,11 @@ pub(super) fn open_classes(
     Ok(dataset)
 }
 
-/// Decodes every image before the work that needs them.
+/// As [`check_images`].
 pub(super) fn check_classes(dataset: &mut ClassDataset, config: &Config, reporter: &Reporter) -> Result<()> {
-    let images = (dataset.train.len() + dataset.val.len()) as u64;
-    let task = Mutex::new(reporter.start(&format!("checking {}", dataset.name), images, "images"));
-    let each = || task.lock().expect("no panic while checking").advance(1, "");
-    dataset.drop_or_refuse_broken(config.data.skip_broken, &each)?;
-    task.into_inner().expect("no panic while checking").finish("");
-    Ok(())
+    let images = dataset.train.len() + dataset.val.len();
+    let name = dataset.name.clone();
+    checking(&name, images, reporter, |each| dataset.drop_or_refuse_broken(config.data.skip_broken, each))
 }
 
 pub(super) fn describe_classes(reporter: &Reporter, dataset: &ClassDataset) {

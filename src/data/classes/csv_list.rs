@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use csv::{Position, Reader, ReaderBuilder, StringRecord, Trim};
 
-use super::packed::refuse;
-use super::{ClassDataset, ClassOptions, split};
+use super::{ClassDataset, ClassOptions, refuse, split};
 use crate::data::dataset::listed;
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{ImageSource, Sample};

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{ClassDataset, ClassOptions, split};
+use super::{ClassDataset, ClassOptions, refuse, split};
+use crate::Result;
 use crate::data::folder::{ENDINGS, images_below, is_image};
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{ImageSource, Sample};
 use crate::error::IoContext;
-use crate::{Error, Result};
 
 /// Names of a folder of training images, in lower case.
 const TRAIN: [&str; 2] = ["train", "training"];
@@ -26,10 +26,6 @@ struct Listing {
 /// Folders of one subset by class, and the images in each.
 type Classes = Vec<(String, Vec<PathBuf>)>;
 
-fn refuse<T>(path: &Path, reason: String) -> Result<T> {
-    Err(Error::NotADataset { path: path.to_path_buf(), reason })
-}
-
 fn list(folder: &Path) -> Result<Listing> {
     let mut listing = Listing { folders: Vec::new(), images: 0 };
     for entry in fs::read_dir(folder).at("read", folder)? {
@@ -42,7 +38,7 @@ fn list(folder: &Path) -> Result<Listing> {
         if path.is_dir() {
             match name.into_string() {
                 Ok(name) => listing.folders.push((name, path)),
-                Err(_) => return refuse(&path, "its name, which would be a class, is no UTF-8 text: rename it".into()),
+                Err(_) => return refuse(&path, "its name, which would be a class, is no UTF-8 text: rename it"),
             }
         } else if is_image(&path) {
             listing.images += 1;

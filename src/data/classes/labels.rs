@@ -2,23 +2,17 @@
 
 use std::path::Path;
 
-use super::ClassDataset;
-use crate::{Error, Result};
+use super::{ClassDataset, refuse};
+use crate::Result;
 
 impl ClassDataset {
-    /// The folder that was named, or that of the list.
-    pub fn folder(&self) -> &Path {
-        let named = Path::new(&self.name);
-        if named.is_dir() { named } else { named.parent().unwrap_or(named) }
-    }
-
     /// Numbers the classes as a network of `count` classes does that calls them `names`; classes that the data lack stay without
     /// images. Without names the order is taken to be the same.
     ///
     /// # Errors
     /// A class that the network does not know, or another number of classes where it has no names.
     pub fn take_labels_of(&mut self, names: &[String], count: usize) -> Result<()> {
-        let refuse = |reason: String| Err(Error::NotADataset { path: self.name.clone().into(), reason });
+        let refuse = |reason: String| refuse(Path::new(&self.name), reason);
         if names.is_empty() {
             return match self.classes.len() == count {
                 true => Ok(()),

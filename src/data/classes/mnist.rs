@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use super::ClassDataset;
-use super::packed::{numbers, refuse, samples};
+use super::packed::{numbers, samples};
+use super::refuse;
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{PackedImages, Sample};
 use crate::error::IoContext;

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use super::Sample;
 use super::sets::{DatasetKind, Subsets};
-use crate::Result;
+use crate::{Error, Result};
 use locate::Form;
 
 /// Images of named classes for training and validation.
@@ -34,6 +34,14 @@ pub struct ClassDataset {
     pub val: Vec<Sample>,
     /// What looked odd while loading, one sentence each.
     pub warnings: Vec<String>,
+}
+
+impl ClassDataset {
+    /// The folder that was named, or that of the list.
+    pub fn folder(&self) -> &Path {
+        let named = Path::new(&self.name);
+        if named.is_dir() { named } else { named.parent().unwrap_or(named) }
+    }
 }
 
 /// What loading classes needs beside folder and kind.
@@ -66,6 +74,11 @@ pub fn load_classes(root: &Path, kind: DatasetKind, options: &ClassOptions) -> R
     dataset.kind = kind;
     dataset.warn_of_oddities();
     Ok(dataset)
+}
+
+/// An error about a file or folder.
+fn refuse<T>(path: &Path, reason: impl Into<String>) -> Result<T> {
+    Err(Error::NotADataset { path: path.to_path_buf(), reason: reason.into() })
 }
 
 #[cfg(test)]

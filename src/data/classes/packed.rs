@@ -3,13 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::refuse;
+use crate::Result;
 use crate::data::{ImageSource, PackedImages, Sample};
-use crate::{Error, Result};
-
-/// An error about a file or folder.
-pub(super) fn refuse<T>(path: &Path, reason: impl Into<String>) -> Result<T> {
-    Err(Error::NotADataset { path: path.to_path_buf(), reason: reason.into() })
-}
 
 /// Images with their labels, one for each.
 ///

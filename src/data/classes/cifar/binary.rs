@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::packed::refuse;
+use super::super::refuse;
 use super::{IMAGE, interleave, read};
 use crate::Result;
 use crate::data::sets::DatasetKind;
