@@ -1,12 +1,13 @@
 //! The crate's one error type. Variants carry the operands; `Display` says in one sentence what happened and what to do.
 
+use crate::text::Shown;
 use std::path::PathBuf;
 
 /// Everything that can go wrong, from a bad flag to a full disk.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Reading or writing a file or folder failed.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}", path.shown())]
     Io {
         /// Verb phrase: "read", "create", "write".
         action: &'static str,
@@ -16,6 +17,20 @@ pub enum Error {
     /// A setting has a value that cannot work.
     #[error("{setting} = {value}: {reason}")]
     Setting { setting: String, value: String, reason: String },
+    /// A file is expected, and there is something else.
+    #[error("{} is {what}: name a regular file", path.shown())]
+    NotAFile {
+        path: PathBuf,
+        /// With its article: "a pipe".
+        what: &'static str,
+    },
+    /// A file is larger than anything of its kind.
+    #[error("{} is larger than {} MiB: nothing of its kind is", path.shown(), limit >> 20)]
+    FileTooLarge {
+        path: PathBuf,
+        /// Bytes.
+        limit: u64,
+    },
     // --- engine ---
     /// An op cannot take operands of these shapes.
     #[error("{op}: {detail}")]
@@ -52,19 +67,19 @@ pub enum Error {
     DeviceMemory { purpose: String, needed: u64, free: u64, total: u64, advice: String },
     // --- data ---
     /// A folder that is no data set.
-    #[error("{} cannot be read as a data set: {reason}", path.display())]
+    #[error("{} cannot be read as a data set: {reason}", path.shown())]
     NotADataset { path: PathBuf, reason: String },
     /// A line of a list of images that says something else.
-    #[error("{}, line {line}: {reason}", path.display())]
+    #[error("{}, line {line}: {reason}", path.shown())]
     ListLine { path: PathBuf, line: usize, reason: String },
     /// A list names images that are not there.
     #[error(
         "{missing} of {total} images that {} names are not there, the first is {}: unpack the archive again, or name the \
-         folder that holds the images too", list.display(), first.display()
+         folder that holds the images too", list.shown(), first.shown()
     )]
     MissingImages { list: PathBuf, missing: usize, total: usize, first: PathBuf },
     /// A MATLAB file that is broken, of another version, or holds something else.
-    #[error("MATLAB file {}: {reason}", path.display())]
+    #[error("MATLAB file {}: {reason}", path.shown())]
     MatFile { path: PathBuf, reason: String },
     /// A subset without images.
     #[error("{dataset} has no {subset} images")]
@@ -86,14 +101,14 @@ pub enum Error {
     /// Files that cannot be decoded.
     #[error(
         "{count} of {total} images cannot be decoded, the first is {} ({reason}): repair or remove them, or pass --skip-broken",
-        path.display()
+        path.shown()
     )]
     BrokenImages { count: usize, total: usize, path: PathBuf, reason: String },
     /// A file that cannot be decoded.
-    #[error("image {}: {reason}", path.display())]
+    #[error("image {}: {reason}", path.shown())]
     Image { path: PathBuf, reason: String },
     /// A data set is to be written where something is already.
-    #[error("folder {} is not empty: name a new or an empty folder", path.display())]
+    #[error("folder {} is not empty: name a new or an empty folder", path.shown())]
     FolderNotEmpty { path: PathBuf },
     // --- evaluation ---
     /// Features, identities and cameras of a query or gallery set differ in number.
@@ -121,7 +136,7 @@ pub enum Error {
     )]
     NoValidQuery { queries: usize },
     /// A file of features or of their labels that cannot be used.
-    #[error("features {}: {reason}", path.display())]
+    #[error("features {}: {reason}", path.shown())]
     FeatureFile { path: PathBuf, reason: String },
     /// Predictions, labels and classes that do not belong together, or none at all.
     #[error("predictions cannot be measured: {reason}")]
@@ -141,18 +156,18 @@ pub enum Error {
     FeatureLengths { query: usize, gallery: usize },
     // --- run folder, checkpoints ---
     /// A configuration file says something that is no setting.
-    #[error("{}, line {line}: {message}", path.display())]
+    #[error("{}, line {line}: {message}", path.shown())]
     ConfigFile { path: PathBuf, line: usize, message: String },
     /// A new run would go into a folder that already has something in it.
-    #[error("{} is not empty: choose another --out, or continue that run with --resume", path.display())]
+    #[error("{} is not empty: choose another --out, or continue that run with --resume", path.shown())]
     RunExists { path: PathBuf },
     /// A folder that was named as a run is none.
-    #[error("{} is not a run folder: {reason}", path.display())]
+    #[error("{} is not a run folder: {reason}", path.shown())]
     NotARun { path: PathBuf, reason: String },
     /// Runs that cannot be compared were measured on different images.
     #[error(
         "{} was measured on other images than {}: {missing} of {total} images (with their labels) are missing, {added} are new: compare runs \
-         that were measured on the same data set", run.display(), first.display()
+         that were measured on the same data set", run.shown(), first.shown()
     )]
     OtherImages {
         run: PathBuf,
@@ -174,7 +189,7 @@ pub enum Error {
     )]
     OtherEpoch { batch: usize, then: usize, now: usize },
     /// A checkpoint is broken or belongs to something else.
-    #[error("checkpoint {}: {reason}", path.display())]
+    #[error("checkpoint {}: {reason}", path.shown())]
     Checkpoint { path: PathBuf, reason: String },
     /// The stored optimiser state belongs to another optimiser or network.
     #[error(

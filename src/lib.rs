@@ -13,6 +13,7 @@ pub mod device;
 pub mod error;
 pub mod eval;
 pub mod graph;
+pub mod input;
 pub mod latent_state;
 pub mod memory;
 pub mod nn;
@@ -34,6 +35,7 @@ pub mod stats;
 pub mod stop;
 pub mod store;
 pub mod study;
+pub mod text;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -5,18 +5,19 @@ use std::io::{self, ErrorKind, Write};
 use crate::error::IoContext;
 use crate::progress::Reporter;
 use crate::stop::StopFlag;
+use crate::text::escape_lines;
 use crate::{Error, Result};
 
 /// Exit code of a process that Ctrl-C has stopped: 128 + SIGINT.
 pub const INTERRUPTED: u8 = 130;
 
-/// Writes a result to standard output. A closed pipe (`| head`) is no error: who reads has seen enough.
+/// Writes a result to standard output, with control characters escaped. A closed pipe (`| head`) is no error: who reads has seen enough.
 ///
 /// # Errors
 /// [`Error::Io`]: the disk behind a redirection is full.
 pub fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(escape_lines(text).as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.at("write", "standard output"),
     }
@@ -25,6 +26,7 @@ pub fn print(text: &str) -> Result<()> {
 /// `error: ` and one line.
 pub fn print_error(error: &Error) {
     let text = error.to_string();
+    let text = escape_lines(&text);
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let _ = writeln!(io::stderr(), "error: {}", lines.join("; "));
 }

@@ -8,6 +8,7 @@ use toml::{Table, Value};
 
 use super::{Config, SETTINGS, Setting, setting};
 use crate::error::IoContext;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// Values that win over a file, from the command line.
@@ -74,7 +75,7 @@ impl Config {
         }
         let config: Config = tree.try_into().map_err(|e: toml::de::Error| Error::Setting {
             setting: "configuration".into(),
-            value: file.map_or("flags".into(), |file| file.display().to_string()),
+            value: file.map_or("flags".into(), |file| file.shown().to_string()),
             reason: e.message().into(),
         })?;
         config.validate()?;

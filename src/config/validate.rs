@@ -3,6 +3,7 @@
 use super::{Config, OptimKind, ScheduleKind, TaskKind};
 use crate::eval::rerank::{RerankOptions, RerankVariant};
 use crate::nn::{self, Family, Pool, StemKind};
+use crate::text::Shown;
 use crate::{Error, Result};
 
 impl Config {
@@ -30,7 +31,7 @@ impl Config {
         let target = self.data.target.as_deref().unwrap_or(std::path::Path::new(""));
         check(
             "data.target",
-            target.display(),
+            target.shown(),
             !classifier || self.data.target.is_none(),
             "classes are measured on the validation images of --data: leave it out",
         )?;

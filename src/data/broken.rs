@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 use super::dataset::listed;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// Decodes every record's image once; broken ones are an error, or with `skip` left out: then what to warn of is returned. `each`
@@ -34,7 +35,7 @@ pub(super) fn drop_or_refuse<R: Sync>(
     if !skip {
         return Err(Error::BrokenImages { count, total, path: first.clone(), reason: reason.clone() });
     }
-    let names = listed(broken.iter().map(|(_, path, _)| path.display()));
+    let names = listed(broken.iter().map(|(_, path, _)| path.shown()));
     let bad: BTreeSet<usize> = broken.iter().map(|&(index, ..)| index).collect();
     let mut index = 0;
     records.retain(|_| {

@@ -9,6 +9,7 @@ use super::sets::DatasetKind;
 use super::{ImageSource, Sample};
 use super::{broken, transforms};
 use crate::report::Table;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// One image: who, and by which camera.
@@ -161,7 +162,7 @@ impl Dataset {
         let lost = self.queries_without_match();
         if !lost.is_empty() && !self.query.is_empty() {
             let share = 100.0 * lost.len() as f64 / self.query.len() as f64;
-            let list = listed(lost.iter().map(|r| r.path.display()));
+            let list = listed(lost.iter().map(|r| r.path.shown()));
             self.warnings.push(format!(
                 "{} queries ({share:.1} %) have no match from another camera and do not count ({list})",
                 lost.len()

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::IoContext;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// Endings of image files, in lower case.
@@ -16,7 +17,7 @@ pub(super) const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "ppm"];
 pub fn list_images(root: &Path) -> Result<Vec<PathBuf>> {
     let images = images_below(root)?;
     if images.is_empty() {
-        return Err(Error::NoImages { subset: "readable", dataset: root.display().to_string() });
+        return Err(Error::NoImages { subset: "readable", dataset: root.shown().to_string() });
     }
     Ok(images)
 }

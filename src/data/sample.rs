@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::transforms::{Rgb, decode};
 use crate::Result;
+use crate::text::Shown;
 
 /// An image and its class.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,8 +71,8 @@ impl ImageSource {
 
     fn named(&self, path: &Path) -> String {
         match self {
-            ImageSource::File(_) => path.display().to_string(),
-            ImageSource::Packed { index, .. } => format!("{}#{index}", path.display()),
+            ImageSource::File(_) => path.shown().to_string(),
+            ImageSource::Packed { index, .. } => format!("{}#{index}", path.shown()),
         }
     }
 

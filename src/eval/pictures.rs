@@ -10,6 +10,7 @@ use super::report::Evaluation;
 use crate::config::Interpolation;
 use crate::data::decode;
 use crate::error::IoContext;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// Gallery images in a picture.
@@ -57,7 +58,7 @@ pub fn draw(
     if query.paths.is_empty() || gallery.paths.is_empty() {
         return Err(Error::Setting {
             setting: "--gallery-pictures".into(),
-            value: folder.display().to_string(),
+            value: folder.shown().to_string(),
             reason: "the features have no image paths to draw: give labels with paths".into(),
         });
     }

@@ -14,6 +14,7 @@ use crate::progress::Reporter;
 use crate::run_dir::RunDir;
 use crate::shape::Shape;
 use crate::store::Store;
+use crate::text::Shown;
 use crate::train::{network_config, state};
 use crate::{Error, Result};
 
@@ -108,7 +109,7 @@ fn described(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
         }
     }
     let Data { root, kind, .. } = &header.config.data;
-    let root = root.display();
+    let root = root.shown();
     let trained_on = if *kind == DatasetKind::Auto { root.to_string() } else { format!("{root} ({kind})") };
     let (classes, class_names) = (header.classes, header.class_names);
     let trained_root = Some(header.config.data.root.clone());

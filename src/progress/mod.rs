@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::Result;
 use crate::error::IoContext;
 use crate::run_dir::UtcTime;
+use crate::text::{Shown, escape_lines};
 use console::{Console, ConsoleTask};
 use pace::Pace;
 
@@ -54,23 +55,24 @@ impl Reporter {
         Ok(reporter)
     }
 
-    /// Says one or more lines.
+    /// Says one or more lines. Control characters in them are escaped.
     pub fn message(&self, text: &str) {
-        self.console.message(text);
-        self.log(text);
+        let text = escape_lines(text);
+        self.console.message(&text);
+        self.log(&text);
     }
 
     /// Says that something is wrong, but not wrong enough to stop.
     pub fn warn(&self, text: &str) {
-        self.console.message(&format!("warning: {text}"));
-        self.log(&format!("warning: {text}"));
+        self.message(&format!("warning: {text}"));
     }
 
     /// Starts to count: `total` of `unit` ("steps", "images") will be done in `task`. Tasks may be nested.
     pub fn start(&self, task: &str, total: u64, unit: &'static str) -> Task {
+        let task = task.shown().to_string();
         Task {
-            console: self.console.start(task, total, unit),
-            logged: Pace::new(task, total, unit, LINE_EVERY),
+            console: self.console.start(&task, total, unit),
+            logged: Pace::new(&task, total, unit, LINE_EVERY),
             reporter: self.clone(),
         }
     }

@@ -17,6 +17,7 @@ use crate::progress::Reporter;
 use crate::run_dir::{Metrics, RunDir};
 use crate::stop::StopFlag;
 use crate::store::Store;
+use crate::text::Shown;
 use crate::{Error, Result, profile};
 
 /// Checkpoints that stay on disk.
@@ -72,7 +73,7 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
         })?;
         check_classes(task, &newest)?;
         position = state::restore(&newest, &mut trainer)?;
-        reporter.message(&format!("resuming after step {} of {}", position.step, newest.display()));
+        reporter.message(&format!("resuming after step {} of {}", position.step, newest.shown()));
     }
     let samples = task.samples();
     let sampler = task.sampler(config);
@@ -251,7 +252,7 @@ fn load_weights<T: Task>(job: &Job<'_, T>, path: &Path, network: &dyn Network, s
             return Err(Error::Checkpoint { path: path.into(), reason });
         }
     }
-    job.reporter.message(&format!("weights from {}:\n{}", path.display(), report.table()));
+    job.reporter.message(&format!("weights from {}:\n{}", path.shown(), report.table()));
     Ok(())
 }
 
@@ -338,7 +339,7 @@ fn save<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, position: Position) ->
     let folder = job.run.checkpoints();
     let path = state::save(&folder, &format!("step-{}", position.step), trainer, info(job.task), position)?;
     state::prune(&folder, KEEP_CHECKPOINTS)?;
-    job.reporter.message(&format!("saved {}", path.display()));
+    job.reporter.message(&format!("saved {}", path.shown()));
     Ok(())
 }
 

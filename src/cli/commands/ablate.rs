@@ -12,6 +12,7 @@ use crate::eval::model_file;
 use crate::progress::Reporter;
 use crate::study::Study;
 use crate::study::ablation::{self, Ablation};
+use crate::text::Shown;
 
 /// `ptl-train ablate`.
 pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
@@ -31,7 +32,7 @@ pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
     let run = new_run(args.out.as_deref(), "ablate")?;
     run.write_config(&config)?;
     let reporter = terminal.with_log(&run.log_path())?;
-    reporter.message(&format!("run folder: {}", run.root().display()));
+    reporter.message(&format!("run folder: {}", run.root().shown()));
     describe_datasets(&reporter, [Some(&dataset), target.as_ref()]);
     let stop = stop_on_ctrl_c(&reporter)?;
     let study = Study { seeds: args.seeds.clone(), run: &run, reporter: &reporter, stop: &stop };

@@ -14,6 +14,7 @@ use crate::progress::Reporter;
 use crate::run_dir::RunDir;
 use crate::study::Study;
 use crate::study::compare::{self, Comparison};
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// `ptl-train compare`, in both its forms.
@@ -111,14 +112,14 @@ fn three_arms(
 ) -> Result<ExitCode> {
     run.write_config(&config)?;
     let reporter = terminal.with_log(&run.log_path())?;
-    reporter.message(&format!("run folder: {}", run.root().display()));
+    reporter.message(&format!("run folder: {}", run.root().shown()));
     describe_datasets(&reporter, [Some(source), Some(target)]);
     let stop = stop_on_ctrl_c(&reporter)?;
     let study = Study { seeds, run, reporter: &reporter, stop: &stop };
     let comparison = Comparison { config, pretraining, source, target, study };
     match compare::run(&comparison)? {
         Some(results) => {
-            reporter.message(&format!("results, curves and checkpoints: {}", run.root().display()));
+            reporter.message(&format!("results, curves and checkpoints: {}", run.root().shown()));
             print(&format!("{}\n", compare::table(&results)))?;
             Ok(ExitCode::SUCCESS)
         }

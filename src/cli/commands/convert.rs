@@ -8,6 +8,7 @@ use crate::cli::args::{ConvertCommand, Cuhk03Args};
 use crate::cli::output::{INTERRUPTED, stop_with_message};
 use crate::convert::cuhk03::{self, BoxKind, Job, Outcome};
 use crate::progress::Reporter;
+use crate::text::Shown;
 
 /// `ptl-train convert`.
 pub fn convert(command: &ConvertCommand) -> Result<ExitCode> {
@@ -26,7 +27,7 @@ fn cuhk03(args: &Cuhk03Args) -> Result<ExitCode> {
         if config.is_none() {
             reporter.message(&format!(
                 "{name}: no lists of the new protocol ({}): only the classic splits are written; --{name}-config names them",
-                kind.config_beside(&args.mat).display(),
+                kind.config_beside(&args.mat).shown(),
                 name = kind.name()
             ));
         }
@@ -40,11 +41,11 @@ fn cuhk03(args: &Cuhk03Args) -> Result<ExitCode> {
     let job = Job { mat: &args.mat, configs, out: &args.out, reporter: &reporter, stop: &stop };
     match cuhk03::convert(&job)? {
         Outcome::Finished { images } => {
-            reporter.message(&format!("{images} images written to {}; train on one of", args.out.display()));
+            reporter.message(&format!("{images} images written to {}; train on one of", args.out.shown()));
             for (kind, config) in BoxKind::ALL.into_iter().zip(configs) {
                 let name = kind.name();
                 let hint = |protocol: &str, folder: &Path| {
-                    reporter.message(&format!("  --dataset cuhk03-{protocol}-{name} --data {}", folder.display()));
+                    reporter.message(&format!("  --dataset cuhk03-{protocol}-{name} --data {}", folder.shown()));
                 };
                 if config.is_some() {
                     hint("np", &args.out.join(name));

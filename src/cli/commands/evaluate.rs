@@ -17,6 +17,7 @@ use crate::eval::report::rerank_options;
 use crate::eval::{TrainedModel, classification, dataset_features, ranking_options};
 use crate::progress::Reporter;
 use crate::run_dir::atomic_write;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// `ptl-train evaluate`.
@@ -88,11 +89,11 @@ fn classify(
         let json = json!({ "trained_on": trained_on, "evaluated_on": evaluated_on, "report": report });
         let text = to_string_pretty(&json).expect("plain values");
         atomic_write(path, |file| writeln!(file, "{text}"))?;
-        reporter.message(&format!("report written to {}", path.display()));
+        reporter.message(&format!("report written to {}", path.shown()));
     }
     if let Some(folder) = &args.details {
         classification::write_files(folder, &report, &dataset.val, dataset.folder())?;
-        reporter.message(&format!("confusion matrix, classes, calibration and predictions in {}", folder.display()));
+        reporter.message(&format!("confusion matrix, classes, calibration and predictions in {}", folder.shown()));
     }
     print(&format!("{origin}evaluated on {evaluated_on}\n{report}\n"))?;
     Ok(ExitCode::SUCCESS)

@@ -12,6 +12,7 @@ use crate::error::IoContext;
 use crate::eval::features_file::{FeatureFormat, FeatureTable};
 use crate::eval::{Output, TrainedModel};
 use crate::progress::Reporter;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// `ptl-train extract`.
@@ -22,8 +23,8 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     if let Some(existing) = std::iter::once(args.out.clone()).chain(beside).find(|path| path.exists()) {
         return Err(Error::Setting {
             setting: "--out".into(),
-            value: args.out.display().to_string(),
-            reason: format!("{} exists already: choose another name", existing.display()),
+            value: args.out.shown().to_string(),
+            reason: format!("{} exists already: choose another name", existing.shown()),
         });
     }
     if let Some(folder) = args.out.parent() {
@@ -45,7 +46,7 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     let records: Vec<ImageRecord> = match &args.images {
         Some(folder) => {
             let records = list_images(folder)?.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });
-            let name = folder.display().to_string();
+            let name = folder.shown().to_string();
             let mut dataset = Dataset { name, gallery: records.collect(), ..Dataset::default() };
             check_images(&mut dataset, &config, &reporter)?;
             dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
@@ -64,6 +65,6 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     let paths: Vec<PathBuf> = records.into_iter().map(|r| r.path).collect();
     let labels = args.images.is_none().then_some((&pids[..], &camids[..]));
     FeatureTable { features: &features, dim, paths: &paths, labels }.write(&args.out)?;
-    reporter.message(&format!("{} features of {dim} numbers written to {}", paths.len(), args.out.display()));
+    reporter.message(&format!("{} features of {dim} numbers written to {}", paths.len(), args.out.shown()));
     Ok(ExitCode::SUCCESS)
 }

@@ -12,6 +12,7 @@ use crate::error::IoContext;
 use crate::eval::{Output, TrainedModel};
 use crate::progress::Reporter;
 use crate::run_dir::write_csv;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// `ptl-train predict`.
@@ -28,7 +29,7 @@ pub fn predict(args: &PredictArgs) -> Result<ExitCode> {
     reporter.message(&format!("device: {}", trained.device));
     let sample = |path| Sample { image: ImageSource::File(path), label: 0 };
     let mut images = ClassDataset {
-        name: args.images.display().to_string(),
+        name: args.images.shown().to_string(),
         val: list_images(&args.images)?.into_iter().map(sample).collect(),
         ..ClassDataset::default()
     };
@@ -54,6 +55,6 @@ pub fn predict(args: &PredictArgs) -> Result<ExitCode> {
         }
         Ok(())
     })?;
-    reporter.message(&format!("predictions for {} images written to {}", samples.len(), args.out.display()));
+    reporter.message(&format!("predictions for {} images written to {}", samples.len(), args.out.shown()));
     Ok(ExitCode::SUCCESS)
 }

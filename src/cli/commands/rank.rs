@@ -13,6 +13,7 @@ use crate::eval::features_file::FeatureSet;
 use crate::eval::ranking::RankingOptions;
 use crate::eval::report::rerank_options;
 use crate::progress::Reporter;
+use crate::text::Shown;
 
 /// `ptl-train rank`.
 pub fn rank(args: &RankArgs) -> Result<ExitCode> {
@@ -26,7 +27,7 @@ pub fn rank(args: &RankArgs) -> Result<ExitCode> {
         let mut set = FeatureSet::read(path, labels)?;
         let junk = set.drop_junk();
         let note = if junk == 0 { String::new() } else { format!("; {junk} of identity -1 are left out") };
-        reporter.message(&format!("{}: {} features of {} numbers{note}", path.display(), set.len(), set.dim));
+        reporter.message(&format!("{}: {} features of {} numbers{note}", path.shown(), set.len(), set.dim));
         if args.normalize {
             set.normalize();
         }
@@ -34,7 +35,7 @@ pub fn rank(args: &RankArgs) -> Result<ExitCode> {
     };
     let query = read(&args.query, args.query_labels.as_deref())?;
     let gallery = read(&args.gallery, args.gallery_labels.as_deref())?;
-    let evaluated_on = format!("{} against {}", args.query.display(), args.gallery.display());
+    let evaluated_on = format!("{} against {}", args.query.shown(), args.gallery.shown());
     let subject = Subject { query: &query, gallery: &gallery, trained_on: None, evaluated_on: &evaluated_on };
     report(&subject, RankingOptions::default(), rerank_options(&config), &device, &args.report, &reporter)?;
     Ok(ExitCode::SUCCESS)

@@ -17,6 +17,7 @@ use crate::eval::report::{Details, Evaluation};
 use crate::eval::rerank::RerankOptions;
 use crate::progress::Reporter;
 use crate::run_dir::atomic_write;
+use crate::text::Shown;
 
 /// Features, and where they come from.
 pub(super) struct Subject<'a> {
@@ -51,7 +52,7 @@ pub(super) fn report(
         let json = evaluation.to_json(&outcome, subject.trained_on, subject.evaluated_on);
         let text = to_string_pretty(&json).expect("plain values");
         atomic_write(path, |file| writeln!(file, "{text}"))?;
-        reporter.message(&format!("report written to {}", path.display()));
+        reporter.message(&format!("report written to {}", path.shown()));
     }
     let mut text = match subject.trained_on {
         Some(trained_on) => format!("trained on {trained_on}, evaluated on {}\n{outcome}\n", subject.evaluated_on),
@@ -69,7 +70,7 @@ pub(super) fn report(
         let worst = args.pictures_worst.then(|| outcome.reranked.as_ref().map_or(&outcome.plain, |(_, report)| report));
         let chosen = chosen_queries(subject.query.len(), args.pictures, worst);
         let drawn = pictures::draw(folder, &evaluation, subject.query, subject.gallery, &chosen)?;
-        reporter.message(&format!("{} pictures in {}", drawn.len(), folder.display()));
+        reporter.message(&format!("{} pictures in {}", drawn.len(), folder.shown()));
     }
     Ok(())
 }

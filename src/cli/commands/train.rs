@@ -13,6 +13,7 @@ use crate::data::Subsets;
 use crate::eval::model_file;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
+use crate::text::Shown;
 use crate::train::{self, Classify, Job, Outcome, Reid, Start, Task};
 
 /// `ptl-train train`.
@@ -85,7 +86,7 @@ fn run<T: Task>(
         None => new_run(args.out.as_deref(), "train")?,
     };
     let reporter = terminal.with_log(&run.log_path())?;
-    reporter.message(&format!("run folder: {}", run.root().display()));
+    reporter.message(&format!("run folder: {}", run.root().shown()));
     describe(&reporter);
     let stop = stop_on_ctrl_c(&reporter)?;
     let outcome = train::run(&Job { config, task, start, run: &run, reporter: &reporter, stop: &stop });
@@ -94,7 +95,7 @@ fn run<T: Task>(
     }
     match outcome? {
         Outcome::Stopped(position) => {
-            let root = run.root().display();
+            let root = run.root().shown();
             reporter.message(&format!(
                 "stopped after step {}; continue with: ptl-train train --resume {root}",
                 position.step

@@ -12,6 +12,7 @@ use crate::data::dataset::listed;
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{ImageSource, Sample};
 use crate::error::IoContext;
+use crate::text::Shown;
 use crate::{Error, Result, memory};
 
 /// Names of each column, in lower case; the first that is there is used.
@@ -63,10 +64,9 @@ pub(super) fn file_in(folder: &Path) -> Result<PathBuf> {
     match files.len() {
         0 => refuse(folder, "it has no CSV file"),
         1 => Ok(files.remove(0)),
-        _ => refuse(
-            folder,
-            format!("it has several CSV files: name one of {}", listed(files.iter().map(|f| f.display()))),
-        ),
+        _ => {
+            refuse(folder, format!("it has several CSV files: name one of {}", listed(files.iter().map(|f| f.shown()))))
+        }
     }
 }
 
@@ -206,7 +206,7 @@ impl<'a> List<'a> {
             };
             let Row { label, subset, at, .. } = &kept[index];
             let again = |what: String| {
-                let reason = format!("{} stands in line {} too, {what}", row.path.display(), self.line(*at));
+                let reason = format!("{} stands in line {} too, {what}", row.path.shown(), self.line(*at));
                 Err(self.wrong(row.at, reason))
             };
             if *label != row.label {
@@ -247,14 +247,14 @@ pub(super) fn load(file: &Path, options: &ClassOptions) -> Result<ClassDataset> 
     let (mut rows, repeated) = list.once(list.rows()?)?;
     let mut dataset = ClassDataset { label: DatasetKind::Csv.to_string(), ..ClassDataset::default() };
     if repeated > 0 {
-        dataset.warnings.push(format!("{}: {repeated} lines repeat an image, which counts once", file.display()));
+        dataset.warnings.push(format!("{}: {repeated} lines repeat an image, which counts once", file.shown()));
     }
     let test = rows.iter().filter(|row| row.subset == Some(Subset::Test)).count();
     if test > 0 && rows.iter().any(|row| row.subset == Some(Subset::Val)) {
         rows.retain(|row| row.subset != Some(Subset::Test));
         dataset.warnings.push(format!(
             "{}: of the splits val and test, val is used for validation; {test} images of test are left out",
-            file.display()
+            file.shown()
         ));
     }
     let divided = rows[0].subset.is_some();
@@ -263,7 +263,7 @@ pub(super) fn load(file: &Path, options: &ClassOptions) -> Result<ClassDataset> 
     };
     let trained = names_of(|row| row.subset == Some(Subset::Train));
     if divided && trained.is_empty() && options.subsets == Subsets::All {
-        return Err(Error::NoImages { subset: "train", dataset: file.display().to_string() });
+        return Err(Error::NoImages { subset: "train", dataset: file.shown().to_string() });
     }
     if divided && !trained.is_empty() {
         let validated = names_of(|row| row.subset != Some(Subset::Train));

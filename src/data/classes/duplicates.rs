@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::data::dataset::listed;
 use crate::data::{ImageSource, Sample};
+use crate::text::Shown;
 
 /// Bytes of a file's middle that tell most files of equal size apart.
 const SAMPLE: u64 = 4096;
@@ -26,7 +27,7 @@ pub(super) fn warning(train: &[Sample], val: &[Sample]) -> Option<String> {
         format!(
             "{} validation images have the content of a training image: they measure nothing ({})",
             copies.len(),
-            listed(copies.iter().map(|path| path.display()))
+            listed(copies.iter().map(|path| path.shown()))
         )
     })
 }

@@ -10,6 +10,7 @@ use crate::data::folder::{ENDINGS, images_below, is_image};
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{ImageSource, Sample};
 use crate::error::IoContext;
+use crate::text::Shown;
 
 /// Names of a folder of training images, in lower case.
 const TRAIN: [&str; 2] = ["train", "training"];
@@ -80,7 +81,7 @@ fn divided(root: &Path, listing: &Listing, subsets: Subsets) -> Result<Option<Di
     }
     let warning = (val.len() > 1).then(|| {
         let names: Vec<&str> = val.iter().map(|(name, _)| name.as_str()).collect();
-        format!("{}: of the folders {}, {} is used for validation", root.display(), names.join(" and "), names[0])
+        format!("{}: of the folders {}, {} is used for validation", root.shown(), names.join(" and "), names[0])
     });
     let path = |found: &[&(String, PathBuf)]| found.first().map(|(_, path)| path.clone());
     Ok(Some(Divided { train: path(&train), val: path(&val), warning }))
@@ -96,7 +97,7 @@ fn classes_in(folder: &Path, listing: Listing, warnings: &mut Vec<String>) -> Re
         return refuse(folder, reason);
     }
     if listing.images > 0 {
-        warnings.push(format!("{}: {} images beside the class folders are left out", folder.display(), listing.images));
+        warnings.push(format!("{}: {} images beside the class folders are left out", folder.shown(), listing.images));
     }
     listing.folders.into_iter().map(|(name, path)| Ok((name, images_below(&path)?))).collect()
 }

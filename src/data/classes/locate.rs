@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{cifar, csv_list, folders, mnist};
 use crate::data::sets::DatasetKind;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// A form, and where it lies.
@@ -93,7 +94,7 @@ fn candidates(root: &Path, kind: DatasetKind) -> Result<Vec<(PathBuf, Form)>> {
 /// The one place of a data set.
 fn one(root: &Path, kind: DatasetKind, mut found: Vec<(PathBuf, Form)>) -> Result<(DatasetKind, Form)> {
     if found.len() > 1 {
-        let folders: Vec<String> = found.iter().map(|(folder, _)| folder.display().to_string()).collect();
+        let folders: Vec<String> = found.iter().map(|(folder, _)| folder.shown().to_string()).collect();
         let reason = format!("it holds files of {kind} more than once: name one of {}", folders.join(", "));
         return Err(Error::NotADataset { path: root.to_path_buf(), reason });
     }

@@ -14,6 +14,7 @@ use super::refuse;
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{PackedImages, Sample};
 use crate::error::IoContext;
+use crate::text::Shown;
 use crate::{Result, memory};
 
 /// What a folder should hold, for errors.
@@ -86,7 +87,7 @@ fn subset(folder: &Path, name: &str) -> Result<Vec<Sample>> {
     let ([count], labels) = read::<1>(&labels_file)?;
     let [images, height, width] = sides;
     if images != count {
-        let name = images_file.display();
+        let name = images_file.shown();
         return refuse(
             &labels_file,
             format!("it has {count} labels, {name} has {images} images: they do not belong together"),

@@ -15,6 +15,7 @@ use std::path::Path;
 
 use super::Sample;
 use super::sets::{DatasetKind, Subsets};
+use crate::text::Shown;
 use crate::{Error, Result};
 use locate::Form;
 
@@ -70,7 +71,7 @@ pub fn load_classes(root: &Path, kind: DatasetKind, options: &ClassOptions) -> R
         Form::Mnist(folder) => mnist::load(&folder, options.subsets)?,
         Form::Csv(file) => csv_list::load(&file, options)?,
     };
-    dataset.name = root.display().to_string();
+    dataset.name = root.shown().to_string();
     dataset.kind = kind;
     dataset.warn_of_oddities();
     Ok(dataset)

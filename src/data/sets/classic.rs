@@ -10,6 +10,7 @@ use super::Subsets;
 use super::kind::DatasetKind;
 use crate::data::dataset::{Dataset, ImageRecord, Protocol};
 use crate::error::IoContext;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// The file beside the images.
@@ -44,14 +45,14 @@ pub(super) fn load(root: &Path, kind: DatasetKind, split: usize, subsets: Subset
         return Err(Error::Setting {
             setting: "data.split".into(),
             value: split.to_string(),
-            reason: format!("{} has {} splits, counted from 0", path.display(), splits.splits.len()),
+            reason: format!("{} has {} splits, counted from 0", path.shown(), splits.splits.len()),
         });
     };
     let test: BTreeSet<i64> = test.iter().copied().collect();
     let mut records = Vec::with_capacity(splits.images.len());
     for (image, pid, camid) in splits.images {
         if image.components().any(|part| !matches!(part, Component::Normal(_))) {
-            return refuse(format!("the path {} leaves the folder", image.display()));
+            return refuse(format!("the path {} leaves the folder", image.shown()));
         }
         records.push(ImageRecord { path: root.join(image), pid, camid });
     }

@@ -8,6 +8,7 @@ use super::kind::DatasetKind;
 use super::market::folders;
 use super::msmt17::LISTS;
 use crate::data::list_images;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// How a data set is laid out on disk.
@@ -114,7 +115,7 @@ pub(super) fn find(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<(
             usual_folders(kind).join(", ")
         )),
         several => {
-            let list: Vec<String> = several.iter().map(|folder| folder.display().to_string()).collect();
+            let list: Vec<String> = several.iter().map(|folder| folder.shown().to_string()).collect();
             refuse(format!("it holds {kind} more than once: name one of {}", list.join(", ")))
         }
     }
@@ -146,7 +147,7 @@ fn nothing_known(root: &Path, subsets: Subsets) -> String {
     let hint = |&kind| below(root, kind, subsets).into_iter().next().map(|folder| (kind, folder));
     let hint = DatasetKind::REID.iter().find_map(hint);
     if let Some((kind, folder)) = hint {
-        return format!("{kind} seems to lie in {}: name that folder, or the data set's name", folder.display());
+        return format!("{kind} seems to lie in {}: name that folder, or the data set's name", folder.shown());
     }
     let missing: Vec<&str> =
         folders(subsets).iter().map(|&(_, name)| name).filter(|name| !root.join(name).is_dir()).collect();

@@ -8,6 +8,7 @@ use super::Subsets;
 use super::kind::DatasetKind;
 use crate::data::dataset::{Dataset, ImageRecord, listed};
 use crate::data::folder::images_below;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// Subsets and their folders.
@@ -76,24 +77,24 @@ pub(super) fn load(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<D
             dataset.warnings.push(format!(
                 "{}: {distractors} images of identity 0 are left out: 0 means a false detection in this layout, number identities \
                  from 1",
-                path.display()
+                path.shown()
             ));
         }
         if !unparsed.is_empty() {
             dataset.warnings.push(format!(
                 "{}: {} names do not read as PPPP_cC..., they are left out ({})",
-                path.display(),
+                path.shown(),
                 unparsed.len(),
                 listed(&unparsed)
             ));
         }
         if let Some([pids, camids]) = bounds(kind) {
             let beyond = |r: &&ImageRecord| !pids.contains(&r.pid) || !camids.contains(&r.camid);
-            let strange: Vec<_> = records.iter().filter(beyond).map(|r| r.path.display()).collect();
+            let strange: Vec<_> = records.iter().filter(beyond).map(|r| r.path.shown()).collect();
             if !strange.is_empty() {
                 dataset.warnings.push(format!(
                     "{}: {} images have an identity or camera that {kind} does not have: {} to {} and {} to {} ({})",
-                    path.display(),
+                    path.shown(),
                     strange.len(),
                     pids.start(),
                     pids.end(),

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use super::Dataset;
 use crate::Result;
+use crate::text::Shown;
 use locate::Layout;
 
 pub use classic::{CLASSIC_FILE, ClassicSplits};
@@ -57,7 +58,7 @@ pub fn load(root: &Path, kind: DatasetKind, options: &LoadOptions) -> Result<Dat
         Layout::Msmt17 => msmt17::load(&folder, msmt17_val, subsets)?,
         Layout::Classic => classic::load(&folder, kind, split, subsets)?,
     };
-    dataset.name = root.display().to_string();
+    dataset.name = root.shown().to_string();
     if dataset.kind == DatasetKind::Auto
         && let Verdict::Exact(kind) = dataset.verdict()
     {

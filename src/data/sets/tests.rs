@@ -2,6 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::data::{ImageRecord, Protocol};
+use crate::text::Shown;
 
 /// A folder with these files; a name that ends in `=TEXT` has that content.
 fn tree(files: &[&str]) -> tempfile::TempDir {
@@ -125,7 +126,7 @@ fn a_name_finds_the_folder_of_the_download_and_auto_says_where_it_is() {
         for root in [folder.path(), &folder.path().join(parent)] {
             let dataset = loaded(root, kind);
             assert_eq!((dataset.train.len(), dataset.label.as_str(), dataset.kind), (2, kind.name(), kind));
-            assert_eq!(dataset.name, root.display().to_string());
+            assert_eq!(dataset.name, root.shown().to_string());
         }
         let hint = error(folder.path(), DatasetKind::Auto);
         assert!(hint.contains(&format!("{kind} seems to lie in")) && hint.contains(parent), "{hint}");

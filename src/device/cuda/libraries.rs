@@ -15,6 +15,7 @@ use libloading::Library;
 use super::places::{Places, mapped_file};
 use super::status::{Status, no_device};
 use crate::Result;
+use crate::text::Shown;
 
 /// CUDA 12.0: the oldest driver.
 const OLDEST_DRIVER: usize = 12_000;
@@ -142,7 +143,7 @@ pub(super) fn cudnn_version(version: usize) -> [usize; 3] {
 
 impl Found {
     fn place(&self) -> String {
-        self.file.as_ref().map(|file| format!(" ({})", file.display())).unwrap_or_default()
+        self.file.as_ref().map(|file| format!(" ({})", file.shown())).unwrap_or_default()
     }
 }
 
@@ -206,7 +207,7 @@ fn how_to_get(needed: &Needed, driver: usize) -> String {
 /// Why the driver does not start.
 fn initialisation_failed(status: driver::CUresult, reason: &str, file: Option<&Path>) -> String {
     use driver::CUresult::*;
-    let file = file.map_or("libcuda".to_string(), |file| file.display().to_string());
+    let file = file.map_or("libcuda".to_string(), |file| file.shown().to_string());
     match status {
         CUDA_ERROR_STUB_LIBRARY => {
             format!("{file} is the toolkit's stub, not the driver: take its folder out of LD_LIBRARY_PATH")

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::labels::ImageLabels;
 use super::{FeatureFormat, npy};
 use crate::eval::ranking::Labels;
+use crate::text::Shown;
 use crate::{Error, Result, checkpoint};
 
 /// Identity of images that belong to nobody's evaluation, as the authors of Market-1501 ask.
@@ -55,7 +56,7 @@ impl FeatureSet {
             let beside = ["csv", "txt"].map(|ending| path.with_extension(ending));
             let file = labels.map(Path::to_path_buf).or_else(|| beside.iter().find(|path| path.exists()).cloned());
             let (found, origin) = match file {
-                Some(file) => (Some(ImageLabels::read(&file)?), file.display().to_string()),
+                Some(file) => (Some(ImageLabels::read(&file)?), file.shown().to_string()),
                 None if !set.paths.is_empty() => (ImageLabels::of_names(&set.paths), "its list of paths".into()),
                 None => (None, String::new()),
             };
@@ -63,8 +64,8 @@ impl FeatureSet {
                 bad(format!(
                     "it has no labels, and there is no {} or {}: name a CSV file with the header path,pid,camid \
                      (--query-labels, --gallery-labels)",
-                    beside[0].display(),
-                    beside[1].display()
+                    beside[0].shown(),
+                    beside[1].shown()
                 ))
             })?;
             if found.pids.len() != rows {
@@ -92,7 +93,7 @@ impl FeatureSet {
 
     /// Name of an image: its path, or its row where it has none.
     pub fn name(&self, row: usize) -> String {
-        self.paths.get(row).map_or_else(|| format!("row-{row}"), |path| path.display().to_string())
+        self.paths.get(row).map_or_else(|| format!("row-{row}"), |path| path.shown().to_string())
     }
 
     /// Leaves out images of identity -1, and says how many there were.

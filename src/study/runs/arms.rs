@@ -7,6 +7,7 @@ use super::{ArmResult, FinishedRun, RunResult, items};
 use crate::config::{Config, SETTINGS};
 use crate::report::MeanStd;
 use crate::stats::SeededValues;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// Settings in which runs of one arm may differ: the seed, and what cannot change results.
@@ -103,7 +104,7 @@ fn split(runs: Vec<FinishedRun>) -> Result<Vec<Vec<FinishedRun>>> {
         }
     }
     if let Some([a, b]) = parts.iter().find_map(|part| twice(part)) {
-        let (seed, a, b) = (a.config.seed, a.root.display(), b.root.display());
+        let (seed, a, b) = (a.config.seed, a.root.shown(), b.root.shown());
         let reason = format!("{a} and {b} have the same settings, seed {seed} and name: leave one out, or rename it");
         return Err(Error::NotComparable { reason });
     }

@@ -6,6 +6,7 @@ use crate::config::TaskKind;
 use crate::error::IoContext;
 use crate::eval::classification::{ITEM_COLUMNS, calibration_bins, calibration_error};
 use crate::eval::ranking::QUERY_COLUMNS;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// A figure of a run, by its keys in files and in print.
@@ -84,7 +85,7 @@ impl Items {
         }
         if rows.is_empty() {
             let reason = "it has no rows: single gallery shots have no figures of a single query";
-            return Err(Error::NotComparable { reason: format!("{}: {reason}", path.display()) });
+            return Err(Error::NotComparable { reason: format!("{}: {reason}", path.shown()) });
         }
         rows.sort_by(|a, b| a.key.cmp(&b.key));
         let column = |i: usize| rows.iter().map(|row| row.numbers[i]).collect::<Vec<_>>();

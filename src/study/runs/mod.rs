@@ -18,6 +18,7 @@ use self::items::Items;
 use crate::config::{Config, Overrides, TaskKind};
 use crate::run_dir::RunDir;
 use crate::stats::{Bootstrap, Difference, SeededValues, holm, paired_bootstrap};
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// p below which a difference counts.
@@ -150,7 +151,7 @@ fn read_runs(folders: &[RunDir]) -> Result<Vec<FinishedRun>> {
             None => first_keys = keys,
             Some(first) if first.items.task != items.task => {
                 let word = |task| if task == TaskKind::Reid { "re-identifies" } else { "classifies" };
-                let (run, first_run) = (root.display(), first.root.display());
+                let (run, first_run) = (root.shown(), first.root.shown());
                 let reason = format!("{first_run} {}, {run} {}", word(first.items.task), word(items.task));
                 return Err(Error::NotComparable { reason });
             }

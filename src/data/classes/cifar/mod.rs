@@ -14,6 +14,7 @@ use super::refuse;
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{PackedImages, Sample};
 use crate::error::IoContext;
+use crate::text::Shown;
 use crate::{Result, memory};
 
 /// Images are 32 pixels high and wide.
@@ -134,7 +135,7 @@ pub(super) fn load(place: &Place, subsets: Subsets) -> Result<ClassDataset> {
     } else {
         dataset.warnings.push(format!(
             "{} is not there: classes are called 0 to {}",
-            names.display(),
+            names.shown(),
             classes(*kind) - 1
         ));
         numbers(classes(*kind))

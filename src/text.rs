@@ -1,0 +1,67 @@
+//! Text that somebody else wrote, such as file names, made safe to show.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::Path;
+
+/// Shows a name in one line of a message.
+pub trait Shown {
+    /// The name, with control characters escaped: a terminal executes some of them, and a line break would end the line.
+    fn shown(&self) -> ShownName<'_>;
+}
+
+impl Shown for Path {
+    fn shown(&self) -> ShownName<'_> {
+        ShownName(self.to_string_lossy())
+    }
+}
+
+impl Shown for str {
+    fn shown(&self) -> ShownName<'_> {
+        ShownName(Cow::Borrowed(self))
+    }
+}
+
+/// See [`Shown`].
+pub struct ShownName<'a>(Cow<'a, str>);
+
+impl fmt::Display for ShownName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&escape(&self.0, is_control))
+    }
+}
+
+/// Escapes what a terminal would execute, and keeps line breaks: for whole messages.
+pub fn escape_lines(text: &str) -> Cow<'_, str> {
+    escape(text, |c| c != '\n' && is_control(c))
+}
+
+/// Control characters (C0, C1, DEL), and those that change the direction in which a line is shown.
+fn is_control(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn escape(text: &str, escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if escaped(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_escaped_and_other_letters_stay() {
+        assert_eq!(Path::new("a/ж 猫.jpg").shown().to_string(), "a/ж 猫.jpg");
+        assert_eq!("a\u{1b}[2J\r\nb\u{9b}\u{202e}".shown().to_string(), "a\\u{1b}[2J\\r\\nb\\u{9b}\\u{202e}");
+        assert_eq!(escape_lines("one\ntwo\u{7}\t"), "one\ntwo\\u{7}\\t");
+        assert!(matches!(escape_lines("one\ntwo"), Cow::Borrowed(_)));
+        assert_eq!(format!("{:>4}|", "ab".shown()), "  ab|");
+    }
+}
