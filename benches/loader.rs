@@ -45,7 +45,7 @@ fn loading(criterion: &mut Criterion) {
                 epoch += 1;
                 let options =
                     LoaderOptions { transform: random, augment: Some(augment.clone()), seed: 0, epoch, workers: 1 };
-                let loader = Loader::new(samples.clone(), &batches, 0, options, cache.clone());
+                let loader = Loader::new(samples.clone(), &batches, 0, options, cache.clone()).unwrap();
                 assert_eq!(
                     loader.map(|batch| batch.expect("images that can be read").indices.len()).sum::<usize>(),
                     IMAGES

@@ -41,12 +41,16 @@ pub enum Error {
          training run"
     )]
     NoLatentState { cell: String },
-    /// A plan is larger than the memory that is left.
-    #[error(
-        "{purpose} needs {} MiB, {} MiB of memory are available: use smaller batches (--ids, --images, --eval-batch), smaller \
-         images or a smaller network", needed >> 20, available >> 20
-    )]
-    OutOfMemory { purpose: &'static str, needed: u64, available: u64 },
+    /// More memory is needed than this process may still take.
+    #[error("{purpose} needs {} MiB, {} MiB are available ({limit}): {advice}", needed.div_ceil(1 << 20), available >> 20)]
+    OutOfMemory {
+        purpose: String,
+        needed: u64,
+        available: u64,
+        /// Who sets the limit.
+        limit: &'static str,
+        advice: String,
+    },
     /// The loss or the gradient is NaN or infinite.
     #[error(
         "the {what} became {value} at learning rate {lr:e}: lower --lr, add --warmup-epochs or clip the gradient with \

@@ -1,11 +1,11 @@
 //! Files that somebody else wrote: only regular files are opened, and no more is read than a limit allows.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use crate::error::IoContext;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// Opens the regular file `path` for reading, and tells its length in bytes. Links are followed.
 ///
@@ -31,9 +31,18 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     if len > limit {
         return Err(too_large());
     }
-    let mut bytes = Vec::with_capacity(len as usize);
+    let mut bytes = memory::reserved("a file", len as usize)?;
     file.take(limit + 1).read_to_end(&mut bytes).at("read", path)?;
     if bytes.len() as u64 > limit { Err(too_large()) } else { Ok(bytes) }
+}
+
+/// Reads the regular text file `path` whole, `limit` bytes at most.
+///
+/// # Errors
+/// As [`read`]; [`Error::Io`] for bytes that are no UTF-8.
+pub fn read_text(path: &Path, limit: u64) -> Result<String> {
+    let no_text = |_| io::Error::new(io::ErrorKind::InvalidData, "the file is no UTF-8 text");
+    String::from_utf8(read(path, limit)?).map_err(no_text).at("read", path)
 }
 
 fn kind(kind: fs::FileType) -> &'static str {
@@ -63,8 +72,11 @@ mod tests {
         let path = folder.path().join("file");
         fs::write(&path, b"12345").unwrap();
         assert_eq!(read(&path, 5).unwrap(), b"12345");
+        assert_eq!(read_text(&path, 5).unwrap(), "12345");
         assert_eq!(open(&path).unwrap().1, 5);
         assert!(matches!(read(&path, 4), Err(Error::FileTooLarge { limit: 4, .. })));
+        fs::write(&path, b"\xff").unwrap();
+        assert!(read_text(&path, 5).unwrap_err().to_string().ends_with("the file is no UTF-8 text"));
         assert!(matches!(read(folder.path(), 4), Err(Error::NotAFile { what: "a folder", .. })));
         assert!(matches!(read(&folder.path().join("none"), 4), Err(Error::Io { .. })));
     }

@@ -158,7 +158,7 @@ impl Plan {
 
     /// Bytes of the arena.
     pub fn arena_bytes(&self) -> usize {
-        self.arena_len * size_of::<f32>()
+        self.arena_len.saturating_mul(size_of::<f32>())
     }
 }
 

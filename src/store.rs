@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::device::Mirrored;
+use crate::{Result, memory};
 
 /// Index of a parameter in its [`Store`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +74,8 @@ pub struct Store {
     pub buffers: Vec<Buffer>,
     /// `num_batches_tracked` by name.
     pub counters: Vec<(String, u64)>,
+    /// Names and shapes only.
+    blueprint: bool,
 }
 
 impl Store {
@@ -81,12 +84,35 @@ impl Store {
         Store::default()
     }
 
+    /// An empty store for names and shapes only: it takes no memory for numbers as long as nobody looks at them.
+    pub fn blueprint() -> Store {
+        Store { blueprint: true, ..Store::default() }
+    }
+
+    /// An empty store with room for `parameters`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) where there is no room.
+    pub fn with_room(parameters: usize) -> Result<Store> {
+        let values = memory::reserved::<f32>("the weights", parameters)?;
+        Ok(Store { values: values.into(), ..Store::default() })
+    }
+
+    /// Whether start values are of no use.
+    pub(crate) fn is_blueprint(&self) -> bool {
+        self.blueprint
+    }
+
     /// Registers a parameter of torch shape `shape`, filled with zeros.
     pub fn add_param(&mut self, name: String, shape: &[usize], layout: Layout, group: Group) -> ParamId {
         let start = self.values.len();
         let range = start..start + shape.iter().product::<usize>();
-        self.values.resize(range.end, 0.0);
-        self.grads.resize(range.end, 0.0);
+        if self.blueprint {
+            self.values = Mirrored::zeros(range.end);
+        } else {
+            self.values.resize(range.end, 0.0);
+        }
+        self.grads = Mirrored::zeros(range.end);
         self.params.push(Param { name, shape: shape.to_vec(), layout, group, stage: 0, trainable: true, range });
         ParamId(self.params.len() - 1)
     }
@@ -125,6 +151,11 @@ impl Store {
     /// Freezes or unfreezes all parameters of a group.
     pub fn set_trainable(&mut self, group: Group, trainable: bool) {
         self.params.iter_mut().filter(|p| p.group == group).for_each(|p| p.trainable = trainable);
+    }
+
+    /// Numbers of all buffers.
+    pub fn buffer_numbers(&self) -> usize {
+        self.buffers.iter().map(|buffer| buffer.values.len()).sum()
     }
 
     /// Number of parameters in `group`, or in all with `None`.
@@ -167,6 +198,19 @@ impl Param {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
+
+    #[test]
+    fn a_blueprint_has_shapes_and_no_numbers() {
+        let mut store = Store::blueprint();
+        // More than any machine has.
+        let id = store.add_param("w".into(), &[1 << 20, 1 << 20], Layout::Plain, Group::Head);
+        assert_eq!((store.count(None), store.param(id).range.clone()), (1 << 40, 0..1 << 40));
+        assert!(matches!(Store::with_room(1 << 50), Err(Error::OutOfMemory { .. })));
+        let mut store = Store::with_room(4).unwrap();
+        let id = store.add_param("w".into(), &[4], Layout::Plain, Group::Head);
+        assert_eq!((store.value(id), store.grad(id)), (&[0.0; 4][..], &[0.0; 4][..]));
+    }
 
     #[test]
     fn conv_layout_round_trips_and_puts_out_channels_fastest() {

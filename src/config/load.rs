@@ -1,15 +1,16 @@
 //! Defaults, then a TOML file, then flags: merged as trees and read once.
 
-use std::fs;
 use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::{Config, SETTINGS, Setting, setting};
-use crate::error::IoContext;
 use crate::text::Shown;
-use crate::{Error, Result};
+use crate::{Error, Result, input};
+
+/// Largest file of settings, bytes.
+const LARGEST: u64 = 1 << 20;
 
 /// Values that win over a file, from the command line.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +44,7 @@ impl Config {
     /// As [`Config::load`].
     pub fn load_recipe(arch: &str, file: Option<&Path>, flags: &Overrides) -> Result<Config> {
         // What is wrong with the file is said below.
-        let text = file.and_then(|file| fs::read_to_string(file).ok());
+        let text = file.and_then(|file| input::read_text(file, LARGEST).ok());
         let table: Option<Value> = text.and_then(|text| toml::from_str(&text).ok()).map(Value::Table);
         let named = |path: &str| {
             let in_file = table.as_ref().and_then(|table| path.split('.').try_fold(table, |value, key| value.get(key)));
@@ -66,7 +67,7 @@ impl Config {
     pub fn load(base: &Config, file: Option<&Path>, flags: &Overrides) -> Result<Config> {
         let mut tree: Table = toml::from_str(&base.to_toml()).expect("a configuration is valid TOML");
         if let Some(file) = file {
-            let text = fs::read_to_string(file).at("read", file)?;
+            let text = input::read_text(file, LARGEST)?;
             check_file(&text, file)?;
             merge(&mut tree, toml::from_str(&text).map_err(|e| syntax_error(&text, file, &e))?);
         }

@@ -6,6 +6,9 @@ use crate::nn::{self, Family, Pool, StemKind};
 use crate::text::Shown;
 use crate::{Error, Result};
 
+/// Epochs of a run, at most: what is counted in steps must not overflow.
+const MOST_EPOCHS: u64 = 1_000_000;
+
 impl Config {
     /// Refuses values that cannot work, whatever the data.
     ///
@@ -118,7 +121,9 @@ impl Config {
             (2..=4096).contains(&s.images),
             "a triplet needs 2 images or more (at most 4096)",
         )?;
-        check("sampler.passes", s.passes, s.passes >= 1, "choose at least 1")?;
+        let together = s.ids.saturating_mul(s.images);
+        check("sampler.ids x sampler.images", together, together <= 1 << 16, "choose at most 65536 images in a batch")?;
+        check("sampler.passes", s.passes, (1..=1 << 16).contains(&s.passes), "choose from 1 to 65536")?;
         check("eval.batch", self.eval.batch, (1..=65536).contains(&self.eval.batch), "choose from 1 to 65536")?;
         let e = &self.eval;
         RerankOptions { k1: e.k1, k2: e.k2, lambda: e.lambda, ..RerankOptions::new(RerankVariant::Ptl) }.validate()?;
@@ -155,17 +160,20 @@ impl Config {
         check("optim.weight_decay", o.weight_decay, !decoupled, "lr times this must stay below 1 with AdamW")?;
 
         let s = &self.schedule;
-        check("schedule.epochs", s.epochs, s.epochs >= 1, "choose at least 1")?;
+        let epochs = 1..=MOST_EPOCHS;
+        check("schedule.epochs", s.epochs, epochs.contains(&(s.epochs as u64)), "choose from 1 to 1000000")?;
+        let warmup = s.warmup_epochs;
+        check("schedule.warmup_epochs", warmup, warmup <= MOST_EPOCHS, "choose at most 1000000")?;
         let factor = |x: f64| x > 0.0 && x <= 1.0;
         check("schedule.gamma", s.gamma, factor(s.gamma), "choose more than 0 and at most 1")?;
         check("schedule.warmup_factor", s.warmup_factor, factor(s.warmup_factor), "choose more than 0 and at most 1")?;
-        check("schedule.step_size", s.step_size, s.step_size >= 1, "choose at least 1")?;
+        check("schedule.step_size", s.step_size, epochs.contains(&s.step_size), "choose from 1 to 1000000")?;
         check("schedule.min_lr", s.min_lr, s.min_lr >= 0.0 && s.min_lr <= o.lr, "choose from 0 to the learning rate")?;
         check(
             "schedule.milestones",
             format!("{:?}", s.milestones),
-            s.kind != ScheduleKind::MultiStep || s.milestones.iter().all(|&m| m >= 1),
-            "epochs count from 1",
+            s.kind != ScheduleKind::MultiStep || s.milestones.iter().all(|m| epochs.contains(m)),
+            "epochs count from 1, up to 1000000",
         )?;
         let every = self.train.checkpoint_every;
         check("train.checkpoint_every", every, every >= 1, "choose at least 1")?;
@@ -278,6 +286,11 @@ mod tests {
             ("sampler.ids", |c| c.sampler.ids = 1),
             ("sampler.images", |c| c.sampler.images = 1),
             ("sampler.passes", |c| c.sampler.passes = 0),
+            ("sampler.passes", |c| c.sampler.passes = usize::MAX),
+            ("sampler.ids x sampler.images", |c| (c.sampler.ids, c.sampler.images) = (4096, 17)),
+            ("schedule.epochs", |c| c.schedule.epochs = usize::MAX),
+            ("schedule.warmup_epochs", |c| c.schedule.warmup_epochs = u64::MAX),
+            ("schedule.step_size", |c| c.schedule.step_size = u64::MAX),
             ("eval.batch", |c| c.eval.batch = 0),
             ("threads", |c| c.threads = 5000),
             ("eval.k1", |c| c.eval.k1 = 0),

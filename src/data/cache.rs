@@ -19,7 +19,7 @@ pub struct ImageCache {
 impl ImageCache {
     /// A cache for as many of `samples` images as fit into `megabytes`.
     pub fn new(samples: usize, transform: &Transform, megabytes: usize) -> Arc<ImageCache> {
-        let budget = megabytes << 20;
+        let budget = megabytes.saturating_mul(1 << 20);
         let slots = match transform.crop {
             // Their sizes are not known; one that is all but empty takes a few bytes.
             Crop::RandomResized if budget > 0 => samples,

@@ -10,6 +10,7 @@ use super::augment::{change_colours, changes_colours};
 use super::transforms::Transform;
 use super::{Batch, Drawn, ImageCache, Mix, Sample};
 use crate::config::{Augment, Crop};
+use crate::error::IoContext;
 use crate::rng::{Purpose, stream};
 use crate::{Error, Result};
 
@@ -55,31 +56,38 @@ struct Work {
 impl Loader {
     /// Loads `batches` (indices into `samples`; only the last may be smaller) of an epoch from batch number `first` on. `cache`
     /// is one for these samples and this transform.
+    ///
+    /// # Errors
+    /// The system starts no further thread.
     pub fn new(
         samples: Arc<[Sample]>,
         batches: &[Vec<usize>],
         first: usize,
         options: LoaderOptions,
         cache: Arc<ImageCache>,
-    ) -> Loader {
+    ) -> Result<Loader> {
         let whole = batches.first().map_or(0, Vec::len);
         let batches = batches.get(first..).unwrap_or(&[]).to_vec();
         let count = batches.len();
-        let step = options.workers.max(1);
+        // More than one for each batch would have nothing to do.
+        let step = options.workers.clamp(1, count.max(1));
         let work = Arc::new(Work { samples, batches, whole, first, options, cache });
-        let workers = (0..step)
-            .map(|worker| {
-                let (sender, receiver) = sync_channel(AHEAD);
-                let work = work.clone();
-                let thread = std::thread::spawn(move || serve(&work, worker, step, &sender));
-                Worker { batches: Some(receiver), thread: Some(thread) }
-            })
-            .collect();
-        Loader { workers, next: 0, count }
+        let mut loader = Loader { workers: Vec::new(), next: 0, count };
+        for worker in 0..step {
+            let (sender, receiver) = sync_channel(AHEAD);
+            let work = work.clone();
+            let thread = std::thread::Builder::new().spawn(move || serve(&work, worker, step, &sender));
+            let thread = Some(thread.at("start", "a thread that loads images")?);
+            loader.workers.push(Worker { batches: Some(receiver), thread });
+        }
+        Ok(loader)
     }
 
     /// Batches in order of the samples, the last one partial; for evaluation.
-    pub fn sequential(samples: Arc<[Sample]>, batch: usize, options: LoaderOptions) -> Loader {
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub fn sequential(samples: Arc<[Sample]>, batch: usize, options: LoaderOptions) -> Result<Loader> {
         let indices: Vec<usize> = (0..samples.len()).collect();
         let batches: Vec<Vec<usize>> = indices.chunks(batch).map(<[usize]>::to_vec).collect();
         let cache = ImageCache::new(0, &options.transform, 0);
@@ -201,7 +209,7 @@ mod tests {
             let load = |workers, first, seed, megabytes| -> Vec<Batch> {
                 let options = LoaderOptions { transform, augment: Some(augment.clone()), seed, epoch: 1, workers };
                 let cache = ImageCache::new(samples.len(), &transform, megabytes);
-                let loader = |options| Loader::new(samples.clone(), &order(), first, options, cache.clone());
+                let loader = |options| Loader::new(samples.clone(), &order(), first, options, cache.clone()).unwrap();
                 let again: Vec<Batch> = loader(options.clone()).collect::<Result<_>>().unwrap();
                 assert_eq!(again, loader(options).collect::<Result<Vec<_>>>().unwrap());
                 again
@@ -236,7 +244,7 @@ mod tests {
             let transform = Transform { crop, ..Transform::squeeze([8, 4], Interpolation::Bicubic) };
             let options = LoaderOptions { transform, augment: Some(augment), seed: 3, epoch: 2, workers: 2 };
             let cache = ImageCache::new(samples.len(), &transform, 1);
-            Loader::new(samples.clone(), &order(), 0, options, cache).collect::<Result<_>>().unwrap()
+            Loader::new(samples.clone(), &order(), 0, options, cache).unwrap().collect::<Result<_>>().unwrap()
         };
         let base = Augment { flip: 0.5, pad: 3, random_erasing: 0.5, cutmix: 1.0, ..Augment::NONE };
         let plain = load(Crop::Squeeze, base.clone());
@@ -256,7 +264,7 @@ mod tests {
         for crop in [Crop::Squeeze, Crop::Center, Crop::RandomResized] {
             let transform = Transform { crop, ..Transform::squeeze([8, 4], Interpolation::Bicubic) };
             let options = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers: 2 };
-            let loader = Loader::sequential(samples.clone(), 4, options);
+            let loader = Loader::sequential(samples.clone(), 4, options).unwrap();
             let plain: Vec<Batch> = loader.collect::<Result<_>>().unwrap();
             let lengths: Vec<usize> = plain.iter().map(|batch| batch.indices.len()).collect();
             assert_eq!(lengths, [4, 2]);

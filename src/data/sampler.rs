@@ -40,7 +40,7 @@ impl IdentitySampler {
 
 impl Sampler for IdentitySampler {
     fn batches(&self) -> usize {
-        self.identities.len() * self.passes / self.ids
+        self.identities.len().saturating_mul(self.passes) / self.ids
     }
 
     /// Identities are shuffled; K images are drawn without replacement, from a list repeated K times where an identity has fewer

@@ -3,7 +3,7 @@
 use super::distance::{Distances, squared_norms};
 use super::ranking::{Labels, check_counts};
 use crate::device::Device;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// Queries and gallery, checked.
 pub(super) struct Sets<'a> {
@@ -28,6 +28,8 @@ impl<'a> Sets<'a> {
         dim: usize,
         device: &Device,
     ) -> Result<Sets<'a>> {
+        // The gallery is packed, which takes as much again.
+        memory::ensure("ranking", size_of_val(gallery) as u64)?;
         let query_norms = checked_norms("query", query, query_labels, dim)?;
         let gallery_norms = checked_norms("gallery", gallery, gallery_labels, dim)?;
         if gallery_norms.is_empty() {

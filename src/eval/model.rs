@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::extract::{ExtractOptions, Extractor, Output};
 use super::{transform, workers};
-use crate::Result;
 use crate::config::Config;
 use crate::data::{Loader, LoaderOptions, Sample};
 use crate::device::Device;
@@ -12,6 +11,7 @@ use crate::latent_state::LatentStates;
 use crate::nn::Network;
 use crate::progress::Reporter;
 use crate::store::Store;
+use crate::{Result, memory};
 
 /// A network with its weights, the states of its training, and what it runs with.
 pub struct Model<'a> {
@@ -42,9 +42,9 @@ impl Model<'_> {
         let mut extractor = Extractor::new(*network, store, [transform.height, transform.width], options, device)?;
         let loading = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers: workers(config) };
         let count = samples.len();
-        let mut rows = Vec::with_capacity(count * extractor.dim());
+        let mut rows = memory::reserved("the features", count.saturating_mul(extractor.dim()))?;
         let mut task = reporter.start(output.name(), count as u64, "images");
-        for batch in Loader::sequential(samples, config.eval.batch, loading) {
+        for batch in Loader::sequential(samples, config.eval.batch, loading)? {
             let mut batch = batch?;
             extractor.extract(store, states, &mut batch, &mut rows)?;
             task.advance(batch.indices.len() as u64, "");

@@ -15,7 +15,7 @@ use crate::run_dir::RunDir;
 use crate::shape::Shape;
 use crate::store::Store;
 use crate::text::Shown;
-use crate::train::{network_config, state};
+use crate::train::{cost, network_config, state};
 use crate::{Error, Result};
 
 /// A network with its weights, the latent states of its training, and its settings.
@@ -47,7 +47,7 @@ impl TrainedModel {
         let About { config, classes, class_names, trained_on, trained_root } =
             if state::has_header(&file) { described(&file, flags)? } else { foreign(&file, flags)? };
         let device = Device::open(&config.device_options())?;
-        let mut store = Store::new();
+        let mut store = Store::with_room(cost::ensure_evaluation(&config, classes, &device)?)?;
         let network = network_config(&config, classes)?.build(&mut store, config.seed)?;
         checkpoint::load_exact(&mut store, &file)?;
         let mut graph = Graph::new(Mode::Eval);

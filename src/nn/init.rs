@@ -67,6 +67,9 @@ impl<'a> Scope<'a> {
     /// networks with a part in common start that part alike.
     pub fn param(&mut self, name: &str, shape: &[usize], layout: Layout, init: Init) -> ParamId {
         let name = self.path(name);
+        if self.store.is_blueprint() {
+            return self.add(name, shape, layout);
+        }
         let mut rng = stream(self.seed, Purpose::Init, 0, fnv1a(&name));
         let len = shape.iter().product();
         let taps: usize = shape.iter().skip(2).product();
@@ -84,10 +87,15 @@ impl<'a> Scope<'a> {
                 (0..len).map(|_| rng.random_range(-bound..bound)).collect()
             }
         };
-        let id = self.store.add_param(name, shape, layout, self.group);
-        self.store.params[id.0].stage = self.stage;
+        let id = self.add(name, shape, layout);
         let param = self.store.param(id).clone();
         param.from_torch(&torch, self.store.value_mut(id));
+        id
+    }
+
+    fn add(&mut self, name: String, shape: &[usize], layout: Layout) -> ParamId {
+        let id = self.store.add_param(name, shape, layout, self.group);
+        self.store.params[id.0].stage = self.stage;
         id
     }
 

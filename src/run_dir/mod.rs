@@ -16,10 +16,13 @@ use serde_json::Value;
 
 use crate::config::{Config, DEFAULT_ARCH, Overrides};
 use crate::error::IoContext;
-use crate::{Error, Result};
+use crate::{Error, Result, input};
 
 /// Where runs go that are given no folder.
 pub const RUNS: &str = "runs";
+
+/// Largest metrics.jsonl, bytes.
+pub(crate) const LARGEST: u64 = 4 << 30;
 
 /// A line for each image or query that was measured.
 pub const ITEMS_FILE: &str = "items.csv";
@@ -208,7 +211,7 @@ impl RunDir {
     pub fn metrics(&self, keep: impl Fn(&Value) -> bool) -> Result<Metrics> {
         let path = self.metrics_path();
         if path.exists() {
-            let text = fs::read_to_string(&path).at("read", &path)?;
+            let text = input::read_text(&path, LARGEST)?;
             let kept: String = text
                 .split_inclusive('\n')
                 .filter(|line| line.ends_with('\n') && serde_json::from_str(line).is_ok_and(|value| keep(&value)))

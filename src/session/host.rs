@@ -25,8 +25,12 @@ impl Arena {
     /// # Errors
     /// It is larger than the memory that is available.
     pub fn new(plan: &Plan) -> Result<Arena> {
-        memory::ensure("the memory for activations and gradients", plan.arena_bytes() as u64)?;
-        Ok(Arena { lines: vec![Line([0.0; 16]); plan.arena_len.div_ceil(16)] })
+        let (purpose, len) = ("the memory for activations and gradients", plan.arena_len.div_ceil(16));
+        let advice = "use smaller batches, smaller images or a smaller network";
+        memory::ensure_or(purpose, plan.arena_bytes() as u64, advice)?;
+        let mut lines = memory::reserved(purpose, len)?;
+        lines.resize(len, Line([0.0; 16]));
+        Ok(Arena { lines })
     }
 
     fn base(&mut self) -> ArenaPtr {

@@ -37,6 +37,10 @@ impl Task for Classify<'_> {
         self.dataset.classes.len()
     }
 
+    fn measured(&self) -> usize {
+        self.dataset.val.len()
+    }
+
     fn sampler(&self, config: &Config) -> Box<dyn Sampler> {
         Box::new(ClassSampler::new(&self.dataset.train, config.sampler.batch, config.sampler.balanced))
     }

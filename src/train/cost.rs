@@ -1,13 +1,21 @@
-//! What a network costs, before anything is trained.
+//! What a network costs, before anything is trained: its numbers, its operations, and the memory that a run takes.
 
 use super::trainer::{network_config, record};
 use crate::Result;
-use crate::config::Config;
+use crate::config::{Config, TaskKind};
+use crate::device::Device;
 use crate::graph::{Graph, Mode};
+use crate::memory;
+use crate::nn::Network;
 use crate::optim::Optimizer;
 use crate::plan::Plan;
 use crate::shape::Shape;
 use crate::store::{Group, Store};
+
+/// Batches that a loader's worker has in hand: those that wait, and the one in work.
+const BATCHES_OF_A_WORKER: usize = 3;
+/// Address space and memory of a thread that loads.
+const WORKER: u64 = 4 << 20;
 
 /// Numbers, operations and memory of a network on the CPU, with f32 activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,37 +29,210 @@ pub struct Cost {
     pub weights: u64,
     /// Bytes of activations in the evaluation of one image.
     pub evaluation: u64,
-    /// Bytes that training takes: weights, gradients, moments, latent states, and the activations and gradients of a batch.
-    pub training: u64,
+    /// Numbers of a feature, or of a prediction.
+    pub outputs: usize,
+    pub training: Memory,
 }
 
-/// Of the network that `config` describes, with `classes` identities or classes.
+/// Bytes that a run takes, whatever its data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Parameters, running statistics, and their copy while they are saved.
+    pub weights: u64,
+    /// Gradients and their sum over batches, moments, the moving average, and what of it is copied while it is saved.
+    pub update: u64,
+    /// Activations and their gradients of a training batch, and the latent states.
+    pub activations: u64,
+    /// The same for a batch that is evaluated.
+    pub evaluation: u64,
+    /// Batches of images that are ready or in work, and the threads that make them.
+    pub batches: u64,
+}
+
+/// What a run takes beside [`Memory`], by its data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DataSizes {
+    /// Images that are measured.
+    pub measured: usize,
+    /// Batches of an epoch.
+    pub batches: usize,
+}
+
+impl Memory {
+    /// All of it.
+    pub fn bytes(&self) -> u64 {
+        let Memory { weights, update, activations, evaluation, batches } = *self;
+        sum([weights, update, activations, evaluation, batches])
+    }
+
+    /// What of it lies in the machine's memory where a GPU computes.
+    fn beside_gpu(self) -> Memory {
+        Memory { activations: 0, evaluation: 0, ..self }
+    }
+}
+
+/// Of the network that `config` describes, with `classes` identities or classes. Nothing of what is counted is taken.
 ///
 /// # Errors
 /// Settings that make no network.
 pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
-    let mut store = Store::new();
+    let mut store = Store::blueprint();
     let network = network_config(config, classes)?.build(&mut store, config.seed)?;
-    let mut graph = Graph::new(Mode::Eval);
-    let images = graph.input(Shape::new(1, config.model.height, config.model.image_width, 3));
-    let outputs = network.forward(&mut graph, &store, images)?;
-    outputs.logits.iter().chain([&outputs.feature]).for_each(|&output| graph.keep(output));
-    let evaluation = Plan::new(&graph, &store, None)?.arena_bytes() as u64;
+    let one = evaluation(config, network.as_ref(), &store, 1)?;
     let (batch, _) = record(config, classes, network.as_ref(), &store)?;
     let plan = Plan::new(&batch, &store, None)?;
-    let parameters = store.count(None);
-    let copies = 2 + Optimizer::new(&config.optim.optimizer(), 0)?.state().count();
-    let numbers = 4 * parameters as u64;
-    // Before and after a step.
-    let states: usize = batch.states().iter().map(|state| 2 * config.batch() * state.slot.len()).sum();
+    let (parameters, statistics) = (store.count(None), store.buffer_numbers());
+    let bytes = |numbers: usize| (numbers as u64).saturating_mul(4);
+    let weights = sum([bytes(parameters), bytes(statistics)]);
+    let moments = Optimizer::new(&config.optim.optimizer(), 0)?.state().count();
+    let average = if config.train.ema > 0.0 { weights } else { 0 };
+    let gradients = if config.train.accumulate > 1 { 2 } else { 1 };
+    let states = state_bytes(&batch, config.batch());
+    // A checkpoint's files are written one after the other, each from a copy: the weights, then all the rest.
+    let rest = sum([times(bytes(parameters), moments), average, states / 2]);
     Ok(Cost {
         parameters,
         ptl_parameters: store.count(Some(Group::Ptl)),
-        flops: graph.flops(),
-        weights: numbers,
-        evaluation,
-        training: numbers * copies as u64 + 4 * states as u64 + plan.arena_bytes() as u64,
+        flops: one.flops,
+        weights: bytes(parameters),
+        evaluation: one.arena,
+        outputs: one.outputs,
+        training: Memory {
+            weights: times(weights, 2),
+            update: sum([times(bytes(parameters), gradients + moments), average, rest.saturating_sub(weights)]),
+            activations: sum([plan.arena_bytes() as u64, states]),
+            evaluation: evaluation(config, network.as_ref(), &store, config.eval.batch)?.bytes(),
+            batches: loader_bytes(config, config.batch().max(config.eval.batch)),
+        },
     })
+}
+
+/// Refuses a training that does not fit into the memory that is left, before anything of it is taken. `device` computes it.
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory); settings that make no network.
+pub fn ensure_training(config: &Config, classes: usize, data: DataSizes, device: &Device) -> Result<Cost> {
+    let cost = cost(config, classes)?;
+    let memory = if device.gpu().is_some() { cost.training.beside_gpu() } else { cost.training };
+    let (numbers, sizes) = (times(cost.outputs as u64, data.measured), "smaller images (--height, --image-width)");
+    let batch = if config.task == TaskKind::Reid { "--ids, --images" } else { "--batch" };
+    let network = "a smaller network (--arch, --width)";
+    let parts = [
+        (memory.weights, format!("use {network}")),
+        (memory.update, format!("use {network}, --kind sgd, or no --ema and --accumulate")),
+        (memory.activations, format!("use smaller batches ({batch}), {sizes} or {network}")),
+        (memory.evaluation, format!("use a smaller --eval-batch, {sizes} or {network}")),
+        (memory.batches, format!("use fewer --workers, smaller batches ({batch}, --eval-batch) or {sizes}")),
+        // Packed for ranking, they are held twice.
+        (times(numbers, 8), format!("measure fewer than {} images", data.measured)),
+        (index_bytes(config, data), "use fewer --passes".into()),
+    ];
+    let (_, advice) = parts.iter().max_by_key(|(bytes, _)| *bytes).expect("there are parts");
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let purpose = format!(
+        "training {} with batches of {} images of {}x{} ({} MiB for weights and their update, {} MiB for activations, {} MiB to evaluate \
+         {} images at a time)",
+        config.model.arch,
+        config.batch(),
+        config.model.height,
+        config.model.image_width,
+        mib(sum([memory.weights, memory.update])),
+        mib(memory.activations),
+        mib(memory.evaluation),
+        config.eval.batch,
+    );
+    memory::ensure_or(&purpose, sum(parts.each_ref().map(|(bytes, _)| *bytes)), advice)?;
+    Ok(cost)
+}
+
+/// Refuses to load a network that cannot be evaluated in the memory that is left; its number of parameters.
+///
+/// # Errors
+/// As [`ensure_training`].
+pub fn ensure_evaluation(config: &Config, classes: usize, device: &Device) -> Result<usize> {
+    let mut store = Store::blueprint();
+    let network = network_config(config, classes)?.build(&mut store, config.seed)?;
+    let weights = times(4, store.count(None) + store.buffer_numbers());
+    let batch = config.eval.batch;
+    let activations = match device.gpu() {
+        None => evaluation(config, network.as_ref(), &store, batch)?.bytes(),
+        Some(_) => 0,
+    };
+    let batches = loader_bytes(config, batch);
+    let advice = match weights > activations.max(batches) {
+        true => "free memory, raise the limit, or use a smaller network",
+        false => "use a smaller --eval-batch, fewer --workers, or smaller images (--height, --image-width)",
+    };
+    let purpose = format!(
+        "evaluating {} with batches of {batch} images of {}x{}",
+        config.model.arch, config.model.height, config.model.image_width
+    );
+    memory::ensure_or(&purpose, sum([weights, activations, batches]), advice)?;
+    Ok(store.count(None))
+}
+
+/// The part of `--cache-mb` that is left once all else has its memory, MiB.
+pub fn cache_mb(config: &Config, cost: &Cost, data: DataSizes) -> usize {
+    let Some((_, available)) = memory::total_and_available() else { return config.data.cache_mb };
+    // Weights, what updates them and activations are there already, or lie on a device.
+    let Memory { evaluation, batches, .. } = cost.training;
+    let copies = cost.training.weights / 2;
+    let features = times(8, data.measured).saturating_mul(cost.outputs as u64);
+    let later = sum([copies, cost.training.update, evaluation, batches, features, index_bytes(config, data)]);
+    config.data.cache_mb.min((available.saturating_sub(later) >> 20) as usize)
+}
+
+/// A network in evaluation.
+struct Evaluation {
+    flops: u64,
+    arena: u64,
+    states: u64,
+    outputs: usize,
+}
+
+impl Evaluation {
+    fn bytes(&self) -> u64 {
+        self.arena.saturating_add(self.states)
+    }
+}
+
+fn evaluation(config: &Config, network: &dyn Network, store: &Store, batch: usize) -> Result<Evaluation> {
+    let mut graph = Graph::new(Mode::Eval);
+    let images = graph.input(Shape::new(batch, config.model.height, config.model.image_width, 3));
+    let outputs = network.forward(&mut graph, store, images)?;
+    outputs.logits.iter().chain([&outputs.feature]).for_each(|&output| graph.keep(output));
+    let row = if config.task == TaskKind::Reid { outputs.feature } else { outputs.logits[0] };
+    Ok(Evaluation {
+        flops: graph.flops(),
+        arena: Plan::new(&graph, store, None)?.arena_bytes() as u64,
+        states: state_bytes(&graph, batch),
+        outputs: graph.shape(row).c,
+    })
+}
+
+/// Latent states before and after a step.
+fn state_bytes(graph: &Graph, batch: usize) -> u64 {
+    graph.states().iter().map(|state| times(8 * state.slot.len() as u64, batch)).fold(0, u64::saturating_add)
+}
+
+fn loader_bytes(config: &Config, batch: usize) -> u64 {
+    let workers = crate::eval::workers(config);
+    let image = 3 * (config.model.height * config.model.image_width) as u64;
+    // One is trained on, one is on its way.
+    sum([times(times(image, batch), BATCHES_OF_A_WORKER * workers + 2), times(WORKER, workers)])
+}
+
+/// The lists of the images of every batch of an epoch: drawn, divided, and the loader's.
+fn index_bytes(config: &Config, data: DataSizes) -> u64 {
+    times(3 * (config.batch() as u64 + 3) * size_of::<usize>() as u64, data.batches)
+}
+
+fn times(bytes: u64, count: usize) -> u64 {
+    bytes.saturating_mul(count as u64)
+}
+
+fn sum<const N: usize>(parts: [u64; N]) -> u64 {
+    parts.into_iter().fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -71,7 +252,8 @@ mod tests {
         }
         let cost = of("resnet18");
         assert_eq!(cost.flops, 2 * 1_814_073_344);
-        assert!(cost.weights < cost.training && cost.evaluation < cost.training, "{cost:?}");
+        let training = cost.training.bytes();
+        assert!(cost.weights < training && cost.evaluation < cost.training.evaluation, "{cost:?}");
     }
 
     #[test]

@@ -1,13 +1,10 @@
 //! The picture of a run: its losses epoch by epoch, read back from its metrics.
 
-use std::fs;
-
 use serde_json::Value;
 
-use crate::Result;
-use crate::error::IoContext;
 use crate::plot::{self, Captions, Series};
-use crate::run_dir::RunDir;
+use crate::run_dir::{self, RunDir};
+use crate::{Result, input};
 
 /// (step, value) of each of `figures` at the end of each epoch.
 ///
@@ -15,7 +12,7 @@ use crate::run_dir::RunDir;
 /// The metrics cannot be read.
 pub fn per_epoch<const N: usize>(run: &RunDir, figures: [&str; N]) -> Result<[Vec<(f64, f64)>; N]> {
     let path = run.metrics_path();
-    let text = fs::read_to_string(&path).at("read", &path)?;
+    let text = input::read_text(&path, run_dir::LARGEST)?;
     let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let epochs: Vec<Value> = records.filter(|record| record["type"] == "epoch").collect();
     Ok(figures.map(|figure| {
@@ -26,7 +23,7 @@ pub fn per_epoch<const N: usize>(run: &RunDir, figures: [&str; N]) -> Result<[Ve
 /// Whether the metrics have an evaluation after that many epochs.
 pub(super) fn evaluated(run: &RunDir, epoch: usize) -> Result<bool> {
     let path = run.metrics_path();
-    let text = fs::read_to_string(&path).at("read", &path)?;
+    let text = input::read_text(&path, run_dir::LARGEST)?;
     let mut records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     Ok(records.any(|record| record["type"] == "evaluation" && record["epoch"] == epoch))
 }

@@ -12,6 +12,6 @@ mod trainer;
 
 pub use classify::Classify;
 pub use reid::Reid;
-pub use run::{Job, Outcome, Start, run};
+pub use run::{Job, Outcome, Start, prepare, run};
 pub use task::{Report, Task};
 pub use trainer::{StepReport, Trainer, network_config};

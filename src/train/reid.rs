@@ -47,6 +47,11 @@ impl Task for Reid<'_> {
         self.dataset.train_classes()
     }
 
+    fn measured(&self) -> usize {
+        let evaluated = self.evaluated();
+        evaluated.query.len() + evaluated.gallery.len()
+    }
+
     fn sampler(&self, config: &Config) -> Box<dyn Sampler> {
         let sampler = &config.sampler;
         Box::new(IdentitySampler::new(&self.dataset.train, sampler.ids, sampler.images, sampler.passes))

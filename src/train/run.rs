@@ -5,12 +5,14 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 
+use super::cost::{self, Cost, DataSizes};
 use super::state::{self, Best, ModelInfo, Position};
 use super::task::{Report, Task};
 use super::{StepReport, Trainer, curves};
 use crate::checkpoint;
 use crate::config::Config;
 use crate::data::{ImageCache, Loader, LoaderOptions, Sample};
+use crate::device::Device;
 use crate::eval::{self, Model};
 use crate::nn::Network;
 use crate::progress::Reporter;
@@ -60,8 +62,8 @@ pub enum Outcome<R> {
 /// stays.
 pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
     let Job { config, task, reporter, .. } = *job;
-    task.check(config)?;
-    let mut trainer = Trainer::new(config, task.classes(), |network, store| match &job.start {
+    let (device, sizes, cost) = prepare(config, task)?;
+    let mut trainer = Trainer::on(device, config, task.classes(), |network, store| match &job.start {
         Start::Init(path) => load_weights(job, path, network, store),
         Start::Scratch | Start::Resume => Ok(()),
     })?;
@@ -113,7 +115,8 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
 
     let schedule = config.schedule.per_step(updates as u64);
     let transform = eval::transform(config);
-    let cache = ImageCache::new(samples.len(), &transform, config.data.cache_mb);
+    let cache_mb = cost::cache_mb(config, &cost, sizes);
+    let cache = ImageCache::new(samples.len(), &transform, cache_mb);
     let done_before = position.step;
     let mut metrics = job.run.metrics(|line| line["step"].as_u64().is_some_and(|step| step <= done_before))?;
     let last_step = config.train.max_steps.map_or(u64::MAX, |steps| steps as u64);
@@ -139,7 +142,7 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
             epoch: position.epoch as u64,
             workers: eval::workers(config),
         };
-        let loader = Loader::new(samples.clone(), &batches, position.batch, options, cache.clone());
+        let loader = Loader::new(samples.clone(), &batches, position.batch, options, cache.clone())?;
         let title = format!("epoch {}/{}", position.epoch + 1, config.schedule.epochs);
         let mut bar = reporter.start(&title, (batches.len() - position.batch) as u64, "steps");
         let mut sums = Sums::default();
@@ -214,6 +217,20 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
     job.run.write_summary(&summary)?;
     curves::draw(job.run)?;
     Ok(Outcome::Finished(Box::new(report)))
+}
+
+/// Opens the device that computes, once data and memory suffice: what a run needs is known before anything of it is taken.
+///
+/// # Errors
+/// Data that cannot be trained on or measured; a device that cannot be used;
+/// [`Error::OutOfMemory`].
+pub fn prepare<T: Task>(config: &Config, task: &T) -> Result<(Device, DataSizes, Cost)> {
+    task.check(config)?;
+    let device = Device::open(&config.device_options())?;
+    let batches = task.sampler(config).batches();
+    let sizes = DataSizes { measured: task.measured(), batches };
+    let cost = cost::ensure_training(config, task.classes(), sizes, &device)?;
+    Ok((device, sizes, cost))
 }
 
 /// Refuses to go on with other classes than a checkpoint has.

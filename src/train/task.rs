@@ -30,6 +30,9 @@ pub trait Task {
     /// Number of labels.
     fn classes(&self) -> usize;
 
+    /// Number of images that [`Task::evaluate`] measures.
+    fn measured(&self) -> usize;
+
     /// Which of [`Task::samples`] make batches.
     fn sampler(&self, config: &Config) -> Box<dyn Sampler>;
 

@@ -129,7 +129,9 @@ impl Trainer {
         classes: usize,
         init: impl FnOnce(&dyn Network, &mut Store) -> Result<()>,
     ) -> Result<Trainer> {
-        let mut store = Store::new();
+        let mut blueprint = Store::blueprint();
+        network_config(config, classes)?.build(&mut blueprint, config.seed)?;
+        let mut store = Store::with_room(blueprint.count(None))?;
         let network = network_config(config, classes)?.build(&mut store, config.seed)?;
         init(network.as_ref(), &mut store)?;
         if config.train.freeze_backbone {

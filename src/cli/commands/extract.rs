@@ -27,10 +27,10 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
             reason: format!("{} exists already: choose another name", existing.shown()),
         });
     }
+    let mut trained = TrainedModel::open(&args.checkpoint, flags)?;
     if let Some(folder) = args.out.parent() {
         fs::create_dir_all(folder).at("create", folder)?;
     }
-    let mut trained = TrainedModel::open(&args.checkpoint, flags)?;
     let config = trained.config.clone();
     set_threads(&config)?;
     let reporter = Reporter::stderr();

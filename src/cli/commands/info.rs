@@ -49,15 +49,17 @@ fn network(model: &str, classes: usize, flags: &Overrides) -> Result<String> {
         };
         let total = format!("{:.2} M", cost.parameters as f64 / 1e6);
         let gflop = format!("{:.2}", cost.flops as f64 / 1e9);
-        table.row([name, total, branch, gflop, mib(cost.weights), mib(cost.evaluation), mib(cost.training)]);
+        table.row([name, total, branch, gflop, mib(cost.weights), mib(cost.evaluation), mib(cost.training.bytes())]);
         let (height, width) = (config.model.height, config.model.image_width);
         sizes = format!(
             "{classes} classes, images of {height}x{width}, training batches of {}, {:?}, f32. GFLOP: forward of one image, a \
              product and a sum are two. \
-             The share of the branch counts the longer classifier too.\n\"one image\": activations in evaluation. \"training\": weights, gradients, moments, \
-             latent states, activations.\n",
+             The share of the branch counts the longer classifier too.\n\"one image\": activations in evaluation. \"training\": all that a run \
+             is given before its data: weights, gradients, moments, moving average, latent states, activations, an evaluation of \
+             {} images at a time, batches ahead.\n",
             config.batch(),
-            config.optim.kind
+            config.optim.kind,
+            config.eval.batch
         );
     }
     Ok(format!("{table}\n{sizes}"))

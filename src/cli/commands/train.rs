@@ -68,7 +68,7 @@ fn run<T: Task>(
     describe: impl Fn(&Reporter),
     terminal: &Reporter,
 ) -> Result<ExitCode> {
-    task.check(config)?;
+    train::prepare(config, task)?;
     let start = match (&resumed, &args.init) {
         (Some(_), _) => Start::Resume,
         (None, Some(path)) => {

@@ -6,12 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
-use hdf5_pure::{DType, Dataset, File, Object};
+use hdf5_pure::{DType, Dataset, File, Layout, Object};
 
 use super::{BoxKind, PAIRS};
 use crate::data::Rgb;
-use crate::error::IoContext;
-use crate::{Error, Result};
+use crate::{Error, Result, input};
 
 /// Images of a person: at most ten.
 const COLUMNS: usize = 10;
@@ -19,6 +18,14 @@ const COLUMNS: usize = 10;
 const LARGEST: u64 = 4096;
 /// Most people in a pair, most test identities of a split, most splits.
 const MANY: u64 = 1 << 16;
+/// Most test identities of all splits together.
+const MOST_TEST_IDS: usize = 1 << 20;
+/// Bytes of the file for each reference in a table, at least: the header of an image takes more.
+const BYTES_OF_A_REFERENCE: u64 = 64;
+/// Most bytes of one chunk; those of an image have as many as the image.
+const LARGEST_CHUNK: u64 = 64 << 20;
+/// Deflate makes at most this of a byte.
+const MAX_INFLATION: u64 = 1032;
 
 /// Which image, all counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,12 +56,16 @@ impl ImageKey {
 /// An open `cuhk-03.mat`.
 pub struct MatFile {
     path: PathBuf,
+    /// Bytes.
+    len: u64,
     file: File,
 }
 
 /// All images with one kind of boxes; pixels are read one image at a time.
 pub struct Images {
     path: PathBuf,
+    /// Bytes of the file.
+    len: u64,
     tables: Vec<Table>,
 }
 
@@ -69,15 +80,15 @@ impl MatFile {
     /// Opens the file without reading its images.
     ///
     /// # Errors
-    /// [`Error::MatFile`]: it is no HDF5, cut off or broken.
+    /// [`Error::MatFile`]: it is no HDF5, cut off or broken. As [`input::open`].
     pub fn open(path: &Path) -> Result<MatFile> {
         // First, for the system's own words.
-        std::fs::File::open(path).at("read", path)?;
+        let (_, len) = input::open(path)?;
         let file = File::open_streaming(path).map_err(|error| Error::MatFile {
             path: path.to_path_buf(),
             reason: format!("it cannot be read as HDF5 ({error}): is it cuhk-03.mat, and complete?"),
         })?;
-        Ok(MatFile { path: path.to_path_buf(), file })
+        Ok(MatFile { path: path.to_path_buf(), len, file })
     }
 
     /// The tables of one kind of boxes.
@@ -92,7 +103,7 @@ impl MatFile {
         }
         let tables =
             tables.into_iter().enumerate().map(|(i, table)| self.table(&format!("/{name}, pair {}", i + 1), &table));
-        Ok(Images { path: self.path.clone(), tables: tables.collect::<Result<_>>()? })
+        Ok(Images { path: self.path.clone(), len: self.len, tables: tables.collect::<Result<_>>()? })
     }
 
     /// Test identities of each split: pair and person, from 1.
@@ -106,6 +117,7 @@ impl MatFile {
             let [2, ids @ 1..=MANY] = shape[..] else {
                 return Err(self.error(format!("{what} has the shape {shape:?} instead of [2, test ids]")));
             };
+            checked(&set, &shape, 8, self.len).map_err(|reason| self.error(format!("{what} {reason}")))?;
             let values = set.read_f64().map_err(|e| self.broken(&what, e))?;
             let (pairs, people) = values.split_at_checked(ids as usize).unwrap_or_default();
             let whole = |x: f64| ((1.0..=MANY as f64).contains(&x) && x.fract() == 0.0).then_some(x as usize);
@@ -113,7 +125,16 @@ impl MatFile {
                 pairs.iter().zip(people).map(|(&pair, &person)| Some([whole(pair)?, whole(person)?])).collect();
             ids.ok_or_else(|| self.error(format!("{what} holds numbers that are no camera pair and person")))
         };
-        self.references("testsets")?.into_iter().enumerate().map(read).collect()
+        let mut sets = Vec::new();
+        let mut ids = 0;
+        for set in self.references("testsets")?.into_iter().enumerate() {
+            sets.push(read(set)?);
+            ids += sets.last().map_or(0, Vec::len);
+            if ids > MOST_TEST_IDS {
+                return Err(self.error(format!("/testsets has more than {MOST_TEST_IDS} test identities")));
+            }
+        }
+        Ok(sets)
     }
 
     /// What the table at the top of the file refers to.
@@ -127,9 +148,12 @@ impl MatFile {
     }
 
     fn dereferenced(&self, what: &str, table: &Dataset, shape: &[u64]) -> Result<Vec<Dataset>> {
-        if shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n)).is_none_or(|n| n > MANY * COLUMNS as u64) {
-            return Err(self.error(format!("{what} has the shape {shape:?}, which cannot be")));
+        let most = (self.len / BYTES_OF_A_REFERENCE).min(MANY * COLUMNS as u64);
+        if elements(shape).is_none_or(|n| n > most) {
+            let len = self.len;
+            return Err(self.error(format!("{what} has the shape {shape:?}, which cannot be in {len} bytes")));
         }
+        checked(table, shape, 8, self.len).map_err(|reason| self.error(format!("{what} {reason}")))?;
         let objects = table.dereference().map_err(|e| self.broken(what, e))?;
         let dataset = |object| match object {
             Object::Dataset(dataset) => Ok(*dataset),
@@ -206,6 +230,7 @@ impl Images {
         if dtype != DType::U8 {
             return Err(refuse(format!("holds {dtype:?} instead of bytes")));
         }
+        checked(cell, &shape, 1, self.len).map_err(refuse)?;
         let planes = cell.read_raw().map_err(broken)?;
         let (width, height) = (width as usize, height as usize);
         if planes.len() != 3 * width * height {
@@ -219,6 +244,42 @@ impl Images {
         let (person, column) = (key.person.checked_sub(1)?, key.column.checked_sub(1)?);
         (person < table.people && column < COLUMNS)
             .then(|| table.cells.get(column * table.people + person)?.as_deref())?
+    }
+}
+
+/// Numbers of an array.
+fn elements(shape: &[u64]) -> Option<u64> {
+    shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n))
+}
+
+/// Refuses an array of `shape` with elements of `size` bytes whose stored form does not fit that, or not into a file of `len` bytes:
+/// the library reserves memory for what the file claims.
+fn checked(array: &Dataset, shape: &[u64], size: u64, len: u64) -> Result<(), String> {
+    let unreadable = |error: hdf5_pure::Error| format!("cannot be read ({error}): is the file complete?");
+    let stored = array.element_size().map_err(unreadable)?;
+    if stored != size {
+        return Err(format!("has elements of {stored} bytes instead of {size}"));
+    }
+    let bytes = elements(shape).and_then(|n| n.checked_mul(size));
+    let bytes = bytes.filter(|bytes| bytes / MAX_INFLATION <= len);
+    let bytes = bytes.ok_or_else(|| format!("has the shape {shape:?}, too large for a file of {len} bytes"))?;
+    let inside = |start: u64, size: u64| start.checked_add(size).is_some_and(|end| end <= len);
+    match array.layout().map_err(unreadable)? {
+        Layout::Compact { size } if size == bytes => Ok(()),
+        // Without an address nothing was ever written.
+        Layout::Contiguous { address: Some(start), size } if size == bytes && inside(start, size) => Ok(()),
+        Layout::Contiguous { address: None, .. } if bytes == 0 => Ok(()),
+        Layout::Chunked { chunk_shape, .. } => {
+            if elements(&chunk_shape).and_then(|n| n.checked_mul(size)).is_none_or(|bytes| bytes > LARGEST_CHUNK) {
+                return Err(format!("is stored in chunks of {chunk_shape:?}, which are too large"));
+            }
+            let chunks = array.chunks().map_err(unreadable)?;
+            match chunks.iter().find(|chunk| !inside(chunk.address, chunk.storage_size)) {
+                Some(_) => Err(format!("has a chunk that lies beyond the {len} bytes of the file: is it complete?")),
+                None => Ok(()),
+            }
+        }
+        layout => Err(format!("is stored as {layout:?}, not as {bytes} bytes within the {len} of the file")),
     }
 }
 

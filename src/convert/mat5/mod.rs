@@ -6,19 +6,20 @@
 //!
 //! Source: MathWorks, *MAT-File Format*, chapter 1 (Level 5).
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use flate2::read::ZlibDecoder;
 
 use crate::error::IoContext;
-use crate::{Error, Result};
+use crate::{Error, Result, input};
 
 /// Bytes of the header; the last four are version and byte order.
 const HEADER: usize = 128;
-/// Largest file, and largest array after decompression: bytes. Lists of 14,097 names take about one million.
-const LARGEST: u64 = 64 << 20;
+/// Largest file, and all arrays together after decompression: bytes. Lists of 14,097 names take about one million.
+const LARGEST: u64 = 16 << 20;
+/// Most arrays, those in cells included.
+const MOST_ARRAYS: usize = 1 << 20;
 /// Cells within cells.
 const DEEPEST: usize = 8;
 
@@ -71,19 +72,16 @@ pub enum Value {
 /// Reads all variables of a file.
 ///
 /// # Errors
-/// [`Error::MatFile`]: the file is of another version, of the other byte order, cut off or broken.
+/// [`Error::MatFile`]: the file is of another version, of the other byte order, cut off or broken. As [`input::read`].
 pub fn read(path: &Path) -> Result<Vec<Variable>> {
     let refuse = |reason: String| Error::MatFile { path: path.to_path_buf(), reason };
-    let file = File::open(path).at("read", path)?;
-    let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes).at("read", path)?;
-    if bytes.starts_with(b"MATLAB 7.3") {
+    let mut start = Vec::new();
+    let (file, _) = input::open(path)?;
+    file.take(HEADER as u64).read_to_end(&mut start).at("read", path)?;
+    if start.starts_with(b"MATLAB 7.3") {
         return Err(refuse("this is version 7.3 (HDF5), expected is version 5: is it the file for --mat?".into()));
     }
-    if bytes.len() as u64 > LARGEST {
-        return Err(refuse(format!("it has more than {} MiB, too much for lists of names", LARGEST >> 20)));
-    }
-    parse(&bytes).map_err(refuse)
+    parse(&input::read(path, LARGEST)?).map_err(refuse)
 }
 
 /// Reads all variables of a file's bytes.
@@ -100,12 +98,13 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Variable>, String> {
         _ => return Err("it is no MATLAB file of version 5".into()),
     }
     let mut rest = body;
+    let mut budget = Budget { bytes: LARGEST, arrays: MOST_ARRAYS };
     let mut variables = Vec::new();
     while !rest.is_empty() {
         let (kind, data) = element(&mut rest)?;
         match kind {
-            mi::MATRIX => variables.push(array(data, 0)?),
-            mi::COMPRESSED => variables.push(compressed(data)?),
+            mi::MATRIX => variables.push(array(data, 0, &mut budget)?),
+            mi::COMPRESSED => variables.push(compressed(data, &mut budget)?),
             // Other top-level elements are allowed and mean nothing here.
             _ => {}
         }
@@ -113,17 +112,23 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Variable>, String> {
     Ok(variables)
 }
 
+/// What may still be read of a file: a few bytes that were compressed can be many.
+struct Budget {
+    /// That compressed arrays become.
+    bytes: u64,
+    arrays: usize,
+}
+
 /// A zlib stream that holds one array.
-fn compressed(data: &[u8]) -> Result<Variable, String> {
+fn compressed(data: &[u8], budget: &mut Budget) -> Result<Variable, String> {
     let mut bytes = Vec::new();
-    let read = ZlibDecoder::new(data).take(LARGEST + 1).read_to_end(&mut bytes);
+    let read = ZlibDecoder::new(data).take(budget.bytes + 1).read_to_end(&mut bytes);
     read.map_err(|error| format!("a compressed array is broken ({error})"))?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(format!("an array has more than {} MiB", LARGEST >> 20));
-    }
+    let left = budget.bytes.checked_sub(bytes.len() as u64);
+    budget.bytes = left.ok_or_else(|| format!("its arrays have more than {} MiB", LARGEST >> 20))?;
     let mut rest = &bytes[..];
     match element(&mut rest)? {
-        (mi::MATRIX, data) => array(data, 0),
+        (mi::MATRIX, data) => array(data, 0, budget),
         (kind, _) => Err(format!("a compressed element of type {kind} instead of an array")),
     }
 }
@@ -149,7 +154,9 @@ fn element<'a>(rest: &mut &'a [u8]) -> Result<(u32, &'a [u8]), String> {
 }
 
 /// An array: flags, dimensions, name, content.
-fn array(data: &[u8], depth: usize) -> Result<Variable, String> {
+fn array(data: &[u8], depth: usize, budget: &mut Budget) -> Result<Variable, String> {
+    let left = budget.arrays.checked_sub(1);
+    budget.arrays = left.ok_or_else(|| format!("it has more than {MOST_ARRAYS} arrays"))?;
     if data.is_empty() {
         // An empty cell may be an array of no bytes at all.
         return Ok(Variable { name: String::new(), dims: vec![0, 0], value: Value::Numbers(Vec::new()) });
@@ -178,7 +185,7 @@ fn array(data: &[u8], depth: usize) -> Result<Variable, String> {
             let mut cells = Vec::new();
             for _ in 0..total {
                 match element(&mut rest)? {
-                    (mi::MATRIX, data) => cells.push(array(data, depth + 1)?.value),
+                    (mi::MATRIX, data) => cells.push(array(data, depth + 1, budget)?.value),
                     (kind, _) => return Err(format!("a cell of {name} is of type {kind} instead of an array")),
                 }
             }

@@ -114,7 +114,15 @@ fn lengths_dimensions_and_depth_are_held_against_the_bytes() {
     assert!(with(matrix(mx::DOUBLE, [1, 1], "d", &tagged(mi::DOUBLE, &[0; 7]))).contains("part of a number"));
     assert!(with(tagged(mi::COMPRESSED, b"not zlib")).contains("compressed array is broken"));
     let bomb = zipped(&vec![0; LARGEST as usize + 9]);
-    assert!(bomb.len() < 1 << 20 && with(bomb).contains("more than 64 MiB"));
+    assert!(bomb.len() < 1 << 20 && with(bomb).contains("more than 16 MiB"));
+    // Each of them is small enough, all together are not.
+    let several = vec![zipped(&matrix(mx::DOUBLE, [3 << 20, 1], "d", &tagged(mi::UINT8, &vec![0; 3 << 20]))); 6];
+    assert!(parse(&file(&several[..5])).is_ok());
+    assert!(parse(&file(&several)).unwrap_err().contains("more than 16 MiB"));
+    // Empty arrays in cells take no bytes of their own but their tags.
+    let empty = tagged(mi::MATRIX, &[]).repeat(MOST_ARRAYS);
+    let cells = with(zipped(&matrix(mx::CELL, [MOST_ARRAYS as i32, 1], "c", &empty)));
+    assert!(cells.contains("more than 1048576 arrays"), "{cells}");
     let nested = (0..20).fold(column("", &[1.0]), |inner, _| matrix(mx::CELL, [1, 1], "", &inner));
     assert!(with(nested).contains("cells lie within cells"));
 }

@@ -2,7 +2,6 @@
 //!
 //! Source: the format's description on <http://yann.lecun.com/exdb/mnist/>: a magic number, the sides as big-endian u32, bytes.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -13,9 +12,8 @@ use super::packed::{numbers, samples};
 use super::refuse;
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{PackedImages, Sample};
-use crate::error::IoContext;
 use crate::text::Shown;
-use crate::{Result, memory};
+use crate::{Result, input, memory};
 
 /// What a folder should hold, for errors.
 pub(super) const FILES: &str = "the files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and \
@@ -31,8 +29,11 @@ const LABELS: (&str, u32) = ("labels", 1);
 const CLASSES: usize = 10;
 /// Pixels, high or wide.
 const MAX_SIDE: usize = 4096;
-/// Deflate makes at most this of a byte.
-const MAX_INFLATION: u64 = 1032;
+/// What a compressed byte becomes at most; images and labels become a fraction of that.
+const MAX_INFLATION: u64 = 100;
+/// Bytes, and images, that a file of any length may become: sorted labels or empty images are almost nothing.
+const SMALL: u64 = 64 << 20;
+const FEW: u64 = 1 << 20;
 
 /// Classes of Fashion-MNIST (Xiao et al., 2017).
 const FASHION: [&str; CLASSES] =
@@ -102,11 +103,10 @@ fn subset(folder: &Path, name: &str) -> Result<Vec<Sample>> {
 /// # Errors
 /// Another magic number, a size that no image has, or a length that is not what the header says.
 fn read<const N: usize>(file: &Path) -> Result<([usize; N], Vec<u8>)> {
-    let stored = File::open(file).at("read", file)?;
-    let len = stored.metadata().at("read", file)?.len();
+    let (stored, len) = input::open(file)?;
     let zipped = file.extension().is_some_and(|ending| ending == "gz");
     let (mut stream, largest): (Box<dyn Read>, u64) = match zipped {
-        true => (Box::new(MultiGzDecoder::new(stored)), len.saturating_mul(MAX_INFLATION)),
+        true => (Box::new(MultiGzDecoder::new(stored)), len.saturating_mul(MAX_INFLATION).max(SMALL)),
         false => (Box::new(stored), len),
     };
     // A stream that ends early, is no gzip or has another checksum is a broken file, whatever its error is called.
@@ -129,10 +129,11 @@ fn read<const N: usize>(file: &Path) -> Result<([usize; N], Vec<u8>)> {
     }
     // At most 2^32 * 2^24.
     let needed: u64 = sides.iter().map(|&side| side as u64).product();
-    if needed > largest {
+    if needed > largest || sides[0] as u64 > FEW.max(len) {
         return refuse(file, format!("it is cut off: its sizes {sides:?} need {needed} bytes, the file has {len}"));
     }
-    memory::ensure("the data set", needed)?;
+    let list = (sides[0] * size_of::<Sample>()) as u64;
+    memory::ensure("the data set", needed.saturating_add(list))?;
     // The buffer grows with what is there, not with what a header says.
     let mut bytes = Vec::new();
     stream.take(needed + 1).read_to_end(&mut bytes).or_else(|e| refuse(file, broken(e)))?;

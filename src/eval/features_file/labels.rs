@@ -1,14 +1,14 @@
 //! Which image a feature is of: lists of names in Market-1501's style, and CSV files.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::data::parse_name;
-use crate::error::IoContext;
-use crate::{Error, Result};
+use crate::{Error, Result, input};
 
 /// First line of a CSV file of labels.
 const HEADER: &str = "path,pid,camid";
+/// Largest file of labels, bytes.
+const LARGEST: u64 = 1 << 30;
 
 /// Path, identity and camera of each feature.
 #[derive(Debug, Default, PartialEq)]
@@ -24,7 +24,7 @@ impl ImageLabels {
     /// # Errors
     /// [`Error::Io`]; [`Error::FeatureFile`] with the line that says something else.
     pub fn read(file: &Path) -> Result<ImageLabels> {
-        let text = fs::read_to_string(file).at("read", file)?;
+        let text = input::read_text(file, LARGEST)?;
         let mut lines = text.lines().enumerate();
         let is_csv = text.lines().next().is_some_and(|line| line.trim().trim_start_matches('\u{feff}') == HEADER);
         if is_csv {
@@ -81,6 +81,8 @@ fn named_entry(path: &Path) -> Option<(PathBuf, i64, i64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn read(text: &str) -> Result<ImageLabels> {

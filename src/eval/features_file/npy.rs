@@ -2,14 +2,13 @@
 //! Python dict, the dict, the numbers. (Crates for it parse Python literals and big integers in full; a matrix needs
 //! three keys.)
 
-use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use half::f16;
 
 use crate::error::IoContext;
-use crate::{Error, Result};
+use crate::{Error, Result, input, memory};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest dict that is read: those of matrices have some hundred bytes.
@@ -32,8 +31,7 @@ pub(super) fn header(shape: [usize; 2]) -> Vec<u8> {
 /// [`Error::Io`]; [`Error::FeatureFile`] for anything else than such a matrix.
 pub(super) fn read(path: &Path) -> Result<(Vec<f32>, usize)> {
     let bad = |reason: String| Error::FeatureFile { path: path.into(), reason };
-    let file = File::open(path).at("read", path)?;
-    let length = file.metadata().at("read", path)?.len();
+    let (file, length) = input::open(path)?;
     let mut file = BufReader::with_capacity(1 << 20, file);
     let dict = read_dict(&mut file).map_err(|e| bad(format!("it is no .npy file ({e})")))?;
     let value = |key: &str| {
@@ -64,7 +62,7 @@ pub(super) fn read(path: &Path) -> Result<(Vec<f32>, usize)> {
     };
     let values = rows.checked_mul(dim).filter(|n| (*n as u64).checked_mul(size).is_some_and(|bytes| bytes <= length));
     let values = values.ok_or_else(|| bad(format!("it is shorter than its shape ({shape}) says")))?;
-    let mut features = Vec::with_capacity(values);
+    let mut features = memory::reserved("the features", values)?;
     let read = match size {
         4 => numbers(&mut file, values, &mut features, f32::from_le_bytes),
         8 => numbers(&mut file, values, &mut features, |b| f64::from_le_bytes(b) as f32),

@@ -6,7 +6,7 @@ use super::labels::ImageLabels;
 use super::{FeatureFormat, npy};
 use crate::eval::ranking::Labels;
 use crate::text::Shown;
-use crate::{Error, Result, checkpoint};
+use crate::{Error, Result, checkpoint, input, memory};
 
 /// Identity of images that belong to nobody's evaluation, as the authors of Market-1501 ask.
 const JUNK: i64 = -1;
@@ -122,6 +122,7 @@ impl FeatureSet {
 
 fn read_safetensors(path: &Path, with_labels: bool) -> Result<FeatureSet> {
     let bad = |reason: String| Error::FeatureFile { path: path.into(), reason };
+    let (_, length) = input::open(path)?;
     let file = checkpoint::File::open(path)?;
     let Some(shape) = file.shape("features") else {
         return Err(bad(format!("it has no tensor `features`, only {}", file.names().join(", "))));
@@ -129,6 +130,11 @@ fn read_safetensors(path: &Path, with_labels: bool) -> Result<FeatureSet> {
     let [rows, dim] = shape[..] else {
         return Err(bad(format!("its features have the shape {shape:?}, not [images, numbers of a feature]")));
     };
+    // Two bytes a number at least: a tensor that repeats a few numbers is not what is expected.
+    if rows.checked_mul(dim).is_none_or(|values| values as u64 > length / 2) {
+        return Err(bad(format!("its features have the shape {shape:?}, too many for a file of {length} bytes")));
+    }
+    memory::ensure("the features", 4 * (rows * dim) as u64)?;
     let paths = file.metadata.get("paths").and_then(|list| serde_json::from_str::<Vec<PathBuf>>(list).ok());
     let paths = paths.filter(|paths| paths.len() == rows).unwrap_or_default();
     let mut set = FeatureSet { features: file.f32("features")?, dim, paths, ..FeatureSet::default() };

@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use crate::config::TaskKind;
-use crate::error::IoContext;
 use crate::eval::classification::{ITEM_COLUMNS, calibration_bins, calibration_error};
 use crate::eval::ranking::QUERY_COLUMNS;
 use crate::text::Shown;
-use crate::{Error, Result};
+use crate::{Error, Result, input};
 
 /// A figure of a run, by its keys in files and in print.
 pub(super) struct Figure {
@@ -60,7 +59,7 @@ impl Items {
     /// [`Error::Io`]; [`Error::ListLine`] for another header or a line that says something else; [`Error::NotComparable`]
     /// without lines.
     pub fn read(path: &Path) -> Result<(Items, Vec<String>)> {
-        let file = std::fs::File::open(path).at("read", path)?;
+        let (file, _) = input::open(path)?;
         let mut csv = csv::Reader::from_reader(std::io::BufReader::new(file));
         let header = csv.headers().map_err(|error| broken(path, &error))?;
         let (task, labels, numbers) = match () {

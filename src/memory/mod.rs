@@ -1,0 +1,121 @@
+//! Memory that this process may still take, asked for before large allocations: a process that the system kills says nothing, and
+//! an allocation that fails ends it without a sentence.
+//!
+//! What counts is the smallest of: the machine's free memory, the limits of the control groups that the process is in, and its own
+//! limits (`ulimit`). Linux tells all of them; elsewhere nothing is known and nothing refused.
+
+mod cgroup;
+mod process;
+
+use std::fs;
+
+use crate::{Error, Result};
+
+/// What to do where no setting makes the need smaller.
+const ADVICE: &str = "free memory, raise the limit, or use a machine with more";
+
+/// A limit with what is left below it, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Room {
+    /// Who sets the limit.
+    limit: &'static str,
+    total: u64,
+    available: u64,
+}
+
+impl Room {
+    /// Below a limit of `total` bytes, `used` of which are taken.
+    fn below(limit: &'static str, total: u64, used: u64) -> Room {
+        Room { limit, total, available: total.saturating_sub(used) }
+    }
+}
+
+/// Total and available bytes, where the system tells.
+pub fn total_and_available() -> Option<(u64, u64)> {
+    let rooms = rooms();
+    let total = rooms.iter().map(|room| room.total).min()?;
+    Some((total, tightest(&rooms)?.available))
+}
+
+/// Refuses what cannot fit.
+///
+/// # Errors
+/// [`Error::OutOfMemory`] where more than what is available is asked for.
+pub fn ensure(purpose: &str, needed: u64) -> Result<()> {
+    ensure_or(purpose, needed, ADVICE)
+}
+
+/// As [`ensure`]; `advice` says what makes the need smaller.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_or(purpose: &str, needed: u64, advice: &str) -> Result<()> {
+    match tightest(&rooms()) {
+        Some(room) if needed > room.available => Err(too_much(purpose, needed, room, advice)),
+        _ => Ok(()),
+    }
+}
+
+/// An empty list with room for `len` elements and no more.
+///
+/// # Errors
+/// [`Error::OutOfMemory`] where the allocator has no room.
+pub fn reserved<T>(purpose: &str, len: usize) -> Result<Vec<T>> {
+    let mut list = Vec::new();
+    if list.try_reserve_exact(len).is_err() {
+        let needed = (len as u64).saturating_mul(size_of::<T>() as u64);
+        let unknown = Room { limit: "the allocator", total: 0, available: 0 };
+        return Err(too_much(purpose, needed, tightest(&rooms()).unwrap_or(unknown), ADVICE));
+    }
+    Ok(list)
+}
+
+fn too_much(purpose: &str, needed: u64, room: Room, advice: &str) -> Error {
+    let Room { limit, available, .. } = room;
+    Error::OutOfMemory { purpose: purpose.into(), needed, available, limit, advice: advice.into() }
+}
+
+fn tightest(rooms: &[Room]) -> Option<Room> {
+    rooms.iter().copied().min_by_key(|room| room.available)
+}
+
+/// All limits that hold for this process.
+fn rooms() -> Vec<Room> {
+    let read = |path: &std::path::Path| fs::read_to_string(path).ok();
+    let of = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let mut rooms: Vec<Room> = process::machine(&of("/proc/meminfo")).into_iter().collect();
+    rooms.extend(cgroup::rooms(&of("/proc/self/cgroup"), &of("/proc/self/mountinfo"), read));
+    rooms.extend(process::limits(&of("/proc/self/limits"), &of("/proc/self/status")));
+    rooms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_there_is_is_refused_with_both_numbers() {
+        ensure("a test", 1 << 20).unwrap();
+        if total_and_available().is_some() {
+            let error = ensure_or("a test", 1 << 60, "test less").unwrap_err().to_string();
+            assert!(error.starts_with("a test needs 1099511627776 MiB") && error.ends_with(": test less"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_allocation_that_fails_is_an_error() {
+        assert_eq!(reserved::<u8>("a test", 10).unwrap().capacity(), 10);
+        for len in [usize::MAX, usize::MAX / 4, 1 << 46] {
+            let error = reserved::<f32>("a test", len).unwrap_err();
+            assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_room_counts() {
+        let rooms = [Room::below("a", 100, 20), Room::below("b", 300, 290), Room::below("c", 50, 60)];
+        assert_eq!(tightest(&rooms), Some(Room { limit: "c", total: 50, available: 0 }));
+        assert_eq!(tightest(&rooms[..2]).unwrap().available, 10);
+        assert_eq!(tightest(&[]), None);
+    }
+}
