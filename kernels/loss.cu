@@ -16,6 +16,16 @@ extern "C" __global__ void __launch_bounds__(256)
     if (threadIdx.x == 0) out[0] = (float)(sum / divisor);
 }
 
+// grad[0] = weight: where backward starts. A loss that is not finite makes it NaN, and with it every gradient: a step of the optimiser
+// then changes nothing, whatever the gradients of such a loss would be. launch: grid (1)
+extern "C" __global__ void __launch_bounds__(32)
+    loss_gradient(const float* __restrict__ loss,  // [1]
+                  float* __restrict__ grad,        // [1]
+                  float weight) {
+    // A comparison that is false for NaN too.
+    if (threadIdx.x == 0) grad[0] = fabsf(loss[0]) < INFINITY ? weight : NAN;
+}
+
 // Of a row of logits: the maximum, and with it log Σ exp, by all threads of a block.
 template <class T> DEVICE double log_sum_exp(const T* z, int classes, double* sum_z) {
     SHARED(float, maxima, [256]);

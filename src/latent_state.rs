@@ -79,6 +79,14 @@ impl LatentStates {
         self.pairs.iter_mut().for_each(|pair| pair.held = 0);
     }
 
+    /// Brings the current states to the host: see [`Mirrored::fetch`].
+    ///
+    /// # Errors
+    /// A device that was lost.
+    pub fn fetch(&self) -> Result<()> {
+        self.pairs.iter().filter(|pair| pair.held > 0).try_for_each(|pair| pair.current.fetch())
+    }
+
     /// The current content of a state, `[slots, h, w, c]`.
     pub fn current(&self, id: StateId) -> &[f32] {
         self.pairs[id.0].current()
@@ -95,7 +103,7 @@ impl LatentStates {
     /// What evaluation starts from, for a batch of `batch` images.
     ///
     /// # Errors
-    /// [`EvalState::Mean`] where no state is stored.
+    /// [`EvalState::Mean`] where no state is stored; a device that was lost.
     pub fn for_evaluation(
         &self,
         mode: EvalState,
@@ -106,6 +114,7 @@ impl LatentStates {
         let init = if mode == EvalState::Normal { StateInit::Normal } else { StateInit::Zeros };
         let mut states = LatentStates::new(init, seed);
         if mode == EvalState::Mean {
+            self.fetch()?;
             for (i, decl) in decls.iter().enumerate() {
                 let slot = decl.slot.len();
                 let stored = self.pairs.get(i).map_or(&[][..], Pair::current);
@@ -143,7 +152,10 @@ impl LatentStates {
     }
 
     /// Makes the current states the previous ones of a step with `batch` slots.
-    pub(crate) fn begin_step(&mut self, decls: &[StateDecl], batch: usize) {
+    ///
+    /// # Errors
+    /// A device that was lost.
+    pub(crate) fn begin_step(&mut self, decls: &[StateDecl], batch: usize) -> Result<()> {
         self.grow_list(decls.len());
         for (i, (decl, pair)) in decls.iter().zip(&mut self.pairs).enumerate() {
             std::mem::swap(&mut pair.current, &mut pair.previous);
@@ -151,6 +163,7 @@ impl LatentStates {
             let had = pair.held.min(len);
             // Lengths are touched only where they change: numbers that lie on a device stay there.
             if pair.previous.len() != len {
+                pair.previous.fetch()?;
                 pair.previous.resize(len, 0.0);
             }
             if pair.current.len() != len {
@@ -159,6 +172,9 @@ impl LatentStates {
             pair.held = len;
             if had == len {
                 continue;
+            }
+            if had > 0 || self.init == StateInit::Normal {
+                pair.previous.fetch()?;
             }
             match self.init {
                 StateInit::Zeros if had == 0 => pair.previous.clear(),
@@ -172,6 +188,7 @@ impl LatentStates {
                 }
             }
         }
+        Ok(())
     }
 
     /// Before and after, for the cell that runs now.

@@ -98,6 +98,15 @@ impl Store {
         Ok(Store { values: values.into(), ..Store::default() })
     }
 
+    /// Brings parameters and statistics to the host: see [`Mirrored::fetch`].
+    ///
+    /// # Errors
+    /// A device that was lost.
+    pub fn fetch(&self) -> Result<()> {
+        self.values.fetch()?;
+        self.buffers.iter().try_for_each(|buffer| buffer.values.fetch())
+    }
+
     /// Whether start values are of no use.
     pub(crate) fn is_blueprint(&self) -> bool {
         self.blueprint

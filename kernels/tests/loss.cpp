@@ -56,6 +56,13 @@ CASE(cross_entropy_bf16_loss) {
             RUN(cross_entropy_backward_bf16, (Grid{(unsigned)e.n}), z, l, s, d, dz, e.n, e.classes, e.smoothing, add);
         });
 }
+CASE(loss_gradient_is_nan_where_the_loss_is_not_finite) {
+    for (float loss : {0.0f, -3.5f, 3.4e38f, INFINITY, -INFINITY, NOT_A_NUMBER}) {
+        Floats from{loss}, grad(1);
+        RUN(loss_gradient, (Grid{1}), from, grad, 0.25f);
+        expect("gradient", grad, {std::isfinite(loss) ? 0.25 : NAN}, 0, 0);
+    }
+}
 CASE(cross_entropy_shows_nan) {
     Floats z{1, NOT_A_NUMBER, 2, 0, 1, 2}, loss(1);
     Buffer<unsigned> labels{0, 1};

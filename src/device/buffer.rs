@@ -36,7 +36,8 @@ impl Drop for Buffer {
 }
 
 /// Numbers that are used on the host and on a device. Each side gets them when it asks and holds older ones: reading as a slice
-/// copies them from the device, writing as a slice makes the device's copy stale.
+/// copies them from the device, writing as a slice makes the device's copy stale. Whoever reads what a device may hold calls
+/// [`Mirrored::fetch`] before, which can fail.
 #[derive(Debug, Default)]
 pub struct Mirrored {
     len: usize,
@@ -78,7 +79,7 @@ impl Mirrored {
     pub fn on_device(&mut self, gpu: &Gpu) -> Result<Ptr<f32>> {
         if self.device.as_ref().is_none_or(|copy| !copy.gpu.is(gpu)) {
             if self.device.is_some() {
-                self.host_mut();
+                self.fetch()?;
             }
             let buffer = gpu.allocate(self.len * size_of::<f32>())?;
             self.device = Some(DeviceCopy { gpu: gpu.clone(), buffer, stale: true });
@@ -109,17 +110,28 @@ impl Mirrored {
         }
     }
 
-    fn host(&self) -> &Vec<f32> {
-        self.host.get_or_init(|| {
+    /// Brings the numbers to the host, where they are not there yet: from then on, until a device is asked for them again, reading
+    /// them as a slice cannot fail.
+    ///
+    /// # Errors
+    /// A device that was lost.
+    pub fn fetch(&self) -> Result<()> {
+        if self.host.get().is_none() {
             let mut values = vec![0.0; self.len];
             if let Some(copy) = self.device.as_ref().filter(|copy| !copy.stale) {
-                let bytes = bytemuck::cast_slice_mut(&mut values);
-                let done = copy.gpu.download(&mut [(bytes, copy.buffer.address)]);
-                // A device that is lost in the middle of a run: every later call would fail as well.
-                done.unwrap_or_else(|error| panic!("{error}"));
+                copy.gpu.download(&mut [(bytemuck::cast_slice_mut(&mut values), copy.buffer.address)])?;
             }
-            values
-        })
+            // Another thread may have been faster with the same numbers.
+            let _ = self.host.set(values);
+        }
+        Ok(())
+    }
+
+    /// # Panics
+    /// If a device fails that was not asked by [`Mirrored::fetch`]: what a device may hold is fetched before it is read.
+    fn host(&self) -> &Vec<f32> {
+        self.fetch().unwrap_or_else(|error| panic!("{error}"));
+        self.host.get().expect("fetched")
     }
 
     fn host_mut(&mut self) -> &mut Vec<f32> {

@@ -157,6 +157,15 @@ impl CaseRun {
         self.session.backward(&mut self.store, &mut self.states)
     }
 
+    /// Brings latent states and statistics to the host.
+    ///
+    /// # Errors
+    /// A device that was lost.
+    pub fn fetch(&self) -> Result<()> {
+        self.states.fetch()?;
+        self.store.fetch()
+    }
+
     /// The latent states after [`CaseRun::forward`].
     pub fn states(&self) -> Vec<Vec<f32>> {
         (0..self.initial_states.len()).map(|i| self.states.current(StateId::from_index(i)).to_vec()).collect()

@@ -21,6 +21,15 @@ impl Ema {
         Ema { decay: f64::from(decay), values: store.values.clone(), buffers }
     }
 
+    /// Brings the average to the host: see [`Mirrored::fetch`].
+    ///
+    /// # Errors
+    /// A device that was lost.
+    pub fn fetch(&self) -> Result<()> {
+        self.values.fetch()?;
+        self.buffers.iter().try_for_each(Mirrored::fetch)
+    }
+
     /// Takes the weights after step number `step` (from 1) in. Early averages forget faster, so that they do not hang on to the
     /// start: the decay is at most (1 + step) / (10 + step).
     ///

@@ -128,6 +128,14 @@ impl Optimizer {
         Ok(Self { config: config.clone(), steps: 0, buffers, tables: None })
     }
 
+    /// Brings the state buffers to the host: see [`Mirrored::fetch`].
+    ///
+    /// # Errors
+    /// A device that was lost.
+    pub fn fetch(&self) -> Result<()> {
+        self.buffers.iter().try_for_each(Mirrored::fetch)
+    }
+
     /// Steps taken so far.
     pub fn steps(&self) -> u64 {
         self.steps

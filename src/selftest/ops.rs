@@ -35,11 +35,13 @@ fn results(device: &Device, case: &OpCase, mode: Mode, seed: u64) -> Result<Vec<
     if mode != Mode::Eval {
         run.store.grads.fill(f32::NAN);
         run.backward()?;
+        run.store.grads.fetch()?;
         for &var in &run.inputs {
             all.push(run.session.grad(var)?.to_vec());
         }
         all.extend(run.params.iter().map(|&id| run.store.grad(id).to_vec()));
     }
+    run.fetch()?;
     all.extend(run.states());
     all.extend(run.store.buffers.iter().map(|buffer| buffer.values.to_vec()));
     Ok(all)

@@ -53,6 +53,8 @@ fn rule(gpu: &Gpu, config: &OptimConfig, seed: u64) -> Result<f64> {
         on_cpu.step(&mut want, &grads, &segments);
         worst = worst.max(deviation(&[f32::from_ne_bytes(norm)], &[expected as f32]));
     }
+    on_gpu.fetch()?;
+    got.fetch()?;
     let states = on_gpu.state().zip(on_cpu.state()).map(|((_, got), (_, want))| deviation(got, want));
     Ok(states.fold(worst.max(deviation(&got, &want)), f64::max))
 }

@@ -56,6 +56,7 @@ fn of_network(mut config: Config, device: &Device, gpu: &Gpu, visit: &mut dyn Fn
         // Each with data and a rate of its own: a recording that holds on to an old one is seen.
         let step = |i: usize| trainer.step(&batches[i], batches.get(i + 1), 1e-3 / (i + 1) as f64);
         let reports = (0..STEPS).map(step).collect::<Result<_>>()?;
+        trainer.fetch()?;
         trainer.swap_average();
         Ok((reports, trainer.store.values.to_vec()))
     };

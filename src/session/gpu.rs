@@ -229,11 +229,11 @@ impl Session {
         memory.at(self.plan.values[var.0])
     }
 
-    /// Enqueues the gradient of a loss.
+    /// Enqueues the gradient of a loss: `value`, or NaN where the loss is not finite.
     pub(crate) fn launch_grad(&self, loss: Var, value: f32) -> Result<()> {
         let Memory::Gpu(memory) = &self.memory else { unreachable!("a session on a GPU") };
         let block = self.plan.grads[loss.0].expect("a root of a differentiable graph");
-        kernels::fill_f32(&memory.gpu, 1, memory.at(block), value, 1)
+        kernels::loss_gradient(&memory.gpu, 1, self.address(loss).cast(), memory.at(block), value)
     }
 
     /// Runs `work`; in a poisoned session with NaN in `blocks` that are to be written (`true`), and behind each of them.

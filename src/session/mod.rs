@@ -118,7 +118,7 @@ impl Session {
     /// # Errors
     /// A GPU that fails.
     pub fn forward(&mut self, store: &mut Store, states: &mut LatentStates) -> Result<()> {
-        self.begin_step(store, states);
+        self.begin_step(store, states)?;
         match &mut self.memory {
             Memory::Host(arena) => {
                 if self.poison {
@@ -159,11 +159,12 @@ impl Session {
     }
 
     /// What a step changes on the host: the states' turn, the counters of batches.
-    pub(crate) fn begin_step(&self, store: &mut Store, states: &mut LatentStates) {
+    pub(crate) fn begin_step(&self, store: &mut Store, states: &mut LatentStates) -> Result<()> {
         let batch = self.graph.values.first().map_or(0, |v| v.shape.n);
-        states.begin_step(&self.graph.states, batch);
+        states.begin_step(&self.graph.states, batch)?;
         for counter in self.graph.nodes.iter().filter_map(|node| node.attachments.counter) {
             store.counters[counter.0].1 += 1;
         }
+        Ok(())
     }
 }

@@ -345,6 +345,7 @@ fn keep_best<T: Task>(
 fn evaluate_best<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, best: Best) -> Result<T::Report> {
     job.reporter.message(&format!("the weights after epoch {}:", best.epoch));
     let model = job.run.checkpoints().join(state::BEST).join(state::MODEL_FILE);
+    trainer.fetch()?;
     checkpoint::load_exact(&mut trainer.store, &checkpoint::File::open(&model)?)?;
     let decls = trainer.state_decls().to_vec();
     state::load_latent_states(&model, &decls, &mut trainer.states)?;

@@ -85,7 +85,7 @@ pub struct ModelInfo<'a> {
 /// Writes checkpoint `name` into `folder` (of checkpoints). The model is the moving average of the weights, where there is one.
 ///
 /// # Errors
-/// The disk is full or not writable: nothing that was there before is touched.
+/// The disk is full or not writable, or the device was lost: nothing that was there before is touched.
 pub fn save(
     folder: &Path,
     name: &str,
@@ -93,6 +93,7 @@ pub fn save(
     info: ModelInfo<'_>,
     position: Position,
 ) -> Result<PathBuf> {
+    trainer.fetch()?;
     let temporary = folder.join(format!(".{name}.tmp"));
     let target = folder.join(name);
     if temporary.exists() {

@@ -174,7 +174,7 @@ impl Trainer {
     /// that follows where it is known already, the bytes go to a GPU meanwhile.
     ///
     /// # Errors
-    /// A loss or gradient that is not finite; the parameters are then as they were.
+    /// A loss or gradient that is not finite; the parameters are then as they were. A device that fails.
     pub fn step(&mut self, batch: &Batch, next: Option<&Batch>, lr: f64) -> Result<StepReport> {
         if self.config.ptl.state_policy == StatePolicy::Reset {
             self.states.reset();
@@ -247,7 +247,7 @@ impl Trainer {
         lr: f64,
     ) -> Result<StepReport> {
         let (segments, loss_weights) = (self.segments(lr), self.loss_weights());
-        self.session.begin_step(&mut self.store, &mut self.states);
+        self.session.begin_step(&mut self.store, &mut self.states)?;
         let bound = self.session.bind(&mut self.store, &mut self.states)?;
         let update = self.optimizer.bind(gpu, &segments)?;
         // The update writes the parameters, which the session only reads.
@@ -343,6 +343,17 @@ impl Trainer {
         if self.averages() {
             self.ema = Some(Ema::new(self.config.train.ema, &self.store));
         }
+    }
+
+    /// Brings all numbers that a checkpoint holds to the host: reading them cannot fail from then on, until the next step.
+    ///
+    /// # Errors
+    /// A device that was lost.
+    pub fn fetch(&self) -> Result<()> {
+        self.store.fetch()?;
+        self.optimizer.fetch()?;
+        self.states.fetch()?;
+        self.ema.as_ref().map_or(Ok(()), Ema::fetch)
     }
 
     /// Whether a moving average of the weights is kept.

@@ -5,6 +5,8 @@ mod bytes;
 #[cfg(ptl_emulator)]
 mod cells;
 mod classify;
+#[cfg(ptl_emulator)]
+mod faults;
 mod ops;
 mod ranking;
 mod training;

@@ -1,0 +1,166 @@
+//! A device that is lost, and losses that are not finite, in the middle of a training.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use ptl::Error;
+use ptl::config::{Config, TaskKind};
+use ptl::data::{Batch, Drawn};
+use ptl::device::{Backend, Device, Emulator, Gpu, Kernel, Precision, Recording, Vendor};
+use ptl::latent_state::{EvalState, StateInit};
+use ptl::train::Trainer;
+use ptl::train::state::{self, ModelInfo, Position};
+
+/// The emulated GPU until so many calls are done; then every call fails.
+#[derive(Debug)]
+struct Fragile {
+    emulator: Emulator,
+    left: AtomicI64,
+}
+
+impl Fragile {
+    fn call(&self) -> ptl::Result<()> {
+        match self.left.fetch_sub(1, Ordering::Relaxed) {
+            ..=0 => Err(Error::Device { device: "GPU", action: "a call".into(), reason: "it was lost".into() }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Backend for Fragile {
+    fn description(&self) -> String {
+        "fragile".into()
+    }
+
+    fn memory(&self) -> ptl::Result<[u64; 2]> {
+        self.emulator.memory()
+    }
+
+    fn allocate(&self, bytes: usize) -> ptl::Result<u64> {
+        self.call()?;
+        self.emulator.allocate(bytes)
+    }
+
+    fn release(&self, address: u64) {
+        self.emulator.release(address);
+    }
+
+    fn upload(&self, to: u64, from: &[u8]) -> ptl::Result<()> {
+        self.call()?;
+        self.emulator.upload(to, from)
+    }
+
+    fn upload_beside(&self, to: u64, from: &[u8]) -> ptl::Result<()> {
+        self.call()?;
+        self.emulator.upload_beside(to, from)
+    }
+
+    fn download(&self, copies: &mut [(&mut [u8], u64)]) -> ptl::Result<()> {
+        self.call()?;
+        self.emulator.download(copies)
+    }
+
+    fn synchronize(&self) -> ptl::Result<()> {
+        self.call()?;
+        self.emulator.synchronize()
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: &'static Kernel,
+        grid: [u32; 3],
+        shared_bytes: u32,
+        arguments: &mut [*mut c_void],
+    ) -> ptl::Result<()> {
+        self.call()?;
+        // SAFETY: the caller's own promises.
+        unsafe { self.emulator.launch(kernel, grid, shared_bytes, arguments) }
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> ptl::Result<()>) -> ptl::Result<Box<dyn Recording>> {
+        self.call()?;
+        self.emulator.record(work)
+    }
+
+    fn vendor(&self) -> Option<&dyn Vendor> {
+        None
+    }
+}
+
+fn config() -> Config {
+    let mut config = Config::recipe(TaskKind::Reid, "resnet18-ptl");
+    (config.model.width, config.model.embedding) = (0.0625, 8);
+    (config.model.height, config.model.image_width) = (32, 16);
+    (config.sampler.ids, config.sampler.images) = (2, 2);
+    // All that can lie on a device: states that are drawn, an average, moments.
+    (config.train.ema, config.ptl.state_init) = (0.9, StateInit::Normal);
+    config
+}
+
+fn batch(config: &Config) -> Batch {
+    let size = [config.model.height, config.model.image_width];
+    Batch {
+        pixels: (0..4 * size[0] * size[1] * 3).map(|i| (i * 7 % 251) as u8).collect(),
+        size,
+        drawn: vec![Drawn::default(); 4],
+        labels: vec![0, 0, 1, 1],
+        indices: (0..4).collect(),
+        mix: None,
+    }
+}
+
+/// Two steps, two epochs, a checkpoint, and what an evaluation from the mean state reads.
+fn train(config: &Config, device: Device) -> ptl::Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut trainer = Trainer::on(device, config, 2, |_, _| Ok(()))?;
+    for _ in 0..2 {
+        trainer.begin_epoch();
+        trainer.step(&batch(config), None, 1e-3)?;
+        let states = trainer.states.for_evaluation(EvalState::Mean, trainer.state_decls(), 4, 0)?;
+        drop(states);
+    }
+    let info = ModelInfo { classes: 2, class_names: &[] };
+    state::save(folder.path(), "step-2", &mut trainer, info, Position::default())?;
+    Ok(())
+}
+
+#[test]
+fn a_lost_device_is_an_error_whenever_it_is_lost() {
+    let config = config();
+    let fragile = |calls: i64| Arc::new(Fragile { emulator: Emulator::default(), left: calls.into() });
+    let whole = fragile(i64::MAX);
+    train(&config, Device::Gpu(Gpu::new(whole.clone(), Precision::F32))).unwrap();
+    let calls = i64::MAX - whole.left.load(Ordering::Relaxed);
+    // All of the last calls, which read; a few of the many that launch.
+    let steps = (0..calls - 60).step_by((calls / 12) as usize).chain(calls - 60..calls);
+    for lost_after in steps {
+        let device = Device::Gpu(Gpu::new(fragile(lost_after), Precision::F32));
+        match train(&config, device) {
+            Err(Error::Device { reason, .. }) => assert_eq!(reason, "it was lost", "after {lost_after} of {calls} calls"),
+            other => panic!("after {lost_after} of {calls} calls: {other:?}"),
+        }
+    }
+}
+
+/// Labels that the network rules out have an infinite loss, whose gradients are finite.
+#[test]
+fn an_infinite_loss_changes_no_weights() {
+    for device in [Device::Cpu, Device::Gpu(Gpu::new(Arc::new(Emulator::default()), Precision::F32))] {
+        let mut config = Config::recipe(TaskKind::Classify, "cifar-resnet20");
+        (config.model.height, config.model.image_width, config.sampler.batch) = (32, 16, 4);
+        (config.model.width, config.loss.label_smoothing) = (0.25, 0.0);
+        let mut trainer = Trainer::on(device, &config, 2, |_, store| {
+            // The difference of the logits is beyond f32's largest number.
+            let bias = store.params.iter().find(|param| param.name == "fc.bias").unwrap().range.clone();
+            store.values[bias].copy_from_slice(&[-3e38, 3e38]);
+            Ok(())
+        })
+        .unwrap();
+        let before = trainer.store.values.to_vec();
+        let error = trainer.step(&batch(&config), None, 1e-2).unwrap_err();
+        assert!(matches!(error, Error::NonFinite { what: "loss", .. }), "{error}");
+        trainer.fetch().unwrap();
+        assert!(trainer.store.values[..] == before[..], "{}: the weights have changed", trainer.device);
+    }
+}
