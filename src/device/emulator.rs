@@ -128,16 +128,19 @@ impl Backend for Emulator {
     fn allocate(&self, bytes: usize) -> Result<u64> {
         self.refuse_in_recording("allocating memory")?;
         let [free, total] = self.memory()?;
-        if bytes as u64 > free {
+        let too_large = || {
             let (purpose, advice) =
                 ("a buffer".into(), "use smaller batches, smaller images or a smaller network".into());
-            return Err(Error::DeviceMemory { purpose, needed: bytes as u64, free, total, advice });
+            Error::DeviceMemory { purpose, needed: bytes as u64, free, total, advice }
+        };
+        if bytes as u64 > free {
+            return Err(too_large());
         }
         let layout = Layout::from_size_align(bytes, ALIGN).expect("a size that memory can have");
         // SAFETY: the layout has a size above 0 (`Buffer::new`).
         let start = unsafe { alloc(layout) };
         if start.is_null() {
-            std::alloc::handle_alloc_error(layout);
+            return Err(too_large());
         }
         // SAFETY: just allocated with this size.
         unsafe { start.write_bytes(0xff, bytes) };

@@ -75,7 +75,9 @@ fn mount(line: &str, version: Version) -> Option<(PathBuf, PathBuf)> {
 fn room(version: Version, read: impl Fn(&str) -> Option<String>) -> Option<Room> {
     let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
     let (limit, used, files) = match version {
-        Version::One => ("memory.limit_in_bytes", "memory.usage_in_bytes", ["total_inactive_file", "total_active_file"]),
+        Version::One => {
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", ["total_inactive_file", "total_active_file"])
+        }
         Version::Two => ("memory.max", "memory.current", ["inactive_file", "active_file"]),
     };
     // Version 2 says "max" where there is no limit.
@@ -138,7 +140,10 @@ mod tests {
             ("/sys/fs/cgroup/memory/memory.usage_in_bytes", "5\n"),
             ("/sys/fs/cgroup/memory/slurm/job_7/memory.limit_in_bytes", "4096\n"),
             ("/sys/fs/cgroup/memory/slurm/job_7/memory.usage_in_bytes", "3000\n"),
-            ("/sys/fs/cgroup/memory/slurm/job_7/memory.stat", "inactive_file 1\ntotal_inactive_file 900\ntotal_active_file 96\n"),
+            (
+                "/sys/fs/cgroup/memory/slurm/job_7/memory.stat",
+                "inactive_file 1\ntotal_inactive_file 900\ntotal_active_file 96\n",
+            ),
         ];
         assert_eq!(rooms_of(cgroup, V1, &files), [(4096, 2092)]);
         // More was taken than is allowed: nothing is left.
@@ -155,7 +160,8 @@ mod tests {
         let bound = V2.replace("0:26 / ", "0:26 /docker/abc ");
         assert_eq!(rooms_of("0::/docker/abc\n", &bound, &files), [(64, 60)]);
         assert_eq!(rooms_of("0::/elsewhere\n", &bound, &files), [(64, 60)]);
-        let inner = [("/sys/fs/cgroup/in/memory.max", "32"), ("/sys/fs/cgroup/in/memory.current", "2"), files[0], files[1]];
+        let inner =
+            [("/sys/fs/cgroup/in/memory.max", "32"), ("/sys/fs/cgroup/in/memory.current", "2"), files[0], files[1]];
         assert_eq!(rooms_of("0::/docker/abc/in\n", &bound, &inner), [(32, 30), (64, 60)]);
     }
 

@@ -20,10 +20,8 @@ pub(super) fn limits(limits: &str, status: &str) -> Vec<Room> {
         Some(Room::below(limit, total, kib(status, used)?))
     };
     // Every thread reserves addresses that it never touches, an eighth of the limit at most is set aside for them.
-    let address_space = room("Max address space", "VmSize:", "the limit of ulimit -v").map(|room| Room {
-        available: room.available.saturating_sub(RESERVED.min(room.total / 8)),
-        ..room
-    });
+    let address_space = room("Max address space", "VmSize:", "the limit of ulimit -v")
+        .map(|room| Room { available: room.available.saturating_sub(RESERVED.min(room.total / 8)), ..room });
     [address_space, room("Max data size", "VmData:", "the limit of ulimit -d")].into_iter().flatten().collect()
 }
 
@@ -43,8 +41,9 @@ Max cpu time              unlimited            unlimited            seconds
 Max data size             ";
 
     fn limits_of(data: &str, address_space: &str) -> Vec<Room> {
-        let text =
-            format!("{LIMITS}{data:<21}unlimited            bytes     \nMax address space         {address_space:<21}unlimited            bytes     \n");
+        let text = format!(
+            "{LIMITS}{data:<21}unlimited            bytes     \nMax address space         {address_space:<21}unlimited            bytes     \n"
+        );
         limits(&text, "Name:\tptl\nVmPeak:\t 900 kB\nVmSize:\t  600000 kB\nVmData:\t  1000 kB\n")
     }
 

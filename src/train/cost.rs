@@ -102,7 +102,7 @@ pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
             update: sum([times(bytes(parameters), gradients + moments), average, rest.saturating_sub(weights)]),
             activations: sum([plan.arena_bytes() as u64, states]),
             evaluation: evaluation(config, network.as_ref(), &store, config.eval.batch)?.bytes(),
-            batches: loader_bytes(config, config.batch().max(config.eval.batch)),
+            batches: loader_bytes(config, config.batch().max(config.eval.batch), usize::MAX),
         },
     })
 }
@@ -114,12 +114,15 @@ pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
 pub fn ensure_training(config: &Config, classes: usize, data: DataSizes, device: &Device) -> Result<Cost> {
     let cost = cost(config, classes)?;
     let memory = if device.gpu().is_some() { cost.training.beside_gpu() } else { cost.training };
+    let batches = data.batches.max(data.measured.div_ceil(config.eval.batch));
+    let batches = loader_bytes(config, config.batch().max(config.eval.batch), batches);
+    let memory = Memory { batches, ..memory };
     let (numbers, sizes) = (times(cost.outputs as u64, data.measured), "smaller images (--height, --image-width)");
     let batch = if config.task == TaskKind::Reid { "--ids, --images" } else { "--batch" };
     let network = "a smaller network (--arch, --width)";
     let parts = [
         (memory.weights, format!("use {network}")),
-        (memory.update, format!("use {network}, --kind sgd, or no --ema and --accumulate")),
+        (memory.update, format!("use {network}, --optim sgd, or neither --ema nor --accumulate")),
         (memory.activations, format!("use smaller batches ({batch}), {sizes} or {network}")),
         (memory.evaluation, format!("use a smaller --eval-batch, {sizes} or {network}")),
         (memory.batches, format!("use fewer --workers, smaller batches ({batch}, --eval-batch) or {sizes}")),
@@ -158,7 +161,7 @@ pub fn ensure_evaluation(config: &Config, classes: usize, device: &Device) -> Re
         None => evaluation(config, network.as_ref(), &store, batch)?.bytes(),
         Some(_) => 0,
     };
-    let batches = loader_bytes(config, batch);
+    let batches = loader_bytes(config, batch, usize::MAX);
     let advice = match weights > activations.max(batches) {
         true => "free memory, raise the limit, or use a smaller network",
         false => "use a smaller --eval-batch, fewer --workers, or smaller images (--height, --image-width)",
@@ -215,8 +218,9 @@ fn state_bytes(graph: &Graph, batch: usize) -> u64 {
     graph.states().iter().map(|state| times(8 * state.slot.len() as u64, batch)).fold(0, u64::saturating_add)
 }
 
-fn loader_bytes(config: &Config, batch: usize) -> u64 {
-    let workers = crate::eval::workers(config);
+/// For `batches` of `batch` images: no more threads are started.
+fn loader_bytes(config: &Config, batch: usize, batches: usize) -> u64 {
+    let workers = crate::eval::workers(config).min(batches);
     let image = 3 * (config.model.height * config.model.image_width) as u64;
     // One is trained on, one is on its way.
     sum([times(times(image, batch), BATCHES_OF_A_WORKER * workers + 2), times(WORKER, workers)])

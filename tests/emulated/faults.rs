@@ -137,7 +137,9 @@ fn a_lost_device_is_an_error_whenever_it_is_lost() {
     for lost_after in steps {
         let device = Device::Gpu(Gpu::new(fragile(lost_after), Precision::F32));
         match train(&config, device) {
-            Err(Error::Device { reason, .. }) => assert_eq!(reason, "it was lost", "after {lost_after} of {calls} calls"),
+            Err(Error::Device { reason, .. }) => {
+                assert_eq!(reason, "it was lost", "after {lost_after} of {calls} calls")
+            }
             other => panic!("after {lost_after} of {calls} calls: {other:?}"),
         }
     }
