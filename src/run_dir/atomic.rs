@@ -55,8 +55,9 @@ fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.tmp"))
 }
 
-/// Makes the rename itself last. Some file systems cannot sync a folder; the rename is then as lasting as they make it.
-fn sync_folder(path: &Path) {
+/// Makes what happened to the name `path` last: that it was made, renamed or removed. Some file systems cannot sync a folder;
+/// it is then as lasting as they make it.
+pub fn sync_folder(path: &Path) {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();
