@@ -11,10 +11,7 @@ use crate::{Result, input};
 /// # Errors
 /// The metrics cannot be read.
 pub fn per_epoch<const N: usize>(run: &RunDir, figures: [&str; N]) -> Result<[Vec<(f64, f64)>; N]> {
-    let path = run.metrics_path();
-    let text = input::read_text(&path, run_dir::LARGEST)?;
-    let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let epochs: Vec<Value> = records.filter(|record| record["type"] == "epoch").collect();
+    let epochs: Vec<Value> = records(run)?.into_iter().filter(|record| record["type"] == "epoch").collect();
     Ok(figures.map(|figure| {
         epochs.iter().filter_map(|epoch| Some((epoch["step"].as_f64()?, epoch[figure].as_f64()?))).collect()
     }))
@@ -22,10 +19,14 @@ pub fn per_epoch<const N: usize>(run: &RunDir, figures: [&str; N]) -> Result<[Ve
 
 /// Whether the metrics have an evaluation after that many epochs.
 pub(super) fn evaluated(run: &RunDir, epoch: usize) -> Result<bool> {
+    Ok(records(run)?.iter().any(|record| record["type"] == "evaluation" && record["epoch"] == epoch))
+}
+
+/// The lines that can be read.
+fn records(run: &RunDir) -> Result<Vec<Value>> {
     let path = run.metrics_path();
-    let text = input::read_text(&path, run_dir::LARGEST)?;
-    let mut records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    Ok(records.any(|record| record["type"] == "evaluation" && record["epoch"] == epoch))
+    let text = input::read(&path, run_dir::LARGEST)?;
+    Ok(text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
 }
 
 /// Writes `curves.svg` into the run folder.

@@ -10,7 +10,7 @@ use ptl::data::{Batch, Drawn};
 use ptl::device::{Backend, Device, Emulator, Gpu, Kernel, Precision, Recording, Vendor};
 use ptl::latent_state::{EvalState, StateInit};
 use ptl::train::Trainer;
-use ptl::train::state::{self, ModelInfo, Position};
+use ptl::train::state::{self, ModelInfo, Record};
 
 /// The emulated GPU until so many calls are done; then every call fails.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ fn train(config: &Config, device: Device) -> ptl::Result<()> {
         drop(states);
     }
     let info = ModelInfo { classes: 2, class_names: &[] };
-    state::save(folder.path(), "step-2", &mut trainer, info, Position::default())?;
+    state::save(folder.path(), &mut trainer, info, &Record::default())?;
     Ok(())
 }
 
