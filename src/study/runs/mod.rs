@@ -173,7 +173,8 @@ fn baseline(arms: &[Arm], named: Option<&str>) -> Result<usize> {
     let Some(named) = named else { return Ok(0) };
     let by_number = || named.parse::<usize>().ok().and_then(|n| n.checked_sub(1)).filter(|&n| n < arms.len());
     arms.iter().position(|arm| arm.name == named).or_else(by_number).ok_or_else(|| {
-        let known: Vec<String> = arms.iter().enumerate().map(|(i, arm)| format!("{} {}", i + 1, arm.name)).collect();
+        let known: Vec<String> =
+            arms.iter().enumerate().map(|(i, arm)| format!("{} {}", i + 1, arm.name.shown())).collect();
         Error::Setting {
             setting: "--baseline".into(),
             value: named.into(),
