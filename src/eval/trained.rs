@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::model::Model;
 use crate::checkpoint;
-use crate::config::{Config, DEFAULT_ARCH, Data, Overrides, SETTINGS};
+use crate::config::{Chosen, Config, DEFAULT_ARCH, Data, Overrides, SETTINGS};
 use crate::data::DatasetKind;
 use crate::device::Device;
 use crate::graph::{Graph, Mode};
@@ -40,12 +40,14 @@ impl TrainedModel {
     /// elsewhere, which has no settings, they name the network, and the number of identities or classes is read off its classifier.
     ///
     /// # Errors
-    /// There is no checkpoint, it is broken or of another network than the flags say, or nothing names its network.
+    /// There is no checkpoint, it is broken or of another network than the flags say, nothing names its network, or a flag has
+    /// no effect on it.
     pub fn open(path: &Path, flags: &Overrides) -> Result<TrainedModel> {
         let path = model_file(path)?;
         let file = checkpoint::File::open(&path)?;
         let About { config, classes, class_names, trained_on, trained_root } =
             if state::has_header(&file) { described(&file, flags)? } else { foreign(&file, flags)? };
+        flags.refuse_without_effect(Chosen { config: &config, init: false })?;
         let device = Device::open(&config.device_options())?;
         let mut store = Store::new();
         let network = network_config(&config, classes)?.build(&mut store, config.seed)?;

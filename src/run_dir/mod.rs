@@ -2,9 +2,11 @@
 //! that replaces another one does so in one step.
 
 mod atomic;
+mod csv_out;
 mod utc;
 
-pub use atomic::{atomic_write, write_csv};
+pub use atomic::atomic_write;
+pub use csv_out::{Cells, CsvOut, plain_cell, write_csv};
 pub use utc::UtcTime;
 
 use std::fs::{self, File, OpenOptions};

@@ -209,7 +209,7 @@ pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
     };
     let mut summary = task.describe();
     summary.extend(report.summary());
-    task.write_details(&report, job.run)?;
+    task.write_details(&report, job.run, config)?;
     // Last: a run that has it is finished.
     job.run.write_summary(&summary)?;
     curves::draw(job.run)?;
