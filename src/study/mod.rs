@@ -1,25 +1,31 @@
 //! Several trainings held against each other: [`compare`] (zero-shot, plain fine-tuning, PTL) and [`ablation`] (what latent
-//! states bring). Each arm is a run of its own in the study's folder and can be evaluated and resumed by itself. [`runs`]
-//! compares whatever runs have finished.
+//! states bring). Each arm is a run of its own in the study's folder and can be evaluated and resumed by itself; a study that was
+//! interrupted goes on with the arms that have not finished. [`runs`] compares whatever runs have finished.
 
 pub mod ablation;
 pub mod compare;
+mod file;
 pub mod runs;
 
+pub use file::{StudyFile, StudyKind};
+
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::config::{Config, TaskKind};
 use crate::data::Dataset;
+use crate::error::IoContext;
 use crate::eval::model_file;
 use crate::eval::ranking::RankingReport;
 use crate::progress::Reporter;
 use crate::report::{MeanStd, Table};
 use crate::run_dir::RunDir;
 use crate::stop::StopFlag;
-use crate::train::{self, Job, Outcome, Reid, Start};
-use crate::{Error, Result};
+use crate::train::{self, Job, Outcome, Reid, Start, state};
+use crate::{Error, Result, input};
 
 /// What all arms share.
 pub struct Study<'a> {
@@ -37,7 +43,8 @@ impl Study<'_> {
         if self.seeds.len() == 1 { root.join(arm) } else { root.join(format!("seed-{seed}")).join(arm) }
     }
 
-    /// Trains in `folder` and evaluates: the report and the file of weights; `None` if it was stopped.
+    /// Trains in `folder` and evaluates: the figures and the file of weights; `None` if it was stopped. An arm that has finished
+    /// before is kept, one that has a checkpoint goes on.
     fn arm(
         &self,
         folder: &Path,
@@ -45,14 +52,30 @@ impl Study<'_> {
         dataset: &Dataset,
         target: Option<&Dataset>,
         start: Start,
-    ) -> Result<Option<(RankingReport, PathBuf)>> {
-        let run = RunDir::create(folder)?;
+    ) -> Result<Option<(Scores, PathBuf)>> {
+        if let Some(scores) = Scores::read(folder)? {
+            self.reporter.message("it has finished already");
+            return Ok(Some((scores, model_file(folder)?)));
+        }
+        if self.stop.requested() {
+            return Ok(None);
+        }
+        let (run, start) = match RunDir::view(folder) {
+            Ok(run) if state::newest(&run.checkpoints()).is_some() => (run, Start::Resume),
+            _ => {
+                // Nothing in it is worth more than its start.
+                if folder.exists() {
+                    fs::remove_dir_all(folder).at("remove", folder)?;
+                }
+                (RunDir::create(folder)?, start)
+            }
+        };
         let reporter = self.reporter.with_log(&run.log_path())?;
         let task = &Reid { dataset, target };
         let job = Job { config, task, start, run: &run, reporter: &reporter, stop: self.stop };
         match train::run(&job)? {
             Outcome::Stopped(_) => Ok(None),
-            Outcome::Finished(report) => Ok(Some((*report, model_file(folder)?))),
+            Outcome::Finished(report) => Ok(Some((Scores::of(&report), model_file(folder)?))),
         }
     }
 }
@@ -94,6 +117,29 @@ impl Scores {
     pub fn of(report: &RankingReport) -> Scores {
         let rank = |k| 100.0 * report.rank(k).unwrap_or(f64::NAN);
         Scores { map: 100.0 * report.map, minp: 100.0 * report.minp, rank1: rank(1), rank5: rank(5), rank10: rank(10) }
+    }
+
+    /// Of the finished run in `folder`; `None` if it has not finished.
+    ///
+    /// # Errors
+    /// Its summary cannot be read.
+    fn read(folder: &Path) -> Result<Option<Scores>> {
+        let path = folder.join("summary.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let summary: Option<Value> = serde_json::from_slice(&input::read(&path, 1 << 20)?).ok();
+        let figure = |name: &str| match summary.as_ref()?.get(name)? {
+            // JSON has no NaN.
+            Value::Null => Some(f64::NAN),
+            value => value.as_f64(),
+        };
+        let scores = || {
+            let [map, minp] = [figure("mAP")?, figure("mINP")?];
+            Some(Scores { map, minp, rank1: figure("rank1")?, rank5: figure("rank5")?, rank10: figure("rank10")? })
+        };
+        let reason = "its summary.json has no figures of a re-identification: remove the folder to train this arm anew";
+        scores().map(Some).ok_or_else(|| Error::NotARun { path: folder.into(), reason: reason.into() })
     }
 
     fn columns(&self) -> [f64; 5] {

@@ -3,6 +3,9 @@
 #![cfg(unix)]
 
 mod classify;
+mod effect;
+mod names;
+mod studies;
 
 use std::fs;
 use std::path::{Path, PathBuf};
