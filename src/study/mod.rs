@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::{Config, TaskKind};
+use crate::config::{Config, Overrides, SETTINGS, Setting, TaskKind};
 use crate::data::Dataset;
 use crate::error::IoContext;
 use crate::eval::model_file;
@@ -24,6 +24,7 @@ use crate::progress::Reporter;
 use crate::report::{MeanStd, Table};
 use crate::run_dir::RunDir;
 use crate::stop::StopFlag;
+use crate::text::Shown;
 use crate::train::{self, Job, Outcome, Reid, Start, state};
 use crate::{Error, Result, input};
 
@@ -54,21 +55,24 @@ impl Study<'_> {
         start: Start,
     ) -> Result<Option<(Scores, PathBuf)>> {
         if let Some(scores) = Scores::read(folder)? {
+            check_settings(&RunDir::view(folder)?, config)?;
             self.reporter.message("it has finished already");
             return Ok(Some((scores, model_file(folder)?)));
         }
         if self.stop.requested() {
             return Ok(None);
         }
-        let (run, start) = match RunDir::view(folder) {
-            Ok(run) if state::newest(&run.checkpoints()).is_some() => (run, Start::Resume),
-            _ => {
-                // Nothing in it is worth more than its start.
-                if folder.exists() {
-                    fs::remove_dir_all(folder).at("remove", folder)?;
-                }
-                (RunDir::create(folder)?, start)
+        let resumable = RunDir::view(folder).is_ok_and(|run| state::newest(&run.checkpoints()).is_some());
+        let (run, start) = if resumable {
+            let run = RunDir::open(folder)?;
+            check_settings(&run, config)?;
+            (run, Start::Resume)
+        } else {
+            // Nothing in it is worth more than its start.
+            if folder.exists() {
+                fs::remove_dir_all(folder).at("remove", folder)?;
             }
+            (RunDir::create(folder)?, start)
         };
         let reporter = self.reporter.with_log(&run.log_path())?;
         let task = &Reid { dataset, target };
@@ -78,6 +82,17 @@ impl Study<'_> {
             Outcome::Finished(report) => Ok(Some((Scores::of(&report), model_file(folder)?))),
         }
     }
+}
+
+/// Refuses an arm that was trained with other settings than the study's: resumed by itself, for one.
+fn check_settings(run: &RunDir, config: &Config) -> Result<()> {
+    let stored = run.read_config(&Overrides::default())?;
+    let differs = |setting: &&Setting| setting.changes_results() && stored.shown(setting) != config.shown(setting);
+    let Some(setting) = SETTINGS.iter().find(differs) else { return Ok(()) };
+    let (then, now) = (stored.shown(setting), config.shown(setting));
+    let (then, now) = (then.shown(), now.shown());
+    let reason = format!("it has {} = {then}, the study {now}: remove the folder to train this arm anew", setting.path);
+    Err(Error::NotComparable { reason: format!("{}: {reason}", run.root().shown()) })
 }
 
 /// Refuses another task than re-identification, and a seed that is named twice.

@@ -138,3 +138,23 @@ fn features_of_an_image_whose_name_breaks_the_list_are_refused() {
     assert!(!Path::new(&path(&folder, "f.txt")).exists() && !Path::new(&path(&folder, "f.npy")).exists());
     assert!(extract("f.safetensors").status.success());
 }
+
+#[test]
+fn folders_whose_names_are_no_text_are_no_panic() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let odd = folder.path().join(std::ffi::OsStr::from_bytes(b"odd\xff"));
+    let copied = std::process::Command::new("cp").arg("-r").arg(&fixture().run).arg(&odd).status().unwrap();
+    assert!(copied.success());
+    let json = path(&folder, "all.json");
+    let output = program().arg("compare").arg(&odd).args(["--out", &json]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(super::json(&json)["arms"][0]["runs"][0]["folder"].as_str().unwrap().contains("odd"));
+    // Settings are UTF-8 text, and name their data.
+    let data = odd.join("data");
+    let args = ["--target", &fixture().data, "--arch", "resnet18", "--out", &path(&folder, "study")];
+    let output = program().arg("compare").arg("--source").arg(&data).args(args).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no UTF-8 text"), "{}", text(&output.stderr));
+    assert!(!Path::new(&path(&folder, "study")).exists());
+}

@@ -99,6 +99,14 @@ fn a_comparison_goes_on_after_ctrl_c_and_after_being_killed() {
 
     assert_eq!(succeeds(&[&resume[..], &["--threads", "1"]].concat()), table);
     same_results(&whole, &broken, &["pretrain", "plain", "ptl"]);
+    // An arm that went on by itself is no arm of the study any more.
+    let plain = of_arm("plain").display().to_string();
+    let copy = path(&folder, "copy");
+    assert!(Command::new("cp").args(["-r", &plain, &copy]).status().unwrap().success());
+    succeeds(&["train", "--resume", &plain, "--epochs", "31"]);
+    fails_with(1, &resume, &["schedule.epochs = 31", "the study 30", "remove the folder"]);
+    fs::remove_dir_all(&plain).unwrap();
+    fs::rename(&copy, &plain).unwrap();
     // A finished study has nothing left to do.
     let metrics = fs::read(of_arm("ptl/metrics.jsonl")).unwrap();
     assert_eq!(succeeds(&resume), table);
@@ -174,4 +182,37 @@ fn a_study_without_its_gpu_leaves_no_folder() {
         fails_with(1, &args, &["cuda: ", "--device cpu"]);
         assert!(!Path::new(&out).exists(), "{args:?}");
     }
+}
+
+#[test]
+fn the_script_of_the_study_goes_on_with_its_own_settings() {
+    use std::os::unix::process::CommandExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (path(&folder, "data"), path(&folder, "out"));
+    for domain in ["source", "target"] {
+        succeeds(&["synth", "--out", &format!("{data}/{domain}"), "--domain", domain, "--ids", "10", "--cams", "2"]);
+    }
+    let script = |epochs: &str| {
+        let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/study-ptl"));
+        script.args([&data, &out]).env("PTL_TRAIN", env!("CARGO_BIN_EXE_ptl-train")).env("STUDIES", "reid-4x4");
+        script.env("SEEDS", "0").env("EPOCHS", epochs).env("PRETRAIN_EPOCHS", "1").process_group(0);
+        script.stdout(Stdio::piped()).stderr(Stdio::piped());
+        script
+    };
+    let started = SystemTime::now();
+    let mut child = script("2").spawn().unwrap();
+    let arm = |name: &str| Path::new(&out).join("reid-4x4/seed-0").join(name);
+    wait_for(&arm("carry/config.toml"), &mut child, started);
+    // As a terminal does: to the whole group.
+    assert!(Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    let finished = fs::metadata(arm("plain/summary.json")).unwrap().modified().unwrap();
+    let other = script("3").output().unwrap();
+    assert!(other.status.code() == Some(1) && text(&other.stderr).contains("other settings"), "{other:?}");
+    let output = script("2").output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(fs::metadata(arm("plain/summary.json")).unwrap().modified().unwrap(), finished);
+    let report = fs::read_to_string(format!("{out}/report.md")).unwrap();
+    assert!(report.contains("memoryless") && report.contains("carry-epochs"), "{report}");
 }
