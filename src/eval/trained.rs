@@ -47,7 +47,7 @@ impl TrainedModel {
         let file = checkpoint::File::open(&path)?;
         let About { config, classes, class_names, trained_on, trained_root } =
             if state::has_header(&file) { described(&file, flags)? } else { foreign(&file, flags)? };
-        flags.refuse_without_effect(Chosen { config: &config, init: false })?;
+        flags.refuse_without_effect(Chosen { config: &measured(&config, flags), init: false })?;
         let device = Device::open(&config.device_options())?;
         let mut store = Store::new();
         let network = network_config(&config, classes)?.build(&mut store, config.seed)?;
@@ -80,6 +80,18 @@ impl TrainedModel {
     pub fn origin(&self) -> String {
         self.trained_on.as_ref().map_or_else(String::new, |trained_on| format!("trained on {trained_on}, "))
     }
+}
+
+/// The settings as an evaluation takes them: the kinds of the training's data do not bind a folder that a flag names.
+fn measured(config: &Config, flags: &Overrides) -> Config {
+    let mut config = config.clone();
+    if flags.has("data.root") {
+        if !flags.has("data.kind") {
+            config.data.kind = DatasetKind::Auto;
+        }
+        config.data.target_kind = config.data.kind;
+    }
+    config
 }
 
 /// What a file of weights is.
@@ -173,4 +185,24 @@ pub fn model_file(path: &Path) -> Result<PathBuf> {
         format!("the folder is no run and has no {}", state::MODEL_FILE)
     };
     Err(Error::Checkpoint { path: path.into(), reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{TaskKind, setting};
+
+    #[test]
+    fn a_named_folder_is_not_of_the_kind_that_the_training_had() {
+        let mut config = Config::recipe(TaskKind::Classify, "cifar-resnet20");
+        config.data.kind = DatasetKind::Cifar10;
+        let mut flags = Overrides::default();
+        let mut check = |path: &str, value: &str| {
+            let setting = setting(path).unwrap();
+            flags.push(setting, setting.kind.parse(value).unwrap());
+            flags.refuse_without_effect(Chosen { config: &measured(&config, &flags), init: false })
+        };
+        assert!(check("data.val_share", "0.3").unwrap_err().to_string().contains("validation images of its own"));
+        check("data.root", "photos").unwrap();
+    }
 }
