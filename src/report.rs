@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-/// A table whose first column is left-aligned and the others right-aligned. Its `Display` is plain text.
+use crate::text::Shown;
+
+/// A table whose first column is left-aligned and the others right-aligned. Its `Display` is plain text, in which control
+/// characters are escaped.
 #[derive(Clone, Debug)]
 pub struct Table {
     header: Vec<String>,
@@ -11,20 +14,20 @@ pub struct Table {
 
 impl Table {
     pub fn new<S: Into<String>>(header: impl IntoIterator<Item = S>) -> Self {
-        Self { header: header.into_iter().map(Into::into).collect(), rows: Vec::new() }
+        Self { header: cells(header), rows: Vec::new() }
     }
 
     /// Adds a row; missing cells at its end stay empty, surplus ones are dropped.
-    pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) -> &mut Self {
-        let mut row: Vec<String> = cells.into_iter().map(Into::into).collect();
+    pub fn row<S: Into<String>>(&mut self, row: impl IntoIterator<Item = S>) -> &mut Self {
+        let mut row = cells(row);
         row.resize(self.header.len(), String::new());
         self.rows.push(row);
         self
     }
 
-    /// A Markdown table, aligned as plain text too. A `|` inside a cell is escaped.
+    /// A Markdown table, aligned as plain text too. What would end a cell or begin code or HTML inside one is escaped.
     pub fn to_markdown(&self) -> String {
-        let escape = |row: &Vec<String>| row.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>();
+        let escape = |row: &Vec<String>| row.iter().map(|cell| markdown(cell)).collect::<Vec<_>>();
         let table = Self { header: escape(&self.header), rows: self.rows.iter().map(escape).collect() };
         let widths = table.widths(3);
         let line = |row: &[String]| format!("| {} |\n", aligned(row, &widths).join(" | "));
@@ -51,6 +54,17 @@ impl fmt::Display for Table {
         writeln!(f, "{}", widths.iter().map(|&width| "-".repeat(width)).collect::<Vec<_>>().join("  "))?;
         self.rows.iter().try_for_each(|row| writeln!(f, "{}", aligned(row, &widths).join("  ").trim_end()))
     }
+}
+
+/// A cell is one line, whatever stands in it.
+fn cells<S: Into<String>>(row: impl IntoIterator<Item = S>) -> Vec<String> {
+    row.into_iter().map(|cell| cell.into().shown().to_string()).collect()
+}
+
+/// Text that Markdown shows as it is.
+fn markdown(text: &str) -> String {
+    let escaped = |c: char| matches!(c, '\\' | '|' | '<' | '`').then_some('\\').into_iter().chain([c]);
+    text.chars().flat_map(escaped).collect()
 }
 
 fn aligned(row: &[String], widths: &[usize]) -> Vec<String> {
@@ -121,6 +135,17 @@ a|b        10.00 ± 0.50
 | a\\|b      | 10.00 ± 0.50 |        |
 ";
         assert_eq!(table().to_markdown(), want);
+    }
+
+    #[test]
+    fn no_cell_makes_lines_or_columns_of_its_own() {
+        let mut table = Table::new(["arm", "x"]);
+        table.row(["a\n| b | 9 |\u{1b}[2J", "1"]).row(["c\\|<b>`", "2"]);
+        assert_eq!(table.to_string().lines().count(), 4);
+        let markdown = table.to_markdown();
+        assert_eq!(markdown.lines().count(), 4);
+        assert!(markdown.contains("| a\\\\n\\| b \\| 9 \\|\\\\u{1b}[2J |"), "{markdown}");
+        assert!(markdown.contains("| c\\\\\\|\\<b>\\` "), "{markdown}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use ptl::data::synth::{self, Domain, SynthConfig};
+use ptl::stop::StopFlag;
 use tempfile::TempDir;
 
 /// Two steps of a tiny network on `device`, with the listener attached: the ranges, indented by depth.
@@ -20,7 +21,8 @@ fn ranges(folder: &TempDir, device: &[&str]) -> Vec<String> {
         let built = Command::new(compiler).args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
         assert!(built.unwrap().success());
         let sizes = SynthConfig { train_ids: 4, test_ids: 2, cams: 2, height: 32, width: 16, ..SynthConfig::default() };
-        synth::generate(&data, &SynthConfig { domain: Domain::Source, ..sizes }, &|_, _| {}).unwrap();
+        synth::generate(&data, &SynthConfig { domain: Domain::Source, ..sizes }, &StopFlag::default(), &|_, _| {})
+            .unwrap();
     }
     let run = at(&device.join(" "));
     let output = Command::new(env!("CARGO_BIN_EXE_ptl-train"))

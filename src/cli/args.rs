@@ -94,6 +94,9 @@ pub struct DemoArgs {
     /// A few steps only, to see that everything works.
     #[arg(long)]
     pub quick: bool,
+    /// Continue this demo, which was interrupted.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["out", "quick"])]
+    pub resume: Option<PathBuf>,
     #[command(flatten)]
     pub settings: TrainFlags,
 }
@@ -116,13 +119,13 @@ pub struct CompareArgs {
     #[arg(long, conflicts_with = "source")]
     pub markdown: bool,
     /// Data set to pre-train on; --target names the one to fine-tune and measure on.
-    #[arg(long, value_name = "DIR", required_unless_present = "runs")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["runs", "resume"])]
     pub source: Option<PathBuf>,
     /// Which data set --source is, by the names of --target-dataset.
     #[arg(long, value_name = "WORD", default_value = "auto", hide_possible_values = true)]
     pub source_dataset: DatasetKind,
     /// Seeds, each a whole comparison.
-    #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "0")]
+    #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "0", value_parser = seed())]
     pub seeds: Vec<u64>,
     /// Epochs of pre-training [default: as the fine-tuning].
     #[arg(long, value_name = "N")]
@@ -136,6 +139,15 @@ pub struct CompareArgs {
     /// Folder for the run, new or empty [default: runs/DATE_TIME-compare]; with RUN, a JSON file for everything.
     #[arg(long, value_name = "PATH")]
     pub out: Option<PathBuf>,
+    /// Continue this comparison of --source and --target, which was interrupted: arms that have finished are kept.
+    #[arg(
+        long, value_name = "STUDY",
+        conflicts_with_all = [
+            "runs", "baseline", "resamples", "markdown", "source", "source_dataset", "seeds", "pretrain_epochs", "pretrain_lr",
+            "config", "out"
+        ]
+    )]
+    pub resume: Option<PathBuf>,
     #[command(flatten)]
     pub settings: TrainFlags,
 }
@@ -151,8 +163,11 @@ pub struct AblateArgs {
     /// Start every arm from these weights.
     #[arg(long, value_name = "CHECKPOINT")]
     pub init: Option<PathBuf>,
+    /// Continue this ablation, which was interrupted: arms that have finished are kept.
+    #[arg(long, value_name = "STUDY", conflicts_with_all = ["config", "out", "init", "seeds"])]
+    pub resume: Option<PathBuf>,
     /// Seeds, each a training with every policy.
-    #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "0")]
+    #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "0", value_parser = seed())]
     pub seeds: Vec<u64>,
     #[command(flatten)]
     pub settings: TrainFlags,
@@ -314,6 +329,11 @@ pub struct Cuhk03Args {
     /// Folder to write, new or empty.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+}
+
+/// As far as TOML's whole numbers go.
+fn seed() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(..=i64::MAX as u64)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -56,13 +56,18 @@ fn for_evaluation() -> impl Iterator<Item = &'static Setting> {
 const RANKING: [&str; 4] = ["eval.rerank", "eval.k1", "eval.k2", "eval.lambda"];
 
 /// Without the ranking.
-fn for_extraction() -> impl Iterator<Item = &'static Setting> {
+fn without_ranking() -> impl Iterator<Item = &'static Setting> {
     for_evaluation().filter(|s| !RANKING.contains(&s.path))
+}
+
+/// Features are no CSV file.
+fn for_extraction() -> impl Iterator<Item = &'static Setting> {
+    without_ranking().filter(|s| s.path != "eval.raw_csv")
 }
 
 /// Of images that belong to no data set.
 fn for_prediction() -> impl Iterator<Item = &'static Setting> {
-    for_extraction().filter(|s| s.section() != "data" || s.path == "data.skip_broken")
+    without_ranking().filter(|s| s.section() != "data" || s.path == "data.skip_broken")
 }
 
 /// What matters to features that are there already.

@@ -19,12 +19,12 @@ use args::{Cli, Command};
 /// Runs the command line of this process: 0 if all went well, 1 after an error, 2 for a command line that makes no sense, 128 and
 /// the signal's number if it was stopped (130 by Ctrl-C).
 pub fn run() -> ExitCode {
+    output::escape_panics();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help goes to standard output, which may be closed already.
-            let _ = error.print();
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            output::print_usage(error);
             return ExitCode::from(if asked { 0 } else { 2 });
         }
     };

@@ -26,6 +26,11 @@ impl Overrides {
         self.0.is_empty()
     }
 
+    /// Every value with its setting.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static Setting, &Value)> {
+        self.0.iter().map(|(setting, value)| (*setting, value))
+    }
+
     /// Whether `path` is among them.
     pub fn has(&self, path: &str) -> bool {
         self.get(path).is_some()
@@ -138,13 +143,15 @@ fn check_table(text: &str, file: &Path, section: &str, table: &DeTable<'_>) -> R
                     format!("`{path}` is a section: write [{path}] on a line of its own"),
                 );
             }
-            (None, _) => return wrong(key.span().start, format!("unknown key `{path}`{}", suggestion(&path))),
+            (None, _) => {
+                return wrong(key.span().start, format!("unknown key `{}`{}", path.shown(), suggestion(&path)));
+            }
             (Some(setting), _) => {
                 let source = &text[value.span()];
                 let read: Option<Value> = source.parse().ok();
                 if !read.is_some_and(|value| setting.kind.fits(&value)) {
                     let expected = setting.kind.expected();
-                    return wrong(value.span().start, format!("`{path} = {source}`: expected {expected}"));
+                    return wrong(value.span().start, format!("`{path} = {}`: expected {expected}", source.shown()));
                 }
             }
         }

@@ -3,11 +3,13 @@
 //! [`SETTINGS`] names each field once more, with its flag, its type and its meaning; flags, file checks and help are made
 //! from that table.
 
+mod effect;
 mod load;
 mod recipe;
 mod settings;
 mod validate;
 
+pub use effect::{Chosen, Need};
 pub use load::Overrides;
 pub use settings::{Kind, SETTINGS, Setting, section_title, setting};
 
@@ -20,6 +22,7 @@ use crate::device::{DeviceKind, DeviceOptions, Precision};
 use crate::latent_state::{EvalState, StateInit, StatePolicy};
 use crate::nn::{Arch, Pool, PtlConfig, StemKind};
 use crate::optim::OptimConfig;
+use crate::run_dir::Cells;
 use crate::schedule::{self, Decay, Warmup};
 
 /// The network that is trained where none is named.
@@ -338,6 +341,8 @@ pub struct Eval {
     /// Where the middle of images is taken: its share of the shorter side.
     pub crop_share: f32,
     pub rerank: Rerank,
+    /// CSV files hold names as they are, even those that a spreadsheet would compute.
+    pub raw_csv: bool,
     /// Re-ranking: neighbours that may be reciprocal.
     pub k1: usize,
     /// Re-ranking: neighbours that an encoding is averaged over.
@@ -390,6 +395,13 @@ impl Ptl {
             cell_width: self.cell_width,
             cell_channels: self.cell_channels.clone(),
         }
+    }
+}
+
+impl Eval {
+    /// How cells of CSV files are written.
+    pub fn cells(&self) -> Cells {
+        if self.raw_csv { Cells::Raw } else { Cells::Guarded }
     }
 }
 

@@ -135,7 +135,16 @@ impl Default for Train {
 
 impl Default for Eval {
     fn default() -> Eval {
-        Eval { flip: true, batch: 64, crop_share: 0.875, rerank: Rerank::None, k1: 20, k2: 6, lambda: 0.3 }
+        Eval {
+            flip: true,
+            batch: 64,
+            crop_share: 0.875,
+            rerank: Rerank::None,
+            raw_csv: false,
+            k1: 20,
+            k2: 6,
+            lambda: 0.3,
+        }
     }
 }
 

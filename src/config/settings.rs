@@ -2,6 +2,11 @@
 
 use toml::Value;
 
+use super::effect::{
+    ADAM, CELL_WIDTHS, CELLS, CLASSES, COSINE, CROSS_ENTROPY, DROPS, FROZEN_BACKBONE, GPU, HELD_OUT, INIT, MIDDLE,
+    MSMT17, MULTISTEP, Need, RAND_AUGMENT, RANDOM_CROP, REID, RERANK, SGD, SPLITS, STEP, TARGET, TRAINED_BACKBONE,
+    TRIPLET, WARMUP,
+};
 use crate::data::DatasetKind;
 use crate::nn::Arch;
 
@@ -14,6 +19,8 @@ pub struct Setting {
     pub alias: Option<&'static str>,
     pub kind: Kind,
     pub help: &'static str,
+    /// What else must be chosen for it to have an effect, the first first.
+    pub needs: &'static [Need],
 }
 
 /// What a value looks like.
@@ -34,11 +41,11 @@ pub enum Kind {
 }
 
 const fn short(path: &'static str, alias: &'static str, kind: Kind, help: &'static str) -> Setting {
-    Setting { path, alias: Some(alias), kind, help }
+    Setting { path, alias: Some(alias), kind, help, needs: &[] }
 }
 
 const fn long(path: &'static str, kind: Kind, help: &'static str) -> Setting {
-    Setting { path, alias: None, kind, help }
+    Setting { path, alias: None, kind, help, needs: &[] }
 }
 
 use Kind::{Choice, Count, Counts, Pair, Path, Real, Switch};
@@ -60,8 +67,9 @@ pub const SETTINGS: &[Setting] = &[
         "What computes; auto takes a GPU where one can be used, emulated runs the CUDA kernels on the CPU (for tests)",
     ),
     short("precision", "precision", Choice(&["f32", "tf32", "bf16"]), "Arithmetic of convolutions on a GPU"),
-    long("gpu.vendor", Switch, "Plain convolutions by cuDNN and cuBLASLt; false takes the crate's own kernels"),
-    long("gpu.graph", Switch, "Record a training step as one CUDA graph and replay it"),
+    long("gpu.vendor", Switch, "Plain convolutions by cuDNN and cuBLASLt; false takes the crate's own kernels")
+        .needs(&[GPU]),
+    long("gpu.graph", Switch, "Record a training step as one CUDA graph and replay it").needs(&[GPU]),
     short(
         "model.arch",
         "arch",
@@ -90,44 +98,53 @@ pub const SETTINGS: &[Setting] = &[
         "ptl-stages",
         Counts,
         "Stages (1 to 4, to 3 for cifar-*) with a BConv-Cell beside them (all for mgn*)",
-    ),
-    short("ptl.cell_width", "cell-width", Real, "Width of the cells, relative to the default"),
+    )
+    .needs(&[CELLS]),
+    short("ptl.cell_width", "cell-width", Real, "Width of the cells, relative to the default")
+        .needs(&[CELLS, CELL_WIDTHS]),
     short(
         "ptl.cell_channels",
         "cell-channels",
         Counts,
         "Channels of the cell beside each of --ptl-stages; none: by --cell-width (not for mgn*)",
-    ),
+    )
+    .needs(&[CELLS]),
     short(
         "ptl.state_policy",
         "state-policy",
         Choice(&["carry", "carry-epochs", "reset"]),
         "Training: latent states are reset at each epoch's start, never, or at every step",
-    ),
+    )
+    .needs(&[CELLS]),
     short(
         "ptl.eval_state",
         "eval-state",
         Choice(&["zeros", "mean", "normal"]),
         "Evaluation starts from zeros, from the mean of the last training state, or from seeded noise",
-    ),
-    short("ptl.state_init", "state-init", Choice(&["zeros", "normal"]), "What a state holds after a reset"),
+    )
+    .needs(&[CELLS]),
+    short("ptl.state_init", "state-init", Choice(&["zeros", "normal"]), "What a state holds after a reset")
+        .needs(&[CELLS]),
     short("data.root", "data", Path, "Folder of the data set, or the one that its download unpacks into"),
     short("data.kind", "dataset", Choice(DatasetKind::NAMES), "Which data set --data is; auto goes by the layout"),
     short("data.target", "target", Path, "Another data set to evaluate on"),
-    short("data.target_kind", "target-dataset", Choice(DatasetKind::NAMES), "Which data set --target is"),
-    short("data.msmt17_val", "msmt17-val", Switch, "MSMT17: train on list_val.txt too"),
+    short("data.target_kind", "target-dataset", Choice(DatasetKind::NAMES), "Which data set --target is")
+        .needs(&[REID, TARGET]),
+    short("data.msmt17_val", "msmt17-val", Switch, "MSMT17: train on list_val.txt too").needs(&[REID, MSMT17]),
     short(
         "data.split",
         "split",
         Count,
         "CUHK03 classic: the split, from 0; classes without a split of their own: seed of theirs",
-    ),
+    )
+    .needs(&[SPLITS]),
     short(
         "data.val_share",
         "val-share",
         Real,
         "Classes without a split of their own: share of each class kept for validation",
-    ),
+    )
+    .needs(&[CLASSES, HELD_OUT]),
     short("data.skip_broken", "skip-broken", Switch, "Leave broken images out, with a warning"),
     long("data.cache_mb", Count, "Memory for decoded images, MiB"),
     long("augment.flip", Real, "Probability of mirroring"),
@@ -140,44 +157,47 @@ pub const SETTINGS: &[Setting] = &[
         Choice(&["squeeze", "center", "random-resized"]),
         "Part of an image that is seen: all, the middle, or a random part (in evaluation the middle)",
     ),
-    long("augment.crop_scale", Pair, "random-resized: least and largest share of the area"),
-    long("augment.crop_ratio", Pair, "random-resized: least and largest width / height"),
+    long("augment.crop_scale", Pair, "random-resized: least and largest share of the area").needs(&[RANDOM_CROP]),
+    long("augment.crop_ratio", Pair, "random-resized: least and largest width / height").needs(&[RANDOM_CROP]),
     long("augment.brightness", Real, "Colour jitter: brightness times 1 - this to 1 + this"),
     long("augment.contrast", Real, "Colour jitter: contrast times 1 - this to 1 + this"),
     long("augment.saturation", Real, "Colour jitter: saturation times 1 - this to 1 + this"),
     long("augment.hue", Real, "Colour jitter: hue turned by up to this share of the circle, at most 0.5"),
     short("augment.rand_ops", "rand-ops", Count, "RandAugment: operations for each image, 2 as published; 0 for none"),
-    short("augment.rand_magnitude", "rand-magnitude", Count, "RandAugment: strength, 0 to 30"),
+    short("augment.rand_magnitude", "rand-magnitude", Count, "RandAugment: strength, 0 to 30").needs(&[RAND_AUGMENT]),
     short("augment.mixup", "mixup", Real, "Alpha of mixup (classify); 0 does not mix"),
     short("augment.cutmix", "cutmix", Real, "Alpha of CutMix (classify); 0 does not mix"),
-    short("sampler.ids", "ids", Count, "P: identities in a batch"),
-    short("sampler.images", "images", Count, "K: images of each identity in a batch"),
-    short("sampler.passes", "passes", Count, "Times each identity is visited in an epoch"),
-    short("sampler.batch", "batch", Count, "classify: images in a batch"),
-    short("sampler.balanced", "balanced", Switch, "classify: draw every class as often as the others"),
+    short("sampler.ids", "ids", Count, "P: identities in a batch").needs(&[REID]),
+    short("sampler.images", "images", Count, "K: images of each identity in a batch").needs(&[REID]),
+    short("sampler.passes", "passes", Count, "Times each identity is visited in an epoch").needs(&[REID]),
+    short("sampler.batch", "batch", Count, "classify: images in a batch").needs(&[CLASSES]),
+    short("sampler.balanced", "balanced", Switch, "classify: draw every class as often as the others")
+        .needs(&[CLASSES]),
     short("optim.kind", "optim", Choice(&["adam", "adamw", "sgd"]), "Update rule"),
     short("optim.lr", "lr", Real, "Base learning rate"),
-    long("optim.betas", Pair, "Adam, AdamW: decay of the two moments"),
-    long("optim.eps", Real, "Adam, AdamW: added to the denominator"),
+    long("optim.betas", Pair, "Adam, AdamW: decay of the two moments").needs(&[ADAM]),
+    long("optim.eps", Real, "Adam, AdamW: added to the denominator").needs(&[ADAM]),
     short(
         "optim.weight_decay",
         "weight-decay",
         Real,
         "Weight decay: added to the gradient; decoupled from it in AdamW",
     ),
-    long("optim.amsgrad", Switch, "Adam, AdamW: divide by the largest second moment so far"),
-    short("optim.momentum", "momentum", Real, "SGD: momentum"),
-    long("optim.nesterov", Switch, "SGD: Nesterov's rule"),
+    long("optim.amsgrad", Switch, "Adam, AdamW: divide by the largest second moment so far").needs(&[ADAM]),
+    short("optim.momentum", "momentum", Real, "SGD: momentum").needs(&[SGD]),
+    long("optim.nesterov", Switch, "SGD: Nesterov's rule").needs(&[SGD]),
     short("optim.clip_norm", "clip-norm", Real, "Largest L2 norm of the gradient; 0 does not clip"),
-    short("optim.ptl_lr", "ptl-lr", Real, "Multiplier of the learning rate in the PTL branch"),
+    short("optim.ptl_lr", "ptl-lr", Real, "Multiplier of the learning rate in the PTL branch").needs(&[CELLS]),
     short("optim.head_lr", "head-lr", Real, "Multiplier of the learning rate in reduction, neck and classifier"),
-    short("optim.backbone_lr", "backbone-lr", Real, "Multiplier of the learning rate in the pre-trained part"),
+    short("optim.backbone_lr", "backbone-lr", Real, "Multiplier of the learning rate in the pre-trained part")
+        .needs(&[TRAINED_BACKBONE]),
     short(
         "optim.layer_decay",
         "layer-decay",
         Real,
         "Multiplier of the pre-trained part's rate for each stage from the last towards the image",
-    ),
+    )
+    .needs(&[TRAINED_BACKBONE]),
     short("schedule.epochs", "epochs", Count, "Epochs to train"),
     short(
         "schedule.kind",
@@ -185,18 +205,21 @@ pub const SETTINGS: &[Setting] = &[
         Choice(&["constant", "multistep", "step", "cosine"]),
         "Course of the learning rate",
     ),
-    short("schedule.milestones", "milestones", Counts, "multistep: epochs, from 1, at whose start the rate drops"),
-    long("schedule.gamma", Real, "multistep, step: factor of a drop"),
-    long("schedule.step_size", Count, "step: epochs between drops"),
-    long("schedule.min_lr", Real, "cosine: rate at the end"),
+    short("schedule.milestones", "milestones", Counts, "multistep: epochs, from 1, at whose start the rate drops")
+        .needs(&[MULTISTEP]),
+    long("schedule.gamma", Real, "multistep, step: factor of a drop").needs(&[DROPS]),
+    long("schedule.step_size", Count, "step: epochs between drops").needs(&[STEP]),
+    long("schedule.min_lr", Real, "cosine: rate at the end").needs(&[COSINE]),
     short("schedule.warmup_epochs", "warmup-epochs", Count, "Epochs of linear warm-up"),
-    long("schedule.warmup_factor", Real, "Share of the rate at the start of the warm-up"),
-    short("loss.label_smoothing", "label-smoothing", Real, "Share of the label spread over all identities"),
-    short("loss.triplet_margin", "margin", Real, "Margin of the batch-hard triplet loss"),
-    long("loss.triplet_weight", Real, "Weight of the triplet loss"),
+    long("schedule.warmup_factor", Real, "Share of the rate at the start of the warm-up").needs(&[WARMUP]),
+    short("loss.label_smoothing", "label-smoothing", Real, "Share of the label spread over all identities")
+        .needs(&[CROSS_ENTROPY]),
+    short("loss.triplet_margin", "margin", Real, "Margin of the batch-hard triplet loss").needs(&[REID, TRIPLET]),
+    long("loss.triplet_weight", Real, "Weight of the triplet loss").needs(&[REID]),
     long("loss.ce_weight", Real, "Weight of the cross-entropy"),
     short("train.freeze_backbone", "freeze-backbone", Switch, "Train everything but the backbone"),
-    short("train.freeze_bn", "freeze-bn", Switch, "Stop the running statistics of a frozen backbone too"),
+    short("train.freeze_bn", "freeze-bn", Switch, "Stop the running statistics of a frozen backbone too")
+        .needs(&[FROZEN_BACKBONE]),
     short("train.workers", "workers", Count, "Loader threads; 0 chooses"),
     long("train.checkpoint_every", Count, "Epochs between checkpoints"),
     short("train.eval_every", "eval-every", Count, "Epochs between evaluations; 0 evaluates at the end only"),
@@ -214,20 +237,27 @@ pub const SETTINGS: &[Setting] = &[
         Count,
         "End after that many evaluations (--eval-every) without a better one, with the best weights; 0: never",
     ),
-    short("train.keep_head", "keep-head", Switch, "Keep the classifier of --init, for the same classes"),
+    short("train.keep_head", "keep-head", Switch, "Keep the classifier of --init, for the same classes").needs(&[INIT]),
     short("train.max_steps", "max-steps", Count, "Stop after that many steps"),
     long("eval.flip", Switch, "Add the feature, or the prediction, of the mirrored image"),
     short("eval.batch", "eval-batch", Count, "Images in a batch"),
-    long("eval.crop_share", Real, "The middle's share of the shorter side, where the middle is taken"),
+    long("eval.crop_share", Real, "The middle's share of the shorter side, where the middle is taken").needs(&[MIDDLE]),
     short(
         "eval.rerank",
         "rerank",
         Choice(&["none", "auto", "ptl", "zhong", "torchreid"]),
         "Re-ranked results beside the plain ones (evaluate, rank), with this code's numbers; the flag alone means auto",
+    )
+    .needs(&[REID]),
+    short(
+        "eval.raw_csv",
+        "raw-csv",
+        Switch,
+        "CSV files hold names as they are, even those that a spreadsheet would compute, such as =1+1",
     ),
-    short("eval.k1", "k1", Count, "Re-ranking: neighbours that may be reciprocal"),
-    short("eval.k2", "k2", Count, "Re-ranking: neighbours to average over; 1 averages nothing"),
-    short("eval.lambda", "lambda", Real, "Re-ranking: share of the original distance"),
+    short("eval.k1", "k1", Count, "Re-ranking: neighbours that may be reciprocal").needs(&[REID, RERANK]),
+    short("eval.k2", "k2", Count, "Re-ranking: neighbours to average over; 1 averages nothing").needs(&[REID, RERANK]),
+    short("eval.lambda", "lambda", Real, "Re-ranking: share of the original distance").needs(&[REID, RERANK]),
 ];
 
 /// The setting at `path`.
@@ -254,11 +284,30 @@ pub fn section_title(section: &str) -> &'static str {
 }
 
 impl Setting {
+    const fn needs(self, needs: &'static [Need]) -> Setting {
+        Setting { needs, ..self }
+    }
+
     /// Whether it says what the network is, apart from the size of its input: a trained model cannot change it.
     pub fn makes_network(&self) -> bool {
         let input = ["model.height", "model.image_width"];
         let branch = ["ptl.stages", "ptl.cell_width", "ptl.cell_channels"];
         self.path == "task" || (self.section() == "model" && !input.contains(&self.path)) || branch.contains(&self.path)
+    }
+
+    /// Whether another value may give other results; where the numbers are computed counts for little.
+    pub fn changes_results(&self) -> bool {
+        const SAME: [&str; 8] = [
+            "threads",
+            "device",
+            "gpu.graph",
+            "data.cache_mb",
+            "train.workers",
+            "train.checkpoint_every",
+            "train.log_every",
+            "eval.raw_csv",
+        ];
+        !SAME.contains(&self.path)
     }
 
     /// `optim` of `optim.lr`; empty at the top.

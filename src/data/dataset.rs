@@ -36,8 +36,10 @@ pub enum Protocol {
 /// Training images, queries and gallery.
 #[derive(Clone, Debug, Default)]
 pub struct Dataset {
-    /// The folder as it was named.
+    /// The folder as it was named, safe to show.
     pub name: String,
+    /// The folder as it was named.
+    pub root: PathBuf,
     /// The data set that was named or recognised.
     pub kind: DatasetKind,
     /// What results on it should say, for example `msmt17 (V1, train+val)`.
@@ -54,9 +56,9 @@ pub struct Dataset {
 /// Names at most this many items of a list.
 const NAMED: usize = 5;
 
-/// `a, b, c and 7 more`.
+/// `a, b, c and 7 more`, safe to show.
 pub(super) fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
-    let all: Vec<String> = items.into_iter().map(|i| i.to_string()).collect();
+    let all: Vec<String> = items.into_iter().map(|i| i.to_string().shown().to_string()).collect();
     let shown = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     match all.len().saturating_sub(NAMED) {
         0 => shown,

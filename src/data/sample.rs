@@ -61,18 +61,20 @@ impl ImageSource {
         }
     }
 
+    /// Its name: the path of its file, and the place in it of one among others: `test_batch.bin#17`.
+    pub fn name(&self) -> String {
+        self.named(self.file())
+    }
+
     /// Its name from the folder `root` on, where it lies there: the same wherever the data lie.
     pub fn below(&self, root: &Path) -> String {
-        match self.file().strip_prefix(root) {
-            Ok(path) => self.named(path),
-            Err(_) => self.to_string(),
-        }
+        self.named(self.file().strip_prefix(root).unwrap_or(self.file()))
     }
 
     fn named(&self, path: &Path) -> String {
         match self {
-            ImageSource::File(_) => path.shown().to_string(),
-            ImageSource::Packed { index, .. } => format!("{}#{index}", path.shown()),
+            ImageSource::File(_) => path.to_string_lossy().into_owned(),
+            ImageSource::Packed { index, .. } => format!("{}#{index}", path.to_string_lossy()),
         }
     }
 
@@ -85,9 +87,9 @@ impl ImageSource {
     }
 }
 
-/// The file, and the place in it of one among others: `test_batch.bin#17`.
+/// [`ImageSource::name`], safe to show.
 impl fmt::Display for ImageSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.named(self.file()))
+        write!(f, "{}", self.name().shown())
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::model::Model;
 use crate::checkpoint;
-use crate::config::{Config, DEFAULT_ARCH, Data, Overrides, SETTINGS};
+use crate::config::{Chosen, Config, DEFAULT_ARCH, Data, Overrides, SETTINGS};
 use crate::data::DatasetKind;
 use crate::device::Device;
 use crate::graph::{Graph, Mode};
@@ -41,12 +41,14 @@ impl TrainedModel {
     /// elsewhere, which has no settings, they name the network, and the number of identities or classes is read off its classifier.
     ///
     /// # Errors
-    /// There is no checkpoint, it is broken or of another network than the flags say, or nothing names its network.
+    /// There is no checkpoint, it is broken or of another network than the flags say, nothing names its network, or a flag has
+    /// no effect on it.
     pub fn open(path: &Path, flags: &Overrides) -> Result<TrainedModel> {
         let path = model_file(path)?;
         let file = checkpoint::File::open(&path)?;
         let About { config, classes, class_names, trained_on, trained_root } =
             if state::has_header(&file) { described(&file, flags)? } else { foreign(&file, flags)? };
+        flags.refuse_without_effect(Chosen { config: &measured(&config, flags), init: false })?;
         let device = Device::open(&config.device_options())?;
         let mut store = Store::with_room(cost::ensure_evaluation(&config, classes, &device)?)?;
         let network = network_config(&config, classes)?.build(&mut store, config.seed)?;
@@ -79,6 +81,18 @@ impl TrainedModel {
     pub fn origin(&self) -> String {
         self.trained_on.as_ref().map_or_else(String::new, |trained_on| format!("trained on {trained_on}, "))
     }
+}
+
+/// The settings as an evaluation takes them: the kinds of the training's data do not bind a folder that a flag names.
+fn measured(config: &Config, flags: &Overrides) -> Config {
+    let mut config = config.clone();
+    if flags.has("data.root") {
+        if !flags.has("data.kind") {
+            config.data.kind = DatasetKind::Auto;
+        }
+        config.data.target_kind = config.data.kind;
+    }
+    config
 }
 
 /// What a file of weights is.
@@ -168,4 +182,24 @@ pub fn model_file(path: &Path) -> Result<PathBuf> {
         format!("the folder is no run and has no {}", state::MODEL_FILE)
     };
     Err(Error::Checkpoint { path: path.into(), reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{TaskKind, setting};
+
+    #[test]
+    fn a_named_folder_is_not_of_the_kind_that_the_training_had() {
+        let mut config = Config::recipe(TaskKind::Classify, "cifar-resnet20");
+        config.data.kind = DatasetKind::Cifar10;
+        let mut flags = Overrides::default();
+        let mut check = |path: &str, value: &str| {
+            let setting = setting(path).unwrap();
+            flags.push(setting, setting.kind.parse(value).unwrap());
+            flags.refuse_without_effect(Chosen { config: &measured(&config, &flags), init: false })
+        };
+        assert!(check("data.val_share", "0.3").unwrap_err().to_string().contains("validation images of its own"));
+        check("data.root", "photos").unwrap();
+    }
 }

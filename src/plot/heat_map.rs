@@ -7,6 +7,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::{Area, Drawn, QUIET, TEXT, write};
 use crate::Result;
+use crate::text::Shown;
 
 /// Rows up to which cells have counts and names.
 const NAMED: usize = 20;
@@ -74,7 +75,7 @@ impl Layout {
     fn new(map: &HeatMap, cells: usize) -> Layout {
         let named = cells <= NAMED && map.names.len() == cells;
         let labels: Vec<(usize, String)> = match named {
-            true => map.names.iter().map(|name| shortened(name)).enumerate().collect(),
+            true => map.names.iter().map(|name| shortened(&name.shown().to_string())).enumerate().collect(),
             false => ticks(cells).map(|cell| (cell, (cell * map.step).to_string())).collect(),
         };
         let cell = match named {
@@ -231,10 +232,19 @@ mod tests {
 
     #[test]
     fn few_classes_have_names_and_counts() {
-        let svg = svg(&map(&["a<b", "a class of a very long name", "c"]), &[7, 0, 1, 12, 30, 0, 0, 0, 0]);
-        for text in
-            ["Confusions", "predicted", "true", "a&lt;b", "a class of a very l…", "\n7\n", "\n12\n", "\n30\n", "100 %"]
-        {
+        let svg = svg(&map(&["a<b", "a class of a very long name", "c\n\u{1b}"]), &[7, 0, 1, 12, 30, 0, 0, 0, 0]);
+        for text in [
+            "Confusions",
+            "predicted",
+            "true",
+            "a&lt;b",
+            "\nc\\n\\u{1b}\n",
+            "a class of a very l…",
+            "\n7\n",
+            "\n12\n",
+            "\n30\n",
+            "100 %",
+        ] {
             assert!(svg.contains(text), "{text:?} in {svg}");
         }
         assert!(!svg.contains("a<b") && !svg.contains("\n0\n"));

@@ -18,6 +18,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::Result;
 use crate::report::MeanStd;
 use crate::run_dir::atomic_write;
+use crate::text::Shown;
 
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (880, 500);
@@ -159,8 +160,9 @@ fn head<'a>(area: &Area<'a>, title: &str, names: &[&str]) -> Result<Area<'a>, Bo
     let style = ("sans-serif", 15).into_font().color(&TEXT).pos(Pos::new(HPos::Left, VPos::Center));
     let mut x = 24;
     for (name, color) in names.iter().zip(PALETTE.iter().cycle()) {
+        let name = name.shown().to_string();
         area.draw(&Rectangle::new([(x, 55), (x + 18, 65)], color.filled()))?;
-        area.draw(&Text::new((*name).to_string(), (x + 25, 60), style.clone()))?;
+        area.draw(&Text::new(name.clone(), (x + 25, 60), style.clone()))?;
         // The back end knows no fonts: a generous 7.8 pixels for each character of a 15-pixel face.
         x += 25 + (name.chars().count() as f64 * 7.8) as i32 + 20;
     }
@@ -233,9 +235,10 @@ mod tests {
 
     #[test]
     fn curves_carry_captions_and_legend() {
-        let lines = [series("plain", &[(1.0, 2.0), (2.0, 1.0)]), series("a<b", &[(1.0, 2.5), (2.0, 0.5)])];
+        let lines =
+            [series("plain", &[(1.0, 2.0), (2.0, 1.0)]), series("a<b\u{1b}\u{fffe}", &[(1.0, 2.5), (2.0, 0.5)])];
         let svg = svg(|path| curves(path, CAPTIONS, &lines));
-        for text in ["Training", "epoch", "loss", "plain", "a&lt;b"] {
+        for text in ["Training", "epoch", "loss", "plain", "a&lt;b\\u{1b}\\u{fffe}"] {
             assert!(svg.contains(text), "{text} in {svg}");
         }
         assert_eq!(svg.matches("<circle").count(), 4);

@@ -67,9 +67,9 @@ impl Reporter {
         self.log(&escape_lines(text));
     }
 
-    /// Says that something is wrong, but not wrong enough to stop.
+    /// Says in one line that something is wrong, but not wrong enough to stop.
     pub fn warn(&self, text: &str) {
-        self.message(&format!("warning: {text}"));
+        self.message(&format!("warning: {}", text.shown()));
     }
 
     /// Starts to count: `total` of `unit` ("steps", "images") will be done in `task`. Tasks may be nested.

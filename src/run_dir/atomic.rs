@@ -30,21 +30,6 @@ pub fn atomic_write(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Resul
     Ok(())
 }
 
-/// Writes a CSV file as [`atomic_write`] does; `write` gets the writer, which quotes what needs it.
-///
-/// # Errors
-/// As [`atomic_write`].
-pub fn write_csv(
-    path: &Path,
-    write: impl FnOnce(&mut csv::Writer<&mut dyn Write>) -> Result<(), csv::Error>,
-) -> Result<()> {
-    atomic_write(path, |file| {
-        let mut csv = csv::Writer::from_writer(file);
-        write(&mut csv)?;
-        csv.flush()
-    })
-}
-
 fn write_synced(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
     write(&mut file)?;

@@ -2,10 +2,12 @@
 //! that replaces another one does so in one step. One process at a time writes a run.
 
 mod atomic;
+mod csv_out;
 mod lock;
 mod utc;
 
-pub use atomic::{atomic_write, sync_folder, write_csv};
+pub use atomic::{atomic_write, sync_folder};
+pub use csv_out::{Cells, CsvOut, plain_cell, write_csv};
 pub use utc::UtcTime;
 
 use std::ffi::OsStr;

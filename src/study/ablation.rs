@@ -82,8 +82,11 @@ fn one_arm(ablation: &Ablation<'_>, seed: u64, name: &str, policy: StatePolicy) 
         return Ok(None);
     };
     let device = Device::open(&config.device_options())?;
-    let mut scores = [Scores::of(&first); 3];
+    let mut scores = [first; 3];
     for ((_, state), scores) in EVAL_STATES.iter().zip(&mut scores).skip(1) {
+        if study.stop.requested() {
+            return Ok(None);
+        }
         let mut trained = TrainedModel::open(&weights, &Overrides::default())?;
         trained.config.ptl.eval_state = *state;
         let model = Model { device: &device, ..trained.model(study.reporter) };

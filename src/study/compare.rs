@@ -1,8 +1,6 @@
 //! The comparison that the method is about: pre-train on a source domain, then fine-tune on a target domain once plainly and
 //! once with PTL, from the same weights and seeds, and measure both and the start.
 
-use std::path::PathBuf;
-
 use serde_json::{Map, Value, json};
 
 use super::{Scores, Study};
@@ -82,26 +80,26 @@ fn one_seed(comparison: &Comparison<'_>, seed: u64) -> Result<Option<[Scores; 3]
     let Comparison { source, target, study, .. } = comparison;
     // An arm's settings name its data, so that each is a run that can be resumed by itself.
     let mut plain = Config { seed, ..comparison.config.clone() };
-    (plain.data.root, plain.data.target) = (PathBuf::from(&target.name), None);
+    (plain.data.root, plain.data.target) = (target.root.clone(), None);
     plain.data.kind = std::mem::take(&mut plain.data.target_kind);
     let mut ptl = plain.clone();
     ptl.model.arch.push_str("-ptl");
     let mut pretraining = Config { seed, ..comparison.pretraining.clone() };
-    (pretraining.data.root, pretraining.data.target) = (PathBuf::from(&source.name), Some(PathBuf::from(&target.name)));
+    (pretraining.data.root, pretraining.data.target) = (source.root.clone(), Some(target.root.clone()));
 
     study.reporter.message(&format!("seed {seed}: pre-training on {}, then zero-shot on {}", source.name, target.name));
     let folder = study.folder(seed, "pretrain");
     let Some((zero_shot, weights)) = study.arm(&folder, &pretraining, source, Some(target), Start::Scratch)? else {
         return Ok(None);
     };
-    let mut scores = vec![Scores::of(&zero_shot)];
+    let mut scores = vec![zero_shot];
     for (name, config) in [("plain", &plain), ("ptl", &ptl)] {
         study.reporter.message(&format!("seed {seed}: fine-tuning on {} ({name})", target.name));
         let (folder, start) = (study.folder(seed, name), Start::Init(weights.clone()));
-        let Some((report, _)) = study.arm(&folder, config, target, None, start)? else {
+        let Some((figures, _)) = study.arm(&folder, config, target, None, start)? else {
             return Ok(None);
         };
-        scores.push(Scores::of(&report));
+        scores.push(figures);
     }
     Ok(Some(scores.try_into().expect("three arms")))
 }

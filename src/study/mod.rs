@@ -1,25 +1,32 @@
 //! Several trainings held against each other: [`compare`] (zero-shot, plain fine-tuning, PTL) and [`ablation`] (what latent
-//! states bring). Each arm is a run of its own in the study's folder and can be evaluated and resumed by itself. [`runs`]
-//! compares whatever runs have finished.
+//! states bring). Each arm is a run of its own in the study's folder and can be evaluated and resumed by itself; a study that was
+//! interrupted goes on with the arms that have not finished. [`runs`] compares whatever runs have finished.
 
 pub mod ablation;
 pub mod compare;
+mod file;
 pub mod runs;
 
+pub use file::{StudyFile, StudyKind};
+
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::config::{Config, TaskKind};
+use crate::config::{Config, Overrides, SETTINGS, Setting, TaskKind};
 use crate::data::Dataset;
+use crate::error::IoContext;
 use crate::eval::model_file;
 use crate::eval::ranking::RankingReport;
 use crate::progress::Reporter;
 use crate::report::{MeanStd, Table};
 use crate::run_dir::RunDir;
 use crate::stop::StopFlag;
-use crate::train::{self, Job, Outcome, Reid, Start};
-use crate::{Error, Result};
+use crate::text::Shown;
+use crate::train::{self, Job, Outcome, Reid, Start, state};
+use crate::{Error, Result, input};
 
 /// What all arms share.
 pub struct Study<'a> {
@@ -37,7 +44,8 @@ impl Study<'_> {
         if self.seeds.len() == 1 { root.join(arm) } else { root.join(format!("seed-{seed}")).join(arm) }
     }
 
-    /// Trains in `folder` and evaluates: the report and the file of weights; `None` if it was stopped.
+    /// Trains in `folder` and evaluates: the figures and the file of weights; `None` if it was stopped. An arm that has finished
+    /// before is kept, one that has a checkpoint goes on.
     fn arm(
         &self,
         folder: &Path,
@@ -45,8 +53,27 @@ impl Study<'_> {
         dataset: &Dataset,
         target: Option<&Dataset>,
         start: Start,
-    ) -> Result<Option<(RankingReport, PathBuf)>> {
-        let run = RunDir::create(folder)?;
+    ) -> Result<Option<(Scores, PathBuf)>> {
+        if let Some(scores) = Scores::read(folder)? {
+            check_settings(&RunDir::view(folder)?, config)?;
+            self.reporter.message("it has finished already");
+            return Ok(Some((scores, model_file(folder)?)));
+        }
+        if self.stop.requested() {
+            return Ok(None);
+        }
+        let resumable = RunDir::view(folder).is_ok_and(|run| state::newest(&run.checkpoints()).is_some());
+        let (run, start) = if resumable {
+            let run = RunDir::open(folder)?;
+            check_settings(&run, config)?;
+            (run, Start::Resume)
+        } else {
+            // Nothing in it is worth more than its start.
+            if folder.exists() {
+                fs::remove_dir_all(folder).at("remove", folder)?;
+            }
+            (RunDir::create(folder)?, start)
+        };
         let reporter = self.reporter.with_log(&run.log_path())?;
         let task = &Reid { dataset, target };
         let job = Job { config, task, start, run: &run, reporter: &reporter, stop: self.stop };
@@ -54,10 +81,21 @@ impl Study<'_> {
             Outcome::Stopped(_) => Ok(None),
             Outcome::Finished(report) => {
                 reporter.message(&report.to_string());
-                Ok(Some((*report, model_file(folder)?)))
+                Ok(Some((Scores::of(&report), model_file(folder)?)))
             }
         }
     }
+}
+
+/// Refuses an arm that was trained with other settings than the study's: resumed by itself, for one.
+fn check_settings(run: &RunDir, config: &Config) -> Result<()> {
+    let stored = run.read_config(&Overrides::default())?;
+    let differs = |setting: &&Setting| setting.changes_results() && stored.shown(setting) != config.shown(setting);
+    let Some(setting) = SETTINGS.iter().find(differs) else { return Ok(()) };
+    let (then, now) = (stored.shown(setting), config.shown(setting));
+    let (then, now) = (then.shown(), now.shown());
+    let reason = format!("it has {} = {then}, the study {now}: remove the folder to train this arm anew", setting.path);
+    Err(Error::NotComparable { reason: format!("{}: {reason}", run.root().shown()) })
 }
 
 /// Refuses another task than re-identification, and a seed that is named twice.
@@ -97,6 +135,29 @@ impl Scores {
     pub fn of(report: &RankingReport) -> Scores {
         let rank = |k| 100.0 * report.rank(k).unwrap_or(f64::NAN);
         Scores { map: 100.0 * report.map, minp: 100.0 * report.minp, rank1: rank(1), rank5: rank(5), rank10: rank(10) }
+    }
+
+    /// Of the finished run in `folder`; `None` if it has not finished.
+    ///
+    /// # Errors
+    /// Its summary cannot be read.
+    fn read(folder: &Path) -> Result<Option<Scores>> {
+        let path = folder.join("summary.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let summary: Option<Value> = serde_json::from_slice(&input::read(&path, 1 << 20)?).ok();
+        let figure = |name: &str| match summary.as_ref()?.get(name)? {
+            // JSON has no NaN.
+            Value::Null => Some(f64::NAN),
+            value => value.as_f64(),
+        };
+        let scores = || {
+            let [map, minp] = [figure("mAP")?, figure("mINP")?];
+            Some(Scores { map, minp, rank1: figure("rank1")?, rank5: figure("rank5")?, rank10: figure("rank10")? })
+        };
+        let reason = "its summary.json has no figures of a re-identification: remove the folder to train this arm anew";
+        scores().map(Some).ok_or_else(|| Error::NotARun { path: folder.into(), reason: reason.into() })
     }
 
     fn columns(&self) -> [f64; 5] {

@@ -49,8 +49,9 @@ impl Task for Classify<'_> {
         classification::evaluate(model, &self.dataset.val, &self.dataset.classes)
     }
 
-    fn write_details(&self, report: &ClassificationReport, run: &RunDir) -> Result<()> {
-        classification::write_files(run.root(), report, &self.dataset.val, self.dataset.folder())
+    fn write_details(&self, report: &ClassificationReport, run: &RunDir, config: &Config) -> Result<()> {
+        let cells = config.eval.cells();
+        classification::write_files(run.root(), report, &self.dataset.val, &self.dataset.root, cells)
     }
 
     fn describe(&self) -> Map<String, Value> {

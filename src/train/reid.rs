@@ -1,6 +1,5 @@
 //! Re-identification: P x K batches, ranked galleries.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -61,9 +60,9 @@ impl Task for Reid<'_> {
         eval::evaluate_dataset(model, self.evaluated())
     }
 
-    fn write_details(&self, report: &RankingReport, run: &RunDir) -> Result<()> {
+    fn write_details(&self, report: &RankingReport, run: &RunDir, config: &Config) -> Result<()> {
         let evaluated = self.evaluated();
-        write_queries_csv(&run.items_path(), report, &evaluated.query, Path::new(&evaluated.name))
+        write_queries_csv(&run.items_path(), report, &evaluated.query, &evaluated.root, config.eval.cells())
     }
 
     fn describe(&self) -> Map<String, Value> {

@@ -295,7 +295,7 @@ impl<T: Task> Training<'_, T> {
 
     /// Writes the results down.
     fn finish(&mut self) -> Result<T::Report> {
-        let Job { task, run, .. } = *self.job;
+        let Job { config, task, run, .. } = *self.job;
         let Record { position, best, sums, .. } = self.record.clone();
         // Behind what belongs to the checkpoint: a run that goes on completes the epoch.
         if position.batch > 0 && sums.steps > 0 {
@@ -308,7 +308,7 @@ impl<T: Task> Training<'_, T> {
         };
         let mut summary = task.describe();
         summary.extend(report.summary());
-        task.write_details(&report, run)?;
+        task.write_details(&report, run, config)?;
         curves::draw(run)?;
         // Last: a run that has it is finished.
         run.write_summary(&summary)?;

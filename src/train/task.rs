@@ -46,7 +46,7 @@ pub trait Task {
     ///
     /// # Errors
     /// A file cannot be written.
-    fn write_details(&self, report: &Self::Report, run: &RunDir) -> Result<()>;
+    fn write_details(&self, report: &Self::Report, run: &RunDir, config: &Config) -> Result<()>;
 
     /// What `summary.json` says of the data.
     fn describe(&self) -> Map<String, Value>;

@@ -3,7 +3,10 @@
 #![cfg(unix)]
 
 mod classify;
+mod effect;
 mod memory;
+mod names;
+mod studies;
 
 use std::fs;
 use std::path::{Path, PathBuf};

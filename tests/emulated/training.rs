@@ -21,7 +21,7 @@ fn dataset(height: usize, width: usize) -> (Dataset, TempDir) {
     let sizes = SynthConfig { train_ids: 4, test_ids: 2, cams: 2, height, width, ..SynthConfig::default() };
     let config = SynthConfig { domain: Domain::Source, ..sizes };
     let path = folder.path().join("data");
-    synth::generate(&path, &config, &|_, _| {}).unwrap();
+    synth::generate(&path, &config, &StopFlag::default(), &|_, _| {}).unwrap();
     (load(&path, DatasetKind::Auto, &LoadOptions::default()).unwrap(), folder)
 }
 

@@ -32,7 +32,7 @@ pub fn datasets() -> &'static [Dataset; 2] {
                 ..SynthConfig::default()
             };
             let path = folder.path().join(domain.to_string());
-            synth::generate(&path, &config, &|_, _| {}).unwrap();
+            synth::generate(&path, &config, &StopFlag::default(), &|_, _| {}).unwrap();
             load(&path, DatasetKind::Auto, &LoadOptions::default()).unwrap()
         });
         (datasets, folder)

@@ -2,23 +2,31 @@
 
 use std::process::ExitCode;
 
-use super::shared::{check_device, data_root, describe_datasets, new_run, open_dataset, refuse_unused, set_threads};
+use super::shared::{
+    check_device, data_root, describe_datasets, new_run, open_dataset, refuse_unused, say_stopped, set_threads, whole,
+};
 use crate::Result;
 use crate::cli::args::AblateArgs;
 use crate::cli::output::{interrupted, print, stop_on_ctrl_c};
-use crate::config::{Config, DEFAULT_ARCH};
+use crate::config::{Chosen, Config, DEFAULT_ARCH};
 use crate::data::Subsets;
 use crate::eval::model_file;
 use crate::progress::Reporter;
-use crate::study::Study;
+use crate::run_dir::RunDir;
 use crate::study::ablation::{self, Ablation};
+use crate::study::{Study, StudyFile, StudyKind};
 use crate::text::Shown;
 
 /// `ptl-train ablate`.
 pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
-    let config = Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), &args.settings.0)?;
-    ablation::check_settings(&config, &args.seeds)?;
-    refuse_unused(&args.settings.0, &["seed", "ptl.state_policy", "ptl.eval_state"])?;
+    let (run, file) = match &args.resume {
+        Some(folder) => {
+            let (run, file) = StudyFile::resume(folder, StudyKind::Ablate, &args.settings.0)?;
+            (Some(run), file)
+        }
+        None => (None, new_study(args)?),
+    };
+    let StudyFile { config, seeds, init, .. } = file.clone();
     set_threads(&config)?;
     let terminal = Reporter::stderr();
     let dataset = open_dataset(data_root(&config)?, config.data.kind, Subsets::All, &config, &terminal)?;
@@ -26,16 +34,17 @@ pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
     let open = |root| open_dataset(root, config.data.target_kind, Subsets::Test, &config, &terminal);
     let target = config.data.target.as_deref().map(open).transpose()?;
     target.as_ref().unwrap_or(&dataset).check_for_evaluation()?;
-    let init = args.init.as_deref().map(model_file).transpose()?;
     check_device(&config)?;
 
-    let run = new_run(args.out.as_deref(), "ablate")?;
-    run.write_config(&config)?;
+    let run = match run {
+        Some(run) => run,
+        None => begin(args, &file)?,
+    };
     let reporter = terminal.with_log(&run.log_path())?;
     reporter.message(&format!("run folder: {}", run.root().shown()));
     describe_datasets(&reporter, [Some(&dataset), target.as_ref()]);
     let stop = stop_on_ctrl_c(&reporter);
-    let study = Study { seeds: args.seeds.clone(), run: &run, reporter: &reporter, stop: &stop };
+    let study = Study { seeds, run: &run, reporter: &reporter, stop: &stop };
     let ablation = Ablation { config, dataset: &dataset, target: target.as_ref(), init, study };
     match ablation::run(&ablation)? {
         Some(results) => {
@@ -43,8 +52,27 @@ pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         None => {
-            reporter.message("stopped; what was finished is in the run folder");
+            say_stopped(&reporter, StudyKind::Ablate, &run);
             Ok(interrupted())
         }
     }
+}
+
+/// The study that the flags ask for.
+fn new_study(args: &AblateArgs) -> Result<StudyFile> {
+    let mut config = Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), &args.settings.0)?;
+    ablation::check_settings(&config, &args.seeds)?;
+    refuse_unused(&args.settings.0, &["seed", "ptl.state_policy", "ptl.eval_state"])?;
+    args.settings.0.refuse_without_effect(Chosen { config: &config, init: args.init.is_some() })?;
+    config.data.root = whole("--data", data_root(&config)?)?;
+    config.data.target = config.data.target.map(|target| whole("--target", &target)).transpose()?;
+    let init = args.init.as_deref().map(|path| whole("--init", &model_file(path)?)).transpose()?;
+    let seeds = args.seeds.clone();
+    Ok(StudyFile { kind: StudyKind::Ablate, seeds, quick: false, init, config, pretraining: None })
+}
+
+fn begin(args: &AblateArgs, file: &StudyFile) -> Result<RunDir> {
+    let run = new_run(args.out.as_deref(), "ablate")?;
+    file.write(&run)?;
+    Ok(run)
 }

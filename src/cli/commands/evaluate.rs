@@ -24,6 +24,9 @@ use crate::{Error, Result};
 pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
     check_report(&args.report)?;
+    if args.details.is_none() && flags.has("eval.raw_csv") {
+        return Err(unused("--raw-csv", "only --details writes CSV files: add that, or leave it out"));
+    }
     let trained = TrainedModel::open(&args.checkpoint, flags)?;
     set_threads(&trained.config)?;
     let reporter = Reporter::stderr();
@@ -82,6 +85,7 @@ fn classify(
     dataset.take_labels_of(&trained.class_names, trained.classes)?;
     dataset.check_for_evaluation()?;
     describe_classes(reporter, &dataset);
+    let cells = trained.config.eval.cells();
     let (origin, trained_on) = (trained.origin(), trained.trained_on.clone());
     let report = classification::evaluate(trained.model(reporter), &dataset.val, &dataset.classes)?;
     let evaluated_on = format!("{} ({})", dataset.name, dataset.label);
@@ -92,7 +96,7 @@ fn classify(
         reporter.message(&format!("report written to {}", path.shown()));
     }
     if let Some(folder) = &args.details {
-        classification::write_files(folder, &report, &dataset.val, dataset.folder())?;
+        classification::write_files(folder, &report, &dataset.val, &dataset.root, cells)?;
         reporter.message(&format!("confusion matrix, classes, calibration and predictions in {}", folder.shown()));
     }
     print(&format!("{origin}evaluated on {evaluated_on}\n{report}\n"))?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::shared::{check_images, describe_datasets, evaluated, open_dataset, set_threads};
+use super::shared::{check_images, describe_datasets, evaluated, open_dataset, refuse_unused, set_threads};
 use crate::cli::args::ExtractArgs;
 use crate::config::TaskKind;
 use crate::data::{Dataset, ImageRecord, Subsets, list_images};
@@ -45,6 +45,7 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     }
     let records: Vec<ImageRecord> = match &args.images {
         Some(folder) => {
+            refuse_unused(flags, &["data.kind", "data.msmt17_val", "data.split", "data.val_share"])?;
             let records = list_images(folder)?.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });
             let name = folder.shown().to_string();
             let mut dataset = Dataset { name, gallery: records.collect(), ..Dataset::default() };
@@ -59,10 +60,11 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
             dataset.query.into_iter().chain(dataset.gallery).collect()
         }
     };
+    let paths: Vec<PathBuf> = records.iter().map(|r| r.path.clone()).collect();
+    FeatureFormat::of(&args.out)?.check_paths(&paths)?;
     let (features, dim) = trained.model(&reporter).run(Dataset::samples(&records), Output::Feature)?;
     let pids: Vec<i64> = records.iter().map(|r| r.pid).collect();
     let camids: Vec<i64> = records.iter().map(|r| r.camid).collect();
-    let paths: Vec<PathBuf> = records.into_iter().map(|r| r.path).collect();
     let labels = args.images.is_none().then_some((&pids[..], &camids[..]));
     FeatureTable { features: &features, dim, paths: &paths, labels }.write(&args.out)?;
     reporter.message(&format!("{} features of {dim} numbers written to {}", paths.len(), args.out.shown()));

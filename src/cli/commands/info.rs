@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::cli::args::InfoArgs;
 use crate::cli::info;
 use crate::cli::output::print;
-use crate::config::{Config, Overrides, setting};
+use crate::config::{Chosen, Config, Overrides, setting};
 use crate::report::Table;
 use crate::train::cost::cost;
 use crate::{Error, Result};
@@ -38,6 +38,10 @@ fn network(model: &str, classes: usize, flags: &Overrides) -> Result<String> {
         let mut flags = flags.clone();
         flags.push(setting("model.arch").expect("a setting"), name.clone().into());
         let config = Config::load_recipe(&name, None, &flags)?;
+        // Of the second row: the first has no cells.
+        if without.is_some() {
+            flags.refuse_without_effect(Chosen { config: &config, init: false })?;
+        }
         let cost = cost(&config, classes)?;
         let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
         let parameters = *without.get_or_insert(cost.parameters);

@@ -44,14 +44,14 @@ pub fn predict(args: &PredictArgs) -> Result<ExitCode> {
     // A model from elsewhere does not name its classes.
     let name = |class: usize| trained.class_names.get(class).cloned().unwrap_or_else(|| class.to_string());
     let top = (args.top as usize).min(classes);
-    write_csv(&args.out, |csv| {
+    write_csv(&args.out, trained.config.eval.cells(), |csv| {
         let columns = (1..=top).flat_map(|rank| [format!("class_{rank}"), format!("probability_{rank}")]);
-        csv.write_record(std::iter::once("image".to_string()).chain(columns))?;
+        csv.row(std::iter::once("image".to_string()).chain(columns))?;
         for (sample, row) in samples.iter().zip(probabilities.chunks_exact(classes)) {
             let mut order: Vec<usize> = (0..classes).collect();
             order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
             let best = order.iter().take(top).flat_map(|&class| [name(class), row[class].to_string()]);
-            csv.write_record(std::iter::once(sample.image.to_string()).chain(best))?;
+            csv.row(std::iter::once(sample.image.name()).chain(best))?;
         }
         Ok(())
     })?;

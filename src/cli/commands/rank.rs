@@ -7,7 +7,7 @@ use super::report::{Subject, check_report, report};
 use super::shared::set_threads;
 use crate::Result;
 use crate::cli::args::RankArgs;
-use crate::config::Config;
+use crate::config::{Chosen, Config};
 use crate::device::{Device, DeviceOptions};
 use crate::eval::features_file::FeatureSet;
 use crate::eval::ranking::RankingOptions;
@@ -19,6 +19,7 @@ use crate::text::Shown;
 pub fn rank(args: &RankArgs) -> Result<ExitCode> {
     check_report(&args.report)?;
     let config = Config::load(&Config::default(), None, &args.settings.0)?;
+    args.settings.0.refuse_without_effect(Chosen { config: &config, init: false })?;
     set_threads(&config)?;
     // Distances are our own kernels': no library is needed.
     let device = Device::open(&DeviceOptions { vendor: false, ..config.device_options() })?;

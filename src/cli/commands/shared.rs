@@ -1,7 +1,7 @@
 //! What commands share: threads, data sets, run folders.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::config::{Config, Overrides};
@@ -11,13 +11,44 @@ use crate::device::Device;
 use crate::error::IoContext;
 use crate::progress::Reporter;
 use crate::run_dir::{RUNS, RunDir};
+use crate::stop::StopFlag;
+use crate::study::StudyKind;
+use crate::text::Shown;
 use crate::{Error, Result};
 
-pub(super) fn synthesise(folder: &Path, config: &SynthConfig, reporter: &Reporter) -> Result<()> {
+pub(super) fn synthesise(
+    folder: &Path,
+    config: &SynthConfig,
+    stop: &StopFlag,
+    reporter: &Reporter,
+) -> Result<synth::Outcome> {
     let task = Mutex::new(reporter.start(&format!("drawing {}", config.domain), config.images() as u64, "images"));
-    synth::generate(folder, config, &|_, _| task.lock().expect("no panic while drawing").advance(1, ""))?;
-    task.into_inner().expect("no panic while drawing").finish("");
-    Ok(())
+    let advance = |_, _| task.lock().expect("no panic while drawing").advance(1, "");
+    let outcome = synth::generate(folder, config, stop, &advance)?;
+    if outcome == synth::Outcome::Finished {
+        task.into_inner().expect("no panic while drawing").finish("");
+    }
+    Ok(outcome)
+}
+
+/// `path` as files of settings hold it: from the root on, so that a run can be resumed and measured from any folder.
+pub(super) fn whole(setting: &str, path: &Path) -> Result<PathBuf> {
+    let whole = std::path::absolute(path).ok().filter(|whole| whole.to_str().is_some());
+    match whole {
+        Some(whole) => Ok(whole),
+        None if path.to_str().is_some() => Ok(path.into()),
+        None => Err(Error::Setting {
+            setting: setting.into(),
+            value: path.shown().to_string(),
+            reason: "the path is no UTF-8 text, in which settings keep it: rename it".into(),
+        }),
+    }
+}
+
+/// Says how an interrupted study goes on.
+pub(super) fn say_stopped(reporter: &Reporter, kind: StudyKind, run: &RunDir) {
+    let root = run.root().shown();
+    reporter.message(&format!("stopped; continue with: ptl-train {kind} --resume {root}"));
 }
 
 /// Refuses a device that cannot be used, before anything is written.

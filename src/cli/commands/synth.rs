@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use super::shared::synthesise;
 use crate::Result;
 use crate::cli::args::{self, SynthArgs};
-use crate::data::synth::{Domain, SynthConfig};
+use crate::cli::output::{interrupted, stop_with_message};
+use crate::data::synth::{Domain, Outcome, SynthConfig};
 use crate::progress::Reporter;
 
 /// `ptl-train synth`.
@@ -23,6 +24,16 @@ pub fn synth(args: &SynthArgs) -> Result<ExitCode> {
         seed: args.seed,
         ..SynthConfig::default()
     };
-    synthesise(&args.out, &config, &Reporter::stderr())?;
-    Ok(ExitCode::SUCCESS)
+    let reporter = Reporter::stderr();
+    let stop = stop_with_message(
+        &reporter,
+        "stopping and removing what is unfinished; Ctrl-C again stops at once and leaves it",
+    );
+    match synthesise(&args.out, &config, &stop, &reporter)? {
+        Outcome::Finished => Ok(ExitCode::SUCCESS),
+        Outcome::Stopped => {
+            reporter.message("stopped; nothing was written");
+            Ok(interrupted())
+        }
+    }
 }

@@ -1,26 +1,36 @@
 //! `ptl-train train`.
 
-use std::path::Path;
 use std::process::ExitCode;
 
-use super::shared::{data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, set_threads};
-use crate::Result;
+use super::shared::{
+    data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, set_threads, whole,
+};
 use crate::checkpoint;
 use crate::cli::args::TrainArgs;
 use crate::cli::output::{interrupted, print, stop_on_ctrl_c};
-use crate::config::{Config, DEFAULT_ARCH, TaskKind};
+use crate::config::{Chosen, Config, DEFAULT_ARCH, TaskKind};
 use crate::data::Subsets;
 use crate::eval::model_file;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
+use crate::study::StudyFile;
 use crate::text::Shown;
 use crate::train::{self, Classify, Job, Outcome, Reid, Start, Task};
+use crate::{Error, Result};
 
 /// `ptl-train train`.
 pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
     let (config, resumed) = match &args.resume {
         Some(path) => {
+            if StudyFile::is_in(path) {
+                return Err(Error::NotARun {
+                    path: path.clone(),
+                    reason:
+                        "it holds a study of several runs: continue it with the --resume of compare, ablate or demo"
+                            .into(),
+                });
+            }
             let run = RunDir::open(path)?;
             let mut config = run.read_config(flags)?;
             // A limit belongs to the command line that named it.
@@ -29,15 +39,14 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
         }
         None => {
             let mut config = Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), flags)?;
-            // A run can be resumed and measured from any folder.
-            let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into());
             if !config.data.root.as_os_str().is_empty() {
-                config.data.root = whole(&config.data.root);
+                config.data.root = whole("--data", &config.data.root)?;
             }
-            config.data.target = config.data.target.as_deref().map(whole);
+            config.data.target = config.data.target.map(|target| whole("--target", &target)).transpose()?;
             (config, None)
         }
     };
+    flags.refuse_without_effect(Chosen { config: &config, init: args.init.is_some() })?;
     set_threads(&config)?;
     let terminal = Reporter::stderr();
     let root = data_root(&config)?;

@@ -4,6 +4,7 @@ use super::{ClassDataset, duplicates};
 use crate::data::broken;
 use crate::data::{ImageSource, Sample};
 use crate::report::Table;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// The largest class may have this many times the images of the smallest before it is warned of.
@@ -73,6 +74,7 @@ impl ClassDataset {
         if let Some([(small, fewest), (large, most)]) = self.extremes(&self.train)
             && most > IMBALANCE * fewest
         {
+            let (large, small) = (large.shown(), small.shown());
             self.warnings.push(format!(
                 "the largest class ({large}) has {most} training images, the smallest ({small}) {fewest}: balanced batches \
                  (--balanced) draw from each class alike"

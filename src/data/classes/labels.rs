@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{ClassDataset, refuse};
 use crate::Result;
+use crate::text::Shown;
 
 impl ClassDataset {
     /// Numbers the classes as a network of `count` classes does that calls them `names`; classes that the data lack stay without
@@ -28,9 +29,10 @@ impl ClassDataset {
             self.classes.iter().zip(&places).filter(|(_, place)| place.is_none()).map(|(class, _)| class).collect();
         if let Some(first) = unknown.first() {
             return refuse(format!(
-                "the network does not know {} of its {} classes, {first} among them",
+                "the network does not know {} of its {} classes, {} among them",
                 unknown.len(),
-                self.classes.len()
+                self.classes.len(),
+                first.shown()
             ));
         }
         for sample in self.train.iter_mut().chain(&mut self.val) {

@@ -11,7 +11,7 @@ mod mnist;
 mod packed;
 mod split;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Sample;
 use super::sets::{DatasetKind, Subsets};
@@ -22,8 +22,10 @@ use locate::Form;
 /// Images of named classes for training and validation.
 #[derive(Clone, Debug, Default)]
 pub struct ClassDataset {
-    /// The folder or file as it was named.
+    /// The folder or file as it was named, safe to show.
     pub name: String,
+    /// The folder that was named, or that of the list.
+    pub root: PathBuf,
     /// The form that was named or recognised.
     pub kind: DatasetKind,
     /// What results on it should say, for example `cifar10` or `class-folders (20 % of each class for validation)`.
@@ -35,14 +37,6 @@ pub struct ClassDataset {
     pub val: Vec<Sample>,
     /// What looked odd while loading, one sentence each.
     pub warnings: Vec<String>,
-}
-
-impl ClassDataset {
-    /// The folder that was named, or that of the list.
-    pub fn folder(&self) -> &Path {
-        let named = Path::new(&self.name);
-        if named.is_dir() { named } else { named.parent().unwrap_or(named) }
-    }
 }
 
 /// What loading classes needs beside folder and kind.
@@ -72,6 +66,7 @@ pub fn load_classes(root: &Path, kind: DatasetKind, options: &ClassOptions) -> R
         Form::Csv(file) => csv_list::load(&file, options)?,
     };
     dataset.name = root.shown().to_string();
+    dataset.root = if root.is_dir() { root } else { root.parent().unwrap_or(root) }.to_path_buf();
     dataset.kind = kind;
     dataset.warn_of_oddities();
     Ok(dataset)

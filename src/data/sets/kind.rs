@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// Which data set a folder holds.
@@ -93,7 +94,7 @@ impl FromStr for DatasetKind {
         let found = NAMES.iter().find(|(_, name)| *name == text);
         found.map(|(kind, _)| *kind).ok_or_else(|| Error::Setting {
             setting: "dataset".into(),
-            value: text.into(),
+            value: text.shown().to_string(),
             reason: format!("choose {}", DatasetKind::NAMES.join(", ")),
         })
     }

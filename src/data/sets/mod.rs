@@ -59,6 +59,7 @@ pub fn load(root: &Path, kind: DatasetKind, options: &LoadOptions) -> Result<Dat
         Layout::Classic => classic::load(&folder, kind, split, subsets)?,
     };
     dataset.name = root.shown().to_string();
+    dataset.root = root.to_path_buf();
     if dataset.kind == DatasetKind::Auto
         && let Verdict::Exact(kind) = dataset.verdict()
     {

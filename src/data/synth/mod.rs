@@ -14,7 +14,7 @@ mod tests;
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -26,6 +26,7 @@ use self::camera::Camera;
 use self::identity::Identity;
 use crate::error::IoContext;
 use crate::rng::{Purpose, stream};
+use crate::stop::StopFlag;
 use crate::{Error, Result};
 
 const JPEG_QUALITY: u8 = 90;
@@ -160,6 +161,7 @@ impl SynthConfig {
 const TRAIN: &str = "bounding_box_train";
 const QUERY: &str = "query";
 const GALLERY: &str = "bounding_box_test";
+const FOLDERS: [&str; 3] = [TRAIN, QUERY, GALLERY];
 /// Added to a folder's name while it is being filled: what an interrupted run leaves does not load as a data set.
 const UNFINISHED: &str = "-unfinished";
 
@@ -185,31 +187,75 @@ fn draws(config: &SynthConfig, what: Draw, item: usize) -> rand_chacha::ChaCha8R
     stream(config.seed, Purpose::Synth, (config.domain as u64) << 8 | what as u64, item as u64)
 }
 
+/// How drawing ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Finished,
+    /// Stopped on request; nothing is left.
+    Stopped,
+}
+
 /// Writes a data set in Market-1501 layout into `dir`, which is created if need be.
 ///
 /// The files are JPEG named `PPPP_cCs1_FFFFFF_00.jpg`; the bytes depend on `config` alone. `progress` is told the number
-/// of images done and of all, from any thread and in any order.
+/// of images done and of all, from any thread and in any order. Folders get their names when all are complete; after an error or
+/// a request to stop, what is unfinished is removed.
 ///
 /// # Errors
 /// [`Error::Setting`] for a setting that cannot work, [`Error::FolderNotEmpty`], or a file that cannot be written.
-pub fn generate(dir: &Path, config: &SynthConfig, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<()> {
+pub fn generate(
+    dir: &Path,
+    config: &SynthConfig,
+    stop: &StopFlag,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Outcome> {
     config.check()?;
+    let existed = dir.exists();
     fs::create_dir_all(dir).at("create", dir)?;
     if fs::read_dir(dir).at("read", dir)?.next().is_some() {
         return Err(Error::FolderNotEmpty { path: dir.to_path_buf() });
     }
-    let folder = |name: &str| dir.join(format!("{name}{UNFINISHED}"));
-    for name in [TRAIN, QUERY, GALLERY] {
-        fs::create_dir(folder(name)).at("create", folder(name))?;
+    let drawn = draw(dir, config, stop, progress);
+    if !matches!(drawn, Ok(Outcome::Finished)) {
+        // The first error is the one to report; what can be removed is removed.
+        FOLDERS.iter().for_each(|name| drop(fs::remove_dir_all(unfinished(dir, name))));
+        if !existed {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+    drawn
+}
+
+/// Whether [`generate`] has written all of a data set into `dir`.
+pub fn is_complete(dir: &Path) -> bool {
+    FOLDERS.iter().all(|name| dir.join(name).is_dir())
+}
+
+fn unfinished(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}{UNFINISHED}"))
+}
+
+fn draw(
+    dir: &Path,
+    config: &SynthConfig,
+    stop: &StopFlag,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Outcome> {
+    for name in FOLDERS {
+        fs::create_dir(unfinished(dir, name)).at("create", unfinished(dir, name))?;
     }
     let cameras: Vec<Camera> =
         (0..config.cams).map(|c| Camera::random(config.domain, c, &mut draws(config, Draw::Camera, c))).collect();
     let jobs = config.jobs();
     let done = AtomicUsize::new(0);
     jobs.par_iter().enumerate().try_for_each(|(index, job)| {
+        if stop.requested() {
+            return Ok(());
+        }
         let pixels = render(config, &cameras, job, index);
         let mut bytes = Vec::new();
-        let path = folder(job.folder).join(format!("{:04}_c{}s1_{index:06}_00.jpg", job.pid, job.cam + 1));
+        let name = format!("{:04}_c{}s1_{index:06}_00.jpg", job.pid, job.cam + 1);
+        let path = unfinished(dir, job.folder).join(name);
         JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
             .encode(&pixels, config.width as u32, config.height as u32, image::ExtendedColorType::Rgb8)
             .map_err(|error| Error::Image { path: path.clone(), reason: error.to_string() })?;
@@ -217,10 +263,13 @@ pub fn generate(dir: &Path, config: &SynthConfig, progress: &(dyn Fn(usize, usiz
         progress(done.fetch_add(1, Ordering::Relaxed) + 1, jobs.len());
         Ok::<(), Error>(())
     })?;
-    for name in [TRAIN, QUERY, GALLERY] {
-        fs::rename(folder(name), dir.join(name)).at("rename", folder(name))?;
+    if done.into_inner() < jobs.len() {
+        return Ok(Outcome::Stopped);
     }
-    Ok(())
+    for name in FOLDERS {
+        fs::rename(unfinished(dir, name), dir.join(name)).at("rename", unfinished(dir, name))?;
+    }
+    Ok(Outcome::Finished)
 }
 
 /// Pixels of image number `index`, `[height, width, 3]`.

@@ -13,7 +13,7 @@ fn small(domain: Domain) -> SynthConfig {
 
 fn generated(config: &SynthConfig) -> (tempfile::TempDir, Dataset) {
     let folder = tempfile::tempdir().unwrap();
-    generate(folder.path(), config, &|_, _| {}).unwrap();
+    generate(folder.path(), config, &StopFlag::default(), &|_, _| {}).unwrap();
     let dataset = load(folder.path(), DatasetKind::Auto, &LoadOptions::default()).unwrap();
     (folder, dataset)
 }
@@ -80,7 +80,8 @@ fn the_bytes_depend_on_the_configuration_and_not_on_the_threads() {
 fn progress_counts_every_image_once() {
     let (folder, seen) = (tempfile::tempdir().unwrap(), Mutex::new(Vec::new()));
     let config = small(Domain::Source);
-    generate(folder.path(), &config, &|done, total| seen.lock().unwrap().push((done, total))).unwrap();
+    generate(folder.path(), &config, &StopFlag::default(), &|done, total| seen.lock().unwrap().push((done, total)))
+        .unwrap();
     let mut seen = seen.into_inner().unwrap();
     seen.sort_unstable();
     assert_eq!(seen, (1..=config.images()).map(|done| (done, config.images())).collect::<Vec<_>>());
@@ -90,17 +91,39 @@ fn progress_counts_every_image_once() {
 fn a_folder_with_something_in_it_is_refused_and_stays_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("notes.txt"), "mine").unwrap();
-    let error = generate(folder.path(), &small(Domain::Source), &|_, _| {}).unwrap_err();
+    let error = generate(folder.path(), &small(Domain::Source), &StopFlag::default(), &|_, _| {}).unwrap_err();
     assert!(matches!(&error, Error::FolderNotEmpty { path } if path == folder.path()));
     assert!(error.to_string().contains("not empty"), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]
+fn a_request_to_stop_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (new, empty) = (folder.path().join("new"), folder.path().join("empty"));
+    fs::create_dir(&empty).unwrap();
+    for dir in [&new, &empty] {
+        let stop = StopFlag::default();
+        let at_the_fifth = |done, _| {
+            if done == 5 {
+                stop.request();
+            }
+        };
+        assert_eq!(generate(dir, &small(Domain::Source), &stop, &at_the_fifth).unwrap(), Outcome::Stopped);
+        assert!(!is_complete(dir));
+    }
+    assert!(!new.exists());
+    assert_eq!(fs::read_dir(&empty).unwrap().count(), 0);
+    let again = generate(&empty, &small(Domain::Source), &StopFlag::default(), &|_, _| {}).unwrap();
+    assert!(again == Outcome::Finished && is_complete(&empty));
+}
+
+#[test]
 fn settings_that_cannot_work_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let config = SynthConfig { cams: 1, ..small(Domain::Source) };
-    let error = generate(&folder.path().join("new"), &config, &|_, _| {}).unwrap_err().to_string();
+    let error =
+        generate(&folder.path().join("new"), &config, &StopFlag::default(), &|_, _| {}).unwrap_err().to_string();
     assert_eq!(error, "cams = 1: at least 2 is needed");
     assert!(!folder.path().join("new").exists());
     assert!("market".parse::<Domain>().unwrap_err().to_string().contains("source and target"));

@@ -6,7 +6,7 @@ use super::ClassificationReport;
 use crate::Result;
 use crate::data::Sample;
 use crate::eval::{Model, Output};
-use crate::run_dir::ITEMS_FILE;
+use crate::run_dir::{Cells, ITEMS_FILE};
 
 /// Predicts and counts `samples`, whose labels are numbers of `classes`.
 ///
@@ -23,10 +23,16 @@ pub fn evaluate(mut model: Model<'_>, samples: &[Sample], classes: &[String]) ->
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn write_files(folder: &Path, report: &ClassificationReport, samples: &[Sample], root: &Path) -> Result<()> {
-    report.write_items_csv(&folder.join(ITEMS_FILE), samples.iter().map(|sample| sample.image.below(root)))?;
-    report.write_per_class_csv(&folder.join("per-class.csv"))?;
-    report.write_confusion_csv(&folder.join("confusion.csv"))?;
+pub fn write_files(
+    folder: &Path,
+    report: &ClassificationReport,
+    samples: &[Sample],
+    root: &Path,
+    cells: Cells,
+) -> Result<()> {
+    report.write_items_csv(&folder.join(ITEMS_FILE), cells, samples.iter().map(|sample| sample.image.below(root)))?;
+    report.write_per_class_csv(&folder.join("per-class.csv"), cells)?;
+    report.write_confusion_csv(&folder.join("confusion.csv"), cells)?;
     report.draw_confusion(&folder.join("confusion.svg"))?;
     report.draw_reliability(&folder.join("calibration.svg"))
 }

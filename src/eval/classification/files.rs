@@ -1,11 +1,11 @@
-//! The report as CSV files; the crate `csv` quotes what needs it.
+//! The report as CSV files.
 
 use std::fmt::Display;
 use std::path::Path;
 
 use super::{ClassificationReport, TOP};
 use crate::Result;
-use crate::run_dir::write_csv;
+use crate::run_dir::{Cells, write_csv};
 
 /// Columns of [`ClassificationReport::write_items_csv`].
 pub const ITEM_COLUMNS: [&str; 7] = ["image", "label", "predicted", "confidence", "top1", "top5", "nll"];
@@ -16,17 +16,16 @@ impl ClassificationReport {
     ///
     /// # Errors
     /// [`crate::Error::Io`].
-    pub fn write_confusion_csv(&self, path: &Path) -> Result<()> {
-        write_csv(path, |csv| {
-            csv.write_field("true\\predicted")?;
-            csv.write_record(self.per_class.iter().map(|class| &class.class))?;
+    pub fn write_confusion_csv(&self, path: &Path, cells: Cells) -> Result<()> {
+        write_csv(path, cells, |csv| {
+            let classes = self.per_class.iter().map(|class| class.class.as_str());
+            csv.row(std::iter::once("true\\predicted").chain(classes))?;
             (0..self.per_class.len() as u32).try_for_each(|label| {
                 let mut row = vec![0; self.per_class.len()];
                 for (&(_, predicted), &images) in self.confusions.range((label, 0)..=(label, u32::MAX)) {
                     row[predicted as usize] = images;
                 }
-                csv.write_field(self.class(label))?;
-                csv.write_record(row.iter().map(ToString::to_string))
+                csv.row(std::iter::once(self.class(label).to_owned()).chain(row.iter().map(ToString::to_string)))
             })
         })
     }
@@ -35,18 +34,12 @@ impl ClassificationReport {
     ///
     /// # Errors
     /// [`crate::Error::Io`].
-    pub fn write_per_class_csv(&self, path: &Path) -> Result<()> {
+    pub fn write_per_class_csv(&self, path: &Path, cells: Cells) -> Result<()> {
         let share = |share: Option<f64>| share.map_or_else(String::new, |share| share.to_string());
-        write_csv(path, |csv| {
-            csv.write_record(["class", "images", "accuracy", "precision", "f1"])?;
+        write_csv(path, cells, |csv| {
+            csv.row(["class", "images", "accuracy", "precision", "f1"])?;
             self.per_class.iter().try_for_each(|c| {
-                csv.write_record([
-                    &c.class,
-                    &c.images.to_string(),
-                    &share(c.accuracy),
-                    &share(c.precision),
-                    &share(c.f1),
-                ])
+                csv.row([&c.class, &c.images.to_string(), &share(c.accuracy), &share(c.precision), &share(c.f1)])
             })
         })
     }
@@ -62,15 +55,16 @@ impl ClassificationReport {
     pub fn write_items_csv<N: Display>(
         &self,
         path: &Path,
+        cells: Cells,
         names: impl IntoIterator<Item = N, IntoIter: ExactSizeIterator>,
     ) -> Result<()> {
         let names = names.into_iter();
         assert_eq!(names.len(), self.per_image.len(), "one name for each image");
         let flag = |yes: bool| if yes { "1" } else { "0" };
-        write_csv(path, |csv| {
-            csv.write_record(ITEM_COLUMNS)?;
+        write_csv(path, cells, |csv| {
+            csv.row(ITEM_COLUMNS)?;
             for (name, image) in names.zip(&self.per_image) {
-                csv.write_record([
+                csv.row([
                     &name.to_string(),
                     self.class(image.label),
                     self.class(image.predicted),

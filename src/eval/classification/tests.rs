@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::*;
+use crate::run_dir::Cells;
 
 fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(ToString::to_string).collect()
@@ -118,14 +119,14 @@ fn files_say_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file.csv");
     let report = report();
-    report.write_confusion_csv(&path).unwrap();
+    report.write_confusion_csv(&path, Cells::Guarded).unwrap();
     let want = "true\\predicted,a,b<1>,\"c, \"\"odd\"\"\"\na,1,1,0\nb<1>,0,1,1\n\"c, \"\"odd\"\"\",0,0,0\n";
     assert_eq!(fs::read_to_string(&path).unwrap(), want);
-    report.write_per_class_csv(&path).unwrap();
+    report.write_per_class_csv(&path, Cells::Guarded).unwrap();
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.starts_with("class,images,accuracy,precision,f1\na,2,0.5,1,0.66666"), "{text}");
     assert!(text.ends_with("\n\"c, \"\"odd\"\"\",0,,0,\n"), "{text}");
-    report.write_items_csv(&path, ["x.png", "a,b.png", "y.png", "z#4"]).unwrap();
+    report.write_items_csv(&path, Cells::Guarded, ["x.png", "a,b.png", "y.png", "z#4"]).unwrap();
     let text = fs::read_to_string(&path).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "image,label,predicted,confidence,top1,top5,nll");

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::data::parse_name;
+use crate::text::Shown;
 use crate::{Error, Result, input};
 
 /// First line of a CSV file of labels.
@@ -36,10 +37,11 @@ impl ImageLabels {
             let (path, pid, camid) = entry.ok_or_else(|| Error::FeatureFile {
                 path: file.into(),
                 reason: match is_csv {
-                    true => format!("line {}, `{line}`, is not path,pid,camid with two whole numbers", i + 1),
+                    true => format!("line {}, `{}`, is not path,pid,camid with two whole numbers", i + 1, line.shown()),
                     false => format!(
-                        "line {}, `{line}`, has no name like 0002_c1s1_000451_03.jpg: write a CSV file with the header {HEADER}",
-                        i + 1
+                        "line {}, `{}`, has no name like 0002_c1s1_000451_03.jpg: write a CSV file with the header {HEADER}",
+                        i + 1,
+                        line.shown()
                     ),
                 },
             })?;

@@ -16,6 +16,7 @@ use safetensors::{Dtype, View};
 
 use crate::run_dir::atomic_write;
 use crate::stop::Unbroken;
+use crate::text::Shown;
 use crate::{Error, Result};
 
 /// Kind of file, from the ending of its name.
@@ -34,10 +35,29 @@ impl FeatureFormat {
             Some("npy") => Ok(FeatureFormat::Npy),
             _ => Err(Error::Setting {
                 setting: "--out".into(),
-                value: path.display().to_string(),
+                value: path.shown().to_string(),
                 reason: "the name must end in .safetensors or .npy".into(),
             }),
         }
+    }
+
+    /// Refuses paths that could not be read back: those that are no UTF-8 text, and for `.npy`, whose paths stand one a line, those
+    /// with a line break.
+    ///
+    /// # Errors
+    /// [`Error::FeatureFile`] with the first such path.
+    pub fn check_paths(self, paths: &[PathBuf]) -> Result<()> {
+        let broken = |path: &Path| path.to_string_lossy().contains(['\n', '\r']);
+        let bad = |path: &&PathBuf| path.to_str().is_none() || (self == FeatureFormat::Npy && broken(path));
+        let Some(path) = paths.iter().find(bad) else { return Ok(()) };
+        let reason = match path.to_str() {
+            None => "the name of this image is no UTF-8 text, in which features keep it: rename it",
+            Some(_) => {
+                "the name of this image has a line break, and the list beside an .npy has one name a line: rename it, or \
+                 write .safetensors"
+            }
+        };
+        Err(Error::FeatureFile { path: path.clone(), reason: reason.into() })
     }
 }
 
@@ -60,7 +80,7 @@ impl FeatureTable<'_> {
     /// - `.npy`: f32 `[n, dim]` in C order; the paths, one a line, in a file beside it that ends in `.txt`.
     ///
     /// # Errors
-    /// Another ending; [`Error::Io`].
+    /// As [`FeatureFormat::check_paths`]; another ending; [`Error::Io`].
     ///
     /// # Panics
     /// Numbers of rows that differ.
@@ -68,12 +88,14 @@ impl FeatureTable<'_> {
         let rows = self.paths.len();
         assert_eq!(self.features.len(), rows * self.dim, "one feature for each path");
         assert!(self.labels.is_none_or(|(pids, camids)| pids.len() == rows && camids.len() == rows));
-        match FeatureFormat::of(path)? {
+        let format = FeatureFormat::of(path)?;
+        format.check_paths(self.paths)?;
+        match format {
             FeatureFormat::Safetensors => self.write_safetensors(path),
             FeatureFormat::Npy => {
                 let _both = Unbroken::begin();
                 atomic_write(&path.with_extension("txt"), |file| {
-                    self.paths.iter().try_for_each(|path| writeln!(file, "{}", path.display()))
+                    self.paths.iter().try_for_each(|path| writeln!(file, "{}", path.to_string_lossy()))
                 })?;
                 atomic_write(path, |file| {
                     file.write_all(&npy::header([rows, self.dim]))?;
@@ -185,6 +207,29 @@ mod tests {
         assert_eq!(bytes[10 + length..], features.iter().flat_map(|x: &f32| x.to_le_bytes()).collect::<Vec<u8>>());
         let lines = fs::read_to_string(folder.path().join("f.txt")).unwrap();
         assert_eq!(lines.lines().map(PathBuf::from).collect::<Vec<_>>(), paths);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_name_that_would_not_come_back_is_refused_before_anything_is_written() {
+        use std::os::unix::ffi::OsStringExt;
+        let folder = tempfile::tempdir().unwrap();
+        let written = |file: &str, image: &[u8]| {
+            let paths = [PathBuf::from(std::ffi::OsString::from_vec(image.to_vec()))];
+            let path = folder.path().join(file);
+            FeatureTable { features: &[1.0], dim: 1, paths: &paths, labels: None }.write(&path)
+        };
+        for image in [&b"a\nb.jpg"[..], b"a\rb.jpg", b"a.jpg\n0001_c1.jpg"] {
+            let error = written("f.npy", image).unwrap_err().to_string();
+            assert!(error.contains("line break") && !error.contains(['\n', '\r']), "{error}");
+            written(&format!("{}.safetensors", image.len()), image).unwrap();
+        }
+        for file in ["f.npy", "f.safetensors"] {
+            assert!(written(file, b"a\xff.jpg").unwrap_err().to_string().contains("no UTF-8 text"));
+            assert!(!folder.path().join(file).exists() && !folder.path().join("f.txt").exists());
+        }
+        written("g.npy", "ü \u{1b}[2J.jpg".as_bytes()).unwrap();
+        assert_eq!(fs::read_to_string(folder.path().join("g.txt")).unwrap(), "ü \u{1b}[2J.jpg\n");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::RankingReport;
 use crate::Result;
 use crate::data::ImageRecord;
-use crate::run_dir::write_csv;
+use crate::run_dir::{Cells, write_csv};
 
 /// Columns of [`write_queries_csv`].
 pub const QUERY_COLUMNS: [&str; 6] = ["image", "pid", "camid", "AP", "rank1", "INP"];
@@ -19,16 +19,22 @@ pub const QUERY_COLUMNS: [&str; 6] = ["image", "pid", "camid", "AP", "rank1", "I
 ///
 /// # Panics
 /// Another number of queries than the report's.
-pub fn write_queries_csv(path: &Path, report: &RankingReport, queries: &[ImageRecord], root: &Path) -> Result<()> {
+pub fn write_queries_csv(
+    path: &Path,
+    report: &RankingReport,
+    queries: &[ImageRecord],
+    root: &Path,
+    cells: Cells,
+) -> Result<()> {
     let results = &report.per_query;
     assert!(results.is_empty() || results.len() == queries.len(), "one record for each query");
-    write_csv(path, |csv| {
-        csv.write_record(QUERY_COLUMNS)?;
+    write_csv(path, cells, |csv| {
+        csv.row(QUERY_COLUMNS)?;
         for (query, result) in queries.iter().zip(results) {
             let Some(result) = result else { continue };
             let rank1 = u8::from(result.first_match_rank == 1);
-            csv.write_record([
-                &query.path.strip_prefix(root).unwrap_or(&query.path).display().to_string(),
+            csv.row([
+                &query.path.strip_prefix(root).unwrap_or(&query.path).to_string_lossy().into_owned(),
                 &query.pid.to_string(),
                 &query.camid.to_string(),
                 &result.ap.to_string(),
@@ -62,7 +68,7 @@ mod tests {
         let distances = [0.1, 0.2, 0.3, 0.4, 0.0, 0.0, 0.0, 0.0, 0.1, 0.2, 0.3, 0.4];
         let query = Labels { pids: &pids, camids: &camids };
         let mut report = evaluate_distances(&distances, query, gallery, &RankingOptions::default()).unwrap();
-        write_queries_csv(&path, &report, &queries, Path::new("")).unwrap();
+        write_queries_csv(&path, &report, &queries, Path::new(""), Cells::Guarded).unwrap();
         // Query 0: matches at ranks 1 and 4, AP (1 + 1/2) / 2; query 2: its only match at rank 3.
         let want = format!(
             "image,pid,camid,AP,rank1,INP\n\"a, \"\"b\"\".jpg\",1,1,0.75,1,0.5\nd.jpg,3,1,{0},0,{0}\n",
@@ -70,7 +76,7 @@ mod tests {
         );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), want);
         (report.protocol, report.per_query) = (Protocol::SingleGalleryShot, Vec::new());
-        write_queries_csv(&path, &report, &queries, Path::new("")).unwrap();
+        write_queries_csv(&path, &report, &queries, Path::new(""), Cells::Guarded).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "image,pid,camid,AP,rank1,INP\n");
     }
 }

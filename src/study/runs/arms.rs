@@ -4,23 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 
 use super::{ArmResult, FinishedRun, RunResult, items};
-use crate::config::{Config, SETTINGS};
+use crate::config::{Config, SETTINGS, Setting};
 use crate::report::MeanStd;
 use crate::stats::SeededValues;
 use crate::text::Shown;
 use crate::{Error, Result};
-
-/// Settings in which runs of one arm may differ: the seed, and what cannot change results.
-const NOT_COUNTED: [&str; 8] = [
-    "seed",
-    "threads",
-    "device",
-    "gpu.graph",
-    "data.cache_mb",
-    "train.workers",
-    "train.checkpoint_every",
-    "train.log_every",
-];
 
 /// Settings that a name spells out.
 const NAMED: usize = 3;
@@ -79,15 +67,16 @@ pub(super) fn group(runs: Vec<FinishedRun>) -> Result<Vec<Arm>> {
     Ok(arms.into_iter().zip(names).map(|((_, runs), name)| Arm { name, runs }).collect())
 }
 
-/// Values of the settings that count, in the order of the table.
+/// Values of the settings that count, in the order of the table: the seed does not, nor what cannot change results.
 fn counted(config: &Config) -> Vec<String> {
-    let value = |path: &str, shown: String| match path {
-        _ if NOT_COUNTED.contains(&path) => String::new(),
+    let value = |setting: &Setting| match setting.path {
+        "seed" => String::new(),
         // An evaluation that cannot end a training does not change it.
         "train.eval_every" if config.train.patience == 0 => String::new(),
-        _ => shown,
+        _ if !setting.changes_results() => String::new(),
+        _ => config.shown(setting),
     };
-    SETTINGS.iter().map(|setting| value(setting.path, config.shown(setting))).collect()
+    SETTINGS.iter().map(value).collect()
 }
 
 /// Runs of the same settings by seed. Where a seed comes twice, something that is no setting sets them apart, such as the

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::config::TaskKind;
 use crate::eval::classification::{ITEM_COLUMNS, calibration_bins, calibration_error};
 use crate::eval::ranking::QUERY_COLUMNS;
+use crate::run_dir::plain_cell;
 use crate::text::Shown;
 use crate::{Error, Result, input};
 
@@ -79,8 +80,9 @@ impl Items {
                 let line = record.position().map_or(0, |position| position.line() as usize);
                 line_error(path, line, "a figure is not a finite number".into())
             })?;
-            let label = labels.clone().map(|i| &record[i]).collect::<Vec<_>>().join("\0");
-            rows.push(Row { key: format!("{}\0{label}", &record[0]), class: record[1].into(), numbers });
+            let label = labels.clone().map(|i| plain_cell(&record[i])).collect::<Vec<_>>().join("\0");
+            let key = format!("{}\0{label}", plain_cell(&record[0]));
+            rows.push(Row { key, class: plain_cell(&record[1]).into(), numbers });
         }
         if rows.is_empty() {
             let reason = "it has no rows: single gallery shots have no figures of a single query";

@@ -9,9 +9,9 @@ mod report;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use self::arms::Arm;
 use self::items::Items;
@@ -69,10 +69,16 @@ pub struct ArmResult {
 /// One run's figures.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunResult {
+    #[serde(serialize_with = "as_text")]
     pub folder: PathBuf,
     pub seed: u64,
     /// By name.
     pub figures: BTreeMap<&'static str, f64>,
+}
+
+/// JSON has no paths but those of UTF-8 text.
+fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// An arm against the baseline.
@@ -173,7 +179,8 @@ fn baseline(arms: &[Arm], named: Option<&str>) -> Result<usize> {
     let Some(named) = named else { return Ok(0) };
     let by_number = || named.parse::<usize>().ok().and_then(|n| n.checked_sub(1)).filter(|&n| n < arms.len());
     arms.iter().position(|arm| arm.name == named).or_else(by_number).ok_or_else(|| {
-        let known: Vec<String> = arms.iter().enumerate().map(|(i, arm)| format!("{} {}", i + 1, arm.name)).collect();
+        let known: Vec<String> =
+            arms.iter().enumerate().map(|(i, arm)| format!("{} {}", i + 1, arm.name.shown())).collect();
         Error::Setting {
             setting: "--baseline".into(),
             value: named.into(),

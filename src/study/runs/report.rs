@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{ArmComparison, RunComparison, Verdict, items};
 use crate::config::TaskKind;
 use crate::report::{MeanStd, Table};
+use crate::text::Shown;
 
 /// Seeds whose differences are spelled out.
 const SPELLED_OUT: usize = 5;
@@ -87,9 +88,11 @@ impl RunComparison {
     }
 
     /// What the first line above the comparisons says.
-    pub fn caption(&self) -> String {
+    fn caption(&self) -> String {
         let title = items::figures(self.task)[0].title;
-        format!("{title} against `{}`, in points:", self.arms[self.baseline].name)
+        // A backtick would end the quotation.
+        let baseline = self.arms[self.baseline].name.shown().to_string().replace('`', "'");
+        format!("{title} against `{baseline}`, in points:")
     }
 
     /// The procedure in a line.
@@ -119,8 +122,8 @@ impl RunComparison {
     }
 
     /// Tables and procedure, as plain text or Markdown.
-    pub fn text(&self, markdown: bool) -> String {
-        let show = |table: Table| if markdown { table.to_markdown() } else { table.to_string() };
+    pub fn text(&self, in_markdown: bool) -> String {
+        let show = |table: Table| if in_markdown { table.to_markdown() } else { table.to_string() };
         let arms = show(self.arms_table());
         match self.comparisons.is_empty() {
             true => format!("{arms}\nall runs differ in nothing but the seed: there is nothing to compare\n"),

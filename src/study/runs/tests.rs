@@ -6,6 +6,7 @@ use crate::data::ImageRecord;
 use crate::eval::classification::ClassificationReport;
 use crate::eval::ranking::{Labels, RankingOptions, evaluate_distances, write_queries_csv};
 use crate::latent_state::{StateInit, StatePolicy};
+use crate::run_dir::Cells;
 
 const OPTIONS: Options = Options { bootstrap: Bootstrap { resamples: 500, seed: 0 }, baseline: None };
 const IMAGES: usize = 60;
@@ -34,7 +35,7 @@ fn write_items(path: &Path, seed: u64, wrong: usize, name: &str) {
     let classes = ["cat", "dog, big", "eel"].map(String::from);
     let report = ClassificationReport::new(&probabilities, &labels, &classes).unwrap();
     let names: Vec<String> = (0..IMAGES).map(|i| format!("{name}{i}")).collect();
-    report.write_items_csv(path, &names).unwrap();
+    report.write_items_csv(path, Cells::Guarded, &names).unwrap();
 }
 
 fn compare_in(folder: &Path, names: &[&str]) -> Result<RunComparison> {
@@ -205,7 +206,7 @@ fn reid_run(folder: &Path, seed: u64, distances: [f32; 6]) {
     let queries = [1, 2].map(|pid| ImageRecord { path: format!("{pid}.jpg").into(), pid, camid: 1 });
     let (query, gallery) = (Labels { pids: &[1, 2], camids: &[1, 1] }, Labels { pids: &[1, 2, 3], camids: &[2; 3] });
     let report = evaluate_distances(&distances, query, gallery, &RankingOptions::default()).unwrap();
-    write_queries_csv(&run.items_path(), &report, &queries, std::path::Path::new("")).unwrap();
+    write_queries_csv(&run.items_path(), &report, &queries, std::path::Path::new(""), Cells::Guarded).unwrap();
 }
 
 #[test]

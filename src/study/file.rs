@@ -1,0 +1,181 @@
+//! What a study is, written into its folder before its first arm: with it, a study that was interrupted goes on.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, Overrides};
+use crate::run_dir::{RunDir, atomic_write};
+use crate::{Error, Result, input};
+
+/// The file's name in the study's folder.
+const FILE: &str = "study.toml";
+/// Settings take a few KiB.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// The command that makes a study.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StudyKind {
+    Compare,
+    Demo,
+    Ablate,
+}
+
+impl fmt::Display for StudyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StudyKind::Compare => "compare",
+            StudyKind::Demo => "demo",
+            StudyKind::Ablate => "ablate",
+        })
+    }
+}
+
+/// Everything that decides about a study's results, but for the data themselves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StudyFile {
+    pub kind: StudyKind,
+    /// Every arm is trained once for each.
+    pub seeds: Vec<u64>,
+    /// A demo of a few steps.
+    #[serde(default)]
+    pub quick: bool,
+    /// An ablation's weights, from which every arm starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+    /// Settings that the arms share.
+    pub config: Config,
+    /// Settings of the pre-training, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pretraining: Option<Config>,
+}
+
+impl StudyFile {
+    /// Writes the study into its folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, run: &RunDir) -> Result<()> {
+        let text = toml::to_string(self).expect("settings, numbers and paths of UTF-8 text");
+        atomic_write(&run.file(FILE), |file| file.write_all(text.as_bytes()))?;
+        run.write_config(&self.config)
+    }
+
+    /// The study in `folder`, to go on with. `flags` may change what cannot change its results.
+    ///
+    /// # Errors
+    /// [`Error::NotARun`]: no study, or one of another kind; [`Error::Setting`]: a flag that says something else than the study.
+    pub fn resume(folder: &Path, kind: StudyKind, flags: &Overrides) -> Result<(RunDir, StudyFile)> {
+        let no = |reason: String| Error::NotARun { path: folder.into(), reason };
+        if !folder.exists() {
+            return Err(no("there is nothing of that name".into()));
+        }
+        if !Self::is_in(folder) {
+            return Err(no(format!(
+                "it has no {FILE}, so it is no study that could go on: a single run is continued by train --resume"
+            )));
+        }
+        let bytes = input::read(&folder.join(FILE), MOST_BYTES)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let mut study: StudyFile =
+            toml::from_str(&text).map_err(|error| no(format!("its {FILE} cannot be read ({})", error.message())))?;
+        if study.kind != kind {
+            return Err(no(format!("it is a study of {0}: continue it with ptl-train {0} --resume", study.kind)));
+        }
+        study.take(flags)?;
+        // A study that died at its very start has none.
+        atomic_write(&folder.join("config.toml"), |file| file.write_all(study.config.to_toml().as_bytes()))?;
+        Ok((RunDir::open(folder)?, study))
+    }
+
+    /// Whether the folder is that of a study.
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join(FILE).is_file()
+    }
+
+    /// Takes flags that cannot change results, and refuses others that say something else than the study.
+    fn take(&mut self, flags: &Overrides) -> Result<()> {
+        let given = Config::load(&self.config, None, flags)?;
+        let mut harmless = Overrides::default();
+        for (setting, value) in flags.iter() {
+            let (old, new) = (self.config.shown(setting), given.shown(setting));
+            if !setting.changes_results() {
+                harmless.push(setting, value.clone());
+            } else if old != new {
+                return Err(Error::Setting {
+                    setting: format!("--{}", setting.flag()),
+                    value: new,
+                    reason: format!("the study has {old}: leave it out, or start another study in a new folder"),
+                });
+            }
+        }
+        self.config = Config::load(&self.config, None, &harmless)?;
+        if let Some(config) = &mut self.pretraining {
+            *config = Config::load(config, None, &harmless)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::setting;
+
+    fn flag(path: &str, value: &str) -> Overrides {
+        let mut flags = Overrides::default();
+        let setting = setting(path).unwrap();
+        flags.push(setting, setting.kind.parse(value).unwrap());
+        flags
+    }
+
+    fn study() -> StudyFile {
+        let mut pretraining = Config::default();
+        pretraining.optim.lr = 1.0 / 3.0;
+        pretraining.data.root = "/data/source".into();
+        let mut config = Config { seed: 7, ..Config::default() };
+        config.data.target = Some("/data/the \"target\"".into());
+        config.model.width = 0.1;
+        StudyFile {
+            kind: StudyKind::Compare,
+            seeds: vec![0, 1 << 62],
+            quick: false,
+            init: Some("w.pth".into()),
+            config,
+            pretraining: Some(pretraining),
+        }
+    }
+
+    #[test]
+    fn a_study_comes_back_as_it_was_and_takes_no_other_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::create(&folder.path().join("study")).unwrap();
+        study().write(&run).unwrap();
+        let resume =
+            |flags: &Overrides| StudyFile::resume(run.root(), StudyKind::Compare, flags).map(|(_, study)| study);
+        assert_eq!(resume(&Overrides::default()).unwrap(), study());
+        assert_eq!(resume(&flag("optim.lr", "2e-4")).unwrap(), study());
+        let threads = resume(&flag("threads", "3")).unwrap();
+        assert_eq!([threads.config.threads, threads.pretraining.unwrap().threads], [3, 3]);
+        let error = resume(&flag("optim.lr", "0.5")).unwrap_err().to_string();
+        assert!(error.starts_with("--lr = 0.5: the study has 0.0002: "), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_study_of_that_kind_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunDir::create(&folder.path().join("run")).unwrap();
+        let resume = |folder: &Path, kind| {
+            StudyFile::resume(folder, kind, &Overrides::default()).map(drop).unwrap_err().to_string()
+        };
+        assert!(resume(&folder.path().join("none"), StudyKind::Demo).contains("nothing of that name"));
+        assert!(resume(run.root(), StudyKind::Demo).contains("train --resume"));
+        study().write(&run).unwrap();
+        assert!(resume(run.root(), StudyKind::Ablate).contains("ptl-train compare --resume"));
+        std::fs::write(run.file(FILE), "seeds = 3\n").unwrap();
+        assert!(resume(run.root(), StudyKind::Compare).contains("cannot be read"));
+    }
+}
