@@ -44,8 +44,27 @@ fn every_request_to_end_saves_a_run_that_resumes() {
     }
 }
 
+/// A step that takes seconds is not waited for.
 #[test]
-fn a_second_request_ends_at_once_and_a_run_under_nohup_goes_on_without_a_terminal() {
+fn a_second_request_ends_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = path(&folder, "run");
+    let mut args = tiny(&["train", "--data", &fixture().data, "--out", &run]);
+    args.extend(["--width", "1", "--height", "256", "--image-width", "128", "--ids", "4", "--images", "12"]);
+    let mut command = program();
+    let child = command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("the settings", || Path::new(&run).join("config.toml").exists());
+    send("-TERM", &child);
+    std::thread::sleep(Duration::from_millis(300));
+    send("-INT", &child);
+    let begun = Instant::now();
+    ended(child, 130);
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    assert_eq!(files(Path::new(&run).join("checkpoints/step-0")).len(), 3);
+}
+
+#[test]
+fn a_run_under_nohup_goes_on_without_a_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let run = path(&folder, "run");
     let args = tiny(&["train", "--data", &fixture().data, "--out", &run]);
