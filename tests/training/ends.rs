@@ -113,7 +113,7 @@ impl Task for Failing<'_> {
 
 fn failing(fails_at: usize, stop: Option<StopFlag>) -> Failing<'static> {
     let task = Reid { dataset: &datasets()[0], target: None };
-    Failing { task, evaluations: Cell::new(0), fails_at, measures: fails_at % 2 == 0, stop }
+    Failing { task, evaluations: Cell::new(0), fails_at, measures: fails_at.is_multiple_of(2), stop }
 }
 
 /// Every epoch is measured, and patience counts.
