@@ -4,6 +4,7 @@
 
 mod classify;
 mod effect;
+mod ends;
 mod memory;
 mod names;
 mod studies;
