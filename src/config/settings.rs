@@ -129,6 +129,12 @@ pub const SETTINGS: &[Setting] = &[
         "Classes without a split of their own: share of each class kept for validation",
     ),
     short("data.skip_broken", "skip-broken", Switch, "Leave broken images out, with a warning"),
+    short(
+        "data.exif_orientation",
+        "exif-orientation",
+        Switch,
+        "Turn and mirror images as their EXIF data say (false for mgn*, as published)",
+    ),
     long("data.cache_mb", Count, "Memory for decoded images, MiB"),
     long("augment.flip", Real, "Probability of mirroring"),
     long("augment.pad", Count, "Pixels added on each side before a random crop"),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::sets::DatasetKind;
 use super::{ImageSource, Sample};
-use super::{broken, transforms};
+use super::{broken, decode};
 use crate::report::Table;
 use crate::text::Shown;
 use crate::{Error, Result};
@@ -177,8 +177,8 @@ impl Dataset {
     /// A broken image.
     pub fn drop_or_refuse_broken(&mut self, skip: bool, each: &(dyn Fn() + Sync)) -> Result<()> {
         for records in [&mut self.train, &mut self.query, &mut self.gallery] {
-            let decode = |record: &ImageRecord| transforms::decode(&record.path).map(drop);
-            let warning = broken::drop_or_refuse(records, decode, |record| record.path.clone(), skip, each)?;
+            let decoded = |record: &ImageRecord| decode(&record.path, false).map(drop);
+            let warning = broken::drop_or_refuse(records, decoded, |record| record.path.clone(), skip, each)?;
             self.warnings.extend(warning);
         }
         Ok(())

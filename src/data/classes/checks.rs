@@ -90,7 +90,7 @@ impl ClassDataset {
         for samples in [&mut self.train, &mut self.val] {
             let decode = |sample: &Sample| match &sample.image {
                 ImageSource::Packed { .. } => Ok(()),
-                file => file.decode().map(drop),
+                file => file.decode(false).map(drop),
             };
             let path = |sample: &Sample| sample.image.file().to_path_buf();
             self.warnings.extend(broken::drop_or_refuse(samples, decode, path, skip, each)?);
