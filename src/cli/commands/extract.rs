@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use super::shared::{check_images, describe_datasets, evaluated, open_dataset, set_threads};
 use crate::cli::args::ExtractArgs;
 use crate::config::TaskKind;
-use crate::data::{Dataset, ImageRecord, Subsets, list_images};
+use crate::data::{Dataset, ImageList, ImageRecord, Subsets, list_images};
 use crate::error::IoContext;
 use crate::eval::features_file::{FeatureFormat, FeatureTable};
 use crate::eval::{Output, TrainedModel};
@@ -45,9 +45,10 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     }
     let records: Vec<ImageRecord> = match &args.images {
         Some(folder) => {
-            let records = list_images(folder)?.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });
+            let ImageList { images, warnings } = list_images(folder)?;
+            let records = images.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });
             let name = folder.shown().to_string();
-            let mut dataset = Dataset { name, gallery: records.collect(), ..Dataset::default() };
+            let mut dataset = Dataset { name, gallery: records.collect(), warnings, ..Dataset::default() };
             check_images(&mut dataset, &config, &reporter)?;
             dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
             dataset.gallery

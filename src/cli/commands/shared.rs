@@ -40,6 +40,10 @@ pub(super) fn open_dataset(
     reporter: &Reporter,
 ) -> Result<Dataset> {
     let mut dataset = data::load(root, kind, &LoadOptions { subsets, ..config.data.options() })?;
+    // Decoding takes long: what cannot train is refused before.
+    if subsets == Subsets::All {
+        dataset.check_for_training(config.sampler.ids)?;
+    }
     check_images(&mut dataset, config, reporter)?;
     Ok(dataset)
 }
@@ -75,6 +79,9 @@ pub(super) fn open_classes(
 ) -> Result<ClassDataset> {
     let options = ClassOptions { val_share, seed: config.data.split as u64, subsets };
     let mut dataset = data::load_classes(root, kind, &options)?;
+    if subsets == Subsets::All {
+        dataset.check_for_training(config.sampler.batch)?;
+    }
     check_classes(&mut dataset, config, reporter)?;
     Ok(dataset)
 }

@@ -2,7 +2,6 @@
 //!
 //! Source: the format's description on <http://yann.lecun.com/exdb/mnist/>: a magic number, the sides as big-endian u32, bytes.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -13,9 +12,8 @@ use super::packed::{numbers, samples};
 use super::refuse;
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{PackedImages, Sample};
-use crate::error::IoContext;
 use crate::text::Shown;
-use crate::{Result, memory};
+use crate::{Result, input, memory};
 
 /// What a folder should hold, for errors.
 pub(super) const FILES: &str = "the files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and \
@@ -102,8 +100,7 @@ fn subset(folder: &Path, name: &str) -> Result<Vec<Sample>> {
 /// # Errors
 /// Another magic number, a size that no image has, or a length that is not what the header says.
 fn read<const N: usize>(file: &Path) -> Result<([usize; N], Vec<u8>)> {
-    let stored = File::open(file).at("read", file)?;
-    let len = stored.metadata().at("read", file)?.len();
+    let (stored, len) = input::open(file)?;
     let zipped = file.extension().is_some_and(|ending| ending == "gz");
     let (mut stream, largest): (Box<dyn Read>, u64) = match zipped {
         true => (Box::new(MultiGzDecoder::new(stored)), len.saturating_mul(MAX_INFLATION)),

@@ -5,7 +5,6 @@
 mod binary;
 mod python;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::ClassDataset;
@@ -13,12 +12,13 @@ use super::packed::{numbers, samples};
 use super::refuse;
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{PackedImages, Sample};
-use crate::error::IoContext;
 use crate::text::Shown;
-use crate::{Result, memory};
+use crate::{Result, input, memory};
 
 /// Images are 32 pixels high and wide.
 const SIDE: usize = 32;
+/// Bytes of the largest file: the published ones have at most 184 MB.
+const LARGEST_FILE: u64 = 1 << 30;
 /// Bytes of an image.
 const IMAGE: usize = 3 * SIDE * SIDE;
 
@@ -159,9 +159,8 @@ fn images(file: &Path, kind: DatasetKind, version: Version) -> Result<Vec<Sample
 
 /// A whole file, where memory is left for it and for the images that are made of it.
 fn read(file: &Path) -> Result<Vec<u8>> {
-    let len = fs::metadata(file).at("read", file)?.len();
-    memory::ensure("the data set", len.saturating_mul(3))?;
-    fs::read(file).at("read", file)
+    memory::ensure("the data set", input::open(file)?.1.saturating_mul(3))?;
+    input::read(file, LARGEST_FILE)
 }
 
 /// Appends an image `[3, 32, 32]` as `[32, 32, 3]`.

@@ -94,7 +94,7 @@ fn bad_folders_are_refused_by_name() {
     refused(root, KIND, &["val", "its 1 images have no class"]);
     fs::remove_dir_all(root.join("val")).unwrap();
     fs::create_dir_all(root.join("train/empty")).unwrap();
-    refused(root, KIND, &["train/empty", "it has no image (jpg, jpeg, png, bmp, ppm)", "remove the folder"]);
+    refused(root, KIND, &["train/empty", "it has no image (jpg, jpeg, ", "remove the folder"]);
 }
 
 /// `classes` folders with so many images each, in an order of creation that depends on `backwards`.
