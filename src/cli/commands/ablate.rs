@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use super::shared::{check_device, data_root, describe_datasets, new_run, open_dataset, refuse_unused, set_threads};
+use super::shared::{
+    check_device, describe_datasets, new_run, open_dataset, open_training, refuse_unused, set_threads,
+};
 use crate::Result;
 use crate::cli::args::AblateArgs;
 use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
@@ -21,7 +23,7 @@ pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
     refuse_unused(&args.settings.0, &["seed", "ptl.state_policy", "ptl.eval_state"])?;
     set_threads(&config)?;
     let terminal = Reporter::stderr();
-    let dataset = open_dataset(data_root(&config)?, config.data.kind, Subsets::All, &config, &terminal)?;
+    let dataset = open_training(&config, &terminal)?;
     dataset.check_for_training(config.sampler.ids)?;
     let open = |root| open_dataset(root, config.data.target_kind, Subsets::Test, &config, &terminal);
     let target = config.data.target.as_deref().map(open).transpose()?;

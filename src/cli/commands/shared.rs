@@ -48,6 +48,18 @@ pub(super) fn open_dataset(
     Ok(dataset)
 }
 
+/// As [`open_dataset`], to train on. Where another data set is measured, queries and gallery are not needed.
+pub(super) fn open_training(config: &Config, reporter: &Reporter) -> Result<Dataset> {
+    let options = LoadOptions { subsets: Subsets::All, ..config.data.options() };
+    let mut dataset = data::load(data_root(config)?, config.data.kind, &options)?;
+    if config.data.target.is_some() {
+        (dataset.query, dataset.gallery) = (Vec::new(), Vec::new());
+    }
+    dataset.check_for_training(config.sampler.ids)?;
+    check_images(&mut dataset, config, reporter)?;
+    Ok(dataset)
+}
+
 /// Decodes every image before the work that needs them.
 pub(super) fn check_images(dataset: &mut Dataset, config: &Config, reporter: &Reporter) -> Result<()> {
     let images = dataset.train.len() + dataset.query.len() + dataset.gallery.len();

@@ -31,7 +31,10 @@ pub(super) fn find(root: &Path, kind: DatasetKind) -> Result<(DatasetKind, Form)
         };
     }
     if !root.is_dir() {
-        return refuse("there is no such folder or file".into());
+        let exists = root.exists();
+        return refuse(
+            if exists { "it is neither a folder nor a file" } else { "there is no such folder or file" }.into(),
+        );
     }
     if kind == DatasetKind::Auto {
         return recognise(root);
