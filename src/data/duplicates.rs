@@ -1,7 +1,7 @@
 //! Files of the same content in two subsets.
 
-use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -53,7 +53,7 @@ fn common(paths: [&[&Path]; 2], sides: [Vec<usize>; 2], key: impl Fn(&Path) -> O
         return [Vec::new(), Vec::new()];
     }
     let keys = keys(paths, &sides, key);
-    let sets = keys.each_ref().map(|keys| keys.iter().flatten().copied().collect::<std::collections::HashSet<u64>>());
+    let sets = keys.each_ref().map(|keys| keys.iter().flatten().copied().collect::<HashSet<u64>>());
     let kept = |side: usize| {
         let both = sides[side].iter().zip(&keys[side]);
         both.filter(|(_, key)| key.is_some_and(|key| sets[1 - side].contains(&key))).map(|(&index, _)| index).collect()

@@ -9,7 +9,7 @@ use crate::cli::args::ExtractArgs;
 use crate::config::TaskKind;
 use crate::data::{Dataset, ImageList, ImageRecord, Subsets, list_images};
 use crate::error::IoContext;
-use crate::eval::features_file::{FeatureFormat, FeatureTable};
+use crate::eval::features_file::{FeatureFormat, FeatureTable, check_names};
 use crate::eval::{Output, TrainedModel};
 use crate::progress::Reporter;
 use crate::text::Shown;
@@ -60,10 +60,11 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
             dataset.query.into_iter().chain(dataset.gallery).collect()
         }
     };
-    let (features, dim) = trained.model(&reporter).run(Dataset::samples(&records), Output::Feature)?;
     let pids: Vec<i64> = records.iter().map(|r| r.pid).collect();
     let camids: Vec<i64> = records.iter().map(|r| r.camid).collect();
-    let paths: Vec<PathBuf> = records.into_iter().map(|r| r.path).collect();
+    let paths: Vec<PathBuf> = records.iter().map(|r| r.path.clone()).collect();
+    check_names(FeatureFormat::of(&args.out)?, &paths)?;
+    let (features, dim) = trained.model(&reporter).run(Dataset::samples(&records), Output::Feature)?;
     let labels = args.images.is_none().then_some((&pids[..], &camids[..]));
     FeatureTable { features: &features, dim, paths: &paths, labels }.write(&args.out)?;
     reporter.message(&format!("{} features of {dim} numbers written to {}", paths.len(), args.out.shown()));

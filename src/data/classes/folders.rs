@@ -84,8 +84,9 @@ fn divided(root: &Path, listing: &Listing, subsets: Subsets) -> Result<Option<Di
     if val.len() > 1 {
         let names: Vec<&str> = val.iter().map(|(name, _)| name.as_str()).collect();
         let unused = counted(&val[1..])?;
+        let unused = if unused.is_empty() { unused } else { format!("; images that are not read: {unused}") };
         warnings.push(format!(
-            "{}: of the folders {}, {} is used for validation; images that are not read: {unused}",
+            "{}: of the folders {}, {} is used for validation{unused}",
             root.shown(),
             names.join(" and "),
             names[0]

@@ -40,6 +40,26 @@ impl FeatureFormat {
     }
 }
 
+/// Checks, before long work, that names of images can be written to a file of features.
+///
+/// # Errors
+/// [`Error::Image`]: a name is no UTF-8 text, or has a line break where names stand one a line.
+pub fn check_names(format: FeatureFormat, paths: &[PathBuf]) -> Result<()> {
+    for path in paths {
+        let bad = |reason: &str| Err(Error::Image { path: path.clone(), reason: reason.into() });
+        match path.to_str() {
+            None => return bad("its name is no UTF-8 text and cannot stand in a file of features: rename it"),
+            Some(name) if format == FeatureFormat::Npy && name.contains(['\n', '\r']) => {
+                return bad(
+                    "its name has a line break and cannot stand in the list beside an .npy: rename it, or write .safetensors",
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Features of images, row by row.
 #[derive(Clone, Copy, Debug)]
 pub struct FeatureTable<'a> {
@@ -183,6 +203,20 @@ mod tests {
         assert_eq!(bytes[10 + length..], features.iter().flat_map(|x: &f32| x.to_le_bytes()).collect::<Vec<u8>>());
         let lines = fs::read_to_string(folder.path().join("f.txt")).unwrap();
         assert_eq!(lines.lines().map(PathBuf::from).collect::<Vec<_>>(), paths);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn names_that_cannot_be_written_are_refused() {
+        use std::os::unix::ffi::OsStrExt;
+        let odd = PathBuf::from(std::ffi::OsStr::from_bytes(b"caf\xe9.jpg"));
+        for format in [FeatureFormat::Npy, FeatureFormat::Safetensors] {
+            check_names(format, &paths()).unwrap();
+            let error = check_names(format, std::slice::from_ref(&odd)).unwrap_err().to_string();
+            assert!(error.contains("no UTF-8 text"), "{error}");
+        }
+        check_names(FeatureFormat::Safetensors, &["a\nb.jpg".into()]).unwrap();
+        assert!(check_names(FeatureFormat::Npy, &["a\nb.jpg".into()]).unwrap_err().to_string().contains("line break"));
     }
 
     #[test]
