@@ -78,10 +78,16 @@ pub enum Error {
     ListLine { path: PathBuf, line: usize, reason: String },
     /// A list names images that are not there.
     #[error(
-        "{missing} of {total} images that {} names are not there, the first is {}: unpack the archive again, or name the \
-         folder that holds the images too", list.shown(), first.shown()
+        "{missing} of {total} images that {} names are not there, the first is {}: {advice}", list.shown(), first.shown()
     )]
-    MissingImages { list: PathBuf, missing: usize, total: usize, first: PathBuf },
+    MissingImages {
+        list: PathBuf,
+        missing: usize,
+        total: usize,
+        first: PathBuf,
+        /// What may be done.
+        advice: &'static str,
+    },
     /// A MATLAB file that is broken, of another version, or holds something else.
     #[error("MATLAB file {}: {reason}", path.shown())]
     MatFile { path: PathBuf, reason: String },
@@ -93,7 +99,7 @@ pub enum Error {
     TooFewIdentities { dataset: String, found: usize, needed: usize },
     /// A classifier of one class has nothing to learn.
     #[error(
-        "{dataset} has {found} class with training images, a classifier needs at least 2: name the folder above, or add classes"
+        "{dataset} has {found} class with training images, a classifier needs at least 2: name the folder that holds a folder for each class, or add classes"
     )]
     TooFewClasses { dataset: String, found: usize },
     /// A batch is larger than the training set.

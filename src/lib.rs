@@ -36,6 +36,7 @@ pub mod stop;
 pub mod store;
 pub mod study;
 pub mod text;
+mod text_table;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -67,7 +67,8 @@ fn for_extraction() -> impl Iterator<Item = &'static Setting> {
 
 /// Of images that belong to no data set.
 fn for_prediction() -> impl Iterator<Item = &'static Setting> {
-    without_ranking().filter(|s| s.section() != "data" || s.path == "data.skip_broken")
+    const DATA: [&str; 2] = ["data.skip_broken", "data.exif_orientation"];
+    without_ranking().filter(|s| s.section() != "data" || DATA.contains(&s.path))
 }
 
 /// What matters to features that are there already.

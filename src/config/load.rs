@@ -5,7 +5,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use super::{Config, SETTINGS, Setting, setting};
+use super::{Config, DEFAULT_ARCH, SETTINGS, Setting, setting};
 use crate::text::Shown;
 use crate::{Error, Result, input};
 
@@ -48,6 +48,22 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_recipe(arch: &str, file: Option<&Path>, flags: &Overrides) -> Result<Config> {
+        Config::load(&Config::recipe_of(arch, file, flags), file, flags)
+    }
+
+    /// The settings that a run has stored in `file`, and `flags` over them. What the file does not have is as it was before there was
+    /// such a setting.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_stored(file: &Path, flags: &Overrides) -> Result<Config> {
+        let mut base = Config::recipe_of(DEFAULT_ARCH, Some(file), flags);
+        base.data.exif_orientation = false;
+        Config::load(&base, Some(file), flags)
+    }
+
+    /// The recipe of the task and network that flags or file name.
+    fn recipe_of(arch: &str, file: Option<&Path>, flags: &Overrides) -> Config {
         // What is wrong with the file is said below.
         let text = file.and_then(|file| input::read_text(file, LARGEST).ok());
         let table: Option<Value> = text.and_then(|text| toml::from_str(&text).ok()).map(Value::Table);
@@ -61,7 +77,7 @@ impl Config {
         if named("model.stem").and_then(Value::as_str) == Some("cifar") {
             recipe.for_small_images();
         }
-        Config::load(&recipe, file, flags)
+        recipe
     }
 
     /// `base`, then what `file` says, then `flags`; the result is [validated](Config::validate).
@@ -195,7 +211,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::{DEFAULT_ARCH, Kind, TaskKind};
+    use crate::config::{Kind, TaskKind};
 
     fn load(text: &str) -> Result<Config> {
         let folder = tempfile::tempdir().unwrap();
@@ -268,6 +284,29 @@ mod tests {
         let mut flags = flag("task", "classify");
         flags.push(setting("model.stem").unwrap(), Value::String("cifar".into()));
         assert_eq!(load(None, &flags).model.height, 32);
+    }
+
+    #[test]
+    fn what_is_stored_without_a_setting_is_from_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.toml");
+        let new = Config::default();
+        assert!(new.data.exif_orientation && !Config::recipe(TaskKind::Reid, "mgn-ptl").data.exif_orientation);
+        assert!(Config::recipe(TaskKind::Classify, "resnet18").data.exif_orientation);
+        let stored = |text: &str| {
+            fs::write(&file, text).unwrap();
+            Config::load_stored(&file, &Overrides::default()).unwrap().data.exif_orientation
+        };
+        let before: String =
+            new.to_toml().lines().filter(|l| !l.starts_with("exif")).map(|l| format!("{l}\n")).collect();
+        assert!(stored(&new.to_toml()) && !stored(&before));
+        // As a checkpoint's header has it.
+        let read = |text: &str| toml::from_str::<Config>(text).unwrap().data.exif_orientation;
+        assert!(read(&new.to_toml()) && !read(&before));
+        // A configuration that somebody wrote for a new run is none of an old one.
+        let flags = Overrides::default();
+        assert!(Config::load_recipe(DEFAULT_ARCH, Some(&file), &flags).unwrap().data.exif_orientation);
+        assert!(Config::load_stored(&file, &flag("data.exif_orientation", "true")).unwrap().data.exif_orientation);
     }
 
     #[test]

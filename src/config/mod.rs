@@ -131,6 +131,9 @@ pub struct Data {
     pub val_share: f32,
     /// Leave broken images out, with a warning, instead of refusing them.
     pub skip_broken: bool,
+    /// Turn and mirror images as their EXIF data say. A stored configuration that does not have it is of a run that did not.
+    #[serde(default)]
+    pub exif_orientation: bool,
     /// Memory for decoded images, MiB.
     pub cache_mb: usize,
 }

@@ -57,6 +57,7 @@ impl Default for Data {
             split,
             val_share: 0.2,
             skip_broken: false,
+            exif_orientation: true,
             cache_mb: 1024,
         }
     }
@@ -183,6 +184,7 @@ fn published(config: &mut Config) {
     config.schedule.kind = ScheduleKind::MultiStep;
     config.schedule.milestones = vec![320, 360, 400];
     config.loss.triplet_margin = 1.2;
+    config.data.exif_orientation = false;
 }
 
 /// Fine-tuning of a classifier that was trained on ImageNet.

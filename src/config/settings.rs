@@ -146,6 +146,12 @@ pub const SETTINGS: &[Setting] = &[
     )
     .needs(&[CLASSES, HELD_OUT]),
     short("data.skip_broken", "skip-broken", Switch, "Leave broken images out, with a warning"),
+    short(
+        "data.exif_orientation",
+        "exif-orientation",
+        Switch,
+        "Turn and mirror images as their EXIF data say (false for mgn*, as published)",
+    ),
     long("data.cache_mb", Count, "Memory for decoded images, MiB"),
     long("augment.flip", Real, "Probability of mirroring"),
     long("augment.pad", Count, "Pixels added on each side before a random crop"),

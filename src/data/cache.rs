@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::ImageSource;
+use super::decode::Share;
 use super::transforms::{Rgb, Transform};
 use crate::Result;
 use crate::config::Crop;
@@ -29,20 +30,26 @@ impl ImageCache {
         Arc::new(ImageCache { images: (0..slots).map(|_| OnceLock::new()).collect(), left: AtomicUsize::new(budget) })
     }
 
-    /// Image number `index`.
+    /// Image number `index`. One that is not kept has its share of the memory budget with it: hold that as long as the image.
     ///
     /// # Errors
     /// As [`decode`](super::decode).
-    pub(super) fn load(&self, index: usize, source: &ImageSource, transform: &Transform) -> Result<Arc<Rgb>> {
+    pub(super) fn load(
+        &self,
+        index: usize,
+        source: &ImageSource,
+        transform: &Transform,
+    ) -> Result<(Arc<Rgb>, Option<Share>)> {
         let decoded = transform.crop == Crop::RandomResized;
         // What lies in memory already is not kept a second time.
         let kept = !(decoded && matches!(source, ImageSource::Packed { .. }));
         let slot = self.images.get(index).filter(|_| kept);
         if let Some(image) = slot.and_then(OnceLock::get) {
-            return Ok(image.clone());
+            return Ok((image.clone(), None));
         }
-        let image = source.decode()?;
+        let (image, share) = source.decode(transform.upright)?;
         let image = Arc::new(if decoded { image } else { transform.fixed(&image) });
+        let mut share = share.filter(|_| decoded);
         if let Some(slot) = slot {
             let bytes = image.pixels.len();
             let take = |left: usize| left.checked_sub(bytes);
@@ -50,9 +57,11 @@ impl ImageCache {
             if taken && slot.set(image.clone()).is_err() {
                 // Another thread was faster with the same image.
                 self.left.fetch_add(bytes, Ordering::Relaxed);
+            } else if taken {
+                share = None;
             }
         }
-        Ok(image)
+        Ok((image, share))
     }
 }
 
@@ -87,7 +96,7 @@ mod tests {
             let size = |image: &Rgb| [image.height, image.width];
             let want = if crop == Crop::RandomResized { [333, 400] } else { [256, 512] };
             for (i, file) in files.iter().enumerate() {
-                let image = cache.load(i, file, &transform).unwrap();
+                let (image, _) = cache.load(i, file, &transform).unwrap();
                 assert_eq!((size(&image), image.pixels[0]), (want, i as u8));
             }
             // Those that are kept need no file any more.
@@ -108,7 +117,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let image = cache.load(1, &files[1], &transform).unwrap();
+                    let (image, _) = cache.load(1, &files[1], &transform).unwrap();
                     assert_eq!(image.pixels[0], 1);
                 });
             }

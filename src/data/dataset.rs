@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::sets::DatasetKind;
 use super::{ImageSource, Sample};
-use super::{broken, transforms};
+use super::{broken, decode, duplicates};
 use crate::report::Table;
 use crate::text::Shown;
 use crate::{Error, Result};
@@ -64,6 +64,15 @@ pub(super) fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String 
         0 => shown,
         more => format!("{shown} and {more} more"),
     }
+}
+
+/// Names some of the pairs that [`duplicates::copies`] has found.
+pub(super) fn copies_of(first: &[&Path], second: &[&Path], copies: &[(usize, usize)]) -> String {
+    listed(copies.iter().map(|&(copy, original)| format!("{} is {}", second[copy].shown(), first[original].shown())))
+}
+
+fn paths(records: &[ImageRecord]) -> Vec<&Path> {
+    records.iter().map(|record| record.path.as_path()).collect()
 }
 
 impl Dataset {
@@ -170,6 +179,37 @@ impl Dataset {
                 lost.len()
             ));
         }
+        self.warn_of_copies();
+    }
+
+    /// Warns of files that stand in several subsets under different names.
+    fn warn_of_copies(&mut self) {
+        let (train, query, gallery) = (paths(&self.train), paths(&self.query), paths(&self.gallery));
+        let mut warnings = Vec::new();
+        for (name, test) in [("query", &query), ("gallery", &gallery)] {
+            let copies = duplicates::copies(&train, test);
+            if !copies.is_empty() {
+                warnings.push(format!(
+                    "{} {name} images have the content of a training image: they measure what was learned by heart ({})",
+                    copies.len(),
+                    copies_of(&train, test, &copies)
+                ));
+            }
+        }
+        let mut copies = duplicates::copies(&query, &gallery);
+        // Of the query's own identity and camera they do not count, which is why some data sets have them.
+        copies.retain(|&(copy, original)| {
+            let (copy, original) = (&self.gallery[copy], &self.query[original]);
+            (copy.pid, copy.camid) != (original.pid, original.camid)
+        });
+        if !copies.is_empty() {
+            warnings.push(format!(
+                "{} gallery images have the content of a query but another identity or camera: they are found without any skill ({})",
+                copies.len(),
+                copies_of(&query, &gallery, &copies)
+            ));
+        }
+        self.warnings.extend(warnings);
     }
 
     /// Decodes every image once; broken ones are an error, or with `skip` left out with a warning. `each` is called after
@@ -179,8 +219,8 @@ impl Dataset {
     /// A broken image.
     pub fn drop_or_refuse_broken(&mut self, skip: bool, each: &(dyn Fn() + Sync)) -> Result<()> {
         for records in [&mut self.train, &mut self.query, &mut self.gallery] {
-            let decode = |record: &ImageRecord| transforms::decode(&record.path).map(drop);
-            let warning = broken::drop_or_refuse(records, decode, |record| record.path.clone(), skip, each)?;
+            let decoded = |record: &ImageRecord| decode(&record.path, false).map(drop);
+            let warning = broken::drop_or_refuse(records, decoded, |record| record.path.clone(), skip, each)?;
             self.warnings.extend(warning);
         }
         Ok(())

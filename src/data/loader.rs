@@ -116,7 +116,7 @@ fn prepare(work: &Work, number: usize) -> Result<Batch> {
     let mut drawn = Vec::with_capacity(indices.len());
     for (place, &index) in indices.iter().enumerate() {
         let draw = |purpose| stream(*seed, purpose, *epoch, (number * work.whole + place) as u64);
-        let image = work.cache.load(index, &samples[index].image, transform)?;
+        let (image, _share) = work.cache.load(index, &samples[index].image, transform)?;
         let start = pixels.len();
         match (transform.crop, augment) {
             (Crop::RandomResized, Some(_)) => {
@@ -270,7 +270,7 @@ mod tests {
             assert_eq!(lengths, [4, 2]);
             assert!(plain.iter().all(|batch| batch.mix.is_none()));
             assert!(plain.iter().flat_map(|batch| &batch.drawn).all(|drawn| *drawn == Drawn::default()));
-            let want = transform.fixed(&samples[4].image.decode().unwrap()).pixels;
+            let want = transform.fixed(&samples[4].image.decode(false).unwrap().0).pixels;
             assert_eq!(plain[1].pixels[..96], want);
         }
     }

@@ -4,7 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::transforms::{Rgb, decode};
+use super::decode::{Share, decode_with_share};
+use super::transforms::Rgb;
 use crate::Result;
 use crate::text::Shown;
 
@@ -41,13 +42,13 @@ pub struct PackedImages {
 }
 
 impl ImageSource {
-    /// The image as RGB.
+    /// The image as RGB, `upright` as [`decode`](super::decode) has it; with its share of the memory budget, if it takes of that.
     ///
     /// # Errors
-    /// As [`decode`].
-    pub fn decode(&self) -> Result<Rgb> {
+    /// As [`decode`](super::decode).
+    pub fn decode(&self, upright: bool) -> Result<(Rgb, Option<Share>)> {
         match self {
-            ImageSource::File(path) => decode(path),
+            ImageSource::File(path) => decode_with_share(path, upright).map(|(image, share)| (image, Some(share))),
             ImageSource::Packed { images, index } => {
                 let PackedImages { height, width, channels, .. } = **images;
                 let len = height * width * channels;
@@ -56,7 +57,7 @@ impl ImageSource {
                     1 => stored.iter().flat_map(|&grey| [grey; 3]).collect(),
                     _ => stored.to_vec(),
                 };
-                Ok(Rgb { width, height, pixels })
+                Ok((Rgb { width, height, pixels }, None))
             }
         }
     }

@@ -15,6 +15,7 @@ pub fn transform(config: &Config) -> Transform {
     Transform {
         height: model.height,
         width: model.image_width,
+        upright: config.data.exif_orientation,
         interpolation: augment.interpolation,
         crop: augment.crop,
         crop_share: config.eval.crop_share,

@@ -102,7 +102,7 @@ fn canvas(columns: u32) -> RgbImage {
 
 fn place(picture: &mut RgbImage, column: u32, path: &Path, colour: Rgb<u8>, rank: Option<usize>) -> Result<()> {
     let size = [TILE.1, TILE.0].map(|side| side as usize);
-    let pixels = decode(path)?.resize(size, Interpolation::Bilinear).pixels;
+    let pixels = decode(path, true)?.resize(size, Interpolation::Bilinear).pixels;
     let image = RgbImage::from_raw(TILE.0, TILE.1, pixels).expect("resized to these sides");
     let (x, y) = (left(column), GAP + LINE);
     for dy in 0..TILE.1 + 2 * BORDER {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::{Config, DEFAULT_ARCH, Overrides};
+use crate::config::{Config, Overrides};
 use crate::error::IoContext;
 use crate::{Error, Result, input};
 use lock::{LOCK_FILE, Lock};
@@ -214,7 +214,7 @@ impl RunDir {
     /// # Errors
     /// As [`Config::load`].
     pub fn read_config(&self, flags: &Overrides) -> Result<Config> {
-        Config::load_recipe(DEFAULT_ARCH, Some(&self.config_path()), flags)
+        Config::load_stored(&self.config_path(), flags)
     }
 
     /// Writes the results.

@@ -164,3 +164,64 @@ fn info_tells_what_a_network_costs() {
     fails_with(1, &["info", "--model", "mgn", "--task", "classify"], &["mgn", "name a resnet"]);
     fails_with(2, &["info", "--model", "vgg"], &["vgg", "resnet18"]);
 }
+
+#[test]
+fn images_of_any_format_are_predicted_and_others_are_counted() {
+    let Fixture { folder, data, run } = fixture();
+    let images = path(folder, "formats");
+    fs::create_dir_all(&images).unwrap();
+    let picture = image::open(format!("{data}/day/0.png")).unwrap();
+    for (name, format) in [
+        ("a.WEBP", image::ImageFormat::WebP),
+        ("b.tiff", image::ImageFormat::Tiff),
+        ("c.GIF", image::ImageFormat::Gif),
+        ("d.jpg", image::ImageFormat::Png),
+    ] {
+        picture.save_with_format(format!("{images}/{name}"), format).unwrap();
+    }
+    fs::write(format!("{images}/e.heic"), "").unwrap();
+    std::os::unix::fs::symlink(format!("{data}/night, dark"), format!("{images}/linked")).unwrap();
+    let out = path(folder, "formats.csv");
+    let output = super::ptl(&["predict", "--checkpoint", run, "--images", &images, "--out", &out]);
+    let stderr = super::text(&output.stderr);
+    assert!(output.status.success() && stderr.contains("1 images of formats that are not read"), "{stderr}");
+    assert_eq!(fs::read_to_string(&out).unwrap().lines().count(), 1 + 4 + 10);
+}
+
+#[test]
+fn the_orientation_is_a_setting_that_a_run_keeps() {
+    let Fixture { folder, run, .. } = fixture();
+    let images = path(folder, "turned");
+    fs::create_dir_all(&images).unwrap();
+    let pixel = |x: u32, y: u32| image::Rgb([(13 * x) as u8, (17 * y) as u8, 60]);
+    let upright = image::RgbImage::from_fn(14, 18, pixel);
+    upright.save(format!("{images}/a.png")).unwrap();
+    // Stored lying on its side, with the orientation that sets it upright.
+    let stored = image::imageops::rotate270(&upright);
+    let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0".to_vec();
+    let mut encoder = image::codecs::png::PngEncoder::new(fs::File::create(format!("{images}/b.png")).unwrap());
+    image::ImageEncoder::set_exif_metadata(&mut encoder, exif).unwrap();
+    stored.write_with_encoder(encoder).unwrap();
+    let same = |run: &str, name: &str, flags: &[&str]| {
+        let out = path(folder, name);
+        succeeds(&[&["predict", "--checkpoint", run, "--images", &images, "--out", &out], flags].concat());
+        let text = fs::read_to_string(&out).unwrap();
+        let rows: Vec<&str> = text.lines().skip(1).map(|line| line.split_once(".png,").unwrap().1).collect();
+        rows[0] == rows[1]
+    };
+    assert!(fs::read_to_string(format!("{run}/config.toml")).unwrap().contains("exif_orientation = true"));
+    assert!(same(run, "upright.csv", &[]));
+    assert!(!same(run, "stored.csv", &["--exif-orientation", "false"]));
+}
+
+#[test]
+fn one_class_is_refused_before_its_images_are_decoded() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = path(&folder, "one");
+    fs::create_dir_all(format!("{data}/cat")).unwrap();
+    for name in ["1.png", "2.png", "3.png"] {
+        fs::write(format!("{data}/cat/{name}"), "no image").unwrap();
+    }
+    let out = path(&folder, "run");
+    fails_with(1, &tiny(&["train", "--data", &data, "--out", &out]), &["1 class with training images"]);
+}

@@ -506,6 +506,21 @@ fn broken_images_are_named_or_left_out() {
 }
 
 #[test]
+fn pipes_and_devices_among_the_images_are_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = own_data(&folder);
+    let pipe = format!("{data}/bounding_box_train/0001_c1s1_9.jpg");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let train = ["train", "--data", &data, "--out", &path(&folder, "a")];
+    fails_with(1, &tiny(&train), &["it is a pipe, not a file"]);
+    fs::remove_file(&pipe).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &pipe).unwrap();
+    fails_with(1, &tiny(&train), &["it is a device, not a file"]);
+    let classify = ["train", "--task", "classify", "--data", "/dev/zero", "--out", &path(&folder, "b")];
+    fails_with(1, &classify, &["/dev/zero"]);
+}
+
+#[test]
 fn only_training_needs_training_images() {
     let folder = tempfile::tempdir().unwrap();
     let data = own_data(&folder);
@@ -523,6 +538,12 @@ fn only_training_needs_training_images() {
     let onto = ["train", "--data", &fixture().data, "--target", &data, "--out", &out, "--max-steps", "1"];
     succeeds(&tiny(&onto));
     fails_with(1, &tiny(&["train", "--data", &data]), &["no folder bounding_box_train"]);
+    // Where another data set is measured, the own queries are not.
+    let (elsewhere, source) = (tempfile::tempdir().unwrap(), fixture().data.clone());
+    let own = own_data(&elsewhere);
+    fs::write(&files(format!("{own}/query"))[0], b"broken").unwrap();
+    let out = path(&elsewhere, "tuned");
+    succeeds(&tiny(&["train", "--data", &own, "--target", &source, "--out", &out, "--max-steps", "1"]));
     fs::write(&files(format!("{data}/query"))[0], b"broken").unwrap();
     fails_with(1, &evaluate, &["cannot be decoded"]);
 }

@@ -83,6 +83,10 @@ impl Task for Failing<'_> {
         self.task.classes()
     }
 
+    fn measured(&self) -> usize {
+        self.task.measured()
+    }
+
     fn sampler(&self, config: &Config) -> Box<dyn Sampler> {
         self.task.sampler(config)
     }
@@ -102,8 +106,8 @@ impl Task for Failing<'_> {
         Err(Error::NoValidQuery { queries: 0 })
     }
 
-    fn write_details(&self, report: &RankingReport, run: &RunDir) -> Result<()> {
-        self.task.write_details(report, run)
+    fn write_details(&self, report: &RankingReport, run: &RunDir, config: &Config) -> Result<()> {
+        self.task.write_details(report, run, config)
     }
 
     fn describe(&self) -> Map<String, Value> {

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use super::shared::{
-    check_device, data_root, describe_datasets, new_run, open_dataset, refuse_unused, say_stopped, set_threads, whole,
+    check_device, data_root, describe_datasets, new_run, open_dataset, open_training, refuse_unused, say_stopped,
+    set_threads, whole,
 };
 use crate::Result;
 use crate::cli::args::AblateArgs;
@@ -29,7 +30,7 @@ pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
     let StudyFile { config, seeds, init, .. } = file.clone();
     set_threads(&config)?;
     let terminal = Reporter::stderr();
-    let dataset = open_dataset(data_root(&config)?, config.data.kind, Subsets::All, &config, &terminal)?;
+    let dataset = open_training(&config, &terminal)?;
     dataset.check_for_training(config.sampler.ids)?;
     let open = |root| open_dataset(root, config.data.target_kind, Subsets::Test, &config, &terminal);
     let target = config.data.target.as_deref().map(open).transpose()?;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use super::shared::{check_images, describe_datasets, evaluated, open_dataset, refuse_unused, set_threads};
 use crate::cli::args::ExtractArgs;
 use crate::config::TaskKind;
-use crate::data::{Dataset, ImageRecord, Subsets, list_images};
+use crate::data::{Dataset, ImageList, ImageRecord, Subsets, list_images};
 use crate::error::IoContext;
 use crate::eval::features_file::{FeatureFormat, FeatureTable};
 use crate::eval::{Output, TrainedModel};
@@ -46,9 +46,10 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     let records: Vec<ImageRecord> = match &args.images {
         Some(folder) => {
             refuse_unused(flags, &["data.kind", "data.msmt17_val", "data.split", "data.val_share"])?;
-            let records = list_images(folder)?.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });
+            let ImageList { images, warnings } = list_images(folder)?;
+            let records = images.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });
             let name = folder.shown().to_string();
-            let mut dataset = Dataset { name, gallery: records.collect(), ..Dataset::default() };
+            let mut dataset = Dataset { name, gallery: records.collect(), warnings, ..Dataset::default() };
             check_images(&mut dataset, &config, &reporter)?;
             dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
             dataset.gallery
@@ -60,11 +61,11 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
             dataset.query.into_iter().chain(dataset.gallery).collect()
         }
     };
+    let pids: Vec<i64> = records.iter().map(|r| r.pid).collect();
+    let camids: Vec<i64> = records.iter().map(|r| r.camid).collect();
     let paths: Vec<PathBuf> = records.iter().map(|r| r.path.clone()).collect();
     FeatureFormat::of(&args.out)?.check_paths(&paths)?;
     let (features, dim) = trained.model(&reporter).run(Dataset::samples(&records), Output::Feature)?;
-    let pids: Vec<i64> = records.iter().map(|r| r.pid).collect();
-    let camids: Vec<i64> = records.iter().map(|r| r.camid).collect();
     let labels = args.images.is_none().then_some((&pids[..], &camids[..]));
     FeatureTable { features: &features, dim, paths: &paths, labels }.write(&args.out)?;
     reporter.message(&format!("{} features of {dim} numbers written to {}", paths.len(), args.out.shown()));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::shared::{check_classes, set_threads};
 use crate::cli::args::PredictArgs;
 use crate::config::TaskKind;
-use crate::data::{ClassDataset, ImageSource, Sample, list_images};
+use crate::data::{ClassDataset, ImageList, ImageSource, Sample, list_images};
 use crate::error::IoContext;
 use crate::eval::{Output, TrainedModel};
 use crate::progress::Reporter;
@@ -28,9 +28,11 @@ pub fn predict(args: &PredictArgs) -> Result<ExitCode> {
     let reporter = Reporter::stderr();
     reporter.message(&format!("device: {}", trained.device));
     let sample = |path| Sample { image: ImageSource::File(path), label: 0 };
+    let ImageList { images, warnings } = list_images(&args.images)?;
     let mut images = ClassDataset {
         name: args.images.shown().to_string(),
-        val: list_images(&args.images)?.into_iter().map(sample).collect(),
+        val: images.into_iter().map(sample).collect(),
+        warnings,
         ..ClassDataset::default()
     };
     check_classes(&mut images, &trained.config, &reporter)?;

@@ -71,6 +71,22 @@ pub(super) fn open_dataset(
     reporter: &Reporter,
 ) -> Result<Dataset> {
     let mut dataset = data::load(root, kind, &LoadOptions { subsets, ..config.data.options() })?;
+    // Decoding takes long: what cannot train is refused before.
+    if subsets == Subsets::All {
+        dataset.check_for_training(config.sampler.ids)?;
+    }
+    check_images(&mut dataset, config, reporter)?;
+    Ok(dataset)
+}
+
+/// As [`open_dataset`], to train on. Where another data set is measured, queries and gallery are not needed.
+pub(super) fn open_training(config: &Config, reporter: &Reporter) -> Result<Dataset> {
+    let options = LoadOptions { subsets: Subsets::All, ..config.data.options() };
+    let mut dataset = data::load(data_root(config)?, config.data.kind, &options)?;
+    if config.data.target.is_some() {
+        (dataset.query, dataset.gallery) = (Vec::new(), Vec::new());
+    }
+    dataset.check_for_training(config.sampler.ids)?;
     check_images(&mut dataset, config, reporter)?;
     Ok(dataset)
 }
@@ -106,6 +122,9 @@ pub(super) fn open_classes(
 ) -> Result<ClassDataset> {
     let options = ClassOptions { val_share, seed: config.data.split as u64, subsets };
     let mut dataset = data::load_classes(root, kind, &options)?;
+    if subsets == Subsets::All {
+        dataset.check_for_training(config.sampler.batch)?;
+    }
     check_classes(&mut dataset, config, reporter)?;
     Ok(dataset)
 }

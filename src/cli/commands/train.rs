@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use super::shared::{
-    data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, set_threads, whole,
+    data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, open_training, set_threads,
+    whole,
 };
 use crate::checkpoint;
 use crate::cli::args::TrainArgs;
@@ -49,10 +50,9 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     flags.refuse_without_effect(Chosen { config: &config, init: args.init.is_some() })?;
     set_threads(&config)?;
     let terminal = Reporter::stderr();
-    let root = data_root(&config)?;
     match config.task {
         TaskKind::Reid => {
-            let dataset = open_dataset(root, config.data.kind, Subsets::All, &config, &terminal)?;
+            let dataset = open_training(&config, &terminal)?;
             let open = |root| open_dataset(root, config.data.target_kind, Subsets::Test, &config, &terminal);
             let target = config.data.target.as_deref().map(open).transpose()?;
             let task = Reid { dataset: &dataset, target: target.as_ref() };
@@ -61,6 +61,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
         }
         TaskKind::Classify => {
             let share = Some(config.data.val_share);
+            let root = data_root(&config)?;
             let dataset = open_classes(root, config.data.kind, Subsets::All, share, &config, &terminal)?;
             let describe = |reporter: &Reporter| describe_classes(reporter, &dataset);
             run(args, &config, resumed, &Classify { dataset: &dataset }, describe, &terminal)

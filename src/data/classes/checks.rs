@@ -1,14 +1,23 @@
 //! What was loaded, as a table, and the checks that come before long work.
 
-use super::{ClassDataset, duplicates};
-use crate::data::broken;
+use std::path::Path;
+
+use super::ClassDataset;
+use crate::data::dataset::copies_of;
 use crate::data::{ImageSource, Sample};
+use crate::data::{broken, duplicates};
 use crate::report::Table;
 use crate::text::Shown;
 use crate::{Error, Result};
 
 /// The largest class may have this many times the images of the smallest before it is warned of.
 const IMBALANCE: usize = 20;
+
+/// Files of one image each.
+fn files(samples: &[Sample]) -> Vec<&Path> {
+    let own = samples.iter().filter(|sample| matches!(sample.image, ImageSource::File(_)));
+    own.map(|sample| sample.image.file()).collect()
+}
 
 impl ClassDataset {
     /// The table `subset | classes | images | smallest class | largest class` of what was loaded.
@@ -80,7 +89,15 @@ impl ClassDataset {
                  (--balanced) draw from each class alike"
             ));
         }
-        self.warnings.extend(duplicates::warning(&self.train, &self.val));
+        let (train, val) = (files(&self.train), files(&self.val));
+        let copies = duplicates::copies(&train, &val);
+        if !copies.is_empty() {
+            self.warnings.push(format!(
+                "{} validation images have the content of a training image: they measure nothing ({})",
+                copies.len(),
+                copies_of(&train, &val, &copies)
+            ));
+        }
     }
 
     /// Decodes every image once; broken ones are an error, or with `skip` left out with a warning. `each` is called after
@@ -92,7 +109,7 @@ impl ClassDataset {
         for samples in [&mut self.train, &mut self.val] {
             let decode = |sample: &Sample| match &sample.image {
                 ImageSource::Packed { .. } => Ok(()),
-                file => file.decode().map(drop),
+                file => file.decode(false).map(drop),
             };
             let path = |sample: &Sample| sample.image.file().to_path_buf();
             self.warnings.extend(broken::drop_or_refuse(samples, decode, path, skip, each)?);

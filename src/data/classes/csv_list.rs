@@ -1,19 +1,22 @@
 //! A CSV file that lists images with their classes, and with their subsets if it has a column of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use csv::{Position, Reader, ReaderBuilder, StringRecord, Trim};
+use csv::StringRecord;
 
+use super::names::unify;
 use super::{ClassDataset, ClassOptions, refuse, split};
 use crate::data::dataset::listed;
+use crate::data::named::{Finder, advice};
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{ImageSource, Sample};
 use crate::error::IoContext;
 use crate::text::Shown;
-use crate::{Error, Result, memory};
+use crate::text_table::{TextTable, byte, field, fields};
+use crate::{Error, Result, input, memory};
 
 /// Names of each column, in lower case; the first that is there is used.
 const PATH: &[&str] = &["path", "image", "file"];
@@ -24,6 +27,8 @@ const SPLIT: &[&str] = &["split"];
 const FILE: &str = "manifest.csv";
 /// Bytes that are enough to recognise a list by its header.
 const HEADER: u64 = 1 << 16;
+/// Bytes of the largest list.
+const LARGEST: u64 = 1 << 30;
 
 /// What a row's `split` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +47,8 @@ struct Columns {
 
 struct Row {
     path: PathBuf,
+    /// As it stands there.
+    named: String,
     label: String,
     /// `None` without such a column.
     subset: Option<Subset>,
@@ -52,7 +59,7 @@ struct Row {
 /// A file and what it says.
 struct List<'a> {
     file: &'a Path,
-    bytes: &'a [u8],
+    table: TextTable,
 }
 
 /// The list in a folder: `manifest.csv`, or the only CSV file.
@@ -73,13 +80,37 @@ pub(super) fn file_in(folder: &Path) -> Result<PathBuf> {
 /// The list in a folder, if it has the columns of one.
 pub(super) fn recognised_in(folder: &Path) -> Option<PathBuf> {
     let mut files = csv_files(folder).ok()?;
-    files.retain(|file| {
-        let mut bytes = Vec::new();
-        let read = fs::File::open(file).and_then(|stream| stream.take(HEADER).read_to_end(&mut bytes));
-        let list = List { file, bytes: &bytes };
-        read.is_ok() && list.columns(&mut list.reader()).is_ok()
-    });
+    files.retain(|file| header_of(file).is_ok());
     if files.len() == 1 { files.pop() } else { None }
+}
+
+/// Why the CSV files in a folder are not read where none is recognised as the list; of each one sentence.
+pub(super) fn unread_in(folder: &Path) -> Vec<String> {
+    let sentence = |file: PathBuf| match header_of(&file) {
+        Ok(_) => {
+            format!("{} lists images and is not read, as there are several such files: name it to use it", file.shown())
+        }
+        Err(reason) => format!("{} is not read: {reason}", file.shown()),
+    };
+    csv_files(folder).unwrap_or_default().into_iter().map(sentence).collect()
+}
+
+/// Reads the beginning of a file; the reason where it is not that of a list.
+fn header_of(file: &Path) -> Result<Columns, String> {
+    let mut bytes = Vec::new();
+    let (stream, _) = input::open(file).map_err(|e| e.to_string())?;
+    stream.take(HEADER).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    let table = TextTable::new(bytes, |header| columns(header).is_ok())?;
+    match table.header() {
+        Ok(Some(header)) => columns(&fields(&header)),
+        Ok(None) => Err("it is empty".into()),
+        Err(error) => Err(table.explain(&error).1),
+    }
+}
+
+fn is_table(path: &Path) -> bool {
+    let ending = path.extension().unwrap_or_default();
+    ending.eq_ignore_ascii_case("csv") || ending.eq_ignore_ascii_case("tsv")
 }
 
 /// `manifest.csv` alone, or all CSV files.
@@ -92,7 +123,7 @@ fn csv_files(folder: &Path) -> Result<Vec<PathBuf>> {
     for entry in fs::read_dir(folder).at("read", folder)? {
         let path = entry.at("read", folder)?.path();
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if !hidden && path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv")) && path.is_file() {
+        if !hidden && is_table(&path) && path.is_file() {
             files.push(path);
         }
     }
@@ -100,83 +131,75 @@ fn csv_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-impl<'a> List<'a> {
-    fn reader(&self) -> Reader<&'a [u8]> {
-        // The header is a record like others, so that an empty file is told from one without rows.
-        ReaderBuilder::new().trim(Trim::All).has_headers(false).from_reader(self.bytes)
+/// The one column of these names; the reason where it stands there more than once.
+fn column(header: &[&str], names: &[&str]) -> Result<Option<usize>, String> {
+    for name in names {
+        let named = header.iter().enumerate().filter(|(_, column)| column.eq_ignore_ascii_case(name));
+        let found: Vec<usize> = named.map(|(index, _)| index).collect();
+        match found[..] {
+            [] => {}
+            [one] => return Ok(Some(one)),
+            _ => return Err(format!("it has the column {name} more than once")),
+        }
     }
+    Ok(None)
+}
 
-    /// The line of the record at a byte. The crate's own count of lines leaves out empty ones and is one too low where
-    /// lines end in CR and LF.
-    fn line(&self, at: usize) -> usize {
-        let ends = |byte: &&u8| matches!(**byte, b'\r' | b'\n');
-        let start = at + self.bytes[at..].iter().take_while(ends).count();
-        1 + self.bytes[..start].iter().filter(|&&byte| byte == b'\n').count()
+/// Where the columns of a list are; the reason where one lacks.
+fn columns(header: &[&str]) -> Result<Columns, String> {
+    let (path, label) = (column(header, PATH)?, column(header, LABEL)?);
+    if let (Some(path), Some(label)) = (path, label) {
+        return Ok(Columns { path, label, split: column(header, SPLIT)? });
+    }
+    let lacking = [(path, PATH), (label, LABEL)].into_iter().filter(|(found, _)| found.is_none());
+    let lacking: Vec<String> = lacking.map(|(_, names)| format!("no column {}", names.join(" or "))).collect();
+    let header: Vec<String> = header.iter().map(|name| name.shown().to_string()).collect();
+    Err(format!("it has {} (it has {}): columns are separated by commas", lacking.join(" and "), header.join(", ")))
+}
+
+impl<'a> List<'a> {
+    fn new(file: &'a Path, bytes: Vec<u8>) -> Result<List<'a>> {
+        match TextTable::new(bytes, |header| columns(header).is_ok()) {
+            Ok(table) => Ok(List { file, table }),
+            Err(reason) => refuse(file, reason),
+        }
     }
 
     fn wrong(&self, at: usize, reason: String) -> Error {
-        Error::ListLine { path: self.file.to_path_buf(), line: self.line(at), reason }
+        Error::ListLine { path: self.file.to_path_buf(), line: self.table.line(at), reason }
     }
 
     /// The crate's errors as ours.
     fn of_csv(&self, error: &csv::Error) -> Error {
-        let reason = match error.kind() {
-            csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-                format!("it has {len} fields, the header has {expected_len}: quote fields with commas")
-            }
-            csv::ErrorKind::Utf8 { .. } => "it is no UTF-8 text".to_string(),
-            _ => error.to_string(),
-        };
-        self.wrong(byte(error.position()), reason)
+        let (line, reason) = self.table.explain(error);
+        Error::ListLine { path: self.file.to_path_buf(), line, reason }
     }
 
     /// Reads the header.
-    fn columns(&self, reader: &mut Reader<&[u8]>) -> Result<Columns> {
-        let wrong = |reason: String| self.wrong(0, reason);
-        let mut header = StringRecord::new();
-        if !reader.read_record(&mut header).map_err(|e| self.of_csv(&e))? {
-            return Err(wrong("it is empty: a header with the columns path and label is needed".into()));
-        }
-        let find = |names: &[&str]| {
-            for name in names {
-                let named = header.iter().enumerate().filter(|(_, column)| column.eq_ignore_ascii_case(name));
-                let found: Vec<usize> = named.map(|(index, _)| index).collect();
-                match found[..] {
-                    [] => {}
-                    [one] => return Ok(Some(one)),
-                    _ => return Err(wrong(format!("it has the column {name} more than once"))),
-                }
-            }
-            Ok(None)
+    fn columns(&self) -> Result<Columns> {
+        let Some(header) = self.table.header().map_err(|e| self.of_csv(&e))? else {
+            return Err(self.wrong(0, "it is empty: a header with the columns path and label is needed".into()));
         };
-        let needed = |names: &[&str]| {
-            let has: Vec<&str> = header.iter().collect();
-            let missing = || {
-                wrong(format!(
-                    "it has no column {} (it has {}): columns are separated by commas",
-                    names.join(" or "),
-                    has.join(", ")
-                ))
-            };
-            find(names)?.ok_or_else(missing)
-        };
-        Ok(Columns { path: needed(PATH)?, label: needed(LABEL)?, split: find(SPLIT)? })
+        columns(&fields(&header)).map_err(|reason| self.wrong(0, reason))
     }
 
     fn rows(&self) -> Result<Vec<Row>> {
-        let mut reader = self.reader();
-        let columns = self.columns(&mut reader)?;
+        let columns = self.columns()?;
         let folder = self.file.parent().unwrap_or(Path::new(""));
+        let mut reader = self.table.reader(false);
         let mut record = StringRecord::new();
+        // The header.
+        reader.read_record(&mut record).map_err(|e| self.of_csv(&e))?;
+        let mut finder = Finder::default();
         let mut rows = Vec::new();
         while reader.read_record(&mut record).map_err(|e| self.of_csv(&e))? {
             let at = byte(record.position());
             let wrong = |reason: String| Err(self.wrong(at, reason));
-            let (path, label) = (&record[columns.path], &record[columns.label]);
+            let (path, label) = (field(&record[columns.path]), field(&record[columns.label]));
             if path.is_empty() || label.is_empty() {
                 return wrong(format!("its {} is empty", if path.is_empty() { "path" } else { "label" }));
             }
-            let subset = match columns.split.map(|column| record[column].to_ascii_lowercase()) {
+            let subset = match columns.split.map(|column| field(&record[column]).to_ascii_lowercase()) {
                 None => None,
                 Some(name) => match name.as_str() {
                     "train" | "training" => Some(Subset::Train),
@@ -185,7 +208,13 @@ impl<'a> List<'a> {
                     other => return wrong(format!("its split is {other:?}: choose train, val or test")),
                 },
             };
-            rows.push(Row { path: folder.join(path), label: label.to_string(), subset, at });
+            rows.push(Row {
+                path: finder.find(folder, path),
+                named: path.to_string(),
+                label: label.to_string(),
+                subset,
+                at,
+            });
         }
         if rows.is_empty() {
             return refuse(self.file, "it lists no image");
@@ -206,7 +235,7 @@ impl<'a> List<'a> {
             };
             let Row { label, subset, at, .. } = &kept[index];
             let again = |what: String| {
-                let reason = format!("{} stands in line {} too, {what}", row.path.shown(), self.line(*at));
+                let reason = format!("{} stands in line {} too, {what}", row.path.shown(), self.table.line(*at));
                 Err(self.wrong(row.at, reason))
             };
             if *label != row.label {
@@ -219,11 +248,6 @@ impl<'a> List<'a> {
         }
         Ok((kept, repeated))
     }
-}
-
-/// Where a record begins.
-fn byte(position: Option<&Position>) -> usize {
-    position.map_or(0, |position| position.byte() as usize)
 }
 
 /// Names in the order of their numbers if all are whole numbers, else of their bytes.
@@ -241,10 +265,11 @@ fn sorted(labels: BTreeSet<&str>) -> Vec<String> {
 /// # Errors
 /// [`Error::ListLine`] for a line that says something else, [`Error::MissingImages`] for images that are not there.
 pub(super) fn load(file: &Path, options: &ClassOptions) -> Result<ClassDataset> {
-    memory::ensure("the data set", fs::metadata(file).at("read", file)?.len().saturating_mul(3))?;
-    let bytes = fs::read(file).at("read", file)?;
-    let list = List { file, bytes: &bytes };
-    let (mut rows, repeated) = list.once(list.rows()?)?;
+    memory::ensure("the data set", input::open(file)?.1.saturating_mul(3))?;
+    let list = List::new(file, input::read(file, LARGEST)?)?;
+    let mut rows = list.rows()?;
+    unify(rows.iter_mut().map(|row| &mut row.label));
+    let (mut rows, repeated) = list.once(rows)?;
     let mut dataset = ClassDataset { label: DatasetKind::Csv.to_string(), ..ClassDataset::default() };
     if repeated > 0 {
         dataset.warnings.push(format!("{}: {repeated} lines repeat an image, which counts once", file.shown()));
@@ -285,24 +310,20 @@ pub(super) fn load(file: &Path, options: &ClassOptions) -> Result<ClassDataset> 
         (dataset.train, dataset.val) = (split.train, split.val);
         dataset.warnings.extend(split.warning);
     }
-    match options.subsets {
-        Subsets::All => refuse_missing(file, rows.iter().map(|row| row.path.as_path()))?,
-        Subsets::Test => refuse_missing(file, dataset.val.iter().map(|sample| sample.image.file()))?,
-    }
-    Ok(dataset)
-}
-
-/// Images that nobody has.
-fn refuse_missing<'p>(list: &Path, images: impl ExactSizeIterator<Item = &'p Path>) -> Result<()> {
-    let total = images.len();
-    let missing: Vec<&Path> = images.filter(|path| !path.is_file()).collect();
+    let used: HashSet<&Path> = match options.subsets {
+        Subsets::All => rows.iter().map(|row| row.path.as_path()).collect(),
+        Subsets::Test => dataset.val.iter().map(|sample| sample.image.file()).collect(),
+    };
+    let missing: Vec<&Row> =
+        rows.iter().filter(|row| used.contains(row.path.as_path()) && !row.path.exists()).collect();
     match missing.first() {
-        None => Ok(()),
+        None => Ok(dataset),
         Some(first) => Err(Error::MissingImages {
-            list: list.to_path_buf(),
+            list: file.to_path_buf(),
             missing: missing.len(),
-            total,
-            first: first.to_path_buf(),
+            total: used.len(),
+            first: first.path.clone(),
+            advice: advice(&first.named),
         }),
     }
 }

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::names::same_text;
 use super::{ClassDataset, ClassOptions, refuse, split};
 use crate::Result;
-use crate::data::folder::{ENDINGS, images_below, is_image};
+use crate::data::dataset::listed;
+use crate::data::folder::{self, ENDINGS, Entry, PassedBy, images_below};
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{ImageSource, Sample};
 use crate::error::IoContext;
@@ -22,27 +24,26 @@ struct Listing {
     /// Names and paths, sorted by the bytes of the names.
     folders: Vec<(String, PathBuf)>,
     images: usize,
+    /// What was not taken, in it and in what is searched below.
+    passed: PassedBy,
 }
 
 /// Folders of one subset by class, and the images in each.
 type Classes = Vec<(String, Vec<PathBuf>)>;
 
 fn list(folder: &Path) -> Result<Listing> {
-    let mut listing = Listing { folders: Vec::new(), images: 0 };
-    for entry in fs::read_dir(folder).at("read", folder)? {
-        let entry = entry.at("read", folder)?;
-        let (path, name) = (entry.path(), entry.file_name());
-        if name.to_string_lossy().starts_with('.') {
-            continue;
-        }
-        // A folder of a class may be a link: collections are often put together so.
-        if path.is_dir() {
-            match name.into_string() {
-                Ok(name) => listing.folders.push((name, path)),
-                Err(_) => return refuse(&path, "its name, which would be a class, is no UTF-8 text: rename it"),
-            }
-        } else if is_image(&path) {
-            listing.images += 1;
+    let mut listing = Listing { folders: Vec::new(), images: 0, passed: PassedBy::default() };
+    let real = fs::canonicalize(folder).at("read", folder)?;
+    for (path, kind) in folder::entries(folder)? {
+        match folder::entry(&path, kind, &mut listing.passed) {
+            Entry::LinkedFolder if folder::leads_up(&path, &real) => listing.passed.leads_back(path),
+            // A folder of a class may be a link: collections are often put together so.
+            Entry::Folder | Entry::LinkedFolder => match path.file_name().and_then(|name| name.to_str()) {
+                Some(name) => listing.folders.push((name.to_string(), path)),
+                None => return refuse(&path, "its name, which would be a class, is no UTF-8 text: rename it"),
+            },
+            Entry::Image => listing.images += 1,
+            Entry::Other => {}
         }
     }
     listing.folders.sort();
@@ -58,7 +59,7 @@ pub(super) fn any(root: &Path) -> Result<bool> {
 struct Divided {
     train: Option<PathBuf>,
     val: Option<PathBuf>,
-    warning: Option<String>,
+    warnings: Vec<String>,
 }
 
 /// A class may be called `train`: a folder of that name divides the images only beside one for validation, or alone.
@@ -79,27 +80,96 @@ fn divided(root: &Path, listing: &Listing, subsets: Subsets) -> Result<Option<Di
     if let [(a, _), (b, _), ..] = train[..] {
         return refuse(root, format!("it has the folders {a} and {b}: keep the one that is meant"));
     }
-    let warning = (val.len() > 1).then(|| {
+    let mut warnings = Vec::new();
+    if val.len() > 1 {
         let names: Vec<&str> = val.iter().map(|(name, _)| name.as_str()).collect();
-        format!("{}: of the folders {}, {} is used for validation", root.shown(), names.join(" and "), names[0])
-    });
+        let unused = counted(&val[1..])?;
+        let unused = if unused.is_empty() { unused } else { format!("; images that are not read: {unused}") };
+        warnings.push(format!(
+            "{}: of the folders {}, {} is used for validation{unused}",
+            root.shown(),
+            names.join(" and "),
+            names[0]
+        ));
+    }
+    let used: Vec<&String> = train.iter().chain(&val).map(|(name, _)| name).collect();
+    let others: Vec<&(String, PathBuf)> = listing.folders.iter().filter(|(name, _)| !used.contains(&name)).collect();
+    let beside = counted(&others)?;
+    if !beside.is_empty() || listing.images > 0 {
+        let loose = if listing.images > 0 { format!("{} in no folder", listing.images) } else { String::new() };
+        let parts: Vec<String> = [beside, loose].into_iter().filter(|part| !part.is_empty()).collect();
+        warnings.push(format!(
+            "{}: images beside the folders {} are not read ({})",
+            root.shown(),
+            listed(&used),
+            parts.join(", ")
+        ));
+    }
     let path = |found: &[&(String, PathBuf)]| found.first().map(|(_, path)| path.clone());
-    Ok(Some(Divided { train: path(&train), val: path(&val), warning }))
+    Ok(Some(Divided { train: path(&train), val: path(&val), warnings }))
 }
 
-/// Images of each class folder in `folder`; those that lie beside the folders are warned of.
-fn classes_in(folder: &Path, listing: Listing, warnings: &mut Vec<String>) -> Result<Classes> {
+/// How many images lie in each of these folders, of those that have any.
+fn counted(folders: &[&(String, PathBuf)]) -> Result<String> {
+    let mut parts = Vec::new();
+    for (name, path) in folders {
+        let images = images_below(path, &mut PassedBy::default())?.len();
+        parts.extend((images > 0).then(|| format!("{images} in {}", name.shown())));
+    }
+    Ok(if parts.is_empty() { String::new() } else { listed(parts) })
+}
+
+/// Images of each class folder in `folder`; what lies beside the folders is warned of.
+fn classes_in(folder: &Path, mut listing: Listing, warnings: &mut Vec<String>) -> Result<Classes> {
     if listing.folders.is_empty() {
         let reason = match listing.images {
-            0 => "it has no folder for each class".to_string(),
-            n => format!("its {n} images have no class: put those of each class into a folder of its name"),
+            0 => format!("it has no folder for each class{}", listing.passed.hint()),
+            n => {
+                let above = folder::with_images(folder.canonicalize().ok().as_deref().and_then(Path::parent));
+                let above = above.filter(|(_, folders)| folders.len() > 1).map_or(String::new(), |(above, _)| {
+                    format!(", or name the folder above, {}, if it is one of its classes", above.shown())
+                });
+                format!("its {n} images have no class: put those of each class into a folder of its name{above}")
+            }
         };
         return refuse(folder, reason);
     }
     if listing.images > 0 {
         warnings.push(format!("{}: {} images beside the class folders are left out", folder.shown(), listing.images));
     }
-    listing.folders.into_iter().map(|(name, path)| Ok((name, images_below(&path)?))).collect()
+    let mut classes = Vec::new();
+    for (name, path) in listing.folders {
+        classes.push((name, images_below(&path, &mut listing.passed)?));
+    }
+    warnings.extend(listing.passed.warnings(folder));
+    Ok(classes)
+}
+
+/// Refuses a folder whose only class is a folder of classes.
+fn refuse_nested(root: &Path, folder: &Path, classes: &Classes) -> Result<()> {
+    let [(only, _)] = &classes[..] else { return Ok(()) };
+    let mut inner = folder.join(only);
+    // A link may lead in a circle.
+    for _ in 0..8 {
+        let [one] = &folder::subfolders(&inner)[..] else { break };
+        inner = one.clone();
+    }
+    let Some((inner, classes)) = folder::with_images(Some(&inner)).filter(|(_, classes)| classes.len() > 1) else {
+        return Ok(());
+    };
+    let names =
+        listed(classes.iter().map(|class| class.file_name().unwrap_or_default().to_string_lossy().shown().to_string()));
+    let way_out = match root == folder {
+        true => format!("name that folder, {}", inner.shown()),
+        false => format!("they must lie directly in {}", folder.shown()),
+    };
+    refuse(
+        folder,
+        format!(
+            "its only class would be {}, but the folders of the classes lie below it ({names}): {way_out}",
+            only.shown()
+        ),
+    )
 }
 
 /// Every class trains, so each must have an image.
@@ -134,21 +204,24 @@ pub(super) fn load(root: &Path, options: &ClassOptions) -> Result<ClassDataset> 
     if let Some((name, _)) = listing.folders.iter().find(|(name, _)| name.starts_with("bounding_box_")) {
         return refuse(root, format!("its folder {name} is one of a re-identification data set: use --task reid"));
     }
-    let Some(Divided { train, val, warning }) = divided(root, &listing, options.subsets)? else {
-        return held_out(root, listing, options);
+    let Some(Divided { train, val, warnings }) = divided(root, &listing, options.subsets)? else {
+        return held_out(root, root, listing, options);
     };
     let Some(val) = val else {
         let train = train.unwrap_or_else(|| root.to_path_buf());
         let listing = list(&train)?;
-        return held_out(&train, listing, options);
+        let mut dataset = held_out(root, &train, listing, options)?;
+        dataset.warnings.extend(warnings);
+        return Ok(dataset);
     };
     let mut dataset = ClassDataset { label: DatasetKind::ClassFolders.to_string(), ..ClassDataset::default() };
-    dataset.warnings.extend(warning);
+    dataset.warnings.extend(warnings);
     let mut val_classes = classes_in(&val, list(&val)?, &mut dataset.warnings)?;
     val_classes.retain(|(_, images)| !images.is_empty());
     match train {
         Some(train) if options.subsets == Subsets::All => {
             let classes = classes_in(&train, list(&train)?, &mut dataset.warnings)?;
+            refuse_nested(root, &train, &classes)?;
             refuse_empty(&train, &classes)?;
             dataset.classes = names(&classes);
             dataset.train = samples(classes, &dataset.classes);
@@ -160,6 +233,7 @@ pub(super) fn load(root: &Path, options: &ClassOptions) -> Result<ClassDataset> 
     if dataset.classes.is_empty() {
         dataset.classes = names(&val_classes);
     }
+    same_text(val_classes.iter_mut().map(|(name, _)| name), &dataset.classes);
     let trained: BTreeSet<&str> = dataset.classes.iter().map(String::as_str).collect();
     let validated: BTreeSet<&str> = val_classes.iter().map(|(name, _)| name.as_str()).collect();
     let warning = split::agree(&trained, &validated).or_else(|reason| refuse(root, reason))?;
@@ -169,10 +243,13 @@ pub(super) fn load(root: &Path, options: &ClassOptions) -> Result<ClassDataset> 
 }
 
 /// Class folders in `folder` without validation images of their own.
-fn held_out(folder: &Path, listing: Listing, options: &ClassOptions) -> Result<ClassDataset> {
+fn held_out(root: &Path, folder: &Path, listing: Listing, options: &ClassOptions) -> Result<ClassDataset> {
     let label = split::label(DatasetKind::ClassFolders, options.val_share);
     let mut dataset = ClassDataset { label, ..ClassDataset::default() };
     let classes = classes_in(folder, listing, &mut dataset.warnings)?;
+    if options.subsets == Subsets::All {
+        refuse_nested(root, folder, &classes)?;
+    }
     refuse_empty(folder, &classes)?;
     dataset.classes = names(&classes);
     let split = split::stratified(samples(classes, &dataset.classes), &dataset.classes, options);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::names::same_text;
 use super::{ClassDataset, refuse};
 use crate::Result;
 use crate::text::Shown;
@@ -23,6 +24,7 @@ impl ClassDataset {
                 )),
             };
         }
+        same_text(self.classes.iter_mut(), names);
         let place = |class: &String| names.iter().position(|name| name == class);
         let places: Vec<Option<usize>> = self.classes.iter().map(place).collect();
         let unknown: Vec<&String> =

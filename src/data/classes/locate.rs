@@ -31,7 +31,10 @@ pub(super) fn find(root: &Path, kind: DatasetKind) -> Result<(DatasetKind, Form)
         };
     }
     if !root.is_dir() {
-        return refuse("there is no such folder or file".into());
+        let exists = root.exists();
+        return refuse(
+            if exists { "it is neither a folder nor a file" } else { "there is no such folder or file" }.into(),
+        );
     }
     if kind == DatasetKind::Auto {
         return recognise(root);
@@ -72,10 +75,10 @@ fn recognise(root: &Path) -> Result<(DatasetKind, Form)> {
     if folders::any(root)? {
         return Ok((DatasetKind::ClassFolders, Form::Folders));
     }
-    refuse(
-        "it has no folder for each class, no CSV file with the columns path and label, and no files of CIFAR or MNIST"
-            .into(),
-    )
+    let lists: String = csv_list::unread_in(root).iter().map(|reason| format!("; {reason}")).collect();
+    refuse(format!(
+        "it has no folder for each class, no CSV file with the columns path and label, and no files of CIFAR or MNIST{lists}"
+    ))
 }
 
 /// Where files with the names of a known data set lie.

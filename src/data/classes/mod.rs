@@ -3,11 +3,11 @@
 mod checks;
 mod cifar;
 mod csv_list;
-mod duplicates;
 mod folders;
 mod labels;
 mod locate;
 mod mnist;
+mod names;
 mod packed;
 mod split;
 
@@ -58,9 +58,16 @@ pub struct ClassOptions {
 /// [`Error::NotADataset`](crate::Error::NotADataset) says what was looked for and where, or what is wrong with a file;
 /// [`Error::ListLine`](crate::Error::ListLine) what is wrong with a line of a CSV list; images that it names but nobody has.
 pub fn load_classes(root: &Path, kind: DatasetKind, options: &ClassOptions) -> Result<ClassDataset> {
+    let recognised = kind == DatasetKind::Auto;
     let (kind, form) = locate::find(root, kind)?;
     let mut dataset = match form {
-        Form::Folders => folders::load(root, options)?,
+        Form::Folders => {
+            let mut dataset = folders::load(root, options)?;
+            if recognised {
+                dataset.warnings.extend(csv_list::unread_in(root));
+            }
+            dataset
+        }
         Form::Cifar(place) => cifar::load(&place, options.subsets)?,
         Form::Mnist(folder) => mnist::load(&folder, options.subsets)?,
         Form::Csv(file) => csv_list::load(&file, options)?,

@@ -1,20 +1,22 @@
 //! CUHK03 with its first protocol: random splits into 1,367 training and 100 test identities.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Subsets;
 use super::kind::DatasetKind;
 use crate::data::dataset::{Dataset, ImageRecord, Protocol};
-use crate::error::IoContext;
+use crate::data::named::{advice, below};
 use crate::text::Shown;
-use crate::{Error, Result};
+use crate::{Error, Result, input};
 
 /// The file beside the images.
 pub const CLASSIC_FILE: &str = "splits.json";
+
+/// Bytes of the largest one.
+const LARGEST_FILE: u64 = 256 << 20;
 
 /// Content of [`CLASSIC_FILE`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +34,7 @@ pub struct ClassicSplits {
 /// The file is broken, holds the other kind of boxes or too few splits, or an image is not there.
 pub(super) fn load(root: &Path, kind: DatasetKind, split: usize, subsets: Subsets) -> Result<Dataset> {
     let path = root.join(CLASSIC_FILE);
-    let bytes = fs::read(&path).at("read", &path)?;
+    let bytes = input::read(&path, LARGEST_FILE)?;
     let refuse = |reason: String| Err(Error::NotADataset { path: path.clone(), reason });
     let splits: ClassicSplits = match serde_json::from_slice(&bytes) {
         Ok(splits) => splits,
@@ -51,10 +53,10 @@ pub(super) fn load(root: &Path, kind: DatasetKind, split: usize, subsets: Subset
     let test: BTreeSet<i64> = test.iter().copied().collect();
     let mut records = Vec::with_capacity(splits.images.len());
     for (image, pid, camid) in splits.images {
-        if image.components().any(|part| !matches!(part, Component::Normal(_))) {
+        let Ok(inner) = below(root, &image.to_string_lossy()) else {
             return refuse(format!("the path {} leaves the folder", image.shown()));
-        }
-        records.push(ImageRecord { path: root.join(image), pid, camid });
+        };
+        records.push(ImageRecord { path: root.join(inner), pid, camid });
     }
     records.sort_by(|a, b| a.path.as_os_str().as_encoded_bytes().cmp(b.path.as_os_str().as_encoded_bytes()));
     let (test, mut train): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| test.contains(&record.pid));
@@ -68,7 +70,7 @@ pub(super) fn load(root: &Path, kind: DatasetKind, split: usize, subsets: Subset
     let missing: Vec<&PathBuf> = used().filter(|image| !image.is_file()).collect();
     if let Some(&first) = missing.first() {
         let (missing, total, first) = (missing.len(), used().count(), first.clone());
-        return Err(Error::MissingImages { list: path, missing, total, first });
+        return Err(Error::MissingImages { list: path, missing, total, first, advice: advice("") });
     }
     Ok(Dataset {
         kind: splits.dataset,

@@ -7,6 +7,7 @@ use super::classic::CLASSIC_FILE;
 use super::kind::DatasetKind;
 use super::market::folders;
 use super::msmt17::LISTS;
+use crate::data::folder::subfolders;
 use crate::data::list_images;
 use crate::text::Shown;
 use crate::{Error, Result};
@@ -21,6 +22,9 @@ pub(super) enum Layout {
     /// Images and a file of splits.
     Classic,
 }
+
+/// In the order in which they are looked for.
+const LAYOUTS: [Layout; 3] = [Layout::Msmt17, Layout::Classic, Layout::Market];
 
 impl Layout {
     fn of(kind: DatasetKind) -> Layout {
@@ -96,8 +100,7 @@ pub(super) fn find(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<(
         return refuse("there is no such folder".into());
     }
     if kind == DatasetKind::Auto {
-        let layouts = [Layout::Msmt17, Layout::Classic, Layout::Market];
-        return match layouts.into_iter().find(|layout| layout.is_in(root, subsets)) {
+        return match LAYOUTS.into_iter().find(|layout| layout.is_in(root, subsets)) {
             Some(layout) => Ok((root.to_path_buf(), layout)),
             None => refuse(nothing_known(root, subsets)),
         };
@@ -137,17 +140,22 @@ fn below(root: &Path, kind: DatasetKind, subsets: Subsets) -> Vec<PathBuf> {
     found
 }
 
-fn subfolders(root: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
-}
-
 /// Why a folder has no layout that is known, and what may have been meant.
 fn nothing_known(root: &Path, subsets: Subsets) -> String {
     let hint = |&kind| below(root, kind, subsets).into_iter().next().map(|folder| (kind, folder));
     let hint = DatasetKind::REID.iter().find_map(hint);
     if let Some((kind, folder)) = hint {
         return format!("{kind} seems to lie in {}: name that folder, or the data set's name", folder.shown());
+    }
+    let known = |folder: &Path| LAYOUTS.iter().any(|layout| layout.is_in(folder, subsets));
+    let mut inner: Vec<PathBuf> =
+        subfolders(root).into_iter().flat_map(|folder| [subfolders(&folder), vec![folder]].concat()).collect();
+    inner.sort();
+    if let Some(folder) = inner.iter().find(|folder| known(folder)) {
+        return format!("a data set lies in {}: name that folder", folder.shown());
+    }
+    if let Some(above) = root.canonicalize().ok().as_deref().and_then(Path::parent).filter(|above| known(above)) {
+        return format!("it is a part of the data set in {}: name that folder", above.shown());
     }
     let missing: Vec<&str> =
         folders(subsets).iter().map(|&(_, name)| name).filter(|name| !root.join(name).is_dir()).collect();

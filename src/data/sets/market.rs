@@ -7,13 +7,15 @@ use std::path::Path;
 use super::Subsets;
 use super::kind::DatasetKind;
 use crate::data::dataset::{Dataset, ImageRecord, listed};
-use crate::data::folder::images_below;
+use crate::data::folder::{Entry, PassedBy, entries, entry, images_below};
 use crate::text::Shown;
 use crate::{Error, Result};
 
 /// Subsets and their folders.
 const SUBSETS: [(&str, &str); 3] =
     [("train", "bounding_box_train"), ("query", "query"), ("gallery", "bounding_box_test")];
+/// Folders that published data sets have beside them, which nothing here needs: Market-1501's boxes drawn by hand.
+const UNUSED: [&str; 2] = ["gt_bbox", "gt_query"];
 /// Images that belong to nobody's evaluation: dropped, as the data set's authors ask.
 const JUNK: i64 = -1;
 /// False detections: they stay in the gallery and match nothing.
@@ -52,12 +54,13 @@ pub(super) fn folders(subsets: Subsets) -> &'static [(&'static str, &'static str
 pub(super) fn load(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<Dataset> {
     let label = if kind == DatasetKind::Auto { "Market-1501 layout".to_string() } else { kind.to_string() };
     let mut dataset = Dataset { kind, label, ..Dataset::default() };
+    let mut passed = PassedBy::default();
     for &(subset, folder) in folders(subsets) {
         let path = root.join(folder);
         let mut records = Vec::new();
         let mut unparsed = Vec::new();
         let mut distractors = 0;
-        for file in images_below(&path)? {
+        for file in images_below(&path, &mut passed)? {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             match parse_name(&name) {
                 Some((JUNK, _)) => {}
@@ -68,7 +71,7 @@ pub(super) fn load(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<D
         }
         if records.is_empty() {
             let hint = match unparsed.first() {
-                None => "no image in it".to_string(),
+                None => format!("no image in it{}", passed.hint()),
                 Some(name) => format!("no image with a name like 0002_c1s1_000451_03.jpg (the first is {name})"),
             };
             return Err(Error::NotADataset { path, reason: hint });
@@ -110,7 +113,38 @@ pub(super) fn load(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<D
             _ => dataset.gallery = records,
         }
     }
+    dataset.warnings.extend(passed.warnings(root));
+    dataset.warnings.extend(elsewhere(root)?);
     Ok(dataset)
+}
+
+/// What to warn of, where images lie beside the three folders.
+fn elsewhere(root: &Path) -> Result<Option<String>> {
+    let mut found = Vec::new();
+    let mut loose = 0;
+    for (path, kind) in entries(root)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match entry(&path, kind, &mut PassedBy::default()) {
+            Entry::Folder | Entry::LinkedFolder => {
+                if !SUBSETS.iter().any(|(_, folder)| *folder == name) && !UNUSED.contains(&name.as_str()) {
+                    let images = images_below(&path, &mut PassedBy::default())?.len();
+                    found.extend((images > 0).then(|| (name, images)));
+                }
+            }
+            Entry::Image => loose += 1,
+            Entry::Other => {}
+        }
+    }
+    found.sort();
+    let mut parts: Vec<String> = found.iter().map(|(name, images)| format!("{images} in {}", name.shown())).collect();
+    parts.extend((loose > 0).then(|| format!("{loose} in no folder")));
+    Ok((!parts.is_empty()).then(|| {
+        format!(
+            "{}: images that lie elsewhere than in the folders of this layout are not read ({})",
+            root.shown(),
+            listed(parts)
+        )
+    }))
 }
 
 #[cfg(test)]

@@ -1,24 +1,25 @@
 //! MSMT17: image folders and four lists, in its first edition and in the second with blurred faces.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Subsets;
 use super::kind::DatasetKind;
 use crate::data::dataset::{Dataset, ImageRecord, listed};
-use crate::error::IoContext;
-use crate::{Error, Result};
+use crate::data::named::{advice, below};
+use crate::{Error, Result, input};
 
 /// Lists of `path identity` lines.
 pub(super) const LISTS: [&str; 4] = ["list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt"];
 /// Folders of training and test images: as in the first edition, as in the second.
 const FOLDERS: [[&str; 2]; 2] = [["train", "test"], ["mask_train_v2", "mask_test_v2"]];
+/// Bytes of the largest list.
+const LARGEST_LIST: u64 = 256 << 20;
 const CAMERAS: std::ops::RangeInclusive<i64> = 1..=15;
 
-/// Loads the lists. Identities of the test lists start anew from 0, they are moved behind those of the training lists; lists
-/// that stay unused count all the same, so that neither `with_val` nor `subsets` moves a test identity. Images are looked for
-/// only where they are used.
+/// Loads the lists. Identities of the test lists start anew from 0, they are moved behind those of the training lists; the
+/// training list counts where it stays unused, so that `subsets` moves no test identity. Without `with_val` the validation list is not
+/// read. Images are looked for only where they are used.
 ///
 /// # Errors
 /// A list or folder is missing, a line does not read as path and identity, or an image is not there.
@@ -40,12 +41,10 @@ pub(super) fn load(root: &Path, with_val: bool, subsets: Subsets) -> Result<Data
         });
     };
     let mut records = read_list(root, train, "list_train.txt", for_training)?;
-    let has_val = root.join("list_val.txt").is_file();
+    let has_val = with_val && root.join("list_val.txt").is_file();
     let val = if has_val { read_list(root, train, "list_val.txt", with_val_images)? } else { Vec::new() };
     let first_test_id = records.iter().chain(&val).map(|r| r.pid + 1).max().unwrap_or(0);
-    if with_val {
-        records.extend(val);
-    }
+    records.extend(val);
     let moved = |mut records: Vec<ImageRecord>| {
         records.iter_mut().for_each(|r| r.pid += first_test_id);
         records.sort_by(by_path);
@@ -89,12 +88,20 @@ fn edition(root: &Path, train: &str) -> &'static str {
 /// Reads one list; where they are `used`, its images must be there.
 fn read_list(root: &Path, folder: &str, list: &str, used: bool) -> Result<Vec<ImageRecord>> {
     let path = root.join(list);
-    let text = fs::read_to_string(&path).at("read", &path)?;
+    let text = match String::from_utf8(input::read(&path, LARGEST_LIST)?) {
+        Ok(text) => text,
+        Err(_) => return Err(Error::NotADataset { path, reason: "it is no UTF-8 text: save it as UTF-8".into() }),
+    };
     let folder = root.join(folder);
     let mut records = Vec::new();
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let record =
-            parse_line(line).map_err(|reason| Error::ListLine { path: path.clone(), line: index + 1, reason })?;
+    for (index, line) in
+        text.trim_start_matches('\u{feff}').lines().enumerate().filter(|(_, line)| !line.trim().is_empty())
+    {
+        let record = parse_line(&folder, line).map_err(|reason| Error::ListLine {
+            path: path.clone(),
+            line: index + 1,
+            reason,
+        })?;
         records.push(ImageRecord { path: folder.join(&record.path), ..record });
     }
     if records.is_empty() {
@@ -103,21 +110,24 @@ fn read_list(root: &Path, folder: &str, list: &str, used: bool) -> Result<Vec<Im
     let missing: Vec<&PathBuf> = records.iter().map(|r| &r.path).filter(|path| used && !path.is_file()).collect();
     match missing.first() {
         Some(&first) => {
-            Err(Error::MissingImages { list: path, missing: missing.len(), total: records.len(), first: first.clone() })
+            let advice = advice("");
+            Err(Error::MissingImages {
+                list: path,
+                missing: missing.len(),
+                total: records.len(),
+                first: first.clone(),
+                advice,
+            })
         }
         None => Ok(records),
     }
 }
 
 /// `0000/0000_045_12_0303morning_0006_2.jpg 0`: the third field of the name is the camera.
-fn parse_line(line: &str) -> std::result::Result<ImageRecord, String> {
+fn parse_line(folder: &Path, line: &str) -> std::result::Result<ImageRecord, String> {
     let (name, pid) = line.trim().rsplit_once(char::is_whitespace).ok_or("expected a path and an identity")?;
     let pid = pid.parse::<u32>().map_err(|_| format!("{pid} is no identity: expected a whole number of at least 0"))?;
-    let path = PathBuf::from(name.trim_end());
-    let escapes = path.components().any(|part| !matches!(part, std::path::Component::Normal(_)));
-    if escapes {
-        return Err(format!("{name} leaves the image folder"));
-    }
+    let path = below(folder, name.trim_end())?;
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let camid = file.split('_').nth(2).and_then(|field| field.parse::<u16>().ok()).map(i64::from);
     let camid = camid.ok_or_else(|| format!("{file} has no camera as the third field of its name"))?;
@@ -131,18 +141,24 @@ mod tests {
     #[test]
     fn lines_give_path_identity_and_camera() {
         let line = "0000/0000_045_12_0303morning_0006_2_ex.jpg 17";
-        let record = parse_line(line).unwrap();
+        let record = parse_line(Path::new("/data/train"), line).unwrap();
         assert_eq!((record.pid, record.camid), (17, 12));
         assert_eq!(record.path, Path::new("0000/0000_045_12_0303morning_0006_2_ex.jpg"));
+        for line in
+            ["./0000/0000_045_12_a.jpg 17", "0000\\0000_045_12_a.jpg 17", "/data/train/0000/0000_045_12_a.jpg 17"]
+        {
+            let record = parse_line(Path::new("/data/train"), line).unwrap();
+            assert_eq!((record.camid, record.path.as_path()), (12, Path::new("0000/0000_045_12_a.jpg")), "{line}");
+        }
         for (line, part) in [
             ("0000/0000_045_12_a.jpg", "expected a path and an identity"),
             ("0000/0000_045_12_a.jpg x", "x is no identity"),
             ("0000/0000_045_12_a.jpg -1", "-1 is no identity"),
             ("0000/0000.jpg 3", "no camera"),
             ("../0000_045_12_a.jpg 3", "leaves the image folder"),
-            ("/0000_045_12_a.jpg 3", "leaves the image folder"),
+            ("/0000_045_12_a.jpg 3", "outside of the image folder"),
         ] {
-            assert!(parse_line(line).unwrap_err().contains(part), "{line}");
+            assert!(parse_line(Path::new("/data/train"), line).unwrap_err().contains(part), "{line}");
         }
     }
 }

@@ -104,6 +104,67 @@ fn a_wrong_folder_is_named_with_what_is_missing() {
 }
 
 #[test]
+fn images_that_no_reader_looks_at_are_named() {
+    let mut files = SMALL_MARKET.to_vec();
+    files.extend([
+        "query/0007_c1_1.heic",
+        "gt_bbox/1.jpg",
+        "extra/a/1.jpg",
+        "extra/2.webp",
+        "loose.jpg",
+        "notes/a.txt",
+    ]);
+    let folder = tree(&files);
+    let warnings = loaded(folder.path(), DatasetKind::Auto).warnings.join("\n");
+    assert!(warnings.contains("1 images of formats that are not read are left out (1 heic)"), "{warnings}");
+    assert!(warnings.contains("are not read (2 in extra, 1 in no folder)"), "{warnings}");
+}
+
+#[cfg(unix)]
+#[test]
+fn linked_identity_folders_are_read() {
+    let (folder, other) = (tree(&SMALL_MARKET), tree(&["0009/0009_c1_1.jpg", "0009/0009_c2_1.jpg"]));
+    std::os::unix::fs::symlink(other.path().join("0009"), folder.path().join("bounding_box_train/0009")).unwrap();
+    std::os::unix::fs::symlink(folder.path().join("none"), folder.path().join("bounding_box_train/0010")).unwrap();
+    let dataset = loaded(folder.path(), DatasetKind::Auto);
+    assert_eq!(dataset.train_pids(), [1, 3, 9]);
+    assert!(dataset.warnings.iter().any(|w| w.contains("1 links lead nowhere")), "{:?}", dataset.warnings);
+}
+
+#[test]
+fn the_same_picture_in_two_subsets_is_named() {
+    let folder = tree(&[
+        "bounding_box_train/0001_c1_1.jpg=one",
+        "bounding_box_train/0001_c2_1.jpg=two",
+        "query/0002_c1_1.jpg=query",
+        "query/0003_c1_1.jpg=two",
+        "bounding_box_test/0002_c1_2.jpg=query",
+        "bounding_box_test/0002_c2_1.jpg=query",
+        "bounding_box_test/0003_c2_1.jpg=other",
+        "bounding_box_test/0003_c3_1.jpg=one",
+    ]);
+    let warnings = loaded(folder.path(), DatasetKind::Auto).warnings.join("\n");
+    assert!(warnings.contains("1 query images have the content of a training image"), "{warnings}");
+    assert!(warnings.contains("1 gallery images have the content of a training image"), "{warnings}");
+    // The copy of the same identity and camera does not count anyway.
+    assert!(
+        warnings.contains("1 gallery images have the content of a query but another identity or camera"),
+        "{warnings}"
+    );
+    assert!(warnings.contains("0002_c2_1.jpg is ") && !warnings.contains("0002_c1_2.jpg"), "{warnings}");
+}
+
+#[test]
+fn the_folder_that_is_meant_is_named_above_and_below() {
+    let files = within("a/b", &SMALL_MARKET);
+    let folder = tree(&files.iter().map(String::as_str).collect::<Vec<_>>());
+    let below = error(folder.path(), DatasetKind::Auto);
+    assert!(below.contains("a data set lies in") && below.contains("a/b: name that folder"), "{below}");
+    let above = error(&folder.path().join("a/b/query"), DatasetKind::Auto);
+    assert!(above.contains("it is a part of the data set in") && above.contains("a/b: name that folder"), "{above}");
+}
+
+#[test]
 fn queries_that_no_other_camera_saw_stop_the_evaluation() {
     let folder = tree(&[
         "bounding_box_train/0001_c2s1_1_0.jpg",
@@ -174,6 +235,10 @@ fn msmt17_keeps_test_identities_apart_and_says_edition_and_lists() {
     let missing = error(folder.path(), DatasetKind::Msmt17);
     assert!(missing.contains("missing list_val.txt; --msmt17-val false"), "{missing}");
     assert!(load(folder.path(), DatasetKind::Msmt17, &without).is_ok());
+    // What is not used is not looked at.
+    fs::write(folder.path().join("list_val.txt"), "nonsense").unwrap();
+    assert!(load(folder.path(), DatasetKind::Msmt17, &without).is_ok());
+    assert!(error(folder.path(), DatasetKind::Msmt17).contains("list_val.txt, line 1"));
 }
 
 #[test]

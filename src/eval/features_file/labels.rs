@@ -2,13 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use csv::StringRecord;
+
 use crate::data::parse_name;
 use crate::text::Shown;
+use crate::text_table::{TextTable, byte, field, fields};
 use crate::{Error, Result, input};
 
-/// First line of a CSV file of labels.
-const HEADER: &str = "path,pid,camid";
-/// Largest file of labels, bytes.
+/// Columns of a CSV file of labels.
+const COLUMNS: [&str; 3] = ["path", "pid", "camid"];
+/// Bytes of the largest file.
 const LARGEST: u64 = 1 << 30;
 
 /// Path, identity and camera of each feature.
@@ -20,30 +23,46 @@ pub(super) struct ImageLabels {
 }
 
 impl ImageLabels {
-    /// Reads a CSV file that starts with `path,pid,camid`, or a list of paths, one a line, whose names carry both.
+    /// Reads a CSV file with the columns `path`, `pid` and `camid`, or a list of paths, one a line, whose names carry both.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::FeatureFile`] with the line that says something else.
     pub fn read(file: &Path) -> Result<ImageLabels> {
-        let text = input::read_text(file, LARGEST)?;
-        let mut lines = text.lines().enumerate();
-        let is_csv = text.lines().next().is_some_and(|line| line.trim().trim_start_matches('\u{feff}') == HEADER);
-        if is_csv {
-            lines.next();
-        }
+        let bad = |reason: String| Error::FeatureFile { path: file.into(), reason };
+        let table = TextTable::new(input::read(file, LARGEST)?, |header| columns(header).is_some()).map_err(bad)?;
+        let header = table.header().map_err(|error| bad(table.explain(&error).1))?;
+        let columns = header.as_ref().and_then(|header| columns(&fields(header)));
         let mut labels = ImageLabels::default();
-        for (i, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
-            let entry = if is_csv { csv_entry(line) } else { named_entry(Path::new(line)) };
-            let (path, pid, camid) = entry.ok_or_else(|| Error::FeatureFile {
-                path: file.into(),
-                reason: match is_csv {
-                    true => format!("line {}, `{}`, is not path,pid,camid with two whole numbers", i + 1, line.shown()),
-                    false => format!(
-                        "line {}, `{}`, has no name like 0002_c1s1_000451_03.jpg: write a CSV file with the header {HEADER}",
+        // A list of names has no fields: each line is one, whatever is in it.
+        let Some(columns) = columns else {
+            let text = table.text().ok_or_else(|| bad("it is no UTF-8 text: save it as UTF-8".into()))?;
+            for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+                let (path, pid, camid) = named_entry(Path::new(line)).ok_or_else(|| {
+                    bad(format!(
+                        "line {}, `{}`, has no name like 0002_c1s1_000451_03.jpg: write a CSV file with the header {}",
                         i + 1,
-                        line.shown()
-                    ),
-                },
+                        line.shown(),
+                        COLUMNS.join(",")
+                    ))
+                })?;
+                labels.push(path, pid, camid);
+            }
+            return Ok(labels);
+        };
+        let mut reader = table.reader(true);
+        let mut record = StringRecord::new();
+        let mut is_header = true;
+        while reader.read_record(&mut record).map_err(|error| {
+            let (line, reason) = table.explain(&error);
+            bad(format!("line {line}: {reason}"))
+        })? {
+            if std::mem::take(&mut is_header) {
+                continue;
+            }
+            let (path, pid, camid) = csv_entry(&record, &columns, table.separator()).ok_or_else(|| {
+                let line = table.line(byte(record.position()));
+                let shown = record.iter().collect::<Vec<_>>().join(",");
+                bad(format!("line {line}, `{}`, is not path,pid,camid with two whole numbers", shown.shown()))
             })?;
             labels.push(path, pid, camid);
         }
@@ -67,30 +86,46 @@ impl ImageLabels {
     }
 }
 
-/// The two numbers end the line; what is before them is the path, commas and all.
-fn csv_entry(line: &str) -> Option<(PathBuf, i64, i64)> {
-    let mut cells = line.trim_end().rsplitn(3, ',');
-    let (camid, pid, path) = (cells.next()?, cells.next()?, cells.next()?.trim());
-    let path =
-        path.strip_prefix('"').and_then(|p| p.strip_suffix('"')).map_or(path.into(), |p| p.replace("\"\"", "\""));
-    Some((path.into(), pid.trim().parse().ok()?, camid.trim().parse().ok()?))
+/// Where the three columns are, and how many there are.
+struct Columns {
+    places: [usize; 3],
+    count: usize,
+}
+
+fn columns(header: &[&str]) -> Option<Columns> {
+    let place = |name: &str| header.iter().position(|column| column.eq_ignore_ascii_case(name));
+    let [path, pid, camid] = COLUMNS.map(place);
+    Some(Columns { places: [path?, pid?, camid?], count: header.len() })
+}
+
+/// A path may hold separators that nobody quoted, where the two numbers end the line.
+fn csv_entry(record: &StringRecord, columns: &Columns, separator: char) -> Option<(PathBuf, i64, i64)> {
+    let number = |index: usize| field(record.get(index)?).parse::<i64>().ok();
+    let [path, pid, camid] = columns.places;
+    match record.len().checked_sub(columns.count)? {
+        0 => Some((field(record.get(path)?).into(), number(pid)?, number(camid)?)),
+        more if columns.places == [0, 1, 2] && columns.count == 3 => {
+            let parts: Vec<&str> = record.iter().take(1 + more).collect();
+            Some((parts.join(&separator.to_string()).into(), number(pid + more)?, number(camid + more)?))
+        }
+        _ => None,
+    }
 }
 
 fn named_entry(path: &Path) -> Option<(PathBuf, i64, i64)> {
-    let (pid, camid) = parse_name(path.file_name()?.to_str()?)?;
+    // Of a list from Windows too.
+    let (pid, camid) = parse_name(path.to_str()?.rsplit(['/', '\\']).next()?)?;
     Some((path.into(), pid, camid))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
-    fn read(text: &str) -> Result<ImageLabels> {
+    fn read(text: impl AsRef<[u8]>) -> Result<ImageLabels> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("labels.txt");
-        fs::write(&file, text).unwrap();
+        std::fs::write(&file, text).unwrap();
         ImageLabels::read(&file)
     }
 
@@ -102,6 +137,30 @@ mod tests {
         assert_eq!((names.pids, names.camids), (vec![1, -1], vec![1, 12]));
         let odd = read("path,pid,camid\n\"a, \"\"b\"\".jpg\",3,4\nc,d.jpg,5,6\n").unwrap();
         assert_eq!(odd.paths, [Path::new("a, \"b\".jpg"), Path::new("c,d.jpg")]);
+    }
+
+    #[test]
+    fn however_a_program_writes_the_table_it_is_read() {
+        let want = read("path,pid,camid\na.jpg,1,2\nb c.jpg,3,4\n").unwrap();
+        for text in [
+            "\u{feff}\"path\",\"pid\",\"camid\"\r\n\"a.jpg\",\"1\",\"2\"\r\n\"b c.jpg\",\"3\",\"4\"\r\n",
+            "path , pid , camid\na.jpg , 1 , 2\n\nb c.jpg , 3 , 4\n",
+            "\"path\", \"pid\", \"camid\"\n\"a.jpg\", \"1\", 2\n\"b c.jpg\", 3, 4\n",
+            "path;pid;camid\na.jpg;1;2\nb c.jpg;3;4\n",
+            "Path\tPID\tCamID\na.jpg\t1\t2\nb c.jpg\t3\t4\n",
+            "\"\",camid,path,pid,note\n1,2,a.jpg,1,x\n2,4,b c.jpg,3,\n",
+        ] {
+            assert_eq!(read(text).unwrap(), want, "{text:?}");
+        }
+        let wide: Vec<u8> =
+            "\u{feff}path,pid,camid\na.jpg,1,2\nb c.jpg,3,4\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(read(wide).unwrap(), want);
+        let error = read("path,pid,camid,note\na.jpg,1,2,x\na,b.jpg,1,2,x\n").unwrap_err().to_string();
+        assert!(error.contains("line 3"), "{error}");
+        let windows = read("query\\0001_c1s1_1_0.jpg\n").unwrap();
+        assert_eq!((windows.pids, windows.camids), (vec![1], vec![1]));
+        let list = read("a,b/0001_c1,s1.jpg\n\"0002_c3.jpg\n").unwrap_err().to_string();
+        assert!(list.contains("line 2"), "{list}");
     }
 
     #[test]

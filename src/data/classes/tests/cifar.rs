@@ -18,7 +18,7 @@ fn expected(image: usize, y: usize, x: usize) -> [u8; 3] {
 }
 
 fn assert_image(sample: &Sample, image: usize) {
-    let rgb = sample.image.decode().unwrap();
+    let rgb = sample.image.decode(false).unwrap().0;
     assert_eq!((rgb.height, rgb.width), (32, 32));
     for (y, x) in [(0, 0), (0, 31), (17, 5), (31, 31)] {
         assert_eq!(rgb.pixels[(y * 32 + x) * 3..][..3], expected(image, y, x), "image {image} at {y}, {x}");

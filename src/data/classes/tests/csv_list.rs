@@ -100,7 +100,8 @@ fn errors_name_the_line() {
     bad("", &["list.csv, line 1", "it is empty", "columns path and label"]);
     bad("path,label\n", &["it lists no image"]);
     bad("path,name\nimg/a.png,x\n", &["line 1", "no column label or class (it has path, name)"]);
-    bad("label;path\nx;img/a.png\n", &["line 1", "no column path or image or file (it has label;path)", "commas"]);
+    bad("label|path\nx|img/a.png\n", &["line 1", "no column path or image or file", "(it has label|path)", "commas"]);
+    bad("a,b\nx,img/a.png\n", &["no column path or image or file and no column label or class (it has a, b)"]);
     bad("path,label,label\nimg/a.png,x,y\n", &["line 1", "the column label more than once"]);
     bad("path,label\nimg/a.png,x\n ,y\n", &["line 3", "its path is empty"]);
     bad("path,label\nimg/a.png,x\nimg/b.png,\n", &["line 3", "its label is empty"]);
@@ -130,4 +131,59 @@ fn lines_are_counted_behind_quotes_and_empty_lines() {
     bad("\u{feff}path,label\nimg/b.png,\n", &["line 2", "label is empty"]);
     bad("path,label\r\n\r\nimg/a.png,x\r\nimg/a.png,y", &["line 4", "stands in line 3 too"]);
     bad("path,label\r\nimg/a.png,x\r\nimg/b.png\r\n", &["line 3", "1 fields"]);
+}
+
+#[test]
+fn lists_of_other_programs_and_systems_are_read() {
+    let want = load(folder(DIVIDED).path(), KIND);
+    let (semicolons, tabs) = (DIVIDED.replace(',', ";"), DIVIDED.replace(',', "\t"));
+    let windows = DIVIDED.replace('/', "\\");
+    let dotted = DIVIDED.replace("img/", "./img/");
+    let quoted = "\"Split\", \"LABEL\", \"path\"\n\"train\", \"dog\", \"img/a.png\"\ntrain,cat,img/b.png\nval,dog,img/c.png\nval,cat,img/d.png\n";
+    let wide: Vec<u8> = DIVIDED.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let texts = [semicolons.as_str(), &tabs, &windows, &dotted, quoted].map(str::as_bytes);
+    for text in texts.into_iter().chain([&wide[..]]) {
+        let root = folder("");
+        write(root.path(), "list.csv", text);
+        for kind in [DatasetKind::Auto, KIND] {
+            let dataset = load(root.path(), kind);
+            assert_eq!(
+                (&dataset.classes, labels(&dataset.train), labels(&dataset.val)),
+                (&want.classes, vec![1, 0], vec![1, 0])
+            );
+            assert!(dataset.train.iter().all(|sample| sample.image.file().is_file()));
+        }
+    }
+    bad("path,label\nC:\\data\\a.png,x\n", &["1 of 1 images", "Windows machine"]);
+    bad("path,label\nimg\\no.png,x\n", &["1 of 1 images", "separators of Windows"]);
+    bad("path,label\n/elsewhere/a.png,x\n", &["1 of 1 images", "perhaps of another machine"]);
+}
+
+#[test]
+fn a_csv_file_that_is_no_list_is_named_beside_folders() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    touch(root, &["part_1/a.png", "part_1/b.png", "part_2/c.png", "part_2/d.png"]);
+    write(root, "metadata.csv", "image_id,dx\na,mel\n");
+    let dataset = load(root, DatasetKind::Auto);
+    assert_eq!(dataset.kind, DatasetKind::ClassFolders);
+    let warning = dataset.warnings.last().unwrap();
+    for part in [
+        "metadata.csv is not read",
+        "no column path or image or file and no column label or class",
+        "(it has image_id, dx)",
+    ] {
+        assert!(warning.contains(part), "{part} in {warning}");
+    }
+    write(root, "train.csv", "path,label\npart_1/a.png,x\n");
+    write(root, "test.csv", "path,label\npart_2/c.png,x\n");
+    let warnings = load(root, DatasetKind::Auto).warnings.join("\n");
+    assert!(warnings.contains("train.csv lists images and is not read") && warnings.contains("test.csv"), "{warnings}");
+    let root = tempfile::tempdir().unwrap();
+    write(root.path(), "metadata.csv", "image_id,dx\na,mel\n");
+    refused(
+        root.path(),
+        DatasetKind::Auto,
+        &["no CSV file with the columns", "metadata.csv is not read: it has no column"],
+    );
 }

@@ -45,7 +45,7 @@ fn every_name_and_place_gives_the_same_images() {
         assert_eq!((dataset.kind, dataset.label.as_str()), (KIND, "mnist"));
         assert_eq!(dataset.classes, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
         assert_eq!((labels(&dataset.train), labels(&dataset.val)), (vec![0, 9, 4], vec![4, 0]));
-        let rgb = dataset.train[1].image.decode().unwrap();
+        let rgb = dataset.train[1].image.decode(false).unwrap().0;
         assert_eq!((rgb.height, rgb.width), (2, 3));
         assert_eq!(pixels(&dataset.train[1]), (6..12).flat_map(|grey| [grey; 3]).collect::<Vec<u8>>());
         assert_eq!(pixels(&dataset.val[1]), (12..18).flat_map(|grey| [grey; 3]).collect::<Vec<u8>>());

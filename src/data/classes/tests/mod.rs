@@ -51,7 +51,7 @@ fn labels(samples: &[Sample]) -> Vec<u32> {
 /// Decoded pixels.
 fn pixels(sample: &Sample) -> Vec<u8> {
     assert!(matches!(sample.image, ImageSource::Packed { .. }));
-    sample.image.decode().unwrap().pixels
+    sample.image.decode(false).unwrap().0.pixels
 }
 
 #[test]

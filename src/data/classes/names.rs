@@ -1,0 +1,45 @@
+//! Names of classes that look the same: letters with accents are written in two ways, as one character or as two.
+
+use std::collections::HashMap;
+
+use unicode_normalization::UnicodeNormalization;
+
+/// A name with each letter as one character where there is one.
+fn composed(name: &str) -> String {
+    name.nfc().collect()
+}
+
+/// Replaces each of `names` that is not among `known`, but written otherwise is exactly one of them, by that one.
+pub(super) fn same_text<'a>(names: impl Iterator<Item = &'a mut String>, known: &[String]) {
+    for name in names.filter(|name| !known.contains(name)) {
+        let text = composed(name);
+        let mut same = known.iter().filter(|known| composed(known) == text);
+        if let (Some(one), None) = (same.next(), same.next()) {
+            name.clone_from(one);
+        }
+    }
+}
+
+/// Gives names that look the same the form of the first of them.
+pub(super) fn unify<'a>(names: impl Iterator<Item = &'a mut String>) {
+    let mut forms: HashMap<String, String> = HashMap::new();
+    for name in names.filter(|name| !name.is_ascii()) {
+        name.clone_from(forms.entry(composed(name)).or_insert_with(|| name.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_name_that_looks_the_same_is_meant() {
+        let known = ["caf\u{e9}", "cafe", "u\u{308}", "\u{fc}"].map(String::from);
+        let mut names = ["cafe\u{301}", "cafe", "tea", "u\u{308}"].map(String::from);
+        same_text(names.iter_mut(), &known);
+        assert_eq!(names, ["caf\u{e9}", "cafe", "tea", "u\u{308}"]);
+        let mut names = ["u\u{308}", "\u{fc}", "u", "\u{fc}"].map(String::from);
+        unify(names.iter_mut());
+        assert_eq!(names, ["u\u{308}", "u\u{308}", "u", "u\u{308}"]);
+    }
+}

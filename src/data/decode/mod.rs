@@ -1,0 +1,161 @@
+//! From an image file to pixels, within a budget of memory that all threads share.
+
+mod budget;
+mod foreign;
+mod jpeg;
+
+use std::io::Cursor;
+use std::path::Path;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+
+use super::transforms::Rgb;
+use crate::{Error, Result, input};
+use budget::Budget;
+pub use budget::Share;
+
+/// Bytes of the largest file.
+const LARGEST_FILE: u64 = 512 << 20;
+/// Bytes of the largest decoded image, before it becomes RGB.
+const LARGEST_IMAGE: u64 = 512 << 20;
+/// Decoded bytes for one byte of a file that no compression exceeds. Deflate makes at most 1032 bytes of one, and a bit of those
+/// may stand for the three bytes of a colour.
+const LARGEST_RATIO: u64 = 3 * 8 * 1032;
+
+/// Decodes a file to RGB, whatever the ending of its name; grey and palette images are expanded, alpha is dropped, of several pictures
+/// the first counts. `upright` turns and mirrors the image as its EXIF data say.
+///
+/// # Errors
+/// The file cannot be read, or not decoded.
+pub fn decode(path: &Path, upright: bool) -> Result<Rgb> {
+    decode_with_share(path, upright).map(|(image, _)| image)
+}
+
+/// As [`decode`], with the image's share of the memory budget: hold it as long as the image is there.
+///
+/// # Errors
+/// As [`decode`].
+pub(super) fn decode_with_share(path: &Path, upright: bool) -> Result<(Rgb, Share)> {
+    let bad = |reason: String| Error::Image { path: path.to_path_buf(), reason };
+    let budget = Budget::of_process();
+    let refuse = |needed: u64| {
+        bad(format!(
+            "decoding it takes {} MiB of memory, all images together have {} MiB: scale it down",
+            needed.div_ceil(1 << 20),
+            budget.total() >> 20
+        ))
+    };
+    // The file as it is, then with room to decode it. Where the rest is not free, what is held is given back before waiting.
+    let mut needed = 0;
+    loop {
+        let len = input::open(path).map_err(|e| bad(reason_of(e)))?.1;
+        needed = needed.max(len);
+        if needed > budget.total() {
+            return Err(refuse(needed));
+        }
+        let mut share = budget.take(needed);
+        let bytes = input::read(path, LARGEST_FILE).map_err(|e| bad(reason_of(e)))?;
+        let file = Opened::new(bytes).map_err(&bad)?;
+        let (cost, rotated) = file.cost();
+        needed = needed.max(cost);
+        if needed > budget.total() {
+            return Err(refuse(needed));
+        }
+        if !share.try_resize(needed) {
+            continue;
+        }
+        let orientation = if upright { rotated } else { Orientation::NoTransforms };
+        let image = file.decode(orientation).map_err(&bad)?;
+        share.try_resize(image.pixels.len() as u64);
+        return Ok((image, share));
+    }
+}
+
+/// The sentence about a file without its name, which stands before it.
+fn reason_of(error: Error) -> String {
+    match error {
+        Error::Io { source, .. } => source.to_string(),
+        Error::NotAFile { what, .. } => format!("it is {what}, not a file"),
+        Error::FileTooLarge { limit, .. } => format!("it is larger than {} MiB", limit >> 20),
+        other => other.to_string(),
+    }
+}
+
+/// An image whose header is read.
+struct Opened {
+    decoder: Box<dyn ImageDecoder>,
+    orientation: Orientation,
+    /// Bytes of the file.
+    len: u64,
+    /// Copies of the decoded image that the decoder holds.
+    copies: u64,
+}
+
+impl Opened {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// The reason: the file is cut off, no image, or claims more pixels than its bytes can hold.
+    fn new(mut bytes: Vec<u8>) -> Result<Opened, String> {
+        if let Some(reason) = foreign::reason(&bytes) {
+            return Err(reason);
+        }
+        let len = bytes.len() as u64;
+        let mut copies = 2;
+        if jpeg::is_jpeg(&bytes) {
+            // The decoder would fill up with grey what is missing.
+            let extent = jpeg::extent(&bytes).ok_or("the file ends within the picture")?;
+            bytes.truncate(extent.len);
+            // Coefficients have two bytes each.
+            copies = if extent.buffered { 3 } else { 1 };
+        }
+        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(LARGEST_IMAGE);
+        reader.limits(limits);
+        let format = reader.format().ok_or("it is no image of a format that is read")?;
+        let mut decoder = reader.into_decoder().map_err(reason)?;
+        let (width, height) = decoder.dimensions();
+        if width == 0 || height == 0 {
+            return Err("it has no pixels".into());
+        }
+        let pixels = decoder.total_bytes();
+        // A lossless WebP of one colour needs no byte for a pixel.
+        if pixels > LARGEST_IMAGE || (format != ImageFormat::WebP && pixels / LARGEST_RATIO > len) {
+            let sides = format!("its header claims {width}x{height} pixels");
+            return Err(match pixels > LARGEST_IMAGE {
+                true => format!("{sides}, more than {} MiB: scale it down", LARGEST_IMAGE >> 20),
+                false => format!("{sides}, which its {len} bytes cannot hold"),
+            });
+        }
+        // Broken EXIF data are as good as none.
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        Ok(Opened { decoder: Box::new(decoder), orientation, len, copies })
+    }
+
+    /// Bytes that decoding takes at most, with the file, and how the image is to be turned.
+    fn cost(&self) -> (u64, Orientation) {
+        let (width, height) = self.decoder.dimensions();
+        let rgb = u64::from(width) * u64::from(height) * 3;
+        let pixels = self.decoder.total_bytes();
+        let decoding = pixels * self.copies + if pixels == rgb { 0 } else { rgb };
+        // Turning makes a second image, and some decoders copy the file.
+        (2 * self.len + decoding.max(2 * rgb), self.orientation)
+    }
+
+    fn decode(self, orientation: Orientation) -> Result<Rgb, String> {
+        let image = DynamicImage::from_decoder(self.decoder).map_err(reason)?.into_rgb8();
+        let mut image = DynamicImage::ImageRgb8(image);
+        image.apply_orientation(orientation);
+        let image = image.into_rgb8();
+        Ok(Rgb { width: image.width() as usize, height: image.height() as usize, pixels: image.into_raw() })
+    }
+}
+
+fn reason(error: ImageError) -> String {
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! Tables of text that somebody else wrote: CSV with commas, semicolons or tabs, in UTF-8 or UTF-16.
+
+use csv::{Position, Reader, ReaderBuilder, StringRecord, Trim};
+
+/// The text of a table, and what separates its fields.
+pub struct TextTable {
+    /// UTF-8, as far as it is text at all.
+    bytes: Vec<u8>,
+    separator: u8,
+}
+
+/// In the order in which they are tried.
+const SEPARATORS: [u8; 3] = *b",;\t";
+
+impl TextTable {
+    /// Takes the first separator with which the header is one that `fits`, or the comma if none is.
+    ///
+    /// # Errors
+    /// The reason why it cannot be read as text.
+    pub fn new(bytes: Vec<u8>, fits: impl Fn(&[&str]) -> bool) -> Result<TextTable, String> {
+        let mut table = TextTable { bytes: utf8(bytes)?, separator: SEPARATORS[0] };
+        for separator in SEPARATORS {
+            table.separator = separator;
+            if table.header().is_ok_and(|header| header.is_some_and(|header| fits(&fields(&header)))) {
+                return Ok(table);
+            }
+        }
+        table.separator = SEPARATORS[0];
+        Ok(table)
+    }
+
+    /// Reads records from the header on, which is one like others. With `ragged`, they may have any number of fields.
+    pub fn reader(&self, ragged: bool) -> Reader<&[u8]> {
+        ReaderBuilder::new()
+            .trim(Trim::All)
+            .has_headers(false)
+            .delimiter(self.separator)
+            .flexible(ragged)
+            .from_reader(&self.bytes[..])
+    }
+
+    /// The first record, if there is any.
+    pub fn header(&self) -> csv::Result<Option<StringRecord>> {
+        let mut header = StringRecord::new();
+        Ok(self.reader(true).read_record(&mut header)?.then_some(header))
+    }
+
+    /// All of it, if it is text, without a mark of its order.
+    pub fn text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.bytes).ok().map(|text| text.trim_start_matches('\u{feff}'))
+    }
+
+    /// What separates fields.
+    pub fn separator(&self) -> char {
+        self.separator.into()
+    }
+
+    /// The line of the record at a byte. The crate's own count of lines leaves out empty ones and is one too low where
+    /// lines end in CR and LF.
+    pub fn line(&self, at: usize) -> usize {
+        let ends = |byte: &&u8| matches!(**byte, b'\r' | b'\n');
+        let start = at + self.bytes[at..].iter().take_while(ends).count();
+        1 + self.bytes[..start].iter().filter(|&&byte| byte == b'\n').count()
+    }
+
+    /// The line of an error and its reason, in our words.
+    pub fn explain(&self, error: &csv::Error) -> (usize, String) {
+        let reason = match error.kind() {
+            csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+                let name = match self.separator {
+                    b';' => "semicolons",
+                    b'\t' => "tabs",
+                    _ => "commas",
+                };
+                format!("it has {len} fields, the header has {expected_len}: quote fields with {name}")
+            }
+            csv::ErrorKind::Utf8 { .. } => "it is no UTF-8 text: save the file as UTF-8".to_string(),
+            _ => error.to_string(),
+        };
+        (self.line(byte(error.position())), reason)
+    }
+}
+
+/// Where a record begins.
+pub fn byte(position: Option<&Position>) -> usize {
+    position.map_or(0, |position| position.byte() as usize)
+}
+
+/// A field without the quotes that stand behind a space, which are no quotes to the crate.
+pub fn field(text: &str) -> &str {
+    let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    inner.filter(|inner| !inner.contains('"')).map_or(text, str::trim)
+}
+
+/// All fields of a record.
+pub fn fields(record: &StringRecord) -> Vec<&str> {
+    record.iter().map(field).collect()
+}
+
+/// Text in UTF-16 as UTF-8; other bytes as they are.
+fn utf8(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+    let unit: fn([u8; 2]) -> u16 = match bytes[..] {
+        [0xFF, 0xFE, ..] => u16::from_le_bytes,
+        [0xFE, 0xFF, ..] => u16::from_be_bytes,
+        // UTF-8 has no byte of 0 but that of a control character.
+        [0, _, ..] | [_, 0, ..] => {
+            return Err("it looks like UTF-16 text without a mark of its order: save it as UTF-8".into());
+        }
+        _ => return Ok(bytes),
+    };
+    let (units, rest) = bytes[2..].as_chunks::<2>();
+    let text = char::decode_utf16(units.iter().map(|&pair| unit(pair))).collect::<Result<String, _>>();
+    match text {
+        Ok(text) if rest.is_empty() => Ok(text.into_bytes()),
+        _ => Err("it begins as UTF-16 text and is damaged: save it as UTF-8".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(bytes: impl Into<Vec<u8>>) -> Vec<Vec<String>> {
+        let table = TextTable::new(bytes.into(), |header| header.contains(&"path") && header.len() > 1).unwrap();
+        let records = table.reader(false).into_records();
+        records.map(|record| fields(&record.unwrap()).into_iter().map(String::from).collect()).collect()
+    }
+
+    #[test]
+    fn separators_quotes_and_encodings_make_no_difference() {
+        let want = [["path", "label"], ["a b.png", "x,y"]];
+        let text = "\u{feff}\"path\", \"label\"\r\n a b.png ,\"x,y\"\r\n";
+        assert_eq!(rows(text), want);
+        assert_eq!(rows("path;label\na b.png;x,y\n"), want);
+        assert_eq!(rows("path\tlabel\na b.png\tx,y\n"), want);
+        for mark in [false, true] {
+            let text = if mark { text } else { text.trim_start_matches('\u{feff}') };
+            let bytes = |order: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(order).collect::<Vec<u8>>();
+            let both = [bytes(u16::to_le_bytes), bytes(u16::to_be_bytes)];
+            match mark {
+                true => both.into_iter().for_each(|bytes| assert_eq!(rows(bytes), want)),
+                false => both.into_iter().for_each(|bytes| {
+                    let error = TextTable::new(bytes, |_| true).err().unwrap();
+                    assert!(error.contains("save it as UTF-8"), "{error}");
+                }),
+            }
+        }
+        assert!(TextTable::new(b"\xff\xfea\0b".to_vec(), |_| true).is_err());
+    }
+
+    #[test]
+    fn the_comma_goes_first() {
+        let table = TextTable::new(b"path,a;label\n".to_vec(), |header| header.contains(&"path")).unwrap();
+        assert_eq!(table.separator(), ',');
+        let table = TextTable::new(b"some;thing\n".to_vec(), |header| header.contains(&"path")).unwrap();
+        assert_eq!(table.separator(), ',');
+    }
+}
