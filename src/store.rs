@@ -59,6 +59,8 @@ pub struct Param {
 #[derive(Clone, Debug)]
 pub struct Buffer {
     pub name: String,
+    /// Number of values.
+    pub len: usize,
     pub values: Mirrored,
 }
 
@@ -73,6 +75,7 @@ pub struct Store {
     pub buffers: Vec<Buffer>,
     /// `num_batches_tracked` by name.
     pub counters: Vec<(String, u64)>,
+    shapes_only: bool,
 }
 
 impl Store {
@@ -81,19 +84,42 @@ impl Store {
         Store::default()
     }
 
+    /// A store that registers names and shapes and takes no memory for numbers until [`Store::allocate`]: so that a network that a
+    /// file describes can be held against the file before it is made.
+    pub fn of_shapes() -> Store {
+        Store { shapes_only: true, ..Store::default() }
+    }
+
+    /// Whether there are no numbers yet.
+    pub fn has_only_shapes(&self) -> bool {
+        self.shapes_only
+    }
+
+    /// Takes the memory for the numbers of a store of shapes, filled with zeros.
+    pub fn allocate(&mut self) {
+        let len = self.params.last().map_or(0, |param| param.range.end);
+        self.values.resize(len, 0.0);
+        self.grads.resize(len, 0.0);
+        self.buffers.iter_mut().for_each(|buffer| buffer.values = vec![0.0; buffer.len].into());
+        self.shapes_only = false;
+    }
+
     /// Registers a parameter of torch shape `shape`, filled with zeros.
     pub fn add_param(&mut self, name: String, shape: &[usize], layout: Layout, group: Group) -> ParamId {
-        let start = self.values.len();
+        let start = self.params.last().map_or(0, |param| param.range.end);
         let range = start..start + shape.iter().product::<usize>();
-        self.values.resize(range.end, 0.0);
-        self.grads.resize(range.end, 0.0);
+        if !self.shapes_only {
+            self.values.resize(range.end, 0.0);
+            self.grads.resize(range.end, 0.0);
+        }
         self.params.push(Param { name, shape: shape.to_vec(), layout, group, stage: 0, trainable: true, range });
         ParamId(self.params.len() - 1)
     }
 
     /// Registers a buffer of `len` values.
     pub fn add_buffer(&mut self, name: String, len: usize, value: f32) -> BufferId {
-        self.buffers.push(Buffer { name, values: vec![value; len].into() });
+        let values = if self.shapes_only { Vec::new() } else { vec![value; len] };
+        self.buffers.push(Buffer { name, len, values: values.into() });
         BufferId(self.buffers.len() - 1)
     }
 

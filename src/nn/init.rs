@@ -67,6 +67,11 @@ impl<'a> Scope<'a> {
     /// networks with a part in common start that part alike.
     pub fn param(&mut self, name: &str, shape: &[usize], layout: Layout, init: Init) -> ParamId {
         let name = self.path(name);
+        if self.store.has_only_shapes() {
+            let id = self.store.add_param(name, shape, layout, self.group);
+            self.store.params[id.0].stage = self.stage;
+            return id;
+        }
         let mut rng = stream(self.seed, Purpose::Init, 0, fnv1a(&name));
         let len = shape.iter().product();
         let taps: usize = shape.iter().skip(2).product();

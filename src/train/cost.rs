@@ -30,7 +30,7 @@ pub struct Cost {
 /// # Errors
 /// Settings that make no network.
 pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
-    let mut store = Store::new();
+    let mut store = Store::of_shapes();
     let network = network_config(config, classes)?.build(&mut store, config.seed)?;
     let mut graph = Graph::new(Mode::Eval);
     let images = graph.input(Shape::new(1, config.model.height, config.model.image_width, 3));
