@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::extract::{ExtractOptions, Extractor, Output};
 use super::{transform, workers};
-use crate::Result;
 use crate::config::Config;
 use crate::data::{Loader, LoaderOptions, Sample};
 use crate::device::Device;
@@ -12,6 +11,7 @@ use crate::latent_state::LatentStates;
 use crate::nn::Network;
 use crate::progress::Reporter;
 use crate::store::Store;
+use crate::{Error, Result};
 
 /// A network with its weights, the states of its training, and what it runs with.
 pub struct Model<'a> {
@@ -28,7 +28,7 @@ impl Model<'_> {
     /// `output` of each image, `[samples, dim]`, and `dim`; of the mirrored image too where the settings say so.
     ///
     /// # Errors
-    /// An image that cannot be read; `eval-state mean` without stored states.
+    /// An image that cannot be read, or for which the network gives what is not finite; `eval-state mean` without stored states.
     pub fn run(&mut self, samples: Arc<[Sample]>, output: Output) -> Result<(Vec<f32>, usize)> {
         let Model { network, store, states, config, device, reporter } = self;
         let options = ExtractOptions {
@@ -44,9 +44,15 @@ impl Model<'_> {
         let count = samples.len();
         let mut rows = Vec::with_capacity(count * extractor.dim());
         let mut task = reporter.start(output.name(), count as u64, "images");
-        for batch in Loader::sequential(samples, config.eval.batch, loading) {
+        for batch in Loader::sequential(samples.clone(), config.eval.batch, loading) {
             let mut batch = batch?;
+            let start = rows.len();
             extractor.extract(store, states, &mut batch, &mut rows)?;
+            let dim = extractor.dim().max(1);
+            if let Some(at) = rows[start..].iter().position(|value| !value.is_finite()) {
+                let image = samples[batch.indices[at / dim]].image.to_string();
+                return Err(Error::NotFiniteOutput { what: output.name(), image });
+            }
             task.advance(batch.indices.len() as u64, "");
         }
         task.finish("");
