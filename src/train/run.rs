@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::state::{self, Best, ModelInfo, Position};
 use super::task::{Report, Task};
 use super::{StepReport, Trainer, curves};
-use crate::checkpoint;
+use crate::checkpoint::{self, FineTune, Names};
 use crate::config::Config;
 use crate::data::{ImageCache, Loader, LoaderOptions, Sample};
 use crate::eval::{self, Model};
@@ -235,9 +235,10 @@ fn load_weights<T: Task>(job: &Job<'_, T>, path: &Path, network: &dyn Network, s
     let Job { config, task, .. } = *job;
     let arch = config.arch()?;
     let keep = config.train.keep_head;
-    let file = checkpoint::File::open(path)?;
-    let is_head = |name: &str| !keep && arch.is_head(name);
-    let report = checkpoint::fine_tune(store, &file, is_head, |name| network.pretrained_names(name))?;
+    let file = checkpoint::File::open_dictionary(path, config.train.weights_dict.as_deref())?;
+    let names = Names { of: &|name| network.pretrained_names(name), in_backbone: &|name| network.is_backbone(name) };
+    let how = FineTune { names, is_head: &|name| !keep && arch.is_head(name), partial: config.train.init_partial };
+    let report = checkpoint::fine_tune(store, &file, how)?;
     if keep {
         let fits = !report.new.iter().any(|name| arch.is_head(name));
         // Weights from elsewhere name no classes.
@@ -252,7 +253,10 @@ fn load_weights<T: Task>(job: &Job<'_, T>, path: &Path, network: &dyn Network, s
             return Err(Error::Checkpoint { path: path.into(), reason });
         }
     }
-    job.reporter.message(&format!("weights from {}:\n{}", path.shown(), report.table()));
+    job.reporter.message(&format!("weights from {}{}:\n{}", path.shown(), file.choice(), report.table()));
+    if let Some(partial) = &report.partial {
+        job.reporter.warn(&format!("--init-partial: {partial}"));
+    }
     Ok(())
 }
 
@@ -328,7 +332,7 @@ fn keep_best<T: Task>(
 fn evaluate_best<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, best: Best) -> Result<T::Report> {
     job.reporter.message(&format!("the weights after epoch {}:", best.epoch));
     let model = job.run.checkpoints().join(state::BEST).join(state::MODEL_FILE);
-    checkpoint::load_exact(&mut trainer.store, &checkpoint::File::open(&model)?)?;
+    checkpoint::load_exact(&mut trainer.store, &checkpoint::File::open(&model)?, None)?;
     let decls = trainer.state_decls().to_vec();
     state::load_latent_states(&model, &decls, &mut trainer.states)?;
     measure(job, trainer)

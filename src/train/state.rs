@@ -163,7 +163,7 @@ fn write_files(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>, positi
 pub fn restore(folder: &Path, trainer: &mut Trainer) -> Result<Position> {
     let model = checkpoint::File::open(&folder.join(MODEL_FILE))?;
     // Of a run with a moving average: that.
-    checkpoint::load_exact(&mut trainer.store, &model)?;
+    checkpoint::load_exact(&mut trainer.store, &model, None)?;
     trainer.start_average();
     let path = folder.join(TRAINING_FILE);
     let file = checkpoint::File::open(&path)?;
@@ -177,7 +177,7 @@ pub fn restore(folder: &Path, trainer: &mut Trainer) -> Result<Position> {
         }
     }
     let names: Vec<&str> = trainer.optimizer.state().map(|(name, _)| name).collect();
-    let values = names.iter().map(|name| file.f32(&format!("optimizer.{name}"))).collect::<Result<Vec<_>>>()?;
+    let values = names.iter().map(|name| file.finite(&format!("optimizer.{name}"))).collect::<Result<Vec<_>>>()?;
     let state: Vec<(&str, &[f32])> = names.into_iter().zip(values.iter().map(Vec::as_slice)).collect();
     trainer.optimizer.restore(header.optimizer_steps, &state)?;
     restore_latent_states(&file, trainer.state_decls().to_vec(), &mut trainer.states)?;
@@ -186,7 +186,7 @@ pub fn restore(folder: &Path, trainer: &mut Trainer) -> Result<Position> {
 }
 
 fn same_length(file: &checkpoint::File, name: &str, len: usize) -> Result<Vec<f32>> {
-    let values = file.f32(name)?;
+    let values = file.finite(name)?;
     if values.len() != len {
         return Err(bad(file.path(), format!("{name} has {} numbers, the model {len}", values.len())));
     }
@@ -216,7 +216,7 @@ fn restore_latent_states(file: &checkpoint::File, decls: Vec<StateDecl>, states:
                 );
                 return Err(bad(file.path(), reason));
             }
-            states.set_current(StateId::from_index(i), file.f32(&decl.name)?);
+            states.set_current(StateId::from_index(i), file.finite(&decl.name)?);
         }
     }
     Ok(())
