@@ -139,6 +139,16 @@ pub enum Error {
         "row {row} of the {set} features is not finite: the network that made it has diverged or its image is broken"
     )]
     NotFiniteFeature { set: &'static str, row: usize },
+    /// A network gives NaN or infinity for an image.
+    #[error(
+        "the {what} of image {} are not finite: the network has diverged or its numbers overflow, so take a checkpoint from before",
+        image.shown()
+    )]
+    NotFiniteOutput {
+        /// "features" or "predictions".
+        what: &'static str,
+        image: String,
+    },
     /// Nothing to average over.
     #[error(
         "none of the {queries} queries has a match in the gallery that counts: query and gallery need images of the same \

@@ -75,7 +75,7 @@ pub struct Store {
     /// `num_batches_tracked` by name.
     pub counters: Vec<(String, u64)>,
     /// Names and shapes only.
-    blueprint: bool,
+    shapes_only: bool,
 }
 
 impl Store {
@@ -84,9 +84,15 @@ impl Store {
         Store::default()
     }
 
-    /// An empty store for names and shapes only: it takes no memory for numbers as long as nobody looks at them.
-    pub fn blueprint() -> Store {
-        Store { blueprint: true, ..Store::default() }
+    /// A store that registers names and shapes and takes no memory for numbers until [`Store::allocate`]: what a network needs, or whether a
+    /// file fits it, is known before it is made.
+    pub fn of_shapes() -> Store {
+        Store { shapes_only: true, ..Store::default() }
+    }
+
+    /// Whether there are no numbers yet.
+    pub fn has_only_shapes(&self) -> bool {
+        self.shapes_only
     }
 
     /// An empty store with room for `parameters`.
@@ -98,6 +104,19 @@ impl Store {
         Ok(Store { values: values.into(), ..Store::default() })
     }
 
+    /// Takes the memory for the parameters of a store of shapes, filled with zeros.
+    ///
+    /// # Errors
+    /// As [`Store::with_room`].
+    pub fn allocate(&mut self) -> Result<()> {
+        let len = self.values.len();
+        let mut values = memory::reserved("the weights", len)?;
+        values.resize(len, 0.0);
+        self.values = values.into();
+        self.shapes_only = false;
+        Ok(())
+    }
+
     /// Brings parameters and statistics to the host: see [`Mirrored::fetch`].
     ///
     /// # Errors
@@ -107,16 +126,11 @@ impl Store {
         self.buffers.iter().try_for_each(|buffer| buffer.values.fetch())
     }
 
-    /// Whether start values are of no use.
-    pub(crate) fn is_blueprint(&self) -> bool {
-        self.blueprint
-    }
-
     /// Registers a parameter of torch shape `shape`, filled with zeros.
     pub fn add_param(&mut self, name: String, shape: &[usize], layout: Layout, group: Group) -> ParamId {
         let start = self.values.len();
         let range = start..start + shape.iter().product::<usize>();
-        if self.blueprint {
+        if self.shapes_only {
             self.values = Mirrored::zeros(range.end);
         } else {
             self.values.resize(range.end, 0.0);
@@ -128,7 +142,9 @@ impl Store {
 
     /// Registers a buffer of `len` values.
     pub fn add_buffer(&mut self, name: String, len: usize, value: f32) -> BufferId {
-        self.buffers.push(Buffer { name, values: vec![value; len].into() });
+        // Without numbers: zeros that are made when somebody asks for them.
+        let values = if self.shapes_only { Mirrored::zeros(len) } else { vec![value; len].into() };
+        self.buffers.push(Buffer { name, values });
         BufferId(self.buffers.len() - 1)
     }
 
@@ -210,8 +226,8 @@ mod tests {
     use crate::Error;
 
     #[test]
-    fn a_blueprint_has_shapes_and_no_numbers() {
-        let mut store = Store::blueprint();
+    fn a_store_of_shapes_has_names_and_no_numbers() {
+        let mut store = Store::of_shapes();
         // More than any machine has.
         let id = store.add_param("w".into(), &[1 << 20, 1 << 20], Layout::Plain, Group::Head);
         assert_eq!((store.count(None), store.param(id).range.clone()), (1 << 40, 0..1 << 40));

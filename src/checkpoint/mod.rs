@@ -1,15 +1,20 @@
 //! Model weights in and out: safetensors under torch's names, shapes and order (OIHW) both ways, torch's own `.pth` inwards.
 
+mod backbone;
 mod file;
+mod kind;
 mod load;
+mod place;
 mod report;
 mod safetensors_in;
 mod safetensors_out;
 mod tensor;
 mod torch;
+mod words;
 
 pub use file::File;
-pub use load::{fine_tune, load_exact};
+pub use load::{Elsewhere, FineTune, fine_tune, fits_exactly, load_exact};
+pub use place::{Names, Place};
 pub use report::LoadReport;
 pub use safetensors_out::{Tensor, state_dict, write};
 pub use tensor::Dtype;
@@ -23,4 +28,10 @@ fn bad_file(path: &Path, reason: String) -> Error {
 }
 
 #[cfg(test)]
+mod companions;
+#[cfg(test)]
 mod damage;
+#[cfg(test)]
+mod dictionaries;
+#[cfg(test)]
+mod numbers;

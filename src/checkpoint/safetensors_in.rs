@@ -4,32 +4,36 @@ use std::collections::{BTreeMap, HashMap};
 
 use safetensors::SafeTensors;
 
-use super::tensor::{Dtype, View};
+use super::tensor::{Dtype, Entry, View};
 
 /// Whether it begins with a safetensors header: a length in 8 bytes, then a JSON object.
 pub fn recognises(bytes: &[u8]) -> bool {
     bytes.len() > 8 && bytes[5..9] == *b"\0\0\0{"
 }
 
-/// Views of all tensors, and the metadata.
+/// All tensors, and the metadata.
 ///
 /// # Errors
-/// It is damaged or has a type of elements that is not read.
-pub fn read(bytes: &[u8]) -> Result<(BTreeMap<String, View>, HashMap<String, String>), String> {
-    let damaged = |e: safetensors::SafeTensorError| format!("it is no intact safetensors file ({e})");
+/// It is damaged.
+pub fn read(bytes: &[u8]) -> Result<(BTreeMap<String, Entry>, HashMap<String, String>), String> {
+    let damaged = |e: safetensors::SafeTensorError| {
+        format!("it is no intact safetensors file ({e}): if it was downloaded, download it again")
+    };
     let (header, description) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
     // Checks that the views fill the file without holes.
     let tensors = SafeTensors::deserialize(bytes).map_err(damaged)?;
-    let mut views = BTreeMap::new();
+    let mut entries = BTreeMap::new();
     for (name, info) in description.tensors() {
         tensors.tensor(&name).map_err(damaged)?;
-        let dtype =
-            dtype(info.dtype).ok_or_else(|| format!("{name} has the type {:?}, which is not read", info.dtype))?;
         let start = 8 + header;
         let (from, to) = info.data_offsets;
-        views.insert(name, View::contiguous(dtype, &info.shape, start + from..start + to));
+        let entry = match dtype(info.dtype) {
+            Some(dtype) => Entry::View(View::contiguous(dtype, &info.shape, start + from..start + to)),
+            None => Entry::Unread(format!("its type {:?} is not read", info.dtype)),
+        };
+        entries.insert(name, entry);
     }
-    Ok((views, description.metadata().clone().unwrap_or_default()))
+    Ok((entries, description.metadata().clone().unwrap_or_default()))
 }
 
 fn dtype(stored: safetensors::Dtype) -> Option<Dtype> {

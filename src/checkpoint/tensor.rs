@@ -36,6 +36,14 @@ impl Dtype {
     }
 }
 
+/// A named tensor of a file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Entry {
+    View(View),
+    /// One that is not read, and why: "its type complex64 is not read".
+    Unread(String),
+}
+
 /// Where a tensor lies in the bytes of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct View {

@@ -38,7 +38,8 @@ fn all() -> impl Iterator<Item = &'static Setting> {
 /// itself what it is, [`TrainedModel::open`](crate::eval::TrainedModel::open) refuses another one.
 fn for_evaluation() -> impl Iterator<Item = &'static Setting> {
     const SECTIONS: [&str; 3] = ["", "data", "eval"];
-    const ALSO: [&str; 7] = [
+    const ALSO: [&str; 8] = [
+        "train.weights_dict",
         "model.height",
         "model.image_width",
         "ptl.eval_state",
@@ -222,7 +223,7 @@ mod tests {
             let values: &[&str] = match setting.kind {
                 Kind::Choice(words) => words,
                 Kind::Switch => &["true", "false"],
-                Kind::Path => &["some/where"],
+                Kind::Path | Kind::Word => &["some/where"],
                 Kind::Counts => &["2,3"],
                 Kind::Pair => &["0.4,0.6"],
                 // Within the bounds of every setting.

@@ -23,7 +23,7 @@ pub struct Need {
 pub struct Chosen<'a> {
     /// The effective settings.
     pub config: &'a Config,
-    /// Whether training starts from weights of a file.
+    /// Whether the weights come from a file.
     pub init: bool,
 }
 
@@ -208,10 +208,14 @@ mod tests {
             assert!(error.starts_with(&format!("--{name} = ")) && error.contains(": it has no effect "), "{error}");
             check(&[&[*flag], *accepted].concat(), false).unwrap();
         }
-        let keep = [("train.keep_head", "true")];
-        assert!(check(&keep, false).unwrap_err().to_string().contains("without --init"));
-        check(&keep, true).unwrap();
-        for setting in SETTINGS.iter().filter(|s| !s.needs.is_empty() && s.path != "train.keep_head") {
+        let of_init = [("train.keep_head", "true"), ("train.init_partial", "true"), ("train.weights_dict", "ema")];
+        for flag in of_init {
+            assert!(check(&[flag], false).unwrap_err().to_string().contains("without --init"));
+            check(&[flag], true).unwrap();
+        }
+        for setting in
+            SETTINGS.iter().filter(|s| !s.needs.is_empty() && of_init.iter().all(|(path, _)| *path != s.path))
+        {
             assert!(CASES.iter().any(|((path, _), ..)| *path == setting.path), "{} has no case", setting.path);
         }
     }

@@ -36,6 +36,11 @@ impl Overrides {
         self.get(path).is_some()
     }
 
+    /// The text of `path`, where it is one.
+    pub fn text(&self, path: &str) -> Option<&str> {
+        self.get(path).and_then(Value::as_str)
+    }
+
     /// The value of `path`; of several the last, which wins.
     fn get(&self, path: &str) -> Option<&Value> {
         self.0.iter().rev().find(|(setting, _)| setting.path == path).map(|(_, value)| value)

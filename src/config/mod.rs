@@ -329,6 +329,11 @@ pub struct Train {
     pub patience: usize,
     /// Keep the classifier of the weights that training starts from.
     pub keep_head: bool,
+    /// Start from weights that have only a part of the backbone.
+    pub init_partial: bool,
+    /// The dictionary of weights in a file that has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights_dict: Option<String>,
     /// Stop after that many steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<usize>,

@@ -129,6 +129,8 @@ impl Default for Train {
             ema: 0.0,
             patience: 0,
             keep_head: false,
+            init_partial: false,
+            weights_dict: None,
             max_steps: None,
         }
     }

@@ -32,6 +32,8 @@ pub enum Kind {
     /// `true` or `false`; the flag alone means `true`.
     Switch,
     Path,
+    /// Any text.
+    Word,
     /// Whole numbers; `1,2,3` on the command line.
     Counts,
     /// Two numbers; `0.9,0.999` on the command line.
@@ -48,7 +50,7 @@ const fn long(path: &'static str, kind: Kind, help: &'static str) -> Setting {
     Setting { path, alias: None, kind, help, needs: &[] }
 }
 
-use Kind::{Choice, Count, Counts, Pair, Path, Real, Switch};
+use Kind::{Choice, Count, Counts, Pair, Path, Real, Switch, Word};
 
 /// Every setting, section by section; a test holds it against the fields of [`Config`](super::Config).
 pub const SETTINGS: &[Setting] = &[
@@ -244,6 +246,20 @@ pub const SETTINGS: &[Setting] = &[
         "End after that many evaluations (--eval-every) without a better one, with the best weights; 0: never",
     ),
     short("train.keep_head", "keep-head", Switch, "Keep the classifier of --init, for the same classes").needs(&[INIT]),
+    short(
+        "train.init_partial",
+        "init-partial",
+        Switch,
+        "Accept an --init that has only a part of the network's backbone",
+    )
+    .needs(&[INIT]),
+    short(
+        "train.weights_dict",
+        "weights-dict",
+        Word,
+        "Of a file with several dictionaries of weights the one to take, such as state_dict_ema, or the first part of its names",
+    )
+    .needs(&[INIT]),
     short("train.max_steps", "max-steps", Count, "Stop after that many steps"),
     long("eval.flip", Switch, "Add the feature, or the prediction, of the mirrored image"),
     short("eval.batch", "eval-batch", Count, "Images in a batch"),
@@ -335,6 +351,7 @@ impl Kind {
             Real => "a number".into(),
             Switch => "true or false".into(),
             Path => "a path in quotes".into(),
+            Word => "text in quotes".into(),
             Counts => "a list of whole numbers such as [1, 2]".into(),
             Pair => "two numbers such as [0.9, 0.999]".into(),
             Choice(words) => {
@@ -351,6 +368,7 @@ impl Kind {
             Real => "X",
             Switch => "BOOL",
             Path => "DIR",
+            Word => "NAME",
             Counts => "N,N..",
             Pair => "X,X",
             Choice(_) => "WORD",
@@ -367,7 +385,7 @@ impl Kind {
             Count => text.parse().ok().map(Value::Integer),
             Real => text.parse().ok().map(Value::Float),
             Switch => text.parse().ok().map(Value::Boolean),
-            Path | Choice(_) => Some(Value::String(text.into())),
+            Path | Word | Choice(_) => Some(Value::String(text.into())),
             Counts => list().map(|n| n.parse().ok().map(Value::Integer)).collect::<Option<_>>().map(Value::Array),
             Pair => list().map(|x| x.parse().ok().map(Value::Float)).collect::<Option<_>>().map(Value::Array),
         };
@@ -382,9 +400,8 @@ impl Kind {
     pub fn fits(self, value: &Value) -> bool {
         match (self, value) {
             (Count, Value::Integer(n)) => *n >= 0,
-            (Real, Value::Float(_) | Value::Integer(_)) | (Switch, Value::Boolean(_)) | (Path, Value::String(_)) => {
-                true
-            }
+            (Real, Value::Float(_) | Value::Integer(_)) | (Switch, Value::Boolean(_)) => true,
+            (Path | Word, Value::String(_)) => true,
             (Counts, Value::Array(items)) => items.iter().all(|item| Count.fits(item)),
             (Pair, Value::Array(items)) => items.len() == 2 && items.iter().all(|item| Real.fits(item)),
             (Choice(words), Value::String(word)) => words.contains(&word.as_str()),

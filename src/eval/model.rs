@@ -31,7 +31,8 @@ impl Model<'_> {
     /// `output` of each image, `[samples, dim]`, and `dim`; of the mirrored image too where the settings say so.
     ///
     /// # Errors
-    /// An image that cannot be read; `eval-state mean` without stored states; [`Error::Stopped`].
+    /// An image that cannot be read, or for which the network gives what is not finite; `eval-state mean` without stored states;
+    /// [`Error::Stopped`].
     pub fn run(&mut self, samples: Arc<[Sample]>, output: Output) -> Result<(Vec<f32>, usize)> {
         let Model { network, store, states, config, device, reporter, stop } = self;
         let options = ExtractOptions {
@@ -47,12 +48,18 @@ impl Model<'_> {
         let count = samples.len();
         let mut rows = memory::reserved("the features", count.saturating_mul(extractor.dim()))?;
         let mut task = reporter.start(output.name(), count as u64, "images");
-        for batch in Loader::sequential(samples, config.eval.batch, loading)? {
+        for batch in Loader::sequential(samples.clone(), config.eval.batch, loading)? {
             if stop.requested() {
                 return Err(Error::Stopped);
             }
             let mut batch = batch?;
+            let start = rows.len();
             extractor.extract(store, states, &mut batch, &mut rows)?;
+            let dim = extractor.dim().max(1);
+            if let Some(at) = rows[start..].iter().position(|value| !value.is_finite()) {
+                let image = samples[batch.indices[at / dim]].image.to_string();
+                return Err(Error::NotFiniteOutput { what: output.name(), image });
+            }
             task.advance(batch.indices.len() as u64, "");
         }
         task.finish("");

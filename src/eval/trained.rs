@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::model::Model;
-use crate::checkpoint;
+use crate::checkpoint::{self, Names, Place};
 use crate::config::{Chosen, Config, DEFAULT_ARCH, Data, Overrides, SETTINGS};
 use crate::data::DatasetKind;
 use crate::device::Device;
@@ -34,6 +34,8 @@ pub struct TrainedModel {
     pub classes: usize,
     /// Names of the classes or identities; empty where the file names none.
     pub class_names: Vec<String>,
+    /// Which dictionary of weights in the file it is, for messages; empty where there was no choice.
+    choice: String,
 }
 
 impl TrainedModel {
@@ -45,14 +47,21 @@ impl TrainedModel {
     /// no effect on it.
     pub fn open(path: &Path, flags: &Overrides) -> Result<TrainedModel> {
         let path = model_file(path)?;
-        let file = checkpoint::File::open(&path)?;
-        let About { config, classes, class_names, trained_on, trained_root } =
-            if state::has_header(&file) { described(&file, flags)? } else { foreign(&file, flags)? };
-        flags.refuse_without_effect(Chosen { config: &measured(&config, flags), init: false })?;
-        let device = Device::open(&config.device_options())?;
-        let mut store = Store::with_room(cost::ensure_evaluation(&config, classes, &device)?)?;
+        let file = checkpoint::File::open_dictionary(&path, flags.text("train.weights_dict"))?;
+        let (about, place) =
+            if state::has_header(&file) { (described(&file, flags)?, None) } else { foreign(&file, flags)? };
+        let About { config, classes, class_names, trained_on, trained_root } = about;
+        flags.refuse_without_effect(Chosen { config: &measured(&config, flags), init: true })?;
+        // What a file says of its network is believed as far as its tensors go: nothing is made before they are held against it.
+        let mut store = Store::of_shapes();
         let network = network_config(&config, classes)?.build(&mut store, config.seed)?;
-        checkpoint::load_exact(&mut store, &file)?;
+        let (of, in_backbone) = (|name: &str| network.pretrained_names(name), |name: &str| network.is_backbone(name));
+        let elsewhere = place.as_ref().map(|place| (Names { of: &of, in_backbone: &in_backbone }, place));
+        checkpoint::fits_exactly(&store, &file, elsewhere)?;
+        let device = Device::open(&config.device_options())?;
+        cost::ensure_evaluation(&config, classes, &device)?;
+        store.allocate()?;
+        checkpoint::load_exact(&mut store, &file, elsewhere)?;
         let mut graph = Graph::new(Mode::Eval);
         let images = graph.input(Shape::new(config.eval.batch, config.model.height, config.model.image_width, 3));
         network.forward(&mut graph, &store, images)?;
@@ -68,13 +77,32 @@ impl TrainedModel {
         } else {
             loaded?;
         }
-        Ok(TrainedModel { config, network, store, states, device, trained_on, trained_root, classes, class_names })
+        let choice = file.choice();
+        Ok(TrainedModel {
+            config,
+            network,
+            store,
+            states,
+            device,
+            trained_on,
+            trained_root,
+            classes,
+            class_names,
+            choice,
+        })
     }
 
     /// The network, to be measured.
     pub fn model<'a>(&'a mut self, reporter: &'a Reporter) -> Model<'a> {
         let TrainedModel { config, network, store, states, device, .. } = self;
         Model { network: &**network, store, states, config, device, reporter, stop: StopFlag::default() }
+    }
+
+    /// Says which dictionary of weights was taken, where the file has them in one.
+    pub fn say_choice(&self, reporter: &Reporter) {
+        if !self.choice.is_empty() {
+            reporter.message(&format!("weights:{}", self.choice));
+        }
     }
 
     /// Whose results these are: `trained on A, `, or nothing.
@@ -131,8 +159,8 @@ fn described(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
     Ok(About { config, classes, class_names, trained_on: Some(trained_on), trained_root })
 }
 
-/// Of a file from elsewhere.
-fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
+/// Of a file from elsewhere, and where its network lies in it.
+fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(About, Option<Place>)> {
     let bad = |reason: String| Error::Checkpoint { path: file.path().to_path_buf(), reason };
     if !flags.has("model.arch") {
         let reason = "it was not written by ptl-train and says nothing of its network: name that with --arch (and --width, \
@@ -141,21 +169,42 @@ fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
     }
     let config = Config::load_recipe(DEFAULT_ARCH, None, flags)?;
     let arch = config.arch()?;
+    let mut shapes = Store::of_shapes();
+    let network = network_config(&config, 1)?.build(&mut shapes, config.seed)?;
+    let (of, in_backbone) = (|name: &str| network.pretrained_names(name), |name: &str| network.is_backbone(name));
+    let names = Names { of: &of, in_backbone: &in_backbone };
+    let place = Place::find(&shapes, file, names)?;
     // The rows of a classifier's weight.
-    let heads = file.names().into_iter().filter(|name| arch.is_head(name));
-    let rows =
-        heads.filter_map(|name| file.shape(&name).filter(|shape| shape.len() >= 2).map(|shape| (name, shape[0])));
+    let heads = shapes.params.iter().filter(|param| arch.is_head(&param.name) && param.shape.len() >= 2);
+    let weight = |name: String| file.shape(&name).filter(|shape| shape.len() >= 2).map(|shape| (name, shape[0]));
+    let rows = heads.clone().filter_map(|param| place.sources(names, &param.name).into_iter().find_map(weight));
     let rows: Vec<(String, usize)> = rows.collect();
     match &rows[..] {
         [(_, classes), rest @ ..] if rest.iter().all(|(_, other)| other == classes) => {
-            Ok(About { config, classes: *classes, class_names: Vec::new(), trained_on: None, trained_root: None })
+            let classes = *classes;
+            let about = About { config, classes, class_names: Vec::new(), trained_on: None, trained_root: None };
+            Ok((about, Some(place)))
         }
-        [] => Err(bad(format!(
-            "it has no classifier of {}: to start a training from these weights, pass it to train with --init",
-            config.model.arch
-        ))),
+        [] => {
+            let wanted = heads.map(|param| &param.name[..]).next().unwrap_or("none");
+            let backbone = place.has_backbone(&shapes, file, names);
+            let reason = if backbone {
+                format!(
+                    "it has no classifier of {} ({wanted}): to start a training from these weights, pass it to train with --init",
+                    config.model.arch
+                )
+            } else {
+                let first = file.all_names().next().unwrap_or("nothing").shown().to_string();
+                format!(
+                    "its names are not those of {} (it has {first}): name the network that it is with --arch",
+                    config.model.arch
+                )
+            };
+            Err(bad(reason))
+        }
         several => {
-            let sizes: Vec<String> = several.iter().map(|(name, classes)| format!("{name} {classes}")).collect();
+            let sizes: Vec<String> =
+                several.iter().map(|(name, classes)| format!("{} {classes}", name.shown())).collect();
             Err(bad(format!("its classifiers differ in their number of identities: {}", sizes.join(", "))))
         }
     }
@@ -167,7 +216,8 @@ fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
 /// # Errors
 /// There is none.
 pub fn model_file(path: &Path) -> Result<PathBuf> {
-    let reason = if path.is_file() {
+    // What is no regular file is refused, by what it is, when it is opened.
+    let reason = if path.exists() && !path.is_dir() {
         return Ok(path.into());
     } else if path.join(state::MODEL_FILE).is_file() {
         return Ok(path.join(state::MODEL_FILE));

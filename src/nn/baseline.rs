@@ -87,7 +87,19 @@ impl Network for Baseline {
 
     fn pretrained_names(&self, name: &str) -> Vec<String> {
         // A bare torchvision ResNet has no prefix.
-        let bare = name.strip_prefix("backbone.");
-        std::iter::once(name).chain(bare).map(String::from).collect()
+        let bare = name.strip_prefix("backbone.").map(String::from);
+        // fast-reid's heads; its neck follows a reduction, where there is one.
+        let heads = match (name, name.strip_prefix("bottleneck.")) {
+            ("classifier.weight", _) => vec!["heads.classifier.weight".into(), "heads.weight".into()],
+            (_, Some(rest)) => {
+                ["bottleneck.1", "bottleneck.0", "bnneck"].map(|neck| format!("heads.{neck}.{rest}")).into()
+            }
+            _ => Vec::new(),
+        };
+        std::iter::once(name.to_string()).chain(bare).chain(heads).collect()
+    }
+
+    fn is_backbone(&self, name: &str) -> bool {
+        name.starts_with("backbone.")
     }
 }

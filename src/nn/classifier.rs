@@ -57,4 +57,8 @@ impl Network for Classifier {
         // A model for re-identification has its backbone under a prefix.
         vec![name.into(), format!("backbone.{name}")]
     }
+
+    fn is_backbone(&self, name: &str) -> bool {
+        !name.starts_with("fc.") && !name.starts_with("ptl.")
+    }
 }

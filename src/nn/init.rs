@@ -67,7 +67,7 @@ impl<'a> Scope<'a> {
     /// networks with a part in common start that part alike.
     pub fn param(&mut self, name: &str, shape: &[usize], layout: Layout, init: Init) -> ParamId {
         let name = self.path(name);
-        if self.store.is_blueprint() {
+        if self.store.has_only_shapes() {
             return self.add(name, shape, layout);
         }
         let mut rng = stream(self.seed, Purpose::Init, 0, fnv1a(&name));

@@ -238,6 +238,11 @@ impl Network for Mgn {
         });
         names
     }
+
+    fn is_backbone(&self, name: &str) -> bool {
+        // The `fc` that MGN_PTL carries along takes no part.
+        torchvision_name(name).is_some_and(|torchvision| !torchvision.starts_with("fc."))
+    }
 }
 
 /// The modules of MGN's trunk, and torchvision's names of them.

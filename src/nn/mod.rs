@@ -23,3 +23,6 @@ pub use mgn_ptl::MgnCells;
 pub use network::{Arch, Family, Network, NetworkConfig, Outputs, check_image_size};
 pub use ptl::{Pool, PtlBranch, PtlConfig};
 pub use resnet::{Architecture, Block, ResNet, ResNetConfig, Stage, Stem, StemKind};
+
+#[cfg(test)]
+mod layouts;

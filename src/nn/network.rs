@@ -21,6 +21,9 @@ pub trait Network: fmt::Debug + Send + Sync {
 
     /// Where the tensor `name` may take its start value from in a file of pre-trained weights: names there, best first.
     fn pretrained_names(&self, name: &str) -> Vec<String>;
+
+    /// Whether the tensor `name` belongs to what is pre-trained elsewhere: a file that training starts from must have it.
+    fn is_backbone(&self, name: &str) -> bool;
 }
 
 /// Recorded outputs of a network.

@@ -237,16 +237,18 @@ impl Machine<'_> {
         }
     }
 
-    /// Gives a value its state. The attributes of an OrderedDict (torch stores `_metadata` there) are of no use here.
+    /// Gives a value its state. The attributes of an OrderedDict (torch stores `_metadata` there), of a parameter or of a counter are
+    /// of no use here.
     fn build(&mut self, target: Id, state: Id) -> Parsed<()> {
         match self.heap.get(target) {
-            Value::Dict(_) | Value::Tensor(_) | Value::ElementType(_) => {}
+            Value::Dict(_) | Value::Tensor(_) | Value::OtherTensor(_) | Value::ElementType(_) | Value::Plain => {}
+            Value::Module(None) => self.heap.values[target as usize] = Value::Module(Some(state)),
             Value::Array(None) => {
                 let array = numpy::array(&self.heap, state)?;
                 self.count(array.shape.len())?;
                 self.heap.values[target as usize] = Value::Array(Some(array));
             }
-            _ => return Err("its pickle sets attributes of what is neither a dictionary nor an array".into()),
+            _ => return Err("its pickle sets attributes of what has none".into()),
         }
         Ok(())
     }

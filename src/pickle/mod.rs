@@ -11,10 +11,11 @@ mod machine;
 mod numpy;
 mod stack;
 mod torch;
+mod torch_names;
 mod value;
 
 pub(crate) use machine::read;
-pub(crate) use value::{Heap, Id, Tensor, Value};
+pub(crate) use value::{Element, Heap, Id, Tensor, Value};
 
 use value::Global;
 
@@ -35,7 +36,7 @@ pub(crate) enum Names {
 impl Names {
     fn global(self, module: &str, name: &str) -> Option<Global> {
         match self {
-            Names::Torch => torch::global(module, name),
+            Names::Torch => torch_names::global(module, name),
             Names::Numpy => numpy::global(module, name),
         }
     }

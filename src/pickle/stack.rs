@@ -156,6 +156,7 @@ impl Machine<'_> {
         let list = self.top()?;
         match &mut self.heap.values[list as usize] {
             Value::List(list) => list.extend(items),
+            Value::Plain => {}
             _ => return Err("its pickle appends to what is no list".into()),
         }
         Ok(())
@@ -166,6 +167,7 @@ impl Machine<'_> {
         let dict = self.top()?;
         match &mut self.heap.values[dict as usize] {
             Value::Dict(dict) => dict.extend(pairs),
+            Value::Plain => {}
             _ => return Err("its pickle sets items of what is no dictionary".into()),
         }
         Ok(())

@@ -1,30 +1,12 @@
-//! The names in torch's checkpoints, and what they make of their arguments. No argument is trusted: each is checked for
-//! its form.
+//! What the names in torch's checkpoints ([`torch_names`](super::torch_names)) make of their arguments. No argument is trusted: each
+//! is checked for its form.
+//!
+//! Source: the functions of these names in torch's `_utils.py`, `_tensor.py` and `serialization.py`.
 
-use super::value::{Global, Heap, Id, Storage, Tensor, Value};
-use crate::checkpoint::Dtype;
+use super::value::{Element, Global, Heap, Id, Storage, Tensor, Value};
 
 /// torch's own limit of dimensions.
 const MAX_DIMENSIONS: usize = 64;
-
-/// The global of a name, `None` for every name that is not on the list.
-pub fn global(module: &str, name: &str) -> Option<Global> {
-    Some(match (module, name) {
-        ("collections", "OrderedDict") => Global::OrderedDict,
-        ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Global::RebuildTensor,
-        ("torch._utils", "_rebuild_parameter") => Global::RebuildParameter,
-        ("torch", "Size") => Global::Size,
-        ("torch", "device") | ("_codecs", "encode") => Global::Plain,
-        ("builtins" | "__builtin__", "set" | "frozenset") => Global::Plain,
-        ("torch.storage", "UntypedStorage") => Global::Storage(Dtype::U8),
-        ("torch", name) => match name.strip_suffix("Storage") {
-            Some(element) => Global::Storage(storage_dtype(element)?),
-            None if DTYPES.contains(&name) => Global::Plain,
-            None => return None,
-        },
-        _ => return None,
-    })
-}
 
 /// The value of `global(*arguments)`.
 ///
@@ -34,13 +16,33 @@ pub fn call(heap: &Heap<'_>, global: Global, arguments: &[Id]) -> Result<Value, 
     match (global, arguments) {
         (Global::OrderedDict, []) => Ok(Value::Dict(Vec::new())),
         (Global::OrderedDict, &[items]) => ordered_dict(heap, items),
-        (Global::RebuildTensor, &[storage, offset, shape, strides, ..]) => {
-            tensor(heap, storage, offset, [shape, strides]).map(Value::Tensor)
+        (Global::DefaultDict, [] | [_]) => Ok(Value::Dict(Vec::new())),
+        (Global::RebuildTensor, &[storage, offset, shape, strides, _, _, metadata, ..]) if changes(heap, metadata) => {
+            tensor(heap, storage, None, offset, [shape, strides]).map(|_| Value::OtherTensor("conjugated or negated"))
         }
-        (Global::RebuildParameter, &[data, ..]) => match heap.get(data) {
-            Value::Tensor(tensor) => Ok(Value::Tensor(tensor.clone())),
+        (Global::RebuildTensor, &[storage, offset, shape, strides, ..]) => {
+            tensor(heap, storage, None, offset, [shape, strides]).map(Value::Tensor)
+        }
+        (Global::RebuildTyped, &[storage, offset, shape, strides, _, _, dtype, ..]) => match *heap.get(dtype) {
+            Value::Global(Global::Dtype(element)) => {
+                tensor(heap, storage, Some(element), offset, [shape, strides]).map(Value::Tensor)
+            }
+            _ => Err("its pickle makes a tensor of an unknown type".into()),
+        },
+        (Global::RebuildSame, []) => Ok(Value::Plain),
+        (Global::RebuildSame, &[data, ..]) => match heap.get(data) {
+            tensor @ (Value::Tensor(_) | Value::OtherTensor(_)) => Ok(tensor.clone()),
             _ => Err("its pickle makes a parameter of what is no tensor".into()),
         },
+        (Global::RebuildFromType, &[function, _, arguments, ..]) => match (heap.get(function), heap.get(arguments)) {
+            // Never by itself: that could go as deep as the file is long.
+            (&Value::Global(function), Value::Tuple(arguments)) if function != Global::RebuildFromType => {
+                call(heap, function, arguments)
+            }
+            _ => Err("its pickle makes a tensor by what is no function of torch's".into()),
+        },
+        (Global::RebuildOther(what), _) => Ok(Value::OtherTensor(what)),
+        (Global::Module, _) => Ok(Value::Module(None)),
         (Global::Size, &[sides]) => match heap.get(sides) {
             Value::Tuple(sides) | Value::List(sides) if sides.len() <= MAX_DIMENSIONS => {
                 Ok(Value::Tuple(sides.clone()))
@@ -63,10 +65,24 @@ fn ordered_dict(heap: &Heap<'_>, items: Id) -> Result<Value, String> {
     items.iter().map(pair).collect::<Result<_, _>>().map(Value::Dict)
 }
 
-fn tensor(heap: &Heap<'_>, storage: Id, offset: Id, sizes: [Id; 2]) -> Result<Tensor, String> {
-    if !matches!(heap.get(storage), Value::Storage(_)) {
+/// Whether a tensor's metadata say that its numbers are others than those of its storage.
+fn changes(heap: &Heap<'_>, metadata: Id) -> bool {
+    let Value::Dict(entries) = heap.get(metadata) else { return false };
+    entries.iter().any(|&(_, value)| *heap.get(value) == Value::Bool(true))
+}
+
+/// A view of `storage`, whose elements are of its type unless `element` says another.
+fn tensor(
+    heap: &Heap<'_>,
+    storage: Id,
+    element: Option<Element>,
+    offset: Id,
+    sizes: [Id; 2],
+) -> Result<Tensor, String> {
+    let Value::Storage(stored) = heap.get(storage) else {
         return Err("its pickle makes a tensor of what is no storage".into());
-    }
+    };
+    let element = element.unwrap_or(stored.element);
     let offset = size(heap, offset)?;
     let [shape, strides] = sizes.map(|id| match heap.get(id) {
         Value::Tuple(items) | Value::List(items) if items.len() <= MAX_DIMENSIONS => {
@@ -74,7 +90,7 @@ fn tensor(heap: &Heap<'_>, storage: Id, offset: Id, sizes: [Id; 2]) -> Result<Te
         }
         _ => Err(format!("its pickle makes a tensor whose sizes are no tuple of at most {MAX_DIMENSIONS}")),
     });
-    Ok(Tensor { storage, offset, shape: shape?, strides: strides? })
+    Ok(Tensor { storage, element, offset, shape: shape?, strides: strides? })
 }
 
 /// The storage that a persistent id means: `("storage", type, key, device, length)`, and in legacy files a view, long unused.
@@ -90,8 +106,8 @@ pub fn storage(heap: &Heap<'_>, id: Id) -> Result<Storage, String> {
         _ => return Err(wrong()),
     };
     match (heap.text(kind), heap.get(class), heap.get(key)) {
-        (Some("storage"), &Value::Global(Global::Storage(dtype)), Value::Text(key)) => {
-            Ok(Storage { dtype, key: key.clone(), len: size(heap, len)? })
+        (Some("storage"), &Value::Global(Global::Storage(element)), Value::Text(key)) => {
+            Ok(Storage { element, key: key.clone(), len: size(heap, len)? })
         }
         _ => Err(wrong()),
     }
@@ -103,26 +119,4 @@ fn size(heap: &Heap<'_>, id: Id) -> Result<usize, String> {
         Value::BigInt(_) => Err("its pickle has a tensor with a size of more than 64 bits".into()),
         _ => Err("its pickle has a tensor with a size that is no whole number".into()),
     }
-}
-
-/// Element types that are plain names in `torch`.
-const DTYPES: [&str; 16] = [
-    "float32", "float64", "float16", "bfloat16", "float", "double", "half", "int64", "int32", "int16", "int8", "uint8",
-    "long", "int", "short", "bool",
-];
-
-fn storage_dtype(element: &str) -> Option<Dtype> {
-    Some(match element {
-        "Float" => Dtype::F32,
-        "Double" => Dtype::F64,
-        "Half" => Dtype::F16,
-        "BFloat16" => Dtype::BF16,
-        "Long" => Dtype::I64,
-        "Int" => Dtype::I32,
-        "Short" => Dtype::I16,
-        "Char" => Dtype::I8,
-        "Byte" | "Untyped" => Dtype::U8,
-        "Bool" => Dtype::Bool,
-        _ => return None,
-    })
 }

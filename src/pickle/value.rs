@@ -15,7 +15,7 @@ pub enum Value {
     None,
     Bool(bool),
     Int(i64),
-    /// A float, a device, a data type of torch, a set: nothing that anyone needs.
+    /// A float, a device, a set, a numpy array in a checkpoint: read past, because nobody needs it.
     Plain,
     /// A whole number of more than 64 bits, as little-endian bytes.
     BigInt(Range<usize>),
@@ -30,6 +30,10 @@ pub enum Value {
     Global(Global),
     Storage(Storage),
     Tensor(Tensor),
+    /// A tensor that is no plain view of a storage, by what it is: "sparse".
+    OtherTensor(&'static str),
+    /// A module of a TorchScript archive; its attributes, once they are set.
+    Module(Option<Id>),
     /// The name of numpy's element type, such as `u1`.
     ElementType(Range<usize>),
     /// Empty until its state is set.
@@ -40,13 +44,26 @@ pub enum Value {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Global {
     OrderedDict,
+    /// `collections.defaultdict`: a dictionary.
+    DefaultDict,
     /// `torch._utils._rebuild_tensor` or its second version.
     RebuildTensor,
-    RebuildParameter,
-    Storage(Dtype),
+    /// Its third version, whose type of elements is an argument.
+    RebuildTyped,
+    /// What makes its first argument another kind of tensor: a parameter, a tensor on a device.
+    RebuildSame,
+    /// What makes a tensor by another function, and sets its attributes.
+    RebuildFromType,
+    /// What makes a tensor that is no plain view of a storage, by what that is.
+    RebuildOther(&'static str),
+    Storage(Element),
+    /// torch's type of elements.
+    Dtype(Element),
+    /// A class of a TorchScript archive.
+    Module,
     /// `torch.Size`: a tuple.
     Size,
-    /// Anything [`Value::Plain`]: a device, a set, bytes that protocol 2 writes as text.
+    /// Anything that makes a [`Value::Plain`]: a device, a set, a counter, a numpy array.
     Plain,
     /// `numpy.ndarray`, and the function that makes an empty one.
     Ndarray,
@@ -59,10 +76,29 @@ pub enum Global {
     Encode,
 }
 
+/// The type of a storage's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// One that is read.
+    Known(Dtype),
+    /// One that is not: torch's name of it, and its bytes.
+    Other(&'static str, usize),
+}
+
+impl Element {
+    /// Bytes of an element.
+    pub fn size(self) -> usize {
+        match self {
+            Element::Known(dtype) => dtype.size(),
+            Element::Other(_, size) => size,
+        }
+    }
+}
+
 /// Numbers in the file under a key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Storage {
-    pub dtype: Dtype,
+    pub element: Element,
     /// Text in the pickle.
     pub key: Range<usize>,
     /// Elements.
@@ -73,6 +109,7 @@ pub struct Storage {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     pub storage: Id,
+    pub element: Element,
     /// Elements.
     pub offset: usize,
     pub shape: Vec<usize>,

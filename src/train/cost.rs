@@ -76,7 +76,7 @@ impl Memory {
 /// # Errors
 /// Settings that make no network.
 pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
-    let mut store = Store::blueprint();
+    let mut store = Store::of_shapes();
     let network = network_config(config, classes)?.build(&mut store, config.seed)?;
     let one = evaluation(config, network.as_ref(), &store, 1)?;
     let (batch, _) = record(config, classes, network.as_ref(), &store)?;
@@ -153,7 +153,7 @@ pub fn ensure_training(config: &Config, classes: usize, data: DataSizes, device:
 /// # Errors
 /// As [`ensure_training`].
 pub fn ensure_evaluation(config: &Config, classes: usize, device: &Device) -> Result<usize> {
-    let mut store = Store::blueprint();
+    let mut store = Store::of_shapes();
     let network = network_config(config, classes)?.build(&mut store, config.seed)?;
     let weights = times(4, store.count(None) + store.buffer_numbers());
     let batch = config.eval.batch;

@@ -10,7 +10,7 @@ use super::cost::{self, Cost, DataSizes};
 use super::state::{self, Best, ModelInfo, Position, Record};
 use super::task::{Report, Task};
 use super::{StepReport, Trainer, checkpoints, curves};
-use crate::checkpoint;
+use crate::checkpoint::{self, FineTune, Names};
 use crate::config::Config;
 use crate::data::{ImageCache, Loader, LoaderOptions, Sample, Sampler, Transform};
 use crate::device::Device;
@@ -287,7 +287,7 @@ impl<T: Task> Training<'_, T> {
         self.job.reporter.message(&format!("the weights after epoch {}:", best.epoch));
         let model = checkpoints::of_best(&self.job.run.checkpoints(), best).join(state::MODEL_FILE);
         self.trainer.fetch()?;
-        checkpoint::load_exact(&mut self.trainer.store, &checkpoint::File::open(&model)?)?;
+        checkpoint::load_exact(&mut self.trainer.store, &checkpoint::File::open(&model)?, None)?;
         let decls = self.trainer.state_decls().to_vec();
         state::load_latent_states(&model, &decls, &mut self.trainer.states)?;
         self.measure()
@@ -360,9 +360,10 @@ pub(super) fn load_weights<T: Task>(
     let Job { config, task, .. } = *job;
     let arch = config.arch()?;
     let keep = config.train.keep_head;
-    let file = checkpoint::File::open(path)?;
-    let is_head = |name: &str| !keep && arch.is_head(name);
-    let report = checkpoint::fine_tune(store, &file, is_head, |name| network.pretrained_names(name))?;
+    let file = checkpoint::File::open_dictionary(path, config.train.weights_dict.as_deref())?;
+    let names = Names { of: &|name| network.pretrained_names(name), in_backbone: &|name| network.is_backbone(name) };
+    let how = FineTune { names, is_head: &|name| !keep && arch.is_head(name), partial: config.train.init_partial };
+    let report = checkpoint::fine_tune(store, &file, how)?;
     if keep {
         let fits = !report.new.iter().any(|name| arch.is_head(name));
         // Weights from elsewhere name no classes.
@@ -377,7 +378,10 @@ pub(super) fn load_weights<T: Task>(
             return Err(Error::Checkpoint { path: path.into(), reason });
         }
     }
-    job.reporter.message(&format!("weights from {}:\n{}", path.shown(), report.table()));
+    job.reporter.message(&format!("weights from {}{}:\n{}", path.shown(), file.choice(), report.table()));
+    if let Some(partial) = &report.partial {
+        job.reporter.warn(&format!("--init-partial: {partial}"));
+    }
     Ok(())
 }
 

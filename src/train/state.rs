@@ -174,7 +174,7 @@ impl Saved {
     pub fn restore(&self, trainer: &mut Trainer) -> Result<()> {
         let Saved { model, training, .. } = self;
         // Of a run with a moving average: that.
-        checkpoint::load_exact(&mut trainer.store, model)?;
+        checkpoint::load_exact(&mut trainer.store, model, None)?;
         trainer.start_average();
         let header: Header = read_header(training.path(), &training.metadata)?;
         if training.shape(TRAINED_VALUES).is_some() {
@@ -186,7 +186,8 @@ impl Saved {
             }
         }
         let names: Vec<&str> = trainer.optimizer.state().map(|(name, _)| name).collect();
-        let values = names.iter().map(|name| training.f32(&format!("optimizer.{name}"))).collect::<Result<Vec<_>>>()?;
+        let values =
+            names.iter().map(|name| training.finite(&format!("optimizer.{name}"))).collect::<Result<Vec<_>>>()?;
         let state: Vec<(&str, &[f32])> = names.into_iter().zip(values.iter().map(Vec::as_slice)).collect();
         trainer.optimizer.restore(header.optimizer_steps, &state)?;
         restore_latent_states(training, trainer.state_decls().to_vec(), &mut trainer.states)?;
@@ -196,7 +197,7 @@ impl Saved {
 }
 
 fn same_length(file: &checkpoint::File, name: &str, len: usize) -> Result<Vec<f32>> {
-    let values = file.f32(name)?;
+    let values = file.finite(name)?;
     if values.len() != len {
         return Err(bad(file.path(), format!("{name} has {} numbers, the model {len}", values.len())));
     }
@@ -226,7 +227,7 @@ fn restore_latent_states(file: &checkpoint::File, decls: Vec<StateDecl>, states:
                 );
                 return Err(bad(file.path(), reason));
             }
-            states.set_current(StateId::from_index(i), file.f32(&decl.name)?);
+            states.set_current(StateId::from_index(i), file.finite(&decl.name)?);
         }
     }
     Ok(())

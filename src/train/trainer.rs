@@ -129,9 +129,9 @@ impl Trainer {
         classes: usize,
         init: impl FnOnce(&dyn Network, &mut Store) -> Result<()>,
     ) -> Result<Trainer> {
-        let mut blueprint = Store::blueprint();
-        network_config(config, classes)?.build(&mut blueprint, config.seed)?;
-        let mut store = Store::with_room(blueprint.count(None))?;
+        let mut shapes = Store::of_shapes();
+        network_config(config, classes)?.build(&mut shapes, config.seed)?;
+        let mut store = Store::with_room(shapes.count(None))?;
         let network = network_config(config, classes)?.build(&mut store, config.seed)?;
         init(network.as_ref(), &mut store)?;
         if config.train.freeze_backbone {

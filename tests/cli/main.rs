@@ -259,6 +259,99 @@ fn weights_from_elsewhere_are_measured_with_flags_that_name_their_network() {
     }
 }
 
+/// The fixture's weights with one of their tensors changed, in a file of another program.
+fn changed_weights(folder: &TempDir, name: &str, change: impl Fn(&mut Vec<f32>)) -> String {
+    use ptl::checkpoint::{File, Tensor, write};
+    let file = File::open(Path::new(&foreign_weights(folder, str::to_string))).unwrap();
+    let mut tensors = Vec::new();
+    for tensor in file.names() {
+        let shape = file.shape(&tensor).unwrap();
+        tensors.push(match file.f32(&tensor) {
+            Ok(mut values) => {
+                if tensor == name {
+                    change(&mut values);
+                }
+                Tensor::f32(tensor, &shape, values)
+            }
+            Err(_) => Tensor::i64(tensor.clone(), &shape, file.i64(&tensor).unwrap()),
+        });
+    }
+    let target = path(folder, "changed.safetensors");
+    write(Path::new(&target), &tensors, []).unwrap();
+    target
+}
+
+#[test]
+fn weights_that_are_not_finite_are_named_and_no_such_feature_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = &fixture().data;
+    let network = ["--width", "0.125", "--height", "32", "--image-width", "16", "--arch", "resnet18-ptl"];
+    let features = path(&folder, "features.npy");
+    let name = "backbone.layer2.0.conv1.weight";
+    let weights = changed_weights(&folder, name, |values| values[3] = f32::NAN);
+    let images = format!("{data}/query");
+    let extract = ["extract", "--checkpoint", &weights, "--images", &images, "--out", &features];
+    fails_with(1, &[&extract[..], &network].concat(), &["1 of the", name, "not finite"]);
+    fails_with(1, &[&["evaluate", "--checkpoint", &weights, "--data", data][..], &network].concat(), &[name]);
+    let out = path(&folder, "run");
+    fails_with(
+        1,
+        &tiny(&["train", "--data", data, "--init", &weights, "--out", &out]),
+        &[name, "take a checkpoint from before"],
+    );
+    assert!(!Path::new(&out).exists());
+    // Finite weights whose products are not.
+    let weights = changed_weights(&folder, "bottleneck.weight", |values| values.fill(3e38));
+    let extract = ["extract", "--checkpoint", &weights, "--images", &images, "--out", &features];
+    fails_with(1, &[&extract[..], &network].concat(), &["the features of image", ".jpg are not finite"]);
+    assert!(!Path::new(&features).exists());
+}
+
+/// A description that asks for a huge network beside a tensor of one number.
+#[test]
+fn a_description_is_believed_as_far_as_the_tensors_go() {
+    use ptl::checkpoint::{Tensor, write};
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoints = files(Path::new(&fixture().run).join("checkpoints"));
+    let own = ptl::checkpoint::File::open(&checkpoints.last().unwrap().join("model.safetensors")).unwrap();
+    let header: Value = serde_json::from_str(&own.metadata["ptl"]).unwrap();
+    let refused = |change: &dyn Fn(&mut Value), part: &str| {
+        let mut header = header.clone();
+        change(&mut header);
+        let target = path(&folder, "bomb.safetensors");
+        let metadata = [("ptl".to_string(), header.to_string())];
+        write(Path::new(&target), &[Tensor::f32("x", &[1], vec![0.0])], metadata).unwrap();
+        fails_with(1, &["evaluate", "--checkpoint", &target, "--data", &fixture().data], &[part]);
+    };
+    refused(&|header| header["classes"] = 16_777_216.into(), "tensors are missing");
+    refused(&|header| header["classes"] = 4_000_000_000u64.into(), "16777216");
+    refused(
+        &|header| {
+            header["config"]["model"]["width"] = 16.into();
+            header["config"]["model"]["arch"] = "resnet101-ptl".into();
+        },
+        "tensors are missing",
+    );
+    refused(&|header| header["config"]["ptl"]["cell_channels"] = vec![16384; 4].into(), "tensors are missing");
+    refused(&|header| header["config"]["model"]["embedding"] = 65536.into(), "tensors are missing");
+    refused(&|header| header["config"]["model"]["height"] = (1u64 << 40).into(), "model.height");
+}
+
+#[test]
+fn a_part_of_a_backbone_is_an_error_unless_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = &fixture().data;
+    let weights = foreign_weights(&folder, |name| name.replace("layer2.0.bn1.", "layer2.0.bn1.BN."));
+    let out = path(&folder, "run");
+    let mut args = tiny(&["train", "--data", data, "--init", &weights, "--out", &out, "--max-steps", "1"]);
+    fails_with(1, &args, &["lacks 4 of the", "layer2.0.bn1.weight", "layer2.0.bn1.BN.bias", "--init-partial"]);
+    assert!(!Path::new(&out).exists());
+    args.push("--init-partial");
+    succeeds(&args);
+    let log = fs::read_to_string(Path::new(&out).join("log.txt")).unwrap();
+    assert!(log.contains("4 of the 100 tensors of the backbone start from random values"), "{log}");
+}
+
 #[test]
 fn hostile_and_useless_weights_are_refused_before_the_run_exists() {
     let folder = tempfile::tempdir().unwrap();

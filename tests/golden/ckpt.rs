@@ -99,7 +99,7 @@ fn a_classifier_has_torchvisions_state_dict() {
         let config = ClassifierConfig { backbone, pool: Pool::Avg, ptl: None, classes };
         let mut store = Store::new();
         Classifier::new(&mut store, &config, 5).unwrap();
-        checkpoint::load_exact(&mut store, &file).unwrap_or_else(|e| panic!("{e}"));
+        checkpoint::load_exact(&mut store, &file, None).unwrap_or_else(|e| panic!("{e}"));
 
         let folder = tempfile::tempdir().unwrap();
         let written = folder.path().join("model.safetensors");

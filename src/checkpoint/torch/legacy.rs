@@ -1,9 +1,9 @@
 //! torch's format before 1.6: five pickles (magic number, protocol, system, the object, keys of its storages), then each
 //! storage as its length in elements and its bytes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use super::View;
+use super::{Contents, Storage};
 use crate::pickle::{self, Heap, Id, Names, Value};
 
 /// 0x1950a86a20f9469cfc6c, little-endian.
@@ -15,11 +15,11 @@ pub fn recognises(bytes: &[u8]) -> bool {
     matches!(bytes, [0x80, 0..=5, ..])
 }
 
-/// Views of the tensors of the one state dict.
+/// The tensors of the state dict.
 ///
 /// # Errors
 /// It is damaged or another pickle, or holds what [`pickle`] refuses.
-pub fn read(bytes: &[u8]) -> Result<BTreeMap<String, View>, String> {
+pub fn read(bytes: &[u8], dictionary: Option<&str>) -> Result<Contents, String> {
     let mut at = 0;
     let mut next = || {
         let (heap, root, len) = pickle::read(&bytes[at..], Names::Torch)?;
@@ -28,7 +28,9 @@ pub fn read(bytes: &[u8]) -> Result<BTreeMap<String, View>, String> {
     };
     let (heap, magic) = next()?;
     if !matches!(heap.get(magic), Value::BigInt(number) if heap.pickle[number.clone()] == MAGIC) {
-        return Err("it is a pickle, but none that torch.save wrote".into());
+        return Err(
+            "it is a pickle, but none that torch.save wrote: in Python, torch.save a model's state_dict()".into()
+        );
     }
     let (heap, protocol) = next()?;
     if *heap.get(protocol) != Value::Int(PROTOCOL) {
@@ -44,7 +46,7 @@ pub fn read(bytes: &[u8]) -> Result<BTreeMap<String, View>, String> {
 
     let sizes: HashMap<&str, usize> = (heap.values.iter())
         .filter_map(|value| match value {
-            Value::Storage(storage) => Some((heap.str(&storage.key)?, storage.dtype.size())),
+            Value::Storage(storage) => Some((heap.str(&storage.key)?, storage.element.size())),
             _ => None,
         })
         .collect();
@@ -59,9 +61,9 @@ pub fn read(bytes: &[u8]) -> Result<BTreeMap<String, View>, String> {
         let end =
             usize::try_from(len).ok().and_then(|len| len.checked_mul(*size)).and_then(|len| start.checked_add(len));
         at = end.filter(|&end| end <= bytes.len()).ok_or_else(cut)?;
-        storages.insert(key, start..at);
+        storages.insert(key, Storage::Stored(start..at));
     }
-    super::views(&heap, root, &storages)
+    super::contents(&heap, root, dictionary, &storages)
 }
 
 fn is_big_endian(heap: &Heap<'_>, system: Id) -> bool {

@@ -31,6 +31,7 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     set_threads(&trained.config)?;
     let reporter = Reporter::stderr();
     reporter.message(&format!("device: {}", trained.device));
+    trained.say_choice(&reporter);
     match trained.config.task {
         TaskKind::Reid => rank(args, flags, trained, &reporter),
         TaskKind::Classify => classify(args, flags, trained, &reporter),

@@ -35,6 +35,7 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     set_threads(&config)?;
     let reporter = Reporter::stderr();
     reporter.message(&format!("device: {}", trained.device));
+    trained.say_choice(&reporter);
     if config.task == TaskKind::Classify && args.images.is_none() {
         return Err(Error::Setting {
             setting: "--images".into(),

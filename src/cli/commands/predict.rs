@@ -27,6 +27,7 @@ pub fn predict(args: &PredictArgs) -> Result<ExitCode> {
     set_threads(&trained.config)?;
     let reporter = Reporter::stderr();
     reporter.message(&format!("device: {}", trained.device));
+    trained.say_choice(&reporter);
     let sample = |path| Sample { image: ImageSource::File(path), label: 0 };
     let ImageList { images, warnings } = list_images(&args.images)?;
     let mut images = ClassDataset {

@@ -83,7 +83,7 @@ fn run<T: Task>(
         (Some(_), _) => Start::Resume,
         (None, Some(path)) => {
             let path = model_file(path)?;
-            checkpoint::File::open(&path)?;
+            checkpoint::File::open_dictionary(&path, config.train.weights_dict.as_deref())?;
             Start::Init(path)
         }
         (None, None) => Start::Scratch,
