@@ -128,7 +128,9 @@ fn elsewhere(root: &Path) -> Result<Option<String>> {
             Entry::Folder | Entry::LinkedFolder => {
                 if !SUBSETS.iter().any(|(_, folder)| *folder == name) && !UNUSED.contains(&name.as_str()) {
                     let images = images_below(&path, &mut PassedBy::default())?.len();
-                    found.extend((images > 0).then(|| (name, images)));
+                    if images > 0 {
+                        found.push((name, images));
+                    }
                 }
             }
             Entry::Image => loose += 1,
