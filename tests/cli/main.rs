@@ -3,6 +3,7 @@
 #![cfg(unix)]
 
 mod classify;
+mod rank;
 
 use std::fs;
 use std::path::{Path, PathBuf};
