@@ -187,6 +187,9 @@ fn candidates(
         terms.to_distances(gpu, block.ptr(), rows.clone(), 0..n)?;
         let [near, far] = [0, 1].map(|farthest| -> Result<Vec<(i32, f32)>> {
             let k = looked_for[farthest];
+            if k == 0 {
+                return Ok(Vec::new());
+            }
             let (mut at, mut bounds) = (vec![0i32; rows.len() * k], vec![0f32; rows.len() * k]);
             let (place, bound) = (words(gpu, at.len())?, words(gpu, at.len())?);
             let [wide, own, k, farthest] = [n, start, k, farthest].map(|size| size as i32);
