@@ -142,7 +142,7 @@ impl Pairs for Conditioned<'_> {
     }
 }
 
-fn row_of<'a>(features: [&'a [f32]; 2], queries: usize, dim: usize, i: usize) -> &'a [f32] {
+fn row_of(features: [&[f32]; 2], queries: usize, dim: usize, i: usize) -> &[f32] {
     if i < queries { &features[0][i * dim..][..dim] } else { &features[1][(i - queries) * dim..][..dim] }
 }
 
