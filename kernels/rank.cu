@@ -5,8 +5,8 @@
 //   R*(i) = R(i, k1) and every R(j, k1/2), j in R(i, k1), of which more than 2/3 lies in R(i, k1)
 //   V_ij = exp(-D_ij) / Σ over R*(i); then the mean of V over i and its k2 - 1 nearest.
 //   J_ij = 1 - m / (2 - m), m = Σ min(V_il, V_jl); the result is (1 - λ)·J + λ·D.
-// Order: row_scales; for each block of rows, Gram products (by whoever multiplies matrices), distances_from_products and
-// row_nearest; k_reciprocal with k1 and with k1/2; expand_sets; encode_weights; mean_of_nearest; for each block of queries
+// Order: for each block of rows, Gram products (by whoever multiplies matrices), distances_from_products and
+// row_nearest, whose candidates the host decides between; k_reciprocal with k1 and with k1/2; expand_sets; encode_weights; mean_of_nearest; for each block of queries
 // jaccard_overlap and blend_distances.
 //
 // Sets are sparse rows: `columns` [n, capacity] ascending, `weights` [n, capacity], `sizes` [n]; what lies behind a row's size
@@ -18,42 +18,26 @@
 // 8 warps a block, a warp for each row.
 DEVICE int warp_row() { return blockIdx.x * 8 + threadIdx.x / 32; }
 
-// d_ij = offset_i + offset_j - 2·scale_i·scale_j·(x_i·x_j): with cosine = 1 (offset 1, scale 1/|x|) 2 - 2 cos, with cosine = 0
-// (offset |x|², scale 1) the squared Euclidean distance. A row of zeros has no direction; its scale is 0.
-// launch: grid (ceil(n / 8))
-extern "C" __global__ void __launch_bounds__(256)
-    row_scales(const float* __restrict__ features,                    // [n, dim]
-               float* __restrict__ offset, float* __restrict__ scale,  // [n] each
-               int n, int dim, int cosine) {
-    int row = warp_row(), lane = threadIdx.x % 32;
-    if (row >= n) return;
-    float sum = 0.0f;
-    // By every lane, in the order of conv2d_forward_f32, which makes the products: equal rows are at distance 0.
-    for (int k = 0; k < dim; k++) {
-        float v = features[(long long)row * dim + k];
-        sum = fmaf(v, v, sum);
-    }
-    if (lane == 0) {
-        offset[row] = cosine ? 1.0f : sum;
-        scale[row] = !cosine ? 1.0f : sum > 0.0f ? 1.0f / sqrtf(sum) : 0.0f;
-    }
+// d_ij = max(0, offset_i + offset_j - 2·x_i·x_j - (length_i - length_j)²)·scale_i·scale_j, from the product x_i·x_j. With the squared
+// lengths of the rows as offsets, lengths 0 and scales 1 that is their squared distance. With |a| the length of row a before a
+// common centre was taken from all rows, lengths |a| less any one number and scales 1/|a| make it 2 - 2 cos of the rows before that.
+DEVICE float base_distance(float product, float offset_i, float offset_j, float length_i, float length_j, float scale_i, float scale_j) {
+    float apart = length_i - length_j, d = offset_i + offset_j - 2.0f * product - apart * apart;
+    return d < 0.0f ? 0.0f : d * scale_i * scale_j;
 }
 
-DEVICE float base_distance(float product, float offset_i, float offset_j, float scale_i, float scale_j) {
-    float d = offset_i + offset_j - 2.0f * scale_i * scale_j * product;
-    return d < 0.0f ? 0.0f : d;
-}
-
-// Products to distances, in place; with root = 1 their square root. launch: any grid of one dimension
+// Products to distances, in place. launch: any grid of one dimension
 extern "C" __global__ void __launch_bounds__(256)
     distances_from_products(float* __restrict__ block,  // [rows, columns]
-                            const float* __restrict__ row_offset, const float* __restrict__ row_scale,        // [rows]
-                            const float* __restrict__ column_offset, const float* __restrict__ column_scale,  // [columns]
-                            long long rows, int columns, int root) {
+                            const float* __restrict__ row_offset, const float* __restrict__ row_length,        // [rows] each
+                            const float* __restrict__ row_scale,                                               // [rows]
+                            const float* __restrict__ column_offset, const float* __restrict__ column_length,  // [columns] each
+                            const float* __restrict__ column_scale,                                            // [columns]
+                            long long rows, int columns) {
     for_each_in_rows(rows, columns, [=](long long row, int column) {
         long long i = row * columns + column;
-        float d = base_distance(block[i], row_offset[row], column_offset[column], row_scale[row], column_scale[column]);
-        block[i] = root ? sqrtf(d) : d;
+        block[i] = base_distance(block[i], row_offset[row], column_offset[column], row_length[row], column_length[column],
+                                 row_scale[row], column_scale[column]);
     });
 }
 
@@ -62,40 +46,29 @@ typedef unsigned long long Key;
 const Key NO_KEY = ~0ull;
 
 // The k nearest columns of each row by (distance, index), nearest first, without the row's own column, which is first_own + row
-// (first_own < 0: there is none); (-1, ∞) where there are fewer. And the largest distance of the row, own column
-// included. launch: grid (rows)
+// (first_own < 0: there is none); (-1, ∞) where there are fewer. With farthest = 1 the k farthest, farthest first.
+// launch: grid (rows)
 extern "C" __global__ void __launch_bounds__(256)
     row_nearest(const float* __restrict__ block,  // [rows, columns]
                 int* __restrict__ nearest,        // [rows, k]
                 float* __restrict__ distances,    // [rows, k]
-                float* __restrict__ largest,      // [rows] or null
-                int columns, int first_own, int k) {
+                int columns, int first_own, int k, int farthest) {
     SHARED(Key, keys, [256]);
-    SHARED(float, maxima, [256]);
     const float* row = block + (long long)blockIdx.x * columns;
     int own = first_own < 0 ? -1 : first_own + (int)blockIdx.x;
+    // Turned bits are in the opposite order.
+    uint32_t turn = farthest ? ~0u : 0u;
     // This thread's nearest column behind `last`; a thread owns every 256th column.
     auto next_key = [&](Key last, bool any) {
         Key best = NO_KEY;
         for (int j = threadIdx.x; j < columns; j += 256) {
             if (j == own) continue;
-            Key key = (Key)float_to_bits(row[j]) << 32 | (unsigned)j;
+            Key key = (Key)(float_to_bits(row[j]) ^ turn) << 32 | (unsigned)j;
             if (key < best && (any || key > last)) best = key;
         }
         return best;
     };
     Key mine = next_key(0, true);
-    if (largest) {
-        float most = 0.0f;
-        for (int j = threadIdx.x; j < columns; j += 256) most = fmaxf(most, row[j]);
-        maxima[threadIdx.x] = most;
-        __syncthreads();
-        for (int half = 128; half; half /= 2) {
-            if ((int)threadIdx.x < half) maxima[threadIdx.x] = fmaxf(maxima[threadIdx.x], maxima[threadIdx.x + half]);
-            __syncthreads();
-        }
-        if (threadIdx.x == 0) largest[blockIdx.x] = maxima[0];
-    }
     for (int place = 0; place < k; place++) {
         keys[threadIdx.x] = mine;
         __syncthreads();
@@ -110,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(256)
         if (threadIdx.x == 0) {
             long long at = (long long)blockIdx.x * k + place;
             nearest[at] = best == NO_KEY ? -1 : (int)(unsigned)best;
-            distances[at] = best == NO_KEY ? INFINITY : bits_to_float((uint32_t)(best >> 32));
+            distances[at] = best == NO_KEY ? INFINITY : bits_to_float((uint32_t)(best >> 32) ^ turn);
         }
     }
 }
@@ -212,7 +185,8 @@ extern "C" __global__ void __launch_bounds__(256, 4)
                    const int* __restrict__ nearest, const float* __restrict__ distances,  // [n, count] each
                    const float* __restrict__ largest,                                  // [n]
                    const float* __restrict__ features,                                 // [n, dim]
-                   const float* __restrict__ offset, const float* __restrict__ scale,  // [n] each
+                   const float* __restrict__ offset, const float* __restrict__ length,  // [n] each
+                   const float* __restrict__ scale,                                    // [n]
                    float* __restrict__ weights,                                        // [n, capacity]
                    int count, int capacity, int dim, int square) {
     int i = blockIdx.x, lane = threadIdx.x % 32, size = sizes[i];
@@ -232,7 +206,7 @@ extern "C" __global__ void __launch_bounds__(256, 4)
             const float *x = features + (long long)i * dim, *y = features + (long long)j * dim;
             float product = 0.0f;
             for (int k = lane; k < dim; k += 32) product = fmaf(x[k], y[k], product);
-            d = base_distance(warp_sum(product), offset[i], offset[j], scale[i], scale[j]);
+            d = base_distance(warp_sum(product), offset[i], offset[j], length[i], length[j], scale[i], scale[j]);
         }
         float share = largest[i] > 0.0f ? d / largest[i] : 0.0f;
         if (lane == 0) row[a] = expf(-(square ? share * share : share));

@@ -11,25 +11,27 @@ CASE(nearest_with_ties) {
     Floats block(rows * columns);
     for (float& v : block.data) v = (float)below(4);
     for (int first_own : {-1, 40}) {
-        for (int k : {7, 305}) {
+        for (int k : {7, -7, 305, -305}) {
+            int farthest = k < 0;
+            k = std::abs(k);
             Ints nearest(rows * k);
-            Floats distances(rows * k), largest(rows);
-            RUN(row_nearest, (Grid{rows}), block, nearest, distances, largest, columns, first_own, k);
-            Doubles want, want_distances, want_largest;
+            Floats distances(rows * k);
+            RUN(row_nearest, (Grid{rows}), block, nearest, distances, columns, first_own, k, farthest);
+            Doubles want, want_distances;
             for (int r = 0; r < rows; r++) {
                 std::vector<std::pair<float, int>> order;
                 for (int j = 0; j < columns; j++)
-                    if (first_own < 0 || j != first_own + r) order.push_back({block[r * columns + j], j});
+                    if (first_own < 0 || j != first_own + r) order.push_back({farthest ? -block[r * columns + j] : block[r * columns + j], j});
                 std::sort(order.begin(), order.end());
+                if (farthest)
+                    for (auto& item : order) item.first = std::fabs(item.first);
                 for (int p = 0; p < k; p++) {
                     want.push_back(p < (int)order.size() ? order[p].second : -1);
                     want_distances.push_back(p < (int)order.size() ? order[p].first : INFINITY);
                 }
-                want_largest.push_back(*std::max_element(&block[r * columns], &block[r * columns] + columns));
             }
             expect_exact("nearest", nearest, want);
             expect_exact("distances", distances, want_distances);
-            expect_exact("largest", largest, want_largest);
         }
     }
 }
@@ -46,6 +48,17 @@ static Floats products(const Floats& x, int n, int dim) {
     return out;
 }
 
+// What distances_from_products wants to know of rows; 10 is taken from all lengths.
+static void row_terms(const Floats& x, int n, int dim, bool cosine, Floats& offset, Floats& length, Floats& scale) {
+    for (int i = 0; i < n; i++) {
+        double sum = 0;
+        for (int k = 0; k < dim; k++) sum += value(x[i * dim + k]) * value(x[i * dim + k]);
+        offset[i] = (float)sum;
+        length[i] = cosine ? (float)(std::sqrt(sum) - 10) : 0.0f;
+        scale[i] = cosine ? (float)(1 / std::sqrt(sum)) : 1.0f;
+    }
+}
+
 static void check_rerank(int queries, int gallery, int k1, int k2, bool cosine, bool square, int window) {
     const int n = queries + gallery, dim = 9, half = (int)std::nearbyint(k1 / 2.0), count = std::max(k1, k2 - 1);
     // Two of three images lie in clusters, so that there is something to expand.
@@ -53,10 +66,10 @@ static void check_rerank(int queries, int gallery, int k1, int k2, bool cosine, 
     for (int i = 0; i < n; i++)
         for (int k = 0; k < dim; k++)
             if (i % 3) x[i * dim + k] = 0.3f * x[i * dim + k] + (k == i % 5 ? 2.0f : 0.0f);
-    Floats offset(n), scale(n), block = products(x, n, dim), largest(n), distances((size_t)n * count);
+    Floats offset(n), length(n), scale(n), block = products(x, n, dim), largest(n), distances((size_t)n * count);
     Ints nearest((size_t)n * count);
-    RUN(row_scales, (Grid{blocks(n, 8)}), x, offset, scale, n, dim, cosine);
-    RUN(distances_from_products, (Grid{2}), block, offset, scale, offset, scale, n, n, 0);
+    row_terms(x, n, dim, cosine, offset, length, scale);
+    RUN(distances_from_products, (Grid{2}), block, offset, length, scale, offset, length, scale, n, n);
     Doubles d;
     for (int i = 0; i < n; i++)
         for (int j = 0; j < n; j++) {
@@ -68,7 +81,8 @@ static void check_rerank(int queries, int gallery, int k1, int k2, bool cosine, 
             d.push_back(std::fmax(0, cosine ? 2 - 2 * ij / std::sqrt(ii * jj) : ii + jj - 2 * ij));
         }
     expect("base distances", block, d, 1e-5, 1e-5);
-    RUN(row_nearest, (Grid{(unsigned)n}), block, nearest, distances, largest, n, 0, count);
+    RUN(row_nearest, (Grid{(unsigned)n}), block, nearest, distances, n, 0, count, 0);
+    for (int i = 0; i < n; i++) largest[i] = *std::max_element(&block[i * n], &block[i * n] + n);
 
     // From here on the reference uses the neighbours that were found.
     auto reciprocal = [&](int i, int k) {
@@ -115,7 +129,7 @@ static void check_rerank(int queries, int gallery, int k1, int k2, bool cosine, 
     RUN_SHARED(k_reciprocal, warps, 32 * (k1 + 1), nearest, sets, set_sizes, n, count, k1);
     RUN_SHARED(k_reciprocal, warps, 32 * (half + 1), nearest, halves, half_sizes, n, count, half);
     RUN_SHARED(expand_sets, warps, 32 * capacity, sets, set_sizes, halves, half_sizes, columns, sizes, n, k1, half, capacity);
-    RUN(encode_weights, rows, columns, sizes, nearest, distances, largest, x, offset, scale, weights, count, capacity, dim, square);
+    RUN(encode_weights, rows, columns, sizes, nearest, distances, largest, x, offset, length, scale, weights, count, capacity, dim, square);
     RUN_SHARED(mean_of_nearest, rows, 8 * k2 * capacity, columns, weights, sizes, nearest, mean_columns, mean_weights, mean_sizes, count,
                capacity, k2, wide);
     auto check_rows = [&](const char* what, const std::vector<std::map<int, double>>& want, Ints& got_columns, Floats& got, Ints& got_sizes, int pitch) {
@@ -163,13 +177,13 @@ CASE(rerank) {
 }
 
 CASE(euclidean_distances) {
-    Floats x{3, 4, 0, 0, 3, 4}, offset(3), scale(3), block = products(x, 3, 2);
-    RUN(row_scales, (Grid{1}), x, offset, scale, 3, 2, 0);
-    RUN(distances_from_products, (Grid{1}), block, offset, scale, offset, scale, 3, 3, 1);
-    expect("root", block, {0, 5, 0, 5, 0, 5, 0, 5, 0}, 1e-6, 1e-6);
-    // A row of zeros has no direction.
-    Floats cosine = products(x, 3, 2);
-    RUN(row_scales, (Grid{1}), x, offset, scale, 3, 2, 1);
-    RUN(distances_from_products, (Grid{1}), cosine, offset, scale, offset, scale, 3, 3, 0);
-    expect("2 - 2 cos", cosine, {0, 2, 0, 2, 2, 2, 0, 2, 0}, 1e-6, 1e-6);
+    Floats x{3, 4, 0, 0, 3, 4, 0, 4}, offset(4), length(4), scale(4), block = products(x, 4, 2);
+    row_terms(x, 4, 2, false, offset, length, scale);
+    RUN(distances_from_products, (Grid{1}), block, offset, length, scale, offset, length, scale, 4, 4);
+    expect("squared", block, {0, 25, 0, 9, 25, 0, 25, 16, 0, 25, 0, 9, 9, 16, 9, 0}, 1e-6, 1e-6);
+    Floats cosine = products(x, 4, 2);
+    row_terms(x, 4, 2, true, offset, length, scale);
+    scale[1] = 0;
+    RUN(distances_from_products, (Grid{1}), cosine, offset, length, scale, offset, length, scale, 4, 4);
+    expect("2 - 2 cos", cosine, {0, 0, 0, 0.4, 0, 0, 0, 0, 0, 0, 0, 0.4, 0.4, 0, 0.4, 0}, 1e-6, 1e-6);
 }

@@ -128,7 +128,7 @@ pub(super) struct Product<'a, L> {
 }
 
 /// Blocks of the inner dimension: (first tap, taps, first element within each tap, elements).
-fn depth_blocks(taps: usize, depth: usize) -> Vec<(usize, usize, usize, usize)> {
+pub(super) fn depth_blocks(taps: usize, depth: usize) -> Vec<(usize, usize, usize, usize)> {
     if depth >= KC {
         let parts = depth.div_ceil(KC);
         let len = depth.div_ceil(parts);

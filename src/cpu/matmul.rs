@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::gemm::{LeftRows, Product, RightMatrix, Shared};
+use super::gemm::{self, LeftRows, Product, RightMatrix, Shared};
 use super::microkernel::{self, Isa, MAX_NR, MR};
 
 /// Column ranges of [`matmul_nt`] start at multiples of this.
@@ -81,6 +81,12 @@ pub fn matmul_nt(a: &[f32], b: &PackedRows, columns: Range<usize>, out: &mut [f3
     let product = Product { isa: b.isa, left: &left, rows, taps: 1, depth, n, packed, nr: b.nr };
     // SAFETY: row `row` of `out`, which has `n` elements.
     product.run(false, None, |row| unsafe { destination.get().add(row * n) });
+}
+
+/// Numbers of a row of `depth` whose products [`matmul_nt`] adds one after the other, before it adds that sum to the sum of those
+/// before them.
+pub fn summed_at_once(depth: usize) -> usize {
+    gemm::depth_blocks(1, depth)[0].3
 }
 
 #[cfg(test)]

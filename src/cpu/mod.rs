@@ -7,9 +7,11 @@ mod gemm;
 pub mod math;
 mod matmul;
 mod microkernel;
+mod pairs;
 pub mod par;
 mod simd;
 
-pub use matmul::{COLUMN_ALIGNMENT, PackedRows, matmul_nt};
+pub use matmul::{COLUMN_ALIGNMENT, PackedRows, matmul_nt, summed_at_once};
 pub use microkernel::isa_name;
+pub use pairs::{squared_distance, squared_distance_of_directions};
 pub(crate) use simd::with_best_isa;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::distance::Row;
 use super::ranking::{Labels, RankingOptions, rank_query};
 use crate::report::Table;
 
@@ -39,18 +40,18 @@ impl<'a> CameraPairs<'a> {
         CameraPairs { query, gallery, options, items, next: 0, sums: BTreeMap::new() }
     }
 
-    /// Ranks the next queries, whose distances are `block` `[rows, gallery]`.
-    pub fn add(&mut self, block: &[f32]) {
+    /// Ranks the next queries.
+    pub fn add(&mut self, rows: &[Row]) {
         let (query, first) = (self.query, self.next);
-        let of_row = |(i, row): (usize, &[f32])| {
+        let of_row = |(i, row): (usize, &Row)| {
             let (pid, camid) = (query.pids[first + i], query.camids[first + i]);
             let of_camera = |(camera, items): (&i64, &Vec<usize>)| {
-                let ranked = rank_query(row, items.iter().copied(), pid, camid, self.gallery, self.options)?;
+                let ranked = rank_query(*row, items.iter().copied(), pid, camid, self.gallery, self.options)?;
                 Some(((camid, *camera), ranked.result))
             };
             self.items.iter().filter_map(of_camera).collect::<Vec<_>>()
         };
-        let rows: Vec<_> = block.par_chunks_exact(self.gallery.pids.len()).enumerate().map(of_row).collect();
+        let rows: Vec<_> = rows.par_iter().enumerate().map(of_row).collect();
         self.next += rows.len();
         for (pair, result) in rows.into_iter().flatten() {
             let (queries, ap, first) = self.sums.entry(pair).or_default();
@@ -96,8 +97,8 @@ mod tests {
         let options = RankingOptions::default();
         let mut pairs = CameraPairs::new(query, gallery, &options);
         // Query 0: camera 2 holds another before its match, camera 3 the match first. Query 1: camera 3 the match last.
-        pairs.add(&[0.0, 0.1, 0.2, 0.3, 0.4]);
-        pairs.add(&[0.5, 0.0, 0.5, 0.1, 0.2]);
+        pairs.add(&[Row::given(0, &[0.0, 0.1, 0.2, 0.3, 0.4])]);
+        pairs.add(&[Row::given(1, &[0.5, 0.0, 0.5, 0.1, 0.2])]);
         let pairs = pairs.finish();
         let pair = |query_camera, gallery_camera, map, rank1| CameraPair {
             query_camera,

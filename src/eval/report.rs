@@ -102,10 +102,10 @@ impl<'a> Evaluation<'a> {
         let options = &self.ranking;
         let mut plain = Ranker::new(query_labels, gallery_labels, options);
         let mut reranked = Ranker::new(query_labels, gallery_labels, options);
-        let roc = |()| {
-            RocBuilder::new(query_labels, gallery_labels, options.effective_filter(), self.sets.largest, EXACT_PAIRS)
-        };
-        let mut roc = details.roc.then_some(()).map(roc);
+        let distances = &self.sets.distances;
+        let (filter, largest) = (options.effective_filter(), distances.largest());
+        let roc = || RocBuilder::new(query_labels, gallery_labels, filter, largest, EXACT_PAIRS);
+        let mut roc = details.roc.then(roc);
         let by_camera = details.camera_pairs && options.protocol == Protocol::CrossCamera;
         if details.camera_pairs && !by_camera {
             reporter.message("no table of camera pairs: single gallery shots draw from all other cameras");
@@ -113,21 +113,20 @@ impl<'a> Evaluation<'a> {
         let mut pairs = by_camera.then(|| CameraPairs::new(query_labels, gallery_labels, options));
         let mut task = reporter.start("ranking", self.query.len() as u64, "queries");
         let mut block = DistanceBlock::default();
-        for rows in self.sets.distances.blocks() {
-            self.sets.distances.fill(rows.clone(), &mut block)?;
-            if self.rerank.is_some() {
-                reranked.add(&block.reranked);
-            }
-            plain.add(&block.plain);
-            roc.iter_mut().for_each(|roc| roc.add(&block.plain));
-            pairs.iter_mut().for_each(|pairs| pairs.add(&block.plain));
+        for rows in distances.blocks() {
+            distances.fill(rows.clone(), &mut block)?;
+            reranked.add(&distances.reranked(rows.clone(), &block));
+            let by_distance = distances.plain(rows.clone(), &block);
+            plain.add(&by_distance);
+            roc.iter_mut().for_each(|roc| roc.add(&by_distance));
+            pairs.iter_mut().for_each(|pairs| pairs.add(&by_distance));
             task.advance(rows.len() as u64, "");
         }
         task.finish("");
         Ok(Outcome {
             plain: plain.finish()?,
             reranked: self.rerank.map(|options| Ok((options, reranked.finish()?))).transpose()?,
-            roc: roc.and_then(RocBuilder::finish),
+            roc: roc.and_then(|roc| roc.finish(Some(distances.pairs()))),
             camera_pairs: pairs.map(CameraPairs::finish),
         })
     }
@@ -138,15 +137,13 @@ impl<'a> Evaluation<'a> {
     /// # Errors
     /// The device fails.
     pub fn nearest(&self, query: usize, count: usize) -> Result<Vec<(usize, f32)>> {
-        let mut block = DistanceBlock::default();
-        self.sets.distances.fill(query..query + 1, &mut block)?;
-        let row = if self.rerank.is_some() { block.reranked } else { block.plain };
+        let (distances, mut block) = (&self.sets.distances, DistanceBlock::default());
+        distances.fill(query..query + 1, &mut block)?;
+        let one = query..query + 1;
+        let rows = if self.rerank.is_some() { distances.reranked(one, &block) } else { distances.plain(one, &block) };
         let (pid, camid) = (self.query.pids[query], self.query.camids[query]);
         let kept = |g: &usize| !self.ranking.effective_filter().removes(pid, camid, self.sets.gallery_labels, *g);
-        let mut items: Vec<(usize, f32)> = (0..row.len()).filter(kept).map(|g| (g, row[g])).collect();
-        items.sort_by(|a, b| a.1.total_cmp(&b.1));
-        items.truncate(count);
-        Ok(items)
+        Ok(rows.first().map_or_else(Vec::new, |row| row.nearest((0..row.len()).filter(kept), count)))
     }
 
     /// Everything as JSON. `trained_on` and `evaluated_on` name data sets or files.
@@ -252,7 +249,7 @@ mod tests {
         assert_eq!(*reranked, want);
         assert_ne!(outcome.plain.map, want.map);
         let nearest = evaluation.nearest(3, 5).unwrap();
-        assert_eq!(nearest[0].1, distances[3 * 90 + nearest[0].0]);
+        assert!((nearest[0].1 - distances[3 * 90 + nearest[0].0]).abs() < 1e-6);
         assert!(nearest.is_sorted_by(|a, b| a.1 <= b.1) && nearest.len() == 5);
         assert!(
             nearest.iter().all(|(g, _)| gallery.pids[*g] != query.pids[3] || gallery.camids[*g] != query.camids[3])

@@ -231,3 +231,21 @@ pub(super) fn bench_cases() -> Vec<OpCase> {
         .labels(&labels),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_all_features_have_in_common_does_not_matter() {
+        let op = Triplet { batch: 6, dim: 40, margin: 0.3 };
+        // Sums with 8192 need no rounding.
+        let own: Vec<f32> = (0..240).map(|i| (i * i * 37 % 1009) as f32 / 1024.0).collect();
+        let moved: Vec<f32> = own.iter().map(|x| x + 8192.0).collect();
+        assert_eq!(op.squared(&moved), op.squared(&own));
+        let labels = [0, 0, 1, 1, 2, 2];
+        assert_eq!(op.mine(&op.squared(&moved), &labels), op.mine(&op.squared(&own), &labels));
+        let scaled: Vec<f32> = own.iter().map(|x| x * 1e25).collect();
+        assert!(op.squared(&scaled).iter().all(|d| d.is_finite()));
+    }
+}

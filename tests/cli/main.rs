@@ -7,6 +7,7 @@ mod effect;
 mod ends;
 mod memory;
 mod names;
+mod rank;
 mod studies;
 
 use std::fs;

@@ -5,6 +5,7 @@ mod bytes;
 #[cfg(ptl_emulator)]
 mod cells;
 mod classify;
+mod exact;
 #[cfg(ptl_emulator)]
 mod faults;
 mod ops;

@@ -1,71 +1,70 @@
-//! Distances by a GPU: always in f32, by our own kernels, whatever the run computes in.
+//! Bounds of distances by a GPU: always in f32, by our own kernels, whatever the run computes in.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::{DistanceBlock, DistanceSource, block_rows};
+use super::{Conditioned, DistanceBlock, DistanceSource, block_rows};
 use crate::Result;
 use crate::cpu::conv::Conv2dGeometry;
 use crate::device::{Buffer, Gpu, Grid, Ptr, kernels};
-use crate::eval::rerank::{GpuReranker, RerankOptions};
+use crate::eval::rerank::{GpuReranker, RerankOptions, Settled};
 
 /// Rows and columns of a tile of products.
 const TILE: [usize; 2] = [128, 64];
 
 /// Queries and gallery on a GPU.
-pub struct GpuDistances {
+pub struct GpuDistances<'a> {
     gpu: Gpu,
+    conditioned: Arc<Conditioned<'a>>,
     /// `[queries + gallery, dim]`, the queries first.
     features: Buffer,
     gallery: Columns,
-    euclidean: Base,
-    queries: usize,
+    euclidean: RowTerms,
     block_rows: usize,
-    reranker: Option<GpuReranker>,
+    reranker: Option<GpuReranker<'a>>,
 }
 
-impl GpuDistances {
-    /// Brings `[query, gallery]` to the GPU.
+impl<'a> GpuDistances<'a> {
+    /// Brings the rows to the GPU.
     ///
     /// # Errors
     /// [`crate::Error::DeviceMemory`]; the device fails.
-    pub fn new(gpu: &Gpu, [query, gallery]: [&[f32]; 2], dim: usize) -> Result<GpuDistances> {
-        let (queries, n_gallery) = (query.len() / dim, gallery.len() / dim);
-        let features = words(gpu, query.len() + gallery.len())?;
-        let first = features.ptr::<f32>();
-        let first_gallery = first.add(query.len());
-        gpu.upload(first.address(), bytemuck::cast_slice(query))?;
-        gpu.upload(first_gallery.address(), bytemuck::cast_slice(gallery))?;
-        let euclidean = Base::new(gpu, first, queries + n_gallery, dim, false)?;
-        let gallery = Columns::new(gpu, first_gallery, n_gallery, dim)?;
-        let block_rows = rows_that_fit(gpu, n_gallery, 1)?;
-        Ok(GpuDistances { gpu: gpu.clone(), features, gallery, euclidean, queries, block_rows, reranker: None })
-    }
-
-    fn n(&self) -> usize {
-        self.queries + self.gallery.count
+    pub fn new(gpu: &Gpu, conditioned: Arc<Conditioned<'a>>) -> Result<GpuDistances<'a>> {
+        let (n, queries, dim) = (conditioned.len(), conditioned.queries(), conditioned.dim());
+        let features = words(gpu, n * dim)?;
+        gpu.upload(features.ptr::<f32>().address(), bytemuck::cast_slice(conditioned.rows(0, n)))?;
+        let low_norms: Vec<f32> = conditioned.norms().iter().zip(conditioned.slack()).map(|(n, s)| n - s).collect();
+        let euclidean = RowTerms::new(gpu, &low_norms, &vec![0.0; n], &vec![1.0; n])?;
+        let gallery = Columns::new(gpu, features.ptr::<f32>().add(queries * dim), n - queries, dim)?;
+        let block_rows = rows_that_fit(gpu, n - queries, 1)?;
+        Ok(GpuDistances { gpu: gpu.clone(), conditioned, features, gallery, euclidean, block_rows, reranker: None })
     }
 }
 
-impl DistanceSource for GpuDistances {
+impl<'a> DistanceSource<'a> for GpuDistances<'a> {
     fn block_rows(&self) -> usize {
         self.block_rows
     }
 
     fn reranking_bytes(&self, options: &RerankOptions) -> Option<usize> {
-        GpuReranker::bytes(options, self.n(), self.gallery.dim)
+        GpuReranker::bytes(options, self.conditioned.len(), self.gallery.dim)
     }
 
     fn prepare_reranking(&mut self, options: RerankOptions, done: &mut dyn FnMut(usize)) -> Result<()> {
-        let (n, dim) = (self.n(), self.gallery.dim);
-        self.reranker = Some(GpuReranker::new(&self.gpu, self.features.ptr(), n, dim, options, done)?);
+        let features = self.features.ptr();
+        self.reranker = Some(GpuReranker::new(&self.gpu, features, self.conditioned.clone(), options, done)?);
         // Products, a copy that is re-ranked, and what encodings have in common.
         self.block_rows = rows_that_fit(&self.gpu, self.gallery.count, 3)?;
         Ok(())
     }
 
+    fn settled(&self) -> Option<&Settled<'a>> {
+        self.reranker.as_ref().map(GpuReranker::settled)
+    }
+
     fn fill(&self, rows: Range<usize>, block: &mut DistanceBlock) -> Result<()> {
         let gpu = &self.gpu;
-        let gallery = self.queries..self.n();
+        let gallery = self.conditioned.queries()..self.conditioned.len();
         let len = rows.len() * gallery.len();
         let products = words(gpu, len)?;
         let query = self.features.ptr::<f32>().add(rows.start * self.gallery.dim);
@@ -79,14 +78,18 @@ impl DistanceSource for GpuDistances {
                 Some(copy)
             }
         };
-        self.euclidean.to_distances(gpu, products.ptr(), rows, gallery, true)?;
+        self.euclidean.to_distances(gpu, products.ptr(), rows.clone(), gallery)?;
         block.plain.resize(len, 0.0);
         let mut copies = vec![(bytemuck::cast_slice_mut(&mut block.plain[..]), products.ptr::<f32>().address())];
         if let Some(reranked) = &reranked {
             block.reranked.resize(len, 0.0);
             copies.push((bytemuck::cast_slice_mut(&mut block.reranked[..]), reranked.ptr::<f32>().address()));
         }
-        gpu.download(&mut copies)
+        gpu.download(&mut copies)?;
+        if let Some(reranker) = &self.reranker {
+            block.margins = reranker.to_bounds(rows, &mut block.reranked);
+        }
+        Ok(())
     }
 }
 
@@ -125,39 +128,38 @@ impl Columns {
     }
 }
 
-/// What turns products of images into their distance d_ij = max(0, offset_i + offset_j - 2 scale_i scale_j x_i·x_j): the
-/// squared Euclidean one, or 2 - 2 cos.
-pub struct Base {
+/// What turns products of images into bounds of their distance
+/// d_ij = max(0, offset_i + offset_j - 2 x_i·x_j - (length_i - length_j)²) scale_i scale_j: of the squared Euclidean one with lengths
+/// 0 and scales 1, of 2 - 2 cos with the lengths that rows had before they were centred and the reciprocals of these.
+pub struct RowTerms {
     /// `[n]` each
     pub offset: Buffer,
+    pub length: Buffer,
     pub scale: Buffer,
 }
 
-impl Base {
-    /// Of `features` `[n, dim]`; `cosine`: 2 - 2 cos.
-    pub fn new(gpu: &Gpu, features: Ptr<f32>, n: usize, dim: usize, cosine: bool) -> Result<Base> {
-        let (offset, scale) = (words(gpu, n)?, words(gpu, n)?);
-        let (count, length, cosine) = (n as i32, dim as i32, i32::from(cosine));
-        kernels::row_scales(gpu, n.div_ceil(8), features, offset.ptr(), scale.ptr(), count, length, cosine)?;
-        Ok(Base { offset, scale })
+impl RowTerms {
+    /// Brings the terms of all images to the GPU.
+    pub fn new(gpu: &Gpu, offset: &[f32], length: &[f32], scale: &[f32]) -> Result<RowTerms> {
+        let upload = |values: &[f32]| -> Result<Buffer> {
+            let buffer = words(gpu, values.len())?;
+            gpu.upload(buffer.ptr::<f32>().address(), bytemuck::cast_slice(values))?;
+            Ok(buffer)
+        };
+        Ok(RowTerms { offset: upload(offset)?, length: upload(length)?, scale: upload(scale)? })
     }
 
-    /// Turns products of the images `rows` with the images `columns` into d, or into its `root`.
-    pub fn to_distances(
-        &self,
-        gpu: &Gpu,
-        block: Ptr<f32>,
-        rows: Range<usize>,
-        columns: Range<usize>,
-        root: bool,
-    ) -> Result<()> {
+    /// Turns products of the images `rows` with the images `columns` into bounds of d.
+    pub fn to_distances(&self, gpu: &Gpu, block: Ptr<f32>, rows: Range<usize>, columns: Range<usize>) -> Result<()> {
         let of = |images: &Range<usize>| {
-            [self.offset.ptr::<f32>().add(images.start), self.scale.ptr::<f32>().add(images.start)]
+            [&self.offset, &self.length, &self.scale].map(|terms| terms.ptr::<f32>().add(images.start))
         };
-        let ([o_row, s_row], [o_column, s_column]) = (of(&rows), of(&columns));
+        let ([o_row, l_row, s_row], [o_column, l_column, s_column]) = (of(&rows), of(&columns));
         let grid = Grid::any(rows.len() * columns.len());
-        let (high, wide, root) = (rows.len() as i64, columns.len() as i32, i32::from(root));
-        kernels::distances_from_products(gpu, grid, block, o_row, s_row, o_column, s_column, high, wide, root)
+        let (high, wide) = (rows.len() as i64, columns.len() as i32);
+        kernels::distances_from_products(
+            gpu, grid, block, o_row, l_row, s_row, o_column, l_column, s_column, high, wide,
+        )
     }
 }
 

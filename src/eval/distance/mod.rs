@@ -1,17 +1,22 @@
 //! Distances of block after block of queries to the whole gallery, by the CPU or a GPU: the whole matrix is never held.
 
+mod conditioned;
 mod cpu;
 mod gpu;
+mod row;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
+use std::sync::Arc;
 
+pub(super) use self::conditioned::{Conditioned, ROUNDING, largest};
 use self::cpu::CpuDistances;
-pub(super) use self::cpu::squared_norms;
 use self::gpu::GpuDistances;
-pub(super) use self::gpu::{Base, Columns, rows_that_fit, words};
-use super::rerank::RerankOptions;
+pub(super) use self::gpu::{Columns, RowTerms, rows_that_fit, words};
+pub(super) use self::row::{Pairs, Row, Width};
+use super::rerank::{RerankOptions, Settled};
+use crate::cpu::summed_at_once;
 use crate::device::Device;
 use crate::progress::Reporter;
 use crate::{Error, Result};
@@ -27,17 +32,19 @@ pub fn block_rows(n: usize) -> usize {
     (BLOCK_VALUES / n.max(1)).clamp(MIN_BLOCK_ROWS, MAX_BLOCK_ROWS) / MIN_BLOCK_ROWS * MIN_BLOCK_ROWS
 }
 
-/// Distances of some queries to the whole gallery; its memory is used for block after block.
+/// Lower bounds of distances of some queries to the whole gallery; its memory is used for block after block.
 #[derive(Debug, Default)]
 pub struct DistanceBlock {
-    /// Euclidean, `[rows, gallery]`
-    pub plain: Vec<f32>,
-    /// Re-ranked, `[rows, gallery]`; empty where that was not prepared.
-    pub reranked: Vec<f32>,
+    /// Squared Euclidean distances in the unit of the conditioned rows, `[rows, gallery]`.
+    plain: Vec<f32>,
+    /// Re-ranked distances, `[rows, gallery]`; empty where that was not prepared.
+    reranked: Vec<f32>,
+    /// `[rows]`: how far a re-ranked distance may be above its bound, beside what the plain distance leaves open.
+    margins: Vec<f32>,
 }
 
 /// Queries and a gallery on the side that computes.
-pub trait DistanceSource {
+pub trait DistanceSource<'a> {
     /// Queries of a block.
     fn block_rows(&self) -> usize;
 
@@ -51,7 +58,10 @@ pub trait DistanceSource {
     /// It does not fit into memory; the device fails.
     fn prepare_reranking(&mut self, options: RerankOptions, done: &mut dyn FnMut(usize)) -> Result<()>;
 
-    /// Computes the distances of the queries `rows`.
+    /// What was prepared for re-ranking.
+    fn settled(&self) -> Option<&Settled<'a>>;
+
+    /// Computes the bounds of the queries `rows`.
     ///
     /// # Errors
     /// The device fails.
@@ -60,31 +70,36 @@ pub trait DistanceSource {
 
 /// Distances between queries and a gallery, and who computes them.
 pub struct Distances<'a> {
-    /// `[queries, dim]` and `[gallery, dim]`
-    features: [&'a [f32]; 2],
-    dim: usize,
-    source: Box<dyn DistanceSource + 'a>,
+    conditioned: Arc<Conditioned<'a>>,
+    source: Box<dyn DistanceSource<'a> + 'a>,
+    /// Twice the slack of each image of the gallery.
+    widths: Vec<f32>,
     /// Why the CPU computes where a GPU was given.
     cpu_because: Option<String>,
 }
 
 impl<'a> Distances<'a> {
-    /// Of `[query, gallery]`, which have `norms` (see [`squared_norms`]), by `device`. A GPU where they do not fit beside what it
-    /// holds already leaves them to the CPU.
+    /// Of finite `[query, gallery]`, by `device`. A GPU where they do not fit beside what it holds already leaves them to the
+    /// CPU.
     ///
     /// # Errors
     /// The device fails.
-    pub fn new(features: [&'a [f32]; 2], norms: [Vec<f32>; 2], dim: usize, device: &Device) -> Result<Distances<'a>> {
-        let cpu = |cpu_because| {
-            let source = Box::new(CpuDistances::new(features, norms, dim));
-            Ok(Distances { features, dim, source, cpu_because })
+    pub fn new(features: [&'a [f32]; 2], dim: usize, device: &Device) -> Result<Distances<'a>> {
+        // A GPU sums a whole row.
+        let part = if device.gpu().is_some() { dim } else { summed_at_once(dim) };
+        let conditioned = Arc::new(Conditioned::new(features, dim, part));
+        let widths = conditioned.slack()[conditioned.queries()..].iter().map(|slack| 2.0 * slack).collect();
+        let (source, cpu_because): (Box<dyn DistanceSource<'a> + 'a>, _) = match device.gpu() {
+            None => (Box::new(CpuDistances::new(conditioned.clone())), None),
+            Some(gpu) => match GpuDistances::new(gpu, conditioned.clone()) {
+                Ok(source) => (Box::new(source), None),
+                Err(error @ Error::DeviceMemory { .. }) => {
+                    (Box::new(CpuDistances::new(conditioned.clone())), Some(error.to_string()))
+                }
+                Err(error) => return Err(error),
+            },
         };
-        let Some(gpu) = device.gpu() else { return cpu(None) };
-        match GpuDistances::new(gpu, features, dim) {
-            Ok(source) => Ok(Distances { features, dim, source: Box::new(source), cpu_because: None }),
-            Err(error @ Error::DeviceMemory { .. }) => cpu(Some(error.to_string())),
-            Err(error) => Err(error),
-        }
+        Ok(Distances { conditioned, source, widths, cpu_because })
     }
 
     /// Tells where the CPU computes although a GPU was given.
@@ -92,6 +107,16 @@ impl<'a> Distances<'a> {
         if let Some(reason) = &self.cpu_because {
             reporter.message(&format!("ranking on the CPU: {reason}"));
         }
+    }
+
+    /// No distance of a query to an image of the gallery is larger.
+    pub fn largest(&self) -> f64 {
+        self.conditioned.largest()
+    }
+
+    /// The Euclidean distances of single pairs.
+    pub fn pairs(&self) -> &dyn Pairs {
+        &*self.conditioned
     }
 
     /// From now on blocks have re-ranked distances too. What a GPU cannot do, the CPU does.
@@ -107,8 +132,7 @@ impl<'a> Distances<'a> {
                 done => return done,
             },
         };
-        let norms = self.features.map(|features| squared_norms(features, self.dim));
-        self.source = Box::new(CpuDistances::new(self.features, norms, self.dim));
+        self.source = Box::new(CpuDistances::new(self.conditioned.clone()));
         self.cpu_because = Some(because);
         self.say_fallback(reporter);
         let bytes = self.source.reranking_bytes(&options).expect("the CPU takes all options");
@@ -116,7 +140,7 @@ impl<'a> Distances<'a> {
     }
 
     fn prepare(&mut self, options: RerankOptions, bytes: usize, reporter: &Reporter) -> Result<()> {
-        let n = (self.features[0].len() + self.features[1].len()) / self.dim;
+        let n = self.conditioned.len();
         reporter.message(&format!("re-ranking ({options}) of {n} images takes about {} MiB", bytes >> 20));
         let mut task = reporter.start("re-ranking", n as u64, "images");
         let mut before = 0;
@@ -130,15 +154,35 @@ impl<'a> Distances<'a> {
 
     /// Ranges of queries whose distances are held together.
     pub fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (step, queries) = (self.source.block_rows(), self.features[0].len() / self.dim);
+        let (step, queries) = (self.source.block_rows(), self.conditioned.queries());
         (0..queries).step_by(step).map(move |start| start..(start + step).min(queries))
     }
 
-    /// Computes the distances of the queries `rows` to the gallery.
+    /// Computes bounds of the distances of the queries `rows` to the gallery.
     ///
     /// # Errors
     /// The device fails.
     pub fn fill(&self, rows: Range<usize>, block: &mut DistanceBlock) -> Result<()> {
         self.source.fill(rows, block)
+    }
+
+    /// The Euclidean distances of the queries `rows`, which `block` was filled for.
+    pub fn plain<'b>(&'b self, rows: Range<usize>, block: &'b DistanceBlock) -> Vec<Row<'b>> {
+        let slack = self.conditioned.slack();
+        let of_row = |(query, least): (usize, &'b [f32])| {
+            let width = Width { own: 2.0 * slack[query], factors: [1.0, 0.0], of: [&self.widths; 2] };
+            Row::bounded(query, least, width, &*self.conditioned)
+        };
+        rows.zip(block.plain.chunks_exact(self.widths.len().max(1))).map(of_row).collect()
+    }
+
+    /// The re-ranked distances of the queries `rows`, which `block` was filled for; nothing where that was not prepared.
+    pub fn reranked<'b>(&'b self, rows: Range<usize>, block: &'b DistanceBlock) -> Vec<Row<'b>> {
+        let Some(settled) = self.source.settled() else { return Vec::new() };
+        let least = block.reranked.chunks_exact(self.widths.len().max(1));
+        let of_row = |((query, least), margin): ((usize, &'b [f32]), &f32)| {
+            Row::bounded(query, least, settled.width(query, *margin), settled)
+        };
+        rows.zip(least).zip(&block.margins).map(of_row).collect()
     }
 }

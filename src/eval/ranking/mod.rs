@@ -19,7 +19,7 @@ pub(super) use self::query::rank_query;
 pub(super) use self::ranker::Ranker;
 pub use self::single_shot::REPEATS;
 use super::blocks::Sets;
-use super::distance::DistanceBlock;
+use super::distance::{DistanceBlock, Row};
 use crate::data::Protocol;
 use crate::device::Device;
 use crate::report::Table;
@@ -219,8 +219,8 @@ pub(super) fn rank_sets(sets: &Sets, options: &RankingOptions) -> Result<Ranking
     let mut ranker = Ranker::new(sets.query_labels, sets.gallery_labels, options);
     let mut block = DistanceBlock::default();
     for rows in sets.distances.blocks() {
-        sets.distances.fill(rows, &mut block)?;
-        ranker.add(&block.plain);
+        sets.distances.fill(rows.clone(), &mut block)?;
+        ranker.add(&sets.distances.plain(rows, &block));
     }
     ranker.finish()
 }
@@ -242,7 +242,8 @@ pub fn evaluate_distances(
         return Err(Error::NotFiniteFeature { set: "query", row: at / n_gallery });
     }
     let mut ranker = Ranker::new(query_labels, gallery_labels, options);
-    ranker.add(distances);
+    let rows = distances.chunks_exact(n_gallery.max(1)).enumerate();
+    ranker.add(&rows.map(|(query, row)| Row::given(query, row)).collect::<Vec<_>>());
     ranker.finish()
 }
 

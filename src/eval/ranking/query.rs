@@ -1,6 +1,7 @@
 //! One query: where its matches stand in the filtered gallery.
 
 use super::{Labels, QueryResult, RankingOptions};
+use crate::eval::distance::Row;
 
 /// A query's metrics and, for each of its matches in order, how many other items come before it.
 pub(in crate::eval) struct RankedQuery {
@@ -8,11 +9,21 @@ pub(in crate::eval) struct RankedQuery {
     pub others_before: Vec<usize>,
 }
 
+/// A match while its place is looked for.
+struct Match {
+    /// Lower bound, or the exact value where that matters.
+    key: f64,
+    item: usize,
+    /// Upper bound of this one and of all before it.
+    most: f32,
+    exact: bool,
+}
+
 /// Metrics of one query over the gallery items `items` (ascending), without sorting them: only the matches are sorted,
-/// and each other item is counted where it falls between them. `distances` is the whole row. `None` if no match is
-/// left.
+/// and each other item is counted where it falls between them. `row` is the whole gallery's; what its bounds leave open is
+/// decided by exact distances. `None` if no match is left.
 pub(in crate::eval) fn rank_query(
-    distances: &[f32],
+    row: Row,
     items: impl Iterator<Item = usize> + Clone,
     pid: i64,
     camid: i64,
@@ -20,19 +31,49 @@ pub(in crate::eval) fn rank_query(
     options: &RankingOptions,
 ) -> Option<RankedQuery> {
     let kept = || items.clone().filter(|&g| !options.filter.removes(pid, camid, gallery, g));
-    let mut matches: Vec<(f32, usize)> =
-        kept().filter(|&g| gallery.pids[g] == pid).map(|g| (distances[g], g)).collect();
-    matches.sort_by(|a, b| a.partial_cmp(b).expect("distances are not NaN"));
-    let (farthest, _) = *matches.last()?;
+    let of_item = |item| Match { key: f64::from(row.least(item)), item, most: row.most(item), exact: false };
+    let mut matches: Vec<Match> = kept().filter(|&g| gallery.pids[g] == pid).map(of_item).collect();
+    by_distance(&mut matches);
+    let mut farthest = f32::NEG_INFINITY;
+    for i in 0..matches.len() {
+        let overlaps = i > 0 && matches[i].key <= f64::from(farthest);
+        farthest = farthest.max(matches[i].most);
+        matches[i].most = farthest;
+        if overlaps {
+            settle(&mut matches[..=i], row);
+        }
+    }
+    if matches.is_empty() {
+        return None;
+    }
 
     // Other items by the first match that comes after them in rank, and by the first that is not nearer.
     let mut others_before = vec![0; matches.len()];
-    let mut others_within = vec![0; matches.len()];
-    for other in kept().filter(|&g| distances[g] <= farthest && gallery.pids[g] != pid) {
-        let key = (distances[other], other);
-        others_within[matches.partition_point(|m| m.0 < key.0)] += 1;
-        if let Some(count) = others_before.get_mut(matches.partition_point(|m| *m < key)) {
-            *count += 1;
+    let mut open = Vec::new();
+    let bounds: Vec<[f32; 2]> = matches.iter().map(|m| [row.least(m.item), m.most]).collect();
+    for other in kept().filter(|&g| row.least(g) <= farthest && gallery.pids[g] != pid) {
+        // Matches behind the first `end` are farther; those before are nearer if even the largest of their bounds is less.
+        let end = bounds.partition_point(|[least, _]| *least <= row.most(other));
+        if end > 0 && bounds[end - 1][1] >= row.least(other) {
+            open.push((other, end));
+        } else if end < matches.len() {
+            others_before[end] += 1;
+        }
+    }
+    let mut others_within = others_before.clone();
+    for &(other, end) in &open {
+        let nearer = bounds[..end].partition_point(|[_, most]| *most < row.least(other));
+        matches[nearer..end].iter_mut().for_each(|m| m.settle(row));
+    }
+    by_distance(&mut matches);
+    for (other, _) in open {
+        let distance = row.exact(other);
+        let within = matches.partition_point(|m| m.key < distance);
+        let before = matches.partition_point(|m| (m.key, m.item) < (distance, other));
+        for (counts, place) in [(&mut others_within, within), (&mut others_before, before)] {
+            if let Some(count) = counts.get_mut(place) {
+                *count += 1;
+            }
         }
     }
     cumulate(&mut others_before);
@@ -42,7 +83,7 @@ pub(in crate::eval) fn rank_query(
     let (mut ap, mut ap_trapezoid, mut entered) = (0.0, 0.0, 0);
     for i in 0..matches.len() {
         let hits = i + 1;
-        if matches.get(hits).is_none_or(|next| next.0 > matches[i].0) {
+        if matches.get(hits).is_none_or(|next| next.key > matches[i].key) {
             ap += (hits - entered) as f64 / n * hits as f64 / (hits + others_within[i]) as f64;
             entered = hits;
         }
@@ -62,6 +103,29 @@ pub(in crate::eval) fn rank_query(
         first_match_rank: 1 + others_before[0],
     };
     Some(RankedQuery { result, others_before })
+}
+
+impl Match {
+    fn settle(&mut self, row: Row) {
+        if !self.exact {
+            (self.key, self.exact) = (row.exact(self.item), true);
+        }
+    }
+}
+
+/// Looks up the last of `matches`, whose lower bound lies below an upper bound of those before it, and all that it may be as near
+/// as.
+fn settle(matches: &mut [Match], row: Row) {
+    let (last, before) = matches.split_last_mut().expect("at least one match");
+    let least = row.least(last.item);
+    last.settle(row);
+    // Upper bounds of `most` are of all before, too: they ascend.
+    let first = before.partition_point(|m| m.most < least);
+    before[first..].iter_mut().for_each(|m| m.settle(row));
+}
+
+fn by_distance(matches: &mut [Match]) {
+    matches.sort_by(|a, b| (a.key, a.item).partial_cmp(&(b.key, b.item)).expect("distances are not NaN"));
 }
 
 fn cumulate(counts: &mut [usize]) {

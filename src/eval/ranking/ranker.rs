@@ -6,6 +6,7 @@ use super::query::{RankedQuery, rank_query};
 use super::single_shot::{self, Draws, REPEATS};
 use super::{CmcRule, Labels, QueryResult, RankingOptions, RankingReport};
 use crate::data::Protocol;
+use crate::eval::distance::Row;
 use crate::{Error, Result};
 
 /// Takes the rows of the distance matrix in order.
@@ -22,15 +23,11 @@ impl<'a> Ranker<'a> {
         Ranker { query, gallery, options, ranked: Vec::new(), draws: Vec::new() }
     }
 
-    /// Ranks the next queries, whose distances are `block` `[rows, gallery]`.
-    pub fn add(&mut self, block: &[f32]) {
-        let n_gallery = self.gallery.pids.len();
-        if n_gallery == 0 {
-            return;
-        }
+    /// Ranks the next queries.
+    pub fn add(&mut self, rows: &[Row]) {
         let (query, gallery, options) = (self.query, self.gallery, self.options);
         let first = self.ranked.len().max(self.draws.len());
-        let rows = block.par_chunks_exact(n_gallery).enumerate().map(|(i, row)| (first + i, row));
+        let rows = rows.par_iter().enumerate().map(|(i, row)| (first + i, *row));
         match options.protocol {
             Protocol::CrossCamera => self.ranked.par_extend(
                 rows.map(|(q, row)| rank_query(row, 0..row.len(), query.pids[q], query.camids[q], gallery, options)),

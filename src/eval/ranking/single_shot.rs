@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use rand::RngExt;
 
 use super::{Labels, RankingOptions};
+use crate::eval::distance::Row;
 use crate::rng::{Purpose, stream};
 
 /// Draws for each query.
@@ -17,7 +18,7 @@ pub(super) type Draws = [u32; REPEATS];
 /// Ranks query number `query`. The draws depend on the seed, the repeat and the query alone. `None` if no other camera
 /// saw its identity.
 pub(super) fn rank(
-    distances: &[f32],
+    row: Row,
     query: usize,
     pid: i64,
     camid: i64,
@@ -25,7 +26,7 @@ pub(super) fn rank(
     options: &RankingOptions,
 ) -> Option<Draws> {
     let mut images: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
-    for g in (0..distances.len()).filter(|&g| gallery.camids[g] != camid) {
+    for g in (0..row.len()).filter(|&g| gallery.camids[g] != camid) {
         images.entry(gallery.pids[g]).or_default().push(g);
     }
     images.get(&pid)?;
@@ -33,10 +34,17 @@ pub(super) fn rank(
         let mut rng = stream(options.seed, Purpose::SingleShot, repeat as u64, query as u64);
         let drawn: Vec<(i64, usize)> =
             images.iter().map(|(&pid, images)| (pid, images[rng.random_range(0..images.len())])).collect();
-        let key = |g: usize| (distances[g], if options.pessimistic_ties { 0 } else { g });
-        let own = drawn.iter().find(|(drawn, _)| *drawn == pid).map(|(_, g)| key(*g)).expect("the query has images");
-        let before = |other: (f32, usize)| other < own || (options.pessimistic_ties && other == own);
-        drawn.iter().filter(|(other, g)| *other != pid && before(key(*g))).count() as u32
+        let own = drawn.iter().find(|(drawn, _)| *drawn == pid).map(|(_, g)| *g).expect("the query has images");
+        let mut exact = None;
+        let mut before = |other: usize| {
+            if row.most(other) < row.least(own) || row.least(other) > row.most(own) {
+                return row.least(other) < row.least(own);
+            }
+            let (other_distance, own_distance) = (row.exact(other), *exact.get_or_insert_with(|| row.exact(own)));
+            let first_of_ties = options.pessimistic_ties || other < own;
+            other_distance < own_distance || (other_distance == own_distance && first_of_ties)
+        };
+        drawn.iter().filter(|(other, g)| *other != pid && before(*g)).count() as u32
     }))
 }
 
@@ -85,7 +93,7 @@ mod tests {
     fn ties_go_by_index_or_against_the_query() {
         let rank = |pids: &[i64], pessimistic_ties| {
             let options = RankingOptions { pessimistic_ties, ..options(0) };
-            rank(&[0.5, 0.5], 0, 1, 1, Labels { pids, camids: &[2, 2] }, &options).unwrap()[0]
+            rank(Row::given(0, &[0.5, 0.5]), 0, 1, 1, Labels { pids, camids: &[2, 2] }, &options).unwrap()[0]
         };
         assert_eq!((rank(&[1, 2], false), rank(&[2, 1], false)), (0, 1));
         assert_eq!((rank(&[1, 2], true), rank(&[2, 1], true)), (1, 1));

@@ -1,64 +1,141 @@
-//! The distance that a variant starts from, out of the products of features.
+//! The distance d that a variant starts from: bounds out of the products of conditioned features, and exact pairs.
+
+use std::sync::Arc;
 
 use super::RerankVariant;
-use crate::eval::distance::squared_norms;
+use crate::eval::distance::{Conditioned, ROUNDING};
 
-/// Lanes of the products of single pairs.
-const LANES: usize = 16;
+/// Roundings that 2 - 2 cos adds to those of a squared distance, relative to it.
+const COSINE_ROUNDINGS: f64 = 24.0;
+/// A row that is shorter than this share of the longest is not looked at in f32.
+const SHORT: f64 = 1e-12;
 
-/// d_ij = max(0, offset_i + offset_j - 2 scale_i scale_j x_i·x_j): offset |x|² and scale 1 give the squared Euclidean
-/// distance, offset 1 and scale 1/|x| give 2 - 2 cos.
-pub(super) struct Base {
-    offset: Vec<f32>,
-    scale: Vec<f32>,
+/// d_ij: the squared Euclidean distance in the unit of the conditioned rows, or 2 - 2 cos, of which the lower bound is
+/// max(0, offset_i + offset_j - 2 x_i·x_j - (length_i - length_j)²) scale_i scale_j, and the upper one [`Base::width`] above it.
+///
+/// With |a| and |b| the lengths of rows a and b before they were centred, |a - b|² = (|a| - |b|)² + |a||b| (2 - 2 cos). So lengths less
+/// that of the centre and scales 1/|a| give 2 - 2 cos from the products that give |a - b|²; lengths 0 and scales 1 give the latter.
+pub(super) struct Base<'a> {
+    conditioned: Arc<Conditioned<'a>>,
+    pub offset: Vec<f32>,
+    pub length: Vec<f32>,
+    /// 0 where products tell nothing of a row.
+    pub scale: Vec<f32>,
+    slack: Vec<f32>,
+    /// The lengths in f64, without anything taken off; empty for the Euclidean distance.
+    lengths: Vec<f64>,
     square: bool,
+    /// Largest scale, and largest slack times scale, of all images.
+    largest: [f32; 2],
 }
 
-impl Base {
-    pub fn new(features: &[f32], dim: usize, variant: RerankVariant) -> Base {
-        let norms = squared_norms(features, dim);
-        let n = norms.len();
-        // A row of zeros has no direction: 2 - 2 cos is 2 for it.
-        let inverse = |norm: &f32| if *norm > 0.0 { (1.0 / f64::from(*norm).sqrt()) as f32 } else { 0.0 };
-        let (offset, scale) = match variant.is_cosine() {
-            true => (vec![1.0; n], norms.iter().map(inverse).collect()),
-            false => (norms, vec![1.0; n]),
-        };
-        Base { offset, scale, square: variant.squares() }
+impl<'a> Base<'a> {
+    pub fn new(conditioned: Arc<Conditioned<'a>>, variant: RerankVariant) -> Base<'a> {
+        let n = conditioned.len();
+        let (mut slack, mut length, mut scale) = (conditioned.slack().to_vec(), vec![0.0; n], vec![1.0; n]);
+        let mut lengths = Vec::new();
+        if variant.is_cosine() {
+            let centre = conditioned.centre_length();
+            lengths = conditioned.lengths();
+            for i in 0..n {
+                length[i] = (lengths[i] - centre) as f32;
+                scale[i] = if lengths[i] < SHORT { 0.0 } else { (1.0 / lengths[i]) as f32 };
+                slack[i] += (COSINE_ROUNDINGS * ROUNDING) as f32 * conditioned.norms()[i];
+            }
+        }
+        let offset = conditioned.norms().iter().zip(&slack).map(|(norm, slack)| norm - slack).collect();
+        let largest = |of: &dyn Fn(usize) -> f32| (0..n).map(of).fold(0.0, f32::max);
+        let largest = [largest(&|i| scale[i]), largest(&|i| slack[i] * scale[i])];
+        Base { conditioned, offset, length, scale, slack, lengths, square: variant.squares(), largest }
     }
 
     pub fn len(&self) -> usize {
         self.offset.len()
     }
 
-    /// Turns products of image `i` with the images from `first` on into d.
-    pub fn to_base(&self, i: usize, first: usize, row: &mut [f32]) {
-        let (offset, scale) = (self.offset[i], -2.0 * self.scale[i]);
-        for ((value, o), s) in row.iter_mut().zip(&self.offset[first..]).zip(&self.scale[first..]) {
-            *value = (offset + o + scale * s * *value).max(0.0);
+    pub fn conditioned(&self) -> &Conditioned<'a> {
+        &self.conditioned
+    }
+
+    /// Turns products of image `i` with the images from `first` on into lower bounds of d.
+    pub fn to_bounds(&self, i: usize, first: usize, row: &mut [f32]) {
+        let offset = self.offset[i];
+        if self.lengths.is_empty() {
+            for (value, o) in row.iter_mut().zip(&self.offset[first..]) {
+                *value = (offset + o - 2.0 * *value).max(0.0);
+            }
+            return;
+        }
+        let (length, scale) = (self.length[i], self.scale[i]);
+        let others = self.offset[first..].iter().zip(&self.length[first..]).zip(&self.scale[first..]);
+        for (value, ((o, l), s)) in row.iter_mut().zip(others) {
+            let apart = length - l;
+            *value = (offset + o - 2.0 * *value - apart * apart).max(0.0) * scale * s;
         }
     }
 
-    /// d of a single pair; may differ from the blocks' in the last bits.
-    pub fn pair(&self, features: &[f32], dim: usize, i: usize, j: usize) -> f32 {
-        let dot = dot(&features[i * dim..][..dim], &features[j * dim..][..dim]);
-        (self.offset[i] + self.offset[j] - 2.0 * self.scale[i] * self.scale[j] * dot).max(0.0)
+    /// Whether bounds tell nothing of an image.
+    pub fn is_vague(&self, i: usize) -> bool {
+        self.scale[i] == 0.0
+    }
+
+    /// Images whose bounds tell nothing.
+    pub fn vague(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.len()).filter(|i| self.is_vague(*i))
+    }
+
+    /// How far d_ij may be above its bound.
+    pub fn width(&self, i: usize, j: usize) -> f32 {
+        if self.is_vague(i) || self.is_vague(j) {
+            return f32::INFINITY;
+        }
+        2.0 * (self.slack[i] + self.slack[j]) * self.scale[i] * self.scale[j]
+    }
+
+    /// The largest of the widths of image `i` with those that are not vague.
+    pub fn widest(&self, i: usize) -> f32 {
+        let [scale, slack] = self.largest;
+        let widest = 2.0 * (self.slack[i] * scale + slack) * self.scale[i] * (1.0 + 4.0 * f32::EPSILON);
+        if self.is_vague(i) { f32::INFINITY } else { widest }
+    }
+
+    /// The width of image `i` with image j is 2 (`share[0]`·scale_j + `share[1]`·slack_j scale_j), if neither is vague.
+    pub fn width_shares(&self, i: usize) -> [f32; 2] {
+        [self.slack[i] * self.scale[i], self.scale[i]]
+    }
+
+    /// Slack times scale of image `i`, without an end for a vague one.
+    pub fn scaled_slack(&self, i: usize) -> f32 {
+        if self.is_vague(i) { f32::INFINITY } else { self.slack[i] * self.scale[i] }
+    }
+
+    /// d_ij in f64 of the features as they were given.
+    pub fn exact(&self, i: usize, j: usize) -> f64 {
+        if self.lengths.is_empty() {
+            return self.conditioned.pair(i, j);
+        }
+        match [self.lengths[i], self.lengths[j]] {
+            // A row of zeros has no direction.
+            [0.0, _] | [_, 0.0] => 2.0,
+            lengths => self.conditioned.pair_of_directions(i, j, lengths),
+        }
     }
 
     /// D = f(d) / max f(d); 0 where all images are the same.
-    pub fn normalised(&self, d: f32, max: f32) -> f32 {
+    pub fn normalised(&self, d: f64, max: f64) -> f64 {
         let share = if max > 0.0 { d / max } else { 0.0 };
         if self.square { share * share } else { share }
     }
-}
 
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    let mut sums = [0f32; LANES];
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
+    /// The same of a bound, in f32.
+    pub fn normalised_bound(&self, d: f32, max: f32) -> f32 {
+        let share = if max > 0.0 { d / max } else { 0.0 };
+        if self.square { share * share } else { share }
     }
-    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+
+    /// D is less than this many times as far above that of the bound as d is, divided by the largest d: f is at most that steep
+    /// where D may be up to 1.
+    pub fn steepness(&self) -> f32 {
+        if self.square { 3.0 } else { 1.0 }
+    }
 }

@@ -1,43 +1,130 @@
-//! The sparse rows V: expanded k-reciprocal neighbours, weighted by distance, averaged over the nearest images.
+//! The sparse rows V: expanded k-reciprocal neighbours, weighted by distance, averaged over the nearest images. And what all this
+//! makes of a pair, in f64.
+
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
 use super::RerankOptions;
 use super::base::Base;
 use super::neighbours::Neighbours;
+use crate::eval::distance::{Pairs, Width};
 
 /// (column, weight), ascending by column.
-pub(super) type SparseRow = Box<[(u32, f32)]>;
+pub(super) type SparseRow = Box<[(u32, f64)]>;
 
-/// V of all rows of `features` `[n, dim]`.
-pub(super) fn encode(
-    features: &[f32],
-    dim: usize,
-    base: &Base,
-    found: &Neighbours,
-    options: &RerankOptions,
-) -> Vec<SparseRow> {
-    let n = base.len();
-    let half = options.half();
-    let halves: Vec<Box<[u32]>> = (0..n).into_par_iter().map(|i| reciprocal(found, i, half)).collect();
-    let weigh = |i: usize| {
-        let members = expanded(found, &halves, i, options.k1);
-        // The neighbours' distances are known, those of the expansion are not.
-        let known: Vec<(u32, f32)> = found.nearest(i, usize::MAX).collect();
-        let weight = |&j: &u32| {
-            let known = known.iter().find(|(other, _)| *other == j).map(|(_, d)| *d);
-            let d = known.unwrap_or_else(|| base.pair(features, dim, i, j as usize));
-            f64::from(-base.normalised(d, found.max[i])).exp()
-        };
-        let weights: Vec<f64> = members.iter().map(weight).collect();
-        let sum: f64 = weights.iter().sum();
-        members.iter().zip(weights).map(|(&j, w)| (j, (w / sum) as f32)).collect()
-    };
-    let rows: Vec<SparseRow> = (0..n).into_par_iter().map(weigh).collect();
-    if options.k2 == 1 {
-        return rows;
+/// Re-ranked distances in f64: neighbours that are decided, and rows V that are worked out when they are asked for.
+pub struct Settled<'a> {
+    pub(super) base: Base<'a>,
+    pub(super) options: RerankOptions,
+    pub(super) found: Neighbours,
+    queries: usize,
+    /// R(i, k1/2)
+    halves: Vec<OnceLock<Box<[u32]>>>,
+    /// V before the mean.
+    own: Vec<OnceLock<SparseRow>>,
+    mean: Vec<OnceLock<SparseRow>>,
+    /// `[gallery]`: scales, and slack times scale.
+    widths: [Vec<f32>; 2],
+}
+
+impl<'a> Settled<'a> {
+    pub(super) fn new(base: Base<'a>, found: Neighbours, options: RerankOptions) -> Settled<'a> {
+        let (n, queries) = (base.len(), base.conditioned().queries());
+        let gallery = queries..n;
+        let widths = [base.scale[queries..].to_vec(), gallery.map(|i| base.scaled_slack(i)).collect()];
+        let none = || (0..n).map(|_| OnceLock::new()).collect();
+        let (halves, own, mean) = ((0..n).map(|_| OnceLock::new()).collect(), none(), none());
+        Settled { base, options, found, queries, halves, own, mean, widths }
     }
-    (0..n).into_par_iter().map(|i| mean_of_nearest(&rows, found, i, options.k2)).collect()
+
+    /// V_i.
+    pub(super) fn encoding(&self, i: usize) -> &[(u32, f64)] {
+        if self.options.k2 == 1 {
+            return self.own(i);
+        }
+        self.mean[i].get_or_init(|| self.mean_of_nearest(i))
+    }
+
+    /// V_i before the mean.
+    fn own(&self, i: usize) -> &[(u32, f64)] {
+        self.own[i].get_or_init(|| {
+            let half = |j: usize| {
+                let set = || reciprocal(&self.found, j, self.options.half());
+                self.halves[j].get_or_init(set).clone()
+            };
+            let members = expanded(&self.found, i, self.options.k1, half);
+            // The neighbours' distances are known, those of the expansion are not.
+            let mut known: Vec<(u32, f64)> = self.found.nearest(i, usize::MAX).collect();
+            known.sort_unstable_by_key(|(other, _)| *other);
+            let weight = |&j: &u32| {
+                let d = match known.binary_search_by_key(&j, |(other, _)| *other) {
+                    Ok(at) => known[at].1,
+                    Err(_) if j as usize == i => 0.0,
+                    Err(_) => self.base.exact(i, j as usize),
+                };
+                (-self.base.normalised(d, self.found.max[i])).exp()
+            };
+            let weights: Vec<f64> = members.iter().map(weight).collect();
+            let sum: f64 = weights.iter().sum();
+            members.iter().zip(weights).map(|(&j, w)| (j, w / sum)).collect()
+        })
+    }
+
+    /// Mean of the rows of i and its k2 - 1 nearest others.
+    fn mean_of_nearest(&self, i: usize) -> SparseRow {
+        let nearest = self.found.nearest(i, self.options.k2 - 1).map(|(j, _)| j as usize);
+        let near: Vec<usize> = std::iter::once(i).chain(nearest).collect();
+        let mut entries: Vec<(u32, f64)> = near.iter().flat_map(|&j| self.own(j).iter().copied()).collect();
+        // Stable: weights of a column are added in the order of the neighbours.
+        entries.sort_by_key(|(column, _)| *column);
+        let share = 1.0 / near.len() as f64;
+        let columns = entries.chunk_by(|a, b| a.0 == b.0);
+        columns.map(|same| (same[0].0, same.iter().map(|(_, w)| w).sum::<f64>() * share)).collect()
+    }
+
+    /// Works out all rows V now.
+    pub(super) fn encode(&self) {
+        (0..self.base.len()).into_par_iter().for_each(|i| {
+            self.own(i);
+        });
+        (0..self.base.len()).into_par_iter().for_each(|i| {
+            self.encoding(i);
+        });
+    }
+
+    /// How far final distances of `query` may be above their bounds: by `margin`, and by what its plain distances leave open.
+    pub fn width(&self, query: usize, margin: f32) -> Width<'_> {
+        let max = self.found.max[query];
+        // Never 0, so that nothing is known of vague images.
+        let share = 2.02 * f64::from(self.base.steepness()) * f64::from(self.options.lambda) / max;
+        let share = if max > 0.0 { (share as f32).clamp(f32::MIN_POSITIVE, f32::MAX) } else { f32::MIN_POSITIVE };
+        let factors = self.base.width_shares(query).map(|own| (share * own).clamp(f32::MIN_POSITIVE, f32::MAX));
+        let own = if self.base.is_vague(query) { f32::INFINITY } else { margin };
+        Width { own, factors, of: [&self.widths[0], &self.widths[1]] }
+    }
+}
+
+/// Re-ranked distances of a query to an image of the gallery.
+impl Pairs for Settled<'_> {
+    fn exact(&self, query: usize, item: usize) -> f64 {
+        let (mut a, mut b) = (self.encoding(query), self.encoding(self.queries + item));
+        let mut m = 0.0;
+        while let ([(i, v), a_rest @ ..], [(j, w), b_rest @ ..]) = (a, b) {
+            if i == j {
+                m += v.min(*w);
+            }
+            (a, b) = (if i <= j { a_rest } else { a }, if j <= i { b_rest } else { b });
+        }
+        let lambda = f64::from(self.options.lambda);
+        let jaccard = 1.0 - m / (2.0 - m);
+        let plain = || self.base.normalised(self.base.exact(query, self.queries + item), self.found.max[query]);
+        (1.0 - lambda) * jaccard + if lambda > 0.0 { lambda * plain() } else { 0.0 }
+    }
+
+    fn distance(&self, exact: f64) -> f64 {
+        exact
+    }
 }
 
 /// R(i, k), ascending.
@@ -49,30 +136,19 @@ fn reciprocal(found: &Neighbours, i: usize, k: usize) -> Box<[u32]> {
 }
 
 /// R*(i), ascending.
-fn expanded(found: &Neighbours, halves: &[Box<[u32]>], i: usize, k1: usize) -> Vec<u32> {
+fn expanded(found: &Neighbours, i: usize, k1: usize, half: impl Fn(usize) -> Box<[u32]>) -> Vec<u32> {
     let set = reciprocal(found, i, k1);
     let mut expanded = set.to_vec();
     for &j in &set {
-        let candidate = &halves[j as usize];
+        let candidate = half(j as usize);
         let common = candidate.iter().filter(|l| set.binary_search(l).is_ok()).count();
         if 3 * common > 2 * candidate.len() {
-            expanded.extend_from_slice(candidate);
+            expanded.extend_from_slice(&candidate);
         }
     }
     expanded.sort_unstable();
     expanded.dedup();
     expanded
-}
-
-/// Mean of the rows of i and its k2 - 1 nearest others.
-fn mean_of_nearest(rows: &[SparseRow], found: &Neighbours, i: usize, k2: usize) -> SparseRow {
-    let near: Vec<usize> = std::iter::once(i).chain(found.nearest(i, k2 - 1).map(|(j, _)| j as usize)).collect();
-    let mut entries: Vec<(u32, f32)> = near.iter().flat_map(|&j| rows[j].iter().copied()).collect();
-    // Stable: weights of a column are added in the order of the neighbours.
-    entries.sort_by_key(|(column, _)| *column);
-    let share = 1.0 / near.len() as f64;
-    let columns = entries.chunk_by(|a, b| a.0 == b.0);
-    columns.map(|same| (same[0].0, (same.iter().map(|(_, w)| f64::from(*w)).sum::<f64>() * share) as f32)).collect()
 }
 
 /// Sparse rows by column: which rows have it, and with what weight.
@@ -83,15 +159,15 @@ pub(super) struct InvertedIndex {
 }
 
 impl InvertedIndex {
-    pub fn new(rows: &[SparseRow], columns: usize) -> InvertedIndex {
+    pub fn new(rows: &[&[(u32, f64)]], columns: usize) -> InvertedIndex {
         let mut starts = vec![0usize; columns + 1];
-        rows.iter().flatten().for_each(|(column, _)| starts[*column as usize + 1] += 1);
+        rows.iter().copied().flatten().for_each(|(column, _)| starts[*column as usize + 1] += 1);
         (0..columns).for_each(|c| starts[c + 1] += starts[c]);
         let mut next = starts.clone();
         let mut entries = vec![(0, 0.0); starts[columns]];
         for (row, entry) in rows.iter().enumerate() {
-            for &(column, weight) in entry {
-                entries[next[column as usize]] = (row as u32, weight);
+            for &(column, weight) in *entry {
+                entries[next[column as usize]] = (row as u32, weight as f32);
                 next[column as usize] += 1;
             }
         }

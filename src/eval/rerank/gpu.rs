@@ -1,24 +1,39 @@
 //! Re-ranking on a GPU, by the kernels of `kernels/rank.cu`.
+//!
+//! The GPU chooses candidates for the nearest and the farthest images, the CPU decides between them in f64.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::RerankOptions;
+use rayon::prelude::*;
+
+use super::base::Base;
+use super::encoding::Settled;
+use super::neighbours::Neighbours;
+use super::{RerankOptions, overlap_margin};
 use crate::Result;
 use crate::device::{Buffer, Gpu, Grid, Ptr, kernels};
-use crate::eval::distance::{Base, Columns, rows_that_fit, words};
+use crate::eval::distance::{Columns, Conditioned, RowTerms, rows_that_fit, words};
 
 /// Dynamic shared memory that every device gives a block without being asked: 48 KiB, less what kernels declare themselves.
 const SHARED_BYTES: usize = 47 << 10;
+/// Candidates beside as many as there are nearest images.
+const SPARE: usize = 8;
+/// Candidates for the farthest image.
+const FAR: usize = 4;
+/// Roundings of a weight and of sums of weights by the kernels, beside those of the number of terms.
+const WEIGHT_ROUNDINGS: usize = 64;
 
 /// Everything that re-ranking knows about a set of queries and a gallery, but for the distances themselves.
-pub struct GpuReranker {
-    options: RerankOptions,
-    base: Base,
+pub struct GpuReranker<'a> {
+    settled: Settled<'a>,
+    terms: RowTerms,
     /// `[n]`: the largest d of each image, over all images.
     largest: Buffer,
     /// V of all images.
     encoding: SparseRows,
-    n: usize,
+    /// How far a final distance may be above its bound, beside what plain distances leave open.
+    margin: f32,
 }
 
 /// Rows of (column, weight), ascending by column.
@@ -31,8 +46,8 @@ struct SparseRows {
     capacity: usize,
 }
 
-/// For each of n images.
-struct Neighbours {
+/// For each of n images, on the GPU.
+struct Nearest {
     /// `[n, count]`: nearest other images by (distance, index), and their d.
     nearest: Buffer,
     distances: Buffer,
@@ -63,7 +78,7 @@ impl Limits {
     }
 }
 
-impl GpuReranker {
+impl<'a> GpuReranker<'a> {
     /// Bytes that [`GpuReranker::new`] takes at most; `None` where the sets of such options outgrow the shared memory that the
     /// kernels build them in.
     pub fn bytes(options: &RerankOptions, n: usize, dim: usize) -> Option<usize> {
@@ -72,39 +87,51 @@ impl GpuReranker {
         let averaged = if k2 > 1 { (k2 * capacity).min(n) } else { 0 };
         // Transposed features and a block of distances, neighbours, the two kinds of sets, encodings before and after the mean.
         let block = 4 * n * crate::eval::distance::block_rows(n);
-        let rows = n * (8 * count + 4 * (k1 + half + 2) + 8 * (capacity + averaged));
+        let rows = n * (8 * (count + SPARE + FAR) + 4 * (k1 + half + 2) + 8 * (capacity + averaged));
         (shared <= SHARED_BYTES).then_some(4 * n * dim + block + rows)
     }
 
-    /// Works out the encodings of `features` `[n, dim]`; `done` is called with the number of images that have been compared with
-    /// all others, block after block.
+    /// Works out the encodings of all rows, which lie at `features`; `done` is called with the number of images that have been compared
+    /// with all others, block after block.
     ///
     /// # Errors
     /// [`crate::Error::DeviceMemory`]; the device fails.
     pub fn new(
         gpu: &Gpu,
         features: Ptr<f32>,
-        n: usize,
-        dim: usize,
+        conditioned: Arc<Conditioned<'a>>,
         options: RerankOptions,
         done: &mut dyn FnMut(usize),
-    ) -> Result<GpuReranker> {
+    ) -> Result<GpuReranker<'a>> {
+        let (n, dim) = (conditioned.len(), conditioned.dim());
         let limits = Limits::new(&options, n);
-        let base = Base::new(gpu, features, n, dim, options.variant.is_cosine())?;
-        let found = Neighbours::find(gpu, features, dim, &base, limits.count, n, done)?;
-        let (columns, sizes) = expanded(gpu, &found, limits, n)?;
+        let base = Base::new(conditioned, options.variant);
+        let terms = RowTerms::new(gpu, &base.offset, &base.length, &base.scale)?;
+        let found = candidates(gpu, features, &base, &terms, limits.count, done)?;
+        let found = Neighbours::decide(&base, limits.count, found);
+        let near = Nearest::new(gpu, &found, limits.count, n)?;
+        let (columns, sizes) = expanded(gpu, &near, limits, n)?;
         let rows = SparseRows { weights: words(gpu, n * limits.capacity)?, columns, sizes, capacity: limits.capacity };
-        let Neighbours { nearest, distances, largest, .. } = &found;
-        let (near, known, most) = (nearest.ptr(), distances.ptr(), largest.ptr());
+        let (nearest, known, most) = (near.nearest.ptr(), near.distances.ptr(), near.largest.ptr());
         let (set, size, weight) = (rows.columns.ptr(), rows.sizes.ptr(), rows.weights.ptr());
-        let (x, offset, scale) = (features, base.offset.ptr(), base.scale.ptr());
-        let [count, pitch, length] = [found.count, rows.capacity, dim].map(|size| size as i32);
+        let (x, offset, length, scale) = (features, terms.offset.ptr(), terms.length.ptr(), terms.scale.ptr());
+        let [count, pitch, depth] = [near.count, rows.capacity, dim].map(|size| size as i32);
         let square = i32::from(options.variant.squares());
         kernels::encode_weights(
-            gpu, n, set, size, near, known, most, x, offset, scale, weight, count, pitch, length, square,
+            gpu, n, set, size, nearest, known, most, x, offset, length, scale, weight, count, pitch, depth, square,
         )?;
-        let encoding = if limits.k2 > 1 { rows.mean_of_nearest(gpu, nearest, count, limits.k2, n)? } else { rows };
-        Ok(GpuReranker { options, base, largest: found.largest, encoding, n })
+        let encoding =
+            if limits.k2 > 1 { rows.mean_of_nearest(gpu, &near.nearest, count, limits.k2, n)? } else { rows };
+        // A weight is wrong by the same share as its D, and as the sum of all.
+        let uncertain = (0..n).filter(|i| found.max[*i] > 0.0).map(|i| f64::from(base.widest(i)) / found.max[i]);
+        let wrong = 2.0 * f64::from(base.steepness()) * uncertain.fold(0.0, f64::max);
+        let margin = overlap_margin(2 * encoding.capacity + WEIGHT_ROUNDINGS, wrong);
+        Ok(GpuReranker { settled: Settled::new(base, found, options), terms, largest: near.largest, encoding, margin })
+    }
+
+    /// Neighbours, and single distances in f64.
+    pub fn settled(&self) -> &Settled<'a> {
+        &self.settled
     }
 
     /// Turns products `[queries, gallery]` of two ranges of the images into final distances.
@@ -113,48 +140,114 @@ impl GpuReranker {
         let (set, weight, size) = (columns.ptr(), weights.ptr(), sizes.ptr());
         let shared = words(gpu, queries.len() * gallery.len())?;
         let overlap = shared.ptr();
-        let window = self.n.min(SHARED_BYTES / 4);
+        let n = self.settled.base.len();
+        let window = n.min(SHARED_BYTES / 4);
         let grid = Grid::from(queries.len()).shared(4 * window);
         let [q, g, wide] = [queries.start, gallery.start, gallery.len()].map(|size| size as i32);
-        let [n, pitch, window] = [self.n, *capacity, window].map(|size| size as i32);
+        let [n, pitch, window] = [n, *capacity, window].map(|size| size as i32);
         kernels::jaccard_overlap(gpu, grid, set, weight, size, overlap, q, g, wide, n, pitch, window)?;
 
         let (grid, high) = (Grid::any(queries.len() * gallery.len()), queries.len() as i64);
         let most = self.largest.ptr::<f32>().add(queries.start);
-        let (lambda, square) = (self.options.lambda, i32::from(self.options.variant.squares()));
-        self.base.to_distances(gpu, block, queries, gallery, false)?;
+        let options = &self.settled.options;
+        let (lambda, square) = (options.lambda, i32::from(options.variant.squares()));
+        self.terms.to_distances(gpu, block, queries, gallery)?;
         kernels::blend_distances(gpu, grid, block, overlap, most, high, wide, lambda, square)
+    }
+
+    /// Turns final distances of `queries` that have come from the GPU into lower bounds; how far the distances may be above, beside
+    /// what plain distances leave open.
+    pub fn to_bounds(&self, queries: Range<usize>, block: &mut [f32]) -> Vec<f32> {
+        // Where nothing is known, a number below all.
+        let lower = |d: &mut f32| *d = if self.margin.is_finite() { *d - self.margin } else { -1.0 };
+        block.par_iter_mut().for_each(lower);
+        vec![2.0 * self.margin; queries.len()]
     }
 }
 
-impl Neighbours {
-    /// The `count` (at most n - 1) nearest others of all rows of `features` `[n, dim]`.
-    fn find(
-        gpu: &Gpu,
-        features: Ptr<f32>,
-        dim: usize,
-        base: &Base,
-        count: usize,
-        n: usize,
-        done: &mut dyn FnMut(usize),
-    ) -> Result<Neighbours> {
-        let (nearest, distances, largest) = (words(gpu, n * count)?, words(gpu, n * count)?, words(gpu, n)?);
-        let all = Columns::new(gpu, features, n, dim)?;
-        let step = rows_that_fit(gpu, n, 1)?.min(n);
-        let block = words(gpu, step * n)?;
-        for start in (0..n).step_by(step) {
-            let rows = start..(start + step).min(n);
-            all.products(gpu, features.add(start * dim), rows.len(), block.ptr())?;
-            base.to_distances(gpu, block.ptr(), rows.clone(), 0..n, false)?;
-            let (near, known) = (nearest.ptr::<i32>().add(start * count), distances.ptr::<f32>().add(start * count));
-            let most = largest.ptr::<f32>().add(start);
-            let [wide, own, k] = [n, start, count].map(|size| size as i32);
-            kernels::row_nearest(gpu, rows.len(), block.ptr(), near, known, most, wide, own, k)?;
-            // So that progress says what is done, not what is asked for.
-            gpu.synchronize()?;
-            done(rows.end);
+/// Candidates for the `count` nearest others of all images, and for the farthest.
+fn candidates(
+    gpu: &Gpu,
+    features: Ptr<f32>,
+    base: &Base,
+    terms: &RowTerms,
+    count: usize,
+    done: &mut dyn FnMut(usize),
+) -> Result<Vec<[Vec<u32>; 2]>> {
+    let (n, dim) = (base.len(), base.conditioned().dim());
+    let others = n.saturating_sub(1);
+    let looked_for = [(count + SPARE).min(others), FAR.min(others)];
+    let all = Columns::new(gpu, features, n, dim)?;
+    let step = rows_that_fit(gpu, n, 1)?.min(n);
+    let block = words(gpu, step * n)?;
+    let mut found = Vec::with_capacity(n);
+    for start in (0..n).step_by(step) {
+        let rows = start..(start + step).min(n);
+        all.products(gpu, features.add(start * dim), rows.len(), block.ptr())?;
+        terms.to_distances(gpu, block.ptr(), rows.clone(), 0..n)?;
+        let [near, far] = [0, 1].map(|farthest| -> Result<Vec<(i32, f32)>> {
+            let k = looked_for[farthest];
+            if k == 0 {
+                return Ok(Vec::new());
+            }
+            let (mut at, mut bounds) = (vec![0i32; rows.len() * k], vec![0f32; rows.len() * k]);
+            let (place, bound) = (words(gpu, at.len())?, words(gpu, at.len())?);
+            let [wide, own, k, farthest] = [n, start, k, farthest].map(|size| size as i32);
+            kernels::row_nearest(gpu, rows.len(), block.ptr(), place.ptr(), bound.ptr(), wide, own, k, farthest)?;
+            let places = (bytemuck::cast_slice_mut(&mut at[..]), place.ptr::<i32>().address());
+            gpu.download(&mut [places, (bytemuck::cast_slice_mut(&mut bounds[..]), bound.ptr::<f32>().address())])?;
+            Ok(at.into_iter().zip(bounds).collect())
+        });
+        let (near, far) = (near?, far?);
+        let of_image = |(row, i): (usize, usize)| {
+            let [near, far] = [(&near, looked_for[0]), (&far, looked_for[1])].map(|(all, k)| &all[row * k..][..k]);
+            [nearest_of(base, i, near, count), farthest_of(base, i, far)]
+        };
+        found.par_extend(rows.clone().into_par_iter().enumerate().map(of_image));
+        done(rows.end);
+    }
+    Ok(found)
+}
+
+/// Those of `found`, which are the images of least bounds, that may be among the `count` nearest of image `i`; all images where others
+/// may be, too.
+fn nearest_of(base: &Base, i: usize, found: &[(i32, f32)], count: usize) -> Vec<u32> {
+    let Some((_, last)) = found.last() else { return Vec::new() };
+    let mut most: Vec<f32> = found.iter().map(|(j, least)| least + base.width(i, *j as usize)).collect();
+    most.sort_by(f32::total_cmp);
+    let bound = count.checked_sub(1).map_or(f32::NEG_INFINITY, |last| most[last]);
+    if found.len() + 1 < base.len() && *last <= bound {
+        return all_others(base, i);
+    }
+    found.iter().filter(|(_, least)| *least <= bound).map(|(j, _)| *j as u32).collect()
+}
+
+/// The same for the farthest: `found` are the images of largest bounds.
+fn farthest_of(base: &Base, i: usize, found: &[(i32, f32)]) -> Vec<u32> {
+    let (Some((_, first)), Some((_, last))) = (found.first(), found.last()) else { return Vec::new() };
+    if found.len() + 1 < base.len() && last + base.widest(i) >= *first {
+        return all_others(base, i);
+    }
+    found.iter().map(|(j, _)| *j as u32).collect()
+}
+
+fn all_others(base: &Base, i: usize) -> Vec<u32> {
+    (0..base.len() as u32).filter(|j| *j as usize != i).collect()
+}
+
+impl Nearest {
+    fn new(gpu: &Gpu, found: &Neighbours, count: usize, n: usize) -> Result<Nearest> {
+        let (places, distances): (Vec<i32>, Vec<f32>) =
+            (0..n).flat_map(|i| found.nearest(i, count)).map(|(j, d)| (j as i32, d as f32)).unzip();
+        let most: Vec<f32> = found.max.iter().map(|d| *d as f32).collect();
+        let buffers = [words(gpu, places.len())?, words(gpu, distances.len())?, words(gpu, n)?];
+        let bytes: [&[u8]; 3] =
+            [bytemuck::cast_slice(&places), bytemuck::cast_slice(&distances), bytemuck::cast_slice(&most)];
+        for (buffer, bytes) in buffers.iter().zip(bytes) {
+            gpu.upload(buffer.ptr::<f32>().address(), bytes)?;
         }
-        Ok(Neighbours { nearest, distances, largest, count })
+        let [nearest, distances, largest] = buffers;
+        Ok(Nearest { nearest, distances, largest, count })
     }
 
     /// R(i, k) of all images: `[n, k + 1]`, ascending, and their sizes `[n]`.
@@ -168,7 +261,7 @@ impl Neighbours {
 }
 
 /// R* of all images: `[n, capacity]`, ascending, and their sizes `[n]`.
-fn expanded(gpu: &Gpu, found: &Neighbours, limits: Limits, n: usize) -> Result<(Buffer, Buffer)> {
+fn expanded(gpu: &Gpu, found: &Nearest, limits: Limits, n: usize) -> Result<(Buffer, Buffer)> {
     let Limits { k1, half, capacity, .. } = limits;
     let (sets, set_sizes) = found.reciprocal(gpu, k1, n)?;
     let (halves, half_sizes) = found.reciprocal(gpu, half, n)?;

@@ -11,8 +11,8 @@
 //! - J_ij = 1 - m / (2 - m), m = Σ_l min(V_il, V_jl). The result is (1 - λ) J + λ D for queries against the gallery.
 //!
 //! [`neighbours`] finds N and the row maxima from blocks of distances, [`encoding`] makes the sparse rows V, and
-//! [`Reranker`] turns rows of products into rows of final distances, as many at a time as the caller has. [`GpuReranker`] is
-//! the same on a GPU.
+//! [`Reranker`] turns rows of products into bounds of final distances, as many at a time as the caller has. [`GpuReranker`] is
+//! the same on a GPU. [`Settled`] knows N and the maxima as f64 decides them, and single final distances in f64.
 
 mod base;
 mod encoding;
@@ -22,18 +22,23 @@ mod neighbours;
 mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use self::base::Base;
 use self::encoding::InvertedIndex;
+pub use self::encoding::Settled;
 pub(super) use self::gpu::GpuReranker;
-use super::distance::{DistanceBlock, Distances, squared_norms};
+use super::distance::{Conditioned, DistanceBlock, Distances, ROUNDING, Row};
 use crate::cpu::PackedRows;
 use crate::device::Device;
 use crate::progress::Reporter;
 use crate::{Error, Result};
+
+/// Bounds of a final distance that are less far apart stand for it.
+const NEAR: f32 = 1e-4;
 
 /// Which published code's numbers come out: they differ in d and f.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,78 +130,69 @@ impl fmt::Display for RerankOptions {
 }
 
 /// Everything that re-ranking knows about a set of queries and a gallery, but for the distances themselves.
-pub struct Reranker {
-    options: RerankOptions,
-    base: Base,
-    /// Largest d of each query, over all images.
-    query_max: Vec<f32>,
-    /// V of the queries.
-    query_encoding: Vec<encoding::SparseRow>,
+pub struct Reranker<'a> {
+    settled: Settled<'a>,
     /// V of the gallery, by column.
     gallery_index: InvertedIndex,
-    n_gallery: usize,
 }
 
-impl Reranker {
-    /// Works out the encodings of finite `query` `[queries, dim]` and `gallery` `[gallery, dim]`; `done` is called with
-    /// the number of images that have been compared with all others, block after block.
-    ///
-    /// # Errors
-    /// As [`RerankOptions::validate`].
-    pub fn new(
-        query: &[f32],
-        gallery: &[f32],
-        dim: usize,
-        options: RerankOptions,
-        mut done: impl FnMut(usize),
-    ) -> Result<Reranker> {
-        options.validate()?;
-        let (n_query, n_gallery) = (query.len() / dim, gallery.len() / dim);
-        let all = [query, gallery].concat();
-        let base = Base::new(&all, dim, options.variant);
-        let count = options.neighbours(n_query + n_gallery);
+impl<'a> Reranker<'a> {
+    /// Works out the encodings with valid `options`; `done` is called with the number of images that have been compared with all
+    /// others, block after block.
+    pub fn new(conditioned: Arc<Conditioned<'a>>, options: RerankOptions, mut done: impl FnMut(usize)) -> Reranker<'a> {
+        let (n, queries) = (conditioned.len(), conditioned.queries());
+        let base = Base::new(conditioned, options.variant);
         let found = {
-            let packed = PackedRows::new(&all, dim);
-            neighbours::find(&all, &packed, &base, count, &mut done)
+            let packed = PackedRows::new(base.conditioned().rows(0, n), base.conditioned().dim());
+            neighbours::find(&packed, &base, options.neighbours(n), &mut done)
         };
-        let rows = encoding::encode(&all, dim, &base, &found, &options);
-        drop(all);
-        let (query_rows, gallery_rows) = rows.split_at(n_query);
-        Ok(Reranker {
-            options,
-            query_max: found.max[..n_query].to_vec(),
-            gallery_index: InvertedIndex::new(gallery_rows, n_query + n_gallery),
-            query_encoding: query_rows.to_vec(),
-            base,
-            n_gallery,
-        })
+        let settled = Settled::new(base, found, options);
+        settled.encode();
+        let gallery: Vec<&[(u32, f64)]> = (queries..n).map(|i| settled.encoding(i)).collect();
+        Reranker { gallery_index: InvertedIndex::new(&gallery, n), settled }
     }
 
-    /// Turns products q · g of the queries from `first` on, `[rows, gallery]`, into final distances.
-    pub fn to_distances(&self, first: usize, block: &mut [f32]) {
-        if self.n_gallery == 0 {
-            return;
-        }
-        block.par_chunks_mut(self.n_gallery).enumerate().for_each(|(i, row)| self.row(first + i, row));
+    /// The same in f64.
+    pub fn settled(&self) -> &Settled<'a> {
+        &self.settled
     }
 
-    fn row(&self, query: usize, row: &mut [f32]) {
-        let mut overlap = vec![0f32; self.n_gallery];
-        for &(column, weight) in &self.query_encoding[query] {
+    /// Turns products of the queries from `first` on, `[rows, gallery]`, into lower bounds of final distances; how far those may be
+    /// above, beside what plain distances leave open.
+    pub fn to_bounds(&self, first: usize, block: &mut [f32]) -> Vec<f32> {
+        let conditioned = self.settled.base.conditioned();
+        let n_gallery = conditioned.len() - conditioned.queries();
+        block.par_chunks_mut(n_gallery.max(1)).enumerate().map(|(i, row)| self.row(first + i, row)).collect()
+    }
+
+    fn row(&self, query: usize, row: &mut [f32]) -> f32 {
+        let Settled { base, options, found, .. } = &self.settled;
+        let encoding = self.settled.encoding(query);
+        let mut overlap = vec![0f32; row.len()];
+        for &(column, weight) in encoding {
             for &(g, other) in self.gallery_index.column(column as usize) {
-                overlap[g as usize] += weight.min(other);
+                overlap[g as usize] += other.min(weight as f32);
             }
         }
-        self.base.to_base(query, self.query_encoding.len(), row);
-        let (max, lambda) = (self.query_max[query], self.options.lambda);
+        base.to_bounds(query, base.conditioned().queries(), row);
+        let margin = overlap_margin(encoding.len(), 0.0);
+        let (max, lambda) = (found.max[query] as f32, options.lambda);
         for (value, m) in row.iter_mut().zip(overlap) {
             let jaccard = 1.0 - m / (2.0 - m);
-            *value = (1.0 - lambda) * jaccard + lambda * self.base.normalised(*value, max);
+            *value = (1.0 - lambda) * jaccard + lambda * base.normalised_bound(*value, max) - margin;
         }
+        2.0 * margin
     }
 }
 
-/// Final distances `[queries, gallery]` held whole, by `device`: for sets that are small enough.
+/// What rounding can do to a final distance: `terms` weights are added up, which are wrong by the share `wrong` each. The slope of J
+/// is at most 2.
+fn overlap_margin(terms: usize, wrong: f64) -> f32 {
+    (2.0 * (wrong + (terms + 16) as f64 * ROUNDING)) as f32
+}
+
+/// Final distances `[queries, gallery]` held whole, by `device`: for sets that are small enough. Where rounding leaves more open
+/// than 10⁻⁴, they are worked out in f64.
 ///
 /// # Errors
 /// As [`RerankOptions::validate`]; it does not fit into memory; the device fails.
@@ -205,10 +201,14 @@ pub fn rerank(query: &[f32], gallery: &[f32], dim: usize, options: RerankOptions
     if gallery.is_empty() {
         return Ok(Vec::new());
     }
-    let norms = [query, gallery].map(|features| squared_norms(features, dim));
-    let mut distances = Distances::new([query, gallery], norms, dim, device)?;
+    let mut distances = Distances::new([query, gallery], dim, device)?;
     distances.prepare_reranking(options, &Reporter::silent())?;
-    let mut block = DistanceBlock::default();
-    distances.fill(0..query.len() / dim, &mut block)?;
-    Ok(block.reranked)
+    let (queries, mut block) = (0..query.len() / dim, DistanceBlock::default());
+    distances.fill(queries.clone(), &mut block)?;
+    let near = |row: &Row, item: usize| {
+        let [least, most] = [row.least(item), row.most(item)];
+        if most - least < NEAR { 0.5 * (least + most) } else { row.exact(item) as f32 }
+    };
+    let rows = distances.reranked(queries, &block);
+    Ok(rows.par_iter().flat_map_iter(|row| (0..row.len()).map(move |item| near(row, item))).collect())
 }

@@ -5,13 +5,17 @@
 //! (genuine). FPR: of the others (impostors). Up to [`EXACT_PAIRS`] pairs every distance is a possible threshold;
 //! beyond, the distances go into
 //! [`BINS`] equal bins from 0 to the largest possible distance, whose upper edges are the thresholds (for features of
-//! unit length 1.5e-5 apart). Memory is bounded by either.
+//! unit length at most 1.5e-5 apart); rounding moves a distance by fewer than [`BINS_OFF`] of them. Memory is bounded by either.
+
+mod steps;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 use serde::Serialize;
 
+use self::steps::{Pair, Steps};
+use super::distance::{Pairs as Exact, Row};
 use super::ranking::{GalleryFilter, Labels};
 use crate::report::Table;
 
@@ -19,6 +23,8 @@ use crate::report::Table;
 pub const EXACT_PAIRS: usize = 1 << 22;
 /// Bins for more pairs.
 pub const BINS: usize = 1 << 17;
+/// A distance that bounds leave open for more bins than this is worked out in f64.
+const BINS_OFF: f64 = 16.0;
 /// False positive rates to report.
 pub const FALSE_POSITIVE_RATES: [f64; 5] = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
 
@@ -73,10 +79,12 @@ pub(super) struct RocBuilder<'a> {
 }
 
 enum Pairs {
-    /// (distance, genuine)
-    Exact(Vec<(f32, bool)>),
+    Exact(Vec<Pair>),
     /// Counts of genuine pairs and of impostors.
-    Binned { counts: Vec<[AtomicU64; 2]>, per_distance: f64 },
+    Binned {
+        counts: Vec<[AtomicU64; 2]>,
+        per_distance: f64,
+    },
 }
 
 impl<'a> RocBuilder<'a> {
@@ -97,84 +105,141 @@ impl<'a> RocBuilder<'a> {
         RocBuilder { query, gallery, filter, next: 0, pairs }
     }
 
-    /// Counts the pairs of the next queries, whose distances are `block` `[rows, gallery]`. A query without a match
-    /// that the filter keeps is left out, as in the ranking.
-    pub fn add(&mut self, block: &[f32]) {
+    /// Counts the pairs of the next queries. A query without a match that the filter keeps is left out, as in the ranking.
+    pub fn add(&mut self, rows: &[Row]) {
         let n_gallery = self.gallery.pids.len();
         let (query, gallery, filter, first) = (self.query, self.gallery, self.filter, self.next);
-        let of_row = |(i, row): (usize, &'_ [f32])| {
+        let of_row = |i: usize| {
             let (pid, camid) = (query.pids[first + i], query.camids[first + i]);
             let kept = move |g: &usize| !filter.removes(pid, camid, gallery, *g);
-            let valid = (0..row.len()).any(|g| gallery.pids[g] == pid && kept(&g));
+            let valid = (0..n_gallery).any(|g| gallery.pids[g] == pid && kept(&g));
             (if valid { 0..n_gallery } else { 0..0 }).filter(kept).map(move |g| (g, gallery.pids[g] == pid))
         };
         match &mut self.pairs {
             Pairs::Exact(pairs) => {
-                for (i, row) in block.chunks_exact(n_gallery).enumerate() {
-                    pairs.extend(of_row((i, row)).map(|(g, genuine)| (row[g], genuine)));
+                for (i, row) in rows.iter().enumerate() {
+                    let index = (first + i) * n_gallery;
+                    let pair = |(g, genuine)| Pair::new([row.least(g), row.most(g)], index + g, genuine);
+                    pairs.extend(of_row(i).map(pair));
                 }
             }
             Pairs::Binned { counts, per_distance } => {
                 // Whole numbers: the sums do not depend on who adds first.
-                block.par_chunks_exact(n_gallery).enumerate().for_each(|(i, row)| {
-                    for (g, genuine) in of_row((i, row)) {
-                        let bin = (f64::from(row[g]) * *per_distance) as usize;
+                rows.par_iter().enumerate().for_each(|(i, row)| {
+                    for (g, genuine) in of_row(i) {
+                        let bin = bin_of(row, g, *per_distance);
                         counts[bin.min(BINS - 1)][usize::from(!genuine)].fetch_add(1, Ordering::Relaxed);
                     }
                 });
             }
         }
-        self.next += block.len() / n_gallery;
+        self.next += rows.len();
     }
 
-    /// `None` without a genuine pair or without an impostor.
-    pub fn finish(self) -> Option<Roc> {
+    /// `None` without a genuine pair or without an impostor. `exact` knows what the bounds of pairs leave open; without it, they
+    /// leave nothing open.
+    pub fn finish(self, exact: Option<&dyn Exact>) -> Option<Roc> {
         match self.pairs {
-            Pairs::Exact(mut pairs) => {
-                pairs.par_sort_unstable_by(|a, b| a.partial_cmp(b).expect("distances are not NaN"));
-                let steps = pairs.chunk_by(|a, b| a.0 == b.0).map(|same| {
-                    let genuine = same.iter().filter(|pair| pair.1).count() as u64;
-                    (f64::from(same[0].0), [genuine, same.len() as u64 - genuine])
-                });
-                figures(steps, None)
-            }
+            Pairs::Exact(pairs) => by_selection(&Steps::new(pairs, self.gallery.pids.len(), exact)),
             Pairs::Binned { counts, per_distance } => {
                 let steps = counts.iter().enumerate().map(|(bin, counts)| {
                     ((bin + 1) as f64 / per_distance, [0, 1].map(|which| counts[which].load(Ordering::Relaxed)))
                 });
-                figures(steps.filter(|(_, counts)| *counts != [0, 0]), Some(1.0 / per_distance))
+                figures(steps.filter(|(_, counts)| *counts != [0, 0]), 1.0 / per_distance)
             }
         }
     }
 }
 
-/// `steps`: ascending thresholds, each with the genuine pairs and the impostors that it adds.
-fn figures(steps: impl Iterator<Item = (f64, [u64; 2])> + Clone, bin_width: Option<f64>) -> Option<Roc> {
-    let [genuine_pairs, impostor_pairs] =
-        steps.clone().fold([0, 0], |sum, (_, add)| [sum[0] + add[0], sum[1] + add[1]]);
-    if genuine_pairs == 0 || impostor_pairs == 0 {
+/// The bin of a distance, from the middle of its bounds where that is near enough.
+fn bin_of(row: &Row, item: usize, per_distance: f64) -> usize {
+    let (least, most) = (f64::from(row.least(item)), f64::from(row.most(item)));
+    let (middle, width) = (0.5 * (least + most), most - least);
+    let bin = row.distance(middle) * per_distance;
+    // A root's relative error is half of its square's.
+    if bin * width > BINS_OFF * 2.0 * middle {
+        (row.distance(row.exact(item)) * per_distance) as usize
+    } else {
+        bin as usize
+    }
+}
+
+/// The rates to report that one of so many impostors can make up, without their figures.
+fn measurable(impostor_pairs: u64) -> Vec<OperatingPoint> {
+    let point = |fpr| OperatingPoint { fpr, tpr: 0.0, threshold: 0.0 };
+    FALSE_POSITIVE_RATES.into_iter().filter(|fpr| fpr * impostor_pairs as f64 >= 1.0).map(point).collect()
+}
+
+/// Accepted shares of genuine pairs and of impostors.
+fn rates(accepted: [u64; 2], all: [u64; 2]) -> [f64; 2] {
+    [0, 1].map(|which| accepted[which] as f64 / all[which] as f64)
+}
+
+/// Where FPR and 1 - TPR are closest so far.
+struct EqualErrors {
+    rate: f64,
+    threshold: f64,
+    gap: f64,
+}
+
+impl EqualErrors {
+    fn new() -> EqualErrors {
+        EqualErrors { rate: 0.5, threshold: 0.0, gap: 1.0 }
+    }
+
+    fn see(&mut self, [tpr, fpr]: [f64; 2], threshold: f64) {
+        let missed = 1.0 - tpr;
+        if (fpr - missed).abs() < self.gap {
+            *self = EqualErrors { rate: 0.5 * (fpr + missed), threshold, gap: (fpr - missed).abs() };
+        }
+    }
+}
+
+/// From single pairs: only those around a figure's threshold need more than bounds.
+fn by_selection(steps: &Steps) -> Option<Roc> {
+    let all = steps.all();
+    if all.contains(&0) {
         return None;
     }
-    let measurable = |fpr: &f64| fpr * impostor_pairs as f64 >= 1.0;
-    let start = |fpr| OperatingPoint { fpr, tpr: 0.0, threshold: 0.0 };
-    let mut points: Vec<OperatingPoint> = FALSE_POSITIVE_RATES.into_iter().filter(measurable).map(start).collect();
-    let (mut eer, mut eer_threshold, mut gap) = (0.5, 0.0, 1.0);
-    let [mut accepted, mut wrong] = [0, 0];
+    let mut points = measurable(all[1]);
+    for point in &mut points {
+        let [before, _] = steps.around(|accepted| rates(accepted, all)[1] > point.fpr);
+        if let Some(step) = before {
+            (point.tpr, point.threshold) = (rates(step.accepted, all)[0], step.threshold);
+        }
+    }
+    // The gap falls up to the step before FPR exceeds 1 - TPR, and rises from the one behind on.
+    let mut errors = EqualErrors::new();
+    let exceeds = |accepted| {
+        let [tpr, fpr] = rates(accepted, all);
+        fpr >= 1.0 - tpr
+    };
+    for step in steps.around(exceeds).into_iter().flatten() {
+        errors.see(rates(step.accepted, all), step.threshold);
+    }
+    let (eer, eer_threshold) = (errors.rate, errors.threshold);
+    Some(Roc { genuine_pairs: all[0], impostor_pairs: all[1], points, eer, eer_threshold, bin_width: None })
+}
+
+/// `steps`: ascending thresholds, each with the genuine pairs and the impostors that it adds.
+fn figures(steps: impl Iterator<Item = (f64, [u64; 2])> + Clone, bin_width: f64) -> Option<Roc> {
+    let all = steps.clone().fold([0, 0], |sum, (_, add)| [sum[0] + add[0], sum[1] + add[1]]);
+    if all.contains(&0) {
+        return None;
+    }
+    let mut points = measurable(all[1]);
+    let mut errors = EqualErrors::new();
+    let mut accepted = [0, 0];
     for (threshold, [genuine, impostors]) in steps {
-        accepted += genuine;
-        wrong += impostors;
-        let tpr = accepted as f64 / genuine_pairs as f64;
-        let fpr = wrong as f64 / impostor_pairs as f64;
+        accepted = [accepted[0] + genuine, accepted[1] + impostors];
+        let [tpr, fpr] = rates(accepted, all);
         for point in points.iter_mut().filter(|point| fpr <= point.fpr) {
             (point.tpr, point.threshold) = (tpr, threshold);
         }
-        let missed = 1.0 - tpr;
-        if (fpr - missed).abs() < gap {
-            gap = (fpr - missed).abs();
-            (eer, eer_threshold) = (0.5 * (fpr + missed), threshold);
-        }
+        errors.see([tpr, fpr], threshold);
     }
-    Some(Roc { genuine_pairs, impostor_pairs, points, eer, eer_threshold, bin_width })
+    let (eer, eer_threshold) = (errors.rate, errors.threshold);
+    Some(Roc { genuine_pairs: all[0], impostor_pairs: all[1], points, eer, eer_threshold, bin_width: Some(bin_width) })
 }
 
 #[cfg(test)]
@@ -187,9 +252,11 @@ mod tests {
     fn roc(distances: &[f32], query: Labels, gallery: Labels, exact_pairs: usize) -> Option<Roc> {
         let mut roc = RocBuilder::new(query, gallery, GalleryFilter::SamePidAndCamera, 2.0, exact_pairs);
         // In two blocks.
-        let (first, second) = distances.split_at(distances.len() / gallery.pids.len() / 2 * gallery.pids.len());
+        let rows: Vec<Row> =
+            distances.chunks(gallery.pids.len()).enumerate().map(|(q, row)| Row::given(q, row)).collect();
+        let (first, second) = rows.split_at(rows.len() / 2);
         [first, second].into_iter().for_each(|block| roc.add(block));
-        roc.finish()
+        roc.finish(None)
     }
 
     #[test]

@@ -1,0 +1,198 @@
+//! Features as products in f32 can take them, and what such products can get wrong.
+//!
+//! |q - g|² = |q|² + |g|² - 2 q·g loses its digits where the features have much in common, and overflows or vanishes where they
+//! are very long or short. So all rows are first multiplied by one power of two and moved by one centre, which changes
+//! distances by that factor alone. What is left of the rounding is bounded from the features themselves: a pair's true squared
+//! distance lies between its computed lower bound and that bound plus twice the `slack` of both rows. Whatever such an
+//! interval leaves open is decided by the distance in f64 of the features as they were given.
+
+use rayon::prelude::*;
+
+use super::row::Pairs;
+use crate::cpu::{squared_distance, squared_distance_of_directions, with_best_isa};
+
+/// Rows that the centre is the mean of, spread over all.
+const CENTRE_ROWS: usize = 256;
+/// Numbers whose squares are summed before their part in the bound is worked out.
+const CHUNK: usize = 32;
+/// Rounding of f32, relative.
+pub const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
+/// Roundings of squared lengths outside of the products: in the centred row (4), its norm (5), the three terms (3) and the bounds (4),
+/// with a reserve.
+const OTHER_ROUNDINGS: f64 = 24.0;
+/// More than all products that vanish can add up to. The longest rows have a length of about 1.
+const VANISHED: f64 = 1e-32;
+
+/// Queries and gallery, moved and scaled.
+pub struct Conditioned<'a> {
+    /// As given: `[queries, dim]` and `[gallery, dim]`.
+    features: [&'a [f32]; 2],
+    dim: usize,
+    queries: usize,
+    /// `[queries + gallery, dim]`
+    rows: Vec<f32>,
+    /// Squared length of each row of `rows`.
+    norms: Vec<f32>,
+    /// Half of what a row adds to the uncertainty of a squared distance.
+    slack: Vec<f32>,
+    /// Distances of `rows` are those of `features` times this.
+    unit: f64,
+    /// Length of the centre, in the unit of `rows`.
+    centre_length: f64,
+}
+
+impl<'a> Conditioned<'a> {
+    /// Of finite features. Products of rows are summed one after the other in parts of `part` numbers, and the sums of the parts
+    /// one after the other.
+    pub fn new(features: [&'a [f32]; 2], dim: usize, part: usize) -> Conditioned<'a> {
+        let [queries, gallery] = features.map(|rows| rows.len() / dim);
+        let n = queries + gallery;
+        let source = |i: usize| row_of(features, queries, dim, i);
+        let largest = features.map(largest).into_iter().max().unwrap_or(0);
+        let exponent = if largest == 0 { 0 } else { -exponent(f32::from_bits(largest)) };
+        // One factor may be beyond f32.
+        let factors = [exponent / 2, exponent - exponent / 2].map(|e| 2f64.powi(e) as f32);
+        let mut sums = vec![0f64; dim];
+        let step = n.div_ceil(CENTRE_ROWS).max(1);
+        for i in (0..n).step_by(step) {
+            sums.iter_mut().zip(source(i)).for_each(|(sum, x)| *sum += f64::from(x * factors[0] * factors[1]));
+        }
+        let centre: Vec<f32> = sums.iter().map(|sum| (sum / n.div_ceil(step).max(1) as f64) as f32).collect();
+        let centre_length = centre.iter().map(|c| f64::from(*c).powi(2)).sum::<f64>().sqrt();
+        let mut rows = vec![0.0; n * dim];
+        let moved = |(i, row): (usize, &mut [f32])| condition(source(i), factors, &centre, part, row);
+        let (norms, slack) = rows.par_chunks_mut(dim).enumerate().map(moved).unzip();
+        Conditioned { features, dim, queries, rows, norms, slack, unit: 2f64.powi(exponent), centre_length }
+    }
+
+    /// Number of rows, queries and gallery.
+    pub fn len(&self) -> usize {
+        self.norms.len()
+    }
+
+    /// Number of queries; the gallery follows them.
+    pub fn queries(&self) -> usize {
+        self.queries
+    }
+
+    /// Length of a row.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// The rows from `first` to before `end`.
+    pub fn rows(&self, first: usize, end: usize) -> &[f32] {
+        &self.rows[first * self.dim..end * self.dim]
+    }
+
+    /// Squared length of each row.
+    pub fn norms(&self) -> &[f32] {
+        &self.norms
+    }
+
+    /// Half of what each row adds to the uncertainty of a squared distance.
+    pub fn slack(&self) -> &[f32] {
+        &self.slack
+    }
+
+    /// Length of the centre that was taken from all rows, in their unit.
+    pub fn centre_length(&self) -> f64 {
+        self.centre_length
+    }
+
+    /// Length of each row before the centre was taken away, in f64 and in the unit of the rows.
+    pub fn lengths(&self) -> Vec<f64> {
+        let zeros = vec![0.0; self.dim];
+        let length = |i| squared_distance(self.source(i), &zeros, self.unit).sqrt();
+        (0..self.len()).into_par_iter().map(length).collect()
+    }
+
+    /// Row `i` as it was given.
+    fn source(&self, i: usize) -> &'a [f32] {
+        row_of(self.features, self.queries, self.dim, i)
+    }
+
+    /// |x_i - x_j|² in f64, in the unit of the rows.
+    pub fn pair(&self, i: usize, j: usize) -> f64 {
+        squared_distance(self.source(i), self.source(j), self.unit)
+    }
+
+    /// 2 - 2 cos of rows as they were given, in f64, with their [`Conditioned::lengths`], which are not 0.
+    pub fn pair_of_directions(&self, i: usize, j: usize, lengths: [f64; 2]) -> f64 {
+        let norms = lengths.map(|length| length / self.unit);
+        squared_distance_of_directions([self.source(i), self.source(j)], norms)
+    }
+
+    /// No distance of a query to an image of the gallery is larger, in the unit of the features.
+    pub fn largest(&self) -> f64 {
+        let (query, gallery) = self.norms.split_at(self.queries);
+        let longest = |norms: &[f32]| f64::from(norms.iter().copied().fold(0.0, f32::max)).sqrt();
+        (longest(query) + longest(gallery)) * (1.0 + OTHER_ROUNDINGS * ROUNDING) / self.unit
+    }
+}
+
+/// Squared Euclidean distances of a query to an image of the gallery.
+impl Pairs for Conditioned<'_> {
+    fn exact(&self, query: usize, item: usize) -> f64 {
+        self.pair(query, self.queries + item)
+    }
+
+    fn distance(&self, exact: f64) -> f64 {
+        exact.sqrt() / self.unit
+    }
+}
+
+fn row_of(features: [&[f32]; 2], queries: usize, dim: usize, i: usize) -> &[f32] {
+    if i < queries { &features[0][i * dim..][..dim] } else { &features[1][(i - queries) * dim..][..dim] }
+}
+
+/// Bits of the largest magnitude, which are ordered as the magnitudes are; NaN and infinity are beyond all others.
+pub fn largest(values: &[f32]) -> u32 {
+    let of = |values: &[f32]| {
+        with_best_isa(
+            #[inline(always)]
+            || values.iter().map(|v| v.to_bits() & !(1 << 31)).fold(0, u32::max),
+        )
+    };
+    values.par_chunks(1 << 16).map(of).max().unwrap_or(0)
+}
+
+/// The power of two that is not above `value`, a positive number.
+fn exponent(value: f32) -> i32 {
+    // As f64 no number of f32 is subnormal.
+    (f64::from(value).to_bits() >> 52) as i32 - 1023
+}
+
+/// Fills `row` with the scaled and centred `source`; its squared length and its slack.
+fn condition(source: &[f32], [a, b]: [f32; 2], centre: &[f32], part: usize, row: &mut [f32]) -> (f32, f32) {
+    with_best_isa(
+        #[inline(always)]
+        || {
+            for ((out, x), c) in row.iter_mut().zip(source).zip(centre) {
+                *out = x * a * b - c;
+            }
+            // A product's rounding errors are at most those of each of its partial sums, and a partial sum of q and g is at most the
+            // product of the lengths of what it covers, or half of the sum of their squares.
+            let (mut norm, mut partial_sums) = (0f64, 0f64);
+            for part in row.chunks(part) {
+                let mut within = 0f64;
+                for chunk in part.chunks(CHUNK) {
+                    let (eights, rest) = chunk.as_chunks::<8>();
+                    let mut sums = [0f32; 8];
+                    for eight in eights {
+                        for lane in 0..8 {
+                            sums[lane] += eight[lane] * eight[lane];
+                        }
+                    }
+                    rest.iter().zip(&mut sums).for_each(|(x, sum)| *sum += x * x);
+                    within += sums.iter().map(|sum| f64::from(*sum)).sum::<f64>();
+                    partial_sums += chunk.len() as f64 * within;
+                }
+                norm += within;
+                partial_sums += norm;
+            }
+            let slack = ROUNDING * (1.02 * partial_sums + OTHER_ROUNDINGS * norm) + VANISHED;
+            (norm as f32, slack as f32)
+        },
+    )
+}

@@ -1,0 +1,144 @@
+//! Pairs in the order of their distances, of which only bounds are known, and the steps at which a rate is reached.
+
+use rayon::prelude::*;
+
+use crate::eval::distance::Pairs;
+
+/// A query and an image of the gallery.
+#[derive(Clone, Copy)]
+pub struct Pair {
+    least: f32,
+    most: f32,
+    /// Twice the place in the matrix of all pairs, and 1 for a genuine pair.
+    index: u32,
+}
+
+impl Pair {
+    /// `[least, most]`: bounds of the number that orders pairs; `index`: place in the matrix `[queries, gallery]`, fewer than 2³¹.
+    pub fn new([least, most]: [f32; 2], index: usize, genuine: bool) -> Pair {
+        Pair { least, most, index: (2 * index + usize::from(genuine)) as u32 }
+    }
+
+    fn genuine(self) -> bool {
+        self.index % 2 == 1
+    }
+}
+
+/// All pairs up to a threshold.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Genuine pairs and impostors.
+    pub accepted: [u64; 2],
+    /// Distance of the last of them.
+    pub threshold: f64,
+}
+
+/// Pairs by ascending lower bound.
+pub struct Steps<'a> {
+    pairs: Vec<Pair>,
+    /// Genuine pairs among the first.
+    genuine: Vec<u32>,
+    /// No pair's bounds are farther apart.
+    widest: f32,
+    n_gallery: usize,
+    exact: Option<&'a dyn Pairs>,
+}
+
+impl<'a> Steps<'a> {
+    pub fn new(mut pairs: Vec<Pair>, n_gallery: usize, exact: Option<&'a dyn Pairs>) -> Steps<'a> {
+        pairs.par_sort_unstable_by(|a, b| a.least.total_cmp(&b.least));
+        let mut genuine = vec![0; pairs.len() + 1];
+        for (i, pair) in pairs.iter().enumerate() {
+            genuine[i + 1] = genuine[i] + u32::from(pair.genuine());
+        }
+        // The difference may have been rounded down.
+        let widest = pairs.iter().map(|pair| pair.most - pair.least).fold(0.0, f32::max) * (1.0 + 2.0 * f32::EPSILON);
+        Steps { pairs, genuine, widest, n_gallery, exact }
+    }
+
+    /// Genuine pairs and impostors.
+    pub fn all(&self) -> [u64; 2] {
+        self.first(self.pairs.len())
+    }
+
+    /// Genuine pairs and impostors among the first `count`.
+    fn first(&self, count: usize) -> [u64; 2] {
+        let genuine = u64::from(self.genuine[count]);
+        [genuine, count as u64 - genuine]
+    }
+
+    /// Number of pairs whose lower bound is at most `threshold`.
+    fn up_to(&self, threshold: f32) -> usize {
+        self.pairs.partition_point(|pair| pair.least <= threshold)
+    }
+
+    /// The first pair whose upper bound may reach `threshold`.
+    fn reaching(&self, threshold: f32) -> usize {
+        let least = (threshold - self.widest).next_down();
+        self.pairs.partition_point(|pair| pair.least < least)
+    }
+
+    /// Genuine pairs and impostors whose upper bound is below `threshold`, or at it too.
+    fn certain(&self, threshold: f32, at_it: bool) -> [u64; 2] {
+        let from = self.reaching(threshold);
+        let mut accepted = self.first(from);
+        for pair in &self.pairs[from..self.up_to(threshold)] {
+            if pair.most < threshold || (at_it && pair.most == threshold) {
+                accepted[usize::from(!pair.genuine())] += 1;
+            }
+        }
+        accepted
+    }
+
+    fn exact(&self, pair: Pair) -> f64 {
+        let place = pair.index as usize / 2;
+        self.exact.map_or(f64::from(pair.least), |exact| exact.exact(place / self.n_gallery, place % self.n_gallery))
+    }
+
+    fn threshold(&self, exact: f64) -> f64 {
+        self.exact.map_or(exact, |pairs| pairs.distance(exact))
+    }
+
+    /// The last step at which `reached` does not hold yet, if there is one, and the first at which it holds. `reached` holds for all
+    /// pairs, and for more pairs wherever it holds for fewer.
+    pub fn around(&self, reached: impl Fn([u64; 2]) -> bool) -> [Option<Step>; 2] {
+        // It is reached at the earliest where it would be if all distances were as small as they may be.
+        let earliest = {
+            let (mut low, mut high) = (0, self.pairs.len());
+            while low < high {
+                let middle = (low + high) / 2;
+                if reached(self.first(middle + 1)) { high = middle } else { low = middle + 1 }
+            }
+            self.pairs[low.min(self.pairs.len() - 1)]
+        };
+        let near = earliest.most;
+        let latest = if reached(self.certain(near, true)) { near } else { (earliest.least + self.widest).next_up() };
+        let open = self.pairs[self.reaching(earliest.least)..self.up_to(latest)].par_iter();
+        let mut open: Vec<(f64, Pair)> =
+            open.filter(|pair| pair.most >= earliest.least).map(|pair| (self.exact(*pair), *pair)).collect();
+        open.par_sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+
+        let mut accepted = self.certain(earliest.least, false);
+        let mut before = None;
+        for same in open.chunk_by(|a, b| a.0 == b.0) {
+            let before_these = accepted;
+            same.iter().for_each(|(_, pair)| accepted[usize::from(!pair.genuine())] += 1);
+            if reached(accepted) {
+                let last = |exact| Step { accepted: before_these, threshold: self.threshold(exact) };
+                let before = before.or_else(|| self.farthest_below(earliest.least)).map(last);
+                return [before, Some(Step { accepted, threshold: self.threshold(same[0].0) })];
+            }
+            before = Some(same[0].0);
+        }
+        unreachable!("reached by all pairs up to the latest threshold")
+    }
+
+    /// The largest distance of the pairs whose upper bound is below `threshold`.
+    fn farthest_below(&self, threshold: f32) -> Option<f64> {
+        let certain = |pair: &&Pair| pair.most < threshold;
+        let end = self.up_to(threshold);
+        let bound = self.pairs[..end].iter().rev().find(certain)?.least;
+        let candidates = self.pairs[self.reaching(bound)..end].iter().filter(certain).filter(|pair| pair.most >= bound);
+        candidates.map(|pair| self.exact(*pair)).max_by(f64::total_cmp)
+    }
+}
