@@ -87,8 +87,13 @@ impl StudyFile {
         }
         study.take(flags)?;
         // A study that died at its very start has none.
-        atomic_write(&folder.join("config.toml"), |file| file.write_all(study.config.to_toml().as_bytes()))?;
-        Ok((RunDir::open(folder)?, study))
+        let config = folder.join("config.toml");
+        if !config.exists() {
+            atomic_write(&config, |file| file.write_all(study.config.to_toml().as_bytes()))?;
+        }
+        let run = RunDir::open(folder)?;
+        run.write_config(&study.config)?;
+        Ok((run, study))
     }
 
     /// Whether the folder is that of a study.
@@ -152,10 +157,12 @@ mod tests {
     #[test]
     fn a_study_comes_back_as_it_was_and_takes_no_other_settings() {
         let folder = tempfile::tempdir().unwrap();
-        let run = RunDir::create(&folder.path().join("study")).unwrap();
+        let root = folder.path().join("study");
+        let run = RunDir::create(&root).unwrap();
         study().write(&run).unwrap();
-        let resume =
-            |flags: &Overrides| StudyFile::resume(run.root(), StudyKind::Compare, flags).map(|(_, study)| study);
+        let resume = |flags: &Overrides| StudyFile::resume(&root, StudyKind::Compare, flags).map(|(_, study)| study);
+        assert!(matches!(resume(&Overrides::default()), Err(Error::RunBusy { .. })));
+        drop(run);
         assert_eq!(resume(&Overrides::default()).unwrap(), study());
         assert_eq!(resume(&flag("optim.lr", "2e-4")).unwrap(), study());
         let threads = resume(&flag("threads", "3")).unwrap();
