@@ -161,6 +161,12 @@ pub enum Error {
     /// A new run would go into a folder that already has something in it.
     #[error("{} is not empty: choose another --out, or continue that run with --resume", path.shown())]
     RunExists { path: PathBuf },
+    /// Another process writes a run.
+    #[error("{} is being written by another ptl-train: wait until that has ended, or stop it", path.shown())]
+    RunBusy { path: PathBuf },
+    /// Work ended before its time, because somebody asked for it.
+    #[error("stopped on request")]
+    Stopped,
     /// A folder that was named as a run is none.
     #[error("{} is not a run folder: {reason}", path.shown())]
     NotARun { path: PathBuf, reason: String },

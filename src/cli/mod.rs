@@ -5,16 +5,19 @@ mod commands;
 mod flags;
 mod info;
 mod output;
+mod signals;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 
+use crate::error::IoContext;
+use crate::{Error, Result};
 use args::{Cli, Command};
 
-/// Runs the command line of this process: 0 if all went well, 1 after an error, 2 for a command line that makes no sense, 130
-/// if Ctrl-C stopped it.
+/// Runs the command line of this process: 0 if all went well, 1 after an error, 2 for a command line that makes no sense, 128 and
+/// the signal's number if it was stopped (130 by Ctrl-C).
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -25,7 +28,20 @@ pub fn run() -> ExitCode {
             return ExitCode::from(if asked { 0 } else { 2 });
         }
     };
-    let result = match cli.command {
+    let watched = signals::watch().at("watch for", "signals");
+    let result = watched.and_then(|()| run_command(cli.command));
+    match result {
+        Ok(code) => code,
+        Err(Error::Stopped) => output::interrupted(),
+        Err(error) => {
+            output::print_error(&error);
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn run_command(command: Command) -> Result<ExitCode> {
+    match command {
         Command::Demo(args) => commands::demo(&args),
         Command::Compare(args) => commands::compare(&args),
         Command::Ablate(args) => commands::ablate(&args),
@@ -38,9 +54,5 @@ pub fn run() -> ExitCode {
         Command::Convert(args) => commands::convert(&args),
         Command::Selftest(args) => commands::selftest(&args),
         Command::Info(args) => commands::info(&args),
-    };
-    result.unwrap_or_else(|error| {
-        output::print_error(&error);
-        ExitCode::from(1)
-    })
+    }
 }

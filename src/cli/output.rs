@@ -1,15 +1,14 @@
-//! Standard output and standard error, and Ctrl-C.
+//! Standard output and standard error, and how a command stops on request.
 
 use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
 
+use super::signals;
 use crate::error::IoContext;
 use crate::progress::Reporter;
 use crate::stop::StopFlag;
 use crate::text::escape_lines;
 use crate::{Error, Result};
-
-/// Exit code of a process that Ctrl-C has stopped: 128 + SIGINT.
-pub const INTERRUPTED: u8 = 130;
 
 /// Writes a result to standard output, with control characters escaped. A closed pipe (`| head`) is no error: who reads has seen enough.
 ///
@@ -31,11 +30,8 @@ pub fn print_error(error: &Error) {
     let _ = writeln!(io::stderr(), "error: {}", lines.join("; "));
 }
 
-/// A flag that the first Ctrl-C sets; the second one ends the process at once.
-///
-/// # Errors
-/// The system refuses the handler.
-pub fn stop_on_ctrl_c(reporter: &Reporter) -> Result<StopFlag> {
+/// A flag that the first request to stop sets; the second one ends the process at once.
+pub fn stop_on_ctrl_c(reporter: &Reporter) -> StopFlag {
     stop_with_message(
         reporter,
         "stopping after this step, with a checkpoint; Ctrl-C again stops at once and saves nothing",
@@ -43,19 +39,12 @@ pub fn stop_on_ctrl_c(reporter: &Reporter) -> Result<StopFlag> {
 }
 
 /// As [`stop_on_ctrl_c`], for work that ends in another way: `message` says which.
-///
-/// # Errors
-/// The system refuses the handler.
-pub fn stop_with_message(reporter: &Reporter, message: &'static str) -> Result<StopFlag> {
-    let stop = StopFlag::default();
-    let (flag, reporter) = (stop.clone(), reporter.clone());
-    ctrlc::set_handler(move || {
-        if flag.request() {
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-        reporter.message(message);
-    })
-    .map_err(io::Error::other)
-    .at("watch for", "Ctrl-C")?;
-    Ok(stop)
+pub fn stop_with_message(reporter: &Reporter, message: &'static str) -> StopFlag {
+    let reporter = reporter.clone();
+    signals::ask(move || reporter.message(message))
+}
+
+/// The exit code of a command that ended on request.
+pub fn interrupted() -> ExitCode {
+    ExitCode::from(signals::exit_code())
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use super::extract::{ExtractOptions, Extractor, Output};
 use super::{transform, workers};
-use crate::Result;
 use crate::config::Config;
 use crate::data::{Loader, LoaderOptions, Sample};
 use crate::device::Device;
 use crate::latent_state::LatentStates;
 use crate::nn::Network;
 use crate::progress::Reporter;
+use crate::stop::StopFlag;
 use crate::store::Store;
+use crate::{Error, Result};
 
 /// A network with its weights, the states of its training, and what it runs with.
 pub struct Model<'a> {
@@ -22,15 +23,17 @@ pub struct Model<'a> {
     pub config: &'a Config,
     pub device: &'a Device,
     pub reporter: &'a Reporter,
+    /// Set to end the work before its time.
+    pub stop: StopFlag,
 }
 
 impl Model<'_> {
     /// `output` of each image, `[samples, dim]`, and `dim`; of the mirrored image too where the settings say so.
     ///
     /// # Errors
-    /// An image that cannot be read; `eval-state mean` without stored states.
+    /// An image that cannot be read; `eval-state mean` without stored states; [`Error::Stopped`].
     pub fn run(&mut self, samples: Arc<[Sample]>, output: Output) -> Result<(Vec<f32>, usize)> {
-        let Model { network, store, states, config, device, reporter } = self;
+        let Model { network, store, states, config, device, reporter, stop } = self;
         let options = ExtractOptions {
             output,
             flip: config.eval.flip,
@@ -45,6 +48,9 @@ impl Model<'_> {
         let mut rows = Vec::with_capacity(count * extractor.dim());
         let mut task = reporter.start(output.name(), count as u64, "images");
         for batch in Loader::sequential(samples, config.eval.batch, loading) {
+            if stop.requested() {
+                return Err(Error::Stopped);
+            }
             let mut batch = batch?;
             extractor.extract(store, states, &mut batch, &mut rows)?;
             task.advance(batch.indices.len() as u64, "");

@@ -13,6 +13,7 @@ use crate::nn::Network;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
 use crate::shape::Shape;
+use crate::stop::StopFlag;
 use crate::store::Store;
 use crate::text::Shown;
 use crate::train::{network_config, state};
@@ -31,7 +32,7 @@ pub struct TrainedModel {
     pub trained_root: Option<PathBuf>,
     /// Number of training identities, or classes.
     pub classes: usize,
-    /// Names of the classes; empty where there are none, or the file names none.
+    /// Names of the classes or identities; empty where the file names none.
     pub class_names: Vec<String>,
 }
 
@@ -71,7 +72,7 @@ impl TrainedModel {
     /// The network, to be measured.
     pub fn model<'a>(&'a mut self, reporter: &'a Reporter) -> Model<'a> {
         let TrainedModel { config, network, store, states, device, .. } = self;
-        Model { network: &**network, store, states, config, device, reporter }
+        Model { network: &**network, store, states, config, device, reporter, stop: StopFlag::default() }
     }
 
     /// Whose results these are: `trained on A, `, or nothing.
@@ -158,13 +159,9 @@ pub fn model_file(path: &Path) -> Result<PathBuf> {
         return Ok(path.join(state::MODEL_FILE));
     } else if !path.exists() {
         "there is nothing of that name".into()
-    } else if let Ok(run) = RunDir::open(path) {
-        let best = run.checkpoints().join(state::BEST).join(state::MODEL_FILE);
-        if best.is_file() {
-            return Ok(best);
-        }
-        match state::newest(&run.checkpoints()) {
-            Some(newest) => return Ok(newest.join(state::MODEL_FILE)),
+    } else if let Ok(run) = RunDir::view(path) {
+        match state::newest_or_best(&run.checkpoints())? {
+            Some(checkpoint) => return Ok(checkpoint.join(state::MODEL_FILE)),
             None => "the run has no checkpoint yet".into(),
         }
     } else {

@@ -62,6 +62,11 @@ impl Reporter {
         self.log(&text);
     }
 
+    /// Writes one or more lines into the log files only: what the terminal shows in another way.
+    pub fn note(&self, text: &str) {
+        self.log(&escape_lines(text));
+    }
+
     /// Says that something is wrong, but not wrong enough to stop.
     pub fn warn(&self, text: &str) {
         self.message(&format!("warning: {text}"));

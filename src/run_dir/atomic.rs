@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Result;
 use crate::error::IoContext;
+use crate::stop::Unbroken;
 
 /// Writes `path` through a file beside it that is synced and renamed: whatever happens, `path` holds the whole old or the
 /// whole new content. A link is followed; a device or a pipe is written to as it is.
@@ -17,6 +18,7 @@ pub fn atomic_write(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Resul
     if fs::metadata(&target).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         return File::options().write(true).open(&target).and_then(|mut special| write(&mut special)).at("write", path);
     }
+    let _unbroken = Unbroken::begin();
     let temporary = temporary_name(&target);
     let written = write_synced(&temporary, write).and_then(|()| fs::rename(&temporary, &target));
     if written.is_err() {
@@ -55,8 +57,9 @@ fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.tmp"))
 }
 
-/// Makes the rename itself last. Some file systems cannot sync a folder; the rename is then as lasting as they make it.
-fn sync_folder(path: &Path) {
+/// Makes what happened to the name `path` last: that it was made, renamed or removed. Some file systems cannot sync a folder;
+/// it is then as lasting as they make it.
+pub fn sync_folder(path: &Path) {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();

@@ -1,12 +1,14 @@
 //! The folder of a run: settings, log, metrics, checkpoints, summary. An existing run is never overwritten, and every file
-//! that replaces another one does so in one step.
+//! that replaces another one does so in one step. One process at a time writes a run.
 
 mod atomic;
+mod lock;
 mod utc;
 
-pub use atomic::{atomic_write, write_csv};
+pub use atomic::{atomic_write, sync_folder, write_csv};
 pub use utc::UtcTime;
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use serde_json::Value;
 use crate::config::{Config, DEFAULT_ARCH, Overrides};
 use crate::error::IoContext;
 use crate::{Error, Result};
+use lock::{LOCK_FILE, Lock};
 
 /// Where runs go that are given no folder.
 pub const RUNS: &str = "runs";
@@ -24,28 +27,45 @@ pub const RUNS: &str = "runs";
 /// A line for each image or query that was measured.
 pub const ITEMS_FILE: &str = "items.csv";
 
+const CONFIG_FILE: &str = "config.toml";
+const LOG_FILE: &str = "log.txt";
+const METRICS_FILE: &str = "metrics.jsonl";
+const CHECKPOINTS: &str = "checkpoints";
+/// What lies in the folder of a run that ended before its first checkpoint.
+const OF_A_BEGINNING: [&str; 6] = [LOCK_FILE, LOG_FILE, CONFIG_FILE, ".config.toml.tmp", METRICS_FILE, CHECKPOINTS];
+
 /// The folder of one run.
 #[derive(Clone, Debug)]
 pub struct RunDir {
     root: PathBuf,
+    /// Where it is more than looked at.
+    _lock: Option<Lock>,
 }
 
 impl RunDir {
-    /// Makes the folder `path`, and those above it.
+    /// Makes the folder `path`, and those above it. One that holds only what a run leaves that ended before its first
+    /// checkpoint is used again, and its log is continued.
     ///
     /// # Errors
-    /// [`Error::RunExists`] if there is a file or a folder that is not empty; [`Error::Io`].
+    /// [`Error::RunExists`] if there is a run, [`Error::FolderNotEmpty`] if there is something else; [`Error::RunBusy`] while
+    /// another process writes it; [`Error::Io`].
     pub fn create(path: &Path) -> Result<RunDir> {
         match fs::read_dir(path) {
-            Ok(mut entries) => {
-                if entries.next().is_some() {
-                    return Err(Error::RunExists { path: path.into() });
-                }
-            }
+            Ok(_) => refuse_content(path)?,
             Err(e) if e.kind() == ErrorKind::NotFound => fs::create_dir_all(path).at("create", path)?,
             Err(e) => return Err(e).at("create a run in", path),
         }
-        RunDir { root: path.into() }.with_checkpoints()
+        let run = RunDir { root: path.into(), _lock: Some(Lock::take(path)?) };
+        // Another process may have begun a run before this one had the lock.
+        refuse_content(path)?;
+        for file in [run.config_path(), run.metrics_path()] {
+            remove_if_there(&file)?;
+        }
+        let checkpoints = run.checkpoints();
+        if checkpoints.exists() {
+            fs::remove_dir_all(&checkpoints).at("remove", &checkpoints)?;
+        }
+        run.with_checkpoints()
     }
 
     /// Makes `parent/DATE_TIME-name`, with a number behind it where that is taken.
@@ -65,34 +85,38 @@ impl RunDir {
                 }
                 made => {
                     made.at("create", &root)?;
-                    return RunDir { root }.with_checkpoints();
+                    let _lock = Some(Lock::take(&root)?);
+                    return RunDir { root, _lock }.with_checkpoints();
                 }
             }
         }
     }
 
-    /// An existing run, to continue or evaluate.
+    /// An existing run, to be continued. Nobody else can continue it as long as what is returned, or a clone of it, lives.
+    ///
+    /// # Errors
+    /// [`Error::NotARun`] where there is no folder with a config.toml; [`Error::RunBusy`] while another process writes it.
+    pub fn open(path: &Path) -> Result<RunDir> {
+        let run = RunDir::view(path)?;
+        RunDir { _lock: Some(Lock::take(path)?), ..run }.with_checkpoints()
+    }
+
+    /// An existing run, only to be read: nothing is made in it, and another process may be writing it.
     ///
     /// # Errors
     /// [`Error::NotARun`] where there is no folder with a config.toml.
-    pub fn open(path: &Path) -> Result<RunDir> {
-        RunDir::view(path)?.with_checkpoints()
-    }
-
-    /// An existing run, only to be read: nothing is made in it.
-    ///
-    /// # Errors
-    /// As [`RunDir::open`].
     pub fn view(path: &Path) -> Result<RunDir> {
-        let run = RunDir { root: path.into() };
+        let run = RunDir { root: path.into(), _lock: None };
         let reason = if !path.exists() {
             "there is nothing of that name"
         } else if !path.is_dir() {
             "it is a file"
-        } else if !run.config_path().is_file() {
-            "it has no config.toml"
-        } else {
+        } else if run.config_path().is_file() {
             return Ok(run);
+        } else if !names(path)?.is_empty() && may_be_used(path)? {
+            "it ended before it began: start it again, with this folder as --out"
+        } else {
+            "it has no config.toml"
         };
         Err(Error::NotARun { path: path.into(), reason: reason.into() })
     }
@@ -108,7 +132,8 @@ impl RunDir {
     pub fn discard_unstarted(&self) {
         if !self.config_path().exists() {
             let _ = fs::remove_file(self.log_path());
-            let _ = fs::remove_dir(self.checkpoints());
+            let _ = fs::remove_dir_all(self.checkpoints());
+            let _ = fs::remove_file(self.file(LOCK_FILE));
             let _ = fs::remove_dir(&self.root);
         }
     }
@@ -119,9 +144,7 @@ impl RunDir {
     /// [`Error::Io`].
     pub fn discard_results(&self) -> Result<()> {
         for path in [self.summary_path(), self.items_path()] {
-            if path.exists() {
-                fs::remove_file(&path).at("remove", &path)?;
-            }
+            remove_if_there(&path)?;
         }
         Ok(())
     }
@@ -138,22 +161,22 @@ impl RunDir {
 
     /// The folder of the checkpoints; it exists.
     pub fn checkpoints(&self) -> PathBuf {
-        self.file("checkpoints")
+        self.file(CHECKPOINTS)
     }
 
     /// The effective settings.
     pub fn config_path(&self) -> PathBuf {
-        self.file("config.toml")
+        self.file(CONFIG_FILE)
     }
 
     /// What the reporter said, with times.
     pub fn log_path(&self) -> PathBuf {
-        self.file("log.txt")
+        self.file(LOG_FILE)
     }
 
     /// One JSON object a line.
     pub fn metrics_path(&self) -> PathBuf {
-        self.file("metrics.jsonl")
+        self.file(METRICS_FILE)
     }
 
     /// The picture of the losses.
@@ -200,25 +223,70 @@ impl RunDir {
         })
     }
 
-    /// The metrics, to be continued. Lines for which `keep` is false are dropped, and so is one that was cut off: a run that
-    /// resumes from a checkpoint repeats what came after it.
+    /// The metrics, to be continued behind their first `length` bytes: a run that resumes from a checkpoint repeats what came
+    /// after it. Where the length is not known, or the file is not what it was, lines for which `keep` is false are dropped, and
+    /// so is one that was cut off.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn metrics(&self, keep: impl Fn(&Value) -> bool) -> Result<Metrics> {
+    pub fn metrics(&self, length: Option<u64>, keep: impl Fn(&Value) -> bool) -> Result<Metrics> {
         let path = self.metrics_path();
         if path.exists() {
-            let text = fs::read_to_string(&path).at("read", &path)?;
-            let kept: String = text
-                .split_inclusive('\n')
-                .filter(|line| line.ends_with('\n') && serde_json::from_str(line).is_ok_and(|value| keep(&value)))
-                .collect();
-            if kept != text {
-                atomic_write(&path, |file| file.write_all(kept.as_bytes()))?;
+            let bytes = fs::read(&path).at("read", &path)?;
+            let known = length.map(|length| length as usize);
+            let known = known.filter(|&length| length == 0 || bytes.get(length - 1) == Some(&b'\n'));
+            let kept = match known {
+                Some(length) => bytes[..length].to_vec(),
+                None => {
+                    let whole = |line: &&[u8]| {
+                        line.ends_with(b"\n") && serde_json::from_slice(line).is_ok_and(|value| keep(&value))
+                    };
+                    bytes.split_inclusive(|&byte| byte == b'\n').filter(whole).flatten().copied().collect()
+                }
+            };
+            if kept != bytes {
+                atomic_write(&path, |file| file.write_all(&kept))?;
             }
         }
-        Metrics::append_to(path)
+        let metrics = Metrics::append_to(path)?;
+        sync_folder(&metrics.path);
+        Ok(metrics)
     }
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).at("remove", path),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a folder in which something lies that a new run must not touch.
+fn refuse_content(root: &Path) -> Result<()> {
+    if may_be_used(root)? {
+        Ok(())
+    } else if root.join(CONFIG_FILE).is_file() {
+        Err(Error::RunExists { path: root.into() })
+    } else {
+        Err(Error::FolderNotEmpty { path: root.into() })
+    }
+}
+
+/// Whether the folder holds at most what a run leaves that ended before it had a checkpoint to resume from: its first one is
+/// complete before its settings are written.
+fn may_be_used(root: &Path) -> Result<bool> {
+    let begun = root.join(CONFIG_FILE).exists();
+    let (all, checkpoints) = (names(root)?, root.join(CHECKPOINTS));
+    if !all.iter().all(|name| OF_A_BEGINNING.iter().any(|known| OsStr::new(known) == name)) {
+        return Ok(false);
+    }
+    let inside = if checkpoints.is_dir() { names(&checkpoints)? } else { Vec::new() };
+    Ok(inside.iter().all(|name| !begun && [".step-0.tmp", "step-0"].iter().any(|first| OsStr::new(first) == name)))
+}
+
+fn names(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
+    let entries = fs::read_dir(folder).at("read", folder)?;
+    entries.map(|entry| Ok(entry.at("read", folder)?.file_name())).collect()
 }
 
 /// An open metrics.jsonl.
@@ -242,6 +310,15 @@ impl Metrics {
         let line = serde_json::to_string(record).map_err(std::io::Error::from).at("write", &self.path)?;
         self.file.write_all(format!("{line}\n").as_bytes()).at("write", &self.path)
     }
+
+    /// Makes what was written last, and tells how many bytes that are.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn sync(&mut self) -> Result<u64> {
+        self.file.sync_all().at("write", &self.path)?;
+        Ok(self.file.metadata().at("read", &self.path)?.len())
+    }
 }
 
 #[cfg(test)]
@@ -256,6 +333,7 @@ mod tests {
         let path = folder.path().join("a/b");
         let run = RunDir::create(&path).unwrap();
         run.write_config(&Config::default()).unwrap();
+        fs::create_dir(run.checkpoints().join("step-0")).unwrap();
         let error = RunDir::create(&path).unwrap_err();
         assert!(matches!(error, Error::RunExists { .. }));
         assert!(error.to_string().ends_with("choose another --out, or continue that run with --resume"), "{error}");
@@ -267,6 +345,45 @@ mod tests {
         RunDir::create(&folder.path().join("a/c")).unwrap();
         fs::create_dir(folder.path().join("empty")).unwrap();
         RunDir::create(&folder.path().join("empty")).unwrap();
+        let error = RunDir::create(folder.path()).unwrap_err();
+        assert!(matches!(error, Error::FolderNotEmpty { .. }), "{error}");
+    }
+
+    /// Before its first checkpoint and its settings are there, a run is begun again; from then on it is resumed.
+    #[test]
+    fn what_never_began_is_begun_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        let run = RunDir::create(&path).unwrap();
+        fs::write(run.log_path(), "said\n").unwrap();
+        fs::create_dir(run.checkpoints().join("step-0")).unwrap();
+        drop(run);
+        let error = RunDir::open(&path).unwrap_err().to_string();
+        assert!(error.ends_with("start it again, with this folder as --out"), "{error}");
+        let run = RunDir::create(&path).unwrap();
+        assert_eq!(fs::read_to_string(run.log_path()).unwrap(), "said\n");
+        assert_eq!(fs::read_dir(run.checkpoints()).unwrap().count(), 0);
+        // Weights without settings are somebody's all the same.
+        fs::create_dir(run.checkpoints().join("step-7")).unwrap();
+        drop(run);
+        assert!(matches!(RunDir::create(&path), Err(Error::FolderNotEmpty { .. })));
+    }
+
+    #[test]
+    fn one_at_a_time_writes_a_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        let run = RunDir::create(&path).unwrap();
+        run.write_config(&Config::default()).unwrap();
+        let clone = run.clone();
+        drop(run);
+        for refused in [RunDir::open(&path), RunDir::create(&path)] {
+            let error = refused.unwrap_err();
+            assert!(matches!(error, Error::RunBusy { .. }), "{error}");
+        }
+        RunDir::view(&path).unwrap();
+        drop(clone);
+        RunDir::open(&path).unwrap();
     }
 
     #[test]
@@ -288,7 +405,7 @@ mod tests {
         let mut config = Config { seed: 9, ..Config::default() };
         config.model.arch = "resnet18-ptl".into();
         run.write_config(&config).unwrap();
-        let run = RunDir::open(run.root()).unwrap();
+        let run = RunDir::view(run.root()).unwrap();
         assert_eq!(run.read_config(&Overrides::default()).unwrap(), config);
     }
 
@@ -308,16 +425,26 @@ mod tests {
     fn metrics_continue_behind_the_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunDir::create(&folder.path().join("run")).unwrap();
-        let mut metrics = run.metrics(|_| true).unwrap();
+        let text = || fs::read_to_string(run.metrics_path()).unwrap();
+        let mut metrics = run.metrics(Some(0), |_| true).unwrap();
+        let mut lengths = vec![0];
         for step in 1..=3 {
             metrics.write(&json!({"step": step})).unwrap();
+            lengths.push(metrics.sync().unwrap());
         }
         metrics.file.write_all(b"{\"step\": 4, \"lo").unwrap();
         drop(metrics);
-        let mut metrics = run.metrics(|record| record["step"].as_u64() <= Some(2)).unwrap();
-        metrics.write(&json!({"step": 3, "again": true})).unwrap();
-        let text = fs::read_to_string(run.metrics_path()).unwrap();
-        assert_eq!(text, "{\"step\":1}\n{\"step\":2}\n{\"again\":true,\"step\":3}\n");
+        let mut metrics = run.metrics(Some(lengths[3]), |_| unreachable!("the length says it")).unwrap();
+        assert_eq!(text(), "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
+        metrics.file.write_all(b"{\"step\": 4, \"lo").unwrap();
+        // A file of another length, or an unknown one, is sifted line by line.
+        for length in [Some(1000), Some(lengths[2] - 1), None] {
+            let mut metrics = run.metrics(length, |record| record["step"].as_u64() <= Some(2)).unwrap();
+            metrics.write(&json!({"step": 3, "again": true})).unwrap();
+            assert_eq!(text(), "{\"step\":1}\n{\"step\":2}\n{\"again\":true,\"step\":3}\n");
+        }
+        run.metrics(Some(0), |_| true).unwrap();
+        assert_eq!(text(), "");
     }
 
     #[test]

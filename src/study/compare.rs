@@ -133,7 +133,7 @@ fn draw(comparison: &Comparison<'_>, results: &Results) -> Result<()> {
     let Study { seeds, run: whole, .. } = &comparison.study;
     let mut series = Vec::new();
     for (name, title) in [("pretrain", "pre-training"), ("plain", "plain"), ("ptl", "PTL")] {
-        let run = RunDir::open(&comparison.study.folder(seeds[0], name))?;
+        let run = RunDir::view(&comparison.study.folder(seeds[0], name))?;
         let [points] = train::curves::per_epoch(&run, ["loss"])?;
         series.push(Series { name: title.into(), points });
     }

@@ -52,7 +52,10 @@ impl Study<'_> {
         let job = Job { config, task, start, run: &run, reporter: &reporter, stop: self.stop };
         match train::run(&job)? {
             Outcome::Stopped(_) => Ok(None),
-            Outcome::Finished(report) => Ok(Some((*report, model_file(folder)?))),
+            Outcome::Finished(report) => {
+                reporter.message(&report.to_string());
+                Ok(Some((*report, model_file(folder)?)))
+            }
         }
     }
 }

@@ -29,8 +29,8 @@ impl Task for Classify<'_> {
         self.dataset.train.clone().into()
     }
 
-    fn class_names(&self) -> &[String] {
-        &self.dataset.classes
+    fn class_names(&self) -> Vec<String> {
+        self.dataset.classes.clone()
     }
 
     fn classes(&self) -> usize {

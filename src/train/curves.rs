@@ -14,10 +14,7 @@ use crate::run_dir::RunDir;
 /// # Errors
 /// The metrics cannot be read.
 pub fn per_epoch<const N: usize>(run: &RunDir, figures: [&str; N]) -> Result<[Vec<(f64, f64)>; N]> {
-    let path = run.metrics_path();
-    let text = fs::read_to_string(&path).at("read", &path)?;
-    let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let epochs: Vec<Value> = records.filter(|record| record["type"] == "epoch").collect();
+    let epochs: Vec<Value> = records(run)?.into_iter().filter(|record| record["type"] == "epoch").collect();
     Ok(figures.map(|figure| {
         epochs.iter().filter_map(|epoch| Some((epoch["step"].as_f64()?, epoch[figure].as_f64()?))).collect()
     }))
@@ -25,10 +22,14 @@ pub fn per_epoch<const N: usize>(run: &RunDir, figures: [&str; N]) -> Result<[Ve
 
 /// Whether the metrics have an evaluation after that many epochs.
 pub(super) fn evaluated(run: &RunDir, epoch: usize) -> Result<bool> {
+    Ok(records(run)?.iter().any(|record| record["type"] == "evaluation" && record["epoch"] == epoch))
+}
+
+/// The lines that can be read.
+fn records(run: &RunDir) -> Result<Vec<Value>> {
     let path = run.metrics_path();
-    let text = fs::read_to_string(&path).at("read", &path)?;
-    let mut records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    Ok(records.any(|record| record["type"] == "evaluation" && record["epoch"] == epoch))
+    let text = fs::read(&path).at("read", &path)?;
+    Ok(text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
 }
 
 /// Writes `curves.svg` into the run folder.

@@ -1,8 +1,12 @@
 //! Training: a step ([`Trainer`]), the loop over epochs ([`run()`]), and what a checkpoint holds ([`state`]).
 
+mod begin;
+mod checkpoints;
 mod classify;
 pub mod cost;
 pub mod curves;
+mod labels;
+mod record;
 mod recorded;
 mod reid;
 mod run;

@@ -39,8 +39,8 @@ impl Task for Reid<'_> {
         Dataset::samples(&self.dataset.train)
     }
 
-    fn class_names(&self) -> &[String] {
-        &[]
+    fn class_names(&self) -> Vec<String> {
+        self.dataset.train_pids().iter().map(ToString::to_string).collect()
     }
 
     fn classes(&self) -> usize {

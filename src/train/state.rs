@@ -1,18 +1,18 @@
 //! What a run needs to continue bit for bit: weights, optimiser state, latent states, and the place in the data.
 //!
-//! A checkpoint is a folder: `model.safetensors` (torch's names, for use elsewhere) and `training.safetensors` (the rest). It
-//! is written beside its final place and renamed, so a run that dies while writing keeps its last good one.
+//! A checkpoint is a folder: `model.safetensors` (torch's names, for use elsewhere), `training.safetensors` (what else is made of
+//! tensors) and `record.json` (what is done).
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Trainer;
+pub use super::checkpoints::{newest, newest_or_best};
+pub use super::record::{Best, Position, RECORD_FILE, Record};
+use super::{Trainer, checkpoints};
 use crate::checkpoint::{self, Tensor};
 use crate::config::Config;
-use crate::error::IoContext;
 use crate::graph::{StateDecl, StateId};
 use crate::latent_state::LatentStates;
 use crate::store::Store;
@@ -20,46 +20,28 @@ use crate::{Error, Result};
 
 /// Weights, under torch's names.
 pub const MODEL_FILE: &str = "model.safetensors";
-/// Everything else.
+/// Everything else that is made of tensors.
 pub const TRAINING_FILE: &str = "training.safetensors";
-/// The checkpoint of the best evaluation, where the run looks for one (`--patience`).
-pub const BEST: &str = "best";
 
 /// Prefix of the weights that training goes on with, where the model's are their moving average; `values` in one piece.
 const TRAINED: &str = "trained.";
 const TRAINED_VALUES: &str = "trained.values";
 
-/// Where a run stands: the next batch to be trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Position {
-    /// 0-based.
-    pub epoch: usize,
-    /// Batches of this epoch that are done.
-    pub batch: usize,
-    /// Updates of the weights in all.
-    pub step: u64,
-    /// Batches of a whole epoch.
-    pub batches: usize,
-    /// The best evaluation so far, where the run looks for one.
-    #[serde(default)]
-    pub best: Option<Best>,
-}
-
-/// The best evaluation of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Best {
-    pub score: f64,
-    /// Epochs that were done.
-    pub epoch: usize,
-    /// Later evaluations, none of which was better.
-    pub evaluations_since: usize,
+#[derive(Serialize, Deserialize)]
+struct Header {
+    /// Of earlier versions, which kept no [`Record`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    position: Option<OldPosition>,
+    state_resets: u64,
+    optimizer_steps: u64,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Header {
+struct OldPosition {
+    #[serde(flatten)]
     position: Position,
-    state_resets: u64,
-    optimizer_steps: u64,
+    #[serde(default)]
+    best: Option<Best>,
 }
 
 /// What a model file says of itself.
@@ -67,60 +49,40 @@ struct Header {
 pub struct ModelHeader {
     /// Number of training identities, or classes.
     pub classes: usize,
-    /// Names of the classes; empty for identities.
+    /// Names of the classes or identities by label; earlier versions stored no identities.
     #[serde(default)]
     pub class_names: Vec<String>,
     /// The run's settings.
     pub config: Config,
 }
 
+impl ModelHeader {
+    /// Whether its labels have these names, as far as it says.
+    pub fn names_fit(&self, names: &[String]) -> bool {
+        self.class_names.is_empty() || self.class_names == names
+    }
+}
+
 /// What a checkpoint says of the classes.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelInfo<'a> {
     pub classes: usize,
-    /// Empty for identities.
     pub class_names: &'a [String],
 }
 
-/// Writes checkpoint `name` into `folder` (of checkpoints). The model is the moving average of the weights, where there is one.
+/// Writes the checkpoint of the step that `record` stands at into `folder` (of checkpoints). The model is the moving average of the
+/// weights, where there is one.
 ///
 /// # Errors
 /// The disk is full or not writable: nothing that was there before is touched.
-pub fn save(
-    folder: &Path,
-    name: &str,
-    trainer: &mut Trainer,
-    info: ModelInfo<'_>,
-    position: Position,
-) -> Result<PathBuf> {
-    let temporary = folder.join(format!(".{name}.tmp"));
-    let target = folder.join(name);
-    if temporary.exists() {
-        fs::remove_dir_all(&temporary).at("remove", &temporary)?;
-    }
-    fs::create_dir_all(&temporary).at("create", &temporary)?;
-    let written = write_files(&temporary, trainer, info, position);
-    if let Err(error) = written {
-        // Frees the space again; the error that matters is the first one.
-        let _ = fs::remove_dir_all(&temporary);
-        return Err(error);
-    }
-    // One of that name steps aside until the new one is in its place.
-    let old = folder.join(format!(".{name}.old"));
-    if old.exists() {
-        fs::remove_dir_all(&old).at("remove", &old)?;
-    }
-    if target.exists() {
-        fs::rename(&target, &old).at("create", &old)?;
-    }
-    fs::rename(&temporary, &target).at("create", &target)?;
-    if old.exists() {
-        fs::remove_dir_all(&old).at("remove", &old)?;
-    }
-    Ok(target)
+pub fn save(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>, record: &Record) -> Result<PathBuf> {
+    checkpoints::place(folder, &checkpoints::name(record.position.step), |folder| {
+        write_files(folder, trainer, info)?;
+        record.write(folder)
+    })
 }
 
-fn write_files(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>, position: Position) -> Result<()> {
+fn write_files(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>) -> Result<()> {
     let ModelInfo { classes, class_names } = info;
     let header = ModelHeader { classes, class_names: class_names.to_vec(), config: trainer.config().clone() };
     let metadata = HashMap::from([
@@ -151,38 +113,85 @@ fn write_files(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>, positi
     for (name, shape, values) in trainer.states.export(trainer.state_decls()) {
         tensors.push(Tensor::f32(name, &shape, values.to_vec()));
     }
-    let header = Header { position, state_resets: trainer.states.resets(), optimizer_steps: trainer.optimizer.steps() };
+    let (state_resets, optimizer_steps) = (trainer.states.resets(), trainer.optimizer.steps());
+    let header = Header { position: None, state_resets, optimizer_steps };
     let header = serde_json::to_string(&header).expect("numbers are plain data");
     checkpoint::write(&folder.join(TRAINING_FILE), &tensors, HashMap::from([("ptl".to_string(), header)]))
 }
 
-/// Restores a trainer that was built with the same settings.
-///
-/// # Errors
-/// The checkpoint is broken or of another model.
-pub fn restore(folder: &Path, trainer: &mut Trainer) -> Result<Position> {
-    let model = checkpoint::File::open(&folder.join(MODEL_FILE))?;
-    // Of a run with a moving average: that.
-    checkpoint::load_exact(&mut trainer.store, &model)?;
-    trainer.start_average();
-    let path = folder.join(TRAINING_FILE);
-    let file = checkpoint::File::open(&path)?;
-    let header: Header = read_header(&path, &file.metadata)?;
-    if file.shape(TRAINED_VALUES).is_some() {
-        let Store { values, buffers, .. } = &mut trainer.store;
-        *values = same_length(&file, TRAINED_VALUES, values.len())?.into();
-        for buffer in buffers {
-            let name = format!("{TRAINED}{}", buffer.name);
-            buffer.values = same_length(&file, &name, buffer.values.len())?.into();
-        }
+/// Whether all of a checkpoint is in `folder`: its files get their names when they are complete.
+pub(super) fn is_whole(folder: &Path) -> bool {
+    let has = |name| folder.join(name).is_file();
+    let old = || {
+        let training = checkpoint::File::open(&folder.join(TRAINING_FILE));
+        training.and_then(|file| old_record(&file)).is_ok_and(|record| record.is_some())
+    };
+    has(MODEL_FILE) && has(TRAINING_FILE) && (has(RECORD_FILE) || old())
+}
+
+/// What a training file of an earlier version says of the run.
+fn old_record(training: &checkpoint::File) -> Result<Option<Record>> {
+    let header: Header = read_header(training.path(), &training.metadata)?;
+    let record = header.position.map(|OldPosition { position, best }| Record { position, best, ..Record::default() });
+    if let Some(record) = &record {
+        record.check().map_err(|reason| bad(training.path(), reason))?;
     }
-    let names: Vec<&str> = trainer.optimizer.state().map(|(name, _)| name).collect();
-    let values = names.iter().map(|name| file.f32(&format!("optimizer.{name}"))).collect::<Result<Vec<_>>>()?;
-    let state: Vec<(&str, &[f32])> = names.into_iter().zip(values.iter().map(Vec::as_slice)).collect();
-    trainer.optimizer.restore(header.optimizer_steps, &state)?;
-    restore_latent_states(&file, trainer.state_decls().to_vec(), &mut trainer.states)?;
-    trainer.states.set_resets(header.state_resets);
-    Ok(header.position)
+    Ok(record)
+}
+
+/// A checkpoint that has been read, and not yet put into a trainer.
+pub struct Saved {
+    model: checkpoint::File,
+    training: checkpoint::File,
+    /// What the model says of itself.
+    pub header: ModelHeader,
+    pub record: Record,
+}
+
+impl Saved {
+    /// Reads the checkpoint `folder`.
+    ///
+    /// # Errors
+    /// A file is missing or broken.
+    pub fn open(folder: &Path) -> Result<Saved> {
+        let path = folder.join(MODEL_FILE);
+        let model = checkpoint::File::open(&path)?;
+        let header = model_header(&path, &model)?;
+        let training = checkpoint::File::open(&folder.join(TRAINING_FILE))?;
+        let record = match Record::read(folder)? {
+            Some(record) => Some(record),
+            None => old_record(&training)?,
+        };
+        let record = record.ok_or_else(|| bad(folder, format!("it has no {RECORD_FILE}")))?;
+        Ok(Saved { model, training, header, record })
+    }
+
+    /// Restores a trainer that was built with the same settings.
+    ///
+    /// # Errors
+    /// The checkpoint is broken or of another model.
+    pub fn restore(&self, trainer: &mut Trainer) -> Result<()> {
+        let Saved { model, training, .. } = self;
+        // Of a run with a moving average: that.
+        checkpoint::load_exact(&mut trainer.store, model)?;
+        trainer.start_average();
+        let header: Header = read_header(training.path(), &training.metadata)?;
+        if training.shape(TRAINED_VALUES).is_some() {
+            let Store { values, buffers, .. } = &mut trainer.store;
+            *values = same_length(training, TRAINED_VALUES, values.len())?.into();
+            for buffer in buffers {
+                let name = format!("{TRAINED}{}", buffer.name);
+                buffer.values = same_length(training, &name, buffer.values.len())?.into();
+            }
+        }
+        let names: Vec<&str> = trainer.optimizer.state().map(|(name, _)| name).collect();
+        let values = names.iter().map(|name| training.f32(&format!("optimizer.{name}"))).collect::<Result<Vec<_>>>()?;
+        let state: Vec<(&str, &[f32])> = names.into_iter().zip(values.iter().map(Vec::as_slice)).collect();
+        trainer.optimizer.restore(header.optimizer_steps, &state)?;
+        restore_latent_states(training, trainer.state_decls().to_vec(), &mut trainer.states)?;
+        trainer.states.set_resets(header.state_resets);
+        Ok(())
+    }
 }
 
 fn same_length(file: &checkpoint::File, name: &str, len: usize) -> Result<Vec<f32>> {
@@ -247,41 +256,4 @@ fn read_header<T: for<'de> Deserialize<'de>>(path: &Path, metadata: &HashMap<Str
 
 fn bad(path: &Path, reason: String) -> Error {
     Error::Checkpoint { path: path.to_path_buf(), reason }
-}
-
-/// The newest checkpoint in `folder`, by steps: names are `step-N`.
-pub fn newest(folder: &Path) -> Option<PathBuf> {
-    checkpoints(folder).pop().map(|(_, path)| path)
-}
-
-/// Removes checkpoint `name`, if it is there.
-///
-/// # Errors
-/// It cannot be removed.
-pub fn discard(folder: &Path, name: &str) -> Result<()> {
-    let path = folder.join(name);
-    if path.exists() { fs::remove_dir_all(&path).at("remove", &path) } else { Ok(()) }
-}
-
-/// Removes all but the newest `keep` checkpoints.
-///
-/// # Errors
-/// One cannot be removed.
-pub fn prune(folder: &Path, keep: usize) -> Result<()> {
-    let all = checkpoints(folder);
-    for (_, path) in &all[..all.len().saturating_sub(keep)] {
-        fs::remove_dir_all(path).at("remove", path)?;
-    }
-    Ok(())
-}
-
-/// Checkpoints by ascending step.
-fn checkpoints(folder: &Path) -> Vec<(u64, PathBuf)> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let mut found: Vec<(u64, PathBuf)> = entries
-        .flatten()
-        .filter_map(|e| Some((e.file_name().to_str()?.strip_prefix("step-")?.parse().ok()?, e.path())))
-        .collect();
-    found.sort();
-    found
 }

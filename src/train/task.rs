@@ -24,8 +24,8 @@ pub trait Task {
     /// Training images; labels count from 0.
     fn samples(&self) -> Arc<[Sample]>;
 
-    /// Names of the classes by label; empty where labels are only numbers.
-    fn class_names(&self) -> &[String];
+    /// Names of the classes or identities by label.
+    fn class_names(&self) -> Vec<String>;
 
     /// Number of labels.
     fn classes(&self) -> usize;

@@ -144,7 +144,7 @@ fn the_demo_compares_three_arms_and_leaves_a_run_folder() {
         for file in ["config.toml", "log.txt", "metrics.jsonl", "summary.json", "curves.svg"] {
             assert!(fs::metadata(arm.join(file)).unwrap().len() > 0, "{} {file}", arm.display());
         }
-        assert!(files(files(arm.join("checkpoints")).last().unwrap()).len() == 2);
+        assert!(files(files(arm.join("checkpoints")).last().unwrap()).len() == 3);
     }
     let before = fs::read(run.join("summary.json")).unwrap();
     fails_with(1, &["demo", "--quick", "--out", &out], &["is not empty", "--out"]);

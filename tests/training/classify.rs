@@ -13,6 +13,7 @@ use ptl::nn::Arch;
 use ptl::progress::Reporter;
 use ptl::run_dir::RunDir;
 use ptl::stop::StopFlag;
+use ptl::train::state::Record;
 use ptl::train::{self, Classify, Job, Outcome, Start, state};
 use tempfile::TempDir;
 
@@ -183,8 +184,10 @@ fn training_ends_when_nothing_gets_better_and_the_best_weights_are_what_counts()
     let metrics = fs::read_to_string(run.metrics_path()).unwrap();
     let evaluations = metrics.lines().filter(|line| line.contains("\"type\":\"evaluation\"")).count();
     assert_eq!(evaluations, 3, "one, and two that are no better");
-    let best = run.checkpoints().join(state::BEST).join(state::MODEL_FILE);
-    assert!(best.is_file());
+    let record = |step: u64| Record::read(&run.checkpoints().join(format!("step-{step}"))).unwrap().unwrap();
+    let updates = record(newest_step(&run)).position.step / 3;
+    let best = run.checkpoints().join(format!("step-{updates}")).join(state::MODEL_FILE);
+    assert!(best.is_file(), "the first checkpoint outlives later ones");
     assert_eq!(ptl::eval::model_file(run.root()).unwrap(), best);
     let log = fs::read_to_string(run.log_path()).unwrap();
     assert!(log.contains("no better top-1 in 2 evaluations"), "{log}");
@@ -250,27 +253,23 @@ fn a_plain_classifier_becomes_one_with_cells_and_keeps_its_head_where_asked() {
     assert!(ptl.names().iter().any(|name| name == "ptl.bconv3.gates.weight"));
 }
 
-/// A request that comes with the last step of an epoch: the epoch is evaluated all the same, once.
+/// A request that comes with the last step of an epoch is answered at once; what is due is done when the run goes on, once.
 #[test]
-fn an_epoch_that_ends_with_a_request_to_stop_is_evaluated() {
+fn an_epoch_that_ends_with_a_request_to_stop_is_evaluated_when_the_run_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config("cifar-resnet20");
     (config.sampler.batch, config.schedule.epochs) = (32, 3);
-    let evaluations = |run: &RunDir| {
-        let metrics = fs::read_to_string(run.metrics_path()).unwrap();
-        metrics.lines().filter(|line| line.contains("\"type\":\"evaluation\"")).map(String::from).collect::<Vec<_>>()
-    };
     let whole = run_in(&folder, "whole");
     finish(&config, Start::Scratch, &whole);
     // One step an epoch, so that every step is its last.
     let run = run_in(&folder, "stopped");
-    let (task, stop, silent) = (&Classify { dataset: dataset() }, &StopFlag::default(), Reporter::silent());
+    let (task, silent) = (&Classify { dataset: dataset() }, Reporter::silent());
+    let stop = &StopFlag::default();
     stop.request();
-    for epoch in 1..=2 {
-        let start = if epoch == 1 { Start::Scratch } else { Start::Resume };
+    for (start, lines) in [(Start::Scratch, 0), (Start::Resume, 0)] {
         let outcome = train::run(&Job { config: &config, task, start, run: &run, reporter: &silent, stop }).unwrap();
-        assert!(matches!(outcome, Outcome::Stopped(position) if position.epoch == epoch));
-        assert_eq!(evaluations(&run).len(), epoch);
+        assert!(matches!(outcome, Outcome::Stopped(position) if position.epoch == 1));
+        assert_eq!(lines_of(&run, "evaluation").len(), lines);
     }
     // Other classes do not continue it.
     let mut other = dataset().clone();
@@ -280,7 +279,18 @@ fn an_epoch_that_ends_with_a_request_to_stop_is_evaluated() {
     let error = train::run(&job).err().expect("refused").to_string();
     assert!(error.contains("clouds in the place of blank"), "{error}");
     finish(&config, Start::Resume, &run);
-    assert_eq!(evaluations(&run), evaluations(&whole));
+    assert_eq!(lines_of(&run, "evaluation"), lines_of(&whole, "evaluation"));
+}
+
+/// The lines of that type in a run's metrics.
+fn lines_of(run: &RunDir, kind: &str) -> Vec<String> {
+    let metrics = fs::read_to_string(run.metrics_path()).unwrap();
+    metrics.lines().filter(|line| line.contains(&format!("\"type\":\"{kind}\""))).map(String::from).collect()
+}
+
+fn newest_step(run: &RunDir) -> u64 {
+    let newest = state::newest(&run.checkpoints()).unwrap();
+    newest.file_name().unwrap().to_str().unwrap().strip_prefix("step-").unwrap().parse().unwrap()
 }
 
 #[test]

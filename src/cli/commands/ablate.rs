@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::shared::{check_device, data_root, describe_datasets, new_run, open_dataset, refuse_unused, set_threads};
 use crate::Result;
 use crate::cli::args::AblateArgs;
-use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
+use crate::cli::output::{interrupted, print, stop_on_ctrl_c};
 use crate::config::{Config, DEFAULT_ARCH};
 use crate::data::Subsets;
 use crate::eval::model_file;
@@ -34,7 +34,7 @@ pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
     let reporter = terminal.with_log(&run.log_path())?;
     reporter.message(&format!("run folder: {}", run.root().shown()));
     describe_datasets(&reporter, [Some(&dataset), target.as_ref()]);
-    let stop = stop_on_ctrl_c(&reporter)?;
+    let stop = stop_on_ctrl_c(&reporter);
     let study = Study { seeds: args.seeds.clone(), run: &run, reporter: &reporter, stop: &stop };
     let ablation = Ablation { config, dataset: &dataset, target: target.as_ref(), init, study };
     match ablation::run(&ablation)? {
@@ -44,7 +44,7 @@ pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
         }
         None => {
             reporter.message("stopped; what was finished is in the run folder");
-            Ok(ExitCode::from(INTERRUPTED))
+            Ok(interrupted())
         }
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::compare_runs::compare_runs;
 use super::shared::{check_device, describe_datasets, new_run, open_dataset, refuse_unused, set_threads, synthesise};
 use crate::cli::args::{CompareArgs, DemoArgs};
-use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
+use crate::cli::output::{interrupted, print, stop_on_ctrl_c};
 use crate::config::Config;
 use crate::data::synth::{Domain, SynthConfig};
 use crate::data::{Dataset, DatasetKind, Subsets};
@@ -114,7 +114,7 @@ fn three_arms(
     let reporter = terminal.with_log(&run.log_path())?;
     reporter.message(&format!("run folder: {}", run.root().shown()));
     describe_datasets(&reporter, [Some(source), Some(target)]);
-    let stop = stop_on_ctrl_c(&reporter)?;
+    let stop = stop_on_ctrl_c(&reporter);
     let study = Study { seeds, run, reporter: &reporter, stop: &stop };
     let comparison = Comparison { config, pretraining, source, target, study };
     match compare::run(&comparison)? {
@@ -125,7 +125,7 @@ fn three_arms(
         }
         None => {
             reporter.message("stopped; what was finished is in the run folder");
-            Ok(ExitCode::from(INTERRUPTED))
+            Ok(interrupted())
         }
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::Result;
 use crate::cli::args::{ConvertCommand, Cuhk03Args};
-use crate::cli::output::{INTERRUPTED, stop_with_message};
+use crate::cli::output::{interrupted, stop_with_message};
 use crate::convert::cuhk03::{self, BoxKind, Job, Outcome};
 use crate::progress::Reporter;
 use crate::text::Shown;
@@ -35,7 +35,7 @@ fn cuhk03(args: &Cuhk03Args) -> Result<ExitCode> {
     let stop = stop_with_message(
         &reporter,
         "stopping and removing what is unfinished; Ctrl-C again stops at once and leaves it",
-    )?;
+    );
     let [detected, labeled] = &configs;
     let configs = [detected, labeled].map(|config| config.as_deref());
     let job = Job { mat: &args.mat, configs, out: &args.out, reporter: &reporter, stop: &stop };
@@ -56,7 +56,7 @@ fn cuhk03(args: &Cuhk03Args) -> Result<ExitCode> {
         }
         Outcome::Stopped => {
             reporter.message("stopped; nothing was written");
-            Ok(ExitCode::from(INTERRUPTED))
+            Ok(interrupted())
         }
     }
 }

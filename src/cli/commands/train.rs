@@ -7,7 +7,7 @@ use super::shared::{data_root, describe_classes, describe_datasets, new_run, ope
 use crate::Result;
 use crate::checkpoint;
 use crate::cli::args::TrainArgs;
-use crate::cli::output::{INTERRUPTED, print, stop_on_ctrl_c};
+use crate::cli::output::{interrupted, print, stop_on_ctrl_c};
 use crate::config::{Config, DEFAULT_ARCH, TaskKind};
 use crate::data::Subsets;
 use crate::eval::model_file;
@@ -88,10 +88,13 @@ fn run<T: Task>(
     let reporter = terminal.with_log(&run.log_path())?;
     reporter.message(&format!("run folder: {}", run.root().shown()));
     describe(&reporter);
-    let stop = stop_on_ctrl_c(&reporter)?;
+    let stop = stop_on_ctrl_c(&reporter);
     let outcome = train::run(&Job { config, task, start, run: &run, reporter: &reporter, stop: &stop });
-    if fresh && outcome.is_err() {
-        run.discard_unstarted();
+    if let Err(error) = &outcome {
+        reporter.note(&format!("error: {error}"));
+        if fresh {
+            run.discard_unstarted();
+        }
     }
     match outcome? {
         Outcome::Stopped(position) => {
@@ -100,9 +103,10 @@ fn run<T: Task>(
                 "stopped after step {}; continue with: ptl-train train --resume {root}",
                 position.step
             ));
-            Ok(ExitCode::from(INTERRUPTED))
+            Ok(interrupted())
         }
         Outcome::Finished(report) => {
+            reporter.note(&report.to_string());
             print(&format!("{report}\n"))?;
             Ok(ExitCode::SUCCESS)
         }

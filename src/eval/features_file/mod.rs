@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, View};
 
 use crate::run_dir::atomic_write;
+use crate::stop::Unbroken;
 use crate::{Error, Result};
 
 /// Kind of file, from the ending of its name.
@@ -70,6 +71,7 @@ impl FeatureTable<'_> {
         match FeatureFormat::of(path)? {
             FeatureFormat::Safetensors => self.write_safetensors(path),
             FeatureFormat::Npy => {
+                let _both = Unbroken::begin();
                 atomic_write(&path.with_extension("txt"), |file| {
                     self.paths.iter().try_for_each(|path| writeln!(file, "{}", path.display()))
                 })?;

@@ -1,0 +1,154 @@
+//! Where a training begins: at its first step, or behind a checkpoint.
+
+use super::run::{Job, Start, Training, info, load_weights};
+use super::state::{self, Position, Record, Saved};
+use super::task::Task;
+use super::{Trainer, checkpoints, curves, labels};
+use crate::data::{ImageCache, Sampler};
+use crate::store::Group;
+use crate::text::Shown;
+use crate::{Error, Result, eval};
+
+impl<'a, T: Task> Training<'a, T> {
+    /// Builds the network, fills it, and writes down in the run's folder that the training has begun.
+    pub(super) fn begin(job: &'a Job<'a, T>) -> Result<Training<'a, T>> {
+        let Job { config, task, .. } = *job;
+        let mut trainer = Trainer::new(config, task.classes(), |network, store| match &job.start {
+            Start::Init(path) => load_weights(job, path, network, store),
+            Start::Scratch | Start::Resume => Ok(()),
+        })?;
+        let sampler = task.sampler(config);
+        let updates = updates(job, sampler.as_ref())?;
+        let record = match job.start {
+            Start::Resume => resume(job, &mut trainer, updates)?,
+            Start::Scratch | Start::Init(_) => first_checkpoint(job, &mut trainer, updates)?,
+        };
+        let position = record.position;
+        // Only now: settings that do not fit a run that is resumed must not replace its own. The first checkpoint is there before
+        // the settings, so a folder that has settings can be resumed.
+        job.run.write_config(config)?;
+        describe(job, &trainer);
+        let metrics =
+            job.run.metrics(record.metrics, |line| line["step"].as_u64().is_some_and(|step| step <= position.step))?;
+        let samples = task.samples();
+        let transform = eval::transform(config);
+        let mut training = Training {
+            job,
+            trainer,
+            saved: Some(position.step),
+            record,
+            metrics,
+            schedule: config.schedule.per_step(updates as u64),
+            updates: updates as u64,
+            sampler,
+            cache: ImageCache::new(samples.len(), &transform, config.data.cache_mb),
+            transform,
+            samples,
+            last_step: config.train.max_steps.map_or(u64::MAX, |steps| steps as u64),
+            last_report: None,
+        };
+        if config.train.patience == 0 && training.record.best.take().is_some() {
+            training.write_record()?;
+        }
+        training.prune()?;
+        if !training.is_over() {
+            // They are those of an earlier end, and would be taken for the results of what follows.
+            job.run.discard_results()?;
+        }
+        Ok(training)
+    }
+}
+
+/// Updates of an epoch: whole groups of batches, because one that is half done would be lost at the epoch's end.
+fn updates<T: Task>(job: &Job<'_, T>, sampler: &dyn Sampler) -> Result<usize> {
+    let accumulate = job.config.train.accumulate;
+    match sampler.batches() / accumulate {
+        0 => Err(Error::Setting {
+            setting: "train.accumulate".into(),
+            value: accumulate.to_string(),
+            reason: format!("an epoch has {} batches: choose at most as many", sampler.batches()),
+        }),
+        updates => Ok(updates),
+    }
+}
+
+/// Saves what the training starts from, so that a run can be resumed whenever it ends.
+fn first_checkpoint<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, updates: usize) -> Result<Record> {
+    let position = Position { batches: updates * job.config.train.accumulate, ..Position::default() };
+    let record = Record { position, metrics: Some(0), ..Record::default() };
+    state::save(&job.run.checkpoints(), trainer, info(&job.task.class_names()), &record)?;
+    Ok(record)
+}
+
+/// Fills `trainer` from the newest checkpoint, if its run can go on with these settings and data.
+fn resume<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, updates: usize) -> Result<Record> {
+    let Job { config, task, reporter, .. } = *job;
+    let folder = job.run.checkpoints();
+    checkpoints::heal(&folder)?;
+    let newest = checkpoints::newest(&folder).ok_or_else(|| Error::NotARun {
+        path: job.run.root().to_path_buf(),
+        reason: "it has no checkpoint to resume from: start it again, with this folder as --out".into(),
+    })?;
+    let saved = Saved::open(&newest)?;
+    labels::check(&newest.join(state::MODEL_FILE), &saved.header, &task.class_names(), config.task, reporter)?;
+    let mut record = saved.record.clone();
+    check_position(job, record.position, updates)?;
+    saved.restore(trainer)?;
+    let position = &mut record.position;
+    reporter.message(&format!("resuming after step {} of {}", position.step, newest.shown()));
+    let before = position.batches / saved.header.config.train.accumulate.max(1);
+    if position.step > 0 && before != updates {
+        reporter.message(&format!(
+            "an epoch has {updates} updates now, and had {before}: the learning rate follows the epochs"
+        ));
+    }
+    position.batches = updates * config.train.accumulate;
+    // Earlier versions noted evaluations in the metrics only.
+    if record.metrics.is_none() && position.batch == 0 && curves::evaluated(job.run, position.epoch)? {
+        record.evaluated = Some(position.step);
+    }
+    Ok(record)
+}
+
+/// Refuses settings with which a run cannot go on from where it stands.
+fn check_position<T: Task>(job: &Job<'_, T>, position: Position, updates: usize) -> Result<()> {
+    let (epochs, accumulate) = (job.config.schedule.epochs, job.config.train.accumulate);
+    let Position { epoch, batch, batches: then, .. } = position;
+    if epochs < epoch + usize::from(batch > 0) {
+        let begun = if batch > 0 { ", and the next is begun" } else { "" };
+        return Err(Error::Setting {
+            setting: "schedule.epochs".into(),
+            value: epochs.to_string(),
+            reason: format!("the run has {epoch} epochs done{begun}: choose at least as many; nothing was changed"),
+        });
+    }
+    if batch > 0 && then != updates * accumulate {
+        return Err(Error::OtherEpoch { batch, then, now: updates * accumulate });
+    }
+    if !batch.is_multiple_of(accumulate) {
+        return Err(Error::Setting {
+            setting: "train.accumulate".into(),
+            value: accumulate.to_string(),
+            reason: format!("the run was stopped after batch {batch} of an epoch, within such a group: keep its own"),
+        });
+    }
+    Ok(())
+}
+
+/// Says what will be trained, and how much memory it takes.
+fn describe<T: Task>(job: &Job<'_, T>, trainer: &Trainer) {
+    let store = &trainer.store;
+    let million = |group| store.count(group) as f64 / 1e6;
+    let ptl = match store.count(Some(Group::Ptl)) {
+        0 => String::new(),
+        _ => format!(", {:.2} M in the PTL branch", million(Some(Group::Ptl))),
+    };
+    job.reporter.message(&format!("device: {}", trainer.device));
+    job.reporter.message(&format!(
+        "{}: {:.2} M parameters ({:.2} M of them trained){ptl}; {} MiB for activations and gradients of a batch",
+        job.config.model.arch,
+        million(None),
+        trainer.trained_parameters() as f64 / 1e6,
+        trainer.arena_bytes() >> 20,
+    ));
+}
