@@ -173,6 +173,8 @@ impl Watch {
 fn written(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
     let path = folder.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
+    // A new file: where one is written over, file systems wait for the disk.
+    let _ = fs::remove_file(&path);
     fs::write(&path, bytes).unwrap();
     path
 }

@@ -1,16 +1,19 @@
 //! What a run leaves behind, and a user or a stranger may have changed.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ptl::checkpoint::{self, File, Tensor};
+use ptl::checkpoint::File;
 use ptl::config::{Config, DEFAULT_ARCH, Overrides};
 use ptl::eval::TrainedModel;
 use ptl::run_dir::RunDir;
 use ptl::stats::Bootstrap;
 use ptl::study::runs::{Options, compare};
-use ptl::train::{Trainer, curves, state};
+use ptl::train::state::{self, Position};
+use ptl::train::{Trainer, curves};
+use safetensors::SafeTensors;
 
 use super::{fuzz, written};
 use crate::small_run::Task;
@@ -20,27 +23,25 @@ fn checkpoint() -> PathBuf {
     state::newest(&Task::Classify.whole().join("checkpoints")).unwrap()
 }
 
+/// The description in a file of tensors.
+fn description(file: &[u8]) -> Vec<u8> {
+    let (_, metadata) = SafeTensors::read_metadata(file).unwrap();
+    metadata.metadata().as_ref().unwrap()["ptl"].clone().into_bytes()
+}
+
 /// The file with another description; its tensors stay.
-fn described(file: &File, description: &[u8], folder: &Path) -> PathBuf {
-    let tensor = |name: &String| {
-        let shape = file.shape(name).unwrap();
-        file.f32(name).map_or_else(
-            |_| Tensor::i64(name, &shape, file.i64(name).unwrap()),
-            |values| Tensor::f32(name, &shape, values),
-        )
-    };
-    let path = folder.join(file.path().file_name().unwrap());
-    let tensors: Vec<Tensor> = file.names().iter().map(tensor).collect();
-    checkpoint::write(&path, &tensors, [("ptl".to_string(), String::from_utf8_lossy(description).into_owned())])
-        .unwrap();
-    path
+fn described(file: &[u8], description: &[u8]) -> Vec<u8> {
+    let tensors = SafeTensors::deserialize(file).unwrap().tensors();
+    let metadata = HashMap::from([("ptl".to_string(), String::from_utf8_lossy(description).into_owned())]);
+    safetensors::serialize(tensors, Some(metadata)).unwrap()
 }
 
 #[test]
 fn descriptions_of_models() {
-    let file = File::open(&checkpoint().join(state::MODEL_FILE)).unwrap();
-    fuzz("model-header", &[file.metadata["ptl"].clone().into()], |folder, bytes| {
-        let model = TrainedModel::open(&described(&file, bytes, folder), &Overrides::default())?;
+    let file = fs::read(checkpoint().join(state::MODEL_FILE)).unwrap();
+    fuzz("model-header", &[description(&file)], |folder, bytes| {
+        let path = written(folder, state::MODEL_FILE, described(&file, bytes));
+        let model = TrainedModel::open(&path, &Overrides::default())?;
         assert!(model.store.values.iter().all(|value| value.is_finite()));
         Ok(())
     });
@@ -52,19 +53,25 @@ fn states_of_training() {
     let model = File::open(&seed.join(state::MODEL_FILE)).unwrap();
     let header = state::model_header(model.path(), &model).unwrap();
     let trainer = RefCell::new(Trainer::new(&header.config, header.classes, |_, _| Ok(())).unwrap());
-    let path = seed.join(state::TRAINING_FILE);
-    let restore = |folder: &Path| {
-        fs::copy(model.path(), folder.join(state::MODEL_FILE)).unwrap();
-        state::restore(folder, &mut trainer.borrow_mut()).map(drop)
+    let restore = |folder: &Path, changed: &str, bytes: &[u8]| {
+        for name in [state::MODEL_FILE, state::TRAINING_FILE, state::RECORD_FILE] {
+            if name == changed {
+                written(folder, name, bytes);
+            } else if !folder.join(name).exists() {
+                fs::copy(seed.join(name), folder.join(name)).unwrap();
+            }
+        }
+        let saved = state::Saved::open(folder)?;
+        let Position { batch, batches, .. } = saved.record.position;
+        assert!(batch == 0 || batch < batches);
+        saved.restore(&mut trainer.borrow_mut())
     };
-    fuzz("training-state", &[fs::read(&path).unwrap()], |folder, bytes| {
-        written(folder, state::TRAINING_FILE, bytes);
-        restore(folder)
-    });
-    let file = File::open(&path).unwrap();
-    fuzz("training-header", &[file.metadata["ptl"].clone().into()], |folder, bytes| {
-        described(&file, bytes, folder);
-        restore(folder)
+    for (reader, name) in [("training-state", state::TRAINING_FILE), ("training-record", state::RECORD_FILE)] {
+        fuzz(reader, &[fs::read(seed.join(name)).unwrap()], |folder, bytes| restore(folder, name, bytes));
+    }
+    let file = fs::read(seed.join(state::TRAINING_FILE)).unwrap();
+    fuzz("training-header", &[description(&file)], |folder, bytes| {
+        restore(folder, state::TRAINING_FILE, &described(&file, bytes))
     });
 }
 
@@ -89,7 +96,7 @@ fn metrics() {
         written(folder, "metrics.jsonl", bytes);
         let run = RunDir::open(folder)?;
         curves::per_epoch(&run, ["loss", "accuracy"])?;
-        drop(run.metrics(|line| line["step"].as_u64().is_some_and(|step| step < 5))?);
+        drop(run.metrics(None, |line| line["step"].as_u64().is_some_and(|step| step < 5))?);
         curves::per_epoch(&run, ["loss", "accuracy"])?;
         Ok(())
     });
