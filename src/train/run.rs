@@ -159,7 +159,7 @@ impl<T: Task> Training<'_, T> {
                 continue;
             }
             position.step += 1;
-            if config.train.log_every > 0 && position.step % config.train.log_every as u64 == 0 {
+            if config.train.log_every > 0 && position.step.is_multiple_of(config.train.log_every as u64) {
                 self.metrics.write(&step_line(*position, lr, &report))?;
             }
             if position.step >= self.last_step || stop.requested() {

@@ -3,6 +3,7 @@
 #![cfg(unix)]
 
 mod classify;
+mod ends;
 
 use std::fs;
 use std::path::{Path, PathBuf};

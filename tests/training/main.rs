@@ -1,6 +1,7 @@
 //! Whole runs on a few drawn pedestrians: resuming, seeds, threads, fine-tuning; the baseline here, MGN in [`mgn`].
 
 mod classify;
+mod ends;
 mod mgn;
 mod support;
 
