@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::slice::from_ref;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -52,8 +53,8 @@ fn idx_images(folder: &Path, ending: &str, images: &[u8], labels: &[u8]) -> ptl:
 #[test]
 fn idx_files() {
     let (images, labels) = (idx(&[2, 3, 4], &[9; 24]), idx(&[2], &[0, 9]));
-    fuzz("idx-images", &[images.clone()], |folder, bytes| idx_images(folder, "", bytes, &labels));
-    fuzz("idx-labels", &[labels.clone()], |folder, bytes| idx_images(folder, "", &images, bytes));
+    fuzz("idx-images", from_ref(&images), |folder, bytes| idx_images(folder, "", bytes, &labels));
+    fuzz("idx-labels", from_ref(&labels), |folder, bytes| idx_images(folder, "", &images, bytes));
     let labels = gzipped(&labels);
     fuzz("idx-gzip", &[gzipped(&images)], |folder, bytes| idx_images(folder, ".gz", bytes, &labels));
     fuzz("idx-gzipped", &[images], |folder, bytes| idx_images(folder, ".gz", &gzipped(bytes), &labels));
@@ -70,7 +71,7 @@ fn binary_files_of_cifar() {
         written(folder, "batches.meta.txt", names);
         load(folder, DatasetKind::Cifar10, Subsets::Test)
     };
-    fuzz("cifar-binary", &[images.clone()], |folder, bytes| read(folder, bytes, names.as_bytes()));
+    fuzz("cifar-binary", from_ref(&images), |folder, bytes| read(folder, bytes, names.as_bytes()));
     fuzz("cifar-names", &[names.into()], |folder, bytes| read(folder, &images, bytes));
 }
 
@@ -111,5 +112,5 @@ fn pickles_of_cifar() {
         load(folder, DatasetKind::Cifar10, Subsets::Test)
     };
     fuzz("cifar-pickle", &images, |folder, bytes| read(folder, bytes, &names));
-    fuzz("cifar-pickle-names", &[names.clone()], |folder, bytes| read(folder, &images[0], bytes));
+    fuzz("cifar-pickle-names", from_ref(&names), |folder, bytes| read(folder, &images[0], bytes));
 }
