@@ -88,7 +88,9 @@ fn range(rng: &mut impl Rng, len: usize) -> Range<usize> {
 /// Overwrites what may be a number of 1, 2, 4 or 8 bytes with an extreme one, or with one close to what it was.
 fn field(rng: &mut impl Rng, bytes: &mut [u8]) {
     let width = *[1, 2, 4, 8].choose(rng).unwrap();
-    let at = place(rng, bytes.len()) / width * width;
+    // Most formats align their numbers, HDF5 and pickles do not.
+    let at = place(rng, bytes.len());
+    let at = if rng.random() { at / width * width } else { at };
     let Some(field) = bytes.get_mut(at..at + width) else { return };
     let little: bool = rng.random();
     let mut wide = [0; 8];
