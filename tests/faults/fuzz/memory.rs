@@ -26,14 +26,14 @@ pub fn peak() -> usize {
     PEAK.load(Relaxed)
 }
 
-/// Notes `size` bytes more; false, and nothing noted, where they are too many.
+/// Notes `size` bytes more; false where they are too many: then they only count as asked for.
 fn take(size: usize) -> bool {
     let now = IN_USE.fetch_add(size, Relaxed).saturating_add(size);
+    PEAK.fetch_max(now, Relaxed);
     if now > MOST {
         IN_USE.fetch_sub(size, Relaxed);
         return false;
     }
-    PEAK.fetch_max(now, Relaxed);
     true
 }
 

@@ -8,8 +8,13 @@ use rand::{Rng, RngExt, seq::IndexedRandom};
 use super::LONGEST;
 
 /// Numbers that break sums and products, for fields of eight bytes; narrower fields take their lower bytes.
-const EXTREMES: [u64; 12] =
-    [0, 1, 2, 0x7f, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 40, i64::MAX as u64, 1 << 63, u64::MAX];
+const EXTREMES: [u64; 13] =
+    [0, 1, 2, 0x7f, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 32, 1 << 40, i64::MAX as u64, 1 << 63, u64::MAX];
+
+/// What a single byte is changed by.
+const FLIPS: [u8; 3] = [0x01, 0x80, 0xff];
+/// Distance of such bytes: a prime, so that the first ones lie all over the file and later ones between them.
+const STRIDE: usize = 7919;
 
 /// The same in text.
 const TOKENS: [&str; 16] = [
@@ -36,6 +41,15 @@ pub fn mutated(reader: &str, seed: u64, number: u64, seeds: &[Vec<u8>]) -> Vec<u
     // Readers get different mutations of the same number.
     let name = reader.bytes().fold(0u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
     let rng = &mut stream(seed, Purpose::Test, name, number);
+    // Every other input changes one byte, and in the end each byte of each seed three times.
+    if number.is_multiple_of(2) {
+        let step = (number / 2).wrapping_add(seed.wrapping_mul(1_000_003)) as usize;
+        let (flip, place) = (FLIPS[step % FLIPS.len()], step / FLIPS.len());
+        let mut bytes = seeds[place % seeds.len()].clone();
+        let at = (place / seeds.len()).wrapping_mul(STRIDE) % bytes.len();
+        bytes[at] ^= flip;
+        return bytes;
+    }
     let mut bytes = seeds.choose(rng).expect("a seed").clone();
     for _ in 0..rng.random_range(1..=4) {
         mutate(rng, &mut bytes, seeds);
@@ -85,22 +99,22 @@ fn range(rng: &mut impl Rng, len: usize) -> Range<usize> {
     start..len.min(start + rng.random_range(0..=longest))
 }
 
-/// Overwrites what may be a number of 1, 2, 4 or 8 bytes with an extreme one, or with one close to what it was.
+/// Overwrites what may be a number of 1, 2, 4 or 8 bytes with an extreme one, or with one close to what it was. Numbers that could be
+/// lengths or places in the file are preferred.
 fn field(rng: &mut impl Rng, bytes: &mut [u8]) {
     let width = *[1, 2, 4, 8].choose(rng).unwrap();
-    // Most formats align their numbers, HDF5 and pickles do not.
-    let at = place(rng, bytes.len());
-    let at = if rng.random() { at / width * width } else { at };
-    let Some(field) = bytes.get_mut(at..at + width) else { return };
     let little: bool = rng.random();
-    let mut wide = [0; 8];
-    wide[..width].copy_from_slice(field);
-    if !little {
-        wide[..width].reverse();
-    }
+    let number = |field: &[u8]| {
+        let value = |value: u64, byte: &u8| value << 8 | u64::from(*byte);
+        if little { field.iter().rev().fold(0, value) } else { field.iter().fold(0, value) }
+    };
+    let places: Vec<usize> = (0..8).map(|_| place(rng, bytes.len())).filter(|at| at + width <= bytes.len()).collect();
+    let likely = |at: &&usize| (1..=bytes.len() as u64).contains(&number(&bytes[**at..**at + width]));
+    let Some(&at) = places.iter().find(likely).or(places.first()) else { return };
+    let field = &mut bytes[at..at + width];
     let value = match rng.random() {
         true => *EXTREMES.choose(rng).unwrap(),
-        false => u64::from_le_bytes(wide).wrapping_add_signed(rng.random_range(-4..=4)),
+        false => number(field).wrapping_add_signed(rng.random_range(-4..=4)),
     };
     field.copy_from_slice(&value.to_le_bytes()[..width]);
     if !little {
