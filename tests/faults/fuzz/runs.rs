@@ -106,7 +106,7 @@ fn metrics() {
 fn items() {
     let runs = [Task::Classify, Task::Reid].map(Task::whole);
     let options = Options { bootstrap: Bootstrap { resamples: 20, seed: 0 }, baseline: None };
-    fuzz("items", &runs.map(|run| fs::read(run.join("items.csv")).unwrap()), |folder, bytes| {
+    let read = |folder: &Path, bytes: &[u8]| -> ptl::Result<()> {
         for (name, config) in [("a", runs[0]), ("b", runs[1])] {
             written(folder, &format!("{name}/items.csv"), bytes);
             fs::copy(config.join("config.toml"), folder.join(name).join("config.toml")).unwrap();
@@ -114,5 +114,11 @@ fn items() {
         let comparison = compare(&["a", "b"].map(|name| folder.join(name)), &options)?;
         assert!(comparison.arms.iter().flat_map(|arm| arm.mean.values()).all(|mean| mean.is_finite()));
         Ok(())
-    });
+    };
+    let seeds = runs.map(|run| fs::read(run.join("items.csv")).unwrap());
+    fuzz("items", &seeds, read);
+    // A finite number that was never computed in f32.
+    let huge = b"image,label,predicted,confidence,top1,top5,nll\na.png,cat,cat,0.5e300,1,1,0.5\n";
+    let error = read(tempfile::tempdir().unwrap().path(), huge).unwrap_err().to_string();
+    assert!(error.ends_with("a figure is not a finite number"), "{error}");
 }
