@@ -1,58 +1,11 @@
-//! Damaged and hostile files: always an error or a file that can be read, never a panic, never more memory than stated.
+//! Hostile pickles, opcode by opcode: always an error, never more memory than stated. (Damage at random: `tests/faults/fuzz`.)
 
 use std::path::Path;
 
 use super::File;
 
-fn good_files() -> Vec<(String, Vec<u8>)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/ckpt");
-    let names =
-        ["dtypes_strides.safetensors", "dtypes_strides_zip.pth", "dtypes_strides_legacy.pth", "with_optimizer.pth"];
-    names.map(|name| (name.to_string(), std::fs::read(folder.join(name)).unwrap())).into()
-}
-
 pub(super) fn parse(bytes: Vec<u8>) -> Result<File, String> {
     File::parse(Path::new("x"), bytes, None)
-}
-
-/// Reads everything in a file that could be opened.
-fn read_all(file: &File) {
-    for name in file.names() {
-        let count: usize = file.shape(&name).unwrap().iter().product();
-        assert_eq!(file.bytes(&name).unwrap().len(), count * file.dtype(&name).unwrap().size());
-        assert!(file.f32(&name).is_ok() != file.i64(&name).is_ok());
-    }
-}
-
-#[test]
-fn a_file_cut_off_anywhere_is_refused() {
-    for (name, bytes) in good_files() {
-        read_all(&parse(bytes.clone()).unwrap());
-        for len in 0..bytes.len() {
-            assert!(parse(bytes[..len].to_vec()).is_err(), "{name} cut to {len} bytes");
-        }
-    }
-}
-
-#[test]
-fn a_changed_byte_is_an_error_or_another_file_and_never_a_panic() {
-    for (name, bytes) in good_files() {
-        let mut refused = 0;
-        for at in 0..bytes.len() {
-            for flip in [0x01, 0x80, 0xff] {
-                let mut damaged = bytes.clone();
-                damaged[at] ^= flip;
-                match parse(damaged) {
-                    Ok(file) => read_all(&file),
-                    Err(reason) => {
-                        assert!(!reason.is_empty());
-                        refused += 1;
-                    }
-                }
-            }
-        }
-        assert!(refused > bytes.len() / 4, "{name}: {refused} refused");
-    }
 }
 
 /// A legacy file whose object is `pickle`.

@@ -74,7 +74,8 @@ impl Items {
         let mut rows = Vec::new();
         for record in csv.records() {
             let record = record.map_err(|error| broken(path, &error))?;
-            let number = |text: &str| text.parse().ok().filter(|x: &f64| x.is_finite());
+            // They are computed in f32, and sums of larger ones could overflow.
+            let number = |text: &str| text.parse().ok().filter(|x: &f64| x.abs() <= f64::from(f32::MAX));
             let numbers: Option<Vec<f64>> = numbers.clone().map(|i| number(&record[i])).collect();
             let numbers = numbers.ok_or_else(|| {
                 let line = record.position().map_or(0, |position| position.line() as usize);

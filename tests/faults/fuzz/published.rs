@@ -1,0 +1,152 @@
+//! Data sets of identities as they are published: names of files, lists, MATLAB's and HDF5's files.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use flate2::read::{GzDecoder, ZlibDecoder};
+use ptl::convert::cuhk03::{BoxKind, MatFile, NewProtocol};
+use ptl::convert::mat5;
+use ptl::data::{DatasetKind, LoadOptions, load};
+
+use super::{fixture, fuzz, written};
+
+fn load_as(folder: &Path, kind: DatasetKind) -> ptl::Result<()> {
+    let dataset = load(folder, kind, &LoadOptions::default())?;
+    assert!(!dataset.train.is_empty() && !dataset.query.is_empty() && !dataset.gallery.is_empty());
+    let classes = dataset.train_classes();
+    assert!(classes <= dataset.train.len());
+    dataset.check_for_training(2)?;
+    dataset.check_for_evaluation()
+}
+
+/// Names are the only labels of Market-1501's layout; they may hold any bytes but two.
+#[test]
+fn names_of_images() {
+    let seeds = ["0002_c1s1_000451_03.jpg", "-1_c3.png", "0001_c12_f0246350.jpg"].map(Into::into);
+    fuzz("image-names", &seeds, |folder, bytes| {
+        let root = folder.join("market");
+        let good =
+            ["bounding_box_train/0001_c1.jpg", "bounding_box_train/0001_c2.jpg", "bounding_box_train/0003_c1.jpg"];
+        let test = ["query/0005_c1.jpg", "bounding_box_test/0005_c2.jpg", "bounding_box_train/0003_c2.jpg"];
+        good.iter().chain(&test).for_each(|name| drop(written(&root, name, "")));
+        let name: Vec<u8> = bytes.iter().filter(|byte| !matches!(byte, 0 | b'/')).copied().take(250).collect();
+        let name = OsStr::from_bytes(if matches!(&name[..], b"" | b"." | b"..") { b"x" } else { &name });
+        for subset in ["bounding_box_train", "query", "bounding_box_test"] {
+            fs::write(root.join(subset).join(name), "").unwrap();
+        }
+        let loaded = load_as(&root, DatasetKind::Market1501);
+        fs::remove_dir_all(&root).unwrap();
+        loaded
+    });
+}
+
+#[test]
+fn lists_of_msmt17() {
+    let lines = |pids: [usize; 3]| -> Vec<String> {
+        let line = |pid: &usize| {
+            [1, 2].map(|camera| format!("{pid:04}/{pid:04}_000_{camera:02}_0303morning_0006_0.jpg {pid}"))
+        };
+        pids.iter().flat_map(line).collect()
+    };
+    let list = lines([0, 1, 2]).join("\n");
+    fuzz("msmt17-lists", &[list.clone().into()], |folder, bytes| {
+        for subset in ["train", "test"] {
+            for line in list.lines() {
+                written(folder, &format!("{subset}/{}", line.split(' ').next().unwrap()), "");
+            }
+        }
+        for name in ["train", "val", "query", "gallery"] {
+            written(folder, &format!("list_{name}.txt"), bytes);
+        }
+        load_as(folder, DatasetKind::Msmt17)
+    });
+}
+
+#[test]
+fn splits_of_cuhk03() {
+    let images = [
+        "[\"a.jpg\",1,1]",
+        "[\"b.jpg\",1,2]",
+        "[\"c.jpg\",2,1]",
+        "[\"d.jpg\",2,2]",
+        "[\"e.jpg\",3,1]",
+        "[\"f.jpg\",3,2]",
+    ];
+    let splits =
+        format!(r#"{{"dataset":"cuhk03-classic-detected","images":[{}],"splits":[[1],[2]]}}"#, images.join(","));
+    fuzz("cuhk03-splits", &[splits.into()], |folder, bytes| {
+        ["a", "b", "c", "d", "e", "f"].iter().for_each(|name| drop(written(folder, &format!("{name}.jpg"), "")));
+        written(folder, "splits.json", bytes);
+        load_as(folder, DatasetKind::Cuhk03ClassicDetected)
+    });
+}
+
+fn protocols() -> [Vec<u8>; 2] {
+    BoxKind::ALL.map(|kind| fixture(&format!("golden/cuhk03/cuhk03_new_protocol_config_{}.mat", kind.name())))
+}
+
+fn read_protocol(folder: &Path, bytes: &[u8]) -> ptl::Result<()> {
+    let path = written(folder, "lists.mat", bytes);
+    for variable in mat5::read(&path)? {
+        if let mat5::Value::Numbers(numbers) = &variable.value {
+            assert_eq!(numbers.len(), variable.dims.iter().product::<usize>());
+        }
+    }
+    let protocol = NewProtocol::read(&path)?;
+    assert!(protocol.listed().iter().all(|listed| listed.pid > 0 && listed.path.is_relative()));
+    Ok(())
+}
+
+#[test]
+fn matlab_files() {
+    fuzz("mat5", &protocols(), read_protocol);
+}
+
+/// The arrays within compressed elements, as elements of the file.
+#[test]
+fn arrays_of_matlab_files() {
+    fuzz("mat5-arrays", &protocols().map(|file| inflated(&file)), read_protocol);
+}
+
+fn inflated(file: &[u8]) -> Vec<u8> {
+    let (header, mut rest) = file.split_at(128);
+    let mut bytes = header.to_vec();
+    while let Some((tag, after)) = rest.split_at_checked(8) {
+        let len = u32::from_le_bytes(tag[4..].try_into().unwrap()) as usize;
+        match tag[0] {
+            15 => drop(ZlibDecoder::new(&after[..len]).read_to_end(&mut bytes).unwrap()),
+            _ => bytes.extend([tag, &after[..len]].concat()),
+        }
+        rest = &after[len..];
+    }
+    bytes
+}
+
+/// MATLAB's block before HDF5's file.
+const BLOCK: usize = 512;
+
+#[test]
+fn hdf5_files() {
+    let mut published = Vec::new();
+    GzDecoder::new(&fixture("golden/cuhk03/cuhk-03.mat.gz")[..]).read_to_end(&mut published).unwrap();
+    for (reader, file) in [("hdf5", fixture("fuzz/cuhk-03.mat")), ("hdf5-published", published)] {
+        let (block, file) = file.split_at(BLOCK);
+        fuzz(reader, &[file.to_vec()], |folder, bytes| read_images(folder, &[block, bytes].concat()));
+    }
+}
+
+fn read_images(folder: &Path, bytes: &[u8]) -> ptl::Result<()> {
+    let file = MatFile::open(&written(folder, "cuhk-03.mat", bytes))?;
+    file.test_sets()?;
+    for kind in BoxKind::ALL {
+        let images = file.images(kind)?;
+        for key in images.keys() {
+            let image = images.read(key)?;
+            assert_eq!(image.pixels.len(), 3 * image.width * image.height);
+        }
+    }
+    Ok(())
+}
