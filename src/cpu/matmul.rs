@@ -2,11 +2,15 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::gemm::{self, LeftRows, Product, RightMatrix, Shared};
 use super::microkernel::{self, Isa, MAX_NR, MR};
 
 /// Column ranges of [`matmul_nt`] start at multiples of this.
 pub const COLUMN_ALIGNMENT: usize = MAX_NR;
+/// Numbers that are packed at a time.
+const GROUP_VALUES: usize = 1 << 16;
 
 /// The rows of `B` `[rows, depth]`, in panels as the microkernel reads them.
 pub struct PackedRows {
@@ -18,21 +22,25 @@ pub struct PackedRows {
 }
 
 impl PackedRows {
-    /// Packs `rows` `[n, depth]`.
+    /// Packs `n` rows of `depth` numbers, which `fill` writes: `[rows.len(), depth]` of any rows, in any order, by several threads.
     ///
     /// # Panics
-    /// `depth` is 0, or `rows` are no whole rows.
-    pub fn new(rows: &[f32], depth: usize) -> PackedRows {
-        assert!(depth > 0 && rows.len().is_multiple_of(depth), "whole rows of {depth}");
+    /// `depth` is 0.
+    pub fn new(n: usize, depth: usize, fill: impl Fn(Range<usize>, &mut [f32]) + Sync) -> PackedRows {
+        assert!(depth > 0, "rows of at least one number");
         let isa = microkernel::best();
-        let n = rows.len() / depth;
         let nr = isa.nr(n);
         let mut panels = vec![0.0; RightMatrix::packed_len(depth, n, nr)];
-        if n > 0 {
-            let right =
-                RightMatrix { data: rows, tap_offsets: &[0], depth, n, k_stride: 1, n_stride: depth, gates: false };
-            right.pack(nr, &mut panels);
-        }
+        // As much as stays in a core's cache.
+        let group = nr * (GROUP_VALUES / (nr * depth)).max(1);
+        panels.par_chunks_mut(group * depth).enumerate().for_each_init(Vec::new, |rows, (i, panels)| {
+            let own = i * group..((i + 1) * group).min(n);
+            rows.resize(own.len() * depth, 0.0);
+            fill(own.clone(), rows);
+            let (data, n) = (&rows[..], own.len());
+            RightMatrix { data, tap_offsets: &[0], depth, n, k_stride: 1, n_stride: depth, gates: false }
+                .pack(nr, panels);
+        });
         PackedRows { isa, panels, rows: n, depth, nr }
     }
 
@@ -102,7 +110,13 @@ mod tests {
             let mut rng = stream(1, Purpose::Test, n_a as u64, 0);
             let mut matrix = |n: usize| (0..n * depth).map(|_| rng.random_range(-1.0f32..1.0)).collect::<Vec<_>>();
             let (a, b) = (matrix(n_a), matrix(n_b));
-            let (packed, transposed) = (PackedRows::new(&b, depth), PackedRows::new(&a, depth));
+            let pack = |rows: &[f32]| {
+                let of = |own: Range<usize>, out: &mut [f32]| {
+                    out.copy_from_slice(&rows[own.start * depth..own.end * depth]);
+                };
+                PackedRows::new(rows.len() / depth, depth, of)
+            };
+            let (packed, transposed) = (pack(&b), pack(&a));
             let mut out = vec![0.0; n_a * n_b];
             matmul_nt(&a, &packed, 0..n_b, &mut out);
             let mut mirrored = vec![0.0; n_a * n_b];

@@ -28,8 +28,8 @@ impl<'a> Sets<'a> {
         dim: usize,
         device: &Device,
     ) -> Result<Sets<'a>> {
-        // Both are centred copies, and the gallery is packed.
-        memory::ensure("ranking", (size_of_val(query) + 2 * size_of_val(gallery)) as u64)?;
+        // The gallery is packed, which takes as much again.
+        memory::ensure("ranking", size_of_val(gallery) as u64)?;
         check("query", query, query_labels, dim)?;
         check("gallery", gallery, gallery_labels, dim)?;
         if gallery.is_empty() {

@@ -6,10 +6,12 @@
 //! distance lies between its computed lower bound and that bound plus twice the `slack` of both rows. Whatever such an
 //! interval leaves open is decided by the distance in f64 of the features as they were given.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::row::Pairs;
-use crate::cpu::{squared_distance, squared_distance_of_directions, with_best_isa};
+use crate::cpu::{PackedRows, squared_distance, squared_distance_of_directions, with_best_isa};
 
 /// Rows that the centre is the mean of, spread over all.
 const CENTRE_ROWS: usize = 256;
@@ -29,13 +31,14 @@ pub struct Conditioned<'a> {
     features: [&'a [f32]; 2],
     dim: usize,
     queries: usize,
-    /// `[queries + gallery, dim]`
-    rows: Vec<f32>,
-    /// Squared length of each row of `rows`.
+    /// What moves and scales a row: it is not kept, but made where it is used.
+    factors: [f32; 2],
+    centre: Vec<f32>,
+    /// Squared length of each row, moved and scaled.
     norms: Vec<f32>,
     /// Half of what a row adds to the uncertainty of a squared distance.
     slack: Vec<f32>,
-    /// Distances of `rows` are those of `features` times this.
+    /// Distances of rows that are moved and scaled are those of `features` times this.
     unit: f64,
     /// Length of the centre, in the unit of `rows`.
     centre_length: f64,
@@ -59,10 +62,13 @@ impl<'a> Conditioned<'a> {
         }
         let centre: Vec<f32> = sums.iter().map(|sum| (sum / n.div_ceil(step).max(1) as f64) as f32).collect();
         let centre_length = centre.iter().map(|c| f64::from(*c).powi(2)).sum::<f64>().sqrt();
-        let mut rows = vec![0.0; n * dim];
-        let moved = |(i, row): (usize, &mut [f32])| condition(source(i), factors, &centre, part, row);
-        let (norms, slack) = rows.par_chunks_mut(dim).enumerate().map(moved).unzip();
-        Conditioned { features, dim, queries, rows, norms, slack, unit: 2f64.powi(exponent), centre_length }
+        let measured = |row: &mut Vec<f32>, i: usize| {
+            row.resize(dim, 0.0);
+            condition(source(i), factors, &centre, row);
+            measure(row, part)
+        };
+        let (norms, slack) = (0..n).into_par_iter().map_init(Vec::new, measured).unzip();
+        Conditioned { features, dim, queries, factors, centre, norms, slack, unit: 2f64.powi(exponent), centre_length }
     }
 
     /// Number of rows, queries and gallery.
@@ -80,9 +86,24 @@ impl<'a> Conditioned<'a> {
         self.dim
     }
 
-    /// The rows from `first` to before `end`.
-    pub fn rows(&self, first: usize, end: usize) -> &[f32] {
-        &self.rows[first * self.dim..end * self.dim]
+    /// Fills `out` `[rows.len(), dim]` with those rows, moved and scaled.
+    pub fn fill(&self, rows: Range<usize>, out: &mut [f32]) {
+        for (i, out) in rows.zip(out.chunks_exact_mut(self.dim)) {
+            condition(self.source(i), self.factors, &self.centre, out);
+        }
+    }
+
+    /// Those rows, moved and scaled: `[rows.len(), dim]`.
+    pub fn rows(&self, rows: Range<usize>) -> Vec<f32> {
+        let mut out = vec![0.0; rows.len() * self.dim];
+        out.par_chunks_exact_mut(self.dim).zip(rows).for_each(|(out, i)| self.fill(i..i + 1, out));
+        out
+    }
+
+    /// Those rows, moved, scaled and packed for products.
+    pub fn packed(&self, rows: Range<usize>) -> PackedRows {
+        let first = rows.start;
+        PackedRows::new(rows.len(), self.dim, |own, out| self.fill(first + own.start..first + own.end, out))
     }
 
     /// Squared length of each row.
@@ -163,14 +184,23 @@ fn exponent(value: f32) -> i32 {
     (f64::from(value).to_bits() >> 52) as i32 - 1023
 }
 
-/// Fills `row` with the scaled and centred `source`; its squared length and its slack.
-fn condition(source: &[f32], [a, b]: [f32; 2], centre: &[f32], part: usize, row: &mut [f32]) -> (f32, f32) {
+/// Fills `row` with the scaled and centred `source`.
+fn condition(source: &[f32], [a, b]: [f32; 2], centre: &[f32], row: &mut [f32]) {
     with_best_isa(
         #[inline(always)]
         || {
             for ((out, x), c) in row.iter_mut().zip(source).zip(centre) {
                 *out = x * a * b - c;
             }
+        },
+    )
+}
+
+/// Squared length of a conditioned row, and its slack.
+fn measure(row: &[f32], part: usize) -> (f32, f32) {
+    with_best_isa(
+        #[inline(always)]
+        || {
             // A product's rounding errors are at most those of each of its partial sums, and a partial sum of q and g is at most the
             // product of the lengths of what it covers, or half of the sum of their squares.
             let (mut norm, mut partial_sums) = (0f64, 0f64);

@@ -22,7 +22,7 @@ pub struct CpuDistances<'a> {
 impl<'a> CpuDistances<'a> {
     pub fn new(conditioned: Arc<Conditioned<'a>>) -> CpuDistances<'a> {
         let low_norms = conditioned.norms().iter().zip(conditioned.slack()).map(|(norm, slack)| norm - slack).collect();
-        let packed = PackedRows::new(conditioned.rows(conditioned.queries(), conditioned.len()), conditioned.dim());
+        let packed = conditioned.packed(conditioned.queries()..conditioned.len());
         CpuDistances { conditioned, low_norms, packed, reranker: None }
     }
 
@@ -63,7 +63,7 @@ impl<'a> DistanceSource<'a> for CpuDistances<'a> {
     fn fill(&self, rows: Range<usize>, block: &mut DistanceBlock) -> Result<()> {
         let n_gallery = self.packed.rows();
         block.plain.resize(rows.len() * n_gallery, 0.0);
-        matmul_nt(self.conditioned.rows(rows.start, rows.end), &self.packed, 0..n_gallery, &mut block.plain);
+        matmul_nt(&self.conditioned.rows(rows.clone()), &self.packed, 0..n_gallery, &mut block.plain);
         if let Some(reranker) = &self.reranker {
             block.reranked.clone_from(&block.plain);
             block.margins = reranker.to_bounds(rows.start, &mut block.reranked);

@@ -32,7 +32,7 @@ impl<'a> GpuDistances<'a> {
     pub fn new(gpu: &Gpu, conditioned: Arc<Conditioned<'a>>) -> Result<GpuDistances<'a>> {
         let (n, queries, dim) = (conditioned.len(), conditioned.queries(), conditioned.dim());
         let features = words(gpu, n * dim)?;
-        gpu.upload(features.ptr::<f32>().address(), bytemuck::cast_slice(conditioned.rows(0, n)))?;
+        gpu.upload(features.ptr::<f32>().address(), bytemuck::cast_slice(&conditioned.rows(0..n)))?;
         let low_norms: Vec<f32> = conditioned.norms().iter().zip(conditioned.slack()).map(|(n, s)| n - s).collect();
         let euclidean = RowTerms::new(gpu, &low_norms, &vec![0.0; n], &vec![1.0; n])?;
         let gallery = Columns::new(gpu, features.ptr::<f32>().add(queries * dim), n - queries, dim)?;

@@ -32,7 +32,6 @@ use self::encoding::InvertedIndex;
 pub use self::encoding::Settled;
 pub(super) use self::gpu::GpuReranker;
 use super::distance::{Conditioned, DistanceBlock, Distances, ROUNDING, Row};
-use crate::cpu::PackedRows;
 use crate::device::Device;
 use crate::progress::Reporter;
 use crate::{Error, Result};
@@ -143,7 +142,7 @@ impl<'a> Reranker<'a> {
         let (n, queries) = (conditioned.len(), conditioned.queries());
         let base = Base::new(conditioned, options.variant);
         let found = {
-            let packed = PackedRows::new(base.conditioned().rows(0, n), base.conditioned().dim());
+            let packed = base.conditioned().packed(0..n);
             neighbours::find(&packed, &base, options.neighbours(n), &mut done)
         };
         let settled = Settled::new(base, found, options);
@@ -168,17 +167,19 @@ impl<'a> Reranker<'a> {
     fn row(&self, query: usize, row: &mut [f32]) -> f32 {
         let Settled { base, options, found, .. } = &self.settled;
         let encoding = self.settled.encoding(query);
-        let mut overlap = vec![0f32; row.len()];
+        // In f64, so that what is left open does not grow with the number of terms: the fewer pairs go to f64 as a whole.
+        let mut overlap = vec![0f64; row.len()];
         for &(column, weight) in encoding {
             for &(g, other) in self.gallery_index.column(column as usize) {
-                overlap[g as usize] += other.min(weight as f32);
+                overlap[g as usize] += f64::from(other.min(weight as f32));
             }
         }
         base.to_bounds(query, base.conditioned().queries(), row);
-        let margin = overlap_margin(encoding.len(), 0.0);
+        // Each weight is rounded once.
+        let margin = overlap_margin(1, 0.0);
         let (max, lambda) = (found.max[query] as f32, options.lambda);
         for (value, m) in row.iter_mut().zip(overlap) {
-            let jaccard = 1.0 - m / (2.0 - m);
+            let jaccard = (1.0 - m / (2.0 - m)) as f32;
             *value = (1.0 - lambda) * jaccard + lambda * base.normalised_bound(*value, max) - margin;
         }
         2.0 * margin

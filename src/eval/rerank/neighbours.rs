@@ -161,7 +161,7 @@ pub(super) fn find(packed: &PackedRows, base: &Base, count: usize, done: &mut im
         let end = (start + rows).min(n);
         let width = n - start;
         let block = &mut block[..(end - start) * width];
-        matmul_nt(base.conditioned().rows(start, end), packed, start..n, block);
+        matmul_nt(&base.conditioned().rows(start..end), packed, start..n, block);
 
         let own = seen.par_iter_mut().zip(&mut near).zip(&mut far).skip(start);
         block.par_chunks_mut(width).zip(own).enumerate().for_each(|(i, (row, ((seen, near), far)))| {
