@@ -3,6 +3,7 @@
 mod budget;
 mod foreign;
 mod jpeg;
+mod webp;
 
 use std::io::Cursor;
 use std::path::Path;
@@ -109,6 +110,9 @@ impl Opened {
             bytes.truncate(extent.len);
             // Coefficients have two bytes each.
             copies = if extent.buffered { 3 } else { 1 };
+        }
+        if webp::is_webp(&bytes) && webp::is_cut_off(&bytes) {
+            return Err("the file ends within one of its parts".into());
         }
         let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
         let mut limits = Limits::default();

@@ -208,7 +208,8 @@ pub fn rerank(query: &[f32], gallery: &[f32], dim: usize, options: RerankOptions
     distances.fill(queries.clone(), &mut block)?;
     let near = |row: &Row, item: usize| {
         let [least, most] = [row.least(item), row.most(item)];
-        if most - least < NEAR { 0.5 * (least + most) } else { row.exact(item) as f32 }
+        // Both parts of a final distance lie between 0 and 1.
+        if most - least < NEAR { (0.5 * (least + most)).clamp(0.0, 1.0) } else { row.exact(item) as f32 }
     };
     let rows = distances.reranked(queries, &block);
     Ok(rows.par_iter().flat_map_iter(|row| (0..row.len()).map(move |item| near(row, item))).collect())
