@@ -195,7 +195,17 @@ impl Matching {
         }
         for buffer in buffers.iter_mut() {
             if let Some(source) = self.sources.get(&buffer.name) {
-                buffer.values = file.finite(source)?.into();
+                let values = file.finite(source)?;
+                let negative = values.iter().filter(|value| **value < 0.0).count();
+                if negative > 0 && buffer.name.ends_with("running_var") {
+                    let reason = format!(
+                        "{negative} of the {} values of {} are negative, and a variance never is: these weights are broken",
+                        values.len(),
+                        source.shown()
+                    );
+                    return Err(bad_file(file.path(), reason));
+                }
+                buffer.values = values.into();
             }
         }
         for (name, count) in counters.iter_mut() {
@@ -241,6 +251,18 @@ mod tests {
     fn ramp(name: &str, shape: &[usize], from: usize) -> Tensor {
         let len = shape.iter().product::<usize>();
         Tensor::f32(name, shape, (from..from + len).map(|i| i as f32).collect())
+    }
+
+    #[test]
+    fn a_negative_variance_is_named() {
+        let mut store = Store::new();
+        store.add_buffer("bn.running_var".into(), 2, 1.0);
+        let load = |store: &mut Store, values: [f32; 2]| {
+            load_exact(store, &file(&[Tensor::f32("bn.running_var", &[2], values.to_vec())]), None)
+        };
+        load(&mut store, [0.0, 2.0]).unwrap();
+        let error = load(&mut store, [1.0, -2.0]).unwrap_err().to_string();
+        assert!(error.contains("1 of the 2 values of bn.running_var are negative"), "{error}");
     }
 
     /// Two branches that may start from one stage, a head, a running mean and its counter.

@@ -5,6 +5,7 @@ use super::run::{Job, Start, Training, info, load_weights, prepare};
 use super::state::{self, Position, Record, Saved};
 use super::task::Task;
 use super::{Trainer, checkpoints, curves, labels};
+use crate::config::{Config, SETTINGS, Setting};
 use crate::data::{ImageCache, Sampler};
 use crate::store::Group;
 use crate::text::Shown;
@@ -95,6 +96,9 @@ fn resume<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, updates: usize) -> R
     labels::check(&newest.join(state::MODEL_FILE), &saved.header, &task.class_names(), config.task, reporter)?;
     let mut record = saved.record.clone();
     check_position(job, record.position, updates)?;
+    if is_finished(config, &record) {
+        refuse_changes(&saved.header.config, config)?;
+    }
     saved.restore(trainer)?;
     let position = &mut record.position;
     reporter.message(&format!("resuming after step {} of {}", position.step, newest.shown()));
@@ -110,6 +114,36 @@ fn resume<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, updates: usize) -> R
         record.evaluated = Some(position.step);
     }
     Ok(record)
+}
+
+/// Whether all epochs are done, or patience has ended, and the weights are measured.
+fn is_finished(config: &Config, record: &Record) -> bool {
+    let Record { position, best, evaluated, .. } = record;
+    let patience = config.train.patience;
+    let out_of_patience = patience > 0 && best.is_some_and(|best| best.evaluations_since >= patience);
+    *evaluated == Some(position.step) && (position.epoch >= config.schedule.epochs || out_of_patience)
+}
+
+/// Refuses other settings for a run that has nothing left to train: its settings would say what was never done, and its results
+/// would not be those of its weights.
+fn refuse_changes(then: &Config, now: &Config) -> Result<()> {
+    // How long it trains, and where its data lie, may be said anew.
+    const ALLOWED: [&str; 6] =
+        ["schedule.epochs", "train.patience", "train.eval_every", "train.max_steps", "data.root", "data.target"];
+    let differs = |setting: &&Setting| {
+        setting.changes_results() && !ALLOWED.contains(&setting.path) && then.shown(setting) != now.shown(setting)
+    };
+    SETTINGS.iter().find(differs).map_or(Ok(()), |setting| {
+        Err(Error::Setting {
+            setting: format!("--{}", setting.flag()),
+            value: now.shown(setting),
+            reason: format!(
+                "the run is finished, with {}: nothing is left to train; give more --epochs too, or measure it anew with ptl-train \
+                 evaluate",
+                then.shown(setting).shown()
+            ),
+        })
+    })
 }
 
 /// Refuses settings with which a run cannot go on from where it stands.
@@ -153,4 +187,30 @@ fn describe<T: Task>(job: &Job<'_, T>, trainer: &Trainer) {
         trainer.trained_parameters() as f64 / 1e6,
         trainer.arena_bytes() >> 20,
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finished_run_keeps_the_settings_that_it_had() {
+        let position = Position { epoch: 4, step: 40, ..Position::default() };
+        let mut config = Config::default();
+        config.schedule.epochs = 4;
+        let finished = Record { position, evaluated: Some(40), ..Record::default() };
+        assert!(is_finished(&config, &finished));
+        assert!(!is_finished(&config, &Record { evaluated: Some(30), ..finished.clone() }), "it is not measured yet");
+        let mut longer = config.clone();
+        longer.schedule.epochs = 5;
+        assert!(!is_finished(&longer, &finished));
+
+        let mut now = config.clone();
+        now.threads += 1;
+        now.data.root = "elsewhere".into();
+        refuse_changes(&config, &now).unwrap();
+        now.model.height += 32;
+        let error = refuse_changes(&config, &now).unwrap_err().to_string();
+        assert!(error.starts_with("--height = ") && error.contains("nothing is left to train"), "{error}");
+    }
 }

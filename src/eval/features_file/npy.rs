@@ -63,15 +63,23 @@ pub(super) fn read(path: &Path) -> Result<(Vec<f32>, usize)> {
     let values = rows.checked_mul(dim).filter(|n| (*n as u64).checked_mul(size).is_some_and(|bytes| bytes <= length));
     let values = values.ok_or_else(|| bad(format!("it is shorter than its shape ({shape}) says")))?;
     let mut features = memory::reserved("the features", values)?;
+    let mut beyond = 0;
     let read = match size {
         4 => numbers(&mut file, values, &mut features, f32::from_le_bytes),
-        8 => numbers(&mut file, values, &mut features, |b| f64::from_le_bytes(b) as f32),
+        8 => numbers(&mut file, values, &mut features, |b| {
+            let (wide, narrow) = (f64::from_le_bytes(b), f64::from_le_bytes(b) as f32);
+            beyond += usize::from((wide.is_finite() && !narrow.is_finite()) || (wide != 0.0 && narrow == 0.0));
+            narrow
+        }),
         _ => numbers(&mut file, values, &mut features, |b| f16::from_le_bytes(b).to_f32()),
     };
     match read {
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
             Err(bad(format!("it is shorter than its shape ({shape}) says")))
         }
+        Ok(()) if beyond > 0 => Err(bad(format!(
+            "{beyond} of its numbers are beyond float32, in which features are ranked: multiply them all by one factor"
+        ))),
         read => read.at("read", path).map(|()| (features, dim)),
     }
 }
@@ -103,7 +111,7 @@ fn numbers<const N: usize>(
     file: &mut impl Read,
     count: usize,
     into: &mut Vec<f32>,
-    convert: impl Fn([u8; N]) -> f32,
+    mut convert: impl FnMut([u8; N]) -> f32,
 ) -> io::Result<()> {
     for _ in 0..count {
         let mut bytes = [0; N];
@@ -145,6 +153,11 @@ mod tests {
         assert_eq!(stored(&dict("<f4", "False", "(2, 2)"), &f4).unwrap(), want);
         let f8: Vec<u8> = values.iter().flat_map(|x| f64::from(*x).to_le_bytes()).collect();
         assert_eq!(stored(&dict("<f8", "False", "(2, 2)"), &f8).unwrap(), want);
+        for far in [1e300, 1e-300] {
+            let f8: Vec<u8> = [1.0, 0.0, far, 2.0].iter().flat_map(|x: &f64| x.to_le_bytes()).collect();
+            let error = stored(&dict("<f8", "False", "(2, 2)"), &f8).unwrap_err().to_string();
+            assert!(error.contains("1 of its numbers are beyond float32"), "{error}");
+        }
         let f2: Vec<u8> = values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
         assert_eq!(stored(&dict("<f2", "False", "(2, 2)"), &f2).unwrap(), want);
     }
