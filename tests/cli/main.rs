@@ -188,7 +188,12 @@ fn a_run_can_be_evaluated_extracted_resumed_and_fine_tuned() {
 
     // Settings that do not fit a run leave it as it was.
     let before = fs::read(Path::new(run).join("config.toml")).unwrap();
-    fails_with(1, &["train", "--resume", run, "--arch", "resnet34"], &["belongs to another model"]);
+    fails_with(1, &["train", "--resume", run, "--epochs", "9", "--arch", "resnet34"], &["belongs to another model"]);
+    fails_with(
+        1,
+        &["train", "--resume", run, "--lr", "0.5"],
+        &["--lr = 0.5", "the run is finished", "nothing is left to train"],
+    );
     assert_eq!(fs::read(Path::new(run).join("config.toml")).unwrap(), before);
 
     // A finished run that is resumed has nothing left to do; more epochs give it something.
