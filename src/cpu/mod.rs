@@ -13,5 +13,5 @@ mod simd;
 
 pub use matmul::{COLUMN_ALIGNMENT, PackedRows, matmul_nt, summed_at_once};
 pub use microkernel::isa_name;
-pub use pairs::{squared_distance, squared_distance_of_directions};
+pub use pairs::{squared_distances, squared_distances_of_directions};
 pub(crate) use simd::with_best_isa;

@@ -1,34 +1,40 @@
-//! Distances of single pairs of rows in f64.
+//! Distances of pairs of rows in f64, for several pairs with one row in common at a time: the memory then fetches the others beside
+//! each other.
 
 use super::simd::with_best_isa;
 
 /// Partial sums: the same on every machine, so the result has the same bits everywhere.
 const LANES: usize = 16;
 
-/// |a - b|²·scale², in f64 throughout, for a scale that is a power of two. It is the same for (a, b) and (b, a), and 0 for equal rows.
+/// |a - b|²·scale² for each row b, in f64 throughout, for a scale that is a power of two. It is the same for (a, b) and (b, a), and 0
+/// for equal rows.
 ///
 /// # Panics
 /// Rows of different lengths.
-pub fn squared_distance(a: &[f32], b: &[f32], scale: f64) -> f64 {
-    sum(
+pub fn squared_distances<const N: usize>(a: &[f32], b: [&[f32]; N], scale: f64) -> [f64; N] {
+    sums(
         a,
         b,
         #[inline(always)]
-        |a, b| (f64::from(a) - f64::from(b)) * scale,
+        |a, b, _| (f64::from(a) - f64::from(b)) * scale,
     )
 }
 
-/// |a/|a| - b/|b||² = 2 - 2 cos, from the norms of rows that are not 0; in f64 throughout, and 0 for equal rows.
+/// |a/|a| - b/|b||² = 2 - 2 cos for each row b, from the norms of rows that are not 0; in f64 throughout, and 0 for equal rows.
 ///
 /// # Panics
 /// Rows of different lengths.
-pub fn squared_distance_of_directions([a, b]: [&[f32]; 2], norms: [f64; 2]) -> f64 {
-    let inverse = norms.map(|norm| 1.0 / norm);
-    sum(
+pub fn squared_distances_of_directions<const N: usize>(
+    (a, norm): (&[f32], f64),
+    b: [&[f32]; N],
+    norms: [f64; N],
+) -> [f64; N] {
+    let (inverse, inverses) = (1.0 / norm, norms.map(|norm| 1.0 / norm));
+    sums(
         a,
         b,
         #[inline(always)]
-        |a, b| quotient(a, norms[0], inverse[0]) - quotient(b, norms[1], inverse[1]),
+        |a, b, pair| quotient(a, norm, inverse) - quotient(b, norms[pair], inverses[pair]),
     )
 }
 
@@ -40,26 +46,32 @@ fn quotient(x: f32, norm: f64, inverse: f64) -> f64 {
     (-near).mul_add(norm, x).mul_add(inverse, near)
 }
 
-/// The sum of the squares of what `difference` makes of each pair of numbers.
+/// For each row b, the sum of the squares of what `difference` makes of each number of a, that of b, and the place of b.
 #[inline(always)]
-fn sum(a: &[f32], b: &[f32], difference: impl Fn(f32, f32) -> f64) -> f64 {
-    assert_eq!(a.len(), b.len(), "rows of one length");
+fn sums<const N: usize>(a: &[f32], b: [&[f32]; N], difference: impl Fn(f32, f32, usize) -> f64) -> [f64; N] {
+    assert!(b.iter().all(|b| b.len() == a.len()), "rows of one length");
     with_best_isa(
         #[inline(always)]
         || {
-            let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-            let mut sums = [0f64; LANES];
-            for (a, b) in a.iter().zip(b) {
-                for lane in 0..LANES {
-                    let d = difference(a[lane], b[lane]);
-                    sums[lane] += d * d;
+            let (a, a_rest) = a.as_chunks::<LANES>();
+            let b = b.map(|b| b.as_chunks::<LANES>());
+            let mut sums = [[0f64; LANES]; N];
+            for (k, a) in a.iter().enumerate() {
+                for pair in 0..N {
+                    let b = &b[pair].0[k];
+                    for lane in 0..LANES {
+                        let d = difference(a[lane], b[lane], pair);
+                        sums[pair][lane] += d * d;
+                    }
                 }
             }
-            for (sum, (a, b)) in sums.iter_mut().zip(a_rest.iter().zip(b_rest)) {
-                let d = difference(*a, *b);
-                *sum += d * d;
+            for pair in 0..N {
+                for (sum, (a, b)) in sums[pair].iter_mut().zip(a_rest.iter().zip(b[pair].1)) {
+                    let d = difference(*a, *b, pair);
+                    *sum += d * d;
+                }
             }
-            sums.iter().sum()
+            sums.map(|sums| sums.iter().sum())
         },
     )
 }
@@ -74,20 +86,21 @@ mod tests {
             let a: Vec<f32> = (0..dim).map(|k| 1e6 + (k as f32 * 0.7).sin()).collect();
             let b: Vec<f32> = (0..dim).map(|k| 1e6 + (k as f32 * 1.3).cos()).collect();
             let want: f64 = a.iter().zip(&b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
-            let got = squared_distance(&a, &b, 1.0);
+            let [got, same, again] = squared_distances(&a, [&b, &a, &b], 1.0);
             assert!((got - want).abs() <= 1e-14 * want, "{dim}: {got}, not {want}");
-            assert_eq!(got, squared_distance(&b, &a, 1.0));
-            assert_eq!(squared_distance(&a, &b, 0.25), got / 16.0);
+            assert_eq!(([got, 0.0, got], [got]), ([again, same, again], squared_distances(&b, [&a], 1.0)));
+            assert_eq!(squared_distances(&a, [&b], 0.25), [got / 16.0]);
             let norms = [&a, &b].map(|row| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt());
             let direction = |x: f32, norm: f64| f64::from(x) / norm;
             let differences = a.iter().zip(&b).map(|(a, b)| direction(*a, norms[0]) - direction(*b, norms[1]));
             let want: f64 = differences.map(|d| d.powi(2)).sum();
-            let got = squared_distance_of_directions([&a, &b], norms);
+            let [got, same] = squared_distances_of_directions((&a, norms[0]), [&b, &a], [norms[1], norms[0]]);
             assert!((got - want).abs() <= 1e-12 * want, "{dim}: {got}, not {want}");
-            assert_eq!(squared_distance_of_directions([&a, &a], [norms[0]; 2]), 0.0);
+            assert_eq!(([got], 0.0), (squared_distances_of_directions((&b, norms[1]), [&a], [norms[0]]), same));
         }
-        assert_eq!(squared_distance(&[3e38, -1.0], &[-3e38, -1.0], 1.0), (2.0 * f64::from(3e38f32)).powi(2));
-        assert_eq!(squared_distance(&[1e-40], &[0.0], 1.0), f64::from(1e-40f32).powi(2));
-        assert_eq!(squared_distance_of_directions([&[0.3], &[0.7]], [f64::from(0.3f32), f64::from(0.7f32)]), 0.0);
+        assert_eq!(squared_distances(&[3e38, -1.0], [&[-3e38, -1.0]], 1.0), [(2.0 * f64::from(3e38f32)).powi(2)]);
+        assert_eq!(squared_distances(&[1e-40], [&[0.0]], 1.0), [f64::from(1e-40f32).powi(2)]);
+        let norms = [0.3f32, 0.7].map(f64::from);
+        assert_eq!(squared_distances_of_directions((&[0.3], norms[0]), [&[0.7]], [norms[1]]), [0.0]);
     }
 }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::row::Pairs;
-use crate::cpu::{PackedRows, squared_distance, squared_distance_of_directions, with_best_isa};
+use crate::cpu::{PackedRows, squared_distances, squared_distances_of_directions, with_best_isa};
 
 /// Rows that the centre is the mean of, spread over all.
 const CENTRE_ROWS: usize = 256;
@@ -124,7 +124,7 @@ impl<'a> Conditioned<'a> {
     /// Length of each row before the centre was taken away, in f64 and in the unit of the rows.
     pub fn lengths(&self) -> Vec<f64> {
         let zeros = vec![0.0; self.dim];
-        let length = |i| squared_distance(self.source(i), &zeros, self.unit).sqrt();
+        let length = |i| squared_distances(self.source(i), [&zeros], self.unit)[0].sqrt();
         (0..self.len()).into_par_iter().map(length).collect()
     }
 
@@ -133,15 +133,15 @@ impl<'a> Conditioned<'a> {
         row_of(self.features, self.queries, self.dim, i)
     }
 
-    /// |x_i - x_j|² in f64, in the unit of the rows.
-    pub fn pair(&self, i: usize, j: usize) -> f64 {
-        squared_distance(self.source(i), self.source(j), self.unit)
+    /// |x_i - x_j|² for each j, in f64, in the unit of the rows.
+    pub fn pairs<const N: usize>(&self, i: usize, j: [usize; N]) -> [f64; N] {
+        squared_distances(self.source(i), j.map(|j| self.source(j)), self.unit)
     }
 
-    /// 2 - 2 cos of rows as they were given, in f64, with their [`Conditioned::lengths`], which are not 0.
-    pub fn pair_of_directions(&self, i: usize, j: usize, lengths: [f64; 2]) -> f64 {
-        let norms = lengths.map(|length| length / self.unit);
-        squared_distance_of_directions([self.source(i), self.source(j)], norms)
+    /// 2 - 2 cos of rows as they were given, in f64, for each j; `lengths` are [`Conditioned::lengths`], and none of these is 0.
+    pub fn pairs_of_directions<const N: usize>(&self, i: usize, j: [usize; N], lengths: &[f64]) -> [f64; N] {
+        let norm = |i: usize| lengths[i] / self.unit;
+        squared_distances_of_directions((self.source(i), norm(i)), j.map(|j| self.source(j)), j.map(norm))
     }
 
     /// No distance of a query to an image of the gallery is larger, in the unit of the features.
@@ -155,7 +155,7 @@ impl<'a> Conditioned<'a> {
 /// Squared Euclidean distances of a query to an image of the gallery.
 impl Pairs for Conditioned<'_> {
     fn exact(&self, query: usize, item: usize) -> f64 {
-        self.pair(query, self.queries + item)
+        self.pairs(query, [self.queries + item])[0]
     }
 
     fn distance(&self, exact: f64) -> f64 {

@@ -3,6 +3,7 @@
 //! For each query the gallery is ordered by (distance, gallery index), after the items that the filter names have been
 //! taken out. A query without a remaining match is skipped: it counts neither as a failure nor as a success.
 
+mod places;
 mod queries_csv;
 mod query;
 mod ranker;

@@ -1,5 +1,6 @@
 //! One query: where its matches stand in the filtered gallery.
 
+use super::places::Places;
 use super::{Labels, QueryResult, RankingOptions};
 use crate::eval::distance::Row;
 
@@ -47,20 +48,26 @@ pub(in crate::eval) fn rank_query(
         return None;
     }
 
-    // Other items by the first match that comes after them in rank, and by the first that is not nearer.
-    let mut others_before = vec![0; matches.len()];
+    // Other items by the first match that comes after them in rank; behind the last match they do not matter.
+    let mut others_before = vec![0; matches.len() + 1];
     let mut open = Vec::new();
     let bounds: Vec<[f32; 2]> = matches.iter().map(|m| [row.least(m.item), m.most]).collect();
-    for other in kept().filter(|&g| row.least(g) <= farthest && gallery.pids[g] != pid) {
+    let places = Places::new(&bounds);
+    for other in kept().filter(|&g| gallery.pids[g] != pid) {
         let [least, most] = [row.least(other), row.most(other)];
+        if let Some(nearer) = places.nearer(least, most) {
+            others_before[nearer] += 1;
+            continue;
+        }
         // Matches behind the first `end` are farther; those before are nearer if even the largest of their bounds is less.
-        let end = not_farther(&bounds, most);
+        let end = bounds.partition_point(|[least, _]| *least <= most);
         if end > 0 && bounds[end - 1][1] >= least {
             open.push((other, end));
-        } else if end < matches.len() {
+        } else {
             others_before[end] += 1;
         }
     }
+    others_before.truncate(matches.len());
     let mut others_within = others_before.clone();
     for &(other, end) in &open {
         let nearer = bounds[..end].partition_point(|[_, most]| *most < row.least(other));
@@ -104,12 +111,6 @@ pub(in crate::eval) fn rank_query(
         first_match_rank: 1 + others_before[0],
     };
     Some(RankedQuery { result, others_before })
-}
-
-/// How many of the bounds of matches begin at most at `most`. Inlined, it slows the loop around it down by a tenth.
-#[inline(never)]
-fn not_farther(bounds: &[[f32; 2]], most: f32) -> usize {
-    bounds.partition_point(|[least, _]| *least <= most)
 }
 
 impl Match {

@@ -7,6 +7,8 @@ use crate::eval::distance::{Conditioned, ROUNDING};
 
 /// Roundings that 2 - 2 cos adds to those of a squared distance, relative to it.
 const COSINE_ROUNDINGS: f64 = 24.0;
+/// Pairs that are worked out at once.
+const AT_ONCE: usize = 4;
 /// A row that is shorter than this share of the longest is not looked at in f32.
 const SHORT: f64 = 1e-12;
 
@@ -25,6 +27,7 @@ pub(super) struct Base<'a> {
     /// The lengths in f64, without anything taken off; empty for the Euclidean distance.
     lengths: Vec<f64>,
     square: bool,
+    has_vague: bool,
     /// Largest scale, and largest slack times scale, of all images.
     largest: [f32; 2],
 }
@@ -46,7 +49,8 @@ impl<'a> Base<'a> {
         let offset = conditioned.norms().iter().zip(&slack).map(|(norm, slack)| norm - slack).collect();
         let largest = |of: &dyn Fn(usize) -> f32| (0..n).map(of).fold(0.0, f32::max);
         let largest = [largest(&|i| scale[i]), largest(&|i| slack[i] * scale[i])];
-        Base { conditioned, offset, length, scale, slack, lengths, square: variant.squares(), largest }
+        let has_vague = scale.contains(&0.0);
+        Base { conditioned, offset, length, scale, slack, lengths, square: variant.squares(), has_vague, largest }
     }
 
     pub fn len(&self) -> usize {
@@ -77,6 +81,11 @@ impl<'a> Base<'a> {
     /// Whether bounds tell nothing of an image.
     pub fn is_vague(&self, i: usize) -> bool {
         self.scale[i] == 0.0
+    }
+
+    /// Whether there is an image of which bounds tell nothing.
+    pub fn has_vague(&self) -> bool {
+        self.has_vague
     }
 
     /// Images whose bounds tell nothing.
@@ -111,14 +120,28 @@ impl<'a> Base<'a> {
 
     /// d_ij in f64 of the features as they were given.
     pub fn exact(&self, i: usize, j: usize) -> f64 {
+        self.exact_at_once(i, [j])[0]
+    }
+
+    /// The same for each of `others`.
+    pub fn exact_of(&self, i: usize, others: &[u32]) -> Vec<f64> {
+        let (groups, rest) = others.as_chunks::<AT_ONCE>();
+        let groups = groups.iter().flat_map(|js| self.exact_at_once(i, js.map(|j| j as usize)));
+        groups.chain(rest.iter().map(|j| self.exact(i, *j as usize))).collect()
+    }
+
+    fn exact_at_once<const N: usize>(&self, i: usize, js: [usize; N]) -> [f64; N] {
         if self.lengths.is_empty() {
-            return self.conditioned.pair(i, j);
+            return self.conditioned.pairs(i, js);
         }
-        match [self.lengths[i], self.lengths[j]] {
-            // A row of zeros has no direction.
-            [0.0, _] | [_, 0.0] => 2.0,
-            lengths => self.conditioned.pair_of_directions(i, j, lengths),
+        let mut exact = self.conditioned.pairs_of_directions(i, js, &self.lengths);
+        for (d, j) in exact.iter_mut().zip(js) {
+            // A row of zeros has no direction: it is equal to itself alone.
+            if self.lengths[i] == 0.0 || self.lengths[j] == 0.0 {
+                *d = if i == j { 0.0 } else { 2.0 };
+            }
         }
+        exact
     }
 
     /// D = f(d) / max f(d); 0 where all images are the same.

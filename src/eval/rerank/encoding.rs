@@ -49,31 +49,32 @@ impl<'a> Settled<'a> {
     /// V_i before the mean.
     fn own(&self, i: usize) -> &[(u32, f64)] {
         self.own[i].get_or_init(|| {
-            let half = |j: usize| {
-                let set = || reciprocal(&self.found, j, self.options.half());
-                self.halves[j].get_or_init(set).clone()
-            };
-            let members = expanded(&self.found, i, self.options.k1, half);
-            // The neighbours' distances are known, those of the expansion are not.
-            let mut known: Vec<(u32, f64)> = self.found.nearest(i, usize::MAX).collect();
-            known.sort_unstable_by_key(|(other, _)| *other);
-            let weight = |&j: &u32| {
-                let d = match known.binary_search_by_key(&j, |(other, _)| *other) {
-                    Ok(at) => known[at].1,
-                    Err(_) if j as usize == i => 0.0,
-                    Err(_) => self.base.exact(i, j as usize),
-                };
-                (-self.base.normalised(d, self.found.max[i])).exp()
-            };
-            let weights: Vec<f64> = members.iter().map(weight).collect();
-            let sum: f64 = weights.iter().sum();
-            members.iter().zip(weights).map(|(&j, w)| (j, w / sum)).collect()
+            let members = self.members(i);
+            let distances = self.base.exact_of(i, &members);
+            self.weigh(i, &members, distances)
         })
+    }
+
+    /// R*(i), ascending.
+    fn members(&self, i: usize) -> Vec<u32> {
+        let half = |j: usize| {
+            let set = || reciprocal(&self.found, j, self.options.half());
+            &**self.halves[j].get_or_init(set)
+        };
+        expanded(&self.found, i, self.options.k1, half)
+    }
+
+    /// V_i before the mean, from R*(i) and the d of its members.
+    fn weigh(&self, i: usize, members: &[u32], distances: Vec<f64>) -> SparseRow {
+        let weight = |d: f64| (-self.base.normalised(d, self.found.max[i])).exp();
+        let weights: Vec<f64> = distances.into_iter().map(weight).collect();
+        let sum: f64 = weights.iter().sum();
+        members.iter().zip(weights).map(|(&j, w)| (j, w / sum)).collect()
     }
 
     /// Mean of the rows of i and its k2 - 1 nearest others.
     fn mean_of_nearest(&self, i: usize) -> SparseRow {
-        let nearest = self.found.nearest(i, self.options.k2 - 1).map(|(j, _)| j as usize);
+        let nearest = self.found.nearest(i, self.options.k2 - 1).iter().map(|j| *j as usize);
         let near: Vec<usize> = std::iter::once(i).chain(nearest).collect();
         let mut entries: Vec<(u32, f64)> = near.iter().flat_map(|&j| self.own(j).iter().copied()).collect();
         // Stable: weights of a column are added in the order of the neighbours.
@@ -85,8 +86,18 @@ impl<'a> Settled<'a> {
 
     /// Works out all rows V now.
     pub(super) fn encode(&self) {
-        (0..self.base.len()).into_par_iter().for_each(|i| {
-            self.own(i);
+        let members: Vec<Vec<u32>> = (0..self.base.len()).into_par_iter().map(|i| self.members(i)).collect();
+        // Most pairs are in each other's sets: their d is worked out once, for the image that comes first.
+        let later: Vec<Vec<f64>> =
+            members.par_iter().enumerate().map(|(i, set)| self.base.exact_of(i, &set[before(set, i)..])).collect();
+        members.par_iter().enumerate().for_each(|(i, set)| {
+            let earlier = set[..before(set, i)].iter().map(|&j| {
+                let (j, set) = (j as usize, &members[j as usize]);
+                let known = set.binary_search(&(i as u32)).ok().map(|at| later[j][at - before(set, j)]);
+                known.unwrap_or_else(|| self.base.exact(i, j))
+            });
+            let distances = earlier.chain(later[i].iter().copied()).collect();
+            self.own[i].get_or_init(|| self.weigh(i, set, distances));
         });
         (0..self.base.len()).into_par_iter().for_each(|i| {
             self.encoding(i);
@@ -129,21 +140,26 @@ impl Pairs for Settled<'_> {
 
 /// R(i, k), ascending.
 fn reciprocal(found: &Neighbours, i: usize, k: usize) -> Box<[u32]> {
-    let others = found.nearest(i, k).map(|(j, _)| j).filter(|&j| found.contains(j as usize, k, i as u32));
+    let others = found.nearest(i, k).iter().copied().filter(|&j| found.contains(j as usize, k, i as u32));
     let mut set: Vec<u32> = others.chain([i as u32]).collect();
     set.sort_unstable();
     set.into()
 }
 
+/// How many of `set` are less than `i`.
+fn before(set: &[u32], i: usize) -> usize {
+    set.partition_point(|j| (*j as usize) < i)
+}
+
 /// R*(i), ascending.
-fn expanded(found: &Neighbours, i: usize, k1: usize, half: impl Fn(usize) -> Box<[u32]>) -> Vec<u32> {
+fn expanded<'a>(found: &Neighbours, i: usize, k1: usize, half: impl Fn(usize) -> &'a [u32]) -> Vec<u32> {
     let set = reciprocal(found, i, k1);
     let mut expanded = set.to_vec();
     for &j in &set {
         let candidate = half(j as usize);
         let common = candidate.iter().filter(|l| set.binary_search(l).is_ok()).count();
         if 3 * common > 2 * candidate.len() {
-            expanded.extend_from_slice(&candidate);
+            expanded.extend_from_slice(candidate);
         }
     }
     expanded.sort_unstable();

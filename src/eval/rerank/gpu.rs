@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::base::Base;
 use super::encoding::Settled;
-use super::neighbours::Neighbours;
+use super::neighbours::{Candidate, Neighbours};
 use super::{RerankOptions, overlap_margin};
 use crate::Result;
 use crate::device::{Buffer, Gpu, Grid, Ptr, kernels};
@@ -109,7 +109,7 @@ impl<'a> GpuReranker<'a> {
         let terms = RowTerms::new(gpu, &base.offset, &base.length, &base.scale)?;
         let found = candidates(gpu, features, &base, &terms, limits.count, done)?;
         let found = Neighbours::decide(&base, limits.count, found);
-        let near = Nearest::new(gpu, &found, limits.count, n)?;
+        let near = Nearest::new(gpu, &base, &found, limits.count)?;
         let (columns, sizes) = expanded(gpu, &near, limits, n)?;
         let rows = SparseRows { weights: words(gpu, n * limits.capacity)?, columns, sizes, capacity: limits.capacity };
         let (nearest, known, most) = (near.nearest.ptr(), near.distances.ptr(), near.largest.ptr());
@@ -173,7 +173,7 @@ fn candidates(
     terms: &RowTerms,
     count: usize,
     done: &mut dyn FnMut(usize),
-) -> Result<Vec<[Vec<u32>; 2]>> {
+) -> Result<Vec<[Vec<Candidate>; 2]>> {
     let (n, dim) = (base.len(), base.conditioned().dim());
     let others = n.saturating_sub(1);
     let looked_for = [(count + SPARE).min(others), FAR.min(others)];
@@ -211,7 +211,7 @@ fn candidates(
 
 /// Those of `found`, which are the images of least bounds, that may be among the `count` nearest of image `i`; all images where others
 /// may be, too.
-fn nearest_of(base: &Base, i: usize, found: &[(i32, f32)], count: usize) -> Vec<u32> {
+fn nearest_of(base: &Base, i: usize, found: &[(i32, f32)], count: usize) -> Vec<Candidate> {
     let Some((_, last)) = found.last() else { return Vec::new() };
     let mut most: Vec<f32> = found.iter().map(|(j, least)| least + base.width(i, *j as usize)).collect();
     most.sort_by(f32::total_cmp);
@@ -219,26 +219,29 @@ fn nearest_of(base: &Base, i: usize, found: &[(i32, f32)], count: usize) -> Vec<
     if found.len() + 1 < base.len() && *last <= bound {
         return all_others(base, i);
     }
-    found.iter().filter(|(_, least)| *least <= bound).map(|(j, _)| *j as u32).collect()
+    let near = found.iter().filter(|(_, least)| *least <= bound);
+    near.map(|(j, least)| Candidate::new(base, i, *j as usize, *least)).collect()
 }
 
 /// The same for the farthest: `found` are the images of largest bounds.
-fn farthest_of(base: &Base, i: usize, found: &[(i32, f32)]) -> Vec<u32> {
+fn farthest_of(base: &Base, i: usize, found: &[(i32, f32)]) -> Vec<Candidate> {
     let (Some((_, first)), Some((_, last))) = (found.first(), found.last()) else { return Vec::new() };
     if found.len() + 1 < base.len() && last + base.widest(i) >= *first {
         return all_others(base, i);
     }
-    found.iter().map(|(j, _)| *j as u32).collect()
+    found.iter().map(|(j, least)| Candidate::new(base, i, *j as usize, *least)).collect()
 }
 
-fn all_others(base: &Base, i: usize) -> Vec<u32> {
-    (0..base.len() as u32).filter(|j| *j as usize != i).collect()
+fn all_others(base: &Base, i: usize) -> Vec<Candidate> {
+    (0..base.len()).filter(|j| *j != i).map(Candidate::unknown).collect()
 }
 
 impl Nearest {
-    fn new(gpu: &Gpu, found: &Neighbours, count: usize, n: usize) -> Result<Nearest> {
-        let (places, distances): (Vec<i32>, Vec<f32>) =
-            (0..n).flat_map(|i| found.nearest(i, count)).map(|(j, d)| (j as i32, d as f32)).unzip();
+    fn new(gpu: &Gpu, base: &Base, found: &Neighbours, count: usize) -> Result<Nearest> {
+        let n = base.len();
+        let of_image =
+            |i: usize| found.nearest(i, count).par_iter().map(move |j| (*j as i32, base.exact(i, *j as usize) as f32));
+        let (places, distances): (Vec<i32>, Vec<f32>) = (0..n).into_par_iter().flat_map(of_image).unzip();
         let most: Vec<f32> = found.max.iter().map(|d| *d as f32).collect();
         let buffers = [words(gpu, places.len())?, words(gpu, distances.len())?, words(gpu, n)?];
         let bytes: [&[u8]; 3] =

@@ -186,10 +186,14 @@ impl<'a> Reranker<'a> {
     }
 }
 
+/// Roundings of a final distance outside of the sum of weights: those of J and of the sum of both parts (5), or those of D and of that
+/// sum (8), with a reserve.
+const FINAL_ROUNDINGS: f64 = 12.0;
+
 /// What rounding can do to a final distance: `terms` weights are added up, which are wrong by the share `wrong` each. The slope of J
 /// is at most 2.
 fn overlap_margin(terms: usize, wrong: f64) -> f32 {
-    (2.0 * (wrong + (terms + 16) as f64 * ROUNDING)) as f32
+    (2.0 * (wrong + terms as f64 * ROUNDING) + FINAL_ROUNDINGS * ROUNDING) as f32
 }
 
 /// Final distances `[queries, gallery]` held whole, by `device`: for sets that are small enough. Where rounding leaves more open

@@ -12,46 +12,73 @@ use crate::eval::distance::block_rows;
 const LANES: usize = 16;
 /// Columns of one task.
 const TASK_COLUMNS: usize = 512;
-/// Candidates that are kept beside the nearest before distances are worked out in f64.
+/// Candidates that are kept beside those that are looked for, before distances are worked out in f64.
 const SPARE: usize = 12;
-/// Candidates for the farthest that are kept.
-const FAR: usize = 8;
+/// In the place of a candidate; after all others.
+const NONE: u64 = u64::MAX;
 
 /// For each of n images.
 pub(super) struct Neighbours {
-    /// `[n, count]`: nearest other images, ascending by (distance, index), and their d.
-    nearest: Vec<(u32, f64)>,
+    /// `[n, count]`: nearest other images, ascending by (distance, index).
+    nearest: Vec<u32>,
     count: usize,
     /// `[n]`: the largest d.
     pub max: Vec<f64>,
 }
 
 impl Neighbours {
-    /// Up to `k` nearest others of `i` with their d, nearest first.
-    pub fn nearest(&self, i: usize, k: usize) -> impl Iterator<Item = (u32, f64)> + '_ {
-        self.nearest[i * self.count..][..k.min(self.count)].iter().copied()
+    /// Up to `k` nearest others of `i`, nearest first.
+    pub fn nearest(&self, i: usize, k: usize) -> &[u32] {
+        &self.nearest[i * self.count..][..k.min(self.count)]
     }
 
     /// Whether j ∈ N(i, k).
     pub fn contains(&self, i: usize, k: usize, j: u32) -> bool {
-        i == j as usize || self.nearest(i, k).any(|(other, _)| other == j)
+        i == j as usize || self.nearest(i, k).contains(&j)
     }
 
     /// From a list of candidates for the nearest and one for the farthest of each image, which may leave out what is certainly neither.
     /// Vague images are candidates for the farthest of all others anyway.
-    pub fn decide(base: &Base, count: usize, candidates: Vec<[Vec<u32>; 2]>) -> Neighbours {
+    pub fn decide(base: &Base, count: usize, candidates: Vec<[Vec<Candidate>; 2]>) -> Neighbours {
         let vague: Vec<u32> = base.vague().map(|i| i as u32).collect();
         let decided = candidates.into_par_iter().enumerate().map(|(i, [near, far])| {
-            let mut near: Vec<(u32, f64)> = near.iter().map(|&j| (j, base.exact(i, j as usize))).collect();
-            near.sort_by(by_distance);
-            near.truncate(count);
+            let near = in_order(base, i, near, count);
             debug_assert_eq!(near.len(), count);
-            let others = far.iter().chain(&vague).filter(|j| **j as usize != i);
-            (near, others.map(|&j| base.exact(i, j as usize)).fold(0.0, f64::max))
+            let others = far.iter().map(|c| c.other).chain(vague.iter().copied()).filter(|j| *j as usize != i);
+            (near, others.map(|j| base.exact(i, j as usize)).fold(0.0, f64::max))
         });
-        let (nearest, max): (Vec<Vec<(u32, f64)>>, Vec<f64>) = decided.unzip();
+        let (nearest, max): (Vec<Vec<u32>>, Vec<f64>) = decided.unzip();
         Neighbours { nearest: nearest.concat(), count, max }
     }
+}
+
+/// The first `count` of `candidates` by (distance to image `i`, index). Distances are worked out only where bounds overlap.
+fn in_order(base: &Base, i: usize, mut candidates: Vec<Candidate>, count: usize) -> Vec<u32> {
+    candidates.sort_unstable_by(|a, b| a.least.total_cmp(&b.least));
+    let mut ordered = Vec::with_capacity(candidates.len());
+    let mut rest = &candidates[..];
+    while ordered.len() < count && !rest.is_empty() {
+        // Those up to the first one that is farther than all before it.
+        let mut most = rest[0].most;
+        let others = rest[1..].iter().take_while(|c| {
+            let overlaps = c.least <= most;
+            most = most.max(c.most);
+            overlaps
+        });
+        let (group, after) = rest.split_at(1 + others.count());
+        match group {
+            [one] => ordered.push(one.other),
+            group => {
+                let mut exact: Vec<(u32, f64)> =
+                    group.iter().map(|c| (c.other, base.exact(i, c.other as usize))).collect();
+                exact.sort_unstable_by(by_distance);
+                ordered.extend(exact.iter().map(|(other, _)| *other));
+            }
+        }
+        rest = after;
+    }
+    ordered.truncate(count);
+    ordered
 }
 
 fn by_distance(a: &(u32, f64), b: &(u32, f64)) -> std::cmp::Ordering {
@@ -60,101 +87,158 @@ fn by_distance(a: &(u32, f64), b: &(u32, f64)) -> std::cmp::Ordering {
 
 /// Another image, and between which numbers its d lies.
 #[derive(Clone, Copy)]
-struct Candidate {
+pub(super) struct Candidate {
     least: f32,
     most: f32,
     other: u32,
 }
 
-/// What one image has seen so far.
-#[derive(Default)]
-struct Seen {
-    /// By ascending `most`; all that may be among the nearest.
-    near: Vec<Candidate>,
-    /// All that may be the farthest.
-    far: Vec<Candidate>,
+impl Candidate {
+    /// Image `other` of image `i`, of whose d `least` is the lower bound.
+    pub fn new(base: &Base, i: usize, other: usize, least: f32) -> Candidate {
+        Candidate { least, most: least + base.width(i, other), other: other as u32 }
+    }
+
+    /// An image of whose d nothing is known.
+    pub fn unknown(other: usize) -> Candidate {
+        Candidate { least: 0.0, most: f32::INFINITY, other: other as u32 }
+    }
 }
 
-/// What is still of interest to an image: lower bounds of d up to `near`, and from `far` on.
+/// What is looked for.
 #[derive(Clone, Copy)]
-struct Interest {
-    near: f32,
-    far: f32,
+enum Side {
+    Near,
+    Far,
 }
 
-impl Seen {
-    fn add(&mut self, base: &Base, count: usize, i: usize, other: usize, least: f32, interest: &mut Interest) {
-        let candidate = Candidate { least, most: least + base.width(i, other), other: other as u32 };
-        if least <= interest.near {
-            let place = self.near.partition_point(|c| c.most <= candidate.most);
-            self.near.insert(place, candidate);
-            if self.near.len() > count + SPARE {
-                self.keep_nearest(base, count, i);
-            }
-            if self.near.len() >= count {
-                interest.near = self.near[count - 1].most;
-            }
-        }
-        if least >= interest.far {
-            self.far.push(candidate);
-            if self.far.len() > FAR {
-                self.keep_farthest(base, i);
-            }
-            interest.far = self.least_farthest() - base.widest(i);
+impl Side {
+    const BOTH: [Side; 2] = [Side::Near, Side::Far];
+
+    /// Bits of a lower bound of d, which order candidates as this side does, then the index. Bounds are not negative, so their bits
+    /// are ordered as they are.
+    fn key(self, least: f32, other: u32) -> u64 {
+        u64::from(least.to_bits() ^ self.mask()) << 32 | u64::from(other)
+    }
+
+    fn least(self, key: u64) -> f32 {
+        f32::from_bits((key >> 32) as u32 ^ self.mask())
+    }
+
+    fn mask(self) -> u32 {
+        match self {
+            Side::Near => 0,
+            Side::Far => i32::MAX as u32,
         }
     }
 
-    /// Drops what is certainly not among the nearest, if need be by distances in f64.
-    fn keep_nearest(&mut self, base: &Base, count: usize, i: usize) {
-        let bound = self.near[count - 1].most;
-        self.near.retain(|c| c.least <= bound);
-        if self.near.len() > count + SPARE / 2 {
-            let mut exact: Vec<(u32, f64)> =
-                self.near.iter().map(|c| (c.other, base.exact(i, c.other as usize))).collect();
-            exact.sort_by(by_distance);
-            exact.truncate(count);
-            self.near = exact.into_iter().map(settled).collect();
+    /// Whether a candidate of this lower bound may be one of those that are looked for.
+    fn is_of_interest(self, least: f32, bound: f32) -> bool {
+        match self {
+            Side::Near => least <= bound,
+            Side::Far => least >= bound,
         }
-    }
-
-    /// The same for the farthest.
-    fn keep_farthest(&mut self, base: &Base, i: usize) {
-        let bound = self.least_farthest();
-        self.far.retain(|c| c.most >= bound);
-        if self.far.len() > FAR / 2 {
-            let exact = self.far.iter().map(|c| (c.other, base.exact(i, c.other as usize)));
-            let farthest = exact.max_by(by_distance).expect("candidates");
-            self.far = vec![settled(farthest)];
-        }
-    }
-
-    /// The farthest is not nearer than this.
-    fn least_farthest(&self) -> f32 {
-        self.far.iter().map(|c| c.least).fold(0.0, f32::max)
-    }
-
-    /// Candidates for the nearest and for the farthest.
-    fn candidates(self, count: usize) -> [Vec<u32>; 2] {
-        let near = if count == 0 { f32::NEG_INFINITY } else { self.near[count - 1].most };
-        let far = self.least_farthest();
-        let near = self.near.iter().filter(|c| c.least <= near).map(|c| c.other).collect();
-        [near, self.far.iter().filter(|c| c.most >= far).map(|c| c.other).collect()]
     }
 }
 
-/// An image whose d is known, between the numbers of f32 around it.
-fn settled((other, d): (u32, f64)) -> Candidate {
-    let d = d as f32;
-    Candidate { least: d.next_down().max(0.0), most: d.next_up(), other }
+/// How many images are looked for on each side.
+#[derive(Clone, Copy)]
+struct Counts([usize; 2]);
+
+impl Counts {
+    fn of(self, side: Side) -> usize {
+        self.0[side as usize]
+    }
+
+    fn room(self, side: Side) -> usize {
+        self.of(side) + SPARE
+    }
+}
+
+/// Which images m images have seen so far that may be among the nearest, or the farthest one.
+struct Seen<'a> {
+    /// For each side keys of candidates, `[m, room]`, ascending.
+    keys: [&'a mut [u64]; 2],
+    /// For each side and image, which lower bounds are of interest: `[m]`.
+    bounds: [&'a mut [f32]; 2],
+}
+
+impl Seen<'_> {
+    /// The images from `first` on, `size` of them together.
+    fn split(&mut self, counts: Counts, first: usize, size: usize) -> impl IndexedParallelIterator<Item = Seen<'_>> {
+        let [near, far] = &mut self.keys;
+        let [near_room, far_room] = Side::BOTH.map(|side| counts.room(side));
+        let near = near[first * near_room..].par_chunks_mut(size * near_room);
+        let keys = near.zip(far[first * far_room..].par_chunks_mut(size * far_room));
+        let [near, far] = &mut self.bounds;
+        let bounds = near[first..].par_chunks_mut(size).zip(far[first..].par_chunks_mut(size));
+        keys.zip(bounds).map(|(keys, bounds)| Seen { keys: keys.into(), bounds: bounds.into() })
+    }
+
+    /// Image `own`, whose place here is `at`, sees image `other`, which is of interest.
+    fn add(&mut self, base: &Base, counts: Counts, at: usize, own: usize, other: usize, least: f32) {
+        // Of these the bounds tell nothing: they are candidates anyway.
+        if base.has_vague() && (base.is_vague(own) || base.is_vague(other)) {
+            return;
+        }
+        for side in Side::BOTH {
+            let bound = &mut self.bounds[side as usize][at];
+            if !side.is_of_interest(least, *bound) {
+                continue;
+            }
+            let room = counts.room(side);
+            let keys = &mut self.keys[side as usize][at * room..][..room];
+            let key = side.key(least, other as u32);
+            let place = keys.partition_point(|k| *k < key);
+            keys.copy_within(place..room - 1, place + 1);
+            keys[place] = key;
+            if keys[room - 1] != NONE {
+                keep(keys, base, side, counts.of(side), own);
+            }
+            *bound = bound_of(keys, base, side, counts.of(side), own);
+        }
+    }
+}
+
+/// Which lower bounds are of interest to image `own`, of whose candidates these are the keys.
+fn bound_of(keys: &[u64], base: &Base, side: Side, count: usize, own: usize) -> f32 {
+    match (side, keys[count - 1]) {
+        (Side::Near, NONE) => f32::INFINITY,
+        (Side::Far, NONE) => f32::NEG_INFINITY,
+        (Side::Near, last) => side.least(last) + base.widest(own),
+        (Side::Far, last) => side.least(last) - base.widest(own),
+    }
+}
+
+/// Drops what is certainly not looked for, if need be by distances in f64: then there is room again.
+fn keep(keys: &mut [u64], base: &Base, side: Side, count: usize, own: usize) {
+    let bound = bound_of(keys, base, side, count, own);
+    let kept = keys.partition_point(|key| side.is_of_interest(side.least(*key), bound));
+    keys[kept..].fill(NONE);
+    if kept > count + SPARE / 2 {
+        let others: Vec<u32> = keys[..kept].iter().map(|key| *key as u32).collect();
+        let mut exact: Vec<(u32, f64)> = others.iter().copied().zip(base.exact_of(own, &others)).collect();
+        exact.sort_unstable_by(|a, b| match side {
+            Side::Near => by_distance(a, b),
+            Side::Far => by_distance(b, a),
+        });
+        keys.fill(NONE);
+        for (key, (other, d)) in keys.iter_mut().zip(&exact[..count]) {
+            // Still a lower bound, and less below d than those of products.
+            *key = side.key((*d as f32).next_down().max(0.0), *other);
+        }
+        keys[..count].sort_unstable();
+    }
 }
 
 /// The `count` (at most n - 1) nearest others of all rows, which `packed` holds too. The bounds of d_ij = d_ji are computed once.
 pub(super) fn find(packed: &PackedRows, base: &Base, count: usize, done: &mut impl FnMut(usize)) -> Neighbours {
     let n = base.len();
-    let mut seen: Vec<Seen> = (0..n).map(|_| Seen::default()).collect();
-    let start = Interest { near: if count == 0 { f32::NEG_INFINITY } else { f32::INFINITY }, far: f32::NEG_INFINITY };
-    let mut near = vec![start.near; n];
-    let mut far = vec![start.far; n];
+    let counts = Counts([count, 1]);
+    let [mut near, mut far] = Side::BOTH.map(|side| vec![NONE; n * counts.room(side)]);
+    let nothing = if count == 0 { f32::NEG_INFINITY } else { f32::INFINITY };
+    let [mut near_bounds, mut far_bounds] = [vec![nothing; n], vec![f32::NEG_INFINITY; n]];
+    let mut all = Seen { keys: [&mut near, &mut far], bounds: [&mut near_bounds, &mut far_bounds] };
     let rows = block_rows(n);
     let mut block = vec![0.0; rows.min(n) * n];
     for start in (0..n).step_by(rows) {
@@ -163,72 +247,70 @@ pub(super) fn find(packed: &PackedRows, base: &Base, count: usize, done: &mut im
         let block = &mut block[..(end - start) * width];
         matmul_nt(&base.conditioned().rows(start..end), packed, start..n, block);
 
-        let own = seen.par_iter_mut().zip(&mut near).zip(&mut far).skip(start);
-        block.par_chunks_mut(width).zip(own).enumerate().for_each(|(i, (row, ((seen, near), far)))| {
+        block.par_chunks_mut(width).zip(all.split(counts, start, 1)).enumerate().for_each(|(i, (row, seen))| {
             base.to_bounds(start + i, start, row);
-            let mut interest = Interest { near: *near, far: *far };
-            add_row(row, base, count, start, start + i, seen, &mut interest);
-            (*near, *far) = (interest.near, interest.far);
+            add_row(row, base, counts, start, start + i, seen);
         });
         // The same distances, seen from the other side.
-        let (_, near) = near.split_at_mut(end);
-        let (_, far) = far.split_at_mut(end);
-        let (_, seen) = seen.split_at_mut(end);
-        let tasks = near.par_chunks_mut(TASK_COLUMNS).zip(far.par_chunks_mut(TASK_COLUMNS));
-        tasks.zip(seen.par_chunks_mut(TASK_COLUMNS)).enumerate().for_each(|(task, ((near, far), seen))| {
+        all.split(counts, end, TASK_COLUMNS).enumerate().for_each(|(task, mut seen)| {
             let first = end - start + task * TASK_COLUMNS;
             for (i, row) in block.chunks_exact(width).enumerate() {
-                let part = &row[first..first + near.len()];
-                add_column_part(part, base, count, [start + i, start + first], near, far, seen);
+                let part = &row[first..first + seen.bounds[0].len()];
+                add_column_part(part, base, counts, [start + i, start + first], &mut seen);
             }
         });
         done(end);
     }
-    let candidates: Vec<[Vec<u32>; 2]> = seen.into_par_iter().map(|seen| seen.candidates(count)).collect();
-    Neighbours::decide(base, count, candidates)
+    let vague: Vec<usize> = base.vague().collect();
+    let [near, far] = [(Side::Near, &near), (Side::Far, &far)].map(|(side, keys)| keys.par_chunks(counts.room(side)));
+    let candidates = near.zip(far).enumerate().map(|(i, keys)| {
+        if base.is_vague(i) {
+            return [0, 1].map(|_| (0..n).filter(|j| *j != i).map(Candidate::unknown).collect());
+        }
+        let [mut near, far] = [(Side::Near, keys.0), (Side::Far, keys.1)].map(|(side, keys)| {
+            let count = counts.of(side);
+            let bound = if count == 0 { nothing } else { bound_of(keys, base, side, count, i) };
+            let kept = keys.iter().filter(|key| **key != NONE && side.is_of_interest(side.least(**key), bound));
+            kept.map(|key| Candidate::new(base, i, *key as u32 as usize, side.least(*key))).collect::<Vec<_>>()
+        });
+        near.extend(vague.iter().copied().map(Candidate::unknown));
+        [near, far]
+    });
+    Neighbours::decide(base, count, candidates.collect())
 }
 
-/// Image `own` sees the images from `first` on.
-fn add_row(row: &[f32], base: &Base, count: usize, first: usize, own: usize, seen: &mut Seen, interest: &mut Interest) {
+/// Image `own`, the only one of `seen`, sees the images from `first` on.
+fn add_row(row: &[f32], base: &Base, counts: Counts, first: usize, own: usize, mut seen: Seen) {
     for (c, values) in row.chunks(LANES).enumerate() {
+        let bounds = [seen.bounds[0][0], seen.bounds[1][0]];
         let mut of_interest = false;
         for d in values {
-            of_interest |= (*d <= interest.near) | (*d >= interest.far);
+            of_interest |= (*d <= bounds[0]) | (*d >= bounds[1]);
         }
         if of_interest {
             for (lane, &d) in values.iter().enumerate() {
                 let j = first + c * LANES + lane;
-                if j != own && (d <= interest.near || d >= interest.far) {
-                    seen.add(base, count, own, j, d, interest);
+                if j != own && (d <= seen.bounds[0][0] || d >= seen.bounds[1][0]) {
+                    seen.add(base, counts, 0, own, j, d);
                 }
             }
         }
     }
 }
 
-/// Each of some images, of which the first is `j`, sees image `i`, whose bounds are `row`.
-fn add_column_part(
-    row: &[f32],
-    base: &Base,
-    count: usize,
-    [i, j]: [usize; 2],
-    near: &mut [f32],
-    far: &mut [f32],
-    seen: &mut [Seen],
-) {
+/// Each image of `seen`, of which the first is `j`, sees image `i`, whose bounds are `row`.
+fn add_column_part(row: &[f32], base: &Base, counts: Counts, [i, j]: [usize; 2], seen: &mut Seen) {
     for (c, values) in row.chunks(LANES).enumerate() {
         let from = c * LANES;
         let mut of_interest = false;
-        for ((d, near), far) in values.iter().zip(&near[from..]).zip(&far[from..]) {
+        for ((d, near), far) in values.iter().zip(&seen.bounds[0][from..]).zip(&seen.bounds[1][from..]) {
             of_interest |= (*d <= *near) | (*d >= *far);
         }
         if of_interest {
             for (lane, &d) in values.iter().enumerate() {
                 let at = from + lane;
-                if d <= near[at] || d >= far[at] {
-                    let mut interest = Interest { near: near[at], far: far[at] };
-                    seen[at].add(base, count, j + at, i, d, &mut interest);
-                    (near[at], far[at]) = (interest.near, interest.far);
+                if d <= seen.bounds[0][at] || d >= seen.bounds[1][at] {
+                    seen.add(base, counts, at, j + at, i, d);
                 }
             }
         }
