@@ -164,6 +164,14 @@ impl File {
         view.f32(&self.bytes).ok_or_else(|| self.wrong_type(name, view, "f32, f64, f16 or bf16"))
     }
 
+    /// The values of a tensor of f64; `None` for one of another type.
+    ///
+    /// # Errors
+    /// No tensor of that name.
+    pub fn f64(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        Ok(self.view(name)?.f64(&self.bytes))
+    }
+
     /// As [`File::f32`], of weights or of what belongs to them.
     ///
     /// # Errors

@@ -148,6 +148,11 @@ impl View {
         })
     }
 
+    /// Values of f64.
+    pub fn f64(&self, file: &[u8]) -> Option<Vec<f64>> {
+        (self.dtype == Dtype::F64).then(|| elements(&self.gather(file), f64::from_le_bytes))
+    }
+
     /// Values of an integer type or of truth values.
     pub fn i64(&self, file: &[u8]) -> Option<Vec<i64>> {
         let data = self.gather(file);

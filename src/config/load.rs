@@ -1,11 +1,11 @@
 //! Defaults, then a TOML file, then flags: merged as trees and read once.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use super::{Config, DEFAULT_ARCH, SETTINGS, Setting, setting};
+use super::{Config, DEFAULT_ARCH, Data, SETTINGS, Setting, setting};
 use crate::text::Shown;
 use crate::{Error, Result, input};
 
@@ -100,11 +100,18 @@ impl Config {
         for (setting, value) in &flags.0 {
             insert(&mut tree, setting.path, value.clone());
         }
-        let config: Config = tree.try_into().map_err(|e: toml::de::Error| Error::Setting {
+        let mut config: Config = tree.try_into().map_err(|e: toml::de::Error| Error::Setting {
             setting: "configuration".into(),
             value: file.map_or("flags".into(), |file| file.shown().to_string()),
             reason: e.message().into(),
         })?;
+        let Data { root, target, .. } = &mut config.data;
+        if !root.as_os_str().is_empty() {
+            *root = whole_path("data.root", root)?;
+        }
+        if let Some(target) = target {
+            *target = whole_path("data.target", target)?;
+        }
         config.validate()?;
         Ok(config)
     }
@@ -116,9 +123,34 @@ impl Config {
         value.map_or_else(String::new, |value| value.as_str().map_or_else(|| value.to_string(), str::to_string))
     }
 
+    /// Refuses integers that a TOML file cannot hold: other readers of settings know none.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check_integers(&self) -> Result<(), String> {
+        Value::try_from(self).map(drop).map_err(|_| "one of its settings is an integer of 2^63 or more".into())
+    }
+
     /// The settings as a TOML file.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("plain sections serialise")
+    }
+}
+
+/// `path` as files of settings hold it: from the root on, so that a run can be resumed and measured from any folder.
+///
+/// # Errors
+/// [`Error::Setting`]: the path is no UTF-8 text.
+pub fn whole_path(setting: &str, path: &Path) -> Result<PathBuf> {
+    let whole = std::path::absolute(path).ok().filter(|whole| whole.to_str().is_some());
+    match whole {
+        Some(whole) => Ok(whole),
+        None if path.to_str().is_some() => Ok(path.into()),
+        None => Err(Error::Setting {
+            setting: setting.into(),
+            value: path.shown().to_string(),
+            reason: "the path is no UTF-8 text, in which settings keep it: rename it".into(),
+        }),
     }
 }
 

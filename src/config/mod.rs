@@ -10,7 +10,7 @@ mod settings;
 mod validate;
 
 pub use effect::{Chosen, Need};
-pub use load::Overrides;
+pub use load::{Overrides, whole_path};
 pub use settings::{Kind, SETTINGS, Setting, section_title, setting};
 
 use std::path::PathBuf;

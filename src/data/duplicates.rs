@@ -3,7 +3,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -72,9 +72,20 @@ fn middle(path: &Path) -> crate::Result<u64> {
 }
 
 fn content(path: &Path) -> Option<u64> {
-    match input::open(path).ok()?.1 {
-        len if len > LARGEST => middle(path).ok(),
-        _ => input::read(path, LARGEST).ok().map(|bytes| hash(&bytes)),
+    let (file, len) = input::open(path).ok()?;
+    if len > LARGEST {
+        return middle(path).ok();
+    }
+    let (mut file, mut hasher) = (BufReader::with_capacity(1 << 16, file), DefaultHasher::new());
+    loop {
+        match file.fill_buf().ok()? {
+            [] => return Some(hasher.finish()),
+            bytes => {
+                hasher.write(bytes);
+                let read = bytes.len();
+                file.consume(read);
+            }
+        }
     }
 }
 

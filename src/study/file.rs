@@ -85,6 +85,7 @@ impl StudyFile {
         if study.kind != kind {
             return Err(no(format!("it is a study of {0}: continue it with ptl-train {0} --resume", study.kind)));
         }
+        study.check().map_err(|reason| no(format!("its {FILE} {reason}")))?;
         study.take(flags)?;
         // A study that died at its very start has none.
         let config = folder.join("config.toml");
@@ -94,6 +95,25 @@ impl StudyFile {
         let run = RunDir::open(folder)?;
         run.write_config(&study.config)?;
         Ok((run, study))
+    }
+
+    /// Refuses what no study of its kind can be.
+    fn check(&self) -> Result<(), String> {
+        let mut seeds = self.seeds.clone();
+        seeds.sort_unstable();
+        seeds.dedup();
+        if seeds.is_empty() || seeds.len() < self.seeds.len() {
+            return Err(format!("names the seeds {:?}: a study has at least one, and each once", self.seeds));
+        }
+        let pretrains = self.kind != StudyKind::Ablate;
+        if pretrains != self.pretraining.is_some() {
+            let has = if pretrains { "no" } else { "a" };
+            return Err(format!("has {has} part [pretraining], which a study of {} cannot be", self.kind));
+        }
+        if self.kind == StudyKind::Compare && self.config.data.target.is_none() {
+            return Err("names no data.target, on which a comparison is measured".into());
+        }
+        Ok(())
     }
 
     /// Whether the folder is that of a study.

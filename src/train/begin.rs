@@ -47,14 +47,13 @@ impl<'a, T: Task> Training<'a, T> {
             cache: ImageCache::new(samples.len(), &transform, cost::cache_mb(config, &cost, sizes)),
             transform,
             samples,
-            last_step: config.train.max_steps.map_or(u64::MAX, |steps| steps as u64),
             last_report: None,
         };
         if config.train.patience == 0 && training.record.best.take().is_some() {
             training.write_record()?;
         }
         training.prune()?;
-        if !training.is_over() {
+        if !training.record.is_over(config) {
             // They are those of an earlier end, and would be taken for the results of what follows.
             job.run.discard_results()?;
         }
@@ -96,7 +95,7 @@ fn resume<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, updates: usize) -> R
     labels::check(&newest.join(state::MODEL_FILE), &saved.header, &task.class_names(), config.task, reporter)?;
     let mut record = saved.record.clone();
     check_position(job, record.position, updates)?;
-    if is_finished(config, &record) {
+    if record.is_finished(config) {
         refuse_changes(&saved.header.config, config)?;
     }
     saved.restore(trainer)?;
@@ -114,14 +113,6 @@ fn resume<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, updates: usize) -> R
         record.evaluated = Some(position.step);
     }
     Ok(record)
-}
-
-/// Whether all epochs are done, or patience has ended, and the weights are measured.
-fn is_finished(config: &Config, record: &Record) -> bool {
-    let Record { position, best, evaluated, .. } = record;
-    let patience = config.train.patience;
-    let out_of_patience = patience > 0 && best.is_some_and(|best| best.evaluations_since >= patience);
-    *evaluated == Some(position.step) && (position.epoch >= config.schedule.epochs || out_of_patience)
 }
 
 /// Refuses other settings for a run that has nothing left to train: its settings would say what was never done, and its results
@@ -199,11 +190,14 @@ mod tests {
         let mut config = Config::default();
         config.schedule.epochs = 4;
         let finished = Record { position, evaluated: Some(40), ..Record::default() };
-        assert!(is_finished(&config, &finished));
-        assert!(!is_finished(&config, &Record { evaluated: Some(30), ..finished.clone() }), "it is not measured yet");
+        assert!(finished.is_finished(&config));
+        assert!(!Record { evaluated: Some(30), ..finished.clone() }.is_finished(&config), "it is not measured yet");
         let mut longer = config.clone();
         longer.schedule.epochs = 5;
-        assert!(!is_finished(&longer, &finished));
+        assert!(!finished.is_finished(&longer));
+        // Its end were these steps.
+        longer.train.max_steps = Some(40);
+        assert!(finished.is_finished(&longer));
 
         let mut now = config.clone();
         now.threads += 1;

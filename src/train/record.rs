@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::StepReport;
+use crate::config::Config;
 use crate::run_dir::atomic_write;
 use crate::{Error, Result, input};
 
@@ -15,7 +16,7 @@ pub const RECORD_FILE: &str = "record.json";
 /// Far above any record.
 const LARGEST: u64 = 1 << 20;
 /// Counts above it are no counts of a run: sums with them could overflow.
-const MOST: u64 = 1 << 53;
+pub(super) const MOST: u64 = 1 << 53;
 
 /// Where a run stands: the next batch to be trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +85,28 @@ impl Record {
             serde_json::from_slice(&text).map_err(|e| bad(format!("it is no record of a run ({e})")))?;
         record.check().map_err(bad)?;
         Ok(Some(record))
+    }
+
+    /// Whether nothing remains to be trained with these settings.
+    pub fn is_over(&self, config: &Config) -> bool {
+        self.at_end(config) || self.out_of_patience(config)
+    }
+
+    /// Whether nothing remains to be trained, and the weights are measured.
+    pub fn is_finished(&self, config: &Config) -> bool {
+        self.is_over(config) && self.evaluated == Some(self.position.step)
+    }
+
+    /// Whether all epochs are done, or all steps that were asked for.
+    pub fn at_end(&self, config: &Config) -> bool {
+        let Position { epoch, step, .. } = self.position;
+        epoch >= config.schedule.epochs || config.train.max_steps.is_some_and(|steps| step >= steps as u64)
+    }
+
+    /// Whether evaluations have not become better for as long as the patience lasts.
+    pub fn out_of_patience(&self, config: &Config) -> bool {
+        let patience = config.train.patience;
+        patience > 0 && self.best.is_some_and(|best| best.evaluations_since >= patience)
     }
 
     /// Refuses what no run can have done.

@@ -100,7 +100,6 @@ pub(super) struct Training<'a, T: Task> {
     pub sampler: Box<dyn Sampler>,
     pub transform: Transform,
     pub cache: Arc<ImageCache>,
-    pub last_step: u64,
     /// Of the weights as they are.
     pub last_report: Option<T::Report>,
 }
@@ -113,14 +112,19 @@ impl<T: Task> Training<'_, T> {
             if self.evaluation_is_due() {
                 self.evaluate_and_note()?;
             }
-            if self.is_over() {
+            if self.record.is_over(self.job.config) {
                 return self.finish();
             }
             self.epoch()?;
             let stop = self.job.stop.requested();
             let within = self.record.position.batch > 0;
             let patient = self.job.config.train.patience > 0 && self.evaluation_is_due();
-            if within || stop || patient || self.at_end() || self.every(self.job.config.train.checkpoint_every) {
+            if within
+                || stop
+                || patient
+                || self.record.at_end(self.job.config)
+                || self.every(self.job.config.train.checkpoint_every)
+            {
                 self.save()?;
             }
             if stop {
@@ -177,36 +181,20 @@ impl<T: Task> Training<'_, T> {
             if config.train.log_every > 0 && position.step.is_multiple_of(config.train.log_every as u64) {
                 self.metrics.write(&step_line(*position, lr, &report))?;
             }
-            if position.step >= self.last_step || stop.requested() {
+            if self.record.at_end(self.job.config) || stop.requested() {
                 break;
             }
         }
         self.record.sums.seconds = before + begun.elapsed().as_secs_f64();
+        let at_end = self.record.at_end(self.job.config);
         let Record { position, sums, .. } = &mut self.record;
         let whole = position.batch == position.batches;
-        bar.finish(&if whole || position.step >= self.last_step { sums.line() } else { "stopped".into() });
+        bar.finish(&if whole || at_end { sums.line() } else { "stopped".into() });
         if whole {
             (position.epoch, position.batch) = (epoch + 1, 0);
             self.metrics.write(&std::mem::take(sums).json(epoch + 1, position.step))?;
         }
         Ok(())
-    }
-
-    /// Whether all epochs are done, or all steps that were asked for.
-    fn at_end(&self) -> bool {
-        let Position { epoch, step, .. } = self.record.position;
-        epoch >= self.job.config.schedule.epochs || step >= self.last_step
-    }
-
-    /// Whether nothing remains to be trained.
-    pub fn is_over(&self) -> bool {
-        self.at_end() || self.out_of_patience()
-    }
-
-    /// Whether evaluations have not become better for as long as the settings allow.
-    fn out_of_patience(&self) -> bool {
-        let patience = self.job.config.train.patience;
-        patience > 0 && self.record.best.is_some_and(|best| best.evaluations_since >= patience)
     }
 
     /// Whether an epoch has ended after which something is done that is done `every` so many epochs.
@@ -216,7 +204,7 @@ impl<T: Task> Training<'_, T> {
     }
 
     fn evaluation_is_due(&self) -> bool {
-        let due = self.at_end() || self.every(self.job.config.train.eval_every);
+        let due = self.record.at_end(self.job.config) || self.every(self.job.config.train.eval_every);
         due && self.record.evaluated != Some(self.record.position.step)
     }
 
@@ -236,11 +224,12 @@ impl<T: Task> Training<'_, T> {
             self.prune()?;
         }
         // The result of the run is what the caller gets, to show it once.
-        let result = self.is_over() && self.record.best.is_none_or(|best| best.evaluations_since == 0);
+        let result =
+            self.record.is_over(self.job.config) && self.record.best.is_none_or(|best| best.evaluations_since == 0);
         if !result {
             self.job.reporter.message(&format!("{report}"));
         }
-        if self.out_of_patience()
+        if self.record.out_of_patience(self.job.config)
             && let Some(best) = self.record.best
         {
             self.job.reporter.message(&format!(
@@ -299,7 +288,7 @@ impl<T: Task> Training<'_, T> {
         let Record { position, best, sums, .. } = self.record.clone();
         // Behind what belongs to the checkpoint: a run that goes on completes the epoch.
         if position.batch > 0 && sums.steps > 0 {
-            self.metrics.write(&sums.json(position.epoch, position.step))?;
+            self.metrics.write(&sums.json(position.epoch + 1, position.step))?;
         }
         let report = match (best, self.last_report.take()) {
             (Some(best), _) if best.evaluations_since > 0 => self.evaluate_best(&best)?,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::checkpoints::{newest, newest_or_best};
 pub use super::record::{Best, Position, RECORD_FILE, Record};
-use super::{Trainer, checkpoints};
+use super::{Trainer, checkpoints, record};
 use crate::checkpoint::{self, Tensor};
 use crate::config::Config;
 use crate::graph::{StateDecl, StateId};
@@ -189,6 +189,9 @@ impl Saved {
         let values =
             names.iter().map(|name| training.finite(&format!("optimizer.{name}"))).collect::<Result<Vec<_>>>()?;
         let state: Vec<(&str, &[f32])> = names.into_iter().zip(values.iter().map(Vec::as_slice)).collect();
+        if header.optimizer_steps.max(header.state_resets) > record::MOST {
+            return Err(bad(training.path(), "it counts steps that no run can have done".into()));
+        }
         trainer.optimizer.restore(header.optimizer_steps, &state)?;
         restore_latent_states(training, trainer.state_decls().to_vec(), &mut trainer.states)?;
         trainer.states.set_resets(header.state_resets);
@@ -243,7 +246,9 @@ pub fn has_header(file: &checkpoint::File) -> bool {
 /// # Errors
 /// The file was not written by this program.
 pub fn model_header(path: &Path, file: &checkpoint::File) -> Result<ModelHeader> {
-    read_header(path, &file.metadata)
+    let header: ModelHeader = read_header(path, &file.metadata)?;
+    header.config.check_integers().map_err(|reason| bad(path, format!("its description cannot be used: {reason}")))?;
+    Ok(header)
 }
 
 fn read_header<T: for<'de> Deserialize<'de>>(path: &Path, metadata: &HashMap<String, String>) -> Result<T> {

@@ -142,7 +142,9 @@ fn a_demo_goes_on() {
         let (mut child, started) = start(&demo);
         wait_for(&Path::new(&broken).join(file), &mut child, started);
         signal(&child, name);
-        child.wait().unwrap();
+        // `None`: killed.
+        let code = child.wait().unwrap().code();
+        assert_eq!(code, if number == 1 { None } else { Some(130) }, "{file}: not interrupted");
         let output = ptl(&["demo", "--resume", &broken]);
         assert!(output.status.success(), "{file}: {}", text(&output.stderr));
         same_results(&whole, &broken, &["pretrain", "plain", "ptl"]);

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use super::shared::{
     check_device, data_root, describe_datasets, new_run, open_dataset, open_training, refuse_unused, say_stopped,
-    set_threads, whole,
+    set_threads,
 };
 use crate::Result;
 use crate::cli::args::AblateArgs;
 use crate::cli::output::{interrupted, print, stop_on_ctrl_c};
-use crate::config::{Chosen, Config, DEFAULT_ARCH};
+use crate::config::{Chosen, Config, DEFAULT_ARCH, whole_path};
 use crate::data::Subsets;
 use crate::eval::model_file;
 use crate::progress::Reporter;
@@ -61,13 +61,12 @@ pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
 
 /// The study that the flags ask for.
 fn new_study(args: &AblateArgs) -> Result<StudyFile> {
-    let mut config = Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), &args.settings.0)?;
+    let config = Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), &args.settings.0)?;
     ablation::check_settings(&config, &args.seeds)?;
     refuse_unused(&args.settings.0, &["seed", "ptl.state_policy", "ptl.eval_state"])?;
     args.settings.0.refuse_without_effect(Chosen { config: &config, init: args.init.is_some() })?;
-    config.data.root = whole("--data", data_root(&config)?)?;
-    config.data.target = config.data.target.map(|target| whole("--target", &target)).transpose()?;
-    let init = args.init.as_deref().map(|path| whole("--init", &model_file(path)?)).transpose()?;
+    data_root(&config)?;
+    let init = args.init.as_deref().map(|path| whole_path("--init", &model_file(path)?)).transpose()?;
     let seeds = args.seeds.clone();
     Ok(StudyFile { kind: StudyKind::Ablate, seeds, quick: false, init, config, pretraining: None })
 }

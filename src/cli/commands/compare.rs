@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use super::compare_runs::compare_runs;
 use super::shared::{
-    check_device, describe_datasets, new_run, open_dataset, refuse_unused, say_stopped, set_threads, synthesise, whole,
+    check_device, describe_datasets, new_run, open_dataset, refuse_unused, say_stopped, set_threads, synthesise,
 };
 use crate::cli::args::{CompareArgs, DemoArgs};
 use crate::cli::output::{interrupted, print, stop_on_ctrl_c};
-use crate::config::{Chosen, Config, Overrides};
+use crate::config::{Chosen, Config, Overrides, whole_path};
 use crate::data::synth::{self, Domain, SynthConfig};
 use crate::data::{Dataset, DatasetKind, Subsets};
 use crate::error::IoContext;
@@ -40,14 +40,17 @@ fn new_comparison(args: &CompareArgs, source: &Path) -> Result<StudyFile> {
     compare::check_settings(&config, &args.seeds)?;
     refuse_unused(&args.settings.0, &["data.root", "data.kind", "seed", "train.keep_head"])?;
     refuse_without_effect(&config, &args.settings.0)?;
-    let target = config.data.target.as_deref().ok_or_else(|| Error::Setting {
-        setting: "data.target".into(),
-        value: "(none)".into(),
-        reason: "name the data set to fine-tune and measure on with --target".into(),
-    })?;
-    config.data.target = Some(whole("--target", target)?);
+    if config.data.target.is_none() {
+        return Err(Error::Setting {
+            setting: "data.target".into(),
+            value: "(none)".into(),
+            reason: "name the data set to fine-tune and measure on with --target".into(),
+        });
+    }
+    // What a file says of --init: every arm starts from our own weights, with a head of its own.
+    (config.train.weights_dict, config.train.keep_head, config.train.init_partial) = (None, false, false);
     let mut pretraining = config.clone();
-    pretraining.data.root = whole("--source", source)?;
+    pretraining.data.root = whole_path("--source", source)?;
     pretraining.data.kind = args.source_dataset;
     pretraining.schedule.epochs = args.pretrain_epochs.unwrap_or(config.schedule.epochs);
     pretraining.optim.lr = args.pretrain_lr.unwrap_or(config.optim.lr);
@@ -80,9 +83,9 @@ fn train_and_compare(args: &CompareArgs, run: Option<RunDir>, file: StudyFile) -
     three_arms(file, [&source, &target], &run, &reporter, &stop)
 }
 
-/// The settings of the pre-training, which every comparison has.
+/// The settings of the pre-training.
 fn pretraining(file: &StudyFile) -> &Config {
-    file.pretraining.as_ref().unwrap_or(&file.config)
+    file.pretraining.as_ref().expect("comparisons and demos have one")
 }
 
 /// The folder of a study that goes on, or that of a new one.
@@ -145,7 +148,7 @@ fn new_demo(args: &DemoArgs) -> Result<StudyFile> {
 fn demo_data(file: &StudyFile, run: &RunDir, stop: &StopFlag, reporter: &Reporter) -> Result<Option<[Dataset; 2]>> {
     let config = &file.config;
     let open = |domain: Domain, name: &str, [train_ids, test_ids]: [usize; 2]| -> Result<Option<Dataset>> {
-        let folder = whole("--out", &run.file(name))?;
+        let folder = whole_path("--out", &run.file(name))?;
         let synth = SynthConfig {
             domain,
             train_ids,

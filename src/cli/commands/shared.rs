@@ -1,7 +1,7 @@
 //! What commands share: threads, data sets, run folders.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 
 use crate::config::{Config, Overrides};
@@ -29,20 +29,6 @@ pub(super) fn synthesise(
         task.into_inner().expect("no panic while drawing").finish("");
     }
     Ok(outcome)
-}
-
-/// `path` as files of settings hold it: from the root on, so that a run can be resumed and measured from any folder.
-pub(super) fn whole(setting: &str, path: &Path) -> Result<PathBuf> {
-    let whole = std::path::absolute(path).ok().filter(|whole| whole.to_str().is_some());
-    match whole {
-        Some(whole) => Ok(whole),
-        None if path.to_str().is_some() => Ok(path.into()),
-        None => Err(Error::Setting {
-            setting: setting.into(),
-            value: path.shown().to_string(),
-            reason: "the path is no UTF-8 text, in which settings keep it: rename it".into(),
-        }),
-    }
 }
 
 /// Says how an interrupted study goes on.

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use super::shared::{
     data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, open_training, set_threads,
-    whole,
 };
 use crate::checkpoint;
 use crate::cli::args::TrainArgs;
@@ -38,14 +37,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             config.train.max_steps = config.train.max_steps.filter(|_| flags.has("train.max_steps"));
             (config, Some(run))
         }
-        None => {
-            let mut config = Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), flags)?;
-            if !config.data.root.as_os_str().is_empty() {
-                config.data.root = whole("--data", &config.data.root)?;
-            }
-            config.data.target = config.data.target.map(|target| whole("--target", &target)).transpose()?;
-            (config, None)
-        }
+        None => (Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), flags)?, None),
     };
     flags.refuse_without_effect(Chosen { config: &config, init: args.init.is_some() })?;
     set_threads(&config)?;

@@ -1,5 +1,7 @@
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use image::{GrayImage, ImageEncoder, Luma};
 
@@ -213,15 +215,26 @@ fn an_image_that_needs_more_than_all_may_take_is_refused() {
 #[test]
 fn threads_that_decode_share_one_budget() {
     let folder = Folder::new();
-    // Each takes 2 x 3 x 4000 x 3000 = 72 MB: all sixteen together more than the budget.
+    // Each takes 2 x 3 x 400 x 300 bytes.
     let path = folder.0.path().join("a.png");
-    image::RgbImage::from_pixel(4_000, 3_000, image::Rgb([1, 2, 3])).save(&path).unwrap();
+    image::RgbImage::from_pixel(400, 300, image::Rgb([1, 2, 3])).save(&path).unwrap();
+    let budget = Budget::of_process();
+    let all_but_one = budget.take(budget.total() - 800_000);
+    let decoded = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..16 {
-            scope.spawn(|| {
-                let (image, _share) = decode_with_share(&path, true).unwrap();
-                assert_eq!((image.width, image.pixels[3]), (4_000, 1));
-            });
-        }
+        let decode = || {
+            let (image, share) = decode_with_share(&path, true).unwrap();
+            assert_eq!((image.width, image.pixels[3]), (400, 1));
+            decoded.fetch_add(1, Ordering::SeqCst);
+            share
+        };
+        // The first one has room, and keeps what its pixels take: there is none for the second.
+        let first = decode();
+        let second = scope.spawn(decode);
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(decoded.load(Ordering::SeqCst), 1);
+        drop((all_but_one, first));
+        drop(second.join().unwrap());
     });
+    assert_eq!(decoded.into_inner(), 2);
 }

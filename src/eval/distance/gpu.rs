@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Conditioned, DistanceBlock, DistanceSource, block_rows};
-use crate::Result;
 use crate::cpu::conv::Conv2dGeometry;
 use crate::device::{Buffer, Gpu, Grid, Ptr, kernels};
 use crate::eval::rerank::{GpuReranker, RerankOptions, Settled};
+use crate::{Result, memory};
 
 /// Rows and columns of a tile of products.
 const TILE: [usize; 2] = [128, 64];
@@ -31,6 +31,7 @@ impl<'a> GpuDistances<'a> {
     /// [`crate::Error::DeviceMemory`]; the device fails.
     pub fn new(gpu: &Gpu, conditioned: Arc<Conditioned<'a>>) -> Result<GpuDistances<'a>> {
         let (n, queries, dim) = (conditioned.len(), conditioned.queries(), conditioned.dim());
+        memory::ensure("ranking", 4 * (n * dim) as u64)?;
         let features = words(gpu, n * dim)?;
         gpu.upload(features.ptr::<f32>().address(), bytemuck::cast_slice(&conditioned.rows(0..n)))?;
         let low_norms: Vec<f32> = conditioned.norms().iter().zip(conditioned.slack()).map(|(n, s)| n - s).collect();

@@ -2,6 +2,7 @@
 //! it.
 
 mod labels;
+mod narrow;
 mod npy;
 mod read;
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use half::f16;
 
+use super::narrow::Narrow;
 use crate::error::IoContext;
 use crate::{Error, Result, input, memory};
 
@@ -63,24 +64,21 @@ pub(super) fn read(path: &Path) -> Result<(Vec<f32>, usize)> {
     let values = rows.checked_mul(dim).filter(|n| (*n as u64).checked_mul(size).is_some_and(|bytes| bytes <= length));
     let values = values.ok_or_else(|| bad(format!("it is shorter than its shape ({shape}) says")))?;
     let mut features = memory::reserved("the features", values)?;
-    let mut beyond = 0;
+    let mut narrow = Narrow::new(dim);
     let read = match size {
         4 => numbers(&mut file, values, &mut features, f32::from_le_bytes),
-        8 => numbers(&mut file, values, &mut features, |b| {
-            let (wide, narrow) = (f64::from_le_bytes(b), f64::from_le_bytes(b) as f32);
-            beyond += usize::from((wide.is_finite() && !narrow.is_finite()) || (wide != 0.0 && narrow == 0.0));
-            narrow
-        }),
+        8 => numbers(&mut file, values, &mut features, |b| narrow.next(f64::from_le_bytes(b))),
         _ => numbers(&mut file, values, &mut features, |b| f16::from_le_bytes(b).to_f32()),
     };
     match read {
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
             Err(bad(format!("it is shorter than its shape ({shape}) says")))
         }
-        Ok(()) if beyond > 0 => Err(bad(format!(
-            "{beyond} of its numbers are beyond float32, in which features are ranked: multiply them all by one factor"
-        ))),
-        read => read.at("read", path).map(|()| (features, dim)),
+        read => {
+            read.at("read", path)?;
+            narrow.check().map_err(bad)?;
+            Ok((features, dim))
+        }
     }
 }
 
@@ -153,10 +151,17 @@ mod tests {
         assert_eq!(stored(&dict("<f4", "False", "(2, 2)"), &f4).unwrap(), want);
         let f8: Vec<u8> = values.iter().flat_map(|x| f64::from(*x).to_le_bytes()).collect();
         assert_eq!(stored(&dict("<f8", "False", "(2, 2)"), &f8).unwrap(), want);
-        for far in [1e300, 1e-300] {
-            let f8: Vec<u8> = [1.0, 0.0, far, 2.0].iter().flat_map(|x: &f64| x.to_le_bytes()).collect();
-            let error = stored(&dict("<f8", "False", "(2, 2)"), &f8).unwrap_err().to_string();
-            assert!(error.contains("1 of its numbers are beyond float32"), "{error}");
+        for (far, want) in [
+            ([1e300, 2.0], Err("1 of its numbers are beyond float32")),
+            ([1e-300, 1e-40], Err("all numbers of 1 of its features are too small for float32")),
+            ([1e-300, 2.0], Ok(vec![1.0, 0.0, 0.0, 2.0])),
+        ] {
+            let f8: Vec<u8> = [1.0, 0.0].iter().chain(&far).flat_map(|x: &f64| x.to_le_bytes()).collect();
+            match (stored(&dict("<f8", "False", "(2, 2)"), &f8), want) {
+                (Ok((values, _)), Ok(want)) => assert_eq!(values, want),
+                (Err(error), Err(want)) => assert!(error.to_string().contains(want), "{error}"),
+                (got, _) => panic!("{far:?}: {got:?}"),
+            }
         }
         let f2: Vec<u8> = values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
         assert_eq!(stored(&dict("<f2", "False", "(2, 2)"), &f2).unwrap(), want);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::labels::ImageLabels;
+use super::narrow::Narrow;
 use super::{FeatureFormat, npy};
 use crate::eval::ranking::Labels;
 use crate::text::Shown;
@@ -137,7 +138,16 @@ fn read_safetensors(path: &Path, with_labels: bool) -> Result<FeatureSet> {
     memory::ensure("the features", 4 * (rows * dim) as u64)?;
     let paths = file.metadata.get("paths").and_then(|list| serde_json::from_str::<Vec<PathBuf>>(list).ok());
     let paths = paths.filter(|paths| paths.len() == rows).unwrap_or_default();
-    let mut set = FeatureSet { features: file.f32("features")?, dim, paths, ..FeatureSet::default() };
+    let features = match file.f64("features")? {
+        None => file.f32("features")?,
+        Some(wide) => {
+            let mut narrow = Narrow::new(dim);
+            let features = wide.into_iter().map(|x| narrow.next(x)).collect();
+            narrow.check().map_err(bad)?;
+            features
+        }
+    };
+    let mut set = FeatureSet { features, dim, paths, ..FeatureSet::default() };
     if with_labels && file.shape("pids").is_some() && file.shape("camids").is_some() {
         (set.pids, set.camids) = (file.i64("pids")?, file.i64("camids")?);
         let (pids, camids) = (set.pids.len(), set.camids.len());

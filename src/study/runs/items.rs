@@ -79,7 +79,7 @@ impl Items {
             let numbers: Option<Vec<f64>> = numbers.clone().map(|i| number(&record[i])).collect();
             let numbers = numbers.ok_or_else(|| {
                 let line = record.position().map_or(0, |position| position.line() as usize);
-                line_error(path, line, "a figure is not a finite number".into())
+                line_error(path, line, "a figure is not a finite number of float32".into())
             })?;
             let label = labels.clone().map(|i| plain_cell(&record[i])).collect::<Vec<_>>().join("\0");
             let key = format!("{}\0{label}", plain_cell(&record[0]));

@@ -11,6 +11,7 @@ use ptl::eval::TrainedModel;
 use ptl::run_dir::RunDir;
 use ptl::stats::Bootstrap;
 use ptl::study::runs::{Options, compare};
+use ptl::study::{StudyFile, StudyKind};
 use ptl::train::state::{self, Position};
 use ptl::train::{Trainer, curves};
 use safetensors::SafeTensors;
@@ -88,6 +89,42 @@ fn settings() {
 }
 
 #[test]
+fn studies() {
+    let mut config = Config::default();
+    config.data.target = Some("/target".into());
+    let ablation = StudyFile {
+        kind: StudyKind::Ablate,
+        seeds: vec![1, 2],
+        quick: false,
+        init: Some("/weights.pth".into()),
+        pretraining: None,
+        config,
+    };
+    let comparison = StudyFile {
+        kind: StudyKind::Compare,
+        init: None,
+        pretraining: Some(ablation.config.clone()),
+        ..ablation.clone()
+    };
+    let seeds = [&ablation, &comparison].map(|study| toml::to_string(study).unwrap().into_bytes());
+    fuzz("study", &seeds, |folder, bytes| {
+        written(folder, "study.toml", bytes);
+        let flags = Overrides::default();
+        let (_, study) = match StudyFile::resume(folder, StudyKind::Compare, &flags) {
+            Err(error) if error.to_string().contains("it is a study of ablate") => {
+                StudyFile::resume(folder, StudyKind::Ablate, &flags)?
+            }
+            read => read?,
+        };
+        assert!(!study.seeds.is_empty());
+        if study.kind == StudyKind::Compare {
+            assert!(study.pretraining.is_some() && study.config.data.target.is_some());
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn metrics() {
     let run = Task::Reid.whole();
     let config = fs::read(run.join("config.toml")).unwrap();
@@ -120,5 +157,5 @@ fn items() {
     // A finite number that was never computed in f32.
     let huge = b"image,label,predicted,confidence,top1,top5,nll\na.png,cat,cat,0.5e300,1,1,0.5\n";
     let error = read(tempfile::tempdir().unwrap().path(), huge).unwrap_err().to_string();
-    assert!(error.ends_with("a figure is not a finite number"), "{error}");
+    assert!(error.ends_with("a figure is not a finite number of float32"), "{error}");
 }
