@@ -94,6 +94,11 @@ pub enum Error {
     /// A subset without images.
     #[error("{dataset} has no {subset} images")]
     NoImages { subset: &'static str, dataset: String },
+    /// Classes of one image each, of which none can be held out.
+    #[error(
+        "{dataset} has one image of each class, which is needed for training: give two or more of a class, or images for validation"
+    )]
+    SingleImages { dataset: String },
     /// A batch needs more identities than there are.
     #[error("{dataset} has {found} training identities, a batch needs {needed}: lower --ids")]
     TooFewIdentities { dataset: String, found: usize, needed: usize },

@@ -8,9 +8,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 pub struct StopFlag(Arc<AtomicBool>);
 
 impl StopFlag {
-    /// Asks whoever holds a clone to stop at the next good place; true if it had been asked before.
-    pub fn request(&self) -> bool {
-        self.0.swap(true, Ordering::SeqCst)
+    /// Asks whoever holds a clone to stop at the next good place.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 
     /// Whether a stop was asked for.

@@ -6,19 +6,26 @@ use csv::{Position, Reader, ReaderBuilder, StringRecord, Trim};
 pub struct TextTable {
     /// UTF-8, as far as it is text at all.
     bytes: Vec<u8>,
+    /// Where the header begins.
+    start: usize,
     separator: u8,
 }
+
+const UNCLOSED: &str = "a quotation mark in it is not closed in the same line: close it, or write it twice where it is meant as a character";
 
 /// In the order in which they are tried.
 const SEPARATORS: [u8; 3] = *b",;\t";
 
 impl TextTable {
-    /// Takes the first separator with which the header is one that `fits`, or the comma if none is.
+    /// Takes the first separator with which the header is one that `fits`, or the comma if none is. A line before the header that
+    /// names the separator, as Excel writes it (`sep=;`), is no part of the table.
     ///
     /// # Errors
     /// The reason why it cannot be read as text.
     pub fn new(bytes: Vec<u8>, fits: impl Fn(&[&str]) -> bool) -> Result<TextTable, String> {
-        let mut table = TextTable { bytes: utf8(bytes)?, separator: SEPARATORS[0] };
+        let bytes = utf8(bytes)?;
+        let start = behind_separator(&bytes);
+        let mut table = TextTable { bytes, start, separator: SEPARATORS[0] };
         for separator in SEPARATORS {
             table.separator = separator;
             if table.header().is_ok_and(|header| header.is_some_and(|header| fits(&fields(&header)))) {
@@ -36,7 +43,7 @@ impl TextTable {
             .has_headers(false)
             .delimiter(self.separator)
             .flexible(ragged)
-            .from_reader(&self.bytes[..])
+            .from_reader(&self.bytes[self.start..])
     }
 
     /// The first record, if there is any.
@@ -59,8 +66,16 @@ impl TextTable {
     /// lines end in CR and LF.
     pub fn line(&self, at: usize) -> usize {
         let ends = |byte: &&u8| matches!(**byte, b'\r' | b'\n');
+        let at = at + self.start;
         let start = at + self.bytes[at..].iter().take_while(ends).count();
         1 + self.bytes[..start].iter().filter(|&&byte| byte == b'\n').count()
+    }
+
+    /// Quotation marks in the line at a byte.
+    fn quotes(&self, at: usize) -> usize {
+        let line =
+            self.bytes[self.start + at..].split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty());
+        line.unwrap_or_default().iter().filter(|&&byte| byte == b'"').count()
     }
 
     /// The line of an error and its reason, in our words.
@@ -72,13 +87,37 @@ impl TextTable {
                     b'\t' => "tabs",
                     _ => "commas",
                 };
-                format!("it has {len} fields, the header has {expected_len}: quote fields with {name}")
+                let quotes = self.quotes(byte(error.position()));
+                match quotes % 2 {
+                    0 => format!("it has {len} fields, the header has {expected_len}: quote fields with {name}"),
+                    _ => UNCLOSED.into(),
+                }
             }
             csv::ErrorKind::Utf8 { .. } => "it is no UTF-8 text: save the file as UTF-8".to_string(),
             _ => error.to_string(),
         };
         (self.line(byte(error.position())), reason)
     }
+}
+
+/// Refuses a field that goes on in the next line, where none has several lines: a quotation mark that is not closed has swallowed other
+/// records.
+///
+/// # Errors
+/// The reason.
+pub fn within_line(field: &str) -> Result<(), String> {
+    if field.contains(['\n', '\r']) { Err(UNCLOSED.into()) } else { Ok(()) }
+}
+
+/// The first byte behind a line that names a separator and nothing else.
+fn behind_separator(bytes: &[u8]) -> usize {
+    let line = bytes.split_inclusive(|&byte| byte == b'\n').next().unwrap_or_default();
+    let text = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line).trim_ascii();
+    let text = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(text);
+    let names = text.len() == 5 && text[..4].eq_ignore_ascii_case(b"sep=");
+    // A tab at the end is white space to the line above.
+    let tab = text.len() == 4 && text.eq_ignore_ascii_case(b"sep=");
+    if names || tab { line.len() } else { 0 }
 }
 
 /// Where a record begins.
@@ -146,6 +185,18 @@ mod tests {
             }
         }
         assert!(TextTable::new(b"\xff\xfea\0b".to_vec(), |_| true).is_err());
+    }
+
+    #[test]
+    fn a_line_that_names_the_separator_is_no_header() {
+        let want = [["path", "label"], ["a", "b"]];
+        for line in ["sep=;", "\u{feff}SEP=;\r", "\"sep=;\""] {
+            assert_eq!(rows(format!("{line}\npath;label\na;b\n")), want);
+        }
+        assert_eq!(rows("sep=\t\npath\tlabel\na\tb\n"), want);
+        let table = TextTable::new(b"sep=,\npath,label\na\n".to_vec(), |_| true).unwrap();
+        let error = table.reader(false).into_records().find_map(std::result::Result::err).unwrap();
+        assert_eq!(table.explain(&error).0, 3);
     }
 
     #[test]

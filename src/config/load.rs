@@ -277,8 +277,8 @@ mod tests {
         config.optim.lr = 3.5e-4;
         config.optim.betas = [0.5, 0.99];
         config.schedule.milestones = vec![3, 5];
-        config.data.root = PathBuf::from("some \"folder\"");
-        config.data.target = Some("other".into());
+        config.data.root = PathBuf::from("/some \"folder\"");
+        config.data.target = Some("/other".into());
         config.train.max_steps = Some(12);
         config.ptl.state_policy = crate::latent_state::StatePolicy::CarryEpochs;
         let text = config.to_toml();

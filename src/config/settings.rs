@@ -19,7 +19,7 @@ pub struct Setting {
     pub alias: Option<&'static str>,
     pub kind: Kind,
     pub help: &'static str,
-    /// What else must be chosen for it to have an effect, the first first.
+    /// What else must be chosen for it to have an effect; checked in this order.
     pub needs: &'static [Need],
 }
 
@@ -317,7 +317,7 @@ impl Setting {
         self.path == "task" || (self.section() == "model" && !input.contains(&self.path)) || branch.contains(&self.path)
     }
 
-    /// Whether another value may give other results; where the numbers are computed counts for little.
+    /// Whether another value may give other results. Device and threads are not counted: they change the last bits at most.
     pub fn changes_results(&self) -> bool {
         const SAME: [&str; 8] = [
             "threads",

@@ -113,7 +113,7 @@ impl Config {
             "sampler.ids",
             s.ids,
             (2..=4096).contains(&s.ids),
-            "a triplet needs 2 identities or more (at most 4096)",
+            "choose from 2 to 4096 identities (a triplet needs two)",
         )?;
         check(
             "sampler.images",

@@ -186,6 +186,15 @@ impl Dataset {
     fn warn_of_copies(&mut self) {
         let (train, query, gallery) = (paths(&self.train), paths(&self.query), paths(&self.gallery));
         let mut warnings = Vec::new();
+        let mut repeats = duplicates::repeats(&train);
+        repeats.retain(|&(copy, original)| self.train[copy].pid != self.train[original].pid);
+        if !repeats.is_empty() {
+            warnings.push(format!(
+                "{} training images have the content of one of another identity: one of the two identities is wrong ({})",
+                repeats.len(),
+                copies_of(&train, &train, &repeats)
+            ));
+        }
         for (name, test) in [("query", &query), ("gallery", &gallery)] {
             let copies = duplicates::copies(&train, test);
             if !copies.is_empty() {

@@ -1,4 +1,4 @@
-//! Files of the same content in two subsets.
+//! Files of the same content, in two subsets or within one.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
@@ -36,6 +36,32 @@ pub(super) fn copies(first: &[&Path], second: &[&Path]) -> Vec<(usize, usize)> {
     let original = |key: &Option<u64>| key.and_then(|key| originals.get(&key)).copied();
     let found = sides[1].iter().zip(&keys[1]).filter_map(|(&index, key)| Some((index, original(key)?)));
     found.filter(|&(copy, original)| second[copy] != first[original]).collect()
+}
+
+/// As [`copies`] within one list: the indices of files, each with that of the first file before it of the same content.
+pub(super) fn repeats(files: &[&Path]) -> Vec<(usize, usize)> {
+    let mut left: Vec<usize> = (0..files.len()).collect();
+    left = shared(files, left, |path| input::open(path).ok().map(|(_, len)| len).filter(|&len| len > 0));
+    left = shared(files, left, |path| middle(path).ok());
+    let keys: Vec<Option<u64>> = left.par_iter().map(|&index| content(files[index])).collect();
+    let mut originals: HashMap<u64, usize> = HashMap::new();
+    let mut found = Vec::new();
+    for (index, key) in left.into_iter().zip(keys) {
+        match key.map(|key| *originals.entry(key).or_insert(index)) {
+            Some(original) if files[original] != files[index] => found.push((index, original)),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The files whose key another one has, too.
+fn shared(files: &[&Path], indices: Vec<usize>, key: impl Fn(&Path) -> Option<u64> + Sync) -> Vec<usize> {
+    let keys: Vec<Option<u64>> = indices.par_iter().map(|&index| key(files[index])).collect();
+    let mut counts: HashMap<u64, usize> = HashMap::new();
+    keys.iter().flatten().for_each(|key| *counts.entry(*key).or_default() += 1);
+    let both = indices.into_iter().zip(keys);
+    both.filter(|(_, key)| key.is_some_and(|key| counts[&key] > 1)).map(|(index, _)| index).collect()
 }
 
 fn keys(
@@ -117,5 +143,6 @@ mod tests {
         let found = copies(&[&b, &a, &c], &[&d, &e, &f, &c, &none]);
         assert_eq!(found, [(1, 1)]);
         assert_eq!(copies(&[], &[&d]), []);
+        assert_eq!(repeats(&[&b, &a, &c, &d, &e, &f, &c, &none, &b]), [(4, 1)]);
     }
 }

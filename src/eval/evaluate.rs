@@ -62,6 +62,6 @@ pub fn evaluate_dataset(mut model: Model<'_>, dataset: &Dataset) -> Result<Ranki
     let (query_labels, gallery_labels) = (query.labels(), gallery.labels());
     let device = model.device;
     let sets = Sets::new(&query.features, query_labels, &gallery.features, gallery_labels, query.dim, device)?;
-    sets.distances.say_fallback(model.reporter);
+    sets.distances.say_oddities(model.reporter);
     ranking::rank_sets(&sets, &options)
 }

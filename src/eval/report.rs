@@ -86,7 +86,7 @@ impl<'a> Evaluation<'a> {
         }
         let (query_labels, gallery_labels) = (query.labels(), gallery.labels());
         let mut sets = Sets::new(&query.features, query_labels, &gallery.features, gallery_labels, query.dim, device)?;
-        sets.distances.say_fallback(reporter);
+        sets.distances.say_oddities(reporter);
         if let Some(options) = rerank {
             sets.distances.prepare_reranking(options, reporter)?;
         }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::error::IoContext;
 use crate::{Error, Result};
 
-/// The file that is locked. It stays in the folder: to remove it would let two processes lock two files of this name.
+/// The file that is locked. It stays in the folder of a run that has begun: to remove it would let two processes lock two files of this
+/// name.
 pub(super) const LOCK_FILE: &str = ".lock";
 
 /// Held as long as one of its clones lives. The system gives it back when the process ends, however that ends.

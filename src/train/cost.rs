@@ -148,11 +148,11 @@ pub fn ensure_training(config: &Config, classes: usize, data: DataSizes, device:
     Ok(cost)
 }
 
-/// Refuses to load a network that cannot be evaluated in the memory that is left; its number of parameters.
+/// Refuses to load a network that cannot be evaluated in the memory that is left.
 ///
 /// # Errors
 /// As [`ensure_training`].
-pub fn ensure_evaluation(config: &Config, classes: usize, device: &Device) -> Result<usize> {
+pub fn ensure_evaluation(config: &Config, classes: usize, device: &Device) -> Result<()> {
     let mut store = Store::of_shapes();
     let network = network_config(config, classes)?.build(&mut store, config.seed)?;
     let weights = times(4, store.count(None) + store.buffer_numbers());
@@ -170,8 +170,7 @@ pub fn ensure_evaluation(config: &Config, classes: usize, device: &Device) -> Re
         "evaluating {} with batches of {batch} images of {}x{}",
         config.model.arch, config.model.height, config.model.image_width
     );
-    memory::ensure_or(&purpose, sum([weights, activations, batches]), advice)?;
-    Ok(store.count(None))
+    memory::ensure_or(&purpose, sum([weights, activations, batches]), advice)
 }
 
 /// The part of `--cache-mb` that is left once all else has its memory, MiB.

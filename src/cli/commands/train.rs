@@ -9,7 +9,7 @@ use crate::checkpoint;
 use crate::cli::args::TrainArgs;
 use crate::cli::output::{interrupted, print, stop_on_ctrl_c};
 use crate::config::{Chosen, Config, DEFAULT_ARCH, TaskKind};
-use crate::data::Subsets;
+use crate::data::{DatasetKind, Subsets};
 use crate::eval::model_file;
 use crate::progress::Reporter;
 use crate::run_dir::RunDir;
@@ -47,6 +47,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             let dataset = open_training(&config, &terminal)?;
             let open = |root| open_dataset(root, config.data.target_kind, Subsets::Test, &config, &terminal);
             let target = config.data.target.as_deref().map(open).transpose()?;
+            refuse_on_data(args, &config, [dataset.kind, target.as_ref().map_or(dataset.kind, |target| target.kind)])?;
             let task = Reid { dataset: &dataset, target: target.as_ref() };
             let describe = |reporter: &Reporter| describe_datasets(reporter, [Some(&dataset), target.as_ref()]);
             run(args, &config, resumed, &task, describe, &terminal)
@@ -55,10 +56,18 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             let share = Some(config.data.val_share);
             let root = data_root(&config)?;
             let dataset = open_classes(root, config.data.kind, Subsets::All, share, &config, &terminal)?;
+            refuse_on_data(args, &config, [dataset.kind; 2])?;
             let describe = |reporter: &Reporter| describe_classes(reporter, &dataset);
             run(args, &config, resumed, &Classify { dataset: &dataset }, describe, &terminal)
         }
     }
+}
+
+/// Refuses flags without effect on data of these kinds, the data's and the target's, which are recognised only now.
+fn refuse_on_data(args: &TrainArgs, config: &Config, kinds: [DatasetKind; 2]) -> Result<()> {
+    let mut config = config.clone();
+    [config.data.kind, config.data.target_kind] = kinds;
+    args.settings.0.refuse_without_effect(Chosen { config: &config, init: args.init.is_some() })
 }
 
 /// Trains in a new run, or goes on with `resumed`.

@@ -13,10 +13,13 @@ use crate::{Error, Result};
 /// The largest class may have this many times the images of the smallest before it is warned of.
 const IMBALANCE: usize = 20;
 
-/// Files of one image each.
+/// Images that are a file each.
+fn of_files(samples: &[Sample]) -> impl Iterator<Item = &Sample> {
+    samples.iter().filter(|sample| matches!(sample.image, ImageSource::File(_)))
+}
+
 fn files(samples: &[Sample]) -> Vec<&Path> {
-    let own = samples.iter().filter(|sample| matches!(sample.image, ImageSource::File(_)));
-    own.map(|sample| sample.image.file()).collect()
+    of_files(samples).map(|sample| sample.image.file()).collect()
 }
 
 impl ClassDataset {
@@ -72,9 +75,13 @@ impl ClassDataset {
     /// # Errors
     /// No validation image.
     pub fn check_for_evaluation(&self) -> Result<()> {
-        match self.val.is_empty() {
-            true => Err(Error::NoImages { subset: "validation", dataset: self.name.clone() }),
-            false => Ok(()),
+        if !self.val.is_empty() {
+            return Ok(());
+        }
+        let dataset = self.name.clone();
+        match self.images_by_class(&self.train).iter().max() {
+            Some(1) => Err(Error::SingleImages { dataset }),
+            _ => Err(Error::NoImages { subset: "validation", dataset }),
         }
     }
 
@@ -90,6 +97,16 @@ impl ClassDataset {
             ));
         }
         let (train, val) = (files(&self.train), files(&self.val));
+        let own: Vec<u32> = of_files(&self.train).map(|sample| sample.label).collect();
+        let mut repeats = duplicates::repeats(&train);
+        repeats.retain(|&(copy, original)| own[copy] != own[original]);
+        if !repeats.is_empty() {
+            self.warnings.push(format!(
+                "{} training images have the content of one of another class: one of the two classes is wrong ({})",
+                repeats.len(),
+                copies_of(&train, &train, &repeats)
+            ));
+        }
         let copies = duplicates::copies(&train, &val);
         if !copies.is_empty() {
             self.warnings.push(format!(

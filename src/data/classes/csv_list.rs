@@ -10,12 +10,13 @@ use csv::StringRecord;
 use super::names::unify;
 use super::{ClassDataset, ClassOptions, refuse, split};
 use crate::data::dataset::listed;
+use crate::data::folder::{PassedBy, images_below};
 use crate::data::named::{Finder, advice};
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{ImageSource, Sample};
 use crate::error::IoContext;
 use crate::text::Shown;
-use crate::text_table::{TextTable, byte, field, fields};
+use crate::text_table::{TextTable, byte, field, fields, within_line};
 use crate::{Error, Result, input, memory};
 
 /// Names of each column, in lower case; the first that is there is used.
@@ -154,7 +155,11 @@ fn columns(header: &[&str]) -> Result<Columns, String> {
     let lacking = [(path, PATH), (label, LABEL)].into_iter().filter(|(found, _)| found.is_none());
     let lacking: Vec<String> = lacking.map(|(_, names)| format!("no column {}", names.join(" or "))).collect();
     let header: Vec<String> = header.iter().map(|name| name.shown().to_string()).collect();
-    Err(format!("it has {} (it has {}): columns are separated by commas", lacking.join(" and "), header.join(", ")))
+    Err(format!(
+        "it has {} (it has {}): columns are separated by commas, semicolons or tabs",
+        lacking.join(" and "),
+        header.join(", ")
+    ))
 }
 
 impl<'a> List<'a> {
@@ -195,9 +200,15 @@ impl<'a> List<'a> {
         while reader.read_record(&mut record).map_err(|e| self.of_csv(&e))? {
             let at = byte(record.position());
             let wrong = |reason: String| Err(self.wrong(at, reason));
+            for column in [Some(columns.path), Some(columns.label), columns.split].into_iter().flatten() {
+                within_line(&record[column]).map_err(|reason| self.wrong(at, reason))?;
+            }
             let (path, label) = (field(&record[columns.path]), field(&record[columns.label]));
             if path.is_empty() || label.is_empty() {
                 return wrong(format!("its {} is empty", if path.is_empty() { "path" } else { "label" }));
+            }
+            if path.contains('\0') {
+                return wrong(format!("its path {} has a character that no file name has", path.shown()));
             }
             let subset = match columns.split.map(|column| field(&record[column]).to_ascii_lowercase()) {
                 None => None,
@@ -260,11 +271,27 @@ fn sorted(labels: BTreeSet<&str>) -> Vec<String> {
     }
 }
 
-/// Loads the list; images keep its order.
+/// Warns of images in `folder` and below that no row names.
+fn unlisted(folder: &Path, rows: &[Row]) -> Option<String> {
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    let named: HashSet<PathBuf> = rows.iter().filter_map(|row| real(&row.path)).collect();
+    let mut unlisted = images_below(folder, &mut PassedBy::default()).ok()?;
+    unlisted.retain(|path| real(path).is_none_or(|real| !named.contains(&real)));
+    (!unlisted.is_empty()).then(|| {
+        format!(
+            "{}: {} images are in no line of the list and are left out ({})",
+            folder.shown(),
+            unlisted.len(),
+            listed(unlisted.iter().map(|path| path.shown()))
+        )
+    })
+}
+
+/// Loads the list; images keep its order. Images in `folder` that it does not name are warned of.
 ///
 /// # Errors
 /// [`Error::ListLine`] for a line that says something else, [`Error::MissingImages`] for images that are not there.
-pub(super) fn load(file: &Path, options: &ClassOptions) -> Result<ClassDataset> {
+pub(super) fn load(file: &Path, folder: Option<&Path>, options: &ClassOptions) -> Result<ClassDataset> {
     memory::ensure("the data set", input::open(file)?.1.saturating_mul(3))?;
     let list = List::new(file, input::read(file, LARGEST)?)?;
     let mut rows = list.rows()?;
@@ -274,6 +301,7 @@ pub(super) fn load(file: &Path, options: &ClassOptions) -> Result<ClassDataset> 
     if repeated > 0 {
         dataset.warnings.push(format!("{}: {repeated} lines repeat an image, which counts once", file.shown()));
     }
+    dataset.warnings.extend(folder.and_then(|folder| unlisted(folder, &rows)));
     let test = rows.iter().filter(|row| row.subset == Some(Subset::Test)).count();
     if test > 0 && rows.iter().any(|row| row.subset == Some(Subset::Val)) {
         rows.retain(|row| row.subset != Some(Subset::Test));

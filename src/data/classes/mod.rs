@@ -70,7 +70,11 @@ pub fn load_classes(root: &Path, kind: DatasetKind, options: &ClassOptions) -> R
         }
         Form::Cifar(place) => cifar::load(&place, options.subsets)?,
         Form::Mnist(folder) => mnist::load(&folder, options.subsets)?,
-        Form::Csv(file) => csv_list::load(&file, options)?,
+        Form::Csv(file) => {
+            // A list that is named by itself may be one of several in its folder.
+            let whole = root.is_dir() && options.subsets == Subsets::All;
+            csv_list::load(&file, whole.then_some(root), options)?
+        }
     };
     dataset.name = root.shown().to_string();
     dataset.root = if root.is_dir() { root } else { root.parent().unwrap_or(root) }.to_path_buf();

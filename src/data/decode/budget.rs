@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use crate::memory;
 
 /// Bytes that all images together may take while they are decoded and resized.
-const MOST: u64 = 896 << 20;
+const MOST: u64 = 832 << 20;
 /// On a machine with little memory left: half of it, but never less than this.
 const LEAST: u64 = 64 << 20;
 

@@ -8,6 +8,7 @@ mod webp;
 use std::io::Cursor;
 use std::path::Path;
 
+use image::error::UnsupportedErrorKind;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
@@ -50,7 +51,9 @@ pub(super) fn decode_with_share(path: &Path, upright: bool) -> Result<(Rgb, Shar
     // The file as it is, then with room to decode it. Where the rest is not free, what is held is given back before waiting.
     let mut needed = 0;
     loop {
-        let len = input::open(path).map_err(|e| bad(reason_of(e)))?.1;
+        let leads_nowhere = || path.is_symlink() && !path.exists();
+        let unopened = |e| bad(if leads_nowhere() { "it is a link that leads nowhere".into() } else { reason_of(e) });
+        let len = input::open(path).map_err(unopened)?.1;
         needed = needed.max(len);
         if needed > budget.total() {
             return Err(refuse(needed));
@@ -158,6 +161,12 @@ impl Opened {
 }
 
 fn reason(error: ImageError) -> String {
+    if let ImageError::Unsupported(unsupported) = &error
+        && let UnsupportedErrorKind::Color(color) = unsupported.kind()
+    {
+        let bits = color.bits_per_pixel();
+        return format!("its pixels have {bits} bits in a form that is not read: convert it to 8 bits for each colour");
+    }
     error.to_string()
 }
 

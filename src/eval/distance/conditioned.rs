@@ -22,7 +22,7 @@ pub const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
 /// Roundings of squared lengths outside of the products: in the centred row (4), its norm (5), the three terms (3) and the bounds (4),
 /// with a reserve.
 const OTHER_ROUNDINGS: f64 = 24.0;
-/// More than all products that vanish can add up to. The longest rows have a length of about 1.
+/// More than all products that vanish can add up to. The largest number of all rows lies between 1 and 2.
 const VANISHED: f64 = 1e-32;
 
 /// Queries and gallery, moved and scaled.
@@ -40,7 +40,7 @@ pub struct Conditioned<'a> {
     slack: Vec<f32>,
     /// Distances of rows that are moved and scaled are those of `features` times this.
     unit: f64,
-    /// Length of the centre, in the unit of `rows`.
+    /// Length of the centre that is taken from the scaled rows.
     centre_length: f64,
 }
 
@@ -74,6 +74,11 @@ impl<'a> Conditioned<'a> {
     /// Number of rows, queries and gallery.
     pub fn len(&self) -> usize {
         self.norms.len()
+    }
+
+    /// Whether all rows are the same.
+    pub fn all_equal(&self) -> bool {
+        (1..self.len()).all(|i| self.source(i) == self.source(0))
     }
 
     /// Number of queries; the gallery follows them.
@@ -138,7 +143,8 @@ impl<'a> Conditioned<'a> {
         squared_distances(self.source(i), j.map(|j| self.source(j)), self.unit)
     }
 
-    /// 2 - 2 cos of rows as they were given, in f64, for each j; `lengths` are [`Conditioned::lengths`], and none of these is 0.
+    /// 2 - 2 cos of rows as they were given, in f64, for each j; `lengths` are [`Conditioned::lengths`].
+    /// The result for a row of length 0 is NaN.
     pub fn pairs_of_directions<const N: usize>(&self, i: usize, j: [usize; N], lengths: &[f64]) -> [f64; N] {
         let norm = |i: usize| lengths[i] / self.unit;
         squared_distances_of_directions((self.source(i), norm(i)), j.map(|j| self.source(j)), j.map(norm))

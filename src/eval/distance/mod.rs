@@ -102,8 +102,18 @@ impl<'a> Distances<'a> {
         Ok(Distances { conditioned, source, widths, cpu_because })
     }
 
-    /// Tells where the CPU computes although a GPU was given.
-    pub fn say_fallback(&self, reporter: &Reporter) {
+    /// Tells where the CPU computes although a GPU was given, and warns of features that cannot rank anything.
+    pub fn say_oddities(&self, reporter: &Reporter) {
+        self.say_fallback(reporter);
+        if self.conditioned.len() > 1 && self.conditioned.all_equal() {
+            reporter.warn(&format!(
+                "all {} features are the same: every distance is 0, and the figures say nothing; check how the features were made",
+                self.conditioned.len()
+            ));
+        }
+    }
+
+    fn say_fallback(&self, reporter: &Reporter) {
         if let Some(reason) = &self.cpu_because {
             reporter.message(&format!("ranking on the CPU: {reason}"));
         }

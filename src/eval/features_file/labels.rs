@@ -6,7 +6,7 @@ use csv::StringRecord;
 
 use crate::data::parse_name;
 use crate::text::Shown;
-use crate::text_table::{TextTable, byte, field, fields};
+use crate::text_table::{TextTable, byte, field, fields, within_line};
 use crate::{Error, Result, input};
 
 /// Columns of a CSV file of labels.
@@ -59,6 +59,10 @@ impl ImageLabels {
             if std::mem::take(&mut is_header) {
                 continue;
             }
+            record
+                .iter()
+                .try_for_each(within_line)
+                .map_err(|reason| bad(format!("line {}: {reason}", table.line(byte(record.position())))))?;
             let (path, pid, camid) = csv_entry(&record, &columns, table.separator()).ok_or_else(|| {
                 let line = table.line(byte(record.position()));
                 let shown = record.iter().collect::<Vec<_>>().join(",");

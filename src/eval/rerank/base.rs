@@ -9,7 +9,7 @@ use crate::eval::distance::{Conditioned, ROUNDING};
 const COSINE_ROUNDINGS: f64 = 24.0;
 /// Pairs that are worked out at once.
 const AT_ONCE: usize = 4;
-/// A row that is shorter than this share of the longest is not looked at in f32.
+/// The cosine of a row that is shorter than this is not looked at in f32. The largest number of all rows lies between 1 and 2.
 const SHORT: f64 = 1e-12;
 
 /// d_ij: the squared Euclidean distance in the unit of the conditioned rows, or 2 - 2 cos, of which the lower bound is
@@ -27,7 +27,7 @@ pub(super) struct Base<'a> {
     /// The lengths in f64, without anything taken off; empty for the Euclidean distance.
     lengths: Vec<f64>,
     square: bool,
-    has_vague: bool,
+    has_unbounded: bool,
     /// Largest scale, and largest slack times scale, of all images.
     largest: [f32; 2],
 }
@@ -49,8 +49,8 @@ impl<'a> Base<'a> {
         let offset = conditioned.norms().iter().zip(&slack).map(|(norm, slack)| norm - slack).collect();
         let largest = |of: &dyn Fn(usize) -> f32| (0..n).map(of).fold(0.0, f32::max);
         let largest = [largest(&|i| scale[i]), largest(&|i| slack[i] * scale[i])];
-        let has_vague = scale.contains(&0.0);
-        Base { conditioned, offset, length, scale, slack, lengths, square: variant.squares(), has_vague, largest }
+        let has_unbounded = scale.contains(&0.0);
+        Base { conditioned, offset, length, scale, slack, lengths, square: variant.squares(), has_unbounded, largest }
     }
 
     pub fn len(&self) -> usize {
@@ -79,43 +79,43 @@ impl<'a> Base<'a> {
     }
 
     /// Whether bounds tell nothing of an image.
-    pub fn is_vague(&self, i: usize) -> bool {
+    pub fn is_unbounded(&self, i: usize) -> bool {
         self.scale[i] == 0.0
     }
 
     /// Whether there is an image of which bounds tell nothing.
-    pub fn has_vague(&self) -> bool {
-        self.has_vague
+    pub fn has_unbounded(&self) -> bool {
+        self.has_unbounded
     }
 
     /// Images whose bounds tell nothing.
-    pub fn vague(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.len()).filter(|i| self.is_vague(*i))
+    pub fn unbounded(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.len()).filter(|i| self.is_unbounded(*i))
     }
 
     /// How far d_ij may be above its bound.
     pub fn width(&self, i: usize, j: usize) -> f32 {
-        if self.is_vague(i) || self.is_vague(j) {
+        if self.is_unbounded(i) || self.is_unbounded(j) {
             return f32::INFINITY;
         }
         2.0 * (self.slack[i] + self.slack[j]) * self.scale[i] * self.scale[j]
     }
 
-    /// The largest of the widths of image `i` with those that are not vague.
+    /// The largest of the widths of image `i` with those that have bounds.
     pub fn widest(&self, i: usize) -> f32 {
         let [scale, slack] = self.largest;
         let widest = 2.0 * (self.slack[i] * scale + slack) * self.scale[i] * (1.0 + 4.0 * f32::EPSILON);
-        if self.is_vague(i) { f32::INFINITY } else { widest }
+        if self.is_unbounded(i) { f32::INFINITY } else { widest }
     }
 
-    /// The width of image `i` with image j is 2 (`share[0]`·scale_j + `share[1]`·slack_j scale_j), if neither is vague.
+    /// The width of image `i` with image j is 2 (`share[0]`·scale_j + `share[1]`·slack_j scale_j), if both have bounds.
     pub fn width_shares(&self, i: usize) -> [f32; 2] {
         [self.slack[i] * self.scale[i], self.scale[i]]
     }
 
-    /// Slack times scale of image `i`, without an end for a vague one.
+    /// Slack times scale of image `i`, without an end for one that has no bounds.
     pub fn scaled_slack(&self, i: usize) -> f32 {
-        if self.is_vague(i) { f32::INFINITY } else { self.slack[i] * self.scale[i] }
+        if self.is_unbounded(i) { f32::INFINITY } else { self.slack[i] * self.scale[i] }
     }
 
     /// d_ij in f64 of the features as they were given.

@@ -107,11 +107,11 @@ impl<'a> Settled<'a> {
     /// How far final distances of `query` may be above their bounds: by `margin`, and by what its plain distances leave open.
     pub fn width(&self, query: usize, margin: f32) -> Width<'_> {
         let max = self.found.max[query];
-        // Never 0, so that nothing is known of vague images.
+        // Never 0, so that nothing is known of images without bounds.
         let share = 2.02 * f64::from(self.base.steepness()) * f64::from(self.options.lambda) / max;
         let share = if max > 0.0 { (share as f32).clamp(f32::MIN_POSITIVE, f32::MAX) } else { f32::MIN_POSITIVE };
         let factors = self.base.width_shares(query).map(|own| (share * own).clamp(f32::MIN_POSITIVE, f32::MAX));
-        let own = if self.base.is_vague(query) { f32::INFINITY } else { margin };
+        let own = if self.base.is_unbounded(query) { f32::INFINITY } else { margin };
         Width { own, factors, of: [&self.widths[0], &self.widths[1]] }
     }
 }

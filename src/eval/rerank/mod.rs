@@ -36,7 +36,7 @@ use crate::device::Device;
 use crate::progress::Reporter;
 use crate::{Error, Result};
 
-/// Bounds of a final distance that are less far apart stand for it.
+/// Where the bounds of a final distance differ by less, the middle between them is returned.
 const NEAR: f32 = 1e-4;
 
 /// Which published code's numbers come out: they differ in d and f.

@@ -38,13 +38,13 @@ impl Neighbours {
     }
 
     /// From a list of candidates for the nearest and one for the farthest of each image, which may leave out what is certainly neither.
-    /// Vague images are candidates for the farthest of all others anyway.
+    /// Images without bounds are candidates for the farthest of all others anyway.
     pub fn decide(base: &Base, count: usize, candidates: Vec<[Vec<Candidate>; 2]>) -> Neighbours {
-        let vague: Vec<u32> = base.vague().map(|i| i as u32).collect();
+        let unbounded: Vec<u32> = base.unbounded().map(|i| i as u32).collect();
         let decided = candidates.into_par_iter().enumerate().map(|(i, [near, far])| {
             let near = in_order(base, i, near, count);
             debug_assert_eq!(near.len(), count);
-            let others = far.iter().map(|c| c.other).chain(vague.iter().copied()).filter(|j| *j as usize != i);
+            let others = far.iter().map(|c| c.other).chain(unbounded.iter().copied()).filter(|j| *j as usize != i);
             (near, others.map(|j| base.exact(i, j as usize)).fold(0.0, f64::max))
         });
         let (nearest, max): (Vec<Vec<u32>>, Vec<f64>) = decided.unzip();
@@ -178,7 +178,7 @@ impl Seen<'_> {
     /// Image `own`, whose place here is `at`, sees image `other`, which is of interest.
     fn add(&mut self, base: &Base, counts: Counts, at: usize, own: usize, other: usize, least: f32) {
         // Of these the bounds tell nothing: they are candidates anyway.
-        if base.has_vague() && (base.is_vague(own) || base.is_vague(other)) {
+        if base.has_unbounded() && (base.is_unbounded(own) || base.is_unbounded(other)) {
             return;
         }
         for side in Side::BOTH {
@@ -261,10 +261,10 @@ pub(super) fn find(packed: &PackedRows, base: &Base, count: usize, done: &mut im
         });
         done(end);
     }
-    let vague: Vec<usize> = base.vague().collect();
+    let unbounded: Vec<usize> = base.unbounded().collect();
     let [near, far] = [(Side::Near, &near), (Side::Far, &far)].map(|(side, keys)| keys.par_chunks(counts.room(side)));
     let candidates = near.zip(far).enumerate().map(|(i, keys)| {
-        if base.is_vague(i) {
+        if base.is_unbounded(i) {
             return [0, 1].map(|_| (0..n).filter(|j| *j != i).map(Candidate::unknown).collect());
         }
         let [mut near, far] = [(Side::Near, keys.0), (Side::Far, keys.1)].map(|(side, keys)| {
@@ -273,7 +273,7 @@ pub(super) fn find(packed: &PackedRows, base: &Base, count: usize, done: &mut im
             let kept = keys.iter().filter(|key| **key != NONE && side.is_of_interest(side.least(**key), bound));
             kept.map(|key| Candidate::new(base, i, *key as u32 as usize, side.least(*key))).collect::<Vec<_>>()
         });
-        near.extend(vague.iter().copied().map(Candidate::unknown));
+        near.extend(unbounded.iter().copied().map(Candidate::unknown));
         [near, far]
     });
     Neighbours::decide(base, count, candidates.collect())

@@ -47,6 +47,8 @@ fn training_and_evaluation_need_images_classes_and_a_batch_that_fits() {
     assert_eq!(error, "birds has no train images");
     let error = of(&[2, 2], &[0, 0]).check_for_evaluation().unwrap_err().to_string();
     assert_eq!(error, "birds has no validation images");
+    let error = of(&[1, 1], &[0, 0]).check_for_evaluation().unwrap_err().to_string();
+    assert!(error.starts_with("birds has one image of each class"), "{error}");
 }
 
 #[test]
@@ -70,6 +72,12 @@ fn imbalance_and_copies_across_subsets_are_warned_of() {
     assert!(load(root, DatasetKind::Auto).warnings.is_empty());
     write(root, "val/a/3.png", long(1, 1));
     let warnings = load(root, DatasetKind::Auto).warnings;
+    write(root, "train/b/1.png", "small");
+    let classes = load(root, DatasetKind::Auto).warnings;
+    assert!(
+        classes.iter().any(|text| text.contains("1 training images have the content of one of another class")),
+        "{classes:?}"
+    );
     assert!(
         warnings[0].contains("1 validation images have the content") && warnings[0].contains("val/a/3.png"),
         "{warnings:?}"
