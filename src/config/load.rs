@@ -119,22 +119,36 @@ impl Config {
     /// A setting's value as it would stand in a TOML file.
     pub fn shown(&self, setting: &Setting) -> String {
         let tree = Value::try_from(self).expect("a configuration is valid TOML");
-        let value = setting.path.split('.').try_fold(&tree, |value, key| value.get(key));
+        let value = value_of(&tree, setting);
         value.map_or_else(String::new, |value| value.as_str().map_or_else(|| value.to_string(), str::to_string))
     }
 
-    /// Refuses integers that a TOML file cannot hold: other readers of settings know none.
+    /// The first setting that is NaN or infinite, or has such a number.
     ///
     /// # Errors
-    /// What is wrong.
-    pub fn check_integers(&self) -> Result<(), String> {
-        Value::try_from(self).map(drop).map_err(|_| "one of its settings is an integer of 2^63 or more".into())
+    /// What is wrong: an integer that a TOML file cannot hold. Other readers of settings know none.
+    pub fn not_finite(&self) -> Result<Option<&'static Setting>, String> {
+        fn any(value: &Value) -> bool {
+            match value {
+                Value::Float(number) => !number.is_finite(),
+                Value::Array(values) => values.iter().any(any),
+                _ => false,
+            }
+        }
+        let tree = Value::try_from(self).map_err(|_| "one of its settings is an integer of 2^63 or more")?;
+        let is_not_finite = |setting: &&Setting| value_of(&tree, setting).is_some_and(any);
+        Ok(SETTINGS.iter().find(is_not_finite))
     }
 
     /// The settings as a TOML file.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("plain sections serialise")
     }
+}
+
+/// `None` where an optional setting is not set.
+fn value_of<'a>(tree: &'a Value, setting: &Setting) -> Option<&'a Value> {
+    setting.path.split('.').try_fold(tree, |value, key| value.get(key))
 }
 
 /// `path` as files of settings hold it: from the root on, so that a run can be resumed and measured from any folder.

@@ -17,7 +17,14 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         self.validate_network()?;
         self.validate_batches()?;
-        self.validate_training()
+        self.validate_training()?;
+        // Those without an effect are not looked at above, and would have one as soon as another setting changes.
+        let settings = || "configuration".to_string();
+        let no_toml = |reason| Error::Setting { setting: settings(), value: settings(), reason };
+        match self.not_finite().map_err(no_toml)? {
+            None => Ok(()),
+            Some(setting) => check(setting.path, self.shown(setting), false, "write a finite number"),
+        }
     }
 
     fn validate_network(&self) -> Result<()> {
@@ -292,6 +299,10 @@ mod tests {
             ("schedule.warmup_epochs", |c| c.schedule.warmup_epochs = u64::MAX),
             ("schedule.step_size", |c| c.schedule.step_size = u64::MAX),
             ("eval.batch", |c| c.eval.batch = 0),
+            // Without an effect on this kind of optimiser and schedule.
+            ("optim.momentum", |c| c.optim.momentum = f64::NAN),
+            ("schedule.gamma", |c| c.schedule.gamma = f64::INFINITY),
+            ("configuration", |c| c.seed = u64::MAX),
             ("threads", |c| c.threads = 5000),
             ("eval.k1", |c| c.eval.k1 = 0),
             ("eval.lambda", |c| c.eval.lambda = 1.5),

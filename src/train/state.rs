@@ -247,7 +247,7 @@ pub fn has_header(file: &checkpoint::File) -> bool {
 /// The file was not written by this program.
 pub fn model_header(path: &Path, file: &checkpoint::File) -> Result<ModelHeader> {
     let header: ModelHeader = read_header(path, &file.metadata)?;
-    header.config.check_integers().map_err(|reason| bad(path, format!("its description cannot be used: {reason}")))?;
+    header.config.not_finite().map_err(|reason| bad(path, format!("its description cannot be used: {reason}")))?;
     Ok(header)
 }
 
