@@ -7,7 +7,7 @@ use crate::data::dataset::copies_of;
 use crate::data::{ImageSource, Sample};
 use crate::data::{broken, duplicates};
 use crate::report::Table;
-use crate::text::Shown;
+use crate::text::{Shown, plural};
 use crate::{Error, Result};
 
 /// The largest class may have this many times the images of the smallest before it is warned of.
@@ -93,8 +93,8 @@ impl ClassDataset {
         let copies = duplicates::copies(&train, &val);
         if !copies.is_empty() {
             self.warnings.push(format!(
-                "{} validation images have the content of a training image: they measure nothing ({})",
-                copies.len(),
+                "{} the content of a training image, which measures nothing ({})",
+                plural(copies.len(), "validation image has", "validation images have"),
                 copies_of(&train, &val, &copies)
             ));
         }

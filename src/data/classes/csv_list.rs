@@ -14,7 +14,7 @@ use crate::data::named::{Finder, advice};
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{ImageSource, Sample};
 use crate::error::IoContext;
-use crate::text::Shown;
+use crate::text::{Shown, are, plural};
 use crate::text_table::{TextTable, byte, field, fields};
 use crate::{Error, Result, input, memory};
 
@@ -272,14 +272,20 @@ pub(super) fn load(file: &Path, options: &ClassOptions) -> Result<ClassDataset> 
     let (mut rows, repeated) = list.once(rows)?;
     let mut dataset = ClassDataset { label: DatasetKind::Csv.to_string(), ..ClassDataset::default() };
     if repeated > 0 {
-        dataset.warnings.push(format!("{}: {repeated} lines repeat an image, which counts once", file.shown()));
+        dataset.warnings.push(format!(
+            "{}: {} an image, which counts once",
+            file.shown(),
+            plural(repeated, "line repeats", "lines repeat")
+        ));
     }
     let test = rows.iter().filter(|row| row.subset == Some(Subset::Test)).count();
     if test > 0 && rows.iter().any(|row| row.subset == Some(Subset::Val)) {
         rows.retain(|row| row.subset != Some(Subset::Test));
         dataset.warnings.push(format!(
-            "{}: of the splits val and test, val is used for validation; {test} images of test are left out",
-            file.shown()
+            "{}: of the splits val and test, val is used for validation; {} of test {} left out",
+            file.shown(),
+            plural(test, "image", "images"),
+            are(test)
         ));
     }
     let divided = rows[0].subset.is_some();

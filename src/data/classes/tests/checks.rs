@@ -71,7 +71,7 @@ fn imbalance_and_copies_across_subsets_are_warned_of() {
     write(root, "val/a/3.png", long(1, 1));
     let warnings = load(root, DatasetKind::Auto).warnings;
     assert!(
-        warnings[0].contains("1 validation images have the content") && warnings[0].contains("val/a/3.png"),
+        warnings[0].contains("1 validation image has the content") && warnings[0].contains("val/a/3.png"),
         "{warnings:?}"
     );
 }
@@ -96,5 +96,5 @@ fn broken_images_are_refused_or_left_out() {
         })
         .unwrap();
     assert_eq!((seen.into_inner(), labels(&dataset.train), labels(&dataset.val)), (5, vec![0, 0, 1], vec![1]));
-    assert!(dataset.warnings[0].contains("1 of 4 images cannot be decoded and are left out"));
+    assert!(dataset.warnings[0].contains("1 of 4 images cannot be decoded and is left out"));
 }
