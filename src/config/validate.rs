@@ -163,7 +163,9 @@ impl Config {
         let epochs = 1..=MOST_EPOCHS;
         check("schedule.epochs", s.epochs, epochs.contains(&(s.epochs as u64)), "choose from 1 to 1000000")?;
         let warmup = s.warmup_epochs;
-        check("schedule.warmup_epochs", warmup, warmup <= MOST_EPOCHS, "choose at most 1000000")?;
+        let shorter =
+            format!("the training ends after epoch {}: choose fewer --warmup-epochs or more --epochs", s.epochs);
+        check("schedule.warmup_epochs", warmup, warmup < s.epochs as u64, &shorter)?;
         let factor = |x: f64| x > 0.0 && x <= 1.0;
         check("schedule.gamma", s.gamma, factor(s.gamma), "choose more than 0 and at most 1")?;
         check("schedule.warmup_factor", s.warmup_factor, factor(s.warmup_factor), "choose more than 0 and at most 1")?;
@@ -290,6 +292,7 @@ mod tests {
             ("sampler.ids x sampler.images", |c| (c.sampler.ids, c.sampler.images) = (4096, 17)),
             ("schedule.epochs", |c| c.schedule.epochs = usize::MAX),
             ("schedule.warmup_epochs", |c| c.schedule.warmup_epochs = u64::MAX),
+            ("schedule.warmup_epochs", |c| (c.schedule.epochs, c.schedule.warmup_epochs) = (5, 5)),
             ("schedule.step_size", |c| c.schedule.step_size = u64::MAX),
             ("eval.batch", |c| c.eval.batch = 0),
             ("threads", |c| c.threads = 5000),
