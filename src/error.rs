@@ -1,6 +1,6 @@
 //! The crate's one error type. Variants carry the operands; `Display` says in one sentence what happened and what to do.
 
-use crate::text::Shown;
+use crate::text::{Shown, are, plural, shortened};
 use std::path::PathBuf;
 
 /// Everything that can go wrong, from a bad flag to a full disk.
@@ -15,7 +15,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A setting has a value that cannot work.
-    #[error("{setting} = {value}: {reason}")]
+    #[error("{setting} = {}: {reason}", shortened(value))]
     Setting { setting: String, value: String, reason: String },
     /// A file is expected, and there is something else.
     #[error("{} is {what}: name a regular file", path.shown())]
@@ -78,7 +78,8 @@ pub enum Error {
     ListLine { path: PathBuf, line: usize, reason: String },
     /// A list names images that are not there.
     #[error(
-        "{missing} of {total} images that {} names are not there, the first is {}: {advice}", list.shown(), first.shown()
+        "{missing} of {} that {} names {} not there, the first is {}: {advice}",
+        plural(*total, "image", "images"), list.shown(), are(*missing), first.shown()
     )]
     MissingImages {
         list: PathBuf,
@@ -100,23 +101,24 @@ pub enum Error {
     )]
     SingleImages { dataset: String },
     /// A batch needs more identities than there are.
-    #[error("{dataset} has {found} training identities, a batch needs {needed}: lower --ids")]
+    #[error("{dataset} has {}, a batch needs {needed}: lower --ids", plural(*found, "training identity", "training identities"))]
     TooFewIdentities { dataset: String, found: usize, needed: usize },
     /// A classifier of one class has nothing to learn.
     #[error(
-        "{dataset} has {found} class with training images, a classifier needs at least 2: name the folder that holds a folder for each class, or add classes"
+        "{dataset} has {} with training images, a classifier needs at least 2: name the folder that holds a folder for each class, or add classes",
+        plural(*found, "class", "classes")
     )]
     TooFewClasses { dataset: String, found: usize },
     /// A batch is larger than the training set.
     #[error("a batch has {batch} images, {dataset} has {images} for training: lower --batch to at most {images}")]
     BatchTooLarge { dataset: String, batch: usize, images: usize },
     /// Nothing can be measured.
-    #[error("none of the {queries} queries of {dataset} has a match from another camera in the gallery")]
+    #[error("none of the queries of {dataset} ({queries} in all) has a match from another camera in the gallery")]
     NoCrossCameraMatch { dataset: String, queries: usize },
     /// Files that cannot be decoded.
     #[error(
-        "{count} of {total} images cannot be decoded, the first is {} ({reason}): repair or remove them, or pass --skip-broken",
-        path.shown()
+        "{count} of {} cannot be decoded, the first is {} ({reason}): repair or remove them, or pass --skip-broken",
+        plural(*total, "image", "images"), path.shown()
     )]
     BrokenImages { count: usize, total: usize, path: PathBuf, reason: String },
     /// A file that cannot be decoded.
@@ -156,7 +158,7 @@ pub enum Error {
     },
     /// Nothing to average over.
     #[error(
-        "none of the {queries} queries has a match in the gallery that counts: query and gallery need images of the same \
+        "none of the queries ({queries} in all) has a match in the gallery that counts: query and gallery need images of the same \
          identities from different cameras"
     )]
     NoValidQuery { queries: usize },
@@ -197,8 +199,9 @@ pub enum Error {
     NotARun { path: PathBuf, reason: String },
     /// Runs that cannot be compared were measured on different images.
     #[error(
-        "{} was measured on other images than {}: {missing} of {total} images (with their labels) are missing, {added} are new: compare runs \
-         that were measured on the same data set", run.shown(), first.shown()
+        "{} was measured on other images than {}: {missing} of {} (with their labels) {} missing, {added} {} new: compare runs \
+         that were measured on the same data set",
+        run.shown(), first.shown(), plural(*total, "image", "images"), are(*missing), are(*added)
     )]
     OtherImages {
         run: PathBuf,
@@ -215,8 +218,9 @@ pub enum Error {
     NotComparable { reason: String },
     /// A run was stopped within an epoch and is resumed with epochs of another length.
     #[error(
-        "the run was stopped after batch {batch} of an epoch of {then} batches, and now an epoch has {now}: resume with the \
-         same data, --ids, --images and --passes"
+        "the run was stopped after batch {batch} of an epoch of {}, and now an epoch has {now}: resume with the \
+         same data, --ids, --images and --passes",
+        plural(*then, "batch", "batches")
     )]
     OtherEpoch { batch: usize, then: usize, now: usize },
     /// A checkpoint is broken or belongs to something else.

@@ -36,6 +36,27 @@ pub fn escape_lines(text: &str) -> Cow<'_, str> {
     escape(text, |c| c != '\n' && is_control(c))
 }
 
+/// Writes `1 image` or `2 images`: the count, then the words that go with it.
+pub fn plural(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// Writes the verb for so many.
+pub fn are(count: usize) -> &'static str {
+    if count == 1 { "is" } else { "are" }
+}
+
+/// Characters of a value that a message shows.
+const LONGEST: usize = 200;
+
+/// Cuts a value that is too long for a message: a list of a thousand numbers, for one.
+pub fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
 /// Control characters (C0, C1, DEL), those that change the direction in which a line is shown, and those that no XML file may
 /// hold.
 fn is_control(c: char) -> bool {
@@ -57,6 +78,15 @@ fn escape(text: &str, escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_and_long_values_read_well() {
+        assert_eq!(plural(1, "image", "images"), "1 image");
+        assert_eq!(plural(0, "image", "images"), "0 images");
+        assert_eq!(shortened("é, 2"), "é, 2");
+        let short = shortened(&"é".repeat(1000)).into_owned();
+        assert!(short.ends_with('…') && short.chars().count() == LONGEST + 1, "{short}");
+    }
 
     #[test]
     fn control_characters_are_escaped_and_other_letters_stay() {

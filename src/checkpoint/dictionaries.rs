@@ -2,6 +2,7 @@
 
 use super::companions::{TENSOR, dict, names, names_of, with_storage};
 use super::damage::{legacy, parse};
+use crate::checkpoint::Place;
 
 #[test]
 fn the_one_dictionary_of_tensors_is_found() {
@@ -45,7 +46,7 @@ fn averaged_weights_are_taken_where_they_are_named_or_alone() {
         assert_eq!(names_of(both(), Some(network)).unwrap(), ["w"]);
         assert_eq!(names(dict(&[(average, weights("averaged")), ("epoch", b"K\x03".to_vec())])).unwrap(), ["averaged"]);
         let file = with_storage(&[both(), b".".to_vec()].concat(), None).unwrap();
-        let choice = file.choice();
+        let choice = file.choice(&Place::default());
         assert!(choice.contains(&format!("its dictionary {network}")) && choice.contains(average), "{choice}");
     }
     // By its path, by a key on it, or by the first part of the names.

@@ -6,9 +6,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::tensor::{Dtype, Entry, View};
-use super::{bad_file, kind, safetensors_in, torch, words};
+use super::{Place, bad_file, kind, safetensors_in, torch, words};
 use crate::error::IoContext;
-use crate::text::Shown;
+use crate::text::{Shown, are};
 use crate::{Error, Result, input, memory};
 
 /// A file of tensors: its bytes are held once, and a tensor's values are made when they are asked for.
@@ -96,20 +96,27 @@ impl File {
         Ok(())
     }
 
-    /// Which of several dictionaries of tensors was taken, for messages: ` (its dictionary state_dict; it also has state_dict_ema:
-    /// ...)`. Empty where there was no choice.
-    pub fn choice(&self) -> String {
-        let taken = match &self.dictionary[..] {
-            "" => "the tensors at its top".into(),
-            name => format!("its dictionary {}", name.shown()),
-        };
-        match &self.others[..] {
-            [] if self.dictionary.is_empty() => String::new(),
+    /// Says which of several dictionaries of tensors, or of several networks in one, was taken: ` (its dictionary state_dict; it also
+    /// has state_dict_ema: ...)`. Empty where there was no choice.
+    pub fn choice(&self, place: &Place) -> String {
+        let shown = |name: &str| name.trim_end_matches('.').shown().to_string();
+        let others: Vec<String> = self.others.iter().chain(&place.others).take(8).map(|name| shown(name)).collect();
+        let mut taken = Vec::new();
+        if !self.dictionary.is_empty() {
+            taken.push(format!("its dictionary {}", self.dictionary.shown()));
+        }
+        if !place.others.is_empty() && !place.prefix.is_empty() {
+            taken.push(format!("the tensors under {}", shown(&place.prefix)));
+        }
+        match (taken.is_empty(), others.is_empty()) {
+            (true, true) => return String::new(),
+            (true, false) => taken.push("the tensors at its top".into()),
+            (false, _) => {}
+        }
+        let taken = taken.join(", ");
+        match &others[..] {
             [] => format!(" ({taken})"),
-            others => {
-                let others: Vec<String> = others.iter().take(8).map(|name| name.shown().to_string()).collect();
-                format!(" ({taken}; it also has {}: --weights-dict takes another)", others.join(", "))
-            }
+            others => format!(" ({taken}; it also has {}: --weights-dict takes another)", others.join(", ")),
         }
     }
 
@@ -185,11 +192,12 @@ impl File {
         let nan = values.iter().any(|value| value.is_nan());
         let what = if nan { "not finite (NaN or infinite)" } else { "infinite or beyond float32" };
         let reason = format!(
-            "{bad} of the {} values of {} (stored as {:?}) are {what}: these weights are broken, take a checkpoint from before \
+            "{bad} of the {} values of {} (stored as {:?}) {} {what}: these weights are broken, take a checkpoint from before \
              they diverged or overflowed",
             values.len(),
             name.shown(),
-            self.view(name)?.dtype
+            self.view(name)?.dtype,
+            are(bad)
         );
         Err(bad_file(&self.path, reason))
     }

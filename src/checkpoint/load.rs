@@ -7,7 +7,7 @@ use super::words::{is_averaged, is_no_weight};
 use super::{Dtype, File, LoadReport, Names, Place, bad_file};
 use crate::Result;
 use crate::store::Store;
-use crate::text::Shown;
+use crate::text::{Shown, are, plural};
 
 /// What a network's tensors are called in a file of another program, and where it lies there.
 pub type Elsewhere<'a> = (Names<'a>, &'a Place);
@@ -87,10 +87,16 @@ pub fn fine_tune(store: &mut Store, file: &File, how: FineTune<'_>) -> Result<Lo
     }
     matching.fill(store, file)?;
     let mut report = matching.report;
+    report.place = place;
     report.partial = gap.map(|gap| match gap.missing {
         0 => format!("a part of the file's backbone is left out: {}", gap.sentence()),
         missing => {
-            format!("{missing} of the {} tensors of the backbone start from random values: {}", gap.all, gap.sentence())
+            let start = if missing == 1 { "starts" } else { "start" };
+            format!(
+                "{missing} of the {} tensors of the backbone {start} from random values: {}",
+                gap.all,
+                gap.sentence()
+            )
         }
     });
     Ok(report)
@@ -129,6 +135,7 @@ impl Matching {
                 } else if let Some(found) = found {
                     if same_numbers(&found, shape) {
                         report.loaded.push(name.into());
+                        report.sources.push(source.clone());
                         fate.insert(source.clone(), String::new());
                         used.insert(name.into(), source);
                         return Ok(());
@@ -174,9 +181,9 @@ impl Matching {
         Err(bad_file(
             file.path(),
             format!(
-                "it belongs to another model: {} tensors are missing and {} do not fit, {}{why} among them",
-                missing.len(),
-                skipped.len(),
+                "it belongs to another model: {} missing and {} not fit, {}{why} among them",
+                plural(missing.len(), "tensor is", "tensors are"),
+                plural(skipped.len(), "does", "do"),
                 example.shown()
             ),
         ))
@@ -199,9 +206,10 @@ impl Matching {
                 let negative = values.iter().filter(|value| **value < 0.0).count();
                 if negative > 0 && buffer.name.ends_with("running_var") {
                     let reason = format!(
-                        "{negative} of the {} values of {} are negative, and a variance never is: these weights are broken",
+                        "{negative} of the {} values of {} {} negative, and a variance never is: these weights are broken",
                         values.len(),
-                        source.shown()
+                        source.shown(),
+                        are(negative)
                     );
                     return Err(bad_file(file.path(), reason));
                 }
@@ -262,7 +270,7 @@ mod tests {
         };
         load(&mut store, [0.0, 2.0]).unwrap();
         let error = load(&mut store, [1.0, -2.0]).unwrap_err().to_string();
-        assert!(error.contains("1 of the 2 values of bn.running_var are negative"), "{error}");
+        assert!(error.contains("1 of the 2 values of bn.running_var is negative"), "{error}");
     }
 
     /// Two branches that may start from one stage, a head, a running mean and its counter.

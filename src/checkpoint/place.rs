@@ -25,7 +25,9 @@ pub struct Names<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// Of the backbone's names; empty, or with a dot at its end.
-    prefix: String,
+    pub(super) prefix: String,
+    /// Where other networks are that would fit: an average of the weights, for one.
+    pub(super) others: Vec<String>,
 }
 
 impl Place {
@@ -48,7 +50,8 @@ impl Place {
             .collect();
         candidates.sort_by_key(|candidate| candidate.rank(backbone.len()));
         let Some(best) = candidates.first() else {
-            return Ok(Place { prefix: prefixes.first().copied().unwrap_or_default().to_string() });
+            let prefix = prefixes.first().copied().unwrap_or_default().to_string();
+            return Ok(Place { prefix, others: Vec::new() });
         };
         // What lies in one another is one network: a trunk, and branches that could start from its last stages.
         let nested =
@@ -68,7 +71,14 @@ impl Place {
             );
             return Err(bad_file(file.path(), reason));
         }
-        Ok(Place { prefix: best.prefix.to_string() })
+        let mut others: Vec<String> = Vec::new();
+        for other in &candidates {
+            let apart = other.averaged != best.averaged || !nested(other);
+            if apart && other.sources != best.sources && !others.iter().any(|listed| other.prefix.starts_with(listed)) {
+                others.push(other.prefix.to_string());
+            }
+        }
+        Ok(Place { prefix: best.prefix.to_string(), others })
     }
 
     /// Whether any tensor of the backbone is here, by its name.

@@ -53,7 +53,9 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_recipe(arch: &str, file: Option<&Path>, flags: &Overrides) -> Result<Config> {
-        Config::load(&Config::recipe_of(arch, file, flags), file, flags)
+        let config = Config::load(&Config::recipe_of(arch, file, flags), file, flags)?;
+        config.check_warmup()?;
+        Ok(config)
     }
 
     /// The settings that a run has stored in `file`, and `flags` over them. What the file does not have is as it was before there was
@@ -81,6 +83,11 @@ impl Config {
         let mut recipe = Config::recipe(task, arch);
         if named("model.stem").and_then(Value::as_str) == Some("cifar") {
             recipe.for_small_images();
+        }
+        // A training that is as short as the recipe's warm-up has none.
+        let epochs = named("schedule.epochs").and_then(Value::as_integer);
+        if epochs.is_some_and(|epochs| epochs <= recipe.schedule.warmup_epochs as i64) {
+            recipe.schedule.warmup_epochs = 0;
         }
         recipe
     }
@@ -118,7 +125,8 @@ impl Config {
 
     /// A setting's value as it would stand in a TOML file.
     pub fn shown(&self, setting: &Setting) -> String {
-        let tree = Value::try_from(self).expect("a configuration is valid TOML");
+        // By way of the text: 0.3 as a 32-bit number is 0.30000001192092896 as a 64-bit one.
+        let tree: Value = toml::from_str::<Table>(&self.to_toml()).expect("a configuration is valid TOML").into();
         let value = value_of(&tree, setting);
         value.map_or_else(String::new, |value| value.as_str().map_or_else(|| value.to_string(), str::to_string))
     }
@@ -297,6 +305,7 @@ mod tests {
         config.ptl.state_policy = crate::latent_state::StatePolicy::CarryEpochs;
         let text = config.to_toml();
         assert!(text.contains("width = 0.3\n"), "{text}");
+        assert_eq!(config.shown(setting("model.width").unwrap()), "0.3");
         assert_eq!(load(&text).unwrap(), config);
         assert_eq!(load("").unwrap(), Config::default());
     }
@@ -329,6 +338,14 @@ mod tests {
         assert_eq!(load(None, &Overrides::default()), Config::default());
         let classifier = load(None, &flag("task", "classify"));
         assert_eq!((classifier.task, classifier.optim.lr, classifier.model.height), (TaskKind::Classify, 0.01, 224));
+        let mut long = flag("task", "classify");
+        long.push(setting("schedule.warmup_epochs").unwrap(), Value::Integer(1));
+        long.push(setting("schedule.epochs").unwrap(), Value::Integer(1));
+        let error = Config::load_recipe(DEFAULT_ARCH, None, &long).unwrap_err().to_string();
+        assert!(error.starts_with("schedule.warmup_epochs = 1: the training ends after epoch 1"), "{error}");
+        let mut one_epoch = flag("task", "classify");
+        one_epoch.push(setting("schedule.epochs").unwrap(), Value::Integer(1));
+        assert_eq!((classifier.schedule.warmup_epochs, load(None, &one_epoch).schedule.warmup_epochs), (1, 0));
         fs::write(&file, "task = \"classify\"\n[model]\narch = \"cifar-resnet20-ptl\"\n").unwrap();
         let small = load(Some(file.as_path()), &Overrides::default());
         assert_eq!((small.model.height, small.augment.pad, small.ptl.stages), (32, 4, vec![1, 2, 3]));

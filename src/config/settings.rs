@@ -218,7 +218,7 @@ pub const SETTINGS: &[Setting] = &[
     long("schedule.gamma", Real, "multistep, step: factor of a drop").needs(&[DROPS]),
     long("schedule.step_size", Count, "step: epochs between drops").needs(&[STEP]),
     long("schedule.min_lr", Real, "cosine: rate at the end").needs(&[COSINE]),
-    short("schedule.warmup_epochs", "warmup-epochs", Count, "Epochs of linear warm-up"),
+    short("schedule.warmup_epochs", "warmup-epochs", Count, "Epochs of linear warm-up, fewer than --epochs"),
     long("schedule.warmup_factor", Real, "Share of the rate at the start of the warm-up").needs(&[WARMUP]),
     short("loss.label_smoothing", "label-smoothing", Real, "Share of the label spread over all identities")
         .needs(&[CROSS_ENTROPY]),

@@ -27,6 +27,18 @@ impl Config {
         }
     }
 
+    /// Refuses a warm-up that lasts as long as the whole training, whose rate then never gets to be the one that was asked for. Runs of
+    /// earlier versions may have one.
+    ///
+    /// # Errors
+    /// [`Error::Setting`].
+    pub(super) fn check_warmup(&self) -> Result<()> {
+        let s = &self.schedule;
+        let shorter =
+            format!("the training ends after epoch {}: choose fewer --warmup-epochs or more --epochs", s.epochs);
+        check("schedule.warmup_epochs", s.warmup_epochs, s.warmup_epochs < s.epochs as u64, &shorter)
+    }
+
     fn validate_network(&self) -> Result<()> {
         let m = &self.model;
         let arch = self.arch()?;

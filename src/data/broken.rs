@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 use super::dataset::listed;
-use crate::text::Shown;
+use crate::text::{Shown, are, plural};
 use crate::{Error, Result};
 
 /// Decodes every record's image once; broken ones are an error, or with `skip` left out: then what to warn of is returned. `each`
@@ -42,5 +42,9 @@ pub(super) fn drop_or_refuse<R: Sync>(
         index += 1;
         !bad.contains(&(index - 1))
     });
-    Ok(Some(format!("{count} of {total} images cannot be decoded and are left out ({names})")))
+    Ok(Some(format!(
+        "{count} of {} cannot be decoded and {} left out ({names})",
+        plural(total, "image", "images"),
+        are(count)
+    )))
 }

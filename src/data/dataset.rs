@@ -9,7 +9,7 @@ use super::sets::DatasetKind;
 use super::{ImageSource, Sample};
 use super::{broken, decode, duplicates};
 use crate::report::Table;
-use crate::text::Shown;
+use crate::text::{Shown, plural};
 use crate::{Error, Result};
 
 /// One image: who, and by which camera.
@@ -157,8 +157,8 @@ impl Dataset {
         if !single.is_empty() {
             let list = listed(&single);
             self.warnings.push(format!(
-                "{} training identities have one image: their positives are copies of it ({list})",
-                single.len()
+                "{} one image: their positives are copies of it ({list})",
+                plural(single.len(), "training identity has", "training identities have")
             ));
         }
         let train: BTreeSet<i64> = self.train.iter().map(|r| r.pid).collect();
@@ -166,8 +166,12 @@ impl Dataset {
         let both: Vec<&i64> = train.intersection(&test).collect();
         if !both.is_empty() {
             let mut text = String::new();
-            let _ =
-                write!(text, "{} identities stand in the training and in the test set ({})", both.len(), listed(&both));
+            let _ = write!(
+                text,
+                "{} in the training and in the test set ({})",
+                plural(both.len(), "identity stands", "identities stand"),
+                listed(&both)
+            );
             self.warnings.push(text);
         }
         let lost = self.queries_without_match();
@@ -175,8 +179,8 @@ impl Dataset {
             let share = 100.0 * lost.len() as f64 / self.query.len() as f64;
             let list = listed(lost.iter().map(|r| r.path.shown()));
             self.warnings.push(format!(
-                "{} queries ({share:.1} %) have no match from another camera and do not count ({list})",
-                lost.len()
+                "{} no match from another camera and so no part in the figures: {share:.1} % of all ({list})",
+                plural(lost.len(), "query has", "queries have")
             ));
         }
         self.warn_of_copies();
@@ -190,8 +194,8 @@ impl Dataset {
         repeats.retain(|&(copy, original)| self.train[copy].pid != self.train[original].pid);
         if !repeats.is_empty() {
             warnings.push(format!(
-                "{} training images have the content of one of another identity: one of the two identities is wrong ({})",
-                repeats.len(),
+                "{} the content of one of another identity: one of the two identities is wrong ({})",
+                plural(repeats.len(), "training image has", "training images have"),
                 copies_of(&train, &train, &repeats)
             ));
         }
@@ -199,8 +203,8 @@ impl Dataset {
             let copies = duplicates::copies(&train, test);
             if !copies.is_empty() {
                 warnings.push(format!(
-                    "{} {name} images have the content of a training image: they measure what was learned by heart ({})",
-                    copies.len(),
+                    "{} the content of a training image, which measures what was learned by heart ({})",
+                    plural(copies.len(), &format!("{name} image has"), &format!("{name} images have")),
                     copies_of(&train, test, &copies)
                 ));
             }
@@ -213,8 +217,8 @@ impl Dataset {
         });
         if !copies.is_empty() {
             warnings.push(format!(
-                "{} gallery images have the content of a query but another identity or camera: they are found without any skill ({})",
-                copies.len(),
+                "{} the content of a query but another identity or camera, which is found without any skill ({})",
+                plural(copies.len(), "gallery image has", "gallery images have"),
                 copies_of(&query, &gallery, &copies)
             ));
         }

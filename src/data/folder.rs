@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::dataset::listed;
 use crate::error::IoContext;
-use crate::text::Shown;
+use crate::text::{Shown, are, plural};
 use crate::{Error, Result};
 
 /// Endings of image files, in lower case. Which format a file has is read from its content.
@@ -71,18 +71,21 @@ impl PassedBy {
         let unread: usize = self.unread.values().sum();
         if unread > 0 {
             warnings.push(format!(
-                "{folder}: {unread} images of formats that are not read are left out ({}): convert them to JPEG or PNG",
+                "{folder}: {} of formats that are not read {} left out ({}): convert them to JPEG or PNG",
+                plural(unread, "image", "images"),
+                are(unread),
                 self.kinds()
             ));
         }
         if !self.broken.is_empty() {
-            let count = self.broken.len();
-            warnings.push(format!("{folder}: {count} links lead nowhere and are left out ({})", names(&self.broken)));
+            let links =
+                plural(self.broken.len(), "link leads nowhere and is left out", "links lead nowhere and are left out");
+            warnings.push(format!("{folder}: {links} ({})", names(&self.broken)));
         }
         if !self.again.is_empty() {
             warnings.push(format!(
-                "{folder}: {} folders are reached a second time by links and are left out there ({})",
-                self.again.len(),
+                "{folder}: {} reached a second time by links and left out there ({})",
+                plural(self.again.len(), "folder is", "folders are"),
                 names(&self.again)
             ));
         }

@@ -54,7 +54,8 @@ impl TrainedModel {
         flags.refuse_without_effect(Chosen { config: &measured(&config, flags), init: true })?;
         // What a file says of its network is believed as far as its tensors go: nothing is made before they are held against it.
         let mut store = Store::of_shapes();
-        let network = network_config(&config, classes)?.build(&mut store, config.seed)?;
+        let network = network_config(&config, classes).and_then(|network| network.build(&mut store, config.seed));
+        let network = if place.is_none() { network.map_err(|error| of_header(&path, error))? } else { network? };
         let (of, in_backbone) = (|name: &str| network.pretrained_names(name), |name: &str| network.is_backbone(name));
         let elsewhere = place.as_ref().map(|place| (Names { of: &of, in_backbone: &in_backbone }, place));
         checkpoint::fits_exactly(&store, &file, elsewhere)?;
@@ -77,7 +78,7 @@ impl TrainedModel {
         } else {
             loaded?;
         }
-        let choice = file.choice();
+        let choice = file.choice(&place.unwrap_or_default());
         Ok(TrainedModel {
             config,
             network,
@@ -139,6 +140,7 @@ fn described(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
     // What computed the training is no property of the model.
     let Config { device, precision, gpu, .. } = Config::default();
     let stored = Config { device, precision, gpu, ..header.config.clone() };
+    stored.validate().map_err(|error| of_header(file.path(), error))?;
     let config = Config::load(&stored, None, flags)?;
     // A flag that changes no shape, such as a stride, would silently make another network of the same weights.
     for setting in SETTINGS.iter().filter(|s| s.makes_network() && flags.has(s.path)) {
@@ -157,6 +159,14 @@ fn described(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
     let (classes, class_names) = (header.classes, header.class_names);
     let trained_root = Some(header.config.data.root.clone());
     Ok(About { config, classes, class_names, trained_on: Some(trained_on), trained_root })
+}
+
+/// Names the file whose header says what cannot work.
+fn of_header(path: &Path, error: Error) -> Error {
+    match error {
+        Error::Setting { .. } => Error::Checkpoint { path: path.into(), reason: format!("its header says {error}") },
+        other => other,
+    }
 }
 
 /// Of a file from elsewhere, and where its network lies in it.

@@ -87,7 +87,7 @@ impl OptimConfig {
     }
 
     /// Names of the state buffers, PyTorch's.
-    fn buffer_names(&self) -> &'static [&'static str] {
+    pub fn buffer_names(&self) -> &'static [&'static str] {
         match self {
             Self::Adam { amsgrad: false, .. } | Self::AdamW { amsgrad: false, .. } => &["exp_avg", "exp_avg_sq"],
             Self::Adam { .. } | Self::AdamW { .. } => &["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],

@@ -6,7 +6,7 @@ mod pace;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,10 +49,25 @@ impl Reporter {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io): the file cannot be opened.
     pub fn with_log(&self, path: &Path) -> Result<Reporter> {
-        let file = OpenOptions::new().create(true).append(true).open(path).at("write", path)?;
-        let mut reporter = self.clone();
-        reporter.logs.push(Arc::new(Log(Mutex::new(Some(file)))));
+        let reporter = self.with_held_log(path);
+        reporter.open_logs()?;
         Ok(reporter)
+    }
+
+    /// As [`with_log`](Reporter::with_log), but what is said is held back until [`open_logs`](Reporter::open_logs): work that is
+    /// refused before that leaves no trace.
+    pub fn with_held_log(&self, path: &Path) -> Reporter {
+        let mut reporter = self.clone();
+        reporter.logs.push(Arc::new(Log(Mutex::new(Sink::Held(path.into(), String::new())))));
+        reporter
+    }
+
+    /// Opens the log files that are not open yet, and writes what was held back.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io): a file cannot be written.
+    pub fn open_logs(&self) -> Result<()> {
+        self.logs.iter().try_for_each(|log| log.open())
     }
 
     /// Says one or more lines. Control characters in them are escaped.
@@ -115,18 +130,44 @@ impl Task {
     }
 }
 
-/// A log file; none after it could not be written.
-struct Log(Mutex<Option<File>>);
+/// A log file.
+struct Log(Mutex<Sink>);
+
+/// Where the lines of a log go.
+enum Sink {
+    /// Into memory, until the file of this path is opened.
+    Held(PathBuf, String),
+    Open(File),
+    /// Nowhere: the file could not be written.
+    Closed,
+}
 
 impl Log {
+    fn open(&self) -> Result<()> {
+        let mut sink = lock(&self.0);
+        if let Sink::Held(path, lines) = &*sink {
+            let mut file = OpenOptions::new().create(true).append(true).open(path).at("write", path)?;
+            file.write_all(lines.as_bytes()).at("write", path)?;
+            *sink = Sink::Open(file);
+        }
+        Ok(())
+    }
+
     /// False when this write is the one that failed.
     fn write(&self, text: &str) -> bool {
         let now = UtcTime::now();
         let lines: String = text.lines().map(|line| format!("{now} {line}\n")).collect();
-        let mut file = lock(&self.0);
-        let written = file.as_mut().is_none_or(|file| file.write_all(lines.as_bytes()).is_ok());
+        let mut sink = lock(&self.0);
+        let written = match &mut *sink {
+            Sink::Held(_, held) => {
+                held.push_str(&lines);
+                true
+            }
+            Sink::Open(file) => file.write_all(lines.as_bytes()).is_ok(),
+            Sink::Closed => true,
+        };
         if !written {
-            *file = None;
+            *sink = Sink::Closed;
         }
         written
     }
@@ -143,6 +184,20 @@ mod tests {
     use std::io;
 
     use super::*;
+
+    #[test]
+    fn a_held_log_is_written_from_where_it_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.txt");
+        let reporter = Reporter::silent().with_held_log(&path);
+        reporter.message("held");
+        assert!(!path.exists());
+        reporter.clone().open_logs().unwrap();
+        reporter.message("open");
+        let text = fs::read_to_string(&path).unwrap();
+        let said: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next_back()).collect();
+        assert_eq!(said, ["held", "open"]);
+    }
 
     /// A sink whose content can be looked at.
     #[derive(Clone, Default)]

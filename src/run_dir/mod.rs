@@ -118,10 +118,12 @@ impl RunDir {
             "it is a file"
         } else if run.config_path().is_file() {
             return Ok(run);
-        } else if !names(path)?.is_empty() && may_be_used(path)? {
+        } else if names(path)?.is_empty() {
+            "it is empty: start a run there, with this folder as --out"
+        } else if may_be_used(path)? {
             "it ended before it began: start it again, with this folder as --out"
         } else {
-            "it has no config.toml"
+            "it has no config.toml: name the folder that a run was started in with --out"
         };
         Err(Error::NotARun { path: path.into(), reason: reason.into() })
     }
@@ -416,10 +418,13 @@ mod tests {
 
     #[test]
     fn open_says_why_not() {
-        let folder = tempfile::tempdir().unwrap();
+        let [folder, full] = [0, 1].map(|_| tempfile::tempdir().unwrap());
+        let other = full.path().to_path_buf();
+        fs::write(other.join("notes.txt"), "").unwrap();
         for (path, reason) in [
             (folder.path().join("x"), "there is nothing of that name"),
-            (folder.path().into(), "it has no config.toml"),
+            (folder.path().into(), "it is empty: start a run there, with this folder as --out"),
+            (other, "it has no config.toml: name the folder that a run was started in with --out"),
         ] {
             let error = RunDir::open(&path).unwrap_err().to_string();
             assert!(error.ends_with(&format!("is not a run folder: {reason}")), "{error}");

@@ -10,6 +10,7 @@ use crate::latent_state::LatentStates;
 use crate::op::{GpuBackward, GpuForward, GpuGrad};
 use crate::plan::{Block, GUARD, GradWrite, NodePlan, Plan};
 use crate::store::Store;
+use crate::text::plural;
 use crate::{Error, Result, profile};
 
 /// The arena of a plan on a GPU.
@@ -158,11 +159,15 @@ fn too_large(graph: &Graph, needed: u64, free: u64, total: u64) -> Error {
     let shape = graph.values.first().map(|v| v.shape);
     let batch = shape.map_or(0, |shape| shape.n);
     let fits = (batch as u64 * free / needed.max(1)) as usize;
-    let what =
-        shape.map_or_else(String::new, |shape| format!(" for a batch of {batch} images of {}x{}", shape.h, shape.w));
+    let what = shape.map_or_else(String::new, |shape| {
+        format!(" for a batch of {} of {}x{}", plural(batch, "image", "images"), shape.h, shape.w)
+    });
     let advice = match fits {
         0 => "not even one image fits; use smaller images or a smaller network".to_string(),
-        _ => format!("about {fits} images would fit; lower --ids, --images or --eval-batch, or use --precision bf16"),
+        _ => format!(
+            "about {} would fit; lower --ids, --images or --eval-batch, or use --precision bf16",
+            plural(fits, "image", "images")
+        ),
     };
     Error::DeviceMemory { purpose: format!("the plan{what}"), needed, free, total, advice }
 }

@@ -74,7 +74,7 @@ impl Study<'_> {
             }
             (RunDir::create(folder)?, start)
         };
-        let reporter = self.reporter.with_log(&run.log_path())?;
+        let reporter = self.reporter.with_held_log(&run.log_path());
         let task = &Reid { dataset, target };
         let job = Job { config, task, start, run: &run, reporter: &reporter, stop: self.stop };
         match train::run(&job)? {

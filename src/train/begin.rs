@@ -1,14 +1,15 @@
 //! Where a training begins: at its first step, or behind a checkpoint.
 
 use super::cost;
+use super::images::TrainingImages;
 use super::run::{Job, Start, Training, info, load_weights, prepare};
 use super::state::{self, Position, Record, Saved};
 use super::task::Task;
 use super::{Trainer, checkpoints, curves, labels};
-use crate::config::{Config, SETTINGS, Setting};
+use crate::config::{Config, SETTINGS, Setting, setting};
 use crate::data::{ImageCache, Sampler};
 use crate::store::Group;
-use crate::text::Shown;
+use crate::text::{Shown, plural};
 use crate::{Error, Result, eval};
 
 impl<'a, T: Task> Training<'a, T> {
@@ -22,18 +23,20 @@ impl<'a, T: Task> Training<'a, T> {
         })?;
         let sampler = task.sampler(config);
         let updates = updates(job, sampler.as_ref())?;
+        let samples = task.samples();
+        let images = TrainingImages::new(&samples, task.root());
         let record = match job.start {
-            Start::Resume => resume(job, &mut trainer, updates)?,
-            Start::Scratch | Start::Init(_) => first_checkpoint(job, &mut trainer, updates)?,
+            Start::Resume => resume(job, &mut trainer, updates, images)?,
+            Start::Scratch | Start::Init(_) => first_checkpoint(job, &mut trainer, updates, images)?,
         };
         let position = record.position;
-        // Only now: settings that do not fit a run that is resumed must not replace its own. The first checkpoint is there before
-        // the settings, so a folder that has settings can be resumed.
+        // Only now: settings that do not fit a run that is resumed must not replace its own, nor fill its log. The first checkpoint
+        // is there before the settings, so a folder that has settings can be resumed.
+        job.reporter.open_logs()?;
         job.run.write_config(config)?;
         describe(job, &trainer);
         let metrics =
             job.run.metrics(record.metrics, |line| line["step"].as_u64().is_some_and(|step| step <= position.step))?;
-        let samples = task.samples();
         let transform = eval::transform(config);
         let mut training = Training {
             job,
@@ -68,22 +71,27 @@ fn updates<T: Task>(job: &Job<'_, T>, sampler: &dyn Sampler) -> Result<usize> {
         0 => Err(Error::Setting {
             setting: "train.accumulate".into(),
             value: accumulate.to_string(),
-            reason: format!("an epoch has {} batches: choose at most as many", sampler.batches()),
+            reason: format!("an epoch has {}: choose at most as many", plural(sampler.batches(), "batch", "batches")),
         }),
         updates => Ok(updates),
     }
 }
 
 /// Saves what the training starts from, so that a run can be resumed whenever it ends.
-fn first_checkpoint<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, updates: usize) -> Result<Record> {
+fn first_checkpoint<T: Task>(
+    job: &Job<'_, T>,
+    trainer: &mut Trainer,
+    updates: usize,
+    images: TrainingImages,
+) -> Result<Record> {
     let position = Position { batches: updates * job.config.train.accumulate, ..Position::default() };
-    let record = Record { position, metrics: Some(0), ..Record::default() };
+    let record = Record { position, metrics: Some(0), images: Some(images), ..Record::default() };
     state::save(&job.run.checkpoints(), trainer, info(&job.task.class_names()), &record)?;
     Ok(record)
 }
 
 /// Fills `trainer` from the newest checkpoint, if its run can go on with these settings and data.
-fn resume<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, updates: usize) -> Result<Record> {
+fn resume<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, updates: usize, images: TrainingImages) -> Result<Record> {
     let Job { config, task, reporter, .. } = *job;
     let folder = job.run.checkpoints();
     checkpoints::heal(&folder)?;
@@ -92,6 +100,7 @@ fn resume<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, updates: usize) -> R
         reason: "it has no checkpoint to resume from: start it again, with this folder as --out".into(),
     })?;
     let saved = Saved::open(&newest)?;
+    refuse_other_shapes(&saved.header.config, config)?;
     labels::check(&newest.join(state::MODEL_FILE), &saved.header, &task.class_names(), config.task, reporter)?;
     let mut record = saved.record.clone();
     check_position(job, record.position, updates)?;
@@ -99,12 +108,17 @@ fn resume<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, updates: usize) -> R
         refuse_changes(&saved.header.config, config)?;
     }
     saved.restore(trainer)?;
+    if let Some(change) = record.images.and_then(|then| images.change(&then)) {
+        reporter.warn(&change);
+    }
+    record.images = Some(images);
     let position = &mut record.position;
     reporter.message(&format!("resuming after step {} of {}", position.step, newest.shown()));
     let before = position.batches / saved.header.config.train.accumulate.max(1);
     if position.step > 0 && before != updates {
         reporter.message(&format!(
-            "an epoch has {updates} updates now, and had {before}: the learning rate follows the epochs"
+            "an epoch has {} now, and had {before}: the learning rate follows the epochs",
+            plural(updates, "update", "updates")
         ));
     }
     position.batches = updates * config.train.accumulate;
@@ -137,6 +151,27 @@ fn refuse_changes(then: &Config, now: &Config) -> Result<()> {
     })
 }
 
+/// Refuses settings that make another network than the run's, or an optimiser with another state: nothing that was trained would
+/// fit them.
+fn refuse_other_shapes(then: &Config, now: &Config) -> Result<()> {
+    let [stored, needed] = [then, now].map(|config| config.optim.optimizer().buffer_names());
+    // AMSGrad first: with another rule too, that may be what makes the difference.
+    const STATE: [&str; 3] = ["optim.amsgrad", "optim.kind", "optim.momentum"];
+    let of_state = STATE.iter().filter(|_| stored != needed).filter_map(|path| setting(path)).map(|s| (s, "optimiser"));
+    let of_network = SETTINGS.iter().filter(|s| s.makes_network()).map(|s| (s, "model"));
+    let differs = |(setting, _): &(&Setting, &str)| then.shown(setting) != now.shown(setting);
+    of_network.chain(of_state).find(differs).map_or(Ok(()), |(setting, what)| {
+        Err(Error::Setting {
+            setting: format!("--{}", setting.flag()),
+            value: now.shown(setting),
+            reason: format!(
+                "the run has {}, and its checkpoint belongs to another {what}: leave the flag out, or start anew with --init",
+                then.shown(setting).shown()
+            ),
+        })
+    })
+}
+
 /// Refuses settings with which a run cannot go on from where it stands.
 fn check_position<T: Task>(job: &Job<'_, T>, position: Position, updates: usize) -> Result<()> {
     let (epochs, accumulate) = (job.config.schedule.epochs, job.config.train.accumulate);
@@ -146,7 +181,10 @@ fn check_position<T: Task>(job: &Job<'_, T>, position: Position, updates: usize)
         return Err(Error::Setting {
             setting: "schedule.epochs".into(),
             value: epochs.to_string(),
-            reason: format!("the run has {epoch} epochs done{begun}: choose at least as many; nothing was changed"),
+            reason: format!(
+                "the run has {} done{begun}: choose at least as many; nothing was changed",
+                plural(epoch, "epoch", "epochs")
+            ),
         });
     }
     if batch > 0 && then != updates * accumulate {
@@ -183,6 +221,7 @@ fn describe<T: Task>(job: &Job<'_, T>, trainer: &Trainer) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::OptimKind;
 
     #[test]
     fn a_finished_run_keeps_the_settings_that_it_had() {
@@ -206,5 +245,30 @@ mod tests {
         now.model.height += 32;
         let error = refuse_changes(&config, &now).unwrap_err().to_string();
         assert!(error.starts_with("--height = ") && error.contains("nothing is left to train"), "{error}");
+    }
+
+    #[test]
+    fn what_makes_another_model_or_state_is_named_with_both_values() {
+        let then = Config::default();
+        type Change = fn(&mut Config);
+        let refused: [(Change, &str); 5] = [
+            (|c| c.model.width = 0.3, "--width = 0.3: the run has 1.0, and its checkpoint belongs to another model: "),
+            (|c| c.model.arch = "resnet18".into(), "--arch = resnet18: the run has resnet50-ptl, and "),
+            (|c| c.model.last_stride = 2, "--last-stride = 2: "),
+            (
+                |c| c.optim.kind = OptimKind::Sgd,
+                "--optim = sgd: the run has adam, and its checkpoint belongs to another optimiser: ",
+            ),
+            (|c| c.optim.amsgrad = !c.optim.amsgrad, "--optim.amsgrad = "),
+        ];
+        for (change, part) in refused {
+            let mut now = then.clone();
+            change(&mut now);
+            let error = refuse_other_shapes(&then, &now).unwrap_err().to_string();
+            assert!(error.starts_with(part), "{error}");
+        }
+        let mut now = then.clone();
+        (now.optim.kind, now.optim.momentum, now.optim.lr) = (OptimKind::AdamW, 0.5, 0.1);
+        refuse_other_shapes(&then, &now).unwrap();
     }
 }

@@ -1,5 +1,6 @@
 //! Classification: any images make a batch, predictions are counted.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -27,6 +28,10 @@ impl Task for Classify<'_> {
 
     fn samples(&self) -> Arc<[Sample]> {
         self.dataset.train.clone().into()
+    }
+
+    fn root(&self) -> &Path {
+        &self.dataset.root
     }
 
     fn class_names(&self) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use super::trainer::{network_config, record};
 use crate::Result;
-use crate::config::{Config, TaskKind};
+use crate::config::{Config, OptimKind, TaskKind};
 use crate::device::Device;
 use crate::graph::{Graph, Mode};
 use crate::memory;
@@ -11,6 +11,7 @@ use crate::optim::Optimizer;
 use crate::plan::Plan;
 use crate::shape::Shape;
 use crate::store::{Group, Store};
+use crate::text::plural;
 
 /// Batches that a loader's worker has in hand: those that wait, and the one in work.
 const BATCHES_OF_A_WORKER: usize = 3;
@@ -117,24 +118,36 @@ pub fn ensure_training(config: &Config, classes: usize, data: DataSizes, device:
     let batches = data.batches.max(data.measured.div_ceil(config.eval.batch));
     let batches = loader_bytes(config, config.batch().max(config.eval.batch), batches);
     let memory = Memory { batches, ..memory };
-    let (numbers, sizes) = (times(cost.outputs as u64, data.measured), "smaller images (--height, --image-width)");
-    let batch = if config.task == TaskKind::Reid { "--ids, --images" } else { "--batch" };
-    let network = "a smaller network (--arch, --width)";
+    let numbers = times(cost.outputs as u64, data.measured);
+    let train = &config.train;
+    let reid = config.task == TaskKind::Reid;
+    let batch = (config.batch() > 1, if reid { "smaller batches (--ids, --images)" } else { "a smaller --batch" });
+    let [sizes, network] = [(true, SMALLER_IMAGES), (true, "a smaller network (--arch, --width)")];
+    let [eval_batch, workers] = fewer_at_once(config);
+    let update = [
+        network,
+        (config.optim.kind != OptimKind::Sgd, "--optim sgd"),
+        (train.ema > 0.0, "no --ema"),
+        (train.accumulate > 1, "no --accumulate"),
+    ];
     let parts = [
-        (memory.weights, format!("use {network}")),
-        (memory.update, format!("use {network}, --optim sgd, or neither --ema nor --accumulate")),
-        (memory.activations, format!("use smaller batches ({batch}), {sizes} or {network}")),
-        (memory.evaluation, format!("use a smaller --eval-batch, {sizes} or {network}")),
-        (memory.batches, format!("use fewer --workers, smaller batches ({batch}, --eval-batch) or {sizes}")),
+        (memory.weights, advice(&[network])),
+        (memory.update, advice(&update)),
+        (memory.activations, advice(&[batch, sizes, network])),
+        (memory.evaluation, advice(&[eval_batch, sizes, network])),
+        (memory.batches, advice(&[workers, batch, eval_batch, sizes])),
         // Packed for ranking, they are held twice.
-        (times(numbers, 8), format!("measure fewer than {} images", data.measured)),
-        (index_bytes(config, data), "use fewer --passes".into()),
+        (times(numbers, 8), format!("measure fewer than {}", plural(data.measured, "image", "images"))),
+        (
+            index_bytes(config, data),
+            advice(&[(reid && config.sampler.passes > 1, "fewer --passes"), (true, "fewer training images")]),
+        ),
     ];
     let (_, advice) = parts.iter().max_by_key(|(bytes, _)| *bytes).expect("there are parts");
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let purpose = format!(
         "training {} with batches of {} images of {}x{} ({} MiB for weights and their update, {} MiB for activations, {} MiB to evaluate \
-         {} images at a time)",
+         {} at a time)",
         config.model.arch,
         config.batch(),
         config.model.height,
@@ -142,7 +155,7 @@ pub fn ensure_training(config: &Config, classes: usize, data: DataSizes, device:
         mib(sum([memory.weights, memory.update])),
         mib(memory.activations),
         mib(memory.evaluation),
-        config.eval.batch,
+        plural(config.eval.batch, "image", "images"),
     );
     memory::ensure_or(&purpose, sum(parts.each_ref().map(|(bytes, _)| *bytes)), advice)?;
     Ok(cost)
@@ -162,15 +175,36 @@ pub fn ensure_evaluation(config: &Config, classes: usize, device: &Device) -> Re
         Some(_) => 0,
     };
     let batches = loader_bytes(config, batch, usize::MAX);
+    let [eval_batch, workers] = fewer_at_once(config);
     let advice = match weights > activations.max(batches) {
-        true => "free memory, raise the limit, or use a smaller network",
-        false => "use a smaller --eval-batch, fewer --workers, or smaller images (--height, --image-width)",
+        true => "free memory, raise the limit, or use a smaller network".into(),
+        false => advice(&[eval_batch, workers, (true, SMALLER_IMAGES)]),
     };
     let purpose = format!(
-        "evaluating {} with batches of {batch} images of {}x{}",
-        config.model.arch, config.model.height, config.model.image_width
+        "evaluating {} with batches of {} of {}x{}",
+        config.model.arch,
+        plural(batch, "image", "images"),
+        config.model.height,
+        config.model.image_width
     );
-    memory::ensure_or(&purpose, sum([weights, activations, batches]), advice)
+    memory::ensure_or(&purpose, sum([weights, activations, batches]), &advice)
+}
+
+const SMALLER_IMAGES: &str = "smaller images (--height, --image-width)";
+
+/// What may be evaluated or loaded less at a time, and whether there is more than one.
+fn fewer_at_once(config: &Config) -> [(bool, &'static str); 2] {
+    let workers = crate::eval::workers(config);
+    [(config.eval.batch > 1, "a smaller --eval-batch"), (workers > 1, "fewer --workers")]
+}
+
+/// Writes `use a, b or c` of those that help this run.
+fn advice(ways: &[(bool, &str)]) -> String {
+    let ways: Vec<&str> = ways.iter().filter(|(helps, _)| *helps).map(|(_, way)| *way).collect();
+    match &ways[..] {
+        [rest @ .., last] if !rest.is_empty() => format!("use {} or {last}", rest.join(", ")),
+        ways => format!("use {}", ways.concat()),
+    }
 }
 
 /// The part of `--cache-mb` that is left once all else has its memory, MiB.
@@ -241,8 +275,13 @@ fn sum<const N: usize>(parts: [u64; N]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::TaskKind;
     use crate::nn::Arch;
+
+    #[test]
+    fn advice_names_what_helps() {
+        assert_eq!(advice(&[(true, "a"), (false, "b")]), "use a");
+        assert_eq!(advice(&[(true, "a"), (false, "b"), (true, "c"), (true, "d")]), "use a, c or d");
+    }
 
     /// torchvision's counts for 1000 classes, and the usual 1.8 billion products of a ResNet-18 at 224x224.
     #[test]

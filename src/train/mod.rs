@@ -5,6 +5,7 @@ mod checkpoints;
 mod classify;
 pub mod cost;
 pub mod curves;
+mod images;
 mod labels;
 mod record;
 mod recorded;

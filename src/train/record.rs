@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::StepReport;
+use super::images::TrainingImages;
 use crate::config::Config;
 use crate::run_dir::atomic_write;
+use crate::text::plural;
 use crate::{Error, Result, input};
 
 /// Its name in a checkpoint's folder.
@@ -56,6 +58,8 @@ pub struct Record {
     pub sums: Sums,
     /// Bytes of `metrics.jsonl` that belong to it; not known of checkpoints of earlier versions.
     pub metrics: Option<u64>,
+    /// What it trains on; not known of checkpoints of earlier versions.
+    pub images: Option<TrainingImages>,
 }
 
 impl Record {
@@ -120,7 +124,10 @@ impl Record {
             return Err(format!("it counts up to {largest}, which no run can have done"));
         }
         if batch > 0 && batch >= batches {
-            return Err(format!("it has {batch} batches of an epoch done, and an epoch has {batches}"));
+            return Err(format!(
+                "it has {} of an epoch done, and an epoch has {batches}",
+                plural(batch, "batch", "batches")
+            ));
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Re-identification: P x K batches, ranked galleries.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -36,6 +37,10 @@ impl Task for Reid<'_> {
 
     fn samples(&self) -> Arc<[Sample]> {
         Dataset::samples(&self.dataset.train)
+    }
+
+    fn root(&self) -> &Path {
+        &self.dataset.root
     }
 
     fn class_names(&self) -> Vec<String> {

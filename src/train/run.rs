@@ -21,7 +21,7 @@ use crate::run_dir::{Metrics, RunDir};
 use crate::schedule::Schedule;
 use crate::stop::StopFlag;
 use crate::store::Store;
-use crate::text::Shown;
+use crate::text::{Shown, plural};
 use crate::{Error, Result, profile};
 
 /// Checkpoints that stay on disk.
@@ -233,9 +233,9 @@ impl<T: Task> Training<'_, T> {
             && let Some(best) = self.record.best
         {
             self.job.reporter.message(&format!(
-                "no better {} in {} evaluations: training ends; the best was {:.2} % after epoch {}",
+                "no better {} in {}: training ends; the best was {:.2} % after epoch {}",
                 report.score().0,
-                best.evaluations_since,
+                plural(best.evaluations_since, "evaluation", "evaluations"),
                 100.0 * best.score,
                 best.epoch
             ));
@@ -367,7 +367,7 @@ pub(super) fn load_weights<T: Task>(
             return Err(Error::Checkpoint { path: path.into(), reason });
         }
     }
-    job.reporter.message(&format!("weights from {}{}:\n{}", path.shown(), file.choice(), report.table()));
+    job.reporter.message(&format!("weights from {}{}:\n{}", path.shown(), file.choice(&report.place), report.table()));
     if let Some(partial) = &report.partial {
         job.reporter.warn(&format!("--init-partial: {partial}"));
     }

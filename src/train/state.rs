@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::graph::{StateDecl, StateId};
 use crate::latent_state::LatentStates;
 use crate::store::Store;
+use crate::text::shortened;
 use crate::{Error, Result};
 
 /// Weights, under torch's names.
@@ -258,7 +259,8 @@ fn read_header<T: for<'de> Deserialize<'de>>(path: &Path, metadata: &HashMap<Str
             "it was not written by ptl-train: give the model's settings and load it with --init".into(),
         ));
     };
-    serde_json::from_str(text).map_err(|e| bad(path, format!("its description cannot be read ({e})")))
+    serde_json::from_str(text)
+        .map_err(|e| bad(path, format!("its description cannot be read ({})", shortened(&e.to_string()))))
 }
 
 fn bad(path: &Path, reason: String) -> Error {

@@ -1,6 +1,7 @@
 //! What the loop asks of a task: its images, the batches they make, and how the network is measured.
 
 use std::fmt::Display;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -23,6 +24,9 @@ pub trait Task {
 
     /// Training images; labels count from 0.
     fn samples(&self) -> Arc<[Sample]>;
+
+    /// The folder from which names of images count, wherever the data lie.
+    fn root(&self) -> &Path;
 
     /// Names of the classes or identities by label.
     fn class_names(&self) -> Vec<String>;

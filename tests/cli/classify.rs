@@ -1,11 +1,12 @@
 //! Images with classes, as a user meets them.
 
 use std::fs;
+use std::process::Command;
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-use super::{fails_with, json, path, succeeds};
+use super::{fails_with, json, path, ptl, succeeds, text};
 
 const TINY: [&str; 16] = [
     "--task",
@@ -144,7 +145,11 @@ fn what_does_not_fit_is_said_in_one_sentence_and_leaves_nothing() {
     evaluate(&["--data", &path(folder, "strange")], &["emu"]);
     let reid = &super::fixture().run;
     let out = path(folder, "none.csv");
-    fails_with(1, &["predict", "--checkpoint", reid, "--images", data, "--out", &out], &["identities", "extract"]);
+    fails_with(
+        1,
+        &["predict", "--checkpoint", reid, "--images", data, "--out", &out],
+        &["ptl-train extract", "the run of a classifier"],
+    );
     fails_with(1, &["evaluate", "--checkpoint", reid, "--details", &new], &["--details"]);
     fails_with(1, &["extract", "--checkpoint", run, "--data", data, "--out", &path(folder, "f.npy")], &["--images"]);
     fails_with(1, &["ablate", "--data", data, "--task", "classify"], &["compare RUN"]);
@@ -184,7 +189,7 @@ fn images_of_any_format_are_predicted_and_others_are_counted() {
     let out = path(folder, "formats.csv");
     let output = super::ptl(&["predict", "--checkpoint", run, "--images", &images, "--out", &out]);
     let stderr = super::text(&output.stderr);
-    assert!(output.status.success() && stderr.contains("1 images of formats that are not read"), "{stderr}");
+    assert!(output.status.success() && stderr.contains("1 image of formats that are not read"), "{stderr}");
     assert_eq!(fs::read_to_string(&out).unwrap().lines().count(), 1 + 4 + 10);
 }
 
@@ -224,4 +229,27 @@ fn one_class_is_refused_before_its_images_are_decoded() {
     }
     let out = path(&folder, "run");
     fails_with(1, &tiny(&["train", "--data", &data, "--out", &out]), &["1 class with training images"]);
+}
+
+/// The names and classes are the same, and the images are not.
+#[test]
+fn a_run_that_goes_on_with_other_images_says_so() {
+    let Fixture { data, run, .. } = fixture();
+    let folder = tempfile::tempdir().unwrap();
+    let [other, copy] = ["other", "copy"].map(|name| path(&folder, name));
+    for (from, to) in [(data, &other), (run, &copy)] {
+        assert!(Command::new("cp").args(["-r", from, to]).status().unwrap().success());
+    }
+    let resume = || {
+        let output = ptl(&["train", "--resume", &copy, "--data", &other, "--epochs", "3"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    let warning = "the training images are not those that the run had";
+    assert!(!resume().contains(warning));
+    for (from, to) in [("day", "x"), ("night, dark", "day"), ("x", "night, dark")] {
+        fs::rename(format!("{other}/{from}"), format!("{other}/{to}")).unwrap();
+    }
+    let said = resume();
+    assert!(said.contains(warning) && said.contains("it had 16 images and goes on with the 16"), "{said}");
 }

@@ -160,8 +160,14 @@ fn fewer_epochs_than_are_done_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let run = path(&folder, "run");
     assert!(Command::new("cp").args(["-r", &fixture().run, &run]).status().unwrap().success());
-    let content = || ["config.toml", "summary.json"].map(|name| fs::read(Path::new(&run).join(name)).unwrap());
+    let content =
+        || ["config.toml", "summary.json", "log.txt"].map(|name| fs::read(Path::new(&run).join(name)).unwrap());
     let before = content();
     fails_with(1, &["train", "--resume", &run, "--epochs", "1"], &["2 epochs done", "nothing was changed"]);
     assert_eq!(content(), before);
+    fails_with(1, &["train", "--resume", &run, "--epochs", "4", "--optim", "sgd"], &["--optim = sgd"]);
+    assert_eq!(content(), before);
+    let empty = path(&folder, "empty");
+    fs::create_dir(&empty).unwrap();
+    fails_with(1, &["train", "--resume", &empty], &["it is empty", "--out"]);
 }

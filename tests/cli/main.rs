@@ -188,7 +188,15 @@ fn a_run_can_be_evaluated_extracted_resumed_and_fine_tuned() {
 
     // Settings that do not fit a run leave it as it was.
     let before = fs::read(Path::new(run).join("config.toml")).unwrap();
-    fails_with(1, &["train", "--resume", run, "--epochs", "9", "--arch", "resnet34"], &["belongs to another model"]);
+    let other = ["train", "--resume", run, "--epochs", "9"];
+    let parts = ["--arch = resnet34: the run has resnet18-ptl", "belongs to another model"];
+    fails_with(1, &[&other[..], &["--arch", "resnet34"]].concat(), &parts);
+    fails_with(1, &[&other[..], &["--width", "0.3"]].concat(), &["--width = 0.3: the run has 0.125, and"]);
+    fails_with(
+        1,
+        &[&other[..], &["--optim", "sgd"]].concat(),
+        &["--optim = sgd: the run has adam", "another optimiser: "],
+    );
     fails_with(
         1,
         &["train", "--resume", run, "--lr", "0.5"],
@@ -238,6 +246,25 @@ fn foreign_weights(folder: &TempDir, rename: impl Fn(&str) -> String) -> String 
     target
 }
 
+/// The tensors of `weights` once under each of `prefixes`.
+fn two_networks(folder: &TempDir, weights: &str, prefixes: [&str; 2]) -> String {
+    use ptl::checkpoint::{File, Tensor, write};
+    let file = File::open(Path::new(weights)).unwrap();
+    let named = |prefix: &str, name: &String| {
+        let (name_there, shape) = (format!("{prefix}{name}"), file.shape(name).unwrap());
+        match file.f32(name) {
+            Ok(values) => Tensor::f32(name_there, &shape, values),
+            Err(_) => Tensor::i64(name_there, &shape, file.i64(name).unwrap()),
+        }
+    };
+    let names = file.names();
+    let tensors: Vec<Tensor> =
+        prefixes.iter().flat_map(|prefix| names.iter().map(|name| named(prefix, name))).collect();
+    let target = path(folder, "two.bin");
+    write(Path::new(&target), &tensors, []).unwrap();
+    target
+}
+
 #[test]
 fn weights_from_elsewhere_are_measured_with_flags_that_name_their_network() {
     let Fixture { data, run, .. } = fixture();
@@ -254,6 +281,19 @@ fn weights_from_elsewhere_are_measured_with_flags_that_name_their_network() {
     let npy = path(&folder, "features.npy");
     let extract = ["extract", "--checkpoint", &weights, "--data", data, "--out", &npy];
     succeeds(&[&extract[..], &network, &arch].concat());
+    // Of two networks in one file it is said which one was taken.
+    let both = two_networks(&folder, &weights, ["model.", "ema."]);
+    let output = ptl(&[&["evaluate", "--checkpoint", &both, "--data", data][..], &network, &arch].concat());
+    let said = "weights: (the tensors under model; it also has ema: --weights-dict takes another)";
+    assert!(text(&output.stderr).contains(said), "{}", text(&output.stderr));
+    let out = path(&folder, "tuned");
+    let output = ptl(&tiny(&["train", "--data", data, "--init", &both, "--out", &out, "--max-steps", "1"]));
+    let log = text(&output.stderr);
+    assert!(log.contains("two.bin (the tensors under model; it also has ema: --weights-dict"), "{log}");
+    // What the file has is called as there.
+    for part in ["model.backbone.layer1 ", "ema.backbone ", "model.classifier.weight "] {
+        assert!(log.contains(part), "{part:?} is not in: {log}");
+    }
     let headless = foreign_weights(&folder, |name| name.replace("classifier", "other"));
     fails_with(1, &[&["evaluate", "--checkpoint", &headless][..], &arch].concat(), &["no classifier", "--init"]);
 
@@ -340,7 +380,10 @@ fn a_description_is_believed_as_far_as_the_tensors_go() {
     );
     refused(&|header| header["config"]["ptl"]["cell_channels"] = vec![16384; 4].into(), "tensors are missing");
     refused(&|header| header["config"]["model"]["embedding"] = 65536.into(), "tensors are missing");
-    refused(&|header| header["config"]["model"]["height"] = (1u64 << 40).into(), "model.height");
+    let height = "bomb.safetensors: its header says model.height = 1099511627776: ";
+    refused(&|header| header["config"]["model"]["height"] = (1u64 << 40).into(), height);
+    // A list of a thousand numbers is cut.
+    refused(&|header| header["config"]["ptl"]["stages"] = vec![1; 1000].into(), "1, 1…: name one or more");
 }
 
 #[test]
@@ -474,7 +517,7 @@ fn features_in_files_rank_as_the_network_that_made_them() {
     };
     let labels = path(&folder, "labels.csv");
     fs::write(&labels, "path,pid,camid\na.jpg,1,1\n").unwrap();
-    rank(&query, &gallery, &["--query-labels", &labels], &["q.npy", "labels.csv has 1 images"]);
+    rank(&query, &gallery, &["--query-labels", &labels], &["q.npy", "labels.csv has 1 image"]);
     rank(&query, "/none.npy", &[], &["/none.npy"]);
     rank(&labels, &gallery, &[], &["labels.csv", ".npy"]);
     let bytes = fs::read(&query).unwrap();

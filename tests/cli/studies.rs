@@ -197,7 +197,7 @@ fn the_script_of_the_study_goes_on_with_its_own_settings() {
     let script = |epochs: &str| {
         let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/study-ptl"));
         script.args([&data, &out]).env("PTL_TRAIN", env!("CARGO_BIN_EXE_ptl-train")).env("STUDIES", "reid-4x4");
-        script.env("SEEDS", "0").env("EPOCHS", epochs).env("PRETRAIN_EPOCHS", "1").process_group(0);
+        script.env("SEEDS", "0").env("EPOCHS", epochs).env("PRETRAIN_EPOCHS", "2").process_group(0);
         script.stdout(Stdio::piped()).stderr(Stdio::piped());
         script
     };

@@ -75,6 +75,10 @@ impl Task for Failing<'_> {
         self.task.samples()
     }
 
+    fn root(&self) -> &Path {
+        self.task.root()
+    }
+
     fn class_names(&self) -> Vec<String> {
         self.task.class_names()
     }

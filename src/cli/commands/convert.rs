@@ -8,7 +8,7 @@ use crate::cli::args::{ConvertCommand, Cuhk03Args};
 use crate::cli::output::{interrupted, stop_with_message};
 use crate::convert::cuhk03::{self, BoxKind, Job, Outcome};
 use crate::progress::Reporter;
-use crate::text::Shown;
+use crate::text::{Shown, plural};
 
 /// `ptl-train convert`.
 pub fn convert(command: &ConvertCommand) -> Result<ExitCode> {
@@ -41,7 +41,11 @@ fn cuhk03(args: &Cuhk03Args) -> Result<ExitCode> {
     let job = Job { mat: &args.mat, configs, out: &args.out, reporter: &reporter, stop: &stop };
     match cuhk03::convert(&job)? {
         Outcome::Finished { images } => {
-            reporter.message(&format!("{images} images written to {}; train on one of", args.out.shown()));
+            reporter.message(&format!(
+                "{} written to {}; train on one of",
+                plural(images, "image", "images"),
+                args.out.shown()
+            ));
             for (kind, config) in BoxKind::ALL.into_iter().zip(configs) {
                 let name = kind.name();
                 let hint = |protocol: &str, folder: &Path| {

@@ -12,7 +12,7 @@ use crate::error::IoContext;
 use crate::eval::features_file::{FeatureFormat, FeatureTable};
 use crate::eval::{Output, TrainedModel};
 use crate::progress::Reporter;
-use crate::text::Shown;
+use crate::text::{Shown, plural};
 use crate::{Error, Result};
 
 /// `ptl-train extract`.
@@ -69,6 +69,11 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     let (features, dim) = trained.model(&reporter).run(Dataset::samples(&records), Output::Feature)?;
     let labels = args.images.is_none().then_some((&pids[..], &camids[..]));
     FeatureTable { features: &features, dim, paths: &paths, labels }.write(&args.out)?;
-    reporter.message(&format!("{} features of {dim} numbers written to {}", paths.len(), args.out.shown()));
+    reporter.message(&format!(
+        "{} of {} written to {}",
+        plural(paths.len(), "feature", "features"),
+        plural(dim, "number", "numbers"),
+        args.out.shown()
+    ));
     Ok(ExitCode::SUCCESS)
 }

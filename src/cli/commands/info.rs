@@ -7,6 +7,7 @@ use crate::cli::info;
 use crate::cli::output::print;
 use crate::config::{Chosen, Config, Overrides, setting};
 use crate::report::Table;
+use crate::text::plural;
 use crate::train::cost::cost;
 use crate::{Error, Result};
 
@@ -56,14 +57,15 @@ fn network(model: &str, classes: usize, flags: &Overrides) -> Result<String> {
         table.row([name, total, branch, gflop, mib(cost.weights), mib(cost.evaluation), mib(cost.training.bytes())]);
         let (height, width) = (config.model.height, config.model.image_width);
         sizes = format!(
-            "{classes} classes, images of {height}x{width}, training batches of {}, {:?}, f32. GFLOP: forward of one image, a \
+            "{}, images of {height}x{width}, training batches of {}, {:?}, f32. GFLOP: forward of one image, a \
              product and a sum are two. \
              The share of the branch counts the longer classifier too.\n\"one image\": activations in evaluation. \"training\": all that a run \
              is given before its data: weights, gradients, moments, moving average, latent states, activations, an evaluation of \
-             {} images at a time, batches ahead.\n",
+             {} at a time, batches ahead.\n",
+            plural(classes, "class", "classes"),
             config.batch(),
             config.optim.kind,
-            config.eval.batch
+            plural(config.eval.batch, "image", "images")
         );
     }
     Ok(format!("{table}\n{sizes}"))

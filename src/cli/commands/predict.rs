@@ -12,7 +12,7 @@ use crate::error::IoContext;
 use crate::eval::{Output, TrainedModel};
 use crate::progress::Reporter;
 use crate::run_dir::write_csv;
-use crate::text::Shown;
+use crate::text::{Shown, plural};
 use crate::{Error, Result};
 
 /// `ptl-train predict`.
@@ -21,7 +21,9 @@ pub fn predict(args: &PredictArgs) -> Result<ExitCode> {
     if trained.config.task != TaskKind::Classify {
         return Err(Error::Checkpoint {
             path: args.checkpoint.clone(),
-            reason: "it is a model of identities, not of classes: ptl-train extract writes its features".into(),
+            reason: "it is a re-identification model, which predicts no classes: write its features with ptl-train extract, or name \
+                     the run of a classifier (--task classify)"
+                .into(),
         });
     }
     set_threads(&trained.config)?;
@@ -58,6 +60,10 @@ pub fn predict(args: &PredictArgs) -> Result<ExitCode> {
         }
         Ok(())
     })?;
-    reporter.message(&format!("predictions for {} images written to {}", samples.len(), args.out.shown()));
+    reporter.message(&format!(
+        "predictions for {} written to {}",
+        plural(samples.len(), "image", "images"),
+        args.out.shown()
+    ));
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,7 @@ use crate::eval::features_file::FeatureSet;
 use crate::eval::ranking::RankingOptions;
 use crate::eval::report::rerank_options;
 use crate::progress::Reporter;
-use crate::text::Shown;
+use crate::text::{Shown, are, plural};
 
 /// `ptl-train rank`.
 pub fn rank(args: &RankArgs) -> Result<ExitCode> {
@@ -27,8 +27,13 @@ pub fn rank(args: &RankArgs) -> Result<ExitCode> {
     let read = |path: &Path, labels: Option<&Path>| -> Result<FeatureSet> {
         let mut set = FeatureSet::read(path, labels)?;
         let junk = set.drop_junk();
-        let note = if junk == 0 { String::new() } else { format!("; {junk} of identity -1 are left out") };
-        reporter.message(&format!("{}: {} features of {} numbers{note}", path.shown(), set.len(), set.dim));
+        let note = if junk == 0 { String::new() } else { format!("; {junk} of identity -1 {} left out", are(junk)) };
+        reporter.message(&format!(
+            "{}: {} of {}{note}",
+            path.shown(),
+            plural(set.len(), "feature", "features"),
+            plural(set.dim, "number", "numbers")
+        ));
         if args.normalize {
             set.normalize();
         }

@@ -17,7 +17,7 @@ use crate::eval::report::{Details, Evaluation};
 use crate::eval::rerank::RerankOptions;
 use crate::progress::Reporter;
 use crate::run_dir::atomic_write;
-use crate::text::Shown;
+use crate::text::{Shown, plural};
 
 /// Features, and where they come from.
 pub(super) struct Subject<'a> {
@@ -70,7 +70,7 @@ pub(super) fn report(
         let worst = args.pictures_worst.then(|| outcome.reranked.as_ref().map_or(&outcome.plain, |(_, report)| report));
         let chosen = chosen_queries(subject.query.len(), args.pictures, worst);
         let drawn = pictures::draw(folder, &evaluation, subject.query, subject.gallery, &chosen)?;
-        reporter.message(&format!("{} pictures in {}", drawn.len(), folder.shown()));
+        reporter.message(&format!("{} in {}", plural(drawn.len(), "picture", "pictures"), folder.shown()));
     }
     Ok(())
 }

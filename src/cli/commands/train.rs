@@ -96,7 +96,7 @@ fn run<T: Task>(
         Some(run) => run,
         None => new_run(args.out.as_deref(), "train")?,
     };
-    let reporter = terminal.with_log(&run.log_path())?;
+    let reporter = terminal.with_held_log(&run.log_path());
     reporter.message(&format!("run folder: {}", run.root().shown()));
     describe(&reporter);
     let stop = stop_on_ctrl_c(&reporter);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::images::{ImageKey, Images};
 use crate::convert::mat5::{self, Value, Variable};
+use crate::text::are;
 use crate::{Error, Result};
 
 /// Folders in Market-1501 layout, and the lists that fill them.
@@ -57,10 +58,11 @@ impl NewProtocol {
         let missing: Vec<String> = self.listed.iter().filter(|l| !images.has(l.key)).map(|l| l.key.name()).collect();
         if let Some(first) = missing.first() {
             let reason = format!(
-                "{} of the {} images that it lists are not in the .mat of images, the first is {first}: are the lists for \
+                "{} of the {} images that it lists {} not in the .mat of images, the first is {first}: are the lists for \
                  detected and labeled boxes swapped?",
                 missing.len(),
-                self.listed.len()
+                self.listed.len(),
+                are(missing.len())
             );
             return Err(Error::MatFile { path: self.file.clone(), reason });
         }

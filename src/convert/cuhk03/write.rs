@@ -14,6 +14,7 @@ use crate::data::{CLASSIC_FILE, ClassicSplits, Rgb};
 use crate::error::IoContext;
 use crate::progress::Reporter;
 use crate::stop::StopFlag;
+use crate::text::plural;
 use crate::{Error, Result};
 
 /// Close to the pixels: fine quantisation, and the encoder keeps the full colour planes. OpenCV's default too.
@@ -207,12 +208,17 @@ fn oddities(plan: &Plan) -> Vec<String> {
     if let Some(protocol) = protocol {
         for (folder, detected, labeled) in LISTED {
             let published = if *kind == BoxKind::Detected { detected } else { labeled };
-            let text = |(ids, images)| format!("{ids} identities with {images} images");
+            let text = |(ids, images)| {
+                format!("{} with {}", plural(ids, "identity", "identities"), plural(images, "image", "images"))
+            };
             compare(format!("{folder} of the new protocol"), text(protocol.counts(folder)), text(published));
         }
         let unlisted = keys.len().saturating_sub(protocol.listed().len());
         if unlisted > 0 {
-            found.push(format!("{name}: {unlisted} images stand in no list of the new protocol"));
+            found.push(format!(
+                "{name}: {} in no list of the new protocol",
+                plural(unlisted, "image stands", "images stand")
+            ));
         }
     }
     found

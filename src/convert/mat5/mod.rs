@@ -12,6 +12,7 @@ use std::path::Path;
 use flate2::read::ZlibDecoder;
 
 use crate::error::IoContext;
+use crate::text::plural;
 use crate::{Error, Result, input};
 
 /// Bytes of the header; the last four are version and byte order.
@@ -199,7 +200,10 @@ fn array(data: &[u8], depth: usize, budget: &mut Budget) -> Result<Variable, Str
             let (kind, data) = element(&mut rest)?;
             let values = numbers(kind, data)?;
             if values.len() != total {
-                return Err(format!("{name} has {} numbers, its dimensions say {total}", values.len()));
+                return Err(format!(
+                    "{name} has {}, its dimensions say {total}",
+                    plural(values.len(), "number", "numbers")
+                ));
             }
             Value::Numbers(values)
         }

@@ -109,7 +109,7 @@ fn lengths_dimensions_and_depth_are_held_against_the_bytes() {
     assert!(with(matrix(mx::CELL, [i32::MAX, 1], "c", &[])).contains("longer than what is left"));
     assert!(with(matrix(mx::DOUBLE, [-1, 1], "d", &tagged(mi::DOUBLE, &[]))).contains("a dimension is -1"));
     assert!(
-        with(matrix(mx::DOUBLE, [2, 1], "d", &tagged(mi::DOUBLE, &[0; 8]))).contains("1 numbers, its dimensions say 2")
+        with(matrix(mx::DOUBLE, [2, 1], "d", &tagged(mi::DOUBLE, &[0; 8]))).contains("1 number, its dimensions say 2")
     );
     assert!(with(matrix(mx::DOUBLE, [1, 1], "d", &tagged(mi::DOUBLE, &[0; 7]))).contains("part of a number"));
     assert!(with(tagged(mi::COMPRESSED, b"not zlib")).contains("compressed array is broken"));

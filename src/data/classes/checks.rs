@@ -7,7 +7,7 @@ use crate::data::dataset::copies_of;
 use crate::data::{ImageSource, Sample};
 use crate::data::{broken, duplicates};
 use crate::report::Table;
-use crate::text::Shown;
+use crate::text::{Shown, plural};
 use crate::{Error, Result};
 
 /// The largest class may have this many times the images of the smallest before it is warned of.
@@ -102,16 +102,16 @@ impl ClassDataset {
         repeats.retain(|&(copy, original)| own[copy] != own[original]);
         if !repeats.is_empty() {
             self.warnings.push(format!(
-                "{} training images have the content of one of another class: one of the two classes is wrong ({})",
-                repeats.len(),
+                "{} the content of one of another class: one of the two classes is wrong ({})",
+                plural(repeats.len(), "training image has", "training images have"),
                 copies_of(&train, &train, &repeats)
             ));
         }
         let copies = duplicates::copies(&train, &val);
         if !copies.is_empty() {
             self.warnings.push(format!(
-                "{} validation images have the content of a training image: they measure nothing ({})",
-                copies.len(),
+                "{} the content of a training image, which measures nothing ({})",
+                plural(copies.len(), "validation image has", "validation images have"),
                 copies_of(&train, &val, &copies)
             ));
         }

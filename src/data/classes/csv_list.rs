@@ -15,7 +15,7 @@ use crate::data::named::{Finder, advice};
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{ImageSource, Sample};
 use crate::error::IoContext;
-use crate::text::Shown;
+use crate::text::{Shown, are, plural};
 use crate::text_table::{TextTable, byte, field, fields, within_line};
 use crate::{Error, Result, input, memory};
 
@@ -279,9 +279,9 @@ fn unlisted(folder: &Path, rows: &[Row]) -> Option<String> {
     unlisted.retain(|path| real(path).is_none_or(|real| !named.contains(&real)));
     (!unlisted.is_empty()).then(|| {
         format!(
-            "{}: {} images are in no line of the list and are left out ({})",
+            "{}: {} in no line of the list and left out ({})",
             folder.shown(),
-            unlisted.len(),
+            plural(unlisted.len(), "image is", "images are"),
             listed(unlisted.iter().map(|path| path.shown()))
         )
     })
@@ -299,15 +299,21 @@ pub(super) fn load(file: &Path, folder: Option<&Path>, options: &ClassOptions) -
     let (mut rows, repeated) = list.once(rows)?;
     let mut dataset = ClassDataset { label: DatasetKind::Csv.to_string(), ..ClassDataset::default() };
     if repeated > 0 {
-        dataset.warnings.push(format!("{}: {repeated} lines repeat an image, which counts once", file.shown()));
+        dataset.warnings.push(format!(
+            "{}: {} an image, which counts once",
+            file.shown(),
+            plural(repeated, "line repeats", "lines repeat")
+        ));
     }
     dataset.warnings.extend(folder.and_then(|folder| unlisted(folder, &rows)));
     let test = rows.iter().filter(|row| row.subset == Some(Subset::Test)).count();
     if test > 0 && rows.iter().any(|row| row.subset == Some(Subset::Val)) {
         rows.retain(|row| row.subset != Some(Subset::Test));
         dataset.warnings.push(format!(
-            "{}: of the splits val and test, val is used for validation; {test} images of test are left out",
-            file.shown()
+            "{}: of the splits val and test, val is used for validation; {} of test {} left out",
+            file.shown(),
+            plural(test, "image", "images"),
+            are(test)
         ));
     }
     let divided = rows[0].subset.is_some();

@@ -12,7 +12,7 @@ use crate::data::folder::{self, ENDINGS, Entry, PassedBy, images_below};
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{ImageSource, Sample};
 use crate::error::IoContext;
-use crate::text::Shown;
+use crate::text::{Shown, are, plural};
 
 /// Names of a folder of training images, in lower case.
 const TRAIN: [&str; 2] = ["train", "training"];
@@ -129,13 +129,21 @@ fn classes_in(folder: &Path, mut listing: Listing, warnings: &mut Vec<String>) -
                 let above = above.filter(|(_, folders)| folders.len() > 1).map_or(String::new(), |(above, _)| {
                     format!(", or name the folder above, {}, if it is one of its classes", above.shown())
                 });
-                format!("its {n} images have no class: put those of each class into a folder of its name{above}")
+                format!(
+                    "it has {} without a class: put those of each class into a folder of its name{above}",
+                    plural(n, "image", "images")
+                )
             }
         };
         return refuse(folder, reason);
     }
     if listing.images > 0 {
-        warnings.push(format!("{}: {} images beside the class folders are left out", folder.shown(), listing.images));
+        warnings.push(format!(
+            "{}: {} beside the class folders {} left out",
+            folder.shown(),
+            plural(listing.images, "image", "images"),
+            are(listing.images)
+        ));
     }
     let mut classes = Vec::new();
     for (name, path) in listing.folders {

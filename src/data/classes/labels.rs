@@ -5,7 +5,7 @@ use std::path::Path;
 use super::names::same_text;
 use super::{ClassDataset, refuse};
 use crate::Result;
-use crate::text::Shown;
+use crate::text::{Shown, plural};
 
 impl ClassDataset {
     /// Numbers the classes as a network of `count` classes does that calls them `names`; classes that the data lack stay without
@@ -19,8 +19,8 @@ impl ClassDataset {
             return match self.classes.len() == count {
                 true => Ok(()),
                 false => refuse(format!(
-                    "it has {} classes, the network {count}, which it does not name",
-                    self.classes.len()
+                    "it has {}, the network {count}, which it does not name",
+                    plural(self.classes.len(), "class", "classes")
                 )),
             };
         }
@@ -70,6 +70,6 @@ mod tests {
         assert!(unknown.contains("1 of its 2 classes, emu among them"), "{unknown}");
         dataset(&["a", "b", "c"]).take_labels_of(&[], 3).unwrap();
         let fewer = dataset(&["a"]).take_labels_of(&[], 3).unwrap_err().to_string();
-        assert!(fewer.contains("1 classes, the network 3"), "{fewer}");
+        assert!(fewer.contains("1 class, the network 3"), "{fewer}");
     }
 }

@@ -9,6 +9,7 @@ use crate::data::Sample;
 use crate::data::dataset::listed;
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::rng::{Purpose, stream};
+use crate::text::plural;
 
 /// Samples for training and validation, each in the order they came in.
 pub(super) struct Split {
@@ -44,8 +45,8 @@ pub(super) fn stratified(samples: Vec<Sample>, classes: &[String], options: &Cla
     }
     let warning = (!single.is_empty()).then(|| {
         format!(
-            "{} classes have one image, which is used for training: none is validated ({})",
-            single.len(),
+            "{} one image, which is used for training: none is validated ({})",
+            plural(single.len(), "class has", "classes have"),
             listed(&single)
         )
     });
@@ -75,12 +76,14 @@ pub(super) fn agree(train: &BTreeSet<&str>, val: &BTreeSet<&str>) -> Result<Opti
     let untrained: Vec<&&str> = val.difference(train).collect();
     if !untrained.is_empty() {
         return Err(format!(
-            "{} classes have validation images and none for training ({}): names must be the same in both",
-            untrained.len(),
+            "{} validation images and none for training ({}): names must be the same in both",
+            plural(untrained.len(), "class has", "classes have"),
             listed(&untrained)
         ));
     }
     let missing: Vec<&&str> = train.difference(val).collect();
-    Ok((!missing.is_empty())
-        .then(|| format!("{} classes have no validation images ({})", missing.len(), listed(&missing))))
+    Ok((!missing.is_empty()).then(|| {
+        let classes = plural(missing.len(), "class has", "classes have");
+        format!("{classes} no validation images ({})", listed(&missing))
+    }))
 }

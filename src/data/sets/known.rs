@@ -125,10 +125,20 @@ impl Known {
             }
             let mut parts = Vec::new();
             if ids != count.ids {
-                parts.push(format!("{} ids instead of {}", grouped(ids), grouped(count.ids)));
+                parts.push(format!(
+                    "{} {} instead of {}",
+                    grouped(ids),
+                    if ids == 1 { "id" } else { "ids" },
+                    grouped(count.ids)
+                ));
             }
             if let Some(expected) = count.images.filter(|&expected| expected != images) {
-                parts.push(format!("{} images instead of {}", grouped(images), grouped(expected)));
+                parts.push(format!(
+                    "{} {} instead of {}",
+                    grouped(images),
+                    if images == 1 { "image" } else { "images" },
+                    grouped(expected)
+                ));
             }
             if !parts.is_empty() {
                 found.push(format!("{name} has {}", parts.join(" and ")));

@@ -8,7 +8,7 @@ use super::Subsets;
 use super::kind::DatasetKind;
 use crate::data::dataset::{Dataset, ImageRecord, listed};
 use crate::data::folder::{Entry, PassedBy, entries, entry, images_below};
-use crate::text::Shown;
+use crate::text::{Shown, are, plural};
 use crate::{Error, Result};
 
 /// Subsets and their folders.
@@ -78,16 +78,18 @@ pub(super) fn load(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<D
         }
         if distractors > 0 {
             dataset.warnings.push(format!(
-                "{}: {distractors} images of identity 0 are left out: 0 means a false detection in this layout, number identities \
-                 from 1",
-                path.shown()
+                "{}: {} of identity 0 {} left out: 0 means a false detection in this layout, number identities from 1",
+                path.shown(),
+                plural(distractors, "image", "images"),
+                are(distractors)
             ));
         }
         if !unparsed.is_empty() {
             dataset.warnings.push(format!(
-                "{}: {} names do not read as PPPP_cC..., they are left out ({})",
+                "{}: {} not read as PPPP_cC... and {} left out ({})",
                 path.shown(),
-                unparsed.len(),
+                plural(unparsed.len(), "name does", "names do"),
+                are(unparsed.len()),
                 listed(&unparsed)
             ));
         }
@@ -96,9 +98,9 @@ pub(super) fn load(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<D
             let strange: Vec<_> = records.iter().filter(beyond).map(|r| r.path.shown()).collect();
             if !strange.is_empty() {
                 dataset.warnings.push(format!(
-                    "{}: {} images have an identity or camera that {kind} does not have: {} to {} and {} to {} ({})",
+                    "{}: {} an identity or camera that {kind} does not have: {} to {} and {} to {} ({})",
                     path.shown(),
-                    strange.len(),
+                    plural(strange.len(), "image has", "images have"),
                     pids.start(),
                     pids.end(),
                     camids.start(),

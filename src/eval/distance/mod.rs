@@ -19,6 +19,7 @@ use super::rerank::{RerankOptions, Settled};
 use crate::cpu::summed_at_once;
 use crate::device::Device;
 use crate::progress::Reporter;
+use crate::text::plural;
 use crate::{Error, Result};
 
 /// Distances held in memory at a time (64 MiB), unless fewer than [`MIN_BLOCK_ROWS`] rows fit.
@@ -151,7 +152,11 @@ impl<'a> Distances<'a> {
 
     fn prepare(&mut self, options: RerankOptions, bytes: usize, reporter: &Reporter) -> Result<()> {
         let n = self.conditioned.len();
-        reporter.message(&format!("re-ranking ({options}) of {n} images takes about {} MiB", bytes >> 20));
+        reporter.message(&format!(
+            "re-ranking ({options}) of {} takes about {} MiB",
+            plural(n, "image", "images"),
+            bytes >> 20
+        ));
         let mut task = reporter.start("re-ranking", n as u64, "images");
         let mut before = 0;
         self.source.prepare_reranking(options, &mut |done| {

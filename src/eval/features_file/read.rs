@@ -6,7 +6,7 @@ use super::labels::ImageLabels;
 use super::narrow::Narrow;
 use super::{FeatureFormat, npy};
 use crate::eval::ranking::Labels;
-use crate::text::Shown;
+use crate::text::{Shown, plural};
 use crate::{Error, Result, checkpoint, input, memory};
 
 /// Identity of images that belong to nobody's evaluation, as the authors of Market-1501 ask.
@@ -70,7 +70,11 @@ impl FeatureSet {
                 ))
             })?;
             if found.pids.len() != rows {
-                return Err(bad(format!("it has {rows} features, and {origin} has {} images", found.pids.len())));
+                return Err(bad(format!(
+                    "it has {}, and {origin} has {}",
+                    plural(rows, "feature", "features"),
+                    plural(found.pids.len(), "image", "images")
+                )));
             }
             (set.pids, set.camids, set.paths) = (found.pids, found.camids, found.paths);
         }

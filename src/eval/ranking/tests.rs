@@ -134,10 +134,10 @@ fn bad_input_is_named() {
         error(&good, labels, &good, short).starts_with("gallery: 4 feature values in rows of 2, 2 identities and 1")
     );
     // The same images on both sides: every match has the query's own camera.
-    assert!(error(&good, labels, &good, labels).starts_with("none of the 2 queries has a match"));
+    assert!(error(&good, labels, &good, labels).starts_with("none of the queries (2 in all) has a match"));
     let none = Labels { pids: &[], camids: &[] };
-    assert!(error(&good, labels, &[], none).starts_with("none of the 2 queries"));
-    assert!(error(&[], none, &good, labels).starts_with("none of the 0 queries"));
+    assert!(error(&good, labels, &[], none).starts_with("none of the queries (2 in all)"));
+    assert!(error(&[], none, &good, labels).starts_with("none of the queries (0 in all)"));
     let nan = one_query(&[f32::NAN, 0.5], &[1, 2], &[2, 2], &MARKET).unwrap_err();
     assert!(matches!(nan, Error::NotFiniteFeature { set: "query", row: 0 }));
 }

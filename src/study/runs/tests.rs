@@ -196,7 +196,7 @@ fn what_cannot_be_compared_is_said() {
     // A folder of runs, one of which has not finished, names it.
     assert!(error(&["."]).contains("other is not a run folder"));
     fs::create_dir(root.join("empty")).unwrap();
-    assert!(error(&["empty"]).contains("it has no config.toml") && error(&["none"]).contains("nothing of that name"));
+    assert!(error(&["empty"]).contains("it is empty") && error(&["none"]).contains("nothing of that name"));
 }
 
 /// A re-identification run whose queries are ranked by `distances` `[2, 3]`.

@@ -12,7 +12,7 @@ use super::packed::{numbers, samples};
 use super::refuse;
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{PackedImages, Sample};
-use crate::text::Shown;
+use crate::text::{Shown, plural};
 use crate::{Result, input, memory};
 
 /// Images are 32 pixels high and wide.
@@ -129,7 +129,10 @@ pub(super) fn load(place: &Place, subsets: Subsets) -> Result<ClassDataset> {
             Version::Python => python::names(&names, *kind)?,
         };
         if found.len() != classes(*kind) {
-            return refuse(&names, format!("it names {} classes, {kind} has {}", found.len(), classes(*kind)));
+            return refuse(
+                &names,
+                format!("it names {}, {kind} has {}", plural(found.len(), "class", "classes"), classes(*kind)),
+            );
         }
         found
     } else {

@@ -75,11 +75,11 @@ fn imbalance_and_copies_across_subsets_are_warned_of() {
     write(root, "train/b/1.png", "small");
     let classes = load(root, DatasetKind::Auto).warnings;
     assert!(
-        classes.iter().any(|text| text.contains("1 training images have the content of one of another class")),
+        classes.iter().any(|text| text.contains("1 training image has the content of one of another class")),
         "{classes:?}"
     );
     assert!(
-        warnings[0].contains("1 validation images have the content") && warnings[0].contains("val/a/3.png"),
+        warnings[0].contains("1 validation image has the content") && warnings[0].contains("val/a/3.png"),
         "{warnings:?}"
     );
 }
@@ -104,5 +104,5 @@ fn broken_images_are_refused_or_left_out() {
         })
         .unwrap();
     assert_eq!((seen.into_inner(), labels(&dataset.train), labels(&dataset.val)), (5, vec![0, 0, 1], vec![1]));
-    assert!(dataset.warnings[0].contains("1 of 4 images cannot be decoded and are left out"));
+    assert!(dataset.warnings[0].contains("1 of 4 images cannot be decoded and is left out"));
 }

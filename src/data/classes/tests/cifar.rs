@@ -193,7 +193,7 @@ fn broken_and_hostile_pickles_are_refused() {
     write(root, "batches.meta", writer.dict(&[("label_names", b"](K\x01e".to_vec())]));
     refused_meta(root, "name is no text");
     write(root, "batches.meta", writer.dict(&[("label_names", writer.texts(&["a"]))]));
-    refused_meta(root, "it names 1 classes, cifar10 has 10");
+    refused_meta(root, "it names 1 class, cifar10 has 10");
 }
 
 fn refused_meta(root: &Path, part: &str) {

@@ -38,7 +38,7 @@ fn columns_stand_in_any_order_and_paths_are_relative_to_the_list() {
         match (place.is_dir(), &dataset.warnings[..]) {
             (false, []) => {}
             (true, [left_out]) => {
-                assert!(left_out.contains(": 2 images are in no line of the list and are left out ("), "{left_out}");
+                assert!(left_out.contains(": 2 images are in no line of the list and left out ("), "{left_out}");
                 assert!(left_out.contains("img/e.png") && left_out.contains("img/f.png"), "{left_out}");
             }
             (_, warnings) => panic!("{warnings:?}"),
@@ -76,8 +76,8 @@ fn val_goes_before_test_and_repeated_lines_count_once() {
     let root = folder("path,label,split\nimg/a.png,x,train\nimg/a.png,x,train\nimg/b.png,x,val\nimg/c.png,x,test\n");
     let dataset = load(root.path(), KIND);
     assert_eq!((dataset.train.len(), shown(root.path(), &dataset.val)), (1, vec![("img/b.png".to_string(), 0)]));
-    assert!(dataset.warnings[0].contains("1 lines repeat an image"), "{:?}", dataset.warnings);
-    assert!(dataset.warnings[2].contains("1 images of test are left out"), "{:?}", dataset.warnings);
+    assert!(dataset.warnings[0].contains("1 line repeats an image"), "{:?}", dataset.warnings);
+    assert!(dataset.warnings[2].contains("1 image of test is left out"), "{:?}", dataset.warnings);
     let root = folder("path,label,split\nimg/a.png,x,train\nimg/c.png,x,test\n");
     assert_eq!(load(root.path(), KIND).val.len(), 1);
 }
@@ -132,7 +132,7 @@ fn errors_name_the_line() {
         &["line 4", "stands in line 2 too", "label x, here with y"],
     );
     bad("path,label,split\nimg/a.png,x,train\n./img/a.png,x,val\n", &["line 3", "line 2 too", "another split"]);
-    bad("path,label,split\nimg/a.png,x,train\nimg/b.png,y,val\n", &["1 classes have validation images", "(y)"]);
+    bad("path,label,split\nimg/a.png,x,train\nimg/b.png,y,val\n", &["1 class has validation images", "(y)"]);
     bad("path,label,split\nimg/a.png,x,val\n", &["has no train images"]);
     let root = folder("");
     write(root.path(), "list.csv", b"path,label\nimg/a.png,\xff\xfe\n");
@@ -170,9 +170,9 @@ fn lists_of_other_programs_and_systems_are_read() {
             assert!(dataset.train.iter().all(|sample| sample.image.file().is_file()));
         }
     }
-    bad("path,label\nC:\\data\\a.png,x\n", &["1 of 1 images", "Windows machine"]);
-    bad("path,label\nimg\\no.png,x\n", &["1 of 1 images", "separators of Windows"]);
-    bad("path,label\n/elsewhere/a.png,x\n", &["1 of 1 images", "perhaps of another machine"]);
+    bad("path,label\nC:\\data\\a.png,x\n", &["1 of 1 image", "Windows machine"]);
+    bad("path,label\nimg\\no.png,x\n", &["1 of 1 image", "separators of Windows"]);
+    bad("path,label\n/elsewhere/a.png,x\n", &["1 of 1 image", "perhaps of another machine"]);
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn train_and_val_folders_give_sorted_classes_and_nested_images() {
         let train = [("train/B/deep/er/x.bmp", 0), ("train/a/1.jpeg", 1), ("train/b/1.JPG", 2), ("train/b/2.png", 2)];
         assert_eq!(shown(root, &dataset.train), train.map(|(path, label)| (path.to_string(), label)));
         assert_eq!(shown(root, &dataset.val), [("val/a/9.png".to_string(), 1), ("val/b/9.png".to_string(), 2)]);
-        assert_eq!(dataset.warnings, ["1 classes have no validation images (B)"]);
+        assert_eq!(dataset.warnings, ["1 class has no validation images (B)"]);
     }
 }
 
@@ -91,7 +91,7 @@ fn bad_folders_are_refused_by_name() {
     refused(root, KIND, &["2 classes have validation images and none for training (x, y)"]);
     fs::remove_dir_all(root.join("val")).unwrap();
     touch(root, &["val/1.png"]);
-    refused(root, KIND, &["val", "its 1 images have no class"]);
+    refused(root, KIND, &["val", "it has 1 image without a class"]);
     fs::remove_dir_all(root.join("val")).unwrap();
     fs::create_dir_all(root.join("train/empty")).unwrap();
     refused(root, KIND, &["train/empty", "it has no image (jpg, jpeg, ", "remove the folder"]);
@@ -123,8 +123,8 @@ fn a_share_of_each_class_is_held_out_whatever_the_order_on_disk() {
     assert_eq!(count(&dataset.train), [8, 2, 26, 1, 1]);
     let all: BTreeSet<_> = shown(a.path(), &dataset.train).into_iter().chain(shown(a.path(), &dataset.val)).collect();
     assert_eq!(all.len(), 49);
-    assert!(dataset.warnings.iter().any(|w| w.contains("1 images beside the class folders")), "{:?}", dataset.warnings);
-    assert!(dataset.warnings.iter().any(|w| w.contains("1 classes have one image") && w.contains("one")));
+    assert!(dataset.warnings.iter().any(|w| w.contains("1 image beside the class folders")), "{:?}", dataset.warnings);
+    assert!(dataset.warnings.iter().any(|w| w.contains("1 class has one image") && w.contains("one")));
 
     let other = load(b.path(), KIND);
     assert_eq!(shown(b.path(), &other.val), shown(a.path(), &dataset.val));
@@ -172,8 +172,8 @@ fn what_lies_beside_is_counted() {
         warnings.contains("images beside the folders train, val, test are not read (1 in extra, 1 in no folder)"),
         "{warnings}"
     );
-    assert!(warnings.contains("1 images beside the class folders"), "{warnings}");
-    assert!(warnings.contains("1 images of formats that are not read are left out (1 heic)"), "{warnings}");
+    assert!(warnings.contains("1 image beside the class folders"), "{warnings}");
+    assert!(warnings.contains("1 image of formats that are not read is left out (1 heic)"), "{warnings}");
     assert!(!warnings.contains("docs"), "{warnings}");
 }
 
@@ -184,7 +184,7 @@ fn one_folder_too_high_or_too_low_is_named() {
     touch(root, &["dn/photos/cat/1.png", "dn/photos/cat/2.png", "dn/photos/dog/1.png"]);
     refused(&root.join("dn"), DatasetKind::Auto, &["below it (cat, dog): name that folder", "dn/photos"]);
     refused(root, DatasetKind::Auto, &["its only class would be dn", "name that folder", "dn/photos"]);
-    refused(&root.join("dn/photos/cat"), KIND, &["2 images have no class", "name the folder above", "dn/photos"]);
+    refused(&root.join("dn/photos/cat"), KIND, &["2 images without a class", "name the folder above", "dn/photos"]);
     touch(root, &["s/train/photos/cat/1.png", "s/train/photos/dog/1.png", "s/val/photos/cat/2.png"]);
     refused(&root.join("s"), DatasetKind::Auto, &["they must lie directly in", "s/train"]);
     // A class that is measured alone may have folders.
