@@ -47,6 +47,9 @@ impl Overrides {
     }
 }
 
+/// Other readers of settings know no such integers.
+const TOO_LARGE: &str = "one of its settings is an integer of 2^63 or more: a run has none";
+
 impl Config {
     /// As [`Config::load`], from the recipe of the task and network that flags or file name, `arch` where they name none.
     ///
@@ -98,7 +101,11 @@ impl Config {
     /// The file cannot be read, is not TOML, has an unknown key or a value of the wrong kind (each with its line), or a value
     /// that cannot work.
     pub fn load(base: &Config, file: Option<&Path>, flags: &Overrides) -> Result<Config> {
-        let mut tree: Table = toml::from_str(&base.to_toml()).expect("a configuration is valid TOML");
+        let mut tree: Table = toml::from_str(&base.to_toml()).map_err(|_| Error::Setting {
+            setting: "configuration".into(),
+            value: "stored settings".into(),
+            reason: TOO_LARGE.into(),
+        })?;
         if let Some(file) = file {
             let text = input::read_text(file, LARGEST)?;
             check_file(&text, file)?;
@@ -143,7 +150,7 @@ impl Config {
                 _ => false,
             }
         }
-        let tree = Value::try_from(self).map_err(|_| "one of its settings is an integer of 2^63 or more")?;
+        let tree = Value::try_from(self).map_err(|_| TOO_LARGE)?;
         let is_not_finite = |setting: &&Setting| value_of(&tree, setting).is_some_and(any);
         Ok(SETTINGS.iter().find(is_not_finite))
     }
