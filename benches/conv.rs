@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use ptl::cpu::conv::{self, Conv2dGeometry};
-use ptl::report::Table;
+use ptl::base::report::Table;
+use ptl::engine::cpu::conv::{self, Conv2dGeometry};
 use support::{large_gemm, measure, uniform};
 
 const BATCH: usize = 16;

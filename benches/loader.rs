@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ptl::config::{Augment, Crop, Interpolation};
-use ptl::data::{ImageCache, ImageSource, Loader, LoaderOptions, Sample, Transform};
+use ptl::data::{Augment, Crop, ImageCache, ImageSource, Interpolation, Loader, LoaderOptions, Sample, Transform};
 
 const IMAGES: usize = 32;
 

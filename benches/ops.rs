@@ -7,9 +7,9 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use ptl::graph::Mode;
-use ptl::op::{CaseRun, OpCase, bench_cases};
-use ptl::shape::Shape;
+use ptl::engine::graph::Mode;
+use ptl::engine::op::{CaseRun, OpCase, bench_cases};
+use ptl::engine::shape::Shape;
 
 fn bench_case(criterion: &mut Criterion, case: &OpCase) {
     let mut run = CaseRun::new(case, Mode::Train);

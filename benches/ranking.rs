@@ -7,12 +7,12 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
-use ptl::device::Device;
+use ptl::base::progress::Reporter;
+use ptl::engine::device::Device;
 use ptl::eval::features_file::FeatureSet;
 use ptl::eval::ranking::{RankingOptions, evaluate};
 use ptl::eval::report::{Details, Evaluation};
 use ptl::eval::rerank::{RerankOptions, RerankVariant};
-use ptl::progress::Reporter;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

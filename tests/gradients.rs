@@ -1,12 +1,12 @@
 //! Numerical gradient check of every op, driven by the ops' own cases.
 
-use ptl::device::Device;
-use ptl::graph::{Graph, Mode};
-use ptl::latent_state::{LatentStates, StateInit};
-use ptl::op::{CaseRun, OpCase, cases};
-use ptl::session::Session;
-use ptl::shape::Shape;
-use ptl::store::Store;
+use ptl::engine::device::Device;
+use ptl::engine::graph::{Graph, Mode};
+use ptl::engine::latent_state::{LatentStates, StateInit};
+use ptl::engine::op::{CaseRun, OpCase, cases};
+use ptl::engine::session::Session;
+use ptl::engine::shape::Shape;
+use ptl::engine::store::Store;
 
 /// `Σ y·r` for the output y and the gradient r that backward starts from.
 fn loss(run: &mut CaseRun) -> f64 {
@@ -77,9 +77,9 @@ fn gradients_of_a_value_with_several_consumers_add_up() {
     let mut store = Store::new();
     let mut graph = Graph::new(Mode::Train);
     let x = graph.input_with_grad(shape);
-    let a = ptl::op::relu(&mut graph, x).unwrap();
-    let b = ptl::op::add(&mut graph, x, a).unwrap();
-    let y = ptl::op::concat(&mut graph, &[b, x, a]).unwrap();
+    let a = ptl::engine::op::relu(&mut graph, x).unwrap();
+    let b = ptl::engine::op::add(&mut graph, x, a).unwrap();
+    let y = ptl::engine::op::concat(&mut graph, &[b, x, a]).unwrap();
     graph.root(y);
     let mut session = Session::new(graph, &store, &Device::Cpu).unwrap().poisoned();
     let values: Vec<f32> = (0..shape.len()).map(|i| [0.5, -1.5, 2.0][i % 3]).collect();
@@ -97,7 +97,7 @@ fn gradients_of_a_value_with_several_consumers_add_up() {
 fn the_same_tensor_twice_is_refused_with_the_ops_name() {
     let mut graph = Graph::new(Mode::Train);
     let x = graph.input(Shape::new(1, 2, 2, 1));
-    let error = ptl::op::add(&mut graph, x, x).unwrap_err().to_string();
+    let error = ptl::engine::op::add(&mut graph, x, x).unwrap_err().to_string();
     assert!(error.starts_with("add: "), "{error}");
 }
 

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use ptl::base::stop::StopFlag;
 use ptl::data::synth::{self, Domain, SynthConfig};
-use ptl::stop::StopFlag;
 use tempfile::TempDir;
 
 /// Two steps of a tiny network on `device`, with the listener attached: the ranges, indented by depth.

@@ -1,7 +1,7 @@
 //! The same bits for any number of threads: every op at the size it has in a ResNet-50.
 
-use ptl::graph::Mode;
-use ptl::op::{CaseRun, OpCase, bench_cases};
+use ptl::engine::graph::Mode;
+use ptl::engine::op::{CaseRun, OpCase, bench_cases};
 
 /// Output and all gradients of a case, as bits, computed on `threads` threads.
 fn bits(case: &OpCase, threads: usize) -> Vec<Vec<u32>> {

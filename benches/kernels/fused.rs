@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
-use ptl::cpu::math::{sigmoid, tanh};
-use ptl::device::{Gpu, Grid, Ptr, kernels};
-use ptl::graph::Mode;
-use ptl::op::{CaseRun, OpCase, conv2d};
-use ptl::session::Pass;
-use ptl::store::Layout;
+use ptl::engine::cpu::math::{sigmoid, tanh};
+use ptl::engine::device::{Gpu, Grid, Ptr, kernels};
+use ptl::engine::graph::Mode;
+use ptl::engine::op::{CaseRun, OpCase, conv2d};
+use ptl::engine::session::Pass;
+use ptl::engine::store::Layout;
 use rayon::prelude::*;
 
 use crate::cells::{Cell, cells};
@@ -103,7 +103,7 @@ fn unfused(group: &mut Group<'_>, machine: &Machine, cell: &Cell, name: &str) ->
 /// Memory of the elementwise half on a GPU.
 struct DeviceGates {
     /// Before, after, output, and the output's gradient, one after the other at `step` bytes.
-    buffer: ptl::device::Buffer,
+    buffer: ptl::engine::device::Buffer,
     step: u64,
     pre: u64,
     /// Where the activated gates go in training: the convolution's backward reads them as its output's gradient, once they are gradients.

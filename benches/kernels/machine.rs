@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput};
-use ptl::device::{Device, DeviceKind, DeviceOptions, Gpu, Grid, Precision, kernels};
-use ptl::graph::Mode;
-use ptl::op::{CaseRun, OpCase, conv2d};
-use ptl::shape::Shape;
-use ptl::store::Layout;
+use ptl::engine::device::{Device, DeviceKind, DeviceOptions, Gpu, Grid, Precision, kernels};
+use ptl::engine::graph::Mode;
+use ptl::engine::op::{CaseRun, OpCase, conv2d};
+use ptl::engine::shape::Shape;
+use ptl::engine::store::Layout;
 
 use crate::support::{large_gemm, measure, measure_all};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ptl::report::Table;
+use ptl::base::report::Table;
 
 use crate::machine::Machine;
 

@@ -3,16 +3,17 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use ptl::config::{Augment, Config, TaskKind};
-use ptl::data::Drawn;
-use ptl::device::{Mirrored, Precision};
-use ptl::graph::{Graph, Mode};
-use ptl::op::{CaseRun, OpCase, bench_cases};
-use ptl::optim::{OptimConfig, Optimizer, Segment, global_norm};
-use ptl::rng::{Purpose, stream};
-use ptl::session::Session;
-use ptl::shape::Shape;
-use ptl::store::Store;
+use ptl::base::rng::{Purpose, stream};
+use ptl::config::Config;
+use ptl::data::{Augment, Drawn};
+use ptl::engine::device::{Mirrored, Precision};
+use ptl::engine::graph::{Graph, Mode};
+use ptl::engine::op::{CaseRun, OpCase, bench_cases};
+use ptl::engine::optim::{OptimConfig, Optimizer, Segment, global_norm};
+use ptl::engine::session::Session;
+use ptl::engine::shape::Shape;
+use ptl::engine::store::Store;
+use ptl::nn::TaskKind;
 use ptl::train::Trainer;
 
 use crate::machine::{Machine, group};

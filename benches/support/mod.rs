@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
 use gemm::Parallelism;
+use ptl::base::rng::{Purpose, stream};
 use ptl::config::Config;
 use ptl::data::{Batch, Drawn};
-use ptl::rng::{Purpose, stream};
 use rand::RngExt;
 
 /// Side of the large product.

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ptl::cli::run()
+    ptl::app::cli::run()
 }

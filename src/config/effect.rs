@@ -7,7 +7,7 @@ use toml::Value;
 
 use super::{Config, OptimKind, Overrides, Rerank, ScheduleKind, Setting, TaskKind};
 use crate::data::DatasetKind;
-use crate::device::DeviceKind;
+use crate::engine::device::DeviceKind;
 use crate::{Error, Result};
 
 /// What else a setting needs to have an effect.
@@ -58,11 +58,11 @@ pub(super) const SPLITS: Need = need(
 );
 pub(super) const HELD_OUT: Need = need(divided_here, "on a data set with validation images of its own: leave it out");
 pub(super) const RANDOM_CROP: Need = need(
-    |c| c.config.augment.crop == super::Crop::RandomResized,
+    |c| c.config.augment.crop == crate::data::Crop::RandomResized,
     "without --crop random-resized: add that, or leave it out",
 );
 pub(super) const MIDDLE: Need = need(
-    |c| c.config.augment.crop != super::Crop::Squeeze,
+    |c| c.config.augment.crop != crate::data::Crop::Squeeze,
     "with --crop squeeze, which takes the whole image: leave it out, or name another --crop",
 );
 pub(super) const RAND_AUGMENT: Need =

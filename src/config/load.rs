@@ -6,8 +6,9 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::{Config, DEFAULT_ARCH, Data, SETTINGS, Setting, setting};
-use crate::text::Shown;
-use crate::{Error, Result, input};
+use crate::base::input;
+use crate::base::text::Shown;
+use crate::{Error, Result};
 
 /// Largest file of settings, bytes.
 const LARGEST: u64 = 1 << 20;
@@ -277,7 +278,8 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::{Kind, TaskKind};
+    use crate::config::Kind;
+    use crate::nn::TaskKind;
 
     fn load(text: &str) -> Result<Config> {
         let folder = tempfile::tempdir().unwrap();
@@ -309,7 +311,7 @@ mod tests {
         config.data.root = PathBuf::from("/some \"folder\"");
         config.data.target = Some("/other".into());
         config.train.max_steps = Some(12);
-        config.ptl.state_policy = crate::latent_state::StatePolicy::CarryEpochs;
+        config.ptl.state_policy = crate::engine::latent_state::StatePolicy::CarryEpochs;
         let text = config.to_toml();
         assert!(text.contains("width = 0.3\n"), "{text}");
         assert_eq!(config.shown(setting("model.width").unwrap()), "0.3");

@@ -17,13 +17,15 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{DatasetKind, LoadOptions};
-use crate::device::{DeviceKind, DeviceOptions, Precision};
-use crate::latent_state::{EvalState, StateInit, StatePolicy};
-use crate::nn::{Arch, Pool, PtlConfig, StemKind};
-use crate::optim::OptimConfig;
-use crate::run_dir::Cells;
-use crate::schedule::{self, Decay, Warmup};
+use crate::base::csv_out::Cells;
+use crate::data::{Augment, DatasetKind, LoadOptions, Transform};
+use crate::engine::device::{DeviceKind, DeviceOptions, Precision};
+use crate::engine::latent_state::{EvalState, StateInit, StatePolicy};
+use crate::engine::optim::OptimConfig;
+use crate::engine::schedule::{self, Decay, Warmup};
+use crate::eval::EvalOptions;
+use crate::eval::rerank::{RerankOptions, RerankVariant};
+use crate::nn::{Arch, NetworkConfig, Pool, PtlConfig, StemKind, TaskKind};
 
 /// The network that is trained where none is named.
 pub const DEFAULT_ARCH: &str = "resnet50-ptl";
@@ -53,17 +55,6 @@ pub struct Config {
     pub eval: Eval,
 }
 
-/// What a network learns, and how it is measured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TaskKind {
-    /// Re-identification: features that find images of the same identity by other cameras.
-    #[default]
-    Reid,
-    /// Classification of images.
-    Classify,
-}
-
 /// `[gpu]`: how a GPU is used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -78,7 +69,7 @@ pub struct Gpu {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Model {
-    /// One of [`Arch::NAMES`](crate::nn::Arch::NAMES); with `-ptl`, BConv-Cells stand beside it.
+    /// One of [`Arch::NAMES`]; with `-ptl`, BConv-Cells stand beside it.
     pub arch: String,
     /// Multiplier of all channel counts of the backbone.
     pub width: f32,
@@ -90,7 +81,7 @@ pub struct Model {
     pub stem: StemKind,
     /// Stride of the backbone's last stage, 1 or 2.
     pub last_stride: usize,
-    /// Length of the embedding; 0 takes the network's own (see [`NetworkConfig`](crate::nn::NetworkConfig)).
+    /// Length of the embedding; 0 takes the network's own (see [`NetworkConfig`]).
     pub embedding: usize,
     pub pool: Pool,
 }
@@ -136,84 +127,6 @@ pub struct Data {
     pub exif_orientation: bool,
     /// Memory for decoded images, MiB.
     pub cache_mb: usize,
-}
-
-/// `[augment]`: what happens to training images.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Augment {
-    /// Probability of mirroring.
-    pub flip: f32,
-    /// Pixels added on each side before a crop of the input size.
-    pub pad: usize,
-    /// Probability of erasing a rectangle.
-    pub random_erasing: f32,
-    pub interpolation: Interpolation,
-    /// What part of an image becomes the network's input.
-    pub crop: Crop,
-    /// `random-resized`: least and largest share of the image's area.
-    pub crop_scale: [f32; 2],
-    /// `random-resized`: least and largest width / height.
-    pub crop_ratio: [f32; 2],
-    /// Brightness is multiplied by a factor from 1 - this to 1 + this.
-    pub brightness: f32,
-    /// As `brightness`, of the contrast.
-    pub contrast: f32,
-    /// As `brightness`, of the saturation.
-    pub saturation: f32,
-    /// The hue is turned by up to this share of the circle, at most 0.5.
-    pub hue: f32,
-    /// RandAugment: operations for each image; 0 does nothing.
-    pub rand_ops: usize,
-    /// RandAugment: strength of the operations, 0 to 30.
-    pub rand_magnitude: usize,
-    /// Alpha of mixup; 0 does not mix.
-    pub mixup: f32,
-    /// Alpha of CutMix; 0 does not mix. With mixup, each batch takes one of the two.
-    pub cutmix: f32,
-}
-
-impl Augment {
-    /// Images as they are.
-    pub const NONE: Augment = Augment {
-        flip: 0.0,
-        pad: 0,
-        random_erasing: 0.0,
-        interpolation: Interpolation::Bicubic,
-        crop: Crop::Squeeze,
-        crop_scale: [0.08, 1.0],
-        crop_ratio: [0.75, 4.0 / 3.0],
-        brightness: 0.0,
-        contrast: 0.0,
-        saturation: 0.0,
-        hue: 0.0,
-        rand_ops: 0,
-        rand_magnitude: 9,
-        mixup: 0.0,
-        cutmix: 0.0,
-    };
-}
-
-/// What part of an image becomes the network's input.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Crop {
-    /// All of it, whatever its proportions.
-    #[default]
-    Squeeze,
-    /// The middle (`eval.crop_share` says how much of it).
-    Center,
-    /// Training: a random part (Szegedy et al., 2015); evaluation: the middle.
-    RandomResized,
-}
-
-/// Filter used to resize images, with antialiasing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Interpolation {
-    #[default]
-    Bicubic,
-    Bilinear,
 }
 
 /// `[sampler]`: P identities x K images, or any images for classes.
@@ -387,6 +300,69 @@ impl Config {
             TaskKind::Reid => self.sampler.ids * self.sampler.images,
             TaskKind::Classify => self.sampler.batch,
         }
+    }
+
+    /// What becomes of an image on its way to the network, in training and in evaluation.
+    pub fn transform(&self) -> Transform {
+        let Config { model, augment, .. } = self;
+        Transform {
+            height: model.height,
+            width: model.image_width,
+            upright: self.data.exif_orientation,
+            interpolation: augment.interpolation,
+            crop: augment.crop,
+            crop_share: self.eval.crop_share,
+            crop_scale: augment.crop_scale,
+            crop_ratio: augment.crop_ratio,
+        }
+    }
+
+    /// Loader threads: what the settings say, or two.
+    pub fn workers(&self) -> usize {
+        if self.train.workers == 0 { 2 } else { self.train.workers }
+    }
+
+    /// How the network is measured.
+    pub fn eval_options(&self) -> EvalOptions {
+        EvalOptions {
+            transform: self.transform(),
+            workers: self.workers(),
+            flip: self.eval.flip,
+            batch: self.eval.batch,
+            eval_state: self.ptl.eval_state,
+            seed: self.seed,
+        }
+    }
+
+    /// How results are re-ranked, if they are.
+    pub fn rerank_options(&self) -> Option<RerankOptions> {
+        let variant = match self.eval.rerank {
+            Rerank::None => return None,
+            Rerank::Auto if self.model.arch.starts_with("mgn") => RerankVariant::Ptl,
+            Rerank::Auto | Rerank::Zhong => RerankVariant::Zhong,
+            Rerank::Ptl => RerankVariant::Ptl,
+            Rerank::Torchreid => RerankVariant::Torchreid,
+        };
+        let Eval { k1, k2, lambda, .. } = self.eval;
+        Some(RerankOptions { variant, k1, k2, lambda })
+    }
+
+    /// The network that these settings make, for so many classes or identities.
+    ///
+    /// # Errors
+    /// As [`Config::arch`].
+    pub fn network(&self, classes: usize) -> crate::Result<NetworkConfig> {
+        let model = &self.model;
+        Ok(NetworkConfig {
+            arch: self.arch()?,
+            stem: model.stem,
+            width: model.width,
+            last_stride: model.last_stride,
+            embedding: model.embedding,
+            pool: model.pool,
+            cells: self.ptl.branch(),
+            classes,
+        })
     }
 
     /// What computes.

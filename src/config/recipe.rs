@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use super::{
-    Augment, Config, Crop, DEFAULT_ARCH, Data, Eval, Gpu, Interpolation, Loss, Model, Optim, OptimKind, Ptl, Rerank,
-    Sampler, Schedule, ScheduleKind, TaskKind, Train,
+    Config, DEFAULT_ARCH, Data, Eval, Gpu, Loss, Model, Optim, OptimKind, Ptl, Rerank, Sampler, Schedule, ScheduleKind,
+    Train,
 };
-use crate::data::{DatasetKind, LoadOptions};
-use crate::latent_state::{EvalState, StateInit, StatePolicy};
-use crate::nn::{Arch, Family, Pool, PtlConfig, StemKind};
+use crate::data::{Augment, Crop, DatasetKind, Interpolation, LoadOptions};
+use crate::engine::latent_state::{EvalState, StateInit, StatePolicy};
+use crate::nn::{Arch, Family, Pool, PtlConfig, StemKind, TaskKind};
 
 impl Default for Model {
     fn default() -> Model {

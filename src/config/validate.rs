@@ -1,9 +1,9 @@
 //! Settings that cannot work, refused before any long work starts.
 
 use super::{Config, OptimKind, ScheduleKind, TaskKind};
+use crate::base::text::Shown;
 use crate::eval::rerank::{RerankOptions, RerankVariant};
 use crate::nn::{self, Family, Pool, StemKind};
-use crate::text::Shown;
 use crate::{Error, Result};
 
 /// Epochs of a run, at most: what is counted in steps must not overflow.

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{Drawn, Mix};
+use super::{Drawn, MEAN, Mix, STD};
+use crate::engine::session::ImageBatch;
 
 /// A batch of images as bytes, with what shall happen to each: a quarter of what the network's input takes, and a GPU does
 /// that part of the work itself.
@@ -22,10 +23,32 @@ pub struct Batch {
     pub mix: Option<Mix>,
 }
 
-impl Batch {
-    /// Input of the network, `[batch, height, width, 3]` (of the length of `pixels`), augmented, normalised and mixed,
-    /// into `out`.
-    pub fn to_images(&self, out: &mut [f32]) {
+impl ImageBatch for Batch {
+    fn size(&self) -> [usize; 2] {
+        self.size
+    }
+
+    fn indices(&self) -> &[usize] {
+        &self.indices
+    }
+
+    fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
+    fn normalization(&self) -> [[f32; 3]; 2] {
+        [MEAN, STD]
+    }
+
+    fn tables(&self) -> [Vec<i32>; 3] {
+        Drawn::tables(&self.drawn)
+    }
+
+    fn mixed(&self) -> Option<([i32; 4], f32)> {
+        self.mix.map(|mix| mix.within(self.size))
+    }
+
+    fn to_images(&self, out: &mut [f32]) {
         assert_eq!(out.len(), self.pixels.len(), "one value for each byte");
         let len = self.size[0] * self.size[1] * 3;
         let images = self.pixels.par_chunks_exact(len).zip(&self.drawn);
@@ -36,7 +59,9 @@ impl Batch {
             mix.apply(out, self.size);
         }
     }
+}
 
+impl Batch {
     /// Target distribution of each image over `classes`, `[batch, classes]`: `smoothing` of it spread over all of them, the rest
     /// on the image's own class and, as far as it is mixed, on its partner's.
     pub fn targets(&self, classes: usize, smoothing: f32) -> Vec<f32> {

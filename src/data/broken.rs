@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 use super::dataset::listed;
-use crate::text::{Shown, are, plural};
+use crate::base::text::{Shown, are, plural};
 use crate::{Error, Result};
 
 /// Decodes every record's image once; broken ones are an error, or with `skip` left out: then what to warn of is returned. `each`

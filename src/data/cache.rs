@@ -7,7 +7,7 @@ use super::ImageSource;
 use super::decode::Share;
 use super::transforms::{Rgb, Transform};
 use crate::Result;
-use crate::config::Crop;
+use crate::data::Crop;
 
 /// What of an image is the same in every epoch: at the network's size, or with [`Crop::RandomResized`] as it was decoded. Which
 /// images it holds may depend on the threads, what it answers does not.
@@ -70,7 +70,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::Interpolation;
+    use crate::data::Interpolation;
 
     fn transform(crop: Crop) -> Transform {
         Transform { crop, ..Transform::squeeze([256, 512], Interpolation::Bilinear) }

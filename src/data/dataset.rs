@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::sets::DatasetKind;
-use super::{ImageSource, Sample};
-use super::{broken, decode, duplicates};
-use crate::report::Table;
-use crate::text::{Shown, plural};
+use super::{ImageSource, Sample, broken, decode, duplicates};
+use crate::base::report::Table;
+use crate::base::text::{Shown, plural};
 use crate::{Error, Result};
 
 /// One image: who, and by which camera.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::input;
+use crate::base::input;
 
 /// Bytes of a file's middle that tell most files of equal size apart.
 const SAMPLE: u64 = 4096;

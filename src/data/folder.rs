@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::dataset::listed;
-use crate::error::IoContext;
-use crate::text::{Shown, are, plural};
+use crate::base::error::IoContext;
+use crate::base::text::{Shown, are, plural};
 use crate::{Error, Result};
 
 /// Endings of image files, in lower case. Which format a file has is read from its content.

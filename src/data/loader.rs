@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 use super::augment::{change_colours, changes_colours};
 use super::transforms::Transform;
 use super::{Batch, Drawn, ImageCache, Mix, Sample};
-use crate::config::{Augment, Crop};
-use crate::error::IoContext;
-use crate::rng::{Purpose, stream};
+use crate::base::error::IoContext;
+use crate::base::rng::{Purpose, stream};
+use crate::data::{Augment, Crop};
 use crate::{Error, Result};
 
 /// Batches that a worker prepares ahead.
@@ -179,8 +179,8 @@ impl Drop for Loader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Interpolation;
-    use crate::data::ImageSource;
+    use crate::data::{ImageSource, Interpolation};
+    use crate::engine::session::ImageBatch;
 
     /// Six images of 8x4 in two classes; the value of the first channel of image i is 40 i.
     fn samples(folder: &std::path::Path) -> Arc<[Sample]> {

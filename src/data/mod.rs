@@ -9,6 +9,7 @@ mod batch;
 mod broken;
 mod cache;
 mod classes;
+pub mod convert;
 mod dataset;
 mod decode;
 mod duplicates;
@@ -22,7 +23,7 @@ mod sets;
 pub mod synth;
 mod transforms;
 
-pub use augment::{Drawn, MEAN, Mix, STD};
+pub use augment::{Augment, Crop, Drawn, Interpolation, MEAN, Mix, STD};
 pub use batch::Batch;
 pub use cache::ImageCache;
 pub use classes::{ClassDataset, ClassOptions, load_classes};

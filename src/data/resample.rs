@@ -12,8 +12,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::Rgb;
-use crate::config::Interpolation;
-use crate::cpu::with_best_isa;
+use crate::data::Interpolation;
+use crate::engine::cpu::with_best_isa;
 
 /// Fraction bits of a weight.
 const BITS: u32 = 22;

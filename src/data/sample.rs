@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::decode::{Share, decode_with_share};
 use super::transforms::Rgb;
 use crate::Result;
-use crate::text::Shown;
+use crate::base::text::Shown;
 
 /// An image and its class.
 #[derive(Clone, Debug, PartialEq)]

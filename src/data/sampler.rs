@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use rand::seq::SliceRandom;
 
 use super::{ImageRecord, Sample};
-use crate::rng::{Purpose, stream};
+use crate::base::rng::{Purpose, stream};
 
 /// Draws the batches of an epoch: a function of (seed, epoch) and the images, nothing else.
 pub trait Sampler {

@@ -8,7 +8,7 @@ use super::augment::random_resized;
 use super::decode::decode;
 use super::resample::middle;
 use crate::Result;
-use crate::config::{Crop, Interpolation};
+use crate::data::{Crop, Interpolation};
 
 /// Size of the network's input, the filter of resizing to it, and which part of an image that is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,7 +82,7 @@ impl Transform {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{Purpose, stream};
+    use crate::base::rng::{Purpose, stream};
 
     fn noise(height: usize, width: usize) -> Rgb {
         let byte = |i: usize| ((i * 2_654_435_761) >> 7) as u8;

@@ -4,8 +4,9 @@ use rayon::prelude::*;
 
 use super::distance::{Distances, largest};
 use super::ranking::{Labels, check_counts};
-use crate::device::Device;
-use crate::{Error, Result, memory};
+use crate::base::memory;
+use crate::engine::device::Device;
+use crate::{Error, Result};
 
 /// Queries and gallery, checked.
 pub(super) struct Sets<'a> {

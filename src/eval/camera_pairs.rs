@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::distance::Row;
 use super::ranking::{Labels, RankingOptions, rank_query};
-use crate::report::Table;
+use crate::base::report::Table;
 
 /// Queries of one camera against the gallery images of one camera.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -6,28 +6,7 @@ use super::features_file::FeatureSet;
 use super::model::Model;
 use super::ranking::{self, RankingOptions, RankingReport};
 use crate::Result;
-use crate::config::Config;
-use crate::data::{Dataset, ImageRecord, Transform};
-
-/// What becomes of an image on its way to the network, in training and in evaluation.
-pub fn transform(config: &Config) -> Transform {
-    let (model, augment) = (&config.model, &config.augment);
-    Transform {
-        height: model.height,
-        width: model.image_width,
-        upright: config.data.exif_orientation,
-        interpolation: augment.interpolation,
-        crop: augment.crop,
-        crop_share: config.eval.crop_share,
-        crop_scale: augment.crop_scale,
-        crop_ratio: augment.crop_ratio,
-    }
-}
-
-/// Loader threads: what the settings say, or two.
-pub fn workers(config: &Config) -> usize {
-    if config.train.workers == 0 { 2 } else { config.train.workers }
-}
+use crate::data::{Dataset, ImageRecord};
 
 /// Features of the queries and of the gallery of `dataset`, of unit length.
 ///
@@ -47,9 +26,9 @@ pub fn dataset_features(model: &mut Model<'_>, dataset: &Dataset) -> Result<[Fea
     Ok([side(&dataset.query)?, side(&dataset.gallery)?])
 }
 
-/// How the images of `dataset` are ranked.
-pub fn ranking_options(dataset: &Dataset, config: &Config) -> RankingOptions {
-    RankingOptions { protocol: dataset.protocol, seed: config.seed, ..RankingOptions::default() }
+/// How the images of `dataset` are ranked; `seed` is that of what is drawn.
+pub fn ranking_options(dataset: &Dataset, seed: u64) -> RankingOptions {
+    RankingOptions { protocol: dataset.protocol, seed, ..RankingOptions::default() }
 }
 
 /// Ranks the gallery of `dataset` for its queries.
@@ -58,7 +37,7 @@ pub fn ranking_options(dataset: &Dataset, config: &Config) -> RankingOptions {
 /// As [`Model::run`] and [`ranking::evaluate`].
 pub fn evaluate_dataset(mut model: Model<'_>, dataset: &Dataset) -> Result<RankingReport> {
     let [query, gallery] = dataset_features(&mut model, dataset)?;
-    let options = ranking_options(dataset, model.config);
+    let options = ranking_options(dataset, model.options.seed);
     let (query_labels, gallery_labels) = (query.labels(), gallery.labels());
     let device = model.device;
     let sets = Sets::new(&query.features, query_labels, &gallery.features, gallery_labels, query.dim, device)?;

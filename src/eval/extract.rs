@@ -4,13 +4,13 @@
 use super::classification::softmax_rows;
 use crate::Result;
 use crate::data::Batch;
-use crate::device::Device;
-use crate::graph::{Graph, Mode, Var};
-use crate::latent_state::{EvalState, LatentStates};
+use crate::engine::device::Device;
+use crate::engine::graph::{Graph, Mode, Var};
+use crate::engine::latent_state::{EvalState, LatentStates};
+use crate::engine::session::Session;
+use crate::engine::shape::Shape;
+use crate::engine::store::Store;
 use crate::nn::Network;
-use crate::session::Session;
-use crate::shape::Shape;
-use crate::store::Store;
 
 /// What is asked of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

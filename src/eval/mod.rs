@@ -13,9 +13,10 @@ pub mod ranking;
 pub mod report;
 pub mod rerank;
 pub mod roc;
-mod trained;
 
-pub use evaluate::{dataset_features, evaluate_dataset, ranking_options, transform, workers};
+/// The file with a line for each image or query that was measured.
+pub const ITEMS_FILE: &str = "items.csv";
+
+pub use evaluate::{dataset_features, evaluate_dataset, ranking_options};
 pub use extract::Output;
-pub use model::Model;
-pub use trained::{TrainedModel, model_file};
+pub use model::{EvalOptions, Model};

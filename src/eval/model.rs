@@ -3,16 +3,32 @@
 use std::sync::Arc;
 
 use super::extract::{ExtractOptions, Extractor, Output};
-use super::{transform, workers};
-use crate::config::Config;
-use crate::data::{Loader, LoaderOptions, Sample};
-use crate::device::Device;
-use crate::latent_state::LatentStates;
+use crate::base::memory;
+use crate::base::progress::Reporter;
+use crate::base::stop::StopFlag;
+use crate::data::{Loader, LoaderOptions, Sample, Transform};
+use crate::engine::device::Device;
+use crate::engine::latent_state::{EvalState, LatentStates};
+use crate::engine::store::Store;
 use crate::nn::Network;
-use crate::progress::Reporter;
-use crate::stop::StopFlag;
-use crate::store::Store;
-use crate::{Error, Result, memory};
+use crate::{Error, Result};
+
+/// How a network is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct EvalOptions {
+    /// How images become the network's input.
+    pub transform: Transform,
+    /// Loader threads.
+    pub workers: usize,
+    /// Add the feature, or the prediction, of the mirrored image.
+    pub flip: bool,
+    /// Images at a time.
+    pub batch: usize,
+    /// Which latent states the cells start from.
+    pub eval_state: EvalState,
+    /// Seed of everything that is drawn at random.
+    pub seed: u64,
+}
 
 /// A network with its weights, the states of its training, and what it runs with.
 pub struct Model<'a> {
@@ -20,7 +36,7 @@ pub struct Model<'a> {
     pub store: &'a mut Store,
     /// Those of the training.
     pub states: &'a LatentStates,
-    pub config: &'a Config,
+    pub options: EvalOptions,
     pub device: &'a Device,
     pub reporter: &'a Reporter,
     /// Set to end the work before its time.
@@ -34,21 +50,15 @@ impl Model<'_> {
     /// An image that cannot be read, or for which the network gives what is not finite; `eval-state mean` without stored states;
     /// [`Error::Stopped`].
     pub fn run(&mut self, samples: Arc<[Sample]>, output: Output) -> Result<(Vec<f32>, usize)> {
-        let Model { network, store, states, config, device, reporter, stop } = self;
-        let options = ExtractOptions {
-            output,
-            flip: config.eval.flip,
-            batch: config.eval.batch,
-            eval_state: config.ptl.eval_state,
-            seed: config.seed,
-        };
-        let transform = transform(config);
-        let mut extractor = Extractor::new(*network, store, [transform.height, transform.width], options, device)?;
-        let loading = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers: workers(config) };
+        let Model { network, store, states, options, device, reporter, stop } = self;
+        let EvalOptions { transform, workers, flip, batch, eval_state, seed } = *options;
+        let extraction = ExtractOptions { output, flip, batch, eval_state, seed };
+        let mut extractor = Extractor::new(*network, store, [transform.height, transform.width], extraction, device)?;
+        let loading = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers };
         let count = samples.len();
         let mut rows = memory::reserved("the features", count.saturating_mul(extractor.dim()))?;
         let mut task = reporter.start(output.name(), count as u64, "images");
-        for batch in Loader::sequential(samples.clone(), config.eval.batch, loading)? {
+        for batch in Loader::sequential(samples.clone(), options.batch, loading)? {
             if stop.requested() {
                 return Err(Error::Stopped);
             }

@@ -7,10 +7,9 @@ use image::{Rgb, RgbImage, imageops};
 
 use super::features_file::FeatureSet;
 use super::report::Evaluation;
-use crate::config::Interpolation;
-use crate::data::decode;
-use crate::error::IoContext;
-use crate::text::Shown;
+use crate::base::error::IoContext;
+use crate::base::text::Shown;
+use crate::data::{Interpolation, decode};
 use crate::{Error, Result};
 
 /// Gallery images in a picture.
@@ -133,9 +132,9 @@ fn write_number(picture: &mut RgbImage, number: usize, x: u32, y: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Device;
+    use crate::base::progress::Reporter;
+    use crate::engine::device::Device;
     use crate::eval::ranking::RankingOptions;
-    use crate::progress::Reporter;
 
     #[test]
     fn borders_tell_matches_from_others_and_the_same_camera_is_skipped() {

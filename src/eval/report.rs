@@ -10,26 +10,12 @@ use super::camera_pairs::{CameraPair, CameraPairs};
 use super::distance::DistanceBlock;
 use super::features_file::FeatureSet;
 use super::ranking::{CmcRule, REPEATS, Ranker, RankingOptions, RankingReport, comparison};
-use super::rerank::{RerankOptions, RerankVariant};
+use super::rerank::RerankOptions;
 use super::roc::{EXACT_PAIRS, Roc, RocBuilder};
-use crate::config::{Config, Rerank};
+use crate::base::progress::Reporter;
 use crate::data::Protocol;
-use crate::device::Device;
-use crate::progress::Reporter;
+use crate::engine::device::Device;
 use crate::{Error, Result};
-
-/// What the settings say about re-ranking.
-pub fn rerank_options(config: &Config) -> Option<RerankOptions> {
-    let variant = match config.eval.rerank {
-        Rerank::None => return None,
-        Rerank::Auto if config.model.arch.starts_with("mgn") => RerankVariant::Ptl,
-        Rerank::Auto | Rerank::Zhong => RerankVariant::Zhong,
-        Rerank::Ptl => RerankVariant::Ptl,
-        Rerank::Torchreid => RerankVariant::Torchreid,
-    };
-    let eval = &config.eval;
-    Some(RerankOptions { variant, k1: eval.k1, k2: eval.k2, lambda: eval.lambda })
-}
 
 /// Features ready to be ranked in whatever ways are asked for.
 pub struct Evaluation<'a> {
@@ -220,7 +206,7 @@ impl fmt::Display for Outcome {
 mod tests {
     use super::*;
     use crate::eval::ranking::evaluate_distances;
-    use crate::eval::rerank::rerank;
+    use crate::eval::rerank::{RerankVariant, rerank};
 
     /// `n` images of 8 identities by 3 cameras, in 6 dimensions.
     fn set(n: usize, seed: f32) -> FeatureSet {

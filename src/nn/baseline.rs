@@ -7,8 +7,8 @@ use super::{
     StemKind,
 };
 use crate::Result;
-use crate::graph::{Graph, Var};
-use crate::store::Store;
+use crate::engine::graph::{Graph, Var};
+use crate::engine::store::Store;
 
 /// What a baseline is made of.
 #[derive(Clone, Debug)]

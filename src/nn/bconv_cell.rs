@@ -2,11 +2,11 @@
 
 use super::{Init, Scope};
 use crate::Result;
-use crate::graph::{Graph, Var};
-use crate::op;
-use crate::store::{Layout, ParamId, Store};
+use crate::engine::graph::{Graph, Var};
+use crate::engine::op;
+use crate::engine::store::{Layout, ParamId, Store};
 
-/// A gated convolution with a latent state; see [`crate::op::bconv_cell`].
+/// A gated convolution with a latent state; see [`crate::engine::op::bconv_cell()`].
 #[derive(Clone, Debug)]
 pub struct BConvCell {
     /// Name of the cell and of its latent state.

@@ -4,8 +4,8 @@
 
 use super::{Init, Linear, Network, Outputs, Pool, PtlBranch, PtlConfig, ResNet, ResNetConfig, Scope};
 use crate::Result;
-use crate::graph::{Graph, Var};
-use crate::store::Store;
+use crate::engine::graph::{Graph, Var};
+use crate::engine::store::Store;
 
 /// What a classifier is made of.
 #[derive(Clone, Debug)]

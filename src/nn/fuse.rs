@@ -2,9 +2,9 @@
 
 use super::{BatchNorm2d, Conv2d, Init, Scope};
 use crate::Result;
-use crate::graph::{Graph, Var};
-use crate::op;
-use crate::store::Store;
+use crate::engine::graph::{Graph, Var};
+use crate::engine::op;
+use crate::engine::store::Store;
 
 /// `relu(bn(conv([parts])))`, named `0` (the convolution) and `1` (the BN).
 #[derive(Clone, Debug)]

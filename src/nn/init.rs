@@ -3,8 +3,8 @@
 use rand::RngExt;
 use rand_distr::{Distribution, Normal};
 
-use crate::rng::{Purpose, stream};
-use crate::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
+use crate::base::rng::{Purpose, stream};
+use crate::engine::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
 
 /// Start values of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]

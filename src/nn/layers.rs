@@ -2,9 +2,9 @@
 
 use super::{Init, Scope};
 use crate::Result;
-use crate::graph::{Graph, Var};
-use crate::op::{self, BatchNorm};
-use crate::store::{Layout, ParamId, Store};
+use crate::engine::graph::{Graph, Var};
+use crate::engine::op::{self, BatchNorm};
+use crate::engine::store::{Layout, ParamId, Store};
 
 /// `torch.nn.Conv2d` (no dilation, no groups).
 #[derive(Clone, Debug)]

@@ -2,9 +2,9 @@
 
 use super::{Arch, Network, NetworkConfig, Pool, PtlConfig, StemKind};
 use crate::Result;
-use crate::checkpoint::{self, File, FineTune, LoadReport, Names, Place, Tensor};
-use crate::config::TaskKind;
-use crate::store::Store;
+use crate::engine::store::Store;
+use crate::io::checkpoint::{self, File, FineTune, LoadReport, Names, Place, Tensor};
+use crate::nn::TaskKind;
 
 /// A narrow network of that name.
 fn build(arch: &str, task: TaskKind, store: &mut Store, seed: u64) -> Box<dyn Network> {

@@ -18,10 +18,10 @@ use super::{
     Stage, Stem, StemKind,
 };
 use crate::Result;
-use crate::graph::{Graph, Var};
-use crate::op;
-use crate::shape::Shape;
-use crate::store::{Group, Store};
+use crate::engine::graph::{Graph, Var};
+use crate::engine::op;
+use crate::engine::shape::Shape;
+use crate::engine::store::{Group, Store};
 
 /// Height and width must be multiples of these: the map after `layer4` is then a whole number of pixels in p1, and two and
 /// three stripes divide it in p2 and p3.
@@ -295,7 +295,7 @@ fn mgn_name(torchvision: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::Mode;
+    use crate::engine::graph::Mode;
 
     fn tiny(cell_width: Option<f32>) -> (Mgn, Store) {
         let mut store = Store::new();

@@ -11,8 +11,8 @@
 
 use super::{BConvCell, Fuse, ResNetConfig, Scope};
 use crate::Result;
-use crate::graph::{Graph, Var};
-use crate::store::{Group, Store};
+use crate::engine::graph::{Graph, Var};
+use crate::engine::store::{Group, Store};
 
 /// Output channels of the cells and their strides, at the published width.
 const CELLS: [(usize, usize); 8] = [(16, 2), (32, 2), (64, 1), (256, 2), (512, 2), (128, 2), (128, 1), (128, 1)];

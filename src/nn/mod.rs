@@ -11,6 +11,7 @@ mod mgn_ptl;
 mod network;
 mod ptl;
 mod resnet;
+mod task;
 
 pub use baseline::{Baseline, BaselineConfig};
 pub use bconv_cell::BConvCell;
@@ -23,6 +24,7 @@ pub use mgn_ptl::MgnCells;
 pub use network::{Arch, Family, Network, NetworkConfig, Outputs, check_image_size};
 pub use ptl::{Pool, PtlBranch, PtlConfig};
 pub use resnet::{Architecture, Block, ResNet, ResNetConfig, Stage, Stem, StemKind};
+pub use task::TaskKind;
 
 #[cfg(test)]
 mod layouts;

@@ -4,11 +4,10 @@ use std::fmt;
 
 use super::{
     Architecture, Baseline, BaselineConfig, Classifier, ClassifierConfig, Mgn, MgnConfig, Pool, PtlConfig,
-    ResNetConfig, StemKind,
+    ResNetConfig, StemKind, TaskKind,
 };
-use crate::config::TaskKind;
-use crate::graph::{Graph, Var};
-use crate::store::Store;
+use crate::engine::graph::{Graph, Var};
+use crate::engine::store::Store;
 use crate::{Error, Result};
 
 /// A network whose parameters stand in a [`Store`].

@@ -14,9 +14,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Architecture, BConvCell, Fuse, ResNet, ResNetConfig, Scope};
-use crate::graph::{Graph, Var};
-use crate::op;
-use crate::store::{Group, Store};
+use crate::engine::graph::{Graph, Var};
+use crate::engine::op;
+use crate::engine::store::{Group, Store};
 use crate::{Error, Result};
 
 /// Where cells sit and how wide they are.
@@ -208,9 +208,9 @@ impl PtlBranch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::Mode;
+    use crate::engine::graph::Mode;
+    use crate::engine::shape::Shape;
     use crate::nn::{Baseline, BaselineConfig, Network, StemKind};
-    use crate::shape::Shape;
 
     fn model(architecture: Architecture, base: usize, ptl: Option<PtlConfig>) -> (Baseline, Store) {
         let stem = StemKind::Imagenet;

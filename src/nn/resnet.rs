@@ -8,9 +8,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::{BatchNorm2d, Conv2d, Init, Linear, Scope};
-use crate::graph::{Graph, Var};
-use crate::op;
-use crate::store::{Group, Store};
+use crate::engine::graph::{Graph, Var};
+use crate::engine::op;
+use crate::engine::store::{Group, Store};
 use crate::{Error, Result};
 
 /// Which ResNet.

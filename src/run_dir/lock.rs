@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::IoContext;
+use crate::base::error::IoContext;
 use crate::{Error, Result};
 
 /// The file that is locked. It stays in the folder of a run that has begun: to remove it would let two processes lock two files of this

@@ -1,14 +1,7 @@
 //! The folder of a run: settings, log, metrics, checkpoints, summary. An existing run is never overwritten, and every file
 //! that replaces another one does so in one step. One process at a time writes a run.
 
-mod atomic;
-mod csv_out;
 mod lock;
-mod utc;
-
-pub use atomic::{atomic_write, sync_folder};
-pub use csv_out::{Cells, CsvOut, plain_cell, write_csv};
-pub use utc::UtcTime;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -18,9 +11,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::base::atomic::{atomic_write, sync_folder};
+use crate::base::error::IoContext;
+use crate::base::input;
+use crate::base::utc::UtcTime;
 use crate::config::{Config, Overrides};
-use crate::error::IoContext;
-use crate::{Error, Result, input};
+use crate::eval::ITEMS_FILE;
+use crate::{Error, Result};
 use lock::{LOCK_FILE, Lock};
 
 /// Where runs go that are given no folder.
@@ -28,9 +25,6 @@ pub const RUNS: &str = "runs";
 
 /// Largest metrics.jsonl, bytes.
 pub(crate) const LARGEST: u64 = 4 << 30;
-
-/// A line for each image or query that was measured.
-pub const ITEMS_FILE: &str = "items.csv";
 
 const CONFIG_FILE: &str = "config.toml";
 const LOG_FILE: &str = "log.txt";

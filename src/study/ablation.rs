@@ -5,13 +5,15 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{Scores, Study};
+use super::Study;
+use crate::base::report::Table;
 use crate::config::{Config, Overrides};
 use crate::data::Dataset;
-use crate::device::Device;
-use crate::eval::{Model, TrainedModel, evaluate_dataset};
-use crate::latent_state::{EvalState, StatePolicy};
-use crate::report::Table;
+use crate::engine::device::Device;
+use crate::engine::latent_state::{EvalState, StatePolicy};
+use crate::eval::ranking::Scores;
+use crate::eval::{Model, evaluate_dataset};
+use crate::model::TrainedModel;
 use crate::train::Start;
 use crate::{Error, Result};
 

@@ -3,11 +3,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Scores, Study};
+use super::Study;
+use crate::base::plot::{self, Arm, Captions, Series};
+use crate::base::report::{MeanStd, Table};
 use crate::config::Config;
 use crate::data::Dataset;
-use crate::plot::{self, Arm, Captions, Series};
-use crate::report::{MeanStd, Table};
+use crate::eval::ranking::Scores;
 use crate::run_dir::RunDir;
 use crate::train::{self, Start};
 use crate::{Error, Result};

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::atomic::atomic_write;
+use crate::base::input;
 use crate::config::{Config, Overrides};
-use crate::run_dir::{RunDir, atomic_write};
-use crate::{Error, Result, input};
+use crate::run_dir::RunDir;
+use crate::{Error, Result};
 
 /// The file's name in the study's folder.
 const FILE: &str = "study.toml";

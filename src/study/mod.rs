@@ -12,21 +12,22 @@ pub use file::{StudyFile, StudyKind};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::{Config, Overrides, SETTINGS, Setting, TaskKind};
+use crate::base::error::IoContext;
+use crate::base::input;
+use crate::base::progress::Reporter;
+use crate::base::report::{MeanStd, Table};
+use crate::base::stop::StopFlag;
+use crate::base::text::Shown;
+use crate::config::{Config, Overrides, SETTINGS, Setting};
 use crate::data::Dataset;
-use crate::error::IoContext;
-use crate::eval::model_file;
-use crate::eval::ranking::RankingReport;
-use crate::progress::Reporter;
-use crate::report::{MeanStd, Table};
+use crate::eval::ranking::Scores;
+use crate::model::{checkpoints, model_file};
+use crate::nn::TaskKind;
 use crate::run_dir::RunDir;
-use crate::stop::StopFlag;
-use crate::text::Shown;
-use crate::train::{self, Job, Outcome, Reid, Start, state};
-use crate::{Error, Result, input};
+use crate::train::{self, Job, Outcome, Reid, Start};
+use crate::{Error, Result};
 
 /// What all arms share.
 pub struct Study<'a> {
@@ -62,7 +63,7 @@ impl Study<'_> {
         if self.stop.requested() {
             return Ok(None);
         }
-        let resumable = RunDir::view(folder).is_ok_and(|run| state::newest(&run.checkpoints()).is_some());
+        let resumable = RunDir::view(folder).is_ok_and(|run| checkpoints::newest(&run.checkpoints()).is_some());
         let (run, start) = if resumable {
             let run = RunDir::open(folder)?;
             check_settings(&run, config)?;
@@ -118,25 +119,7 @@ fn check(config: &Config, seeds: &[u64]) -> Result<()> {
     Ok(())
 }
 
-/// Figures of one arm and seed, in percent.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Scores {
-    #[serde(rename = "mAP")]
-    pub map: f64,
-    #[serde(rename = "mINP")]
-    pub minp: f64,
-    pub rank1: f64,
-    pub rank5: f64,
-    pub rank10: f64,
-}
-
 impl Scores {
-    /// In percent.
-    pub fn of(report: &RankingReport) -> Scores {
-        let rank = |k| 100.0 * report.rank(k).unwrap_or(f64::NAN);
-        Scores { map: 100.0 * report.map, minp: 100.0 * report.minp, rank1: rank(1), rank5: rank(5), rank10: rank(10) }
-    }
-
     /// Of the finished run in `folder`; `None` if it has not finished.
     ///
     /// # Errors

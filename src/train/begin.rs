@@ -1,16 +1,14 @@
 //! Where a training begins: at its first step, or behind a checkpoint.
 
-use super::cost;
-use super::images::TrainingImages;
 use super::run::{Job, Start, Training, info, load_weights, prepare};
-use super::state::{self, Position, Record, Saved};
 use super::task::Task;
-use super::{Trainer, checkpoints, curves, labels};
+use super::{Trainer, cost, curves, labels, state};
+use crate::base::text::{Shown, plural};
 use crate::config::{Config, SETTINGS, Setting, setting};
 use crate::data::{ImageCache, Sampler};
-use crate::store::Group;
-use crate::text::{Shown, plural};
-use crate::{Error, Result, eval};
+use crate::engine::store::Group;
+use crate::model::{MODEL_FILE, Position, Record, Saved, TrainingImages, checkpoints};
+use crate::{Error, Result};
 
 impl<'a, T: Task> Training<'a, T> {
     /// Builds the network, fills it, and writes down in the run's folder that the training has begun.
@@ -37,7 +35,7 @@ impl<'a, T: Task> Training<'a, T> {
         describe(job, &trainer);
         let metrics =
             job.run.metrics(record.metrics, |line| line["step"].as_u64().is_some_and(|step| step <= position.step))?;
-        let transform = eval::transform(config);
+        let transform = config.transform();
         let mut training = Training {
             job,
             trainer,
@@ -101,13 +99,13 @@ fn resume<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, updates: usize, imag
     })?;
     let saved = Saved::open(&newest)?;
     refuse_other_shapes(&saved.header.config, config)?;
-    labels::check(&newest.join(state::MODEL_FILE), &saved.header, &task.class_names(), config.task, reporter)?;
+    labels::check(&newest.join(MODEL_FILE), &saved.header, &task.class_names(), config.task, reporter)?;
     let mut record = saved.record.clone();
     check_position(job, record.position, updates)?;
     if record.is_finished(config) {
         refuse_changes(&saved.header.config, config)?;
     }
-    saved.restore(trainer)?;
+    state::restore(&saved, trainer)?;
     if let Some(change) = record.images.and_then(|then| images.change(&then)) {
         reporter.warn(&change);
     }

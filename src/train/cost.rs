@@ -1,22 +1,16 @@
 //! What a network costs, before anything is trained: its numbers, its operations, and the memory that a run takes.
 
-use super::trainer::{network_config, record};
+use super::trainer::record;
 use crate::Result;
-use crate::config::{Config, OptimKind, TaskKind};
-use crate::device::Device;
-use crate::graph::{Graph, Mode};
-use crate::memory;
-use crate::nn::Network;
-use crate::optim::Optimizer;
-use crate::plan::Plan;
-use crate::shape::Shape;
-use crate::store::{Group, Store};
-use crate::text::plural;
-
-/// Batches that a loader's worker has in hand: those that wait, and the one in work.
-const BATCHES_OF_A_WORKER: usize = 3;
-/// Address space and memory of a thread that loads.
-const WORKER: u64 = 4 << 20;
+use crate::base::memory;
+use crate::base::text::plural;
+use crate::config::{Config, OptimKind};
+use crate::engine::device::Device;
+use crate::engine::optim::Optimizer;
+use crate::engine::plan::Plan;
+use crate::engine::store::{Group, Store};
+use crate::model::cost::{SMALLER_IMAGES, advice, evaluation, fewer_at_once, loader_bytes, state_bytes, sum, times};
+use crate::nn::TaskKind;
 
 /// Numbers, operations and memory of a network on the CPU, with f32 activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +72,7 @@ impl Memory {
 /// Settings that make no network.
 pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
     let mut store = Store::of_shapes();
-    let network = network_config(config, classes)?.build(&mut store, config.seed)?;
+    let network = config.network(classes)?.build(&mut store, config.seed)?;
     let one = evaluation(config, network.as_ref(), &store, 1)?;
     let (batch, _) = record(config, classes, network.as_ref(), &store)?;
     let plan = Plan::new(&batch, &store, None)?;
@@ -161,52 +155,6 @@ pub fn ensure_training(config: &Config, classes: usize, data: DataSizes, device:
     Ok(cost)
 }
 
-/// Refuses to load a network that cannot be evaluated in the memory that is left.
-///
-/// # Errors
-/// As [`ensure_training`].
-pub fn ensure_evaluation(config: &Config, classes: usize, device: &Device) -> Result<()> {
-    let mut store = Store::of_shapes();
-    let network = network_config(config, classes)?.build(&mut store, config.seed)?;
-    let weights = times(4, store.count(None) + store.buffer_numbers());
-    let batch = config.eval.batch;
-    let activations = match device.gpu() {
-        None => evaluation(config, network.as_ref(), &store, batch)?.bytes(),
-        Some(_) => 0,
-    };
-    let batches = loader_bytes(config, batch, usize::MAX);
-    let [eval_batch, workers] = fewer_at_once(config);
-    let advice = match weights > activations.max(batches) {
-        true => "free memory, raise the limit, or use a smaller network".into(),
-        false => advice(&[eval_batch, workers, (true, SMALLER_IMAGES)]),
-    };
-    let purpose = format!(
-        "evaluating {} with batches of {} of {}x{}",
-        config.model.arch,
-        plural(batch, "image", "images"),
-        config.model.height,
-        config.model.image_width
-    );
-    memory::ensure_or(&purpose, sum([weights, activations, batches]), &advice)
-}
-
-const SMALLER_IMAGES: &str = "smaller images (--height, --image-width)";
-
-/// What may be evaluated or loaded less at a time, and whether there is more than one.
-fn fewer_at_once(config: &Config) -> [(bool, &'static str); 2] {
-    let workers = crate::eval::workers(config);
-    [(config.eval.batch > 1, "a smaller --eval-batch"), (workers > 1, "fewer --workers")]
-}
-
-/// Writes `use a, b or c` of those that help this run.
-fn advice(ways: &[(bool, &str)]) -> String {
-    let ways: Vec<&str> = ways.iter().filter(|(helps, _)| *helps).map(|(_, way)| *way).collect();
-    match &ways[..] {
-        [rest @ .., last] if !rest.is_empty() => format!("use {} or {last}", rest.join(", ")),
-        ways => format!("use {}", ways.concat()),
-    }
-}
-
 /// The part of `--cache-mb` that is left once all else has its memory, MiB.
 pub fn cache_mb(config: &Config, cost: &Cost, data: DataSizes) -> usize {
     let Some((_, available)) = memory::total_and_available() else { return config.data.cache_mb };
@@ -218,58 +166,9 @@ pub fn cache_mb(config: &Config, cost: &Cost, data: DataSizes) -> usize {
     config.data.cache_mb.min((available.saturating_sub(later) >> 20) as usize)
 }
 
-/// A network in evaluation.
-struct Evaluation {
-    flops: u64,
-    arena: u64,
-    states: u64,
-    outputs: usize,
-}
-
-impl Evaluation {
-    fn bytes(&self) -> u64 {
-        self.arena.saturating_add(self.states)
-    }
-}
-
-fn evaluation(config: &Config, network: &dyn Network, store: &Store, batch: usize) -> Result<Evaluation> {
-    let mut graph = Graph::new(Mode::Eval);
-    let images = graph.input(Shape::new(batch, config.model.height, config.model.image_width, 3));
-    let outputs = network.forward(&mut graph, store, images)?;
-    outputs.logits.iter().chain([&outputs.feature]).for_each(|&output| graph.keep(output));
-    let row = if config.task == TaskKind::Reid { outputs.feature } else { outputs.logits[0] };
-    Ok(Evaluation {
-        flops: graph.flops(),
-        arena: Plan::new(&graph, store, None)?.arena_bytes() as u64,
-        states: state_bytes(&graph, batch),
-        outputs: graph.shape(row).c,
-    })
-}
-
-/// Latent states before and after a step.
-fn state_bytes(graph: &Graph, batch: usize) -> u64 {
-    graph.states().iter().map(|state| times(8 * state.slot.len() as u64, batch)).fold(0, u64::saturating_add)
-}
-
-/// For `batches` of `batch` images: no more threads are started.
-fn loader_bytes(config: &Config, batch: usize, batches: usize) -> u64 {
-    let workers = crate::eval::workers(config).min(batches);
-    let image = 3 * (config.model.height * config.model.image_width) as u64;
-    // One is trained on, one is on its way.
-    sum([times(times(image, batch), BATCHES_OF_A_WORKER * workers + 2), times(WORKER, workers)])
-}
-
 /// The lists of the images of every batch of an epoch: drawn, divided, and the loader's.
 fn index_bytes(config: &Config, data: DataSizes) -> u64 {
     times(3 * (config.batch() as u64 + 3) * size_of::<usize>() as u64, data.batches)
-}
-
-fn times(bytes: u64, count: usize) -> u64 {
-    bytes.saturating_mul(count as u64)
-}
-
-fn sum<const N: usize>(parts: [u64; N]) -> u64 {
-    parts.into_iter().fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]

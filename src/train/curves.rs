@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use crate::plot::{self, Captions, Series};
+use crate::Result;
+use crate::base::input;
+use crate::base::plot::{self, Captions, Series};
 use crate::run_dir::{self, RunDir};
-use crate::{Result, input};
 
 /// (step, value) of each of `figures` at the end of each epoch.
 ///

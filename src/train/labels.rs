@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::state::ModelHeader;
-use crate::config::TaskKind;
-use crate::progress::Reporter;
-use crate::text::Shown;
+use crate::base::progress::Reporter;
+use crate::base::text::Shown;
+use crate::model::ModelHeader;
+use crate::nn::TaskKind;
 use crate::{Error, Result};
 
 /// Refuses labels `now` that are not those of the checkpoint `path`, with an example. One that names none, of an earlier version,

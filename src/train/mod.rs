@@ -1,13 +1,10 @@
 //! Training: a step ([`Trainer`]), the loop over epochs ([`run()`]), and what a checkpoint holds ([`state`]).
 
 mod begin;
-mod checkpoints;
 mod classify;
 pub mod cost;
 pub mod curves;
-mod images;
 mod labels;
-mod record;
 mod recorded;
 mod reid;
 mod run;
@@ -19,4 +16,4 @@ pub use classify::Classify;
 pub use reid::Reid;
 pub use run::{Job, Outcome, Start, prepare, run};
 pub use task::{Report, Task};
-pub use trainer::{StepReport, Trainer, network_config};
+pub use trainer::Trainer;

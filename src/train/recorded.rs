@@ -1,9 +1,10 @@
 //! A training step on a GPU: launched anew each time, or recorded once and replayed.
 
-use crate::device::{Buffer, Gpu, Ptr, Recording};
-use crate::optim::Update;
-use crate::session::Bound;
-use crate::{Result, profile};
+use crate::Result;
+use crate::base::profile;
+use crate::engine::device::{Buffer, Gpu, Ptr, Recording};
+use crate::engine::optim::Update;
+use crate::engine::session::Bound;
 
 /// Recordings that are kept: latent states take turns between two places, and a step may have three parts.
 const KEPT: usize = 6;

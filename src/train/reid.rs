@@ -9,10 +9,9 @@ use super::task::{Report, Task};
 use crate::Result;
 use crate::config::Config;
 use crate::data::{Dataset, IdentitySampler, Sample, Sampler};
-use crate::eval::ranking::{RankingReport, write_queries_csv};
+use crate::eval::ranking::{RankingReport, Scores, write_queries_csv};
 use crate::eval::{self, Model};
 use crate::run_dir::RunDir;
-use crate::study::Scores;
 
 /// Learns the identities of a data set.
 pub struct Reid<'a> {

@@ -7,22 +7,26 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use super::cost::{self, Cost, DataSizes};
-use super::state::{self, Best, ModelInfo, Position, Record};
+use super::state::{self, ModelInfo};
 use super::task::{Report, Task};
-use super::{StepReport, Trainer, checkpoints, curves};
-use crate::checkpoint::{self, FineTune, Names};
+use super::{Trainer, curves};
+use crate::base::profile;
+use crate::base::progress::Reporter;
+use crate::base::stop::StopFlag;
+use crate::base::text::{Shown, plural};
 use crate::config::Config;
 use crate::data::{ImageCache, Loader, LoaderOptions, Sample, Sampler, Transform};
-use crate::device::Device;
-use crate::eval::{self, Model};
+use crate::engine::device::Device;
+use crate::engine::schedule::Schedule;
+use crate::engine::store::Store;
+use crate::eval::Model;
+use crate::io::checkpoint::{self, FineTune, Names};
+use crate::model::{
+    Best, MODEL_FILE, Position, Record, StepReport, checkpoints, has_header, load_latent_states, model_header,
+};
 use crate::nn::Network;
-use crate::progress::Reporter;
 use crate::run_dir::{Metrics, RunDir};
-use crate::schedule::Schedule;
-use crate::stop::StopFlag;
-use crate::store::Store;
-use crate::text::{Shown, plural};
-use crate::{Error, Result, profile};
+use crate::{Error, Result};
 
 /// Checkpoints that stay on disk.
 const KEEP_CHECKPOINTS: usize = 2;
@@ -150,7 +154,7 @@ impl<T: Task> Training<'_, T> {
                 augment: Some(config.augment.clone()),
                 seed: config.seed,
                 epoch: epoch as u64,
-                workers: eval::workers(config),
+                workers: config.workers(),
             };
             let title = format!("epoch {}/{}", epoch + 1, config.schedule.epochs);
             bar = reporter.start(&title, (batches.len() - first) as u64, "steps");
@@ -268,17 +272,25 @@ impl<T: Task> Training<'_, T> {
             return Err(Error::Stopped);
         }
         let Trainer { store, network, states, device, .. } = &mut self.trainer;
-        task.evaluate(Model { network: network.as_ref(), store, states, config, device, reporter, stop: stop.clone() })
+        task.evaluate(Model {
+            network: network.as_ref(),
+            store,
+            states,
+            options: config.eval_options(),
+            device,
+            reporter,
+            stop: stop.clone(),
+        })
     }
 
     /// Measures the best weights.
     fn evaluate_best(&mut self, best: &Best) -> Result<T::Report> {
         self.job.reporter.message(&format!("the weights after epoch {}:", best.epoch));
-        let model = checkpoints::of_best(&self.job.run.checkpoints(), best).join(state::MODEL_FILE);
+        let model = checkpoints::of_best(&self.job.run.checkpoints(), best).join(MODEL_FILE);
         self.trainer.fetch()?;
         checkpoint::load_exact(&mut self.trainer.store, &checkpoint::File::open(&model)?, None)?;
         let decls = self.trainer.state_decls().to_vec();
-        state::load_latent_states(&model, &decls, &mut self.trainer.states)?;
+        load_latent_states(&model, &decls, &mut self.trainer.states)?;
         self.measure()
     }
 
@@ -356,7 +368,7 @@ pub(super) fn load_weights<T: Task>(
     if keep {
         let fits = !report.new.iter().any(|name| arch.is_head(name));
         // Weights from elsewhere name no classes.
-        let named = state::has_header(&file).then(|| state::model_header(path, &file)).transpose()?;
+        let named = has_header(&file).then(|| model_header(path, &file)).transpose()?;
         let same = named.is_none_or(|header| header.names_fit(&task.class_names()));
         if !(fits && same) {
             let classes = task.classes();

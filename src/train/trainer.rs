@@ -3,18 +3,20 @@
 use rayon::prelude::*;
 
 use super::recorded::{Part, Recorded};
+use crate::base::profile;
 use crate::config::Config;
 use crate::data::Batch;
-use crate::device::{Device, Gpu, Grid, Mirrored, Ptr, kernels};
-use crate::graph::{Graph, Mode, Var};
-use crate::latent_state::{LatentStates, StatePolicy};
-use crate::nn::{Network, NetworkConfig};
-use crate::op;
-use crate::optim::{self, Ema, Optimizer, Segment};
-use crate::session::Session;
-use crate::shape::Shape;
-use crate::store::{Group, Store};
-use crate::{Error, Result, profile};
+use crate::engine::device::{Device, Gpu, Grid, Mirrored, Ptr, kernels};
+use crate::engine::graph::{Graph, Mode, Var};
+use crate::engine::latent_state::{LatentStates, StatePolicy};
+use crate::engine::op;
+use crate::engine::optim::{self, Ema, Optimizer, Segment};
+use crate::engine::session::Session;
+use crate::engine::shape::Shape;
+use crate::engine::store::{Group, Store};
+use crate::model::StepReport;
+use crate::nn::Network;
+use crate::{Error, Result};
 
 /// A model with its numbers, memory and optimiser.
 pub struct Trainer {
@@ -46,39 +48,6 @@ pub(super) struct Ends {
     cross_entropies: Vec<Var>,
     /// One for each embedding, if any; their mean counts.
     triplets: Vec<Var>,
-}
-
-/// What a step reports.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct StepReport {
-    /// Weighted sum of the two below.
-    pub loss: f64,
-    /// Mean over the network's classifiers.
-    pub cross_entropy: f64,
-    /// Mean over the network's embeddings; `None` for a classifier.
-    pub triplet: Option<f64>,
-    /// Share of the batch whose label has the largest logit, mean over the classifiers.
-    pub accuracy: f64,
-    /// Gradient norm, before clipping; `None` for a batch that only adds its gradient to a sum.
-    pub grad_norm: Option<f64>,
-}
-
-/// The network's settings from the run's.
-///
-/// # Errors
-/// An unknown architecture.
-pub fn network_config(config: &Config, classes: usize) -> Result<NetworkConfig> {
-    let model = &config.model;
-    Ok(NetworkConfig {
-        arch: config.arch()?,
-        stem: model.stem,
-        width: model.width,
-        last_stride: model.last_stride,
-        embedding: model.embedding,
-        pool: model.pool,
-        cells: config.ptl.branch(),
-        classes,
-    })
 }
 
 /// What a training step computes, for batches of [`Config::batch`] images.
@@ -130,9 +99,9 @@ impl Trainer {
         init: impl FnOnce(&dyn Network, &mut Store) -> Result<()>,
     ) -> Result<Trainer> {
         let mut shapes = Store::of_shapes();
-        network_config(config, classes)?.build(&mut shapes, config.seed)?;
+        config.network(classes)?.build(&mut shapes, config.seed)?;
         let mut store = Store::with_room(shapes.count(None))?;
-        let network = network_config(config, classes)?.build(&mut store, config.seed)?;
+        let network = config.network(classes)?.build(&mut store, config.seed)?;
         init(network.as_ref(), &mut store)?;
         if config.train.freeze_backbone {
             store.set_trainable(Group::Backbone, false);
@@ -383,7 +352,7 @@ impl Trainer {
     }
 
     /// Declarations of the latent states, for checkpoints.
-    pub fn state_decls(&self) -> &[crate::graph::StateDecl] {
+    pub fn state_decls(&self) -> &[crate::engine::graph::StateDecl] {
         self.session.graph().states()
     }
 

@@ -16,7 +16,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use ptl::device::{Device, DeviceKind, DeviceOptions};
+use ptl::engine::device::{Device, DeviceKind, DeviceOptions};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -182,7 +182,7 @@ fn a_run_can_be_evaluated_extracted_resumed_and_fine_tuned() {
     let tensors = path(&folder, "new/folder/features.safetensors");
     succeeds(&["extract", "--checkpoint", run, "--images", &images, "--out", &tensors]);
     assert_eq!(
-        ptl::checkpoint::File::open(Path::new(&tensors)).unwrap().shape("features").unwrap()[0],
+        ptl::io::checkpoint::File::open(Path::new(&tensors)).unwrap().shape("features").unwrap()[0],
         files(&images).len()
     );
 
@@ -227,7 +227,7 @@ fn a_run_can_be_evaluated_extracted_resumed_and_fine_tuned() {
 
 /// The fixture's weights as another program would save them: without our description.
 fn foreign_weights(folder: &TempDir, rename: impl Fn(&str) -> String) -> String {
-    use ptl::checkpoint::{File, Tensor, write};
+    use ptl::io::checkpoint::{File, Tensor, write};
     let checkpoints = files(Path::new(&fixture().run).join("checkpoints"));
     let file = File::open(&checkpoints.last().unwrap().join("model.safetensors")).unwrap();
     let tensors: Vec<Tensor> = file
@@ -248,7 +248,7 @@ fn foreign_weights(folder: &TempDir, rename: impl Fn(&str) -> String) -> String 
 
 /// The tensors of `weights` once under each of `prefixes`.
 fn two_networks(folder: &TempDir, weights: &str, prefixes: [&str; 2]) -> String {
-    use ptl::checkpoint::{File, Tensor, write};
+    use ptl::io::checkpoint::{File, Tensor, write};
     let file = File::open(Path::new(weights)).unwrap();
     let named = |prefix: &str, name: &String| {
         let (name_there, shape) = (format!("{prefix}{name}"), file.shape(name).unwrap());
@@ -307,7 +307,7 @@ fn weights_from_elsewhere_are_measured_with_flags_that_name_their_network() {
 
 /// The fixture's weights with one of their tensors changed, in a file of another program.
 fn changed_weights(folder: &TempDir, name: &str, change: impl Fn(&mut Vec<f32>)) -> String {
-    use ptl::checkpoint::{File, Tensor, write};
+    use ptl::io::checkpoint::{File, Tensor, write};
     let file = File::open(Path::new(&foreign_weights(folder, str::to_string))).unwrap();
     let mut tensors = Vec::new();
     for tensor in file.names() {
@@ -356,10 +356,10 @@ fn weights_that_are_not_finite_are_named_and_no_such_feature_is_written() {
 /// A description that asks for a huge network beside a tensor of one number.
 #[test]
 fn a_description_is_believed_as_far_as_the_tensors_go() {
-    use ptl::checkpoint::{Tensor, write};
+    use ptl::io::checkpoint::{Tensor, write};
     let folder = tempfile::tempdir().unwrap();
     let checkpoints = files(Path::new(&fixture().run).join("checkpoints"));
-    let own = ptl::checkpoint::File::open(&checkpoints.last().unwrap().join("model.safetensors")).unwrap();
+    let own = ptl::io::checkpoint::File::open(&checkpoints.last().unwrap().join("model.safetensors")).unwrap();
     let header: Value = serde_json::from_str(&own.metadata["ptl"]).unwrap();
     let refused = |change: &dyn Fn(&mut Value), part: &str| {
         let mut header = header.clone();

@@ -54,8 +54,8 @@ fn same_results(a: &str, b: &str, arms: &[&str]) {
             assert_eq!(read(a, &format!("{arm}/{file}")), read(b, &format!("{arm}/{file}")), "{arm} {file}");
         }
         let weights = |run: &str| {
-            let newest = ptl::eval::model_file(&Path::new(run).join(arm)).unwrap();
-            ptl::checkpoint::File::open(&newest).unwrap()
+            let newest = ptl::model::model_file(&Path::new(run).join(arm)).unwrap();
+            ptl::io::checkpoint::File::open(&newest).unwrap()
         };
         let (a, b) = (weights(a), weights(b));
         for name in a.names() {

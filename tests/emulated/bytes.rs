@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use half::bf16;
-use ptl::device::{Device, Emulator, Gpu, Launch, Precision};
-use ptl::graph::Mode;
-use ptl::op::CaseRun;
-use ptl::session::{Pass, Placed};
-use ptl::shape::Shape;
+use ptl::engine::device::{Device, Emulator, Gpu, Launch, Precision};
+use ptl::engine::graph::Mode;
+use ptl::engine::op::CaseRun;
+use ptl::engine::session::{Pass, Placed};
+use ptl::engine::shape::Shape;
 
 use crate::cells::{Cell, cells};
 

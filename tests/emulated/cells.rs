@@ -2,11 +2,11 @@
 //! gradients read and overwrite the gates: twice). Copies of the weights packed for tensor cores and partial sums are left out.
 //! The test of bytes and the bench `kernels` share this file.
 
-use ptl::device::Precision;
-use ptl::graph::{Graph, Var};
-use ptl::op::{OpCase, bconv_cell};
-use ptl::shape::Shape;
-use ptl::store::{Layout, ParamId, Store};
+use ptl::engine::device::Precision;
+use ptl::engine::graph::{Graph, Var};
+use ptl::engine::op::{OpCase, bconv_cell};
+use ptl::engine::shape::Shape;
+use ptl::engine::store::{Layout, ParamId, Store};
 
 /// A cell of MGN_PTL: 3x3 with padding 1.
 #[derive(Clone, Copy)]

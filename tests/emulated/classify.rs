@@ -1,14 +1,16 @@
 //! Classifiers on the emulated GPU: mixed images, groups of batches, averaged weights.
 
-use ptl::config::{Config, Overrides, TaskKind};
+use ptl::base::progress::Reporter;
+use ptl::base::rng::{Purpose, stream};
+use ptl::base::stop::StopFlag;
+use ptl::config::{Config, Overrides};
 use ptl::data::{Batch, ClassDataset, Drawn, ImageSource, Mix, PackedImages, Sample};
-use ptl::device::{Device, DeviceKind, Precision};
-use ptl::eval::{Model, Output, TrainedModel};
-use ptl::progress::Reporter;
-use ptl::rng::{Purpose, stream};
+use ptl::engine::device::{Device, DeviceKind, Precision};
+use ptl::eval::{Model, Output};
+use ptl::model::{StepReport, TrainedModel};
+use ptl::nn::TaskKind;
 use ptl::run_dir::RunDir;
-use ptl::stop::StopFlag;
-use ptl::train::{self, Classify, Job, Outcome, Start, StepReport, Trainer};
+use ptl::train::{self, Classify, Job, Outcome, Start, Trainer};
 use rand::RngExt;
 use std::sync::Arc;
 

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use ptl::device::{Device, Precision};
+use ptl::base::progress::Reporter;
+use ptl::engine::device::{Device, Precision};
 use ptl::eval::features_file::FeatureSet;
 use ptl::eval::ranking::{RankingOptions, RankingReport};
 use ptl::eval::report::{Details, Evaluation};
 use ptl::eval::rerank::{RerankOptions, RerankVariant};
 use ptl::eval::roc::{FALSE_POSITIVE_RATES, Roc};
-use ptl::progress::Reporter;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

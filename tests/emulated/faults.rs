@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use ptl::Error;
-use ptl::config::{Config, TaskKind};
+use ptl::config::Config;
 use ptl::data::{Batch, Drawn};
-use ptl::device::{Backend, Device, Emulator, Gpu, Kernel, Precision, Recording, Vendor};
-use ptl::latent_state::{EvalState, StateInit};
+use ptl::engine::device::{Backend, Device, Emulator, Gpu, Kernel, Precision, Recording, Vendor};
+use ptl::engine::latent_state::{EvalState, StateInit};
+use ptl::model::Record;
+use ptl::nn::TaskKind;
 use ptl::train::Trainer;
-use ptl::train::state::{self, ModelInfo, Record};
+use ptl::train::state::{self, ModelInfo};
 
 /// The emulated GPU until so many calls are done; then every call fails.
 #[derive(Debug)]

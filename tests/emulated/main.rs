@@ -12,7 +12,7 @@ mod ops;
 mod ranking;
 mod training;
 
-use ptl::device::{Device, DeviceKind, DeviceOptions, Precision};
+use ptl::engine::device::{Device, DeviceKind, DeviceOptions, Precision};
 
 /// The emulated GPU, or `None` (and a note) in a build without a C++ compiler.
 fn emulated(precision: Precision) -> Option<Device> {

@@ -1,9 +1,9 @@
 //! The self-test of the emulated GPU: each op, the update rules, images and a training step against the CPU.
 
-use ptl::device::{Device, Precision};
-use ptl::graph::Mode;
-use ptl::op::{CaseRun, cases};
-use ptl::selftest;
+use ptl::app::selftest;
+use ptl::engine::device::{Device, Precision};
+use ptl::engine::graph::Mode;
+use ptl::engine::op::{CaseRun, cases};
 
 use crate::emulated;
 

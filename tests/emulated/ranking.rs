@@ -1,11 +1,11 @@
 //! Distances, re-ranking and whole reports on the emulated GPU against the CPU.
 
-use ptl::device::{Device, Precision};
+use ptl::base::progress::Reporter;
+use ptl::engine::device::{Device, Precision};
 use ptl::eval::features_file::FeatureSet;
 use ptl::eval::ranking::{RankingOptions, RankingReport};
 use ptl::eval::report::{Details, Evaluation, Outcome};
 use ptl::eval::rerank::{RerankOptions, RerankVariant, rerank};
-use ptl::progress::Reporter;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -1,16 +1,17 @@
 //! Every network trains and evaluates on the emulated GPU: the same settings, run folder and checkpoints as on the CPU.
 
-use ptl::config::{Config, Overrides, TaskKind};
+use ptl::base::progress::Reporter;
+use ptl::base::stop::StopFlag;
+use ptl::config::{Config, Overrides};
 use ptl::data::synth::{self, Domain, SynthConfig};
 use ptl::data::{Batch, Dataset, DatasetKind, Drawn, LoadOptions, load};
-use ptl::device::{Device, DeviceKind, Precision};
+use ptl::engine::device::{Device, DeviceKind, Precision};
 use ptl::eval::ranking::RankingReport;
-use ptl::eval::{Model, Output, TrainedModel};
-use ptl::nn::Arch;
-use ptl::progress::Reporter;
+use ptl::eval::{Model, Output};
+use ptl::model::TrainedModel;
+use ptl::nn::{Arch, TaskKind};
 use ptl::run_dir::RunDir;
-use ptl::stop::StopFlag;
-use ptl::train::{self, Job, Outcome, Reid, Start, state};
+use ptl::train::{self, Job, Outcome, Reid, Start};
 use tempfile::TempDir;
 
 use crate::emulated;
@@ -114,8 +115,9 @@ fn a_run_resumes_bit_for_bit_and_replays_what_it_recorded() {
             config.gpu.graph = graph;
             run(&config, &data, if i == 0 { Start::Scratch } else { Start::Resume }, &dir);
         }
-        let newest = state::newest(&dir.checkpoints()).unwrap();
-        [state::MODEL_FILE, state::TRAINING_FILE].map(|file| ptl::checkpoint::File::open(&newest.join(file)).unwrap())
+        let newest = ptl::model::checkpoints::newest(&dir.checkpoints()).unwrap();
+        [ptl::model::MODEL_FILE, ptl::model::TRAINING_FILE]
+            .map(|file| ptl::io::checkpoint::File::open(&newest.join(file)).unwrap())
     };
     let whole = newest("whole", &[(6, true)]);
     for (how, settings) in [("launched", &[(6, false)][..]), ("resumed", &[(3, true), (6, true)])] {

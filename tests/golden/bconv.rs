@@ -1,9 +1,9 @@
 //! BConv-Cells over four steps, with a state that shrinks with the batch.
 
-use ptl::graph::Mode;
-use ptl::op;
-use ptl::shape::Shape;
-use ptl::store::Store;
+use ptl::engine::graph::Mode;
+use ptl::engine::op;
+use ptl::engine::shape::Shape;
+use ptl::engine::store::Store;
 
 use crate::engine::{Run, grad, param};
 use crate::support::{GoldenFile, Variant, all_precisions, files, formula_tensor};

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use ptl::checkpoint::{self, File};
+use ptl::engine::store::Store;
+use ptl::io::checkpoint::{self, File};
 use ptl::nn::{Architecture, Classifier, ClassifierConfig, Pool, ResNetConfig, StemKind};
-use ptl::store::Store;
 use serde_json::Value;
 
 use crate::support::{Checker, GoldenFile, files};

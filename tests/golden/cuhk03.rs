@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use ptl::convert::cuhk03::{BoxKind, Job, MatFile, NewProtocol, Outcome, convert};
+use ptl::base::progress::Reporter;
+use ptl::base::stop::StopFlag;
+use ptl::data::convert::cuhk03::{BoxKind, Job, MatFile, NewProtocol, Outcome, convert};
 use ptl::data::{Dataset, DatasetKind, LoadOptions, Protocol, load};
-use ptl::progress::Reporter;
-use ptl::stop::StopFlag;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;

@@ -1,11 +1,11 @@
 //! Runs a recorded graph on golden tensors: NCHW outside, NHWC inside.
 
-use ptl::device::Device;
-use ptl::graph::{Graph, Mode, StateId, Var};
-use ptl::latent_state::{LatentStates, StateInit};
-use ptl::session::Session;
-use ptl::shape::Shape;
-use ptl::store::{Group, Layout, ParamId, Store};
+use ptl::engine::device::Device;
+use ptl::engine::graph::{Graph, Mode, StateId, Var};
+use ptl::engine::latent_state::{LatentStates, StateInit};
+use ptl::engine::session::Session;
+use ptl::engine::shape::Shape;
+use ptl::engine::store::{Group, Layout, ParamId, Store};
 
 /// `[n, c, h, w]` to `[n, h, w, c]`.
 pub fn to_nhwc(x: &[f32], shape: Shape) -> Vec<f32> {

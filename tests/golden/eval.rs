@@ -1,6 +1,6 @@
 //! Ranking metrics, from features where the file has them, otherwise from the distances.
 
-use ptl::device::Device;
+use ptl::engine::device::Device;
 use ptl::eval::ranking::{
     CmcRule, GalleryFilter, Labels, QueryResult, RankingOptions, RankingReport, evaluate, evaluate_distances,
 };

@@ -1,10 +1,10 @@
 //! Single layers and residual blocks.
 
-use ptl::device::Precision;
-use ptl::graph::{Graph, Mode, Var};
+use ptl::engine::device::Precision;
+use ptl::engine::graph::{Graph, Mode, Var};
+use ptl::engine::op::{self, BatchNorm};
+use ptl::engine::store::{ParamId, Store};
 use ptl::nn::{Block, Scope};
-use ptl::op::{self, BatchNorm};
-use ptl::store::{ParamId, Store};
 use serde_json::Value;
 
 use crate::engine::{Run, nhwc_shape, param};

@@ -1,12 +1,12 @@
 //! Cross-entropy and batch-hard triplet loss.
 
-use ptl::device::Device;
-use ptl::graph::{Graph, Mode, Var};
-use ptl::latent_state::{LatentStates, StateInit};
-use ptl::op;
-use ptl::session::Session;
-use ptl::shape::Shape;
-use ptl::store::Store;
+use ptl::engine::device::Device;
+use ptl::engine::graph::{Graph, Mode, Var};
+use ptl::engine::latent_state::{LatentStates, StateInit};
+use ptl::engine::op;
+use ptl::engine::session::Session;
+use ptl::engine::shape::Shape;
+use ptl::engine::store::Store;
 
 use crate::support::{GoldenFile, Variant, exact, files};
 

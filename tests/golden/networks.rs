@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
+use ptl::engine::graph::{Graph, Mode, StateId, Var};
+use ptl::engine::latent_state::{LatentStates, StateInit};
+use ptl::engine::op;
+use ptl::engine::optim::{OptimConfig, Optimizer, Segment};
+use ptl::engine::session::Session;
+use ptl::engine::shape::Shape;
+use ptl::engine::store::Store;
 use ptl::eval::extract::normalize;
-use ptl::graph::{Graph, Mode, StateId, Var};
-use ptl::latent_state::{LatentStates, StateInit};
 use ptl::nn::{Classifier, ClassifierConfig, Mgn, MgnConfig, Network as _, Pool, ResNetConfig, StemKind};
-use ptl::op;
-use ptl::optim::{OptimConfig, Optimizer, Segment};
-use ptl::session::Session;
-use ptl::shape::Shape;
-use ptl::store::Store;
 use serde_json::Value;
 
 use crate::engine::{to_nchw, to_nhwc};

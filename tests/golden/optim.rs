@@ -1,8 +1,8 @@
 //! Optimisers: every configuration of the metadata, parameters after the stored steps and the final state.
 
-use ptl::device::{Device, Mirrored};
-use ptl::optim::{OptimConfig, Optimizer, Segment};
-use ptl::schedule::{Decay, Schedule};
+use ptl::engine::device::{Device, Mirrored};
+use ptl::engine::optim::{OptimConfig, Optimizer, Segment};
+use ptl::engine::schedule::{Decay, Schedule};
 use serde_json::Value;
 
 use crate::support::{Checker, GoldenFile, exact, files};

@@ -1,6 +1,6 @@
 //! Learning-rate schedules.
 
-use ptl::schedule::{Decay, Schedule, Warmup};
+use ptl::engine::schedule::{Decay, Schedule, Warmup};
 use serde_json::Value;
 
 use crate::support::{Checker, GoldenFile, files};

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use ptl::config::Interpolation;
-use ptl::data::{Drawn, Rgb, decode};
+use ptl::data::{Drawn, Interpolation, Rgb, decode};
 
 use crate::support::{Checker, GoldenFile, files};
 

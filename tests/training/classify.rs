@@ -3,18 +3,18 @@
 use std::fs;
 use std::sync::OnceLock;
 
-use ptl::checkpoint::File;
-use ptl::config::{Config, Overrides, TaskKind};
+use ptl::base::progress::Reporter;
+use ptl::base::stop::StopFlag;
+use ptl::config::{Config, Overrides};
 use ptl::data::{ClassDataset, ClassOptions, DatasetKind, Subsets, load_classes};
+use ptl::engine::latent_state::StatePolicy;
+use ptl::eval::classification;
 use ptl::eval::classification::ClassificationReport;
-use ptl::eval::{TrainedModel, classification};
-use ptl::latent_state::StatePolicy;
-use ptl::nn::Arch;
-use ptl::progress::Reporter;
+use ptl::io::checkpoint::File;
+use ptl::model::{Record, TrainedModel};
+use ptl::nn::{Arch, TaskKind};
 use ptl::run_dir::RunDir;
-use ptl::stop::StopFlag;
-use ptl::train::state::Record;
-use ptl::train::{self, Classify, Job, Outcome, Start, state};
+use ptl::train::{self, Classify, Job, Outcome, Start};
 use tempfile::TempDir;
 
 use crate::support::{assert_same, everything};
@@ -151,7 +151,7 @@ fn accumulated_batches_update_as_one_large_batch() {
     let folder = tempfile::tempdir().unwrap();
     let mut whole = config("resnet18");
     whole.train.freeze_bn = true;
-    (whole.augment.crop, whole.augment.flip) = (ptl::config::Crop::Squeeze, 0.0);
+    (whole.augment.crop, whole.augment.flip) = (ptl::data::Crop::Squeeze, 0.0);
     (whole.sampler.batch, whole.train.max_steps, whole.loss.label_smoothing) = (16, Some(1), 0.0);
     let mut parts = whole.clone();
     (parts.sampler.batch, parts.train.accumulate) = (4, 4);
@@ -186,9 +186,9 @@ fn training_ends_when_nothing_gets_better_and_the_best_weights_are_what_counts()
     assert_eq!(evaluations, 3, "one, and two that are no better");
     let record = |step: u64| Record::read(&run.checkpoints().join(format!("step-{step}"))).unwrap().unwrap();
     let updates = record(newest_step(&run)).position.step / 3;
-    let best = run.checkpoints().join(format!("step-{updates}")).join(state::MODEL_FILE);
+    let best = run.checkpoints().join(format!("step-{updates}")).join(ptl::model::MODEL_FILE);
     assert!(best.is_file(), "the first checkpoint outlives later ones");
-    assert_eq!(ptl::eval::model_file(run.root()).unwrap(), best);
+    assert_eq!(ptl::model::model_file(run.root()).unwrap(), best);
     let log = fs::read_to_string(run.log_path()).unwrap();
     assert!(log.contains("no better top-1 in 2 evaluations"), "{log}");
     // A run that is over stays over.
@@ -206,13 +206,14 @@ fn a_moving_average_is_what_is_saved_and_training_goes_on_from_the_weights() {
     let averaged = run_in(&folder, "averaged");
     finish(&config, Start::Scratch, &averaged);
     let file = |run: &RunDir, name: &str| {
-        File::open(&state::newest(&run.checkpoints()).unwrap().join(name)).unwrap_or_else(|e| panic!("{e}"))
+        File::open(&ptl::model::checkpoints::newest(&run.checkpoints()).unwrap().join(name))
+            .unwrap_or_else(|e| panic!("{e}"))
     };
-    let weights = |run: &RunDir| file(run, state::MODEL_FILE).f32("fc.weight").unwrap();
+    let weights = |run: &RunDir| file(run, ptl::model::MODEL_FILE).f32("fc.weight").unwrap();
     assert_ne!(weights(&plain), weights(&averaged));
     // Training itself is the same with and without the average.
-    let trained = file(&averaged, state::TRAINING_FILE).f32("trained.values").unwrap();
-    let model = file(&plain, state::MODEL_FILE);
+    let trained = file(&averaged, ptl::model::TRAINING_FILE).f32("trained.values").unwrap();
+    let model = file(&plain, ptl::model::MODEL_FILE);
     let bias = model.f32("fc.bias").unwrap();
     assert_eq!(trained[trained.len() - bias.len()..], bias[..], "the last parameter is the classifier's bias");
 }
@@ -224,14 +225,14 @@ fn a_plain_classifier_becomes_one_with_cells_and_keeps_its_head_where_asked() {
     let mut config = config("resnet18");
     config.schedule.epochs = 1;
     finish(&config, Start::Scratch, &plain);
-    let weights = ptl::eval::model_file(plain.root()).unwrap();
+    let weights = ptl::model::model_file(plain.root()).unwrap();
     let before = File::open(&weights).unwrap();
     // So small a rate moves nothing: what differs was not loaded.
     config.optim.lr = 1e-30;
     let after = |config: &Config, name: &str| {
         let run = run_in(&folder, name);
         finish(config, Start::Init(weights.clone()), &run);
-        File::open(&ptl::eval::model_file(run.root()).unwrap()).unwrap()
+        File::open(&ptl::model::model_file(run.root()).unwrap()).unwrap()
     };
     let fresh = after(&config, "fresh");
     assert_eq!(fresh.f32("layer4.0.conv1.weight").unwrap(), before.f32("layer4.0.conv1.weight").unwrap());
@@ -289,7 +290,7 @@ fn lines_of(run: &RunDir, kind: &str) -> Vec<String> {
 }
 
 fn newest_step(run: &RunDir) -> u64 {
-    let newest = state::newest(&run.checkpoints()).unwrap();
+    let newest = ptl::model::checkpoints::newest(&run.checkpoints()).unwrap();
     newest.file_name().unwrap().to_str().unwrap().strip_prefix("step-").unwrap().parse().unwrap()
 }
 

@@ -5,14 +5,14 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use ptl::base::progress::Reporter;
+use ptl::base::stop::StopFlag;
 use ptl::config::Config;
 use ptl::data::{Dataset, Sample, Sampler};
 use ptl::eval::ranking::RankingReport;
-use ptl::eval::{Model, TrainedModel, evaluate_dataset, model_file};
-use ptl::progress::Reporter;
+use ptl::eval::{Model, evaluate_dataset};
+use ptl::model::{Record, TrainedModel, model_file};
 use ptl::run_dir::RunDir;
-use ptl::stop::StopFlag;
-use ptl::train::state::{self, Record};
 use ptl::train::{self, Job, Outcome, Reid, Start, Task};
 use ptl::{Error, Result};
 use serde_json::{Map, Value};
@@ -196,7 +196,7 @@ fn leftovers_are_used_or_removed() {
     let mut part = config.clone();
     part.train.max_steps = Some(2 * STEPS_PER_EPOCH);
     finish(&part, Start::Scratch, &run);
-    let newest = state::newest(&run.checkpoints()).unwrap();
+    let newest = ptl::model::checkpoints::newest(&run.checkpoints()).unwrap();
     let beside = |name: &str| run.checkpoints().join(name);
     let name = newest.file_name().unwrap().to_str().unwrap();
     copy(&newest, &beside(&format!(".{name}.old")));
@@ -292,7 +292,7 @@ fn a_run_goes_on_with_its_own_identities_only() {
     assert_eq!(fs::read(run.config_path()).unwrap(), before);
 
     // A checkpoint of an earlier version names none: it goes on, with a warning.
-    let model = state::newest(&run.checkpoints()).unwrap().join(state::MODEL_FILE);
+    let model = ptl::model::checkpoints::newest(&run.checkpoints()).unwrap().join(ptl::model::MODEL_FILE);
     let bytes = fs::read(&model).unwrap();
     let (from, to) = ("\\\"class_names\\\":[", "\\\"klass_names\\\":[");
     let at = bytes.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
@@ -339,7 +339,7 @@ fn a_run_that_ended_before_its_first_epoch_goes_on() {
     (unsaved.train.checkpoint_every, unsaved.train.eval_every) = (100, 1);
     let start = Start::Init(weights.clone());
     train::run(&Job { config: &unsaved, task, start, run: &run, reporter: &silent, stop }).err().expect("it fails");
-    assert_eq!(state::newest(&run.checkpoints()).unwrap().file_name().unwrap(), "step-0");
+    assert_eq!(ptl::model::checkpoints::newest(&run.checkpoints()).unwrap().file_name().unwrap(), "step-0");
     assert!(model_file(run.root()).unwrap_err().to_string().contains("no checkpoint yet"));
     fs::remove_file(&weights).unwrap();
     finish(&other, Start::Resume, &run);
@@ -349,8 +349,8 @@ fn a_run_that_ended_before_its_first_epoch_goes_on() {
 /// Makes a checkpoint one of an earlier version: its place stands in the training file, and there is no record.
 fn age(checkpoint: &Path) {
     let record = Record::read(checkpoint).unwrap().unwrap();
-    fs::remove_file(checkpoint.join(state::RECORD_FILE)).unwrap();
-    let path = checkpoint.join(state::TRAINING_FILE);
+    fs::remove_file(checkpoint.join(ptl::model::RECORD_FILE)).unwrap();
+    let path = checkpoint.join(ptl::model::TRAINING_FILE);
     let bytes = fs::read(&path).unwrap();
     let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let mut header: Value = serde_json::from_slice(&bytes[8..8 + len]).unwrap();
@@ -376,13 +376,13 @@ fn a_run_of_an_earlier_version_goes_on() {
     let mut part = config.clone();
     part.train.max_steps = Some(2 * STEPS_PER_EPOCH);
     finish(&part, Start::Scratch, &run);
-    let newest = state::newest(&run.checkpoints()).unwrap();
+    let newest = ptl::model::checkpoints::newest(&run.checkpoints()).unwrap();
     let best = Record::read(&newest).unwrap().unwrap().best.unwrap();
     let kept = run.checkpoints().join("best");
     copy(&run.checkpoints().join(format!("step-{}", best.step.unwrap())), &kept);
     age(&newest);
     age(&kept);
-    assert_eq!(model_file(run.root()).unwrap(), kept.join(state::MODEL_FILE));
+    assert_eq!(model_file(run.root()).unwrap(), kept.join(ptl::model::MODEL_FILE));
     finish(&config, Start::Resume, &run);
     assert_same(&whole, &run, "of an earlier version");
     assert_eq!(metrics(&whole), metrics(&run));
@@ -397,7 +397,7 @@ fn the_best_weights_are_what_is_measured_at_the_end() {
     (config.train.eval_every, config.train.patience, config.schedule.epochs) = (1, 1, 30);
     config.optim.lr = 0.02;
     let report = finish(&config, Start::Scratch, &run);
-    let newest = state::newest(&run.checkpoints()).unwrap();
+    let newest = ptl::model::checkpoints::newest(&run.checkpoints()).unwrap();
     let best = Record::read(&newest).unwrap().unwrap().best.unwrap();
     assert_eq!(best.evaluations_since, 1);
     let silent = Reporter::silent();
@@ -419,7 +419,7 @@ fn a_record_that_no_run_can_have_made_is_refused() {
     let mut config = config();
     config.train.max_steps = Some(2);
     finish(&config, Start::Scratch, &run);
-    let path = state::newest(&run.checkpoints()).unwrap().join(state::RECORD_FILE);
+    let path = ptl::model::checkpoints::newest(&run.checkpoints()).unwrap().join(ptl::model::RECORD_FILE);
     let text = fs::read_to_string(&path).unwrap();
     for (from, to) in [
         ("\"step\": 2", "\"step\": 18446744073709551615"),

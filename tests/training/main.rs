@@ -7,15 +7,16 @@ mod support;
 
 use std::path::Path;
 
-use ptl::checkpoint::File;
+use ptl::base::progress::Reporter;
+use ptl::base::stop::StopFlag;
 use ptl::config::{OptimKind, Overrides};
 use ptl::data::{Dataset, DatasetKind, LoadOptions, load};
-use ptl::eval::{Output, TrainedModel};
-use ptl::latent_state::{EvalState, StateInit, StatePolicy};
-use ptl::progress::Reporter;
+use ptl::engine::latent_state::{EvalState, StateInit, StatePolicy};
+use ptl::eval::Output;
+use ptl::io::checkpoint::File;
+use ptl::model::TrainedModel;
 use ptl::run_dir::RunDir;
-use ptl::stop::StopFlag;
-use ptl::train::{Outcome, Start, state};
+use ptl::train::{Outcome, Start};
 
 use support::{
     EPOCHS, STEPS_PER_EPOCH, assert_same, config, datasets, everything, finish, logged_steps, run_job, skipped, try_job,
@@ -113,7 +114,7 @@ fn fine_tuning_takes_any_number_of_identities_and_says_what_it_took() {
     plain.model.arch = "resnet18".into();
     let source = RunDir::create(&folder.path().join("source")).unwrap();
     finish(&plain, Start::Scratch, &source);
-    let weights = state::newest(&source.checkpoints()).unwrap().join(state::MODEL_FILE);
+    let weights = ptl::model::checkpoints::newest(&source.checkpoints()).unwrap().join(ptl::model::MODEL_FILE);
 
     let tuned = RunDir::create(&folder.path().join("tuned")).unwrap();
     let start = Start::Init(weights.clone());
@@ -121,7 +122,9 @@ fn fine_tuning_takes_any_number_of_identities_and_says_what_it_took() {
     config.optim.lr = 1e-30;
     run_job(&config, &datasets()[1], start, &tuned, &StopFlag::default());
     let before = File::open(&weights).unwrap();
-    let after = File::open(&state::newest(&tuned.checkpoints()).unwrap().join(state::MODEL_FILE)).unwrap();
+    let after =
+        File::open(&ptl::model::checkpoints::newest(&tuned.checkpoints()).unwrap().join(ptl::model::MODEL_FILE))
+            .unwrap();
     for name in before.names().iter().filter(|name| name.starts_with("backbone.") && name.ends_with("weight")) {
         assert_eq!(before.f32(name).unwrap(), after.f32(name).unwrap(), "{name}");
     }
@@ -191,7 +194,7 @@ fn a_diverging_run_ends_with_one_error_and_keeps_its_checkpoints() {
     config.optim.kind = OptimKind::Sgd;
     config.optim.lr = 1e30;
     config.schedule.warmup_epochs = 0;
-    let weights = state::newest(&run.checkpoints()).unwrap().join(state::MODEL_FILE);
+    let weights = ptl::model::checkpoints::newest(&run.checkpoints()).unwrap().join(ptl::model::MODEL_FILE);
     let second = RunDir::create(&folder.path().join("second")).unwrap();
     let start = Start::Init(weights);
     let outcome = try_job(&config, &datasets()[0], start, &second, &StopFlag::default());

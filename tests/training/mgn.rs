@@ -2,15 +2,17 @@
 
 use std::path::Path;
 
-use ptl::checkpoint::File;
-use ptl::config::{Config, Overrides, ScheduleKind, TaskKind};
+use ptl::base::progress::Reporter;
+use ptl::base::stop::StopFlag;
+use ptl::config::{Config, Overrides, ScheduleKind};
 use ptl::data::{Dataset, DatasetKind, LoadOptions, load};
-use ptl::eval::{Output, TrainedModel};
-use ptl::latent_state::StatePolicy;
-use ptl::progress::Reporter;
+use ptl::engine::latent_state::StatePolicy;
+use ptl::eval::Output;
+use ptl::io::checkpoint::File;
+use ptl::model::TrainedModel;
+use ptl::nn::TaskKind;
 use ptl::run_dir::RunDir;
-use ptl::stop::StopFlag;
-use ptl::train::{Outcome, Start, state};
+use ptl::train::{Outcome, Start};
 
 use crate::support::{assert_same, datasets, everything, finish, run_job, skipped};
 
@@ -119,14 +121,15 @@ fn mgn_starts_mgn_ptl_and_a_frozen_backbone_leaves_the_branches_free() {
     };
     let mgn = RunDir::create(&folder.path().join("mgn")).unwrap();
     finish(&small("mgn"), Start::Scratch, &mgn);
-    let weights = state::newest(&mgn.checkpoints()).unwrap().join(state::MODEL_FILE);
+    let weights = ptl::model::checkpoints::newest(&mgn.checkpoints()).unwrap().join(ptl::model::MODEL_FILE);
     let mut config = small("mgn-ptl");
     (config.train.freeze_backbone, config.train.freeze_bn) = (true, true);
     let ptl = RunDir::create(&folder.path().join("ptl")).unwrap();
     run_job(&config, &datasets()[1], Start::Init(weights.clone()), &ptl, &StopFlag::default());
 
     let before = File::open(&weights).unwrap();
-    let after = File::open(&state::newest(&ptl.checkpoints()).unwrap().join(state::MODEL_FILE)).unwrap();
+    let after =
+        File::open(&ptl::model::checkpoints::newest(&ptl.checkpoints()).unwrap().join(ptl::model::MODEL_FILE)).unwrap();
     let same = |a: &str, b: &str| assert_eq!(before.f32(a).unwrap(), after.f32(b).unwrap(), "{a} and {b}");
     same("backbone.0.weight", "backbone.conv1.weight");
     same("backbone.1.running_var", "backbone.bn1.running_var");

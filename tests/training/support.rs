@@ -2,15 +2,15 @@
 
 use std::sync::OnceLock;
 
-use ptl::checkpoint::File;
+use ptl::base::progress::Reporter;
+use ptl::base::stop::StopFlag;
 use ptl::config::Config;
 use ptl::data::synth::{self, Domain, SynthConfig};
 use ptl::data::{Dataset, DatasetKind, LoadOptions, load};
 use ptl::eval::ranking::RankingReport;
-use ptl::progress::Reporter;
+use ptl::io::checkpoint::File;
 use ptl::run_dir::RunDir;
-use ptl::stop::StopFlag;
-use ptl::train::{self, Job, Outcome, Reid, Start, state};
+use ptl::train::{self, Job, Outcome, Reid, Start};
 use tempfile::TempDir;
 
 pub const EPOCHS: usize = 3;
@@ -95,9 +95,9 @@ pub fn finish(config: &Config, start: Start, run: &RunDir) -> RankingReport {
 
 /// Name, shape and bits of everything in the newest checkpoint: weights, statistics, optimiser, latent states.
 pub fn everything(run: &RunDir) -> Vec<(String, Vec<usize>, Vec<u32>)> {
-    let newest = state::newest(&run.checkpoints()).unwrap();
+    let newest = ptl::model::checkpoints::newest(&run.checkpoints()).unwrap();
     let mut all = Vec::new();
-    for name in [state::MODEL_FILE, state::TRAINING_FILE] {
+    for name in [ptl::model::MODEL_FILE, ptl::model::TRAINING_FILE] {
         let file = File::open(&newest.join(name)).unwrap();
         for name in file.names() {
             let bits = match file.i64(&name) {

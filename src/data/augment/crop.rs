@@ -38,7 +38,7 @@ pub(in crate::data) fn random_resized(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{Purpose, stream};
+    use crate::base::rng::{Purpose, stream};
 
     #[test]
     fn parts_lie_within_the_image_and_have_the_asked_shares_and_proportions() {

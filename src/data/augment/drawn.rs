@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use rand::{Rng, RngExt};
 
-use crate::config::Augment;
+use crate::data::Augment;
 
 /// ImageNet's channel means and standard deviations, of values in [0, 1].
 pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
@@ -95,7 +95,7 @@ fn normalized() -> &'static [[f32; 256]; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{Purpose, stream};
+    use crate::base::rng::{Purpose, stream};
 
     const NOTHING: Augment = Augment::NONE;
     const SMALL: [usize; 2] = [8, 4];

@@ -5,7 +5,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
 use super::colour;
-use crate::config::Augment;
+use crate::data::Augment;
 
 /// One change of an image's colours.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,7 +54,7 @@ impl Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{Purpose, stream};
+    use crate::base::rng::{Purpose, stream};
 
     fn drawn(augment: &Augment, item: u64) -> Vec<Step> {
         draw(augment, &mut stream(0, Purpose::Test, 0, item))

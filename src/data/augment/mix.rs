@@ -5,8 +5,8 @@ use rand::{Rng, RngExt};
 use rand_distr::{Beta, Distribution};
 use rayon::prelude::*;
 
-use crate::config::Augment;
-use crate::cpu::with_best_isa;
+use crate::data::Augment;
+use crate::engine::cpu::with_best_isa;
 
 /// How the pairs of a batch are mixed. `share` is the weight of the image's own label, the rest is that of its partner's.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -90,7 +90,7 @@ fn blend(a: &mut [f32], b: &mut [f32], own: f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{Purpose, stream};
+    use crate::base::rng::{Purpose, stream};
 
     fn drawn(mixup: f32, cutmix: f32, item: u64) -> Option<Mix> {
         let augment = Augment { mixup, cutmix, ..Augment::NONE };

@@ -10,6 +10,7 @@ mod drawn;
 mod geometry;
 mod jitter;
 mod mix;
+mod options;
 mod rand_augment;
 
 use rand::Rng;
@@ -17,8 +18,7 @@ use rand::Rng;
 pub(super) use crop::random_resized;
 pub use drawn::{Drawn, MEAN, STD};
 pub use mix::Mix;
-
-use crate::config::Augment;
+pub use options::{Augment, Crop, Interpolation};
 
 /// Whether [`change_colours`] does anything.
 pub(super) fn changes_colours(augment: &Augment) -> bool {

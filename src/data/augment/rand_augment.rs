@@ -4,7 +4,7 @@
 use rand::{Rng, RngExt};
 
 use super::{colour, geometry};
-use crate::config::Augment;
+use crate::data::Augment;
 
 /// The strongest magnitude.
 const STRONGEST: f64 = 30.0;
@@ -95,7 +95,7 @@ impl Op {
 mod tests {
     use super::super::colour::tests::{SIZE, sum_after};
     use super::*;
-    use crate::rng::{Purpose, stream};
+    use crate::base::rng::{Purpose, stream};
 
     fn all(magnitude: usize, negative: bool) -> Vec<Op> {
         (0..OPS).map(|which| Op::new(which, magnitude, negative, [224, 331])).collect()

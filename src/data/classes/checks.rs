@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use super::ClassDataset;
+use crate::base::report::Table;
+use crate::base::text::{Shown, plural};
 use crate::data::dataset::copies_of;
-use crate::data::{ImageSource, Sample};
-use crate::data::{broken, duplicates};
-use crate::report::Table;
-use crate::text::{Shown, plural};
+use crate::data::{ImageSource, Sample, broken, duplicates};
 use crate::{Error, Result};
 
 /// The largest class may have this many times the images of the smallest before it is warned of.

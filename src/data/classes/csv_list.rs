@@ -9,15 +9,16 @@ use csv::StringRecord;
 
 use super::names::unify;
 use super::{ClassDataset, ClassOptions, refuse, split};
+use crate::base::error::IoContext;
+use crate::base::text::{Shown, are, plural};
+use crate::base::text_table::{TextTable, byte, field, fields, within_line};
+use crate::base::{input, memory};
 use crate::data::dataset::listed;
 use crate::data::folder::{PassedBy, images_below};
 use crate::data::named::{Finder, advice};
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{ImageSource, Sample};
-use crate::error::IoContext;
-use crate::text::{Shown, are, plural};
-use crate::text_table::{TextTable, byte, field, fields, within_line};
-use crate::{Error, Result, input, memory};
+use crate::{Error, Result};
 
 /// Names of each column, in lower case; the first that is there is used.
 const PATH: &[&str] = &["path", "image", "file"];

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use super::names::same_text;
 use super::{ClassDataset, ClassOptions, refuse, split};
 use crate::Result;
+use crate::base::error::IoContext;
+use crate::base::text::{Shown, are, plural};
 use crate::data::dataset::listed;
 use crate::data::folder::{self, ENDINGS, Entry, PassedBy, images_below};
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{ImageSource, Sample};
-use crate::error::IoContext;
-use crate::text::{Shown, are, plural};
 
 /// Names of a folder of training images, in lower case.
 const TRAIN: [&str; 2] = ["train", "training"];

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::names::same_text;
 use super::{ClassDataset, refuse};
 use crate::Result;
-use crate::text::{Shown, plural};
+use crate::base::text::{Shown, plural};
 
 impl ClassDataset {
     /// Numbers the classes as a network of `count` classes does that calls them `names`; classes that the data lack stay without

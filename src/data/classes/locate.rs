@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{cifar, csv_list, folders, mnist};
+use crate::base::text::Shown;
 use crate::data::sets::DatasetKind;
-use crate::text::Shown;
 use crate::{Error, Result};
 
 /// A form, and where it lies.

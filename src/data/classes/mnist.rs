@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use super::ClassDataset;
 use super::packed::{numbers, samples};
-use super::refuse;
+use super::{ClassDataset, refuse};
+use crate::Result;
+use crate::base::text::Shown;
+use crate::base::{input, memory};
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{PackedImages, Sample};
-use crate::text::Shown;
-use crate::{Result, input, memory};
 
 /// What a folder should hold, for errors.
 pub(super) const FILES: &str = "the files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and \

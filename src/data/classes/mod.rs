@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use super::Sample;
 use super::sets::{DatasetKind, Subsets};
-use crate::text::Shown;
+use crate::base::text::Shown;
 use crate::{Error, Result};
 use locate::Form;
 

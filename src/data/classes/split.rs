@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use rand::seq::SliceRandom;
 
 use super::ClassOptions;
+use crate::base::rng::{Purpose, stream};
+use crate::base::text::plural;
 use crate::data::Sample;
 use crate::data::dataset::listed;
 use crate::data::sets::{DatasetKind, Subsets};
-use crate::rng::{Purpose, stream};
-use crate::text::plural;
 
 /// Samples for training and validation, each in the order they came in.
 pub(super) struct Split {

@@ -2,7 +2,7 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::memory;
+use crate::base::memory;
 
 /// Bytes that all images together may take while they are decoded and resized.
 const MOST: u64 = 832 << 20;

@@ -13,7 +13,8 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
 use super::transforms::Rgb;
-use crate::{Error, Result, input};
+use crate::base::input;
+use crate::{Error, Result};
 use budget::Budget;
 pub use budget::Share;
 

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Subsets;
 use super::kind::DatasetKind;
+use crate::base::input;
+use crate::base::text::Shown;
 use crate::data::dataset::{Dataset, ImageRecord, Protocol};
 use crate::data::named::{advice, below};
-use crate::text::Shown;
-use crate::{Error, Result, input};
+use crate::{Error, Result};
 
 /// The file beside the images.
 pub const CLASSIC_FILE: &str = "splits.json";

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::text::Shown;
+use crate::base::text::Shown;
 use crate::{Error, Result};
 
 /// Which data set a folder holds.

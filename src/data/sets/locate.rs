@@ -7,9 +7,9 @@ use super::classic::CLASSIC_FILE;
 use super::kind::DatasetKind;
 use super::market::folders;
 use super::msmt17::LISTS;
+use crate::base::text::Shown;
 use crate::data::folder::subfolders;
 use crate::data::list_images;
-use crate::text::Shown;
 use crate::{Error, Result};
 
 /// How a data set is laid out on disk.

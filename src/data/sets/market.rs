@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::Subsets;
 use super::kind::DatasetKind;
+use crate::base::text::{Shown, are, plural};
 use crate::data::dataset::{Dataset, ImageRecord, listed};
 use crate::data::folder::{Entry, PassedBy, entries, entry, images_below};
-use crate::text::{Shown, are, plural};
 use crate::{Error, Result};
 
 /// Subsets and their folders.

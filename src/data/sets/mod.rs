@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::Dataset;
 use crate::Result;
-use crate::text::Shown;
+use crate::base::text::Shown;
 use locate::Layout;
 
 pub use classic::{CLASSIC_FILE, ClassicSplits};

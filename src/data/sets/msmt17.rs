@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::Subsets;
 use super::kind::DatasetKind;
+use crate::base::input;
 use crate::data::dataset::{Dataset, ImageRecord, listed};
 use crate::data::named::{advice, below};
-use crate::{Error, Result, input};
+use crate::{Error, Result};
 
 /// Lists of `path identity` lines.
 pub(super) const LISTS: [&str; 4] = ["list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt"];

@@ -1,8 +1,8 @@
 use std::fs;
 
 use super::*;
+use crate::base::text::Shown;
 use crate::data::{ImageRecord, Protocol};
-use crate::text::Shown;
 
 /// A folder with these files; a name that ends in `=TEXT` has that content.
 fn tree(files: &[&str]) -> tempfile::TempDir {

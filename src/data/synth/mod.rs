@@ -24,9 +24,9 @@ use serde::{Deserialize, Serialize};
 
 use self::camera::Camera;
 use self::identity::Identity;
-use crate::error::IoContext;
-use crate::rng::{Purpose, stream};
-use crate::stop::StopFlag;
+use crate::base::error::IoContext;
+use crate::base::rng::{Purpose, stream};
+use crate::base::stop::StopFlag;
 use crate::{Error, Result};
 
 const JPEG_QUALITY: u8 = 90;

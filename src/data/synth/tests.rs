@@ -3,8 +3,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use super::*;
-use crate::config::Interpolation;
-use crate::data::{Dataset, DatasetKind, ImageRecord, LoadOptions, Transform, load};
+use crate::data::{Dataset, DatasetKind, ImageRecord, Interpolation, LoadOptions, Transform, load};
 use crate::eval::ranking::{Labels, RankingOptions, evaluate_distances};
 
 fn small(domain: Domain) -> SynthConfig {

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use super::ClassificationReport;
 use crate::Result;
+use crate::base::csv_out::Cells;
 use crate::data::Sample;
-use crate::eval::{Model, Output};
-use crate::run_dir::{Cells, ITEMS_FILE};
+use crate::eval::{ITEMS_FILE, Model, Output};
 
 /// Predicts and counts `samples`, whose labels are numbers of `classes`.
 ///

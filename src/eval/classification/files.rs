@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{ClassificationReport, TOP};
 use crate::Result;
-use crate::run_dir::{Cells, write_csv};
+use crate::base::csv_out::{Cells, write_csv};
 
 /// Columns of [`ClassificationReport::write_items_csv`].
 pub const ITEM_COLUMNS: [&str; 7] = ["image", "label", "predicted", "confidence", "top1", "top5", "nll"];

@@ -18,7 +18,7 @@ use serde::Serialize;
 pub use self::calibration::{BINS, CalibrationBin, calibration_bins, calibration_error};
 pub use self::evaluate::{evaluate, write_files};
 pub use self::files::ITEM_COLUMNS;
-use crate::report::Table;
+use crate::base::report::Table;
 use crate::{Error, Result};
 
 /// Top-k of [`ClassificationReport::top5`], where there are as many classes.

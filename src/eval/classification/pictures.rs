@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{BINS, ClassificationReport};
 use crate::Result;
-use crate::plot::{self, HeatMap, ReliabilityBin};
+use crate::base::plot::{self, HeatMap, ReliabilityBin};
 
 /// Rows and columns of a picture of confusions: with more classes, neighbours are drawn as one.
 const MOST_CELLS: usize = 200;

@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::run_dir::Cells;
+use crate::base::csv_out::Cells;
 
 fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(ToString::to_string).collect()

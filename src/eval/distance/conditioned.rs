@@ -11,7 +11,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::row::Pairs;
-use crate::cpu::{PackedRows, squared_distances, squared_distances_of_directions, with_best_isa};
+use crate::engine::cpu::{PackedRows, squared_distances, squared_distances_of_directions, with_best_isa};
 
 /// Rows that the centre is the mean of, spread over all.
 const CENTRE_ROWS: usize = 256;

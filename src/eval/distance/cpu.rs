@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{Conditioned, DistanceBlock, DistanceSource, block_rows};
 use crate::Result;
-use crate::cpu::{PackedRows, matmul_nt};
+use crate::engine::cpu::{PackedRows, matmul_nt};
 use crate::eval::rerank::{RerankOptions, Reranker, Settled};
 
 /// The queries, and the gallery packed once for all of them.
@@ -51,7 +51,7 @@ impl<'a> DistanceSource<'a> for CpuDistances<'a> {
 
     fn prepare_reranking(&mut self, options: RerankOptions, done: &mut dyn FnMut(usize)) -> Result<()> {
         let bytes = self.reranking_bytes(&options).expect("the CPU takes all options");
-        crate::memory::ensure("re-ranking", bytes as u64)?;
+        crate::base::memory::ensure("re-ranking", bytes as u64)?;
         self.reranker = Some(Reranker::new(self.conditioned.clone(), options, done));
         Ok(())
     }

@@ -4,10 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Conditioned, DistanceBlock, DistanceSource, block_rows};
-use crate::cpu::conv::Conv2dGeometry;
-use crate::device::{Buffer, Gpu, Grid, Ptr, kernels};
+use crate::Result;
+use crate::base::memory;
+use crate::engine::cpu::conv::Conv2dGeometry;
+use crate::engine::device::{Buffer, Gpu, Grid, Ptr, kernels};
 use crate::eval::rerank::{GpuReranker, RerankOptions, Settled};
-use crate::{Result, memory};
 
 /// Rows and columns of a tile of products.
 const TILE: [usize; 2] = [128, 64];

@@ -16,10 +16,10 @@ use self::gpu::GpuDistances;
 pub(super) use self::gpu::{Columns, RowTerms, rows_that_fit, words};
 pub(super) use self::row::{Pairs, Row, Width};
 use super::rerank::{RerankOptions, Settled};
-use crate::cpu::summed_at_once;
-use crate::device::Device;
-use crate::progress::Reporter;
-use crate::text::plural;
+use crate::base::progress::Reporter;
+use crate::base::text::plural;
+use crate::engine::cpu::summed_at_once;
+use crate::engine::device::Device;
 use crate::{Error, Result};
 
 /// Distances held in memory at a time (64 MiB), unless fewer than [`MIN_BLOCK_ROWS`] rows fit.

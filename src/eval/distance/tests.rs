@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rand::RngExt;
 
 use super::*;
-use crate::device::{Backend, Gpu, Kernel, Precision, Recording, Vendor};
+use crate::base::rng::{Purpose, stream};
+use crate::engine::device::{Backend, Gpu, Kernel, Precision, Recording, Vendor};
 use crate::eval::rerank::{RerankVariant, rerank};
-use crate::rng::{Purpose, stream};
 
 /// A device that computes nothing and refuses memory beyond a limit.
 #[derive(Debug)]

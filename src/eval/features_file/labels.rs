@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use csv::StringRecord;
 
+use crate::base::input;
+use crate::base::text::Shown;
+use crate::base::text_table::{TextTable, byte, field, fields, within_line};
 use crate::data::parse_name;
-use crate::text::Shown;
-use crate::text_table::{TextTable, byte, field, fields, within_line};
-use crate::{Error, Result, input};
+use crate::{Error, Result};
 
 /// Columns of a CSV file of labels.
 const COLUMNS: [&str; 3] = ["path", "pid", "camid"];

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, View};
 
-use crate::run_dir::atomic_write;
-use crate::stop::Unbroken;
-use crate::text::Shown;
+use crate::base::atomic::atomic_write;
+use crate::base::stop::Unbroken;
+use crate::base::text::Shown;
 use crate::{Error, Result};
 
 /// Kind of file, from the ending of its name.

@@ -8,8 +8,9 @@ use std::path::Path;
 use half::f16;
 
 use super::narrow::Narrow;
-use crate::error::IoContext;
-use crate::{Error, Result, input, memory};
+use crate::base::error::IoContext;
+use crate::base::{input, memory};
+use crate::{Error, Result};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest dict that is read: those of matrices have some hundred bytes.

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use super::labels::ImageLabels;
 use super::narrow::Narrow;
 use super::{FeatureFormat, npy};
+use crate::base::text::{Shown, plural};
+use crate::base::{input, memory};
 use crate::eval::ranking::Labels;
-use crate::text::{Shown, plural};
-use crate::{Error, Result, checkpoint, input, memory};
+use crate::io::checkpoint;
+use crate::{Error, Result};
 
 /// Identity of images that belong to nobody's evaluation, as the authors of Market-1501 ask.
 const JUNK: i64 = -1;

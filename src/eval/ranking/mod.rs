@@ -7,6 +7,7 @@ mod places;
 mod queries_csv;
 mod query;
 mod ranker;
+mod scores;
 mod single_shot;
 #[cfg(test)]
 mod tests;
@@ -18,12 +19,13 @@ use serde::{Deserialize, Serialize};
 pub use self::queries_csv::{QUERY_COLUMNS, write_queries_csv};
 pub(super) use self::query::rank_query;
 pub(super) use self::ranker::Ranker;
+pub use self::scores::Scores;
 pub use self::single_shot::REPEATS;
 use super::blocks::Sets;
 use super::distance::{DistanceBlock, Row};
+use crate::base::report::Table;
 use crate::data::Protocol;
-use crate::device::Device;
-use crate::report::Table;
+use crate::engine::device::Device;
 use crate::{Error, Result};
 
 /// Identity and camera of each image.

@@ -73,7 +73,7 @@ mod tests {
     use rand::RngExt;
 
     use super::*;
-    use crate::rng::{Purpose, stream};
+    use crate::base::rng::{Purpose, stream};
 
     #[test]
     fn what_the_table_decides_is_so() {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::RankingReport;
 use crate::Result;
+use crate::base::csv_out::{Cells, write_csv};
 use crate::data::ImageRecord;
-use crate::run_dir::{Cells, write_csv};
 
 /// Columns of [`write_queries_csv`].
 pub const QUERY_COLUMNS: [&str; 6] = ["image", "pid", "camid", "AP", "rank1", "INP"];

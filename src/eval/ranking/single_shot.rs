@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use rand::RngExt;
 
 use super::{Labels, RankingOptions};
+use crate::base::rng::{Purpose, stream};
 use crate::eval::distance::Row;
-use crate::rng::{Purpose, stream};
 
 /// Draws for each query.
 pub const REPEATS: usize = 10;

@@ -1,7 +1,7 @@
 use rand::RngExt;
 
 use super::*;
-use crate::rng::{Purpose, stream};
+use crate::base::rng::{Purpose, stream};
 
 const MARKET: RankingOptions = RankingOptions {
     filter: GalleryFilter::SamePidAndCamera,

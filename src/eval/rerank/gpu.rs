@@ -12,7 +12,7 @@ use super::encoding::Settled;
 use super::neighbours::{Candidate, Neighbours};
 use super::{RerankOptions, overlap_margin};
 use crate::Result;
-use crate::device::{Buffer, Gpu, Grid, Ptr, kernels};
+use crate::engine::device::{Buffer, Gpu, Grid, Ptr, kernels};
 use crate::eval::distance::{Columns, Conditioned, RowTerms, rows_that_fit, words};
 
 /// Dynamic shared memory that every device gives a block without being asked: 48 KiB, less what kernels declare themselves.

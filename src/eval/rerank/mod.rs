@@ -10,8 +10,8 @@
 //!   ·).
 //! - J_ij = 1 - m / (2 - m), m = Σ_l min(V_il, V_jl). The result is (1 - λ) J + λ D for queries against the gallery.
 //!
-//! [`neighbours`] finds N and the row maxima from blocks of distances, [`encoding`] makes the sparse rows V, and
-//! [`Reranker`] turns rows of products into bounds of final distances, as many at a time as the caller has. [`GpuReranker`] is
+//! `neighbours` finds N and the row maxima from blocks of distances, `encoding` makes the sparse rows V, and
+//! [`Reranker`] turns rows of products into bounds of final distances, as many at a time as the caller has. `GpuReranker` is
 //! the same on a GPU. [`Settled`] knows N and the maxima as f64 decides them, and single final distances in f64.
 
 mod base;
@@ -32,8 +32,8 @@ use self::encoding::InvertedIndex;
 pub use self::encoding::Settled;
 pub(super) use self::gpu::GpuReranker;
 use super::distance::{Conditioned, DistanceBlock, Distances, ROUNDING, Row};
-use crate::device::Device;
-use crate::progress::Reporter;
+use crate::base::progress::Reporter;
+use crate::engine::device::Device;
 use crate::{Error, Result};
 
 /// Where the bounds of a final distance differ by less, the middle between them is returned.

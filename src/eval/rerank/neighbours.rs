@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 
 use super::base::Base;
-use crate::cpu::{PackedRows, matmul_nt};
+use crate::engine::cpu::{PackedRows, matmul_nt};
 use crate::eval::distance::block_rows;
 
 /// Values that are compared with a bound at once.

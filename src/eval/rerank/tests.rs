@@ -4,7 +4,7 @@ use rand::RngExt;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::*;
-use crate::rng::{Purpose, stream};
+use crate::base::rng::{Purpose, stream};
 
 /// `n` points of length about `length` around `n / 6` centres.
 fn clustered(n: usize, dim: usize, length: f32, seed: u64) -> Vec<f32> {

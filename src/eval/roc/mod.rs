@@ -5,7 +5,7 @@
 //! (genuine). FPR: of the others (impostors). Up to [`EXACT_PAIRS`] pairs every distance is a possible threshold;
 //! beyond, the distances go into
 //! [`BINS`] equal bins from 0 to the largest possible distance, whose upper edges are the thresholds (for features of
-//! unit length at most 1.5e-5 apart); rounding moves a distance by fewer than [`BINS_OFF`] of them. Memory is bounded by either.
+//! unit length at most 1.5e-5 apart); rounding moves a distance by fewer than `BINS_OFF` of them. Memory is bounded by either.
 
 mod steps;
 
@@ -17,7 +17,7 @@ use serde::Serialize;
 use self::steps::{Pair, Steps};
 use super::distance::{Pairs as Exact, Row};
 use super::ranking::{GalleryFilter, Labels};
-use crate::report::Table;
+use crate::base::report::Table;
 
 /// Pairs that are sorted (a few ten MiB).
 pub const EXACT_PAIRS: usize = 1 << 22;
@@ -247,7 +247,7 @@ mod tests {
     use rand::RngExt;
 
     use super::*;
-    use crate::rng::{Purpose, stream};
+    use crate::base::rng::{Purpose, stream};
 
     fn roc(distances: &[f32], query: Labels, gallery: Labels, exact_pairs: usize) -> Option<Roc> {
         let mut roc = RocBuilder::new(query, gallery, GalleryFilter::SamePidAndCamera, 2.0, exact_pairs);

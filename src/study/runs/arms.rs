@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 
 use super::{ArmResult, FinishedRun, RunResult, items};
+use crate::base::report::MeanStd;
+use crate::base::stats::SeededValues;
+use crate::base::text::Shown;
 use crate::config::{Config, SETTINGS, Setting};
-use crate::report::MeanStd;
-use crate::stats::SeededValues;
-use crate::text::Shown;
 use crate::{Error, Result};
 
 /// Settings that a name spells out.

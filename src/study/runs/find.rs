@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::error::IoContext;
+use crate::base::error::IoContext;
 use crate::run_dir::RunDir;
 use crate::{Error, Result};
 

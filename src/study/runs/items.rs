@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use crate::config::TaskKind;
+use crate::base::csv_out::plain_cell;
+use crate::base::input;
+use crate::base::text::Shown;
 use crate::eval::classification::{ITEM_COLUMNS, calibration_bins, calibration_error};
 use crate::eval::ranking::QUERY_COLUMNS;
-use crate::run_dir::plain_cell;
-use crate::text::Shown;
-use crate::{Error, Result, input};
+use crate::nn::TaskKind;
+use crate::{Error, Result};
 
 /// A figure of a run, by its keys in files and in print.
 pub(super) struct Figure {

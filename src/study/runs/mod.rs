@@ -15,10 +15,11 @@ use serde::{Serialize, Serializer};
 
 use self::arms::Arm;
 use self::items::Items;
-use crate::config::{Config, Overrides, TaskKind};
+use crate::base::stats::{Bootstrap, Difference, SeededValues, holm, paired_bootstrap};
+use crate::base::text::Shown;
+use crate::config::{Config, Overrides};
+use crate::nn::TaskKind;
 use crate::run_dir::RunDir;
-use crate::stats::{Bootstrap, Difference, SeededValues, holm, paired_bootstrap};
-use crate::text::Shown;
 use crate::{Error, Result};
 
 /// p below which a difference counts.

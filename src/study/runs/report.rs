@@ -5,9 +5,9 @@ use std::fmt;
 use serde_json::Value;
 
 use super::{ArmComparison, RunComparison, Verdict, items};
-use crate::config::TaskKind;
-use crate::report::{MeanStd, Table};
-use crate::text::Shown;
+use crate::base::report::{MeanStd, Table};
+use crate::base::text::Shown;
+use crate::nn::TaskKind;
 
 /// Seeds whose differences are spelled out.
 const SPELLED_OUT: usize = 5;

@@ -2,11 +2,11 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::base::csv_out::Cells;
 use crate::data::ImageRecord;
+use crate::engine::latent_state::{StateInit, StatePolicy};
 use crate::eval::classification::ClassificationReport;
 use crate::eval::ranking::{Labels, RankingOptions, evaluate_distances, write_queries_csv};
-use crate::latent_state::{StateInit, StatePolicy};
-use crate::run_dir::Cells;
 
 const OPTIONS: Options = Options { bootstrap: Bootstrap { resamples: 500, seed: 0 }, baseline: None };
 const IMAGES: usize = 60;

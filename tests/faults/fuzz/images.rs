@@ -4,8 +4,7 @@ use std::io::Cursor;
 use std::path::Path;
 
 use image::{DynamicImage, ImageFormat, RgbImage, RgbaImage};
-use ptl::config::Interpolation;
-use ptl::data::Transform;
+use ptl::data::{Interpolation, Transform};
 
 use super::{fixture, fuzz, written};
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ptl::rng::{Purpose, stream};
+use ptl::base::rng::{Purpose, stream};
 use rand::{Rng, RngExt, seq::IndexedRandom};
 
 use super::LONGEST;

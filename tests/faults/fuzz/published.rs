@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use flate2::read::{GzDecoder, ZlibDecoder};
-use ptl::convert::cuhk03::{BoxKind, MatFile, NewProtocol};
-use ptl::convert::mat5;
+use ptl::data::convert::cuhk03::{BoxKind, MatFile, NewProtocol};
+use ptl::data::convert::mat5;
 use ptl::data::{DatasetKind, LoadOptions, load};
 
 use super::{fixture, fuzz, written};

@@ -5,15 +5,14 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ptl::checkpoint::File;
+use ptl::base::stats::Bootstrap;
 use ptl::config::{Config, DEFAULT_ARCH, Overrides};
-use ptl::eval::TrainedModel;
+use ptl::io::checkpoint::File;
+use ptl::model::{Position, TrainedModel};
 use ptl::run_dir::RunDir;
-use ptl::stats::Bootstrap;
 use ptl::study::runs::{Options, compare};
 use ptl::study::{StudyFile, StudyKind};
-use ptl::train::state::{self, Position};
-use ptl::train::{Trainer, curves};
+use ptl::train::{Trainer, curves, state};
 use safetensors::SafeTensors;
 
 use super::{fuzz, written};
@@ -21,7 +20,7 @@ use crate::small_run::Task;
 
 /// The newest checkpoint of a finished run.
 fn checkpoint() -> PathBuf {
-    state::newest(&Task::Classify.whole().join("checkpoints")).unwrap()
+    ptl::model::checkpoints::newest(&Task::Classify.whole().join("checkpoints")).unwrap()
 }
 
 /// The description in a file of tensors.
@@ -39,9 +38,9 @@ fn described(file: &[u8], description: &[u8]) -> Vec<u8> {
 
 #[test]
 fn descriptions_of_models() {
-    let file = fs::read(checkpoint().join(state::MODEL_FILE)).unwrap();
+    let file = fs::read(checkpoint().join(ptl::model::MODEL_FILE)).unwrap();
     fuzz("model-header", &[description(&file)], |folder, bytes| {
-        let path = written(folder, state::MODEL_FILE, described(&file, bytes));
+        let path = written(folder, ptl::model::MODEL_FILE, described(&file, bytes));
         let model = TrainedModel::open(&path, &Overrides::default())?;
         assert!(model.store.values.iter().all(|value| value.is_finite()));
         Ok(())
@@ -51,28 +50,29 @@ fn descriptions_of_models() {
 #[test]
 fn states_of_training() {
     let seed = checkpoint();
-    let model = File::open(&seed.join(state::MODEL_FILE)).unwrap();
-    let header = state::model_header(model.path(), &model).unwrap();
+    let model = File::open(&seed.join(ptl::model::MODEL_FILE)).unwrap();
+    let header = ptl::model::model_header(model.path(), &model).unwrap();
     let trainer = RefCell::new(Trainer::new(&header.config, header.classes, |_, _| Ok(())).unwrap());
     let restore = |folder: &Path, changed: &str, bytes: &[u8]| {
-        for name in [state::MODEL_FILE, state::TRAINING_FILE, state::RECORD_FILE] {
+        for name in [ptl::model::MODEL_FILE, ptl::model::TRAINING_FILE, ptl::model::RECORD_FILE] {
             if name == changed {
                 written(folder, name, bytes);
             } else if !folder.join(name).exists() {
                 fs::copy(seed.join(name), folder.join(name)).unwrap();
             }
         }
-        let saved = state::Saved::open(folder)?;
+        let saved = ptl::model::Saved::open(folder)?;
         let Position { batch, batches, .. } = saved.record.position;
         assert!(batch == 0 || batch < batches);
-        saved.restore(&mut trainer.borrow_mut())
+        state::restore(&saved, &mut trainer.borrow_mut())
     };
-    for (reader, name) in [("training-state", state::TRAINING_FILE), ("training-record", state::RECORD_FILE)] {
+    for (reader, name) in [("training-state", ptl::model::TRAINING_FILE), ("training-record", ptl::model::RECORD_FILE)]
+    {
         fuzz(reader, &[fs::read(seed.join(name)).unwrap()], |folder, bytes| restore(folder, name, bytes));
     }
-    let file = fs::read(seed.join(state::TRAINING_FILE)).unwrap();
+    let file = fs::read(seed.join(ptl::model::TRAINING_FILE)).unwrap();
     fuzz("training-header", &[description(&file)], |folder, bytes| {
-        restore(folder, state::TRAINING_FILE, &described(&file, bytes))
+        restore(folder, ptl::model::TRAINING_FILE, &described(&file, bytes))
     });
 }
 

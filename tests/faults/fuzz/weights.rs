@@ -3,7 +3,7 @@
 use std::io::{Cursor, Read, Write};
 use std::path::Path;
 
-use ptl::checkpoint::File;
+use ptl::io::checkpoint::File;
 use zip::write::SimpleFileOptions;
 use zip::{ZipArchive, ZipWriter};
 

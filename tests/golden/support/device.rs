@@ -1,6 +1,6 @@
 //! The devices that golden data are checked on, and how far each may be off.
 
-use ptl::device::{Device, DeviceKind, DeviceOptions, Gpu, Precision};
+use ptl::engine::device::{Device, DeviceKind, DeviceOptions, Gpu, Precision};
 
 use super::Checker;
 

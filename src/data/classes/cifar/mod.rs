@@ -7,13 +7,13 @@ mod python;
 
 use std::path::{Path, PathBuf};
 
-use super::ClassDataset;
 use super::packed::{numbers, samples};
-use super::refuse;
+use super::{ClassDataset, refuse};
+use crate::Result;
+use crate::base::text::{Shown, plural};
+use crate::base::{input, memory};
 use crate::data::sets::{DatasetKind, Subsets};
 use crate::data::{PackedImages, Sample};
-use crate::text::{Shown, plural};
-use crate::{Result, input, memory};
 
 /// Images are 32 pixels high and wide.
 const SIDE: usize = 32;

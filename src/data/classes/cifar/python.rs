@@ -6,7 +6,7 @@ use super::super::refuse;
 use super::{IMAGE, interleave, read};
 use crate::Result;
 use crate::data::sets::DatasetKind;
-use crate::pickle::{self, Heap, Id, Names, Value};
+use crate::io::pickle::{self, Heap, Id, Names, Value};
 
 /// Keys of labels and of the names of classes.
 fn keys(kind: DatasetKind) -> [&'static str; 2] {

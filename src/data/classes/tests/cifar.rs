@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::pickle::tests::Writer;
+use crate::io::pickle::tests::Writer;
 
 const IMAGE: usize = 3072;
 const NAMES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use super::*;
-use crate::text::Shown;
+use crate::base::text::Shown;
 
 const KIND: DatasetKind = DatasetKind::ClassFolders;
 

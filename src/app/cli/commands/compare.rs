@@ -1,0 +1,223 @@
+//! `ptl-train compare --source` and `ptl-train demo`: zero-shot, plain fine-tuning and PTL.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::compare_runs::compare_runs;
+use super::shared::{
+    check_device, describe_datasets, new_run, open_dataset, refuse_unused, say_stopped, set_threads, synthesise,
+};
+use crate::app::cli::args::{CompareArgs, DemoArgs};
+use crate::app::cli::output::{interrupted, print, stop_on_ctrl_c};
+use crate::base::error::IoContext;
+use crate::base::progress::Reporter;
+use crate::base::stop::StopFlag;
+use crate::base::text::Shown;
+use crate::config::{Chosen, Config, Overrides, whole_path};
+use crate::data::synth::{self, Domain, SynthConfig};
+use crate::data::{Dataset, DatasetKind, Subsets};
+use crate::run_dir::RunDir;
+use crate::study::compare::{self, Comparison};
+use crate::study::{Study, StudyFile, StudyKind};
+use crate::{Error, Result};
+
+/// `ptl-train compare`, in both its forms.
+pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
+    match (&args.source, &args.resume) {
+        (Some(source), _) => train_and_compare(args, None, new_comparison(args, source)?),
+        (None, Some(folder)) => {
+            let (run, file) = StudyFile::resume(folder, StudyKind::Compare, &args.settings.0)?;
+            train_and_compare(args, Some(run), file)
+        }
+        (None, None) => compare_runs(args),
+    }
+}
+
+/// The study that the flags ask for.
+fn new_comparison(args: &CompareArgs, source: &Path) -> Result<StudyFile> {
+    let mut config = Config::load_recipe("resnet50", args.config.as_deref(), &args.settings.0)?;
+    compare::check_settings(&config, &args.seeds)?;
+    refuse_unused(&args.settings.0, &["data.root", "data.kind", "seed", "train.keep_head"])?;
+    refuse_without_effect(&config, &args.settings.0)?;
+    if config.data.target.is_none() {
+        return Err(Error::Setting {
+            setting: "data.target".into(),
+            value: "(none)".into(),
+            reason: "name the data set to fine-tune and measure on with --target".into(),
+        });
+    }
+    // What a file says of --init: every arm starts from our own weights, with a head of its own.
+    (config.train.weights_dict, config.train.keep_head, config.train.init_partial) = (None, false, false);
+    let mut pretraining = config.clone();
+    pretraining.data.root = whole_path("--source", source)?;
+    pretraining.data.kind = args.source_dataset;
+    pretraining.schedule.epochs = args.pretrain_epochs.unwrap_or(config.schedule.epochs);
+    pretraining.optim.lr = args.pretrain_lr.unwrap_or(config.optim.lr);
+    pretraining.validate()?;
+    let seeds = args.seeds.clone();
+    Ok(StudyFile { kind: StudyKind::Compare, seeds, quick: false, init: None, config, pretraining: Some(pretraining) })
+}
+
+/// What matters to cells matters to one of the arms.
+fn refuse_without_effect(config: &Config, flags: &Overrides) -> Result<()> {
+    let mut ptl = config.clone();
+    ptl.model.arch.push_str("-ptl");
+    flags.refuse_without_effect(Chosen { config: &ptl, init: false })
+}
+
+/// In `run`, or where that is a new study, in a new folder.
+fn train_and_compare(args: &CompareArgs, run: Option<RunDir>, file: StudyFile) -> Result<ExitCode> {
+    let config = &file.config;
+    set_threads(config)?;
+    let terminal = Reporter::stderr();
+    let source = &pretraining(&file).data;
+    let source = open_dataset(&source.root, source.kind, Subsets::All, config, &terminal)?;
+    let target = config.data.target.as_deref().expect("every comparison names it");
+    let target = open_dataset(target, config.data.target_kind, Subsets::All, config, &terminal)?;
+    compare::check_datasets(config, &source, &target)?;
+    check_device(config)?;
+    let run = begin(run, args.out.as_deref(), &file)?;
+    let reporter = terminal.with_log(&run.log_path())?;
+    let stop = stop_on_ctrl_c(&reporter);
+    three_arms(file, [&source, &target], &run, &reporter, &stop)
+}
+
+/// The settings of the pre-training.
+fn pretraining(file: &StudyFile) -> &Config {
+    file.pretraining.as_ref().expect("comparisons and demos have one")
+}
+
+/// The folder of a study that goes on, or that of a new one.
+fn begin(run: Option<RunDir>, out: Option<&Path>, file: &StudyFile) -> Result<RunDir> {
+    match run {
+        Some(run) => Ok(run),
+        None => {
+            let run = new_run(out, &file.kind.to_string())?;
+            file.write(&run)?;
+            Ok(run)
+        }
+    }
+}
+
+/// `ptl-train demo`.
+pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
+    let (run, file) = match &args.resume {
+        Some(folder) => {
+            let (run, file) = StudyFile::resume(folder, StudyKind::Demo, &args.settings.0)?;
+            (Some(run), file)
+        }
+        None => (None, new_demo(args)?),
+    };
+    set_threads(&file.config)?;
+    let terminal = Reporter::stderr();
+    check_device(&file.config)?;
+    let run = begin(run, args.out.as_deref(), &file)?;
+    let reporter = terminal.with_log(&run.log_path())?;
+    let stop = stop_on_ctrl_c(&reporter);
+    match demo_data(&file, &run, &stop, &terminal)? {
+        Some([source, target]) => three_arms(file, [&source, &target], &run, &reporter, &stop),
+        None => {
+            say_stopped(&reporter, StudyKind::Demo, &run);
+            Ok(interrupted())
+        }
+    }
+}
+
+fn new_demo(args: &DemoArgs) -> Result<StudyFile> {
+    let config = Config::load(&demo_config(args.quick), None, &args.settings.0)?;
+    compare::check_settings(&config, &[config.seed])?;
+    let unused = [
+        "data.root",
+        "data.kind",
+        "data.target",
+        "data.target_kind",
+        "data.msmt17_val",
+        "data.split",
+        "train.keep_head",
+    ];
+    refuse_unused(&args.settings.0, &unused)?;
+    refuse_without_effect(&config, &args.settings.0)?;
+    let mut pretraining = config.clone();
+    pretraining.optim.lr = 2.0 * config.optim.lr;
+    let (seeds, pretraining) = (vec![config.seed], Some(pretraining));
+    Ok(StudyFile { kind: StudyKind::Demo, seeds, quick: args.quick, init: None, config, pretraining })
+}
+
+/// Both domains, drawn into the run's folder where they are not there yet; `None` if stopped.
+fn demo_data(file: &StudyFile, run: &RunDir, stop: &StopFlag, reporter: &Reporter) -> Result<Option<[Dataset; 2]>> {
+    let config = &file.config;
+    let open = |domain: Domain, name: &str, [train_ids, test_ids]: [usize; 2]| -> Result<Option<Dataset>> {
+        let folder = whole_path("--out", &run.file(name))?;
+        let synth = SynthConfig {
+            domain,
+            train_ids,
+            test_ids,
+            cams: 4,
+            seed: config.seed,
+            height: config.model.height,
+            width: config.model.image_width,
+            ..SynthConfig::default()
+        };
+        if !synth::is_complete(&folder) {
+            // What a demo that was killed has left.
+            if folder.exists() {
+                fs::remove_dir_all(&folder).at("remove", &folder)?;
+            }
+            if synthesise(&folder, &synth, stop, reporter)? == synth::Outcome::Stopped {
+                return Ok(None);
+            }
+        }
+        open_dataset(&folder, DatasetKind::Auto, Subsets::All, config, reporter).map(Some)
+    };
+    // As in practice, the source has more identities than the target. Its test split is not used.
+    let ids = if file.quick { [[8, 1], [8, 8]] } else { [[128, 1], [64, 64]] };
+    let Some(source) = open(Domain::Source, "source", ids[0])? else { return Ok(None) };
+    let Some(target) = open(Domain::Target, "target", ids[1])? else { return Ok(None) };
+    Ok(Some([source, target]))
+}
+
+/// Small enough for two cores and three minutes.
+fn demo_config(quick: bool) -> Config {
+    let mut config = Config::default();
+    config.model.arch = "resnet18".into();
+    config.model.width = 0.25;
+    config.model.height = 64;
+    config.model.image_width = 32;
+    config.optim.lr = 1e-3;
+    config.sampler.ids = if quick { 4 } else { 8 };
+    config.sampler.passes = if quick { 1 } else { 4 };
+    config.augment.pad = 4;
+    config.augment.random_erasing = 0.3;
+    config.schedule.epochs = if quick { 1 } else { 8 };
+    config.schedule.warmup_epochs = if quick { 0 } else { 1 };
+    config.loss.label_smoothing = 0.1;
+    config
+}
+
+/// Runs the comparison in `run` and prints its table.
+fn three_arms(
+    file: StudyFile,
+    [source, target]: [&Dataset; 2],
+    run: &RunDir,
+    reporter: &Reporter,
+    stop: &StopFlag,
+) -> Result<ExitCode> {
+    reporter.message(&format!("run folder: {}", run.root().shown()));
+    describe_datasets(reporter, [Some(source), Some(target)]);
+    let pretraining = pretraining(&file).clone();
+    let StudyFile { kind, seeds, config, .. } = file;
+    let study = Study { seeds, run, reporter, stop };
+    let comparison = Comparison { config, pretraining, source, target, study };
+    match compare::run(&comparison)? {
+        Some(results) => {
+            reporter.message(&format!("results, curves and checkpoints: {}", run.root().shown()));
+            print(&format!("{}\n", compare::table(&results)))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        None => {
+            say_stopped(reporter, kind, run);
+            Ok(interrupted())
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! `ptl-train extract`.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::shared::{check_images, describe_datasets, evaluated, open_dataset, refuse_unused, set_threads};
+use crate::app::cli::args::ExtractArgs;
+use crate::base::error::IoContext;
+use crate::base::progress::Reporter;
+use crate::base::text::{Shown, plural};
+use crate::data::{Dataset, ImageList, ImageRecord, Subsets, list_images};
+use crate::eval::Output;
+use crate::eval::features_file::{FeatureFormat, FeatureTable};
+use crate::model::TrainedModel;
+use crate::nn::TaskKind;
+use crate::{Error, Result};
+
+/// `ptl-train extract`.
+pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
+    let flags = &args.settings.0;
+    // An .npy has its paths beside it.
+    let beside = (FeatureFormat::of(&args.out)? == FeatureFormat::Npy).then(|| args.out.with_extension("txt"));
+    if let Some(existing) = std::iter::once(args.out.clone()).chain(beside).find(|path| path.exists()) {
+        return Err(Error::Setting {
+            setting: "--out".into(),
+            value: args.out.shown().to_string(),
+            reason: format!("{} exists already: choose another name", existing.shown()),
+        });
+    }
+    let mut trained = TrainedModel::open(&args.checkpoint, flags)?;
+    if let Some(folder) = args.out.parent() {
+        fs::create_dir_all(folder).at("create", folder)?;
+    }
+    let config = trained.config.clone();
+    set_threads(&config)?;
+    let reporter = Reporter::stderr();
+    reporter.message(&format!("device: {}", trained.device));
+    trained.say_choice(&reporter);
+    if config.task == TaskKind::Classify && args.images.is_none() {
+        return Err(Error::Setting {
+            setting: "--images".into(),
+            value: "(none)".into(),
+            reason: "a classifier's images have no identities to write beside their features: name a folder of them"
+                .into(),
+        });
+    }
+    let records: Vec<ImageRecord> = match &args.images {
+        Some(folder) => {
+            refuse_unused(flags, &["data.kind", "data.msmt17_val", "data.split", "data.val_share"])?;
+            let ImageList { images, warnings } = list_images(folder)?;
+            let records = images.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });
+            let name = folder.shown().to_string();
+            let mut dataset = Dataset { name, gallery: records.collect(), warnings, ..Dataset::default() };
+            check_images(&mut dataset, &config, &reporter)?;
+            dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
+            dataset.gallery
+        }
+        None => {
+            let (root, kind) = evaluated(&config, flags)?;
+            let dataset = open_dataset(root, kind, Subsets::Test, &config, &reporter)?;
+            describe_datasets(&reporter, [Some(&dataset), None]);
+            dataset.query.into_iter().chain(dataset.gallery).collect()
+        }
+    };
+    let pids: Vec<i64> = records.iter().map(|r| r.pid).collect();
+    let camids: Vec<i64> = records.iter().map(|r| r.camid).collect();
+    let paths: Vec<PathBuf> = records.iter().map(|r| r.path.clone()).collect();
+    FeatureFormat::of(&args.out)?.check_paths(&paths)?;
+    let (features, dim) = trained.model(&reporter).run(Dataset::samples(&records), Output::Feature)?;
+    let labels = args.images.is_none().then_some((&pids[..], &camids[..]));
+    FeatureTable { features: &features, dim, paths: &paths, labels }.write(&args.out)?;
+    reporter.message(&format!(
+        "{} of {} written to {}",
+        plural(paths.len(), "feature", "features"),
+        plural(dim, "number", "numbers"),
+        args.out.shown()
+    ));
+    Ok(ExitCode::SUCCESS)
+}

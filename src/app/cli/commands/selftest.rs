@@ -1,0 +1,53 @@
+//! `ptl-train selftest`.
+
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+
+use crate::Result;
+use crate::app::cli::args::SelftestArgs;
+use crate::app::cli::output::print;
+use crate::app::selftest;
+use crate::base::atomic::atomic_write;
+use crate::base::progress::Reporter;
+use crate::base::report::Table;
+use crate::engine::device::{Device, DeviceKind, DeviceOptions, Precision};
+
+/// `ptl-train selftest`: 1 if a comparison fails.
+pub fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
+    // clap takes no other words.
+    let kind = if args.device == "cuda" { DeviceKind::Cuda } else { DeviceKind::Emulated };
+    let precision = match args.precision.as_str() {
+        "bf16" => Precision::Bf16,
+        "tf32" => Precision::Tf32,
+        _ => Precision::F32,
+    };
+    let device = Device::open(&DeviceOptions { kind, precision, vendor: args.vendor })?;
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let seed = args.seed.unwrap_or_else(now);
+    let reporter = Reporter::stderr();
+    reporter.message(&format!("{device}, seed {seed}"));
+
+    let mut checks = Vec::new();
+    let done = selftest::run(&device, seed, args.full, &mut |check| checks.push(check.clone()));
+    let verdict = |passed| if passed { "ok" } else { "FAILED" };
+    let mut table = Table::new(["what", "largest deviation", "allowed", ""]);
+    for check in &checks {
+        let numbers = [check.deviation, check.allowed].map(|number| format!("{number:.1e}"));
+        let [deviation, allowed] = numbers;
+        table.row([check.name.clone(), deviation, allowed, verdict(check.passed()).into()]);
+    }
+    let failed = checks.iter().filter(|check| !check.passed()).count();
+    let summary = format!("{} of {} comparisons passed", checks.len() - failed, checks.len());
+    print(&format!("{}\n{summary} on {device}\n", table.to_markdown()))?;
+    // Only now: a file that cannot be written takes nothing from the table.
+    if let Some(path) = &args.json {
+        let list: Vec<_> = (checks.iter())
+            .map(|c| json!({ "name": c.name, "deviation": c.deviation, "allowed": c.allowed, "passed": c.passed() }))
+            .collect();
+        let report = json!({ "device": device.to_string(), "seed": seed, "failed": failed, "checks": list });
+        atomic_write(path, |file| writeln!(file, "{report:#}"))?;
+    }
+    done.map(|()| ExitCode::from(u8::from(failed > 0)))
+}

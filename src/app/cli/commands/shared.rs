@@ -1,0 +1,179 @@
+//! What commands share: threads, data sets, run folders.
+
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+
+use crate::base::error::IoContext;
+use crate::base::progress::Reporter;
+use crate::base::stop::StopFlag;
+use crate::base::text::Shown;
+use crate::config::{Config, Overrides};
+use crate::data::synth::{self, SynthConfig};
+use crate::data::{self, ClassDataset, ClassOptions, Dataset, DatasetKind, LoadOptions, Subsets};
+use crate::engine::device::Device;
+use crate::run_dir::{RUNS, RunDir};
+use crate::study::StudyKind;
+use crate::{Error, Result};
+
+pub(super) fn synthesise(
+    folder: &Path,
+    config: &SynthConfig,
+    stop: &StopFlag,
+    reporter: &Reporter,
+) -> Result<synth::Outcome> {
+    let task = Mutex::new(reporter.start(&format!("drawing {}", config.domain), config.images() as u64, "images"));
+    let advance = |_, _| task.lock().expect("no panic while drawing").advance(1, "");
+    let outcome = synth::generate(folder, config, stop, &advance)?;
+    if outcome == synth::Outcome::Finished {
+        task.into_inner().expect("no panic while drawing").finish("");
+    }
+    Ok(outcome)
+}
+
+/// Says how an interrupted study goes on.
+pub(super) fn say_stopped(reporter: &Reporter, kind: StudyKind, run: &RunDir) {
+    let root = run.root().shown();
+    reporter.message(&format!("stopped; continue with: ptl-train {kind} --resume {root}"));
+}
+
+/// Refuses a device that cannot be used, before anything is written.
+pub(super) fn check_device(config: &Config) -> Result<()> {
+    Device::open(&config.device_options()).map(|_| ())
+}
+
+/// The number of compute threads, before anything computes.
+pub(super) fn set_threads(config: &Config) -> Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global();
+    pool.map_err(io::Error::other).at("start", "the compute threads")
+}
+
+/// Loads `subsets` of a data set and checks their images.
+pub(super) fn open_dataset(
+    root: &Path,
+    kind: DatasetKind,
+    subsets: Subsets,
+    config: &Config,
+    reporter: &Reporter,
+) -> Result<Dataset> {
+    let mut dataset = data::load(root, kind, &LoadOptions { subsets, ..config.data.options() })?;
+    // Decoding takes long: what cannot train is refused before.
+    if subsets == Subsets::All {
+        dataset.check_for_training(config.sampler.ids)?;
+    }
+    check_images(&mut dataset, config, reporter)?;
+    Ok(dataset)
+}
+
+/// As [`open_dataset`], to train on. Where another data set is measured, queries and gallery are not needed.
+pub(super) fn open_training(config: &Config, reporter: &Reporter) -> Result<Dataset> {
+    let options = LoadOptions { subsets: Subsets::All, ..config.data.options() };
+    let mut dataset = data::load(data_root(config)?, config.data.kind, &options)?;
+    if config.data.target.is_some() {
+        (dataset.query, dataset.gallery) = (Vec::new(), Vec::new());
+    }
+    dataset.check_for_training(config.sampler.ids)?;
+    check_images(&mut dataset, config, reporter)?;
+    Ok(dataset)
+}
+
+/// Decodes every image before the work that needs them.
+pub(super) fn check_images(dataset: &mut Dataset, config: &Config, reporter: &Reporter) -> Result<()> {
+    let images = dataset.train.len() + dataset.query.len() + dataset.gallery.len();
+    let name = dataset.name.clone();
+    checking(&name, images, reporter, |each| dataset.drop_or_refuse_broken(config.data.skip_broken, each))
+}
+
+/// Shows the progress of `check`, which calls what it gets after each image.
+fn checking(
+    name: &str,
+    images: usize,
+    reporter: &Reporter,
+    check: impl FnOnce(&(dyn Fn() + Sync)) -> Result<()>,
+) -> Result<()> {
+    let task = Mutex::new(reporter.start(&format!("checking {name}"), images as u64, "images"));
+    check(&|| task.lock().expect("no panic while checking").advance(1, ""))?;
+    task.into_inner().expect("no panic while checking").finish("");
+    Ok(())
+}
+
+/// Loads `subsets` of images with classes and checks them; `val_share` as [`ClassOptions`] has it.
+pub(super) fn open_classes(
+    root: &Path,
+    kind: DatasetKind,
+    subsets: Subsets,
+    val_share: Option<f32>,
+    config: &Config,
+    reporter: &Reporter,
+) -> Result<ClassDataset> {
+    let options = ClassOptions { val_share, seed: config.data.split as u64, subsets };
+    let mut dataset = data::load_classes(root, kind, &options)?;
+    if subsets == Subsets::All {
+        dataset.check_for_training(config.sampler.batch)?;
+    }
+    check_classes(&mut dataset, config, reporter)?;
+    Ok(dataset)
+}
+
+/// As [`check_images`].
+pub(super) fn check_classes(dataset: &mut ClassDataset, config: &Config, reporter: &Reporter) -> Result<()> {
+    let images = dataset.train.len() + dataset.val.len();
+    let name = dataset.name.clone();
+    checking(&name, images, reporter, |each| dataset.drop_or_refuse_broken(config.data.skip_broken, each))
+}
+
+pub(super) fn describe_classes(reporter: &Reporter, dataset: &ClassDataset) {
+    reporter.message(&format!("{}: {}\n{}", dataset.name, dataset.label, dataset.banner()));
+    dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
+}
+
+pub(super) fn describe_datasets(reporter: &Reporter, datasets: [Option<&Dataset>; 2]) {
+    for dataset in datasets.into_iter().flatten() {
+        let Dataset { name, label, .. } = dataset;
+        reporter.message(&format!("{name}: {label}\n{}\n{}", dataset.banner(), dataset.verdict()));
+        dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
+    }
+}
+
+/// The training data set.
+pub(super) fn data_root(config: &Config) -> Result<&Path> {
+    if config.data.root.as_os_str().is_empty() {
+        return Err(Error::Setting {
+            setting: "data.root".into(),
+            value: "(none)".into(),
+            reason: "name the folder of a data set with --data; ptl-train synth draws one".into(),
+        });
+    }
+    Ok(&config.data.root)
+}
+
+/// The data set to measure on: the one that a flag names, else the run's target, else its own. The run's kinds belong to the
+/// run's folders: a folder that a flag names is what `--dataset` says, or speaks for itself.
+pub(super) fn evaluated<'a>(config: &'a Config, flags: &Overrides) -> Result<(&'a Path, DatasetKind)> {
+    let data = &config.data;
+    let named = flags.has("data.kind").then_some(data.kind);
+    match &data.target {
+        _ if flags.has("data.root") => Ok((data_root(config)?, named.unwrap_or_default())),
+        Some(target) => Ok((target, named.unwrap_or(data.target_kind))),
+        None => Ok((data_root(config)?, data.kind)),
+    }
+}
+
+pub(super) fn new_run(out: Option<&Path>, kind: &str) -> Result<RunDir> {
+    match out {
+        Some(path) => RunDir::create(path),
+        None => RunDir::create_in(Path::new(RUNS), kind),
+    }
+}
+
+/// Refuses flags of settings that a command takes from its own options.
+pub(super) fn refuse_unused(flags: &Overrides, unused: &[&str]) -> Result<()> {
+    match unused.iter().find(|path| flags.has(path)) {
+        Some(setting) => Err(Error::Setting {
+            setting: setting.to_string(),
+            value: "(given)".into(),
+            reason: "this command does not use it: see its own options in --help".into(),
+        }),
+        None => Ok(()),
+    }
+}

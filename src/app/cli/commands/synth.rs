@@ -1,0 +1,39 @@
+//! `ptl-train synth`.
+
+use std::process::ExitCode;
+
+use super::shared::synthesise;
+use crate::Result;
+use crate::app::cli::args::{self, SynthArgs};
+use crate::app::cli::output::{interrupted, stop_with_message};
+use crate::base::progress::Reporter;
+use crate::data::synth::{Domain, Outcome, SynthConfig};
+
+/// `ptl-train synth`.
+pub fn synth(args: &SynthArgs) -> Result<ExitCode> {
+    let ids = args.ids as usize;
+    let domain = match args.domain {
+        args::Domain::Source => Domain::Source,
+        args::Domain::Target => Domain::Target,
+    };
+    let config = SynthConfig {
+        domain,
+        train_ids: ids / 2,
+        test_ids: ids - ids / 2,
+        cams: args.cams as usize,
+        seed: args.seed,
+        ..SynthConfig::default()
+    };
+    let reporter = Reporter::stderr();
+    let stop = stop_with_message(
+        &reporter,
+        "stopping and removing what is unfinished; Ctrl-C again stops at once and leaves it",
+    );
+    match synthesise(&args.out, &config, &stop, &reporter)? {
+        Outcome::Finished => Ok(ExitCode::SUCCESS),
+        Outcome::Stopped => {
+            reporter.message("stopped; nothing was written");
+            Ok(interrupted())
+        }
+    }
+}

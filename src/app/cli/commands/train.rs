@@ -1,0 +1,126 @@
+//! `ptl-train train`.
+
+use std::process::ExitCode;
+
+use super::shared::{
+    data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, open_training, set_threads,
+};
+use crate::app::cli::args::TrainArgs;
+use crate::app::cli::output::{interrupted, print, stop_on_ctrl_c};
+use crate::base::progress::Reporter;
+use crate::base::text::Shown;
+use crate::config::{Chosen, Config, DEFAULT_ARCH};
+use crate::data::{DatasetKind, Subsets};
+use crate::io::checkpoint;
+use crate::model::model_file;
+use crate::nn::TaskKind;
+use crate::run_dir::RunDir;
+use crate::study::StudyFile;
+use crate::train::{self, Classify, Job, Outcome, Reid, Start, Task};
+use crate::{Error, Result};
+
+/// `ptl-train train`.
+pub fn train(args: &TrainArgs) -> Result<ExitCode> {
+    let flags = &args.settings.0;
+    let (config, resumed) = match &args.resume {
+        Some(path) => {
+            if StudyFile::is_in(path) {
+                return Err(Error::NotARun {
+                    path: path.clone(),
+                    reason:
+                        "it holds a study of several runs: continue it with the --resume of compare, ablate or demo"
+                            .into(),
+                });
+            }
+            let run = RunDir::open(path)?;
+            let mut config = run.read_config(flags)?;
+            // A limit belongs to the command line that named it.
+            config.train.max_steps = config.train.max_steps.filter(|_| flags.has("train.max_steps"));
+            (config, Some(run))
+        }
+        None => (Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), flags)?, None),
+    };
+    flags.refuse_without_effect(Chosen { config: &config, init: args.init.is_some() })?;
+    set_threads(&config)?;
+    let terminal = Reporter::stderr();
+    match config.task {
+        TaskKind::Reid => {
+            let dataset = open_training(&config, &terminal)?;
+            let open = |root| open_dataset(root, config.data.target_kind, Subsets::Test, &config, &terminal);
+            let target = config.data.target.as_deref().map(open).transpose()?;
+            refuse_on_data(args, &config, [dataset.kind, target.as_ref().map_or(dataset.kind, |target| target.kind)])?;
+            let task = Reid { dataset: &dataset, target: target.as_ref() };
+            let describe = |reporter: &Reporter| describe_datasets(reporter, [Some(&dataset), target.as_ref()]);
+            run(args, &config, resumed, &task, describe, &terminal)
+        }
+        TaskKind::Classify => {
+            let share = Some(config.data.val_share);
+            let root = data_root(&config)?;
+            let dataset = open_classes(root, config.data.kind, Subsets::All, share, &config, &terminal)?;
+            refuse_on_data(args, &config, [dataset.kind; 2])?;
+            let describe = |reporter: &Reporter| describe_classes(reporter, &dataset);
+            run(args, &config, resumed, &Classify { dataset: &dataset }, describe, &terminal)
+        }
+    }
+}
+
+/// Refuses flags without effect on data of these kinds, the data's and the target's, which are recognised only now.
+fn refuse_on_data(args: &TrainArgs, config: &Config, kinds: [DatasetKind; 2]) -> Result<()> {
+    let mut config = config.clone();
+    [config.data.kind, config.data.target_kind] = kinds;
+    args.settings.0.refuse_without_effect(Chosen { config: &config, init: args.init.is_some() })
+}
+
+/// Trains in a new run, or goes on with `resumed`.
+fn run<T: Task>(
+    args: &TrainArgs,
+    config: &Config,
+    resumed: Option<RunDir>,
+    task: &T,
+    describe: impl Fn(&Reporter),
+    terminal: &Reporter,
+) -> Result<ExitCode> {
+    train::prepare(config, task)?;
+    let start = match (&resumed, &args.init) {
+        (Some(_), _) => Start::Resume,
+        (None, Some(path)) => {
+            let path = model_file(path)?;
+            checkpoint::File::open_dictionary(&path, config.train.weights_dict.as_deref())?;
+            Start::Init(path)
+        }
+        (None, None) => Start::Scratch,
+    };
+
+    // From here on there is something to look at.
+    let fresh = resumed.is_none();
+    let run = match resumed {
+        Some(run) => run,
+        None => new_run(args.out.as_deref(), "train")?,
+    };
+    let reporter = terminal.with_held_log(&run.log_path());
+    reporter.message(&format!("run folder: {}", run.root().shown()));
+    describe(&reporter);
+    let stop = stop_on_ctrl_c(&reporter);
+    let outcome = train::run(&Job { config, task, start, run: &run, reporter: &reporter, stop: &stop });
+    if let Err(error) = &outcome {
+        reporter.note(&format!("error: {error}"));
+        if fresh {
+            run.discard_unstarted();
+        }
+    }
+    match outcome? {
+        Outcome::Stopped(position) => {
+            let root = run.root().shown();
+            reporter.message(&format!(
+                "stopped after step {}; continue with: ptl-train train --resume {root}",
+                position.step
+            ));
+            Ok(interrupted())
+        }
+        Outcome::Finished(report) => {
+            reporter.note(&report.to_string());
+            print(&format!("{report}\n"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

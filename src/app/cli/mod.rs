@@ -1,0 +1,58 @@
+//! The command `ptl-train`: parse, call the library, report, exit code.
+
+mod args;
+mod commands;
+mod flags;
+mod info;
+mod output;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::base::error::IoContext;
+use crate::{Error, Result};
+use args::{Cli, Command};
+
+/// Runs the command line of this process: 0 if all went well, 1 after an error, 2 for a command line that makes no sense, 128 and
+/// the signal's number if it was stopped (130 by Ctrl-C).
+pub fn run() -> ExitCode {
+    output::escape_panics();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            output::print_usage(error);
+            return ExitCode::from(if asked { 0 } else { 2 });
+        }
+    };
+    let watched = signals::watch().at("watch for", "signals");
+    let result = watched.and_then(|()| run_command(cli.command));
+    match result {
+        Ok(code) => code,
+        Err(Error::Stopped) => output::interrupted(),
+        Err(error) => {
+            output::print_error(&error);
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn run_command(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Demo(args) => commands::demo(&args),
+        Command::Compare(args) => commands::compare(&args),
+        Command::Ablate(args) => commands::ablate(&args),
+        Command::Train(args) => commands::train(&args),
+        Command::Evaluate(args) => commands::evaluate(&args),
+        Command::Predict(args) => commands::predict(&args),
+        Command::Rank(args) => commands::rank(&args),
+        Command::Extract(args) => commands::extract(&args),
+        Command::Synth(args) => commands::synth(&args),
+        Command::Convert(args) => commands::convert(&args),
+        Command::Selftest(args) => commands::selftest(&args),
+        Command::Info(args) => commands::info(&args),
+    }
+}

@@ -1,0 +1,88 @@
+//! Standard output and standard error, and how a command stops on request.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue};
+
+use super::signals;
+use crate::base::error::IoContext;
+use crate::base::progress::Reporter;
+use crate::base::stop::StopFlag;
+use crate::base::text::{Shown, escape_lines};
+use crate::{Error, Result};
+
+/// Writes a result to standard output, with control characters escaped. A closed pipe (`| head`) is no error: who reads has seen enough.
+///
+/// # Errors
+/// [`Error::Io`]: the disk behind a redirection is full.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(escape_lines(text).as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.at("write", "standard output"),
+    }
+}
+
+/// `error: ` and one line, whatever names stand in it.
+pub fn print_error(error: &Error) {
+    let _ = writeln!(io::stderr(), "error: {}", error.to_string().shown());
+}
+
+/// What is wrong with the command line, or the help that it asks for.
+pub fn print_usage(mut error: clap::Error) {
+    // Standard output may be closed already.
+    if !error.use_stderr() || std::env::args_os().all(|arg| is_plain(&arg.to_string_lossy())) {
+        return drop(error.print());
+    }
+    // The arguments that the message quotes.
+    let shown = |text: &String| text.shown().to_string();
+    let quoted: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
+    for (kind, value) in quoted {
+        match (kind, value) {
+            (ContextKind::Suggested, _) => drop(error.remove(kind)),
+            (_, ContextValue::String(text)) => drop(error.insert(kind, ContextValue::String(shown(&text)))),
+            (_, ContextValue::Strings(texts)) => {
+                error.insert(kind, ContextValue::Strings(texts.iter().map(shown).collect()));
+            }
+            _ => {}
+        }
+    }
+    let _ = write!(io::stderr(), "{}", escape_lines(&error.render().to_string()));
+}
+
+fn is_plain(text: &str) -> bool {
+    text.shown().to_string() == text
+}
+
+/// A panic's message may quote a name too: the hook escapes it. `RUST_BACKTRACE` asks for a backtrace, as it does without the hook.
+pub fn escape_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        let mut text = format!("{panic}\n");
+        if backtrace.status() == BacktraceStatus::Captured {
+            text.push_str(&format!("{backtrace}\n"));
+        }
+        let _ = write!(io::stderr(), "{}", escape_lines(&text));
+    }));
+}
+
+/// A flag that the first request to stop sets; the second one ends the process at once.
+pub fn stop_on_ctrl_c(reporter: &Reporter) -> StopFlag {
+    stop_with_message(
+        reporter,
+        "stopping after this step, with a checkpoint; Ctrl-C again stops at once and saves nothing",
+    )
+}
+
+/// As [`stop_on_ctrl_c`], for work that ends in another way: `message` says which.
+pub fn stop_with_message(reporter: &Reporter, message: &'static str) -> StopFlag {
+    let reporter = reporter.clone();
+    signals::ask(move || reporter.message(message))
+}
+
+/// The exit code of a command that ended on request.
+pub fn interrupted() -> ExitCode {
+    ExitCode::from(signals::exit_code())
+}

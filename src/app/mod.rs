@@ -1,0 +1,4 @@
+//! The program `ptl-train`.
+
+pub mod cli;
+pub mod selftest;

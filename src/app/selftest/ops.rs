@@ -1,0 +1,48 @@
+//! Every op's cases: output, gradients, latent states and running statistics; into memory that is full of NaN.
+
+use half::bf16;
+
+use super::{Check, deviation, rounding};
+use crate::Result;
+use crate::engine::device::{Device, Gpu};
+use crate::engine::graph::Mode;
+use crate::engine::op::{CaseRun, OpCase, bench_cases, cases};
+
+pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, full: bool, visit: &mut dyn FnMut(&Check)) -> Result<()> {
+    let large = if full { bench_cases() } else { Vec::new() };
+    let small = cases();
+    // Sums over a hundred thousand pixels.
+    let allowed = |large: bool| if large { 5.0 * rounding(gpu) } else { rounding(gpu) };
+    let all = small.iter().map(|case| (case, allowed(false))).chain(large.iter().map(|case| (case, allowed(true))));
+    for (case, allowed) in all {
+        for mode in [Mode::Train, Mode::EvalGrad, Mode::Eval] {
+            let (got, want) = (results(device, case, mode, seed)?, results(&Device::Cpu, case, mode, seed)?);
+            // The worst of all results stands for the case.
+            let deviations = got.iter().zip(&want).map(|(got, want)| deviation(got, want));
+            let deviation = deviations.fold(0.0, f64::max);
+            visit(&Check { name: format!("{} ({mode:?})", case.name), deviation, allowed });
+        }
+    }
+    Ok(())
+}
+
+/// Everything that a case computes. Inputs are numbers that bf16 has: the same example wins a maximum everywhere.
+fn results(device: &Device, case: &OpCase, mode: Mode, seed: u64) -> Result<Vec<Vec<f32>>> {
+    let mut run = CaseRun::on(device, case, mode, seed).poisoned();
+    let inputs = run.input_values.iter_mut().chain([&mut run.cotangent]);
+    inputs.flatten().for_each(|value| *value = bf16::from_f32(*value).to_f32());
+    let mut all = vec![run.forward()?.to_vec()];
+    if mode != Mode::Eval {
+        run.store.grads.fill(f32::NAN);
+        run.backward()?;
+        run.store.grads.fetch()?;
+        for &var in &run.inputs {
+            all.push(run.session.grad(var)?.to_vec());
+        }
+        all.extend(run.params.iter().map(|&id| run.store.grad(id).to_vec()));
+    }
+    run.fetch()?;
+    all.extend(run.states());
+    all.extend(run.store.buffers.iter().map(|buffer| buffer.values.to_vec()));
+    Ok(all)
+}

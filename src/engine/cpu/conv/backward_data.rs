@@ -1,0 +1,132 @@
+//! The gradient of the input.
+
+use super::geometry::Conv2dGeometry;
+use crate::engine::cpu::gemm::{LeftRows, Product, RightMatrix, Shared};
+use crate::engine::cpu::microkernel::{self, Isa, MR};
+
+/// One stride phase of the input gradient: input pixels `(phase + i·stride)`, and the taps that reach them.
+struct OutputWindows<'a> {
+    geometry: &'a Conv2dGeometry,
+    grad_y: &'a [f32],
+    zeros: Vec<f32>,
+    phase: [usize; 2],
+    /// Input rows and columns of this phase.
+    size: [usize; 2],
+    /// Kernel offsets (kh, kw) that reach it.
+    taps: Vec<(usize, usize)>,
+}
+
+impl OutputWindows<'_> {
+    /// Image and input coordinates of row `row` of the product.
+    fn pixel(&self, row: usize) -> (usize, usize, usize) {
+        let [h, w] = self.size;
+        let (n, i, j) = (row / (h * w), row / w % h, row % w);
+        (n, self.phase[0] + i * self.geometry.stride[0], self.phase[1] + j * self.geometry.stride[1])
+    }
+
+    /// The output coordinate that reads input coordinate `i` at kernel offset `k`.
+    fn output(&self, axis: usize, i: usize, k: usize) -> Option<usize> {
+        let g = self.geometry;
+        let size = [g.out_h(), g.out_w()][axis];
+        (i + g.padding[axis]).checked_sub(k).map(|scaled| scaled / g.stride[axis]).filter(|&o| o < size)
+    }
+}
+
+impl LeftRows for OutputWindows<'_> {
+    unsafe fn pointers(&self, rows: std::ops::Range<usize>, _scratch: &mut [f32], out: &mut Vec<[*const f32; MR]>) {
+        let g = self.geometry;
+        let (out_h, out_w) = (g.out_h(), g.out_w());
+        for group in rows.clone().step_by(MR) {
+            let pixels: [_; MR] = std::array::from_fn(|r| self.pixel((group + r).min(rows.end - 1)));
+            for &(kh, kw) in &self.taps {
+                out.push(pixels.map(|(n, ih, iw)| match (self.output(0, ih, kh), self.output(1, iw, kw)) {
+                    (Some(oh), Some(ow)) => {
+                        self.grad_y[((n * out_h + oh) * out_w + ow) * g.out_c..][..g.out_c].as_ptr()
+                    }
+                    _ => self.zeros.as_ptr(),
+                }));
+            }
+        }
+    }
+}
+
+/// Kernel offsets of one axis that reach input coordinates congruent to `phase`.
+fn phase_taps(geometry: &Conv2dGeometry, axis: usize, phase: usize) -> Vec<usize> {
+    let (stride, padding) = (geometry.stride[axis], geometry.padding[axis]);
+    (0..geometry.kernel[axis]).filter(|k| (phase + padding) % stride == k % stride).collect()
+}
+
+/// Workspace of [`conv2d_backward_data`], in f32.
+pub fn backward_data_workspace(geometry: &Conv2dGeometry) -> usize {
+    let nr = microkernel::best().nr(geometry.in_c);
+    RightMatrix::packed_len(geometry.taps() * geometry.out_c, geometry.in_c, nr)
+}
+
+/// `grad_x (+)= convᵀ(grad_y, weight)`; shapes as in `conv2d_forward`.
+pub fn conv2d_backward_data(
+    geometry: &Conv2dGeometry,
+    grad_y: &[f32],
+    weight: &[f32],
+    grad_x: &mut [f32],
+    accumulate: bool,
+    workspace: &mut [f32],
+) {
+    backward_data_on(microkernel::best(), geometry, grad_y, weight, grad_x, accumulate, workspace);
+}
+
+pub(super) fn backward_data_on(
+    isa: Isa,
+    geometry: &Conv2dGeometry,
+    grad_y: &[f32],
+    weight: &[f32],
+    grad_x: &mut [f32],
+    accumulate: bool,
+    workspace: &mut [f32],
+) {
+    let g = geometry;
+    assert_eq!(grad_x.len(), g.batch * g.in_h * g.in_w * g.in_c);
+    let nr = isa.nr(g.in_c);
+    let destination = Shared(grad_x.as_mut_ptr());
+    for ph in 0..g.stride[0].min(g.in_h) {
+        for pw in 0..g.stride[1].min(g.in_w) {
+            let columns = phase_taps(g, 1, pw);
+            let taps: Vec<(usize, usize)> =
+                phase_taps(g, 0, ph).into_iter().flat_map(|kh| columns.iter().map(move |&kw| (kh, kw))).collect();
+            let size = [(g.in_h - ph).div_ceil(g.stride[0]), (g.in_w - pw).div_ceil(g.stride[1])];
+            let rows = g.batch * size[0] * size[1];
+            let offsets: Vec<usize> = taps.iter().map(|(kh, kw)| (kh * g.kernel[1] + kw) * g.in_c * g.out_c).collect();
+            let left = OutputWindows { geometry, grad_y, zeros: vec![0.0; g.out_c], phase: [ph, pw], size, taps };
+            let row_start = |row: usize| {
+                let (n, ih, iw) = left.pixel(row);
+                ((n * g.in_h + ih) * g.in_w + iw) * g.in_c
+            };
+            if offsets.is_empty() {
+                if !accumulate {
+                    (0..rows).for_each(|row| grad_x_row(destination, row_start(row), g.in_c).fill(0.0));
+                }
+                continue;
+            }
+            let right = RightMatrix {
+                data: weight,
+                tap_offsets: &offsets,
+                depth: g.out_c,
+                n: g.in_c,
+                k_stride: 1,
+                n_stride: g.out_c,
+                gates: false,
+            };
+            let k = offsets.len() * g.out_c;
+            let packed = &mut workspace[..RightMatrix::packed_len(k, g.in_c, nr)];
+            right.pack(nr, packed);
+            let product =
+                Product { isa, left: &left, rows, taps: offsets.len(), depth: g.out_c, n: g.in_c, packed, nr };
+            // SAFETY: `row_start` is the start of an input pixel of `in_c` elements, each row another pixel.
+            product.run(accumulate, None, |row| unsafe { destination.get().add(row_start(row)) });
+        }
+    }
+}
+
+fn grad_x_row<'a>(base: Shared, start: usize, len: usize) -> &'a mut [f32] {
+    // SAFETY: called by one thread, for pixels of a buffer that the caller borrows mutably.
+    unsafe { std::slice::from_raw_parts_mut(base.get().add(start), len) }
+}

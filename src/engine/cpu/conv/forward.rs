@@ -1,0 +1,177 @@
+//! The forward pass: windows of the input as rows of pointers.
+
+use super::geometry::Conv2dGeometry;
+use crate::engine::cpu::gemm::{LeftRows, MC, Product, RightMatrix, Shared};
+use crate::engine::cpu::microkernel::{self, Isa, MR};
+
+/// Below this many input channels the taps are gathered into a small tile: segments would be too short.
+const GATHER_BELOW: usize = 16;
+
+/// Left matrix of the forward product: input pixels under the kernel of each output pixel.
+pub(in crate::engine::cpu) struct InputWindows<'a> {
+    pub geometry: &'a Conv2dGeometry,
+    pub x: &'a [f32],
+    pub zeros: Vec<f32>,
+}
+
+impl InputWindows<'_> {
+    fn gathers(geometry: &Conv2dGeometry) -> bool {
+        geometry.in_c < GATHER_BELOW && geometry.taps() > 1
+    }
+
+    /// The window of output pixel `row`, gathered into `out` `[k]`.
+    fn gather(&self, row: usize, out: &mut [f32]) {
+        let g = self.geometry;
+        let (n, oh, ow) = g.pixel(row);
+        let depth = g.in_c;
+        for kh in 0..g.kernel[0] {
+            let line = &mut out[kh * g.kernel[1] * depth..(kh + 1) * g.kernel[1] * depth];
+            let Some(ih) = g.source(0, oh, kh) else {
+                line.fill(0.0);
+                continue;
+            };
+            // Taps of one kernel row are neighbours in memory: one copy, zeros on both sides.
+            let start = ow * g.stride[1];
+            let left = g.padding[1].saturating_sub(start).min(g.kernel[1]);
+            let right = (start + g.kernel[1]).saturating_sub(g.in_w + g.padding[1]).min(g.kernel[1] - left);
+            let (taps_from, taps_to) = (left, g.kernel[1] - right);
+            line[..taps_from * depth].fill(0.0);
+            line[taps_to * depth..].fill(0.0);
+            if taps_from < taps_to {
+                let iw = start + taps_from - g.padding[1];
+                let source = ((n * g.in_h + ih) * g.in_w + iw) * depth;
+                line[taps_from * depth..taps_to * depth]
+                    .copy_from_slice(&self.x[source..source + (taps_to - taps_from) * depth]);
+            }
+        }
+    }
+
+    /// Pointer to the input pixel under tap (kh, kw) of an output pixel, or to zeros.
+    fn pointer(&self, (n, oh, ow): (usize, usize, usize), kh: usize, kw: usize) -> *const f32 {
+        let g = self.geometry;
+        match (g.source(0, oh, kh), g.source(1, ow, kw)) {
+            (Some(ih), Some(iw)) => self.x[((n * g.in_h + ih) * g.in_w + iw) * g.in_c..][..g.in_c].as_ptr(),
+            _ => self.zeros.as_ptr(),
+        }
+    }
+
+    /// Elements `first .. first + len` of the window of output pixel `row`, in place where they lie together, else gathered
+    /// into `scratch` (`[k]`).
+    pub fn part<'a>(&'a self, row: usize, first: usize, len: usize, scratch: &'a mut [f32]) -> &'a [f32] {
+        let g = self.geometry;
+        if Self::gathers(g) {
+            self.gather(row, &mut scratch[..g.k()]);
+            return &scratch[first..first + len];
+        }
+        let pixel = g.pixel(row);
+        let segment = |at: usize, len: usize| {
+            let (tap, from) = (at / g.in_c, at % g.in_c);
+            let source = self.pointer(pixel, tap / g.kernel[1], tap % g.kernel[1]);
+            let len = len.min(g.in_c - from);
+            // SAFETY: `pointer` is valid for `in_c` elements, `from + len <= in_c`.
+            unsafe { std::slice::from_raw_parts(source.add(from), len) }
+        };
+        let whole = segment(first, len);
+        if whole.len() == len {
+            return whole;
+        }
+        let mut at = 0;
+        while at < len {
+            let source = segment(first + at, len - at);
+            scratch[at..at + source.len()].copy_from_slice(source);
+            at += source.len();
+        }
+        &scratch[..len]
+    }
+}
+
+impl LeftRows for InputWindows<'_> {
+    fn scratch_len(&self) -> usize {
+        if Self::gathers(self.geometry) { MC * self.geometry.k() } else { 0 }
+    }
+
+    unsafe fn pointers(&self, rows: std::ops::Range<usize>, scratch: &mut [f32], out: &mut Vec<[*const f32; MR]>) {
+        let g = self.geometry;
+        if !scratch.is_empty() {
+            let k = g.k();
+            for (row, window) in rows.clone().zip(scratch.chunks_exact_mut(k)) {
+                self.gather(row, window);
+            }
+            let last = rows.len() - 1;
+            for group in (0..rows.len()).step_by(MR) {
+                out.push(std::array::from_fn(|r| scratch[(group + r).min(last) * k..][..k].as_ptr()));
+            }
+            return;
+        }
+        for group in rows.clone().step_by(MR) {
+            let pixels: [_; MR] = std::array::from_fn(|r| g.pixel((group + r).min(rows.end - 1)));
+            for kh in 0..g.kernel[0] {
+                for kw in 0..g.kernel[1] {
+                    out.push(pixels.map(|pixel| self.pointer(pixel, kh, kw)));
+                }
+            }
+        }
+    }
+}
+
+/// The forward product of `geometry`, for the cell's epilogue to use as well. `packed` is filled from `weight`.
+pub(in crate::engine::cpu) fn with_forward_product<R>(
+    geometry: &Conv2dGeometry,
+    isa: Isa,
+    x: &[f32],
+    weight: &[f32],
+    gates: bool,
+    packed: &mut [f32],
+    f: impl FnOnce(&Product<'_, InputWindows<'_>>) -> R,
+) -> R {
+    let (k, n) = (geometry.k(), geometry.out_c);
+    let nr = if gates { gates_nr(isa) } else { isa.nr(n) };
+    let panels = if gates { (n / 4).div_ceil(nr / 4) } else { n.div_ceil(nr) };
+    let packed = &mut packed[..k * panels * nr];
+    let right = RightMatrix { data: weight, tap_offsets: &[0], depth: k, n, k_stride: n, n_stride: 1, gates };
+    right.pack(nr, packed);
+    let left = InputWindows { geometry, x, zeros: vec![0.0; geometry.in_c] };
+    let (taps, depth) = if InputWindows::gathers(geometry) { (1, k) } else { (geometry.taps(), geometry.in_c) };
+    f(&Product { isa, left: &left, rows: geometry.pixels(), taps, depth, n, packed, nr })
+}
+
+/// Panel width of a matrix of gates: a multiple of 4, so that a panel holds all gates of its channels.
+pub(in crate::engine::cpu) fn gates_nr(isa: Isa) -> usize {
+    isa.nr(usize::MAX / 2)
+}
+
+/// Workspace of [`conv2d_forward`], in f32.
+pub fn forward_workspace(geometry: &Conv2dGeometry) -> usize {
+    let nr = microkernel::best().nr(geometry.out_c);
+    RightMatrix::packed_len(geometry.k(), geometry.out_c, nr)
+}
+
+/// `y = conv(x, weight) + bias`. `x` `[batch, in_h, in_w, in_c]`, `weight` `[k, out_c]`, `y` `[batch, out_h, out_w, out_c]`.
+pub fn conv2d_forward(
+    geometry: &Conv2dGeometry,
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+    workspace: &mut [f32],
+) {
+    forward_on(microkernel::best(), geometry, x, weight, bias, y, workspace);
+}
+
+pub(super) fn forward_on(
+    isa: Isa,
+    geometry: &Conv2dGeometry,
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+    workspace: &mut [f32],
+) {
+    let n = geometry.out_c;
+    assert_eq!(y.len(), geometry.pixels() * n);
+    let destination = Shared(y.as_mut_ptr());
+    with_forward_product(geometry, isa, x, weight, false, workspace, |product| {
+        // SAFETY: `y` has `pixels` rows of `n` elements (asserted).
+        product.run(false, bias, |row| unsafe { destination.get().add(row * n) });
+    });
+}

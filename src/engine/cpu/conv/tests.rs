@@ -1,0 +1,124 @@
+//! Every pass on every instruction set of this machine against direct sums in f64.
+
+use rand::RngExt;
+
+use super::backward_data::backward_data_on;
+use super::backward_weight::backward_weight_on;
+use super::forward::forward_on;
+use super::*;
+use crate::base::rng::{Purpose, stream};
+use crate::engine::cpu::microkernel;
+
+/// Sizes that reach every path: gathered and direct windows, tails of rows and columns, several blocks of depth and of
+/// pixels, strides beyond the kernel, padding on one axis only.
+fn geometries() -> Vec<Conv2dGeometry> {
+    let case = |batch, size, [input, output]: [usize; 2], kernel, stride, padding| {
+        Conv2dGeometry::new(batch, size, input, output, kernel, stride, padding).unwrap()
+    };
+    vec![
+        case(1, [1, 1], [1, 1], [1, 1], [1, 1], [0, 0]),
+        case(2, [5, 7], [3, 17], [3, 3], [2, 2], [1, 1]),
+        case(1, [14, 11], [3, 64], [7, 7], [2, 2], [3, 3]),
+        case(2, [6, 5], [64, 70], [1, 1], [1, 1], [0, 0]),
+        case(1, [9, 8], [300, 33], [1, 1], [2, 2], [0, 0]),
+        case(2, [7, 6], [40, 130], [3, 3], [1, 1], [1, 1]),
+        case(1, [8, 9], [19, 20], [2, 5], [3, 1], [0, 2]),
+        case(3, [5, 5], [16, 5], [1, 1], [3, 3], [0, 0]),
+        case(1, [6, 6], [17, 9], [5, 5], [1, 2], [4, 0]),
+        case(9, [16, 16], [24, 12], [3, 3], [1, 1], [1, 1]),
+        case(70, [1, 1], [50, 7], [1, 1], [1, 1], [0, 0]),
+    ]
+}
+
+fn uniform(len: usize, item: u64) -> Vec<f32> {
+    let mut rng = stream(3, Purpose::Test, 0, item);
+    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+struct Reference {
+    y: Vec<f64>,
+    grad_x: Vec<f64>,
+    grad_weight: Vec<f64>,
+}
+
+/// The definition, pixel by pixel and tap by tap.
+fn reference(g: &Conv2dGeometry, x: &[f32], weight: &[f32], grad_y: &[f32]) -> Reference {
+    let mut y = vec![0.0; g.pixels() * g.out_c];
+    let (mut grad_x, mut grad_weight) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
+    for p in 0..g.pixels() {
+        let (n, oh, ow) = (p / (g.out_h() * g.out_w()), p / g.out_w() % g.out_h(), p % g.out_w());
+        for kh in 0..g.kernel[0] {
+            for kw in 0..g.kernel[1] {
+                let (ih, iw) = (oh * g.stride[0] + kh, ow * g.stride[1] + kw);
+                if ih < g.padding[0] || iw < g.padding[1] || ih - g.padding[0] >= g.in_h || iw - g.padding[1] >= g.in_w
+                {
+                    continue;
+                }
+                let pixel = (n * g.in_h + ih - g.padding[0]) * g.in_w + iw - g.padding[1];
+                for i in 0..g.in_c {
+                    let row = (kh * g.kernel[1] + kw) * g.in_c + i;
+                    let value = f64::from(x[pixel * g.in_c + i]);
+                    for o in 0..g.out_c {
+                        let (w, d) = (f64::from(weight[row * g.out_c + o]), f64::from(grad_y[p * g.out_c + o]));
+                        y[p * g.out_c + o] += value * w;
+                        grad_x[pixel * g.in_c + i] += d * w;
+                        grad_weight[row * g.out_c + o] += value * d;
+                    }
+                }
+            }
+        }
+    }
+    Reference { y, grad_x, grad_weight }
+}
+
+/// The largest difference is at most 2e-6 of the largest value.
+fn assert_close(found: &[f32], expected: impl Iterator<Item = f64>, what: &str) {
+    let expected: Vec<f64> = expected.collect();
+    let scale = expected.iter().fold(1e-3, |m: f64, v| m.max(v.abs()));
+    for (i, (f, e)) in found.iter().zip(&expected).enumerate() {
+        let error = (f64::from(*f) - e).abs();
+        assert!(error <= 2e-6 * scale, "{what}[{i}]: {f}, expected {e}");
+    }
+}
+
+#[test]
+fn every_instruction_set_matches_direct_sums() {
+    for g in geometries() {
+        let x = uniform(g.batch * g.in_h * g.in_w * g.in_c, 0);
+        let weight = uniform(g.k() * g.out_c, 1);
+        let grad_y = uniform(g.pixels() * g.out_c, 2);
+        let bias = uniform(g.out_c, 3);
+        let expected = reference(&g, &x, &weight, &grad_y);
+        for isa in microkernel::available() {
+            let what = |pass: &str| format!("{pass}, {}, {g:?}", isa.name);
+            // What a buffer holds before is overwritten, or added to.
+            let mut workspace = vec![f32::NAN; (g.k() + g.taps() * g.out_c) * (g.in_c + g.out_c + 64)];
+            let mut y = vec![f32::NAN; expected.y.len()];
+            forward_on(isa, &g, &x, &weight, Some(&bias), &mut y, &mut workspace);
+            let with_bias = expected.y.iter().enumerate().map(|(i, v)| v + f64::from(bias[i % g.out_c]));
+            assert_close(&y, with_bias, &what("forward"));
+
+            let mut grad_x = vec![f32::NAN; x.len()];
+            backward_data_on(isa, &g, &grad_y, &weight, &mut grad_x, false, &mut workspace);
+            assert_close(&grad_x, expected.grad_x.iter().copied(), &what("gradient of the input"));
+            backward_data_on(isa, &g, &grad_y, &weight, &mut grad_x, true, &mut workspace);
+            assert_close(&grad_x, expected.grad_x.iter().map(|v| 2.0 * v), &what("gradient of the input, added"));
+
+            let mut workspace = vec![f32::NAN; backward_weight_workspace(&g)];
+            let mut grad_weight = vec![f32::NAN; weight.len()];
+            backward_weight_on(isa, &g, &x, &grad_y, &mut grad_weight, false, &mut workspace);
+            assert_close(&grad_weight, expected.grad_weight.iter().copied(), &what("gradient of the weight"));
+            backward_weight_on(isa, &g, &x, &grad_y, &mut grad_weight, true, &mut workspace);
+            let doubled = expected.grad_weight.iter().map(|v| 2.0 * v);
+            assert_close(&grad_weight, doubled, &what("gradient of the weight, added"));
+        }
+    }
+}
+
+#[test]
+fn a_kernel_that_does_not_fit_is_refused() {
+    for (kernel, stride) in [([5, 1], [1, 1]), ([1, 5], [1, 1]), ([0, 1], [1, 1]), ([1, 1], [0, 1])] {
+        let error = Conv2dGeometry::new(1, [4, 4], 3, 8, kernel, stride, [0, 0]).unwrap_err().to_string();
+        assert!(error.starts_with("conv2d: kernel"), "{error}");
+    }
+}

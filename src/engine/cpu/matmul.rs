@@ -1,0 +1,140 @@
+//! `A · Bᵀ` of row-major matrices, with `B` packed once for many calls.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::gemm::{self, LeftRows, Product, RightMatrix, Shared};
+use super::microkernel::{self, Isa, MAX_NR, MR};
+
+/// Column ranges of [`matmul_nt`] start at multiples of this.
+pub const COLUMN_ALIGNMENT: usize = MAX_NR;
+/// Numbers that are packed at a time.
+const GROUP_VALUES: usize = 1 << 16;
+
+/// The rows of `B` `[rows, depth]`, in panels as the microkernel reads them.
+pub struct PackedRows {
+    isa: Isa,
+    panels: Vec<f32>,
+    rows: usize,
+    depth: usize,
+    nr: usize,
+}
+
+impl PackedRows {
+    /// Packs `n` rows of `depth` numbers, which `fill` writes: `[rows.len(), depth]` of any rows, in any order, by several threads.
+    ///
+    /// # Panics
+    /// `depth` is 0.
+    pub fn new(n: usize, depth: usize, fill: impl Fn(Range<usize>, &mut [f32]) + Sync) -> PackedRows {
+        assert!(depth > 0, "rows of at least one number");
+        let isa = microkernel::best();
+        let nr = isa.nr(n);
+        let mut panels = vec![0.0; RightMatrix::packed_len(depth, n, nr)];
+        // As much as stays in a core's cache.
+        let group = nr * (GROUP_VALUES / (nr * depth)).max(1);
+        panels.par_chunks_mut(group * depth).enumerate().for_each_init(Vec::new, |rows, (i, panels)| {
+            let own = i * group..((i + 1) * group).min(n);
+            rows.resize(own.len() * depth, 0.0);
+            fill(own.clone(), rows);
+            let (data, n) = (&rows[..], own.len());
+            RightMatrix { data, tap_offsets: &[0], depth, n, k_stride: 1, n_stride: depth, gates: false }
+                .pack(nr, panels);
+        });
+        PackedRows { isa, panels, rows: n, depth, nr }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Length of a row.
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+}
+
+struct PlainRows<'a> {
+    data: &'a [f32],
+    depth: usize,
+}
+
+impl LeftRows for PlainRows<'_> {
+    unsafe fn pointers(&self, rows: Range<usize>, _scratch: &mut [f32], out: &mut Vec<[*const f32; MR]>) {
+        let row = |r: usize| self.data[r.min(rows.end - 1) * self.depth..][..self.depth].as_ptr();
+        out.extend(rows.clone().step_by(MR).map(|group| std::array::from_fn(|r| row(group + r))));
+    }
+}
+
+/// `out[i][j - columns.start] = a_i · b_j` for `a` `[n, depth]` and the rows `columns` of `B`; `out` is
+/// `[n, columns.len()]`.
+///
+/// Each product is summed in one order that depends on `depth` alone: its bits do not depend on threads, on what is
+/// computed together with it, or on which of its two rows is the left one.
+///
+/// # Panics
+/// Sizes that do not fit, or a range that does not start at a multiple of [`COLUMN_ALIGNMENT`].
+pub fn matmul_nt(a: &[f32], b: &PackedRows, columns: Range<usize>, out: &mut [f32]) {
+    let (depth, n) = (b.depth, columns.len());
+    let rows = a.len() / depth;
+    assert_eq!((a.len(), out.len()), (rows * depth, rows * n), "sizes of a and out");
+    assert!(columns.start.is_multiple_of(COLUMN_ALIGNMENT) && columns.end <= b.rows, "columns of a product");
+    if out.is_empty() {
+        return;
+    }
+    let destination = Shared(out.as_mut_ptr());
+    let packed = &b.panels[columns.start * depth..];
+    let left = PlainRows { data: a, depth };
+    let product = Product { isa: b.isa, left: &left, rows, taps: 1, depth, n, packed, nr: b.nr };
+    // SAFETY: row `row` of `out`, which has `n` elements.
+    product.run(false, None, |row| unsafe { destination.get().add(row * n) });
+}
+
+/// Numbers of a row of `depth` whose products [`matmul_nt`] adds one after the other, before it adds that sum to the sum of those
+/// before them.
+pub fn summed_at_once(depth: usize) -> usize {
+    gemm::depth_blocks(1, depth)[0].3
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::RngExt;
+
+    use super::*;
+    use crate::base::rng::{Purpose, stream};
+
+    #[test]
+    fn products_match_the_definition_and_do_not_depend_on_their_company() {
+        for (n_a, n_b, depth) in [(1, 1, 1), (7, 5, 3), (100, 333, 70), (13, 130, 600)] {
+            let mut rng = stream(1, Purpose::Test, n_a as u64, 0);
+            let mut matrix = |n: usize| (0..n * depth).map(|_| rng.random_range(-1.0f32..1.0)).collect::<Vec<_>>();
+            let (a, b) = (matrix(n_a), matrix(n_b));
+            let pack = |rows: &[f32]| {
+                let of = |own: Range<usize>, out: &mut [f32]| {
+                    out.copy_from_slice(&rows[own.start * depth..own.end * depth]);
+                };
+                PackedRows::new(rows.len() / depth, depth, of)
+            };
+            let (packed, transposed) = (pack(&b), pack(&a));
+            let mut out = vec![0.0; n_a * n_b];
+            matmul_nt(&a, &packed, 0..n_b, &mut out);
+            let mut mirrored = vec![0.0; n_a * n_b];
+            matmul_nt(&b, &transposed, 0..n_a, &mut mirrored);
+            for i in 0..n_a {
+                let mut alone = vec![0.0; n_b];
+                matmul_nt(&a[i * depth..][..depth], &packed, 0..n_b, &mut alone);
+                assert_eq!(alone, out[i * n_b..][..n_b]);
+                for j in 0..n_b {
+                    let want: f64 = (0..depth).map(|k| f64::from(a[i * depth + k]) * f64::from(b[j * depth + k])).sum();
+                    assert!((f64::from(out[i * n_b + j]) - want).abs() < 1e-4, "{i} {j}");
+                    assert_eq!(out[i * n_b + j], mirrored[j * n_a + i]);
+                }
+            }
+            let start = n_b / COLUMN_ALIGNMENT * COLUMN_ALIGNMENT;
+            let mut part = vec![0.0; n_a * (n_b - start)];
+            matmul_nt(&a, &packed, start..n_b, &mut part);
+            assert!((0..n_a).all(|i| part[i * (n_b - start)..][..n_b - start] == out[i * n_b + start..(i + 1) * n_b]));
+        }
+    }
+}

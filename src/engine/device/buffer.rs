@@ -1,0 +1,203 @@
+//! Device memory with an owner, and numbers that live on both sides.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, OnceLock};
+
+use super::{Backend, Gpu, Grid, Ptr, kernels};
+use crate::Result;
+
+/// Memory of a device, given back when dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    backend: Arc<dyn Backend>,
+    address: u64,
+    bytes: usize,
+}
+
+impl Buffer {
+    pub(super) fn new(backend: Arc<dyn Backend>, bytes: usize) -> Result<Buffer> {
+        let address = backend.allocate(bytes.max(1))?;
+        Ok(Buffer { backend, address, bytes })
+    }
+
+    pub fn ptr<T>(&self) -> Ptr<T> {
+        Ptr::new(self.address)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.backend.release(self.address);
+    }
+}
+
+/// Numbers that are used on the host and on a device. Each side gets them when it asks and holds older ones: reading as a slice
+/// copies them from the device, writing as a slice makes the device's copy stale. Whoever reads what a device may hold calls
+/// [`Mirrored::fetch`] before, which can fail.
+#[derive(Debug, Default)]
+pub struct Mirrored {
+    len: usize,
+    /// Empty while the device's copy is newer, or while all are 0 and nobody has looked.
+    host: OnceLock<Vec<f32>>,
+    device: Option<DeviceCopy>,
+}
+
+#[derive(Debug)]
+struct DeviceCopy {
+    gpu: Gpu,
+    buffer: Buffer,
+    stale: bool,
+}
+
+impl Mirrored {
+    /// `len` zeros, made on the side that asks first.
+    pub fn zeros(len: usize) -> Mirrored {
+        Mirrored { len, ..Mirrored::default() }
+    }
+
+    /// How many numbers; known without looking at them.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Changes the length; new numbers are `value`.
+    pub fn resize(&mut self, len: usize, value: f32) {
+        self.host_mut().resize(len, value);
+        self.len = len;
+        self.device = None;
+    }
+
+    /// The device's copy, for reading.
+    pub fn on_device(&mut self, gpu: &Gpu) -> Result<Ptr<f32>> {
+        if self.device.as_ref().is_none_or(|copy| !copy.gpu.is(gpu)) {
+            if self.device.is_some() {
+                self.fetch()?;
+            }
+            let buffer = gpu.allocate(self.len * size_of::<f32>())?;
+            self.device = Some(DeviceCopy { gpu: gpu.clone(), buffer, stale: true });
+        }
+        let copy = self.device.as_mut().expect("made above");
+        if copy.stale {
+            match self.host.get() {
+                Some(values) => gpu.upload(copy.buffer.address, bytemuck::cast_slice(values))?,
+                None => kernels::fill_f32(gpu, Grid::any(self.len), copy.buffer.ptr(), 0.0, self.len as i64)?,
+            }
+            copy.stale = false;
+        }
+        Ok(copy.buffer.ptr())
+    }
+
+    /// The device's copy, for writing: the host's is out of date from now on.
+    pub fn on_device_mut(&mut self, gpu: &Gpu) -> Result<Ptr<f32>> {
+        let ptr = self.on_device(gpu)?;
+        self.host.take();
+        Ok(ptr)
+    }
+
+    /// All 0, whatever they were.
+    pub fn clear(&mut self) {
+        self.host.take();
+        if let Some(copy) = &mut self.device {
+            copy.stale = true;
+        }
+    }
+
+    /// Brings the numbers to the host, where they are not there yet: from then on, until a device is asked for them again, reading
+    /// them as a slice cannot fail.
+    ///
+    /// # Errors
+    /// A device that was lost.
+    pub fn fetch(&self) -> Result<()> {
+        if self.host.get().is_none() {
+            let mut values = vec![0.0; self.len];
+            if let Some(copy) = self.device.as_ref().filter(|copy| !copy.stale) {
+                copy.gpu.download(&mut [(bytemuck::cast_slice_mut(&mut values), copy.buffer.address)])?;
+            }
+            // Another thread may have been faster with the same numbers.
+            let _ = self.host.set(values);
+        }
+        Ok(())
+    }
+
+    /// # Panics
+    /// If a device fails that was not asked by [`Mirrored::fetch`]: what a device may hold is fetched before it is read.
+    fn host(&self) -> &Vec<f32> {
+        self.fetch().unwrap_or_else(|error| panic!("{error}"));
+        self.host.get().expect("fetched")
+    }
+
+    fn host_mut(&mut self) -> &mut Vec<f32> {
+        self.host();
+        if let Some(copy) = &mut self.device {
+            copy.stale = true;
+        }
+        self.host.get_mut().expect("filled above")
+    }
+}
+
+impl Deref for Mirrored {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        self.host()
+    }
+}
+
+impl DerefMut for Mirrored {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        self.host_mut()
+    }
+}
+
+impl From<Vec<f32>> for Mirrored {
+    fn from(values: Vec<f32>) -> Mirrored {
+        Mirrored { len: values.len(), host: OnceLock::from(values), device: None }
+    }
+}
+
+/// The numbers, on the host.
+impl Clone for Mirrored {
+    fn clone(&self) -> Mirrored {
+        self.to_vec().into()
+    }
+}
+
+impl PartialEq for Mirrored {
+    fn eq(&self, other: &Mirrored) -> bool {
+        self[..] == other[..]
+    }
+}
+
+#[cfg(all(test, ptl_emulator))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::device::{Emulator, Precision};
+
+    #[test]
+    fn numbers_move_only_when_the_other_side_looks_at_them() {
+        let gpu = Gpu::new(Arc::new(Emulator::default()), Precision::F32);
+        let mut numbers = Mirrored::from(vec![1.0, 2.0, 3.0]);
+        let address = numbers.on_device_mut(&gpu).unwrap();
+        kernels::scale_f32(&gpu, 1, address, address, 2.0, 3).unwrap();
+        assert!(numbers.len() == 3 && !numbers.is_empty());
+        assert!(numbers.host.get().is_none(), "the length is known on the host");
+        assert_eq!(numbers[..], [2.0, 4.0, 6.0]);
+        numbers[1] = 7.0;
+        assert_eq!(numbers.on_device(&gpu).unwrap(), address, "the place stays");
+        numbers.on_device_mut(&gpu).unwrap();
+        assert_eq!(numbers[..], [2.0, 7.0, 6.0]);
+        numbers.clear();
+        numbers.on_device_mut(&gpu).unwrap();
+        assert_eq!(numbers[..], [0.0; 3]);
+    }
+}

@@ -1,0 +1,130 @@
+//! How the engine's tensors look to cuDNN and to cuBLASLt: sizes and strides only, so that a CPU can check them.
+
+use crate::engine::cpu::conv::Conv2dGeometry;
+use crate::{Error, Result};
+
+/// The three passes of a convolution, in the order in which plans keep them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pass {
+    Forward,
+    BackwardData,
+    BackwardWeight,
+}
+
+impl Pass {
+    pub const ALL: [Pass; 3] = [Pass::Forward, Pass::BackwardData, Pass::BackwardWeight];
+}
+
+/// A tensor in cuDNN's order of dimensions: n, c, h, w.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tensor4d {
+    pub sizes: [i32; 4],
+    /// In elements.
+    pub strides: [i32; 4],
+}
+
+/// A convolution as cuDNN's descriptors say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Descriptors {
+    pub x: Tensor4d,
+    pub y: Tensor4d,
+    /// k, c, h, w: outputs, inputs, height, width. In memory `[k, h, w, c]`, which cuDNN calls NHWC.
+    pub filter: [i32; 4],
+    pub padding: [i32; 2],
+    pub stride: [i32; 2],
+}
+
+impl Descriptors {
+    /// # Errors
+    /// [`Error::Shape`] for a tensor of 2³¹ elements or more.
+    pub fn new(g: &Conv2dGeometry) -> Result<Descriptors> {
+        let too_large = || Error::Shape {
+            op: "conv2d",
+            detail: format!(
+                "{g:?} has a tensor of 2³¹ elements or more: use smaller batches (--ids, --images, --eval-batch)"
+            ),
+        };
+        let narrow = |size: usize| i32::try_from(size).map_err(|_| too_large());
+        // Memory is [n, h, w, c].
+        let tensor = |[n, c, h, w]: [usize; 4]| {
+            [n, c, h, w].iter().try_fold(1_usize, |product, &size| product.checked_mul(size)).map_or_else(
+                || Err(too_large()),
+                |elements| {
+                    narrow(elements)?;
+                    let strides = [h * w * c, 1, w * c, c];
+                    Ok(Tensor4d { sizes: narrow_all([n, c, h, w]), strides: narrow_all(strides) })
+                },
+            )
+        };
+        let [kh, kw] = g.kernel;
+        narrow(g.k() * g.out_c)?;
+        Ok(Descriptors {
+            x: tensor([g.batch, g.in_c, g.in_h, g.in_w])?,
+            y: tensor([g.batch, g.out_c, g.out_h(), g.out_w()])?,
+            filter: narrow_all([g.out_c, g.in_c, kh, kw]),
+            padding: [narrow(g.padding[0])?, narrow(g.padding[1])?],
+            stride: [narrow(g.stride[0])?, narrow(g.stride[1])?],
+        })
+    }
+}
+
+/// For parts of a product that is known to fit.
+fn narrow_all<const N: usize>(sizes: [usize; N]) -> [i32; N] {
+    sizes.map(|size| size as i32)
+}
+
+/// A matrix in memory, column by column, as cuBLASLt sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Matrix {
+    pub rows: usize,
+    pub columns: usize,
+    /// Elements from one column to the next.
+    pub leading: usize,
+    pub transposed: bool,
+}
+
+/// `c = op(a) · op(b)` in cuBLASLt's column-major matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Product {
+    pub a: Matrix,
+    pub b: Matrix,
+    pub c: Matrix,
+}
+
+impl Product {
+    /// Whether a convolution is a matrix product as it stands.
+    pub fn is(g: &Conv2dGeometry) -> bool {
+        g.kernel == [1, 1] && g.stride == [1, 1] && g.padding == [0, 0]
+    }
+
+    /// The product of a pass of such a convolution: which operand is what, see [`Product::operands`].
+    ///
+    /// With P pixels, I inputs and O outputs, memory holds row by row x `[P, I]`, w `[O, I]`, y `[P, O]`. Row-major `[R, C]` is
+    /// column-major C x R with leading dimension C, the transpose; X, W, Y below are these: X is I x P, W is I x O, Y is O x P.
+    ///
+    /// ```text
+    /// forward           y  = x wᵀ   (row-major)    Y  = yᵀ  = w xᵀ  = Wᵀ X     O x P, over I
+    /// gradient of x     dx = dy w                  dX = dxᵀ = wᵀ dyᵀ = W dY    I x P, over O
+    /// gradient of w     dw = dyᵀ x                 dW = dwᵀ = xᵀ dy  = X dYᵀ   I x O, over P
+    /// ```
+    pub fn new(g: &Conv2dGeometry, pass: Pass) -> Product {
+        let (p, i, o) = (g.pixels(), g.in_c, g.out_c);
+        let matrix = |rows, columns, transposed| Matrix { rows, columns, leading: rows, transposed };
+        let (x, w, y) = (matrix(i, p, false), matrix(i, o, false), matrix(o, p, false));
+        let transposed = |matrix| Matrix { transposed: true, ..matrix };
+        match pass {
+            Pass::Forward => Product { a: transposed(w), b: x, c: y },
+            Pass::BackwardData => Product { a: w, b: y, c: x },
+            Pass::BackwardWeight => Product { a: x, b: transposed(y), c: w },
+        }
+    }
+
+    /// The operands a, b and the result c of a pass, out of x (or its gradient), w (or its) and y (or its).
+    pub fn operands<T>(pass: Pass, x: T, w: T, y: T) -> [T; 3] {
+        match pass {
+            Pass::Forward => [w, x, y],
+            Pass::BackwardData => [w, y, x],
+            Pass::BackwardWeight => [x, y, w],
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The driver, cuBLASLt and cuDNN: found and checked before anything of them is called.
+//!
+//! cudarc opens libraries by bare name at the first call, and panics where there is none. So each is looked for first, and a file
+//! that [`Places`] names is opened by its path: the loader then finds the open one under its name (`libcudnn.so.9`). A development
+//! link (`libcudnn.so`) in the loader's own path still comes first, so what counts is the version that the library itself tells.
+
+use std::ffi::{OsStr, c_int};
+use std::fs;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use cudarc::{cublaslt::sys as cublaslt, cudnn::sys as cudnn, driver::sys as driver};
+use libloading::Library;
+
+use super::places::{Places, mapped_file};
+use super::status::{Status, no_device};
+use crate::Result;
+use crate::base::text::Shown;
+
+/// CUDA 12.0: the oldest driver.
+const OLDEST_DRIVER: usize = 12_000;
+
+/// Folders of the driver that are not in every loader's path: WSL, NixOS.
+const DRIVER_FOLDERS: [&str; 2] = ["/usr/lib/wsl/lib", "/run/opengl-driver/lib"];
+
+/// A library beside the driver.
+pub(super) struct Needed {
+    pub name: &'static str,
+    /// Major versions that have the functions which are called.
+    pub majors: RangeInclusive<usize>,
+    /// pip's package for CUDA 12, and for 13.
+    pub packages: [&'static str; 2],
+    /// The Debian package in NVIDIA's repository, less the version of CUDA that follows: major, or with the minor.
+    pub apt: &'static str,
+    pub apt_minor: bool,
+}
+
+pub(super) const CUBLASLT: Needed = Needed {
+    name: "cuBLASLt",
+    majors: 12..=13,
+    packages: ["nvidia-cublas-cu12", "nvidia-cublas"],
+    apt: "libcublas-",
+    apt_minor: true,
+};
+
+pub(super) const CUDNN: Needed = Needed {
+    name: "cuDNN",
+    majors: 9..=9,
+    packages: ["nvidia-cudnn-cu12", "nvidia-cudnn-cu13"],
+    apt: "libcudnn9-cuda-",
+    apt_minor: false,
+};
+
+/// What a library says of itself.
+pub(super) struct Found {
+    /// Major, minor, patch.
+    pub version: [usize; 3],
+    /// The CUDA it was made for: 12040 is 12.4.
+    pub cuda: usize,
+    pub file: Option<PathBuf>,
+}
+
+/// Loads and initialises the driver; its CUDA version (12040 is 12.4).
+///
+/// # Errors
+/// [`crate::Error::NoDevice`] where it is missing, too old or unusable.
+pub(super) fn open_driver() -> Result<usize> {
+    if !open_named("libcuda.so.1") {
+        open_first(DRIVER_FOLDERS.iter().map(|folder| Path::new(folder).join("libcuda.so.1")));
+    }
+    // SAFETY: opening NVIDIA's driver runs its initialisers, which ask for nothing.
+    if !unsafe { driver::is_culib_present() } {
+        return Err(no_device(
+            "libcuda.so.1, a part of NVIDIA's driver, was not found: install the driver (https://www.nvidia.com/drivers), give a \
+             container the GPU (`docker run --gpus all`), or use --device cpu"
+                .to_string(),
+        ));
+    }
+    // SAFETY: the driver is loaded, and this is the first call to it. It may come again.
+    let status = unsafe { driver::cuInit(0) };
+    if let Some(reason) = status.reason() {
+        // SAFETY: it is present, so this gives the library.
+        let file = file_of(unsafe { driver::culib() }, b"cuInit");
+        return Err(no_device(initialisation_failed(status, &reason, file.as_deref())));
+    }
+    let mut version: c_int = 0;
+    // SAFETY: the version is written to.
+    unsafe { driver::cuDriverGetVersion(&mut version) }.check("asking for the driver's version")?;
+    let version = usize::try_from(version).unwrap_or(0);
+    judge_driver(version)?;
+    Ok(version)
+}
+
+/// Loads cuBLASLt and cuDNN, of versions that a driver for CUDA `driver` can run.
+///
+/// # Errors
+/// [`crate::Error::NoDevice`] where one is missing, or of a version that does not fit.
+pub(super) fn open_vendor(driver: usize) -> Result<()> {
+    let places = Places::here();
+    // cuDNN opens cuBLASLt by its name, so that comes first. Libraries for CUDA 13 do not run on a driver for 12.
+    let names: &[&str] =
+        if driver >= 13_000 { &["libcublasLt.so.13", "libcublasLt.so.12"] } else { &["libcublasLt.so.12"] };
+    open_first(places.find(names));
+    // SAFETY: opening it runs its initialisers, which ask for nothing; so for cuDNN below.
+    if !unsafe { cublaslt::is_culib_present() } {
+        return Err(missing(&CUBLASLT, driver));
+    }
+    // SAFETY: it is present, and these calls only return numbers; so for cuDNN below.
+    let (cuda, library) = unsafe { (cublaslt::cublasLtGetCudartVersion(), cublaslt::culib()) };
+    let file = file_of(library, b"cublasLtGetProperty");
+    judge(&CUBLASLT, &Found { version: cublaslt_version()?, cuda, file }, driver)?;
+
+    open_first(places.find(&["libcudnn.so.9"]));
+    // SAFETY: as for cuBLASLt.
+    if !unsafe { cudnn::is_culib_present() } {
+        return Err(missing(&CUDNN, driver));
+    }
+    // SAFETY: as for cuBLASLt.
+    let (version, cuda, library) =
+        unsafe { (cudnn::cudnnGetVersion(), cudnn::cudnnGetCudartVersion(), cudnn::culib()) };
+    let file = file_of(library, b"cudnnGetVersion");
+    judge(&CUDNN, &Found { version: cudnn_version(version), cuda, file }, driver)
+}
+
+/// cuBLASLt must be present.
+fn cublaslt_version() -> Result<[usize; 3]> {
+    use cublaslt::libraryPropertyType::{MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
+    let mut version = [0; 3];
+    for (property, part) in [MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL].into_iter().zip(&mut version) {
+        let mut value: c_int = 0;
+        // SAFETY: the value is written to.
+        unsafe { cublaslt::cublasLtGetProperty(property, &mut value) }.check("asking for cuBLASLt's version")?;
+        *part = usize::try_from(value).unwrap_or(0);
+    }
+    Ok(version)
+}
+
+/// 90100 is 9.1.0, and before version 9 8907 was 8.9.7. (cuDNN tells its parts too, but with a status whose codes changed.)
+pub(super) fn cudnn_version(version: usize) -> [usize; 3] {
+    let unit = if version < 10_000 { 1000 } else { 10_000 };
+    [version / unit, version % unit / 100, version % 100]
+}
+
+impl Found {
+    fn place(&self) -> String {
+        self.file.as_ref().map(|file| format!(" ({})", file.shown())).unwrap_or_default()
+    }
+}
+
+/// # Errors
+/// A driver that is too old.
+pub(super) fn judge_driver(version: usize) -> Result<()> {
+    if version >= OLDEST_DRIVER {
+        return Ok(());
+    }
+    Err(no_device(format!(
+        "NVIDIA's driver is for CUDA {}.{}, 12.0 or newer is needed: install a newer one (https://www.nvidia.com/drivers)",
+        version / 1000,
+        version % 1000 / 10
+    )))
+}
+
+/// # Errors
+/// A version that has other functions, or is for a newer driver.
+pub(super) fn judge(needed: &Needed, found: &Found, driver: usize) -> Result<()> {
+    let [major, minor, patch] = found.version;
+    let (name, place) = (needed.name, found.place());
+    if !needed.majors.contains(&major) {
+        let (first, last) = (needed.majors.start(), needed.majors.end());
+        let wanted = if first == last { first.to_string() } else { format!("{first} or {last}") };
+        return Err(no_device(format!(
+            "{name} {major}.{minor}.{patch} was found{place}, {name} {wanted} is needed: {}",
+            how_to_get(needed, driver)
+        )));
+    }
+    if found.cuda / 1000 > driver / 1000 {
+        return Err(no_device(format!(
+            "{name} {major}.{minor}.{patch}{place} is for CUDA {}, the driver for CUDA {}.{}: install a newer driver \
+             (https://www.nvidia.com/drivers), or {}",
+            found.cuda / 1000,
+            driver / 1000,
+            driver % 1000 / 10,
+            how_to_get(needed, driver)
+        )));
+    }
+    Ok(())
+}
+
+/// The error for a library that no place has.
+pub(super) fn missing(needed: &Needed, driver: usize) -> crate::Error {
+    no_device(format!(
+        "{} was not found (in VIRTUAL_ENV, CONDA_PREFIX, CUDA_HOME, the system's folders, LD_LIBRARY_PATH): {}",
+        needed.name,
+        how_to_get(needed, driver)
+    ))
+}
+
+fn how_to_get(needed: &Needed, driver: usize) -> String {
+    let cuda = if driver >= 13_000 { 13 } else { 12 };
+    let (package, apt) = (needed.packages[cuda - 12], needed.apt);
+    let minor = if needed.apt_minor { format!("-{}", driver % 1000 / 10) } else { String::new() };
+    format!(
+        "`pip install {package}` in an active environment, or `apt install {apt}{cuda}{minor}` from NVIDIA's repository"
+    )
+}
+
+/// Why the driver does not start.
+fn initialisation_failed(status: driver::CUresult, reason: &str, file: Option<&Path>) -> String {
+    use driver::CUresult::*;
+    let file = file.map_or("libcuda".to_string(), |file| file.shown().to_string());
+    match status {
+        CUDA_ERROR_STUB_LIBRARY => {
+            format!("{file} is the toolkit's stub, not the driver: take its folder out of LD_LIBRARY_PATH")
+        }
+        CUDA_ERROR_NO_DEVICE => {
+            format!(
+                "NVIDIA's driver ({file}) finds no GPU: see `nvidia-smi`, CUDA_VISIBLE_DEVICES, or use --device cpu"
+            )
+        }
+        CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
+            format!("{file} and the driver's kernel module have different versions: restart the machine")
+        }
+        _ => format!("NVIDIA's driver ({file}) does not start, {reason}: see `nvidia-smi`"),
+    }
+}
+
+/// Opens a library by the loader's own search, for the rest of the process.
+fn open_named(name: impl AsRef<OsStr>) -> bool {
+    // SAFETY: the names and paths that come here are of NVIDIA's libraries; opening them runs their initialisers, which ask for
+    // nothing.
+    match unsafe { Library::new(name.as_ref()) } {
+        Ok(library) => {
+            // Never closed: functions of it are called until the process ends.
+            std::mem::forget(library);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// Opens the first file that can be opened (one may be for another processor). None is no error: the loader's own search follows.
+fn open_first(files: impl IntoIterator<Item = PathBuf>) {
+    files.into_iter().any(open_named);
+}
+
+/// Where an open library lies, for messages.
+fn file_of(library: &Library, function: &[u8]) -> Option<PathBuf> {
+    // SAFETY: only the address is used.
+    let address = *unsafe { library.get::<*const ()>(function) }.ok()? as usize;
+    mapped_file(&fs::read_to_string("/proc/self/maps").ok()?, address)
+}

@@ -1,0 +1,227 @@
+//! The emulator of the kernels as a back end: `kernels/*.cu` compiled as C++, run by the CPU one thread after the other.
+//!
+//! Device memory is host memory that starts as NaN. The threads of each launch run in an order that is drawn anew.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::collections::HashMap;
+use std::ffi::{CString, c_char, c_int, c_uint, c_ulonglong, c_void};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Backend, Kernel, Recording, Vendor};
+use crate::{Error, Result};
+
+unsafe extern "C" {
+    /// See `kernels/emulator/abi.cpp`.
+    fn ptl_emu_launch(
+        kernel: *const c_char,
+        grid: *const c_uint,
+        block: *const c_uint,
+        shared_bytes: c_uint,
+        arguments: *mut *mut c_void,
+        schedule: c_uint,
+        seed: c_ulonglong,
+        message: *mut c_char,
+        message_len: usize,
+    ) -> c_int;
+}
+
+/// Threads and blocks in an order drawn from the seed.
+const SHUFFLED: c_uint = 2;
+const ALIGN: usize = 256;
+const NAME: &str = "emulated GPU";
+
+/// The emulated device.
+#[derive(Debug, Default)]
+pub struct Emulator {
+    blocks: Mutex<HashMap<u64, Layout>>,
+    /// Numbers the launches: the seed of each.
+    launches: AtomicU64,
+    /// Launches that are being recorded instead of run.
+    recording: Mutex<Option<Vec<Launch>>>,
+    /// Launches that ran, where somebody asked for them.
+    log: Mutex<Option<Vec<Launch>>>,
+}
+
+/// A launch with its arguments by value.
+#[derive(Clone)]
+pub struct Launch {
+    pub kernel: &'static Kernel,
+    grid: [u32; 3],
+    shared_bytes: u32,
+    /// Every parameter of every kernel fits into 8 bytes.
+    pub arguments: Vec<u64>,
+}
+
+impl std::fmt::Debug for Launch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {:?}", self.kernel.name, self.grid)
+    }
+}
+
+impl Launch {
+    fn run(&self, seed: u64) -> Result<()> {
+        let mut values = self.arguments.clone();
+        let mut arguments: Vec<*mut c_void> = values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
+        let name = CString::new(self.kernel.name).expect("a C identifier");
+        let block = [self.kernel.threads, 1, 1];
+        let mut message = [0u8; 512];
+        // SAFETY: the kernel exists (the build script compiled what it lists), and gets one value for each parameter.
+        let status = unsafe {
+            ptl_emu_launch(
+                name.as_ptr(),
+                self.grid.as_ptr(),
+                block.as_ptr(),
+                self.shared_bytes,
+                arguments.as_mut_ptr(),
+                SHUFFLED,
+                seed,
+                message.as_mut_ptr().cast(),
+                message.len(),
+            )
+        };
+        if status == 0 {
+            return Ok(());
+        }
+        let end = message.iter().position(|&byte| byte == 0).unwrap_or(message.len());
+        let reason = String::from_utf8_lossy(&message[..end]).into_owned();
+        Err(Error::Device { device: NAME, action: format!("kernel {}", self.kernel.name), reason })
+    }
+}
+
+impl Emulator {
+    /// What was launched since this was last called; nothing at the first call, from which on launches are kept. Replays of
+    /// recordings are not among them.
+    pub fn take_launches(&self) -> Vec<Launch> {
+        self.log.lock().expect("no panic while locked").replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// Start and bytes of the allocation that holds `address`.
+    pub fn allocation(&self, address: u64) -> Option<(u64, usize)> {
+        let blocks = self.blocks.lock().expect("no panic while locked");
+        let holds = |(start, layout): &(&u64, &Layout)| (**start..**start + layout.size() as u64).contains(&address);
+        blocks.iter().find(holds).map(|(start, layout)| (*start, layout.size()))
+    }
+}
+
+impl Emulator {
+    /// What CUDA does not allow while it records.
+    fn refuse_in_recording(&self, action: &str) -> Result<()> {
+        if self.recording.lock().expect("no panic while locked").is_none() {
+            return Ok(());
+        }
+        let reason = "a step that is being recorded may only launch kernels".into();
+        Err(Error::Device { device: NAME, action: action.into(), reason })
+    }
+}
+
+impl Backend for Emulator {
+    fn description(&self) -> String {
+        "emulated GPU: the CUDA kernels, run by the CPU".into()
+    }
+
+    fn memory(&self) -> Result<[u64; 2]> {
+        let (total, available) = crate::base::memory::total_and_available().unwrap_or((u64::MAX, u64::MAX));
+        Ok([available, total])
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        self.refuse_in_recording("allocating memory")?;
+        let [free, total] = self.memory()?;
+        let too_large = || {
+            let (purpose, advice) =
+                ("a buffer".into(), "use smaller batches, smaller images or a smaller network".into());
+            Error::DeviceMemory { purpose, needed: bytes as u64, free, total, advice }
+        };
+        if bytes as u64 > free {
+            return Err(too_large());
+        }
+        let layout = Layout::from_size_align(bytes, ALIGN).expect("a size that memory can have");
+        // SAFETY: the layout has a size above 0 (`Buffer::new`).
+        let start = unsafe { alloc(layout) };
+        if start.is_null() {
+            return Err(too_large());
+        }
+        // SAFETY: just allocated with this size.
+        unsafe { start.write_bytes(0xff, bytes) };
+        self.blocks.lock().expect("no panic while locked").insert(start as u64, layout);
+        Ok(start as u64)
+    }
+
+    fn release(&self, address: u64) {
+        let layout = self.blocks.lock().expect("no panic while locked").remove(&address);
+        // SAFETY: the block is one of ours, allocated with this layout, and forgotten now.
+        unsafe { dealloc(address as *mut u8, layout.expect("a block of this device")) };
+    }
+
+    fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.refuse_in_recording("copying to the device")?;
+        // SAFETY: the session copies within blocks that it allocated; the host's slice is another allocation.
+        unsafe { (to as *mut u8).copy_from_nonoverlapping(from.as_ptr(), from.len()) };
+        Ok(())
+    }
+
+    fn upload_beside(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.upload(to, from)
+    }
+
+    fn download(&self, copies: &mut [(&mut [u8], u64)]) -> Result<()> {
+        self.refuse_in_recording("copying from the device")?;
+        for (to, from) in copies {
+            // SAFETY: as in `upload`.
+            unsafe { to.as_mut_ptr().copy_from_nonoverlapping(*from as *const u8, to.len()) };
+        }
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.refuse_in_recording("waiting for the device")?;
+        Ok(())
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: &'static Kernel,
+        grid: [u32; 3],
+        shared_bytes: u32,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
+        let values = (arguments.iter().zip(kernel.parameter_bytes)).map(|(&argument, &bytes)| {
+            let mut value = [0u8; 8];
+            // SAFETY: the caller's arguments point to values of the kernel's parameter types, which have these sizes.
+            unsafe { value.as_mut_ptr().copy_from_nonoverlapping(argument.cast::<u8>(), bytes) };
+            u64::from_ne_bytes(value)
+        });
+        let launch = Launch { kernel, grid, shared_bytes, arguments: values.collect() };
+        if let Some(recorded) = &mut *self.recording.lock().expect("no panic while locked") {
+            recorded.push(launch);
+            return Ok(());
+        }
+        if let Some(log) = &mut *self.log.lock().expect("no panic while locked") {
+            log.push(launch.clone());
+        }
+        launch.run(self.launches.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
+        *self.recording.lock().expect("no panic while locked") = Some(Vec::new());
+        let done = work();
+        let launches = self.recording.lock().expect("no panic while locked").take();
+        done?;
+        Ok(Box::new(Recorded { launches: launches.expect("set above") }))
+    }
+
+    fn vendor(&self) -> Option<&dyn Vendor> {
+        None
+    }
+}
+
+struct Recorded {
+    launches: Vec<Launch>,
+}
+
+impl Recording for Recorded {
+    fn replay(&self) -> Result<()> {
+        self.launches.iter().enumerate().try_for_each(|(i, launch)| launch.run(i as u64))
+    }
+}

@@ -1,0 +1,115 @@
+//! A GPU as the engine sees it: a back end, and the precision of the run.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use super::{Backend, Buffer, Grid, Kernel, Precision, Ptr, Recording, Vendor};
+use crate::engine::graph::Value;
+use crate::{Error, Result};
+
+/// A GPU, real or emulated. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Gpu {
+    backend: Arc<dyn Backend>,
+    precision: Precision,
+}
+
+impl Gpu {
+    pub fn new(backend: Arc<dyn Backend>, precision: Precision) -> Gpu {
+        Gpu { backend, precision }
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The device's name and what drives it.
+    pub fn description(&self) -> String {
+        self.backend.description()
+    }
+
+    /// Bytes of an element of `value`.
+    pub(crate) fn element_bytes(&self, value: &Value) -> usize {
+        if self.precision == Precision::Bf16 && !value.exact { 2 } else { 4 }
+    }
+
+    /// Bytes of an element of an activation.
+    pub fn activation_bytes(&self) -> usize {
+        if self.precision == Precision::Bf16 { 2 } else { 4 }
+    }
+
+    /// The address `count` activation elements behind `ptr`.
+    pub fn offset(&self, ptr: Ptr, count: usize) -> Ptr {
+        Ptr::new(ptr.address() + (count * self.activation_bytes()) as u64)
+    }
+
+    /// Uninitialised memory.
+    pub fn allocate(&self, bytes: usize) -> Result<Buffer> {
+        Buffer::new(self.backend.clone(), bytes)
+    }
+
+    /// See [`Backend::memory`].
+    pub fn memory(&self) -> Result<[u64; 2]> {
+        self.backend.memory()
+    }
+
+    /// See [`Backend::upload`].
+    pub fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.backend.upload(to, from)
+    }
+
+    /// See [`Backend::upload_beside`].
+    pub fn upload_beside(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.backend.upload_beside(to, from)
+    }
+
+    /// See [`Backend::download`].
+    pub fn download(&self, copies: &mut [(&mut [u8], u64)]) -> Result<()> {
+        self.backend.download(copies)
+    }
+
+    pub fn synchronize(&self) -> Result<()> {
+        self.backend.synchronize()
+    }
+
+    /// See [`Backend::record`].
+    pub fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
+        self.backend.record(work)
+    }
+
+    pub fn vendor(&self) -> Option<&dyn Vendor> {
+        self.backend.vendor()
+    }
+
+    /// Both are the same device.
+    pub fn is(&self, other: &Gpu) -> bool {
+        Arc::ptr_eq(&self.backend, &other.backend)
+    }
+
+    /// The generated launch functions (`kernels.rs`) come here, and nobody else.
+    pub(super) fn launch(&self, kernel: &'static Kernel, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
+        let blocks = grid.blocks.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        if blocks[1].max(blocks[2]) > 65535 || blocks[0] > i32::MAX as u32 {
+            return Err(Error::Device {
+                device: "GPU",
+                action: format!("launch of {}", kernel.name),
+                reason: format!(
+                    "a grid of {blocks:?} blocks is too large: use smaller batches or images, or a smaller gallery"
+                ),
+            });
+        }
+        // SAFETY: the generated function has the kernel's parameter list, one value each. Addresses come from blocks that are
+        // allocated on this device for as long as the session lives, with the sizes that the ops derive from the same shapes
+        // that they pass here. Nothing can check that: a kernel that is given other addresses writes wherever the GPU reaches.
+        unsafe { self.backend.launch(kernel, blocks, grid.shared_bytes, arguments) }
+    }
+
+    /// What a family of kernels answers where it has none for the precision.
+    pub(super) fn no_kernel(&self, family: &str) -> Error {
+        Error::Device {
+            device: "GPU",
+            action: format!("launch of {family}"),
+            reason: format!("there is no kernel of this family for the precision {:?}", self.precision),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Recording: ops become nodes in order of execution; nothing is computed here.
+
+use crate::engine::op::Op;
+use crate::engine::shape::Shape;
+use crate::engine::store::{BufferId, CounterId, ParamId};
+use crate::{Error, Result};
+
+/// An activation: an input of the graph or the output of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Var(pub(crate) usize);
+
+/// Index of a latent state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StateId(pub(crate) usize);
+
+impl StateId {
+    /// The state declared as number `index` ([`Graph::states`]).
+    pub fn from_index(index: usize) -> StateId {
+        StateId(index)
+    }
+}
+
+/// Whether the graph will be differentiated and updates running statistics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Batch statistics, running statistics updated, backward possible.
+    Train,
+    /// Running statistics, backward possible (for tests and frozen parts).
+    EvalGrad,
+    /// Running statistics, forward only: memory is reused at once.
+    Eval,
+}
+
+#[derive(Debug)]
+pub(crate) struct Value {
+    pub shape: Shape,
+    pub requires_grad: bool,
+    /// 4 bytes an element in every precision: labels and losses.
+    pub exact: bool,
+    /// Stays readable after the run.
+    pub keep: bool,
+    /// Its gradient is given from outside: a loss, or a tensor under test.
+    pub root: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub op: Box<dyn Op>,
+    pub inputs: Vec<Var>,
+    pub output: Var,
+    pub attachments: Attachments,
+}
+
+/// What an op uses beside its inputs.
+#[derive(Clone, Debug, Default)]
+pub struct Attachments {
+    pub params: Vec<ParamId>,
+    pub buffers: Vec<BufferId>,
+    pub counter: Option<CounterId>,
+    pub state: Option<StateId>,
+}
+
+/// One latent state of the network: a slot of `[h, w, c]` for each image of the batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDecl {
+    pub name: String,
+    /// `n` is 1: the shape of one slot.
+    pub slot: Shape,
+}
+
+/// The recorded computation.
+#[derive(Debug)]
+pub struct Graph {
+    pub(crate) mode: Mode,
+    pub(crate) values: Vec<Value>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) states: Vec<StateDecl>,
+    pub(crate) freeze_backbone_bn: bool,
+}
+
+impl Graph {
+    /// An empty recording.
+    pub fn new(mode: Mode) -> Graph {
+        Graph { mode, values: Vec::new(), nodes: Vec::new(), states: Vec::new(), freeze_backbone_bn: false }
+    }
+
+    /// Keeps the running statistics of the backbone as they are, and normalises with them (`--freeze-bn`).
+    pub fn freeze_backbone_bn(mut self, freeze: bool) -> Graph {
+        self.freeze_backbone_bn = freeze;
+        self
+    }
+
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// A tensor given from outside at each run.
+    pub fn input(&mut self, shape: Shape) -> Var {
+        self.value(Value { shape, requires_grad: false, exact: false, keep: true, root: false })
+    }
+
+    /// An input whose gradient is wanted.
+    pub fn input_with_grad(&mut self, shape: Shape) -> Var {
+        self.value(Value { shape, requires_grad: true, exact: false, keep: true, root: false })
+    }
+
+    /// One class label for each of `n` images, given from outside as the bits of u32: `[n, 1, 1, 1]`.
+    pub fn labels(&mut self, n: usize) -> Var {
+        self.targets(Shape::vectors(n, 1))
+    }
+
+    /// What losses are measured against, given from outside: 4 bytes an element in every precision, without gradient.
+    pub fn targets(&mut self, shape: Shape) -> Var {
+        self.value(Value { shape, requires_grad: false, exact: true, keep: true, root: false })
+    }
+
+    /// Declares a latent state; `slot` is `[1, h, w, c]`.
+    pub fn state(&mut self, name: String, slot: Shape) -> StateId {
+        self.states.push(StateDecl { name, slot });
+        StateId(self.states.len() - 1)
+    }
+
+    /// Records an op that makes an output of `shape`.
+    ///
+    /// # Errors
+    /// The same value twice among the inputs: their gradients could not be written apart.
+    pub fn push(
+        &mut self,
+        op: impl Op + 'static,
+        inputs: &[Var],
+        shape: Shape,
+        attachments: Attachments,
+    ) -> Result<Var> {
+        for (i, var) in inputs.iter().enumerate() {
+            if inputs[..i].contains(var) {
+                let detail = format!("input {i} is the same tensor as an earlier input");
+                return Err(Error::Shape { op: op.name(), detail });
+            }
+        }
+        let exact = op.exact();
+        let output = self.value(Value { shape, requires_grad: false, exact, keep: false, root: false });
+        self.nodes.push(Node { op: Box::new(op), inputs: inputs.to_vec(), output, attachments });
+        Ok(output)
+    }
+
+    /// Keeps `var` readable after the run.
+    pub fn keep(&mut self, var: Var) {
+        self.values[var.0].keep = true;
+    }
+
+    /// Makes `var` a source of gradient: [`crate::engine::session::Session::set_grad`] before backward. Kept readable as well.
+    pub fn root(&mut self, var: Var) {
+        self.values[var.0].root = true;
+        self.values[var.0].keep = true;
+    }
+
+    pub fn shape(&self, var: Var) -> Shape {
+        self.values[var.0].shape
+    }
+
+    /// Whether `var` is given from outside.
+    pub(crate) fn is_input(&self, var: Var) -> bool {
+        self.nodes.iter().all(|node| node.output != var)
+    }
+
+    /// The latent states in order of declaration.
+    pub fn states(&self) -> &[StateDecl] {
+        &self.states
+    }
+
+    /// Floating-point operations of one forward.
+    pub fn flops(&self) -> u64 {
+        self.nodes.iter().map(|node| node.op.flops()).sum()
+    }
+
+    fn value(&mut self, value: Value) -> Var {
+        self.values.push(value);
+        Var(self.values.len() - 1)
+    }
+}

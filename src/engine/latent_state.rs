@@ -1,0 +1,222 @@
+//! Latent states of BConv-Cells: what they hold between steps and when they start afresh.
+
+use rand_distr::{Distribution, Normal};
+use serde::{Deserialize, Serialize};
+
+use crate::base::rng::{Purpose, stream};
+use crate::engine::device::{Gpu, Mirrored, Ptr};
+use crate::engine::graph::{StateDecl, StateId};
+use crate::{Error, Result};
+
+/// Standard deviation of a state drawn at random, as in the published code.
+const NORMAL_STD: f32 = 1e-3;
+
+/// When training starts states afresh (`--state-policy`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StatePolicy {
+    /// Carried from mini-batch to mini-batch, reset at each epoch's start.
+    #[default]
+    Carry,
+    /// Never reset.
+    CarryEpochs,
+    /// Reset at every step.
+    Reset,
+}
+
+/// What a state holds after a reset (`--state-init`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StateInit {
+    #[default]
+    Zeros,
+    /// Seeded N(0, 0.001²), as published.
+    Normal,
+}
+
+/// What every evaluation batch starts from (`--eval-state`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EvalState {
+    /// An image's feature does not depend on its neighbours in the batch.
+    #[default]
+    Zeros,
+    /// Every slot holds the mean over slots of the last training state.
+    Mean,
+    /// Seeded N(0, 0.001²), as published.
+    Normal,
+}
+
+/// One state: `[slots, h, w, c]` now and before the last step.
+#[derive(Clone, Debug, Default)]
+struct Pair {
+    current: Mirrored,
+    previous: Mirrored,
+    /// Elements of `current` that say something: none after a reset.
+    held: usize,
+}
+
+/// The latent states of a network. Their number of slots follows the batch: a smaller batch uses (and keeps) the first
+/// slots, a larger one adds slots that start as after a reset.
+#[derive(Clone, Debug)]
+pub struct LatentStates {
+    init: StateInit,
+    seed: u64,
+    /// Numbers the resets, so that each draws other values.
+    resets: u64,
+    pairs: Vec<Pair>,
+}
+
+impl LatentStates {
+    /// States that are empty until the first step.
+    pub fn new(init: StateInit, seed: u64) -> LatentStates {
+        LatentStates { init, seed, resets: 0, pairs: Vec::new() }
+    }
+
+    /// Forgets everything: the next step starts afresh.
+    pub fn reset(&mut self) {
+        self.resets += 1;
+        self.pairs.iter_mut().for_each(|pair| pair.held = 0);
+    }
+
+    /// Brings the current states to the host: see [`Mirrored::fetch`].
+    ///
+    /// # Errors
+    /// A device that was lost.
+    pub fn fetch(&self) -> Result<()> {
+        self.pairs.iter().filter(|pair| pair.held > 0).try_for_each(|pair| pair.current.fetch())
+    }
+
+    /// The current content of a state, `[slots, h, w, c]`.
+    pub fn current(&self, id: StateId) -> &[f32] {
+        self.pairs[id.0].current()
+    }
+
+    /// Sets a state, `[slots, h, w, c]`.
+    pub fn set_current(&mut self, id: StateId, data: Vec<f32>) {
+        self.grow_list(id.0 + 1);
+        let pair = &mut self.pairs[id.0];
+        pair.held = data.len();
+        pair.current = data.into();
+    }
+
+    /// What evaluation starts from, for a batch of `batch` images.
+    ///
+    /// # Errors
+    /// [`EvalState::Mean`] where no state is stored; a device that was lost.
+    pub fn for_evaluation(
+        &self,
+        mode: EvalState,
+        decls: &[StateDecl],
+        batch: usize,
+        seed: u64,
+    ) -> Result<LatentStates> {
+        let init = if mode == EvalState::Normal { StateInit::Normal } else { StateInit::Zeros };
+        let mut states = LatentStates::new(init, seed);
+        if mode == EvalState::Mean {
+            self.fetch()?;
+            for (i, decl) in decls.iter().enumerate() {
+                let slot = decl.slot.len();
+                let stored = self.pairs.get(i).map_or(&[][..], Pair::current);
+                if stored.is_empty() {
+                    return Err(Error::NoLatentState { cell: decl.name.clone() });
+                }
+                let slots = stored.len() / slot;
+                let mean: Vec<f32> = (0..slot)
+                    .map(|j| {
+                        (stored.iter().skip(j).step_by(slot).map(|&v| f64::from(v)).sum::<f64>() / slots as f64) as f32
+                    })
+                    .collect();
+                states.set_current(StateId(i), mean.repeat(batch));
+            }
+        }
+        Ok(states)
+    }
+
+    /// Named contents for a checkpoint: `(cell, [slots, h, w, c], values)`.
+    pub fn export<'a>(&'a self, decls: &'a [StateDecl]) -> impl Iterator<Item = (&'a str, [usize; 4], &'a [f32])> {
+        decls.iter().zip(&self.pairs).map(|(decl, pair)| {
+            let slot = decl.slot;
+            (decl.name.as_str(), [pair.held / slot.len(), slot.h, slot.w, slot.c], pair.current())
+        })
+    }
+
+    /// Number of resets so far: part of a checkpoint, so that `normal` draws go on.
+    pub fn resets(&self) -> u64 {
+        self.resets
+    }
+
+    /// Sets the number of resets so far.
+    pub fn set_resets(&mut self, resets: u64) {
+        self.resets = resets;
+    }
+
+    /// Makes the current states the previous ones of a step with `batch` slots.
+    ///
+    /// # Errors
+    /// A device that was lost.
+    pub(crate) fn begin_step(&mut self, decls: &[StateDecl], batch: usize) -> Result<()> {
+        self.grow_list(decls.len());
+        for (i, (decl, pair)) in decls.iter().zip(&mut self.pairs).enumerate() {
+            std::mem::swap(&mut pair.current, &mut pair.previous);
+            let len = batch * decl.slot.len();
+            let had = pair.held.min(len);
+            // Lengths are touched only where they change: numbers that lie on a device stay there.
+            if pair.previous.len() != len {
+                pair.previous.fetch()?;
+                pair.previous.resize(len, 0.0);
+            }
+            if pair.current.len() != len {
+                pair.current = Mirrored::zeros(len);
+            }
+            pair.held = len;
+            if had == len {
+                continue;
+            }
+            if had > 0 || self.init == StateInit::Normal {
+                pair.previous.fetch()?;
+            }
+            match self.init {
+                StateInit::Zeros if had == 0 => pair.previous.clear(),
+                StateInit::Zeros => pair.previous[had..].fill(0.0),
+                StateInit::Normal => {
+                    let normal = Normal::new(0.0, NORMAL_STD).expect("a positive standard deviation");
+                    let mut rng = stream(self.seed, Purpose::LatentState, self.resets, i as u64);
+                    // Slot by slot from the first: a slot that is added has numbers of its own.
+                    let drawn: Vec<f32> = (0..len).map(|_| normal.sample(&mut rng)).collect();
+                    pair.previous[had..].copy_from_slice(&drawn[had..]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Before and after, for the cell that runs now.
+    pub(crate) fn step(&mut self, id: StateId) -> (&[f32], &mut [f32]) {
+        let pair = &mut self.pairs[id.0];
+        (&pair.previous, &mut pair.current)
+    }
+
+    /// What the last step started from.
+    pub(crate) fn previous(&self, id: StateId) -> &[f32] {
+        &self.pairs[id.0].previous
+    }
+
+    /// Before and after, on a GPU.
+    pub(crate) fn on_device(&mut self, gpu: &Gpu) -> Result<Vec<[Ptr<f32>; 2]>> {
+        let pairs = self.pairs.iter_mut();
+        pairs.map(|pair| Ok([pair.previous.on_device(gpu)?, pair.current.on_device_mut(gpu)?])).collect()
+    }
+
+    fn grow_list(&mut self, len: usize) {
+        if self.pairs.len() < len {
+            self.pairs.resize(len, Pair::default());
+        }
+    }
+}
+
+impl Pair {
+    fn current(&self) -> &[f32] {
+        if self.held == 0 { &[] } else { &self.current[..self.held] }
+    }
+}

@@ -1,0 +1,69 @@
+//! Elementwise sum of two tensors: `y = a + b`, `da = dy`, `db = dy`.
+
+use rayon::prelude::*;
+
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
+use crate::Result;
+use crate::engine::cpu::par;
+use crate::engine::device::{Gpu, Grid, kernels};
+use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::shape::Shape;
+
+#[derive(Debug)]
+struct Add {
+    len: usize,
+}
+
+/// `a + b`, same shapes.
+pub fn add(g: &mut Graph, a: Var, b: Var) -> Result<Var> {
+    let (left, right) = (g.shape(a), g.shape(b));
+    if left != right {
+        return Err(mismatch("add", format!("{left} + {right}: shapes differ")));
+    }
+    g.push(Add { len: left.len() }, &[a, b], left, Attachments::default())
+}
+
+impl Op for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { inputs: vec![false, false], ..Needs::default() }
+    }
+
+    fn forward(&self, cx: &mut Forward<'_>) {
+        let inputs = cx.inputs[0].par_iter().zip(cx.inputs[1]);
+        cx.output.par_iter_mut().with_min_len(4096).zip(inputs).for_each(|(y, (a, b))| *y = a + b);
+    }
+
+    fn backward(&self, cx: &mut Backward<'_>) {
+        for grad in cx.grad_inputs.iter_mut().flatten() {
+            par::put(grad.data, cx.grad_output, grad.accumulate);
+        }
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        Ok(self.needs())
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        kernels::add(cx.gpu, Grid::any(self.len), cx.inputs[0], cx.inputs[1], cx.output, self.len as i64)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        cx.grad_inputs.iter().flatten().try_for_each(|grad| {
+            kernels::put(cx.gpu, Grid::any(self.len), cx.grad_output, grad.data, self.len as i64, grad.flag())
+        })
+    }
+}
+
+pub(super) fn cases() -> Vec<OpCase> {
+    let shape = Shape::new(2, 3, 2, 5);
+    vec![OpCase::new("add", &[shape, shape], &[], |g, _, x, _, _| add(g, x[0], x[1]))]
+}
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    let shape = Shape::new(16, 32, 16, 256);
+    vec![OpCase::new("add", &[shape, shape], &[], |g, _, x, _, _| add(g, x[0], x[1]))]
+}

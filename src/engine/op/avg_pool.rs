@@ -1,0 +1,101 @@
+//! Average pooling; padding counts as zeros and is divided by (torch's `count_include_pad=True`).
+
+use rayon::prelude::*;
+
+use super::pool_window::Window;
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase};
+use crate::Result;
+use crate::engine::device::{Gpu, Grid, kernels};
+use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::shape::Shape;
+
+#[derive(Debug)]
+struct AvgPool {
+    window: Window,
+}
+
+/// `[n, h, w, c]` to `[n, (h + 2p - k)/s + 1, .., c]`.
+pub fn avg_pool2d(g: &mut Graph, x: Var, kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2]) -> Result<Var> {
+    let window = Window::new("avg_pool2d", g.shape(x), kernel, stride, padding)?;
+    g.push(AvgPool { window }, &[x], window.output, Attachments::default())
+}
+
+/// Mean over the whole image: `[n, h, w, c]` to `[n, 1, 1, c]`.
+pub fn global_avg_pool(g: &mut Graph, x: Var) -> Result<Var> {
+    let Shape { h, w, .. } = g.shape(x);
+    avg_pool2d(g, x, [h, w], [h, w], [0, 0])
+}
+
+impl Op for AvgPool {
+    fn name(&self) -> &'static str {
+        "avg_pool2d"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { inputs: vec![false], ..Needs::default() }
+    }
+
+    fn forward(&self, cx: &mut Forward<'_>) {
+        let channels = self.window.input.c;
+        let (in_len, out_len) = self.window.image_lens();
+        let scale = 1.0 / self.window.area() as f32;
+        let x = cx.inputs[0];
+        cx.output.par_chunks_mut(out_len).enumerate().for_each(|(n, y)| {
+            let x = &x[n * in_len..(n + 1) * in_len];
+            y.fill(0.0);
+            self.window.for_each(0, |out, input| {
+                let row = &x[input * channels..(input + 1) * channels];
+                y[out * channels..(out + 1) * channels].iter_mut().zip(row).for_each(|(y, x)| *y += x);
+            });
+            y.iter_mut().for_each(|y| *y *= scale);
+        });
+    }
+
+    fn backward(&self, cx: &mut Backward<'_>) {
+        let Some(grad) = &mut cx.grad_inputs[0] else { return };
+        let channels = self.window.input.c;
+        let (in_len, out_len) = self.window.image_lens();
+        let scale = 1.0 / self.window.area() as f32;
+        let (dy, accumulate) = (cx.grad_output, grad.accumulate);
+        grad.data.par_chunks_mut(in_len).enumerate().for_each(|(n, dx)| {
+            if !accumulate {
+                dx.fill(0.0);
+            }
+            let dy = &dy[n * out_len..(n + 1) * out_len];
+            self.window.for_each(0, |out, input| {
+                let row = &dy[out * channels..(out + 1) * channels];
+                dx[input * channels..(input + 1) * channels].iter_mut().zip(row).for_each(|(d, g)| *d += g * scale);
+            });
+        });
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        Ok(self.needs())
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        let [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px] = self.window.sizes();
+        let grid = Grid::any(self.window.output.len());
+        kernels::avg_pool(cx.gpu, grid, cx.inputs[0], cx.output, n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
+        let [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px] = self.window.sizes();
+        let (grid, dy, dx, flag) = (Grid::any(self.window.input.len()), cx.grad_output, grad.data, grad.flag());
+        kernels::avg_pool_backward(cx.gpu, grid, dy, dx, n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px, flag)
+    }
+}
+
+pub(super) fn cases() -> Vec<OpCase> {
+    vec![
+        OpCase::new("avg_pool2d 3x2 s2x1 p1", &[Shape::new(2, 6, 5, 4)], &[], |g, _, x, _, _| {
+            avg_pool2d(g, x[0], [3, 2], [2, 1], [1, 1])
+        }),
+        OpCase::new("global_avg_pool", &[Shape::new(3, 4, 2, 5)], &[], |g, _, x, _, _| global_avg_pool(g, x[0])),
+    ]
+}
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    vec![OpCase::new("global_avg_pool", &[Shape::new(16, 16, 8, 2048)], &[], |g, _, x, _, _| global_avg_pool(g, x[0]))]
+}

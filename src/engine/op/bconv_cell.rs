@@ -1,0 +1,156 @@
+//! BConv-Cell (Yu et al., 2019): a convolution to four gates, and a latent state that it updates and reads.
+//!
+//! `[i f o g] = conv(x, W)`, `c_t = σ(f)·c_{t-1} + σ(i)·tanh(g)`, `y = σ(o)·tanh(c_t)`. The state before the step is a
+//! constant: no gradient flows through time. Training keeps the activated gates and nothing else; backward turns them
+//! into the gradients of the pre-activations in place.
+
+use super::conv_launch::ConvLaunch;
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
+use crate::Result;
+use crate::engine::cpu::cell;
+use crate::engine::cpu::conv::{self, Conv2dGeometry};
+use crate::engine::device::{Gpu, Grid, kernels};
+use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::shape::Shape;
+use crate::engine::store::{Layout, ParamId, Store};
+
+#[derive(Debug)]
+struct BConvCell {
+    /// With 4·channels outputs.
+    gates: Conv2dGeometry,
+}
+
+/// One step of a cell named `name`; `weight` is `gates.weight`, torch shape `[4·channels, in, kh, kw]`.
+///
+/// # Errors
+/// The weight has other input channels than `x`, its outputs are not a multiple of 4, or the kernel does not fit.
+pub fn bconv_cell(
+    g: &mut Graph,
+    store: &Store,
+    name: &str,
+    x: Var,
+    weight: ParamId,
+    stride: [usize; 2],
+    padding: [usize; 2],
+) -> Result<Var> {
+    let input = g.shape(x);
+    let param = store.param(weight);
+    let &[out, weight_in, kh, kw] = param.shape.as_slice() else {
+        return Err(mismatch("bconv_cell", format!("{} has shape {:?}, not 4 sizes", param.name, param.shape)));
+    };
+    if weight_in != input.c || out % 4 != 0 {
+        let detail = format!("{} of shape {:?} does not fit an input {input}", param.name, param.shape);
+        return Err(mismatch("bconv_cell", detail));
+    }
+    let gates = Conv2dGeometry::new(input.n, [input.h, input.w], input.c, out, [kh, kw], stride, padding)?;
+    let shape = Shape::new(input.n, gates.out_h(), gates.out_w(), out / 4);
+    let state = g.state(name.to_string(), Shape { n: 1, ..shape });
+    let attachments = Attachments { params: vec![weight], state: Some(state), ..Attachments::default() };
+    g.push(BConvCell { gates }, &[x], shape, attachments)
+}
+
+impl Op for BConvCell {
+    fn name(&self) -> &'static str {
+        "bconv_cell"
+    }
+
+    fn needs(&self) -> Needs {
+        let backward = conv::backward_data_workspace(&self.gates).max(conv::backward_weight_workspace(&self.gates));
+        Needs {
+            inputs: vec![true],
+            saved: self.gates.batch * self.gates.out_h() * self.gates.out_w() * self.gates.out_c,
+            forward_workspace: cell::forward_workspace(&self.gates),
+            backward_workspace: backward,
+            ..Needs::default()
+        }
+    }
+
+    fn forward(&self, cx: &mut Forward<'_>) {
+        let (previous, current) = cx.state.take().expect("a cell has a state");
+        let saved = (!cx.saved.is_empty()).then_some(&mut *cx.saved);
+        cell::bconv_forward(&self.gates, cx.inputs[0], cx.params[0], previous, current, cx.output, saved, cx.workspace);
+    }
+
+    fn backward(&self, cx: &mut Backward<'_>) {
+        cell::gate_gradients(self.gates.out_c / 4, cx.saved, cx.prev_state, cx.grad_output);
+        let grad_gates = &*cx.saved;
+        if let Some(grad) = &mut cx.grad_inputs[0] {
+            let (weight, workspace) = (cx.params[0], &mut *cx.workspace);
+            conv::conv2d_backward_data(&self.gates, grad_gates, weight, grad.data, grad.accumulate, workspace);
+        }
+        if let Some(grad) = &mut cx.grad_params[0] {
+            let (x, workspace) = (cx.inputs[0], &mut *cx.workspace);
+            conv::conv2d_backward_weight(&self.gates, x, grad_gates, grad.data, grad.accumulate, workspace);
+        }
+    }
+
+    fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
+        let launch = ConvLaunch::cell(gpu, &self.gates);
+        let gates = self.gates.pixels() * self.gates.out_c * gpu.activation_bytes();
+        Ok(Needs {
+            inputs: vec![true],
+            saved: gates.div_ceil(4),
+            forward_workspace: launch.cell_workspace(),
+            backward_workspace: launch.backward_workspace()?,
+            ..Needs::default()
+        })
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        let states = cx.state.expect("a cell has a state");
+        let launch = ConvLaunch::cell(cx.gpu, &self.gates);
+        launch.step_cell(cx.inputs[0], cx.params[0], states, cx.output, cx.saved, cx.workspace)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let (pixels, channels) = (self.gates.pixels(), self.gates.out_c / 4);
+        let (grid, dgates) = (Grid::any(pixels * channels), cx.saved);
+        let (prev, dy) = (cx.prev_state, cx.grad_output);
+        kernels::bconv_gate_gradients(cx.gpu, grid, dgates, prev, dy, pixels as i64, channels as i32)?;
+        let launch = ConvLaunch::cell(cx.gpu, &self.gates);
+        if let Some(grad) = cx.grad_inputs[0] {
+            launch.backward_data(dgates, cx.params[0], grad, cx.workspace)?;
+        }
+        if let Some(grad) = cx.grad_params[0] {
+            launch.backward_weight(cx.inputs[0], dgates, grad, cx.workspace)?;
+        }
+        Ok(())
+    }
+
+    fn flops(&self) -> u64 {
+        self.gates.flops()
+    }
+}
+
+pub(super) fn cases() -> Vec<OpCase> {
+    let w = Layout::Conv;
+    vec![
+        OpCase::new("bconv_cell 3x3 stride 2", &[Shape::new(2, 7, 6, 3)], &[(&[20, 3, 3, 3], w)], |g, s, x, p, _| {
+            bconv_cell(g, s, "cell", x[0], p[0], [2, 2], [1, 1])
+        }),
+        OpCase::new("bconv_cell 1x1", &[Shape::new(3, 3, 4, 18)], &[(&[72, 18, 1, 1], w)], |g, s, x, p, _| {
+            bconv_cell(g, s, "cell", x[0], p[0], [1, 1], [0, 0])
+        }),
+        OpCase::new("bconv_cell 2x5", &[Shape::new(1, 5, 8, 4)], &[(&[8, 4, 2, 5], w)], |g, s, x, p, _| {
+            bconv_cell(g, s, "cell", x[0], p[0], [1, 2], [1, 2])
+        }),
+    ]
+}
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    let w = Layout::Conv;
+    vec![
+        OpCase::new("bconv_cell 3-16 s2", &[Shape::new(16, 256, 128, 3)], &[(&[64, 3, 3, 3], w)], |g, s, x, p, _| {
+            bconv_cell(g, s, "cell", x[0], p[0], [2, 2], [1, 1])
+        }),
+        OpCase::new("bconv_cell 64-64", &[Shape::new(16, 64, 32, 64)], &[(&[256, 64, 3, 3], w)], |g, s, x, p, _| {
+            bconv_cell(g, s, "cell", x[0], p[0], [1, 1], [1, 1])
+        }),
+        OpCase::new(
+            "bconv_cell 128-128 s2",
+            &[Shape::new(16, 32, 16, 128)],
+            &[(&[512, 128, 3, 3], w)],
+            |g, s, x, p, _| bconv_cell(g, s, "cell", x[0], p[0], [2, 2], [1, 1]),
+        ),
+    ]
+}

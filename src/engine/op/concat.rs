@@ -1,0 +1,116 @@
+//! Concatenation along channels.
+
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
+use crate::Result;
+use crate::engine::cpu::par;
+use crate::engine::device::{Gpu, Grid, kernels};
+use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::shape::Shape;
+
+#[derive(Debug)]
+struct Concat {
+    /// Pixels of each input.
+    rows: usize,
+    /// Channels of each input.
+    widths: Vec<usize>,
+}
+
+/// `[n, h, w, c1], [n, h, w, c2], ...` to `[n, h, w, c1 + c2 + ...]`.
+pub fn concat(g: &mut Graph, inputs: &[Var]) -> Result<Var> {
+    let shapes: Vec<Shape> = inputs.iter().map(|v| g.shape(*v)).collect();
+    let Some(&first) = shapes.first() else {
+        return Err(mismatch("concat", "no inputs".into()));
+    };
+    if let Some(odd) = shapes.iter().find(|s| (s.n, s.h, s.w) != (first.n, first.h, first.w)) {
+        return Err(mismatch("concat", format!("{first} and {odd} differ in more than channels")));
+    }
+    let widths: Vec<usize> = shapes.iter().map(|s| s.c).collect();
+    let shape = Shape { c: widths.iter().sum(), ..first };
+    g.push(Concat { rows: shape.rows(), widths }, inputs, shape, Attachments::default())
+}
+
+impl Op for Concat {
+    fn name(&self) -> &'static str {
+        "concat"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { inputs: vec![false; self.widths.len()], ..Needs::default() }
+    }
+
+    fn forward(&self, cx: &mut Forward<'_>) {
+        let total: usize = self.widths.iter().sum();
+        let inputs = &cx.inputs;
+        par::rows_mut(cx.output, total, |first, rows| {
+            for (i, row) in rows.chunks_exact_mut(total).enumerate() {
+                let mut at = 0;
+                for (x, &width) in inputs.iter().zip(&self.widths) {
+                    row[at..at + width].copy_from_slice(&x[(first + i) * width..][..width]);
+                    at += width;
+                }
+            }
+        });
+    }
+
+    fn backward(&self, cx: &mut Backward<'_>) {
+        let total: usize = self.widths.iter().sum();
+        let dy = cx.grad_output;
+        let mut at = 0;
+        for (grad, &width) in cx.grad_inputs.iter_mut().zip(&self.widths) {
+            if let Some(grad) = grad {
+                let accumulate = grad.accumulate;
+                par::rows_mut(grad.data, width, |first, rows| {
+                    for (i, row) in rows.chunks_exact_mut(width).enumerate() {
+                        let source = &dy[(first + i) * total + at..][..width];
+                        if accumulate {
+                            row.iter_mut().zip(source).for_each(|(d, s)| *d += s);
+                        } else {
+                            row.copy_from_slice(source);
+                        }
+                    }
+                });
+            }
+            at += width;
+        }
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        Ok(self.needs())
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        let total: usize = self.widths.iter().sum();
+        let mut at = 0;
+        for (&x, &width) in cx.inputs.iter().zip(&self.widths) {
+            let (y, grid) = (cx.gpu.offset(cx.output, at), Grid::any(self.rows * width));
+            let (rows, from, to) = (self.rows as i64, width as i64, total as i64);
+            kernels::copy_columns(cx.gpu, grid, x, y, rows, width as i32, from, to, 0)?;
+            at += width;
+        }
+        Ok(())
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let total: usize = self.widths.iter().sum();
+        let mut at = 0;
+        for (grad, &width) in cx.grad_inputs.iter().zip(&self.widths) {
+            if let Some(grad) = grad {
+                let (dy, grid) = (cx.gpu.offset(cx.grad_output, at), Grid::any(self.rows * width));
+                let (rows, from, to) = (self.rows as i64, total as i64, width as i64);
+                kernels::copy_columns(cx.gpu, grid, dy, grad.data, rows, width as i32, from, to, grad.flag())?;
+            }
+            at += width;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn cases() -> Vec<OpCase> {
+    let shapes = [Shape::new(2, 3, 2, 5), Shape::new(2, 3, 2, 1), Shape::new(2, 3, 2, 8)];
+    vec![OpCase::new("concat", &shapes, &[], |g, _, x, _, _| concat(g, x))]
+}
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    let shapes = [Shape::new(16, 64, 32, 256), Shape::new(16, 64, 32, 32)];
+    vec![OpCase::new("concat", &shapes, &[], |g, _, x, _, _| concat(g, x))]
+}

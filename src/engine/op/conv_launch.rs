@@ -1,0 +1,278 @@
+//! Convolutions on a GPU, as plain ops and cells launch them: which kernels or vendor calls, which workspace.
+
+use super::gpu::{ENOUGH_BLOCKS, GpuGrad, Part, Parts, split_rows};
+use crate::Result;
+use crate::engine::cpu::conv::Conv2dGeometry;
+use crate::engine::device::{Gpu, Grid, Precision, Ptr, Untyped, Vendor, kernels};
+
+/// Output pixels of a tile.
+const TILE_PIXELS: usize = 128;
+/// Pixels that a block sums at least.
+const LEAST_SPLIT: usize = 256;
+/// Dynamic shared memory of the kernels on tensor cores: forward and the input's gradient, the weight's gradient.
+const MMA_SHARED_BYTES: usize = 63488;
+const WEIGHT_MMA_SHARED_BYTES: usize = 52224;
+
+/// A convolution on a GPU, of activations in its precision with weights in f32.
+pub(super) struct ConvLaunch<'a> {
+    gpu: &'a Gpu,
+    geometry: &'a Conv2dGeometry,
+    /// The vendor's libraries do it.
+    vendor: Option<&'a dyn Vendor>,
+}
+
+/// Workspace of a pass by the vendor.
+struct VendorParts {
+    /// Weights, or their gradient, as `[out, kh, kw, in]`.
+    weight: Part<Untyped>,
+    scratch: Part<Untyped>,
+    parts: Parts,
+}
+
+/// Workspace of the gradients by our own kernels.
+struct BackwardParts {
+    packed: Part<Untyped>,
+    weight_partials: Part<f32>,
+    bias_partials: Part<f32>,
+    parts: Parts,
+}
+
+impl<'a> ConvLaunch<'a> {
+    /// A plain convolution: by the vendor where that is switched on and has a deterministic algorithm. One with a bias is small,
+    /// and ours.
+    pub fn plain(gpu: &'a Gpu, geometry: &'a Conv2dGeometry, bias: bool) -> ConvLaunch<'a> {
+        let vendor = gpu.vendor().filter(|vendor| !bias && vendor.workspace(geometry, gpu.precision()).is_ok());
+        ConvLaunch { gpu, geometry, vendor }
+    }
+
+    /// The convolution of a cell, to its four gates: ours.
+    pub fn cell(gpu: &'a Gpu, geometry: &'a Conv2dGeometry) -> ConvLaunch<'a> {
+        ConvLaunch { gpu, geometry, vendor: None }
+    }
+
+    /// Words of workspace of [`ConvLaunch::forward`].
+    ///
+    /// # Errors
+    /// The vendor has no algorithm.
+    pub fn forward_workspace(&self) -> Result<usize> {
+        match self.vendor {
+            Some(vendor) => Ok(self.vendor_parts(vendor)?[0].parts.words()),
+            None => Ok(self.packed_words(self.geometry.out_c, self.geometry.in_c, 128)),
+        }
+    }
+
+    /// Words of workspace of [`ConvLaunch::step_cell`].
+    pub fn cell_workspace(&self) -> usize {
+        let g = self.geometry;
+        if self.dense() {
+            self.step_words((g.out_c / 4).div_ceil(32), g.k())
+        } else {
+            self.packed_words(g.out_c / 4, g.in_c, 32)
+        }
+    }
+
+    /// Words of workspace of the three gradients.
+    ///
+    /// # Errors
+    /// The vendor has no algorithm.
+    pub fn backward_workspace(&self) -> Result<usize> {
+        match self.vendor {
+            Some(vendor) => Ok(self.vendor_parts(vendor)?[1].parts.words()),
+            None => Ok(self.backward_parts().parts.words()),
+        }
+    }
+
+    /// `y = conv(x, weight) + bias`; no bias where it is null.
+    pub fn forward(&self, x: Ptr, weight: Ptr<f32>, bias: Ptr<f32>, y: Ptr, workspace: Ptr) -> Result<()> {
+        let (gpu, g) = (self.gpu, self.geometry);
+        if let Some(vendor) = self.vendor {
+            let [parts, _] = self.vendor_parts(vendor)?;
+            let (turned, scratch) = (parts.weight.of(workspace), parts.scratch.of(workspace));
+            self.turn_weight(weight, turned)?;
+            // SAFETY: the plan gave all operands the sizes of this geometry, and the workspace what the vendor asked for.
+            return unsafe {
+                vendor.forward(g, gpu.precision(), x.address(), turned.address(), y.address(), scratch.address())
+            };
+        }
+        let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
+        let tiles = g.pixels().div_ceil(TILE_PIXELS);
+        let (weight, grid): (Ptr, Grid) = if gpu.precision() == Precision::F32 {
+            (weight.cast(), [tiles, g.out_c.div_ceil(64)].into())
+        } else {
+            kernels::pack_weights(gpu, Grid::any(g.k() * g.out_c), weight, workspace, kh * kw, ic, oc)?;
+            (workspace, Grid::from([tiles, g.out_c.div_ceil(128)]).shared(MMA_SHARED_BYTES))
+        };
+        kernels::conv2d_forward(gpu, grid, x, weight, bias, y, n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px)
+    }
+
+    /// One step of a cell whose gates are this convolution's outputs; `gates` is null or gets the activated gates.
+    pub fn step_cell(
+        &self,
+        x: Ptr,
+        weight: Ptr<f32>,
+        [prev, next]: [Ptr<f32>; 2],
+        y: Ptr,
+        gates: Ptr,
+        workspace: Ptr,
+    ) -> Result<()> {
+        let (gpu, g) = (self.gpu, self.geometry);
+        let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
+        let (c, channels) = (oc / 4, g.out_c / 4);
+        let tiles = g.pixels().div_ceil(TILE_PIXELS);
+        let mma_grid = Grid::from([tiles, channels.div_ceil(32)]).shared(MMA_SHARED_BYTES);
+        if self.dense() {
+            kernels::pack_gates_dense(gpu, Grid::any(g.k() * g.out_c), weight, workspace, kh * kw, ic, c)?;
+            return kernels::bconv_forward_dense(
+                gpu, mma_grid, x, workspace, prev, next, y, gates, n, ih, iw, ic, oh, ow, c, kh, kw, sy, sx, py, px,
+            );
+        }
+        let (weight, grid): (Ptr, Grid) = if gpu.precision() == Precision::F32 {
+            (weight.cast(), [tiles, channels.div_ceil(16)].into())
+        } else {
+            kernels::pack_gates(gpu, Grid::any(g.k() * g.out_c), weight, workspace, kh * kw, ic, c)?;
+            (workspace, mma_grid)
+        };
+        kernels::bconv_forward(
+            gpu, grid, x, weight, prev, next, y, gates, n, ih, iw, ic, oh, ow, c, kh, kw, sy, sx, py, px,
+        )
+    }
+
+    /// `dx (+)= convᵀ(dy, weight)`
+    pub fn backward_data(&self, dy: Ptr, weight: Ptr<f32>, dx: GpuGrad<Ptr>, workspace: Ptr) -> Result<()> {
+        let (gpu, g) = (self.gpu, self.geometry);
+        if let Some(vendor) = self.vendor {
+            let [_, parts] = self.vendor_parts(vendor)?;
+            let (turned, scratch) = (parts.weight.of(workspace), parts.scratch.of(workspace));
+            self.turn_weight(weight, turned)?;
+            let (dy, turned, to, scratch) = (dy.address(), turned.address(), dx.data.address(), scratch.address());
+            // SAFETY: as in `forward`.
+            return unsafe { vendor.backward_data(g, gpu.precision(), dy, turned, to, dx.accumulate, scratch) };
+        }
+        let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
+        let tiles = (g.batch * g.in_h.div_ceil(g.stride[0]) * g.in_w.div_ceil(g.stride[1])).div_ceil(TILE_PIXELS);
+        let phases = g.stride[0] * g.stride[1];
+        let (weight, grid): (Ptr, Grid) = if gpu.precision() == Precision::F32 {
+            (weight.cast(), [tiles, g.in_c.div_ceil(64), phases].into())
+        } else {
+            let packed = self.backward_parts().packed.of(workspace);
+            kernels::pack_transposed(gpu, Grid::any(g.k() * g.out_c), weight, packed, kh, kw, ic, oc, sy, sx)?;
+            (packed, Grid::from([tiles, g.in_c.div_ceil(128), phases]).shared(MMA_SHARED_BYTES))
+        };
+        let (dx, flag) = (dx.data, dx.flag());
+        kernels::conv2d_backward_data(
+            gpu, grid, dy, weight, dx, n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px, flag,
+        )
+    }
+
+    /// `dweight (+)= corr(x, dy)`
+    pub fn backward_weight(&self, x: Ptr, dy: Ptr, dweight: GpuGrad<Ptr<f32>>, workspace: Ptr) -> Result<()> {
+        let (gpu, g) = (self.gpu, self.geometry);
+        if let Some(vendor) = self.vendor {
+            let [_, parts] = self.vendor_parts(vendor)?;
+            let (turned, scratch) = (parts.weight.of(workspace), parts.scratch.of(workspace));
+            let (x, dy, to, ws) = (x.address(), dy.address(), turned.address(), scratch.address());
+            // SAFETY: as in `forward`.
+            unsafe { vendor.backward_weight(g, gpu.precision(), x, dy, to, ws) }?;
+            let (rows, columns, flag) = (g.out_c as i32, g.k() as i32, dweight.flag());
+            let grid = Grid::any(g.k() * g.out_c);
+            return kernels::transpose_put(gpu, grid, turned, dweight.data, rows, columns, flag);
+        }
+        let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
+        let partials = self.backward_parts().weight_partials.of(workspace);
+        let (split_pixels, splits) = self.weight_splits();
+        let (split, rows) = (split_pixels as i32, g.k().div_ceil(128));
+        let grid = Grid::from([rows, g.out_c.div_ceil(self.weight_columns()), splits]);
+        let grid = if gpu.precision() == Precision::F32 { grid } else { grid.shared(WEIGHT_MMA_SHARED_BYTES) };
+        kernels::conv2d_backward_weight(
+            gpu, grid, x, dy, partials, n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px, split,
+        )?;
+        self.sum_partials(partials, dweight, splits, g.k() * g.out_c)
+    }
+
+    /// `dbias (+)= Σ dy` over pixels.
+    pub fn backward_bias(&self, dy: Ptr, dbias: GpuGrad<Ptr<f32>>, workspace: Ptr) -> Result<()> {
+        let g = self.geometry;
+        let partials = self.backward_parts().bias_partials.of(workspace);
+        let (split_rows, splits) = self.bias_splits();
+        let (rows, columns) = (g.pixels() as i64, g.out_c as i32);
+        let grid = [g.out_c.div_ceil(32), splits];
+        kernels::column_sums(self.gpu, grid, dy, partials, rows, columns, split_rows as i32)?;
+        self.sum_partials(partials, dbias, splits, g.out_c)
+    }
+
+    fn sum_partials(&self, partials: Ptr<f32>, sum: GpuGrad<Ptr<f32>>, splits: usize, count: usize) -> Result<()> {
+        let (splits, flag) = (splits as i32, sum.flag());
+        kernels::sum_partials_f32(self.gpu, Grid::any(count), partials, sum.data, splits, count as i64, flag)
+    }
+
+    /// `[kh, kw, in, out]` in f32 to `[out, kh, kw, in]` in the activations' type.
+    fn turn_weight(&self, weight: Ptr<f32>, turned: Ptr) -> Result<()> {
+        let (rows, columns) = (self.geometry.k(), self.geometry.out_c);
+        kernels::transpose_cast(self.gpu, Grid::any(rows * columns), weight, turned, rows as i32, columns as i32)
+    }
+
+    /// Of forward and backward.
+    fn vendor_parts(&self, vendor: &dyn Vendor) -> Result<[VendorParts; 2]> {
+        let scratch = vendor.workspace(self.geometry, self.gpu.precision())?;
+        Ok(scratch.map(|bytes| {
+            let mut parts = Parts::default();
+            let weight = parts.add_bytes(self.geometry.k() * self.geometry.out_c * self.gpu.activation_bytes());
+            let scratch = parts.add_bytes(bytes);
+            VendorParts { weight, scratch, parts }
+        }))
+    }
+
+    fn backward_parts(&self) -> BackwardParts {
+        let g = self.geometry;
+        let mut parts = Parts::default();
+        let packed = parts.add_bytes(4 * self.packed_words(g.in_c, g.out_c, 128));
+        let weight_partials = parts.add(self.weight_splits().1 * g.k() * g.out_c);
+        let bias_partials = parts.add(self.bias_splits().1 * g.out_c);
+        BackwardParts { packed, weight_partials, bias_partials, parts }
+    }
+
+    /// Words of weights that are packed for tensor cores: blocks of 128 columns (`outputs` make one for each `a_block`) by
+    /// 64 bytes of `inputs`, for each tap. None in f32.
+    fn packed_words(&self, outputs: usize, inputs: usize, a_block: usize) -> usize {
+        if self.gpu.precision() == Precision::F32 {
+            return 0;
+        }
+        self.geometry.taps() * self.step_words(outputs.div_ceil(a_block), inputs)
+    }
+
+    /// Words of `blocks` times 128 columns by steps of 64 bytes that hold `depth` numbers.
+    fn step_words(&self, blocks: usize, depth: usize) -> usize {
+        blocks * depth.div_ceil(self.step_depth()) * 128 * 64 / 4
+    }
+
+    /// Numbers in a step of 64 bytes of depth.
+    fn step_depth(&self) -> usize {
+        64 / self.gpu.activation_bytes()
+    }
+
+    /// A cell on tensor cores whose input channels do not fill a step: its taps are packed without gaps.
+    fn dense(&self) -> bool {
+        self.gpu.precision() != Precision::F32 && self.geometry.in_c < self.step_depth()
+    }
+
+    /// Columns of a tile of the weight gradient.
+    fn weight_columns(&self) -> usize {
+        if self.gpu.precision() == Precision::F32 { 64 } else { 128 }
+    }
+
+    /// Pixels of a split of the weight gradient, and the number of splits.
+    fn weight_splits(&self) -> (usize, usize) {
+        let g = self.geometry;
+        let tiles = g.k().div_ceil(128) * g.out_c.div_ceil(self.weight_columns());
+        // A whole number of the kernels' steps of depth.
+        let split = split_rows(g.pixels(), LEAST_SPLIT, ENOUGH_BLOCKS.div_ceil(tiles)).next_multiple_of(32);
+        (split, g.pixels().div_ceil(split))
+    }
+
+    /// The same for the bias gradient.
+    fn bias_splits(&self) -> (usize, usize) {
+        let rows = self.geometry.pixels();
+        let split = split_rows(rows, LEAST_SPLIT, 64);
+        (split, rows.div_ceil(split))
+    }
+}

@@ -1,0 +1,133 @@
+//! Max pooling; padding counts as -∞. The gradient goes to the first maximum in row-major window order.
+
+use rayon::prelude::*;
+
+use super::pool_window::Window;
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase};
+use crate::Result;
+use crate::engine::device::{Gpu, Grid, kernels};
+use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::shape::Shape;
+
+#[derive(Debug)]
+struct MaxPool {
+    window: Window,
+}
+
+/// `[n, h, w, c]` to `[n, (h + 2p - k)/s + 1, .., c]`.
+pub fn max_pool2d(g: &mut Graph, x: Var, kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2]) -> Result<Var> {
+    let window = Window::new("max_pool2d", g.shape(x), kernel, stride, padding)?;
+    g.push(MaxPool { window }, &[x], window.output, Attachments::default())
+}
+
+/// Maximum over the whole image: `[n, h, w, c]` to `[n, 1, 1, c]`.
+pub fn global_max_pool(g: &mut Graph, x: Var) -> Result<Var> {
+    let Shape { h, w, .. } = g.shape(x);
+    max_pool2d(g, x, [h, w], [h, w], [0, 0])
+}
+
+impl Op for MaxPool {
+    fn name(&self) -> &'static str {
+        "max_pool2d"
+    }
+
+    fn needs(&self) -> Needs {
+        // The winner's input row, within its image, as u32 bits.
+        Needs { inputs: vec![false], saved: self.window.output.len(), ..Needs::default() }
+    }
+
+    fn forward(&self, cx: &mut Forward<'_>) {
+        let channels = self.window.input.c;
+        let (in_len, out_len) = self.window.image_lens();
+        let x = cx.inputs[0];
+        let run = |n: usize, y: &mut [f32], winner: &mut [u32]| {
+            let x = &x[n * in_len..(n + 1) * in_len];
+            y.fill(f32::NEG_INFINITY);
+            winner.fill(u32::MAX);
+            self.window.for_each(0, |out, input| {
+                let row = &x[input * channels..(input + 1) * channels];
+                let y = &mut y[out * channels..(out + 1) * channels];
+                let winner = winner.get_mut(out * channels..(out + 1) * channels);
+                match winner {
+                    Some(winner) => {
+                        for c in 0..channels {
+                            // The second test makes a NaN win and the first pixel win even at -∞.
+                            if row[c] > y[c] || winner[c] == u32::MAX || row[c].is_nan() {
+                                y[c] = row[c];
+                                winner[c] = input as u32;
+                            }
+                        }
+                    }
+                    None => y.iter_mut().zip(row).for_each(|(y, &v)| {
+                        if v > *y || v.is_nan() {
+                            *y = v;
+                        }
+                    }),
+                }
+            });
+        };
+        let images = cx.output.par_chunks_mut(out_len).enumerate();
+        if cx.saved.is_empty() {
+            images.for_each(|(n, y)| run(n, y, &mut []));
+        } else {
+            let winners: &mut [u32] = bytemuck::cast_slice_mut(cx.saved);
+            images.zip(winners.par_chunks_mut(out_len)).for_each(|((n, y), winner)| run(n, y, winner));
+        }
+    }
+
+    fn backward(&self, cx: &mut Backward<'_>) {
+        let Some(grad) = &mut cx.grad_inputs[0] else { return };
+        let channels = self.window.input.c;
+        let (in_len, out_len) = self.window.image_lens();
+        let winners: &[u32] = bytemuck::cast_slice(cx.saved);
+        let (dy, accumulate) = (cx.grad_output, grad.accumulate);
+        grad.data.par_chunks_mut(in_len).enumerate().for_each(|(n, dx)| {
+            if !accumulate {
+                dx.fill(0.0);
+            }
+            let span = n * out_len..(n + 1) * out_len;
+            for (i, (&winner, &dy)) in winners[span.clone()].iter().zip(&dy[span]).enumerate() {
+                dx[winner as usize * channels + i % channels] += dy;
+            }
+        });
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        Ok(self.needs())
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        let [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px] = self.window.sizes();
+        let (grid, x, y, winners) = (Grid::any(self.window.output.len()), cx.inputs[0], cx.output, cx.saved.cast());
+        kernels::max_pool(cx.gpu, grid, x, y, winners, n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
+        let [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px] = self.window.sizes();
+        let (grid, dy, dx, flag) = (Grid::any(self.window.input.len()), cx.grad_output, grad.data, grad.flag());
+        let winners = cx.saved.cast();
+        kernels::max_pool_backward(cx.gpu, grid, dy, winners, dx, n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px, flag)
+    }
+}
+
+pub(super) fn cases() -> Vec<OpCase> {
+    vec![
+        OpCase::new("max_pool2d 3x3 s2 p1", &[Shape::new(2, 7, 6, 5)], &[], |g, _, x, _, _| {
+            max_pool2d(g, x[0], [3, 3], [2, 2], [1, 1])
+        })
+        .kinked(),
+        OpCase::new("max_pool2d ragged", &[Shape::new(1, 7, 5, 3)], &[], |g, _, x, _, _| {
+            max_pool2d(g, x[0], [4, 3], [2, 2], [0, 0])
+        })
+        .kinked(),
+        OpCase::new("global_max_pool", &[Shape::new(3, 4, 2, 5)], &[], |g, _, x, _, _| global_max_pool(g, x[0]))
+            .kinked(),
+    ]
+}
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    vec![OpCase::new("max_pool2d 3x3 s2", &[Shape::new(16, 128, 64, 64)], &[], |g, _, x, _, _| {
+        max_pool2d(g, x[0], [3, 3], [2, 2], [1, 1])
+    })]
+}

@@ -1,0 +1,100 @@
+//! Some rows of each image, as a tensor of their own (`torch.narrow` along the height): `dx` is `dy` there and 0 elsewhere.
+
+use std::ops::Range;
+
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
+use crate::Result;
+use crate::engine::device::{Gpu, Grid, kernels};
+use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::shape::Shape;
+
+#[derive(Debug)]
+struct NarrowRows {
+    batch: usize,
+    /// Elements of an image, and the part of them that is taken.
+    image: usize,
+    part: Range<usize>,
+}
+
+/// Rows `rows` of `x`: `[n, h, w, c]` to `[n, rows.len(), w, c]`.
+///
+/// # Errors
+/// No row, or rows that `x` does not have.
+pub fn narrow_rows(g: &mut Graph, x: Var, rows: Range<usize>) -> Result<Var> {
+    let shape = g.shape(x);
+    if rows.is_empty() || rows.end > shape.h {
+        return Err(mismatch("narrow_rows", format!("rows {rows:?} of {shape}")));
+    }
+    let row = shape.w * shape.c;
+    let op = NarrowRows { batch: shape.n, image: shape.h * row, part: rows.start * row..rows.end * row };
+    g.push(op, &[x], Shape { h: rows.len(), ..shape }, Attachments::default())
+}
+
+impl Op for NarrowRows {
+    fn name(&self) -> &'static str {
+        "narrow_rows"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { inputs: vec![false], ..Needs::default() }
+    }
+
+    fn forward(&self, cx: &mut Forward<'_>) {
+        let images = cx.inputs[0].chunks_exact(self.image);
+        for (y, x) in cx.output.chunks_exact_mut(self.part.len()).zip(images) {
+            y.copy_from_slice(&x[self.part.clone()]);
+        }
+    }
+
+    fn backward(&self, cx: &mut Backward<'_>) {
+        let Some(grad) = &mut cx.grad_inputs[0] else { return };
+        let images = grad.data.chunks_exact_mut(self.image).zip(cx.grad_output.chunks_exact(self.part.len()));
+        for (dx, dy) in images {
+            if grad.accumulate {
+                dx[self.part.clone()].iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
+            } else {
+                dx.fill(0.0);
+                dx[self.part.clone()].copy_from_slice(dy);
+            }
+        }
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        Ok(self.needs())
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        let (width, grid) = (self.part.len(), Grid::any(self.batch * self.part.len()));
+        let x = cx.gpu.offset(cx.inputs[0], self.part.start);
+        let (rows, from, to) = (self.batch as i64, self.image as i64, width as i64);
+        kernels::copy_columns(cx.gpu, grid, x, cx.output, rows, width as i32, from, to, 0)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
+        if !grad.accumulate {
+            let len = self.batch * self.image;
+            kernels::fill(cx.gpu, Grid::any(len), grad.data, 0.0, len as i64)?;
+        }
+        let (width, grid) = (self.part.len(), Grid::any(self.batch * self.part.len()));
+        let dx = cx.gpu.offset(grad.data, self.part.start);
+        let (rows, from, to) = (self.batch as i64, width as i64, self.image as i64);
+        kernels::copy_columns(cx.gpu, grid, cx.grad_output, dx, rows, width as i32, from, to, grad.flag())
+    }
+}
+
+pub(super) fn cases() -> Vec<OpCase> {
+    let shape = Shape::new(3, 4, 2, 5);
+    vec![
+        OpCase::new("narrow_rows", &[shape], &[], |g, _, x, _, _| narrow_rows(g, x[0], 1..3)),
+        // Both parts of one input: the second gradient is added.
+        OpCase::new("narrow_rows twice", &[shape], &[], |g, _, x, _, _| {
+            let parts = [narrow_rows(g, x[0], 0..2)?, narrow_rows(g, x[0], 1..3)?];
+            super::concat(g, &parts)
+        }),
+    ]
+}
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    vec![OpCase::new("narrow_rows", &[Shape::new(16, 3, 1, 2048)], &[], |g, _, x, _, _| narrow_rows(g, x[0], 1..2))]
+}

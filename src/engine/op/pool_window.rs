@@ -1,0 +1,74 @@
+//! Window geometry shared by the pooling ops: floor mode, windows that do not fit are dropped.
+
+use super::mismatch;
+use crate::Result;
+use crate::engine::shape::Shape;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    pub input: Shape,
+    pub output: Shape,
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 2],
+}
+
+impl Window {
+    pub fn new(
+        op: &'static str,
+        input: Shape,
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        padding: [usize; 2],
+    ) -> Result<Window> {
+        let mut out = [0; 2];
+        for (axis, size) in [input.h, input.w].into_iter().enumerate() {
+            let (k, s, p) = (kernel[axis], stride[axis], padding[axis]);
+            if k == 0 || s == 0 || 2 * p > k || size + 2 * p < k {
+                let detail = format!("kernel {kernel:?}, stride {stride:?}, padding {padding:?} do not fit {input}");
+                return Err(mismatch(op, detail));
+            }
+            out[axis] = (size + 2 * p - k) / s + 1;
+        }
+        let output = Shape { h: out[0], w: out[1], ..input };
+        Ok(Window { input, output, kernel, stride, padding })
+    }
+
+    /// Calls `visit(output row, input row)` for every pixel of every window of image `n`, rows counted over all images.
+    pub fn for_each(&self, n: usize, mut visit: impl FnMut(usize, usize)) {
+        let span = |o: usize, axis: usize, size: usize| {
+            let start = o * self.stride[axis];
+            let from = start.saturating_sub(self.padding[axis]);
+            from..(start + self.kernel[axis]).saturating_sub(self.padding[axis]).min(size)
+        };
+        for oh in 0..self.output.h {
+            for ow in 0..self.output.w {
+                let out = (n * self.output.h + oh) * self.output.w + ow;
+                for ih in span(oh, 0, self.input.h) {
+                    for iw in span(ow, 1, self.input.w) {
+                        visit(out, (n * self.input.h + ih) * self.input.w + iw);
+                    }
+                }
+            }
+        }
+    }
+
+    /// As kernels take it: n, in_h, in_w, channels, out_h, out_w, then kernel, stride and padding, y before x.
+    pub fn sizes(&self) -> [i32; 12] {
+        let Window { input, output, kernel, stride, padding } = *self;
+        let image = [input.n, input.h, input.w, input.c, output.h, output.w];
+        let [n, ih, iw, c, oh, ow] = image;
+        let [kh, kw, sy, sx, py, px] = [kernel[0], kernel[1], stride[0], stride[1], padding[0], padding[1]];
+        [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px].map(|size| size as i32)
+    }
+
+    /// Pixels of a window without padding.
+    pub fn area(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Elements of one input and one output image.
+    pub fn image_lens(&self) -> (usize, usize) {
+        (self.input.len() / self.input.n, self.output.len() / self.output.n)
+    }
+}

@@ -1,0 +1,70 @@
+//! `y = max(x, 0)`; `dx = dy` where `y > 0`, else 0 (also at 0).
+
+use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase};
+use crate::Result;
+use crate::engine::cpu::par;
+use crate::engine::device::{Gpu, Grid, kernels};
+use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::shape::Shape;
+
+#[derive(Debug)]
+struct Relu {
+    len: usize,
+}
+
+/// Rectified linear unit of any shape.
+pub fn relu(g: &mut Graph, x: Var) -> Result<Var> {
+    let shape = g.shape(x);
+    g.push(Relu { len: shape.len() }, &[x], shape, Attachments::default())
+}
+
+impl Op for Relu {
+    fn name(&self) -> &'static str {
+        "relu"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { inputs: vec![false], output: true, ..Needs::default() }
+    }
+
+    fn forward(&self, cx: &mut Forward<'_>) {
+        let x = cx.inputs[0];
+        par::rows_mut(cx.output, 1, |first, y| {
+            // A comparison, not `max`: NaN passes.
+            y.iter_mut().zip(&x[first..]).for_each(|(y, &x)| *y = if x < 0.0 { 0.0 } else { x });
+        });
+    }
+
+    fn backward(&self, cx: &mut Backward<'_>) {
+        let Some(grad) = &mut cx.grad_inputs[0] else { return };
+        let (y, dy, accumulate) = (cx.output, cx.grad_output, grad.accumulate);
+        par::rows_mut(grad.data, 1, |first, dx| {
+            for ((dx, y), dy) in dx.iter_mut().zip(&y[first..]).zip(&dy[first..]) {
+                let value = if *y > 0.0 { *dy } else { 0.0 };
+                *dx = if accumulate { *dx + value } else { value };
+            }
+        });
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        Ok(self.needs())
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        kernels::relu(cx.gpu, Grid::any(self.len), cx.inputs[0], cx.output, self.len as i64)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
+        let len = self.len as i64;
+        kernels::relu_backward(cx.gpu, Grid::any(self.len), cx.output, cx.grad_output, grad.data, len, grad.flag())
+    }
+}
+
+pub(super) fn cases() -> Vec<OpCase> {
+    vec![OpCase::new("relu", &[Shape::new(2, 3, 2, 5)], &[], |g, _, x, _, _| relu(g, x[0])).kinked()]
+}
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    vec![OpCase::new("relu", &[Shape::new(16, 64, 32, 64)], &[], |g, _, x, _, _| relu(g, x[0]))]
+}

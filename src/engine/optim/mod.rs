@@ -1,0 +1,337 @@
+//! Optimisers over one flat parameter buffer and one flat gradient buffer, with PyTorch's update rules.
+//!
+//! A step visits the elements of the given segments only. What lies outside (parameters that took no part in the
+//! loss) keeps its value and its moments: no gradient means no weight decay either. Every element is computed by
+//! itself, so the result does not depend on the number of threads, and state plus step count continue a run bit for bit.
+
+mod ema;
+mod gpu;
+
+use std::ops::Range;
+
+pub use ema::Ema;
+pub use gpu::Update;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::device::Mirrored;
+use crate::{Error, Result};
+
+/// Elements one task works on.
+const CHUNK: usize = 1 << 15;
+
+/// Which update rule, with what does not vary between segments.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum OptimConfig {
+    /// Adam; weight decay is added to the gradient (L2).
+    Adam {
+        #[serde(default = "default_betas")]
+        betas: [f64; 2],
+        #[serde(default = "default_eps")]
+        eps: f64,
+        #[serde(default)]
+        amsgrad: bool,
+    },
+    /// Adam with decoupled weight decay: the parameter itself is scaled by 1 - lr · weight_decay.
+    AdamW {
+        #[serde(default = "default_betas")]
+        betas: [f64; 2],
+        #[serde(default = "default_eps")]
+        eps: f64,
+        #[serde(default)]
+        amsgrad: bool,
+    },
+    /// Gradient descent; weight decay is added to the gradient (L2).
+    Sgd {
+        #[serde(default)]
+        momentum: f64,
+        #[serde(default)]
+        nesterov: bool,
+    },
+}
+
+fn default_betas() -> [f64; 2] {
+    [0.9, 0.999]
+}
+
+fn default_eps() -> f64 {
+    1e-8
+}
+
+impl OptimConfig {
+    /// Refuses values that cannot work.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |setting: &str, value: String, reason: &str| {
+            Err(Error::Setting { setting: format!("optim.{setting}"), value, reason: reason.into() })
+        };
+        match self {
+            Self::Adam { betas, eps, .. } | Self::AdamW { betas, eps, .. } => {
+                if !betas.iter().all(|beta| (0.0..1.0).contains(beta)) {
+                    return refuse("betas", format!("{betas:?}"), "both must lie in [0, 1)");
+                }
+                if !(eps.is_finite() && *eps > 0.0) {
+                    return refuse("eps", eps.to_string(), "it must be greater than 0");
+                }
+            }
+            Self::Sgd { momentum, nesterov } => {
+                if !(0.0..1.0).contains(momentum) {
+                    return refuse("momentum", momentum.to_string(), "it must lie in [0, 1)");
+                }
+                if *nesterov && *momentum == 0.0 {
+                    return refuse("nesterov", "true".into(), "Nesterov's rule needs a momentum greater than 0");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of the state buffers, PyTorch's.
+    pub fn buffer_names(&self) -> &'static [&'static str] {
+        match self {
+            Self::Adam { amsgrad: false, .. } | Self::AdamW { amsgrad: false, .. } => &["exp_avg", "exp_avg_sq"],
+            Self::Adam { .. } | Self::AdamW { .. } => &["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
+            Self::Sgd { momentum, .. } if *momentum == 0.0 => &[],
+            Self::Sgd { .. } => &["momentum_buffer"],
+        }
+    }
+}
+
+/// A run of parameters that is updated with one learning rate and weight decay.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segment {
+    /// Elements of the flat buffers.
+    pub range: Range<usize>,
+    pub lr: f32,
+    pub weight_decay: f32,
+}
+
+/// Update rule, state buffers and step count.
+#[derive(Debug)]
+pub struct Optimizer {
+    config: OptimConfig,
+    steps: u64,
+    /// One flat buffer `[len]` for each of `config.buffer_names()`.
+    buffers: Vec<Mirrored>,
+    /// For updates on a GPU.
+    tables: Option<gpu::Tables>,
+}
+
+impl Optimizer {
+    /// An optimiser for `len` parameters, with zero state.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a configuration that cannot work.
+    pub fn new(config: &OptimConfig, len: usize) -> Result<Self> {
+        config.validate()?;
+        let buffers = config.buffer_names().iter().map(|_| Mirrored::zeros(len)).collect();
+        Ok(Self { config: config.clone(), steps: 0, buffers, tables: None })
+    }
+
+    /// Brings the state buffers to the host: see [`Mirrored::fetch`].
+    ///
+    /// # Errors
+    /// A device that was lost.
+    pub fn fetch(&self) -> Result<()> {
+        self.buffers.iter().try_for_each(Mirrored::fetch)
+    }
+
+    /// Steps taken so far.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The state buffers `[len]` by name (`exp_avg`, `exp_avg_sq`, `max_exp_avg_sq`, `momentum_buffer`), for a checkpoint.
+    pub fn state(&self) -> impl Iterator<Item = (&'static str, &[f32])> {
+        self.config.buffer_names().iter().copied().zip(self.buffers.iter().map(|buffer| &buffer[..]))
+    }
+
+    /// Takes over the step count and the state buffers of a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::OptimizerState`] where names or lengths are not those of this optimiser, which then stays as it was.
+    pub fn restore(&mut self, steps: u64, state: &[(&str, &[f32])]) -> Result<()> {
+        let mut buffers = Vec::with_capacity(self.buffers.len());
+        for (name, own) in self.state() {
+            match state.iter().find(|(stored, _)| *stored == name) {
+                Some((_, values)) if values.len() == own.len() => buffers.push(values.to_vec().into()),
+                _ => break,
+            }
+        }
+        if buffers.len() != self.buffers.len() || state.len() != self.buffers.len() {
+            let own: Vec<_> = self.state().collect();
+            return Err(Error::OptimizerState { needed: describe(&own), found: describe(state) });
+        }
+        self.buffers = buffers;
+        self.steps = steps;
+        Ok(())
+    }
+
+    /// One update of the parameters inside `segments`. Segments must not overlap.
+    ///
+    /// The step count, and with it Adam's bias correction, is one for all parameters.
+    ///
+    /// # Panics
+    /// If the buffers differ in length from this optimiser or a segment reaches beyond them.
+    pub fn step(&mut self, params: &mut [f32], grads: &[f32], segments: &[Segment]) {
+        assert_eq!(params.len(), grads.len(), "parameters and gradients differ in length");
+        assert!(self.buffers.iter().all(|b| b.len() == params.len()), "the state is of another length");
+        self.steps += 1;
+        for segment in segments {
+            let range = segment.range.clone();
+            let (params, grads) = (&mut params[range.clone()], &grads[range.clone()]);
+            let buffers = self.buffers.iter_mut().map(|b| &mut b[range.clone()]);
+            match self.config {
+                OptimConfig::Adam { betas, eps, .. } => {
+                    adam(params, grads, buffers, &AdamStep::new(betas, eps, self.steps, segment, false));
+                }
+                OptimConfig::AdamW { betas, eps, .. } => {
+                    adam(params, grads, buffers, &AdamStep::new(betas, eps, self.steps, segment, true));
+                }
+                OptimConfig::Sgd { momentum, nesterov } => {
+                    sgd(params, grads, buffers, segment, momentum as f32, nesterov);
+                }
+            }
+        }
+    }
+}
+
+fn describe(state: &[(&str, &[f32])]) -> String {
+    if state.is_empty() {
+        return "no buffer".into();
+    }
+    state.iter().map(|(name, values)| format!("{name} [{}]", values.len())).collect::<Vec<_>>().join(", ")
+}
+
+/// Constants of one Adam step of one segment.
+struct AdamStep {
+    beta1: f32,
+    beta2: f32,
+    one_minus_beta1: f32,
+    one_minus_beta2: f32,
+    eps: f32,
+    /// Added to the gradient for each unit of the parameter.
+    l2: f32,
+    /// Factor of the parameter before the update.
+    shrink: f32,
+    /// lr / (1 - β1^t)
+    step_size: f32,
+    /// 1 / sqrt(1 - β2^t)
+    rsqrt_correction2: f32,
+}
+
+impl AdamStep {
+    fn new([beta1, beta2]: [f64; 2], eps: f64, steps: u64, segment: &Segment, decoupled: bool) -> Self {
+        let (lr, weight_decay) = (f64::from(segment.lr), f64::from(segment.weight_decay));
+        let t = steps as f64;
+        Self {
+            beta1: beta1 as f32,
+            beta2: beta2 as f32,
+            one_minus_beta1: (1.0 - beta1) as f32,
+            one_minus_beta2: (1.0 - beta2) as f32,
+            eps: eps as f32,
+            l2: if decoupled { 0.0 } else { segment.weight_decay },
+            shrink: if decoupled { (1.0 - lr * weight_decay) as f32 } else { 1.0 },
+            step_size: (lr / (1.0 - beta1.powf(t))) as f32,
+            rsqrt_correction2: (1.0 / (1.0 - beta2.powf(t)).sqrt()) as f32,
+        }
+    }
+}
+
+/// `buffers`: exp_avg, exp_avg_sq and, with AMSGrad, max_exp_avg_sq.
+fn adam<'a>(params: &mut [f32], grads: &[f32], mut buffers: impl Iterator<Item = &'a mut [f32]>, c: &AdamStep) {
+    let (m, v) = (buffers.next().expect("exp_avg"), buffers.next().expect("exp_avg_sq"));
+    // One element; returns the new second moment, whose place in the denominator the running maximum may take.
+    let moments = |p: &mut f32, g: f32, m: &mut f32, v: &mut f32| {
+        let g = g + c.l2 * *p;
+        *p *= c.shrink;
+        *m = c.beta1 * *m + c.one_minus_beta1 * g;
+        *v = c.beta2 * *v + c.one_minus_beta2 * g * g;
+        *v
+    };
+    let update = |p: &mut f32, m: f32, v: f32| *p -= c.step_size * (m / (v.sqrt() * c.rsqrt_correction2 + c.eps));
+    let chunks = params.par_chunks_mut(CHUNK).zip(grads.par_chunks(CHUNK));
+    let chunks = chunks.zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK));
+    match buffers.next() {
+        None => chunks.for_each(|(((p, g), m), v)| {
+            for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                let v = moments(p, g, m, v);
+                update(p, *m, v);
+            }
+        }),
+        Some(max) => chunks.zip(max.par_chunks_mut(CHUNK)).for_each(|((((p, g), m), v), max)| {
+            for ((((p, &g), m), v), max) in p.iter_mut().zip(g).zip(m).zip(v).zip(max) {
+                // The maximum is of v before bias correction.
+                let v = moments(p, g, m, v);
+                *max = if v > *max { v } else { *max };
+                update(p, *m, *max);
+            }
+        }),
+    }
+}
+
+/// `buffers`: momentum_buffer, or nothing without momentum. It starts at zero, so that an element's first step makes it
+/// the gradient itself, as PyTorch's does.
+fn sgd<'a>(
+    params: &mut [f32],
+    grads: &[f32],
+    mut buffers: impl Iterator<Item = &'a mut [f32]>,
+    &Segment { lr, weight_decay, .. }: &Segment,
+    momentum: f32,
+    nesterov: bool,
+) {
+    let chunks = params.par_chunks_mut(CHUNK).zip(grads.par_chunks(CHUNK));
+    let Some(buffer) = buffers.next() else {
+        return chunks.for_each(|(p, g)| {
+            for (p, g) in p.iter_mut().zip(g) {
+                *p -= lr * (g + weight_decay * *p);
+            }
+        });
+    };
+    chunks.zip(buffer.par_chunks_mut(CHUNK)).for_each(|((p, g), buffer)| {
+        for ((p, &g), b) in p.iter_mut().zip(g).zip(buffer) {
+            let g = g + weight_decay * *p;
+            *b = momentum * *b + g;
+            *p -= lr * if nesterov { g + momentum * *b } else { *b };
+        }
+    });
+}
+
+/// L2 norm of the gradients inside `segments`. The order of the sums is fixed, whatever the number of threads.
+pub fn global_norm(grads: &[f32], segments: &[Segment]) -> f64 {
+    let mut sum = 0.0;
+    for segment in segments {
+        let chunks = grads[segment.range.clone()].par_chunks(CHUNK);
+        let partial_sums: Vec<f64> = chunks.map(sum_of_squares).collect();
+        sum += partial_sums.iter().sum::<f64>();
+    }
+    sum.sqrt()
+}
+
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let mut lanes = [0f64; 8];
+    let (groups, rest) = values.as_chunks::<8>();
+    for group in groups {
+        for (lane, &x) in lanes.iter_mut().zip(group) {
+            *lane += f64::from(x) * f64::from(x);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()
+}
+
+/// Scales the gradients inside `segments` so that their [`global_norm`] is at most `max_norm`; returns the norm before.
+///
+/// A norm that is not finite leaves them as they are: the caller sees it in the returned value.
+pub fn clip_grad_norm(grads: &mut [f32], segments: &[Segment], max_norm: f64) -> f64 {
+    let norm = global_norm(grads, segments);
+    if norm.is_finite() && norm > max_norm {
+        let factor = (max_norm / norm) as f32;
+        for segment in segments {
+            grads[segment.range.clone()].par_chunks_mut(CHUNK).for_each(|g| g.iter_mut().for_each(|g| *g *= factor));
+        }
+    }
+    norm
+}
+
+#[cfg(test)]
+mod tests;

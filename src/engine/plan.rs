@@ -1,0 +1,279 @@
+//! Planning: which gradients are computed, who writes a gradient first and who adds, and where everything lies in one arena.
+//!
+//! Time runs over forward nodes 0..n and then over the same nodes backwards (node i at `2n - 1 - i`). A block of memory
+//! lives from its first write to its last read; blocks that are never alive together may share addresses.
+
+use crate::Result;
+use crate::engine::device::Gpu;
+use crate::engine::graph::{Graph, Mode, Value};
+use crate::engine::op::Needs;
+use crate::engine::store::Store;
+
+/// Words a block's offset is a multiple of: one cache line.
+const ALIGN: usize = 16;
+/// Words between blocks on a GPU that are checked for writes beyond a block's end (`Session::poisoned`).
+pub(crate) const GUARD: usize = 16;
+
+/// A place in the arena, in words of 4 bytes: elements on the CPU, on a GPU two of them where activations are bf16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Block {
+    pub offset: usize,
+    pub len: usize,
+}
+
+/// What happens with one gradient of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GradWrite {
+    Skip,
+    Overwrite,
+    Accumulate,
+}
+
+#[derive(Debug)]
+pub(crate) struct NodePlan {
+    pub needs: Needs,
+    pub differentiated: bool,
+    pub grad_inputs: Vec<GradWrite>,
+    pub grad_params: Vec<GradWrite>,
+    pub saved: Block,
+    pub forward_workspace: Block,
+    pub backward_workspace: Block,
+}
+
+/// The plan of a graph: see the module's description.
+#[derive(Debug)]
+pub struct Plan {
+    pub(crate) values: Vec<Block>,
+    pub(crate) grads: Vec<Option<Block>>,
+    pub(crate) nodes: Vec<NodePlan>,
+    /// Parameters that get a gradient in every backward.
+    pub(crate) param_written: Vec<bool>,
+    pub(crate) arena_len: usize,
+}
+
+/// Where the plan will run, which decides how large things are.
+struct Sizes<'a> {
+    gpu: Option<&'a Gpu>,
+}
+
+impl Sizes<'_> {
+    fn words(&self, value: &Value) -> usize {
+        let len = value.shape.len();
+        self.gpu.map_or(len, |gpu| (len * gpu.element_bytes(value)).div_ceil(4))
+    }
+
+    /// What lies behind each block.
+    fn guard(&self) -> usize {
+        if self.gpu.is_some() { GUARD } else { 0 }
+    }
+}
+
+/// A block with its lifetime, both ends included.
+struct Request {
+    len: usize,
+    from: usize,
+    to: usize,
+}
+
+impl Plan {
+    /// Plans `graph` for the parameters of `store` (which of them are trainable matters), on the CPU or a GPU.
+    ///
+    /// # Errors
+    /// A GPU that cannot run one of the ops.
+    pub fn new(graph: &Graph, store: &Store, gpu: Option<&Gpu>) -> Result<Plan> {
+        let sizes = Sizes { gpu };
+        let count = graph.nodes.len();
+        let backward_time = |node: usize| 2 * count - 1 - node;
+        let differentiable = graph.mode != Mode::Eval;
+
+        let mut needs_grad: Vec<bool> = graph.values.iter().map(|v| differentiable && v.requires_grad).collect();
+        let mut nodes = Vec::with_capacity(count);
+        for node in &graph.nodes {
+            let trainable = |p: &crate::engine::store::ParamId| store.param(*p).trainable;
+            let differentiated = differentiable
+                && (node.inputs.iter().any(|v| needs_grad[v.0]) || node.attachments.params.iter().any(trainable));
+            needs_grad[node.output.0] = differentiated;
+            nodes.push(NodePlan {
+                needs: gpu.map_or_else(|| Ok(node.op.needs()), |gpu| node.op.gpu_needs(gpu))?,
+                differentiated,
+                grad_inputs: Vec::new(),
+                grad_params: Vec::new(),
+                saved: Block::default(),
+                forward_workspace: Block::default(),
+                backward_workspace: Block::default(),
+            });
+        }
+
+        // A gradient reaches a value only from a root: nodes from which no root can be reached stay out of backward.
+        let mut reached: Vec<bool> = graph.values.iter().map(|v| v.root).collect();
+        for (i, node) in graph.nodes.iter().enumerate().rev() {
+            nodes[i].differentiated &= reached[node.output.0];
+            if nodes[i].differentiated {
+                node.inputs.iter().for_each(|v| reached[v.0] |= needs_grad[v.0]);
+            }
+        }
+
+        let mut first_write: Vec<Option<usize>> =
+            graph.values.iter().map(|v| (v.root && differentiable).then_some(count)).collect();
+        let mut param_written = vec![false; store.params.len()];
+        for (i, node) in graph.nodes.iter().enumerate().rev() {
+            let plan = &mut nodes[i];
+            for var in &node.inputs {
+                plan.grad_inputs.push(if !plan.differentiated || !needs_grad[var.0] {
+                    GradWrite::Skip
+                } else if first_write[var.0].is_some() {
+                    GradWrite::Accumulate
+                } else {
+                    first_write[var.0] = Some(backward_time(i));
+                    GradWrite::Overwrite
+                });
+            }
+            for id in &node.attachments.params {
+                plan.grad_params.push(if !plan.differentiated || !store.param(*id).trainable {
+                    GradWrite::Skip
+                } else if std::mem::replace(&mut param_written[id.0], true) {
+                    GradWrite::Accumulate
+                } else {
+                    GradWrite::Overwrite
+                });
+            }
+        }
+
+        let (requests, slots) = requests(graph, &nodes, &first_write, &sizes);
+        let (offsets, arena_len) = allocate(&requests, sizes.guard());
+        let mut blocks = requests.iter().zip(&offsets).map(|(r, &offset)| Block { offset, len: r.len });
+        let mut next =
+            |wanted: bool| if wanted { blocks.next().expect("one block per request") } else { Block::default() };
+
+        // The same order as in `requests`.
+        let values = graph.values.iter().map(|_| next(true)).collect();
+        let grads = slots.iter().map(|&wanted| wanted.then(|| next(true))).collect();
+        for plan in &mut nodes {
+            plan.saved = next(plan.differentiated && plan.needs.saved > 0);
+            plan.forward_workspace = next(plan.needs.forward_workspace > 0);
+            plan.backward_workspace = next(plan.differentiated && plan.needs.backward_workspace > 0);
+        }
+        Ok(Plan { values, grads, nodes, param_written, arena_len })
+    }
+
+    /// Bytes of the arena.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena_len.saturating_mul(size_of::<f32>())
+    }
+}
+
+/// Lifetimes of: every value; every gradient that is wanted (second result says which); saved and scratch of each node.
+fn requests(
+    graph: &Graph,
+    nodes: &[NodePlan],
+    first_write: &[Option<usize>],
+    sizes: &Sizes<'_>,
+) -> (Vec<Request>, Vec<bool>) {
+    let count = graph.nodes.len();
+    let backward_time = |node: usize| 2 * count - 1 - node;
+    let end = 2 * count;
+    let mut last_use = vec![0; graph.values.len()];
+    let mut born = vec![0; graph.values.len()];
+    let mut grad_end = vec![end; graph.values.len()];
+    for (i, (node, plan)) in graph.nodes.iter().zip(nodes).enumerate() {
+        born[node.output.0] = i;
+        last_use[node.output.0] = if plan.differentiated && plan.needs.output { backward_time(i) } else { i };
+        for (var, &kept) in node.inputs.iter().zip(&plan.needs.inputs) {
+            let time = if plan.differentiated && kept { backward_time(i) } else { i };
+            last_use[var.0] = last_use[var.0].max(time);
+        }
+        if plan.differentiated {
+            grad_end[node.output.0] = backward_time(i);
+        }
+    }
+    let mut requests = Vec::new();
+    for (i, value) in graph.values.iter().enumerate() {
+        let to = if value.keep { end } else { last_use[i] };
+        requests.push(Request { len: sizes.words(value), from: born[i], to });
+    }
+    let mut wanted = Vec::new();
+    for (i, value) in graph.values.iter().enumerate() {
+        wanted.push(first_write[i].is_some());
+        if let Some(from) = first_write[i] {
+            requests.push(Request { len: sizes.words(value), from, to: grad_end[i] });
+        }
+    }
+    for (i, plan) in nodes.iter().enumerate() {
+        let (needs, back) = (&plan.needs, backward_time(i));
+        if plan.differentiated && needs.saved > 0 {
+            requests.push(Request { len: needs.saved, from: i, to: back });
+        }
+        if needs.forward_workspace > 0 {
+            requests.push(Request { len: needs.forward_workspace, from: i, to: i });
+        }
+        if plan.differentiated && needs.backward_workspace > 0 {
+            requests.push(Request { len: needs.backward_workspace, from: back, to: back });
+        }
+    }
+    (requests, wanted)
+}
+
+/// Offsets for all requests, largest first into the lowest gap that is free during its lifetime, with `guard` words behind
+/// each; and the arena's length.
+fn allocate(requests: &[Request], guard: usize) -> (Vec<usize>, usize) {
+    let mut order: Vec<usize> = (0..requests.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(requests[i].len), requests[i].from, i));
+    let mut offsets = vec![0; requests.len()];
+    let mut placed: Vec<usize> = Vec::new(); // by offset
+    let mut arena_len = 0;
+    let footprint = |request: &Request| request.len.next_multiple_of(ALIGN) + guard;
+    for i in order {
+        let request = &requests[i];
+        let len = footprint(request);
+        let mut offset = 0;
+        for &other in &placed {
+            let o = &requests[other];
+            if o.to < request.from || request.to < o.from {
+                continue;
+            }
+            if offset + len <= offsets[other] {
+                break;
+            }
+            offset = offset.max(offsets[other] + footprint(o));
+        }
+        offsets[i] = offset;
+        arena_len = arena_len.max(offset + len);
+        let position = placed.partition_point(|&p| offsets[p] <= offset);
+        placed.insert(position, i);
+    }
+    (offsets, arena_len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rng::{Purpose, stream};
+    use rand::RngExt;
+
+    fn lifetimes(seed: u64, count: usize) -> Vec<Request> {
+        let mut rng = stream(seed, Purpose::Test, 0, 0);
+        (0..count)
+            .map(|_| {
+                let from = rng.random_range(0..40);
+                Request { len: rng.random_range(1..200), from, to: from + rng.random_range(0..20) }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn blocks_alive_together_never_overlap_and_memory_is_reused() {
+        for seed in 0..20 {
+            let requests = lifetimes(seed, 60);
+            let (offsets, arena_len) = allocate(&requests, 0);
+            for (i, a) in requests.iter().enumerate() {
+                assert!(offsets[i] + a.len <= arena_len);
+                for (j, b) in requests.iter().enumerate().skip(i + 1) {
+                    let together = a.from <= b.to && b.from <= a.to;
+                    let overlap = offsets[i] < offsets[j] + b.len && offsets[j] < offsets[i] + a.len;
+                    assert!(!(together && overlap), "seed {seed}: {i} and {j}");
+                }
+            }
+            assert!(arena_len < requests.iter().map(|r| r.len).sum());
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Where a plan put what its nodes use: for tests and tools that look at launches.
+
+use super::{Memory, Session};
+use crate::engine::plan::Block;
+
+/// A tensor of a node on a GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// `input 0`, `output`, `saved`, `workspace`, `gradient of input 0`, `gradient of output`.
+    pub name: String,
+    pub address: u64,
+    /// Rounded up to whole words of 4 bytes.
+    pub bytes: usize,
+}
+
+/// A pass over the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    Forward,
+    Backward,
+}
+
+impl Session {
+    /// What node number `node` has in the arena during `pass`; parameters and latent states lie elsewhere. Nothing on the CPU.
+    pub fn blocks(&self, node: usize, pass: Pass) -> Vec<Placed> {
+        let Memory::Gpu(memory) = &self.memory else { return Vec::new() };
+        let (node, plan) = (&self.graph.nodes[node], &self.plan.nodes[node]);
+        let (values, grads) = (&self.plan.values, &self.plan.grads);
+        let mut named: Vec<(String, Option<Block>)> = vec![
+            ("output".into(), Some(values[node.output.0])),
+            ("saved".into(), Some(plan.saved)),
+            (
+                "workspace".into(),
+                Some(if pass == Pass::Forward { plan.forward_workspace } else { plan.backward_workspace }),
+            ),
+        ];
+        named.extend(node.inputs.iter().enumerate().map(|(i, v)| (format!("input {i}"), Some(values[v.0]))));
+        if pass == Pass::Backward {
+            named.push(("gradient of output".into(), grads[node.output.0]));
+            let inputs = node.inputs.iter().enumerate();
+            named.extend(inputs.map(|(i, v)| (format!("gradient of input {i}"), grads[v.0])));
+        }
+        let present = named.into_iter().filter_map(|(name, block)| Some((name, block.filter(|block| block.len > 0)?)));
+        let placed = present.map(|(name, block)| Placed {
+            name,
+            address: memory.at::<f32>(block).address(),
+            bytes: 4 * block.len,
+        });
+        placed.collect()
+    }
+}

@@ -1,0 +1,264 @@
+//! A plan on a GPU: ops get addresses in one arena there, and enqueue launches.
+
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
+
+use super::{Memory, Session};
+use crate::base::profile;
+use crate::base::text::plural;
+use crate::engine::device::{Buffer, Gpu, Ptr, kernels};
+use crate::engine::graph::{Graph, Mode, Node, Value, Var};
+use crate::engine::latent_state::LatentStates;
+use crate::engine::op::{GpuBackward, GpuForward, GpuGrad};
+use crate::engine::plan::{Block, GUARD, GradWrite, NodePlan, Plan};
+use crate::engine::store::Store;
+use crate::{Error, Result};
+
+/// The arena of a plan on a GPU.
+pub(super) struct GpuMemory {
+    gpu: Gpu,
+    arena: Buffer,
+}
+
+/// Addresses of everything outside the arena that a step uses. Launches that were recorded hold for one of these.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bound {
+    /// [`Store::values`]
+    pub values: Ptr<f32>,
+    /// [`Store::grads`]
+    pub grads: Ptr<f32>,
+    buffers: Vec<Ptr<f32>>,
+    /// Before and after the step.
+    states: Vec<[Ptr<f32>; 2]>,
+}
+
+impl GpuMemory {
+    pub fn new(gpu: &Gpu, graph: &Graph, plan: &Plan) -> Result<GpuMemory> {
+        let bytes = plan.arena_bytes();
+        let arena = gpu.allocate(bytes).map_err(|error| match error {
+            Error::DeviceMemory { needed, free, total, .. } => too_large(graph, needed, free, total),
+            other => other,
+        })?;
+        Ok(GpuMemory { gpu: gpu.clone(), arena })
+    }
+
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    pub fn at<T>(&self, block: Block) -> Ptr<T> {
+        Ptr::new(self.arena.ptr::<f32>().add(block.offset).address())
+    }
+
+    /// The block's address, or null for one that is not there.
+    fn at_or_null<T>(&self, block: Block) -> Ptr<T> {
+        if block.len == 0 { Ptr::NULL } else { self.at(block) }
+    }
+
+    /// Writes `data` in the type of `value`.
+    pub fn write(&self, block: Block, value: &Value, data: &[f32]) -> Result<()> {
+        let to = self.at::<f32>(block).address();
+        if self.gpu.element_bytes(value) == 4 {
+            return self.gpu.upload(to, bytemuck::cast_slice(data));
+        }
+        let mut short = vec![bf16::ZERO; data.len()];
+        short.convert_from_f32_slice(data);
+        self.gpu.upload(to, bytemuck::cast_slice(&short))
+    }
+
+    /// Reads all of `value`.
+    pub fn read(&self, block: Block, value: &Value) -> Result<Vec<f32>> {
+        let from = self.at::<f32>(block).address();
+        let mut data = vec![0.0f32; value.shape.len()];
+        if self.gpu.element_bytes(value) == 4 {
+            self.gpu.download(&mut [(bytemuck::cast_slice_mut(&mut data), from)])?;
+        } else {
+            let mut short = vec![bf16::ZERO; data.len()];
+            self.gpu.download(&mut [(bytemuck::cast_slice_mut(&mut short), from)])?;
+            short.convert_to_f32_slice(&mut data);
+        }
+        Ok(data)
+    }
+
+    fn forward(&self, node: &Node, blocks: &Plan, plan: &NodePlan, store: &Offsets, bound: &Bound) -> Result<()> {
+        let attached = &node.attachments;
+        node.op.gpu_forward(&GpuForward {
+            gpu: &self.gpu,
+            inputs: node.inputs.iter().map(|v| self.at(blocks.values[v.0])).collect(),
+            params: attached.params.iter().map(|id| bound.values.add(store.0[id.0])).collect(),
+            buffers: attached.buffers.iter().map(|id| bound.buffers[id.0]).collect(),
+            state: attached.state.map(|id| bound.states[id.0]),
+            output: self.at(blocks.values[node.output.0]),
+            saved: self.at_or_null(plan.saved),
+            workspace: self.at_or_null(plan.forward_workspace),
+        })
+    }
+
+    fn backward(&self, node: &Node, blocks: &Plan, plan: &NodePlan, store: &Offsets, bound: &Bound) -> Result<()> {
+        let attached = &node.attachments;
+        let kept = |i: usize| plan.needs.inputs[i].then(|| self.at(blocks.values[node.inputs[i].0]));
+        let grad_inputs = node
+            .inputs
+            .iter()
+            .zip(&plan.grad_inputs)
+            .map(|(v, &write)| grad(write, || self.at(blocks.grads[v.0].expect("planned with its writers"))));
+        let grad_params = (attached.params.iter().zip(&plan.grad_params))
+            .map(|(id, &write)| grad(write, || bound.grads.add(store.0[id.0])));
+        node.op.gpu_backward(&GpuBackward {
+            gpu: &self.gpu,
+            inputs: (0..node.inputs.len()).map(|i| kept(i).unwrap_or(Ptr::NULL)).collect(),
+            params: attached.params.iter().map(|id| bound.values.add(store.0[id.0])).collect(),
+            prev_state: attached.state.map_or(Ptr::NULL, |id| bound.states[id.0][0]),
+            output: if plan.needs.output { self.at(blocks.values[node.output.0]) } else { Ptr::NULL },
+            grad_output: self.at(blocks.grads[node.output.0].expect("reached by a root")),
+            grad_inputs: grad_inputs.collect(),
+            grad_params: grad_params.collect(),
+            saved: self.at_or_null(plan.saved),
+            workspace: self.at_or_null(plan.backward_workspace),
+        })
+    }
+
+    /// Fills `blocks` and what lies behind each with NaN; blocks behind which nothing may be written keep their content.
+    fn poison(&self, blocks: &[(Block, bool)]) -> Result<()> {
+        for &(block, contents) in blocks.iter().filter(|(block, _)| block.len > 0) {
+            let (from, len) =
+                if contents { (0, guarded_end(block)) } else { (block.len, guarded_end(block) - block.len) };
+            let nan = vec![0xffu8; 4 * len];
+            self.gpu.upload(self.at::<f32>(block).add(from).address(), &nan)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a node that wrote behind one of `blocks`.
+    fn check_guards(&self, node: &Node, blocks: &[(Block, bool)]) -> Result<()> {
+        for &(block, _) in blocks.iter().filter(|(block, _)| block.len > 0) {
+            let mut guard = vec![0u8; 4 * (guarded_end(block) - block.len)];
+            self.gpu.download(&mut [(&mut guard, self.at::<f32>(block).add(block.len).address())])?;
+            if guard.iter().any(|&byte| byte != 0xff) {
+                let action = format!("op {}", node.op.name());
+                return Err(Error::Device { device: "GPU", action, reason: "wrote beyond the end of a block".into() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Words of a block up to where the next one may start.
+fn guarded_end(block: Block) -> usize {
+    block.len.next_multiple_of(16) + GUARD
+}
+
+fn grad<P>(write: GradWrite, data: impl FnOnce() -> P) -> Option<GpuGrad<P>> {
+    (write != GradWrite::Skip).then(|| GpuGrad { data: data(), accumulate: write == GradWrite::Accumulate })
+}
+
+/// Where each parameter starts in the flat buffers.
+struct Offsets(Vec<usize>);
+
+/// What would fit, by the share of memory that is free.
+fn too_large(graph: &Graph, needed: u64, free: u64, total: u64) -> Error {
+    let shape = graph.values.first().map(|v| v.shape);
+    let batch = shape.map_or(0, |shape| shape.n);
+    let fits = (batch as u64 * free / needed.max(1)) as usize;
+    let what = shape.map_or_else(String::new, |shape| {
+        format!(" for a batch of {} of {}x{}", plural(batch, "image", "images"), shape.h, shape.w)
+    });
+    let advice = match fits {
+        0 => "not even one image fits; use smaller images or a smaller network".to_string(),
+        _ => format!(
+            "about {} would fit; lower --ids, --images or --eval-batch, or use --precision bf16",
+            plural(fits, "image", "images")
+        ),
+    };
+    Error::DeviceMemory { purpose: format!("the plan{what}"), needed, free, total, advice }
+}
+
+impl Session {
+    /// Brings everything that a step uses to the GPU, where it is not there yet.
+    ///
+    /// # Panics
+    /// If the session runs on the CPU.
+    pub(crate) fn bind(&self, store: &mut Store, states: &mut LatentStates) -> Result<Bound> {
+        let gpu = self.gpu().expect("a session on a GPU");
+        let moves = self.graph.mode == Mode::Train;
+        let buffers = store.buffers.iter_mut().map(|buffer| match moves {
+            true => buffer.values.on_device_mut(gpu),
+            false => buffer.values.on_device(gpu),
+        });
+        Ok(Bound {
+            buffers: buffers.collect::<Result<_>>()?,
+            values: store.values.on_device(gpu)?,
+            grads: if self.graph.mode == Mode::Eval { Ptr::NULL } else { store.grads.on_device_mut(gpu)? },
+            states: states.on_device(gpu)?,
+        })
+    }
+
+    /// Enqueues all nodes.
+    pub(crate) fn launch_forward(&self, store: &Store, bound: &Bound) -> Result<()> {
+        let Memory::Gpu(memory) = &self.memory else { unreachable!("bound to a GPU") };
+        let _forward = profile::range("forward");
+        let offsets = offsets(store);
+        for (i, (node, plan)) in self.graph.nodes.iter().zip(&self.plan.nodes).enumerate() {
+            let _op = profile::range(format_args!("{} {i}", node.op.name()));
+            let output = self.plan.values[node.output.0];
+            let blocks = [(output, true), (plan.saved, true), (plan.forward_workspace, true)];
+            self.guarded(memory, node, &blocks, || memory.forward(node, &self.plan, plan, &offsets, bound))?;
+        }
+        Ok(())
+    }
+
+    /// Enqueues the differentiated nodes in reverse.
+    pub(crate) fn launch_backward(&self, store: &Store, bound: &Bound) -> Result<()> {
+        let Memory::Gpu(memory) = &self.memory else { unreachable!("bound to a GPU") };
+        let _backward = profile::range("backward");
+        let offsets = offsets(store);
+        let nodes = self.graph.nodes.iter().zip(&self.plan.nodes).enumerate().rev();
+        for (i, (node, plan)) in nodes.filter(|(_, (_, plan))| plan.differentiated) {
+            let _op = profile::range(format_args!("{} {i} backward", node.op.name()));
+            let grads = (node.inputs.iter().zip(&plan.grad_inputs)).filter(|(_, write)| **write != GradWrite::Skip);
+            let mut blocks: Vec<(Block, bool)> = grads
+                .map(|(v, &write)| (self.plan.grads[v.0].expect("planned"), write == GradWrite::Overwrite))
+                .collect();
+            blocks.extend([(plan.saved, false), (plan.backward_workspace, true)]);
+            self.guarded(memory, node, &blocks, || memory.backward(node, &self.plan, plan, &offsets, bound))?;
+        }
+        Ok(())
+    }
+
+    /// Where a kept value lies.
+    ///
+    /// # Panics
+    /// If the session runs on the CPU.
+    pub(crate) fn address(&self, var: Var) -> Ptr {
+        let Memory::Gpu(memory) = &self.memory else { unreachable!("a session on a GPU") };
+        assert!(self.graph.values[var.0].keep, "value was not kept");
+        memory.at(self.plan.values[var.0])
+    }
+
+    /// Enqueues the gradient of a loss: `value`, or NaN where the loss is not finite.
+    pub(crate) fn launch_grad(&self, loss: Var, value: f32) -> Result<()> {
+        let Memory::Gpu(memory) = &self.memory else { unreachable!("a session on a GPU") };
+        let block = self.plan.grads[loss.0].expect("a root of a differentiable graph");
+        kernels::loss_gradient(&memory.gpu, 1, self.address(loss).cast(), memory.at(block), value)
+    }
+
+    /// Runs `work`; in a poisoned session with NaN in `blocks` that are to be written (`true`), and behind each of them.
+    fn guarded(
+        &self,
+        memory: &GpuMemory,
+        node: &Node,
+        blocks: &[(Block, bool)],
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        if !self.poison {
+            return work();
+        }
+        memory.poison(blocks)?;
+        work()?;
+        memory.check_guards(node, blocks)
+    }
+}
+
+fn offsets(store: &Store) -> Offsets {
+    Offsets(store.params.iter().map(|param| param.range.start).collect())
+}

@@ -1,0 +1,183 @@
+//! A plan on the CPU: ops get slices of one arena. The only `unsafe` of the engine on the CPU stands here.
+
+use std::ops::Range;
+
+use crate::Result;
+use crate::base::{memory, profile};
+use crate::engine::graph::{Graph, Var};
+use crate::engine::latent_state::LatentStates;
+use crate::engine::op::{Backward, Forward, Grad};
+use crate::engine::plan::{Block, GradWrite, Plan};
+use crate::engine::store::{Buffer, Store};
+
+/// A cache line of the arena; aligns every block for vector loads.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// One allocation that all blocks of a plan share.
+pub(super) struct Arena {
+    lines: Vec<Line>,
+}
+
+impl Arena {
+    /// The arena of `plan`.
+    ///
+    /// # Errors
+    /// It is larger than the memory that is available.
+    pub fn new(plan: &Plan) -> Result<Arena> {
+        let (purpose, len) = ("the memory for activations and gradients", plan.arena_len.div_ceil(16));
+        let advice = "use smaller batches, smaller images or a smaller network";
+        memory::ensure_or(purpose, plan.arena_bytes() as u64, advice)?;
+        let mut lines = memory::reserved(purpose, len)?;
+        lines.resize(len, Line([0.0; 16]));
+        Ok(Arena { lines })
+    }
+
+    fn base(&mut self) -> ArenaPtr {
+        ArenaPtr { data: self.lines.as_mut_ptr().cast(), len: self.lines.len() * 16 }
+    }
+
+    pub fn slice_mut(&mut self, block: Block) -> &mut [f32] {
+        // SAFETY: `&mut self`: no other slice of the arena is alive.
+        unsafe { self.base().get_mut(block) }
+    }
+
+    pub fn slice(&self, block: Block) -> &[f32] {
+        // SAFETY: `Line` is 16 f32 without padding; the view covers exactly the allocation.
+        let all = unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<f32>(), self.lines.len() * 16) };
+        &all[block.offset..block.offset + block.len]
+    }
+
+    /// Runs all nodes.
+    pub fn forward(&mut self, graph: &Graph, plan: &Plan, store: &mut Store, states: &mut LatentStates) {
+        let _forward = profile::range("forward");
+        let blocks = plan;
+        let base = self.base();
+        for (i, (node, plan)) in graph.nodes.iter().zip(&plan.nodes).enumerate() {
+            let _op = profile::range(format_args!("{} {i}", node.op.name()));
+            let attached = &node.attachments;
+            let Store { params, values, buffers, .. } = store;
+            let ids: Vec<usize> = attached.buffers.iter().map(|id| id.0).collect();
+            // SAFETY: the plan gives blocks that are alive at the same time disjoint places: the inputs, the output, the
+            // saved block and the workspace are all alive at this node, inputs differ from each other (`Graph::push`).
+            unsafe {
+                node.op.forward(&mut Forward {
+                    inputs: node.inputs.iter().map(|v| base.get(blocks.values[v.0])).collect(),
+                    params: attached.params.iter().map(|id| &values[params[id.0].range.clone()]).collect(),
+                    buffers: pick_mut(buffers, &ids),
+                    state: attached.state.map(|id| states.step(id)),
+                    output: base.get_mut(blocks.values[node.output.0]),
+                    saved: base.get_mut(plan.saved),
+                    workspace: base.get_mut(plan.forward_workspace),
+                });
+            }
+        }
+    }
+
+    /// Runs the differentiated nodes in reverse.
+    pub fn backward(&mut self, graph: &Graph, plan: &Plan, store: &mut Store, states: &LatentStates) {
+        let _backward = profile::range("backward");
+        let blocks = plan;
+        let base = self.base();
+        for (i, (node, plan)) in graph.nodes.iter().zip(&plan.nodes).enumerate().rev() {
+            if !plan.differentiated {
+                continue;
+            }
+            let _op = profile::range(format_args!("{} {i} backward", node.op.name()));
+            let Store { params, values, grads, buffers, .. } = store;
+            let attached = &node.attachments;
+            let ranges: Vec<_> = attached.params.iter().map(|id| params[id.0].range.clone()).collect();
+            let grad_params = split_mut(grads, &ranges);
+            let kept = |i: usize| if plan.needs.inputs[i] { blocks.values[node.inputs[i].0] } else { Block::default() };
+            let output = if plan.needs.output { blocks.values[node.output.0] } else { Block::default() };
+            // SAFETY: as in `forward`; gradients are blocks of their own, alive with what this node reads, and the
+            // gradients of distinct inputs are distinct blocks.
+            unsafe {
+                node.op.backward(&mut Backward {
+                    inputs: (0..node.inputs.len()).map(|i| base.get(kept(i))).collect(),
+                    params: ranges.iter().map(|range| &values[range.clone()]).collect(),
+                    buffers: attached.buffers.iter().map(|id| &buffers[id.0].values[..]).collect(),
+                    prev_state: attached.state.map_or(&[], |id| states.previous(id)),
+                    output: base.get(output),
+                    grad_output: base.get(blocks.grads[node.output.0].expect("reached by a root")),
+                    grad_inputs: (node.inputs.iter().zip(&plan.grad_inputs))
+                        .map(|(v, &write)| {
+                            grad(write, || base.get_mut(blocks.grads[v.0].expect("planned with its writers")))
+                        })
+                        .collect(),
+                    grad_params: (grad_params.into_iter().zip(&plan.grad_params))
+                        .map(|(data, &write)| grad(write, || data))
+                        .collect(),
+                    saved: base.get_mut(plan.saved),
+                    workspace: base.get_mut(plan.backward_workspace),
+                });
+            }
+        }
+    }
+
+    /// Fills everything but the inputs with NaN.
+    pub fn poison(&mut self, graph: &Graph, plan: &Plan) {
+        let kept: Vec<(Block, Vec<f32>)> = (0..graph.values.len())
+            .filter(|&i| graph.is_input(Var(i)))
+            .map(|i| (plan.values[i], self.slice(plan.values[i]).to_vec()))
+            .collect();
+        self.lines.fill(Line([f32::NAN; 16]));
+        kept.into_iter().for_each(|(block, data)| self.slice_mut(block).copy_from_slice(&data));
+    }
+}
+
+/// Address and length of the arena for the time of one step.
+#[derive(Clone, Copy)]
+struct ArenaPtr {
+    data: *mut f32,
+    len: usize,
+}
+
+impl ArenaPtr {
+    /// # Safety
+    /// No mutable slice of an overlapping block may be alive.
+    unsafe fn get<'a>(self, block: Block) -> &'a [f32] {
+        assert!(block.offset + block.len <= self.len, "plan exceeds the arena");
+        // SAFETY: in bounds (checked above) and initialised; the caller rules out a mutable alias.
+        unsafe { std::slice::from_raw_parts(self.data.add(block.offset), block.len) }
+    }
+
+    /// # Safety
+    /// No other slice of an overlapping block may be alive.
+    unsafe fn get_mut<'a>(self, block: Block) -> &'a mut [f32] {
+        assert!(block.offset + block.len <= self.len, "plan exceeds the arena");
+        // SAFETY: in bounds (checked above) and initialised; the caller rules out every alias.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(block.offset), block.len) }
+    }
+}
+
+fn grad<'a>(write: GradWrite, data: impl FnOnce() -> &'a mut [f32]) -> Option<Grad<'a>> {
+    (write != GradWrite::Skip).then(|| Grad { data: data(), accumulate: write == GradWrite::Accumulate })
+}
+
+/// Disjoint mutable parts of `data`, in the order of `ranges`.
+fn split_mut<'a>(mut data: &'a mut [f32], ranges: &[Range<usize>]) -> Vec<&'a mut [f32]> {
+    let mut order: Vec<usize> = (0..ranges.len()).collect();
+    order.sort_by_key(|&i| ranges[i].start);
+    let mut parts: Vec<&mut [f32]> = ranges.iter().map(|_| &mut [][..]).collect();
+    let mut consumed = 0;
+    for i in order {
+        let (_, rest) = data.split_at_mut(ranges[i].start - consumed);
+        let (part, rest) = rest.split_at_mut(ranges[i].len());
+        parts[i] = part;
+        consumed = ranges[i].end;
+        data = rest;
+    }
+    parts
+}
+
+fn pick_mut<'a>(buffers: &'a mut [Buffer], ids: &[usize]) -> Vec<&'a mut [f32]> {
+    let mut picked: Vec<Option<&mut [f32]>> = ids.iter().map(|_| None).collect();
+    for (i, buffer) in buffers.iter_mut().enumerate() {
+        if let Some(slot) = ids.iter().position(|&id| id == i) {
+            picked[slot] = Some(&mut buffer.values);
+        }
+    }
+    picked.into_iter().map(|b| b.expect("a buffer of the store, named once")).collect()
+}

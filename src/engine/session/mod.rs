@@ -1,0 +1,171 @@
+//! Running a graph: memory for its plan, on the CPU or on a GPU, and the steps.
+
+mod blocks;
+mod gpu;
+mod host;
+mod images;
+
+use std::borrow::Cow;
+
+pub use blocks::{Pass, Placed};
+pub use gpu::Bound;
+use gpu::GpuMemory;
+use host::Arena;
+pub use images::ImageBatch;
+use images::Staging;
+
+use crate::Result;
+use crate::engine::device::{Device, Gpu};
+use crate::engine::graph::{Graph, Mode, Var};
+use crate::engine::latent_state::LatentStates;
+use crate::engine::plan::Plan;
+use crate::engine::store::Store;
+
+/// A graph with its plan and memory.
+pub struct Session {
+    graph: Graph,
+    plan: Plan,
+    memory: Memory,
+    /// Batches on their way to a GPU.
+    staging: Option<Staging>,
+    poison: bool,
+}
+
+enum Memory {
+    Host(Arena),
+    Gpu(GpuMemory),
+}
+
+impl Session {
+    /// Plans `graph` for `device` and allocates its arena there.
+    ///
+    /// # Errors
+    /// The arena is larger than the memory that is available.
+    pub fn new(graph: Graph, store: &Store, device: &Device) -> Result<Session> {
+        let plan = Plan::new(&graph, store, device.gpu())?;
+        let memory = match device {
+            Device::Cpu | Device::CpuBecause(_) => Memory::Host(Arena::new(&plan)?),
+            Device::Gpu(gpu) => Memory::Gpu(GpuMemory::new(gpu, &graph, &plan)?),
+        };
+        Ok(Session { graph, plan, memory, staging: None, poison: false })
+    }
+
+    /// Fills all memory that must not be read with NaN, and checks that nothing is written beyond a block's end (for tests).
+    pub fn poisoned(mut self) -> Session {
+        self.poison = true;
+        self
+    }
+
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The GPU that the session runs on, if it does.
+    pub fn gpu(&self) -> Option<&Gpu> {
+        match &self.memory {
+            Memory::Host(_) => None,
+            Memory::Gpu(memory) => Some(memory.gpu()),
+        }
+    }
+
+    /// Sets an input; class labels go in as the bits of u32 ([`bytemuck::cast_slice`]).
+    ///
+    /// # Panics
+    /// If the length is not that of `var`: a bug of the caller, never of a user.
+    pub fn set(&mut self, var: Var, data: &[f32]) -> Result<()> {
+        assert_eq!(data.len(), self.graph.shape(var).len(), "the length of an input");
+        let block = self.plan.values[var.0];
+        match &mut self.memory {
+            Memory::Host(arena) => arena.slice_mut(block).copy_from_slice(data),
+            Memory::Gpu(memory) => memory.write(block, &self.graph.values[var.0], data)?,
+        }
+        Ok(())
+    }
+
+    /// Sets the gradient of a root before [`Session::backward`].
+    pub fn set_grad(&mut self, var: Var, data: &[f32]) -> Result<()> {
+        let block = self.plan.grads[var.0].expect("a root of a differentiable graph");
+        match &mut self.memory {
+            Memory::Host(arena) => arena.slice_mut(block).copy_from_slice(data),
+            Memory::Gpu(memory) => memory.write(block, &self.graph.values[var.0], data)?,
+        }
+        Ok(())
+    }
+
+    /// A kept value after forward.
+    pub fn value(&self, var: Var) -> Result<Cow<'_, [f32]>> {
+        assert!(self.graph.values[var.0].keep, "value was not kept");
+        match &self.memory {
+            Memory::Host(arena) => Ok(arena.slice(self.plan.values[var.0]).into()),
+            Memory::Gpu(memory) => Ok(memory.read(self.plan.values[var.0], &self.graph.values[var.0])?.into()),
+        }
+    }
+
+    /// The gradient of an input after backward.
+    pub fn grad(&self, var: Var) -> Result<Cow<'_, [f32]>> {
+        let block = self.plan.grads[var.0].expect("input recorded with gradient");
+        match &self.memory {
+            Memory::Host(arena) => Ok(arena.slice(block).into()),
+            Memory::Gpu(memory) => Ok(memory.read(block, &self.graph.values[var.0])?.into()),
+        }
+    }
+
+    /// Runs all nodes. Latent states move one step; running statistics and their counters as the ops say.
+    ///
+    /// # Errors
+    /// A GPU that fails.
+    pub fn forward(&mut self, store: &mut Store, states: &mut LatentStates) -> Result<()> {
+        self.begin_step(store, states)?;
+        match &mut self.memory {
+            Memory::Host(arena) => {
+                if self.poison {
+                    arena.poison(&self.graph, &self.plan);
+                }
+                arena.forward(&self.graph, &self.plan, store, states);
+                Ok(())
+            }
+            Memory::Gpu(_) => {
+                let bound = self.bind(store, states)?;
+                self.launch_forward(store, &bound)
+            }
+        }
+    }
+
+    /// Runs the differentiated nodes in reverse. Afterwards the gradients of the parameters named by
+    /// [`Session::has_grad`] stand in `store.grads`; other parts of `store.grads` are untouched.
+    ///
+    /// # Errors
+    /// A GPU that fails.
+    pub fn backward(&mut self, store: &mut Store, states: &mut LatentStates) -> Result<()> {
+        assert_ne!(self.graph.mode, Mode::Eval, "an evaluation graph keeps nothing for backward");
+        match &mut self.memory {
+            Memory::Host(arena) => {
+                arena.backward(&self.graph, &self.plan, store, states);
+                Ok(())
+            }
+            Memory::Gpu(_) => {
+                let bound = self.bind(store, states)?;
+                self.launch_backward(store, &bound)
+            }
+        }
+    }
+
+    /// True if backward writes a gradient for parameter number `index` of the store.
+    pub fn has_grad(&self, index: usize) -> bool {
+        self.plan.param_written[index]
+    }
+
+    /// What a step changes on the host: the states' turn, the counters of batches.
+    pub(crate) fn begin_step(&self, store: &mut Store, states: &mut LatentStates) -> Result<()> {
+        let batch = self.graph.values.first().map_or(0, |v| v.shape.n);
+        states.begin_step(&self.graph.states, batch)?;
+        for counter in self.graph.nodes.iter().filter_map(|node| node.attachments.counter) {
+            store.counters[counter.0].1 += 1;
+        }
+        Ok(())
+    }
+}

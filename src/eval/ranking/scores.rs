@@ -1,0 +1,25 @@
+//! The figures of a ranking that tables and summaries show.
+
+use serde::Serialize;
+
+use super::RankingReport;
+
+/// Figures of one ranking, in percent.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Scores {
+    #[serde(rename = "mAP")]
+    pub map: f64,
+    #[serde(rename = "mINP")]
+    pub minp: f64,
+    pub rank1: f64,
+    pub rank5: f64,
+    pub rank10: f64,
+}
+
+impl Scores {
+    /// In percent.
+    pub fn of(report: &RankingReport) -> Scores {
+        let rank = |k| 100.0 * report.rank(k).unwrap_or(f64::NAN);
+        Scores { map: 100.0 * report.map, minp: 100.0 * report.minp, rank1: rank(1), rank5: rank(5), rank10: rank(10) }
+    }
+}

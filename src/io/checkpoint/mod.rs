@@ -1,0 +1,36 @@
+//! Model weights in and out: safetensors under torch's names, shapes and order (OIHW) both ways, torch's own `.pth` inwards.
+
+mod backbone;
+mod file;
+mod kind;
+mod load;
+mod place;
+mod report;
+mod safetensors_in;
+mod safetensors_out;
+mod tensor;
+mod torch;
+mod words;
+
+pub use file::File;
+pub use load::{Elsewhere, FineTune, fine_tune, fits_exactly, load_exact};
+pub use place::{Names, Place};
+pub use report::LoadReport;
+pub use safetensors_out::{Tensor, state_dict, write};
+
+use std::path::Path;
+
+use crate::Error;
+
+fn bad_file(path: &Path, reason: String) -> Error {
+    Error::Checkpoint { path: path.to_path_buf(), reason }
+}
+
+#[cfg(test)]
+mod companions;
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
+mod dictionaries;
+#[cfg(test)]
+mod numbers;

@@ -1,0 +1,154 @@
+//! Under which prefix of its names a file has a network: a wrapper's `model.`, a training script's `base.`.
+
+use std::collections::{HashMap, HashSet};
+
+use super::load::same_numbers;
+use super::words::is_averaged;
+use super::{File, bad_file};
+use crate::Result;
+use crate::base::text::Shown;
+use crate::engine::store::Store;
+
+/// Prefixes that are looked at in full, those under which most names of the network lie.
+const MAX_CANDIDATES: usize = 16;
+
+/// What a network's tensors may be called in files.
+#[derive(Clone, Copy)]
+pub struct Names<'a> {
+    /// Names that a tensor of the model may start from, the best one first.
+    pub of: &'a dyn Fn(&str) -> Vec<String>,
+    /// Whether a tensor belongs to the backbone, the pre-trained network.
+    pub in_backbone: &'a dyn Fn(&str) -> bool,
+}
+
+/// Where a network lies in a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Of the backbone's names; empty, or with a dot at its end.
+    pub(super) prefix: String,
+    /// Where other networks are that would fit: an average of the weights, for one.
+    pub(super) others: Vec<String>,
+}
+
+impl Place {
+    /// Finds the prefix under which most of the backbone's tensors are, by name and shape, or where few have their shape by name alone.
+    /// An average of the weights that lies beside them comes second.
+    ///
+    /// # Errors
+    /// There are several networks of which each would do.
+    pub fn find(store: &Store, file: &File, names: Names<'_>) -> Result<Place> {
+        let backbone: Vec<(Vec<String>, Vec<usize>)> = tensors(store)
+            .filter(|(name, _)| (names.in_backbone)(name))
+            .map(|(name, shape)| ((names.of)(name), shape))
+            .collect();
+        let prefixes = prefixes(file, &backbone);
+        // Where less fits, as in a network of another width, single layers fit here and there by chance.
+        let mut candidates: Vec<Candidate<'_>> = prefixes
+            .iter()
+            .map(|prefix| Candidate::new(prefix, file, &backbone))
+            .filter(|candidate| 2 * candidate.found() > backbone.len())
+            .collect();
+        candidates.sort_by_key(|candidate| candidate.rank(backbone.len()));
+        let Some(best) = candidates.first() else {
+            let prefix = prefixes.first().copied().unwrap_or_default().to_string();
+            return Ok(Place { prefix, others: Vec::new() });
+        };
+        // What lies in one another is one network: a trunk, and branches that could start from its last stages.
+        let nested =
+            |other: &Candidate<'_>| other.prefix.starts_with(best.prefix) || best.prefix.starts_with(other.prefix);
+        let equal = |other: &&Candidate<'_>| {
+            other.found() == best.found()
+                && other.averaged == best.averaged
+                && other.sources != best.sources
+                && !nested(other)
+        };
+        if let Some(other) = candidates.iter().find(equal) {
+            let named = |prefix: &str| prefix.trim_end_matches('.').shown().to_string();
+            let reason = format!(
+                "it has several networks that fit, under {} and under {}: name the one that is meant with --weights-dict",
+                named(best.prefix),
+                named(other.prefix)
+            );
+            return Err(bad_file(file.path(), reason));
+        }
+        let mut others: Vec<String> = Vec::new();
+        for other in &candidates {
+            let apart = other.averaged != best.averaged || !nested(other);
+            if apart && other.sources != best.sources && !others.iter().any(|listed| other.prefix.starts_with(listed)) {
+                others.push(other.prefix.to_string());
+            }
+        }
+        Ok(Place { prefix: best.prefix.to_string(), others })
+    }
+
+    /// Whether any tensor of the backbone is here, by its name.
+    pub fn has_backbone(&self, store: &Store, file: &File, names: Names<'_>) -> bool {
+        tensors(store)
+            .filter(|(name, _)| (names.in_backbone)(name))
+            .any(|(name, _)| self.sources(names, name).iter().any(|source| file.shape(source).is_some()))
+    }
+
+    /// Names in the file that the tensor `name` of the model may start from, the best one first. A backbone is in one place; what
+    /// belongs to it, such as a classifier, may be beside it, in any of the modules around.
+    pub fn sources(&self, names: Names<'_>, name: &str) -> Vec<String> {
+        let own = (names.of)(name);
+        let mut prefix = &self.prefix[..];
+        let mut sources: Vec<String> = own.iter().map(|name| format!("{prefix}{name}")).collect();
+        while !prefix.is_empty() && !(names.in_backbone)(name) {
+            prefix = prefix[..prefix.len() - 1].rfind('.').map_or("", |dot| &prefix[..=dot]);
+            sources.extend(own.iter().map(|name| format!("{prefix}{name}")));
+        }
+        sources
+    }
+}
+
+/// Names and torch's shapes of parameters and running statistics.
+pub(super) fn tensors(store: &Store) -> impl Iterator<Item = (&str, Vec<usize>)> {
+    let params = store.params.iter().map(|param| (&param.name[..], param.shape.clone()));
+    params.chain(store.buffers.iter().map(|buffer| (&buffer.name[..], vec![buffer.values.len()])))
+}
+
+/// A prefix, and for each tensor of the backbone the name under which it is there.
+struct Candidate<'f> {
+    prefix: &'f str,
+    averaged: bool,
+    sources: Vec<Option<String>>,
+}
+
+impl<'f> Candidate<'f> {
+    fn new(prefix: &'f str, file: &File, backbone: &[(Vec<String>, Vec<usize>)]) -> Candidate<'f> {
+        let fits = |name: &String, shape: &[usize]| {
+            file.unread(name).is_some() || file.shape(name).is_some_and(|found| same_numbers(&found, shape))
+        };
+        let source = |(names, shape): &(Vec<String>, Vec<usize>)| {
+            names.iter().map(|name| format!("{prefix}{name}")).find(|name| fits(name, shape))
+        };
+        let sources = backbone.iter().map(source).collect();
+        Candidate { prefix, averaged: prefix.split('.').any(is_averaged), sources }
+    }
+
+    fn found(&self) -> usize {
+        self.sources.iter().flatten().count()
+    }
+
+    /// The best one has the lowest.
+    fn rank(&self, all: usize) -> (bool, usize, bool, usize) {
+        let whole = self.found() == all && !self.averaged;
+        (!whole, all - self.found(), self.averaged, self.prefix.len())
+    }
+}
+
+/// Prefixes of the file's names that leave a name of the backbone, those of most names.
+fn prefixes<'f>(file: &'f File, backbone: &[(Vec<String>, Vec<usize>)]) -> Vec<&'f str> {
+    let wanted: HashSet<&str> = backbone.iter().flat_map(|(names, _)| names).map(String::as_str).collect();
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for name in file.all_names() {
+        let starts = std::iter::once(0).chain(name.match_indices('.').map(|(dot, _)| dot + 1));
+        for start in starts.filter(|&start| wanted.contains(&name[start..])) {
+            *counts.entry(&name[..start]).or_default() += 1;
+        }
+    }
+    let mut counts: Vec<(&str, usize)> = counts.into_iter().collect();
+    counts.sort_by_key(|&(prefix, count)| (std::cmp::Reverse(count), prefix.len(), prefix));
+    counts.into_iter().take(MAX_CANDIDATES).map(|(prefix, _)| prefix).collect()
+}

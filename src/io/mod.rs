@@ -1,0 +1,7 @@
+//! Files of weights, of this program and of others.
+
+pub mod checkpoint;
+mod dtype;
+pub(crate) mod pickle;
+
+pub use dtype::Dtype;

@@ -1,0 +1,181 @@
+//! What a pickle may hold. Values refer to each other by number, so that a value that holds itself, or one nested a
+//! million times, is as harmless as any other.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use crate::io::Dtype;
+
+/// Number of a value in a [`Heap`].
+pub type Id = u32;
+
+/// A value. Text and bytes are ranges of the pickle.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    None,
+    Bool(bool),
+    Int(i64),
+    /// A float, a device, a set, a numpy array in a checkpoint: read past, because nobody needs it.
+    Plain,
+    /// A whole number of more than 64 bits, as little-endian bytes.
+    BigInt(Range<usize>),
+    /// UTF-8.
+    Text(Range<usize>),
+    Bytes(Range<usize>),
+    /// Bytes of which each is written as the character of its number, in UTF-8.
+    Latin1(Range<usize>),
+    List(Vec<Id>),
+    Tuple(Vec<Id>),
+    Dict(Vec<(Id, Id)>),
+    Global(Global),
+    Storage(Storage),
+    Tensor(Tensor),
+    /// A tensor that is no plain view of a storage, by what it is: "sparse".
+    OtherTensor(&'static str),
+    /// A module of a TorchScript archive; its attributes, once they are set.
+    Module(Option<Id>),
+    /// The name of numpy's element type, such as `u1`.
+    ElementType(Range<usize>),
+    /// Empty until its state is set.
+    Array(Option<Array>),
+}
+
+/// The names that a pickle may use, by what calling them makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Global {
+    OrderedDict,
+    /// `collections.defaultdict`: a dictionary.
+    DefaultDict,
+    /// `torch._utils._rebuild_tensor` or its second version.
+    RebuildTensor,
+    /// Its third version, whose type of elements is an argument.
+    RebuildTyped,
+    /// What makes its first argument another kind of tensor: a parameter, a tensor on a device.
+    RebuildSame,
+    /// What makes a tensor by another function, and sets its attributes.
+    RebuildFromType,
+    /// What makes a tensor that is no plain view of a storage, by what that is.
+    RebuildOther(&'static str),
+    Storage(Element),
+    /// torch's type of elements.
+    Dtype(Element),
+    /// A class of a TorchScript archive.
+    Module,
+    /// `torch.Size`: a tuple.
+    Size,
+    /// Anything that makes a [`Value::Plain`]: a device, a set, a counter, a numpy array.
+    Plain,
+    /// `numpy.ndarray`, and the function that makes an empty one.
+    Ndarray,
+    Reconstruct,
+    /// numpy's function that makes an array of bytes.
+    FromBuffer,
+    /// `numpy.dtype`
+    ElementType,
+    /// `_codecs.encode`
+    Encode,
+}
+
+/// The type of a storage's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// One that is read.
+    Known(Dtype),
+    /// One that is not: torch's name of it, and its bytes.
+    Other(&'static str, usize),
+}
+
+impl Element {
+    /// Bytes of an element.
+    pub fn size(self) -> usize {
+        match self {
+            Element::Known(dtype) => dtype.size(),
+            Element::Other(_, size) => size,
+        }
+    }
+}
+
+/// Numbers in the file under a key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Storage {
+    pub element: Element,
+    /// Text in the pickle.
+    pub key: Range<usize>,
+    /// Elements.
+    pub len: usize,
+}
+
+/// A view of a storage, not yet held against it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    pub storage: Id,
+    pub element: Element,
+    /// Elements.
+    pub offset: usize,
+    pub shape: Vec<usize>,
+    /// Elements.
+    pub strides: Vec<usize>,
+}
+
+/// numpy's array, not yet held against its bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Array {
+    /// Name of the element type: text in the pickle.
+    pub element: Range<usize>,
+    pub shape: Vec<usize>,
+    /// Whether the first index runs fastest.
+    pub fortran: bool,
+    /// Its bytes.
+    pub data: Id,
+}
+
+/// Values of a pickle, and the pickle that their text lies in.
+#[derive(Debug)]
+pub struct Heap<'a> {
+    pub pickle: &'a [u8],
+    pub values: Vec<Value>,
+}
+
+impl Value {
+    /// Numbers that it holds.
+    pub fn len(&self) -> usize {
+        match self {
+            Value::List(items) | Value::Tuple(items) => items.len(),
+            Value::Dict(pairs) => 2 * pairs.len(),
+            Value::Tensor(tensor) => tensor.shape.len() + tensor.strides.len(),
+            Value::Array(Some(array)) => array.shape.len(),
+            _ => 0,
+        }
+    }
+}
+
+impl<'a> Heap<'a> {
+    pub fn get(&self, id: Id) -> &Value {
+        &self.values[id as usize]
+    }
+
+    /// Text, `None` for any other value.
+    pub fn text(&self, id: Id) -> Option<&'a str> {
+        match self.get(id) {
+            Value::Text(range) => self.str(range),
+            _ => None,
+        }
+    }
+
+    /// Bytes in any of the forms that Python 2 and 3 write them in, `None` for any other value.
+    pub fn bytes(&self, id: Id) -> Option<Cow<'a, [u8]>> {
+        match self.get(id) {
+            Value::Text(range) | Value::Bytes(range) => Some(Cow::Borrowed(&self.pickle[range.clone()])),
+            Value::Latin1(range) => {
+                let bytes = self.str(range)?.chars().map(|c| u8::try_from(c).ok());
+                bytes.collect::<Option<Vec<u8>>>().map(Cow::Owned)
+            }
+            _ => None,
+        }
+    }
+
+    /// The text in a range of the pickle; checked to be UTF-8 when it was read.
+    pub fn str(&self, range: &Range<usize>) -> Option<&'a str> {
+        std::str::from_utf8(&self.pickle[range.clone()]).ok()
+    }
+}

@@ -1,0 +1,112 @@
+//! What the evaluation of a network costs, before anything of it is taken.
+
+use crate::Result;
+use crate::base::memory;
+use crate::base::text::plural;
+use crate::config::Config;
+use crate::engine::device::Device;
+use crate::engine::graph::{Graph, Mode};
+use crate::engine::plan::Plan;
+use crate::engine::shape::Shape;
+use crate::engine::store::Store;
+use crate::nn::{Network, TaskKind};
+
+/// Batches that a loader's worker has in hand: those that wait, and the one in work.
+const BATCHES_OF_A_WORKER: usize = 3;
+/// Address space and memory of a thread that loads.
+const WORKER: u64 = 4 << 20;
+
+/// Refuses to load a network that cannot be evaluated in the memory that is left.
+///
+/// # Errors
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory); settings that make no network.
+pub fn ensure_evaluation(config: &Config, classes: usize, device: &Device) -> Result<()> {
+    let mut store = Store::of_shapes();
+    let network = config.network(classes)?.build(&mut store, config.seed)?;
+    let weights = times(4, store.count(None) + store.buffer_numbers());
+    let batch = config.eval.batch;
+    let activations = match device.gpu() {
+        None => evaluation(config, network.as_ref(), &store, batch)?.bytes(),
+        Some(_) => 0,
+    };
+    let batches = loader_bytes(config, batch, usize::MAX);
+    let [eval_batch, workers] = fewer_at_once(config);
+    let advice = match weights > activations.max(batches) {
+        true => "free memory, raise the limit, or use a smaller network".into(),
+        false => advice(&[eval_batch, workers, (true, SMALLER_IMAGES)]),
+    };
+    let purpose = format!(
+        "evaluating {} with batches of {} of {}x{}",
+        config.model.arch,
+        plural(batch, "image", "images"),
+        config.model.height,
+        config.model.image_width
+    );
+    memory::ensure_or(&purpose, sum([weights, activations, batches]), &advice)
+}
+
+pub(crate) const SMALLER_IMAGES: &str = "smaller images (--height, --image-width)";
+
+/// What may be evaluated or loaded less at a time, and whether there is more than one.
+pub(crate) fn fewer_at_once(config: &Config) -> [(bool, &'static str); 2] {
+    let workers = config.workers();
+    [(config.eval.batch > 1, "a smaller --eval-batch"), (workers > 1, "fewer --workers")]
+}
+
+/// Writes `use a, b or c` of those that help this run.
+pub(crate) fn advice(ways: &[(bool, &str)]) -> String {
+    let ways: Vec<&str> = ways.iter().filter(|(helps, _)| *helps).map(|(_, way)| *way).collect();
+    match &ways[..] {
+        [rest @ .., last] if !rest.is_empty() => format!("use {} or {last}", rest.join(", ")),
+        ways => format!("use {}", ways.concat()),
+    }
+}
+
+/// A network in evaluation.
+pub(crate) struct Evaluation {
+    pub flops: u64,
+    pub arena: u64,
+    pub states: u64,
+    pub outputs: usize,
+}
+
+impl Evaluation {
+    pub fn bytes(&self) -> u64 {
+        self.arena.saturating_add(self.states)
+    }
+}
+
+pub(crate) fn evaluation(config: &Config, network: &dyn Network, store: &Store, batch: usize) -> Result<Evaluation> {
+    let mut graph = Graph::new(Mode::Eval);
+    let images = graph.input(Shape::new(batch, config.model.height, config.model.image_width, 3));
+    let outputs = network.forward(&mut graph, store, images)?;
+    outputs.logits.iter().chain([&outputs.feature]).for_each(|&output| graph.keep(output));
+    let row = if config.task == TaskKind::Reid { outputs.feature } else { outputs.logits[0] };
+    Ok(Evaluation {
+        flops: graph.flops(),
+        arena: Plan::new(&graph, store, None)?.arena_bytes() as u64,
+        states: state_bytes(&graph, batch),
+        outputs: graph.shape(row).c,
+    })
+}
+
+/// Latent states before and after a step.
+pub(crate) fn state_bytes(graph: &Graph, batch: usize) -> u64 {
+    graph.states().iter().map(|state| times(8 * state.slot.len() as u64, batch)).fold(0, u64::saturating_add)
+}
+
+/// For `batches` of `batch` images: no more threads are started.
+pub(crate) fn loader_bytes(config: &Config, batch: usize, batches: usize) -> u64 {
+    let workers = config.workers().min(batches);
+    let image = 3 * (config.model.height * config.model.image_width) as u64;
+    // One is trained on, one is on its way.
+    sum([times(times(image, batch), BATCHES_OF_A_WORKER * workers + 2), times(WORKER, workers)])
+}
+
+pub(crate) fn times(bytes: u64, count: usize) -> u64 {
+    bytes.saturating_mul(count as u64)
+}
+
+pub(crate) fn sum<const N: usize>(parts: [u64; N]) -> u64 {
+    parts.into_iter().fold(0, u64::saturating_add)
+}

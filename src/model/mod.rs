@@ -1,0 +1,18 @@
+//! Trained models on disk: what a checkpoint's files say, which of a run's checkpoints is meant, and a network with the weights of one.
+
+pub mod checkpoints;
+pub(crate) mod cost;
+mod header;
+mod images;
+mod record;
+mod saved;
+mod trained;
+
+pub use header::{MODEL_FILE, ModelHeader, has_header, model_header};
+pub(crate) use header::{bad, read_header};
+pub use images::TrainingImages;
+pub(crate) use record::MOST;
+pub use record::{Best, Position, RECORD_FILE, Record, StepReport, Sums};
+pub use saved::{Saved, TRAINING_FILE, load_latent_states};
+pub(crate) use saved::{TrainingHeader, restore_latent_states};
+pub use trained::{TrainedModel, model_file};

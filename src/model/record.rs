@@ -1,0 +1,201 @@
+//! What a run has done: one file in each checkpoint. It comes into being with the checkpoint and is replaced in one step when the
+//! checkpoint's weights have been measured, so whatever ends a run, weights and bookkeeping belong together.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::images::TrainingImages;
+use crate::base::atomic::atomic_write;
+use crate::base::input;
+use crate::base::text::plural;
+use crate::config::Config;
+use crate::{Error, Result};
+
+/// Its name in a checkpoint's folder.
+pub const RECORD_FILE: &str = "record.json";
+/// Far above any record.
+const LARGEST: u64 = 1 << 20;
+/// Counts above it are no counts of a run: sums with them could overflow.
+pub(crate) const MOST: u64 = 1 << 53;
+
+/// Where a run stands: the next batch to be trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// 0-based.
+    pub epoch: usize,
+    /// Batches of this epoch that are done.
+    pub batch: usize,
+    /// Updates of the weights in all.
+    pub step: u64,
+    /// Batches of a whole epoch.
+    pub batches: usize,
+}
+
+/// The best evaluation of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    pub score: f64,
+    /// Epochs that were done.
+    pub epoch: usize,
+    /// Later evaluations, none of which was better.
+    pub evaluations_since: usize,
+    /// Updates that were done: the checkpoint's name. Earlier versions kept a copy called `best`.
+    #[serde(default)]
+    pub step: Option<u64>,
+}
+
+/// What is done when a checkpoint has been saved.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub position: Position,
+    /// The best evaluation so far, where the run looks for one (`--patience`).
+    pub best: Option<Best>,
+    /// Updates that were done at the last evaluation.
+    pub evaluated: Option<u64>,
+    /// Of the steps of the epoch that is not over.
+    pub sums: Sums,
+    /// Bytes of `metrics.jsonl` that belong to it; not known of checkpoints of earlier versions.
+    pub metrics: Option<u64>,
+    /// What it trains on; not known of checkpoints of earlier versions.
+    pub images: Option<TrainingImages>,
+}
+
+impl Record {
+    /// Writes it into a checkpoint's folder, over the one that is there.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, checkpoint: &Path) -> Result<()> {
+        atomic_write(&checkpoint.join(RECORD_FILE), |file| {
+            serde_json::to_writer_pretty(&mut *file, self)?;
+            file.write_all(b"\n")
+        })
+    }
+
+    /// Reads that of a checkpoint; `None` where there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, or says what no run can have done.
+    pub fn read(checkpoint: &Path) -> Result<Option<Record>> {
+        let path = checkpoint.join(RECORD_FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let bad = |reason: String| Error::Checkpoint { path: path.clone(), reason };
+        let text = input::read(&path, LARGEST)?;
+        let record: Record =
+            serde_json::from_slice(&text).map_err(|e| bad(format!("it is no record of a run ({e})")))?;
+        record.check().map_err(bad)?;
+        Ok(Some(record))
+    }
+
+    /// Whether nothing remains to be trained with these settings.
+    pub fn is_over(&self, config: &Config) -> bool {
+        self.at_end(config) || self.out_of_patience(config)
+    }
+
+    /// Whether nothing remains to be trained, and the weights are measured.
+    pub fn is_finished(&self, config: &Config) -> bool {
+        self.is_over(config) && self.evaluated == Some(self.position.step)
+    }
+
+    /// Whether all epochs are done, or all steps that were asked for.
+    pub fn at_end(&self, config: &Config) -> bool {
+        let Position { epoch, step, .. } = self.position;
+        epoch >= config.schedule.epochs || config.train.max_steps.is_some_and(|steps| step >= steps as u64)
+    }
+
+    /// Whether evaluations have not become better for as long as the patience lasts.
+    pub fn out_of_patience(&self, config: &Config) -> bool {
+        let patience = config.train.patience;
+        patience > 0 && self.best.is_some_and(|best| best.evaluations_since >= patience)
+    }
+
+    /// Refuses what no run can have done.
+    pub fn check(&self) -> Result<(), String> {
+        let Record { position, best, sums, .. } = self;
+        let Position { epoch, batch, step, batches } = *position;
+        let since = best.map_or(0, |best| best.evaluations_since.max(best.epoch));
+        let counts = [epoch, batch, batches, since, sums.steps, sums.images].map(|count| count as u64);
+        let largest = counts.into_iter().chain([step]).max().unwrap_or(0);
+        if largest > MOST {
+            return Err(format!("it counts up to {largest}, which no run can have done"));
+        }
+        if batch > 0 && batch >= batches {
+            return Err(format!(
+                "it has {} of an epoch done, and an epoch has {batches}",
+                plural(batch, "batch", "batches")
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What a step reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// Weighted sum of the two below.
+    pub loss: f64,
+    /// Mean over the network's classifiers.
+    pub cross_entropy: f64,
+    /// Mean over the network's embeddings; `None` for a classifier.
+    pub triplet: Option<f64>,
+    /// Share of the batch whose label has the largest logit, mean over the classifiers.
+    pub accuracy: f64,
+    /// Gradient norm, before clipping; `None` for a batch that only adds its gradient to a sum.
+    pub grad_norm: Option<f64>,
+}
+
+/// Sums over the steps of an epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sums {
+    pub steps: usize,
+    pub images: usize,
+    pub loss: f64,
+    pub cross_entropy: f64,
+    pub triplet: Option<f64>,
+    pub accuracy: f64,
+    pub seconds: f64,
+}
+
+impl Sums {
+    /// Adds a step on so many images.
+    pub fn add(&mut self, report: &StepReport, images: usize) {
+        self.steps += 1;
+        self.images += images;
+        self.loss += report.loss;
+        self.cross_entropy += report.cross_entropy;
+        if let Some(triplet) = report.triplet {
+            *self.triplet.get_or_insert(0.0) += triplet;
+        }
+        self.accuracy += report.accuracy;
+    }
+
+    fn mean(&self, sum: f64) -> f64 {
+        sum / self.steps.max(1) as f64
+    }
+
+    /// The means, for people.
+    pub fn line(&self) -> String {
+        let (loss, accuracy) = (self.mean(self.loss), 100.0 * self.mean(self.accuracy));
+        let parts = self.triplet.map_or_else(String::new, |triplet| {
+            format!(" (identity {:.4}, triplet {:.4})", self.mean(self.cross_entropy), self.mean(triplet))
+        });
+        format!("loss {loss:.4}{parts}, accuracy {accuracy:.1} %")
+    }
+
+    /// The means, for `metrics.jsonl`.
+    pub fn json(&self, epoch: usize, step: u64) -> Value {
+        let mut line = json!({
+            "type": "epoch", "epoch": epoch, "step": step, "loss": self.mean(self.loss),
+            "cross_entropy": self.mean(self.cross_entropy), "accuracy": self.mean(self.accuracy),
+            "images_per_second": self.images as f64 / self.seconds.max(1e-9),
+        });
+        if let Some(triplet) = self.triplet {
+            line["triplet"] = json!(self.mean(triplet));
+        }
+        line
+    }
+}

@@ -1,0 +1,273 @@
+//! A model that was trained before: from a checkpoint, with the settings that it carries.
+
+use std::path::{Path, PathBuf};
+
+use super::{MODEL_FILE, checkpoints, cost, has_header, load_latent_states, model_header};
+use crate::base::progress::Reporter;
+use crate::base::stop::StopFlag;
+use crate::base::text::Shown;
+use crate::config::{Chosen, Config, DEFAULT_ARCH, Data, Overrides, SETTINGS};
+use crate::data::DatasetKind;
+use crate::engine::device::Device;
+use crate::engine::graph::{Graph, Mode};
+use crate::engine::latent_state::{EvalState, LatentStates};
+use crate::engine::shape::Shape;
+use crate::engine::store::Store;
+use crate::eval::Model;
+use crate::io::checkpoint::{self, Names, Place};
+use crate::nn::Network;
+use crate::run_dir::RunDir;
+use crate::{Error, Result};
+
+/// A network with its weights, the latent states of its training, and its settings.
+pub struct TrainedModel {
+    pub config: Config,
+    pub network: Box<dyn Network>,
+    pub store: Store,
+    pub states: LatentStates,
+    pub device: Device,
+    /// The data set of its training, where the file names it.
+    pub trained_on: Option<String>,
+    /// Its folder or file.
+    pub trained_root: Option<PathBuf>,
+    /// Number of training identities, or classes.
+    pub classes: usize,
+    /// Names of the classes or identities; empty where the file names none.
+    pub class_names: Vec<String>,
+    /// Which dictionary of weights in the file it is, for messages; empty where there was no choice.
+    choice: String,
+}
+
+impl TrainedModel {
+    /// Loads what [`model_file`] finds at `path`; `flags` win over the settings that stand in the file. For a file from
+    /// elsewhere, which has no settings, they name the network, and the number of identities or classes is read off its classifier.
+    ///
+    /// # Errors
+    /// There is no checkpoint, it is broken or of another network than the flags say, nothing names its network, or a flag has
+    /// no effect on it.
+    pub fn open(path: &Path, flags: &Overrides) -> Result<TrainedModel> {
+        let path = model_file(path)?;
+        let file = checkpoint::File::open_dictionary(&path, flags.text("train.weights_dict"))?;
+        let (about, place) = if has_header(&file) { (described(&file, flags)?, None) } else { foreign(&file, flags)? };
+        let About { config, classes, class_names, trained_on, trained_root } = about;
+        flags.refuse_without_effect(Chosen { config: &measured(&config, flags), init: true })?;
+        // What a file says of its network is believed as far as its tensors go: nothing is made before they are held against it.
+        let mut store = Store::of_shapes();
+        let network = config.network(classes).and_then(|network| network.build(&mut store, config.seed));
+        let network = if place.is_none() { network.map_err(|error| of_header(&path, error))? } else { network? };
+        let (of, in_backbone) = (|name: &str| network.pretrained_names(name), |name: &str| network.is_backbone(name));
+        let elsewhere = place.as_ref().map(|place| (Names { of: &of, in_backbone: &in_backbone }, place));
+        checkpoint::fits_exactly(&store, &file, elsewhere)?;
+        let device = Device::open(&config.device_options())?;
+        cost::ensure_evaluation(&config, classes, &device)?;
+        store.allocate()?;
+        checkpoint::load_exact(&mut store, &file, elsewhere)?;
+        let mut graph = Graph::new(Mode::Eval);
+        let images = graph.input(Shape::new(config.eval.batch, config.model.height, config.model.image_width, 3));
+        network.forward(&mut graph, &store, images)?;
+        let mut states = LatentStates::new(config.ptl.state_init, config.seed);
+        // Beside a file from elsewhere nothing is its own.
+        let loaded = match trained_on {
+            Some(_) => load_latent_states(&path, graph.states(), &mut states),
+            None => Ok(()),
+        };
+        // Of another image size, for one: only an evaluation that starts from them needs them.
+        if loaded.is_err() && config.ptl.eval_state != EvalState::Mean {
+            states = LatentStates::new(config.ptl.state_init, config.seed);
+        } else {
+            loaded?;
+        }
+        let choice = file.choice(&place.unwrap_or_default());
+        Ok(TrainedModel {
+            config,
+            network,
+            store,
+            states,
+            device,
+            trained_on,
+            trained_root,
+            classes,
+            class_names,
+            choice,
+        })
+    }
+
+    /// The network, to be measured.
+    pub fn model<'a>(&'a mut self, reporter: &'a Reporter) -> Model<'a> {
+        let TrainedModel { config, network, store, states, device, .. } = self;
+        Model {
+            network: &**network,
+            store,
+            states,
+            options: config.eval_options(),
+            device,
+            reporter,
+            stop: StopFlag::default(),
+        }
+    }
+
+    /// Says which dictionary of weights was taken, where the file has them in one.
+    pub fn say_choice(&self, reporter: &Reporter) {
+        if !self.choice.is_empty() {
+            reporter.message(&format!("weights:{}", self.choice));
+        }
+    }
+
+    /// Whose results these are: `trained on A, `, or nothing.
+    pub fn origin(&self) -> String {
+        self.trained_on.as_ref().map_or_else(String::new, |trained_on| format!("trained on {trained_on}, "))
+    }
+}
+
+/// The settings as an evaluation takes them: the kinds of the training's data do not bind a folder that a flag names.
+fn measured(config: &Config, flags: &Overrides) -> Config {
+    let mut config = config.clone();
+    if flags.has("data.root") {
+        if !flags.has("data.kind") {
+            config.data.kind = DatasetKind::Auto;
+        }
+        config.data.target_kind = config.data.kind;
+    }
+    config
+}
+
+/// What a file of weights is.
+struct About {
+    config: Config,
+    classes: usize,
+    class_names: Vec<String>,
+    /// `None` for a file from elsewhere.
+    trained_on: Option<String>,
+    trained_root: Option<PathBuf>,
+}
+
+/// Of a file that says so itself.
+fn described(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
+    let header = model_header(file.path(), file)?;
+    // What computed the training is no property of the model.
+    let Config { device, precision, gpu, .. } = Config::default();
+    let stored = Config { device, precision, gpu, ..header.config.clone() };
+    stored.validate().map_err(|error| of_header(file.path(), error))?;
+    let config = Config::load(&stored, None, flags)?;
+    // A flag that changes no shape, such as a stride, would silently make another network of the same weights.
+    for setting in SETTINGS.iter().filter(|s| s.makes_network() && flags.has(s.path)) {
+        let (then, now) = (header.config.shown(setting), config.shown(setting));
+        if then != now {
+            return Err(Error::Setting {
+                setting: setting.path.into(),
+                value: now,
+                reason: format!("the checkpoint says of itself that it is {then}: leave the flag out"),
+            });
+        }
+    }
+    let Data { root, kind, .. } = &header.config.data;
+    let root = root.shown();
+    let trained_on = if *kind == DatasetKind::Auto { root.to_string() } else { format!("{root} ({kind})") };
+    let (classes, class_names) = (header.classes, header.class_names);
+    let trained_root = Some(header.config.data.root.clone());
+    Ok(About { config, classes, class_names, trained_on: Some(trained_on), trained_root })
+}
+
+/// Names the file whose header says what cannot work.
+fn of_header(path: &Path, error: Error) -> Error {
+    match error {
+        Error::Setting { .. } => Error::Checkpoint { path: path.into(), reason: format!("its header says {error}") },
+        other => other,
+    }
+}
+
+/// Of a file from elsewhere, and where its network lies in it.
+fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(About, Option<Place>)> {
+    let bad = |reason: String| Error::Checkpoint { path: file.path().to_path_buf(), reason };
+    if !flags.has("model.arch") {
+        let reason = "it was not written by ptl-train and says nothing of its network: name that with --arch (and --width, \
+                      --embedding ... where they are not the defaults)";
+        return Err(bad(reason.into()));
+    }
+    let config = Config::load_recipe(DEFAULT_ARCH, None, flags)?;
+    let arch = config.arch()?;
+    let mut shapes = Store::of_shapes();
+    let network = config.network(1)?.build(&mut shapes, config.seed)?;
+    let (of, in_backbone) = (|name: &str| network.pretrained_names(name), |name: &str| network.is_backbone(name));
+    let names = Names { of: &of, in_backbone: &in_backbone };
+    let place = Place::find(&shapes, file, names)?;
+    // The rows of a classifier's weight.
+    let heads = shapes.params.iter().filter(|param| arch.is_head(&param.name) && param.shape.len() >= 2);
+    let weight = |name: String| file.shape(&name).filter(|shape| shape.len() >= 2).map(|shape| (name, shape[0]));
+    let rows = heads.clone().filter_map(|param| place.sources(names, &param.name).into_iter().find_map(weight));
+    let rows: Vec<(String, usize)> = rows.collect();
+    match &rows[..] {
+        [(_, classes), rest @ ..] if rest.iter().all(|(_, other)| other == classes) => {
+            let classes = *classes;
+            let about = About { config, classes, class_names: Vec::new(), trained_on: None, trained_root: None };
+            Ok((about, Some(place)))
+        }
+        [] => {
+            let wanted = heads.map(|param| &param.name[..]).next().unwrap_or("none");
+            let backbone = place.has_backbone(&shapes, file, names);
+            let reason = if backbone {
+                format!(
+                    "it has no classifier of {} ({wanted}): to start a training from these weights, pass it to train with --init",
+                    config.model.arch
+                )
+            } else {
+                let first = file.all_names().next().unwrap_or("nothing").shown().to_string();
+                format!(
+                    "its names are not those of {} (it has {first}): name the network that it is with --arch",
+                    config.model.arch
+                )
+            };
+            Err(bad(reason))
+        }
+        several => {
+            let sizes: Vec<String> =
+                several.iter().map(|(name, classes)| format!("{} {classes}", name.shown())).collect();
+            Err(bad(format!("its classifiers differ in their number of identities: {}", sizes.join(", "))))
+        }
+    }
+}
+
+/// The file of weights that `path` means: a file itself, a checkpoint's, or that of a run's best checkpoint, where it looked for
+/// one, or its newest.
+///
+/// # Errors
+/// There is none.
+pub fn model_file(path: &Path) -> Result<PathBuf> {
+    // What is no regular file is refused, by what it is, when it is opened.
+    let reason = if path.exists() && !path.is_dir() {
+        return Ok(path.into());
+    } else if path.join(MODEL_FILE).is_file() {
+        return Ok(path.join(MODEL_FILE));
+    } else if !path.exists() {
+        "there is nothing of that name".into()
+    } else if let Ok(run) = RunDir::view(path) {
+        match checkpoints::newest_or_best(&run.checkpoints())? {
+            Some(checkpoint) => return Ok(checkpoint.join(MODEL_FILE)),
+            None => "the run has no checkpoint yet".into(),
+        }
+    } else {
+        format!("the folder is no run and has no {}", MODEL_FILE)
+    };
+    Err(Error::Checkpoint { path: path.into(), reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::setting;
+    use crate::nn::TaskKind;
+
+    #[test]
+    fn a_named_folder_is_not_of_the_kind_that_the_training_had() {
+        let mut config = Config::recipe(TaskKind::Classify, "cifar-resnet20");
+        config.data.kind = DatasetKind::Cifar10;
+        let mut flags = Overrides::default();
+        let mut check = |path: &str, value: &str| {
+            let setting = setting(path).unwrap();
+            flags.push(setting, setting.kind.parse(value).unwrap());
+            flags.refuse_without_effect(Chosen { config: &measured(&config, &flags), init: false })
+        };
+        assert!(check("data.val_share", "0.3").unwrap_err().to_string().contains("validation images of its own"));
+        check("data.root", "photos").unwrap();
+    }
+}
