@@ -219,7 +219,7 @@ pub enum Error {
     /// A run was stopped within an epoch and is resumed with epochs of another length.
     #[error(
         "the run was stopped after batch {batch} of an epoch of {}, and now an epoch has {now}: resume with the \
-         same data, --ids, --images and --passes",
+         same data and the same batches (--ids, --images, --passes; for classes --batch)",
         plural(*then, "batch", "batches")
     )]
     OtherEpoch { batch: usize, then: usize, now: usize },

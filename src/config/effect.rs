@@ -106,6 +106,21 @@ fn divided_here(chosen: &Chosen<'_>) -> bool {
 }
 
 impl Overrides {
+    /// Refuses the first of these flags that was given, for this reason.
+    ///
+    /// # Errors
+    /// [`Error::Setting`].
+    pub fn refuse(&self, paths: &[&str], reason: &str) -> Result<()> {
+        match self.iter().find(|(setting, _)| paths.contains(&setting.path)) {
+            None => Ok(()),
+            Some((setting, value)) => Err(Error::Setting {
+                setting: format!("--{}", setting.flag()),
+                value: value.to_string(),
+                reason: reason.into(),
+            }),
+        }
+    }
+
     /// Refuses a flag that changes nothing beside what else was chosen. A switch that is off anyway may be named off.
     ///
     /// # Errors

@@ -70,7 +70,11 @@ impl Config {
     pub fn load_stored(file: &Path, flags: &Overrides) -> Result<Config> {
         let mut base = Config::recipe_of(DEFAULT_ARCH, Some(file), flags);
         base.data.exif_orientation = false;
-        Config::load(&base, Some(file), flags)
+        let config = Config::load(&base, Some(file), flags)?;
+        if flags.has("schedule.warmup_epochs") {
+            config.check_warmup()?;
+        }
+        Ok(config)
     }
 
     /// The recipe of the task and network that flags or file name.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::text::shortened;
+use crate::base::text::{Shown, shortened};
 use crate::config::Config;
 use crate::io::checkpoint;
 use crate::{Error, Result};
@@ -44,6 +44,15 @@ pub fn has_header(file: &checkpoint::File) -> bool {
 pub fn model_header(path: &Path, file: &checkpoint::File) -> Result<ModelHeader> {
     let header: ModelHeader = read_header(path, &file.metadata)?;
     header.config.not_finite().map_err(|reason| bad(path, format!("its description cannot be used: {reason}")))?;
+    let ModelHeader { classes, class_names: names, .. } = &header;
+    if !names.is_empty() && names.len() != *classes {
+        return Err(bad(path, format!("its header has {classes} classes and names {}", names.len())));
+    }
+    let mut sorted: Vec<&String> = names.iter().collect();
+    sorted.sort_unstable();
+    if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(bad(path, format!("its header names the class {} twice", twice[0].shown())));
+    }
     Ok(header)
 }
 

@@ -1,33 +1,41 @@
 //! Which images a run trains on: one that is resumed with others says so.
 
-use std::collections::HashMap;
-use std::fs;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use flate2::Crc;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::base::text::plural;
 use crate::data::Sample;
 
+/// Bytes of the middle of a file that tell most images of one size apart.
+const MIDDLE: u64 = 4096;
+
 /// The training images of a run, as its record holds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrainingImages {
     pub count: usize,
-    /// CRC-32 of the sorted list of their names below the data set's folder, their labels and the sizes of their files.
+    /// CRC-32 of the sorted list of their names below the data set's folder, their labels, and size and middle of their files.
     pub crc32: u32,
 }
 
 impl TrainingImages {
     /// Sums up `samples`, whose names count from the folder `root` on. A file without a size is reported where it is read.
     pub fn new(samples: &[Sample], root: &Path) -> TrainingImages {
-        let mut sizes: HashMap<&Path, u64> = HashMap::new();
-        let mut size = |path| *sizes.entry(path).or_insert_with(|| fs::metadata(path).map_or(0, |file| file.len()));
-        let mut list: Vec<(String, u32, u64)> =
-            samples.iter().map(|Sample { image, label }| (image.below(root), *label, size(image.file()))).collect();
+        let files: HashSet<&Path> = samples.iter().map(|sample| sample.image.file()).collect();
+        let files: HashMap<&Path, (u64, u32)> =
+            files.into_par_iter().map(|path| (path, size_and_middle(path).unwrap_or_default())).collect();
+        let line = |Sample { image, label }: &Sample| (image.below(root), *label, files[image.file()]);
+        let mut list: Vec<(String, u32, (u64, u32))> = samples.iter().map(line).collect();
         list.sort_unstable();
         let mut crc = Crc::new();
-        list.iter().for_each(|(name, label, size)| crc.update(format!("{name}\0{label}\0{size}\n").as_bytes()));
+        for (name, label, (size, middle)) in &list {
+            crc.update(format!("{name}\0{label}\0{size}\0{middle}\n").as_bytes());
+        }
         TrainingImages { count: list.len(), crc32: crc.sum() }
     }
 
@@ -35,7 +43,7 @@ impl TrainingImages {
     pub fn change(&self, then: &TrainingImages) -> Option<String> {
         (self != then).then(|| {
             format!(
-                "the training images are not those that the run had: their names, labels or file sizes differ; it had {} and \
+                "the training images are not those that the run had: their names, labels or contents differ; it had {} and \
                  goes on with the {} that are there now",
                 plural(then.count, "image", "images"),
                 self.count
@@ -44,8 +52,22 @@ impl TrainingImages {
     }
 }
 
+/// Size of a file, and CRC-32 of the bytes in its middle.
+fn size_and_middle(path: &Path) -> io::Result<(u64, u32)> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(MIDDLE) / 2))?;
+    let mut bytes = Vec::new();
+    file.take(MIDDLE).read_to_end(&mut bytes)?;
+    let mut crc = Crc::new();
+    crc.update(&bytes);
+    Ok((size, crc.sum()))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::data::ImageSource;
 
@@ -64,11 +86,12 @@ mod tests {
         let images = of("a", &[("1.png", 0, "red"), ("2.png", 1, "green")]);
         assert_eq!(images, of("moved", &[("2.png", 1, "green"), ("1.png", 0, "red")]));
         assert_eq!(images.change(&images), None);
-        let others: [&[(&str, u32, &str)]; 4] = [
+        let others: [&[(&str, u32, &str)]; 5] = [
             &[("1.png", 0, "red"), ("3.png", 1, "green")],
             &[("1.png", 1, "red"), ("2.png", 0, "green")],
             &[("1.png", 0, "green"), ("2.png", 1, "red")],
             &[("1.png", 0, "red")],
+            &[("1.png", 0, "der"), ("2.png", 1, "green")],
         ];
         for (number, files) in others.into_iter().enumerate() {
             let change = of(&format!("other {number}"), files).change(&images).unwrap();

@@ -107,6 +107,9 @@ impl StudyFile {
         if seeds.is_empty() || seeds.len() < self.seeds.len() {
             return Err(format!("names the seeds {:?}: a study has at least one, and each once", self.seeds));
         }
+        if let Some(seed) = seeds.last().filter(|seed| **seed > i64::MAX as u64) {
+            return Err(format!("names the seed {seed}: the largest is {}", i64::MAX));
+        }
         let pretrains = self.kind != StudyKind::Ablate;
         if pretrains != self.pretraining.is_some() {
             let has = if pretrains { "no" } else { "a" };

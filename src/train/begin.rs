@@ -102,11 +102,23 @@ fn resume<T: Task>(job: &Job<'_, T>, trainer: &mut Trainer, updates: usize, imag
     labels::check(&newest.join(MODEL_FILE), &saved.header, &task.class_names(), config.task, reporter)?;
     let mut record = saved.record.clone();
     check_position(job, record.position, updates)?;
+    let change = record.images.and_then(|then| images.change(&then));
     if record.is_finished(config) {
         refuse_changes(&saved.header.config, config)?;
+        if let Some(change) = change {
+            let reason = format!(
+                "the run is finished, nothing is left to train, and {change}: measure it on other images with ptl-train evaluate"
+            );
+            return Err(Error::NotARun { path: job.run.root().into(), reason });
+        }
+    } else if record.position.step > 0 {
+        refuse_mixtures(&saved.header.config, config)?;
+    }
+    if record.is_over(config) {
+        reporter.message("nothing is left to train");
     }
     state::restore(&saved, trainer)?;
-    if let Some(change) = record.images.and_then(|then| images.change(&then)) {
+    if let Some(change) = change {
         reporter.warn(&change);
     }
     record.images = Some(images);
@@ -144,6 +156,27 @@ fn refuse_changes(then: &Config, now: &Config) -> Result<()> {
                 "the run is finished, with {}: nothing is left to train; give more --epochs too, or measure it anew with ptl-train \
                  evaluate",
                 then.shown(setting).shown()
+            ),
+        })
+    })
+}
+
+/// Refuses settings that a run cannot have two of: its results would say one, and be of both.
+fn refuse_mixtures(then: &Config, now: &Config) -> Result<()> {
+    const ONE: [(&str, &str); 3] = [
+        ("seed", "its weights and first steps are of that seed"),
+        ("data.split", "images that it was trained on would be validated"),
+        ("data.val_share", "images that it was trained on would be validated"),
+    ];
+    let setting_of = |path: &str| setting(path).expect("a setting");
+    let differs = |(path, _): &&(&str, &str)| then.shown(setting_of(path)) != now.shown(setting_of(path));
+    ONE.iter().find(differs).map_or(Ok(()), |(path, why)| {
+        Err(Error::Setting {
+            setting: format!("--{}", setting_of(path).flag()),
+            value: now.shown(setting_of(path)),
+            reason: format!(
+                "the run has begun with {}, and {why}: leave the flag out, or start anew",
+                then.shown(setting_of(path))
             ),
         })
     })

@@ -240,16 +240,24 @@ fn a_run_that_goes_on_with_other_images_says_so() {
     for (from, to) in [(data, &other), (run, &copy)] {
         assert!(Command::new("cp").args(["-r", from, to]).status().unwrap().success());
     }
-    let resume = || {
-        let output = ptl(&["train", "--resume", &copy, "--data", &other, "--epochs", "3"]);
+    let resume = |epochs: &str| {
+        let output = ptl(&["train", "--resume", &copy, "--data", &other, "--epochs", epochs]);
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stderr)
     };
     let warning = "the training images are not those that the run had";
-    assert!(!resume().contains(warning));
+    assert!(!resume("3").contains(warning));
     for (from, to) in [("day", "x"), ("night, dark", "day"), ("x", "night, dark")] {
         fs::rename(format!("{other}/{from}"), format!("{other}/{to}")).unwrap();
     }
-    let said = resume();
+    // A finished run would only be said to have learned from them.
+    let finished = ["train", "--resume", &copy, "--data", &other];
+    fails_with(1, &finished, &["the run is finished", warning, "ptl-train evaluate"]);
+    let said = resume("4");
     assert!(said.contains(warning) && said.contains("it had 16 images and goes on with the 16"), "{said}");
+    // A run has one seed and one division into training and validation images.
+    for (flag, value) in [("--seed", "5"), ("--split", "3"), ("--val-share", "0.4")] {
+        let args = ["train", "--resume", &copy, "--epochs", "5", flag, value];
+        fails_with(1, &args, &[&format!("{flag} = {value}: the run has begun with "), "start anew"]);
+    }
 }

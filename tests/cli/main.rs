@@ -360,7 +360,8 @@ fn a_description_is_believed_as_far_as_the_tensors_go() {
     let folder = tempfile::tempdir().unwrap();
     let checkpoints = files(Path::new(&fixture().run).join("checkpoints"));
     let own = ptl::io::checkpoint::File::open(&checkpoints.last().unwrap().join("model.safetensors")).unwrap();
-    let header: Value = serde_json::from_str(&own.metadata["ptl"]).unwrap();
+    let mut header: Value = serde_json::from_str(&own.metadata["ptl"]).unwrap();
+    header["class_names"] = serde_json::json!([]);
     let refused = |change: &dyn Fn(&mut Value), part: &str| {
         let mut header = header.clone();
         change(&mut header);
@@ -369,6 +370,9 @@ fn a_description_is_believed_as_far_as_the_tensors_go() {
         write(Path::new(&target), &[Tensor::f32("x", &[1], vec![0.0])], metadata).unwrap();
         fails_with(1, &["evaluate", "--checkpoint", &target, "--data", &fixture().data], &[part]);
     };
+    refused(&|header| header["class_names"] = serde_json::json!(["a"]), "and names 1");
+    let twice = serde_json::json!(vec!["a"; header["classes"].as_u64().unwrap() as usize]);
+    refused(&|header| header["class_names"] = twice.clone(), "names the class a twice");
     refused(&|header| header["classes"] = 16_777_216.into(), "tensors are missing");
     refused(&|header| header["classes"] = 4_000_000_000u64.into(), "16777216");
     refused(

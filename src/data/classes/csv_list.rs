@@ -149,6 +149,7 @@ fn column(header: &[&str], names: &[&str]) -> Result<Option<usize>, String> {
 
 /// Where the columns of a list are; the reason where one lacks.
 fn columns(header: &[&str]) -> Result<Columns, String> {
+    header.iter().try_for_each(|field| within_line(field))?;
     let (path, label) = (column(header, PATH)?, column(header, LABEL)?);
     if let (Some(path), Some(label)) = (path, label) {
         return Ok(Columns { path, label, split: column(header, SPLIT)? });
@@ -342,6 +343,7 @@ pub(super) fn load(file: &Path, folder: Option<&Path>, options: &ClassOptions) -
     } else {
         let split = split::stratified(rows.iter().map(sample).collect(), &dataset.classes, options);
         dataset.label = split::label(DatasetKind::Csv, options.val_share);
+        dataset.held_out = options.val_share.is_some();
         (dataset.train, dataset.val) = (split.train, split.val);
         dataset.warnings.extend(split.warning);
     }

@@ -253,7 +253,8 @@ pub(super) fn load(root: &Path, options: &ClassOptions) -> Result<ClassDataset> 
 /// Class folders in `folder` without validation images of their own.
 fn held_out(root: &Path, folder: &Path, listing: Listing, options: &ClassOptions) -> Result<ClassDataset> {
     let label = split::label(DatasetKind::ClassFolders, options.val_share);
-    let mut dataset = ClassDataset { label, ..ClassDataset::default() };
+    let held_out = options.val_share.is_some();
+    let mut dataset = ClassDataset { label, held_out, ..ClassDataset::default() };
     let classes = classes_in(folder, listing, &mut dataset.warnings)?;
     if options.subsets == Subsets::All {
         refuse_nested(root, folder, &classes)?;

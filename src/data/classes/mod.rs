@@ -28,6 +28,8 @@ pub struct ClassDataset {
     pub root: PathBuf,
     /// The form that was named or recognised.
     pub kind: DatasetKind,
+    /// Whether the validation images were held out of the training images here, and are not the data set's own.
+    pub held_out: bool,
     /// What results on it should say, for example `cifar10` or `class-folders (20 % of each class for validation)`.
     pub label: String,
     /// Names by label.

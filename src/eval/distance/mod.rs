@@ -108,7 +108,8 @@ impl<'a> Distances<'a> {
         self.say_fallback(reporter);
         if self.conditioned.len() > 1 && self.conditioned.all_equal() {
             reporter.warn(&format!(
-                "all {} features are the same: every distance is 0, and the figures say nothing; check how the features were made",
+                "all {} features are the same as 32-bit numbers: every distance is 0, and the figures say nothing; check how the \
+                 features were made, and subtract their mean where it is large",
                 self.conditioned.len()
             ));
         }

@@ -58,6 +58,12 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             let root = data_root(&config)?;
             let dataset = open_classes(root, config.data.kind, Subsets::All, share, &config, &terminal)?;
             refuse_on_data(args, &config, [dataset.kind; 2])?;
+            if !dataset.held_out {
+                flags.refuse(
+                    &["data.split", "data.val_share"],
+                    "it has no effect on a data set with validation images of its own: leave it out",
+                )?;
+            }
             let describe = |reporter: &Reporter| describe_classes(reporter, &dataset);
             run(args, &config, resumed, &Classify { dataset: &dataset }, describe, &terminal)
         }
@@ -67,7 +73,9 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
 /// Refuses flags without effect on data of these kinds, the data's and the target's, which are recognised only now.
 fn refuse_on_data(args: &TrainArgs, config: &Config, kinds: [DatasetKind; 2]) -> Result<()> {
     let mut config = config.clone();
-    [config.data.kind, config.data.target_kind] = kinds;
+    // What is not recognised has the layout of Market-1501.
+    let known = |kind| if kind == DatasetKind::Auto { DatasetKind::Market1501 } else { kind };
+    [config.data.kind, config.data.target_kind] = kinds.map(known);
     args.settings.0.refuse_without_effect(Chosen { config: &config, init: args.init.is_some() })
 }
 

@@ -125,6 +125,7 @@ fn errors_name_the_line() {
     ] {
         bad(list, &["line 3", "a quotation mark in it is not closed"]);
     }
+    bad("path,\"label\nimg/a.png,x\n", &["line 1", "a quotation mark in it is not closed"]);
     bad("path,label\nimg/a.png,x\nimg/\0.png,x\n", &["line 3", "a character that no file name has"]);
     bad("path,label\nimg/a.png,x\nno.png,x\nno2.png,x\nno3.png,x\n", &["3 of 4 images", "no.png"]);
     bad(
