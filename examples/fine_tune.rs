@@ -28,7 +28,7 @@ fn main() -> ptl::Result<()> {
     config.model.width = 0.125;
     (config.model.height, config.model.image_width) = (64, 32);
     (config.sampler.ids, config.sampler.images) = (4, 4);
-    config.schedule.epochs = 4;
+    config.schedule.epochs = 30;
     config.optim.lr = 1e-3;
     config.validate()?;
 
