@@ -13,6 +13,8 @@ use crate::base::{input, memory};
 use crate::{Error, Result};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
+/// Numbers that are read at once.
+const AT_ONCE: usize = 1 << 13;
 /// Longest dict that is read: those of matrices have some hundred bytes.
 const MAX_HEADER: usize = 1 << 16;
 
@@ -112,10 +114,12 @@ fn numbers<const N: usize>(
     into: &mut Vec<f32>,
     mut convert: impl FnMut([u8; N]) -> f32,
 ) -> io::Result<()> {
-    for _ in 0..count {
-        let mut bytes = [0; N];
-        file.read_exact(&mut bytes)?;
-        into.push(convert(bytes));
+    let mut block = vec![0; N * AT_ONCE];
+    for start in (0..count).step_by(AT_ONCE) {
+        let bytes = &mut block[..N * AT_ONCE.min(count - start)];
+        file.read_exact(bytes)?;
+        let (numbers, _) = bytes.as_chunks::<N>();
+        into.extend(numbers.iter().map(|number| convert(*number)));
     }
     Ok(())
 }

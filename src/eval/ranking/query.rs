@@ -53,7 +53,7 @@ pub(in crate::eval) fn rank_query(
     let mut open = Vec::new();
     let bounds: Vec<[f32; 2]> = matches.iter().map(|m| [row.least(m.item), m.most]).collect();
     let places = Places::new(&bounds);
-    for other in kept().filter(|&g| gallery.pids[g] != pid) {
+    for other in kept().filter(|&g| row.least(g) <= farthest && gallery.pids[g] != pid) {
         let [least, most] = [row.least(other), row.most(other)];
         if let Some(nearer) = places.nearer(least, most) {
             others_before[nearer] += 1;
