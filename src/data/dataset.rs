@@ -65,13 +65,9 @@ pub(super) fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String 
     }
 }
 
-/// Names some of the pairs that [`duplicates::copies`] has found.
-pub(super) fn copies_of(first: &[&Path], second: &[&Path], copies: &[(usize, usize)]) -> String {
-    listed(copies.iter().map(|&(copy, original)| format!("{} is {}", second[copy].shown(), first[original].shown())))
-}
-
-fn paths(records: &[ImageRecord]) -> Vec<&Path> {
-    records.iter().map(|record| record.path.as_path()).collect()
+/// Names some of the pairs that [`Groups::copies`](duplicates::Groups::copies) has found.
+pub(super) fn copies_of(files: &[&Path], copies: &[(usize, usize)]) -> String {
+    listed(copies.iter().map(|&(copy, original)| format!("{} is {}", files[copy].shown(), files[original].shown())))
 }
 
 impl Dataset {
@@ -187,38 +183,42 @@ impl Dataset {
 
     /// Warns of files that stand in several subsets under different names.
     fn warn_of_copies(&mut self) {
-        let (train, query, gallery) = (paths(&self.train), paths(&self.query), paths(&self.gallery));
+        let records: Vec<&ImageRecord> = self.train.iter().chain(&self.query).chain(&self.gallery).collect();
+        let files: Vec<&Path> = records.iter().map(|record| record.path.as_path()).collect();
+        let (train, query) = (0..self.train.len(), self.train.len()..self.train.len() + self.query.len());
+        let gallery = query.end..files.len();
+        let groups = duplicates::Groups::new(&files);
         let mut warnings = Vec::new();
-        let mut repeats = duplicates::repeats(&train);
-        repeats.retain(|&(copy, original)| self.train[copy].pid != self.train[original].pid);
+        let mut repeats = groups.copies(&files, train.clone(), train.clone());
+        repeats.retain(|&(copy, original)| records[copy].pid != records[original].pid);
         if !repeats.is_empty() {
             warnings.push(format!(
                 "{} the content of one of another identity: one of the two identities is wrong ({})",
                 plural(repeats.len(), "training image has", "training images have"),
-                copies_of(&train, &train, &repeats)
+                copies_of(&files, &repeats)
             ));
         }
         for (name, test) in [("query", &query), ("gallery", &gallery)] {
-            let copies = duplicates::copies(&train, test);
+            let copies = groups.copies(&files, train.clone(), test.clone());
             if !copies.is_empty() {
                 warnings.push(format!(
                     "{} the content of a training image, which measures what was learned by heart ({})",
                     plural(copies.len(), &format!("{name} image has"), &format!("{name} images have")),
-                    copies_of(&train, test, &copies)
+                    copies_of(&files, &copies)
                 ));
             }
         }
-        let mut copies = duplicates::copies(&query, &gallery);
+        let mut copies = groups.copies(&files, query, gallery);
         // Of the query's own identity and camera they do not count, which is why some data sets have them.
         copies.retain(|&(copy, original)| {
-            let (copy, original) = (&self.gallery[copy], &self.query[original]);
+            let (copy, original) = (records[copy], records[original]);
             (copy.pid, copy.camid) != (original.pid, original.camid)
         });
         if !copies.is_empty() {
             warnings.push(format!(
                 "{} the content of a query but another identity or camera, which is found without any skill ({})",
                 plural(copies.len(), "gallery image has", "gallery images have"),
-                copies_of(&query, &gallery, &copies)
+                copies_of(&files, &copies)
             ));
         }
         self.warnings.extend(warnings);

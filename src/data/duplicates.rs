@@ -1,13 +1,15 @@
 //! Files of the same content, in two subsets or within one.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 
 use rayon::prelude::*;
 
+use crate::base::error::IoContext;
 use crate::base::input;
 
 /// Bytes of a file's middle that tell most files of equal size apart.
@@ -15,44 +17,39 @@ const SAMPLE: u64 = 4096;
 /// Larger files are compared by size and middle alone.
 const LARGEST: u64 = 512 << 20;
 
-/// The copies among `second` of files of `first`: their indices in `second`, each with that of the first file in `first` of the same content.
-/// A path that stands in both is no copy. Files are told apart by size, then by a few KiB of their middle; only those that agree in
-/// both are read. A file that cannot be read, or is empty, is a copy of none: decoding reports it.
-pub(super) fn copies(first: &[&Path], second: &[&Path]) -> Vec<(usize, usize)> {
-    let sides = [first, second].map(|paths| (0..paths.len()).collect::<Vec<usize>>());
-    let sides =
-        common([first, second], sides, |path| input::open(path).ok().map(|(_, len)| len).filter(|&len| len > 0));
-    let sides = common([first, second], sides, |path| middle(path).ok());
-    if sides[1].is_empty() {
-        return Vec::new();
-    }
-    let keys = keys([first, second], &sides, content);
-    let mut originals: HashMap<u64, usize> = HashMap::new();
-    for (&index, key) in sides[0].iter().zip(&keys[0]) {
-        if let Some(key) = *key {
-            originals.entry(key).or_insert(index);
-        }
-    }
-    let original = |key: &Option<u64>| key.and_then(|key| originals.get(&key)).copied();
-    let found = sides[1].iter().zip(&keys[1]).filter_map(|(&index, key)| Some((index, original(key)?)));
-    found.filter(|&(copy, original)| second[copy] != first[original]).collect()
-}
+/// Files of one content.
+pub(super) struct Groups(Vec<Vec<usize>>);
 
-/// As [`copies`] within one list: the indices of files, each with that of the first file before it of the same content.
-pub(super) fn repeats(files: &[&Path]) -> Vec<(usize, usize)> {
-    let mut left: Vec<usize> = (0..files.len()).collect();
-    left = shared(files, left, |path| input::open(path).ok().map(|(_, len)| len).filter(|&len| len > 0));
-    left = shared(files, left, |path| middle(path).ok());
-    let keys: Vec<Option<u64>> = left.par_iter().map(|&index| content(files[index])).collect();
-    let mut originals: HashMap<u64, usize> = HashMap::new();
-    let mut found = Vec::new();
-    for (index, key) in left.into_iter().zip(keys) {
-        match key.map(|key| *originals.entry(key).or_insert(index)) {
-            Some(original) if files[original] != files[index] => found.push((index, original)),
-            _ => {}
+impl Groups {
+    /// The indices of `files` that have the content of others, ascending within each group. Files are told apart by size, then by a few
+    /// KiB of their middle; only those that agree in both are read. A file that cannot be read, or is empty, is a copy of none:
+    /// decoding reports it.
+    pub fn new(files: &[&Path]) -> Groups {
+        let size = |path: &Path| input::open(path).ok().map(|(_, len)| len).filter(|&len| len > 0);
+        let alike = shared(files, (0..files.len()).collect(), size);
+        let alike = shared(files, alike, |path| middle(path).ok().map(|middle| hash(&middle)));
+        let keys: Vec<Option<u64>> = alike.par_iter().map(|&index| content(files[index])).collect();
+        let mut groups: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (index, key) in alike.into_iter().zip(keys) {
+            if let Some(key) = key {
+                groups.entry(key).or_default().push(index);
+            }
         }
+        Groups(groups.into_values().filter(|group| group.len() > 1).collect())
     }
-    found
+
+    /// The copies in `second` of files in `first`, two ranges of the files, ascending: each with the first file in `first` of its
+    /// content. A path that stands in both is no copy, and no file is one of itself.
+    pub fn copies(&self, files: &[&Path], first: Range<usize>, second: Range<usize>) -> Vec<(usize, usize)> {
+        let mut found = Vec::new();
+        for group in &self.0 {
+            let Some(&original) = group.iter().find(|index| first.contains(index)) else { continue };
+            let others = group.iter().filter(|&index| second.contains(index) && files[*index] != files[original]);
+            found.extend(others.map(|&copy| (copy, original)));
+        }
+        found.sort_unstable();
+        found
+    }
 }
 
 /// The files whose key another one has, too.
@@ -64,43 +61,23 @@ fn shared(files: &[&Path], indices: Vec<usize>, key: impl Fn(&Path) -> Option<u6
     both.filter(|(_, key)| key.is_some_and(|key| counts[&key] > 1)).map(|(index, _)| index).collect()
 }
 
-fn keys(
-    paths: [&[&Path]; 2],
-    sides: &[Vec<usize>; 2],
-    key: impl Fn(&Path) -> Option<u64> + Sync,
-) -> [Vec<Option<u64>>; 2] {
-    [0, 1].map(|side| sides[side].par_iter().map(|&index| key(paths[side][index])).collect())
-}
-
-/// Of each side the files whose key the other has too.
-fn common(paths: [&[&Path]; 2], sides: [Vec<usize>; 2], key: impl Fn(&Path) -> Option<u64> + Sync) -> [Vec<usize>; 2] {
-    // With nothing on one side nothing is read.
-    if sides.iter().any(Vec::is_empty) {
-        return [Vec::new(), Vec::new()];
-    }
-    let keys = keys(paths, &sides, key);
-    let sets = keys.each_ref().map(|keys| keys.iter().flatten().copied().collect::<HashSet<u64>>());
-    let kept = |side: usize| {
-        let both = sides[side].iter().zip(&keys[side]);
-        both.filter(|(_, key)| key.is_some_and(|key| sets[1 - side].contains(&key))).map(|(&index, _)| index).collect()
-    };
-    [kept(0), kept(1)]
-}
-
-/// A hash of size and middle.
-fn middle(path: &Path) -> crate::Result<u64> {
+/// Size of a file, and the bytes in its middle.
+///
+/// # Errors
+/// It cannot be read, or is no regular file.
+pub(crate) fn middle(path: &Path) -> crate::Result<(u64, Vec<u8>)> {
     let (mut file, len) = input::open(path)?;
     let mut bytes = Vec::new();
-    let read = file
-        .seek(SeekFrom::Start(len.saturating_sub(SAMPLE) / 2))
-        .and_then(|_| file.take(SAMPLE).read_to_end(&mut bytes));
-    read.map(|_| hash(&(len, bytes))).map_err(|source| crate::Error::Io { action: "read", path: path.into(), source })
+    file.seek(SeekFrom::Start(len.saturating_sub(SAMPLE) / 2))
+        .and_then(|_| file.take(SAMPLE).read_to_end(&mut bytes))
+        .at("read", path)?;
+    Ok((len, bytes))
 }
 
 fn content(path: &Path) -> Option<u64> {
     let (file, len) = input::open(path).ok()?;
     if len > LARGEST {
-        return middle(path).ok();
+        return middle(path).ok().map(|middle| hash(&middle));
     }
     let (mut file, mut hasher) = (BufReader::with_capacity(1 << 16, file), DefaultHasher::new());
     loop {
@@ -140,9 +117,10 @@ mod tests {
         // Of the same size and middle but another end, a copy, of the same size, the file itself, nothing.
         let (d, e, f, none) =
             (file("d", long(2)), file("e", long(1)), file("f", b"SMALL".to_vec()), root.path().join("g"));
-        let found = copies(&[&b, &a, &c], &[&d, &e, &f, &c, &none]);
-        assert_eq!(found, [(1, 1)]);
-        assert_eq!(copies(&[], &[&d]), []);
-        assert_eq!(repeats(&[&b, &a, &c, &d, &e, &f, &c, &none, &b]), [(4, 1)]);
+        let files: [&Path; 8] = [&b, &a, &c, &d, &e, &f, &c, &none];
+        let groups = Groups::new(&files);
+        assert_eq!(groups.copies(&files, 0..3, 3..8), [(4, 1)]);
+        assert_eq!(groups.copies(&files, 0..8, 0..8), [(4, 1)]);
+        assert_eq!(groups.copies(&files, 0..0, 0..8), []);
     }
 }

@@ -29,6 +29,7 @@ pub use cache::ImageCache;
 pub use classes::{ClassDataset, ClassOptions, load_classes};
 pub use dataset::{Dataset, ImageRecord, Protocol};
 pub use decode::decode;
+pub(crate) use duplicates::middle;
 pub use folder::{ImageList, list_images};
 pub use loader::{Loader, LoaderOptions};
 pub use sample::{ImageSource, PackedImages, Sample};

@@ -1,8 +1,6 @@
 //! Which images a run trains on: one that is resumed with others says so.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use flate2::Crc;
@@ -10,10 +8,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::base::text::plural;
-use crate::data::Sample;
-
-/// Bytes of the middle of a file that tell most images of one size apart.
-const MIDDLE: u64 = 4096;
+use crate::data::{Sample, middle};
 
 /// The training images of a run, as its record holds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +22,7 @@ impl TrainingImages {
     /// Sums up `samples`, whose names count from the folder `root` on. A file without a size is reported where it is read.
     pub fn new(samples: &[Sample], root: &Path) -> TrainingImages {
         let files: HashSet<&Path> = samples.iter().map(|sample| sample.image.file()).collect();
-        let files: HashMap<&Path, (u64, u32)> =
-            files.into_par_iter().map(|path| (path, size_and_middle(path).unwrap_or_default())).collect();
+        let files: HashMap<&Path, (u64, u32)> = files.into_par_iter().map(|path| (path, fingerprint(path))).collect();
         let line = |Sample { image, label }: &Sample| (image.below(root), *label, files[image.file()]);
         let mut list: Vec<(String, u32, (u64, u32))> = samples.iter().map(line).collect();
         list.sort_unstable();
@@ -52,16 +46,12 @@ impl TrainingImages {
     }
 }
 
-/// Size of a file, and CRC-32 of the bytes in its middle.
-fn size_and_middle(path: &Path) -> io::Result<(u64, u32)> {
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
-    file.seek(SeekFrom::Start(size.saturating_sub(MIDDLE) / 2))?;
-    let mut bytes = Vec::new();
-    file.take(MIDDLE).read_to_end(&mut bytes)?;
+/// Size of a file, and CRC-32 of the bytes in its middle; zeros for one that cannot be read, which is reported where it is decoded.
+fn fingerprint(path: &Path) -> (u64, u32) {
+    let (size, bytes) = middle(path).unwrap_or_default();
     let mut crc = Crc::new();
     crc.update(&bytes);
-    Ok((size, crc.sum()))
+    (size, crc.sum())
 }
 
 #[cfg(test)]

@@ -17,10 +17,6 @@ fn of_files(samples: &[Sample]) -> impl Iterator<Item = &Sample> {
     samples.iter().filter(|sample| matches!(sample.image, ImageSource::File(_)))
 }
 
-fn files(samples: &[Sample]) -> Vec<&Path> {
-    of_files(samples).map(|sample| sample.image.file()).collect()
-}
-
 impl ClassDataset {
     /// The table `subset | classes | images | smallest class | largest class` of what was loaded.
     pub fn banner(&self) -> Table {
@@ -95,25 +91,36 @@ impl ClassDataset {
                  (--balanced) draw from each class alike"
             ));
         }
-        let (train, val) = (files(&self.train), files(&self.val));
-        let own: Vec<u32> = of_files(&self.train).map(|sample| sample.label).collect();
-        let mut repeats = duplicates::repeats(&train);
-        repeats.retain(|&(copy, original)| own[copy] != own[original]);
+        self.warn_of_copies();
+    }
+
+    fn warn_of_copies(&mut self) {
+        let samples: Vec<&Sample> = of_files(&self.train).chain(of_files(&self.val)).collect();
+        let train = 0..of_files(&self.train).count();
+        if train.is_empty() {
+            return;
+        }
+        let files: Vec<&Path> = samples.iter().map(|sample| sample.image.file()).collect();
+        let groups = duplicates::Groups::new(&files);
+        let mut warnings = Vec::new();
+        let mut repeats = groups.copies(&files, train.clone(), train.clone());
+        repeats.retain(|&(copy, original)| samples[copy].label != samples[original].label);
         if !repeats.is_empty() {
-            self.warnings.push(format!(
+            warnings.push(format!(
                 "{} the content of one of another class: one of the two classes is wrong ({})",
                 plural(repeats.len(), "training image has", "training images have"),
-                copies_of(&train, &train, &repeats)
+                copies_of(&files, &repeats)
             ));
         }
-        let copies = duplicates::copies(&train, &val);
+        let copies = groups.copies(&files, train.clone(), train.end..files.len());
         if !copies.is_empty() {
-            self.warnings.push(format!(
+            warnings.push(format!(
                 "{} the content of a training image, which measures nothing ({})",
                 plural(copies.len(), "validation image has", "validation images have"),
-                copies_of(&train, &val, &copies)
+                copies_of(&files, &copies)
             ));
         }
+        self.warnings.extend(warnings);
     }
 
     /// Decodes every image once; broken ones are an error, or with `skip` left out with a warning. `each` is called after
