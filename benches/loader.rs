@@ -27,7 +27,7 @@ fn loading(criterion: &mut Criterion) {
     let whole = Transform::squeeze([224, 224], Interpolation::Bilinear);
     let random =
         Transform { crop: Crop::RandomResized, crop_scale: [0.08, 1.0], crop_ratio: [0.75, 4.0 / 3.0], ..whole };
-    let plain = Augment { flip: 0.5, ..Augment::NONE };
+    let plain = Augment { flip: 0.5, ..Augment::none() };
     let rand_augment = Augment { rand_ops: 2, rand_magnitude: 9, ..plain.clone() };
     let mut group = criterion.benchmark_group("loader, one worker");
     group.sample_size(10).throughput(Throughput::Elements(IMAGES as u64));

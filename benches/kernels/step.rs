@@ -9,7 +9,7 @@ use ptl::data::{Augment, Drawn};
 use ptl::engine::device::{Mirrored, Precision};
 use ptl::engine::graph::{Graph, Mode};
 use ptl::engine::op::{CaseRun, OpCase, bench_cases};
-use ptl::engine::optim::{OptimConfig, Optimizer, Segment, global_norm};
+use ptl::engine::optim::{Optimizer, Segment, UpdateRule, global_norm};
 use ptl::engine::session::Session;
 use ptl::engine::shape::Shape;
 use ptl::engine::store::Store;
@@ -53,7 +53,7 @@ fn bytes(case: &OpCase, output: usize, precision: Precision) -> [u64; 2] {
 pub fn update(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) {
     let len = if machine.gpu().is_some() { 80_000_000 } else { 8_000_000 };
     let mut group = group(criterion, &format!("update {}", machine.precision()), 0.3);
-    let rule = OptimConfig::Adam { betas: [0.9, 0.999], eps: 1e-8, amsgrad: true };
+    let rule = UpdateRule::Adam { betas: [0.9, 0.999], eps: 1e-8, amsgrad: true };
     let segments = [Segment { range: 0..len, lr: 1e-4, weight_decay: 5e-4 }];
     let mut optimizer = Optimizer::new(&rule, len).expect("a rule that works");
     let (mut values, mut grads) = (Mirrored::from(uniform(len)), Mirrored::from(uniform(len)));

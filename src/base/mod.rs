@@ -10,6 +10,7 @@ pub mod profile;
 pub mod progress;
 pub mod report;
 pub mod rng;
+pub mod settings;
 pub mod stats;
 pub mod stop;
 pub mod text;

@@ -5,48 +5,14 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use super::{Config, DEFAULT_ARCH, Data, SETTINGS, Setting, setting};
+use super::{Config, DataOptions, Overrides, Setting};
 use crate::base::input;
 use crate::base::text::Shown;
+use crate::nn::DEFAULT_ARCH;
 use crate::{Error, Result};
 
 /// Largest file of settings, bytes.
 const LARGEST: u64 = 1 << 20;
-
-/// Values that win over a file, from the command line.
-#[derive(Clone, Debug, Default)]
-pub struct Overrides(Vec<(&'static Setting, Value)>);
-
-impl Overrides {
-    /// Adds a value that [`Kind::parse`](super::Kind::parse) has read.
-    pub fn push(&mut self, setting: &'static Setting, value: Value) {
-        self.0.push((setting, value));
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Every value with its setting.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static Setting, &Value)> {
-        self.0.iter().map(|(setting, value)| (*setting, value))
-    }
-
-    /// Whether `path` is among them.
-    pub fn has(&self, path: &str) -> bool {
-        self.get(path).is_some()
-    }
-
-    /// The text of `path`, where it is one.
-    pub fn text(&self, path: &str) -> Option<&str> {
-        self.get(path).and_then(Value::as_str)
-    }
-
-    /// The value of `path`; of several the last, which wins.
-    fn get(&self, path: &str) -> Option<&Value> {
-        self.0.iter().rev().find(|(setting, _)| setting.path == path).map(|(_, value)| value)
-    }
-}
 
 /// Other readers of settings know no such integers.
 const TOO_LARGE: &str = "one of its settings is an integer of 2^63 or more: a run has none";
@@ -88,10 +54,8 @@ impl Config {
         };
         let task = named("task").and_then(|task| task.clone().try_into().ok()).unwrap_or_default();
         let arch = named("model.arch").and_then(Value::as_str).unwrap_or(arch);
-        let mut recipe = Config::recipe(task, arch);
-        if named("model.stem").and_then(Value::as_str) == Some("cifar") {
-            recipe.for_small_images();
-        }
+        let small_images = named("model.stem").and_then(Value::as_str) == Some("cifar");
+        let mut recipe = Config::recipe_for(task, arch, small_images);
         // A training that is as short as the recipe's warm-up has none.
         let epochs = named("schedule.epochs").and_then(Value::as_integer);
         if epochs.is_some_and(|epochs| epochs <= recipe.schedule.warmup_epochs as i64) {
@@ -106,17 +70,17 @@ impl Config {
     /// The file cannot be read, is not TOML, has an unknown key or a value of the wrong kind (each with its line), or a value
     /// that cannot work.
     pub fn load(base: &Config, file: Option<&Path>, flags: &Overrides) -> Result<Config> {
-        let mut tree: Table = toml::from_str(&base.to_toml()).map_err(|_| Error::Setting {
+        let mut tree = base.to_table().map_err(|reason| Error::Setting {
             setting: "configuration".into(),
             value: "stored settings".into(),
-            reason: TOO_LARGE.into(),
+            reason,
         })?;
         if let Some(file) = file {
             let text = input::read_text(file, LARGEST)?;
             check_file(&text, file)?;
             merge(&mut tree, toml::from_str(&text).map_err(|e| syntax_error(&text, file, &e))?);
         }
-        for (setting, value) in &flags.0 {
+        for (setting, value) in flags.iter() {
             insert(&mut tree, setting.path, value.clone());
         }
         let mut config: Config = tree.try_into().map_err(|e: toml::de::Error| Error::Setting {
@@ -124,7 +88,7 @@ impl Config {
             value: file.map_or("flags".into(), |file| file.shown().to_string()),
             reason: e.message().into(),
         })?;
-        let Data { root, target, .. } = &mut config.data;
+        let DataOptions { root, target, .. } = &mut config.data;
         if !root.as_os_str().is_empty() {
             *root = whole_path("data.root", root)?;
         }
@@ -137,38 +101,25 @@ impl Config {
 
     /// A setting's value as it would stand in a TOML file.
     pub fn shown(&self, setting: &Setting) -> String {
-        // By way of the text: 0.3 as a 32-bit number is 0.30000001192092896 as a 64-bit one.
-        let tree: Value = toml::from_str::<Table>(&self.to_toml()).expect("a configuration is valid TOML").into();
-        let value = value_of(&tree, setting);
-        value.map_or_else(String::new, |value| value.as_str().map_or_else(|| value.to_string(), str::to_string))
+        let table = self.to_table().expect("validated settings");
+        setting
+            .value_in(&table)
+            .map_or_else(String::new, |value| value.as_str().map_or_else(|| value.to_string(), str::to_string))
     }
 
-    /// The first setting that is NaN or infinite, or has such a number.
+    /// The settings as a TOML table. By way of the text: 0.3 as a 32-bit number is 0.30000001192092896 as a 64-bit one.
     ///
     /// # Errors
-    /// What is wrong: an integer that a TOML file cannot hold. Other readers of settings know none.
-    pub fn not_finite(&self) -> Result<Option<&'static Setting>, String> {
-        fn any(value: &Value) -> bool {
-            match value {
-                Value::Float(number) => !number.is_finite(),
-                Value::Array(values) => values.iter().any(any),
-                _ => false,
-            }
-        }
-        let tree = Value::try_from(self).map_err(|_| TOO_LARGE)?;
-        let is_not_finite = |setting: &&Setting| value_of(&tree, setting).is_some_and(any);
-        Ok(SETTINGS.iter().find(is_not_finite))
+    /// What is wrong: an integer that a TOML file cannot hold.
+    pub fn to_table(&self) -> Result<Table, String> {
+        let text = toml::to_string(self).map_err(|_| TOO_LARGE)?;
+        toml::from_str(&text).map_err(|_| TOO_LARGE.into())
     }
 
     /// The settings as a TOML file.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("plain sections serialise")
     }
-}
-
-/// `None` where an optional setting is not set.
-fn value_of<'a>(tree: &'a Value, setting: &Setting) -> Option<&'a Value> {
-    setting.path.split('.').try_fold(tree, |value, key| value.get(key))
 }
 
 /// `path` as files of settings hold it: from the root on, so that a run can be resumed and measured from any folder.
@@ -221,8 +172,8 @@ fn check_table(text: &str, file: &Path, section: &str, table: &DeTable<'_>) -> R
         let path = if section.is_empty() { key.get_ref().to_string() } else { format!("{section}.{}", key.get_ref()) };
         let wrong =
             |at: usize, message: String| Err(Error::ConfigFile { path: file.into(), line: line_of(text, at), message });
-        let is_section = SETTINGS.iter().any(|s| s.section() == path);
-        match (setting(&path), value.get_ref()) {
+        let is_section = Config::settings().any(|s| s.section() == path);
+        match (Config::setting(&path), value.get_ref()) {
             (None, DeValue::Table(inner)) if is_section => check_table(text, file, &path, inner)?,
             (None, _) if is_section => {
                 return wrong(
@@ -250,7 +201,7 @@ fn check_table(text: &str, file: &Path, section: &str, table: &DeTable<'_>) -> R
 /// section.
 fn suggestion(path: &str) -> String {
     let near = |section: &&str| strsim::damerau_levenshtein(section, path) <= 2;
-    if let Some(section) = SETTINGS.iter().map(Setting::section).filter(|s| !s.is_empty()).find(near) {
+    if let Some(section) = Config::settings().map(Setting::section).filter(|s| !s.is_empty()).find(near) {
         return format!("; did you mean the section [{section}]?");
     }
     let key = |path: &str| path.rsplit('.').next().unwrap_or(path).to_owned();
@@ -259,7 +210,7 @@ fn suggestion(path: &str) -> String {
         let same_name = key(s.path) == key(path) || s.alias.is_some_and(|alias| alias.replace('-', "_") == key(path));
         if same_name { 0 } else { distance }
     };
-    match SETTINGS.iter().min_by_key(similar).filter(|s| similar(s) <= 3) {
+    match Config::settings().min_by_key(similar).filter(|s| similar(s) <= 3) {
         Some(s) => format!("; did you mean `{}`?", s.path),
         None => "; `ptl-train train --help` lists all settings".into(),
     }
@@ -300,8 +251,7 @@ mod tests {
 
     fn flag(path: &str, value: &str) -> Overrides {
         let mut flags = Overrides::default();
-        let setting = setting(path).unwrap();
-        flags.push(setting, setting.kind.parse(value).unwrap());
+        flags.add(path, value).unwrap();
         flags
     }
 
@@ -318,7 +268,7 @@ mod tests {
         config.ptl.state_policy = crate::engine::latent_state::StatePolicy::CarryEpochs;
         let text = config.to_toml();
         assert!(text.contains("width = 0.3\n"), "{text}");
-        assert_eq!(config.shown(setting("model.width").unwrap()), "0.3");
+        assert_eq!(config.shown(Config::setting("model.width").unwrap()), "0.3");
         assert_eq!(load(&text).unwrap(), config);
         assert_eq!(load("").unwrap(), Config::default());
     }
@@ -329,8 +279,8 @@ mod tests {
         let file = folder.path().join("run.toml");
         fs::write(&file, "seed = 7\n[optim]\nlr = 1e-3\nweight_decay = 0\n[ptl]\nstages = [1, 2]\n").unwrap();
         let mut flags = flag("optim.lr", "0.5");
-        flags.push(setting("ptl.stages").unwrap(), Kind::Counts.parse("3,4").unwrap());
-        flags.push(setting("train.freeze_bn").unwrap(), Kind::Switch.parse("true").unwrap());
+        flags.add("ptl.stages", "3,4").unwrap();
+        flags.add("train.freeze_bn", "true").unwrap();
         let config = Config::load(&Config::default(), Some(&file), &flags).unwrap();
         assert_eq!((config.seed, config.optim.lr, config.optim.weight_decay), (7, 0.5, 0.0));
         assert_eq!((config.ptl.stages, config.train.freeze_bn), (vec![3, 4], true));
@@ -352,18 +302,18 @@ mod tests {
         let classifier = load(None, &flag("task", "classify"));
         assert_eq!((classifier.task, classifier.optim.lr, classifier.model.height), (TaskKind::Classify, 0.01, 224));
         let mut long = flag("task", "classify");
-        long.push(setting("schedule.warmup_epochs").unwrap(), Value::Integer(1));
-        long.push(setting("schedule.epochs").unwrap(), Value::Integer(1));
+        long.add("schedule.warmup_epochs", "1").unwrap();
+        long.add("schedule.epochs", "1").unwrap();
         let error = Config::load_recipe(DEFAULT_ARCH, None, &long).unwrap_err().to_string();
         assert!(error.starts_with("schedule.warmup_epochs = 1: the training ends after epoch 1"), "{error}");
         let mut one_epoch = flag("task", "classify");
-        one_epoch.push(setting("schedule.epochs").unwrap(), Value::Integer(1));
+        one_epoch.add("schedule.epochs", "1").unwrap();
         assert_eq!((classifier.schedule.warmup_epochs, load(None, &one_epoch).schedule.warmup_epochs), (1, 0));
         fs::write(&file, "task = \"classify\"\n[model]\narch = \"cifar-resnet20-ptl\"\n").unwrap();
         let small = load(Some(file.as_path()), &Overrides::default());
         assert_eq!((small.model.height, small.augment.pad, small.ptl.stages), (32, 4, vec![1, 2, 3]));
         let mut flags = flag("task", "classify");
-        flags.push(setting("model.stem").unwrap(), Value::String("cifar".into()));
+        flags.add("model.stem", "cifar").unwrap();
         assert_eq!(load(None, &flags).model.height, 32);
     }
 
@@ -427,7 +377,7 @@ mod tests {
 
     #[test]
     fn the_table_names_every_field_once() {
-        let sections: BTreeSet<&str> = SETTINGS.iter().map(Setting::section).filter(|s| !s.is_empty()).collect();
+        let sections: BTreeSet<&str> = Config::settings().map(Setting::section).filter(|s| !s.is_empty()).collect();
         let mut paths = BTreeSet::new();
         for field in fields("") {
             if sections.contains(field.as_str()) {
@@ -436,21 +386,20 @@ mod tests {
                 paths.insert(field);
             }
         }
-        let table: Vec<String> = SETTINGS.iter().map(|s| s.path.to_owned()).collect();
+        let table: Vec<String> = Config::settings().map(|s| s.path.to_owned()).collect();
         assert_eq!(table.len(), table.iter().collect::<BTreeSet<_>>().len(), "a path stands twice");
         assert_eq!(table.into_iter().collect::<BTreeSet<_>>(), paths);
-        let aliases: Vec<&str> = SETTINGS.iter().filter_map(|s| s.alias).collect();
+        let aliases: Vec<&str> = Config::settings().filter_map(|s| s.alias).collect();
         assert_eq!(aliases.len(), aliases.iter().collect::<BTreeSet<_>>().len(), "an alias stands twice");
-        assert!(SETTINGS.iter().all(|s| !s.help.is_empty()));
+        assert!(Config::settings().all(|s| !s.help().is_empty()));
     }
 
     #[test]
     fn kinds_agree_with_the_fields() {
         let defaults: Table = toml::from_str(&Config::default().to_toml()).unwrap();
-        for s in SETTINGS {
-            let value = s.path.split('.').try_fold(&Value::Table(defaults.clone()), |v, k| v.get(k)).cloned();
-            if let Some(value) = value {
-                assert!(s.kind.fits(&value), "{}: {value}", s.path);
+        for s in Config::settings() {
+            if let Some(value) = s.value_in(&defaults) {
+                assert!(s.kind.fits(value), "{}: {value}", s.path);
             }
             if let Kind::Choice(words) = s.kind {
                 for word in words {

@@ -203,7 +203,7 @@ mod tests {
         let samples = samples(folder.path());
         let squeeze = Transform::squeeze([8, 4], Interpolation::Bicubic);
         let random = Transform { crop: Crop::RandomResized, crop_scale: [0.2, 1.0], ..squeeze };
-        let geometric = Augment { flip: 0.5, pad: 3, random_erasing: 0.5, ..Augment::NONE };
+        let geometric = Augment { flip: 0.5, pad: 3, random_erasing: 0.5, ..Augment::none() };
         let all = Augment { rand_ops: 2, hue: 0.2, contrast: 0.4, mixup: 0.4, cutmix: 1.0, ..geometric.clone() };
         for (transform, augment, changed) in [(squeeze, geometric, false), (random, all, true)] {
             let load = |workers, first, seed, megabytes| -> Vec<Batch> {
@@ -246,7 +246,7 @@ mod tests {
             let cache = ImageCache::new(samples.len(), &transform, 1);
             Loader::new(samples.clone(), &order(), 0, options, cache).unwrap().collect::<Result<_>>().unwrap()
         };
-        let base = Augment { flip: 0.5, pad: 3, random_erasing: 0.5, cutmix: 1.0, ..Augment::NONE };
+        let base = Augment { flip: 0.5, pad: 3, random_erasing: 0.5, cutmix: 1.0, ..Augment::none() };
         let plain = load(Crop::Squeeze, base.clone());
         let coloured = load(Crop::RandomResized, Augment { rand_ops: 1, brightness: 0.5, ..base });
         for (plain, coloured) in plain.iter().zip(&coloured) {

@@ -7,6 +7,28 @@ use rand::seq::SliceRandom;
 
 use super::{ImageRecord, Sample};
 use crate::base::rng::{Purpose, stream};
+use crate::base::settings::{CLASSES, ON_COST, REID, settings};
+
+settings! {
+    /// `[sampler]`: P identities x K images, or any images for classes.
+    pub struct SamplerOptions in "sampler", "Batches" {
+        /// P: identities in a batch.
+        #[setting(flag("ids").at_least(2.0).at_most(4096.0).because("a triplet needs two").needs(&[REID]).taken_by(ON_COST))]
+        pub ids: usize = 4;
+        /// K: images of each identity in a batch.
+        #[setting(flag("images").at_least(2.0).at_most(4096.0).because("a triplet needs two").needs(&[REID]).taken_by(ON_COST))]
+        pub images: usize = 4;
+        /// Times each identity is visited in an epoch.
+        #[setting(flag("passes").at_least(1.0).at_most(65536.0).needs(&[REID]))]
+        pub passes: usize = 1;
+        /// classify: images in a batch.
+        #[setting(flag("batch").at_least(2.0).at_most(65536.0).needs(&[CLASSES]).taken_by(ON_COST))]
+        pub batch: usize = 64;
+        /// classify: draw every class as often as the others.
+        #[setting(flag("balanced").needs(&[CLASSES]))]
+        pub balanced: bool = false;
+    }
+}
 
 /// Draws the batches of an epoch: a function of (seed, epoch) and the images, nothing else.
 pub trait Sampler {

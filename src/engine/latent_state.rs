@@ -1,9 +1,9 @@
 //! Latent states of BConv-Cells: what they hold between steps and when they start afresh.
 
 use rand_distr::{Distribution, Normal};
-use serde::{Deserialize, Serialize};
 
 use crate::base::rng::{Purpose, stream};
+use crate::base::settings::choice;
 use crate::engine::device::{Gpu, Mirrored, Ptr};
 use crate::engine::graph::{StateDecl, StateId};
 use crate::{Error, Result};
@@ -11,40 +11,41 @@ use crate::{Error, Result};
 /// Standard deviation of a state drawn at random, as in the published code.
 const NORMAL_STD: f32 = 1e-3;
 
-/// When training starts states afresh (`--state-policy`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StatePolicy {
-    /// Carried from mini-batch to mini-batch, reset at each epoch's start.
-    #[default]
-    Carry,
-    /// Never reset.
-    CarryEpochs,
-    /// Reset at every step.
-    Reset,
+choice! {
+    /// When training resets the states.
+    pub enum StatePolicy {
+        /// At each epoch's start: they are carried from mini-batch to mini-batch.
+        #[default]
+        Carry = "carry",
+        /// Never.
+        CarryEpochs = "carry-epochs",
+        /// At every step.
+        Reset = "reset",
+    }
 }
 
-/// What a state holds after a reset (`--state-init`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StateInit {
-    #[default]
-    Zeros,
-    /// Seeded N(0, 0.001²), as published.
-    Normal,
+choice! {
+    /// What a state holds after a reset.
+    pub enum StateInit {
+        /// Zeros.
+        #[default]
+        Zeros = "zeros",
+        /// Seeded N(0, 0.001²), as published.
+        Normal = "normal",
+    }
 }
 
-/// What every evaluation batch starts from (`--eval-state`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EvalState {
-    /// An image's feature does not depend on its neighbours in the batch.
-    #[default]
-    Zeros,
-    /// Every slot holds the mean over slots of the last training state.
-    Mean,
-    /// Seeded N(0, 0.001²), as published.
-    Normal,
+choice! {
+    /// What every evaluation batch starts from.
+    pub enum EvalState {
+        /// Zeros: an image's feature does not depend on its neighbours in the batch.
+        #[default]
+        Zeros = "zeros",
+        /// Every slot holds the mean over slots of the last training state.
+        Mean = "mean",
+        /// Seeded N(0, 0.001²), as published.
+        Normal = "normal",
+    }
 }
 
 /// One state: `[slots, h, w, c]` now and before the last step.

@@ -2,22 +2,87 @@
 //!
 //! `t` counts what the caller steps by, epochs or iterations, from 0; every length here is in the same unit.
 
-use serde::{Deserialize, Serialize};
+use crate::base::settings::{COSINE, DROPS, MULTISTEP, STEP, WARMUP, choice, settings};
 
-use crate::{Error, Result};
+choice! {
+    /// How the learning rate falls after the warm-up.
+    pub enum ScheduleKind {
+        /// Not at all.
+        Constant = "constant",
+        /// By a factor at each of the milestones.
+        MultiStep = "multistep",
+        /// By a factor after every so many epochs.
+        Step = "step",
+        /// Along half a cosine.
+        #[default]
+        Cosine = "cosine",
+    }
+}
+
+settings! {
+    /// `[schedule]`: length of the training and learning rate, by epoch.
+    pub struct ScheduleOptions in "schedule", "Schedule" {
+        /// Epochs to train.
+        #[setting(flag("epochs").at_least(1.0).at_most(MOST_EPOCHS).free_at_end())]
+        pub epochs: usize = 60, Mgn => 450, Classify => 30;
+        /// Course of the learning rate.
+        #[setting(flag("schedule"))]
+        pub kind: ScheduleKind = ScheduleKind::Cosine, Mgn => ScheduleKind::MultiStep;
+        /// multistep: epochs, from 1, at whose start the rate drops.
+        #[setting(flag("milestones").needs(&[MULTISTEP]))]
+        pub milestones: Vec<u64> = vec![40, 50], Mgn => vec![320, 360, 400];
+        /// multistep, step: factor of a drop.
+        #[setting(above(0.0).at_most(1.0).needs(&[DROPS]))]
+        pub gamma: f64 = 0.1;
+        /// step: epochs between drops.
+        #[setting(at_least(1.0).at_most(MOST_EPOCHS).needs(&[STEP]))]
+        pub step_size: u64 = 20;
+        /// cosine: rate at the end.
+        #[setting(at_least(0.0).needs(&[COSINE]))]
+        pub min_lr: f64 = 0.0;
+        /// Epochs of linear warm-up, fewer than --epochs.
+        #[setting(flag("warmup-epochs").at_most(MOST_EPOCHS))]
+        pub warmup_epochs: u64 = 0, Classify => 1;
+        /// Share of the rate at the start of the warm-up.
+        #[setting(above(0.0).at_most(1.0).needs(&[WARMUP]))]
+        pub warmup_factor: f64 = 0.1;
+    }
+}
+
+/// Epochs of a run, at most: what is counted in steps must not overflow.
+pub const MOST_EPOCHS: f64 = 1e6;
+
+impl ScheduleOptions {
+    /// The schedule over steps (from 0), for epochs of `steps` batches. Milestones count epochs from 1, as in the published
+    /// recipe: epoch e runs at lr · gamma^#{m ≤ e}.
+    pub fn per_step(&self, steps: u64) -> Schedule {
+        let warmup = (self.warmup_epochs > 0)
+            .then_some(Warmup { iters: self.warmup_epochs * steps, start_factor: self.warmup_factor });
+        let decay = match self.kind {
+            ScheduleKind::Constant => Decay::Constant,
+            ScheduleKind::Step => Decay::Step { step_size: self.step_size * steps, gamma: self.gamma },
+            ScheduleKind::MultiStep => Decay::MultiStep {
+                milestones: self.milestones.iter().map(|m| m.saturating_sub(1) * steps).collect(),
+                gamma: self.gamma,
+            },
+            ScheduleKind::Cosine => Decay::Cosine {
+                t_max: ((self.epochs as u64).saturating_sub(self.warmup_epochs) * steps).max(1),
+                eta_min: self.min_lr,
+            },
+        };
+        Schedule { warmup, decay }
+    }
+}
 
 /// A learning-rate schedule. The default keeps the rate constant.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Schedule {
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Warmup>,
     pub decay: Decay,
 }
 
 /// Linear warm-up: the factor rises from `start_factor` at t = 0 to 1 at t = `iters`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Warmup {
     pub iters: u64,
     /// Share of the base rate at t = 0, in (0, 1].
@@ -25,8 +90,7 @@ pub struct Warmup {
 }
 
 /// What follows the warm-up.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Decay {
     #[default]
     Constant,
@@ -48,30 +112,6 @@ impl Schedule {
                 base * (w.start_factor + (1.0 - w.start_factor) * t as f64 / warmup_iters as f64)
             }
             _ => self.decay.lr(base, t, warmup_iters),
-        }
-    }
-
-    /// Refuses values that cannot work.
-    pub fn validate(&self) -> Result<()> {
-        let refuse = |setting: &str, value: String, reason: &str| {
-            Err(Error::Setting { setting: format!("schedule.{setting}"), value, reason: reason.into() })
-        };
-        let rate = |value: f64| value > 0.0 && value <= 1.0;
-        if let Some(w) = &self.warmup
-            && !rate(w.start_factor)
-        {
-            return refuse("warmup.start_factor", w.start_factor.to_string(), "it must lie in (0, 1]");
-        }
-        match &self.decay {
-            Decay::Step { gamma, .. } | Decay::MultiStep { gamma, .. } if !rate(*gamma) => {
-                refuse("decay.gamma", gamma.to_string(), "it must lie in (0, 1]")
-            }
-            Decay::Step { step_size: 0, .. } => refuse("decay.step_size", "0".into(), "it must be at least 1"),
-            Decay::Cosine { t_max: 0, .. } => refuse("decay.t_max", "0".into(), "it must be at least 1"),
-            Decay::Cosine { eta_min, .. } if !(eta_min.is_finite() && *eta_min >= 0.0) => {
-                refuse("decay.eta_min", eta_min.to_string(), "it must be a rate of at least 0")
-            }
-            _ => Ok(()),
         }
     }
 }
@@ -128,31 +168,15 @@ mod tests {
         assert_eq!(schedule.lr(1.0, 25), 0.01);
     }
 
+    /// The published recipe: epoch e, counted from 1, runs at lr · 0.1^#{m ≤ e}.
     #[test]
-    fn reads_toml_and_refuses_nonsense() {
-        let text =
-            "warmup = { iters = 10, start_factor = 0.01 }\ndecay = { kind = \"cosine\", t_max = 90, eta_min = 0.0 }";
-        let schedule: Schedule = toml::from_str(text).unwrap();
-        assert_eq!(schedule.warmup, Some(Warmup { iters: 10, start_factor: 0.01 }));
-        assert_eq!(schedule.decay, Decay::Cosine { t_max: 90, eta_min: 0.0 });
-        assert_eq!(toml::from_str::<Schedule>(&toml::to_string(&schedule).unwrap()).unwrap(), schedule);
-        assert_eq!(toml::from_str::<Schedule>("").unwrap(), Schedule::default());
-        assert!(toml::from_str::<Schedule>("decay = { kind = \"cosine\", tmax = 90, eta_min = 0.0 }").is_err());
-
-        for decay in [
-            Decay::Step { step_size: 0, gamma: 0.1 },
-            Decay::MultiStep { milestones: vec![1], gamma: 0.0 },
-            Decay::Cosine { t_max: 0, eta_min: 0.0 },
-            Decay::Cosine { t_max: 1, eta_min: f64::NAN },
-        ] {
-            let schedule = Schedule { warmup: None, decay };
-            let error = schedule.validate().unwrap_err();
-            assert!(error.to_string().starts_with("schedule.decay."), "{error}");
+    fn milestones_count_epochs_from_one() {
+        let options =
+            ScheduleOptions { kind: ScheduleKind::MultiStep, milestones: vec![3, 5], ..ScheduleOptions::default() };
+        let schedule = options.per_step(2);
+        let rates: Vec<f64> = (0..10).map(|step| schedule.lr(1.0, step)).collect();
+        for (got, want) in rates.iter().zip([1.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01]) {
+            assert!((got - want).abs() < 1e-12, "{rates:?}");
         }
-        assert!(
-            Schedule { warmup: Some(Warmup { iters: 3, start_factor: f64::NAN }), ..Default::default() }
-                .validate()
-                .is_err()
-        );
     }
 }

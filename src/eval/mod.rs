@@ -8,6 +8,7 @@ pub mod evaluate;
 pub mod extract;
 pub mod features_file;
 mod model;
+mod options;
 pub mod pictures;
 pub mod ranking;
 pub mod report;
@@ -19,4 +20,5 @@ pub const ITEMS_FILE: &str = "items.csv";
 
 pub use evaluate::{dataset_features, evaluate_dataset, ranking_options};
 pub use extract::Output;
-pub use model::{EvalOptions, Model};
+pub use model::{Inference, Model};
+pub use options::{EvalOptions, Rerank};

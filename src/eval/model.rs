@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::EvalOptions;
 use super::extract::{ExtractOptions, Extractor, Output};
 use crate::base::memory;
 use crate::base::progress::Reporter;
@@ -13,17 +14,15 @@ use crate::engine::store::Store;
 use crate::nn::Network;
 use crate::{Error, Result};
 
-/// How a network is measured.
-#[derive(Clone, Copy, Debug)]
-pub struct EvalOptions {
+/// How a network is run on images.
+#[derive(Clone, Debug)]
+pub struct Inference {
+    /// Images at a time, and whether the mirrored image counts too.
+    pub eval: EvalOptions,
     /// How images become the network's input.
     pub transform: Transform,
     /// Loader threads.
     pub workers: usize,
-    /// Add the feature, or the prediction, of the mirrored image.
-    pub flip: bool,
-    /// Images at a time.
-    pub batch: usize,
     /// Which latent states the cells start from.
     pub eval_state: EvalState,
     /// Seed of everything that is drawn at random.
@@ -36,7 +35,7 @@ pub struct Model<'a> {
     pub store: &'a mut Store,
     /// Those of the training.
     pub states: &'a LatentStates,
-    pub options: EvalOptions,
+    pub options: Inference,
     pub device: &'a Device,
     pub reporter: &'a Reporter,
     /// Set to end the work before its time.
@@ -51,14 +50,14 @@ impl Model<'_> {
     /// [`Error::Stopped`].
     pub fn run(&mut self, samples: Arc<[Sample]>, output: Output) -> Result<(Vec<f32>, usize)> {
         let Model { network, store, states, options, device, reporter, stop } = self;
-        let EvalOptions { transform, workers, flip, batch, eval_state, seed } = *options;
+        let Inference { eval: EvalOptions { flip, batch, .. }, transform, workers, eval_state, seed } = *options;
         let extraction = ExtractOptions { output, flip, batch, eval_state, seed };
         let mut extractor = Extractor::new(*network, store, [transform.height, transform.width], extraction, device)?;
         let loading = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers };
         let count = samples.len();
         let mut rows = memory::reserved("the features", count.saturating_mul(extractor.dim()))?;
         let mut task = reporter.start(output.name(), count as u64, "images");
-        for batch in Loader::sequential(samples.clone(), options.batch, loading)? {
+        for batch in Loader::sequential(samples.clone(), batch, loading)? {
             if stop.requested() {
                 return Err(Error::Stopped);
             }

@@ -43,7 +43,7 @@ pub fn has_header(file: &checkpoint::File) -> bool {
 /// The file was not written by this program.
 pub fn model_header(path: &Path, file: &checkpoint::File) -> Result<ModelHeader> {
     let header: ModelHeader = read_header(path, &file.metadata)?;
-    header.config.not_finite().map_err(|reason| bad(path, format!("its description cannot be used: {reason}")))?;
+    header.config.to_table().map_err(|reason| bad(path, format!("its description cannot be used: {reason}")))?;
     let ModelHeader { classes, class_names: names, .. } = &header;
     if !names.is_empty() && names.len() != *classes {
         return Err(bad(path, format!("its header has {classes} classes and names {}", names.len())));

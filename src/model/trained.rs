@@ -6,8 +6,8 @@ use super::{MODEL_FILE, checkpoints, cost, has_header, load_latent_states, model
 use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
 use crate::base::text::Shown;
-use crate::config::{Chosen, Config, DEFAULT_ARCH, Data, Overrides, SETTINGS};
-use crate::data::DatasetKind;
+use crate::config::{Config, Overrides, Setting};
+use crate::data::{DataOptions, DatasetKind};
 use crate::engine::device::Device;
 use crate::engine::graph::{Graph, Mode};
 use crate::engine::latent_state::{EvalState, LatentStates};
@@ -15,7 +15,7 @@ use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 use crate::eval::Model;
 use crate::io::checkpoint::{self, Names, Place};
-use crate::nn::Network;
+use crate::nn::{DEFAULT_ARCH, Network};
 use crate::run_dir::RunDir;
 use crate::{Error, Result};
 
@@ -50,7 +50,7 @@ impl TrainedModel {
         let file = checkpoint::File::open_dictionary(&path, flags.text("train.weights_dict"))?;
         let (about, place) = if has_header(&file) { (described(&file, flags)?, None) } else { foreign(&file, flags)? };
         let About { config, classes, class_names, trained_on, trained_root } = about;
-        flags.refuse_without_effect(Chosen { config: &measured(&config, flags), init: true })?;
+        flags.refuse_without_effect(&measured(&config, flags), true)?;
         // What a file says of its network is believed as far as its tensors go: nothing is made before they are held against it.
         let mut store = Store::of_shapes();
         let network = config.network(classes).and_then(|network| network.build(&mut store, config.seed));
@@ -99,7 +99,7 @@ impl TrainedModel {
             network: &**network,
             store,
             states,
-            options: config.eval_options(),
+            options: config.inference(),
             device,
             reporter,
             stop: StopFlag::default(),
@@ -150,17 +150,15 @@ fn described(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
     stored.validate().map_err(|error| of_header(file.path(), error))?;
     let config = Config::load(&stored, None, flags)?;
     // A flag that changes no shape, such as a stride, would silently make another network of the same weights.
-    for setting in SETTINGS.iter().filter(|s| s.makes_network() && flags.has(s.path)) {
-        let (then, now) = (header.config.shown(setting), config.shown(setting));
-        if then != now {
-            return Err(Error::Setting {
-                setting: setting.path.into(),
-                value: now,
-                reason: format!("the checkpoint says of itself that it is {then}: leave the flag out"),
-            });
-        }
+    let named = |setting: &Setting| setting.is_of_network && flags.has(setting.path);
+    if let Some(setting) = config.first_difference(&header.config, named) {
+        return Err(Error::Setting {
+            setting: setting.path.into(),
+            value: config.shown(setting),
+            reason: format!("the checkpoint was trained with {}: omit this flag", header.config.shown(setting)),
+        });
     }
-    let Data { root, kind, .. } = &header.config.data;
+    let DataOptions { root, kind, .. } = &header.config.data;
     let root = root.shown();
     let trained_on = if *kind == DatasetKind::Auto { root.to_string() } else { format!("{root} ({kind})") };
     let (classes, class_names) = (header.classes, header.class_names);
@@ -254,7 +252,6 @@ pub fn model_file(path: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::setting;
     use crate::nn::TaskKind;
 
     #[test]
@@ -263,9 +260,8 @@ mod tests {
         config.data.kind = DatasetKind::Cifar10;
         let mut flags = Overrides::default();
         let mut check = |path: &str, value: &str| {
-            let setting = setting(path).unwrap();
-            flags.push(setting, setting.kind.parse(value).unwrap());
-            flags.refuse_without_effect(Chosen { config: &measured(&config, &flags), init: false })
+            flags.add(path, value).unwrap();
+            flags.refuse_without_effect(&measured(&config, &flags), false)
         };
         assert!(check("data.val_share", "0.3").unwrap_err().to_string().contains("validation images of its own"));
         check("data.root", "photos").unwrap();

@@ -3,8 +3,8 @@
 //! Names: `backbone.*` (torchvision's), `ptl.*`, `reduction.*` (optional), `bottleneck.*` (the BN neck), `classifier.weight`.
 
 use super::{
-    Architecture, BatchNorm2d, Init, Linear, Network, Outputs, Pool, PtlBranch, PtlConfig, ResNet, ResNetConfig, Scope,
-    StemKind,
+    Architecture, BatchNorm2d, Init, Linear, Network, Outputs, Pool, PtlBranch, PtlOptions, ResNet, ResNetConfig,
+    Scope, StemKind,
 };
 use crate::Result;
 use crate::engine::graph::{Graph, Var};
@@ -22,7 +22,7 @@ pub struct BaselineConfig {
     pub embedding: usize,
     pub pool: Pool,
     /// The PTL branch, if any.
-    pub ptl: Option<PtlConfig>,
+    pub ptl: Option<PtlOptions>,
     /// Training identities.
     pub classes: usize,
 }

@@ -2,7 +2,7 @@
 //!
 //! Names: `conv1`, `bn1`, `layer1` and so on, `fc`; `ptl.*`. With PTL `fc` sees `[backbone, cell]`, so its weight is longer.
 
-use super::{Init, Linear, Network, Outputs, Pool, PtlBranch, PtlConfig, ResNet, ResNetConfig, Scope};
+use super::{Init, Linear, Network, Outputs, Pool, PtlBranch, PtlOptions, ResNet, ResNetConfig, Scope};
 use crate::Result;
 use crate::engine::graph::{Graph, Var};
 use crate::engine::store::Store;
@@ -15,7 +15,7 @@ pub struct ClassifierConfig {
     /// How a feature map becomes a vector; the mean as published.
     pub pool: Pool,
     /// The PTL branch, if any.
-    pub ptl: Option<PtlConfig>,
+    pub ptl: Option<PtlOptions>,
     pub classes: usize,
 }
 

@@ -1,6 +1,6 @@
 //! Weights under the names that other programs give them, into the networks: whole, or refused.
 
-use super::{Arch, Network, NetworkConfig, Pool, PtlConfig, StemKind};
+use super::{Arch, ModelOptions, Network, NetworkConfig, PtlOptions, StemKind};
 use crate::Result;
 use crate::engine::store::Store;
 use crate::io::checkpoint::{self, File, FineTune, LoadReport, Names, Place, Tensor};
@@ -12,12 +12,8 @@ fn build(arch: &str, task: TaskKind, store: &mut Store, seed: u64) -> Box<dyn Ne
     let stem = if arch.backbone.for_small_images() { StemKind::Cifar } else { StemKind::Imagenet };
     let config = NetworkConfig {
         arch,
-        width: 0.0625,
-        stem,
-        last_stride: 1,
-        embedding: 0,
-        pool: Pool::Avg,
-        cells: PtlConfig { stages: vec![1, 2], ..PtlConfig::default() },
+        model: ModelOptions { width: 0.0625, stem, ..ModelOptions::default() },
+        ptl: PtlOptions { stages: vec![1, 2], ..PtlOptions::default() },
         classes: 3,
     };
     config.build(store, seed).unwrap()

@@ -21,8 +21,8 @@ pub use init::{Init, Scope};
 pub use layers::{BatchNorm2d, Conv2d, Linear};
 pub use mgn::{Mgn, MgnConfig};
 pub use mgn_ptl::MgnCells;
-pub use network::{Arch, Family, Network, NetworkConfig, Outputs, check_image_size};
-pub use ptl::{Pool, PtlBranch, PtlConfig};
+pub use network::{Arch, DEFAULT_ARCH, Family, ModelOptions, Network, NetworkConfig, Outputs, check_image_size};
+pub use ptl::{Pool, PtlBranch, PtlOptions};
 pub use resnet::{Architecture, Block, ResNet, ResNetConfig, Stage, Stem, StemKind};
 pub use task::TaskKind;
 

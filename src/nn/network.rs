@@ -3,9 +3,10 @@
 use std::fmt;
 
 use super::{
-    Architecture, Baseline, BaselineConfig, Classifier, ClassifierConfig, Mgn, MgnConfig, Pool, PtlConfig,
+    Architecture, Baseline, BaselineConfig, Classifier, ClassifierConfig, Mgn, MgnConfig, Pool, PtlOptions,
     ResNetConfig, StemKind, TaskKind,
 };
+use crate::base::settings::{ON_IMAGES, ON_NETWORKS, settings};
 use crate::engine::graph::{Graph, Var};
 use crate::engine::store::Store;
 use crate::{Error, Result};
@@ -111,23 +112,50 @@ impl Arch {
     }
 }
 
+settings! {
+    /// `[model]`: the network.
+    pub struct ModelOptions in "model", "Network" {
+        /// Network; -ptl adds BConv-Cells. For mgn* the defaults are the published recipe: 384x128 images, 450 epochs, rate / 10 at
+        /// 320, 360 and 400, margin 1.2.
+        #[setting(flag("arch").choice(&Arch::NAMES).of_network().taken_by(ON_IMAGES))]
+        pub arch: String = DEFAULT_ARCH.into();
+        /// Multiplier of the backbone's channel counts.
+        #[setting(flag("width").at_least(0.02).at_most(16.0).of_network())]
+        pub width: f32 = 1.0;
+        /// Input height in pixels.
+        #[setting(flag("height").at_least(16.0).at_most(4096.0).taken_by(ON_NETWORKS))]
+        pub height: usize = 256, Mgn => 384, Classify => 224, SmallImages => 32;
+        /// Input width in pixels.
+        #[setting(flag("image-width").at_least(16.0).at_most(4096.0).taken_by(ON_NETWORKS))]
+        pub image_width: usize = 128, Classify => 224, SmallImages => 32;
+        /// How images enter: by 7x7 stride 2 and a max pool (imagenet), or for small images by 3x3 stride 1 (cifar); fixed for mgn* and
+        /// cifar-*.
+        #[setting(flag("stem").of_network())]
+        pub stem: StemKind = StemKind::Imagenet, SmallImages => StemKind::Cifar;
+        /// Stride of the backbone's last stage, 1 or 2 (fixed for mgn*).
+        #[setting(flag("last-stride").at_least(1.0).at_most(2.0).of_network())]
+        pub last_stride: usize = 1, Classify => 2, SmallImages => 2;
+        /// Length of the embedding; 0 takes the pooled vector itself, or for each of mgn*'s eight branches 256 x width.
+        #[setting(flag("embedding").at_most(65536.0).of_network())]
+        pub embedding: usize = 0;
+        /// Global pooling (max for mgn*).
+        #[setting(flag("pool").of_network())]
+        pub pool: Pool = Pool::Avg, Mgn => Pool::Max;
+    }
+}
+
+/// The network that is trained where none is named.
+pub const DEFAULT_ARCH: &str = "resnet50-ptl";
+
 /// Everything that shapes a network.
 #[derive(Clone, Debug)]
 pub struct NetworkConfig {
+    /// The name of `model`, taken apart.
     pub arch: Arch,
-    /// Width multiplier; 1 is the published network.
-    pub width: f32,
-    /// How images enter (not for MGN).
-    pub stem: StemKind,
-    /// Stride of the last stage (not for MGN).
-    pub last_stride: usize,
-    /// Length of the embedding. Baseline: 0 takes the pooled vector itself. MGN: of each of the eight; 0 takes 256 times
-    /// the width.
-    pub embedding: usize,
-    /// How a feature map becomes a vector (baseline).
-    pub pool: Pool,
+    /// The settings of the network; the size of its input has no part in it.
+    pub model: ModelOptions,
     /// The BConv-Cells, where `arch` has them.
-    pub cells: PtlConfig,
+    pub ptl: PtlOptions,
     /// Training identities, or classes.
     pub classes: usize,
 }
@@ -139,11 +167,12 @@ impl NetworkConfig {
     /// Settings that make no network.
     pub fn build(&self, store: &mut Store, seed: u64) -> Result<Box<dyn Network>> {
         let published = self.arch.backbone.base();
-        let base = (published as f32 * self.width).round();
+        let model = &self.model;
+        let base = (published as f32 * model.width).round();
         if !(1.0..=1024.0).contains(&base) {
             return Err(Error::Setting {
                 setting: "model.width".into(),
-                value: self.width.to_string(),
+                value: model.width.to_string(),
                 reason: format!("the stem has {published} channels times this: choose from 1 to 1024"),
             });
         }
@@ -155,21 +184,20 @@ impl NetworkConfig {
             });
         }
         let (base, classes, architecture) = (base as usize, self.classes, self.arch.backbone);
-        let ptl = self.arch.ptl.then(|| self.cells.clone());
-        let (stem, last_stride) = (self.stem, self.last_stride);
+        let ptl = self.arch.ptl.then(|| self.ptl.clone());
+        let &ModelOptions { stem, last_stride, embedding, pool, .. } = model;
         Ok(match self.arch.family {
             Family::Classifier => {
                 let backbone = ResNetConfig { architecture, base, stem, last_stride, classes: None };
-                Box::new(Classifier::new(store, &ClassifierConfig { backbone, pool: self.pool, ptl, classes }, seed)?)
+                Box::new(Classifier::new(store, &ClassifierConfig { backbone, pool, ptl, classes }, seed)?)
             }
             Family::Baseline => {
-                let (embedding, pool) = (self.embedding, self.pool);
                 let config = BaselineConfig { architecture, base, stem, last_stride, embedding, pool, ptl, classes };
                 Box::new(Baseline::new(store, &config, seed)?)
             }
             Family::Mgn => {
-                let embedding = if self.embedding == 0 { (4 * base).max(1) } else { self.embedding };
-                let cell_width = self.arch.ptl.then_some(self.cells.cell_width);
+                let embedding = if embedding == 0 { (4 * base).max(1) } else { embedding };
+                let cell_width = self.arch.ptl.then_some(self.ptl.cell_width);
                 Box::new(Mgn::new(store, &MgnConfig { architecture, base, embedding, cell_width, classes }, seed))
             }
         })

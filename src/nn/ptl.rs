@@ -11,39 +11,48 @@
 //! path is unchanged. With fewer stages the branch starts from the feature map before its first stage, skips the stages that
 //! are not named, and its last cell is the one that is pooled.
 
-use serde::{Deserialize, Serialize};
-
 use super::{Architecture, BConvCell, Fuse, ResNet, ResNetConfig, Scope};
+use crate::base::settings::{CELL_WIDTHS, CELLS, ON_IMAGES, choice, settings};
 use crate::engine::graph::{Graph, Var};
+use crate::engine::latent_state::{EvalState, StateInit, StatePolicy};
 use crate::engine::op;
 use crate::engine::store::{Group, Store};
 use crate::{Error, Result};
 
-/// Where cells sit and how wide they are.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PtlConfig {
-    /// Stages (from 1, ascending) with a cell beside them.
-    pub stages: Vec<usize>,
-    /// Width of cells and fuse modules, relative to the default.
-    pub cell_width: f32,
-    /// Channels of the cell beside each of `stages`, and of the fuse module before it where that stands behind the stage before;
-    /// empty takes the default's.
-    pub cell_channels: Vec<usize>,
-}
-
-impl Default for PtlConfig {
-    fn default() -> PtlConfig {
-        PtlConfig { stages: vec![1, 2, 3, 4], cell_width: 1.0, cell_channels: Vec::new() }
+settings! {
+    /// `[ptl]`: the BConv-Cells: where they are, how wide, and what becomes of their latent states.
+    pub struct PtlOptions in "ptl", "BConv-Cells" {
+        /// Stages (1 to 4, to 3 for cifar-*) with a BConv-Cell beside them (all for mgn*).
+        #[setting(flag("ptl-stages").needs(&[CELLS]).of_network())]
+        pub stages: Vec<usize> = vec![1, 2, 3, 4], ThreeStages => vec![1, 2, 3];
+        /// Width of cells and fuse modules, relative to the default.
+        #[setting(flag("cell-width").above(0.0).at_most(16.0).needs(&[CELLS, CELL_WIDTHS]).of_network())]
+        pub cell_width: f32 = 1.0;
+        /// Channels of the cell beside each of --ptl-stages, and of the fuse module before it (not for mgn*) [default: derived
+        /// from --cell-width].
+        #[setting(flag("cell-channels").needs(&[CELLS]).of_network())]
+        pub cell_channels: Vec<usize> = Vec::new();
+        /// When training resets the latent states: at each epoch's start (carry), never (carry-epochs), or at every step (reset).
+        #[setting(flag("state-policy").needs(&[CELLS]))]
+        pub state_policy: StatePolicy = StatePolicy::Carry;
+        /// What evaluation starts from: zeros, the mean of the last training state, or seeded noise (normal).
+        #[setting(flag("eval-state").needs(&[CELLS]).taken_by(ON_IMAGES))]
+        pub eval_state: EvalState = EvalState::Zeros;
+        /// What a latent state holds after a reset: zeros, or seeded noise (normal).
+        #[setting(flag("state-init").needs(&[CELLS]))]
+        pub state_init: StateInit = StateInit::Zeros;
     }
 }
 
-/// How a feature map becomes a vector.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pool {
-    #[default]
-    Avg,
-    Max,
+choice! {
+    /// How a feature map becomes a vector.
+    pub enum Pool {
+        /// By its average.
+        #[default]
+        Avg = "avg",
+        /// By its maximum.
+        Max = "max",
+    }
 }
 
 /// The pooled feature map of `backbone`, with a branch `[backbone, cell]`: `[n, 1, 1, c]`.
@@ -98,7 +107,7 @@ impl PtlBranch {
     ///
     /// # Errors
     /// No stage, an unknown one, or stages out of order; a cell width of 0 or less.
-    pub fn new(scope: Scope<'_>, backbone: &ResNetConfig, config: &PtlConfig) -> Result<PtlBranch> {
+    pub fn new(scope: Scope<'_>, backbone: &ResNetConfig, config: &PtlOptions) -> Result<PtlBranch> {
         let stages = &config.stages;
         let last = backbone.architecture.stages();
         let ordered = stages.windows(2).all(|w| w[0] < w[1]) && stages.iter().all(|s| (1..=last).contains(s));
@@ -212,7 +221,7 @@ mod tests {
     use crate::engine::shape::Shape;
     use crate::nn::{Baseline, BaselineConfig, Network, StemKind};
 
-    fn model(architecture: Architecture, base: usize, ptl: Option<PtlConfig>) -> (Baseline, Store) {
+    fn model(architecture: Architecture, base: usize, ptl: Option<PtlOptions>) -> (Baseline, Store) {
         let stem = StemKind::Imagenet;
         let config = BaselineConfig {
             architecture,
@@ -234,7 +243,7 @@ mod tests {
             for base in [64, 16] {
                 let count = |ptl| model(architecture, base, ptl).1.count(None) as f64;
                 let stages = (1..=architecture.stages()).collect();
-                let share = count(Some(PtlConfig { stages, ..PtlConfig::default() })) / count(None) - 1.0;
+                let share = count(Some(PtlOptions { stages, ..PtlOptions::default() })) / count(None) - 1.0;
                 println!("{}, stem of {base}: {:.1} %", architecture.name(), 100.0 * share);
                 assert!(share > 0.0 && share <= 0.15, "{}, stem of {base}: {share}", architecture.name());
             }
@@ -244,7 +253,7 @@ mod tests {
     #[test]
     fn cells_sit_where_they_are_named() {
         for (stages, cells) in [(vec![1, 2, 3, 4], 6), (vec![1], 3), (vec![3], 1), (vec![2, 4], 2), (vec![3, 4], 2)] {
-            let ptl = PtlConfig { stages: stages.clone(), cell_width: 0.5, ..PtlConfig::default() };
+            let ptl = PtlOptions { stages: stages.clone(), cell_width: 0.5, ..PtlOptions::default() };
             let (model, store) = model(Architecture::ResNet18, 8, Some(ptl));
             let mut graph = Graph::new(Mode::Train);
             let images = graph.input(Shape::new(2, 64, 32, 3));
@@ -263,7 +272,7 @@ mod tests {
         let backbone = ResNetConfig { architecture, base: 8, stem, last_stride: 2, classes: None };
         for (stages, cell_width) in [(vec![], 1.0), (vec![2, 1], 1.0), (vec![5], 1.0), (vec![1], 0.0)] {
             let mut store = Store::new();
-            let config = PtlConfig { stages, cell_width, ..PtlConfig::default() };
+            let config = PtlOptions { stages, cell_width, ..PtlOptions::default() };
             assert!(PtlBranch::new(Scope::root(&mut store, 0), &backbone, &config).is_err(), "{config:?}");
         }
     }

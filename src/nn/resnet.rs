@@ -5,9 +5,8 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 use super::{BatchNorm2d, Conv2d, Init, Linear, Scope};
+use crate::base::settings::choice;
 use crate::engine::graph::{Graph, Var};
 use crate::engine::op;
 use crate::engine::store::{Group, Store};
@@ -81,15 +80,15 @@ impl Architecture {
     }
 }
 
-/// How images enter a ResNet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StemKind {
-    /// 7x7 convolution of stride 2, 3x3 max pool of stride 2.
-    #[default]
-    Imagenet,
-    /// 3x3 convolution of stride 1.
-    Cifar,
+choice! {
+    /// How images enter a ResNet.
+    pub enum StemKind {
+        /// 7x7 convolution of stride 2, 3x3 max pool of stride 2.
+        #[default]
+        Imagenet = "imagenet",
+        /// 3x3 convolution of stride 1.
+        Cifar = "cifar",
+    }
 }
 
 impl StemKind {

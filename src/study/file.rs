@@ -132,11 +132,11 @@ impl StudyFile {
         let mut harmless = Overrides::default();
         for (setting, value) in flags.iter() {
             let (old, new) = (self.config.shown(setting), given.shown(setting));
-            if !setting.changes_results() {
+            if !setting.changes_results {
                 harmless.push(setting, value.clone());
             } else if old != new {
                 return Err(Error::Setting {
-                    setting: format!("--{}", setting.flag()),
+                    setting: format!("--{}", setting.flag_name()),
                     value: new,
                     reason: format!("the study has {old}: leave it out, or start another study in a new folder"),
                 });
@@ -153,12 +153,10 @@ impl StudyFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::setting;
 
     fn flag(path: &str, value: &str) -> Overrides {
         let mut flags = Overrides::default();
-        let setting = setting(path).unwrap();
-        flags.push(setting, setting.kind.parse(value).unwrap());
+        flags.add(path, value).unwrap();
         flags
     }
 

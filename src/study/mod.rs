@@ -20,7 +20,7 @@ use crate::base::progress::Reporter;
 use crate::base::report::{MeanStd, Table};
 use crate::base::stop::StopFlag;
 use crate::base::text::Shown;
-use crate::config::{Config, Overrides, SETTINGS, Setting};
+use crate::config::{Config, Overrides};
 use crate::data::Dataset;
 use crate::eval::ranking::Scores;
 use crate::model::{checkpoints, model_file};
@@ -91,8 +91,7 @@ impl Study<'_> {
 /// Refuses an arm that was trained with other settings than the study's: resumed by itself, for one.
 fn check_settings(run: &RunDir, config: &Config) -> Result<()> {
     let stored = run.read_config(&Overrides::default())?;
-    let differs = |setting: &&Setting| setting.changes_results() && stored.shown(setting) != config.shown(setting);
-    let Some(setting) = SETTINGS.iter().find(differs) else { return Ok(()) };
+    let Some(setting) = config.first_difference(&stored, |setting| setting.changes_results) else { return Ok(()) };
     let (then, now) = (stored.shown(setting), config.shown(setting));
     let (then, now) = (then.shown(), now.shown());
     let reason = format!("it has {} = {then}, the study {now}: remove the folder to train this arm anew", setting.path);

@@ -23,6 +23,13 @@ pub struct ModelInfo<'a> {
     pub class_names: &'a [String],
 }
 
+impl ModelInfo<'_> {
+    /// For labels with these names.
+    pub fn of(class_names: &[String]) -> ModelInfo<'_> {
+        ModelInfo { classes: class_names.len(), class_names }
+    }
+}
+
 /// Writes the checkpoint of the step that `record` stands at into `folder` (of checkpoints). The model is the moving average of the
 /// weights, where there is one.
 ///

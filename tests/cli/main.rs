@@ -301,7 +301,7 @@ fn weights_from_elsewhere_are_measured_with_flags_that_name_their_network() {
     let own = ["evaluate", "--checkpoint", run, "--data", data];
     assert_eq!(succeeds(&[&own[..], &arch].concat()), succeeds(&own));
     for flags in [["--arch", "resnet18"], ["--embedding", "8"], ["--pool", "max"], ["--width", "0.25"]] {
-        fails_with(1, &[&own[..], &flags].concat(), &[&flags[0][2..].replace('-', "_"), "leave the flag out"]);
+        fails_with(1, &[&own[..], &flags].concat(), &[&flags[0][2..].replace('-', "_"), "omit this flag"]);
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use ptl::engine::graph::{Graph, Mode, StateId, Var};
 use ptl::engine::latent_state::{LatentStates, StateInit};
 use ptl::engine::op;
-use ptl::engine::optim::{OptimConfig, Optimizer, Segment};
+use ptl::engine::optim::{Optimizer, Segment, UpdateRule};
 use ptl::engine::session::Session;
 use ptl::engine::shape::Shape;
 use ptl::engine::store::Store;
@@ -383,7 +383,7 @@ impl Network {
 
     fn adam(&mut self, checker: &mut Checker) {
         self.fill();
-        let config = OptimConfig::Adam { betas: [0.9, 0.999], eps: 1e-8, amsgrad: true };
+        let config = UpdateRule::Adam { betas: [0.9, 0.999], eps: 1e-8, amsgrad: true };
         let mut optimizer = Optimizer::new(&config, self.store.values.len()).expect("an optimiser");
         let mut recorded = self.record(Mode::Train);
         let trained = self.store.params.iter().enumerate().filter(|(i, _)| recorded.session.has_grad(*i));

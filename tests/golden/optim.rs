@@ -1,7 +1,7 @@
 //! Optimisers: every configuration of the metadata, parameters after the stored steps and the final state.
 
 use ptl::engine::device::{Device, Mirrored};
-use ptl::engine::optim::{OptimConfig, Optimizer, Segment};
+use ptl::engine::optim::{Optimizer, Segment, UpdateRule};
 use ptl::engine::schedule::{Decay, Schedule};
 use serde_json::Value;
 
@@ -9,14 +9,14 @@ use crate::support::{Checker, GoldenFile, exact, files};
 
 const TOLERANCE: f64 = 5e-6;
 
-fn config(case: &Value) -> OptimConfig {
+fn config(case: &Value) -> UpdateRule {
     let number = |key: &str| case[key].as_f64().unwrap_or_else(|| panic!("no number {key} in {case}"));
     let flag = |key: &str| case[key].as_bool().unwrap_or_else(|| panic!("no flag {key} in {case}"));
     let betas = || [number("beta1"), number("beta2")];
     match case["kind"].as_str().expect("kind") {
-        "adam" => OptimConfig::Adam { betas: betas(), eps: number("eps"), amsgrad: flag("amsgrad") },
-        "adamw" => OptimConfig::AdamW { betas: betas(), eps: number("eps"), amsgrad: flag("amsgrad") },
-        "sgd" => OptimConfig::Sgd { momentum: number("momentum"), nesterov: flag("nesterov") },
+        "adam" => UpdateRule::Adam { betas: betas(), eps: number("eps"), amsgrad: flag("amsgrad") },
+        "adamw" => UpdateRule::AdamW { betas: betas(), eps: number("eps"), amsgrad: flag("amsgrad") },
+        "sgd" => UpdateRule::Sgd { momentum: number("momentum"), nesterov: flag("nesterov") },
         other => panic!("unknown optimiser {other}"),
     }
 }

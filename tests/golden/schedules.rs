@@ -35,7 +35,6 @@ fn golden_schedules() {
         let golden = GoldenFile::open(&path);
         for (name, case) in golden.json.as_object().expect("schedules by name") {
             let schedule = schedule(case);
-            schedule.validate().expect("a schedule that works");
             let base = case["base_lr"].as_f64().expect("base_lr");
             let want: Vec<f64> = serde_json::from_value(case["lr"].clone()).expect("lr");
             let got: Vec<f64> = (0..want.len() as u64).map(|t| schedule.lr(base, t)).collect();

@@ -9,9 +9,10 @@ use std::path::Path;
 
 use ptl::base::progress::Reporter;
 use ptl::base::stop::StopFlag;
-use ptl::config::{OptimKind, Overrides};
+use ptl::config::Overrides;
 use ptl::data::{Dataset, DatasetKind, LoadOptions, load};
 use ptl::engine::latent_state::{EvalState, StateInit, StatePolicy};
+use ptl::engine::optim::OptimKind;
 use ptl::eval::Output;
 use ptl::io::checkpoint::File;
 use ptl::model::TrainedModel;

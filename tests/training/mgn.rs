@@ -4,9 +4,10 @@ use std::path::Path;
 
 use ptl::base::progress::Reporter;
 use ptl::base::stop::StopFlag;
-use ptl::config::{Config, Overrides, ScheduleKind};
+use ptl::config::{Config, Overrides, TrainOptions};
 use ptl::data::{Dataset, DatasetKind, LoadOptions, load};
 use ptl::engine::latent_state::StatePolicy;
+use ptl::engine::schedule::ScheduleKind;
 use ptl::eval::Output;
 use ptl::io::checkpoint::File;
 use ptl::model::TrainedModel;
@@ -45,7 +46,7 @@ fn mgn_ptl_trains_evaluates_and_resumes_at_384x128() {
 
     let stopped = RunDir::create(&folder.path().join("stopped")).unwrap();
     finish(
-        &Config { train: ptl::config::Train { max_steps: Some(4), ..config.train.clone() }, ..config.clone() },
+        &Config { train: TrainOptions { max_steps: Some(4), ..config.train.clone() }, ..config.clone() },
         Start::Scratch,
         &stopped,
     );

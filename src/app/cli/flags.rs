@@ -1,115 +1,41 @@
-//! Settings as flags, made from the table of settings.
+//! Settings as flags, made from their declarations.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser, ValueParser};
-use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
-use toml::Value;
+use clap::{Arg, ArgMatches, Args, Command as ClapCommand, FromArgMatches};
+use toml::{Table, Value};
 
-use crate::config::{Config, Kind, Overrides, SETTINGS, Setting, section_title};
+use crate::config::{Command, Config, Kind, Overrides, Section, Setting};
 
-/// Flags of all settings.
-#[derive(Debug)]
-pub struct TrainFlags(pub Overrides);
-
-/// Flags of the settings that matter to a trained model.
-#[derive(Debug)]
-pub struct EvalFlags(pub Overrides);
-
-/// Flags of the settings that matter to the features of a trained model.
-#[derive(Debug)]
-pub struct ExtractFlags(pub Overrides);
-
-/// Flags of the settings that matter to a ranking.
-#[derive(Debug)]
-pub struct RankFlags(pub Overrides);
-
-/// Flags of the settings that matter to the predictions of a classifier.
-#[derive(Debug)]
-pub struct PredictFlags(pub Overrides);
-
-/// Flags of the settings that matter to what a network costs.
-#[derive(Debug)]
-pub struct InfoFlags(pub Overrides);
-
-fn all() -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter()
+/// The settings that `command` takes as flags, each with its section; `None`: a command that trains, which takes all.
+fn taken_by(command: Option<Command>) -> impl Iterator<Item = (&'static Section, &'static Setting)> {
+    let taken = move |setting: &Setting| command.is_none_or(|command| setting.commands.contains(&command));
+    let all =
+        Config::SECTIONS.iter().flat_map(|section| section.settings.iter().map(move |setting| (section, setting)));
+    all.filter(move |(_, setting)| taken(setting))
 }
 
-/// Without what only training asks for. What makes the network is for checkpoints from elsewhere; where a checkpoint says
-/// itself what it is, [`TrainedModel::open`](crate::model::TrainedModel::open) refuses another one.
-fn for_evaluation() -> impl Iterator<Item = &'static Setting> {
-    const SECTIONS: [&str; 3] = ["", "data", "eval"];
-    const ALSO: [&str; 8] = [
-        "train.weights_dict",
-        "model.height",
-        "model.image_width",
-        "ptl.eval_state",
-        "augment.interpolation",
-        "augment.crop",
-        "train.workers",
-        "gpu.vendor",
-    ];
-    const NOT: [&str; 3] = ["data.target", "data.target_kind", "data.cache_mb"];
-    let wanted = |s: &Setting| SECTIONS.contains(&s.section()) || ALSO.contains(&s.path) || s.makes_network();
-    SETTINGS.iter().filter(move |s| wanted(s) && !NOT.contains(&s.path))
+fn add_flags(
+    command: ClapCommand,
+    settings: impl Iterator<Item = (&'static Section, &'static Setting)>,
+) -> ClapCommand {
+    let defaults = Table::try_from(Config::default()).expect("a configuration is valid TOML");
+    settings.fold(command, |command, (section, setting)| command.arg(flag(section, setting, &defaults)))
 }
 
-/// Settings of the ranking alone.
-const RANKING: [&str; 4] = ["eval.rerank", "eval.k1", "eval.k2", "eval.lambda"];
-
-/// Without the ranking.
-fn without_ranking() -> impl Iterator<Item = &'static Setting> {
-    for_evaluation().filter(|s| !RANKING.contains(&s.path))
-}
-
-/// Features are no CSV file.
-fn for_extraction() -> impl Iterator<Item = &'static Setting> {
-    without_ranking().filter(|s| s.path != "eval.raw_csv")
-}
-
-/// Of images that belong to no data set.
-fn for_prediction() -> impl Iterator<Item = &'static Setting> {
-    const DATA: [&str; 2] = ["data.skip_broken", "data.exif_orientation"];
-    without_ranking().filter(|s| s.section() != "data" || DATA.contains(&s.path))
-}
-
-/// What matters to features that are there already.
-fn for_ranking() -> impl Iterator<Item = &'static Setting> {
-    const ALSO: [&str; 2] = ["threads", "device"];
-    SETTINGS.iter().filter(|s| RANKING.contains(&s.path) || ALSO.contains(&s.path))
-}
-
-/// What decides about parameters, operations and memory, but for the network's name.
-fn for_cost() -> impl Iterator<Item = &'static Setting> {
-    const ALSO: [&str; 8] = [
-        "model.height",
-        "model.image_width",
-        "sampler.ids",
-        "sampler.images",
-        "sampler.batch",
-        "optim.kind",
-        "optim.amsgrad",
-        "optim.momentum",
-    ];
-    SETTINGS.iter().filter(|s| s.path != "model.arch" && (s.makes_network() || ALSO.contains(&s.path)))
-}
-
-fn add_flags(command: Command, settings: impl Iterator<Item = &'static Setting>) -> Command {
-    let defaults = Value::try_from(Config::default()).expect("a configuration is valid TOML");
-    settings.fold(command, |command, setting| command.arg(flag(setting, &defaults)))
-}
-
-fn flag(setting: &'static Setting, defaults: &Value) -> Arg {
+fn flag(section: &'static Section, setting: &'static Setting, defaults: &Table) -> Arg {
     let kind = setting.kind;
-    let default = setting.path.split('.').try_fold(defaults, |value, key| value.get(key)).and_then(shown);
+    let default = setting.value_in(defaults).and_then(shown);
     let default = default.map_or(String::new(), |value| format!(" [default: {value}]"));
+    let heading =
+        if section.name.is_empty() { section.title.into() } else { format!("{} [{}]", section.title, section.name) };
     let mut arg = Arg::new(setting.path)
-        .long(setting.flag())
+        .long(setting.flag_name())
         .value_name(kind.placeholder())
-        .help(format!("{}{default}", setting.help))
-        .help_heading(section_title(setting.section()))
+        .help(format!("{}{default}", setting.help()))
+        .help_heading(heading)
         .hide_short_help(setting.alias.is_none())
         .value_parser(parser(kind));
-    if setting.path != setting.flag() {
+    if setting.path != setting.flag_name() {
         arg = arg.visible_alias(setting.path);
     }
     if setting.path.contains('_') {
@@ -117,7 +43,10 @@ fn flag(setting: &'static Setting, defaults: &Value) -> Arg {
     }
     match kind {
         Kind::Switch => arg.num_args(0..=1).default_missing_value("true"),
-        _ if setting.path == "eval.rerank" => arg.num_args(0..=1).default_missing_value("auto"),
+        Kind::Choice(_) => match setting.value_of_bare_flag {
+            Some(value) => arg.num_args(0..=1).default_missing_value(value),
+            None => arg,
+        },
         Kind::Count | Kind::Real => arg.allow_negative_numbers(true),
         _ => arg,
     }
@@ -141,21 +70,21 @@ fn shown(value: &Value) -> Option<String> {
     }
 }
 
-fn given(matches: &ArgMatches, settings: impl Iterator<Item = &'static Setting>) -> Overrides {
-    let mut overrides = Overrides::default();
-    for setting in settings {
-        if let Some(value) = matches.get_one::<Value>(setting.path) {
-            overrides.push(setting, value.clone());
-        }
-    }
-    overrides
-}
-
 macro_rules! settings_as_args {
-    ($flags:ty, $settings:ident) => {
+    ($($(#[doc = $doc:literal])+ $flags:ident($command:expr);)+) => {$(
+        $(#[doc = $doc])+
+        #[derive(Debug)]
+        pub struct $flags(pub Overrides);
+
         impl FromArgMatches for $flags {
             fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-                Ok(Self(given(matches, $settings())))
+                let mut overrides = Overrides::default();
+                for (_, setting) in taken_by($command) {
+                    if let Some(value) = matches.get_one::<Value>(setting.path) {
+                        overrides.push(setting, value.clone());
+                    }
+                }
+                Ok($flags(overrides))
             }
 
             fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
@@ -165,23 +94,32 @@ macro_rules! settings_as_args {
         }
 
         impl Args for $flags {
-            fn augment_args(command: Command) -> Command {
-                add_flags(command, $settings())
+            fn augment_args(command: ClapCommand) -> ClapCommand {
+                add_flags(command, taken_by($command))
             }
 
-            fn augment_args_for_update(command: Command) -> Command {
-                add_flags(command, $settings())
+            fn augment_args_for_update(command: ClapCommand) -> ClapCommand {
+                add_flags(command, taken_by($command))
             }
         }
-    };
+    )+};
 }
 
-settings_as_args!(TrainFlags, all);
-settings_as_args!(EvalFlags, for_evaluation);
-settings_as_args!(ExtractFlags, for_extraction);
-settings_as_args!(RankFlags, for_ranking);
-settings_as_args!(InfoFlags, for_cost);
-settings_as_args!(PredictFlags, for_prediction);
+settings_as_args! {
+    /// Flags of all settings.
+    TrainFlags(None);
+    /// Flags of the settings that matter to a trained model. Those that make the network are for checkpoints of other programs; where a
+    /// checkpoint has a header, [`TrainedModel::open`](crate::model::TrainedModel::open) refuses another network.
+    EvalFlags(Some(Command::Evaluate));
+    /// Flags of the settings that matter to the features of a trained model.
+    ExtractFlags(Some(Command::Extract));
+    /// Flags of the settings that matter to a ranking.
+    RankFlags(Some(Command::Rank));
+    /// Flags of the settings that matter to the predictions of a classifier.
+    PredictFlags(Some(Command::Predict));
+    /// Flags of the settings that matter to what a network costs, but for its name.
+    InfoFlags(Some(Command::Info));
+}
 
 #[cfg(test)]
 mod tests {
@@ -189,7 +127,8 @@ mod tests {
 
     use super::*;
     use crate::app::cli::args;
-    use crate::config::{DEFAULT_ARCH, Rerank};
+    use crate::eval::Rerank;
+    use crate::nn::DEFAULT_ARCH;
 
     fn config(flags: &[&str]) -> Config {
         let line = ["ptl-train", "train"].iter().chain(flags);
@@ -211,7 +150,7 @@ mod tests {
 
     #[test]
     fn every_setting_is_a_flag_in_each_of_its_forms() {
-        for setting in SETTINGS {
+        for setting in Config::settings() {
             // What some need beside them.
             let beside: &[&str] = match setting.path {
                 "augment.mixup" | "augment.cutmix" => &["--task", "classify"],
@@ -240,7 +179,7 @@ mod tests {
             let changed = values.iter().map(|value| (value, config(&[&flag, value])));
             let (value, long) = changed.into_iter().find(|(_, c)| *c != config(&[])).expect(setting.path);
             assert_eq!(config(&[&format!("--{}={value}", setting.path.replace('_', "-"))]), long);
-            assert_eq!(config(&[&format!("--{}", setting.flag()), value]), long);
+            assert_eq!(config(&[&format!("--{}", setting.flag_name()), value]), long);
         }
     }
 

@@ -6,7 +6,7 @@ use super::{Check, deviation};
 use crate::Result;
 use crate::base::rng::{Purpose, stream};
 use crate::engine::device::{Gpu, Mirrored};
-use crate::engine::optim::{OptimConfig, Optimizer, Segment, clip_grad_norm};
+use crate::engine::optim::{Optimizer, Segment, UpdateRule, clip_grad_norm};
 
 const LEN: usize = 20_011;
 const MAX_NORM: f32 = 5.0;
@@ -14,12 +14,12 @@ const MAX_NORM: f32 = 5.0;
 pub(super) fn run(gpu: &Gpu, seed: u64, visit: &mut dyn FnMut(&Check)) -> Result<()> {
     let betas = [0.9, 0.999];
     let rules = [
-        ("adam", OptimConfig::Adam { betas, eps: 1e-8, amsgrad: false }),
-        ("adam amsgrad", OptimConfig::Adam { betas, eps: 1e-8, amsgrad: true }),
-        ("adamw amsgrad", OptimConfig::AdamW { betas, eps: 1e-8, amsgrad: true }),
-        ("sgd", OptimConfig::Sgd { momentum: 0.0, nesterov: false }),
-        ("sgd momentum", OptimConfig::Sgd { momentum: 0.9, nesterov: false }),
-        ("sgd nesterov", OptimConfig::Sgd { momentum: 0.9, nesterov: true }),
+        ("adam", UpdateRule::Adam { betas, eps: 1e-8, amsgrad: false }),
+        ("adam amsgrad", UpdateRule::Adam { betas, eps: 1e-8, amsgrad: true }),
+        ("adamw amsgrad", UpdateRule::AdamW { betas, eps: 1e-8, amsgrad: true }),
+        ("sgd", UpdateRule::Sgd { momentum: 0.0, nesterov: false }),
+        ("sgd momentum", UpdateRule::Sgd { momentum: 0.9, nesterov: false }),
+        ("sgd nesterov", UpdateRule::Sgd { momentum: 0.9, nesterov: true }),
     ];
     for (name, config) in rules {
         // Single precision, a few operations an element.
@@ -28,7 +28,7 @@ pub(super) fn run(gpu: &Gpu, seed: u64, visit: &mut dyn FnMut(&Check)) -> Result
     Ok(())
 }
 
-fn rule(gpu: &Gpu, config: &OptimConfig, seed: u64) -> Result<f64> {
+fn rule(gpu: &Gpu, config: &UpdateRule, seed: u64) -> Result<f64> {
     // Not everything takes part, and not all with one rate.
     let segments = [(3..700, 1e-2, 0.0), (700..9_000, 1e-3, 5e-4), (12_345..LEN, 1e-2, 1e-2)];
     let segments = segments.map(|(range, lr, weight_decay)| Segment { range, lr, weight_decay });

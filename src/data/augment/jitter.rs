@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn factors_lie_around_one_in_all_orders() {
-        let augment = Augment { brightness: 0.4, contrast: 0.2, saturation: 1.0, hue: 0.1, ..Augment::NONE };
+        let augment = Augment { brightness: 0.4, contrast: 0.2, saturation: 1.0, hue: 0.1, ..Augment::none() };
         let mut orders = std::collections::BTreeSet::new();
         let (mut least, mut most) = ([f32::MAX; 4], [f32::MIN; 4]);
         for item in 0..500 {
@@ -92,8 +92,8 @@ mod tests {
 
     #[test]
     fn what_is_off_is_left_out_and_the_others_keep_their_numbers() {
-        assert_eq!(drawn(&Augment::NONE, 0), []);
-        let one = Augment { contrast: 0.5, ..Augment::NONE };
+        assert_eq!(drawn(&Augment::none(), 0), []);
+        let one = Augment { contrast: 0.5, ..Augment::none() };
         let two = Augment { hue: 0.5, ..one.clone() };
         for item in 0..20 {
             let kept: Vec<Step> = drawn(&two, item).into_iter().filter(|step| !matches!(step, Step::Hue(_))).collect();

@@ -93,7 +93,7 @@ mod tests {
     use crate::base::rng::{Purpose, stream};
 
     fn drawn(mixup: f32, cutmix: f32, item: u64) -> Option<Mix> {
-        let augment = Augment { mixup, cutmix, ..Augment::NONE };
+        let augment = Augment { mixup, cutmix, ..Augment::none() };
         Mix::draw(&augment, [20, 30], &mut stream(0, Purpose::Test, 0, item))
     }
 

@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn every_operation_is_drawn_with_both_signs() {
-        let augment = Augment { rand_ops: 2, rand_magnitude: 10, ..Augment::NONE };
+        let augment = Augment { rand_ops: 2, rand_magnitude: 10, ..Augment::none() };
         let mut found = std::collections::BTreeMap::new();
         for item in 0..1000 {
             let ops = draw(&augment, [32, 32], &mut stream(0, Purpose::Test, 0, item));
@@ -145,7 +145,7 @@ mod tests {
         // Nine with a sign, five without; 2000 / 14 = 143 of each.
         assert_eq!(found.len(), 9 * 2 + 5, "{found:?}");
         assert!(found.values().all(|n| (45..190).contains(n)), "{found:?}");
-        assert_eq!(draw(&Augment::NONE, [32, 32], &mut stream(0, Purpose::Test, 0, 0)), []);
+        assert_eq!(draw(&Augment::none(), [32, 32], &mut stream(0, Purpose::Test, 0, 0)), []);
     }
 
     /// Each operation is the change that it is named after.

@@ -12,6 +12,7 @@ use std::path::Path;
 use super::Dataset;
 use crate::Result;
 use crate::base::text::Shown;
+use crate::data::DataOptions;
 use locate::Layout;
 
 pub use classic::{CLASSIC_FILE, ClassicSplits};
@@ -40,7 +41,7 @@ pub struct LoadOptions {
 
 impl Default for LoadOptions {
     fn default() -> LoadOptions {
-        LoadOptions { subsets: Subsets::All, msmt17_val: true, split: 0 }
+        DataOptions::default().load_options(Subsets::All)
     }
 }
 

@@ -19,32 +19,20 @@ pub use buffer::{Buffer, Mirrored};
 #[cfg(ptl_emulator)]
 pub use emulator::{Emulator, Launch};
 pub use gpu::Gpu;
-pub use open::{Device, DeviceKind, DeviceOptions};
+pub use open::{Device, DeviceKind, DeviceOptions, GpuOptions};
 pub use pointer::{Grid, Ptr, Untyped};
 
-use std::fmt;
+use crate::base::settings::choice;
 
-use serde::{Deserialize, Serialize};
-
-/// What convolutions compute in (`--precision`); weights, moments, statistics, latent states and losses are always f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32-bit arithmetic everywhere.
-    #[default]
-    F32,
-    /// Activations in f32; products on tensor cores with 10-bit mantissas.
-    Tf32,
-    /// Activations and products in bf16, sums in f32.
-    Bf16,
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Precision::F32 => "f32",
-            Precision::Tf32 => "tf32",
-            Precision::Bf16 => "bf16",
-        })
+choice! {
+    /// What convolutions compute in; weights, moments, statistics, latent states and losses are always f32.
+    pub enum Precision {
+        /// 32-bit arithmetic everywhere.
+        #[default]
+        F32 = "f32",
+        /// Activations in f32; products on tensor cores with 10-bit mantissas.
+        Tf32 = "tf32",
+        /// Activations and products in bf16, sums in f32.
+        Bf16 = "bf16",
     }
 }

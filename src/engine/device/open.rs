@@ -2,27 +2,39 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 use super::{Gpu, Precision};
+use crate::base::settings::{GPU, ON_IMAGES, choice, settings};
 use crate::{Error, Result};
 
-/// A name of a device (`--device`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DeviceKind {
-    /// A GPU where one can be used, else the CPU.
-    #[default]
-    Auto,
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
-    /// The CUDA kernels, run by the CPU: for tests.
-    Emulated,
+choice! {
+    /// Which device computes.
+    pub enum DeviceKind {
+        /// A GPU where one can be used, else the CPU.
+        #[default]
+        Auto = "auto",
+        /// The CPU.
+        Cpu = "cpu",
+        /// An NVIDIA GPU.
+        Cuda = "cuda",
+        /// The CUDA kernels, run by the CPU: for tests.
+        Emulated = "emulated",
+    }
+}
+
+settings! {
+    /// `[gpu]`: how a GPU is used.
+    pub struct GpuOptions in "gpu", "GPU" {
+        /// Plain convolutions by cuDNN and cuBLASLt; false takes the crate's own kernels.
+        #[setting(needs(&[GPU]).taken_by(ON_IMAGES))]
+        pub vendor: bool = true;
+        /// Record a training step as one CUDA graph and replay it.
+        #[setting(needs(&[GPU]).same_results())]
+        pub graph: bool = true;
+    }
 }
 
 /// What is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceOptions {
     pub kind: DeviceKind,
     pub precision: Precision,

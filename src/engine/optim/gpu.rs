@@ -1,7 +1,7 @@
 //! The update on a GPU: the norm of the gradients, their clipping and the optimiser's step, in launches whose changing numbers lie in
 //! device memory, so that they can be recorded once and replayed.
 
-use super::{OptimConfig, Optimizer, Segment};
+use super::{Optimizer, Segment, UpdateRule};
 use crate::Result;
 use crate::engine::device::{Buffer, Gpu, Ptr, kernels};
 
@@ -87,7 +87,7 @@ impl Optimizer {
         let (grid, none) = (update.count.div_ceil(STEP_CHUNK), Ptr::NULL);
         let state = |i: usize| state.get(i).copied().unwrap_or(Ptr::NULL);
         match self.config {
-            OptimConfig::Adam { betas, eps, .. } | OptimConfig::AdamW { betas, eps, .. } => kernels::adam_step(
+            UpdateRule::Adam { betas, eps, .. } | UpdateRule::AdamW { betas, eps, .. } => kernels::adam_step(
                 gpu,
                 grid,
                 values,
@@ -109,9 +109,9 @@ impl Optimizer {
                 (1.0 - betas[1]) as f32,
                 eps as f32,
                 *corrections,
-                i32::from(matches!(self.config, OptimConfig::AdamW { .. })),
+                i32::from(matches!(self.config, UpdateRule::AdamW { .. })),
             ),
-            OptimConfig::Sgd { momentum, nesterov } => kernels::sgd_step(
+            UpdateRule::Sgd { momentum, nesterov } => kernels::sgd_step(
                 gpu,
                 grid,
                 values,
@@ -140,10 +140,10 @@ impl Optimizer {
     fn corrections(&self) -> [f32; 2] {
         let t = (self.steps + 1) as f64;
         match self.config {
-            OptimConfig::Adam { betas: [beta1, beta2], .. } | OptimConfig::AdamW { betas: [beta1, beta2], .. } => {
+            UpdateRule::Adam { betas: [beta1, beta2], .. } | UpdateRule::AdamW { betas: [beta1, beta2], .. } => {
                 [1.0 / (1.0 - beta1.powf(t)), 1.0 / (1.0 - beta2.powf(t)).sqrt()].map(|factor| factor as f32)
             }
-            OptimConfig::Sgd { .. } => [1.0; 2],
+            UpdateRule::Sgd { .. } => [1.0; 2],
         }
     }
 }

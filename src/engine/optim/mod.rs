@@ -6,13 +6,14 @@
 
 mod ema;
 mod gpu;
+mod options;
 
 use std::ops::Range;
 
 pub use ema::Ema;
 pub use gpu::Update;
+pub use options::{OptimKind, OptimOptions};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use crate::engine::device::Mirrored;
 use crate::{Error, Result};
@@ -21,46 +22,21 @@ use crate::{Error, Result};
 const CHUNK: usize = 1 << 15;
 
 /// Which update rule, with what does not vary between segments.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub enum OptimConfig {
+#[derive(Clone, Debug, PartialEq)]
+pub enum UpdateRule {
     /// Adam; weight decay is added to the gradient (L2).
-    Adam {
-        #[serde(default = "default_betas")]
-        betas: [f64; 2],
-        #[serde(default = "default_eps")]
-        eps: f64,
-        #[serde(default)]
-        amsgrad: bool,
-    },
+    Adam { betas: [f64; 2], eps: f64, amsgrad: bool },
     /// Adam with decoupled weight decay: the parameter itself is scaled by 1 - lr · weight_decay.
-    AdamW {
-        #[serde(default = "default_betas")]
-        betas: [f64; 2],
-        #[serde(default = "default_eps")]
-        eps: f64,
-        #[serde(default)]
-        amsgrad: bool,
-    },
+    AdamW { betas: [f64; 2], eps: f64, amsgrad: bool },
     /// Gradient descent; weight decay is added to the gradient (L2).
-    Sgd {
-        #[serde(default)]
-        momentum: f64,
-        #[serde(default)]
-        nesterov: bool,
-    },
+    Sgd { momentum: f64, nesterov: bool },
 }
 
-fn default_betas() -> [f64; 2] {
-    [0.9, 0.999]
-}
-
-fn default_eps() -> f64 {
-    1e-8
-}
-
-impl OptimConfig {
+impl UpdateRule {
     /// Refuses values that cannot work.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] names the first one.
     pub fn validate(&self) -> Result<()> {
         let refuse = |setting: &str, value: String, reason: &str| {
             Err(Error::Setting { setting: format!("optim.{setting}"), value, reason: reason.into() })
@@ -109,7 +85,7 @@ pub struct Segment {
 /// Update rule, state buffers and step count.
 #[derive(Debug)]
 pub struct Optimizer {
-    config: OptimConfig,
+    config: UpdateRule,
     steps: u64,
     /// One flat buffer `[len]` for each of `config.buffer_names()`.
     buffers: Vec<Mirrored>,
@@ -122,7 +98,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`Error::Setting`] for a configuration that cannot work.
-    pub fn new(config: &OptimConfig, len: usize) -> Result<Self> {
+    pub fn new(config: &UpdateRule, len: usize) -> Result<Self> {
         config.validate()?;
         let buffers = config.buffer_names().iter().map(|_| Mirrored::zeros(len)).collect();
         Ok(Self { config: config.clone(), steps: 0, buffers, tables: None })
@@ -182,13 +158,13 @@ impl Optimizer {
             let (params, grads) = (&mut params[range.clone()], &grads[range.clone()]);
             let buffers = self.buffers.iter_mut().map(|b| &mut b[range.clone()]);
             match self.config {
-                OptimConfig::Adam { betas, eps, .. } => {
+                UpdateRule::Adam { betas, eps, .. } => {
                     adam(params, grads, buffers, &AdamStep::new(betas, eps, self.steps, segment, false));
                 }
-                OptimConfig::AdamW { betas, eps, .. } => {
+                UpdateRule::AdamW { betas, eps, .. } => {
                     adam(params, grads, buffers, &AdamStep::new(betas, eps, self.steps, segment, true));
                 }
-                OptimConfig::Sgd { momentum, nesterov } => {
+                UpdateRule::Sgd { momentum, nesterov } => {
                     sgd(params, grads, buffers, segment, momentum as f32, nesterov);
                 }
             }

@@ -7,7 +7,7 @@ use super::{ArmResult, FinishedRun, RunResult, items};
 use crate::base::report::MeanStd;
 use crate::base::stats::SeededValues;
 use crate::base::text::Shown;
-use crate::config::{Config, SETTINGS, Setting};
+use crate::config::{Config, Setting};
 use crate::{Error, Result};
 
 /// Settings that a name spells out.
@@ -73,10 +73,10 @@ fn counted(config: &Config) -> Vec<String> {
         "seed" => String::new(),
         // An evaluation that cannot end a training does not change it.
         "train.eval_every" if config.train.patience == 0 => String::new(),
-        _ if !setting.changes_results() => String::new(),
+        _ if !setting.changes_results => String::new(),
         _ => config.shown(setting),
     };
-    SETTINGS.iter().map(value).collect()
+    Config::settings().map(value).collect()
 }
 
 /// Runs of the same settings by seed. Where a seed comes twice, something that is no setting sets them apart, such as the
@@ -150,7 +150,7 @@ fn distinct<T: PartialEq>(values: &[T]) -> bool {
 /// two networks' recipes, those that tell more arms apart than the ones before them, and `...`.
 fn by_settings(arms: &[&[String]]) -> Vec<String> {
     let differs = |i: &usize| arms.iter().any(|arm| arm[*i] != arms[0][*i]);
-    let all: Vec<usize> = (0..SETTINGS.len()).filter(differs).collect();
+    let all: Vec<usize> = (0..arms[0].len()).filter(differs).collect();
     let mut named = all.clone();
     if all.len() > NAMED {
         named.clear();
@@ -167,8 +167,9 @@ fn by_settings(arms: &[&[String]]) -> Vec<String> {
     }
     let rest = if named.len() < all.len() { ", ..." } else { "" };
     let value = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
+    let settings: Vec<&Setting> = Config::settings().collect();
     let name = |arm: &&[String]| {
-        let parts: Vec<String> = named.iter().map(|&i| format!("{} = {}", SETTINGS[i].path, value(&arm[i]))).collect();
+        let parts: Vec<String> = named.iter().map(|&i| format!("{} = {}", settings[i].path, value(&arm[i]))).collect();
         parts.join(", ") + rest
     };
     arms.iter().map(name).collect()

@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ptl::base::stats::Bootstrap;
-use ptl::config::{Config, DEFAULT_ARCH, Overrides};
+use ptl::config::{Config, Overrides};
 use ptl::io::checkpoint::File;
 use ptl::model::{Position, TrainedModel};
+use ptl::nn::DEFAULT_ARCH;
 use ptl::run_dir::RunDir;
 use ptl::study::runs::{Options, compare};
 use ptl::study::{StudyFile, StudyKind};

@@ -14,7 +14,7 @@ use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
 use crate::base::text::Shown;
-use crate::config::{Chosen, Config, Overrides, whole_path};
+use crate::config::{Config, Overrides, whole_path};
 use crate::data::synth::{self, Domain, SynthConfig};
 use crate::data::{Dataset, DatasetKind, Subsets};
 use crate::run_dir::RunDir;
@@ -63,7 +63,7 @@ fn new_comparison(args: &CompareArgs, source: &Path) -> Result<StudyFile> {
 fn refuse_without_effect(config: &Config, flags: &Overrides) -> Result<()> {
     let mut ptl = config.clone();
     ptl.model.arch.push_str("-ptl");
-    flags.refuse_without_effect(Chosen { config: &ptl, init: false })
+    flags.refuse_without_effect(&ptl, false)
 }
 
 /// In `run`, or where that is a new study, in a new folder.

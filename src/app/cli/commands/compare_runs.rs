@@ -7,7 +7,7 @@ use crate::app::cli::args::CompareArgs;
 use crate::app::cli::output::print;
 use crate::base::atomic::atomic_write;
 use crate::base::stats::Bootstrap;
-use crate::config::{Config, Overrides, SETTINGS};
+use crate::config::{Config, Overrides};
 use crate::study::runs::{self, Options};
 use crate::{Error, Result};
 
@@ -31,7 +31,7 @@ pub(super) fn compare_runs(args: &CompareArgs) -> Result<ExitCode> {
 
 /// Refuses flags of settings: what is compared has been trained.
 fn refuse_settings(flags: &Overrides) -> Result<()> {
-    match SETTINGS.iter().find(|setting| !USED.contains(&setting.path) && flags.has(setting.path)) {
+    match Config::settings().find(|setting| !USED.contains(&setting.path) && flags.has(setting.path)) {
         Some(setting) => Err(Error::Setting {
             setting: setting.path.into(),
             value: "(given)".into(),

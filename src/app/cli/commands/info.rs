@@ -7,7 +7,7 @@ use crate::app::cli::info;
 use crate::app::cli::output::print;
 use crate::base::report::Table;
 use crate::base::text::plural;
-use crate::config::{Chosen, Config, Overrides, setting};
+use crate::config::{Config, Overrides};
 use crate::train::cost::cost;
 use crate::{Error, Result};
 
@@ -37,11 +37,11 @@ fn network(model: &str, classes: usize, flags: &Overrides) -> Result<String> {
     let mut without = None;
     for name in [plain.to_string(), format!("{plain}-ptl")] {
         let mut flags = flags.clone();
-        flags.push(setting("model.arch").expect("a setting"), name.clone().into());
+        flags.push(Config::setting("model.arch").expect("a setting"), name.clone().into());
         let config = Config::load_recipe(&name, None, &flags)?;
         // Of the second row: the first has no cells.
         if without.is_some() {
-            flags.refuse_without_effect(Chosen { config: &config, init: false })?;
+            flags.refuse_without_effect(&config, false)?;
         }
         let cost = cost(&config, classes)?;
         let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));

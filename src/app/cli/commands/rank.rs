@@ -9,7 +9,7 @@ use crate::Result;
 use crate::app::cli::args::RankArgs;
 use crate::base::progress::Reporter;
 use crate::base::text::{Shown, are, plural};
-use crate::config::{Chosen, Config};
+use crate::config::Config;
 use crate::engine::device::{Device, DeviceOptions};
 use crate::eval::features_file::FeatureSet;
 use crate::eval::ranking::RankingOptions;
@@ -18,7 +18,7 @@ use crate::eval::ranking::RankingOptions;
 pub fn rank(args: &RankArgs) -> Result<ExitCode> {
     check_report(&args.report)?;
     let config = Config::load(&Config::default(), None, &args.settings.0)?;
-    args.settings.0.refuse_without_effect(Chosen { config: &config, init: false })?;
+    args.settings.0.refuse_without_effect(&config, false)?;
     set_threads(&config)?;
     // Distances are our own kernels': no library is needed.
     let device = Device::open(&DeviceOptions { vendor: false, ..config.device_options() })?;

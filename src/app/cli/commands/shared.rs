@@ -10,7 +10,7 @@ use crate::base::stop::StopFlag;
 use crate::base::text::Shown;
 use crate::config::{Config, Overrides};
 use crate::data::synth::{self, SynthConfig};
-use crate::data::{self, ClassDataset, ClassOptions, Dataset, DatasetKind, LoadOptions, Subsets};
+use crate::data::{self, ClassDataset, ClassOptions, Dataset, DatasetKind, Subsets};
 use crate::engine::device::Device;
 use crate::run_dir::{RUNS, RunDir};
 use crate::study::StudyKind;
@@ -56,7 +56,7 @@ pub(super) fn open_dataset(
     config: &Config,
     reporter: &Reporter,
 ) -> Result<Dataset> {
-    let mut dataset = data::load(root, kind, &LoadOptions { subsets, ..config.data.options() })?;
+    let mut dataset = data::load(root, kind, &config.data.load_options(subsets))?;
     // Decoding takes long: what cannot train is refused before.
     if subsets == Subsets::All {
         dataset.check_for_training(config.sampler.ids)?;
@@ -67,7 +67,7 @@ pub(super) fn open_dataset(
 
 /// As [`open_dataset`], to train on. Where another data set is measured, queries and gallery are not needed.
 pub(super) fn open_training(config: &Config, reporter: &Reporter) -> Result<Dataset> {
-    let options = LoadOptions { subsets: Subsets::All, ..config.data.options() };
+    let options = config.data.load_options(Subsets::All);
     let mut dataset = data::load(data_root(config)?, config.data.kind, &options)?;
     if config.data.target.is_some() {
         (dataset.query, dataset.gallery) = (Vec::new(), Vec::new());

@@ -9,10 +9,10 @@ use crate::app::cli::args::TrainArgs;
 use crate::app::cli::output::{interrupted, print, stop_on_ctrl_c};
 use crate::base::progress::Reporter;
 use crate::base::text::Shown;
-use crate::config::{Chosen, Config, DEFAULT_ARCH};
+use crate::config::Config;
 use crate::data::{DatasetKind, Subsets};
-use crate::io::checkpoint;
 use crate::model::model_file;
+use crate::nn::DEFAULT_ARCH;
 use crate::nn::TaskKind;
 use crate::run_dir::RunDir;
 use crate::study::StudyFile;
@@ -40,7 +40,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
         }
         None => (Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), flags)?, None),
     };
-    flags.refuse_without_effect(Chosen { config: &config, init: args.init.is_some() })?;
+    flags.refuse_without_effect(&config, args.init.is_some())?;
     set_threads(&config)?;
     let terminal = Reporter::stderr();
     match config.task {
@@ -76,7 +76,7 @@ fn refuse_on_data(args: &TrainArgs, config: &Config, kinds: [DatasetKind; 2]) ->
     // What is not recognised has the layout of Market-1501.
     let known = |kind| if kind == DatasetKind::Auto { DatasetKind::Market1501 } else { kind };
     [config.data.kind, config.data.target_kind] = kinds.map(known);
-    args.settings.0.refuse_without_effect(Chosen { config: &config, init: args.init.is_some() })
+    args.settings.0.refuse_without_effect(&config, args.init.is_some())
 }
 
 /// Trains in a new run, or goes on with `resumed`.
@@ -88,14 +88,9 @@ fn run<T: Task>(
     describe: impl Fn(&Reporter),
     terminal: &Reporter,
 ) -> Result<ExitCode> {
-    train::prepare(config, task)?;
     let start = match (&resumed, &args.init) {
         (Some(_), _) => Start::Resume,
-        (None, Some(path)) => {
-            let path = model_file(path)?;
-            checkpoint::File::open_dictionary(&path, config.train.weights_dict.as_deref())?;
-            Start::Init(path)
-        }
+        (None, Some(path)) => Start::Init(model_file(path)?),
         (None, None) => Start::Scratch,
     };
 

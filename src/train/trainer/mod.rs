@@ -1,22 +1,23 @@
 //! One training step: batch in, parameters moved, losses out.
 
-use rayon::prelude::*;
+mod cpu;
+mod gpu;
+mod recorded;
 
-use super::recorded::{Part, Recorded};
-use crate::base::profile;
 use crate::config::Config;
 use crate::data::Batch;
-use crate::engine::device::{Device, Gpu, Grid, Mirrored, Ptr, kernels};
+use crate::engine::device::{Device, Mirrored};
 use crate::engine::graph::{Graph, Mode, Var};
 use crate::engine::latent_state::{LatentStates, StatePolicy};
 use crate::engine::op;
-use crate::engine::optim::{self, Ema, Optimizer, Segment};
+use crate::engine::optim::{Ema, Optimizer, Segment};
 use crate::engine::session::Session;
 use crate::engine::shape::Shape;
 use crate::engine::store::{Group, Store};
 use crate::model::StepReport;
 use crate::nn::Network;
 use crate::{Error, Result};
+use recorded::{Part, Recorded};
 
 /// A model with its numbers, memory and optimiser.
 pub struct Trainer {
@@ -26,7 +27,7 @@ pub struct Trainer {
     pub optimizer: Optimizer,
     pub device: Device,
     session: Session,
-    ends: Ends,
+    ends: StepVars,
     /// Steps on a GPU.
     recorded: Option<Recorded>,
     /// Gradients of the batches of a group so far; empty where every batch updates.
@@ -38,7 +39,7 @@ pub struct Trainer {
 }
 
 /// What a step sets and reads.
-pub(super) struct Ends {
+pub(super) struct StepVars {
     images: Var,
     labels: Var,
     /// Shares of the classes, where images are mixed.
@@ -51,7 +52,12 @@ pub(super) struct Ends {
 }
 
 /// What a training step computes, for batches of [`Config::batch`] images.
-pub(super) fn record(config: &Config, classes: usize, network: &dyn Network, store: &Store) -> Result<(Graph, Ends)> {
+pub(super) fn record(
+    config: &Config,
+    classes: usize,
+    network: &dyn Network,
+    store: &Store,
+) -> Result<(Graph, StepVars)> {
     let batch = config.batch();
     let mut graph = Graph::new(Mode::Train).freeze_backbone_bn(config.train.freeze_bn);
     let images = graph.input(Shape::new(batch, config.model.height, config.model.image_width, 3));
@@ -71,7 +77,7 @@ pub(super) fn record(config: &Config, classes: usize, network: &dyn Network, sto
         triplets.push(op::batch_hard_triplet(&mut graph, embedding, labels, config.loss.triplet_margin)?);
     }
     cross_entropies.iter().chain(&triplets).for_each(|&loss| graph.root(loss));
-    let ends = Ends { images, labels, targets, logits: outputs.logits, cross_entropies, triplets };
+    let ends = StepVars { images, labels, targets, logits: outputs.logits, cross_entropies, triplets };
     Ok((graph, ends))
 }
 
@@ -108,7 +114,7 @@ impl Trainer {
         }
         let (graph, ends) = record(config, classes, network.as_ref(), &store)?;
         let session = Session::new(graph, &store, &device)?;
-        let optimizer = Optimizer::new(&config.optim.optimizer(), store.values.len())?;
+        let optimizer = Optimizer::new(&config.optim.rule(), store.values.len())?;
         let recorded = device.gpu().map(|gpu| Recorded::new(gpu, ends.logits.len(), config.gpu.graph)).transpose()?;
         let states = LatentStates::new(config.ptl.state_init, config.seed);
         let summed = Mirrored::zeros(if config.train.accumulate > 1 { store.values.len() } else { 0 });
@@ -167,113 +173,9 @@ impl Trainer {
         Ok(report)
     }
 
-    fn step_on_cpu(&mut self, labels: &[u32], part: Part, lr: f64) -> Result<StepReport> {
-        self.session.forward(&mut self.store, &mut self.states)?;
-        let losses =
-            |vars: &[Var]| vars.iter().map(|&v| Ok(f64::from(self.session.value(v)?[0]))).collect::<Result<_>>();
-        let hits = self.ends.logits.iter().map(|&v| Ok(top1_hits(&self.session.value(v)?, labels)));
-        let hits: Vec<f64> = hits.collect::<Result<_>>()?;
-        let (cross_entropies, triplets): (Vec<f64>, Vec<f64>) =
-            (losses(&self.ends.cross_entropies)?, losses(&self.ends.triplets)?);
-        let mut report = self.report(&cross_entropies, &triplets, &hits, labels.len());
-        check_finite("loss", report.loss, lr)?;
-        for (loss, weight) in self.loss_weights() {
-            self.session.set_grad(loss, &[weight])?;
-        }
-        self.session.backward(&mut self.store, &mut self.states)?;
-        let add = |to: &mut [f32], from: &[f32]| to.par_iter_mut().zip(from).for_each(|(to, from)| *to += from);
-        match part {
-            Part::Whole => {}
-            Part::First => self.summed.copy_from_slice(&self.store.grads),
-            Part::Middle => add(&mut self.summed, &self.store.grads),
-            Part::Last => add(&mut self.store.grads, &self.summed),
-        }
-        if !part.updates() {
-            return Ok(report);
-        }
-
-        let _optimizer = profile::range("optimizer");
-        let segments = self.segments(lr);
-        let norm = if self.config.optim.clip_norm > 0.0 {
-            optim::clip_grad_norm(&mut self.store.grads, &segments, f64::from(self.config.optim.clip_norm))
-        } else {
-            optim::global_norm(&self.store.grads, &segments)
-        };
-        check_finite("gradient norm", norm, lr)?;
-        report.grad_norm = Some(norm);
-        self.optimizer.step(&mut self.store.values, &self.store.grads, &segments);
-        Ok(report)
-    }
-
-    /// Everything is enqueued, or replayed, before the first number comes back; a step whose gradient is not finite changes no
-    /// parameters by itself.
-    fn step_on_gpu(
-        &mut self,
-        gpu: &Gpu,
-        batch: usize,
-        part: Part,
-        next: Option<&Batch>,
-        lr: f64,
-    ) -> Result<StepReport> {
-        let (segments, loss_weights) = (self.segments(lr), self.loss_weights());
-        self.session.begin_step(&mut self.store, &mut self.states)?;
-        let bound = self.session.bind(&mut self.store, &mut self.states)?;
-        let update = self.optimizer.bind(gpu, &segments)?;
-        // The update writes the parameters, which the session only reads.
-        self.store.values.on_device_mut(gpu)?;
-        let recorded = self.recorded.as_mut().expect("made with the session");
-        let (session, store, optimizer, ends) = (&self.session, &self.store, &self.optimizer, &self.ends);
-        let (clip_norm, classes) = (self.config.optim.clip_norm, session.graph().shape(ends.logits[0]).c);
-        let labels = session.address(ends.labels).cast();
-        let len = store.grads.len();
-        let sum = if part == Part::Whole { Ptr::NULL } else { self.summed.on_device_mut(gpu)? };
-        recorded.run(gpu, part, &bound, &update, &mut |hits| {
-            session.launch_forward(store, &bound)?;
-            for (i, &logits) in ends.logits.iter().enumerate() {
-                let logits = session.address(logits);
-                kernels::top1_hits(gpu, 1, logits, labels, hits.add(i), batch as i32, classes as i32)?;
-            }
-            for &(loss, weight) in &loss_weights {
-                session.launch_grad(loss, weight)?;
-            }
-            session.launch_backward(store, &bound)?;
-            let add = |from, to, accumulate| kernels::put_f32(gpu, Grid::any(len), from, to, len as i64, accumulate);
-            match part {
-                Part::Whole => {}
-                Part::First => return add(bound.grads, sum, 0),
-                Part::Middle => return add(bound.grads, sum, 1),
-                Part::Last => add(sum, bound.grads, 1)?,
-            }
-            let _optimizer = profile::range("optimizer");
-            optimizer.launch(gpu, &update, bound.values, bound.grads, clip_norm)
-        })?;
-
-        if let Some(next) = next {
-            self.session.stage_images(self.ends.images, next)?;
-        }
-
-        let _read = profile::range("wait for the GPU");
-        let (session, ends) = (&self.session, &self.ends);
-        let losses = ends.cross_entropies.iter().chain(&ends.triplets).map(|&loss| session.address(loss).cast());
-        let hits = (0..ends.logits.len()).map(|i| recorded.hits().add(i));
-        let norm = part.updates().then_some(update.norm);
-        let read = read_numbers(gpu, losses.chain(hits).chain(norm))?;
-        let (cross_entropies, rest) = read.split_at(ends.cross_entropies.len());
-        let (triplets, rest) = rest.split_at(ends.triplets.len());
-        let (hits, norm) = rest.split_at(ends.logits.len());
-        let mut report = self.report(cross_entropies, triplets, hits, batch);
-        check_finite("loss", report.loss, lr)?;
-        if let [norm] = *norm {
-            check_finite("gradient norm", norm, lr)?;
-            report.grad_norm = Some(norm);
-            self.optimizer.count_step();
-        }
-        Ok(report)
-    }
-
     /// Each loss with its weight in the sum that is minimised; the mean over the batches of an update.
     fn loss_weights(&self) -> Vec<(Var, f32)> {
-        let Ends { cross_entropies, triplets, .. } = &self.ends;
+        let StepVars { cross_entropies, triplets, .. } = &self.ends;
         let (ce, triplet) = (self.config.loss.ce_weight, self.config.loss.triplet_weight);
         let batches = self.config.train.accumulate as f32;
         let share = |vars: &[Var], weight: f32| -> Vec<(Var, f32)> {
@@ -384,23 +286,4 @@ impl Trainer {
 
 fn check_finite(what: &'static str, value: f64, lr: f64) -> Result<()> {
     if value.is_finite() { Ok(()) } else { Err(Error::NonFinite { what, value, lr, files: Vec::new() }) }
-}
-
-/// Rows whose largest logit is the label's.
-fn top1_hits(logits: &[f32], labels: &[u32]) -> f64 {
-    let classes = logits.len() / labels.len();
-    let best = |row: &[f32]| (0..classes).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
-    logits.chunks_exact(classes).zip(labels).filter(|(row, label)| best(row) == **label as usize).count() as f64
-}
-
-/// One number from each address.
-fn read_numbers(gpu: &Gpu, from: impl Iterator<Item = Ptr<f32>>) -> Result<Vec<f64>> {
-    let from: Vec<Ptr<f32>> = from.collect();
-    let mut numbers = vec![[0u8; 4]; from.len()];
-    let mut copies: Vec<(&mut [u8], u64)> = Vec::new();
-    for (number, from) in numbers.iter_mut().zip(&from) {
-        copies.push((number, from.address()));
-    }
-    gpu.download(&mut copies)?;
-    Ok(numbers.into_iter().map(|bytes| f64::from(f32::from_ne_bytes(bytes))).collect())
 }

@@ -1,111 +1,59 @@
-//! Which settings can change anything, beside the others that were chosen: a flag that cannot is refused.
+//! Settings that flags name, and which of them can have no effect.
 //!
-//! Files of settings may hold them all the same: one file serves several commands, networks and tasks, and a run's own
+//! Files of settings may hold such settings all the same: one file serves several commands, networks and tasks, and a run's own
 //! config.toml names every setting.
 
 use toml::Value;
 
-use super::{Config, OptimKind, Overrides, Rerank, ScheduleKind, Setting, TaskKind};
-use crate::data::DatasetKind;
-use crate::engine::device::DeviceKind;
+use super::{Config, Setting};
+use crate::base::settings::Chosen;
 use crate::{Error, Result};
 
-/// What else a setting needs to have an effect.
-#[derive(Clone, Copy, Debug)]
-pub struct Need {
-    holds: fn(&Chosen<'_>) -> bool,
-    /// Goes on after "it has no effect", with the way out.
-    otherwise: &'static str,
-}
-
-/// What was chosen.
-#[derive(Clone, Copy, Debug)]
-pub struct Chosen<'a> {
-    /// The effective settings.
-    pub config: &'a Config,
-    /// Whether the weights come from a file.
-    pub init: bool,
-}
-
-const fn need(holds: fn(&Chosen<'_>) -> bool, otherwise: &'static str) -> Need {
-    Need { holds, otherwise }
-}
-
-pub(super) const REID: Need = need(|c| c.config.task == TaskKind::Reid, "with --task classify: leave it out");
-pub(super) const CLASSES: Need =
-    need(|c| c.config.task == TaskKind::Classify, "with --task reid: leave it out, or add --task classify");
-pub(super) const CELLS: Need = need(
-    |c| c.config.model.arch.ends_with("-ptl"),
-    "in a network without BConv-Cells: leave it out, or name an --arch that ends in -ptl",
-);
-pub(super) const GPU: Need = need(|c| c.config.device != DeviceKind::Cpu, "with --device cpu: leave it out");
-pub(super) const CELL_WIDTHS: Need =
-    need(|c| c.config.ptl.cell_channels.is_empty(), "beside --cell-channels: leave one of the two out");
-pub(super) const TARGET: Need =
-    need(|c| c.config.data.target.is_some(), "without --target: name that data set, or leave it out");
-pub(super) const MSMT17: Need = need(
-    |c| [c.config.data.kind, c.config.data.target_kind].iter().any(|kind| auto_or(*kind, &[DatasetKind::Msmt17])),
-    "on another data set than msmt17: leave it out",
-);
-pub(super) const SPLITS: Need = need(
-    |c| match c.config.task {
-        TaskKind::Classify => divided_here(c),
-        TaskKind::Reid => [c.config.data.kind, c.config.data.target_kind]
-            .iter()
-            .any(|kind| auto_or(*kind, &[DatasetKind::Cuhk03ClassicDetected, DatasetKind::Cuhk03ClassicLabeled])),
-    },
-    "on a data set with one split of its own: leave it out",
-);
-pub(super) const HELD_OUT: Need = need(divided_here, "on a data set with validation images of its own: leave it out");
-pub(super) const RANDOM_CROP: Need = need(
-    |c| c.config.augment.crop == crate::data::Crop::RandomResized,
-    "without --crop random-resized: add that, or leave it out",
-);
-pub(super) const MIDDLE: Need = need(
-    |c| c.config.augment.crop != crate::data::Crop::Squeeze,
-    "with --crop squeeze, which takes the whole image: leave it out, or name another --crop",
-);
-pub(super) const RAND_AUGMENT: Need =
-    need(|c| c.config.augment.rand_ops > 0, "without --rand-ops: add that, or leave it out");
-pub(super) const ADAM: Need = need(|c| c.config.optim.kind != OptimKind::Sgd, "with --optim sgd: leave it out");
-pub(super) const SGD: Need =
-    need(|c| c.config.optim.kind == OptimKind::Sgd, "without --optim sgd: add that, or leave it out");
-pub(super) const TRAINED_BACKBONE: Need =
-    need(|c| !c.config.train.freeze_backbone, "with --freeze-backbone: leave one of the two out");
-pub(super) const FROZEN_BACKBONE: Need =
-    need(|c| c.config.train.freeze_backbone, "without --freeze-backbone: add that, or leave it out");
-pub(super) const INIT: Need = need(|c| c.init, "without --init: name the weights to start from, or leave it out");
-pub(super) const MULTISTEP: Need = need(
-    |c| c.config.schedule.kind == ScheduleKind::MultiStep,
-    "without --schedule multistep: add that, or leave it out",
-);
-pub(super) const STEP: Need =
-    need(|c| c.config.schedule.kind == ScheduleKind::Step, "without --schedule step: add that, or leave it out");
-pub(super) const DROPS: Need = need(
-    |c| matches!(c.config.schedule.kind, ScheduleKind::Step | ScheduleKind::MultiStep),
-    "without --schedule step or multistep: add one of them, or leave it out",
-);
-pub(super) const COSINE: Need =
-    need(|c| c.config.schedule.kind == ScheduleKind::Cosine, "without --schedule cosine: add that, or leave it out");
-pub(super) const WARMUP: Need =
-    need(|c| c.config.schedule.warmup_epochs > 0, "without --warmup-epochs: add that, or leave it out");
-pub(super) const TRIPLET: Need =
-    need(|c| c.config.loss.triplet_weight > 0.0, "with --loss.triplet-weight 0: leave one of the two out");
-pub(super) const CROSS_ENTROPY: Need =
-    need(|c| c.config.loss.ce_weight > 0.0, "with --loss.ce-weight 0: leave one of the two out");
-pub(super) const RERANK: Need =
-    need(|c| c.config.eval.rerank != Rerank::None, "without --rerank: add that, or leave it out");
-
-fn auto_or(kind: DatasetKind, kinds: &[DatasetKind]) -> bool {
-    kind == DatasetKind::Auto || kinds.contains(&kind)
-}
-
-/// Whether the program itself may have to divide classes into training and validation images.
-fn divided_here(chosen: &Chosen<'_>) -> bool {
-    auto_or(chosen.config.data.kind, &[DatasetKind::ClassFolders, DatasetKind::Csv])
-}
+/// Values that win over a file, from the command line.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides(Vec<(&'static Setting, Value)>);
 
 impl Overrides {
+    /// Adds the value of the setting at `path`, such as `optim.lr`, as a flag would give it.
+    ///
+    /// # Errors
+    /// There is no such setting, or `text` is no value of it.
+    pub fn add(&mut self, path: &str, text: &str) -> Result<()> {
+        let refuse = |reason| Error::Setting { setting: path.into(), value: text.into(), reason };
+        let setting = Config::setting(path).ok_or_else(|| refuse("there is no such setting".into()))?;
+        self.push(setting, setting.kind.parse(text).map_err(refuse)?);
+        Ok(())
+    }
+
+    /// Adds a value that [`Kind::parse`](super::Kind::parse) has read.
+    pub fn push(&mut self, setting: &'static Setting, value: Value) {
+        self.0.push((setting, value));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Every value with its setting.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static Setting, &Value)> {
+        self.0.iter().map(|(setting, value)| (*setting, value))
+    }
+
+    /// Whether `path` is among them.
+    pub fn has(&self, path: &str) -> bool {
+        self.get(path).is_some()
+    }
+
+    /// The text of `path`, where it is one.
+    pub fn text(&self, path: &str) -> Option<&str> {
+        self.get(path).and_then(Value::as_str)
+    }
+
+    /// The value of `path`; of several the last, which wins.
+    pub(super) fn get(&self, path: &str) -> Option<&Value> {
+        self.0.iter().rev().find(|(setting, _)| setting.path == path).map(|(_, value)| value)
+    }
+
     /// Refuses the first of these flags that was given, for this reason.
     ///
     /// # Errors
@@ -114,23 +62,25 @@ impl Overrides {
         match self.iter().find(|(setting, _)| paths.contains(&setting.path)) {
             None => Ok(()),
             Some((setting, value)) => Err(Error::Setting {
-                setting: format!("--{}", setting.flag()),
+                setting: format!("--{}", setting.flag_name()),
                 value: value.to_string(),
                 reason: reason.into(),
             }),
         }
     }
 
-    /// Refuses a flag that changes nothing beside what else was chosen. A switch that is off anyway may be named off.
+    /// Refuses a flag that changes nothing beside what else `config` says; `init`: the weights come from a file. A switch that is off
+    /// anyway may be named off.
     ///
     /// # Errors
     /// [`Error::Setting`] says what the first such flag needs.
-    pub fn refuse_without_effect(&self, chosen: Chosen<'_>) -> Result<()> {
+    pub fn refuse_without_effect(&self, config: &Config, init: bool) -> Result<()> {
+        let chosen = Chosen { settings: &config.to_table().expect("validated settings"), init };
         for (setting, _) in self.iter().filter(|(setting, value)| !is_off(setting, value)) {
             if let Some(need) = setting.needs.iter().find(|need| !(need.holds)(&chosen)) {
                 return Err(Error::Setting {
-                    setting: format!("--{}", setting.flag()),
-                    value: chosen.config.shown(setting),
+                    setting: format!("--{}", setting.flag_name()),
+                    value: config.shown(setting),
                     reason: format!("it has no effect {}", need.otherwise),
                 });
             }
@@ -146,17 +96,16 @@ fn is_off(setting: &Setting, value: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DEFAULT_ARCH, SETTINGS, setting};
+    use crate::nn::{DEFAULT_ARCH, TaskKind};
 
     /// The first flag beside the others.
     fn check(flags: &[(&str, &str)], init: bool) -> Result<()> {
         let mut overrides = Overrides::default();
         for (path, value) in flags {
-            let setting = setting(path).unwrap();
-            overrides.push(setting, setting.kind.parse(value).unwrap());
+            overrides.add(path, value).unwrap();
         }
         let config = Config::load_recipe(DEFAULT_ARCH, None, &overrides).unwrap();
-        overrides.refuse_without_effect(Chosen { config: &config, init })
+        overrides.refuse_without_effect(&config, init)
     }
 
     type Flag = (&'static str, &'static str);
@@ -219,7 +168,7 @@ mod tests {
     fn a_flag_without_effect_is_refused_and_one_with_effect_is_not() {
         for (flag, refused, accepted) in CASES {
             let error = check(&[&[*flag], *refused].concat(), false).unwrap_err().to_string();
-            let name = setting(flag.0).unwrap().flag();
+            let name = Config::setting(flag.0).unwrap().flag_name();
             assert!(error.starts_with(&format!("--{name} = ")) && error.contains(": it has no effect "), "{error}");
             check(&[&[*flag], *accepted].concat(), false).unwrap();
         }
@@ -229,7 +178,7 @@ mod tests {
             check(&[flag], true).unwrap();
         }
         for setting in
-            SETTINGS.iter().filter(|s| !s.needs.is_empty() && of_init.iter().all(|(path, _)| *path != s.path))
+            Config::settings().filter(|s| !s.needs.is_empty() && of_init.iter().all(|(path, _)| *path != s.path))
         {
             assert!(CASES.iter().any(|((path, _), ..)| *path == setting.path), "{} has no case", setting.path);
         }
@@ -250,6 +199,6 @@ mod tests {
         std::fs::write(&file, Config::recipe(TaskKind::Classify, "resnet18").to_toml()).unwrap();
         let flags = Overrides::default();
         let config = Config::load_recipe(DEFAULT_ARCH, Some(&file), &flags).unwrap();
-        flags.refuse_without_effect(Chosen { config: &config, init: false }).unwrap();
+        flags.refuse_without_effect(&config, false).unwrap();
     }
 }

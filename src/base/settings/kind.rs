@@ -1,0 +1,119 @@
+//! The forms that values of settings have.
+
+use std::path::PathBuf;
+
+use toml::Value;
+
+/// What a value looks like.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// A whole number of at least 0.
+    Count,
+    /// A number.
+    Real,
+    /// `true` or `false`; the flag alone means `true`.
+    Switch,
+    /// A path.
+    Path,
+    /// Any text.
+    Word,
+    /// Whole numbers; `1,2,3` on the command line.
+    Counts,
+    /// Two numbers; `0.9,0.999` on the command line.
+    Pair,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+}
+
+use Kind::{Choice, Count, Counts, Pair, Path, Real, Switch, Word};
+
+/// A type of fields that are settings.
+pub trait SettingType {
+    /// The form of its values in files and flags.
+    const KIND: Kind;
+}
+
+macro_rules! setting_types {
+    ($($($type:ty),+ => $kind:ident;)+) => {
+        $($(impl SettingType for $type {
+            const KIND: Kind = $kind;
+        })+)+
+    };
+}
+
+setting_types! {
+    u64, usize, Option<usize> => Count;
+    f32, f64 => Real;
+    bool => Switch;
+    PathBuf, Option<PathBuf> => Path;
+    String, Option<String> => Word;
+    Vec<u64>, Vec<usize> => Counts;
+    [f32; 2], [f64; 2] => Pair;
+}
+
+impl Kind {
+    /// What a value must be, in words.
+    pub fn expected(self) -> String {
+        match self {
+            Count => "a whole number of at least 0".into(),
+            Real => "a number".into(),
+            Switch => "true or false".into(),
+            Path => "a path in quotes".into(),
+            Word => "text in quotes".into(),
+            Counts => "a list of whole numbers such as [1, 2]".into(),
+            Pair => "two numbers such as [0.9, 0.999]".into(),
+            Choice(words) => {
+                let (last, rest) = words.split_last().expect("a choice has words");
+                format!("{} or {last}", rest.join(", "))
+            }
+        }
+    }
+
+    /// Placeholder in help.
+    pub fn placeholder(self) -> &'static str {
+        match self {
+            Count => "N",
+            Real => "X",
+            Switch => "BOOL",
+            Path => "DIR",
+            Word => "NAME",
+            Counts => "N,N..",
+            Pair => "X,X",
+            Choice(_) => "WORD",
+        }
+    }
+
+    /// Reads a value from the command line.
+    ///
+    /// # Errors
+    /// What was expected, in words.
+    pub fn parse(self, text: &str) -> Result<Value, String> {
+        let list = || text.trim().trim_start_matches('[').trim_end_matches(']').split(',').map(str::trim);
+        let value = match self {
+            Count => text.parse().ok().map(Value::Integer),
+            Real => text.parse().ok().map(Value::Float),
+            Switch => text.parse().ok().map(Value::Boolean),
+            Path | Word | Choice(_) => Some(Value::String(text.into())),
+            Counts => list().map(|n| n.parse().ok().map(Value::Integer)).collect::<Option<_>>().map(Value::Array),
+            Pair => list().map(|x| x.parse().ok().map(Value::Float)).collect::<Option<_>>().map(Value::Array),
+        };
+        value.filter(|value| self.fits(value)).ok_or_else(|| match self {
+            Counts => "expected whole numbers such as 1,2".into(),
+            Pair => "expected two numbers such as 0.9,0.999".into(),
+            _ => format!("expected {}", self.expected()),
+        })
+    }
+
+    /// Whether `value` has this form.
+    pub fn fits(self, value: &Value) -> bool {
+        match (self, value) {
+            (Count, Value::Integer(n)) => *n >= 0,
+            (Real, Value::Float(_) | Value::Integer(_)) | (Switch, Value::Boolean(_)) => true,
+            (Path | Word, Value::String(_)) => true,
+            (Counts, Value::Array(items)) => items.iter().all(|item| Count.fits(item)),
+            (Pair, Value::Array(items)) => items.len() == 2 && items.iter().all(|item| Real.fits(item)),
+            (Choice(words), Value::String(word)) => words.contains(&word.as_str()),
+            _ => false,
+        }
+    }
+}

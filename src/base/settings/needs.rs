@@ -1,0 +1,132 @@
+//! What else must be chosen for a setting to have an effect: a flag that can change nothing is refused.
+
+use toml::{Table, Value};
+
+/// A condition under which a setting has an effect.
+#[derive(Clone, Copy, Debug)]
+pub struct Need {
+    /// Whether it holds.
+    pub holds: fn(&Chosen<'_>) -> bool,
+    /// Goes on after "it has no effect", with the way out.
+    pub otherwise: &'static str,
+}
+
+/// What was chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen<'a> {
+    /// The effective settings.
+    pub settings: &'a Table,
+    /// Whether the weights come from a file.
+    pub init: bool,
+}
+
+impl<'a> Chosen<'a> {
+    /// Whether the text of `path` is one of `words`.
+    fn is(&self, path: &str, words: &[&str]) -> bool {
+        words.contains(&self.text(path))
+    }
+
+    fn text(&self, path: &str) -> &'a str {
+        self.value(path).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn is_on(&self, path: &str) -> bool {
+        self.value(path) == Some(&Value::Boolean(true))
+    }
+
+    fn is_positive(&self, path: &str) -> bool {
+        match self.value(path) {
+            Some(Value::Integer(number)) => *number > 0,
+            Some(Value::Float(number)) => *number > 0.0,
+            _ => false,
+        }
+    }
+
+    /// Whether the program itself may have to divide classes into training and validation images.
+    fn divides_classes(&self) -> bool {
+        self.is("data.kind", &["auto", "class-folders", "csv"])
+    }
+
+    fn value(&self, path: &str) -> Option<&'a Value> {
+        let (section, key) = path.split_once('.').unwrap_or(("", path));
+        let table = if section.is_empty() { Some(self.settings) } else { self.settings.get(section)?.as_table() };
+        table?.get(key)
+    }
+}
+
+const fn need(holds: fn(&Chosen<'_>) -> bool, otherwise: &'static str) -> Need {
+    Need { holds, otherwise }
+}
+
+// The task and the data.
+
+pub const REID: Need = need(|c| c.is("task", &["reid"]), "with --task classify: leave it out");
+pub const CLASSES: Need =
+    need(|c| c.is("task", &["classify"]), "with --task reid: leave it out, or add --task classify");
+pub const TARGET: Need =
+    need(|c| !c.text("data.target").is_empty(), "without --target: name that data set, or leave it out");
+pub const MSMT17: Need = need(
+    |c| ["data.kind", "data.target_kind"].iter().any(|path| c.is(path, &["auto", "msmt17"])),
+    "on another data set than msmt17: leave it out",
+);
+pub const SPLITS: Need = need(
+    |c| {
+        let split = ["auto", "cuhk03-classic-detected", "cuhk03-classic-labeled"];
+        match c.text("task") {
+            "classify" => c.divides_classes(),
+            _ => ["data.kind", "data.target_kind"].iter().any(|path| c.is(path, &split)),
+        }
+    },
+    "on a data set with one split of its own: leave it out",
+);
+pub const HELD_OUT: Need =
+    need(|c| c.divides_classes(), "on a data set with validation images of its own: leave it out");
+pub const RANDOM_CROP: Need =
+    need(|c| c.is("augment.crop", &["random-resized"]), "without --crop random-resized: add that, or leave it out");
+pub const MIDDLE: Need = need(
+    |c| !c.is("augment.crop", &["squeeze"]),
+    "with --crop squeeze, which takes the whole image: leave it out, or name another --crop",
+);
+pub const RAND_AUGMENT: Need =
+    need(|c| c.is_positive("augment.rand_ops"), "without --rand-ops: add that, or leave it out");
+
+// The network and where it computes.
+
+pub const CELLS: Need = need(
+    |c| c.text("model.arch").ends_with("-ptl"),
+    "in a network without BConv-Cells: leave it out, or name an --arch that ends in -ptl",
+);
+pub const CELL_WIDTHS: Need = need(
+    |c| c.value("ptl.cell_channels").and_then(Value::as_array).is_none_or(Vec::is_empty),
+    "beside --cell-channels: leave one of the two out",
+);
+pub const GPU: Need = need(|c| !c.is("device", &["cpu"]), "with --device cpu: leave it out");
+pub const INIT: Need = need(|c| c.init, "without --init: name the weights to start from, or leave it out");
+
+// Training.
+
+pub const ADAM: Need = need(|c| !c.is("optim.kind", &["sgd"]), "with --optim sgd: leave it out");
+pub const SGD: Need = need(|c| c.is("optim.kind", &["sgd"]), "without --optim sgd: add that, or leave it out");
+pub const TRAINED_BACKBONE: Need =
+    need(|c| !c.is_on("train.freeze_backbone"), "with --freeze-backbone: leave one of the two out");
+pub const FROZEN_BACKBONE: Need =
+    need(|c| c.is_on("train.freeze_backbone"), "without --freeze-backbone: add that, or leave it out");
+pub const MULTISTEP: Need =
+    need(|c| c.is("schedule.kind", &["multistep"]), "without --schedule multistep: add that, or leave it out");
+pub const STEP: Need = need(|c| c.is("schedule.kind", &["step"]), "without --schedule step: add that, or leave it out");
+pub const DROPS: Need = need(
+    |c| c.is("schedule.kind", &["step", "multistep"]),
+    "without --schedule step or multistep: add one of them, or leave it out",
+);
+pub const COSINE: Need =
+    need(|c| c.is("schedule.kind", &["cosine"]), "without --schedule cosine: add that, or leave it out");
+pub const WARMUP: Need =
+    need(|c| c.is_positive("schedule.warmup_epochs"), "without --warmup-epochs: add that, or leave it out");
+pub const TRIPLET: Need =
+    need(|c| c.is_positive("loss.triplet_weight"), "with --loss.triplet-weight 0: leave one of the two out");
+pub const CROSS_ENTROPY: Need =
+    need(|c| c.is_positive("loss.ce_weight"), "with --loss.ce-weight 0: leave one of the two out");
+
+// Evaluation.
+
+pub const RERANK: Need = need(|c| !c.is("eval.rerank", &["none"]), "without --rerank: add that, or leave it out");

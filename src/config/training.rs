@@ -1,0 +1,69 @@
+//! `[loss]` and `[train]`: the settings of the training loop.
+
+use crate::base::settings::{CROSS_ENTROPY, FROZEN_BACKBONE, INIT, ON_IMAGES, REID, TRIPLET, settings};
+
+settings! {
+    /// `[loss]`: cross-entropy and batch-hard triplet.
+    pub struct LossOptions in "loss", "Loss" {
+        /// Share of the label spread over all identities.
+        #[setting(flag("label-smoothing").at_least(0.0).below(1.0).needs(&[CROSS_ENTROPY]))]
+        pub label_smoothing: f32 = 0.0, Classify => 0.1;
+        /// Margin of the batch-hard triplet loss.
+        #[setting(flag("margin").at_least(0.0).needs(&[REID, TRIPLET]))]
+        pub triplet_margin: f32 = 0.3, Mgn => 1.2;
+        /// Weight of the triplet loss.
+        #[setting(at_least(0.0).needs(&[REID]))]
+        pub triplet_weight: f32 = 1.0;
+        /// Weight of the cross-entropy.
+        #[setting(at_least(0.0))]
+        pub ce_weight: f32 = 1.0;
+    }
+}
+
+settings! {
+    /// `[train]`: the loop.
+    pub struct TrainOptions in "train", "Training" {
+        /// Train everything but the backbone.
+        #[setting(flag("freeze-backbone"))]
+        pub freeze_backbone: bool = false;
+        /// Stop the running statistics of a frozen backbone too.
+        #[setting(flag("freeze-bn").needs(&[FROZEN_BACKBONE]))]
+        pub freeze_bn: bool = false;
+        /// Loader threads; 0 chooses.
+        #[setting(flag("workers").at_most(1024.0).same_results().taken_by(ON_IMAGES))]
+        pub workers: usize = 0;
+        /// Epochs between checkpoints.
+        #[setting(at_least(1.0).same_results())]
+        pub checkpoint_every: usize = 10;
+        /// Epochs between evaluations; 0 evaluates at the end only.
+        #[setting(flag("eval-every").free_at_end())]
+        pub eval_every: usize = 0, Classify => 1;
+        /// Steps between two lines of metrics.
+        #[setting(at_least(1.0).same_results())]
+        pub log_every: usize = 10;
+        /// Batches whose gradients are averaged for one step; latent states move with every batch.
+        #[setting(flag("accumulate").at_least(1.0).at_most(4096.0))]
+        pub accumulate: usize = 1;
+        /// Decay of the moving average of weights that is evaluated and saved; 0 for none.
+        #[setting(flag("ema").at_least(0.0).below(1.0))]
+        pub ema: f32 = 0.0;
+        /// Stop after that many evaluations (--eval-every) without improvement, with the best weights; 0: never.
+        #[setting(flag("patience").free_at_end())]
+        pub patience: usize = 0;
+        /// Keep the classifier of --init, for the same classes.
+        #[setting(flag("keep-head").needs(&[INIT]))]
+        pub keep_head: bool = false;
+        /// Accept an --init that has only a part of the network's backbone.
+        #[setting(flag("init-partial").needs(&[INIT]))]
+        pub init_partial: bool = false;
+        /// Which dictionary of weights to take from a file with several: its name, such as state_dict_ema, or the first part of its
+        /// tensors' names.
+        #[setting(flag("weights-dict").needs(&[INIT]).taken_by(ON_IMAGES))]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub weights_dict: Option<String> = None;
+        /// Stop after that many steps.
+        #[setting(flag("max-steps").at_least(1.0).free_at_end())]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub max_steps: Option<usize> = None;
+    }
+}

@@ -1,0 +1,59 @@
+//! `[data]`: the settings of data sets.
+
+use std::path::PathBuf;
+
+use super::DatasetKind;
+use super::sets::{LoadOptions, Subsets};
+use crate::base::settings::{
+    CLASSES, HELD_OUT, Kind, MSMT17, ON_DATA_SETS, ON_IMAGES, REID, SPLITS, SettingType, TARGET, settings,
+};
+
+impl SettingType for DatasetKind {
+    const KIND: Kind = Kind::Choice(DatasetKind::NAMES);
+}
+
+settings! {
+    /// `[data]`: the images.
+    pub struct DataOptions in "data", "Data" {
+        /// Folder of the data set, or the one that its download unpacks into.
+        #[setting(flag("data").taken_by(ON_DATA_SETS).free_at_end())]
+        pub root: PathBuf = PathBuf::new();
+        /// Which data set --data is; auto goes by the layout.
+        #[setting(flag("dataset").taken_by(ON_DATA_SETS))]
+        pub kind: DatasetKind = DatasetKind::Auto;
+        /// Another data set to evaluate on.
+        #[setting(flag("target").free_at_end())]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub target: Option<PathBuf> = None;
+        /// Which data set --target is.
+        #[setting(flag("target-dataset").needs(&[REID, TARGET]))]
+        pub target_kind: DatasetKind = DatasetKind::Auto;
+        /// MSMT17: train on list_val.txt too.
+        #[setting(flag("msmt17-val").needs(&[REID, MSMT17]).taken_by(ON_DATA_SETS))]
+        pub msmt17_val: bool = true;
+        /// CUHK03 classic: the split, from 0; classes without a split of their own: seed of theirs.
+        #[setting(flag("split").needs(&[SPLITS]).taken_by(ON_DATA_SETS))]
+        pub split: usize = 0;
+        /// Classes without a split of their own: share of each class kept for validation.
+        #[setting(flag("val-share").above(0.0).below(1.0).needs(&[CLASSES, HELD_OUT]).taken_by(ON_DATA_SETS))]
+        pub val_share: f32 = 0.2;
+        /// Leave broken images out, with a warning.
+        #[setting(flag("skip-broken").taken_by(ON_IMAGES))]
+        pub skip_broken: bool = false;
+        /// Turn and mirror images as their EXIF data say (false for mgn*, as published).
+        #[setting(flag("exif-orientation").taken_by(ON_IMAGES))]
+        // A stored configuration that does not have it is of a run that did not turn images.
+        #[serde(default)]
+        pub exif_orientation: bool = true, Mgn => false;
+        /// Memory for decoded images, MiB.
+        #[setting(same_results())]
+        pub cache_mb: usize = 1024;
+    }
+}
+
+impl DataOptions {
+    /// What loading a re-identification data set needs beside folder and kind.
+    pub fn load_options(&self, subsets: Subsets) -> LoadOptions {
+        LoadOptions { subsets, msmt17_val: self.msmt17_val, split: self.split }
+    }
+}

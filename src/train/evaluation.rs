@@ -1,0 +1,128 @@
+//! When a run measures its network, what it notes, and how it ends.
+
+use serde_json::{Map, Value, json};
+
+use super::run::{Job, Training};
+use super::task::{Report, Task};
+use super::{Trainer, curves};
+use crate::base::profile;
+use crate::base::text::plural;
+use crate::eval::Model;
+use crate::io::checkpoint;
+use crate::model::{Best, MODEL_FILE, Position, Record, checkpoints, load_latent_states};
+use crate::{Error, Result};
+
+impl<T: Task> Training<'_, T> {
+    pub(super) fn evaluation_is_due(&self) -> bool {
+        let due = self.record.at_end(self.job.config) || self.every(self.job.config.train.eval_every);
+        due && self.record.evaluated != Some(self.record.position.step)
+    }
+
+    /// Measures, and writes down what came out.
+    pub(super) fn evaluate_and_note(&mut self) -> Result<()> {
+        let Position { epoch, step, .. } = self.record.position;
+        let report = self.evaluate()?;
+        let mut line = report.figures();
+        line.extend(figures(json!({ "type": "evaluation", "epoch": epoch, "step": step })));
+        self.metrics.write(&line)?;
+        self.record.evaluated = Some(step);
+        if self.job.config.train.patience > 0 {
+            self.note_best(&report);
+        }
+        if self.saved == Some(step) {
+            self.write_record()?;
+            self.prune()?;
+        }
+        // The result of the run is what the caller gets, to show it once.
+        let result =
+            self.record.is_over(self.job.config) && self.record.best.is_none_or(|best| best.evaluations_since == 0);
+        if !result {
+            self.job.reporter.message(&format!("{report}"));
+        }
+        if self.record.out_of_patience(self.job.config)
+            && let Some(best) = self.record.best
+        {
+            self.job.reporter.message(&format!(
+                "no better {} in {}: training ends; the best was {:.2} % after epoch {}",
+                report.score().0,
+                plural(best.evaluations_since, "evaluation", "evaluations"),
+                100.0 * best.score,
+                best.epoch
+            ));
+        }
+        self.last_report = Some(report);
+        Ok(())
+    }
+
+    /// Notes how `report` compares with the best before. Its weights are those of the newest checkpoint.
+    fn note_best(&mut self, report: &T::Report) {
+        let (score, Position { epoch, step, .. }) = (report.score().1, self.record.position);
+        match &mut self.record.best {
+            Some(best) if score <= best.score => best.evaluations_since += 1,
+            best => *best = Some(Best { score, epoch, evaluations_since: 0, step: Some(step) }),
+        }
+    }
+
+    /// Measures the network, or the moving average of its weights.
+    fn evaluate(&mut self) -> Result<T::Report> {
+        self.trainer.swap_average();
+        let report = self.measure();
+        self.trainer.swap_average();
+        report
+    }
+
+    fn measure(&mut self) -> Result<T::Report> {
+        let _evaluation = profile::range("evaluation");
+        let Job { config, task, reporter, stop, .. } = *self.job;
+        if stop.requested() {
+            return Err(Error::Stopped);
+        }
+        let Trainer { store, network, states, device, .. } = &mut self.trainer;
+        task.evaluate(Model {
+            network: network.as_ref(),
+            store,
+            states,
+            options: config.inference(),
+            device,
+            reporter,
+            stop: stop.clone(),
+        })
+    }
+
+    /// Measures the best weights.
+    fn evaluate_best(&mut self, best: &Best) -> Result<T::Report> {
+        self.job.reporter.message(&format!("the weights after epoch {}:", best.epoch));
+        let model = checkpoints::of_best(&self.job.run.checkpoints(), best).join(MODEL_FILE);
+        self.trainer.fetch()?;
+        checkpoint::load_exact(&mut self.trainer.store, &checkpoint::File::open(&model)?, None)?;
+        let decls = self.trainer.state_decls().to_vec();
+        load_latent_states(&model, &decls, &mut self.trainer.states)?;
+        self.measure()
+    }
+
+    /// Writes the results down.
+    pub(super) fn finish(&mut self) -> Result<T::Report> {
+        let Job { config, task, run, .. } = *self.job;
+        let Record { position, best, sums, .. } = self.record.clone();
+        // Behind what belongs to the checkpoint: a run that goes on completes the epoch.
+        if position.batch > 0 && sums.steps > 0 {
+            self.metrics.write(&sums.json(position.epoch + 1, position.step))?;
+        }
+        let report = match (best, self.last_report.take()) {
+            (Some(best), _) if best.evaluations_since > 0 => self.evaluate_best(&best)?,
+            (_, Some(report)) => report,
+            (_, None) => self.evaluate()?,
+        };
+        let mut summary = task.describe();
+        summary.extend(report.summary());
+        task.write_details(&report, run, config)?;
+        curves::draw(run)?;
+        // Last: a run that has it is finished.
+        run.write_summary(&summary)?;
+        Ok(report)
+    }
+}
+
+fn figures(value: Value) -> Map<String, Value> {
+    value.as_object().cloned().unwrap_or_default()
+}

@@ -1,0 +1,89 @@
+//! A training step on a GPU.
+
+use super::recorded::Part;
+use super::{Trainer, check_finite};
+use crate::Result;
+use crate::base::profile;
+use crate::data::Batch;
+use crate::engine::device::{Gpu, Grid, Ptr, kernels};
+use crate::model::StepReport;
+
+impl Trainer {
+    /// Everything is enqueued, or replayed, before the first number comes back; a step whose gradient is not finite changes no
+    /// parameters by itself.
+    pub(super) fn step_on_gpu(
+        &mut self,
+        gpu: &Gpu,
+        batch: usize,
+        part: Part,
+        next: Option<&Batch>,
+        lr: f64,
+    ) -> Result<StepReport> {
+        let (segments, loss_weights) = (self.segments(lr), self.loss_weights());
+        self.session.begin_step(&mut self.store, &mut self.states)?;
+        let bound = self.session.bind(&mut self.store, &mut self.states)?;
+        let update = self.optimizer.bind(gpu, &segments)?;
+        // The update writes the parameters, which the session only reads.
+        self.store.values.on_device_mut(gpu)?;
+        let recorded = self.recorded.as_mut().expect("made with the session");
+        let (session, store, optimizer, ends) = (&self.session, &self.store, &self.optimizer, &self.ends);
+        let (clip_norm, classes) = (self.config.optim.clip_norm, session.graph().shape(ends.logits[0]).c);
+        let labels = session.address(ends.labels).cast();
+        let len = store.grads.len();
+        let sum = if part == Part::Whole { Ptr::NULL } else { self.summed.on_device_mut(gpu)? };
+        recorded.run(gpu, part, &bound, &update, &mut |hits| {
+            session.launch_forward(store, &bound)?;
+            for (i, &logits) in ends.logits.iter().enumerate() {
+                let logits = session.address(logits);
+                kernels::top1_hits(gpu, 1, logits, labels, hits.add(i), batch as i32, classes as i32)?;
+            }
+            for &(loss, weight) in &loss_weights {
+                session.launch_grad(loss, weight)?;
+            }
+            session.launch_backward(store, &bound)?;
+            let add = |from, to, accumulate| kernels::put_f32(gpu, Grid::any(len), from, to, len as i64, accumulate);
+            match part {
+                Part::Whole => {}
+                Part::First => return add(bound.grads, sum, 0),
+                Part::Middle => return add(bound.grads, sum, 1),
+                Part::Last => add(sum, bound.grads, 1)?,
+            }
+            let _optimizer = profile::range("optimizer");
+            optimizer.launch(gpu, &update, bound.values, bound.grads, clip_norm)
+        })?;
+
+        if let Some(next) = next {
+            self.session.stage_images(self.ends.images, next)?;
+        }
+
+        let _read = profile::range("wait for the GPU");
+        let (session, ends) = (&self.session, &self.ends);
+        let losses = ends.cross_entropies.iter().chain(&ends.triplets).map(|&loss| session.address(loss).cast());
+        let hits = (0..ends.logits.len()).map(|i| recorded.hits().add(i));
+        let norm = part.updates().then_some(update.norm);
+        let read = read_numbers(gpu, losses.chain(hits).chain(norm))?;
+        let (cross_entropies, rest) = read.split_at(ends.cross_entropies.len());
+        let (triplets, rest) = rest.split_at(ends.triplets.len());
+        let (hits, norm) = rest.split_at(ends.logits.len());
+        let mut report = self.report(cross_entropies, triplets, hits, batch);
+        check_finite("loss", report.loss, lr)?;
+        if let [norm] = *norm {
+            check_finite("gradient norm", norm, lr)?;
+            report.grad_norm = Some(norm);
+            self.optimizer.count_step();
+        }
+        Ok(report)
+    }
+}
+
+/// One number from each address.
+fn read_numbers(gpu: &Gpu, from: impl Iterator<Item = Ptr<f32>>) -> Result<Vec<f64>> {
+    let from: Vec<Ptr<f32>> = from.collect();
+    let mut numbers = vec![[0u8; 4]; from.len()];
+    let mut copies: Vec<(&mut [u8], u64)> = Vec::new();
+    for (number, from) in numbers.iter_mut().zip(&from) {
+        copies.push((number, from.address()));
+    }
+    gpu.download(&mut copies)?;
+    Ok(numbers.into_iter().map(|bytes| f64::from(f32::from_ne_bytes(bytes))).collect())
+}
