@@ -53,8 +53,8 @@ pub enum Error {
     },
     /// The loss or the gradient is NaN or infinite.
     #[error(
-        "the {what} became {value} at learning rate {lr:e}: lower --lr, add --warmup-epochs or clip the gradient with \
-         --clip-norm (batch: {})", files.join(", ")
+        "the {what} became {value} at learning rate {lr:e}: lower `optim.lr`, add `schedule.warmup_epochs` or clip the gradient with \
+         `optim.clip_norm` (batch: {})", files.join(", ")
     )]
     NonFinite { what: &'static str, value: f64, lr: f64, files: Vec<String> },
     // --- devices ---
@@ -101,7 +101,7 @@ pub enum Error {
     )]
     SingleImages { dataset: String },
     /// A batch needs more identities than there are.
-    #[error("{dataset} has {}, a batch needs {needed}: lower --ids", plural(*found, "training identity", "training identities"))]
+    #[error("{dataset} has {}, a batch needs {needed}: lower `sampler.ids`", plural(*found, "training identity", "training identities"))]
     TooFewIdentities { dataset: String, found: usize, needed: usize },
     /// A classifier of one class has nothing to learn.
     #[error(
@@ -110,14 +110,16 @@ pub enum Error {
     )]
     TooFewClasses { dataset: String, found: usize },
     /// A batch is larger than the training set.
-    #[error("a batch has {batch} images, {dataset} has {images} for training: lower --batch to at most {images}")]
+    #[error(
+        "a batch has {batch} images, {dataset} has {images} for training: lower `sampler.batch` to at most {images}"
+    )]
     BatchTooLarge { dataset: String, batch: usize, images: usize },
     /// Nothing can be measured.
     #[error("none of the queries of {dataset} ({queries} in all) has a match from another camera in the gallery")]
     NoCrossCameraMatch { dataset: String, queries: usize },
     /// Files that cannot be decoded.
     #[error(
-        "{count} of {} cannot be decoded, the first is {} ({reason}): repair or remove them, or pass --skip-broken",
+        "{count} of {} cannot be decoded, the first is {} ({reason}): repair or remove them, or pass `data.skip_broken`",
         plural(*total, "image", "images"), path.shown()
     )]
     BrokenImages { count: usize, total: usize, path: PathBuf, reason: String },
@@ -186,7 +188,7 @@ pub enum Error {
     #[error("{}, line {line}: {message}", path.shown())]
     ConfigFile { path: PathBuf, line: usize, message: String },
     /// A new run would go into a folder that already has something in it.
-    #[error("{} is not empty: choose another --out, or continue that run with --resume", path.shown())]
+    #[error("{} is not empty: choose another `out`, or continue that run with `resume`", path.shown())]
     RunExists { path: PathBuf },
     /// Another process writes a run.
     #[error("{} is being written by another ptl-train: wait until that has ended, or stop it", path.shown())]
@@ -219,7 +221,7 @@ pub enum Error {
     /// A run was stopped within an epoch and is resumed with epochs of another length.
     #[error(
         "the run was stopped after batch {batch} of an epoch of {}, and now an epoch has {now}: resume with the \
-         same data and the same batches (--ids, --images, --passes; for classes --batch)",
+         same data and the same batches (`sampler.ids`, `sampler.images`, `sampler.passes`; for classes `sampler.batch`)",
         plural(*then, "batch", "batches")
     )]
     OtherEpoch { batch: usize, then: usize, now: usize },
@@ -235,6 +237,19 @@ pub enum Error {
         needed: String,
         found: String,
     },
+}
+
+impl Error {
+    /// Names the `settings` by which a batch becomes smaller, where a GPU's memory is too small.
+    pub fn with_batch_settings(self, settings: &str) -> Error {
+        match self {
+            Error::DeviceMemory { purpose, needed, free, total, advice } => {
+                let advice = format!("{advice}; a batch is set by {settings}");
+                Error::DeviceMemory { purpose, needed, free, total, advice }
+            }
+            other => other,
+        }
+    }
 }
 
 /// `std::result::Result` with the crate's [`Error`].

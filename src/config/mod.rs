@@ -124,6 +124,14 @@ impl Config {
         }
     }
 
+    /// The settings that say how many images a training batch has, for messages.
+    pub fn batch_settings(&self) -> &'static str {
+        match self.task {
+            TaskKind::Reid => "`sampler.ids` and `sampler.images`",
+            TaskKind::Classify => "`sampler.batch`",
+        }
+    }
+
     /// What becomes of an image on its way to the network, in training and in evaluation.
     pub fn transform(&self) -> Transform {
         let Config { model, augment, .. } = self;

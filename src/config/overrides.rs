@@ -62,7 +62,7 @@ impl Overrides {
         match self.iter().find(|(setting, _)| paths.contains(&setting.path)) {
             None => Ok(()),
             Some((setting, value)) => Err(Error::Setting {
-                setting: format!("--{}", setting.flag_name()),
+                setting: format!("`{}`", setting.path),
                 value: value.to_string(),
                 reason: reason.into(),
             }),
@@ -79,7 +79,7 @@ impl Overrides {
         for (setting, _) in self.iter().filter(|(setting, value)| !is_off(setting, value)) {
             if let Some(need) = setting.needs.iter().find(|need| !(need.holds)(&chosen)) {
                 return Err(Error::Setting {
-                    setting: format!("--{}", setting.flag_name()),
+                    setting: format!("`{}`", setting.path),
                     value: config.shown(setting),
                     reason: format!("it has no effect {}", need.otherwise),
                 });
@@ -168,13 +168,12 @@ mod tests {
     fn a_flag_without_effect_is_refused_and_one_with_effect_is_not() {
         for (flag, refused, accepted) in CASES {
             let error = check(&[&[*flag], *refused].concat(), false).unwrap_err().to_string();
-            let name = Config::setting(flag.0).unwrap().flag_name();
-            assert!(error.starts_with(&format!("--{name} = ")) && error.contains(": it has no effect "), "{error}");
+            assert!(error.starts_with(&format!("`{}` = ", flag.0)) && error.contains(": it has no effect "), "{error}");
             check(&[&[*flag], *accepted].concat(), false).unwrap();
         }
         let of_init = [("train.keep_head", "true"), ("train.init_partial", "true"), ("train.weights_dict", "ema")];
         for flag in of_init {
-            assert!(check(&[flag], false).unwrap_err().to_string().contains("without --init"));
+            assert!(check(&[flag], false).unwrap_err().to_string().contains("without `init`"));
             check(&[flag], true).unwrap();
         }
         for setting in

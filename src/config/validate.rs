@@ -42,8 +42,10 @@ impl Config {
     /// [`Error::Setting`].
     pub(super) fn check_warmup(&self) -> Result<()> {
         let s = &self.schedule;
-        let shorter =
-            format!("the training ends after epoch {}: choose fewer --warmup-epochs or more --epochs", s.epochs);
+        let shorter = format!(
+            "the training ends after epoch {}: choose fewer `schedule.warmup_epochs` or more `schedule.epochs`",
+            s.epochs
+        );
         check("schedule.warmup_epochs", s.warmup_epochs, s.warmup_epochs < s.epochs as u64, &shorter)
     }
 
@@ -57,11 +59,11 @@ impl Config {
             "data.target",
             target.shown(),
             !classifier || self.data.target.is_none(),
-            "classes are measured on the validation images of --data: leave it out",
+            "classes are measured on the validation images of `data.root`: leave it out",
         )?;
         check("model.embedding", m.embedding, !classifier || m.embedding == 0, "a classifier has none")?;
         let small = arch.backbone.for_small_images();
-        check("model.stem", m.stem, !small || m.stem == StemKind::Cifar, "cifar-* requires --stem cifar")?;
+        check("model.stem", m.stem, !small || m.stem == StemKind::Cifar, "cifar-* requires `model.stem` cifar")?;
         let (stages, last) = (&self.ptl.stages, arch.backbone.stages());
         let ascending = !stages.is_empty() && stages.is_sorted_by(|a, b| a < b);
         check(
@@ -76,11 +78,11 @@ impl Config {
             "ptl.cell_channels",
             format!("{cells:?}"),
             cells.is_empty() || (one_each && arch.family != Family::Mgn),
-            "name from 1 to 16384 channels for each of --ptl-stages (mgn: --cell-width only)",
+            "name from 1 to 16384 channels for each of `ptl.stages` (mgn: `ptl.cell_width` only)",
         )?;
         if arch.family == Family::Mgn {
             check("model.pool", m.pool, m.pool == Pool::Max, "mgn pools by maximum")?;
-            check("model.stem", m.stem, m.stem == StemKind::Imagenet, "mgn requires --stem imagenet")?;
+            check("model.stem", m.stem, m.stem == StemKind::Imagenet, "mgn requires `model.stem` imagenet")?;
             check(
                 "model.last_stride",
                 m.last_stride,
@@ -106,7 +108,7 @@ impl Config {
         }
         for (setting, alpha) in [("augment.mixup", a.mixup), ("augment.cutmix", a.cutmix)] {
             let holds = alpha == 0.0 || self.task == TaskKind::Classify;
-            check(setting, alpha, holds, "mixup and CutMix need --task classify")?;
+            check(setting, alpha, holds, "mixup and CutMix need `task` classify")?;
         }
         let s = &self.sampler;
         let together = s.ids.saturating_mul(s.images);
@@ -135,7 +137,7 @@ impl Config {
         )?;
         let t = &self.train;
         let evaluates = t.patience == 0 || t.eval_every > 0;
-        check("train.patience", t.patience, evaluates, "it counts evaluations: set --eval-every too")
+        check("train.patience", t.patience, evaluates, "it counts evaluations: set `train.eval_every` too")
     }
 }
 
@@ -197,7 +199,7 @@ mod tests {
         }
         let mut mixed = Config::default();
         mixed.augment.mixup = 0.2;
-        assert!(mixed.validate().unwrap_err().to_string().contains("need --task classify"));
+        assert!(mixed.validate().unwrap_err().to_string().contains("need `task` classify"));
         let mut mgn = Config::recipe(TaskKind::Reid, "mgn-ptl");
         mgn.model.stem = StemKind::Cifar;
         assert!(mgn.validate().unwrap_err().to_string().starts_with("model.stem = cifar"));

@@ -84,7 +84,7 @@ impl Graph {
         Graph { mode, values: Vec::new(), nodes: Vec::new(), states: Vec::new(), freeze_backbone_bn: false }
     }
 
-    /// Keeps the running statistics of the backbone as they are, and normalises with them (`--freeze-bn`).
+    /// Keeps the running statistics of the backbone as they are, and normalises with them (`train.freeze_bn`).
     pub fn freeze_backbone_bn(mut self, freeze: bool) -> Graph {
         self.freeze_backbone_bn = freeze;
         self

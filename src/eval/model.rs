@@ -49,6 +49,10 @@ impl Model<'_> {
     /// An image that cannot be read, or for which the network gives what is not finite; `eval-state mean` without stored states;
     /// [`Error::Stopped`].
     pub fn run(&mut self, samples: Arc<[Sample]>, output: Output) -> Result<(Vec<f32>, usize)> {
+        self.run_batches(samples, output).map_err(|error| error.with_batch_settings("`eval.batch`"))
+    }
+
+    fn run_batches(&mut self, samples: Arc<[Sample]>, output: Output) -> Result<(Vec<f32>, usize)> {
         let Model { network, store, states, options, device, reporter, stop } = self;
         let Inference { eval: EvalOptions { flip, batch, .. }, transform, workers, eval_state, seed } = *options;
         let extraction = ExtractOptions { output, flip, batch, eval_state, seed };

@@ -56,7 +56,7 @@ pub fn draw(
     check_folder(folder)?;
     if query.paths.is_empty() || gallery.paths.is_empty() {
         return Err(Error::Setting {
-            setting: "--gallery-pictures".into(),
+            setting: "`gallery-pictures`".into(),
             value: folder.shown().to_string(),
             reason: "the features have no image paths to draw: give labels with paths".into(),
         });

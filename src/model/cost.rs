@@ -45,12 +45,12 @@ pub fn ensure_evaluation(config: &Config, classes: usize, device: &Device) -> Re
     memory::ensure_or(&purpose, sum([weights, activations, batches]), &advice)
 }
 
-pub(crate) const SMALLER_IMAGES: &str = "smaller images (--height, --image-width)";
+pub(crate) const SMALLER_IMAGES: &str = "smaller images (`model.height`, `model.image_width`)";
 
 /// What may be evaluated or loaded less at a time, and whether there is more than one.
 pub(crate) fn fewer_at_once(config: &Config) -> [(bool, &'static str); 2] {
     let workers = config.workers();
-    [(config.eval.batch > 1, "a smaller --eval-batch"), (workers > 1, "fewer --workers")]
+    [(config.eval.batch > 1, "a smaller `eval.batch`"), (workers > 1, "fewer `train.workers`")]
 }
 
 /// Writes `use a, b or c` of those that help this run.

@@ -64,7 +64,7 @@ pub(crate) fn read_header<T: for<'de> Deserialize<'de>>(path: &Path, metadata: &
     let Some(text) = metadata.get("ptl") else {
         return Err(bad(
             path,
-            "it was not written by ptl-train: give the model's settings and load it with --init".into(),
+            "it was not written by ptl-train: give the model's settings and load it with `init`".into(),
         ));
     };
     serde_json::from_str(text)

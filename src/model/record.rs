@@ -50,7 +50,7 @@ pub struct Best {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub position: Position,
-    /// The best evaluation so far, where the run looks for one (`--patience`).
+    /// The best evaluation so far, where the run looks for one (`train.patience`).
     pub best: Option<Best>,
     /// Updates that were done at the last evaluation.
     pub evaluated: Option<u64>,

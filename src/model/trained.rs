@@ -178,8 +178,8 @@ fn of_header(path: &Path, error: Error) -> Error {
 fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(About, Option<Place>)> {
     let bad = |reason: String| Error::Checkpoint { path: file.path().to_path_buf(), reason };
     if !flags.has("model.arch") {
-        let reason = "it was not written by ptl-train and says nothing of its network: name that with --arch (and --width, \
-                      --embedding ... where they are not the defaults)";
+        let reason = "it was not written by ptl-train and says nothing of its network: name that with `model.arch` (and `model.width`, \
+                      `model.embedding` ... where they are not the defaults)";
         return Err(bad(reason.into()));
     }
     let config = Config::load_recipe(DEFAULT_ARCH, None, flags)?;
@@ -205,13 +205,13 @@ fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(About, Option<
             let backbone = place.has_backbone(&shapes, file, names);
             let reason = if backbone {
                 format!(
-                    "it has no classifier of {} ({wanted}): to start a training from these weights, pass it to train with --init",
+                    "it has no classifier of {} ({wanted}): to start a training from these weights, pass it to train with `init`",
                     config.model.arch
                 )
             } else {
                 let first = file.all_names().next().unwrap_or("nothing").shown().to_string();
                 format!(
-                    "its names are not those of {} (it has {first}): name the network that it is with --arch",
+                    "its names are not those of {} (it has {first}): name the network that it is with `model.arch`",
                     config.model.arch
                 )
             };

@@ -175,7 +175,7 @@ fn other_networks_are_refused_by_what_they_lack_and_have() {
     let resnet = |name: &str| renamed(tensors(name, CLASSES), |name| Some(format!("model.{name}")));
     let refused = |arch: &str, tensors: &[Tensor], parts: &[&str]| {
         let error = start(arch, REID, &file(tensors), false).unwrap_err().to_string();
-        assert!(parts.iter().chain(&["--init-partial"]).all(|part| error.contains(part)), "{parts:?}: {error}");
+        assert!(parts.iter().chain(&["`train.init_partial`"]).all(|part| error.contains(part)), "{parts:?}: {error}");
         let (_, report) = start(arch, REID, &file(tensors), true).unwrap();
         assert!(report.partial.is_some(), "{parts:?}");
     };
@@ -230,7 +230,7 @@ fn of_several_networks_the_one_that_is_meant_is_taken() {
         start("resnet18", REID, &asked, false).unwrap();
     }
     let error = start("resnet18", REID, &file(&twice("rgb.", "infrared.")), false).unwrap_err().to_string();
-    assert!(error.contains("under rgb and under infrared") && error.contains("--weights-dict"), "{error}");
+    assert!(error.contains("under rgb and under infrared") && error.contains("`train.weights_dict`"), "{error}");
     let error = open(&twice("rgb.", "infrared."), Some("depth")).err().unwrap().to_string();
     assert!(error.contains("no names under depth") && error.contains("infrared, rgb"), "{error}");
 }

@@ -2,35 +2,34 @@
 //! that replaces another one does so in one step. One process at a time writes a run.
 
 mod lock;
+mod metrics;
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::base::atomic::{atomic_write, sync_folder};
+use crate::base::atomic::atomic_write;
 use crate::base::error::IoContext;
-use crate::base::input;
 use crate::base::utc::UtcTime;
 use crate::config::{Config, Overrides};
 use crate::eval::ITEMS_FILE;
 use crate::{Error, Result};
 use lock::{LOCK_FILE, Lock};
+pub(crate) use metrics::LARGEST;
+pub use metrics::Metrics;
 
 /// Where runs go that are given no folder.
 pub const RUNS: &str = "runs";
-
-/// Largest metrics.jsonl, bytes.
-pub(crate) const LARGEST: u64 = 4 << 30;
 
 const CONFIG_FILE: &str = "config.toml";
 const LOG_FILE: &str = "log.txt";
 const METRICS_FILE: &str = "metrics.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
-/// What lies in the folder of a run that ended before its first checkpoint.
+/// What is in the folder of a run that ended before its first checkpoint.
 const OF_A_BEGINNING: [&str; 6] = [LOCK_FILE, LOG_FILE, CONFIG_FILE, ".config.toml.tmp", METRICS_FILE, CHECKPOINTS];
 
 /// The folder of one run.
@@ -39,6 +38,8 @@ pub struct RunDir {
     root: PathBuf,
     /// Where it is more than looked at.
     _lock: Option<Lock>,
+    /// The folders that were made for it, the innermost first: itself, and those above it.
+    made: Vec<PathBuf>,
 }
 
 impl RunDir {
@@ -49,12 +50,13 @@ impl RunDir {
     /// [`Error::RunExists`] if there is a run, [`Error::FolderNotEmpty`] if there is something else; [`Error::RunBusy`] while
     /// another process writes it; [`Error::Io`].
     pub fn create(path: &Path) -> Result<RunDir> {
+        let made = missing(path);
         match fs::read_dir(path) {
             Ok(_) => refuse_content(path)?,
             Err(e) if e.kind() == ErrorKind::NotFound => fs::create_dir_all(path).at("create", path)?,
             Err(e) => return Err(e).at("create a run in", path),
         }
-        let run = RunDir { root: path.into(), _lock: Some(Lock::take(path)?) };
+        let run = RunDir { root: path.into(), _lock: Some(Lock::take(path)?), made };
         // Another process may have begun a run before this one had the lock.
         refuse_content(path)?;
         for file in [run.config_path(), run.metrics_path()] {
@@ -72,6 +74,7 @@ impl RunDir {
     /// # Errors
     /// [`Error::Io`].
     pub fn create_in(parent: &Path, name: &str) -> Result<RunDir> {
+        let mut made = missing(parent);
         fs::create_dir_all(parent).at("create", parent)?;
         let stem = format!("{}-{name}", UtcTime::now().file_stamp());
         let mut root = parent.join(&stem);
@@ -82,10 +85,11 @@ impl RunDir {
                     root = parent.join(format!("{stem}-{number}"));
                     number += 1;
                 }
-                made => {
-                    made.at("create", &root)?;
+                created => {
+                    created.at("create", &root)?;
+                    made.insert(0, root.clone());
                     let _lock = Some(Lock::take(&root)?);
-                    return RunDir { root, _lock }.with_checkpoints();
+                    return RunDir { root, _lock, made }.with_checkpoints();
                 }
             }
         }
@@ -105,7 +109,7 @@ impl RunDir {
     /// # Errors
     /// [`Error::NotARun`] where there is no folder with a config.toml.
     pub fn view(path: &Path) -> Result<RunDir> {
-        let run = RunDir { root: path.into(), _lock: None };
+        let run = RunDir { root: path.into(), _lock: None, made: Vec::new() };
         let reason = if !path.exists() {
             "there is nothing of that name"
         } else if !path.is_dir() {
@@ -113,11 +117,11 @@ impl RunDir {
         } else if run.config_path().is_file() {
             return Ok(run);
         } else if names(path)?.is_empty() {
-            "it is empty: start a run there, with this folder as --out"
+            "it is empty: start a run there, with this folder as `out`"
         } else if may_be_used(path)? {
-            "it ended before it began: start it again, with this folder as --out"
+            "it ended before it began: start it again, with this folder as `out`"
         } else {
-            "it has no config.toml: name the folder that a run was started in with --out"
+            "it has no config.toml: name the folder that a run was started in with `out`"
         };
         Err(Error::NotARun { path: path.into(), reason: reason.into() })
     }
@@ -128,14 +132,14 @@ impl RunDir {
         Ok(self)
     }
 
-    /// Removes a run that ended before it had settings: its weights did not fit, for one. The next try may have the folder.
-    /// What cannot be removed stays.
+    /// Removes a run that ended before it had settings, because its weights did not fit, for one, with the folders that were made for
+    /// it. What cannot be removed stays.
     pub fn discard_unstarted(&self) {
         if !self.config_path().exists() {
             let _ = fs::remove_file(self.log_path());
             let _ = fs::remove_dir_all(self.checkpoints());
             let _ = fs::remove_file(self.file(LOCK_FILE));
-            let _ = fs::remove_dir(&self.root);
+            self.made.iter().take_while(|folder| fs::remove_dir(folder).is_ok()).count();
         }
     }
 
@@ -224,35 +228,19 @@ impl RunDir {
         })
     }
 
-    /// The metrics, to be continued behind their first `length` bytes: a run that resumes from a checkpoint repeats what came
-    /// after it. Where the length is not known, or the file is not what it was, lines for which `keep` is false are dropped, and
-    /// so is one that was cut off.
+    /// The metrics, to be continued after their first `length` bytes: see [`Metrics::resume`].
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn metrics(&self, length: Option<u64>, keep: impl Fn(&Value) -> bool) -> Result<Metrics> {
-        let path = self.metrics_path();
-        if path.exists() {
-            let bytes = input::read(&path, LARGEST)?;
-            let known = length.map(|length| length as usize);
-            let known = known.filter(|&length| length == 0 || bytes.get(length - 1) == Some(&b'\n'));
-            let kept = match known {
-                Some(length) => bytes[..length].to_vec(),
-                None => {
-                    let whole = |line: &&[u8]| {
-                        line.ends_with(b"\n") && serde_json::from_slice(line).is_ok_and(|value| keep(&value))
-                    };
-                    bytes.split_inclusive(|&byte| byte == b'\n').filter(whole).flatten().copied().collect()
-                }
-            };
-            if kept != bytes {
-                atomic_write(&path, |file| file.write_all(&kept))?;
-            }
-        }
-        let metrics = Metrics::append_to(path)?;
-        sync_folder(&metrics.path);
-        Ok(metrics)
+        Metrics::resume(self.metrics_path(), length, keep)
     }
+}
+
+/// `path` and the folders above it that are not there, the innermost first.
+fn missing(path: &Path) -> Vec<PathBuf> {
+    let folders = path.ancestors().filter(|folder| !folder.as_os_str().is_empty());
+    folders.take_while(|folder| !folder.exists()).map(Path::to_path_buf).collect()
 }
 
 fn remove_if_there(path: &Path) -> Result<()> {
@@ -290,38 +278,6 @@ fn names(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
     entries.map(|entry| Ok(entry.at("read", folder)?.file_name())).collect()
 }
 
-/// An open metrics.jsonl.
-#[derive(Debug)]
-pub struct Metrics {
-    path: PathBuf,
-    file: File,
-}
-
-impl Metrics {
-    fn append_to(path: PathBuf) -> Result<Metrics> {
-        let file = OpenOptions::new().create(true).append(true).open(&path).at("write", &path)?;
-        Ok(Metrics { path, file })
-    }
-
-    /// Appends `record` as one line, with one write.
-    ///
-    /// # Errors
-    /// [`Error::Io`]: the disk is full, for one.
-    pub fn write(&mut self, record: &impl Serialize) -> Result<()> {
-        let line = serde_json::to_string(record).map_err(std::io::Error::from).at("write", &self.path)?;
-        self.file.write_all(format!("{line}\n").as_bytes()).at("write", &self.path)
-    }
-
-    /// Makes what was written last, and tells how many bytes that are.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn sync(&mut self) -> Result<u64> {
-        self.file.sync_all().at("write", &self.path)?;
-        Ok(self.file.metadata().at("read", &self.path)?.len())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -337,7 +293,7 @@ mod tests {
         fs::create_dir(run.checkpoints().join("step-0")).unwrap();
         let error = RunDir::create(&path).unwrap_err();
         assert!(matches!(error, Error::RunExists { .. }));
-        assert!(error.to_string().ends_with("choose another --out, or continue that run with --resume"), "{error}");
+        assert!(error.to_string().ends_with("choose another `out`, or continue that run with `resume`"), "{error}");
         let file = run.config_path();
         let before = fs::read(&file).unwrap();
         assert!(matches!(RunDir::create(&file), Err(Error::Io { .. })));
@@ -360,7 +316,7 @@ mod tests {
         fs::create_dir(run.checkpoints().join("step-0")).unwrap();
         drop(run);
         let error = RunDir::open(&path).unwrap_err().to_string();
-        assert!(error.ends_with("start it again, with this folder as --out"), "{error}");
+        assert!(error.ends_with("start it again, with this folder as `out`"), "{error}");
         let run = RunDir::create(&path).unwrap();
         assert_eq!(fs::read_to_string(run.log_path()).unwrap(), "said\n");
         assert_eq!(fs::read_dir(run.checkpoints()).unwrap().count(), 0);
@@ -417,38 +373,12 @@ mod tests {
         fs::write(other.join("notes.txt"), "").unwrap();
         for (path, reason) in [
             (folder.path().join("x"), "there is nothing of that name"),
-            (folder.path().into(), "it is empty: start a run there, with this folder as --out"),
-            (other, "it has no config.toml: name the folder that a run was started in with --out"),
+            (folder.path().into(), "it is empty: start a run there, with this folder as `out`"),
+            (other, "it has no config.toml: name the folder that a run was started in with `out`"),
         ] {
             let error = RunDir::open(&path).unwrap_err().to_string();
             assert!(error.ends_with(&format!("is not a run folder: {reason}")), "{error}");
         }
-    }
-
-    #[test]
-    fn metrics_continue_behind_the_checkpoint() {
-        let folder = tempfile::tempdir().unwrap();
-        let run = RunDir::create(&folder.path().join("run")).unwrap();
-        let text = || fs::read_to_string(run.metrics_path()).unwrap();
-        let mut metrics = run.metrics(Some(0), |_| true).unwrap();
-        let mut lengths = vec![0];
-        for step in 1..=3 {
-            metrics.write(&json!({"step": step})).unwrap();
-            lengths.push(metrics.sync().unwrap());
-        }
-        metrics.file.write_all(b"{\"step\": 4, \"lo").unwrap();
-        drop(metrics);
-        let mut metrics = run.metrics(Some(lengths[3]), |_| unreachable!("the length says it")).unwrap();
-        assert_eq!(text(), "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
-        metrics.file.write_all(b"{\"step\": 4, \"lo").unwrap();
-        // A file of another length, or an unknown one, is sifted line by line.
-        for length in [Some(1000), Some(lengths[2] - 1), None] {
-            let mut metrics = run.metrics(length, |record| record["step"].as_u64() <= Some(2)).unwrap();
-            metrics.write(&json!({"step": 3, "again": true})).unwrap();
-            assert_eq!(text(), "{\"step\":1}\n{\"step\":2}\n{\"again\":true,\"step\":3}\n");
-        }
-        run.metrics(Some(0), |_| true).unwrap();
-        assert_eq!(text(), "");
     }
 
     #[test]

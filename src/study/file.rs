@@ -77,7 +77,7 @@ impl StudyFile {
         }
         if !Self::is_in(folder) {
             return Err(no(format!(
-                "it has no {FILE}, so it is no study that could go on: a single run is continued by train --resume"
+                "it has no {FILE}, so it is no study that could go on: a single run is continued by train `resume`"
             )));
         }
         let bytes = input::read(&folder.join(FILE), MOST_BYTES)?;
@@ -85,7 +85,7 @@ impl StudyFile {
         let mut study: StudyFile =
             toml::from_str(&text).map_err(|error| no(format!("its {FILE} cannot be read ({})", error.message())))?;
         if study.kind != kind {
-            return Err(no(format!("it is a study of {0}: continue it with ptl-train {0} --resume", study.kind)));
+            return Err(no(format!("it is a study of {0}: continue it with ptl-train {0} `resume`", study.kind)));
         }
         study.check().map_err(|reason| no(format!("its {FILE} {reason}")))?;
         study.take(flags)?;
@@ -136,7 +136,7 @@ impl StudyFile {
                 harmless.push(setting, value.clone());
             } else if old != new {
                 return Err(Error::Setting {
-                    setting: format!("--{}", setting.flag_name()),
+                    setting: format!("`{}`", setting.path),
                     value: new,
                     reason: format!("the study has {old}: leave it out, or start another study in a new folder"),
                 });
@@ -191,7 +191,7 @@ mod tests {
         let threads = resume(&flag("threads", "3")).unwrap();
         assert_eq!([threads.config.threads, threads.pretraining.unwrap().threads], [3, 3]);
         let error = resume(&flag("optim.lr", "0.5")).unwrap_err().to_string();
-        assert!(error.starts_with("--lr = 0.5: the study has 0.0002: "), "{error}");
+        assert!(error.starts_with("`optim.lr` = 0.5: the study has 0.0002: "), "{error}");
     }
 
     #[test]
@@ -202,9 +202,9 @@ mod tests {
             StudyFile::resume(folder, kind, &Overrides::default()).map(drop).unwrap_err().to_string()
         };
         assert!(resume(&folder.path().join("none"), StudyKind::Demo).contains("nothing of that name"));
-        assert!(resume(run.root(), StudyKind::Demo).contains("train --resume"));
+        assert!(resume(run.root(), StudyKind::Demo).contains("train `resume`"));
         study().write(&run).unwrap();
-        assert!(resume(run.root(), StudyKind::Ablate).contains("ptl-train compare --resume"));
+        assert!(resume(run.root(), StudyKind::Ablate).contains("ptl-train compare `resume`"));
         std::fs::write(run.file(FILE), "seeds = 3\n").unwrap();
         assert!(resume(run.root(), StudyKind::Compare).contains("cannot be read"));
     }

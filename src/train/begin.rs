@@ -22,7 +22,8 @@ impl<'a, T: Task> Training<'a, T> {
         let mut trainer = Trainer::on(device, config, task.classes(), |network, store| match &job.start {
             Start::Init(path) => weights::load(job, path, network, store),
             Start::Scratch | Start::Resume => Ok(()),
-        })?;
+        })
+        .map_err(|error| error.with_batch_settings(config.batch_settings()))?;
         let sampler = task.sampler(config);
         let updates = updates(job, sampler.as_ref())?;
         let samples = task.samples();

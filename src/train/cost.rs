@@ -116,14 +116,17 @@ pub fn ensure_training(config: &Config, classes: usize, data: DataSizes, device:
     let numbers = times(cost.outputs as u64, data.measured);
     let train = &config.train;
     let reid = config.task == TaskKind::Reid;
-    let batch = (config.batch() > 1, if reid { "smaller batches (--ids, --images)" } else { "a smaller --batch" });
-    let [sizes, network] = [(true, SMALLER_IMAGES), (true, "a smaller network (--arch, --width)")];
+    let batch = (
+        config.batch() > 1,
+        if reid { "smaller batches (`sampler.ids`, `sampler.images`)" } else { "a smaller `sampler.batch`" },
+    );
+    let [sizes, network] = [(true, SMALLER_IMAGES), (true, "a smaller network (`model.arch`, `model.width`)")];
     let [eval_batch, workers] = fewer_at_once(config);
     let update = [
         network,
-        (config.optim.kind != OptimKind::Sgd, "--optim sgd"),
-        (train.ema > 0.0, "no --ema"),
-        (train.accumulate > 1, "no --accumulate"),
+        (config.optim.kind != OptimKind::Sgd, "`optim.kind` sgd"),
+        (train.ema > 0.0, "no `train.ema`"),
+        (train.accumulate > 1, "no `train.accumulate`"),
     ];
     let parts = [
         (memory.weights, advice(&[network])),
@@ -135,7 +138,7 @@ pub fn ensure_training(config: &Config, classes: usize, data: DataSizes, device:
         (times(numbers, 8), format!("measure fewer than {}", plural(data.measured, "image", "images"))),
         (
             index_bytes(config, data),
-            advice(&[(reid && config.sampler.passes > 1, "fewer --passes"), (true, "fewer training images")]),
+            advice(&[(reid && config.sampler.passes > 1, "fewer `sampler.passes`"), (true, "fewer training images")]),
         ),
     ];
     let (_, advice) = parts.iter().max_by_key(|(bytes, _)| *bytes).expect("there are parts");
@@ -156,7 +159,7 @@ pub fn ensure_training(config: &Config, classes: usize, data: DataSizes, device:
     Ok(cost)
 }
 
-/// The part of `--cache-mb` that is left once all else has its memory, MiB.
+/// The part of `data.cache_mb` that is left once all else has its memory, MiB.
 pub fn cache_mb(config: &Config, cost: &Cost, data: DataSizes) -> usize {
     let Some((_, available)) = memory::total_and_available() else { return config.data.cache_mb };
     // Weights, what updates them and activations are there already, or lie on a device.

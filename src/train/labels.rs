@@ -39,7 +39,7 @@ pub(super) fn check(
     } else {
         format!("the data have other {kind} than the run{}{}", counts(then, now), example(then, now))
     };
-    let reason = format!("{different}: resume with its data, or start anew with --init");
+    let reason = format!("{different}: resume with its data, or start anew with `init`");
     Err(Error::Checkpoint { path: path.into(), reason })
 }
 
@@ -92,7 +92,7 @@ mod tests {
         for (then, now, expected) in cases {
             let error = checked(then, 2, now).unwrap_err();
             assert!(error.contains(expected), "{error}");
-            assert!(error.ends_with(": resume with its data, or start anew with --init"), "{error}");
+            assert!(error.ends_with(": resume with its data, or start anew with `init`"), "{error}");
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn resume<T: Task>(
     checkpoints::heal(&folder)?;
     let newest = checkpoints::newest(&folder).ok_or_else(|| Error::NotARun {
         path: job.run.root().to_path_buf(),
-        reason: "it has no checkpoint to resume from: start it again, with this folder as --out".into(),
+        reason: "it has no checkpoint to resume from: start it again, with this folder as `out`".into(),
     })?;
     let saved = Saved::open(&newest)?;
     refuse_other_shapes(&saved.header.config, config)?;
@@ -69,10 +69,10 @@ fn refuse_changes(then: &Config, now: &Config) -> Result<()> {
     let counts = |setting: &Setting| setting.changes_results && !setting.is_free_at_end;
     now.first_difference(then, counts).map_or(Ok(()), |setting| {
         Err(Error::Setting {
-            setting: format!("--{}", setting.flag_name()),
+            setting: format!("`{}`", setting.path),
             value: now.shown(setting),
             reason: format!(
-                "the run is finished, with {}: nothing is left to train; give more --epochs too, or measure it anew with ptl-train \
+                "the run is finished, with {}: nothing is left to train; give more `schedule.epochs` too, or measure it anew with ptl-train \
                  evaluate",
                 then.shown(setting).shown()
             ),
@@ -90,7 +90,7 @@ fn refuse_mixtures(then: &Config, now: &Config) -> Result<()> {
     let why = |setting: &Setting| ONE.iter().find(|(path, _)| *path == setting.path).map(|(_, why)| why);
     now.first_difference(then, |setting| why(setting).is_some()).map_or(Ok(()), |setting| {
         Err(Error::Setting {
-            setting: format!("--{}", setting.flag_name()),
+            setting: format!("`{}`", setting.path),
             value: now.shown(setting),
             reason: format!(
                 "the run has begun with {}, and {}: leave the flag out, or start anew",
@@ -117,10 +117,10 @@ fn refuse_other_shapes(then: &Config, now: &Config) -> Result<()> {
     };
     of_network.or_else(of_state).map_or(Ok(()), |(setting, what)| {
         Err(Error::Setting {
-            setting: format!("--{}", setting.flag_name()),
+            setting: format!("`{}`", setting.path),
             value: now.shown(setting),
             reason: format!(
-                "the run has {}, and its checkpoint belongs to another {what}: leave the flag out, or start anew with --init",
+                "the run has {}, and its checkpoint belongs to another {what}: leave the flag out, or start anew with `init`",
                 then.shown(setting).shown()
             ),
         })
@@ -181,7 +181,7 @@ mod tests {
         refuse_changes(&config, &now).unwrap();
         now.model.height += 32;
         let error = refuse_changes(&config, &now).unwrap_err().to_string();
-        assert!(error.starts_with("--height = ") && error.contains("nothing is left to train"), "{error}");
+        assert!(error.starts_with("`model.height` = ") && error.contains("nothing is left to train"), "{error}");
     }
 
     #[test]
@@ -189,14 +189,17 @@ mod tests {
         let then = Config::default();
         type Change = fn(&mut Config);
         let refused: [(Change, &str); 5] = [
-            (|c| c.model.width = 0.3, "--width = 0.3: the run has 1.0, and its checkpoint belongs to another model: "),
-            (|c| c.model.arch = "resnet18".into(), "--arch = resnet18: the run has resnet50-ptl, and "),
-            (|c| c.model.last_stride = 2, "--last-stride = 2: "),
+            (
+                |c| c.model.width = 0.3,
+                "`model.width` = 0.3: the run has 1.0, and its checkpoint belongs to another model: ",
+            ),
+            (|c| c.model.arch = "resnet18".into(), "`model.arch` = resnet18: the run has resnet50-ptl, and "),
+            (|c| c.model.last_stride = 2, "`model.last_stride` = 2: "),
             (
                 |c| c.optim.kind = OptimKind::Sgd,
-                "--optim = sgd: the run has adam, and its checkpoint belongs to another optimiser: ",
+                "`optim.kind` = sgd: the run has adam, and its checkpoint belongs to another optimiser: ",
             ),
-            (|c| c.optim.amsgrad = !c.optim.amsgrad, "--optim.amsgrad = "),
+            (|c| c.optim.amsgrad = !c.optim.amsgrad, "`optim.amsgrad` = "),
         ];
         for (change, part) in refused {
             let mut now = then.clone();

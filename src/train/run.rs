@@ -178,7 +178,7 @@ impl<T: Task> Training<'_, T> {
         let update = position.epoch as u64 * self.updates + (position.batch / config.train.accumulate) as u64;
         let lr = self.schedule.lr(config.optim.lr, update);
         let report = self.trainer.step(batch, next, lr);
-        let report = report.map_err(|error| with_files(error, &self.samples, &batch.indices))?;
+        let report = report.map_err(|error| explained(error, config, &self.samples, &batch.indices))?;
         position.batch += 1;
         self.record.sums.add(&report, batch.labels.len());
         bar.advance(1, &format!("loss {:.4} acc {:.2} lr {lr:.2e}", report.loss, report.accuracy));
@@ -243,13 +243,13 @@ fn step_line(position: Position, lr: f64, report: &StepReport) -> Value {
     line
 }
 
-/// Adds the batch's files to an error of a step.
-fn with_files(error: Error, samples: &[Sample], indices: &[usize]) -> Error {
+/// Adds to an error of a step the batch's files, or what makes batches smaller.
+fn explained(error: Error, config: &Config, samples: &[Sample], indices: &[usize]) -> Error {
     match error {
         Error::NonFinite { what, value, lr, .. } => {
             let files = indices.iter().take(4).map(|&i| samples[i].image.to_string()).collect();
             Error::NonFinite { what, value, lr, files }
         }
-        other => other,
+        other => other.with_batch_settings(config.batch_settings()),
     }
 }

@@ -28,7 +28,7 @@ pub(super) fn load<T: Task>(job: &Job<'_, T>, path: &Path, network: &dyn Network
         if !(fits && same) {
             let classes = task.classes();
             let reason = format!(
-                "its classifier is not {}'s of these {classes} classes: leave --keep-head out",
+                "its classifier is not {}'s of these {classes} classes: leave `train.keep_head` out",
                 config.model.arch
             );
             return Err(Error::Checkpoint { path: path.into(), reason });
@@ -36,7 +36,7 @@ pub(super) fn load<T: Task>(job: &Job<'_, T>, path: &Path, network: &dyn Network
     }
     job.reporter.message(&format!("weights from {}{}:\n{}", path.shown(), file.choice(&report.place), report.table()));
     if let Some(partial) = &report.partial {
-        job.reporter.warn(&format!("--init-partial: {partial}"));
+        job.reporter.warn(&format!("`train.init_partial`: {partial}"));
     }
     Ok(())
 }

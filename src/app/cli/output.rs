@@ -11,6 +11,7 @@ use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
 use crate::base::text::{Shown, escape_lines};
+use crate::config::Config;
 use crate::{Error, Result};
 
 /// Writes a result to standard output, with control characters escaped. A closed pipe (`| head`) is no error: who reads has seen enough.
@@ -25,9 +26,38 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-/// `error: ` and one line, whatever names stand in it.
+/// Writes `error: ` and one line, whatever names are in it.
 pub fn print_error(error: &Error) {
-    let _ = writeln!(io::stderr(), "error: {}", error.to_string().shown());
+    let _ = writeln!(io::stderr(), "error: {}", with_flags(&error.to_string()).shown());
+}
+
+/// Options of commands that messages of the library name; they are no settings.
+const OPTIONS: [&str; 8] =
+    ["baseline", "gallery-labels", "gallery-pictures", "init", "mat", "out", "query-labels", "resume"];
+
+/// Shows settings and options as flags: the library names them in backquotes, by their keys in files.
+pub fn with_flags(text: &str) -> String {
+    let flag = |name: &str| match Config::setting(name) {
+        Some(setting) => Some(setting.flag_name()),
+        None => OPTIONS.iter().find(|option| **option == name).copied(),
+    };
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('`') {
+        shown.push_str(before);
+        match after.split_once('`').and_then(|(name, after)| Some((flag(name)?, after))) {
+            Some((flag, after)) => {
+                shown.push_str("--");
+                shown.push_str(flag);
+                rest = after;
+            }
+            None => {
+                shown.push('`');
+                rest = after;
+            }
+        }
+    }
+    shown + rest
 }
 
 /// What is wrong with the command line, or the help that it asks for.
@@ -85,4 +115,21 @@ pub fn stop_with_message(reporter: &Reporter, message: &'static str) -> StopFlag
 /// The exit code of a command that ended on request.
 pub fn interrupted() -> ExitCode {
     ExitCode::from(signals::exit_code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_flags;
+
+    #[test]
+    fn settings_are_shown_as_flags_and_other_quotes_stay() {
+        for (text, shown) in [
+            ("lower `optim.lr` or use `precision` bf16", "lower --lr or use --precision bf16"),
+            ("`ptl.stages` = 1: see `nvidia-smi`, `out`", "--ptl-stages = 1: see `nvidia-smi`, --out"),
+            ("odd ` quote, then `seed`", "odd ` quote, then --seed"),
+            ("nothing", "nothing"),
+        ] {
+            assert_eq!(with_flags(text), shown);
+        }
+    }
 }

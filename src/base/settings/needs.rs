@@ -60,11 +60,11 @@ const fn need(holds: fn(&Chosen<'_>) -> bool, otherwise: &'static str) -> Need {
 
 // The task and the data.
 
-pub const REID: Need = need(|c| c.is("task", &["reid"]), "with --task classify: leave it out");
+pub const REID: Need = need(|c| c.is("task", &["reid"]), "with `task` classify: leave it out");
 pub const CLASSES: Need =
-    need(|c| c.is("task", &["classify"]), "with --task reid: leave it out, or add --task classify");
+    need(|c| c.is("task", &["classify"]), "with `task` reid: leave it out, or add `task` classify");
 pub const TARGET: Need =
-    need(|c| !c.text("data.target").is_empty(), "without --target: name that data set, or leave it out");
+    need(|c| !c.text("data.target").is_empty(), "without `data.target`: name that data set, or leave it out");
 pub const MSMT17: Need = need(
     |c| ["data.kind", "data.target_kind"].iter().any(|path| c.is(path, &["auto", "msmt17"])),
     "on another data set than msmt17: leave it out",
@@ -81,52 +81,55 @@ pub const SPLITS: Need = need(
 );
 pub const HELD_OUT: Need =
     need(|c| c.divides_classes(), "on a data set with validation images of its own: leave it out");
-pub const RANDOM_CROP: Need =
-    need(|c| c.is("augment.crop", &["random-resized"]), "without --crop random-resized: add that, or leave it out");
+pub const RANDOM_CROP: Need = need(
+    |c| c.is("augment.crop", &["random-resized"]),
+    "without `augment.crop` random-resized: add that, or leave it out",
+);
 pub const MIDDLE: Need = need(
     |c| !c.is("augment.crop", &["squeeze"]),
-    "with --crop squeeze, which takes the whole image: leave it out, or name another --crop",
+    "with `augment.crop` squeeze, which takes the whole image: leave it out, or name another `augment.crop`",
 );
 pub const RAND_AUGMENT: Need =
-    need(|c| c.is_positive("augment.rand_ops"), "without --rand-ops: add that, or leave it out");
+    need(|c| c.is_positive("augment.rand_ops"), "without `augment.rand_ops`: add that, or leave it out");
 
 // The network and where it computes.
 
 pub const CELLS: Need = need(
     |c| c.text("model.arch").ends_with("-ptl"),
-    "in a network without BConv-Cells: leave it out, or name an --arch that ends in -ptl",
+    "in a network without BConv-Cells: leave it out, or name an `model.arch` that ends in -ptl",
 );
 pub const CELL_WIDTHS: Need = need(
     |c| c.value("ptl.cell_channels").and_then(Value::as_array).is_none_or(Vec::is_empty),
-    "beside --cell-channels: leave one of the two out",
+    "beside `ptl.cell_channels`: leave one of the two out",
 );
-pub const GPU: Need = need(|c| !c.is("device", &["cpu"]), "with --device cpu: leave it out");
-pub const INIT: Need = need(|c| c.init, "without --init: name the weights to start from, or leave it out");
+pub const GPU: Need = need(|c| !c.is("device", &["cpu"]), "with `device` cpu: leave it out");
+pub const INIT: Need = need(|c| c.init, "without `init`: name the weights to start from, or leave it out");
 
 // Training.
 
-pub const ADAM: Need = need(|c| !c.is("optim.kind", &["sgd"]), "with --optim sgd: leave it out");
-pub const SGD: Need = need(|c| c.is("optim.kind", &["sgd"]), "without --optim sgd: add that, or leave it out");
+pub const ADAM: Need = need(|c| !c.is("optim.kind", &["sgd"]), "with `optim.kind` sgd: leave it out");
+pub const SGD: Need = need(|c| c.is("optim.kind", &["sgd"]), "without `optim.kind` sgd: add that, or leave it out");
 pub const TRAINED_BACKBONE: Need =
-    need(|c| !c.is_on("train.freeze_backbone"), "with --freeze-backbone: leave one of the two out");
+    need(|c| !c.is_on("train.freeze_backbone"), "with `train.freeze_backbone`: leave one of the two out");
 pub const FROZEN_BACKBONE: Need =
-    need(|c| c.is_on("train.freeze_backbone"), "without --freeze-backbone: add that, or leave it out");
+    need(|c| c.is_on("train.freeze_backbone"), "without `train.freeze_backbone`: add that, or leave it out");
 pub const MULTISTEP: Need =
-    need(|c| c.is("schedule.kind", &["multistep"]), "without --schedule multistep: add that, or leave it out");
-pub const STEP: Need = need(|c| c.is("schedule.kind", &["step"]), "without --schedule step: add that, or leave it out");
+    need(|c| c.is("schedule.kind", &["multistep"]), "without `schedule.kind` multistep: add that, or leave it out");
+pub const STEP: Need =
+    need(|c| c.is("schedule.kind", &["step"]), "without `schedule.kind` step: add that, or leave it out");
 pub const DROPS: Need = need(
     |c| c.is("schedule.kind", &["step", "multistep"]),
-    "without --schedule step or multistep: add one of them, or leave it out",
+    "without `schedule.kind` step or multistep: add one of them, or leave it out",
 );
 pub const COSINE: Need =
-    need(|c| c.is("schedule.kind", &["cosine"]), "without --schedule cosine: add that, or leave it out");
+    need(|c| c.is("schedule.kind", &["cosine"]), "without `schedule.kind` cosine: add that, or leave it out");
 pub const WARMUP: Need =
-    need(|c| c.is_positive("schedule.warmup_epochs"), "without --warmup-epochs: add that, or leave it out");
+    need(|c| c.is_positive("schedule.warmup_epochs"), "without `schedule.warmup_epochs`: add that, or leave it out");
 pub const TRIPLET: Need =
-    need(|c| c.is_positive("loss.triplet_weight"), "with --loss.triplet-weight 0: leave one of the two out");
+    need(|c| c.is_positive("loss.triplet_weight"), "with `loss.triplet_weight` 0: leave one of the two out");
 pub const CROSS_ENTROPY: Need =
-    need(|c| c.is_positive("loss.ce_weight"), "with --loss.ce-weight 0: leave one of the two out");
+    need(|c| c.is_positive("loss.ce_weight"), "with `loss.ce_weight` 0: leave one of the two out");
 
 // Evaluation.
 
-pub const RERANK: Need = need(|c| !c.is("eval.rerank", &["none"]), "without --rerank: add that, or leave it out");
+pub const RERANK: Need = need(|c| !c.is("eval.rerank", &["none"]), "without `eval.rerank`: add that, or leave it out");

@@ -88,7 +88,7 @@ impl ClassDataset {
             let (large, small) = (large.shown(), small.shown());
             self.warnings.push(format!(
                 "the largest class ({large}) has {most} training images, the smallest ({small}) {fewest}: balanced batches \
-                 (--balanced) draw from each class alike"
+                 (`sampler.balanced`) draw from each class alike"
             ));
         }
         self.warn_of_copies();

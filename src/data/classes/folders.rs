@@ -210,7 +210,7 @@ fn names(classes: &Classes) -> Vec<String> {
 pub(super) fn load(root: &Path, options: &ClassOptions) -> Result<ClassDataset> {
     let listing = list(root)?;
     if let Some((name, _)) = listing.folders.iter().find(|(name, _)| name.starts_with("bounding_box_")) {
-        return refuse(root, format!("its folder {name} is one of a re-identification data set: use --task reid"));
+        return refuse(root, format!("its folder {name} is one of a re-identification data set: use `task` reid"));
     }
     let Some(Divided { train, val, warnings }) = divided(root, &listing, options.subsets)? else {
         return held_out(root, root, listing, options);

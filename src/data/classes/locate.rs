@@ -22,7 +22,7 @@ pub(super) enum Form {
 pub(super) fn find(root: &Path, kind: DatasetKind) -> Result<(DatasetKind, Form)> {
     let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
     if DatasetKind::REID.contains(&kind) {
-        return refuse(format!("{kind} has identities, not classes: it is for --task reid"));
+        return refuse(format!("{kind} has identities, not classes: it is for `task` reid"));
     }
     if root.is_file() {
         return match kind {
@@ -64,7 +64,7 @@ fn recognise(root: &Path) -> Result<(DatasetKind, Form)> {
     }
     if known.len() > 1 {
         let names: Vec<&str> = known.iter().map(|(kind, _)| kind.name()).collect();
-        return refuse(format!("it holds {}: say by --dataset which is meant", names.join(" and ")));
+        return refuse(format!("it holds {}: say by `data.kind` which is meant", names.join(" and ")));
     }
     if let Some((kind, found)) = known.pop() {
         return one(root, kind, found);

@@ -99,7 +99,7 @@ fn verdict(kind: DatasetKind, label: &str, counts: Counts) -> Verdict {
     let mut text = nearest.differences(counts).join(", ");
     let other = KNOWN.iter().find(|k| k.kind != nearest.kind && k.total.is_none() && k.differences(counts).is_empty());
     if let Some(other) = other {
-        text = format!("{text}; these are the counts of {}: is that what --dataset should say?", other.kind);
+        text = format!("{text}; these are the counts of {}: is that what `data.kind` should say?", other.kind);
     } else if let Some(reason) = nearest.reason(counts) {
         text = format!("{text}; {reason}");
     }
@@ -237,7 +237,7 @@ mod tests {
         assert!(said(DatasetKind::Market1501, fewer).ends_with("the usual archive has 2,798"));
         let text = said(DatasetKind::Cuhk03NpDetected, [(767, 7_368), (700, 1_400), (700, 5_328)]);
         assert!(
-            text.ends_with("these are the counts of cuhk03-np-labeled: is that what --dataset should say?"),
+            text.ends_with("these are the counts of cuhk03-np-labeled: is that what `data.kind` should say?"),
             "{text}"
         );
         let val = said(DatasetKind::Msmt17, [(1_041, 30_248), (3_060, 11_659), (3_060, 82_161)]);

@@ -94,7 +94,7 @@ fn usual_folders(kind: DatasetKind) -> &'static [&'static str] {
 pub(super) fn find(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<(PathBuf, Layout)> {
     let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
     if DatasetKind::CLASSES.contains(&kind) {
-        return refuse(format!("{kind} has classes, not identities: add --task classify"));
+        return refuse(format!("{kind} has classes, not identities: add `task` classify"));
     }
     if !root.is_dir() {
         return refuse("there is no such folder".into());
@@ -164,7 +164,7 @@ fn nothing_known(root: &Path, subsets: Subsets) -> String {
         let holds_images = |folder: &PathBuf| list_images(folder).is_ok();
         let folders_of_images = subfolders(root).iter().filter(|folder| holds_images(folder)).take(2).count();
         if folders_of_images == 2 {
-            return "its folders hold images, but it is no data set of identities: if they are classes, add --task classify to train".into();
+            return "its folders hold images, but it is no data set of identities: if they are classes, add `task` classify to train".into();
         }
         return format!("it has no folder {}, {lists}", missing.join(", "));
     }

@@ -31,7 +31,7 @@ pub(super) fn load(root: &Path, with_val: bool, subsets: Subsets) -> Result<Data
     let needed = LISTS.into_iter().filter(|list| with_val_images || *list != "list_val.txt");
     let missing: Vec<&str> = needed.filter(|list| !root.join(list).is_file()).collect();
     if !missing.is_empty() {
-        let way_out = if missing == ["list_val.txt"] { "; --msmt17-val false trains without it" } else { "" };
+        let way_out = if missing == ["list_val.txt"] { "; `data.msmt17_val` false trains without it" } else { "" };
         return refuse(format!("MSMT17 needs {}, missing {}{way_out}", LISTS.join(", "), missing.join(", ")));
     }
     let is_there = |[train, test]: &[&str; 2]| root.join(test).is_dir() && (!for_training || root.join(train).is_dir());

@@ -241,7 +241,7 @@ fn msmt17_keeps_test_identities_apart_and_says_edition_and_lists() {
     assert_eq!(train.label, "msmt17 (V2, train)");
     fs::remove_file(folder.path().join("list_val.txt")).unwrap();
     let missing = error(folder.path(), DatasetKind::Msmt17);
-    assert!(missing.contains("missing list_val.txt; --msmt17-val false"), "{missing}");
+    assert!(missing.contains("missing list_val.txt; `data.msmt17_val` false"), "{missing}");
     assert!(load(folder.path(), DatasetKind::Msmt17, &without).is_ok());
     // What is not used is not looked at.
     fs::write(folder.path().join("list_val.txt"), "nonsense").unwrap();

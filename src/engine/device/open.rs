@@ -98,7 +98,7 @@ fn only_f32(precision: Precision) -> Result<()> {
     if precision == Precision::F32 {
         return Ok(());
     }
-    let reason = "the CPU computes in f32: pass --precision f32; tf32 and bf16 need a GPU (--device cuda)".into();
+    let reason = "the CPU computes in f32: pass `precision` f32; tf32 and bf16 need a GPU (`device` cuda)".into();
     Err(Error::Setting { setting: "precision".into(), value: precision.to_string(), reason })
 }
 
@@ -113,7 +113,7 @@ fn cuda(options: &DeviceOptions) -> Result<Gpu> {
 #[cfg(not(ptl_cuda))]
 fn cuda(_options: &DeviceOptions) -> Result<Gpu> {
     let reason = format!(
-        "this program has no CUDA kernels ({}): run scripts/install-nvcc, or set NVCC or CUDA_HOME, and build it with PTL_CUDA=require, or use --device cpu",
+        "this program has no CUDA kernels ({}): run scripts/install-nvcc, or set NVCC or CUDA_HOME, and build it with PTL_CUDA=require, or use `device` cpu",
         env!("PTL_BUILD_CUDA")
     );
     Err(Error::NoDevice { device: "cuda", reason })

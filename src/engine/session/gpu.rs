@@ -165,10 +165,7 @@ fn too_large(graph: &Graph, needed: u64, free: u64, total: u64) -> Error {
     });
     let advice = match fits {
         0 => "not even one image fits; use smaller images or a smaller network".to_string(),
-        _ => format!(
-            "about {} would fit; lower --ids, --images or --eval-batch, or use --precision bf16",
-            plural(fits, "image", "images")
-        ),
+        _ => format!("about {} would fit; use smaller batches, or `precision` bf16", plural(fits, "image", "images")),
     };
     Error::DeviceMemory { purpose: format!("the plan{what}"), needed, free, total, advice }
 }

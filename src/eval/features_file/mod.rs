@@ -35,7 +35,7 @@ impl FeatureFormat {
             Some("safetensors") => Ok(FeatureFormat::Safetensors),
             Some("npy") => Ok(FeatureFormat::Npy),
             _ => Err(Error::Setting {
-                setting: "--out".into(),
+                setting: "`out`".into(),
                 value: path.shown().to_string(),
                 reason: "the name must end in .safetensors or .npy".into(),
             }),
@@ -236,6 +236,6 @@ mod tests {
     #[test]
     fn other_endings_are_refused() {
         let error = FeatureFormat::of(Path::new("f.csv")).unwrap_err();
-        assert_eq!(error.to_string(), "--out = f.csv: the name must end in .safetensors or .npy");
+        assert_eq!(error.to_string(), "`out` = f.csv: the name must end in .safetensors or .npy");
     }
 }

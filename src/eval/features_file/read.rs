@@ -66,7 +66,7 @@ impl FeatureSet {
             let found = found.ok_or_else(|| {
                 bad(format!(
                     "it has no labels, and there is no {} or {}: name a CSV file with the header path,pid,camid \
-                     (--query-labels, --gallery-labels)",
+                     (`query-labels`, `gallery-labels`)",
                     beside[0].shown(),
                     beside[1].shown()
                 ))

@@ -27,7 +27,7 @@ fn the_one_dictionary_of_tensors_is_found() {
     assert_eq!(names(dict(&[("w", tensor()), ("statistics", dict(&many[..2]))])).unwrap(), ["w"]);
 
     let error = names(dict(&[("a", weights("w")), ("b", weights("w"))])).unwrap_err();
-    assert!(error.contains("several") && error.contains("a, b") && error.contains("--weights-dict"), "{error}");
+    assert!(error.contains("several") && error.contains("a, b") && error.contains("`train.weights_dict`"), "{error}");
     let error = names(dict(&[("model", weights("w")), ("net", weights("w"))])).unwrap_err();
     assert!(error.contains("model, net"), "{error}");
     let none = parse(legacy(&[dict(&[("epoch", b"K\x03".to_vec())]), b".".to_vec()].concat())).err().unwrap();

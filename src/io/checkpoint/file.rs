@@ -118,7 +118,7 @@ impl File {
         let taken = taken.join(", ");
         match &others[..] {
             [] => format!(" ({taken})"),
-            others => format!(" ({taken}; it also has {}: --weights-dict takes another)", others.join(", ")),
+            others => format!(" ({taken}; it also has {}: `train.weights_dict` takes another)", others.join(", ")),
         }
     }
 

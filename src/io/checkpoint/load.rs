@@ -80,7 +80,7 @@ pub fn fine_tune(store: &mut Store, file: &File, how: FineTune<'_>) -> Result<Lo
     let gap = Gap::of(store, file, names, &place, report);
     if let Some(gap) = gap.as_ref().filter(|_| !partial) {
         let reason = format!(
-            "{}: name the network that it was made with (--arch, --width, --stem), or pass --init-partial to take what fits and \
+            "{}: name the network that it was made with (`model.arch`, `model.width`, `model.stem`), or pass `train.init_partial` to take what fits and \
              start the rest from random values",
             gap.sentence()
         );

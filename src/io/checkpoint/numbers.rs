@@ -51,7 +51,7 @@ fn a_number_that_is_not_finite_is_named_where_it_is_used() {
     for (file, part) in &cases {
         for result in [start(file, false), load_exact(&mut store(), file, None)] {
             let error = result.unwrap_err().to_string();
-            assert!(error.contains(part) && !error.contains("--lr"), "{error}");
+            assert!(error.contains(part) && !error.contains("`optim.lr`"), "{error}");
         }
     }
     // A classifier that starts afresh is not looked at.

@@ -65,7 +65,7 @@ impl Place {
         if let Some(other) = candidates.iter().find(equal) {
             let named = |prefix: &str| prefix.trim_end_matches('.').shown().to_string();
             let reason = format!(
-                "it has several networks that fit, under {} and under {}: name the one that is meant with --weights-dict",
+                "it has several networks that fit, under {} and under {}: name the one that is meant with `train.weights_dict`",
                 named(best.prefix),
                 named(other.prefix)
             );

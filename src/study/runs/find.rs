@@ -56,7 +56,7 @@ fn collect(folder: &Path, levels: usize, found: &mut Vec<RunDir>) -> Result<()> 
         Ok(_) if found.len() == before => Err(Error::NotARun {
             path: folder.into(),
             reason: "it has no items.csv, so it has not finished, or an older version made it: finish it with \
-                     train --resume"
+                     train `resume`"
                 .into(),
         }),
         _ => Ok(()),

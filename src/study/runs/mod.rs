@@ -183,7 +183,7 @@ fn baseline(arms: &[Arm], named: Option<&str>) -> Result<usize> {
         let known: Vec<String> =
             arms.iter().enumerate().map(|(i, arm)| format!("{} {}", i + 1, arm.name.shown())).collect();
         Error::Setting {
-            setting: "--baseline".into(),
+            setting: "`baseline`".into(),
             value: named.into(),
             reason: format!("name an arm or its number: {}", known.join("; ")),
         }

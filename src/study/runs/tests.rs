@@ -167,7 +167,7 @@ fn the_baseline_is_chosen_by_name_or_number() {
     assert!(first.text(true).contains("| arm |") && first.text(true).contains(" one each | "), "{}", first.text(true));
     for named in ["c", "0", "3"] {
         let error = with(named).unwrap_err().to_string();
-        assert_eq!(error, format!("--baseline = {named}: name an arm or its number: 1 a; 2 b"));
+        assert_eq!(error, format!("`baseline` = {named}: name an arm or its number: 1 a; 2 b"));
     }
 }
 

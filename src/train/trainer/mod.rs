@@ -202,7 +202,7 @@ impl Trainer {
         self.batches_done == 0
     }
 
-    /// Puts the moving average of the weights in their place, and back again; nothing where there is none (`--ema`).
+    /// Puts the moving average of the weights in their place, and back again; nothing where there is none (`train.ema`).
     pub fn swap_average(&mut self) {
         if let Some(ema) = &mut self.ema {
             ema.swap(&mut self.store);

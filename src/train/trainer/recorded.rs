@@ -9,7 +9,7 @@ use crate::engine::session::Bound;
 /// Recordings that are kept: latent states take turns between two places, and a step may have three parts.
 const KEPT: usize = 6;
 
-/// What a batch does with its gradient, where several make one update (`--accumulate`).
+/// What a batch does with its gradient, where several make one update (`train.accumulate`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// Updates the parameters by its own gradient.

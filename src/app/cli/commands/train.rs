@@ -6,7 +6,7 @@ use super::shared::{
     data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, open_training, set_threads,
 };
 use crate::app::cli::args::TrainArgs;
-use crate::app::cli::output::{interrupted, print, stop_on_ctrl_c};
+use crate::app::cli::output::{interrupted, print, stop_on_ctrl_c, with_flags};
 use crate::base::progress::Reporter;
 use crate::base::text::Shown;
 use crate::config::Config;
@@ -106,7 +106,7 @@ fn run<T: Task>(
     let stop = stop_on_ctrl_c(&reporter);
     let outcome = train::run(&Job { config, task, start, run: &run, reporter: &reporter, stop: &stop });
     if let Err(error) = &outcome {
-        reporter.note(&format!("error: {error}"));
+        reporter.note(&format!("error: {}", with_flags(&error.to_string())));
         if fresh {
             run.discard_unstarted();
         }

@@ -40,7 +40,7 @@ fn training_and_evaluation_need_images_classes_and_a_batch_that_fits() {
     good.check_for_training(4).unwrap();
     good.check_for_evaluation().unwrap();
     let error = good.check_for_training(5).unwrap_err().to_string();
-    assert_eq!(error, "a batch has 5 images, birds has 4 for training: lower --batch to at most 4");
+    assert_eq!(error, "a batch has 5 images, birds has 4 for training: lower `sampler.batch` to at most 4");
     let error = of(&[0, 6], &[1, 0]).check_for_training(2).unwrap_err();
     assert!(matches!(error, Error::TooFewClasses { found: 1, .. }), "{error}");
     let error = of(&[0, 0], &[1, 0]).check_for_training(2).unwrap_err().to_string();

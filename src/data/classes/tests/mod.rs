@@ -61,13 +61,13 @@ fn a_folder_of_nothing_known_and_kinds_of_identities_are_refused() {
     let auto = DatasetKind::Auto;
     refused(root, auto, &["no folder for each class", "columns path and label", "CIFAR or MNIST"]);
     refused(&root.join("none"), auto, &["there is no such folder or file"]);
-    refused(root, DatasetKind::Market1501, &["market1501 has identities", "--task reid"]);
+    refused(root, DatasetKind::Market1501, &["market1501 has identities", "`task` reid"]);
     refused(root, DatasetKind::Cifar10, &["cifar10 needs", "test_batch.bin", "cifar-10-batches-py", "unpack"]);
     refused(root, DatasetKind::Cifar100, &["cifar100 needs", "train.bin", "cifar-100-python"]);
     refused(root, DatasetKind::Mnist, &["mnist needs", "t10k-labels-idx1-ubyte", "FashionMNIST/raw"]);
     refused(root, DatasetKind::ClassFolders, &["no folder for each class"]);
     touch(root, &["bounding_box_train/0001_c1.jpg", "query/0001_c2.jpg", "bounding_box_test/0001_c1.jpg", "a.jpg"]);
-    refused(root, auto, &["bounding_box_test", "--task reid"]);
+    refused(root, auto, &["bounding_box_test", "`task` reid"]);
     refused(&root.join("a.jpg"), DatasetKind::Mnist, &["it is a file", "name the folder"]);
 }
 
@@ -76,7 +76,7 @@ fn two_known_data_sets_in_one_folder_must_be_named() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
     touch(root, &["cifar-10-batches-bin/test_batch.bin", "MNIST/raw/t10k-images-idx3-ubyte"]);
-    refused(root, DatasetKind::Auto, &["it holds cifar10 and mnist", "--dataset"]);
+    refused(root, DatasetKind::Auto, &["it holds cifar10 and mnist", "`data.kind`"]);
     touch(root, &["FashionMNIST/raw/t10k-images-idx3-ubyte"]);
     refused(root, DatasetKind::Mnist, &["more than once", "MNIST/raw", "FashionMNIST/raw"]);
 }

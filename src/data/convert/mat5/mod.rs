@@ -81,7 +81,7 @@ pub fn read(path: &Path) -> Result<Vec<Variable>> {
     let (file, _) = input::open(path)?;
     file.take(HEADER as u64).read_to_end(&mut start).at("read", path)?;
     if start.starts_with(b"MATLAB 7.3") {
-        return Err(refuse("this is version 7.3 (HDF5), expected is version 5: is it the file for --mat?".into()));
+        return Err(refuse("this is version 7.3 (HDF5), expected is version 5: is it the file for `mat`?".into()));
     }
     parse(&input::read(path, LARGEST)?).map_err(refuse)
 }

@@ -83,7 +83,7 @@ impl Context {
         if major < 8 {
             return Err(no_device(format!(
                 "GPU {ordinal}, {}, has compute capability {major}.{minor}, the kernels need 8.0 (Ampere) or newer: take another \
-                 GPU or --device cpu",
+                 GPU or `device` cpu",
                 name(device)?
             )));
         }

@@ -40,9 +40,7 @@ impl Descriptors {
     pub fn new(g: &Conv2dGeometry) -> Result<Descriptors> {
         let too_large = || Error::Shape {
             op: "conv2d",
-            detail: format!(
-                "{g:?} has a tensor of 2³¹ elements or more: use smaller batches (--ids, --images, --eval-batch)"
-            ),
+            detail: format!("{g:?} has a tensor of 2³¹ elements or more: use smaller batches"),
         };
         let narrow = |size: usize| i32::try_from(size).map_err(|_| too_large());
         // Memory is [n, h, w, c].

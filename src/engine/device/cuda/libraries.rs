@@ -72,7 +72,7 @@ pub(super) fn open_driver() -> Result<usize> {
     if !unsafe { driver::is_culib_present() } {
         return Err(no_device(
             "libcuda.so.1, a part of NVIDIA's driver, was not found: install the driver (https://www.nvidia.com/drivers), give a \
-             container the GPU (`docker run --gpus all`), or use --device cpu"
+             container the GPU (`docker run --gpus all`), or use `device` cpu"
                 .to_string(),
         ));
     }
@@ -214,7 +214,7 @@ fn initialisation_failed(status: driver::CUresult, reason: &str, file: Option<&P
         }
         CUDA_ERROR_NO_DEVICE => {
             format!(
-                "NVIDIA's driver ({file}) finds no GPU: see `nvidia-smi`, CUDA_VISIBLE_DEVICES, or use --device cpu"
+                "NVIDIA's driver ({file}) finds no GPU: see `nvidia-smi`, CUDA_VISIBLE_DEVICES, or use `device` cpu"
             )
         }
         CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {

@@ -132,9 +132,8 @@ impl Backend for Cuda {
                 needed: bytes as u64,
                 free,
                 total,
-                advice: "use smaller batches (--ids, --images, --eval-batch), smaller images or a smaller network, or end other \
-                         programs on this GPU"
-                    .to_string(),
+                advice: "use smaller batches, smaller images or a smaller network, or end other programs on this GPU"
+                    .into(),
             });
         }
         status.check("allocating memory")?;

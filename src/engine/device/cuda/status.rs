@@ -41,7 +41,7 @@ impl Status for CUresult {
         use CUresult::*;
         let advice = match self {
             CUDA_SUCCESS => return None,
-            CUDA_ERROR_OUT_OF_MEMORY => "memory ran out: use smaller batches (--ids, --images, --eval-batch)",
+            CUDA_ERROR_OUT_OF_MEMORY => "memory ran out: use smaller batches",
             CUDA_ERROR_DEVICE_UNAVAILABLE => "another program holds the GPU for itself: end it, or take another GPU",
             CUDA_ERROR_ECC_UNCORRECTABLE | CUDA_ERROR_NVLINK_UNCORRECTABLE | CUDA_ERROR_CONTAINED => {
                 "the GPU's hardware reports an error (see `nvidia-smi -q`): start the program again"

@@ -161,7 +161,7 @@ fn shallowest<'a, 'h>(found: &[&'a Dictionary<'h>]) -> Result<&'a Dictionary<'h>
 fn ambiguous(candidates: &[&Dictionary<'_>]) -> String {
     let names: Vec<String> = candidates.iter().map(|found| found.name().shown().to_string()).take(8).collect();
     format!(
-        "it has several dictionaries of tensors ({}): name the one that is meant with --weights-dict",
+        "it has several dictionaries of tensors ({}): name the one that is meant with `train.weights_dict`",
         names.join(", ")
     )
 }

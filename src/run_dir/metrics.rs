@@ -1,0 +1,114 @@
+//! The measurements of a run: one JSON object a line.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::Result;
+use crate::base::atomic::{atomic_write, sync_folder};
+use crate::base::error::IoContext;
+use crate::base::input;
+
+/// Largest metrics.jsonl, bytes.
+pub(crate) const LARGEST: u64 = 4 << 30;
+
+/// An open metrics.jsonl.
+#[derive(Debug)]
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+}
+
+impl Metrics {
+    /// Opens the file `path`, to be continued after its first `length` bytes: a run that resumes from a checkpoint repeats what came
+    /// after it. Where the length is not known, or the file is not what it was, lines for which `keep` is false are dropped, and
+    /// so is one that was cut off.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io).
+    pub fn resume(path: PathBuf, length: Option<u64>, keep: impl Fn(&Value) -> bool) -> Result<Metrics> {
+        if path.exists() {
+            let bytes = input::read(&path, LARGEST)?;
+            let known = length.map(|length| length as usize);
+            let known = known.filter(|&length| length == 0 || bytes.get(length - 1) == Some(&b'\n'));
+            let kept = match known {
+                Some(length) => bytes[..length].to_vec(),
+                None => {
+                    let whole = |line: &&[u8]| {
+                        line.ends_with(b"\n") && serde_json::from_slice(line).is_ok_and(|value| keep(&value))
+                    };
+                    bytes.split_inclusive(|&byte| byte == b'\n').filter(whole).flatten().copied().collect()
+                }
+            };
+            if kept != bytes {
+                atomic_write(&path, |file| file.write_all(&kept))?;
+            }
+        }
+        let metrics = Metrics::append_to(path)?;
+        sync_folder(&metrics.path);
+        Ok(metrics)
+    }
+
+    fn append_to(path: PathBuf) -> Result<Metrics> {
+        let file = OpenOptions::new().create(true).append(true).open(&path).at("write", &path)?;
+        Ok(Metrics { path, file })
+    }
+
+    /// Appends `record` as one line, with one write.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io): the disk is full, for one.
+    pub fn write(&mut self, record: &impl Serialize) -> Result<()> {
+        let line = serde_json::to_string(record).map_err(std::io::Error::from).at("write", &self.path)?;
+        self.file.write_all(format!("{line}\n").as_bytes()).at("write", &self.path)
+    }
+
+    /// Makes sure that what was written is on the disk, and returns how many bytes the file has.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io).
+    pub fn sync(&mut self) -> Result<u64> {
+        self.file.sync_all().at("write", &self.path)?;
+        Ok(self.file.metadata().at("read", &self.path)?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn metrics_continue_behind_the_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let text = || fs::read_to_string(&path).unwrap();
+        let mut metrics = Metrics::resume(path.clone(), Some(0), |_| true).unwrap();
+        let mut lengths = vec![0];
+        for step in 1..=3 {
+            metrics.write(&json!({"step": step})).unwrap();
+            lengths.push(metrics.sync().unwrap());
+        }
+        metrics.file.write_all(b"{\"step\": 4, \"lo").unwrap();
+        drop(metrics);
+        let mut metrics =
+            Metrics::resume(path.clone(), Some(lengths[3]), |_| unreachable!("the length says it")).unwrap();
+        assert_eq!(text(), "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
+        metrics.file.write_all(b"{\"step\": 4, \"lo").unwrap();
+        // A file of another length, or an unknown one, is sifted line by line.
+        for length in [Some(1000), Some(lengths[2] - 1), None] {
+            let mut metrics =
+                Metrics::resume(path.clone(), length, |record| record["step"].as_u64() <= Some(2)).unwrap();
+            metrics.write(&json!({"step": 3, "again": true})).unwrap();
+            assert_eq!(text(), "{\"step\":1}\n{\"step\":2}\n{\"again\":true,\"step\":3}\n");
+        }
+        Metrics::resume(path.clone(), Some(0), |_| true).unwrap();
+        assert_eq!(text(), "");
+    }
+}
