@@ -5,7 +5,6 @@ pub mod csv_out;
 pub mod error;
 pub mod input;
 pub mod memory;
-pub mod plot;
 pub mod profile;
 pub mod progress;
 pub mod report;

@@ -1,11 +1,12 @@
 //! Standard output and standard error, and how a command stops on request.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 
+use super::bars::Bars;
 use super::signals;
 use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
@@ -23,6 +24,11 @@ pub fn print(text: &str) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.at("write", "standard output"),
     }
+}
+
+/// Returns what commands report to: bars on a terminal, lines on other standard errors.
+pub fn stderr_reporter() -> Reporter {
+    if io::stderr().is_terminal() { Reporter::new(Bars::default()) } else { Reporter::stderr() }
 }
 
 /// `error: ` and one line, whatever names stand in it.
