@@ -1,4 +1,4 @@
-//! What every layer stands on: errors, text, memory, random numbers, reports.
+//! What every layer uses: errors, text, memory, random numbers, progress, tables.
 
 pub mod atomic;
 pub mod csv_out;
@@ -15,3 +15,4 @@ pub mod stop;
 pub mod text;
 pub(crate) mod text_table;
 pub mod utc;
+pub mod write_guard;

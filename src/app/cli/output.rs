@@ -85,7 +85,7 @@ pub fn stop_on_ctrl_c(reporter: &Reporter) -> StopFlag {
 /// As [`stop_on_ctrl_c`], for work that ends in another way: `message` says which.
 pub fn stop_with_message(reporter: &Reporter, message: &'static str) -> StopFlag {
     let reporter = reporter.clone();
-    signals::ask(move || reporter.message(message))
+    signals::stop_flag(move || reporter.message(message))
 }
 
 /// The exit code of a command that ended on request.
