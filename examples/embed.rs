@@ -1,4 +1,4 @@
-//! Prints, for each image of a folder, the image whose feature is nearest to its own:
+//! Prints for each image of a folder the other image with the nearest feature:
 //! `cargo run --release --example embed -- RUN_OR_CHECKPOINT IMAGES`
 
 use std::path::Path;
@@ -20,7 +20,7 @@ fn main() -> ptl::Result<()> {
     let sample = |path: &std::path::PathBuf| Sample { image: ImageSource::File(path.clone()), label: 0 };
     let samples: Arc<[Sample]> = images.iter().map(sample).collect();
 
-    // Features `[images, dim]` of unit length: their product is the cosine.
+    // The features, `[images, dim]`, have unit length, so a product of two is their cosine.
     let mut trained = TrainedModel::open(Path::new(model), &Overrides::default())?;
     let (features, dim) = trained.model(&Reporter::stderr()).run(samples, Output::Feature)?;
     let rows: Vec<&[f32]> = features.chunks_exact(dim).collect();

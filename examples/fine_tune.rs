@@ -1,7 +1,7 @@
-//! Fine-tunes a small network with BConv-Cells on drawn pedestrians and prints its accuracy:
+//! Fine-tunes a small network with BConv-Cells on generated pedestrians and prints its accuracy:
 //! `cargo run --release --example fine_tune -- FOLDER`
 //!
-//! FOLDER gets `data/` and `run/`; the run can be measured by `ptl-train evaluate --model FOLDER/run`.
+//! Writes `data/` and `run/` into FOLDER. `ptl-train evaluate --checkpoint FOLDER/run` measures the run again.
 
 use std::path::PathBuf;
 
@@ -17,12 +17,12 @@ fn main() -> ptl::Result<()> {
     let folder = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "fine-tuned".into()));
     let stop = StopFlag::default();
 
-    // 8 training and 4 test identities, seen by two cameras. `load` takes Market-1501 and others in the same way.
+    // 8 training and 4 test identities, seen by two cameras. `load` reads Market-1501 and other data sets in the same way.
     let drawing = SynthConfig { train_ids: 8, test_ids: 4, cams: 2, height: 64, width: 32, ..SynthConfig::default() };
     synth::generate(&folder.join("data"), &drawing, &stop, &|_, _| {})?;
     let dataset = load(&folder.join("data"), DatasetKind::Auto, &LoadOptions::default())?;
 
-    // The recipe of resnet18-ptl, made small.
+    // The default settings of resnet18-ptl, with a small network and small images.
     let mut config = Config::default();
     config.model.arch = "resnet18-ptl".into();
     config.model.width = 0.125;

@@ -1,6 +1,6 @@
-//! Progressive Transfer Learning (PTL; Yu et al., IJCAI 2019): fine-tunes person re-identification networks and image classifiers.
+//! Fine-tunes person re-identification networks and image classifiers by Progressive Transfer Learning (PTL; Yu et al., IJCAI 2019).
 //!
-//! A mini-batch shows the distribution of a few images, not that of the data set. PTL puts a BConv-Cell beside each stage of a ResNet: a
+//! A mini-batch shows the distribution of a few images, not that of the data set. PTL adds a BConv-Cell to each stage of a ResNet: a
 //! gated convolution with a *latent state*, which collects information from batch to batch and corrects the features of the stage:
 //!
 //! ```text
@@ -11,12 +11,22 @@
 //!                    └────┘          └────┘      latent states, kept for the next batch
 //! ```
 //!
-//! The crate has its own engine ([`engine`]: graphs, gradients, a CPU and a CUDA back end), the networks ([`nn`]), data sets ([`data`]),
-//! training ([`train`]), trained models on disk ([`model`]) and measures ([`eval`]). The program `ptl-train` is a thin layer over them.
+//! # Modules
+//!
+//! | to | use |
+//! |---|---|
+//! | load a data set and its images | [`data`] |
+//! | choose a network and all settings of a training | [`nn`], [`config`] |
+//! | train, fine-tune, resume | [`train`], with a [`run_dir`] |
+//! | open a trained model, compute features or probabilities | [`model`], [`eval`] |
+//! | measure: mAP, CMC, re-ranking, accuracy, calibration | [`eval`] |
+//! | compare trainings | [`study`] |
+//! | read and write weights, PyTorch's too | [`io`] |
+//! | build a network of your own, or an op | [`engine`] |
 //!
 //! # Example
 //!
-//! Trains a small network on drawn pedestrians, then embeds an image with it:
+//! Trains a small network on generated pedestrians, then computes the feature of an image:
 //!
 //! ```
 //! use ptl::base::progress::Reporter;
@@ -55,6 +65,11 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Features
+//!
+//! - `cli` (default): the program `ptl-train` with its command line, progress bars and pictures. A library needs none of it.
+//! - `emulator`: [`Device::open`](engine::device::Device::open) can run the CUDA kernels on the CPU, for tests. Needs a C++17 compiler.
 
 pub mod app;
 pub mod base;
@@ -70,3 +85,8 @@ pub mod study;
 pub mod train;
 
 pub use base::error::{Error, Result};
+
+/// Compiles the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,4 +1,5 @@
-//! The program `ptl-train`.
+//! The program `ptl-train` (feature `cli`), and the check of a GPU's results.
 
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod selftest;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Result;
 use crate::base::error::IoContext;
-use crate::base::stop::Unbroken;
+use crate::base::write_guard::WriteGuard;
 
 /// Writes `path` through a file beside it that is synced and renamed: whatever happens, `path` holds the whole old or the
 /// whole new content. A link is followed; a device or a pipe is written to as it is.
@@ -18,7 +18,7 @@ pub fn atomic_write(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Resul
     if fs::metadata(&target).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         return File::options().write(true).open(&target).and_then(|mut special| write(&mut special)).at("write", path);
     }
-    let _unbroken = Unbroken::begin();
+    let _guard = WriteGuard::begin();
     let temporary = temporary_name(&target);
     let written = write_synced(&temporary, write).and_then(|()| fs::rename(&temporary, &target));
     if written.is_err() {

@@ -1,11 +1,10 @@
-//! What every layer stands on: errors, text, memory, random numbers, reports.
+//! What every layer uses: errors, text, memory, random numbers, progress, tables.
 
 pub mod atomic;
 pub mod csv_out;
 pub mod error;
 pub mod input;
 pub mod memory;
-pub mod plot;
 pub mod profile;
 pub mod progress;
 pub mod report;
@@ -16,3 +15,4 @@ pub mod stop;
 pub mod text;
 pub(crate) mod text_table;
 pub mod utc;
+pub mod write_guard;

@@ -184,11 +184,6 @@ impl RunDir {
         self.file(METRICS_FILE)
     }
 
-    /// The picture of the losses.
-    pub fn curves_path(&self) -> PathBuf {
-        self.file("curves.svg")
-    }
-
     /// What became of each image that was measured, written at the run's end:
     /// [by class](crate::eval::classification::ClassificationReport::write_items_csv), or
     /// [by query](crate::eval::ranking::write_queries_csv).

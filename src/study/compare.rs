@@ -4,17 +4,15 @@
 use serde_json::{Map, Value, json};
 
 use super::Study;
-use crate::base::plot::{self, Arm, Captions, Series};
-use crate::base::report::{MeanStd, Table};
+use crate::base::report::Table;
 use crate::config::Config;
 use crate::data::Dataset;
 use crate::eval::ranking::Scores;
-use crate::run_dir::RunDir;
-use crate::train::{self, Start};
+use crate::train::Start;
 use crate::{Error, Result};
 
-/// The three rows of the table, by their names in `summary.json` and in print.
-const ARMS: [(&str, &str); 3] = [("zero_shot", "zero-shot"), ("plain", "plain fine-tuning"), ("ptl", "PTL")];
+/// The arms: the name of each in `summary.json` and its title in tables and pictures.
+pub const ARMS: [(&str, &str); 3] = [("zero_shot", "zero-shot"), ("plain", "plain fine-tuning"), ("ptl", "PTL")];
 
 /// A comparison to run.
 pub struct Comparison<'a> {
@@ -56,10 +54,10 @@ pub fn check_datasets(config: &Config, source: &Dataset, target: &Dataset) -> Re
     target.check_for_evaluation()
 }
 
-/// Runs the comparison, writes `summary.json` and the pictures, and returns the scores; `None` if it was stopped.
+/// Runs the comparison, writes `summary.json`, and returns the scores; `None` if it was stopped.
 ///
 /// # Errors
-/// As [`train::run`].
+/// As [`crate::train::run`].
 pub fn run(comparison: &Comparison<'_>) -> Result<Option<Results>> {
     check_settings(&comparison.config, &comparison.study.seeds)?;
     check_datasets(&comparison.config, comparison.source, comparison.target)?;
@@ -72,7 +70,6 @@ pub fn run(comparison: &Comparison<'_>) -> Result<Option<Results>> {
         // After each seed, so that a long comparison leaves what it has.
         write_summary(comparison, &results)?;
     }
-    draw(comparison, &results)?;
     Ok(Some(results))
 }
 
@@ -125,27 +122,4 @@ fn write_summary(comparison: &Comparison<'_>, results: &Results) -> Result<()> {
         .collect();
     summary.insert("seeds".into(), seeds.into());
     comparison.study.run.write_summary(&summary)
-}
-
-/// `curves.svg` (losses of the first seed) and `scores.svg` (arms with their spread).
-fn draw(comparison: &Comparison<'_>, results: &Results) -> Result<()> {
-    let Study { seeds, run: whole, .. } = &comparison.study;
-    let mut series = Vec::new();
-    for (name, title) in [("pretrain", "pre-training"), ("plain", "plain"), ("ptl", "PTL")] {
-        let run = RunDir::view(&comparison.study.folder(seeds[0], name))?;
-        let [points] = train::curves::per_epoch(&run, ["loss"])?;
-        series.push(Series { name: title.into(), points });
-    }
-    let captions = Captions { title: "Training loss", x: "step", y: "loss" };
-    plot::curves(&whole.curves_path(), captions, &series)?;
-    let arms: Vec<Arm> = (ARMS.iter().enumerate())
-        .map(|(arm, (_, title))| Arm {
-            name: (*title).into(),
-            values: (0..3)
-                .filter_map(|c| MeanStd::of(&results.iter().map(|s| s[arm].columns()[c]).collect::<Vec<_>>()))
-                .collect(),
-        })
-        .collect();
-    let captions = Captions { title: "Target domain", x: "", y: "%" };
-    plot::bars(&whole.file("scores.svg"), captions, &["mAP", "mINP", "Rank-1"], &arms)
 }

@@ -36,11 +36,13 @@ pub struct Study<'a> {
     pub run: &'a RunDir,
     pub reporter: &'a Reporter,
     pub stop: &'a StopFlag,
+    /// Called with the run of each arm when its training has ended or was stopped. The command line draws its curves.
+    pub arm_ended: &'a dyn Fn(&RunDir) -> Result<()>,
 }
 
 impl Study<'_> {
-    /// The folder of an arm: by seed where there are several.
-    fn folder(&self, seed: u64, arm: &str) -> PathBuf {
+    /// Returns the folder of an arm, within a folder for its seed if there are several seeds.
+    pub fn folder(&self, seed: u64, arm: &str) -> PathBuf {
         let root = self.run.root();
         if self.seeds.len() == 1 { root.join(arm) } else { root.join(format!("seed-{seed}")).join(arm) }
     }
@@ -56,8 +58,10 @@ impl Study<'_> {
         start: Start,
     ) -> Result<Option<(Scores, PathBuf)>> {
         if let Some(scores) = Scores::read(folder)? {
-            check_settings(&RunDir::view(folder)?, config)?;
+            let run = RunDir::view(folder)?;
+            check_settings(&run, config)?;
             self.reporter.message("it has finished already");
+            (self.arm_ended)(&run)?;
             return Ok(Some((scores, model_file(folder)?)));
         }
         if self.stop.requested() {
@@ -78,7 +82,9 @@ impl Study<'_> {
         let reporter = self.reporter.with_held_log(&run.log_path());
         let task = &Reid { dataset, target };
         let job = Job { config, task, start, run: &run, reporter: &reporter, stop: self.stop };
-        match train::run(&job)? {
+        let outcome = train::run(&job)?;
+        (self.arm_ended)(&run)?;
+        match outcome {
             Outcome::Stopped(_) => Ok(None),
             Outcome::Finished(report) => {
                 reporter.message(&report.to_string());

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use super::Trainer;
 use super::run::{Job, Training};
 use super::task::{Report, Task};
-use super::{Trainer, curves};
 use crate::base::profile;
 use crate::base::text::plural;
 use crate::eval::Model;
@@ -116,7 +116,6 @@ impl<T: Task> Training<'_, T> {
         let mut summary = task.describe();
         summary.extend(report.summary());
         task.write_details(&report, run, config)?;
-        curves::draw(run)?;
         // Last: a run that has it is finished.
         run.write_summary(&summary)?;
         Ok(report)

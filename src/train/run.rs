@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::Trainer;
 use super::state::{self, ModelInfo};
 use super::task::Task;
-use super::{Trainer, curves};
 use crate::base::profile;
 use crate::base::progress::{Reporter, Task as Bar};
 use crate::base::stop::StopFlag;
@@ -203,7 +203,6 @@ impl<T: Task> Training<'_, T> {
         if self.saved != Some(position.step) {
             self.save()?;
         }
-        curves::draw(self.job.run)?;
         Ok(position)
     }
 

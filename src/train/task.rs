@@ -46,7 +46,7 @@ pub trait Task {
     /// An image that cannot be read, or a device that fails.
     fn evaluate(&self, model: Model<'_>) -> Result<Self::Report>;
 
-    /// Writes what the last evaluation found, image by image and in pictures, into the run's folder.
+    /// Writes the details of the last evaluation, such as the result of each image, to files in the run's folder.
     ///
     /// # Errors
     /// A file cannot be written.

@@ -1,10 +1,13 @@
-//! The command `ptl-train`: parse, call the library, report, exit code.
+//! The command `ptl-train`: parses its arguments, calls the library, prints and draws the results, and returns an exit code.
 
 mod args;
+mod bars;
 mod commands;
 mod flags;
 mod info;
 mod output;
+mod pictures;
+mod plot;
 mod signals;
 
 use std::process::ExitCode;

@@ -1,11 +1,12 @@
 //! Standard output and standard error, and how a command stops on request.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 
+use super::bars::Bars;
 use super::signals;
 use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
@@ -24,6 +25,12 @@ pub fn print(text: &str) -> Result<()> {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.at("write", "standard output"),
     }
+}
+
+/// Returns what commands report to: bars on a terminal, lines on other standard errors.
+pub fn stderr_reporter() -> Reporter {
+    let reporter = if io::stderr().is_terminal() { Reporter::new(Bars::default()) } else { Reporter::stderr() };
+    reporter.with_words(with_flags)
 }
 
 /// Writes `error: ` and one line, whatever names are in it.
@@ -109,7 +116,7 @@ pub fn stop_on_ctrl_c(reporter: &Reporter) -> StopFlag {
 /// As [`stop_on_ctrl_c`], for work that ends in another way: `message` says which.
 pub fn stop_with_message(reporter: &Reporter, message: &'static str) -> StopFlag {
     let reporter = reporter.clone();
-    signals::ask(move || reporter.message(message))
+    signals::stop_flag(move || reporter.message(message))
 }
 
 /// The exit code of a command that ended on request.

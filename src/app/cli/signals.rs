@@ -1,53 +1,49 @@
-//! What asks a process to end: Ctrl-C (SIGINT), batch systems and containers (SIGTERM), a terminal that is closed (SIGHUP).
+//! Ends a command on request: Ctrl-C (SIGINT), a batch system or container (SIGTERM), a closed terminal (SIGHUP).
 //!
-//! A command that can stop well asks for a flag by [`ask`]. Any other one ends at once, only not in the middle of a file. A second
-//! request ends every command where it stands: whatever is written replaces what was there in one step.
+//! A command that saves its work before it ends calls [`stop_flag`]. Any other command ends at the first signal, but not in the middle
+//! of a write. The second signal ends every command at once. That damages no checkpoint, because each file is written beside its place
+//! and then renamed.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::base::stop::{StopFlag, between_writes};
+use crate::base::stop::StopFlag;
+use crate::base::write_guard::between_writes;
 
-/// The number of Ctrl-C's signal.
+/// The number of SIGINT.
 const INTERRUPT: i32 = 2;
 
-/// What the first request does.
-enum Answer {
-    End,
-    /// Sets the flag, and says so.
-    Ask(StopFlag, Box<dyn Fn() + Send>),
-}
-
-static ANSWER: Mutex<Answer> = Mutex::new(Answer::End);
-/// The signal that came first.
+/// The flag that the first signal sets, and what is called then. Without one, the first signal ends the process.
+static FLAG: Mutex<Option<(StopFlag, Box<dyn Fn() + Send>)>> = Mutex::new(None);
+/// The first signal.
 static SIGNAL: AtomicI32 = AtomicI32::new(INTERRUPT);
 
-/// A flag that the first request sets from now on; `say` is called then.
-pub fn ask(say: impl Fn() + Send + 'static) -> StopFlag {
+/// Returns a flag that the first signal sets, instead of ending the process; `on_request` is called then.
+pub fn stop_flag(on_request: impl Fn() + Send + 'static) -> StopFlag {
     let stop = StopFlag::default();
-    *ANSWER.lock().unwrap_or_else(PoisonError::into_inner) = Answer::Ask(stop.clone(), Box::new(say));
+    *FLAG.lock().unwrap_or_else(PoisonError::into_inner) = Some((stop.clone(), Box::new(on_request)));
     stop
 }
 
-/// Exit code of a process that was asked to end: 128 and the signal's number.
+/// Returns the exit code of a process that a signal ended: 128 plus the number of the signal.
 pub fn exit_code() -> u8 {
     (128 + SIGNAL.load(Ordering::SeqCst)) as u8
 }
 
-/// Answers the first request.
-fn answer(signal: i32) {
+/// Handles the first signal.
+fn first(signal: i32) {
     SIGNAL.store(signal, Ordering::SeqCst);
-    match &*ANSWER.lock().unwrap_or_else(PoisonError::into_inner) {
-        Answer::Ask(stop, say) => {
+    match &*FLAG.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some((stop, on_request)) => {
             stop.request();
-            say();
+            on_request();
         }
-        Answer::End => between_writes(|| end(128 + signal)),
+        None => between_writes(|| exit(128 + signal)),
     }
 }
 
 #[cfg(unix)]
-use unix::end;
+use unix::exit;
 #[cfg(unix)]
 pub use unix::watch;
 
@@ -63,43 +59,42 @@ mod unix {
     use signal_hook::iterator::Signals;
     use signal_hook::{flag, low_level};
 
-    /// Signals that follow each other faster are one request: `timeout` and batch systems send one to the process and one to its
-    /// group.
+    /// Signals within this time count as one: `timeout` and batch systems send one to the process and one to its group.
     const ONE_REQUEST: Duration = Duration::from_millis(100);
 
-    /// Begins to answer requests.
+    /// Starts to handle signals.
     ///
     /// # Errors
     /// The system refuses.
     pub fn watch() -> io::Result<()> {
-        // A signal that is handled, even by nothing, lets a write beyond `ulimit -f` fail like one on a full disk.
+        // With any handler for it, a write beyond `ulimit -f` fails like a write to a full disk, instead of ending the process.
         flag::register(SIGXFSZ, Arc::default())?;
-        // `nohup` ignores SIGHUP, and means it.
+        // `nohup` sets SIGHUP to be ignored, and that is kept.
         let signals = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| signal != SIGHUP || !is_ignored(signal));
         let signals: Vec<i32> = signals.collect();
-        let asked = Arc::new(AtomicBool::new(false));
+        let had_first = Arc::new(AtomicBool::new(false));
         for &signal in &signals {
-            flag::register_conditional_shutdown(signal, 128 + signal, asked.clone())?;
+            flag::register_conditional_shutdown(signal, 128 + signal, had_first.clone())?;
         }
         let mut signals = Signals::new(&signals)?;
         let thread = thread::Builder::new().name("signals".into());
         thread.spawn(move || {
             if let Some(signal) = signals.forever().next() {
-                super::answer(signal);
+                super::first(signal);
                 thread::sleep(ONE_REQUEST);
-                asked.store(true, Ordering::SeqCst);
+                had_first.store(true, Ordering::SeqCst);
             }
         })?;
         Ok(())
     }
 
-    /// Ends the process without further ado.
-    pub(super) fn end(code: i32) {
+    /// Ends the process at once: destructors and exit handlers do not run.
+    pub(super) fn exit(code: i32) {
         low_level::exit(code);
     }
 
     fn is_ignored(signal: i32) -> bool {
-        // SAFETY: `sigaction` only writes what is set for `signal` into `set`, which may be all zeros.
+        // SAFETY: `sigaction` only writes the current action for `signal` to `set`, for which all zeros is a valid value.
         unsafe {
             let mut set: libc::sigaction = std::mem::zeroed();
             libc::sigaction(signal, std::ptr::null(), &mut set) == 0 && set.sa_sigaction == libc::SIG_IGN
@@ -107,22 +102,22 @@ mod unix {
     }
 }
 
-/// Begins to answer requests.
+/// Starts to handle signals.
 ///
 /// # Errors
 /// The system refuses.
 #[cfg(not(unix))]
 pub fn watch() -> std::io::Result<()> {
-    let asked = std::sync::atomic::AtomicBool::new(false);
-    let handler = move || match asked.swap(true, Ordering::SeqCst) {
-        true => end(128 + INTERRUPT),
-        false => answer(INTERRUPT),
+    let had_first = std::sync::atomic::AtomicBool::new(false);
+    let handler = move || match had_first.swap(true, Ordering::SeqCst) {
+        true => exit(128 + INTERRUPT),
+        false => first(INTERRUPT),
     };
     ctrlc::set_handler(handler).map_err(std::io::Error::other)
 }
 
-/// Ends the process without further ado.
+/// Ends the process at once.
 #[cfg(not(unix))]
-fn end(code: i32) {
+fn exit(code: i32) {
     std::process::exit(code);
 }

@@ -1,103 +1,79 @@
-//! What the user sees: bars on a terminal, lines elsewhere.
+//! Where a reporter shows its messages and its progress.
 
-use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
-
+use super::lock;
 use super::pace::Pace;
-use super::{LINE_EVERY, lock};
 
-pub(super) enum Console {
-    Silent,
-    Plain { sink: Arc<Mutex<Box<dyn Write + Send>>>, every: Duration },
-    Bars(MultiProgress),
+/// Shows what a [`Reporter`](super::Reporter) is told: as lines ([`Reporter::lines`](super::Reporter::lines)), as the program's bars, or in a
+/// window of your own.
+pub trait Console: Send + Sync {
+    /// Shows one or more lines.
+    fn message(&self, text: &str);
+
+    /// Shows a new task of `total` steps, called `unit`. The task is over when what this returns is dropped.
+    fn start(&self, task: &str, total: u64, unit: &'static str) -> Box<dyn ConsoleTask>;
 }
 
-/// A task as the console shows it.
-pub(super) enum ConsoleTask {
-    Silent,
-    Plain { sink: Arc<Mutex<Box<dyn Write + Send>>>, pace: Pace },
-    Bar(ProgressBar),
+/// A task as a [`Console`] shows it.
+pub trait ConsoleTask: Send {
+    /// Shows that `n` more steps are done; `info` is a word on the results so far, or empty.
+    fn advance(&mut self, n: u64, info: &str);
 }
 
-impl Console {
-    pub(super) fn stderr() -> Console {
-        if io::stderr().is_terminal() {
-            Console::Bars(MultiProgress::new())
-        } else {
-            Console::plain(io::stderr(), LINE_EVERY)
-        }
-    }
+/// Shows nothing.
+pub(super) struct Silent;
 
-    pub(super) fn plain(sink: impl Write + Send + 'static, every: Duration) -> Console {
-        Console::Plain { sink: Arc::new(Mutex::new(Box::new(sink))), every }
-    }
+impl Console for Silent {
+    fn message(&self, _: &str) {}
 
-    pub(super) fn message(&self, text: &str) {
-        match self {
-            Console::Silent => {}
-            Console::Plain { sink, .. } => write_line(sink, text),
-            Console::Bars(bars) => bars.suspend(|| drop(writeln!(io::stderr(), "{text}"))),
-        }
-    }
-
-    pub(super) fn start(&self, task: &str, total: u64, unit: &'static str) -> ConsoleTask {
-        match self {
-            Console::Silent => ConsoleTask::Silent,
-            Console::Plain { sink, every } => {
-                ConsoleTask::Plain { sink: Arc::clone(sink), pace: Pace::new(task, total, unit, *every) }
-            }
-            Console::Bars(bars) => {
-                let template =
-                    format!("{{prefix}} [{{bar:24}}] {{pos}}/{{len}} {unit}, {{rate}}, {{eta}} left {{msg}}");
-                let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-                let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
-                    // A terminal that cannot be written to shows nothing, and the work goes on.
-                    let _ = write!(out, "{:.1}/s", state.per_sec());
-                };
-                let style = style.with_key("rate", rate);
-                let bar = bars.add(ProgressBar::new(total).with_style(style.progress_chars("=> ")));
-                bar.set_prefix(task.to_owned());
-                ConsoleTask::Bar(bar)
-            }
-        }
+    fn start(&self, _: &str, _: u64, _: &'static str) -> Box<dyn ConsoleTask> {
+        Box::new(Silent)
     }
 }
 
-impl ConsoleTask {
-    pub(super) fn advance(&mut self, n: u64, info: &str) {
-        match self {
-            ConsoleTask::Silent => {}
-            ConsoleTask::Plain { sink, pace } => {
-                if let Some(line) = pace.advance(n, info) {
-                    write_line(sink, &line);
-                }
-            }
-            ConsoleTask::Bar(bar) => {
-                bar.set_message(info.to_owned());
-                bar.inc(n);
-            }
-        }
+impl ConsoleTask for Silent {
+    fn advance(&mut self, _: u64, _: &str) {}
+}
+
+/// Writes lines; those about progress at most once in `every`.
+pub(super) struct Lines<W> {
+    sink: Arc<Mutex<W>>,
+    every: Duration,
+}
+
+struct LinesTask<W> {
+    sink: Arc<Mutex<W>>,
+    pace: Pace,
+}
+
+impl<W> Lines<W> {
+    pub(super) fn new(sink: W, every: Duration) -> Lines<W> {
+        Lines { sink: Arc::new(Mutex::new(sink)), every }
+    }
+}
+
+impl<W: Write + Send + 'static> Console for Lines<W> {
+    fn message(&self, text: &str) {
+        write_line(&self.sink, text);
     }
 
-    /// Takes the bar away; the line that stays is a message.
-    pub(super) fn finish(&self) {
-        if let ConsoleTask::Bar(bar) = self {
-            bar.finish_and_clear();
+    fn start(&self, task: &str, total: u64, unit: &'static str) -> Box<dyn ConsoleTask> {
+        Box::new(LinesTask { sink: Arc::clone(&self.sink), pace: Pace::new(task, total, unit, self.every) })
+    }
+}
+
+impl<W: Write + Send> ConsoleTask for LinesTask<W> {
+    fn advance(&mut self, n: u64, info: &str) {
+        if let Some(line) = self.pace.advance(n, info) {
+            write_line(&self.sink, &line);
         }
     }
 }
 
-impl Drop for ConsoleTask {
-    fn drop(&mut self) {
-        self.finish();
-    }
-}
-
-/// A closed pipe or a full disk behind standard error has nowhere to be reported.
-fn write_line(sink: &Mutex<Box<dyn Write + Send>>, text: &str) {
+/// Ignores a closed pipe and a full disk: there is no other place to report them.
+fn write_line(sink: &Mutex<impl Write>, text: &str) {
     let _ = writeln!(lock(sink), "{text}");
 }

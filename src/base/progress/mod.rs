@@ -1,11 +1,11 @@
-//! How long work speaks: messages, warnings and progress. The library says everything through a [`Reporter`] and never
-//! prints by itself; who starts the work chooses where it goes.
+//! Messages, warnings and progress of long work. The library never prints: it tells a [`Reporter`], and the caller chooses where that
+//! writes.
 
 mod console;
 mod pace;
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,37 +14,48 @@ use crate::Result;
 use crate::base::error::IoContext;
 use crate::base::text::{Shown, escape_lines};
 use crate::base::utc::UtcTime;
-use console::{Console, ConsoleTask};
+pub use console::{Console, ConsoleTask};
+use console::{Lines, Silent};
 use pace::Pace;
 
-/// Seconds between two lines of progress where there are no bars.
+/// Time between two lines of progress.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// Where messages and progress go: a console and any number of log files. Clones share them.
+/// Passes messages and progress on to a console and to any number of log files. Clones share them.
 #[derive(Clone)]
 pub struct Reporter {
-    console: Arc<Console>,
+    console: Arc<dyn Console>,
     logs: Vec<Arc<Log>>,
+    words: fn(&str) -> String,
 }
 
 impl Reporter {
-    /// To standard error: bars with rate and remaining time on a terminal, else a line now and then. A closed pipe ends the
-    /// output, not the work.
-    pub fn stderr() -> Reporter {
-        Reporter { console: Arc::new(Console::stderr()), logs: Vec::new() }
+    /// Reports to `console`.
+    pub fn new(console: impl Console + 'static) -> Reporter {
+        Reporter { console: Arc::new(console), logs: Vec::new(), words: str::to_owned }
     }
 
-    /// Says nothing.
+    /// Reports nothing.
     pub fn silent() -> Reporter {
-        Reporter { console: Arc::new(Console::Silent), logs: Vec::new() }
+        Reporter::new(Silent)
     }
 
-    /// Writes plain lines to `sink`, progress at most once in `every`.
+    /// Writes lines to `sink`, about progress at most once in `every`. A closed pipe ends the output, not the work.
     pub fn lines(sink: impl Write + Send + 'static, every: Duration) -> Reporter {
-        Reporter { console: Arc::new(Console::plain(sink, every)), logs: Vec::new() }
+        Reporter::new(Lines::new(sink, every))
     }
 
-    /// The same, and `path` (appended to, with times) as well.
+    /// Writes lines to standard error, about progress every five seconds.
+    pub fn stderr() -> Reporter {
+        Reporter::lines(io::stderr(), LINE_EVERY)
+    }
+
+    /// Returns a reporter that passes every message through `words`, which may name settings in another way.
+    pub fn with_words(self, words: fn(&str) -> String) -> Reporter {
+        Reporter { words, ..self }
+    }
+
+    /// Returns a reporter that also appends every line, with its time, to the file `path`.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io): the file cannot be opened.
@@ -54,15 +65,15 @@ impl Reporter {
         Ok(reporter)
     }
 
-    /// As [`with_log`](Reporter::with_log), but what is said is held back until [`open_logs`](Reporter::open_logs): work that is
-    /// refused before that leaves no trace.
+    /// Does as [`with_log`](Reporter::with_log), but keeps the lines in memory until [`open_logs`](Reporter::open_logs) is called: work that
+    /// is refused before that leaves no file.
     pub fn with_held_log(&self, path: &Path) -> Reporter {
         let mut reporter = self.clone();
         reporter.logs.push(Arc::new(Log(Mutex::new(Sink::Held(path.into(), String::new())))));
         reporter
     }
 
-    /// Opens the log files that are not open yet, and writes what was held back.
+    /// Opens the log files that are not open yet, and writes the lines that were kept for them.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io): a file cannot be written.
@@ -70,24 +81,25 @@ impl Reporter {
         self.logs.iter().try_for_each(|log| log.open())
     }
 
-    /// Says one or more lines. Control characters in them are escaped.
+    /// Reports one or more lines. Control characters in them are escaped.
     pub fn message(&self, text: &str) {
-        let text = escape_lines(text);
+        let text = (self.words)(text);
+        let text = escape_lines(&text);
         self.console.message(&text);
         self.log(&text);
     }
 
-    /// Writes one or more lines into the log files only: what the terminal shows in another way.
+    /// Writes one or more lines to the log files only, because the console shows the same in another way.
     pub fn note(&self, text: &str) {
-        self.log(&escape_lines(text));
+        self.log(&escape_lines(&(self.words)(text)));
     }
 
-    /// Says in one line that something is wrong, but not wrong enough to stop.
+    /// Reports, in one line, a problem that does not stop the work.
     pub fn warn(&self, text: &str) {
         self.message(&format!("warning: {}", text.shown()));
     }
 
-    /// Starts to count: `total` of `unit` ("steps", "images") will be done in `task`. Tasks may be nested.
+    /// Starts to show the progress of `task`, which has `total` steps; `unit` is their name ("steps", "images"). Tasks may be nested.
     pub fn start(&self, task: &str, total: u64, unit: &'static str) -> Task {
         let task = task.shown().to_string();
         Task {
@@ -106,15 +118,15 @@ impl Reporter {
     }
 }
 
-/// One piece of work whose progress is shown. Dropped without [`finish`](Task::finish), it disappears.
+/// Work whose progress is shown until this is dropped. [`finish`](Task::finish) also leaves a line.
 pub struct Task {
-    console: ConsoleTask,
+    console: Box<dyn ConsoleTask>,
     logged: Pace,
     reporter: Reporter,
 }
 
 impl Task {
-    /// `n` more are done; `info` says how it goes ("loss 3.21"), or is empty.
+    /// Counts `n` more steps; `info` is a word on the results so far ("loss 3.21"), or empty.
     pub fn advance(&mut self, n: u64, info: &str) {
         self.console.advance(n, info);
         if let Some(line) = self.logged.advance(n, info) {
@@ -122,10 +134,11 @@ impl Task {
         }
     }
 
-    /// The work is done; says `info` (where not empty) and how long it took.
+    /// Ends the task with a line that says how long it took, and `info` unless that is empty.
     pub fn finish(self, info: &str) {
         let line = self.logged.summary(info);
-        self.console.finish();
+        // A bar has to go before the line is written.
+        drop(self.console);
         self.reporter.message(&line);
     }
 }
@@ -133,12 +146,11 @@ impl Task {
 /// A log file.
 struct Log(Mutex<Sink>);
 
-/// Where the lines of a log go.
 enum Sink {
-    /// Into memory, until the file of this path is opened.
+    /// Lines are kept in memory until the file of this path is opened.
     Held(PathBuf, String),
     Open(File),
-    /// Nowhere: the file could not be written.
+    /// Lines are dropped: writing the file has failed.
     Closed,
 }
 
@@ -153,7 +165,7 @@ impl Log {
         Ok(())
     }
 
-    /// False when this write is the one that failed.
+    /// Returns false if this write fails, and true after that: the failure is to be reported once.
     fn write(&self, text: &str) -> bool {
         let now = UtcTime::now();
         let lines: String = text.lines().map(|line| format!("{now} {line}\n")).collect();
@@ -173,7 +185,7 @@ impl Log {
     }
 }
 
-/// A panic elsewhere must not silence the report of it.
+/// Locks even after a panic in another thread, so that the panic can be reported.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -181,7 +193,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::io;
 
     use super::*;
 
@@ -199,7 +210,7 @@ mod tests {
         assert_eq!(said, ["held", "open"]);
     }
 
-    /// A sink whose content can be looked at.
+    /// A sink that keeps what is written.
     #[derive(Clone, Default)]
     struct Page(Arc<Mutex<Vec<u8>>>);
 

@@ -1,8 +1,8 @@
-//! Counting, rates and remaining time, and when a line is due.
+//! Counts the steps of a task, and decides when a line about its rate and remaining time is due.
 
 use std::time::{Duration, Instant};
 
-/// The progress of one task as lines of text.
+/// The progress of one task, as lines of text.
 pub(super) struct Pace {
     task: String,
     total: u64,
@@ -19,7 +19,7 @@ impl Pace {
         Pace { task: task.into(), total, unit, done: 0, started: now, last_line: now, every }
     }
 
-    /// Counts; a line where one is due.
+    /// Counts `n` more steps. Returns a line if one is due.
     pub(super) fn advance(&mut self, n: u64, info: &str) -> Option<String> {
         self.done += n;
         let now = Instant::now();
@@ -40,7 +40,7 @@ impl Pace {
         format!("{task}: {done}/{total} {unit} ({percent} %), {rate:.1}/s, {} left{comma}{info}", duration(left))
     }
 
-    /// What is said at the end.
+    /// Returns the line for the end of the task.
     pub(super) fn summary(&self, info: &str) -> String {
         let Pace { task, total, unit, done, started, .. } = self;
         let comma = if info.is_empty() { "" } else { ", " };
@@ -48,7 +48,7 @@ impl Pace {
     }
 }
 
-/// `8.3 s`, `2 min 05 s`, `3 h 07 min`.
+/// Formats a duration as `8.3 s`, `2 min 05 s`, `3 h 07 min`.
 pub(super) fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {

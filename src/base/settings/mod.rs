@@ -1,6 +1,6 @@
 //! Settings as data: the name of each, its flag, the values that it takes, its defaults, and which commands take it.
 //!
-//! A section of settings is a struct that [`settings!`] declares in the module that it governs, each setting once:
+//! A section of settings is a struct that `settings!` declares in the module that it governs, each setting once:
 //!
 //! ```text
 //! settings! {

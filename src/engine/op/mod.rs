@@ -67,17 +67,24 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     /// Writes (or adds to, see [`Grad`]) every gradient that is `Some`.
     fn backward(&self, cx: &mut Backward<'_>);
 
-    /// The memory contract on a GPU.
+    /// The memory contract on a GPU. An op that has no kernels keeps the defaults of this and of the next two methods; a graph with such
+    /// an op runs on the CPU only.
     ///
     /// # Errors
     /// The GPU cannot run the op.
-    fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs>;
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        Err(no_kernels(self.name()))
+    }
 
     /// Enqueues forward: writes all of `cx.output`.
-    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()>;
+    fn gpu_forward(&self, _: &GpuForward<'_>) -> Result<()> {
+        Err(no_kernels(self.name()))
+    }
 
     /// Enqueues the gradients that are `Some`.
-    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()>;
+    fn gpu_backward(&self, _: &GpuBackward<'_>) -> Result<()> {
+        Err(no_kernels(self.name()))
+    }
 
     /// The output is f32 in every precision: losses.
     fn exact(&self) -> bool {
@@ -88,6 +95,10 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     fn flops(&self) -> u64 {
         0
     }
+}
+
+fn no_kernels(op: &'static str) -> Error {
+    Error::NoDevice { device: "GPU", reason: format!("the op {op} has no kernels: use the CPU") }
 }
 
 /// What forward may touch. All memory is distinct; `output`, `saved` and `workspace` start with arbitrary bits.

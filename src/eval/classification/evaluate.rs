@@ -1,4 +1,4 @@
-//! A classifier on a data set: its predictions, counted; and the files that say more.
+//! Measures a classifier on a data set, and writes the details to CSV files.
 
 use std::path::Path;
 
@@ -18,8 +18,8 @@ pub fn evaluate(mut model: Model<'_>, samples: &[Sample], classes: &[String]) ->
     ClassificationReport::new(&probabilities, &labels, classes)
 }
 
-/// Writes into `folder` what became of each of `samples` (named from `root` on), each class and each pair of classes, and the
-/// pictures of it.
+/// Writes the predictions for `samples` (whose names are relative to `root`), the figures of each class, and the confusion matrix to
+/// `folder`, as CSV files.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -32,7 +32,5 @@ pub fn write_files(
 ) -> Result<()> {
     report.write_items_csv(&folder.join(ITEMS_FILE), cells, samples.iter().map(|sample| sample.image.below(root)))?;
     report.write_per_class_csv(&folder.join("per-class.csv"), cells)?;
-    report.write_confusion_csv(&folder.join("confusion.csv"), cells)?;
-    report.draw_confusion(&folder.join("confusion.svg"))?;
-    report.draw_reliability(&folder.join("calibration.svg"))
+    report.write_confusion_csv(&folder.join("confusion.csv"), cells)
 }

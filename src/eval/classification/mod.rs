@@ -5,7 +5,6 @@
 mod calibration;
 mod evaluate;
 mod files;
-mod pictures;
 #[cfg(test)]
 mod tests;
 
@@ -75,9 +74,9 @@ pub struct ClassificationReport {
     /// In the order of the images.
     #[serde(skip)]
     pub per_image: Vec<ClassifiedImage>,
-    /// Images by (label, predicted class); pairs without an image are left out, so it never outgrows the images.
+    /// Number of images by (label, predicted class), for pairs that have images.
     #[serde(skip)]
-    confusions: BTreeMap<(u32, u32), usize>,
+    pub confusions: BTreeMap<(u32, u32), usize>,
 }
 
 impl ClassificationReport {
@@ -143,11 +142,6 @@ impl ClassificationReport {
             per_image,
             confusions,
         }
-    }
-
-    /// Images of class `label` that are taken for class `predicted`.
-    pub fn confusion(&self, label: u32, predicted: u32) -> usize {
-        self.confusions.get(&(label, predicted)).copied().unwrap_or(0)
     }
 
     fn class(&self, index: u32) -> &str {

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, View};
 
 use crate::base::atomic::atomic_write;
-use crate::base::stop::Unbroken;
 use crate::base::text::Shown;
+use crate::base::write_guard::WriteGuard;
 use crate::{Error, Result};
 
 /// Kind of file, from the ending of its name.
@@ -94,7 +94,7 @@ impl FeatureTable<'_> {
         match format {
             FeatureFormat::Safetensors => self.write_safetensors(path),
             FeatureFormat::Npy => {
-                let _both = Unbroken::begin();
+                let _both_files = WriteGuard::begin();
                 atomic_write(&path.with_extension("txt"), |file| {
                     self.paths.iter().try_for_each(|path| writeln!(file, "{}", path.to_string_lossy()))
                 })?;

@@ -144,7 +144,7 @@ impl Trainer {
         }
     }
 
-    /// Forward, backward and update with learning rate `lr` on `batch`; with [`accumulate`](crate::config::Train::accumulate)
+    /// Forward, backward and update with learning rate `lr` on `batch`; with [`accumulate`](crate::config::TrainOptions::accumulate)
     /// only every so many batches update, by the mean of their gradients, and latent states move with each. Of `next`, the batch
     /// that follows where it is known already, the bytes go to a GPU meanwhile.
     ///

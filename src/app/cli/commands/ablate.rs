@@ -8,8 +8,8 @@ use super::shared::{
 };
 use crate::Result;
 use crate::app::cli::args::AblateArgs;
-use crate::app::cli::output::{interrupted, print, stop_on_ctrl_c};
-use crate::base::progress::Reporter;
+use crate::app::cli::output::{interrupted, print, stderr_reporter, stop_on_ctrl_c};
+use crate::app::cli::pictures::draw_training;
 use crate::base::text::Shown;
 use crate::config::{Config, whole_path};
 use crate::data::Subsets;
@@ -30,7 +30,7 @@ pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
     };
     let StudyFile { config, seeds, init, .. } = file.clone();
     set_threads(&config)?;
-    let terminal = Reporter::stderr();
+    let terminal = stderr_reporter();
     let dataset = open_training(&config, &terminal)?;
     dataset.check_for_training(config.sampler.ids)?;
     let open = |root| open_dataset(root, config.data.target_kind, Subsets::Test, &config, &terminal);
@@ -46,7 +46,7 @@ pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
     reporter.message(&format!("run folder: {}", run.root().shown()));
     describe_datasets(&reporter, [Some(&dataset), target.as_ref()]);
     let stop = stop_on_ctrl_c(&reporter);
-    let study = Study { seeds, run: &run, reporter: &reporter, stop: &stop };
+    let study = Study { seeds, run: &run, reporter: &reporter, stop: &stop, arm_ended: &draw_training };
     let ablation = Ablation { config, dataset: &dataset, target: target.as_ref(), init, study };
     match ablation::run(&ablation)? {
         Some(results) => {

@@ -9,7 +9,8 @@ use super::shared::{
     check_device, describe_datasets, new_run, open_dataset, refuse_unused, say_stopped, set_threads, synthesise,
 };
 use crate::app::cli::args::{CompareArgs, DemoArgs};
-use crate::app::cli::output::{interrupted, print, stop_on_ctrl_c};
+use crate::app::cli::output::{interrupted, print, stderr_reporter, stop_on_ctrl_c};
+use crate::app::cli::pictures::{draw_comparison, draw_training};
 use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
@@ -70,7 +71,7 @@ fn refuse_without_effect(config: &Config, flags: &Overrides) -> Result<()> {
 fn train_and_compare(args: &CompareArgs, run: Option<RunDir>, file: StudyFile) -> Result<ExitCode> {
     let config = &file.config;
     set_threads(config)?;
-    let terminal = Reporter::stderr();
+    let terminal = stderr_reporter();
     let source = &pretraining(&file).data;
     let source = open_dataset(&source.root, source.kind, Subsets::All, config, &terminal)?;
     let target = config.data.target.as_deref().expect("every comparison names it");
@@ -110,7 +111,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
         None => (None, new_demo(args)?),
     };
     set_threads(&file.config)?;
-    let terminal = Reporter::stderr();
+    let terminal = stderr_reporter();
     check_device(&file.config)?;
     let run = begin(run, args.out.as_deref(), &file)?;
     let reporter = terminal.with_log(&run.log_path())?;
@@ -207,10 +208,11 @@ fn three_arms(
     describe_datasets(reporter, [Some(source), Some(target)]);
     let pretraining = pretraining(&file).clone();
     let StudyFile { kind, seeds, config, .. } = file;
-    let study = Study { seeds, run, reporter, stop };
+    let study = Study { seeds, run, reporter, stop, arm_ended: &draw_training };
     let comparison = Comparison { config, pretraining, source, target, study };
     match compare::run(&comparison)? {
         Some(results) => {
+            draw_comparison(&comparison.study, &results)?;
             reporter.message(&format!("results, curves and checkpoints: {}", run.root().shown()));
             print(&format!("{}\n", compare::table(&results)))?;
             Ok(ExitCode::SUCCESS)

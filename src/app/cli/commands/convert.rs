@@ -5,8 +5,7 @@ use std::process::ExitCode;
 
 use crate::Result;
 use crate::app::cli::args::{ConvertCommand, Cuhk03Args};
-use crate::app::cli::output::{interrupted, stop_with_message};
-use crate::base::progress::Reporter;
+use crate::app::cli::output::{interrupted, stderr_reporter, stop_with_message};
 use crate::base::text::{Shown, plural};
 use crate::data::convert::cuhk03::{self, BoxKind, Job, Outcome};
 
@@ -18,7 +17,7 @@ pub fn convert(command: &ConvertCommand) -> Result<ExitCode> {
 }
 
 fn cuhk03(args: &Cuhk03Args) -> Result<ExitCode> {
-    let reporter = Reporter::stderr();
+    let reporter = stderr_reporter();
     let given = [args.detected_config.clone(), args.labeled_config.clone()];
     let beside = |kind: BoxKind| Some(kind.config_beside(&args.mat)).filter(|path| path.is_file());
     let mut configs: [Option<PathBuf>; 2] = [None, None];

@@ -9,7 +9,8 @@ use serde_json::{json, to_string_pretty};
 use super::report::{Subject, check_report, report};
 use super::shared::{describe_classes, describe_datasets, evaluated, open_classes, open_dataset, set_threads};
 use crate::app::cli::args::{EvaluateArgs, ReportArgs};
-use crate::app::cli::output::print;
+use crate::app::cli::output::{print, stderr_reporter};
+use crate::app::cli::pictures::draw_classification;
 use crate::base::atomic::atomic_write;
 use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
@@ -30,7 +31,7 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     }
     let trained = TrainedModel::open(&args.checkpoint, flags)?;
     set_threads(&trained.config)?;
-    let reporter = Reporter::stderr();
+    let reporter = stderr_reporter();
     reporter.message(&format!("device: {}", trained.device));
     trained.say_choice(&reporter);
     match trained.config.task {
@@ -99,6 +100,7 @@ fn classify(
     }
     if let Some(folder) = &args.details {
         classification::write_files(folder, &report, &dataset.val, &dataset.root, cells)?;
+        draw_classification(&report, folder)?;
         reporter.message(&format!("confusion matrix, classes, calibration and predictions in {}", folder.shown()));
     }
     print(&format!("{origin}evaluated on {evaluated_on}\n{report}\n"))?;

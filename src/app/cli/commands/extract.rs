@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use super::shared::{check_images, describe_datasets, evaluated, open_dataset, refuse_unused, set_threads};
 use crate::app::cli::args::ExtractArgs;
+use crate::app::cli::output::stderr_reporter;
 use crate::base::error::IoContext;
-use crate::base::progress::Reporter;
 use crate::base::text::{Shown, plural};
 use crate::data::{Dataset, ImageList, ImageRecord, Subsets, list_images};
 use crate::eval::Output;
@@ -34,7 +34,7 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     }
     let config = trained.config.clone();
     set_threads(&config)?;
-    let reporter = Reporter::stderr();
+    let reporter = stderr_reporter();
     reporter.message(&format!("device: {}", trained.device));
     trained.say_choice(&reporter);
     if config.task == TaskKind::Classify && args.images.is_none() {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::shared::{check_classes, set_threads};
 use crate::app::cli::args::PredictArgs;
+use crate::app::cli::output::stderr_reporter;
 use crate::base::csv_out::write_csv;
 use crate::base::error::IoContext;
-use crate::base::progress::Reporter;
 use crate::base::text::{Shown, plural};
 use crate::data::{ClassDataset, ImageList, ImageSource, Sample, list_images};
 use crate::eval::Output;
@@ -28,7 +28,7 @@ pub fn predict(args: &PredictArgs) -> Result<ExitCode> {
         });
     }
     set_threads(&trained.config)?;
-    let reporter = Reporter::stderr();
+    let reporter = stderr_reporter();
     reporter.message(&format!("device: {}", trained.device));
     trained.say_choice(&reporter);
     let sample = |path| Sample { image: ImageSource::File(path), label: 0 };

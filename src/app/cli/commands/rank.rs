@@ -7,7 +7,7 @@ use super::report::{Subject, check_report, report};
 use super::shared::set_threads;
 use crate::Result;
 use crate::app::cli::args::RankArgs;
-use crate::base::progress::Reporter;
+use crate::app::cli::output::stderr_reporter;
 use crate::base::text::{Shown, are, plural};
 use crate::config::Config;
 use crate::engine::device::{Device, DeviceOptions};
@@ -22,7 +22,7 @@ pub fn rank(args: &RankArgs) -> Result<ExitCode> {
     set_threads(&config)?;
     // Distances are our own kernels': no library is needed.
     let device = Device::open(&DeviceOptions { vendor: false, ..config.device_options() })?;
-    let reporter = Reporter::stderr();
+    let reporter = stderr_reporter();
     let read = |path: &Path, labels: Option<&Path>| -> Result<FeatureSet> {
         let mut set = FeatureSet::read(path, labels)?;
         let junk = set.drop_junk();

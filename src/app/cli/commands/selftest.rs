@@ -7,10 +7,9 @@ use serde_json::json;
 
 use crate::Result;
 use crate::app::cli::args::SelftestArgs;
-use crate::app::cli::output::print;
+use crate::app::cli::output::{print, stderr_reporter};
 use crate::app::selftest;
 use crate::base::atomic::atomic_write;
-use crate::base::progress::Reporter;
 use crate::base::report::Table;
 use crate::engine::device::{Device, DeviceKind, DeviceOptions, Precision};
 
@@ -26,7 +25,7 @@ pub fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
     let device = Device::open(&DeviceOptions { kind, precision, vendor: args.vendor })?;
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let seed = args.seed.unwrap_or_else(now);
-    let reporter = Reporter::stderr();
+    let reporter = stderr_reporter();
     reporter.message(&format!("{device}, seed {seed}"));
 
     let mut checks = Vec::new();

@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use super::shared::synthesise;
 use crate::Result;
 use crate::app::cli::args::{self, SynthArgs};
-use crate::app::cli::output::{interrupted, stop_with_message};
-use crate::base::progress::Reporter;
+use crate::app::cli::output::{interrupted, stderr_reporter, stop_with_message};
 use crate::data::synth::{Domain, Outcome, SynthConfig};
 
 /// `ptl-train synth`.
@@ -24,7 +23,7 @@ pub fn synth(args: &SynthArgs) -> Result<ExitCode> {
         seed: args.seed,
         ..SynthConfig::default()
     };
-    let reporter = Reporter::stderr();
+    let reporter = stderr_reporter();
     let stop = stop_with_message(
         &reporter,
         "stopping and removing what is unfinished; Ctrl-C again stops at once and leaves it",

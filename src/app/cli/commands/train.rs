@@ -6,11 +6,13 @@ use super::shared::{
     data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, open_training, set_threads,
 };
 use crate::app::cli::args::TrainArgs;
-use crate::app::cli::output::{interrupted, print, stop_on_ctrl_c, with_flags};
+use crate::app::cli::output::{interrupted, print, stderr_reporter, stop_on_ctrl_c};
+use crate::app::cli::pictures::{draw_classification, draw_training};
 use crate::base::progress::Reporter;
 use crate::base::text::Shown;
 use crate::config::Config;
 use crate::data::{DatasetKind, Subsets};
+use crate::eval::classification::ClassificationReport;
 use crate::model::model_file;
 use crate::nn::DEFAULT_ARCH;
 use crate::nn::TaskKind;
@@ -42,7 +44,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     };
     flags.refuse_without_effect(&config, args.init.is_some())?;
     set_threads(&config)?;
-    let terminal = Reporter::stderr();
+    let terminal = stderr_reporter();
     match config.task {
         TaskKind::Reid => {
             let dataset = open_training(&config, &terminal)?;
@@ -51,7 +53,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             refuse_on_data(args, &config, [dataset.kind, target.as_ref().map_or(dataset.kind, |target| target.kind)])?;
             let task = Reid { dataset: &dataset, target: target.as_ref() };
             let describe = |reporter: &Reporter| describe_datasets(reporter, [Some(&dataset), target.as_ref()]);
-            run(args, &config, resumed, &task, describe, &terminal)
+            run(args, &config, resumed, &task, describe, |_, _| Ok(()), &terminal)
         }
         TaskKind::Classify => {
             let share = Some(config.data.val_share);
@@ -65,7 +67,8 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
                 )?;
             }
             let describe = |reporter: &Reporter| describe_classes(reporter, &dataset);
-            run(args, &config, resumed, &Classify { dataset: &dataset }, describe, &terminal)
+            let draw = |report: &ClassificationReport, run: &RunDir| draw_classification(report, run.root());
+            run(args, &config, resumed, &Classify { dataset: &dataset }, describe, draw, &terminal)
         }
     }
 }
@@ -86,6 +89,7 @@ fn run<T: Task>(
     resumed: Option<RunDir>,
     task: &T,
     describe: impl Fn(&Reporter),
+    draw: impl Fn(&T::Report, &RunDir) -> Result<()>,
     terminal: &Reporter,
 ) -> Result<ExitCode> {
     let start = match (&resumed, &args.init) {
@@ -106,12 +110,14 @@ fn run<T: Task>(
     let stop = stop_on_ctrl_c(&reporter);
     let outcome = train::run(&Job { config, task, start, run: &run, reporter: &reporter, stop: &stop });
     if let Err(error) = &outcome {
-        reporter.note(&format!("error: {}", with_flags(&error.to_string())));
+        reporter.note(&format!("error: {error}"));
         if fresh {
             run.discard_unstarted();
         }
     }
-    match outcome? {
+    let outcome = outcome?;
+    draw_training(&run)?;
+    match outcome {
         Outcome::Stopped(position) => {
             let root = run.root().shown();
             reporter.message(&format!(
@@ -122,6 +128,7 @@ fn run<T: Task>(
         }
         Outcome::Finished(report) => {
             reporter.note(&report.to_string());
+            draw(&report, &run)?;
             print(&format!("{report}\n"))?;
             Ok(ExitCode::SUCCESS)
         }
