@@ -7,8 +7,7 @@ use std::sync::Arc;
 use half::bf16;
 use ptl::engine::device::{Device, Emulator, Gpu, Launch, Precision};
 use ptl::engine::graph::Mode;
-use ptl::engine::op::CaseRun;
-use ptl::engine::session::{Pass, Placed};
+use ptl::engine::session::{CaseRun, Pass, Placed};
 use ptl::engine::shape::Shape;
 
 use crate::cells::{Cell, cells};

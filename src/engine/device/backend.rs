@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use super::Precision;
 use crate::Result;
-use crate::engine::cpu::conv::Conv2dGeometry;
+use crate::engine::geometry::Conv2dGeometry;
 
 /// A compiled kernel; the generated launch functions name them (`kernels/*.cu`).
 #[derive(Debug)]

@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 
+use super::OpCase;
 use super::pool_window::Window;
-use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase};
 use crate::Result;
 use crate::engine::device::{Gpu, Grid, kernels};
-use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]

@@ -5,12 +5,14 @@
 //! `g` = `dy` masked by the ReLU: `dβ = Σg`, `dγ = Σg·x̂`, `dx = γ/√(σ²+ε)·(g - Σg/M - x̂·Σg·x̂/M)`, `dresidual = g`.
 //! With running statistics the two sums drop out of `dx`.
 
-use super::gpu::{ENOUGH_BLOCKS, GpuGrad, Part, Parts, split_rows};
-use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
+use super::workspace::{ENOUGH_BLOCKS, Part, Parts, split_rows};
+use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::par;
 use crate::engine::device::{Gpu, Grid, Ptr, kernels};
-use crate::engine::graph::{Attachments, Graph, Mode, Var};
+use crate::engine::graph::{
+    Attachments, Backward, Forward, GpuBackward, GpuForward, GpuGrad, Graph, Mode, Needs, Op, Var,
+};
 use crate::engine::shape::Shape;
 use crate::engine::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
 

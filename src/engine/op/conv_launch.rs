@@ -1,9 +1,10 @@
 //! Convolutions on a GPU, as plain ops and cells launch them: which kernels or vendor calls, which workspace.
 
-use super::gpu::{ENOUGH_BLOCKS, GpuGrad, Part, Parts, split_rows};
+use super::workspace::{ENOUGH_BLOCKS, Part, Parts, split_rows};
 use crate::Result;
-use crate::engine::cpu::conv::Conv2dGeometry;
 use crate::engine::device::{Gpu, Grid, Precision, Ptr, Untyped, Vendor, kernels};
+use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::graph::GpuGrad;
 
 /// Output pixels of a tile.
 const TILE_PIXELS: usize = 128;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{Conditioned, DistanceBlock, DistanceSource, block_rows};
 use crate::Result;
 use crate::base::memory;
-use crate::engine::cpu::conv::Conv2dGeometry;
 use crate::engine::device::{Buffer, Gpu, Grid, Ptr, kernels};
+use crate::engine::geometry::Conv2dGeometry;
 use crate::eval::rerank::{GpuReranker, RerankOptions, Settled};
 
 /// Rows and columns of a tile of products.
