@@ -53,8 +53,8 @@ template <class T> struct MmaPixels {
     int direction;       // 1 or -1: the sign of the tap
     const int4* places;  // [MMA_ROWS] in shared memory
 
-    static METHOD MmaPixels forward(const T* image, int height, int width, int channels, int, int taps_x, const int4* places) {
-        return {image, height, width, channels, taps_x, 1, places};
+    static METHOD MmaPixels forward(const T* x, const ConvSizes& conv, const int4* places) {
+        return {x, conv.in_h, conv.in_w, conv.in_c, conv.kernel_w, 1, places};
     }
     METHOD void load_step(unsigned char* stage, int step) const {
         const int per_tap = steps_of_tap<T>(channels), wide = 16 / (int)sizeof(T);
@@ -97,9 +97,8 @@ template <class T> struct MmaDensePixels {
     int taps_y, taps_x;
     const int4* places;  // [MMA_ROWS] in shared memory
 
-    static METHOD MmaDensePixels forward(const T* image, int height, int width, int channels, int taps_y, int taps_x,
-                                         const int4* places) {
-        return {image, height, width, channels, taps_y, taps_x, places};
+    static METHOD MmaDensePixels forward(const T* x, const ConvSizes& conv, const int4* places) {
+        return {x, conv.in_h, conv.in_w, conv.in_c, conv.kernel_h, conv.kernel_w, places};
     }
     METHOD void load_step(unsigned char* stage, int step) const {
         const int wide = 16 / (int)sizeof(T);

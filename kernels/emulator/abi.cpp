@@ -1,6 +1,7 @@
 // The emulator behind a C interface: launches by name with the `void**` arguments that the driver's launch call takes.
 #include <utility>
 
+#include "../conv_sizes.h"
 #include "../cuda_compat.h"
 
 // KERNEL(name, threads of a block, (parameters)), one for each kernel; written by scripts/kernel-table.

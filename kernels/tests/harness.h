@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../common.cuh"
+#include "../conv_sizes.h"
 
 extern "C" unsigned ptl_emu_threads(const char* kernel);
 extern "C" int ptl_emu_launch(const char* kernel, const unsigned grid[3], const unsigned block[3], unsigned shared_bytes,
