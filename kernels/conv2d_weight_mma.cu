@@ -148,19 +148,8 @@ DEVICE void backward_weight_mma(const T* x, const T* dy, float* partials, ConvSi
                                step_rows / conv.out_h, step_rows % conv.out_h, Slab<T>::PASS % conv.out_w};
     int steps = ceil_div(pixels, Slab<T>::PIXELS);
     float acc[2][8][4] = {};
-#pragma unroll
-    for (int step = 0; step < MMA_STAGES - 1; step++) {
-        if (step < steps) operands.load_stage(shared + step * WEIGHT_STAGE_BYTES);
-        cp_async_commit();  // empty groups too, so that counting groups counts steps
-    }
-    for (int step = 0; step < steps; step++) {
-        cp_async_wait<MMA_STAGES - 2>();
-        // Behind it everybody's part of this stage has arrived, and nobody reads the stage that is loaded next.
-        __syncthreads();
-        int next = step + MMA_STAGES - 1;
-        if (next < steps) operands.load_stage(shared + next % MMA_STAGES * WEIGHT_STAGE_BYTES);
-        cp_async_commit();
-        const unsigned char* stage = shared + step % MMA_STAGES * WEIGHT_STAGE_BYTES;
+    auto fetch = [&](unsigned char* stage, int) { operands.load_stage(stage); };
+    auto multiply = [&](const unsigned char* stage) {
 #pragma unroll
         for (int depth = 0; depth < Slab<T>::PIXELS; depth += Fragments<T>::DEPTH) {
             const unsigned char* slab = stage + depth * Slab<T>::PITCH;
@@ -169,14 +158,10 @@ DEVICE void backward_weight_mma(const T* x, const T* dy, float* partials, ConvSi
             for (int i = 0; i < 2; i++) Fragments<T>::rows(left[i], slab, warp / 2 * 32 + i * 16);
 #pragma unroll
             for (int j = 0; j < 4; j++) Fragments<T>::columns(right[j], slab + Slab<T>::BYTES, warp % 2 * 64 + j * 16);
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-#pragma unroll
-                for (int j = 0; j < 8; j++)
-                    Mma<T>::multiply(acc[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+            multiply_fragments<T>(acc, left, right);
         }
-    }
-    cp_async_wait<0>();
+    };
+    pipeline<WEIGHT_STAGE_BYTES>(shared, steps, fetch, multiply);
 
     float* out = partials + (long long)blockIdx.z * all_rows * conv.out_c;
 #pragma unroll
