@@ -46,6 +46,16 @@ pub fn read(folder: &Path) -> Vec<Kernel> {
     kernels
 }
 
+/// Returns the table of kernels that the emulator's sources include as `table.inc`.
+#[allow(dead_code, reason = "a build without the emulator needs no table")]
+pub fn table(kernels: &[Kernel]) -> String {
+    let line = |Kernel { name, threads, parameters }: &Kernel| {
+        let parameters: Vec<String> = parameters.iter().map(Parameter::declaration).collect();
+        format!("KERNEL({name}, {threads}, ({}))\n", parameters.join(", "))
+    };
+    kernels.iter().map(line).collect()
+}
+
 /// Reads the one struct of `header`.
 pub fn read_struct(header: &Path) -> IntStruct {
     let text = fs::read_to_string(header).unwrap_or_else(|error| panic!("{}: {error}", header.display()));
@@ -80,15 +90,6 @@ fn parameter(text: &str) -> Option<Parameter> {
     words.retain(|word| *word != "const" && *word != "*");
     let pointer = count - consts - words.len();
     (pointer <= 1).then(|| Parameter { name, type_: words.join(" "), pointer: pointer == 1, is_const: consts == 1 })
-}
-
-impl Kernel {
-    /// The kernel's line of `kernels/emulator/table.inc`, as `scripts/kernel-table` writes it.
-    #[cfg(feature = "emulator")]
-    pub fn table_line(&self) -> String {
-        let parameters: Vec<String> = self.parameters.iter().map(Parameter::declaration).collect();
-        format!("KERNEL({}, {}, ({}))", self.name, self.threads, parameters.join(", "))
-    }
 }
 
 impl Parameter {

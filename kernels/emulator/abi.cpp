@@ -4,7 +4,7 @@
 #include "../conv_sizes.h"
 #include "../cuda_compat.h"
 
-// KERNEL(name, threads of a block, (parameters)), one for each kernel; written by scripts/kernel-table.
+// A line KERNEL(name, threads of a block, (parameters)) for each kernel, written from the signatures when this is built.
 #define KERNEL(name, threads, parameters) extern "C" void name parameters;
 #include "table.inc"
 #undef KERNEL

@@ -21,7 +21,7 @@ extern "C" int ptl_emu_launch(const char* kernel, const unsigned grid[3], const 
                               size_t message_len);
 
 #define KERNEL(name, threads, parameters) extern "C" void name parameters;
-#include "../emulator/table.inc"
+#include "table.inc"
 #undef KERNEL
 
 namespace test {
