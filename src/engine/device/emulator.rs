@@ -161,7 +161,7 @@ impl Backend for Emulator {
         Ok(())
     }
 
-    fn upload_beside(&self, to: u64, from: &[u8]) -> Result<()> {
+    fn upload_async(&self, to: u64, from: &[u8]) -> Result<()> {
         self.upload(to, from)
     }
 

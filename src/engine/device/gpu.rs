@@ -52,9 +52,9 @@ impl Gpu {
         self.backend.upload(to, from)
     }
 
-    /// See [`Backend::upload_beside`].
-    pub fn upload_beside(&self, to: u64, from: &[u8]) -> Result<()> {
-        self.backend.upload_beside(to, from)
+    /// See [`Backend::upload_async`].
+    pub fn upload_async(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.backend.upload_async(to, from)
     }
 
     /// See [`Backend::download`].
