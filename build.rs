@@ -23,7 +23,8 @@ fn main() {
     }
     let out = PathBuf::from(variable("OUT_DIR"));
     let kernels = signatures::read(Path::new("kernels"));
-    launch::write(&kernels, &out.join("launch.rs"));
+    let sizes = signatures::read_struct(Path::new("kernels/conv_sizes.h"));
+    launch::write(&kernels, &sizes, &out.join("launch.rs"));
 
     println!("cargo::rustc-check-cfg=cfg(ptl_cuda, ptl_emulator)");
     let nvcc = nvcc::compile(&out);

@@ -11,7 +11,8 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use ptl::base::report::Table;
-use ptl::engine::cpu::conv::{self, Conv2dGeometry};
+use ptl::engine::cpu::conv;
+use ptl::engine::geometry::Conv2dGeometry;
 use support::{large_gemm, measure, uniform};
 
 const BATCH: usize = 16;

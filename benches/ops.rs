@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use ptl::engine::graph::Mode;
-use ptl::engine::op::{CaseRun, OpCase, bench_cases};
+use ptl::engine::op::{OpCase, bench_cases};
+use ptl::engine::session::CaseRun;
 use ptl::engine::shape::Shape;
 
 fn bench_case(criterion: &mut Criterion, case: &OpCase) {

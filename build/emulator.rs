@@ -3,25 +3,21 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::signatures::Kernel;
+use crate::signatures::{Kernel, table};
 
 /// False where there is no C++ compiler: the emulator is left out, and its tests say so.
 pub fn compile(kernels: &[Kernel]) -> bool {
-    let table = fs::read_to_string("kernels/emulator/table.inc").expect("kernels/emulator/table.inc");
-    let lines: Vec<String> = kernels.iter().map(Kernel::table_line).collect();
-    assert!(
-        table.lines().skip(1).eq(lines.iter()),
-        "kernels/emulator/table.inc is out of date: run scripts/kernel-table"
-    );
-
+    let out = PathBuf::from(crate::variable("OUT_DIR"));
+    fs::write(out.join("table.inc"), table(kernels)).expect("a writable build folder");
     let mut build = cc::Build::new();
     build.cpp(true).std("c++17").opt_level(2).debug(false).warnings(false).cargo_warnings(false);
+    build.include(&out);
     for folder in ["kernels", "kernels/emulator"] {
         for path in fs::read_dir(folder).expect("readable").flatten().map(|entry| entry.path()) {
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("cpp") => drop(build.file(path)),
                 // The compiler knows C++ by the file's name.
-                Some("cu") => drop(build.file(as_cpp(&path))),
+                Some("cu") => drop(build.file(as_cpp(&path, &out))),
                 _ => {}
             }
         }
@@ -35,10 +31,10 @@ pub fn compile(kernels: &[Kernel]) -> bool {
     }
 }
 
-/// A file `x.cpp` in the build folder that includes `x.cu`.
-fn as_cpp(source: &Path) -> PathBuf {
+/// Writes a file `x.cpp` into `out` that includes `x.cu`, and returns its path.
+fn as_cpp(source: &Path, out: &Path) -> PathBuf {
     let name = source.file_stem().expect("a file").to_string_lossy().into_owned() + ".cpp";
-    let path = PathBuf::from(crate::variable("OUT_DIR")).join(name);
+    let path = out.join(name);
     let source = fs::canonicalize(source).expect("listed just now");
     fs::write(&path, format!("#include \"{}\"\n", source.display())).expect("a writable build folder");
     path

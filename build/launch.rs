@@ -1,23 +1,25 @@
 //! Writes the launch functions: one typed function for each kernel, and one for each family of kernels that differ in the type of
-//! their elements only (`add_f32`, `add_bf16`: `add`), which picks by the GPU's precision.
+//! their elements only (`add_f32`, `add_bf16`: `add`), which picks by the GPU's precision. Also writes the struct that kernels take by
+//! value.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use crate::signatures::{Kernel, Parameter};
+use crate::signatures::{IntStruct, Kernel, Parameter};
 
 const SUFFIXES: [&str; 3] = ["f32", "tf32", "bf16"];
 
-pub fn write(kernels: &[Kernel], path: &Path) {
-    let mut text = String::from("/// Every kernel of `kernels/`.\npub static ALL: &[Kernel] = &[\n");
+pub fn write(kernels: &[Kernel], sizes: &IntStruct, path: &Path) {
+    let mut text = declaration(sizes);
+    text.push_str("\n/// Every kernel of `kernels/`.\npub static ALL: &[Kernel] = &[\n");
     for (index, Kernel { name, threads, parameters }) in kernels.iter().enumerate() {
-        let bytes: Vec<usize> = parameters.iter().map(Parameter::bytes).collect();
+        let bytes: String = parameters.iter().map(|p| format!("size_of::<{}>(), ", rust_type(p))).collect();
         let writes: Vec<Option<bool>> = parameters.iter().map(|p| p.pointer.then_some(!p.is_const)).collect();
         writeln!(
             text,
-            "    Kernel {{ name: {name:?}, threads: {threads}, index: {index}, parameter_bytes: &{bytes:?}, writes: &{writes:?} }},"
+            "    Kernel {{ name: {name:?}, threads: {threads}, index: {index}, parameter_bytes: &[{bytes}], writes: &{writes:?} }},"
         )
         .unwrap();
     }
@@ -34,6 +36,13 @@ pub fn write(kernels: &[Kernel], path: &Path) {
     families.retain(|_, members| members.len() > 1);
     families.iter().for_each(|(base, members)| text.push_str(&family(base, members)));
     fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+fn declaration(IntStruct { name, fields }: &IntStruct) -> String {
+    let fields: String = fields.iter().map(|field| format!("    pub {field}: i32,\n")).collect();
+    format!(
+        "/// `struct {name}` of `kernels/`, with the same layout.\n#[repr(C)]\n#[derive(Clone, Copy, Debug)]\n#[allow(missing_docs)]\npub struct {name} {{\n{fields}}}\n"
+    )
 }
 
 fn launch(index: usize, kernel: &Kernel) -> String {
@@ -97,6 +106,7 @@ fn rust_type(parameter: &Parameter) -> String {
         "long long" => "i64",
         "unsigned char" => "u8",
         "bf16" => "bf16",
+        "ConvSizes" => "ConvSizes",
         other => panic!("no Rust type is known for {other}, of parameter {}", parameter.name),
     };
     if parameter.pointer { format!("Ptr<{scalar}>") } else { scalar.into() }

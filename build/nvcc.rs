@@ -80,8 +80,6 @@ fn run(nvcc: &Path, out: &Path) -> Result<String, String> {
     command.args(&flags).arg(&all).arg("-o").arg(out.join("kernels.fatbin"));
     let output = command.output().map_err(|error| format!("{} cannot be run: {error}", nvcc.display()))?;
     let log = String::from_utf8_lossy(&output.stderr);
-    // For scripts/build-kernels: registers, shared memory, spills.
-    fs::write(out.join("ptxas.log"), log.as_bytes()).map_err(|error| error.to_string())?;
     if !output.status.success() {
         let errors: Vec<&str> = log.lines().filter(|line| !line.starts_with("ptxas info")).collect();
         return Err(format!("{} failed: {}", nvcc.display(), errors.join("\n")));

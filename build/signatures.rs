@@ -1,4 +1,5 @@
-//! Reads the kernels' signatures: `extern "C" __global__ void __launch_bounds__(N) name(parameters) {`.
+//! Reads the kernels' signatures, `extern "C" __global__ void __launch_bounds__(N) name(parameters) {`, and the struct that some of them
+//! take by value.
 
 use std::fs;
 use std::path::Path;
@@ -9,6 +10,12 @@ pub struct Kernel {
     /// Threads of a block.
     pub threads: String,
     pub parameters: Vec<Parameter>,
+}
+
+/// A struct whose fields are all of type `int`.
+pub struct IntStruct {
+    pub name: String,
+    pub fields: Vec<String>,
 }
 
 /// `type_` has neither `const` nor `__restrict__`: `float`, or for a pointer what it points to.
@@ -39,6 +46,30 @@ pub fn read(folder: &Path) -> Vec<Kernel> {
     kernels
 }
 
+/// Returns the table of kernels that the emulator's sources include as `table.inc`.
+#[allow(dead_code, reason = "a build without the emulator needs no table")]
+pub fn table(kernels: &[Kernel]) -> String {
+    let line = |Kernel { name, threads, parameters }: &Kernel| {
+        let parameters: Vec<String> = parameters.iter().map(Parameter::declaration).collect();
+        format!("KERNEL({name}, {threads}, ({}))\n", parameters.join(", "))
+    };
+    kernels.iter().map(line).collect()
+}
+
+/// Reads the one struct of `header`.
+pub fn read_struct(header: &Path) -> IntStruct {
+    let text = fs::read_to_string(header).unwrap_or_else(|error| panic!("{}: {error}", header.display()));
+    let code: String = text.lines().map(|line| line.split("//").next().unwrap_or(line)).collect();
+    let parse = || {
+        let (name, rest) = code.split_once("struct ")?.1.split_once('{')?;
+        let declarations = rest.split_once('}')?.0.split(';').map(str::trim).filter(|text| !text.is_empty());
+        let names = declarations.map(|text| text.strip_prefix("int ")).collect::<Option<Vec<_>>>()?;
+        let fields = names.iter().flat_map(|names| names.split(',')).map(|name| name.trim().to_string()).collect();
+        Some(IntStruct { name: name.trim().to_string(), fields })
+    };
+    parse().unwrap_or_else(|| panic!("{} has no struct of ints", header.display()))
+}
+
 /// `__launch_bounds__(256, 2) name(const float* x, int n)`
 fn parse(head: &str) -> Option<Kernel> {
     let (bounds, rest) = head.trim().strip_prefix("__launch_bounds__(")?.split_once(')')?;
@@ -61,21 +92,7 @@ fn parameter(text: &str) -> Option<Parameter> {
     (pointer <= 1).then(|| Parameter { name, type_: words.join(" "), pointer: pointer == 1, is_const: consts == 1 })
 }
 
-impl Kernel {
-    /// The kernel's line of `kernels/emulator/table.inc`, as `scripts/kernel-table` writes it.
-    #[cfg(feature = "emulator")]
-    pub fn table_line(&self) -> String {
-        let parameters: Vec<String> = self.parameters.iter().map(Parameter::declaration).collect();
-        format!("KERNEL({}, {}, ({}))", self.name, self.threads, parameters.join(", "))
-    }
-}
-
 impl Parameter {
-    /// Size of a value.
-    pub fn bytes(&self) -> usize {
-        if self.pointer || self.type_ == "long long" { 8 } else { 4 }
-    }
-
     /// As C++ writes it.
     pub fn declaration(&self) -> String {
         let Parameter { name, type_, pointer, is_const } = self;

@@ -1,9 +1,9 @@
 //! Defines an op outside the crate (SiLU, `y = x * sigmoid(x)`), checks its gradient, and trains a small network with it:
 //! `cargo run --release --example custom_op`
 
-use ptl::engine::graph::{Attachments, Graph, Mode};
+use ptl::engine::graph::{Attachments, Backward, Forward, Graph, Mode, Needs, Op};
 use ptl::engine::latent_state::{LatentStates, StateInit};
-use ptl::engine::op::{Backward, Forward, Needs, Op, cross_entropy, linear};
+use ptl::engine::op::{cross_entropy, linear};
 use ptl::engine::optim::{Optimizer, Segment, UpdateRule};
 use ptl::engine::store::{Group, Layout, Store};
 use ptl::engine::{device::Device, session::Session, shape::Shape};

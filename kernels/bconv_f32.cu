@@ -18,20 +18,18 @@ extern "C" __global__ void __launch_bounds__(128)
                       float* c_next,                     // [n, out_h, out_w, channels]
                       float* __restrict__ y,             // [n, out_h, out_w, channels]
                       float* __restrict__ gates,         // [n, out_h, out_w, 4, channels] or null
-                      int n, int in_h, int in_w, int in_c, int out_h, int out_w, int channels, int kernel_h,
-                      int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x) {
+                      ConvSizes conv) {                  // out_c = 4·channels
     SHARED(int4, places, [TILE_ROWS]);
-    long long count = (long long)n * out_h * out_w;
-    fill_places(places, TILE_ROWS, (long long)blockIdx.x * TILE_ROWS, count, [=](int pixel) {
-        return forward_place(pixel, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
-    });
+    const int channels = cell_channels(conv);
+    long long count = (long long)conv.n * conv.out_h * conv.out_w;
+    fill_places(places, TILE_ROWS, (long long)blockIdx.x * TILE_ROWS, count, [=](int pixel) { return forward_place(pixel, conv); });
 
-    int depth = kernel_h * kernel_w * in_c, first_channel = blockIdx.y * (TILE_COLUMNS / 4);
-    PixelRows a{x, in_h, in_w, in_c, kernel_h, kernel_w, 1, places};
+    int depth = conv.kernel_h * conv.kernel_w * conv.in_c, first_channel = blockIdx.y * (TILE_COLUMNS / 4);
+    PixelRows a{x, conv.in_h, conv.in_w, conv.in_c, conv.kernel_h, conv.kernel_w, 1, places};
     // Column 4·c + gate of the tile is channel c of the gate.
     int column = threadIdx.x % TILE_COLUMNS, loaded = first_channel + column / 4;
     const float* loaded_column = loaded < channels ? weight + (column % 4) * channels + loaded : nullptr;
-    MatrixColumn b{loaded_column, 4 * channels, 0, depth};
+    MatrixColumn b{loaded_column, conv.out_c, 0, depth};
     float acc[8][8] = {};
     multiply_tile(acc, depth, a, b);
 

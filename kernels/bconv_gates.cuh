@@ -2,6 +2,10 @@
 #pragma once
 
 #include "common.cuh"
+#include "conv_sizes.h"
+
+// The channels of a cell, whose convolution has four gates for each. (Divided as unsigned, which takes fewer registers.)
+DEVICE int cell_channels(const ConvSizes& conv) { return (int)((unsigned)conv.out_c / 4); }
 
 // tanh.approx in the bf16 form (2^-11, below what rounding the operands costs), exact functions in f32 and tf32.
 template <class T> struct Activations;

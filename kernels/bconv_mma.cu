@@ -16,13 +16,14 @@ DEVICE int packed_gate(int column) { return column % 64 / 8 % 4; }
 DEVICE int packed_channel(int column) { return column / 64 * 16 + column % 8 / 2 * 4 + column % 64 / 32 * 2 + column % 2; }
 
 template <class Pixels, class T>
-DEVICE void pack_gates(const float* weight, T* packed, int taps, int in_c, int channels) {
-    const int depth = Mma<T>::DEPTH, steps = Pixels::steps(taps, in_c);
+DEVICE void pack_gates(const float* weight, T* packed, ConvSizes conv) {
+    const int taps = conv.kernel_h * conv.kernel_w, channels = cell_channels(conv);
+    const int depth = Mma<T>::DEPTH, steps = Pixels::steps(taps, conv.in_c);
     long long count = (long long)ceil_div(channels, 32) * steps * MMA_COLUMNS * depth;
     for (long long i = global_index(); i < count; i += global_size()) {
         int k = (int)(i % depth), column = (int)(i / depth % MMA_COLUMNS);
         int step = (int)(i / depth / MMA_COLUMNS), block = step / steps;
-        int row = Pixels::depth_at(step % steps, k, taps, in_c), channel = block * 32 + packed_channel(column);
+        int row = Pixels::depth_at(step % steps, k, taps, conv.in_c), channel = block * 32 + packed_channel(column);
         bool inside = row >= 0 && channel < channels;
         long long from = (long long)row * 4 * channels + packed_gate(column) * channels + channel;
         packed[i] = Mma<T>::rounded(inside ? weight[from] : 0.0f);
@@ -33,29 +34,29 @@ DEVICE void pack_gates(const float* weight, T* packed, int taps, int in_c, int c
 extern "C" __global__ void __launch_bounds__(256)
     pack_gates_bf16(const float* __restrict__ weight,  // [taps, in_c, 4·channels], columns i f o g
                     bf16* __restrict__ packed,         // [ceil(channels / 32), taps, ceil(in_c / 32), 128, 32]
-                    int taps, int in_c, int channels) {
-    pack_gates<MmaPixels<bf16>>(weight, packed, taps, in_c, channels);
+                    ConvSizes conv) {
+    pack_gates<MmaPixels<bf16>>(weight, packed, conv);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
     pack_gates_tf32(const float* __restrict__ weight,
                     float* __restrict__ packed,  // [ceil(channels / 32), taps, ceil(in_c / 16), 128, 16]
-                    int taps, int in_c, int channels) {
-    pack_gates<MmaPixels<float>>(weight, packed, taps, in_c, channels);
+                    ConvSizes conv) {
+    pack_gates<MmaPixels<float>>(weight, packed, conv);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
     pack_gates_dense_bf16(const float* __restrict__ weight,
                           bf16* __restrict__ packed,  // [ceil(channels / 32), ceil(taps·in_c / 32), 128, 32]
-                          int taps, int in_c, int channels) {
-    pack_gates<MmaDensePixels<bf16>>(weight, packed, taps, in_c, channels);
+                          ConvSizes conv) {
+    pack_gates<MmaDensePixels<bf16>>(weight, packed, conv);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
     pack_gates_dense_tf32(const float* __restrict__ weight,
                           float* __restrict__ packed,  // [ceil(channels / 32), ceil(taps·in_c / 16), 128, 16]
-                          int taps, int in_c, int channels) {
-    pack_gates<MmaDensePixels<float>>(weight, packed, taps, in_c, channels);
+                          ConvSizes conv) {
+    pack_gates<MmaDensePixels<float>>(weight, packed, conv);
 }
 
 // Four consecutive channels; `live` of them exist. Wide where rows are aligned.
@@ -88,18 +89,15 @@ DEVICE void store_four(bf16* p, const float (&v)[4], int live, bool aligned) {
 }
 
 template <class Pixels, class T>
-DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, float* c_next, T* y, T* gates, int n,
-                              int in_h, int in_w, int in_c, int out_h, int out_w, int channels, int kernel_h, int kernel_w,
-                              int stride_y, int stride_x, int padding_y, int padding_x) {
+DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, float* c_next, T* y, T* gates, ConvSizes conv) {
     DYNAMIC_SHARED(shared);
+    const int channels = cell_channels(conv);
     int4* places = (int4*)(shared + MMA_PLACES_AT);
-    long long count = (long long)n * out_h * out_w;
-    fill_places(places, MMA_ROWS, (long long)blockIdx.x * MMA_ROWS, count, [=](int pixel) {
-        return forward_place(pixel, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
-    });
+    long long count = (long long)conv.n * conv.out_h * conv.out_w;
+    fill_places(places, MMA_ROWS, (long long)blockIdx.x * MMA_ROWS, count, [=](int pixel) { return forward_place(pixel, conv); });
 
-    int steps = Pixels::steps(kernel_h * kernel_w, in_c);
-    Pixels a = Pixels::forward(x, in_h, in_w, in_c, kernel_h, kernel_w, places);
+    int steps = Pixels::steps(conv.kernel_h * conv.kernel_w, conv.in_c);
+    Pixels a = Pixels::forward(x, conv, places);
     float acc[2][8][4] = {};
     multiply_mma(acc, shared, a, packed + (long long)blockIdx.y * steps * MMA_COLUMNS * Mma<T>::DEPTH, steps);
 
@@ -146,38 +144,27 @@ extern "C" __global__ void __launch_bounds__(256, 2)
                        float* c_next,                    // [n, out_h, out_w, channels]
                        bf16* __restrict__ y,             // [n, out_h, out_w, channels]
                        bf16* __restrict__ gates,         // [n, out_h, out_w, 4, channels] or null
-                       int n, int in_h, int in_w, int in_c, int out_h, int out_w, int channels, int kernel_h,
-                       int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x) {
-    bconv_forward_mma<MmaPixels<bf16>>(x, packed, c_prev, c_next, y, gates, n, in_h, in_w, in_c, out_h, out_w, channels,
-                                       kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x);
+                       ConvSizes conv) {                 // out_c = 4·channels
+    bconv_forward_mma<MmaPixels<bf16>>(x, packed, c_prev, c_next, y, gates, conv);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
     bconv_forward_tf32(const float* __restrict__ x, const float* __restrict__ packed, const float* c_prev, float* c_next,
-                       float* __restrict__ y, float* __restrict__ gates, int n, int in_h, int in_w, int in_c, int out_h,
-                       int out_w, int channels, int kernel_h, int kernel_w, int stride_y, int stride_x, int padding_y,
-                       int padding_x) {
-    bconv_forward_mma<MmaPixels<float>>(x, packed, c_prev, c_next, y, gates, n, in_h, in_w, in_c, out_h, out_w, channels,
-                                        kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x);
+                       float* __restrict__ y, float* __restrict__ gates, ConvSizes conv) {
+    bconv_forward_mma<MmaPixels<float>>(x, packed, c_prev, c_next, y, gates, conv);
 }
 
 // The same for few input channels, by pack_gates_dense_*. Of 3 channels a step of MmaPixels holds 3 numbers and 29 zeros.
 extern "C" __global__ void __launch_bounds__(256, 2)
     bconv_forward_dense_bf16(const bf16* __restrict__ x, const bf16* __restrict__ packed, const float* c_prev,
-                             float* c_next, bf16* __restrict__ y, bf16* __restrict__ gates, int n, int in_h, int in_w,
-                             int in_c, int out_h, int out_w, int channels, int kernel_h, int kernel_w, int stride_y,
-                             int stride_x, int padding_y, int padding_x) {
-    bconv_forward_mma<MmaDensePixels<bf16>>(x, packed, c_prev, c_next, y, gates, n, in_h, in_w, in_c, out_h, out_w, channels,
-                                        kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x);
+                             float* c_next, bf16* __restrict__ y, bf16* __restrict__ gates, ConvSizes conv) {
+    bconv_forward_mma<MmaDensePixels<bf16>>(x, packed, c_prev, c_next, y, gates, conv);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
     bconv_forward_dense_tf32(const float* __restrict__ x, const float* __restrict__ packed, const float* c_prev,
-                             float* c_next, float* __restrict__ y, float* __restrict__ gates, int n, int in_h, int in_w,
-                             int in_c, int out_h, int out_w, int channels, int kernel_h, int kernel_w, int stride_y,
-                             int stride_x, int padding_y, int padding_x) {
-    bconv_forward_mma<MmaDensePixels<float>>(x, packed, c_prev, c_next, y, gates, n, in_h, in_w, in_c, out_h, out_w, channels,
-                                        kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x);
+                             float* c_next, float* __restrict__ y, float* __restrict__ gates, ConvSizes conv) {
+    bconv_forward_mma<MmaDensePixels<float>>(x, packed, c_prev, c_next, y, gates, conv);
 }
 
 // bconv_gate_gradients_f32 for bf16 gates and dy. launch: any grid of one dimension

@@ -20,7 +20,7 @@ template <int N> struct Vec {
 };
 // Numbers of the types T... that fill whole 16 bytes in each of them.
 template <class... T> constexpr int VEC = (... || (sizeof(T) == 2)) ? 8 : 4;
-// Whether wide loads and stores may begin at all of these; null is no obstacle.
+// Whether wide loads and stores may begin at all of these addresses; null counts as aligned.
 template <class... T> DEVICE bool aligned_16(const T*... p) { return (... | (uintptr_t)p) % 16 == 0; }
 
 template <int N> DEVICE Vec<N> load_vec(const float* p) {

@@ -13,18 +13,15 @@ extern "C" __global__ void __launch_bounds__(128)
                        const float* __restrict__ weight,  // [kernel_h, kernel_w, in_c, out_c]
                        const float* __restrict__ bias,    // [out_c] or null
                        float* __restrict__ y,             // [n, out_h, out_w, out_c]
-                       int n, int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h, int kernel_w,
-                       int stride_y, int stride_x, int padding_y, int padding_x) {
+                       ConvSizes conv) {
     SHARED(int4, places, [TILE_ROWS]);
-    long long count = (long long)n * out_h * out_w;
-    fill_places(places, TILE_ROWS, (long long)blockIdx.x * TILE_ROWS, count, [=](int pixel) {
-        return forward_place(pixel, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
-    });
+    long long count = (long long)conv.n * conv.out_h * conv.out_w;
+    fill_places(places, TILE_ROWS, (long long)blockIdx.x * TILE_ROWS, count, [=](int pixel) { return forward_place(pixel, conv); });
 
-    int depth = kernel_h * kernel_w * in_c, first_column = blockIdx.y * TILE_COLUMNS;
-    PixelRows a{x, in_h, in_w, in_c, kernel_h, kernel_w, 1, places};
+    int depth = conv.kernel_h * conv.kernel_w * conv.in_c, first_column = blockIdx.y * TILE_COLUMNS;
+    PixelRows a{x, conv.in_h, conv.in_w, conv.in_c, conv.kernel_h, conv.kernel_w, 1, places};
     int loaded = first_column + threadIdx.x % TILE_COLUMNS;
-    MatrixColumn b{loaded < out_c ? weight + loaded : nullptr, out_c, 0, depth};
+    MatrixColumn b{loaded < conv.out_c ? weight + loaded : nullptr, conv.out_c, 0, depth};
     float acc[8][8] = {};
     multiply_tile(acc, depth, a, b);
 
@@ -34,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(128)
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             int column = first_column + tile_column(j);
-            if (pixel < count && column < out_c) y[pixel * out_c + column] = acc[i][j] + (bias ? bias[column] : 0.0f);
+            if (pixel < count && column < conv.out_c) y[pixel * conv.out_c + column] = acc[i][j] + (bias ? bias[column] : 0.0f);
         }
     }
 }
@@ -46,31 +43,29 @@ extern "C" __global__ void __launch_bounds__(128)
     conv2d_backward_data_f32(const float* __restrict__ dy,      // [n, out_h, out_w, out_c]
                              const float* __restrict__ weight,  // [kernel_h, kernel_w, in_c, out_c]
                              float* __restrict__ dx,            // [n, in_h, in_w, in_c]
-                             int n, int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h,
-                             int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x, int accumulate) {
+                             ConvSizes conv, int accumulate) {
     SHARED(int4, places, [TILE_ROWS]);
-    StridePhase phase(blockIdx.z, in_h, in_w, kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x);
-    long long count = (long long)n * phase.height * phase.width, first = (long long)blockIdx.x * TILE_ROWS;
+    StridePhase phase(blockIdx.z, conv);
+    long long count = (long long)conv.n * phase.height * phase.width, first = (long long)blockIdx.x * TILE_ROWS;
     if (first >= count) return;
-    fill_places(places, TILE_ROWS, first, count, [=](int pixel) { return phase.place(pixel, out_h); });
+    fill_places(places, TILE_ROWS, first, count, [=](int pixel) { return phase.place(pixel, conv.out_h); });
 
-    int depth = phase.taps_y * phase.taps_x * out_c, first_column = blockIdx.y * TILE_COLUMNS;
+    int depth = phase.taps_y * phase.taps_x * conv.out_c, first_column = blockIdx.y * TILE_COLUMNS;
     float acc[8][8] = {};
     if (depth > 0) {
-        PixelRows a{dy, out_h, out_w, out_c, phase.taps_y, phase.taps_x, -1, places};
-        TransposedWeight b{weight, kernel_w, in_c, out_c, phase.taps_y, phase.taps_x, stride_y, stride_x, phase.tap_y,
-                           phase.tap_x, first_column};
+        PixelRows a{dy, conv.out_h, conv.out_w, conv.out_c, phase.taps_y, phase.taps_x, -1, places};
+        TransposedWeight b{weight, conv, phase, first_column};
         multiply_tile(acc, depth, a, b);
     }
 
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         if (first + tile_row(i) >= count) continue;
-        long long pixel = phase.input_pixel((int)first + tile_row(i), in_h, in_w, stride_y, stride_x);
+        long long pixel = phase.input_pixel((int)first + tile_row(i), conv);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             int column = first_column + tile_column(j);
-            if (column < in_c) put(dx + pixel * in_c + column, acc[i][j], accumulate);
+            if (column < conv.in_c) put(dx + pixel * conv.in_c + column, acc[i][j], accumulate);
         }
     }
 }
@@ -81,29 +76,27 @@ extern "C" __global__ void __launch_bounds__(128)
     conv2d_backward_weight_f32(const float* __restrict__ x,   // [n, in_h, in_w, in_c]
                                const float* __restrict__ dy,  // [n, out_h, out_w, out_c]
                                float* __restrict__ partials,  // [splits, kernel_h, kernel_w, in_c, out_c]
-                               int n, int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h,
-                               int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x,
-                               int split_pixels) {
+                               ConvSizes conv, int split_pixels) {
     long long first = (long long)blockIdx.z * split_pixels;
-    long long end = min(first + split_pixels, (long long)n * out_h * out_w);
-    int rows = kernel_h * kernel_w * in_c, first_row = blockIdx.x * TILE_ROWS, first_column = blockIdx.y * TILE_COLUMNS;
+    long long end = min(first + split_pixels, (long long)conv.n * conv.out_h * conv.out_w);
+    int rows = conv.kernel_h * conv.kernel_w * conv.in_c;
+    int first_row = blockIdx.x * TILE_ROWS, first_column = blockIdx.y * TILE_COLUMNS;
 
-    int row = first_row + threadIdx.x, tap = row / in_c, tap_y = tap / kernel_w, tap_x = tap - tap_y * kernel_w;
-    TapRows a{x, in_h, in_w, in_c, out_h, out_w, stride_y, stride_x, tap_y - padding_y, tap_x - padding_x,
-              row - tap * in_c, row < rows, first, end};
+    int row = first_row + threadIdx.x, tap = row / conv.in_c, tap_y = tap / conv.kernel_w, tap_x = tap - tap_y * conv.kernel_w;
+    TapRows a{x, conv, tap_y - conv.padding_y, tap_x - conv.padding_x, row - tap * conv.in_c, row < rows, first, end};
     int loaded = first_column + threadIdx.x % TILE_COLUMNS;
-    MatrixColumn b{loaded < out_c ? dy + loaded : nullptr, out_c, first, end};
+    MatrixColumn b{loaded < conv.out_c ? dy + loaded : nullptr, conv.out_c, first, end};
     float acc[8][8] = {};
     multiply_tile(acc, (int)(end - first), a, b);
 
-    float* out = partials + (long long)blockIdx.z * rows * out_c;
+    float* out = partials + (long long)blockIdx.z * rows * conv.out_c;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         int r = first_row + tile_row(i);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             int column = first_column + tile_column(j);
-            if (r < rows && column < out_c) out[(long long)r * out_c + column] = acc[i][j];
+            if (r < rows && column < conv.out_c) out[(long long)r * conv.out_c + column] = acc[i][j];
         }
     }
 }

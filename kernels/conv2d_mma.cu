@@ -8,15 +8,15 @@
 
 #include "implicit_gemm_mma.cuh"
 
-template <class T> DEVICE void pack_weights(const float* weight, T* packed, int taps, int in_c, int out_c) {
-    const int depth = Mma<T>::DEPTH, per_tap = steps_of_tap<T>(in_c);
-    long long count = (long long)ceil_div(out_c, MMA_COLUMNS) * taps * per_tap * MMA_COLUMNS * depth;
+template <class T> DEVICE void pack_weights(const float* weight, T* packed, ConvSizes conv) {
+    const int depth = Mma<T>::DEPTH, per_tap = steps_of_tap<T>(conv.in_c), taps = conv.kernel_h * conv.kernel_w;
+    long long count = (long long)ceil_div(conv.out_c, MMA_COLUMNS) * taps * per_tap * MMA_COLUMNS * depth;
     for (long long i = global_index(); i < count; i += global_size()) {
         int k = (int)(i % depth), column = (int)(i / depth % MMA_COLUMNS);
         int step = (int)(i / depth / MMA_COLUMNS), block = step / (taps * per_tap), tap = step / per_tap % taps;
         int c = step % per_tap * depth + k, o = block * MMA_COLUMNS + column;
-        bool inside = c < in_c && o < out_c;
-        packed[i] = Mma<T>::rounded(inside ? weight[((long long)tap * in_c + c) * out_c + o] : 0.0f);
+        bool inside = c < conv.in_c && o < conv.out_c;
+        packed[i] = Mma<T>::rounded(inside ? weight[((long long)tap * conv.in_c + c) * conv.out_c + o] : 0.0f);
     }
 }
 
@@ -24,30 +24,26 @@ template <class T> DEVICE void pack_weights(const float* weight, T* packed, int 
 extern "C" __global__ void __launch_bounds__(256)
     pack_weights_bf16(const float* __restrict__ weight,  // [taps, in_c, out_c]
                       bf16* __restrict__ packed,         // [ceil(out_c / 128), taps, ceil(in_c / 32), 128, 32]
-                      int taps, int in_c, int out_c) {
-    pack_weights(weight, packed, taps, in_c, out_c);
+                      ConvSizes conv) {
+    pack_weights(weight, packed, conv);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
     pack_weights_tf32(const float* __restrict__ weight,
                       float* __restrict__ packed,  // [ceil(out_c / 128), taps, ceil(in_c / 16), 128, 16]
-                      int taps, int in_c, int out_c) {
-    pack_weights(weight, packed, taps, in_c, out_c);
+                      ConvSizes conv) {
+    pack_weights(weight, packed, conv);
 }
 
 template <class T>
-DEVICE void forward_mma(const T* x, const T* packed, const float* bias, T* y, int n, int in_h, int in_w, int in_c, int out_h,
-                        int out_w, int out_c, int kernel_h, int kernel_w, int stride_y, int stride_x, int padding_y,
-                        int padding_x) {
+DEVICE void forward_mma(const T* x, const T* packed, const float* bias, T* y, ConvSizes conv) {
     DYNAMIC_SHARED(shared);
     int4* places = (int4*)(shared + MMA_PLACES_AT);
-    long long count = (long long)n * out_h * out_w, first = (long long)blockIdx.x * MMA_ROWS;
-    fill_places(places, MMA_ROWS, first, count, [=](int pixel) {
-        return forward_place(pixel, in_h, out_h, out_w, stride_y, stride_x, padding_y, padding_x);
-    });
+    long long count = (long long)conv.n * conv.out_h * conv.out_w, first = (long long)blockIdx.x * MMA_ROWS;
+    fill_places(places, MMA_ROWS, first, count, [=](int pixel) { return forward_place(pixel, conv); });
 
-    int steps = kernel_h * kernel_w * steps_of_tap<T>(in_c), first_column = blockIdx.y * MMA_COLUMNS;
-    MmaPixels<T> a{x, in_h, in_w, in_c, kernel_w, 1, places};
+    int steps = conv.kernel_h * conv.kernel_w * steps_of_tap<T>(conv.in_c), first_column = blockIdx.y * MMA_COLUMNS;
+    MmaPixels<T> a = MmaPixels<T>::forward(x, conv, places);
     float acc[2][8][4] = {};
     multiply_mma(acc, shared, a, packed + (long long)blockIdx.y * steps * MMA_COLUMNS * Mma<T>::DEPTH, steps);
 
@@ -57,7 +53,7 @@ DEVICE void forward_mma(const T* x, const T* packed, const float* bias, T* y, in
 #pragma unroll
             for (int e = 0; e < 2; e++) {
                 int column = first_column + mma_column(j, e);
-                float b = column < out_c ? bias[column] : 0.0f;
+                float b = column < conv.out_c ? bias[column] : 0.0f;
                 acc[0][j][e] += b, acc[0][j][e + 2] += b, acc[1][j][e] += b, acc[1][j][e + 2] += b;
             }
     }
@@ -66,7 +62,7 @@ DEVICE void forward_mma(const T* x, const T* packed, const float* bias, T* y, in
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             long long pixel = first + mma_row(i, half * 2);
-            if (pixel < count) put_row(y + pixel * out_c, first_column, out_c, acc[i], half, 0);
+            if (pixel < count) put_row(y + pixel * conv.out_c, first_column, conv.out_c, acc[i], half, 0);
         }
 }
 
@@ -76,45 +72,39 @@ extern "C" __global__ void __launch_bounds__(256, 2)
                         const bf16* __restrict__ packed,  // by pack_weights_bf16
                         const float* __restrict__ bias,   // [out_c] or null
                         bf16* __restrict__ y,             // [n, out_h, out_w, out_c]
-                        int n, int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h, int kernel_w,
-                        int stride_y, int stride_x, int padding_y, int padding_x) {
-    forward_mma(x, packed, bias, y, n, in_h, in_w, in_c, out_h, out_w, out_c, kernel_h, kernel_w, stride_y, stride_x,
-                padding_y, padding_x);
+                        ConvSizes conv) {
+    forward_mma(x, packed, bias, y, conv);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
     conv2d_forward_tf32(const float* __restrict__ x, const float* __restrict__ packed, const float* __restrict__ bias,
-                        float* __restrict__ y, int n, int in_h, int in_w, int in_c, int out_h, int out_w, int out_c,
-                        int kernel_h, int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x) {
-    forward_mma(x, packed, bias, y, n, in_h, in_w, in_c, out_h, out_w, out_c, kernel_h, kernel_w, stride_y, stride_x,
-                padding_y, padding_x);
+                        float* __restrict__ y, ConvSizes conv) {
+    forward_mma(x, packed, bias, y, conv);
 }
 
 // For the gradient of the input the columns are input channels and the depth output channels. Taps are laid out phase by phase, so
 // that those of one stride phase follow each other, (tap y, tap x) ascending, and one packing serves all phases.
-template <class T>
-DEVICE void pack_transposed(const float* weight, T* packed, int kernel_h, int kernel_w, int in_c, int out_c, int stride_y,
-                            int stride_x) {
-    const int depth = Mma<T>::DEPTH, per_tap = steps_of_tap<T>(out_c), taps = kernel_h * kernel_w;
-    long long count = (long long)ceil_div(in_c, MMA_COLUMNS) * taps * per_tap * MMA_COLUMNS * depth;
+template <class T> DEVICE void pack_transposed(const float* weight, T* packed, ConvSizes conv) {
+    const int depth = Mma<T>::DEPTH, per_tap = steps_of_tap<T>(conv.out_c), taps = conv.kernel_h * conv.kernel_w;
+    long long count = (long long)ceil_div(conv.in_c, MMA_COLUMNS) * taps * per_tap * MMA_COLUMNS * depth;
     for (long long i = global_index(); i < count; i += global_size()) {
         int k = (int)(i % depth), column = (int)(i / depth % MMA_COLUMNS);
         int step = (int)(i / depth / MMA_COLUMNS), block = step / (taps * per_tap), place = step / per_tap % taps;
         // Down the phases until `place` falls into one.
         int tap = 0;
-        for (int phase = 0; phase < stride_y * stride_x; phase++) {
-            int y = phase / stride_x, x = phase % stride_x;
-            int taps_y = StridePhase::count_from(y, kernel_h, stride_y);
-            int taps_x = StridePhase::count_from(x, kernel_w, stride_x);
+        for (int phase = 0; phase < conv.stride_y * conv.stride_x; phase++) {
+            int y = phase / conv.stride_x, x = phase % conv.stride_x;
+            int taps_y = StridePhase::count_from(y, conv.kernel_h, conv.stride_y);
+            int taps_x = StridePhase::count_from(x, conv.kernel_w, conv.stride_x);
             if (place < taps_y * taps_x) {
-                tap = (y + place / taps_x * stride_y) * kernel_w + x + place % taps_x * stride_x;
+                tap = (y + place / taps_x * conv.stride_y) * conv.kernel_w + x + place % taps_x * conv.stride_x;
                 break;
             }
             place -= taps_y * taps_x;
         }
         int o = step % per_tap * depth + k, c = block * MMA_COLUMNS + column;
-        bool inside = o < out_c && c < in_c;
-        packed[i] = Mma<T>::rounded(inside ? weight[((long long)tap * in_c + c) * out_c + o] : 0.0f);
+        bool inside = o < conv.out_c && c < conv.in_c;
+        packed[i] = Mma<T>::rounded(inside ? weight[((long long)tap * conv.in_c + c) * conv.out_c + o] : 0.0f);
     }
 }
 
@@ -122,38 +112,36 @@ DEVICE void pack_transposed(const float* weight, T* packed, int kernel_h, int ke
 extern "C" __global__ void __launch_bounds__(256)
     pack_transposed_bf16(const float* __restrict__ weight,  // [kernel_h, kernel_w, in_c, out_c]
                          bf16* __restrict__ packed,         // [ceil(in_c / 128), taps, ceil(out_c / 32), 128, 32]
-                         int kernel_h, int kernel_w, int in_c, int out_c, int stride_y, int stride_x) {
-    pack_transposed(weight, packed, kernel_h, kernel_w, in_c, out_c, stride_y, stride_x);
+                         ConvSizes conv) {
+    pack_transposed(weight, packed, conv);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
     pack_transposed_tf32(const float* __restrict__ weight,
                          float* __restrict__ packed,  // [ceil(in_c / 128), taps, ceil(out_c / 16), 128, 16]
-                         int kernel_h, int kernel_w, int in_c, int out_c, int stride_y, int stride_x) {
-    pack_transposed(weight, packed, kernel_h, kernel_w, in_c, out_c, stride_y, stride_x);
+                         ConvSizes conv) {
+    pack_transposed(weight, packed, conv);
 }
 
 template <class T>
-DEVICE void backward_data_mma(const T* dy, const T* packed, T* dx, int n, int in_h, int in_w, int in_c, int out_h, int out_w,
-                              int out_c, int kernel_h, int kernel_w, int stride_y, int stride_x, int padding_y,
-                              int padding_x, int accumulate) {
+DEVICE void backward_data_mma(const T* dy, const T* packed, T* dx, ConvSizes conv, int accumulate) {
     DYNAMIC_SHARED(shared);
     int4* places = (int4*)(shared + MMA_PLACES_AT);
-    StridePhase phase(blockIdx.z, in_h, in_w, kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x);
-    long long count = (long long)n * phase.height * phase.width, first = (long long)blockIdx.x * MMA_ROWS;
+    StridePhase phase(blockIdx.z, conv);
+    long long count = (long long)conv.n * phase.height * phase.width, first = (long long)blockIdx.x * MMA_ROWS;
     if (first >= count) return;
-    fill_places(places, MMA_ROWS, first, count, [=](int pixel) { return phase.place(pixel, out_h); });
+    fill_places(places, MMA_ROWS, first, count, [=](int pixel) { return phase.place(pixel, conv.out_h); });
 
     float acc[2][8][4] = {};
-    int per_tap = steps_of_tap<T>(out_c), steps = phase.taps_y * phase.taps_x * per_tap;
+    int per_tap = steps_of_tap<T>(conv.out_c), steps = phase.taps_y * phase.taps_x * per_tap;
     if (steps > 0) {
         // Taps of the phases before this one in the packing.
         int before = 0;
-        for (int other = 0; other < phase.tap_y * stride_x + phase.tap_x; other++)
-            before += StridePhase::count_from(other / stride_x, kernel_h, stride_y) *
-                      StridePhase::count_from(other % stride_x, kernel_w, stride_x);
-        MmaPixels<T> a{dy, out_h, out_w, out_c, phase.taps_x, -1, places};
-        long long start = ((long long)blockIdx.y * kernel_h * kernel_w + before) * per_tap;
+        for (int other = 0; other < phase.tap_y * conv.stride_x + phase.tap_x; other++)
+            before += StridePhase::count_from(other / conv.stride_x, conv.kernel_h, conv.stride_y) *
+                      StridePhase::count_from(other % conv.stride_x, conv.kernel_w, conv.stride_x);
+        MmaPixels<T> a{dy, conv.out_h, conv.out_w, conv.out_c, phase.taps_x, -1, places};
+        long long start = ((long long)blockIdx.y * conv.kernel_h * conv.kernel_w + before) * per_tap;
         multiply_mma(acc, shared, a, packed + start * MMA_COLUMNS * Mma<T>::DEPTH, steps);
     }
 
@@ -163,8 +151,8 @@ DEVICE void backward_data_mma(const T* dy, const T* packed, T* dx, int n, int in
         for (int half = 0; half < 2; half++) {
             long long row = first + mma_row(i, half * 2);
             if (row >= count) continue;
-            long long pixel = phase.input_pixel((int)row, in_h, in_w, stride_y, stride_x);
-            put_row(dx + pixel * in_c, blockIdx.y * MMA_COLUMNS, in_c, acc[i], half, accumulate);
+            long long pixel = phase.input_pixel((int)row, conv);
+            put_row(dx + pixel * conv.in_c, blockIdx.y * MMA_COLUMNS, conv.in_c, acc[i], half, accumulate);
         }
 }
 
@@ -176,16 +164,12 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     conv2d_backward_data_bf16(const bf16* __restrict__ dy,      // [n, out_h, out_w, out_c]
                               const bf16* __restrict__ packed,  // by pack_transposed_bf16 with these strides
                               bf16* __restrict__ dx,            // [n, in_h, in_w, in_c]
-                              int n, int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h,
-                              int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x, int accumulate) {
-    backward_data_mma(dy, packed, dx, n, in_h, in_w, in_c, out_h, out_w, out_c, kernel_h, kernel_w, stride_y, stride_x,
-                      padding_y, padding_x, accumulate);
+                              ConvSizes conv, int accumulate) {
+    backward_data_mma(dy, packed, dx, conv, accumulate);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
     conv2d_backward_data_tf32(const float* __restrict__ dy, const float* __restrict__ packed, float* __restrict__ dx,
-                              int n, int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h,
-                              int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x, int accumulate) {
-    backward_data_mma(dy, packed, dx, n, in_h, in_w, in_c, out_h, out_w, out_c, kernel_h, kernel_w, stride_y, stride_x,
-                      padding_y, padding_x, accumulate);
+                              ConvSizes conv, int accumulate) {
+    backward_data_mma(dy, packed, dx, conv, accumulate);
 }

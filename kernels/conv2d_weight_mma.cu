@@ -42,12 +42,12 @@ template <class T> DEVICE void fetch_row(T* to, const T* source, const T* readab
 // What one thread fetches: of every PASS-th output pixel of the split, WIDE rows (x under a tap) and WIDE columns (dy).
 template <class T> struct WeightOperands {
     const T *x, *dy;
-    int in_h, in_w, in_c, out_h, out_w, out_c, kernel_w, stride_y, stride_x, padding_y, padding_x;
+    ConvSizes conv;
     int offset_y, offset_x, channel;  // of the first of its rows: tap - padding, input channel
     int rows, columns;                // how many of its rows and columns exist
-    int n, y, x_at, left;             // the next pixel, and how many pixels of the split there are from it on
+    int image, out_y, out_x, left;    // the next pixel, and how many pixels of the split there are from it on
     const T* gradients;               // dy of that pixel at its first column
-    int step_n, step_y, step_x;       // PASS pixels, as images, rows and columns
+    int step_image, step_y, step_x;   // PASS pixels, as images, rows and columns
 
     METHOD void load_stage(unsigned char* stage) {
         const int wide = Slab<T>::WIDE, pitch = Slab<T>::PITCH;
@@ -57,14 +57,14 @@ template <class T> struct WeightOperands {
             T* to = (T*)(stage + pixel * pitch) + (int)threadIdx.x % Slab<T>::CHUNKS * wide;
             load_rows(to);
             to = (T*)((unsigned char*)to + Slab<T>::BYTES);
-            fetch_row(to, gradients, dy, left > 0 ? columns : 0, out_c % wide == 0);
+            fetch_row(to, gradients, dy, left > 0 ? columns : 0, conv.out_c % wide == 0);
             advance();
         }
     }
     METHOD void load_rows(T* to) const {
         const int wide = Slab<T>::WIDE;
-        int top = y * stride_y, start = x_at * stride_x;
-        if (in_c % wide == 0) {
+        int top = out_y * conv.stride_y, start = out_x * conv.stride_x;
+        if (conv.in_c % wide == 0) {
             bool inside = left > 0 && rows > 0 && within(top + offset_y, start + offset_x);
             fetch_row(to, x + element(top + offset_y, start + offset_x, channel), x, inside ? wide : 0, true);
             return;
@@ -78,21 +78,23 @@ template <class T> struct WeightOperands {
             store(&v, 0.0f);
             if (inside) v = x[element(top + down, start + right, c)];
             to[e] = v;
-            if (++c < in_c) continue;
+            if (++c < conv.in_c) continue;
             c = 0;
-            if (++right < kernel_w - padding_x) continue;
-            right = -padding_x;
+            if (++right < conv.kernel_w - conv.padding_x) continue;
+            right = -conv.padding_x;
             down++;
         }
     }
-    METHOD bool within(int at_y, int at_x) const { return (unsigned)at_y < (unsigned)in_h && (unsigned)at_x < (unsigned)in_w; }
-    METHOD long long element(int at_y, int at_x, int c) const { return ((long long)(n * in_h + at_y) * in_w + at_x) * in_c + c; }
+    METHOD bool within(int y, int x) const { return (unsigned)y < (unsigned)conv.in_h && (unsigned)x < (unsigned)conv.in_w; }
+    METHOD long long element(int y, int x, int c) const {
+        return ((long long)(image * conv.in_h + y) * conv.in_w + x) * conv.in_c + c;
+    }
     // Adds PASS pixels in the mixed radix of image, row and column: at most one carry each.
     METHOD void advance() {
-        x_at += step_x, y += step_y, n += step_n;
-        if (x_at >= out_w) x_at -= out_w, y++;
-        if (y >= out_h) y -= out_h, n++;
-        gradients += (long long)Slab<T>::PASS * out_c;
+        out_x += step_x, out_y += step_y, image += step_image;
+        if (out_x >= conv.out_w) out_x -= conv.out_w, out_y++;
+        if (out_y >= conv.out_h) out_y -= conv.out_h, image++;
+        gradients += (long long)Slab<T>::PASS * conv.out_c;
         left -= Slab<T>::PASS;
     }
 };
@@ -128,38 +130,26 @@ template <> struct Fragments<float> {
 };
 
 template <class T>
-DEVICE void backward_weight_mma(const T* x, const T* dy, float* partials, int n, int in_h, int in_w, int in_c, int out_h,
-                                int out_w, int out_c, int kernel_h, int kernel_w, int stride_y, int stride_x, int padding_y,
-                                int padding_x, int split_pixels) {
+DEVICE void backward_weight_mma(const T* x, const T* dy, float* partials, ConvSizes conv, int split_pixels) {
     DYNAMIC_SHARED(shared);
     const int chunk = (int)threadIdx.x % Slab<T>::CHUNKS * Slab<T>::WIDE, warp = threadIdx.x / 32;
-    int all_rows = kernel_h * kernel_w * in_c, row = blockIdx.x * MMA_ROWS + chunk, column = blockIdx.y * MMA_COLUMNS + chunk;
+    int all_rows = conv.kernel_h * conv.kernel_w * conv.in_c;
+    int row = blockIdx.x * MMA_ROWS + chunk, column = blockIdx.y * MMA_COLUMNS + chunk;
     long long first = (long long)blockIdx.z * split_pixels;
-    int pixels = (int)(min(first + split_pixels, (long long)n * out_h * out_w) - first);
-    int pixel = (int)first + (int)threadIdx.x / Slab<T>::CHUNKS, out_row = pixel / out_w, image = out_row / out_h;
-    int tap = row / in_c, step_rows = Slab<T>::PASS / out_w;
+    int pixels = (int)(min(first + split_pixels, (long long)conv.n * conv.out_h * conv.out_w) - first);
+    int pixel = (int)first + (int)threadIdx.x / Slab<T>::CHUNKS, out_row = pixel / conv.out_w, image = out_row / conv.out_h;
+    int tap = row / conv.in_c, step_rows = Slab<T>::PASS / conv.out_w;
 
-    WeightOperands<T> operands{x, dy, in_h, in_w, in_c, out_h, out_w, out_c, kernel_w, stride_y, stride_x, padding_y, padding_x,
-                               tap / kernel_w - padding_y, tap % kernel_w - padding_x, row - tap * in_c,
-                               all_rows - row, out_c - column,
-                               image, out_row - image * out_h, pixel - out_row * out_w,
-                               pixels - (int)threadIdx.x / Slab<T>::CHUNKS, dy + (long long)pixel * out_c + column,
-                               step_rows / out_h, step_rows % out_h, Slab<T>::PASS % out_w};
+    WeightOperands<T> operands{x, dy, conv,
+                               tap / conv.kernel_w - conv.padding_y, tap % conv.kernel_w - conv.padding_x, row - tap * conv.in_c,
+                               all_rows - row, conv.out_c - column,
+                               image, out_row - image * conv.out_h, pixel - out_row * conv.out_w,
+                               pixels - (int)threadIdx.x / Slab<T>::CHUNKS, dy + (long long)pixel * conv.out_c + column,
+                               step_rows / conv.out_h, step_rows % conv.out_h, Slab<T>::PASS % conv.out_w};
     int steps = ceil_div(pixels, Slab<T>::PIXELS);
     float acc[2][8][4] = {};
-#pragma unroll
-    for (int step = 0; step < MMA_STAGES - 1; step++) {
-        if (step < steps) operands.load_stage(shared + step * WEIGHT_STAGE_BYTES);
-        cp_async_commit();  // empty groups too, so that counting groups counts steps
-    }
-    for (int step = 0; step < steps; step++) {
-        cp_async_wait<MMA_STAGES - 2>();
-        // Behind it everybody's part of this stage has arrived, and nobody reads the stage that is loaded next.
-        __syncthreads();
-        int next = step + MMA_STAGES - 1;
-        if (next < steps) operands.load_stage(shared + next % MMA_STAGES * WEIGHT_STAGE_BYTES);
-        cp_async_commit();
-        const unsigned char* stage = shared + step % MMA_STAGES * WEIGHT_STAGE_BYTES;
+    auto fetch = [&](unsigned char* stage, int) { operands.load_stage(stage); };
+    auto multiply = [&](const unsigned char* stage) {
 #pragma unroll
         for (int depth = 0; depth < Slab<T>::PIXELS; depth += Fragments<T>::DEPTH) {
             const unsigned char* slab = stage + depth * Slab<T>::PITCH;
@@ -168,22 +158,18 @@ DEVICE void backward_weight_mma(const T* x, const T* dy, float* partials, int n,
             for (int i = 0; i < 2; i++) Fragments<T>::rows(left[i], slab, warp / 2 * 32 + i * 16);
 #pragma unroll
             for (int j = 0; j < 4; j++) Fragments<T>::columns(right[j], slab + Slab<T>::BYTES, warp % 2 * 64 + j * 16);
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-#pragma unroll
-                for (int j = 0; j < 8; j++)
-                    Mma<T>::multiply(acc[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+            multiply_fragments<T>(acc, left, right);
         }
-    }
-    cp_async_wait<0>();
+    };
+    pipeline<WEIGHT_STAGE_BYTES>(shared, steps, fetch, multiply);
 
-    float* out = partials + (long long)blockIdx.z * all_rows * out_c;
+    float* out = partials + (long long)blockIdx.z * all_rows * conv.out_c;
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int r = blockIdx.x * MMA_ROWS + mma_row(i, half * 2);
-            if (r < all_rows) put_row(out + (long long)r * out_c, blockIdx.y * MMA_COLUMNS, out_c, acc[i], half, 0);
+            if (r < all_rows) put_row(out + (long long)r * conv.out_c, blockIdx.y * MMA_COLUMNS, conv.out_c, acc[i], half, 0);
         }
 }
 
@@ -194,17 +180,12 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     conv2d_backward_weight_bf16(const bf16* __restrict__ x,    // [n, in_h, in_w, in_c]
                                 const bf16* __restrict__ dy,   // [n, out_h, out_w, out_c]
                                 float* __restrict__ partials,  // [splits, kernel_h, kernel_w, in_c, out_c]
-                                int n, int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h,
-                                int kernel_w, int stride_y, int stride_x, int padding_y, int padding_x,
-                                int split_pixels) {
-    backward_weight_mma(x, dy, partials, n, in_h, in_w, in_c, out_h, out_w, out_c, kernel_h, kernel_w, stride_y, stride_x,
-                        padding_y, padding_x, split_pixels);
+                                ConvSizes conv, int split_pixels) {
+    backward_weight_mma(x, dy, partials, conv, split_pixels);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-    conv2d_backward_weight_tf32(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ partials, int n,
-                                int in_h, int in_w, int in_c, int out_h, int out_w, int out_c, int kernel_h, int kernel_w,
-                                int stride_y, int stride_x, int padding_y, int padding_x, int split_pixels) {
-    backward_weight_mma(x, dy, partials, n, in_h, in_w, in_c, out_h, out_w, out_c, kernel_h, kernel_w, stride_y, stride_x,
-                        padding_y, padding_x, split_pixels);
+    conv2d_backward_weight_tf32(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ partials,
+                                ConvSizes conv, int split_pixels) {
+    backward_weight_mma(x, dy, partials, conv, split_pixels);
 }

@@ -82,9 +82,8 @@ struct PixelRows {
 // Rows are (tap y, tap x, channel), depth is output pixels from `first` to `end`: the weight gradient's left side.
 // A thread owns a row and walks along the pixels.
 struct TapRows {
-    const float* image;  // [n, height, width, channels]
-    int height, width, channels;
-    int out_h, out_w, stride_y, stride_x;
+    const float* x;  // [n, in_h, in_w, in_c]
+    ConvSizes conv;
     int offset_y, offset_x, channel;  // of this thread's row: tap - padding
     bool valid;
     long long first, end;
@@ -93,16 +92,16 @@ struct TapRows {
     METHOD int row(int) const { return (int)threadIdx.x; }
     METHOD void fetch(int depth, float (&values)[A_ELEMENTS]) const {
         long long pixel = first + depth;
-        int out_row = (int)pixel / out_w, out_x = (int)pixel - out_row * out_w;
-        int n = out_row / out_h, out_y = out_row - n * out_h;
+        int out_row = (int)pixel / conv.out_w, out_x = (int)pixel - out_row * conv.out_w;
+        int n = out_row / conv.out_h, out_y = out_row - n * conv.out_h;
 #pragma unroll
         for (int i = 0; i < A_ELEMENTS; i++) {
-            int y = out_y * stride_y + offset_y, x = out_x * stride_x + offset_x;
-            bool inside = valid && pixel + i < end && (unsigned)y < (unsigned)height && (unsigned)x < (unsigned)width;
-            values[i] = inside ? image[((long long)(n * height + y) * width + x) * channels + channel] : 0.0f;
-            if (++out_x == out_w) {
+            int in_y = out_y * conv.stride_y + offset_y, in_x = out_x * conv.stride_x + offset_x;
+            bool inside = valid && pixel + i < end && (unsigned)in_y < (unsigned)conv.in_h && (unsigned)in_x < (unsigned)conv.in_w;
+            values[i] = inside ? x[((long long)(n * conv.in_h + in_y) * conv.in_w + in_x) * conv.in_c + channel] : 0.0f;
+            if (++out_x == conv.out_w) {
                 out_x = 0;
-                if (++out_y == out_h) {
+                if (++out_y == conv.out_h) {
                     out_y = 0;
                     n++;
                 }
@@ -128,23 +127,25 @@ struct MatrixColumn {
 };
 
 // The data gradient's right side: depth is (tap y, tap x, output channel) over the taps of one stride phase, columns are input
-// channels; the element is weight[phase_y + stride_y·tap y][phase_x + stride_x·tap x][input channel][output channel].
+// channels; the element is weight[phase.tap_y + stride_y·tap y][phase.tap_x + stride_x·tap x][input channel][output channel].
 struct TransposedWeight {
-    const float* weight;  // [kernel_h, kernel_w, in, out]
-    int kernel_w, in, out;
-    int taps_y, taps_x, stride_y, stride_x, phase_y, phase_x;
+    const float* weight;  // [kernel_h, kernel_w, in_c, out_c]
+    ConvSizes conv;
+    StridePhase phase;
     int first_column;
 
     METHOD int step(int) const { return (int)threadIdx.x % TILE_DEPTH; }
     METHOD int column(int i) const { return (int)threadIdx.x / TILE_DEPTH + i * (GEMM_THREADS / TILE_DEPTH); }
     METHOD void fetch(int depth, float (&values)[B_ELEMENTS]) const {
-        int k = depth + step(0), tap = k / out, channel = k - tap * out;
-        int tap_y = tap / taps_x, tap_x = tap - tap_y * taps_x;
-        long long tap_in_kernel = (long long)(phase_y + stride_y * tap_y) * kernel_w + phase_x + stride_x * tap_x;
+        int k = depth + step(0), tap = k / conv.out_c, channel = k - tap * conv.out_c;
+        int tap_y = tap / phase.taps_x, tap_x = tap - tap_y * phase.taps_x;
+        long long tap_in_kernel =
+            (long long)(phase.tap_y + conv.stride_y * tap_y) * conv.kernel_w + phase.tap_x + conv.stride_x * tap_x;
 #pragma unroll
         for (int i = 0; i < B_ELEMENTS; i++) {
             int c = first_column + column(i);
-            values[i] = tap_y < taps_y && c < in ? weight[(tap_in_kernel * in + c) * out + channel] : 0.0f;
+            bool inside = tap_y < phase.taps_y && c < conv.in_c;
+            values[i] = inside ? weight[(tap_in_kernel * conv.in_c + c) * conv.out_c + channel] : 0.0f;
         }
     }
 };

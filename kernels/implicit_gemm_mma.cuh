@@ -53,8 +53,8 @@ template <class T> struct MmaPixels {
     int direction;       // 1 or -1: the sign of the tap
     const int4* places;  // [MMA_ROWS] in shared memory
 
-    static METHOD MmaPixels forward(const T* image, int height, int width, int channels, int, int taps_x, const int4* places) {
-        return {image, height, width, channels, taps_x, 1, places};
+    static METHOD MmaPixels forward(const T* x, const ConvSizes& conv, const int4* places) {
+        return {x, conv.in_h, conv.in_w, conv.in_c, conv.kernel_w, 1, places};
     }
     METHOD void load_step(unsigned char* stage, int step) const {
         const int per_tap = steps_of_tap<T>(channels), wide = 16 / (int)sizeof(T);
@@ -97,9 +97,8 @@ template <class T> struct MmaDensePixels {
     int taps_y, taps_x;
     const int4* places;  // [MMA_ROWS] in shared memory
 
-    static METHOD MmaDensePixels forward(const T* image, int height, int width, int channels, int taps_y, int taps_x,
-                                         const int4* places) {
-        return {image, height, width, channels, taps_y, taps_x, places};
+    static METHOD MmaDensePixels forward(const T* x, const ConvSizes& conv, const int4* places) {
+        return {x, conv.in_h, conv.in_w, conv.in_c, conv.kernel_h, conv.kernel_w, places};
     }
     METHOD void load_step(unsigned char* stage, int step) const {
         const int wide = 16 / (int)sizeof(T);
@@ -142,14 +141,45 @@ template <class T> struct MmaDensePixels {
     }
 };
 
+// Runs a product over `steps` steps of depth, which pass through MMA_STAGES stages of shared memory: while one is multiplied, the next
+// ones are fetched. fetch(stage, step) starts to fill a stage, by cp.async or by plain stores, and is called for the steps in order;
+// multiply(stage) reads a stage that has arrived.
+template <int STAGE_BYTES, class Fetch, class Multiply>
+DEVICE void pipeline(unsigned char* shared, int steps, Fetch fetch, Multiply multiply) {
+#pragma unroll
+    for (int step = 0; step < MMA_STAGES - 1; step++) {
+        if (step < steps) fetch(shared + step * STAGE_BYTES, step);
+        cp_async_commit();  // empty groups too, so that counting groups counts steps
+    }
+    for (int step = 0; step < steps; step++) {
+        cp_async_wait<MMA_STAGES - 2>();
+        // After the barrier, what all threads fetched of this stage has arrived, and no thread reads the stage that is filled next.
+        __syncthreads();
+        int next = step + MMA_STAGES - 1;
+        if (next < steps) fetch(shared + next % MMA_STAGES * STAGE_BYTES, next);
+        cp_async_commit();
+        multiply(shared + step % MMA_STAGES * STAGE_BYTES);
+    }
+    cp_async_wait<0>();
+}
+
+// acc[i][j] += left[i] · right[j / 2][the half j % 2]
+template <class T>
+DEVICE void multiply_fragments(float (&acc)[2][8][4], const uint32_t (&left)[2][4], const uint32_t (&right)[4][4]) {
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            Mma<T>::multiply(acc[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+}
+
 // acc[i][j] += rows · columns over `steps` steps of depth. Warp w computes rows 32·(w/2) + 16·i, columns 64·(w%2) + 8·j; in
 // each such 16x8 tile, lane l holds rows l/4 and l/4 + 8, columns 2·(l%4) and the next. The right side is packed: for
 // every step [MMA_COLUMNS][DEPTH] numbers in a row.
 template <class T, class Pixels>
 DEVICE void multiply_mma(float (&acc)[2][8][4], unsigned char* shared, const Pixels& a, const T* packed, int steps) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    auto load_step = [&](int step) {
-        unsigned char* stage = shared + step % MMA_STAGES * MMA_STAGE_BYTES;
+    auto fetch = [&](unsigned char* stage, int step) {
         a.load_step(stage, step);
         const unsigned char* source = (const unsigned char*)packed + (long long)step * MMA_COLUMNS * MMA_DEPTH_BYTES;
 #pragma unroll
@@ -158,19 +188,9 @@ DEVICE void multiply_mma(float (&acc)[2][8][4], unsigned char* shared, const Pix
             cp_async_16(stage + (MMA_ROWS + column) * MMA_PITCH + part, source + column * MMA_DEPTH_BYTES + part, true);
         }
     };
-#pragma unroll
-    for (int step = 0; step < MMA_STAGES - 1; step++) {
-        if (step < steps) load_step(step);
-        cp_async_commit();  // empty groups too, so that counting groups counts steps
-    }
-    for (int step = 0; step < steps; step++) {
-        cp_async_wait<MMA_STAGES - 2>();
-        // Behind it everybody's part of this stage has arrived, and nobody reads the stage that is loaded next.
-        __syncthreads();
-        if (step + MMA_STAGES - 1 < steps) load_step(step + MMA_STAGES - 1);
-        cp_async_commit();
-        const unsigned char* rows = shared + step % MMA_STAGES * MMA_STAGE_BYTES + warp / 2 * 32 * MMA_PITCH;
-        const unsigned char* columns = shared + step % MMA_STAGES * MMA_STAGE_BYTES + (MMA_ROWS + warp % 2 * 64) * MMA_PITCH;
+    auto multiply = [&](const unsigned char* stage) {
+        const unsigned char* rows = stage + warp / 2 * 32 * MMA_PITCH;
+        const unsigned char* columns = stage + (MMA_ROWS + warp % 2 * 64) * MMA_PITCH;
 #pragma unroll
         for (int part = 0; part < MMA_DEPTH_BYTES; part += 32) {
             uint32_t left[2][4], right[4][4];
@@ -183,14 +203,10 @@ DEVICE void multiply_mma(float (&acc)[2][8][4], unsigned char* shared, const Pix
 #pragma unroll
             for (int j = 0; j < 4; j++)
                 ldmatrix_x4(right[j], columns + (j * 16 + lane % 8 + lane / 16 * 8) * MMA_PITCH + part + lane / 8 % 2 * 16);
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-#pragma unroll
-                for (int j = 0; j < 8; j++)
-                    Mma<T>::multiply(acc[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
+            multiply_fragments<T>(acc, left, right);
         }
-    }
-    cp_async_wait<0>();
+    };
+    pipeline<MMA_STAGE_BYTES>(shared, steps, fetch, multiply);
 }
 
 // Row of the tile behind acc[i][·][e], and column behind acc[·][j][e].

@@ -6,9 +6,9 @@
 // lies outside keeps value and state. The elements of all segments are numbered through, so that all blocks work alike:
 // first[s] is the number of elements in the segments before s, and `count` that of all.
 //
-// Contract. params (f32 masters), state buffers and, unless it is null, params_bf16 (a rounded copy) are updated in place inside the
-// segments; gradients are only read. With a `grad_scale` [1] that is not null every gradient is multiplied by it first; where it
-// is NaN, as grad_norm_finish makes it for gradients that are not finite, a step changes nothing at all.
+// Contract. params and the state buffers, all f32, are updated in place inside the segments; gradients are only read. Every gradient
+// is multiplied by grad_scale[0] first. Where that is NaN, as grad_norm_finish makes it for gradients that are not finite, a step
+// changes nothing at all.
 // An element is computed by itself: the same bits for any grid. Every number that differs from step to step lies in device
 // memory, so that a recorded launch may be replayed.
 
@@ -39,7 +39,7 @@ DEVICE void for_each_element(const long long* begin, const long long* first, int
 // AMSGrad where max_exp_avg_sq is not null: the maximum is of the second moment before bias correction.
 // launch: grid (ceil(count / 1024))
 extern "C" __global__ void __launch_bounds__(256)
-    adam_step(float* params, bf16* params_bf16, const float* __restrict__ grads,
+    adam_step(float* params, const float* __restrict__ grads,
               float* exp_avg, float* exp_avg_sq, float* max_exp_avg_sq,
               const long long* __restrict__ begin, const long long* __restrict__ first,
               const float* __restrict__ lr, const float* __restrict__ weight_decay,  // [segments] each
@@ -47,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(256)
               float one_minus_beta1, float one_minus_beta2, float eps,
               const float* __restrict__ corrections,  // [2]: 1/(1 - beta1^t), 1/√(1 - beta2^t)
               int decoupled) {
-    float factor = grad_scale ? grad_scale[0] : 1.0f;
+    float factor = grad_scale[0];
     if (factor != factor) return;
     float correction1 = corrections[0], rsqrt_correction2 = corrections[1];
     for_each_element(begin, first, segments, count, STEP_CHUNK, [=](long long at, int segment) {
@@ -67,18 +67,17 @@ extern "C" __global__ void __launch_bounds__(256)
         }
         p -= rate * correction1 * (m / (sqrtf(v) * rsqrt_correction2 + eps));
         params[at] = p;
-        if (params_bf16) store(params_bf16 + at, p);
     });
 }
 
 // SGD; with momentum where momentum_buffer is not null (it starts at 0). launch: grid (ceil(count / 1024))
 extern "C" __global__ void __launch_bounds__(256)
-    sgd_step(float* params, bf16* params_bf16, const float* __restrict__ grads,
+    sgd_step(float* params, const float* __restrict__ grads,
              float* momentum_buffer, const long long* __restrict__ begin,
              const long long* __restrict__ first, const float* __restrict__ lr,
              const float* __restrict__ weight_decay,  // [segments] each
              int segments, long long count, const float* __restrict__ grad_scale, float momentum, int nesterov) {
-    float factor = grad_scale ? grad_scale[0] : 1.0f;
+    float factor = grad_scale[0];
     if (factor != factor) return;
     for_each_element(begin, first, segments, count, STEP_CHUNK, [=](long long at, int segment) {
         float p = params[at], g = grads[at] * factor + weight_decay[segment] * p;
@@ -89,7 +88,6 @@ extern "C" __global__ void __launch_bounds__(256)
         }
         p -= lr[segment] * g;
         params[at] = p;
-        if (params_bf16) store(params_bf16 + at, p);
     });
 }
 

@@ -3,7 +3,8 @@
 use ptl::engine::device::Device;
 use ptl::engine::graph::{Graph, Mode};
 use ptl::engine::latent_state::{LatentStates, StateInit};
-use ptl::engine::op::{CaseRun, OpCase, cases};
+use ptl::engine::op::{OpCase, cases};
+use ptl::engine::session::CaseRun;
 use ptl::engine::session::Session;
 use ptl::engine::shape::Shape;
 use ptl::engine::store::Store;

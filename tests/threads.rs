@@ -1,7 +1,8 @@
 //! The same bits for any number of threads: every op at the size it has in a ResNet-50.
 
 use ptl::engine::graph::Mode;
-use ptl::engine::op::{CaseRun, OpCase, bench_cases};
+use ptl::engine::op::{OpCase, bench_cases};
+use ptl::engine::session::CaseRun;
 
 /// Output and all gradients of a case, as bits, computed on `threads` threads.
 fn bits(case: &OpCase, threads: usize) -> Vec<Vec<u32>> {

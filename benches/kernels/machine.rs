@@ -6,7 +6,8 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput};
 use ptl::engine::device::{Device, DeviceKind, DeviceOptions, Gpu, Grid, Precision, kernels};
 use ptl::engine::graph::Mode;
-use ptl::engine::op::{CaseRun, OpCase, conv2d};
+use ptl::engine::op::{OpCase, conv2d};
+use ptl::engine::session::CaseRun;
 use ptl::engine::shape::Shape;
 use ptl::engine::store::Layout;
 

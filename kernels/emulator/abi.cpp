@@ -1,9 +1,10 @@
 // The emulator behind a C interface: launches by name with the `void**` arguments that the driver's launch call takes.
 #include <utility>
 
+#include "../conv_sizes.h"
 #include "../cuda_compat.h"
 
-// KERNEL(name, threads of a block, (parameters)), one for each kernel; written by scripts/kernel-table.
+// A line KERNEL(name, threads of a block, (parameters)) for each kernel, written from the signatures when this is built.
 #define KERNEL(name, threads, parameters) extern "C" void name parameters;
 #include "table.inc"
 #undef KERNEL

@@ -75,9 +75,9 @@ CASE(bconv_bf16) {
         Grid grid{blocks(c.pixels(), 128), blocks(channels, 32)};
         check_cell<bf16>(
             c, taps * (int)blocks(c.in_c, 32),
-            [&](const Floats& w, Buffer<bf16>& p) { RUN(pack_gates_bf16, (Grid{5}), w, p, taps, c.in_c, channels); },
+            [&](const Floats& w, Buffer<bf16>& p) { RUN(pack_gates_bf16, (Grid{5}), w, p, c.sizes()); },
             [&](const Buffer<bf16>& x, const Buffer<bf16>& p, const float* prev, float* next, bf16* y, bf16* gates) {
-                RUN_SHARED(bconv_forward_bf16, grid, MMA_SHARED_BYTES, x, p, prev, next, y, gates, CONV_ARGS(c, channels));
+                RUN_SHARED(bconv_forward_bf16, grid, MMA_SHARED_BYTES, x, p, prev, next, y, gates, c.sizes());
             });
     });
 }
@@ -87,9 +87,9 @@ CASE(bconv_tf32) {
         Grid grid{blocks(c.pixels(), 128), blocks(channels, 32)};
         check_cell<float>(
             c, taps * (int)blocks(c.in_c, 16),
-            [&](const Floats& w, Buffer<float>& p) { RUN(pack_gates_tf32, (Grid{5}), w, p, taps, c.in_c, channels); },
+            [&](const Floats& w, Buffer<float>& p) { RUN(pack_gates_tf32, (Grid{5}), w, p, c.sizes()); },
             [&](const Buffer<float>& x, const Buffer<float>& p, const float* prev, float* next, float* y, float* gates) {
-                RUN_SHARED(bconv_forward_tf32, grid, MMA_SHARED_BYTES, x, p, prev, next, y, gates, CONV_ARGS(c, channels));
+                RUN_SHARED(bconv_forward_tf32, grid, MMA_SHARED_BYTES, x, p, prev, next, y, gates, c.sizes());
             });
     });
 }
@@ -99,9 +99,9 @@ CASE(bconv_dense_bf16) {
         Grid grid{blocks(c.pixels(), 128), blocks(channels, 32)};
         check_cell<bf16>(
             c, (int)blocks(taps * c.in_c, 32),
-            [&](const Floats& w, Buffer<bf16>& p) { RUN(pack_gates_dense_bf16, (Grid{5}), w, p, taps, c.in_c, channels); },
+            [&](const Floats& w, Buffer<bf16>& p) { RUN(pack_gates_dense_bf16, (Grid{5}), w, p, c.sizes()); },
             [&](const Buffer<bf16>& x, const Buffer<bf16>& p, const float* prev, float* next, bf16* y, bf16* gates) {
-                RUN_SHARED(bconv_forward_dense_bf16, grid, MMA_SHARED_BYTES, x, p, prev, next, y, gates, CONV_ARGS(c, channels));
+                RUN_SHARED(bconv_forward_dense_bf16, grid, MMA_SHARED_BYTES, x, p, prev, next, y, gates, c.sizes());
             });
     });
 }
@@ -111,9 +111,9 @@ CASE(bconv_dense_tf32) {
         Grid grid{blocks(c.pixels(), 128), blocks(channels, 32)};
         check_cell<float>(
             c, (int)blocks(taps * c.in_c, 16),
-            [&](const Floats& w, Buffer<float>& p) { RUN(pack_gates_dense_tf32, (Grid{5}), w, p, taps, c.in_c, channels); },
+            [&](const Floats& w, Buffer<float>& p) { RUN(pack_gates_dense_tf32, (Grid{5}), w, p, c.sizes()); },
             [&](const Buffer<float>& x, const Buffer<float>& p, const float* prev, float* next, float* y, float* gates) {
-                RUN_SHARED(bconv_forward_dense_tf32, grid, MMA_SHARED_BYTES, x, p, prev, next, y, gates, CONV_ARGS(c, channels));
+                RUN_SHARED(bconv_forward_dense_tf32, grid, MMA_SHARED_BYTES, x, p, prev, next, y, gates, c.sizes());
             });
     });
 }
@@ -146,7 +146,7 @@ CASE(bconv_gradients_of_gates_bf16) {
         Buffer<T> dy = random(c.out_len());                                                                                 \
         Floats weight = random_floats(c.weight_len());                                                                      \
         Buffer<T> packed((size_t)blocks(c.in_c, 128) * c.kernel_h * c.kernel_w * blocks(c.out_c, depth) * 128 * depth);      \
-        RUN(pack_transposed_##type, (Grid{5}), weight, packed, c.kernel_h, c.kernel_w, c.in_c, c.out_c, c.stride_y, c.stride_x); \
+        RUN(pack_transposed_##type, (Grid{5}), weight, packed, c.sizes()); \
         Doubles sums = c.backward_data(seen(dy), rounded(weight));                                                          \
         long long phase = (long long)c.n * blocks(c.in_h, c.stride_y) * blocks(c.in_w, c.stride_x);                         \
         Grid grid{blocks(phase, 128), blocks(c.in_c, 128), (unsigned)(c.stride_y * c.stride_x)};                            \
@@ -154,7 +154,7 @@ CASE(bconv_gradients_of_gates_bf16) {
             Buffer<T> dx = accumulate ? random(c.in_len()) : Buffer<T>(c.in_len());                                         \
             Doubles want = sums;                                                                                            \
             for (size_t i = 0; i < want.size() && accumulate; i++) want[i] += value(dx[i]);                                 \
-            RUN_SHARED(conv2d_backward_data_##type, grid, MMA_SHARED_BYTES, dy, packed, dx, CONV_ARGS(c, c.out_c), accumulate); \
+            RUN_SHARED(conv2d_backward_data_##type, grid, MMA_SHARED_BYTES, dy, packed, dx, c.sizes(), accumulate); \
             expect(c.name() + "dx", dx, want, 5e-5, rounding);                                                              \
         }                                                                                                                   \
     })
@@ -191,17 +191,17 @@ template <class T, class Pack, class Forward> static void check_forward(int dept
 CASE(conv2d_forward_bf16_mma) {
     check_forward<bf16>(
         32, BF16,
-        [](Floats& w, Halves& p, const Conv& c) { RUN(pack_weights_bf16, (Grid{3}), w, p, c.kernel_h * c.kernel_w, c.in_c, c.out_c); },
+        [](Floats& w, Halves& p, const Conv& c) { RUN(pack_weights_bf16, (Grid{3}), w, p, c.sizes()); },
         [](Grid grid, Halves& x, Halves& p, const float* bias, Halves& y, const Conv& c) {
-            RUN_SHARED(conv2d_forward_bf16, grid, MMA_SHARED_BYTES, x, p, bias, y, CONV_ARGS(c, c.out_c));
+            RUN_SHARED(conv2d_forward_bf16, grid, MMA_SHARED_BYTES, x, p, bias, y, c.sizes());
         });
 }
 CASE(conv2d_forward_tf32_mma) {
     check_forward<float>(
         16, 2e-5,
-        [](Floats& w, Floats& p, const Conv& c) { RUN(pack_weights_tf32, (Grid{3}), w, p, c.kernel_h * c.kernel_w, c.in_c, c.out_c); },
+        [](Floats& w, Floats& p, const Conv& c) { RUN(pack_weights_tf32, (Grid{3}), w, p, c.sizes()); },
         [](Grid grid, Floats& x, Floats& p, const float* bias, Floats& y, const Conv& c) {
-            RUN_SHARED(conv2d_forward_tf32, grid, MMA_SHARED_BYTES, x, p, bias, y, CONV_ARGS(c, c.out_c));
+            RUN_SHARED(conv2d_forward_tf32, grid, MMA_SHARED_BYTES, x, p, bias, y, c.sizes());
         });
 }
 
@@ -223,11 +223,11 @@ template <class T, class Backward> static void check_backward_weight(Backward ba
 static const unsigned WEIGHT_SHARED_BYTES = 52224;
 CASE(conv2d_backward_weight_bf16_mma) {
     check_backward_weight<bf16>([](Grid grid, Halves& x, Halves& dy, Floats& partials, const Conv& c, int split_pixels) {
-        RUN_SHARED(conv2d_backward_weight_bf16, grid, WEIGHT_SHARED_BYTES, x, dy, partials, CONV_ARGS(c, c.out_c), split_pixels);
+        RUN_SHARED(conv2d_backward_weight_bf16, grid, WEIGHT_SHARED_BYTES, x, dy, partials, c.sizes(), split_pixels);
     });
 }
 CASE(conv2d_backward_weight_tf32_mma) {
     check_backward_weight<float>([](Grid grid, Floats& x, Floats& dy, Floats& partials, const Conv& c, int split_pixels) {
-        RUN_SHARED(conv2d_backward_weight_tf32, grid, WEIGHT_SHARED_BYTES, x, dy, partials, CONV_ARGS(c, c.out_c), split_pixels);
+        RUN_SHARED(conv2d_backward_weight_tf32, grid, WEIGHT_SHARED_BYTES, x, dy, partials, c.sizes(), split_pixels);
     });
 }

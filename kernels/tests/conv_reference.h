@@ -13,6 +13,9 @@ struct Conv {
     size_t in_len() const { return (size_t)n * in_h * in_w * in_c; }
     size_t out_len() const { return (size_t)pixels() * out_c; }
     size_t weight_len() const { return (size_t)depth() * out_c; }
+    ConvSizes sizes() const {
+        return {n, in_h, in_w, in_c, out_h(), out_w(), out_c, kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x};
+    }
     std::string name() const {
         char text[160];
         snprintf(text, sizeof text, "[%d %d %d %d]->%d k%dx%d s%dx%d p%dx%d ", n, in_h, in_w, in_c, out_c, kernel_h, kernel_w,
@@ -57,9 +60,6 @@ struct Conv {
         return dw;
     }
 };
-#define CONV_ARGS(c, outputs)                                                                                  \
-    (c).n, (c).in_h, (c).in_w, (c).in_c, (c).out_h(), (c).out_w(), (outputs), (c).kernel_h, (c).kernel_w, (c).stride_y, \
-        (c).stride_x, (c).padding_y, (c).padding_x
 
 // What a cell makes of its pre-activations, [pixels, 4, channels].
 struct Cell {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../common.cuh"
+#include "../conv_sizes.h"
 
 extern "C" unsigned ptl_emu_threads(const char* kernel);
 extern "C" int ptl_emu_launch(const char* kernel, const unsigned grid[3], const unsigned block[3], unsigned shared_bytes,
@@ -20,7 +21,7 @@ extern "C" int ptl_emu_launch(const char* kernel, const unsigned grid[3], const 
                               size_t message_len);
 
 #define KERNEL(name, threads, parameters) extern "C" void name parameters;
-#include "../emulator/table.inc"
+#include "table.inc"
 #undef KERNEL
 
 namespace test {

@@ -115,7 +115,7 @@ int main(int argc, char** argv) {
         printf("no case launches %s\n", #name);                                             \
         forgotten++;                                                                        \
     }
-#include "../emulator/table.inc"
+#include "table.inc"
 #undef KERNEL
     printf("%d cases, %zu kernels, %u schedules: %d failed\n", run, launched.size(), SCHEDULES, failed);
     return run == 0 || failed != 0 || forgotten != 0;

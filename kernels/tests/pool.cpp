@@ -5,14 +5,13 @@ struct PoolCase {
     int n, in_h, in_w, channels, kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x;
     int out_h() const { return (in_h + 2 * padding_y - kernel_h) / stride_y + 1; }
     int out_w() const { return (in_w + 2 * padding_x - kernel_w) / stride_x + 1; }
+    ConvSizes sizes() const {
+        return {n, in_h, in_w, channels, out_h(), out_w(), channels, kernel_h, kernel_w, stride_y, stride_x, padding_y, padding_x};
+    }
 };
 // The stem's window, a ragged one, the whole image, stripes, windows that leave gaps.
 static const PoolCase pools[] = {{2, 7, 6, 5, 3, 3, 2, 2, 1, 1}, {1, 7, 5, 3, 4, 3, 2, 2, 0, 0}, {3, 4, 2, 5, 4, 2, 4, 2, 0, 0},
                                  {2, 6, 2, 7, 2, 2, 2, 2, 0, 0}, {1, 8, 9, 2, 2, 1, 3, 4, 1, 0}, {2, 6, 5, 4, 3, 2, 2, 1, 1, 1}};
-#define POOL_ARGS(p)                                                                                                  \
-    (p).n, (p).in_h, (p).in_w, (p).channels, (p).out_h(), (p).out_w(), (p).kernel_h, (p).kernel_w, (p).stride_y, (p).stride_x, \
-        (p).padding_y, (p).padding_x
-
 // visit(output element, input element, input pixel within the image) in row-major order of the window
 template <class F> static void for_each(const PoolCase& p, F visit) {
     for (int n = 0; n < p.n; n++)
@@ -78,22 +77,23 @@ static void check_pools(double rounding, Max max, MaxBack max_backward, Avg avg,
 
 CASE(pool_f32) {
     check_pools<float>(
-        1e-6, [](const PoolCase& p, Floats& x, Floats& y, int* w) { RUN(max_pool_f32, (Grid{2}), x, y, w, POOL_ARGS(p)); },
-        [](const PoolCase& p, Floats& dy, Ints& w, Floats& dx, int add) { RUN(max_pool_backward_f32, (Grid{1}), dy, w, dx, POOL_ARGS(p), add); },
-        [](const PoolCase& p, Floats& x, Floats& y) { RUN(avg_pool_f32, (Grid{2}), x, y, POOL_ARGS(p)); },
-        [](const PoolCase& p, Floats& dy, Floats& dx, int add) { RUN(avg_pool_backward_f32, (Grid{2}), dy, dx, POOL_ARGS(p), add); });
+        1e-6, [](const PoolCase& p, Floats& x, Floats& y, int* w) { RUN(max_pool_f32, (Grid{2}), x, y, w, p.sizes()); },
+        [](const PoolCase& p, Floats& dy, Ints& w, Floats& dx, int add) { RUN(max_pool_backward_f32, (Grid{1}), dy, w, dx, p.sizes(), add); },
+        [](const PoolCase& p, Floats& x, Floats& y) { RUN(avg_pool_f32, (Grid{2}), x, y, p.sizes()); },
+        [](const PoolCase& p, Floats& dy, Floats& dx, int add) { RUN(avg_pool_backward_f32, (Grid{2}), dy, dx, p.sizes(), add); });
 }
 CASE(pool_bf16) {
     check_pools<bf16>(
-        BF16, [](const PoolCase& p, Halves& x, Halves& y, int* w) { RUN(max_pool_bf16, (Grid{2}), x, y, w, POOL_ARGS(p)); },
-        [](const PoolCase& p, Halves& dy, Ints& w, Halves& dx, int add) { RUN(max_pool_backward_bf16, (Grid{1}), dy, w, dx, POOL_ARGS(p), add); },
-        [](const PoolCase& p, Halves& x, Halves& y) { RUN(avg_pool_bf16, (Grid{2}), x, y, POOL_ARGS(p)); },
-        [](const PoolCase& p, Halves& dy, Halves& dx, int add) { RUN(avg_pool_backward_bf16, (Grid{2}), dy, dx, POOL_ARGS(p), add); });
+        BF16, [](const PoolCase& p, Halves& x, Halves& y, int* w) { RUN(max_pool_bf16, (Grid{2}), x, y, w, p.sizes()); },
+        [](const PoolCase& p, Halves& dy, Ints& w, Halves& dx, int add) { RUN(max_pool_backward_bf16, (Grid{1}), dy, w, dx, p.sizes(), add); },
+        [](const PoolCase& p, Halves& x, Halves& y) { RUN(avg_pool_bf16, (Grid{2}), x, y, p.sizes()); },
+        [](const PoolCase& p, Halves& dy, Halves& dx, int add) { RUN(avg_pool_backward_bf16, (Grid{2}), dy, dx, p.sizes(), add); });
 }
 CASE(max_pool_keeps_nan_and_minus_infinity) {
     Floats x{1.0f, NOT_A_NUMBER, 3.0f, -INFINITY, -INFINITY, -INFINITY}, y(2);
     Ints winners(2);
-    RUN(max_pool_f32, (Grid{1}), x, y, winners, 1, 2, 3, 1, 2, 1, 1, 3, 1, 3, 0, 0);
+    const PoolCase rows{1, 2, 3, 1, 1, 3, 1, 3, 0, 0};
+    RUN(max_pool_f32, (Grid{1}), x, y, winners, rows.sizes());
     expect_exact("y", y, {NAN, -INFINITY});
     expect_exact("winners", winners, {1, 3});
 }

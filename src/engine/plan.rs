@@ -5,8 +5,7 @@
 
 use crate::Result;
 use crate::engine::device::Gpu;
-use crate::engine::graph::{Graph, Mode, Value};
-use crate::engine::op::Needs;
+use crate::engine::graph::{Graph, Mode, Needs, Value};
 use crate::engine::store::Store;
 
 /// Words a block's offset is a multiple of: one cache line.
@@ -59,7 +58,7 @@ struct Sizes<'a> {
 impl Sizes<'_> {
     fn words(&self, value: &Value) -> usize {
         let len = value.shape.len();
-        self.gpu.map_or(len, |gpu| (len * gpu.element_bytes(value)).div_ceil(4))
+        self.gpu.map_or(len, |gpu| (len * value.element_bytes(gpu)).div_ceil(4))
     }
 
     /// What lies behind each block.

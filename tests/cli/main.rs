@@ -510,7 +510,10 @@ fn features_in_files_rank_as_the_network_that_made_them() {
     let emulated = ptl(&["rank", "--query", &query, "--gallery", &gallery, "--rerank", "ptl", "--device", "emulated"]);
     match emulated.status.success() {
         true => assert_eq!(text(&emulated.stdout), table),
-        false => assert!(text(&emulated.stderr).contains("this build has no emulator"), "{}", text(&emulated.stderr)),
+        false => {
+            assert!(text(&emulated.stderr).contains("this build has no emulator"), "{}", text(&emulated.stderr));
+            skipped("ranking on the emulated GPU: this build has no emulator");
+        }
     }
     let out = path(&folder, "r.json");
     succeeds(&["rank", "--query", &query, "--gallery", &gallery, "--out", &out, "--normalize"]);

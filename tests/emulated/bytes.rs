@@ -7,8 +7,7 @@ use std::sync::Arc;
 use half::bf16;
 use ptl::engine::device::{Device, Emulator, Gpu, Launch, Precision};
 use ptl::engine::graph::Mode;
-use ptl::engine::op::CaseRun;
-use ptl::engine::session::{Pass, Placed};
+use ptl::engine::session::{CaseRun, Pass, Placed};
 use ptl::engine::shape::Shape;
 
 use crate::cells::{Cell, cells};
@@ -69,8 +68,9 @@ impl Watched {
 
     fn arguments(&self, launch: &Launch, arena: &[Placed], named: &HashMap<u64, &str>) -> Vec<Argument> {
         let addresses = launch.arguments.iter().zip(launch.kernel.writes);
-        let given =
-            addresses.filter_map(|(&address, &written)| Some((address, written?))).filter(|(address, _)| *address != 0);
+        let given = addresses
+            .filter_map(|(argument, &written)| Some((argument[0], written?)))
+            .filter(|(address, _)| *address != 0);
         let named = given.map(|(address, written)| {
             let holds = |block: &&Placed| (block.address..block.address + block.bytes as u64).contains(&address);
             if let Some(block) = arena.iter().find(holds) {

@@ -53,9 +53,9 @@ impl Backend for Fragile {
         self.emulator.upload(to, from)
     }
 
-    fn upload_beside(&self, to: u64, from: &[u8]) -> ptl::Result<()> {
+    fn upload_async(&self, to: u64, from: &[u8]) -> ptl::Result<()> {
         self.call()?;
-        self.emulator.upload_beside(to, from)
+        self.emulator.upload_async(to, from)
     }
 
     fn download(&self, copies: &mut [(&mut [u8], u64)]) -> ptl::Result<()> {

@@ -3,7 +3,8 @@
 use ptl::app::selftest;
 use ptl::engine::device::{Device, Precision};
 use ptl::engine::graph::Mode;
-use ptl::engine::op::{CaseRun, cases};
+use ptl::engine::op::cases;
+use ptl::engine::session::CaseRun;
 
 use crate::emulated;
 

@@ -26,13 +26,21 @@ fn dataset(height: usize, width: usize) -> (Dataset, TempDir) {
     (load(&path, DatasetKind::Auto, &LoadOptions::default()).unwrap(), folder)
 }
 
+/// Height and width of the images: large enough for each batch normalisation of the network to see several values per channel.
+fn size(arch: &str) -> [usize; 2] {
+    match arch {
+        _ if arch.starts_with("mgn") => [96, 32],
+        _ if arch.starts_with("resnet50") || arch.starts_with("resnet101") => [64, 32],
+        _ => [32, 16],
+    }
+}
+
 /// Two steps of the network's own recipe, at a small width and with small images.
 fn config(arch: &str, device: DeviceKind) -> Config {
     let mut config = Config::recipe(TaskKind::Reid, arch);
     (config.device, config.seed) = (device, 3);
-    let mgn = arch.starts_with("mgn");
     (config.model.width, config.model.embedding) = (0.0625, 8);
-    (config.model.height, config.model.image_width) = if mgn { (96, 32) } else { (32, 16) };
+    [config.model.height, config.model.image_width] = size(arch);
     (config.sampler.ids, config.sampler.images) = (2, 2);
     (config.schedule.epochs, config.train.max_steps) = (1, Some(2));
     config.train.log_every = 1;
@@ -66,23 +74,28 @@ fn every_network_trains_and_evaluates_as_on_the_cpu() {
         return;
     }
     for arch in Arch::NAMES {
-        let (data, folder) = if arch.starts_with("mgn") { dataset(96, 32) } else { dataset(32, 16) };
+        let [height, width] = size(arch);
+        let (data, folder) = dataset(height, width);
         let runs = [("cpu", DeviceKind::Cpu), ("gpu", DeviceKind::Emulated)].map(|(name, device)| {
             let dir = RunDir::create(&folder.path().join(name)).unwrap();
-            let Outcome::Finished(report) = run(&config(arch, device), &data, Start::Scratch, &dir) else {
-                panic!("{arch} was not stopped")
-            };
-            assert!(report.map > 0.0, "{arch} on {name}");
+            let outcome = run(&config(arch, device), &data, Start::Scratch, &dir);
+            assert!(matches!(outcome, Outcome::Finished(_)), "{arch} on {name} was not stopped");
             dir
         });
         let [want, got] = [0, 1].map(|i| metrics(&runs[i]));
         assert_eq!((got.len(), want.len()), (2, 2), "{arch}");
-        // Batch norms over eight values magnify rounding layer after layer, most of all in the gradient: that of the deep networks is only
-        // to be finite, which a step checks itself.
-        let shallow = arch.starts_with("resnet18") || arch.starts_with("resnet34");
-        let norm = if shallow { 0.2 } else { f64::INFINITY };
         for step in 0..2 {
-            for (tolerance, (got, want)) in [5e-2, 5e-2, 5e-2, norm].iter().zip(got[step].iter().zip(&want[step])) {
+            // Batch norms over few values magnify rounding layer after layer, most of all in the gradient. With five seeds, its norm
+            // differed by up to 3 % in networks of basic blocks, and by up to 12 % in the first step of the deeper ones. In their second
+            // step a sample that is mined differently may change it altogether, so that only the losses are compared there.
+            let basic = ["resnet18", "resnet34", "cifar"].iter().any(|name| arch.starts_with(name));
+            let norm = match (basic, step) {
+                (true, _) => Some(0.1),
+                (false, 0) => Some(0.3),
+                (false, _) => None,
+            };
+            let tolerances = [5e-2; 3].into_iter().chain(norm);
+            for (tolerance, (got, want)) in tolerances.zip(got[step].iter().zip(&want[step])) {
                 let difference = (got - want).abs();
                 assert!(difference <= tolerance * want.abs().max(0.1), "{arch}, step {step}: {got}, not {want}");
             }
@@ -138,7 +151,8 @@ fn shorter_formats_train_too() {
             return;
         }
         for arch in ["resnet18-ptl", "mgn-ptl"] {
-            let (data, folder) = if arch == "mgn-ptl" { dataset(96, 32) } else { dataset(32, 16) };
+            let [height, width] = size(arch);
+            let (data, folder) = dataset(height, width);
             let runs = [Precision::F32, precision].map(|precision| {
                 let dir = RunDir::create(&folder.path().join(precision.to_string())).unwrap();
                 let mut config = config(arch, DeviceKind::Emulated);

@@ -6,7 +6,8 @@ use super::{Check, deviation, rounding};
 use crate::Result;
 use crate::engine::device::{Device, Gpu};
 use crate::engine::graph::Mode;
-use crate::engine::op::{CaseRun, OpCase, bench_cases, cases};
+use crate::engine::op::{OpCase, bench_cases, cases};
+use crate::engine::session::CaseRun;
 
 pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, full: bool, visit: &mut dyn FnMut(&Check)) -> Result<()> {
     let large = if full { bench_cases() } else { Vec::new() };

@@ -3,12 +3,13 @@
 
 use rayon::prelude::*;
 
-use super::conv::{self, Conv2dGeometry};
+use super::conv;
 use super::gemm::{LeftRows, MC, Shared};
 use super::math::{sigmoid, tanh};
 use super::microkernel::{self, Isa, MR};
 use super::par;
 use super::simd::with_best_isa;
+use crate::engine::geometry::Conv2dGeometry;
 
 /// Workspace of [`bconv_forward`], in f32.
 pub fn forward_workspace(gates: &Conv2dGeometry) -> usize {

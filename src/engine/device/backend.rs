@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use super::Precision;
 use crate::Result;
-use crate::engine::cpu::conv::Conv2dGeometry;
+use crate::engine::geometry::Conv2dGeometry;
 
 /// A compiled kernel; the generated launch functions name them (`kernels/*.cu`).
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub trait Backend: Send + Sync + Debug {
 
     /// The same beside the work that was asked for since the last such call; work that is asked for later waits for it. So two
     /// places that are sent to in turn are safe, each read by work that is asked for before the other one is sent to.
-    fn upload_beside(&self, to: u64, from: &[u8]) -> Result<()>;
+    fn upload_async(&self, to: u64, from: &[u8]) -> Result<()>;
 
     /// Copies to the host each `(to, from)`, and waits.
     fn download(&self, copies: &mut [(&mut [u8], u64)]) -> Result<()>;

@@ -49,8 +49,8 @@ pub struct Launch {
     pub kernel: &'static Kernel,
     grid: [u32; 3],
     shared_bytes: u32,
-    /// Every parameter of every kernel fits into 8 bytes.
-    pub arguments: Vec<u64>,
+    /// The bytes of each argument, filled up to whole words of 8.
+    pub arguments: Vec<Vec<u64>>,
 }
 
 impl std::fmt::Debug for Launch {
@@ -62,7 +62,7 @@ impl std::fmt::Debug for Launch {
 impl Launch {
     fn run(&self, seed: u64) -> Result<()> {
         let mut values = self.arguments.clone();
-        let mut arguments: Vec<*mut c_void> = values.iter_mut().map(|value| std::ptr::from_mut(value).cast()).collect();
+        let mut arguments: Vec<*mut c_void> = values.iter_mut().map(|value| value.as_mut_ptr().cast()).collect();
         let name = CString::new(self.kernel.name).expect("a C identifier");
         let block = [self.kernel.threads, 1, 1];
         let mut message = [0u8; 512];
@@ -161,7 +161,7 @@ impl Backend for Emulator {
         Ok(())
     }
 
-    fn upload_beside(&self, to: u64, from: &[u8]) -> Result<()> {
+    fn upload_async(&self, to: u64, from: &[u8]) -> Result<()> {
         self.upload(to, from)
     }
 
@@ -187,10 +187,10 @@ impl Backend for Emulator {
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
         let values = (arguments.iter().zip(kernel.parameter_bytes)).map(|(&argument, &bytes)| {
-            let mut value = [0u8; 8];
+            let mut value = vec![0u64; bytes.div_ceil(8)];
             // SAFETY: the caller's arguments point to values of the kernel's parameter types, which have these sizes.
-            unsafe { value.as_mut_ptr().copy_from_nonoverlapping(argument.cast::<u8>(), bytes) };
-            u64::from_ne_bytes(value)
+            unsafe { value.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(argument.cast(), bytes) };
+            value
         });
         let launch = Launch { kernel, grid, shared_bytes, arguments: values.collect() };
         if let Some(recorded) = &mut *self.recording.lock().expect("no panic while locked") {

@@ -4,7 +4,6 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use super::{Backend, Buffer, Grid, Kernel, Precision, Ptr, Recording, Vendor};
-use crate::engine::graph::Value;
 use crate::{Error, Result};
 
 /// A GPU, real or emulated. Clones share it.
@@ -26,11 +25,6 @@ impl Gpu {
     /// The device's name and what drives it.
     pub fn description(&self) -> String {
         self.backend.description()
-    }
-
-    /// Bytes of an element of `value`.
-    pub(crate) fn element_bytes(&self, value: &Value) -> usize {
-        if self.precision == Precision::Bf16 && !value.exact { 2 } else { 4 }
     }
 
     /// Bytes of an element of an activation.
@@ -58,9 +52,9 @@ impl Gpu {
         self.backend.upload(to, from)
     }
 
-    /// See [`Backend::upload_beside`].
-    pub fn upload_beside(&self, to: u64, from: &[u8]) -> Result<()> {
-        self.backend.upload_beside(to, from)
+    /// See [`Backend::upload_async`].
+    pub fn upload_async(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.backend.upload_async(to, from)
     }
 
     /// See [`Backend::download`].

@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 
+use super::OpCase;
 use super::pool_window::Window;
-use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase};
 use crate::Result;
 use crate::engine::device::{Gpu, Grid, kernels};
-use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]
@@ -74,16 +74,14 @@ impl Op for AvgPool {
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
-        let [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px] = self.window.sizes();
         let grid = Grid::any(self.window.output.len());
-        kernels::avg_pool(cx.gpu, grid, cx.inputs[0], cx.output, n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px)
+        kernels::avg_pool(cx.gpu, grid, cx.inputs[0], cx.output, self.window.sizes())
     }
 
     fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
         let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
-        let [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px] = self.window.sizes();
         let (grid, dy, dx, flag) = (Grid::any(self.window.input.len()), cx.grad_output, grad.data, grad.flag());
-        kernels::avg_pool_backward(cx.gpu, grid, dy, dx, n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px, flag)
+        kernels::avg_pool_backward(cx.gpu, grid, dy, dx, self.window.sizes(), flag)
     }
 }
 

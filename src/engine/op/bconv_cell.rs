@@ -5,12 +5,13 @@
 //! into the gradients of the pre-activations in place.
 
 use super::conv_launch::ConvLaunch;
-use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
+use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::cell;
-use crate::engine::cpu::conv::{self, Conv2dGeometry};
+use crate::engine::cpu::conv;
 use crate::engine::device::{Gpu, Grid, kernels};
-use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
 use crate::engine::store::{Layout, ParamId, Store};
 

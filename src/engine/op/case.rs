@@ -1,17 +1,9 @@
-//! Ops on their own: an instance with sizes, and its run on seeded data, for gradient checks, device comparisons and benches.
-
-use std::borrow::Cow;
-
-use rand::RngExt;
+//! Instances of ops, with sizes, for gradient checks, comparisons of devices and benches.
 
 use crate::Result;
-use crate::base::rng::{Purpose, stream};
-use crate::engine::device::Device;
-use crate::engine::graph::{Graph, Mode, StateId, Var};
-use crate::engine::latent_state::{LatentStates, StateInit};
-use crate::engine::session::Session;
+use crate::engine::graph::{Graph, Var};
 use crate::engine::shape::Shape;
-use crate::engine::store::{Group, Layout, ParamId, Store};
+use crate::engine::store::{Layout, ParamId, Store};
 
 type Build = fn(&mut Graph, &mut Store, &[Var], &[ParamId], Option<Var>) -> Result<Var>;
 
@@ -49,125 +41,5 @@ impl OpCase {
     pub(super) fn kinked(mut self) -> OpCase {
         self.smooth = false;
         self
-    }
-}
-
-/// A case that is recorded and filled with numbers from [-1, 1): inputs, parameters, latent state and the gradient of its
-/// output.
-pub struct CaseRun {
-    pub session: Session,
-    pub store: Store,
-    pub inputs: Vec<Var>,
-    pub params: Vec<ParamId>,
-    pub output: Var,
-    /// What each of `inputs` holds.
-    pub input_values: Vec<Vec<f32>>,
-    /// The gradient that backward starts from.
-    pub cotangent: Vec<f32>,
-    initial_states: Vec<Vec<f32>>,
-    states: LatentStates,
-}
-
-/// Numbers from [-1, 1), a function of `seed` and `item`.
-fn uniform(seed: u64, len: usize, item: u64) -> Vec<f32> {
-    let mut rng = stream(seed, Purpose::Test, 0, item);
-    (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
-}
-
-impl CaseRun {
-    /// Records `case` on the CPU.
-    pub fn new(case: &OpCase, mode: Mode) -> CaseRun {
-        CaseRun::on(&Device::Cpu, case, mode, 7)
-    }
-
-    /// Records `case` on `device`, with numbers drawn from `seed`.
-    ///
-    /// # Panics
-    /// If the case's shapes do not fit its op.
-    pub fn on(device: &Device, case: &OpCase, mode: Mode, seed: u64) -> CaseRun {
-        let uniform = |len: usize, item: u64| uniform(seed, len, item);
-        let mut store = Store::new();
-        let mut params = Vec::new();
-        for (i, (shape, layout)) in case.params.iter().enumerate() {
-            let id = store.add_param(format!("param{i}"), shape, *layout, Group::Head);
-            let values = uniform(shape.iter().product::<usize>(), 100 + i as u64);
-            store.value_mut(id).copy_from_slice(&values);
-            params.push(id);
-        }
-        let mut graph = Graph::new(mode);
-        let inputs: Vec<Var> = case.inputs.iter().map(|shape| graph.input_with_grad(*shape)).collect();
-        let fixed = case.fixed.as_ref().map(|(shape, _)| graph.targets(*shape));
-        let output = (case.build)(&mut graph, &mut store, &inputs, &params, fixed).expect("the case records");
-        graph.root(output);
-        let cotangent = uniform(graph.shape(output).len(), 999);
-        let batch = case.inputs[0].n;
-        let initial_states =
-            graph.states().iter().enumerate().map(|(i, s)| uniform(batch * s.slot.len(), 500 + i as u64)).collect();
-        let mut session = Session::new(graph, &store, device).expect("a case is small");
-        let input_values = (0..inputs.len()).map(|i| uniform(case.inputs[i].len(), i as u64)).collect();
-        if let Some((var, (_, numbers))) = fixed.zip(case.fixed.as_ref()) {
-            session.set(var, numbers).expect("a device that works");
-        }
-        let states = LatentStates::new(StateInit::Zeros, 0);
-        CaseRun { session, store, inputs, params, output, input_values, cotangent, initial_states, states }
-    }
-
-    /// The same, with memory that must not be read filled with NaN before each forward.
-    pub fn poisoned(self) -> CaseRun {
-        CaseRun { session: self.session.poisoned(), ..self }
-    }
-
-    /// One forward of `input_values` from the initial latent state: the output.
-    ///
-    /// # Errors
-    /// A device that fails.
-    pub fn forward(&mut self) -> Result<Cow<'_, [f32]>> {
-        for (var, values) in self.inputs.iter().zip(&self.input_values) {
-            self.session.set(*var, values)?;
-        }
-        for (i, state) in self.initial_states.iter().enumerate() {
-            self.states.set_current(StateId::from_index(i), state.clone());
-        }
-        self.session.forward(&mut self.store, &mut self.states)?;
-        self.session.value(self.output)
-    }
-
-    /// The gradients of all inputs and parameters, after [`CaseRun::forward`].
-    ///
-    /// # Errors
-    /// A device that fails.
-    pub fn backward(&mut self) -> Result<()> {
-        self.session.set_grad(self.output, &self.cotangent)?;
-        self.session.backward(&mut self.store, &mut self.states)
-    }
-
-    /// The op's forward alone, on what [`CaseRun::forward`] put there and on the latent states of the last one: for benches.
-    ///
-    /// # Errors
-    /// A device that fails.
-    pub fn forward_again(&mut self) -> Result<()> {
-        self.session.forward(&mut self.store, &mut self.states)
-    }
-
-    /// The op's backward alone, from whatever lies in the place of the output's gradient: for benches.
-    ///
-    /// # Errors
-    /// A device that fails.
-    pub fn backward_again(&mut self) -> Result<()> {
-        self.session.backward(&mut self.store, &mut self.states)
-    }
-
-    /// Brings latent states and statistics to the host.
-    ///
-    /// # Errors
-    /// A device that was lost.
-    pub fn fetch(&self) -> Result<()> {
-        self.states.fetch()?;
-        self.store.fetch()
-    }
-
-    /// The latent states after [`CaseRun::forward`].
-    pub fn states(&self) -> Vec<Vec<f32>> {
-        (0..self.initial_states.len()).map(|i| self.states.current(StateId::from_index(i)).to_vec()).collect()
     }
 }

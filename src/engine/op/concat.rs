@@ -1,10 +1,10 @@
 //! Concatenation along channels.
 
-use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
+use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::par;
 use crate::engine::device::{Gpu, Grid, kernels};
-use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]

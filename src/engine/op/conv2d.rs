@@ -3,12 +3,13 @@
 //! `dx` and `dW` are the transposed convolution of `dy` and the correlation of `x` with `dy`; see [`crate::engine::cpu::conv`].
 
 use super::conv_launch::ConvLaunch;
-use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
+use super::{OpCase, mismatch};
 use crate::Result;
-use crate::engine::cpu::conv::{self, Conv2dGeometry};
+use crate::engine::cpu::conv;
 use crate::engine::cpu::par;
 use crate::engine::device::{Gpu, Ptr};
-use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
 use crate::engine::store::{Layout, ParamId, Store};
 

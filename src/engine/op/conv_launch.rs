@@ -1,9 +1,11 @@
 //! Convolutions on a GPU, as plain ops and cells launch them: which kernels or vendor calls, which workspace.
 
-use super::gpu::{ENOUGH_BLOCKS, GpuGrad, Part, Parts, split_rows};
+use super::workspace::{ENOUGH_BLOCKS, Part, Parts, split_rows};
 use crate::Result;
-use crate::engine::cpu::conv::Conv2dGeometry;
-use crate::engine::device::{Gpu, Grid, Precision, Ptr, Untyped, Vendor, kernels};
+use crate::engine::device::kernels::{self, ConvSizes};
+use crate::engine::device::{Gpu, Grid, Precision, Ptr, Untyped, Vendor};
+use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::graph::GpuGrad;
 
 /// Output pixels of a tile.
 const TILE_PIXELS: usize = 128;
@@ -94,15 +96,15 @@ impl<'a> ConvLaunch<'a> {
                 vendor.forward(g, gpu.precision(), x.address(), turned.address(), y.address(), scratch.address())
             };
         }
-        let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
+        let sizes = ConvSizes::from(g);
         let tiles = g.pixels().div_ceil(TILE_PIXELS);
         let (weight, grid): (Ptr, Grid) = if gpu.precision() == Precision::F32 {
             (weight.cast(), [tiles, g.out_c.div_ceil(64)].into())
         } else {
-            kernels::pack_weights(gpu, Grid::any(g.k() * g.out_c), weight, workspace, kh * kw, ic, oc)?;
+            kernels::pack_weights(gpu, Grid::any(g.k() * g.out_c), weight, workspace, sizes)?;
             (workspace, Grid::from([tiles, g.out_c.div_ceil(128)]).shared(MMA_SHARED_BYTES))
         };
-        kernels::conv2d_forward(gpu, grid, x, weight, bias, y, n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px)
+        kernels::conv2d_forward(gpu, grid, x, weight, bias, y, sizes)
     }
 
     /// One step of a cell whose gates are this convolution's outputs; `gates` is null or gets the activated gates.
@@ -116,25 +118,20 @@ impl<'a> ConvLaunch<'a> {
         workspace: Ptr,
     ) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
-        let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
-        let (c, channels) = (oc / 4, g.out_c / 4);
+        let (sizes, channels) = (ConvSizes::from(g), g.out_c / 4);
         let tiles = g.pixels().div_ceil(TILE_PIXELS);
         let mma_grid = Grid::from([tiles, channels.div_ceil(32)]).shared(MMA_SHARED_BYTES);
         if self.dense() {
-            kernels::pack_gates_dense(gpu, Grid::any(g.k() * g.out_c), weight, workspace, kh * kw, ic, c)?;
-            return kernels::bconv_forward_dense(
-                gpu, mma_grid, x, workspace, prev, next, y, gates, n, ih, iw, ic, oh, ow, c, kh, kw, sy, sx, py, px,
-            );
+            kernels::pack_gates_dense(gpu, Grid::any(g.k() * g.out_c), weight, workspace, sizes)?;
+            return kernels::bconv_forward_dense(gpu, mma_grid, x, workspace, prev, next, y, gates, sizes);
         }
         let (weight, grid): (Ptr, Grid) = if gpu.precision() == Precision::F32 {
             (weight.cast(), [tiles, channels.div_ceil(16)].into())
         } else {
-            kernels::pack_gates(gpu, Grid::any(g.k() * g.out_c), weight, workspace, kh * kw, ic, c)?;
+            kernels::pack_gates(gpu, Grid::any(g.k() * g.out_c), weight, workspace, sizes)?;
             (workspace, mma_grid)
         };
-        kernels::bconv_forward(
-            gpu, grid, x, weight, prev, next, y, gates, n, ih, iw, ic, oh, ow, c, kh, kw, sy, sx, py, px,
-        )
+        kernels::bconv_forward(gpu, grid, x, weight, prev, next, y, gates, sizes)
     }
 
     /// `dx (+)= convᵀ(dy, weight)`
@@ -148,20 +145,17 @@ impl<'a> ConvLaunch<'a> {
             // SAFETY: as in `forward`.
             return unsafe { vendor.backward_data(g, gpu.precision(), dy, turned, to, dx.accumulate, scratch) };
         }
-        let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
+        let sizes = ConvSizes::from(g);
         let tiles = (g.batch * g.in_h.div_ceil(g.stride[0]) * g.in_w.div_ceil(g.stride[1])).div_ceil(TILE_PIXELS);
         let phases = g.stride[0] * g.stride[1];
         let (weight, grid): (Ptr, Grid) = if gpu.precision() == Precision::F32 {
             (weight.cast(), [tiles, g.in_c.div_ceil(64), phases].into())
         } else {
             let packed = self.backward_parts().packed.of(workspace);
-            kernels::pack_transposed(gpu, Grid::any(g.k() * g.out_c), weight, packed, kh, kw, ic, oc, sy, sx)?;
+            kernels::pack_transposed(gpu, Grid::any(g.k() * g.out_c), weight, packed, sizes)?;
             (packed, Grid::from([tiles, g.in_c.div_ceil(128), phases]).shared(MMA_SHARED_BYTES))
         };
-        let (dx, flag) = (dx.data, dx.flag());
-        kernels::conv2d_backward_data(
-            gpu, grid, dy, weight, dx, n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px, flag,
-        )
+        kernels::conv2d_backward_data(gpu, grid, dy, weight, dx.data, sizes, dx.flag())
     }
 
     /// `dweight (+)= corr(x, dy)`
@@ -177,15 +171,12 @@ impl<'a> ConvLaunch<'a> {
             let grid = Grid::any(g.k() * g.out_c);
             return kernels::transpose_put(gpu, grid, turned, dweight.data, rows, columns, flag);
         }
-        let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = g.sizes();
+        let sizes = ConvSizes::from(g);
         let partials = self.backward_parts().weight_partials.of(workspace);
         let (split_pixels, splits) = self.weight_splits();
-        let (split, rows) = (split_pixels as i32, g.k().div_ceil(128));
-        let grid = Grid::from([rows, g.out_c.div_ceil(self.weight_columns()), splits]);
+        let grid = Grid::from([g.k().div_ceil(128), g.out_c.div_ceil(self.weight_columns()), splits]);
         let grid = if gpu.precision() == Precision::F32 { grid } else { grid.shared(WEIGHT_MMA_SHARED_BYTES) };
-        kernels::conv2d_backward_weight(
-            gpu, grid, x, dy, partials, n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px, split,
-        )?;
+        kernels::conv2d_backward_weight(gpu, grid, x, dy, partials, sizes, split_pixels as i32)?;
         self.sum_partials(partials, dweight, splits, g.k() * g.out_c)
     }
 

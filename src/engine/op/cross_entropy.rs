@@ -1,11 +1,11 @@
 //! Softmax cross-entropy, mean over the batch, with label smoothing:
 //! `loss = mean(logsumexp(z) - (1-s)·z_label - s·mean(z))`, `dz = (softmax(z) - (1-s)·onehot - s/C)/n`.
 
-use super::gpu::Parts;
-use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
+use super::workspace::Parts;
+use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::device::{Gpu, Ptr, kernels};
-use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]

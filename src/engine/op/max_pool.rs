@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 
+use super::OpCase;
 use super::pool_window::Window;
-use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase};
 use crate::Result;
 use crate::engine::device::{Gpu, Grid, kernels};
-use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]
@@ -97,17 +97,15 @@ impl Op for MaxPool {
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
-        let [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px] = self.window.sizes();
         let (grid, x, y, winners) = (Grid::any(self.window.output.len()), cx.inputs[0], cx.output, cx.saved.cast());
-        kernels::max_pool(cx.gpu, grid, x, y, winners, n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px)
+        kernels::max_pool(cx.gpu, grid, x, y, winners, self.window.sizes())
     }
 
     fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
         let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
-        let [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px] = self.window.sizes();
         let (grid, dy, dx, flag) = (Grid::any(self.window.input.len()), cx.grad_output, grad.data, grad.flag());
         let winners = cx.saved.cast();
-        kernels::max_pool_backward(cx.gpu, grid, dy, winners, dx, n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px, flag)
+        kernels::max_pool_backward(cx.gpu, grid, dy, winners, dx, self.window.sizes(), flag)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use super::mismatch;
 use crate::Result;
+use crate::engine::device::kernels::ConvSizes;
+use crate::engine::geometry::Conv2dGeometry;
 use crate::engine::shape::Shape;
 
 #[derive(Clone, Copy, Debug)]
@@ -53,13 +55,11 @@ impl Window {
         }
     }
 
-    /// As kernels take it: n, in_h, in_w, channels, out_h, out_w, then kernel, stride and padding, y before x.
-    pub fn sizes(&self) -> [i32; 12] {
-        let Window { input, output, kernel, stride, padding } = *self;
-        let image = [input.n, input.h, input.w, input.c, output.h, output.w];
-        let [n, ih, iw, c, oh, ow] = image;
-        let [kh, kw, sy, sx, py, px] = [kernel[0], kernel[1], stride[0], stride[1], padding[0], padding[1]];
-        [n, ih, iw, c, oh, ow, kh, kw, sy, sx, py, px].map(|size| size as i32)
+    /// Returns the sizes as kernels take them: those of a convolution from `c` channels to as many.
+    pub fn sizes(&self) -> ConvSizes {
+        let Window { input: Shape { n, h, w, c }, kernel, stride, padding, .. } = *self;
+        let geometry = Conv2dGeometry { batch: n, in_h: h, in_w: w, in_c: c, out_c: c, kernel, stride, padding };
+        ConvSizes::from(&geometry)
     }
 
     /// Pixels of a window without padding.

@@ -1,10 +1,10 @@
 //! `y = max(x, 0)`; `dx = dy` where `y > 0`, else 0 (also at 0).
 
-use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase};
+use super::OpCase;
 use crate::Result;
 use crate::engine::cpu::par;
 use crate::engine::device::{Gpu, Grid, kernels};
-use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]

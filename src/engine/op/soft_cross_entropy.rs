@@ -2,10 +2,10 @@
 //! `loss = mean(Σ_c t_c (logsumexp(z) - z_c))`, `dz = (softmax(z)·Σ_c t_c - t)/n`. For images that are mixed of several.
 
 use super::cross_entropy::{gpu_needs, gpu_places, log_sum_exp};
-use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
+use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::device::{Gpu, kernels};
-use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]

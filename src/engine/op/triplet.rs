@@ -6,11 +6,11 @@
 
 use rayon::prelude::*;
 
-use super::gpu::{Part, Parts};
-use super::{Backward, Forward, GpuBackward, GpuForward, Needs, Op, OpCase, mismatch};
+use super::workspace::{Part, Parts};
+use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::device::{Gpu, Grid, Precision, Ptr, Untyped, kernels};
-use crate::engine::graph::{Attachments, Graph, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
 
 /// Squared distances are clamped here, and the gradient is 0 below.

@@ -84,14 +84,13 @@ impl Optimizer {
             (update.segments as i32, update.count as i64, update.count.div_ceil(NORM_CHUNK));
         kernels::grad_norm_partials(gpu, blocks, grads, begin, first, segments, count, partials)?;
         kernels::grad_norm_finish(gpu, 1, partials, blocks as i32, max_norm, *norm, *scale)?;
-        let (grid, none) = (update.count.div_ceil(STEP_CHUNK), Ptr::NULL);
+        let grid = update.count.div_ceil(STEP_CHUNK);
         let state = |i: usize| state.get(i).copied().unwrap_or(Ptr::NULL);
         match self.config {
             UpdateRule::Adam { betas, eps, .. } | UpdateRule::AdamW { betas, eps, .. } => kernels::adam_step(
                 gpu,
                 grid,
                 values,
-                none,
                 grads,
                 state(0),
                 state(1),
@@ -115,7 +114,6 @@ impl Optimizer {
                 gpu,
                 grid,
                 values,
-                none,
                 grads,
                 state(0),
                 begin,

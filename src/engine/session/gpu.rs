@@ -7,9 +7,8 @@ use super::{Memory, Session};
 use crate::base::profile;
 use crate::base::text::plural;
 use crate::engine::device::{Buffer, Gpu, Ptr, kernels};
-use crate::engine::graph::{Graph, Mode, Node, Value, Var};
+use crate::engine::graph::{GpuBackward, GpuForward, GpuGrad, Graph, Mode, Node, Value, Var};
 use crate::engine::latent_state::LatentStates;
-use crate::engine::op::{GpuBackward, GpuForward, GpuGrad};
 use crate::engine::plan::{Block, GUARD, GradWrite, NodePlan, Plan};
 use crate::engine::store::Store;
 use crate::{Error, Result};
@@ -58,7 +57,7 @@ impl GpuMemory {
     /// Writes `data` in the type of `value`.
     pub fn write(&self, block: Block, value: &Value, data: &[f32]) -> Result<()> {
         let to = self.at::<f32>(block).address();
-        if self.gpu.element_bytes(value) == 4 {
+        if value.element_bytes(&self.gpu) == 4 {
             return self.gpu.upload(to, bytemuck::cast_slice(data));
         }
         let mut short = vec![bf16::ZERO; data.len()];
@@ -70,7 +69,7 @@ impl GpuMemory {
     pub fn read(&self, block: Block, value: &Value) -> Result<Vec<f32>> {
         let from = self.at::<f32>(block).address();
         let mut data = vec![0.0f32; value.shape.len()];
-        if self.gpu.element_bytes(value) == 4 {
+        if value.element_bytes(&self.gpu) == 4 {
             self.gpu.download(&mut [(bytemuck::cast_slice_mut(&mut data), from)])?;
         } else {
             let mut short = vec![bf16::ZERO; data.len()];

@@ -4,9 +4,8 @@ use std::ops::Range;
 
 use crate::Result;
 use crate::base::{memory, profile};
-use crate::engine::graph::{Graph, Var};
+use crate::engine::graph::{Backward, Forward, Grad, Graph, Var};
 use crate::engine::latent_state::LatentStates;
-use crate::engine::op::{Backward, Forward, Grad};
 use crate::engine::plan::{Block, GradWrite, Plan};
 use crate::engine::store::{Buffer, Store};
 

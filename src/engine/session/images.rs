@@ -57,7 +57,7 @@ impl Staging {
         let mut bytes: Vec<u8> = Vec::with_capacity(batch.indices().len() * TABLE_BYTES + pixels.len());
         tables.iter().for_each(|table| bytes.extend_from_slice(bytemuck::cast_slice(table)));
         bytes.extend_from_slice(pixels);
-        gpu.upload_beside(self.places[self.next].ptr::<u8>().address(), &bytes)?;
+        gpu.upload_async(self.places[self.next].ptr::<u8>().address(), &bytes)?;
         self.staged = Some((batch.indices().to_vec(), tables));
         self.next = 1 - self.next;
         Ok(())

@@ -1,6 +1,7 @@
 //! Running a graph: memory for its plan, on the CPU or on a GPU, and the steps.
 
 mod blocks;
+mod case;
 mod gpu;
 mod host;
 mod images;
@@ -8,6 +9,7 @@ mod images;
 use std::borrow::Cow;
 
 pub use blocks::{Pass, Placed};
+pub use case::CaseRun;
 pub use gpu::Bound;
 use gpu::GpuMemory;
 use host::Arena;

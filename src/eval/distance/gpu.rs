@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{Conditioned, DistanceBlock, DistanceSource, block_rows};
 use crate::Result;
 use crate::base::memory;
-use crate::engine::cpu::conv::Conv2dGeometry;
 use crate::engine::device::{Buffer, Gpu, Grid, Ptr, kernels};
+use crate::engine::geometry::Conv2dGeometry;
 use crate::eval::rerank::{GpuReranker, RerankOptions, Settled};
 
 /// Rows and columns of a tile of products.
@@ -123,10 +123,9 @@ impl Columns {
             stride: [1, 1],
             padding: [0, 0],
         };
-        let [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px] = pixels.sizes();
         let grid = [rows.div_ceil(TILE[0]), self.count.div_ceil(TILE[1])];
         let (x, weight, bias, y) = (left, self.values.ptr(), Ptr::NULL, products);
-        kernels::conv2d_forward_f32(gpu, grid, x, weight, bias, y, n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px)
+        kernels::conv2d_forward_f32(gpu, grid, x, weight, bias, y, (&pixels).into())
     }
 }
 

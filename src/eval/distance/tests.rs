@@ -43,7 +43,7 @@ impl Backend for Small {
         Ok(())
     }
 
-    fn upload_beside(&self, _: u64, _: &[u8]) -> Result<()> {
+    fn upload_async(&self, _: u64, _: &[u8]) -> Result<()> {
         Ok(())
     }
 

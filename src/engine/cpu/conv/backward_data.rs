@@ -1,8 +1,8 @@
 //! The gradient of the input.
 
-use super::geometry::Conv2dGeometry;
 use crate::engine::cpu::gemm::{LeftRows, Product, RightMatrix, Shared};
 use crate::engine::cpu::microkernel::{self, Isa, MR};
+use crate::engine::geometry::Conv2dGeometry;
 
 /// One stride phase of the input gradient: input pixels `(phase + i·stride)`, and the taps that reach them.
 struct OutputWindows<'a> {

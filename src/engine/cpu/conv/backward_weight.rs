@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::forward::InputWindows;
-use super::geometry::Conv2dGeometry;
 use crate::engine::cpu::microkernel::{self, Isa, MR, Tile};
+use crate::engine::geometry::Conv2dGeometry;
 
 /// Rows of the weight gradient that one task computes.
 const WEIGHT_ROWS: usize = 32 * MR;

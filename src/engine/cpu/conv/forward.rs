@@ -1,8 +1,8 @@
 //! The forward pass: windows of the input as rows of pointers.
 
-use super::geometry::Conv2dGeometry;
 use crate::engine::cpu::gemm::{LeftRows, MC, Product, RightMatrix, Shared};
 use crate::engine::cpu::microkernel::{self, Isa, MR};
+use crate::engine::geometry::Conv2dGeometry;
 
 /// Below this many input channels the taps are gathered into a small tile: segments would be too short.
 const GATHER_BELOW: usize = 16;

@@ -7,7 +7,6 @@
 mod backward_data;
 mod backward_weight;
 mod forward;
-mod geometry;
 #[cfg(test)]
 mod tests;
 
@@ -15,4 +14,3 @@ pub use backward_data::{backward_data_workspace, conv2d_backward_data};
 pub use backward_weight::{backward_weight_workspace, conv2d_backward_weight};
 pub use forward::{conv2d_forward, forward_workspace};
 pub(super) use forward::{gates_nr, with_forward_product};
-pub use geometry::Conv2dGeometry;

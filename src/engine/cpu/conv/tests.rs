@@ -8,6 +8,7 @@ use super::forward::forward_on;
 use super::*;
 use crate::base::rng::{Purpose, stream};
 use crate::engine::cpu::microkernel;
+use crate::engine::geometry::Conv2dGeometry;
 
 /// Sizes that reach every path: gathered and direct windows, tails of rows and columns, several blocks of depth and of
 /// pixels, strides beyond the kernel, padding on one axis only.

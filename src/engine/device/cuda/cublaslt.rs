@@ -15,8 +15,8 @@ use cudarc::cublaslt::sys::{
 use super::handles::{Owned, Stream};
 use super::layout::{Matrix, Pass, Product};
 use super::status::{DEVICE, Status};
-use crate::engine::cpu::conv::Conv2dGeometry;
 use crate::engine::device::Precision;
+use crate::engine::geometry::Conv2dGeometry;
 use crate::{Error, Result};
 
 type Handle<T> = Owned<T, cublasStatus_t>;

@@ -15,8 +15,8 @@ use cudarc::cudnn::sys::{
 use super::handles::{Owned, Stream};
 use super::layout::{Descriptors, Tensor4d};
 use super::status::{DEVICE, Status};
-use crate::engine::cpu::conv::Conv2dGeometry;
 use crate::engine::device::Precision;
+use crate::engine::geometry::Conv2dGeometry;
 use crate::{Error, Result};
 
 type Handle<T> = Owned<T, cudnnStatus_t>;

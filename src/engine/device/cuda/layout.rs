@@ -1,6 +1,6 @@
 //! How the engine's tensors look to cuDNN and to cuBLASLt: sizes and strides only, so that a CPU can check them.
 
-use crate::engine::cpu::conv::Conv2dGeometry;
+use crate::engine::geometry::Conv2dGeometry;
 use crate::{Error, Result};
 
 /// The three passes of a convolution, in the order in which plans keep them.

@@ -1,7 +1,7 @@
 //! An NVIDIA GPU by the CUDA driver API: the only place where the crate calls CUDA.
 //!
 //! Everything is found at run time ([`libraries`]), so the program starts on machines without CUDA. All work goes through one
-//! stream, in the order in which it is asked for; a second one carries the copies of [`Backend::upload_beside`].
+//! stream, in the order in which it is asked for; a second one carries the copies of [`Backend::upload_async`].
 
 mod cublaslt;
 mod cudnn;
@@ -39,9 +39,9 @@ pub struct Cuda(Arc<Shared>);
 struct Shared {
     vendor: Option<Libraries>,
     upload: Mutex<Upload>,
-    upload_beside: Mutex<Beside>,
+    upload_async: Mutex<AsyncUpload>,
     download: Mutex<Download>,
-    beside: Stream,
+    copy_stream: Stream,
     stream: Arc<Stream>,
     module: Module,
     context: Arc<Context>,
@@ -49,7 +49,7 @@ struct Shared {
 }
 
 /// Copies on the second stream.
-struct Beside {
+struct AsyncUpload {
     upload: Upload,
     /// The end of the last copy.
     copied: Event,
@@ -77,9 +77,13 @@ impl Cuda {
         Ok(Cuda(Arc::new(Shared {
             vendor,
             upload: Mutex::new(Upload::new()?),
-            upload_beside: Mutex::new(Beside { upload: Upload::new()?, copied: Event::new()?, asked: Event::new()? }),
+            upload_async: Mutex::new(AsyncUpload {
+                upload: Upload::new()?,
+                copied: Event::new()?,
+                asked: Event::new()?,
+            }),
             download: Mutex::new(Download::new()),
-            beside: Stream::new()?,
+            copy_stream: Stream::new()?,
             stream,
             module,
             context,
@@ -91,7 +95,8 @@ impl Cuda {
 impl Drop for Shared {
     fn drop(&mut self) {
         // What follows frees memory and handles of work that may still run. Errors have nowhere to go, and later calls show them.
-        let _ = self.context.bind().and_then(|()| self.beside.synchronize()).and_then(|()| self.stream.synchronize());
+        let _ =
+            self.context.bind().and_then(|()| self.copy_stream.synchronize()).and_then(|()| self.stream.synchronize());
     }
 }
 
@@ -155,14 +160,14 @@ impl Backend for Cuda {
 
     /// Waits for the work that had been asked for when this was last called: with two buffers in turn, the one that is filled has
     /// then been read.
-    fn upload_beside(&self, to: u64, from: &[u8]) -> Result<()> {
+    fn upload_async(&self, to: u64, from: &[u8]) -> Result<()> {
         self.0.context.bind()?;
-        let mut guard = lock(&self.0.upload_beside);
-        let Beside { upload, copied, asked } = &mut *guard;
-        self.0.beside.wait_for(asked)?;
+        let mut guard = lock(&self.0.upload_async);
+        let AsyncUpload { upload, copied, asked } = &mut *guard;
+        self.0.copy_stream.wait_for(asked)?;
         asked.record(&self.0.stream)?;
-        upload.copy(&self.0.beside, to, from)?;
-        copied.record(&self.0.beside)?;
+        upload.copy(&self.0.copy_stream, to, from)?;
+        copied.record(&self.0.copy_stream)?;
         self.0.stream.wait_for(copied)
     }
 
@@ -171,7 +176,7 @@ impl Backend for Cuda {
         lock(&self.0.download).copy(&self.0.stream, copies)
     }
 
-    /// The one stream is enough: it waits for every copy beside it.
+    /// The one stream is enough: it waits for the copies on the other one.
     fn synchronize(&self) -> Result<()> {
         self.0.context.bind()?;
         self.0.stream.synchronize()

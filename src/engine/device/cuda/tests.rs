@@ -10,7 +10,8 @@ use super::module::aligned;
 use super::status::Status;
 use super::*;
 use crate::base::rng::{Purpose, stream};
-use crate::engine::cpu::conv::{self, Conv2dGeometry};
+use crate::engine::cpu::conv;
+use crate::engine::geometry::Conv2dGeometry;
 
 fn uniform(len: usize, item: u64) -> Vec<f32> {
     let mut rng = stream(5, Purpose::Test, 0, item);

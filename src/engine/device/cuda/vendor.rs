@@ -8,8 +8,8 @@ use super::handles::{Context, Stream};
 use super::layout::{Pass, Product};
 use super::lock;
 use crate::Result;
-use crate::engine::cpu::conv::Conv2dGeometry;
 use crate::engine::device::{Precision, Vendor};
+use crate::engine::geometry::Conv2dGeometry;
 
 /// Both libraries; each serves one thread at a time.
 pub(super) struct Libraries {

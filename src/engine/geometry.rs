@@ -51,16 +51,6 @@ impl Conv2dGeometry {
         (self.in_w + 2 * self.padding[1] - self.kernel[1]) / self.stride[1] + 1
     }
 
-    /// As kernels take it: n, in_h, in_w, in_c, out_h, out_w, out_c, then kernel, stride and padding, y before x.
-    pub fn sizes(&self) -> [i32; 13] {
-        let Conv2dGeometry { batch, in_h, in_w, in_c, out_c, kernel, stride, padding } = *self;
-        let (out_h, out_w) = (self.out_h(), self.out_w());
-        let image = [batch, in_h, in_w, in_c, out_h, out_w, out_c];
-        let [kh, kw, sy, sx, py, px] = [kernel[0], kernel[1], stride[0], stride[1], padding[0], padding[1]];
-        let [n, ih, iw, ic, oh, ow, oc] = image;
-        [n, ih, iw, ic, oh, ow, oc, kh, kw, sy, sx, py, px].map(|size| size as i32)
-    }
-
     /// Rows of the weight matrix.
     pub fn k(&self) -> usize {
         self.taps() * self.in_c

@@ -1,6 +1,10 @@
 //! Recording: ops become nodes in order of execution; nothing is computed here.
 
-use crate::engine::op::Op;
+mod op;
+
+pub use op::{Backward, Forward, GpuBackward, GpuForward, GpuGrad, Grad, Needs, Op};
+
+use crate::engine::device::Gpu;
 use crate::engine::shape::Shape;
 use crate::engine::store::{BufferId, CounterId, ParamId};
 use crate::{Error, Result};
@@ -41,6 +45,13 @@ pub(crate) struct Value {
     pub keep: bool,
     /// Its gradient is given from outside: a loss, or a tensor under test.
     pub root: bool,
+}
+
+impl Value {
+    /// Bytes of an element on `gpu`.
+    pub fn element_bytes(&self, gpu: &Gpu) -> usize {
+        if self.exact { 4 } else { gpu.activation_bytes() }
+    }
 }
 
 #[derive(Debug)]
@@ -148,7 +159,7 @@ impl Graph {
         self.values[var.0].keep = true;
     }
 
-    /// Makes `var` a source of gradient: [`crate::engine::session::Session::set_grad`] before backward. Kept readable as well.
+    /// Makes `var` a source of gradient: `Session::set_grad` gives it before backward. Kept readable as well.
     pub fn root(&mut self, var: Var) {
         self.values[var.0].root = true;
         self.values[var.0].keep = true;

@@ -1,0 +1,129 @@
+//! Batch normalisation on a GPU: partial sums over the rows, their total, then one pass over all elements; the same backward.
+
+use super::BatchNormOp;
+use crate::Result;
+use crate::engine::device::{Grid, Ptr, kernels};
+use crate::engine::graph::{GpuBackward, GpuForward, GpuGrad, Needs, Op};
+use crate::engine::op::workspace::{ENOUGH_BLOCKS, Part, Parts, split_rows};
+
+/// Workspace of forward on a GPU.
+struct ForwardParts {
+    /// Mean and 1/√(variance + ε), where they are not kept.
+    statistics: Part<f32>,
+    partials: Part<f32>,
+    parts: Parts,
+}
+
+/// Workspace of backward on a GPU.
+struct BackwardParts {
+    sums: Part<f32>,
+    partials: Part<f32>,
+    parts: Parts,
+}
+
+impl BatchNormOp {
+    /// Rows of a partial sum on a GPU, and the number of those.
+    fn splits(&self) -> (usize, usize) {
+        let split = split_rows(self.rows, 128, ENOUGH_BLOCKS.div_ceil(self.channels.div_ceil(32)));
+        (split, self.rows.div_ceil(split))
+    }
+
+    fn forward_parts(&self) -> ForwardParts {
+        let mut parts = Parts::default();
+        let statistics = parts.add(2 * self.channels);
+        let partials = parts.add(if self.batch_statistics { self.splits().1 * 2 * self.channels } else { 0 });
+        ForwardParts { statistics, partials, parts }
+    }
+
+    fn backward_parts(&self) -> BackwardParts {
+        let mut parts = Parts::default();
+        let sums = parts.add(2 * self.channels);
+        let partials = parts.add(self.splits().1 * 2 * self.channels);
+        BackwardParts { sums, partials, parts }
+    }
+}
+
+pub(super) fn needs(op: &BatchNormOp) -> Needs {
+    let forward_workspace = op.forward_parts().parts.words();
+    let backward_workspace = op.backward_parts().parts.words();
+    Needs { forward_workspace, backward_workspace, ..op.needs() }
+}
+
+pub(super) fn forward(op: &BatchNormOp, cx: &GpuForward<'_>) -> Result<()> {
+    let (gpu, x, c, rows) = (cx.gpu, cx.inputs[0], op.channels as i32, op.rows as i64);
+    let ForwardParts { statistics, partials, .. } = op.forward_parts();
+    let mean = if cx.saved == Ptr::NULL { statistics.of(cx.workspace) } else { cx.saved.cast() };
+    let inv_std = mean.add(op.channels);
+    let (running_mean, running_var) = (cx.buffers[0], cx.buffers[1]);
+    let finish = op.channels.div_ceil(64);
+    if op.batch_statistics {
+        let (split, splits) = op.splits();
+        let (partials, grid) = (partials.of(cx.workspace), [op.channels.div_ceil(32), splits]);
+        kernels::batch_norm_partials(gpu, grid, x, partials, rows, c, split as i32)?;
+        let (splits, eps, momentum) = (splits as i32, op.eps, op.momentum);
+        kernels::batch_norm_finish(
+            gpu,
+            finish,
+            x,
+            partials,
+            mean,
+            inv_std,
+            running_mean,
+            running_var,
+            splits,
+            rows,
+            c,
+            eps,
+            momentum,
+        )?;
+    } else {
+        kernels::batch_norm_from_running(gpu, finish, running_mean, running_var, mean, inv_std, c, op.eps)?;
+    }
+    let residual = if op.residual { cx.inputs[1] } else { Ptr::NULL };
+    let (weight, bias, relu) = (cx.params[0], cx.params[1], i32::from(op.relu));
+    let grid = Grid::any(op.rows * op.channels);
+    kernels::batch_norm_apply(gpu, grid, x, residual, mean, inv_std, weight, bias, cx.output, rows, c, relu)
+}
+
+pub(super) fn backward(op: &BatchNormOp, cx: &GpuBackward<'_>) -> Result<()> {
+    let (gpu, x, y, dy) = (cx.gpu, cx.inputs[0], cx.output, cx.grad_output);
+    let (c, rows) = (op.channels as i32, op.rows as i64);
+    let BackwardParts { sums, partials, .. } = op.backward_parts();
+    let (sums, partials) = (sums.of(cx.workspace), partials.of(cx.workspace));
+    let mean: Ptr<f32> = cx.saved.cast();
+    let inv_std = mean.add(op.channels);
+    let (split, splits) = op.splits();
+    let grid = [op.channels.div_ceil(32), splits];
+    kernels::batch_norm_backward_partials(gpu, grid, x, y, dy, mean, inv_std, partials, rows, c, split as i32)?;
+
+    let or_null = |grad: Option<GpuGrad<Ptr<f32>>>| grad.map_or((Ptr::NULL, 0), |g| (g.data, g.flag()));
+    let ((dweight, add_weight), (dbias, add_bias)) = (or_null(cx.grad_params[0]), or_null(cx.grad_params[1]));
+    let finish = op.channels.div_ceil(64);
+    let splits = splits as i32;
+    kernels::batch_norm_backward_finish(gpu, finish, partials, sums, dweight, dbias, splits, c, add_weight, add_bias)?;
+
+    let or_null = |grad: Option<GpuGrad<Ptr>>| grad.map_or((Ptr::NULL, 0), |g| (g.data, g.flag()));
+    let (dx, add_dx) = or_null(cx.grad_inputs[0]);
+    let (dresidual, add_dresidual) = or_null(cx.grad_inputs.get(1).copied().flatten());
+    if dx == Ptr::NULL && dresidual == Ptr::NULL {
+        return Ok(());
+    }
+    kernels::batch_norm_backward_apply(
+        gpu,
+        Grid::any(op.rows * op.channels),
+        x,
+        y,
+        dy,
+        mean,
+        inv_std,
+        cx.params[0],
+        sums,
+        dx,
+        dresidual,
+        rows,
+        c,
+        i32::from(op.batch_statistics),
+        add_dx,
+        add_dresidual,
+    )
+}

@@ -1,0 +1,165 @@
+//! Batch normalisation over `n, h, w` for each channel, fused with an optional residual sum and ReLU:
+//! `y = relu((x - μ)/√(σ² + ε)·γ + β + residual)`.
+//!
+//! Training: biased batch variance for normalising, unbiased for the running statistics. With `x̂ = (x-μ)/√(σ²+ε)` and
+//! `g` = `dy` masked by the ReLU: `dβ = Σg`, `dγ = Σg·x̂`, `dx = γ/√(σ²+ε)·(g - Σg/M - x̂·Σg·x̂/M)`, `dresidual = g`.
+//! With running statistics the two sums drop out of `dx`.
+
+mod cpu;
+mod gpu;
+
+use super::{OpCase, mismatch};
+use crate::Result;
+use crate::engine::device::Gpu;
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Mode, Needs, Op, Var};
+use crate::engine::shape::Shape;
+use crate::engine::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
+
+/// What a batch normalisation needs beside its input.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchNorm {
+    pub weight: ParamId,
+    pub bias: ParamId,
+    pub running_mean: BufferId,
+    pub running_var: BufferId,
+    pub num_batches_tracked: CounterId,
+    pub eps: f32,
+    pub momentum: f32,
+}
+
+#[derive(Debug)]
+struct BatchNormOp {
+    rows: usize,
+    channels: usize,
+    eps: f32,
+    momentum: f32,
+    /// Batch statistics (and the running ones move), not running statistics.
+    batch_statistics: bool,
+    residual: bool,
+    relu: bool,
+}
+
+/// Normalises `x`; adds `residual` and applies ReLU where asked.
+///
+/// # Errors
+/// Shapes that do not fit; training on a single value per channel, which has no variance.
+pub fn batch_norm(
+    g: &mut Graph,
+    store: &Store,
+    x: Var,
+    norm: &BatchNorm,
+    residual: Option<Var>,
+    relu: bool,
+) -> Result<Var> {
+    let shape = g.shape(x);
+    let weight = store.param(norm.weight);
+    if weight.range.len() != shape.c {
+        return Err(mismatch("batch_norm", format!("{} has {} values, x is {shape}", weight.name, weight.range.len())));
+    }
+    if let Some(other) = residual.map(|r| g.shape(r)).filter(|&r| r != shape) {
+        return Err(mismatch("batch_norm", format!("residual {other} and x {shape} differ")));
+    }
+    let frozen = g.freeze_backbone_bn && weight.group == Group::Backbone;
+    let batch_statistics = g.mode() == Mode::Train && !frozen;
+    if batch_statistics && shape.rows() == 1 {
+        return Err(mismatch(
+            "batch_norm",
+            format!(
+                "{}: one value per channel ({shape}) has no variance; train with larger batches or images",
+                weight.name
+            ),
+        ));
+    }
+    let op = BatchNormOp {
+        rows: shape.rows(),
+        channels: shape.c,
+        eps: norm.eps,
+        momentum: norm.momentum,
+        batch_statistics,
+        residual: residual.is_some(),
+        relu,
+    };
+    let inputs: Vec<Var> = std::iter::once(x).chain(residual).collect();
+    let attachments = Attachments {
+        params: vec![norm.weight, norm.bias],
+        buffers: vec![norm.running_mean, norm.running_var],
+        counter: batch_statistics.then_some(norm.num_batches_tracked),
+        state: None,
+    };
+    g.push(op, &inputs, shape, attachments)
+}
+
+impl Op for BatchNormOp {
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
+
+    fn needs(&self) -> Needs {
+        let mut inputs = vec![true];
+        inputs.extend(self.residual.then_some(false));
+        Needs { inputs, output: self.relu, saved: 2 * self.channels, ..Needs::default() }
+    }
+
+    fn forward(&self, cx: &mut Forward<'_>) {
+        cpu::forward(self, cx);
+    }
+
+    fn backward(&self, cx: &mut Backward<'_>) {
+        cpu::backward(self, cx);
+    }
+
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        Ok(gpu::needs(self))
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        gpu::forward(self, cx)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        gpu::backward(self, cx)
+    }
+}
+
+pub(super) fn cases() -> Vec<OpCase> {
+    let shape = Shape::new(2, 3, 4, 5);
+    let params: [(&[usize], Layout); 2] = [(&[5], Layout::Plain), (&[5], Layout::Plain)];
+    vec![
+        OpCase::new("batch_norm", &[shape], &params, |g, s, x, p, _| {
+            let norm = case_norm(s, p, 5);
+            batch_norm(g, s, x[0], &norm, None, false)
+        }),
+        OpCase::new("batch_norm relu", &[shape], &params, |g, s, x, p, _| {
+            let norm = case_norm(s, p, 5);
+            batch_norm(g, s, x[0], &norm, None, true)
+        })
+        .kinked(),
+        OpCase::new("batch_norm residual relu", &[shape, shape], &params, |g, s, x, p, _| {
+            let norm = case_norm(s, p, 5);
+            batch_norm(g, s, x[0], &norm, Some(x[1]), true)
+        })
+        .kinked(),
+    ]
+}
+
+/// The parts that a case cannot declare as parameters.
+fn case_norm(store: &mut Store, p: &[ParamId], channels: usize) -> BatchNorm {
+    BatchNorm {
+        weight: p[0],
+        bias: p[1],
+        running_mean: store.add_buffer("running_mean".into(), channels, 0.1),
+        running_var: store.add_buffer("running_var".into(), channels, 0.7),
+        num_batches_tracked: store.add_counter("num_batches_tracked".into()),
+        eps: 1e-5,
+        momentum: 0.1,
+    }
+}
+
+pub(super) fn bench_cases() -> Vec<OpCase> {
+    let shape = Shape::new(16, 64, 32, 256);
+    let params: [(&[usize], Layout); 2] = [(&[256], Layout::Plain), (&[256], Layout::Plain)];
+    vec![OpCase::new("batch_norm residual relu", &[shape, shape], &params, |g, s, x, p, _| {
+        let norm = case_norm(s, p, 256);
+        batch_norm(g, s, x[0], &norm, Some(x[1]), true)
+    })]
+}

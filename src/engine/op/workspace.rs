@@ -1,0 +1,52 @@
+//! How an op divides its workspace on a GPU, and long sums among blocks.
+
+use std::marker::PhantomData;
+
+use crate::engine::device::Ptr;
+
+/// Parts of a block, one after the other, each on a cache line.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Parts {
+    bytes: usize,
+}
+
+/// A part of a block.
+#[derive(Debug)]
+pub struct Part<T> {
+    offset: usize,
+    element: PhantomData<T>,
+}
+
+impl Parts {
+    /// The next part: `count` elements.
+    pub fn add<T>(&mut self, count: usize) -> Part<T> {
+        self.add_bytes(count * size_of::<T>())
+    }
+
+    /// The next part: `bytes` bytes.
+    pub fn add_bytes<T>(&mut self, bytes: usize) -> Part<T> {
+        let offset = self.bytes;
+        self.bytes += bytes.next_multiple_of(64);
+        Part { offset, element: PhantomData }
+    }
+
+    /// Size of all parts in the words of [`Needs`](crate::engine::graph::Needs).
+    pub fn words(&self) -> usize {
+        self.bytes / 4
+    }
+}
+
+impl<T> Part<T> {
+    /// The part's address in `block`.
+    pub fn of(&self, block: Ptr) -> Ptr<T> {
+        Ptr::new(block.address() + self.offset as u64)
+    }
+}
+
+/// Blocks that fill a large GPU about twice: long sums are split until there are so many.
+pub const ENOUGH_BLOCKS: usize = 264;
+
+/// Rows of each partial sum over `rows` rows: a function of the shape alone, so that sums do not depend on the device.
+pub fn split_rows(rows: usize, at_least: usize, most_splits: usize) -> usize {
+    rows.div_ceil(most_splits).max(at_least)
+}
