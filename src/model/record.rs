@@ -88,7 +88,12 @@ impl Record {
         let record: Record =
             serde_json::from_slice(&text).map_err(|e| bad(format!("it is no record of a run ({e})")))?;
         record.check().map_err(bad)?;
-        Ok(Some(record))
+        let step = record.position.step;
+        let name = checkpoint.file_name().and_then(|name| name.to_str());
+        match name.and_then(|name| name.strip_prefix("step-")?.parse::<u64>().ok()) {
+            Some(of_folder) if of_folder != step => Err(bad(format!("it is of step {step}, its folder of step {of_folder}"))),
+            _ => Ok(Some(record)),
+        }
     }
 
     /// Whether nothing remains to be trained with these settings.
@@ -122,6 +127,9 @@ impl Record {
         let largest = counts.into_iter().chain([step]).max().unwrap_or(0);
         if largest > MOST {
             return Err(format!("it counts up to {largest}, which no run can have done"));
+        }
+        if !(0.0..=sums.steps as f64 + 1.0).contains(&sums.accuracy) {
+            return Err(format!("its accuracies sum up to {} over {}", sums.accuracy, plural(sums.steps, "step", "steps")));
         }
         if batch > 0 && batch >= batches {
             return Err(format!(
@@ -197,5 +205,34 @@ impl Sums {
             line["triplet"] = json!(self.mean(triplet));
         }
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_run_can_have_done_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = folder.path().join("step-7");
+        std::fs::create_dir(&checkpoint).unwrap();
+        let record = Record { position: Position { step: 7, ..Position::default() }, ..Record::default() };
+        type Change = fn(&mut Record);
+        let cases: [(Change, &str); 4] = [
+            (|record| record.position.step = 8, "it is of step 8, its folder of step 7"),
+            (|record| record.position.batch = 3, "3 batches of an epoch done, and an epoch has 0"),
+            (|record| record.sums.accuracy = 1e308, "its accuracies sum up to"),
+            (|record| record.position.epoch = usize::MAX, "which no run can have done"),
+        ];
+        for (change, part) in cases {
+            let mut record = record.clone();
+            change(&mut record);
+            record.write(&checkpoint).unwrap();
+            let error = Record::read(&checkpoint).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        record.write(&checkpoint).unwrap();
+        assert_eq!(Record::read(&checkpoint).unwrap(), Some(record));
     }
 }
