@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::distance::Row;
+use super::products::Row;
 use super::ranking::{Labels, RankingOptions, rank_query};
 use crate::base::report::Table;
 
@@ -46,8 +46,8 @@ impl<'a> CameraPairs<'a> {
         let of_row = |(i, row): (usize, &Row)| {
             let (pid, camid) = (query.pids[first + i], query.camids[first + i]);
             let of_camera = |(camera, items): (&i64, &Vec<usize>)| {
-                let ranked = rank_query(*row, items.iter().copied(), pid, camid, self.gallery, self.options)?;
-                Some(((camid, *camera), ranked.result))
+                let result = rank_query(*row, items.iter().copied(), pid, camid, self.gallery, self.options)?;
+                Some(((camid, *camera), result))
             };
             self.items.iter().filter_map(of_camera).collect::<Vec<_>>()
         };
@@ -89,6 +89,7 @@ pub fn camera_table(pairs: &[CameraPair]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::ranking::GivenDistances;
 
     #[test]
     fn the_gallery_is_one_camera_at_a_time() {
@@ -97,8 +98,8 @@ mod tests {
         let options = RankingOptions::default();
         let mut pairs = CameraPairs::new(query, gallery, &options);
         // Query 0: camera 2 holds another before its match, camera 3 the match first. Query 1: camera 3 the match last.
-        pairs.add(&[Row::given(0, &[0.0, 0.1, 0.2, 0.3, 0.4])]);
-        pairs.add(&[Row::given(1, &[0.5, 0.0, 0.5, 0.1, 0.2])]);
+        let distances = GivenDistances::new(&[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.0, 0.5, 0.1, 0.2], 5);
+        distances.rows().chunks(1).for_each(|rows| pairs.add(rows));
         let pairs = pairs.finish();
         let pair = |query_camera, gallery_camera, map, rank1| CameraPair {
             query_camera,

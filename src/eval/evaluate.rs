@@ -1,10 +1,10 @@
 //! A model on a data set: features of query and gallery, then the ranking.
 
-use super::blocks::Sets;
 use super::extract::Output;
 use super::features_file::FeatureSet;
 use super::model::Model;
 use super::ranking::{self, RankingOptions, RankingReport};
+use super::sets::Sets;
 use crate::Result;
 use crate::data::{Dataset, ImageRecord};
 

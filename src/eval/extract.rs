@@ -1,7 +1,8 @@
 //! A network in evaluation mode over batches of images, with the mirrored image added: retrieval features, or probabilities of
 //! classes.
 
-use super::classification::softmax_rows;
+use rayon::prelude::*;
+
 use crate::Result;
 use crate::data::Batch;
 use crate::engine::device::Device;
@@ -139,5 +140,35 @@ pub fn normalize(row: &mut [f32]) {
     let norm = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
     if norm > 0.0 {
         row.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);
+    }
+}
+
+/// Turns `logits` `[n, classes]` into probabilities, row by row; f64 inside. A row with NaN or +∞ becomes NaN, which
+/// [`ClassificationReport::new`](super::classification::ClassificationReport::new) names.
+///
+/// # Panics
+/// Where `classes` is 0.
+pub fn softmax_rows(logits: &mut [f32], classes: usize) {
+    logits.par_chunks_exact_mut(classes).for_each(|row| {
+        let largest = row.iter().fold(f32::NEG_INFINITY, |largest, &x| largest.max(x));
+        let exp = |x: f32| (f64::from(x) - f64::from(largest)).exp();
+        let sum: f64 = row.iter().map(|&x| exp(x)).sum();
+        row.iter_mut().for_each(|x| *x = (exp(*x) / sum) as f32);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn softmax_survives_large_logits() {
+        let mut rows = [1000.0, 1000.0, 0.0, 1.0, -1000.0, f32::NEG_INFINITY, 2.0, f32::NAN, 0.0];
+        softmax_rows(&mut rows, 3);
+        assert_eq!(rows[..6], [0.5, 0.5, 0.0, 1.0, 0.0, 0.0]);
+        assert!(rows[6..].iter().all(|p| p.is_nan()));
+        let mut row = [0.0, 2f32.ln(), 5f32.ln()];
+        softmax_rows(&mut row, 3);
+        assert!(row.iter().zip([0.125, 0.25, 0.625]).all(|(p, want)| (p - want).abs() < 1e-7), "{row:?}");
     }
 }

@@ -5,13 +5,13 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use super::blocks::Sets;
 use super::camera_pairs::{CameraPair, CameraPairs};
 use super::distance::DistanceBlock;
 use super::features_file::FeatureSet;
-use super::ranking::{CmcRule, REPEATS, Ranker, RankingOptions, RankingReport, comparison};
+use super::ranking::{REPEATS, Ranker, RankingOptions, RankingReport, comparison};
 use super::rerank::RerankOptions;
 use super::roc::{EXACT_PAIRS, Roc, RocBuilder};
+use super::sets::Sets;
 use crate::base::progress::Reporter;
 use crate::data::Protocol;
 use crate::engine::device::Device;
@@ -112,7 +112,7 @@ impl<'a> Evaluation<'a> {
         Ok(Outcome {
             plain: plain.finish()?,
             reranked: self.rerank.map(|options| Ok((options, reranked.finish()?))).transpose()?,
-            roc: roc.and_then(|roc| roc.finish(Some(distances.pairs()))),
+            roc: roc.and_then(|roc| roc.finish(distances.pairs())),
             camera_pairs: pairs.map(CameraPairs::finish),
         })
     }
@@ -160,7 +160,7 @@ impl<'a> Evaluation<'a> {
             "images": { "query": self.query.len(), "gallery": self.gallery.len(), "feature_length": self.query.dim },
             "protocol": if single_shot { "single-gallery-shot" } else { "cross-camera" },
             "filter": self.ranking.effective_filter(),
-            "cmc": if single_shot { json!(CmcRule::FirstMatch) } else { json!(self.ranking.cmc) },
+            "cmc": "first-match",
             "ties": if self.ranking.pessimistic_ties { "pessimistic" } else { "distance, then gallery order" },
             "distance": "euclidean",
             "plain": summary(&outcome.plain),
@@ -206,7 +206,8 @@ impl fmt::Display for Outcome {
 mod tests {
     use super::*;
     use crate::eval::ranking::evaluate_distances;
-    use crate::eval::rerank::{RerankVariant, rerank};
+    use crate::eval::rerank::RerankVariant;
+    use crate::eval::reranked_distances;
 
     /// `n` images of 8 identities by 3 cameras, in 6 dimensions.
     fn set(n: usize, seed: f32) -> FeatureSet {
@@ -228,7 +229,7 @@ mod tests {
         let evaluation =
             Evaluation::new(&query, &gallery, RankingOptions::default(), Some(options), &Device::Cpu, &silent).unwrap();
         let outcome = evaluation.run(Details { roc: true, camera_pairs: true }, &silent).unwrap();
-        let distances = rerank(&query.features, &gallery.features, 6, options, &Device::Cpu).unwrap();
+        let distances = reranked_distances(&query.features, &gallery.features, 6, options, &Device::Cpu).unwrap();
         let want =
             evaluate_distances(&distances, query.labels(), gallery.labels(), &RankingOptions::default()).unwrap();
         let (_, reranked) = outcome.reranked.as_ref().unwrap();

@@ -217,17 +217,3 @@ impl fmt::Display for ClassificationReport {
         write!(f, "{table}images: {images} of {classes} classes{empty}; negative log-likelihood {nll:.4}")
     }
 }
-
-/// Turns `logits` `[n, classes]` into probabilities, row by row; f64 inside. A row with NaN or +∞ becomes NaN, which
-/// [`ClassificationReport::new`] names.
-///
-/// # Panics
-/// Where `classes` is 0.
-pub fn softmax_rows(logits: &mut [f32], classes: usize) {
-    logits.par_chunks_exact_mut(classes).for_each(|row| {
-        let largest = row.iter().fold(f32::NEG_INFINITY, |largest, &x| largest.max(x));
-        let exp = |x: f32| (f64::from(x) - f64::from(largest)).exp();
-        let sum: f64 = row.iter().map(|&x| exp(x)).sum();
-        row.iter_mut().for_each(|x| *x = (exp(*x) / sum) as f32);
-    });
-}

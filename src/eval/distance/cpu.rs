@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Conditioned, DistanceBlock, DistanceSource, block_rows};
+use super::{DistanceBlock, DistanceSource};
 use crate::Result;
 use crate::engine::cpu::{PackedRows, matmul_nt};
+use crate::eval::products::{Conditioned, block_rows};
 use crate::eval::rerank::{RerankOptions, Reranker, Settled};
 
 /// The queries, and the gallery packed once for all of them.
@@ -21,7 +22,7 @@ pub struct CpuDistances<'a> {
 
 impl<'a> CpuDistances<'a> {
     pub fn new(conditioned: Arc<Conditioned<'a>>) -> CpuDistances<'a> {
-        let low_norms = conditioned.norms().iter().zip(conditioned.slack()).map(|(norm, slack)| norm - slack).collect();
+        let low_norms = conditioned.low_norms(conditioned.slack());
         let packed = conditioned.packed(conditioned.queries()..conditioned.len());
         CpuDistances { conditioned, low_norms, packed, reranker: None }
     }

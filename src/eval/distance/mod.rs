@@ -1,20 +1,18 @@
 //! Distances of block after block of queries to the whole gallery, by the CPU or a GPU: the whole matrix is never held.
 
-mod conditioned;
 mod cpu;
 mod gpu;
-mod row;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-pub(super) use self::conditioned::{Conditioned, ROUNDING, largest};
+use rayon::prelude::*;
+
 use self::cpu::CpuDistances;
 use self::gpu::GpuDistances;
-pub(super) use self::gpu::{Columns, RowTerms, rows_that_fit, words};
-pub(super) use self::row::{Pairs, Row, Width};
+use super::products::{Conditioned, Pairs, Row, Width};
 use super::rerank::{RerankOptions, Settled};
 use crate::base::progress::Reporter;
 use crate::base::text::plural;
@@ -22,16 +20,8 @@ use crate::engine::cpu::summed_at_once;
 use crate::engine::device::Device;
 use crate::{Error, Result};
 
-/// Distances held in memory at a time (64 MiB), unless fewer than [`MIN_BLOCK_ROWS`] rows fit.
-const BLOCK_VALUES: usize = 1 << 24;
-/// Rows that pay for reading the whole gallery once.
-const MIN_BLOCK_ROWS: usize = 64;
-const MAX_BLOCK_ROWS: usize = 512;
-
-/// Rows of a block of distances to `n` items: a multiple of 64, so that blocks start at whole panels.
-pub fn block_rows(n: usize) -> usize {
-    (BLOCK_VALUES / n.max(1)).clamp(MIN_BLOCK_ROWS, MAX_BLOCK_ROWS) / MIN_BLOCK_ROWS * MIN_BLOCK_ROWS
-}
+/// [`reranked_distances`] takes the middle between bounds that differ by less.
+const NEAR: f32 = 1e-4;
 
 /// Lower bounds of distances of some queries to the whole gallery; its memory is used for block after block.
 #[derive(Debug, Default)]
@@ -187,7 +177,7 @@ impl<'a> Distances<'a> {
         let slack = self.conditioned.slack();
         let of_row = |(query, least): (usize, &'b [f32])| {
             let width = Width { own: 2.0 * slack[query], factors: [1.0, 0.0], of: [&self.widths; 2] };
-            Row::bounded(query, least, width, &*self.conditioned)
+            Row::new(query, least, width, &*self.conditioned)
         };
         rows.zip(block.plain.chunks_exact(self.widths.len().max(1))).map(of_row).collect()
     }
@@ -197,8 +187,37 @@ impl<'a> Distances<'a> {
         let Some(settled) = self.source.settled() else { return Vec::new() };
         let least = block.reranked.chunks_exact(self.widths.len().max(1));
         let of_row = |((query, least), margin): ((usize, &'b [f32]), &f32)| {
-            Row::bounded(query, least, settled.width(query, *margin), settled)
+            Row::new(query, least, settled.width(query, *margin), settled)
         };
         rows.zip(least).zip(&block.margins).map(of_row).collect()
     }
+}
+
+/// Computes all re-ranked distances `[queries, gallery]` on `device` and holds them in memory, for sets that are small enough.
+/// Those that rounding leaves uncertain by more than 10⁻⁴ are computed in f64.
+///
+/// # Errors
+/// As [`RerankOptions::validate`]; it does not fit into memory; the device fails.
+pub fn reranked_distances(
+    query: &[f32],
+    gallery: &[f32],
+    dim: usize,
+    options: RerankOptions,
+    device: &Device,
+) -> Result<Vec<f32>> {
+    options.validate()?;
+    if gallery.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut distances = Distances::new([query, gallery], dim, device)?;
+    distances.prepare_reranking(options, &Reporter::silent())?;
+    let (queries, mut block) = (0..query.len() / dim, DistanceBlock::default());
+    distances.fill(queries.clone(), &mut block)?;
+    let distance = |row: &Row, item: usize| {
+        let [least, most] = [row.least(item), row.most(item)];
+        // Both parts of a final distance lie between 0 and 1.
+        if most - least < NEAR { (0.5 * (least + most)).clamp(0.0, 1.0) } else { row.exact(item) as f32 }
+    };
+    let rows = distances.reranked(queries, &block);
+    Ok(rows.par_iter().flat_map_iter(|row| (0..row.len()).map(move |item| distance(row, item))).collect())
 }

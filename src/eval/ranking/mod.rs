@@ -3,6 +3,7 @@
 //! For each query the gallery is ordered by (distance, gallery index), after the items that the filter names have been
 //! taken out. A query without a remaining match is skipped: it counts neither as a failure nor as a success.
 
+mod given;
 mod places;
 mod queries_csv;
 mod query;
@@ -14,31 +15,26 @@ mod tests;
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+#[cfg(test)]
+pub(super) use self::given::GivenDistances;
+pub use self::given::evaluate_distances;
 pub use self::queries_csv::{QUERY_COLUMNS, write_queries_csv};
 pub(super) use self::query::rank_query;
 pub(super) use self::ranker::Ranker;
 pub use self::scores::Scores;
 pub use self::single_shot::REPEATS;
-use super::blocks::Sets;
-use super::distance::{DistanceBlock, Row};
+use super::distance::DistanceBlock;
+pub use super::labels::Labels;
+use super::sets::Sets;
+use crate::Result;
 use crate::base::report::Table;
 use crate::data::Protocol;
 use crate::engine::device::Device;
-use crate::{Error, Result};
-
-/// Identity and camera of each image.
-#[derive(Clone, Copy, Debug)]
-pub struct Labels<'a> {
-    /// `[n]`
-    pub pids: &'a [i64],
-    /// `[n]`
-    pub camids: &'a [i64],
-}
 
 /// Which gallery items are taken out for a query.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GalleryFilter {
     /// Those with the query's identity and camera: the protocol of Market-1501.
@@ -61,30 +57,16 @@ impl GalleryFilter {
     }
 }
 
-/// What a query adds to the CMC curve.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CmcRule {
-    /// 1 at the rank of its first match: the share of queries with a match among the first k.
-    #[default]
-    FirstMatch,
-    /// 1 / (number of matches) for each match, at its rank without the matches before it.
-    EveryMatch,
-}
-
 /// How to rank; the default is the protocol of Market-1501.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RankingOptions {
     pub filter: GalleryFilter,
-    pub cmc: CmcRule,
     /// Length of the CMC curve.
     pub max_rank: usize,
     /// Items at the distance of a match stand before it in CMC and mINP, instead of in the order of the gallery.
     pub pessimistic_ties: bool,
     /// A property of the data set. [`Protocol::SingleGalleryShot`] takes out every image of the query's camera, counts
     /// first matches, and knows neither mAP nor mINP.
-    #[serde(skip)]
     pub protocol: Protocol,
     /// Seed of the gallery images that [`Protocol::SingleGalleryShot`] draws.
     pub seed: u64,
@@ -104,7 +86,6 @@ impl Default for RankingOptions {
     fn default() -> Self {
         Self {
             filter: GalleryFilter::default(),
-            cmc: CmcRule::default(),
             max_rank: 100,
             pessimistic_ties: false,
             protocol: Protocol::default(),
@@ -142,7 +123,7 @@ pub struct RankingReport {
     /// Mean of [`QueryResult::inp`].
     #[serde(rename = "mINP", skip_serializing_if = "is_nan")]
     pub minp: f64,
-    /// CMC@k is `cmc[k - 1]`; `[max_rank]`.
+    /// `[max_rank]`: CMC@k, the share of queries with a match among the first k, is `cmc[k - 1]`.
     pub cmc: Vec<f64>,
     pub valid_queries: usize,
     /// Queries without a match that counts.
@@ -226,34 +207,4 @@ pub(super) fn rank_sets(sets: &Sets, options: &RankingOptions) -> Result<Ranking
         ranker.add(&sets.distances.plain(rows, &block));
     }
     ranker.finish()
-}
-
-/// Ranks by given distances `[queries, gallery]`.
-///
-/// # Errors
-/// As [`evaluate`]; a distance that is NaN is a [`Error::NotFiniteFeature`] of its query.
-pub fn evaluate_distances(
-    distances: &[f32],
-    query_labels: Labels,
-    gallery_labels: Labels,
-    options: &RankingOptions,
-) -> Result<RankingReport> {
-    let (queries, n_gallery) = (query_labels.pids.len(), gallery_labels.pids.len());
-    check_counts("query", distances.len(), n_gallery, query_labels)?;
-    check_counts("gallery", distances.len(), queries, gallery_labels)?;
-    if let Some(at) = distances.iter().position(|d| d.is_nan()) {
-        return Err(Error::NotFiniteFeature { set: "query", row: at / n_gallery });
-    }
-    let mut ranker = Ranker::new(query_labels, gallery_labels, options);
-    let rows = distances.chunks_exact(n_gallery.max(1)).enumerate();
-    ranker.add(&rows.map(|(query, row)| Row::given(query, row)).collect::<Vec<_>>());
-    ranker.finish()
-}
-
-pub(super) fn check_counts(set: &'static str, values: usize, dim: usize, labels: Labels) -> Result<()> {
-    let (pids, camids) = (labels.pids.len(), labels.camids.len());
-    if pids != camids || pids * dim != values {
-        return Err(Error::FeatureRows { set, values, dim, pids, camids });
-    }
-    Ok(())
 }

@@ -2,13 +2,7 @@
 
 use super::places::Places;
 use super::{Labels, QueryResult, RankingOptions};
-use crate::eval::distance::Row;
-
-/// A query's metrics and, for each of its matches in order, how many other items come before it.
-pub(in crate::eval) struct RankedQuery {
-    pub result: QueryResult,
-    pub others_before: Vec<usize>,
-}
+use crate::eval::products::Row;
 
 /// A match while its place is looked for.
 struct Match {
@@ -30,7 +24,7 @@ pub(in crate::eval) fn rank_query(
     camid: i64,
     gallery: Labels,
     options: &RankingOptions,
-) -> Option<RankedQuery> {
+) -> Option<QueryResult> {
     let kept = || items.clone().filter(|&g| !options.filter.removes(pid, camid, gallery, g));
     let of_item = |item| Match { key: f64::from(row.least(item)), item, most: row.most(item), exact: false };
     let mut matches: Vec<Match> = kept().filter(|&g| gallery.pids[g] == pid).map(of_item).collect();
@@ -103,14 +97,13 @@ pub(in crate::eval) fn rank_query(
         others_before = others_within;
     }
     let last_rank = matches.len() + others_before[matches.len() - 1];
-    let result = QueryResult {
+    Some(QueryResult {
         ap,
         ap_trapezoid,
         inp: n / last_rank as f64,
         matches: matches.len(),
         first_match_rank: 1 + others_before[0],
-    };
-    Some(RankedQuery { result, others_before })
+    })
 }
 
 impl Match {

@@ -7,7 +7,7 @@ use rand::RngExt;
 
 use super::{Labels, RankingOptions};
 use crate::base::rng::{Purpose, stream};
-use crate::eval::distance::Row;
+use crate::eval::products::Row;
 
 /// Draws for each query.
 pub const REPEATS: usize = 10;
@@ -50,7 +50,7 @@ pub(super) fn rank(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{RankingReport, evaluate_distances};
+    use super::super::{GivenDistances, RankingReport, evaluate_distances};
     use super::*;
     use crate::Error;
     use crate::data::Protocol;
@@ -93,7 +93,8 @@ mod tests {
     fn ties_go_by_index_or_against_the_query() {
         let rank = |pids: &[i64], pessimistic_ties| {
             let options = RankingOptions { pessimistic_ties, ..options(0) };
-            rank(Row::given(0, &[0.5, 0.5]), 0, 1, 1, Labels { pids, camids: &[2, 2] }, &options).unwrap()[0]
+            let distances = GivenDistances::new(&[0.5, 0.5], 2);
+            rank(distances.rows()[0], 0, 1, 1, Labels { pids, camids: &[2, 2] }, &options).unwrap()[0]
         };
         assert_eq!((rank(&[1, 2], false), rank(&[2, 1], false)), (0, 1));
         assert_eq!((rank(&[1, 2], true), rank(&[2, 1], true)), (1, 1));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::RerankVariant;
-use crate::eval::distance::{Conditioned, ROUNDING};
+use crate::eval::products::{Conditioned, ROUNDING};
 
 /// Roundings that 2 - 2 cos adds to those of a squared distance, relative to it.
 const COSINE_ROUNDINGS: f64 = 24.0;
@@ -46,7 +46,7 @@ impl<'a> Base<'a> {
                 slack[i] += (COSINE_ROUNDINGS * ROUNDING) as f32 * conditioned.norms()[i];
             }
         }
-        let offset = conditioned.norms().iter().zip(&slack).map(|(norm, slack)| norm - slack).collect();
+        let offset = conditioned.low_norms(&slack);
         let largest = |of: &dyn Fn(usize) -> f32| (0..n).map(of).fold(0.0, f32::max);
         let largest = [largest(&|i| scale[i]), largest(&|i| slack[i] * scale[i])];
         let has_unbounded = scale.contains(&0.0);

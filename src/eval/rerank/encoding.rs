@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::RerankOptions;
 use super::base::Base;
 use super::neighbours::Neighbours;
-use crate::eval::distance::{Pairs, Width};
+use crate::eval::products::{Pairs, Width};
 
 /// (column, weight), ascending by column.
 pub(super) type SparseRow = Box<[(u32, f64)]>;

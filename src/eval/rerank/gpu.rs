@@ -13,7 +13,7 @@ use super::neighbours::{Candidate, Neighbours};
 use super::{RerankOptions, overlap_margin};
 use crate::Result;
 use crate::engine::device::{Buffer, Gpu, Grid, Ptr, kernels};
-use crate::eval::distance::{Columns, Conditioned, RowTerms, rows_that_fit, words};
+use crate::eval::products::{Columns, Conditioned, RowTerms, allocate, block_rows, rows_that_fit, upload};
 
 /// Dynamic shared memory that every device gives a block without being asked: 48 KiB, less what kernels declare themselves.
 const SHARED_BYTES: usize = 47 << 10;
@@ -86,7 +86,7 @@ impl<'a> GpuReranker<'a> {
         let shared = capacity * usize::max(32, 8 * k2);
         let averaged = if k2 > 1 { (k2 * capacity).min(n) } else { 0 };
         // Transposed features and a block of distances, neighbours, the two kinds of sets, encodings before and after the mean.
-        let block = 4 * n * crate::eval::distance::block_rows(n);
+        let block = 4 * n * block_rows(n);
         let rows = n * (8 * (count + SPARE + FAR) + 4 * (k1 + half + 2) + 8 * (capacity + averaged));
         (shared <= SHARED_BYTES).then_some(4 * n * dim + block + rows)
     }
@@ -111,7 +111,12 @@ impl<'a> GpuReranker<'a> {
         let found = Neighbours::decide(&base, limits.count, found);
         let near = Nearest::new(gpu, &base, &found, limits.count)?;
         let (columns, sizes) = expanded(gpu, &near, limits, n)?;
-        let rows = SparseRows { weights: words(gpu, n * limits.capacity)?, columns, sizes, capacity: limits.capacity };
+        let rows = SparseRows {
+            weights: allocate::<f32>(gpu, n * limits.capacity)?,
+            columns,
+            sizes,
+            capacity: limits.capacity,
+        };
         let (nearest, known, most) = (near.nearest.ptr(), near.distances.ptr(), near.largest.ptr());
         let (set, size, weight) = (rows.columns.ptr(), rows.sizes.ptr(), rows.weights.ptr());
         let (x, offset, length, scale) = (features, terms.offset.ptr(), terms.length.ptr(), terms.scale.ptr());
@@ -138,7 +143,7 @@ impl<'a> GpuReranker<'a> {
     pub fn to_distances(&self, gpu: &Gpu, queries: Range<usize>, gallery: Range<usize>, block: Ptr<f32>) -> Result<()> {
         let SparseRows { columns, weights, sizes, capacity } = &self.encoding;
         let (set, weight, size) = (columns.ptr(), weights.ptr(), sizes.ptr());
-        let shared = words(gpu, queries.len() * gallery.len())?;
+        let shared = allocate::<f32>(gpu, queries.len() * gallery.len())?;
         let overlap = shared.ptr();
         let n = self.settled.base.len();
         let window = n.min(SHARED_BYTES / 4);
@@ -179,7 +184,7 @@ fn candidates(
     let looked_for = [(count + SPARE).min(others), FAR.min(others)];
     let all = Columns::new(gpu, features, n, dim)?;
     let step = rows_that_fit(gpu, n, 1)?.min(n);
-    let block = words(gpu, step * n)?;
+    let block = allocate::<f32>(gpu, step * n)?;
     let mut found = Vec::with_capacity(n);
     for start in (0..n).step_by(step) {
         let rows = start..(start + step).min(n);
@@ -191,7 +196,7 @@ fn candidates(
                 return Ok(Vec::new());
             }
             let (mut at, mut bounds) = (vec![0i32; rows.len() * k], vec![0f32; rows.len() * k]);
-            let (place, bound) = (words(gpu, at.len())?, words(gpu, at.len())?);
+            let (place, bound) = (allocate::<i32>(gpu, at.len())?, allocate::<f32>(gpu, at.len())?);
             let [wide, own, k, farthest] = [n, start, k, farthest].map(|size| size as i32);
             kernels::row_nearest(gpu, rows.len(), block.ptr(), place.ptr(), bound.ptr(), wide, own, k, farthest)?;
             let places = (bytemuck::cast_slice_mut(&mut at[..]), place.ptr::<i32>().address());
@@ -243,19 +248,13 @@ impl Nearest {
             |i: usize| found.nearest(i, count).par_iter().map(move |j| (*j as i32, base.exact(i, *j as usize) as f32));
         let (places, distances): (Vec<i32>, Vec<f32>) = (0..n).into_par_iter().flat_map(of_image).unzip();
         let most: Vec<f32> = found.max.iter().map(|d| *d as f32).collect();
-        let buffers = [words(gpu, places.len())?, words(gpu, distances.len())?, words(gpu, n)?];
-        let bytes: [&[u8]; 3] =
-            [bytemuck::cast_slice(&places), bytemuck::cast_slice(&distances), bytemuck::cast_slice(&most)];
-        for (buffer, bytes) in buffers.iter().zip(bytes) {
-            gpu.upload(buffer.ptr::<f32>().address(), bytes)?;
-        }
-        let [nearest, distances, largest] = buffers;
-        Ok(Nearest { nearest, distances, largest, count })
+        let (nearest, distances) = (upload(gpu, &places)?, upload(gpu, &distances)?);
+        Ok(Nearest { nearest, distances, largest: upload(gpu, &most)?, count })
     }
 
     /// R(i, k) of all images: `[n, k + 1]`, ascending, and their sizes `[n]`.
     fn reciprocal(&self, gpu: &Gpu, k: usize, n: usize) -> Result<(Buffer, Buffer)> {
-        let (columns, sizes) = (words(gpu, n * (k + 1))?, words(gpu, n)?);
+        let (columns, sizes) = (allocate::<i32>(gpu, n * (k + 1))?, allocate::<i32>(gpu, n)?);
         let grid = Grid::from(n.div_ceil(8)).shared(32 * (k + 1));
         let (count, k) = (self.count as i32, k as i32);
         kernels::k_reciprocal(gpu, grid, self.nearest.ptr(), columns.ptr(), sizes.ptr(), n as i32, count, k)?;
@@ -268,7 +267,7 @@ fn expanded(gpu: &Gpu, found: &Nearest, limits: Limits, n: usize) -> Result<(Buf
     let Limits { k1, half, capacity, .. } = limits;
     let (sets, set_sizes) = found.reciprocal(gpu, k1, n)?;
     let (halves, half_sizes) = found.reciprocal(gpu, half, n)?;
-    let (columns, sizes) = (words(gpu, n * capacity)?, words(gpu, n)?);
+    let (columns, sizes) = (allocate::<i32>(gpu, n * capacity)?, allocate::<i32>(gpu, n)?);
     let grid = Grid::from(n.div_ceil(8)).shared(32 * capacity);
     let (set, size) = (sets.ptr(), set_sizes.ptr());
     let (other, other_size) = (halves.ptr(), half_sizes.ptr());
@@ -286,8 +285,8 @@ impl SparseRows {
         gpu.download(&mut [(bytemuck::cast_slice_mut(&mut sizes), self.sizes.ptr::<i32>().address())])?;
         let longest = sizes.iter().copied().max().unwrap_or(0) as usize;
         let capacity = (k2 * longest).min(n);
-        let (columns, weights) = (words(gpu, n * capacity)?, words(gpu, n * capacity)?);
-        let mean = SparseRows { columns, weights, sizes: words(gpu, n)?, capacity };
+        let (columns, weights) = (allocate::<i32>(gpu, n * capacity)?, allocate::<f32>(gpu, n * capacity)?);
+        let mean = SparseRows { columns, weights, sizes: allocate::<i32>(gpu, n)?, capacity };
         let grid = Grid::from(n).shared(8 * k2 * self.capacity);
         let (set, weight, size, near) = (self.columns.ptr(), self.weights.ptr(), self.sizes.ptr(), nearest.ptr());
         let (out, out_weight, out_size) = (mean.columns.ptr(), mean.weights.ptr(), mean.sizes.ptr());

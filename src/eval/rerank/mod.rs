@@ -31,13 +31,8 @@ use self::base::Base;
 use self::encoding::InvertedIndex;
 pub use self::encoding::Settled;
 pub(super) use self::gpu::GpuReranker;
-use super::distance::{Conditioned, DistanceBlock, Distances, ROUNDING, Row};
-use crate::base::progress::Reporter;
-use crate::engine::device::Device;
+use super::products::{Conditioned, ROUNDING};
 use crate::{Error, Result};
-
-/// Where the bounds of a final distance differ by less, the middle between them is returned.
-const NEAR: f32 = 1e-4;
 
 /// Which published code's numbers come out: they differ in d and f.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,27 +189,4 @@ const FINAL_ROUNDINGS: f64 = 12.0;
 /// is at most 2.
 fn overlap_margin(terms: usize, wrong: f64) -> f32 {
     (2.0 * (wrong + terms as f64 * ROUNDING) + FINAL_ROUNDINGS * ROUNDING) as f32
-}
-
-/// Final distances `[queries, gallery]` held whole, by `device`: for sets that are small enough. Where rounding leaves more open
-/// than 10⁻⁴, they are worked out in f64.
-///
-/// # Errors
-/// As [`RerankOptions::validate`]; it does not fit into memory; the device fails.
-pub fn rerank(query: &[f32], gallery: &[f32], dim: usize, options: RerankOptions, device: &Device) -> Result<Vec<f32>> {
-    options.validate()?;
-    if gallery.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut distances = Distances::new([query, gallery], dim, device)?;
-    distances.prepare_reranking(options, &Reporter::silent())?;
-    let (queries, mut block) = (0..query.len() / dim, DistanceBlock::default());
-    distances.fill(queries.clone(), &mut block)?;
-    let near = |row: &Row, item: usize| {
-        let [least, most] = [row.least(item), row.most(item)];
-        // Both parts of a final distance lie between 0 and 1.
-        if most - least < NEAR { (0.5 * (least + most)).clamp(0.0, 1.0) } else { row.exact(item) as f32 }
-    };
-    let rows = distances.reranked(queries, &block);
-    Ok(rows.par_iter().flat_map_iter(|row| (0..row.len()).map(move |item| near(row, item))).collect())
 }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::base::Base;
 use crate::engine::cpu::{PackedRows, matmul_nt};
-use crate::eval::distance::block_rows;
+use crate::eval::products::block_rows;
 
 /// Values that are compared with a bound at once.
 const LANES: usize = 16;

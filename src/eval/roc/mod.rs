@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use self::steps::{Pair, Steps};
-use super::distance::{Pairs as Exact, Row};
+use super::products::{Pairs as Exact, Row};
 use super::ranking::{GalleryFilter, Labels};
 use crate::base::report::Table;
 
@@ -136,9 +136,8 @@ impl<'a> RocBuilder<'a> {
         self.next += rows.len();
     }
 
-    /// `None` without a genuine pair or without an impostor. `exact` knows what the bounds of pairs leave open; without it, they
-    /// leave nothing open.
-    pub fn finish(self, exact: Option<&dyn Exact>) -> Option<Roc> {
+    /// Returns the figures; `None` without a genuine pair or without an impostor. `exact` gives the exact distances.
+    pub fn finish(self, exact: &dyn Exact) -> Option<Roc> {
         match self.pairs {
             Pairs::Exact(pairs) => by_selection(&Steps::new(pairs, self.gallery.pids.len(), exact)),
             Pairs::Binned { counts, per_distance } => {
@@ -248,15 +247,16 @@ mod tests {
 
     use super::*;
     use crate::base::rng::{Purpose, stream};
+    use crate::eval::ranking::GivenDistances;
 
     fn roc(distances: &[f32], query: Labels, gallery: Labels, exact_pairs: usize) -> Option<Roc> {
         let mut roc = RocBuilder::new(query, gallery, GalleryFilter::SamePidAndCamera, 2.0, exact_pairs);
         // In two blocks.
-        let rows: Vec<Row> =
-            distances.chunks(gallery.pids.len()).enumerate().map(|(q, row)| Row::given(q, row)).collect();
+        let distances = GivenDistances::new(distances, gallery.pids.len());
+        let rows = distances.rows();
         let (first, second) = rows.split_at(rows.len() / 2);
         [first, second].into_iter().for_each(|block| roc.add(block));
-        roc.finish(None)
+        roc.finish(&distances)
     }
 
     #[test]

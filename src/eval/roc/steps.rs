@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::eval::distance::Pairs;
+use crate::eval::products::Pairs;
 
 /// A query and an image of the gallery.
 #[derive(Clone, Copy)]
@@ -41,11 +41,11 @@ pub struct Steps<'a> {
     /// No pair's bounds are farther apart.
     widest: f32,
     n_gallery: usize,
-    exact: Option<&'a dyn Pairs>,
+    exact: &'a dyn Pairs,
 }
 
 impl<'a> Steps<'a> {
-    pub fn new(mut pairs: Vec<Pair>, n_gallery: usize, exact: Option<&'a dyn Pairs>) -> Steps<'a> {
+    pub fn new(mut pairs: Vec<Pair>, n_gallery: usize, exact: &'a dyn Pairs) -> Steps<'a> {
         pairs.par_sort_unstable_by(|a, b| a.least.total_cmp(&b.least));
         let mut genuine = vec![0; pairs.len() + 1];
         for (i, pair) in pairs.iter().enumerate() {
@@ -92,11 +92,11 @@ impl<'a> Steps<'a> {
 
     fn exact(&self, pair: Pair) -> f64 {
         let place = pair.index as usize / 2;
-        self.exact.map_or(f64::from(pair.least), |exact| exact.exact(place / self.n_gallery, place % self.n_gallery))
+        self.exact.exact(place / self.n_gallery, place % self.n_gallery)
     }
 
     fn threshold(&self, exact: f64) -> f64 {
-        self.exact.map_or(exact, |pairs| pairs.distance(exact))
+        self.exact.distance(exact)
     }
 
     /// The last step at which `reached` does not hold yet, if there is one, and the first at which it holds. `reached` holds for all

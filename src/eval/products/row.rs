@@ -24,19 +24,14 @@ pub struct Width<'a> {
 pub struct Row<'a> {
     query: usize,
     least: &'a [f32],
-    /// How to get further; `None` where `least` is the distance itself.
-    inexact: Option<(Width<'a>, &'a dyn Pairs)>,
+    width: Width<'a>,
+    pairs: &'a dyn Pairs,
 }
 
 impl<'a> Row<'a> {
-    /// Of lower bounds.
-    pub fn bounded(query: usize, least: &'a [f32], width: Width<'a>, pairs: &'a dyn Pairs) -> Row<'a> {
-        Row { query, least, inexact: Some((width, pairs)) }
-    }
-
-    /// Of distances that need no more precision.
-    pub fn given(query: usize, distances: &'a [f32]) -> Row<'a> {
-        Row { query, least: distances, inexact: None }
+    /// Combines lower bounds, how far upper ones are above them, and the exact values behind both.
+    pub fn new(query: usize, least: &'a [f32], width: Width<'a>, pairs: &'a dyn Pairs) -> Row<'a> {
+        Row { query, least, width, pairs }
     }
 
     /// Images of the gallery.
@@ -51,26 +46,18 @@ impl<'a> Row<'a> {
 
     /// [`Row::exact`] is not more.
     pub fn most(&self, item: usize) -> f32 {
-        let least = self.least[item];
-        match &self.inexact {
-            None => least,
-            Some((Width { own, factors, of }, _)) => {
-                least + (own + factors[0] * of[0][item] + factors[1] * of[1][item])
-            }
-        }
+        let Width { own, factors, of } = self.width;
+        self.least[item] + (own + factors[0] * of[0][item] + factors[1] * of[1][item])
     }
 
     /// What images are ordered by, in f64.
     pub fn exact(&self, item: usize) -> f64 {
-        match self.inexact {
-            None => f64::from(self.least[item]),
-            Some((_, pairs)) => pairs.exact(self.query, item),
-        }
+        self.pairs.exact(self.query, item)
     }
 
     /// The distance that a number of [`Row::exact`] stands for.
     pub fn distance(&self, exact: f64) -> f64 {
-        self.inexact.map_or(exact, |(_, pairs)| pairs.distance(exact))
+        self.pairs.distance(exact)
     }
 
     /// The `count` first of `items` by (distance, index), with their distances.

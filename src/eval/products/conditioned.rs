@@ -121,6 +121,11 @@ impl<'a> Conditioned<'a> {
         &self.slack
     }
 
+    /// Returns the squared length of each row less `slack`: the terms of lower bounds.
+    pub fn low_norms(&self, slack: &[f32]) -> Vec<f32> {
+        self.norms.iter().zip(slack).map(|(norm, slack)| norm - slack).collect()
+    }
+
     /// Length of the centre that was taken from all rows, in their unit.
     pub fn centre_length(&self) -> f64 {
         self.centre_length
