@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::dataset::listed;
-use crate::base::text::{Shown, are, plural};
+use crate::base::text::{Shown, are, listed, plural};
 use crate::{Error, Result};
 
 /// Decodes every record's image once; broken ones are an error, or with `skip` left out: then what to warn of is returned. `each`

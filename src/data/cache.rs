@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::ImageSource;
 use super::decode::Share;
-use super::transforms::{Rgb, Transform};
+use super::rgb::Rgb;
+use super::transforms::Transform;
 use crate::Result;
 use crate::data::Crop;
 

@@ -5,10 +5,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::sets::DatasetKind;
-use super::{ImageSource, Sample, broken, decode, duplicates};
+use super::{DatasetKind, ImageSource, Sample, broken, decode, duplicates};
 use crate::base::report::Table;
-use crate::base::text::{Shown, plural};
+use crate::base::text::{Shown, listed, plural};
 use crate::{Error, Result};
 
 /// One image: who, and by which camera.
@@ -41,6 +40,8 @@ pub struct Dataset {
     pub root: PathBuf,
     /// The data set that was named or recognised.
     pub kind: DatasetKind,
+    /// Which of its training lists are used, such as `train+val`; empty where there is no choice.
+    pub variant: &'static str,
     /// What results on it should say, for example `msmt17 (V1, train+val)`.
     pub label: String,
     pub protocol: Protocol,
@@ -50,24 +51,6 @@ pub struct Dataset {
     pub gallery: Vec<ImageRecord>,
     /// What looked odd while loading, one sentence each.
     pub warnings: Vec<String>,
-}
-
-/// Names at most this many items of a list.
-const NAMED: usize = 5;
-
-/// `a, b, c and 7 more`, safe to show.
-pub(super) fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
-    let all: Vec<String> = items.into_iter().map(|i| i.to_string().shown().to_string()).collect();
-    let shown = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-    match all.len().saturating_sub(NAMED) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-/// Names some of the pairs that [`Groups::copies`](duplicates::Groups::copies) has found.
-pub(super) fn copies_of(files: &[&Path], copies: &[(usize, usize)]) -> String {
-    listed(copies.iter().map(|&(copy, original)| format!("{} is {}", files[copy].shown(), files[original].shown())))
 }
 
 impl Dataset {
@@ -195,7 +178,7 @@ impl Dataset {
             warnings.push(format!(
                 "{} the content of one of another identity: one of the two identities is wrong ({})",
                 plural(repeats.len(), "training image has", "training images have"),
-                copies_of(&files, &repeats)
+                duplicates::named(&files, &repeats)
             ));
         }
         for (name, test) in [("query", &query), ("gallery", &gallery)] {
@@ -204,7 +187,7 @@ impl Dataset {
                 warnings.push(format!(
                     "{} the content of a training image, which measures what was learned by heart ({})",
                     plural(copies.len(), &format!("{name} image has"), &format!("{name} images have")),
-                    copies_of(&files, &copies)
+                    duplicates::named(&files, &copies)
                 ));
             }
         }
@@ -218,7 +201,7 @@ impl Dataset {
             warnings.push(format!(
                 "{} the content of a query but another identity or camera, which is found without any skill ({})",
                 plural(copies.len(), "gallery image has", "gallery images have"),
-                copies_of(&files, &copies)
+                duplicates::named(&files, &copies)
             ));
         }
         self.warnings.extend(warnings);

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::base::error::IoContext;
 use crate::base::input;
+use crate::base::text::{Shown, listed};
 
 /// Bytes of a file's middle that tell most files of equal size apart.
 const SAMPLE: u64 = 4096;
@@ -50,6 +51,11 @@ impl Groups {
         found.sort_unstable();
         found
     }
+}
+
+/// Names some of the pairs that [`Groups::copies`] has found.
+pub(super) fn named(files: &[&Path], copies: &[(usize, usize)]) -> String {
+    listed(copies.iter().map(|&(copy, original)| format!("{} is {}", files[copy].shown(), files[original].shown())))
 }
 
 /// The files whose key another one has, too.

@@ -1,12 +1,12 @@
 //! Any folder of images, without identities.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::dataset::listed;
 use crate::base::error::IoContext;
-use crate::base::text::{Shown, are, plural};
+use crate::base::text::{Shown, are, listed, plural};
 use crate::{Error, Result};
 
 /// Endings of image files, in lower case. Which format a file has is read from its content.
@@ -164,6 +164,11 @@ pub(super) fn entry(path: &Path, kind: fs::FileType, passed: &mut PassedBy) -> E
     Entry::Other
 }
 
+/// Compares paths by their bytes, which every file system and machine does alike.
+pub(super) fn by_bytes(a: &Path, b: &Path) -> Ordering {
+    a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes())
+}
+
 /// Whether the linked folder `link` is one of those that it lies in.
 pub(super) fn leads_up(link: &Path, real_parent: &Path) -> bool {
     fs::canonicalize(link).is_ok_and(|real| real_parent.starts_with(real))
@@ -186,7 +191,6 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<(PathBuf, fs::FileType)>> {
 /// As [`list_images`], where none is no error, and `passed` gets what was left out. Every real folder is searched once: linked ones
 /// after the others, in the order of their paths, so that what is found does not depend on the file system.
 pub(super) fn images_below(root: &Path, passed: &mut PassedBy) -> Result<Vec<PathBuf>> {
-    let by_bytes = |a: &PathBuf, b: &PathBuf| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes());
     let mut images = Vec::new();
     let mut searched = HashSet::new();
     // With the folder that each really is.
@@ -218,7 +222,7 @@ pub(super) fn images_below(root: &Path, passed: &mut PassedBy) -> Result<Vec<Pat
             Err(_) => passed.broken.push(link),
         }
     }
-    images.sort_by(by_bytes);
+    images.sort_by(|a, b| by_bytes(a, b));
     Ok(images)
 }
 

@@ -26,12 +26,12 @@ impl Finder {
             return path.clone();
         }
         let written_otherwise =
-            [Some(&named), slashes.as_ref()].into_iter().flatten().find_map(|path| self.composed(path));
+            [Some(&named), slashes.as_ref()].into_iter().flatten().find_map(|path| self.find_composed(path));
         written_otherwise.unwrap_or(named)
     }
 
-    /// The only file whose path has the same composed form.
-    fn composed(&mut self, path: &Path) -> Option<PathBuf> {
+    /// Returns the only file whose path has the same composed form.
+    fn find_composed(&mut self, path: &Path) -> Option<PathBuf> {
         if path.to_str().is_none_or(str::is_ascii) {
             return None;
         }
@@ -41,7 +41,7 @@ impl Finder {
             found = match part {
                 Component::Normal(name) if !next.exists() => {
                     let names = self.folders.entry(found.clone()).or_insert_with(|| names_in(&found));
-                    match &names.get(&name.to_str()?.nfc().collect::<String>())?[..] {
+                    match &names.get(&composed(name.to_str()?))?[..] {
                         [one] => found.join(one),
                         _ => return None,
                     }
@@ -59,10 +59,19 @@ fn names_in(folder: &Path) -> HashMap<String, Vec<OsString>> {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         if let Some(text) = name.to_str() {
-            names.entry(text.nfc().collect()).or_default().push(name);
+            names.entry(composed(text)).or_default().push(name);
         }
     }
     names
+}
+
+/// What to do where images of a whole data set are missing.
+pub(super) const UNPACK_AGAIN: &str = "unpack the archive again, or name the folder that holds the images too";
+
+/// Composes the letters of a name: each with an accent becomes one character where there is one. The same name may be written
+/// either way.
+pub(super) fn composed(name: &str) -> String {
+    name.nfc().collect()
 }
 
 /// Why a path may not be found, from its form; for an error that names it.
@@ -75,7 +84,7 @@ pub(super) fn advice(path: &str) -> &'static str {
     } else if Path::new(path).is_absolute() {
         "it is a whole path, perhaps of another machine: write paths relative to the list's folder"
     } else {
-        "unpack the archive again, or name the folder that holds the images too"
+        UNPACK_AGAIN
     }
 }
 

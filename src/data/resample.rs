@@ -58,11 +58,6 @@ impl Rgb {
         Rgb { width, height, pixels: sum_rows(&image.pixels, width * 3, &axis) }
     }
 
-    /// Resized so that the shorter side has `short` pixels (the longer one in proportion, rounded down).
-    pub fn resize_short(&self, short: usize, interpolation: Interpolation) -> Rgb {
-        self.resize(self.covering([short; 2]), interpolation)
-    }
-
     /// The least size in the image's proportions that covers `[height, width]`, rounded down.
     pub(super) fn covering(&self, [height, width]: [usize; 2]) -> [usize; 2] {
         if width * self.height >= height * self.width {
@@ -70,24 +65,6 @@ impl Rgb {
         } else {
             [height, height * self.width / self.height]
         }
-    }
-
-    /// The square of `side` pixels in the middle; of an image that is smaller, all that there is along that axis.
-    pub fn center_crop(&self, side: usize) -> Rgb {
-        let size = [self.height, self.width];
-        self.crop(middle(size, size.map(|whole| whole.min(side)))).into_owned()
-    }
-
-    /// A part: top, left, height, width. The whole is not copied.
-    ///
-    /// # Panics
-    /// If it reaches over the edge.
-    pub fn crop(&self, [top, left, height, width]: [usize; 4]) -> Cow<'_, Rgb> {
-        if [height, width] == [self.height, self.width] {
-            return Cow::Borrowed(self);
-        }
-        let row = |y: usize| &self.pixels[(y * self.width + left) * 3..][..width * 3];
-        Cow::Owned(Rgb { width, height, pixels: (top..top + height).flat_map(row).copied().collect() })
     }
 }
 
@@ -246,18 +223,13 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_of_the_shorter_side() {
-        let short = noise(40, 20).resize_short(10, Interpolation::Bilinear);
-        assert_eq!([short.height, short.width], [20, 10]);
-        let short = noise(20, 41).resize_short(10, Interpolation::Bilinear);
-        assert_eq!([short.height, short.width], [10, 20]);
-        let image = noise(9, 6);
-        let crop = image.center_crop(4);
+    fn covering_keeps_the_proportions_and_the_middle_is_rounded_to_even() {
+        assert_eq!(noise(40, 20).covering([10, 10]), [20, 10]);
+        assert_eq!(noise(20, 41).covering([10, 10]), [10, 20]);
         // (9 - 4) / 2 = 2.5 and (6 - 4) / 2 = 1: row 2, column 1.
-        assert_eq!(crop.pixels[..12], image.pixels[(2 * 6 + 1) * 3..][..12]);
-        let all = image.center_crop(8);
-        assert_eq!([all.height, all.width], [8, 6]);
+        assert_eq!(middle([9, 6], [4, 4]), [2, 1, 4, 4]);
     }
+
     #[test]
     fn a_part_is_that_of_the_whole() {
         let image = noise(37, 23);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::decode::{Share, decode_with_share};
-use super::transforms::Rgb;
+use super::rgb::Rgb;
 use crate::Result;
 use crate::base::text::Shown;
 

@@ -7,6 +7,7 @@ use rand::Rng;
 use super::augment::random_resized;
 use super::decode::decode;
 use super::resample::middle;
+use super::rgb::Rgb;
 use crate::Result;
 use crate::data::{Crop, Interpolation};
 
@@ -25,14 +26,6 @@ pub struct Transform {
     pub crop_scale: [f32; 2],
     /// [`Crop::RandomResized`]: least and largest width / height.
     pub crop_ratio: [f32; 2],
-}
-
-/// A decoded image, `[height, width, 3]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rgb {
-    pub width: usize,
-    pub height: usize,
-    pub pixels: Vec<u8>,
 }
 
 impl Transform {
@@ -105,7 +98,8 @@ mod tests {
         for size in [[40, 64], [64, 41], [50, 50], [16, 3]] {
             let image = noise(size[0], size[1]);
             // 28 / 0.875 = 32
-            let want = image.resize_short(32, Interpolation::Bilinear).center_crop(28);
+            let resized = image.covering([32, 32]);
+            let want = image.resize(resized, Interpolation::Bilinear).crop(middle(resized, [28, 28])).into_owned();
             for crop in [Crop::Center, Crop::RandomResized] {
                 assert!(cropping(crop, [28, 28]).fixed(&image) == want, "{size:?}");
             }

@@ -10,14 +10,12 @@ use csv::StringRecord;
 use super::names::unify;
 use super::{ClassDataset, ClassOptions, refuse, split};
 use crate::base::error::IoContext;
-use crate::base::text::{Shown, are, plural};
+use crate::base::text::{Shown, are, listed, plural};
 use crate::base::text_table::{TextTable, byte, field, fields, within_line};
 use crate::base::{input, memory};
-use crate::data::dataset::listed;
 use crate::data::folder::{PassedBy, images_below};
 use crate::data::named::{Finder, advice};
-use crate::data::sets::{DatasetKind, Subsets};
-use crate::data::{ImageSource, Sample};
+use crate::data::{DatasetKind, ImageSource, Sample, Subsets};
 use crate::{Error, Result};
 
 /// Names of each column, in lower case; the first that is there is used.
@@ -294,12 +292,17 @@ fn unlisted(folder: &Path, rows: &[Row]) -> Option<String> {
 /// # Errors
 /// [`Error::ListLine`] for a line that says something else, [`Error::MissingImages`] for images that are not there.
 pub(super) fn load(file: &Path, folder: Option<&Path>, options: &ClassOptions) -> Result<ClassDataset> {
-    memory::ensure("the data set", input::open(file)?.1.saturating_mul(3))?;
-    let list = List::new(file, input::read(file, LARGEST)?)?;
+    let opened = input::open(file)?;
+    memory::ensure("the data set", opened.1.saturating_mul(3))?;
+    let list = List::new(file, input::read_opened(file, opened, LARGEST)?)?;
     let mut rows = list.rows()?;
     unify(rows.iter_mut().map(|row| &mut row.label));
     let (mut rows, repeated) = list.once(rows)?;
-    let mut dataset = ClassDataset { label: DatasetKind::Csv.to_string(), ..ClassDataset::default() };
+    let divided = rows[0].subset.is_some();
+    let mut dataset = match divided {
+        true => ClassDataset { label: DatasetKind::Csv.to_string(), ..ClassDataset::default() },
+        false => split::dataset(DatasetKind::Csv, options.val_share),
+    };
     if repeated > 0 {
         dataset.warnings.push(format!(
             "{}: {} an image, which counts once",
@@ -318,7 +321,6 @@ pub(super) fn load(file: &Path, folder: Option<&Path>, options: &ClassOptions) -
             are(test)
         ));
     }
-    let divided = rows[0].subset.is_some();
     let names_of = |subset: fn(&Row) -> bool| -> BTreeSet<&str> {
         rows.iter().filter(|row| subset(row)).map(|row| row.label.as_str()).collect()
     };
@@ -342,8 +344,6 @@ pub(super) fn load(file: &Path, folder: Option<&Path>, options: &ClassOptions) -
         }
     } else {
         let split = split::stratified(rows.iter().map(sample).collect(), &dataset.classes, options);
-        dataset.label = split::label(DatasetKind::Csv, options.val_share);
-        dataset.held_out = options.val_share.is_some();
         (dataset.train, dataset.val) = (split.train, split.val);
         dataset.warnings.extend(split.warning);
     }

@@ -12,8 +12,7 @@ use super::{ClassDataset, refuse};
 use crate::Result;
 use crate::base::text::Shown;
 use crate::base::{input, memory};
-use crate::data::sets::{DatasetKind, Subsets};
-use crate::data::{PackedImages, Sample};
+use crate::data::{DatasetKind, PackedImages, Sample, Subsets};
 
 /// What a folder should hold, for errors.
 pub(super) const FILES: &str = "the files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and \

@@ -1,8 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::base::text::Shown;
-use crate::data::{ImageRecord, Protocol};
+use crate::data::{ImageRecord, Protocol, Subsets};
 
 /// A folder with these files; a name that ends in `=TEXT` has that content.
 fn tree(files: &[&str]) -> tempfile::TempDir {

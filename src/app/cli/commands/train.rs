@@ -10,7 +10,7 @@ use crate::app::cli::output::{interrupted, print, stop_on_ctrl_c};
 use crate::base::progress::Reporter;
 use crate::base::text::Shown;
 use crate::config::Config;
-use crate::data::{DatasetKind, Subsets};
+use crate::data::{DatasetKind, Subsets, ValidationImages};
 use crate::model::model_file;
 use crate::nn::DEFAULT_ARCH;
 use crate::nn::TaskKind;
@@ -58,7 +58,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             let root = data_root(&config)?;
             let dataset = open_classes(root, config.data.kind, Subsets::All, share, &config, &terminal)?;
             refuse_on_data(args, &config, [dataset.kind; 2])?;
-            if !dataset.held_out {
+            if dataset.validation == ValidationImages::Own {
                 flags.refuse(
                     &["data.split", "data.val_share"],
                     "it has no effect on a data set with validation images of its own: leave it out",

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::refuse;
 use super::{IMAGE, interleave, read};
 use crate::Result;
-use crate::data::sets::DatasetKind;
+use crate::data::DatasetKind;
 use crate::io::pickle::{self, Heap, Id, Names, Value};
 
 /// Keys of labels and of the names of classes.
