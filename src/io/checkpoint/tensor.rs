@@ -152,6 +152,16 @@ fn row_major(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
+/// Whether tensors of these shapes are the same numbers in the same order: equal shapes, or a linear weight `[out, in]` and a
+/// 1x1 convolution `[out, in, 1, 1]`.
+pub(super) fn same_numbers(a: &[usize], b: &[usize]) -> bool {
+    let linear = |shape: &[usize]| match *shape {
+        [out, input] | [out, input, 1, 1] => Some([out, input]),
+        _ => None,
+    };
+    a == b || (linear(a).is_some() && linear(a) == linear(b))
+}
+
 fn elements<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
     let (elements, _) = bytes.as_chunks::<N>();
     elements.iter().map(|&b| read(b)).collect()
