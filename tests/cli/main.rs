@@ -3,6 +3,8 @@
 #![cfg(unix)]
 
 mod classify;
+#[path = "../common/mod.rs"]
+mod common;
 mod effect;
 mod ends;
 mod memory;
@@ -19,6 +21,8 @@ use std::time::{Duration, Instant};
 use ptl::engine::device::{Device, DeviceKind, DeviceOptions};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use common::say;
 
 /// A model so small that a run takes a moment.
 const TINY: [&str; 20] = [
@@ -43,12 +47,6 @@ const TINY: [&str; 20] = [
     "--eval-batch",
     "8",
 ];
-
-/// Says on the stream itself that a test did nothing: the harness swallows what a test that passes prints.
-fn skipped(why: &str) {
-    use std::io::Write;
-    std::io::stderr().write_all(format!("SKIPPED: {why}\n").as_bytes()).expect("stderr takes a line");
-}
 
 fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_ptl-train"))
@@ -814,7 +812,7 @@ fn a_gpu_that_is_not_there_is_one_clear_error() {
 fn the_emulated_gpu_passes_its_self_test_and_writes_it_down() {
     let options = DeviceOptions { kind: DeviceKind::Emulated, ..DeviceOptions::default() };
     if let Err(error) = Device::open(&options) {
-        return skipped(&error.to_string());
+        return say(&format!("SKIPPED: {error}"));
     }
     let folder = tempfile::tempdir().unwrap();
     let report = path(&folder, "report.json");

@@ -15,7 +15,8 @@ use ptl::nn::TaskKind;
 use ptl::run_dir::RunDir;
 use ptl::train::{Outcome, Start};
 
-use crate::support::{assert_same, datasets, everything, finish, run_job, skipped};
+use crate::common::say;
+use crate::support::{assert_same, datasets, everything, finish, run_job};
 
 /// The recipe as published, but for the width, the length and batches of 2 x 2.
 fn config(arch: &str) -> Config {
@@ -147,7 +148,7 @@ fn mgn_starts_mgn_ptl_and_a_frozen_backbone_leaves_the_branches_free() {
 #[test]
 fn mgn_ptl_learns_on_a_real_data_set() {
     let Some(root) = std::env::var_os("PTL_DATA") else {
-        skipped("PTL_DATA is not set");
+        say("SKIPPED: PTL_DATA is not set");
         return;
     };
     let dataset =

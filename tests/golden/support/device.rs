@@ -3,6 +3,7 @@
 use ptl::engine::device::{Device, DeviceKind, DeviceOptions, Gpu, Precision};
 
 use super::Checker;
+use crate::common::say;
 
 /// A device with a bound on its deviations, relative to the largest value of a tensor.
 pub struct Variant {
@@ -49,7 +50,7 @@ fn emulated(precision: Precision, floor: f64) -> Option<Variant> {
     match Device::open(&options) {
         Ok(device) => Some(Variant { device, name: format!("the emulated GPU in {precision}"), floor }),
         Err(error) => {
-            println!("SKIPPED on the emulated GPU: {error}");
+            say(&format!("SKIPPED on the emulated GPU: {error}"));
             None
         }
     }
