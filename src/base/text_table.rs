@@ -131,6 +131,24 @@ pub fn field(text: &str) -> &str {
     inner.filter(|inner| !inner.contains('"')).map_or(text, str::trim)
 }
 
+/// Finds the only column of a header that has one of `names`, whatever their case; of several names the first counts that is
+/// there.
+///
+/// # Errors
+/// The reason: the header has the column more than once.
+pub fn column(header: &[&str], names: &[&str]) -> Result<Option<usize>, String> {
+    for name in names {
+        let named = header.iter().enumerate().filter(|(_, column)| column.eq_ignore_ascii_case(name));
+        let found: Vec<usize> = named.map(|(index, _)| index).collect();
+        match found[..] {
+            [] => {}
+            [one] => return Ok(Some(one)),
+            _ => return Err(format!("it has the column {name} more than once")),
+        }
+    }
+    Ok(None)
+}
+
 /// All fields of a record.
 pub fn fields(record: &StringRecord) -> Vec<&str> {
     record.iter().map(field).collect()

@@ -135,12 +135,17 @@ impl Extractor {
     }
 }
 
-/// Scales to unit length; a zero vector stays.
+/// Scales a vector to unit length; a vector of zeros stays.
 pub fn normalize(row: &mut [f32]) {
     let norm = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
     if norm > 0.0 {
         row.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);
     }
+}
+
+/// Counts the rows `[n, dim]` that are all zeros: they have no direction.
+pub(super) fn zero_rows(rows: &[f32], dim: usize) -> usize {
+    rows.chunks_exact(dim.max(1)).filter(|row| row.iter().all(|value| *value == 0.0)).count()
 }
 
 /// Turns `logits` `[n, classes]` into probabilities, row by row; f64 inside. A row with NaN or +∞ becomes NaN, which

@@ -11,7 +11,7 @@ use super::names::unify;
 use super::{ClassDataset, ClassOptions, refuse, split};
 use crate::base::error::IoContext;
 use crate::base::text::{Shown, are, listed, plural};
-use crate::base::text_table::{TextTable, byte, field, fields, within_line};
+use crate::base::text_table::{TextTable, byte, column, field, fields, within_line};
 use crate::base::{input, memory};
 use crate::data::folder::{PassedBy, images_below};
 use crate::data::named::{Finder, advice};
@@ -100,7 +100,7 @@ fn header_of(file: &Path) -> Result<Columns, String> {
     let mut bytes = Vec::new();
     let (stream, _) = input::open(file).map_err(|e| e.to_string())?;
     stream.take(HEADER).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    let table = TextTable::new(bytes, |header| columns(header).is_ok())?;
+    let table = TextTable::new(bytes, has_columns)?;
     match table.header() {
         Ok(Some(header)) => columns(&fields(&header)),
         Ok(None) => Err("it is empty".into()),
@@ -131,18 +131,9 @@ fn csv_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The one column of these names; the reason where it stands there more than once.
-fn column(header: &[&str], names: &[&str]) -> Result<Option<usize>, String> {
-    for name in names {
-        let named = header.iter().enumerate().filter(|(_, column)| column.eq_ignore_ascii_case(name));
-        let found: Vec<usize> = named.map(|(index, _)| index).collect();
-        match found[..] {
-            [] => {}
-            [one] => return Ok(Some(one)),
-            _ => return Err(format!("it has the column {name} more than once")),
-        }
-    }
-    Ok(None)
+/// Whether a header has the columns that a list needs, once or more than once.
+fn has_columns(header: &[&str]) -> bool {
+    [PATH, LABEL].iter().all(|names| column(header, names) != Ok(None))
 }
 
 /// Where the columns of a list are; the reason where one lacks.
@@ -164,7 +155,7 @@ fn columns(header: &[&str]) -> Result<Columns, String> {
 
 impl<'a> List<'a> {
     fn new(file: &'a Path, bytes: Vec<u8>) -> Result<List<'a>> {
-        match TextTable::new(bytes, |header| columns(header).is_ok()) {
+        match TextTable::new(bytes, has_columns) {
             Ok(table) => Ok(List { file, table }),
             Err(reason) => refuse(file, reason),
         }
