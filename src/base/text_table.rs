@@ -2,6 +2,8 @@
 
 use csv::{Position, Reader, ReaderBuilder, StringRecord, Trim};
 
+use crate::base::text::plural;
+
 /// The text of a table, and what separates its fields.
 pub struct TextTable {
     /// UTF-8, as far as it is text at all.
@@ -89,7 +91,10 @@ impl TextTable {
                 };
                 let quotes = self.quotes(byte(error.position()));
                 match quotes % 2 {
-                    0 => format!("it has {len} fields, the header has {expected_len}: quote fields with {name}"),
+                    0 => {
+                        let fields = plural(*len as usize, "field", "fields");
+                        format!("it has {fields}, the header has {expected_len}: quote fields with {name}")
+                    }
                     _ => UNCLOSED.into(),
                 }
             }

@@ -1,4 +1,4 @@
-//! Metrics for each pair of a query's camera and a gallery camera: which views a network cannot match.
+//! Metrics for each pair of a query camera and a gallery camera: they show which views a network cannot match.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,14 +14,14 @@ use crate::base::report::Table;
 pub struct CameraPair {
     pub query_camera: i64,
     pub gallery_camera: i64,
-    /// Queries with a match there.
+    /// Queries that have a match in the gallery camera.
     pub queries: usize,
     #[serde(rename = "mAP")]
     pub map: f64,
     pub rank1: f64,
 }
 
-/// Takes the rows of the distance matrix in order.
+/// Ranks queries in the order of the distance matrix, against one gallery camera at a time.
 pub(super) struct CameraPairs<'a> {
     query: Labels<'a>,
     gallery: Labels<'a>,
@@ -61,7 +61,7 @@ impl<'a> CameraPairs<'a> {
         }
     }
 
-    /// Pairs with a query, by cameras.
+    /// Returns the pairs of cameras that have a query with a match, in the order of their numbers.
     pub fn finish(self) -> Vec<CameraPair> {
         let pair = |((query_camera, gallery_camera), (queries, ap, first)): ((i64, i64), (usize, f64, usize))| {
             let n = queries as f64;
@@ -71,7 +71,8 @@ impl<'a> CameraPairs<'a> {
     }
 }
 
-/// A line for each query camera, a column for each gallery camera: mAP / Rank-1 in percent, and the number of queries.
+/// Returns a table with a row for each query camera and a column for each gallery camera: mAP / Rank-1 in percent, and the number of
+/// queries.
 pub fn camera_table(pairs: &[CameraPair]) -> Table {
     let cameras: BTreeSet<i64> = pairs.iter().map(|pair| pair.gallery_camera).collect();
     let title = "query \\ gallery: mAP / Rank-1 (queries)".to_owned();

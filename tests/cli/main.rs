@@ -411,7 +411,7 @@ fn hostile_and_useless_weights_are_refused_before_the_run_exists() {
         ("evil_os_system_zip.pth", "it names "),
         ("evil_eval_legacy.pth", "it names "),
         ("evil_raw_pickle.pkl", "names posix.system"),
-        ("corrupt_oob_size_zip.pth", "outside its storage"),
+        ("corrupt_oob_size_zip.pth", "beyond its storage"),
     ];
     for (name, part) in cases {
         let weights = golden.join(name).display().to_string();

@@ -10,7 +10,7 @@ use flate2::read::MultiGzDecoder;
 use super::packed::{numbers, samples};
 use super::{ClassDataset, refuse};
 use crate::Result;
-use crate::base::text::Shown;
+use crate::base::text::{Shown, plural};
 use crate::base::{input, memory};
 use crate::data::{DatasetKind, PackedImages, Sample, Subsets};
 
@@ -90,7 +90,11 @@ fn subset(folder: &Path, name: &str) -> Result<Vec<Sample>> {
         let name = images_file.shown();
         return refuse(
             &labels_file,
-            format!("it has {count} labels, {name} has {images} images: they do not belong together"),
+            format!(
+                "it has {}, {name} has {}: they do not belong together",
+                plural(count, "label", "labels"),
+                plural(images, "image", "images")
+            ),
         );
     }
     let images = PackedImages { file: images_file, height, width, channels: 1, pixels };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::base::input;
-use crate::base::text::Shown;
+use crate::base::text::{Shown, plural};
 use crate::data::dataset::{Dataset, ImageRecord, Protocol};
 use crate::data::folder::by_bytes;
 use crate::data::named::{UNPACK_AGAIN, below};
@@ -48,7 +48,7 @@ pub(super) fn load(root: &Path, kind: DatasetKind, split: usize, subsets: Subset
         return Err(Error::Setting {
             setting: "data.split".into(),
             value: split.to_string(),
-            reason: format!("{} has {} splits, counted from 0", path.shown(), splits.splits.len()),
+            reason: format!("{} has {}, counted from 0", path.shown(), plural(splits.splits.len(), "split", "splits")),
         });
     };
     let test: BTreeSet<i64> = test.iter().copied().collect();

@@ -19,6 +19,7 @@ pub use self::calibration::{BINS, CalibrationBin, calibration_bins, calibration_
 pub use self::evaluate::{evaluate, write_files};
 pub use self::files::ITEM_COLUMNS;
 use crate::base::report::Table;
+use crate::base::text::plural;
 use crate::{Error, Result};
 
 /// Top-k of [`ClassificationReport::top5`], where there are as many classes.
@@ -94,15 +95,17 @@ impl ClassificationReport {
         }
         if probabilities.len() != n * width || width == 0 {
             return wrong(format!(
-                "{} probabilities for {n} images and {width} classes do not belong together: give one for each image and class",
-                probabilities.len()
+                "{} for {} and {} do not belong together: give one for each image and class",
+                plural(probabilities.len(), "probability", "probabilities"),
+                plural(n, "image", "images"),
+                plural(width, "class", "classes")
             ));
         }
         if let Some(image) = labels.iter().position(|&label| label as usize >= width) {
             return wrong(format!(
-                "image {image} has label {}, and the network knows {width} classes: measure it on the classes that it was \
-                 trained on",
-                labels[image]
+                "image {image} has label {}, and the network knows {}: measure it on the classes that it was trained on",
+                labels[image],
+                plural(width, "class", "classes")
             ));
         }
         // A little above 1, as rounding may leave it.
@@ -214,6 +217,7 @@ impl fmt::Display for ClassificationReport {
         let empty = self.per_class.iter().filter(|class| class.images == 0).count();
         let empty = if empty == 0 { String::new() } else { format!(", {empty} of them without images") };
         let Self { images, nll, .. } = self;
-        write!(f, "{table}images: {images} of {classes} classes{empty}; negative log-likelihood {nll:.4}")
+        let classes = plural(classes, "class", "classes");
+        write!(f, "{table}images: {images} of {classes}{empty}; negative log-likelihood {nll:.4}")
     }
 }

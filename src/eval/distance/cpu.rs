@@ -9,9 +9,9 @@ use super::{DistanceBlock, DistanceSource};
 use crate::Result;
 use crate::engine::cpu::{PackedRows, matmul_nt};
 use crate::eval::products::{Conditioned, block_rows};
-use crate::eval::rerank::{RerankOptions, Reranker, Settled};
+use crate::eval::rerank::{ExactReranking, RerankOptions, Reranker};
 
-/// The queries, and the gallery packed once for all of them.
+/// Distances between queries and a gallery that is packed once for all of them.
 pub struct CpuDistances<'a> {
     conditioned: Arc<Conditioned<'a>>,
     /// Squared length of each row, less its slack.
@@ -57,8 +57,8 @@ impl<'a> DistanceSource<'a> for CpuDistances<'a> {
         Ok(())
     }
 
-    fn settled(&self) -> Option<&Settled<'a>> {
-        self.reranker.as_ref().map(Reranker::settled)
+    fn exact_reranking(&self) -> Option<&ExactReranking<'a>> {
+        self.reranker.as_ref().map(Reranker::exact)
     }
 
     fn fill(&self, rows: Range<usize>, block: &mut DistanceBlock) -> Result<()> {

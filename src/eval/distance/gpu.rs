@@ -1,4 +1,4 @@
-//! Bounds of distances by a GPU: always in f32, by our own kernels, whatever the run computes in.
+//! Bounds of distances by a GPU: always in f32 and by this crate's own kernels, whatever precision the run uses.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use crate::Result;
 use crate::base::memory;
 use crate::engine::device::{Buffer, Gpu, Grid, kernels};
 use crate::eval::products::{Columns, Conditioned, RowTerms, allocate, rows_that_fit, upload};
-use crate::eval::rerank::{GpuReranker, RerankOptions, Settled};
+use crate::eval::rerank::{ExactReranking, GpuReranker, RerankOptions};
 
-/// Queries and gallery on a GPU.
+/// Distances between queries and a gallery that are on a GPU.
 pub struct GpuDistances<'a> {
     gpu: Gpu,
     conditioned: Arc<Conditioned<'a>>,
@@ -23,7 +23,7 @@ pub struct GpuDistances<'a> {
 }
 
 impl<'a> GpuDistances<'a> {
-    /// Brings the rows to the GPU.
+    /// Uploads the rows.
     ///
     /// # Errors
     /// [`crate::Error::DeviceMemory`]; the device fails.
@@ -51,13 +51,13 @@ impl<'a> DistanceSource<'a> for GpuDistances<'a> {
     fn prepare_reranking(&mut self, options: RerankOptions, done: &mut dyn FnMut(usize)) -> Result<()> {
         let features = self.features.ptr();
         self.reranker = Some(GpuReranker::new(&self.gpu, features, self.conditioned.clone(), options, done)?);
-        // Products, a copy that is re-ranked, and what encodings have in common.
+        // Products, the copy of them that is re-ranked, and the overlap of encodings.
         self.block_rows = rows_that_fit(&self.gpu, self.gallery.count, 3)?;
         Ok(())
     }
 
-    fn settled(&self) -> Option<&Settled<'a>> {
-        self.reranker.as_ref().map(GpuReranker::settled)
+    fn exact_reranking(&self) -> Option<&ExactReranking<'a>> {
+        self.reranker.as_ref().map(GpuReranker::exact)
     }
 
     fn fill(&self, rows: Range<usize>, block: &mut DistanceBlock) -> Result<()> {

@@ -116,11 +116,11 @@ fn bounds_hold_and_are_narrow_for_ordinary_features() {
                         let want = (0..dim).map(|k| difference(k).powi(2)).sum::<f64>().sqrt();
                         let exact = row.exact(g);
                         let case = format!("{dim} numbers, offset {offset}, scale {scale}, pair {q} {g}");
-                        assert!(f64::from(row.least(g)) <= exact && exact <= f64::from(row.most(g)), "{case}");
+                        assert!(f64::from(row.lower(g)) <= exact && exact <= f64::from(row.upper(g)), "{case}");
                         assert!((row.distance(exact) - want).abs() <= 1e-12 * want, "{case}");
                         assert!(want <= distances.largest(), "{case}");
                         if offset < 1.0 && dim > 3 && scale > 1e-30 {
-                            assert!(f64::from(row.most(g) - row.least(g)) < 1.5e-4 * exact, "{case}");
+                            assert!(f64::from(row.upper(g) - row.lower(g)) < 1.5e-4 * exact, "{case}");
                         }
                     }
                 }

@@ -1,10 +1,10 @@
 //! Ranking metrics of re-identification: CMC, mAP and mINP.
 //!
-//! For each query the gallery is ordered by (distance, gallery index), after the items that the filter names have been
-//! taken out. A query without a remaining match is skipped: it counts neither as a failure nor as a success.
+//! For each query, the gallery without the items that the filter removes is ordered by (distance, gallery index). A query
+//! without a remaining match is skipped: it counts neither as a failure nor as a success.
 
 mod given;
-mod places;
+mod match_table;
 mod queries_csv;
 mod query;
 mod ranker;
@@ -33,21 +33,21 @@ use crate::base::report::Table;
 use crate::data::Protocol;
 use crate::engine::device::Device;
 
-/// Which gallery items are taken out for a query.
+/// Which gallery items are removed for a query.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GalleryFilter {
-    /// Those with the query's identity and camera: the protocol of Market-1501.
+    /// Images of the query's identity by its camera: the protocol of Market-1501.
     #[default]
     SamePidAndCamera,
     /// Every image of the query's camera.
     SameCamera,
-    /// Nothing, for data from a single camera. A query image that lies in the gallery too matches itself.
+    /// Nothing, for data from a single camera. A query image that is also in the gallery matches itself.
     Nothing,
 }
 
 impl GalleryFilter {
-    /// Whether gallery item `g` is taken out for a query of `pid` and `camid`.
+    /// Returns whether gallery item `g` is removed for a query of `pid` and `camid`.
     pub fn removes(self, pid: i64, camid: i64, gallery: Labels, g: usize) -> bool {
         match self {
             GalleryFilter::SamePidAndCamera => gallery.pids[g] == pid && gallery.camids[g] == camid,
@@ -63,17 +63,17 @@ pub struct RankingOptions {
     pub filter: GalleryFilter,
     /// Length of the CMC curve.
     pub max_rank: usize,
-    /// Items at the distance of a match stand before it in CMC and mINP, instead of in the order of the gallery.
+    /// In CMC and mINP, items at the same distance as a match are ranked before it, instead of in the order of the gallery.
     pub pessimistic_ties: bool,
-    /// A property of the data set. [`Protocol::SingleGalleryShot`] takes out every image of the query's camera, counts
-    /// first matches, and knows neither mAP nor mINP.
+    /// A property of the data set. [`Protocol::SingleGalleryShot`] removes every image of the query's camera and defines neither mAP
+    /// nor mINP.
     pub protocol: Protocol,
     /// Seed of the gallery images that [`Protocol::SingleGalleryShot`] draws.
     pub seed: u64,
 }
 
 impl RankingOptions {
-    /// What is taken out for a query: the protocol's choice where it makes one.
+    /// Returns the filter that the protocol prescribes, or else the chosen one.
     pub fn effective_filter(&self) -> GalleryFilter {
         match self.protocol {
             Protocol::CrossCamera => self.filter,
@@ -94,7 +94,7 @@ impl Default for RankingOptions {
     }
 }
 
-/// Metrics of one query. All are shares in [0, 1].
+/// Metrics of one query. All shares are in [0, 1].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct QueryResult {
     /// Average precision Σ (R_k - R_{k-1}) P_k over distinct distances: tied items enter together.
@@ -109,12 +109,12 @@ pub struct QueryResult {
     pub first_match_rank: usize,
 }
 
-/// Metrics over all valid queries. All are shares in [0, 1].
+/// Metrics over all valid queries. All shares are in [0, 1].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RankingReport {
     #[serde(skip)]
     pub protocol: Protocol,
-    /// Mean of [`QueryResult::ap`]; NaN, and left out of files and tables, where the protocol has none.
+    /// Mean of [`QueryResult::ap`]. NaN where the protocol defines none; files and tables then leave it out.
     #[serde(rename = "mAP", skip_serializing_if = "is_nan")]
     pub map: f64,
     /// Mean of [`QueryResult::ap_trapezoid`].
@@ -126,7 +126,7 @@ pub struct RankingReport {
     /// `[max_rank]`: CMC@k, the share of queries with a match among the first k, is `cmc[k - 1]`.
     pub cmc: Vec<f64>,
     pub valid_queries: usize,
-    /// Queries without a match that counts.
+    /// Queries without a match after filtering.
     pub skipped_queries: usize,
     /// In the order of the queries; `None` for a skipped one. Empty under [`Protocol::SingleGalleryShot`].
     pub per_query: Vec<Option<QueryResult>>,
@@ -137,7 +137,7 @@ fn is_nan(x: &f64) -> bool {
 }
 
 impl RankingReport {
-    /// CMC@k (Rank-k), `None` beyond the curve.
+    /// Returns CMC@k (Rank-k), or `None` beyond the curve.
     pub fn rank(&self, k: usize) -> Option<f64> {
         self.cmc.get(k.checked_sub(1)?).copied()
     }
@@ -149,10 +149,10 @@ impl fmt::Display for RankingReport {
     }
 }
 
-/// Reports of the same queries side by side, in percent, and how many queries there are.
+/// Returns a table of reports of the same queries side by side, in percent, and the number of queries.
 ///
 /// # Panics
-/// Without a report.
+/// There is no report.
 pub fn comparison(columns: &[(&str, &RankingReport)]) -> String {
     let (_, first) = columns[0];
     let mut table = Table::new(std::iter::once("metric").chain(columns.iter().map(|(title, _)| *title)));
@@ -179,9 +179,9 @@ pub fn comparison(columns: &[(&str, &RankingReport)]) -> String {
     }
 }
 
-/// Ranks by the Euclidean distance of features, which `device` computes.
+/// Ranks by the Euclidean distance of features, computed on `device`.
 ///
-/// `query` `[queries, dim]` and `gallery` `[gallery, dim]` are usually rows of unit length, but need not be.
+/// The rows of `query` `[queries, dim]` and `gallery` `[gallery, dim]` usually have unit length, but need not.
 ///
 /// # Errors
 /// [`Error::FeatureRows`] where features and labels differ in number, [`Error::NotFiniteFeature`] for NaN or infinity,
@@ -198,7 +198,7 @@ pub fn evaluate(
     rank_sets(&Sets::new(query, query_labels, gallery, gallery_labels, dim, device)?, options)
 }
 
-/// Ranks by the Euclidean distance, block after block of queries.
+/// Ranks by the Euclidean distance, a block of queries at a time.
 pub(super) fn rank_sets(sets: &Sets, options: &RankingOptions) -> Result<RankingReport> {
     let mut ranker = Ranker::new(sets.query_labels, sets.gallery_labels, options);
     let mut block = DistanceBlock::default();

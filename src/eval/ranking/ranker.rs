@@ -1,4 +1,4 @@
-//! Block after block of distances in, a report out.
+//! Collects the metrics of queries, a block at a time, into a report.
 
 use rayon::prelude::*;
 
@@ -9,7 +9,7 @@ use crate::data::Protocol;
 use crate::eval::products::Row;
 use crate::{Error, Result};
 
-/// Takes the rows of the distance matrix in order.
+/// Ranks queries in the order of the distance matrix.
 pub(in crate::eval) struct Ranker<'a> {
     query: Labels<'a>,
     gallery: Labels<'a>,
@@ -38,6 +38,8 @@ impl<'a> Ranker<'a> {
         }
     }
 
+    /// Returns the report over all queries.
+    ///
     /// # Errors
     /// [`Error::NoValidQuery`].
     pub fn finish(self) -> Result<RankingReport> {
@@ -49,7 +51,7 @@ impl<'a> Ranker<'a> {
     }
 }
 
-/// Running sum of counts, as shares of `whole`.
+/// Returns the cumulative sums of counts as shares of `whole`.
 fn curve(counts: Vec<f64>, whole: f64) -> Vec<f64> {
     let mut sum = 0.0;
     let share = |count| {

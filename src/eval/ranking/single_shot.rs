@@ -1,5 +1,5 @@
-//! Single gallery shot, the first protocol of CUHK03 (Li et al., CVPR 2014): against one random image of each identity,
-//! taken by another camera than the query's.
+//! Single gallery shot, the first protocol of CUHK03 (Li et al., CVPR 2014): the gallery of a query is one random image of each
+//! identity by another camera than the query's.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use super::{Labels, RankingOptions};
 use crate::base::rng::{Purpose, stream};
 use crate::eval::products::Row;
 
-/// Draws for each query.
+/// Random galleries for each query.
 pub const REPEATS: usize = 10;
 
-/// How many identities come before the query's own, for each draw.
+/// How many identities are ranked before the query's own, in each random gallery.
 pub(super) type Draws = [u32; REPEATS];
 
-/// Ranks query number `query`. The draws depend on the seed, the repeat and the query alone. `None` if no other camera
-/// saw its identity.
+/// Ranks query number `query`. Its random galleries depend on the seed, the repeat and the query alone. Returns `None` if no other
+/// camera has an image of its identity.
 pub(super) fn rank(
     row: Row,
     query: usize,
@@ -37,8 +37,8 @@ pub(super) fn rank(
         let own = drawn.iter().find(|(drawn, _)| *drawn == pid).map(|(_, g)| *g).expect("the query has images");
         let mut exact = None;
         let mut before = |other: usize| {
-            if row.most(other) < row.least(own) || row.least(other) > row.most(own) {
-                return row.least(other) < row.least(own);
+            if row.upper(other) < row.lower(own) || row.lower(other) > row.upper(own) {
+                return row.lower(other) < row.lower(own);
             }
             let (other_distance, own_distance) = (row.exact(other), *exact.get_or_insert_with(|| row.exact(own)));
             let first_of_ties = options.pessimistic_ties || other < own;

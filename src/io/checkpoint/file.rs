@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::tensor::{Entry, View};
 use super::{bad_file, kind, safetensors_in, torch, words};
-use crate::base::text::{Shown, are};
+use crate::base::text::{Shown, are, plural};
 use crate::base::{input, memory};
 use crate::io::Dtype;
 use crate::{Error, Result};
@@ -173,9 +173,9 @@ impl File {
         let nan = values.iter().any(|value| value.is_nan());
         let what = if nan { "not finite (NaN or infinite)" } else { "infinite or beyond float32" };
         let reason = format!(
-            "{bad} of the {} values of {} (stored as {:?}) {} {what}: these weights are broken, take a checkpoint from before \
+            "{bad} of the {} of {} (stored as {:?}) {} {what}: these weights are broken, take a checkpoint from before \
              they diverged or overflowed",
-            values.len(),
+            plural(values.len(), "value", "values"),
             name.shown(),
             self.view(name)?.dtype,
             are(bad)

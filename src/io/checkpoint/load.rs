@@ -205,8 +205,8 @@ impl Matching {
                 let negative = values.iter().filter(|value| **value < 0.0).count();
                 if negative > 0 && buffer.name.ends_with("running_var") {
                     let reason = format!(
-                        "{negative} of the {} values of {} {} negative, and a variance never is: these weights are broken",
-                        values.len(),
+                        "{negative} of the {} of {} {} negative, and a variance never is: these weights are broken",
+                        plural(values.len(), "value", "values"),
                         source.shown(),
                         are(negative)
                     );

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
+use crate::base::text::plural;
 use crate::io::dtype::Dtype;
 
 /// A view that repeats its storage (an expanded tensor) may have this many elements and no more, so that a file of a few
@@ -50,8 +51,8 @@ impl View {
         let available = storage.len() / dtype.size();
         let outside = || {
             format!(
-                "a tensor of shape {shape:?}, strides {strides:?} and offset {offset} lies outside its storage of \
-                 {available} elements"
+                "a tensor of shape {shape:?}, strides {strides:?} and offset {offset} reaches beyond its storage of {}",
+                plural(available, "element", "elements")
             )
         };
         if shape.len() != strides.len() {
@@ -66,7 +67,10 @@ impl View {
             return Err(outside());
         }
         if count > available.max(MAX_REPEATED) {
-            return Err(format!("a tensor of shape {shape:?} repeats a storage of {available} elements too often"));
+            return Err(format!(
+                "a tensor of shape {shape:?} repeats a storage of {} too often",
+                plural(available, "element", "elements")
+            ));
         }
         let start = if count == 0 { storage.start } else { storage.start + offset * dtype.size() };
         Ok(View { dtype, shape: shape.to_vec(), strides: strides.to_vec(), bytes: start..storage.end })

@@ -88,7 +88,7 @@ fn overflow_of_other_types_is_seen() {
         let file = parse(typed("running_var", dtype, &[1], &bytes)).unwrap();
         let values = file.finite("running_var");
         assert_eq!(values.is_ok(), good, "{dtype} {bytes:?}");
-        assert!(values.err().is_none_or(|e| e.to_string().contains("1 of the 1 values of running_var (stored as ")));
+        assert!(values.err().is_none_or(|e| e.to_string().contains("1 of the 1 value of running_var (stored as ")));
     }
 }
 
