@@ -1,8 +1,8 @@
 //! From a folder of images to training batches.
 //!
 //! folder → [`load`] → [`Dataset`] (names or lists parsed, checked) → [`IdentitySampler`] (which images make a batch) →
-//! [`Loader`] (threads that decode, crop, resize, change colours and draw ahead) → [`Batch`] (bytes, and what augmentation does to
-//! them: [`Drawn`], [`Mix`]).
+//! [`Loader`] (threads that decode, crop, resize and change colours ahead of training) → [`Batch`] (bytes, and the sampled parameters
+//! of the rest of the augmentation: [`AugmentParams`], [`Mix`]).
 
 mod augment;
 mod batch;
@@ -26,7 +26,7 @@ mod sets;
 pub mod synth;
 mod transforms;
 
-pub use augment::{Augment, Crop, Drawn, Interpolation, MEAN, Mix, STD};
+pub use augment::{Augment, AugmentParams, Crop, Interpolation, MEAN, Mix, STD};
 pub use batch::Batch;
 pub use cache::ImageCache;
 pub use classes::{ClassDataset, ClassOptions, ValidationImages, load_classes};

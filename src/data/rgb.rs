@@ -11,10 +11,10 @@ pub struct Rgb {
 }
 
 impl Rgb {
-    /// A part: top, left, height, width. The whole is not copied.
+    /// Returns a part: top, left, height, width. The whole image is not copied.
     ///
     /// # Panics
-    /// If it reaches over the edge.
+    /// The part reaches beyond the edge.
     pub fn crop(&self, [top, left, height, width]: [usize; 4]) -> Cow<'_, Rgb> {
         if [height, width] == [self.height, self.width] {
             return Cow::Borrowed(self);

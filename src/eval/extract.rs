@@ -98,12 +98,12 @@ impl Extractor {
     ) -> Result<()> {
         let dim = self.dim();
         let start = rows.len();
-        rows.resize(start + batch.drawn.len() * dim, 0.0);
+        rows.resize(start + batch.params.len() * dim, 0.0);
         for mirror in [false, true] {
             if mirror && !self.options.flip {
                 break;
             }
-            batch.drawn.iter_mut().for_each(|drawn| drawn.mirror = mirror);
+            batch.params.iter_mut().for_each(|params| params.mirror = mirror);
             self.session.set_images(self.images, batch)?;
             self.begin_batch(training)?;
             self.session.forward(store, self.states.as_mut().expect("begun above"))?;

@@ -4,7 +4,7 @@ use ptl::base::progress::Reporter;
 use ptl::base::stop::StopFlag;
 use ptl::config::{Config, Overrides};
 use ptl::data::synth::{self, Domain, SynthConfig};
-use ptl::data::{Batch, Dataset, DatasetKind, Drawn, LoadOptions, load};
+use ptl::data::{AugmentParams, Batch, Dataset, DatasetKind, LoadOptions, load};
 use ptl::engine::device::{Device, DeviceKind, Precision};
 use ptl::eval::ranking::RankingReport;
 use ptl::eval::{Model, Output};
@@ -169,7 +169,7 @@ fn a_step_that_is_not_finite_changes_no_parameter() {
     let batch = Batch {
         pixels: (0..4 * 32 * 16 * 3).map(|i| (i % 251) as u8).collect(),
         size: [32, 16],
-        drawn: vec![Drawn::default(); 4],
+        params: vec![AugmentParams::default(); 4],
         labels: vec![0, 0, 1, 1],
         indices: vec![0, 1, 2, 3],
         mix: None,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ptl::data::{Crop, Drawn, Interpolation, Rgb, Transform, decode};
+use ptl::data::{AugmentParams, Crop, Interpolation, Rgb, Transform, decode};
 
 use crate::support::{Checker, GoldenFile, files};
 
@@ -98,7 +98,7 @@ fn the_middle_of_the_resized_image() {
 fn normalised(image: &Rgb, mirror: bool) -> Vec<f32> {
     let pixels = image.resize([384, 128], Interpolation::Bicubic).pixels;
     let mut out = vec![0.0; pixels.len()];
-    Drawn { mirror, ..Drawn::default() }.apply(&pixels, [384, 128], &mut out);
+    AugmentParams { mirror, ..AugmentParams::default() }.apply(&pixels, [384, 128], &mut out);
     out
 }
 
