@@ -232,7 +232,7 @@ fn of_several_networks_the_one_that_is_meant_is_taken() {
     let tensors = twice("", "model.");
     let (_, report) = start("resnet18", REID, &file(&tensors), false).unwrap();
     let choice = report.place.choice(&file(&tensors));
-    assert_eq!(choice, " (the tensors at its top; it also has model: --weights-dict takes another)");
+    assert_eq!(choice, " (the tensors at its top; it also has model: `train.weights_dict` takes another)");
     let error = start("resnet18", REID, &file(&twice("rgb.", "infrared.")), false).unwrap_err().to_string();
     assert!(error.contains("under rgb and under infrared") && error.contains("`train.weights_dict`"), "{error}");
     let error = open(&twice("rgb.", "infrared."), Some("depth")).err().unwrap().to_string();

@@ -102,7 +102,7 @@ impl Place {
         let taken = taken.join(", ");
         match &others[..] {
             [] => format!(" ({taken})"),
-            others => format!(" ({taken}; it also has {}: --weights-dict takes another)", others.join(", ")),
+            others => format!(" ({taken}; it also has {}: `train.weights_dict` takes another)", others.join(", ")),
         }
     }
 
