@@ -1,7 +1,8 @@
-//! Compiles `kernels/*.cu`: by nvcc into one fat binary, by a C++ compiler for the emulator; and writes a typed launch function for
-//! each kernel from its signature. Also tells the program how it was built.
+//! Compiles `kernels/*.cu` by nvcc into one fat binary, and by a C++ compiler for the emulator. Writes a typed launch function for each
+//! kernel from its signature. Also records for the program how it was built.
 //!
-//! `PTL_CUDA` = `require`: no nvcc is an error; `off`: nvcc is not looked for. `PTL_CUDA_ARCHS`: see `build/nvcc.rs`.
+//! With `PTL_CUDA=require` it is an error if nvcc is missing; with `PTL_CUDA=off` nvcc is not looked for. `PTL_CUDA_ARCHS` is explained
+//! in `build/nvcc.rs`.
 
 #[path = "build/emulator.rs"]
 #[cfg(feature = "emulator")]

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::signatures::{Kernel, table};
 
-/// False where there is no C++ compiler: the emulator is left out, and its tests say so.
+/// Compiles everything into a static library. Returns false if no C++ compiler works: the build then has no emulator, and the tests of it
+/// say that they are skipped.
 pub fn compile(kernels: &[Kernel]) -> bool {
     let out = PathBuf::from(crate::variable("OUT_DIR"));
     fs::write(out.join("table.inc"), table(kernels)).expect("a writable build folder");
@@ -16,7 +17,7 @@ pub fn compile(kernels: &[Kernel]) -> bool {
         for path in fs::read_dir(folder).expect("readable").flatten().map(|entry| entry.path()) {
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("cpp") => drop(build.file(path)),
-                // The compiler knows C++ by the file's name.
+                // The compiler recognises C++ by the ending of the file's name.
                 Some("cu") => drop(build.file(as_cpp(&path, &out))),
                 _ => {}
             }

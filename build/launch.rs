@@ -32,7 +32,7 @@ pub fn write(kernels: &[Kernel], sizes: &IntStruct, path: &Path) {
             families.entry(base).or_default().push((suffix, kernel));
         }
     }
-    // A kernel of one type only has no family; `cast_f32_bf16` and the like are no members of one either.
+    // A kernel of one type only has no family, and neither has `cast_f32_bf16`.
     families.retain(|_, members| members.len() > 1);
     families.iter().for_each(|(base, members)| text.push_str(&family(base, members)));
     fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -56,7 +56,7 @@ fn launch(index: usize, kernel: &Kernel) -> String {
     )
 }
 
-/// What differs between the members is an address of any type.
+/// Writes the function of a family. A parameter whose type differs between the members is an address of any type.
 fn family(base: &str, members: &[(&str, &Kernel)]) -> String {
     let first = members[0].1;
     let differs = |i: usize| members.iter().any(|(_, kernel)| kernel.parameters[i].type_ != first.parameters[i].type_);

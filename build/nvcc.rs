@@ -1,7 +1,7 @@
 //! Finds nvcc and compiles all kernels into one fat binary.
 //!
-//! The flags stand in `kernels/nvcc.flags`: machine code for Ampere (sm_80, sm_86), Ada (sm_89) and Hopper (sm_90a), and PTX for what
-//! comes later. `PTL_CUDA_ARCHS` names others: `PTL_CUDA_ARCHS="90a"`, `"80 89+ptx"`; `+ptx` keeps portable code too.
+//! The flags are in `kernels/nvcc.flags`: machine code for Ampere (sm_80, sm_86), Ada (sm_89) and Hopper (sm_90a), and PTX for later
+//! architectures. `PTL_CUDA_ARCHS` replaces that list: `PTL_CUDA_ARCHS="90a"` or `"80 89+ptx"`, where `+ptx` adds portable code.
 
 use std::env;
 use std::fmt::Write;
@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Writes `kernels.fatbin` into `out`. Says what compiled it, or why nothing did.
+/// Writes `kernels.fatbin` into `out`. Returns what compiled it, or why there is none.
 pub fn compile(out: &Path) -> Result<String, String> {
     for name in ["PTL_CUDA", "PTL_CUDA_ARCHS", "NVCC", "CUDA_HOME", "PATH", "VIRTUAL_ENV"] {
         println!("cargo::rerun-if-env-changed={name}");
@@ -34,8 +34,8 @@ pub fn compile(out: &Path) -> Result<String, String> {
     Err("no nvcc when this was built".into())
 }
 
-/// In this order: `NVCC` (the compiler's path), `CUDA_HOME`, a toolkit from pip in the active virtual environment, that of
-/// `scripts/install-nvcc`, `PATH`.
+/// Looks for nvcc in this order: `NVCC` (the compiler's path), `CUDA_HOME`, a toolkit from pip in the active virtual environment, that
+/// of `scripts/install-nvcc`, `PATH`.
 fn find() -> Option<PathBuf> {
     let folder = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(nvcc) = folder("NVCC") {
@@ -92,7 +92,7 @@ fn run(nvcc: &Path, out: &Path) -> Result<String, String> {
     Ok(format!("nvcc {release}: {}", codes.join(", ")))
 }
 
-/// Flags for a list like `80+ptx, 90a`.
+/// Returns the flags for a list like `80+ptx, 90a`.
 fn architectures(list: &str) -> Vec<String> {
     let mut flags = Vec::new();
     for item in list.split([' ', ',']).filter(|item| !item.is_empty()) {

@@ -18,7 +18,7 @@ pub struct IntStruct {
     pub fields: Vec<String>,
 }
 
-/// `type_` has neither `const` nor `__restrict__`: `float`, or for a pointer what it points to.
+/// A parameter of a kernel. `type_` is its type, or for a pointer what it points to, without `const` and `__restrict__`.
 pub struct Parameter {
     pub name: String,
     pub type_: String,
@@ -26,7 +26,7 @@ pub struct Parameter {
     pub is_const: bool,
 }
 
-/// All kernels of `folder`, file by file in the order of their names.
+/// Returns all kernels of `folder`, file by file in the order of the files' names.
 pub fn read(folder: &Path) -> Vec<Kernel> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut files: Vec<_> = entries.map(|entry| entry.expect("a readable folder").path()).collect();
@@ -70,7 +70,7 @@ pub fn read_struct(header: &Path) -> IntStruct {
     parse().unwrap_or_else(|| panic!("{} has no struct of ints", header.display()))
 }
 
-/// `__launch_bounds__(256, 2) name(const float* x, int n)`
+/// Parses a signature like `__launch_bounds__(256, 2) name(const float* x, int n)`.
 fn parse(head: &str) -> Option<Kernel> {
     let (bounds, rest) = head.trim().strip_prefix("__launch_bounds__(")?.split_once(')')?;
     let (name, parameters) = rest.split_once('(')?;
@@ -93,7 +93,7 @@ fn parameter(text: &str) -> Option<Parameter> {
 }
 
 impl Parameter {
-    /// As C++ writes it.
+    /// Returns the declaration in C++.
     pub fn declaration(&self) -> String {
         let Parameter { name, type_, pointer, is_const } = self;
         format!("{}{type_}{} {name}", if *is_const { "const " } else { "" }, if *pointer { "*" } else { "" })

@@ -6,16 +6,16 @@
 // With g = dy masked by the ReLU: dbias = Σg, dweight = Σg·x̂, dx = weight·inv_std·(g - Σg/rows - x̂·Σg·x̂/rows),
 // dresidual = g. With running statistics (`batch_statistics` = 0) the two sums drop out of dx.
 //
-// Contract. Activations are [rows, channels], f32 or bf16; statistics, parameters and their gradients f32 [channels].
-// Sums run over fixed splits of the rows into partials, which are added in order and in double precision; within a split the
-// order depends on whether rows fill whole 16 bytes, and on nothing else. From x the first row
-// is subtracted before squaring, so that a large mean costs no digits. `accumulate`: 0 overwrites a gradient, else adds.
-// y may be x or residual; dx may be dy if dresidual is null, and dresidual may be dy. NaN passes the ReLU in both directions.
+// Contract. Activations are [rows, channels], f32 or bf16; statistics, parameters and their gradients are f32 [channels]. The rows
+// are cut into fixed splits. Each split gives partial sums, which are added in order and in double precision; within a split the
+// order depends only on whether a row is a multiple of 16 bytes long. The first row of x is subtracted before squaring, so that a
+// large mean costs no digits. `accumulate`: 0 overwrites a gradient, any other value adds to it. y may be x or residual; dx may be
+// dy if dresidual is null, and dresidual may be dy. NaN passes the ReLU in both directions.
 
 #include "common.cuh"
 
-// Sums over rows: a block of 256 threads takes 32 channels, N at a time (1, or as many as 16 bytes hold). So a warp holds N rows
-// side by side, and a block 8·N.
+// Sums over rows: a block of 256 threads takes 32 channels. A thread reads N channels at once (1, or as many as 16 bytes hold), so
+// a warp reads N rows at once and a block 8·N.
 template <int N> struct NormTile {
     static constexpr int THREADS = 32 / N, ROWS = 8 * N;
     static METHOD int channel() { return blockIdx.x * 32 + threadIdx.x % THREADS * N; }
@@ -60,7 +60,7 @@ DEVICE void norm_partials(const T* x, float* partials, long long rows, int chann
         Vec<N> sum = {}, squares = {};
         if (channel < channels) {
             Vec<N> pivot = load_vec<N>(x + channel);
-            // Few blocks have to keep many loads in flight.
+            // There are few blocks, so each thread needs several loads in flight.
 #pragma unroll 4
             for (long long row = first + NormTile<N>::row(); row < end; row += NormTile<N>::ROWS) {
                 Vec<N> v = load_vec<N>(x + row * channels + channel);
@@ -102,7 +102,7 @@ DEVICE void norm_finish(const T* x, const float* partials, float* mean, float* i
     }
     double d = sum / rows, biased = squares / rows - d * d;
     float batch_mean = (float)(load(x + channel) + d);
-    // A comparison, so that NaN stays.
+    // A comparison instead of fmaxf, so that NaN stays NaN.
     float variance = (float)(biased < 0.0 ? 0.0 : biased);
     mean[channel] = batch_mean;
     inv_std[channel] = 1.0f / sqrtf(variance + eps);
@@ -113,8 +113,9 @@ DEVICE void norm_finish(const T* x, const float* partials, float* mean, float* i
     }
 }
 
-// Mean and 1/√(biased variance + eps) of the batch; moves the running statistics, with the unbiased variance, unless they
-// are null. rows > 1. launch: grid (ceil(channels / 64))
+// Mean and 1/√(biased variance + eps) of the batch. Updates the running statistics, with the unbiased variance, unless they are
+// null. Needs rows > 1.
+// launch: grid (ceil(channels / 64))
 extern "C" __global__ void __launch_bounds__(64)
     batch_norm_finish_f32(const float* x,         // [rows, channels], of which the first row is read
                           const float* partials,  // [splits, 2, channels]
@@ -129,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(64)
     norm_finish(x, partials, mean, inv_std, running_mean, running_var, splits, rows, channels, eps, momentum);
 }
 
-// The same from running statistics. launch: grid (ceil(channels / 64))
+// The same mean and inv_std from the running statistics. launch: grid (ceil(channels / 64))
 extern "C" __global__ void __launch_bounds__(64)
     batch_norm_from_running(const float* running_mean, const float* running_var, float* mean, float* inv_std,  // [channels]
                             int channels, float eps) {
@@ -182,7 +183,7 @@ extern "C" __global__ void __launch_bounds__(256)
     norm_apply(x, residual, mean, inv_std, weight, bias, y, rows, channels, relu);
 }
 
-// dy where the ReLU let the value through; y is null without ReLU.
+// dy where the ReLU let the value through, else 0. y is null without ReLU.
 template <int N, class T> DEVICE Vec<N> norm_masked(const T* y, const T* dy, long long i) {
     Vec<N> g = load_vec<N>(dy + i);
     if (y) {

@@ -1,11 +1,12 @@
 // BConv-Cell in f32: a convolution to four gates, and the latent state that they update, in one pass.
 //   [i f o g] = conv(x, weight);  c_next = σ(f)·c_prev + σ(i)·tanh(g);  y = σ(o)·tanh(c_next)
-// A tile's 64 columns are the four gates of 16 channels, so that a thread ends with all gates of its channels: the
+// A tile's 64 columns are the four gates of 16 channels, so each thread holds all four gates of its channels, and the
 // pre-activations never reach memory. Any kernel, stride, padding and number of channels.
 //
-// Contract. Overwrites c_next, y and, unless it is null, gates (the activated gates, for backward). c_prev may be c_next
-// itself; nothing else may overlap. The gradients of x and weight are those of a convolution with 4·channels outputs: see
-// conv2d_f32.cu, which takes `gates` after bconv_gate_gradients_f32 as dy.
+// Contract. Overwrites c_next, y and, unless it is null, gates (the activated gates, for backward). c_prev and c_next may be the
+// same buffer; nothing else may overlap. Backward: bconv_gate_gradients_f32 turns `gates` into the gradients of the
+// pre-activations; with these as dy, the gradients of x and weight are those of a convolution with 4·channels outputs
+// (conv2d_f32.cu).
 
 #include "bconv_gates.cuh"
 #include "implicit_gemm_f32.cuh"

@@ -4,10 +4,10 @@
 #include "common.cuh"
 #include "conv_sizes.h"
 
-// The channels of a cell, whose convolution has four gates for each. (Divided as unsigned, which takes fewer registers.)
+// The channels of a cell, whose convolution computes four gates for each. (The unsigned division takes fewer registers.)
 DEVICE int cell_channels(const ConvSizes& conv) { return (int)((unsigned)conv.out_c / 4); }
 
-// tanh.approx in the bf16 form (2^-11, below what rounding the operands costs), exact functions in f32 and tf32.
+// In bf16 tanh.approx, whose error of 2^-11 is below that of rounding the operands; exact functions in f32 and tf32.
 template <class T> struct Activations;
 template <> struct Activations<bf16> {
     static METHOD float sigmoid_of(float v) { return sigmoid_fast(v); }
@@ -39,7 +39,7 @@ DEVICE void gate_gradients(T* gates, const float* c_prev, const T* dy, long long
                 grads[2][e] = d[e] * t * o[e] * (1.0f - o[e]);
                 grads[3][e] = dc * i[e] * (1.0f - g[e] * g[e]);
             }
-            // By a pointer that moves: nvcc 13.0 splits the wide stores at gate + 2·channels and gate + 3·channels.
+            // The pointer moves, because nvcc 13.0 would split the wide stores at gate + 2·channels and gate + 3·channels.
 #pragma unroll
             for (int k = 0; k < 4; k++) {
                 store_vec(gate, grads[k]);

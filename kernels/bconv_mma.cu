@@ -1,17 +1,17 @@
-// BConv-Cell forward on tensor cores: bf16 (activations and saved gates bf16) and tf32 (all f32); sums and the latent state
-// are f32 in both. The same formulas, any sizes and the same contract as bconv_f32.cu, but for the weights, which
-// pack_gates_* lays out first, once for each change of the weights.
+// BConv-Cell forward on tensor cores. In bf16, activations and saved gates are bf16; in tf32, all is f32 in memory. Sums and the
+// latent state are f32 in both. Formulas, sizes and contract are those of bconv_f32.cu, except that the weights come packed by
+// pack_gates_*, which must run again after each change of the weights.
 //
-// A block's 128 columns are 32 channels, a warp's 64 are 16 channels. The columns are arranged so that a thread ends with all
-// four gates of four consecutive channels: of the 64, n8 block j holds gate j%4, and of its columns 2q and 2q+1 (those of
-// lanes with l%4 = q) channels 4q + 2·(j/4) and the next.
+// A block's 128 columns are 32 channels with their four gates, a warp's 64 columns are 16 channels. The columns are arranged so
+// that a thread holds all four gates of four consecutive channels: of a warp's eight blocks of 8 columns, block j holds gate j%4;
+// its columns 2q and 2q + 1 (those of the lanes with l%4 = q) are the channels 4q + 2·(j/4) and the next one.
 //
-// bconv_gates.cuh says which activations each form uses.
+// bconv_gates.cuh has the activation functions of both types.
 
 #include "bconv_gates.cuh"
 #include "implicit_gemm_mma.cuh"
 
-// Of packed column `column` of a block's 128: which gate, and which of the block's 32 channels.
+// The gate of column `column` of a block's 128, and its channel among the block's 32.
 DEVICE int packed_gate(int column) { return column % 64 / 8 % 4; }
 DEVICE int packed_channel(int column) { return column / 64 * 16 + column % 8 / 2 * 4 + column % 64 / 32 * 2 + column % 2; }
 
@@ -59,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(256)
     pack_gates<MmaDensePixels<float>>(weight, packed, conv);
 }
 
-// Four consecutive channels; `live` of them exist. Wide where rows are aligned.
+// Loads or stores four consecutive channels, of which `live` exist; all four at once where `aligned`.
 DEVICE void load_four(const float* p, float (&v)[4], int live, bool aligned) {
     if (aligned) {
         float4 q = *(const float4*)p;
@@ -116,7 +116,7 @@ DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, 
             load_four(c_prev + at, state, live, aligned);
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                // Channel e lies in blocks 4·(e/2) + gate, at column e%2 of the lane's two.
+                // Channel e is in the blocks of 8 columns 4·(e/2) + gate, in the lane's column e%2.
                 const int block = e / 2 * 4, element = half * 2 + e % 2;
                 float iv = Activations<T>::sigmoid_of(acc[i][block][element]);
                 float fv = Activations<T>::sigmoid_of(acc[i][block + 1][element]);
@@ -154,7 +154,8 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     bconv_forward_mma<MmaPixels<float>>(x, packed, c_prev, c_next, y, gates, conv);
 }
 
-// The same for few input channels, by pack_gates_dense_*. Of 3 channels a step of MmaPixels holds 3 numbers and 29 zeros.
+// The same for few input channels, with weights packed by pack_gates_dense_*. With 3 channels, a step of MmaPixels would hold 3
+// numbers and 29 zeros.
 extern "C" __global__ void __launch_bounds__(256, 2)
     bconv_forward_dense_bf16(const bf16* __restrict__ x, const bf16* __restrict__ packed, const float* c_prev,
                              float* c_next, bf16* __restrict__ y, bf16* __restrict__ gates, ConvSizes conv) {
@@ -167,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     bconv_forward_mma<MmaDensePixels<float>>(x, packed, c_prev, c_next, y, gates, conv);
 }
 
-// bconv_gate_gradients_f32 for bf16 gates and dy. launch: any grid of one dimension
+// As bconv_gate_gradients_f32, for gates and dy in bf16. launch: any grid of one dimension
 extern "C" __global__ void __launch_bounds__(256)
     bconv_gate_gradients_bf16(bf16* __restrict__ gates,          // [pixels, 4, channels]
                               const float* __restrict__ c_prev,  // [pixels, channels]

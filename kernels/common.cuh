@@ -1,4 +1,4 @@
-// What several kernel files share: element types, activations, gradients that overwrite or add, sums in a fixed order.
+// What several kernel files share: loads and stores by element type, gradients that overwrite or add, loops, sums in a fixed order.
 #pragma once
 
 #include "cuda_compat.h"
@@ -8,19 +8,19 @@ DEVICE float load(const bf16* p) { return bits_to_float((uint32_t)p->bits << 16)
 DEVICE void store(float* p, float v) { *p = v; }
 DEVICE void store(bf16* p, float v) { p->bits = (uint16_t)pack_bf16(v, 0.0f); }
 
-// The first writer of a gradient overwrites, the others add.
+// Stores v, or adds it: the first writer of a gradient overwrites, the others add.
 template <class T> DEVICE void put(T* p, float v, int accumulate) { store(p, accumulate ? load(p) + v : v); }
 
-// N numbers side by side, as floats. In memory they are one number (N = 1, any address), or fill whole 16 bytes and begin at
-// a multiple of that, and travel 16 bytes at a time.
+// N neighbouring numbers, as floats. In memory they are one number at any address (N = 1), or a multiple of 16 bytes at a multiple
+// of 16, which is loaded and stored 16 bytes at a time.
 template <int N> struct Vec {
     float of[N];
     METHOD float& operator[](int i) { return of[i]; }
     METHOD float operator[](int i) const { return of[i]; }
 };
-// Numbers of the types T... that fill whole 16 bytes in each of them.
+// The smallest number of elements that is a multiple of 16 bytes in each of the types T.
 template <class... T> constexpr int VEC = (... || (sizeof(T) == 2)) ? 8 : 4;
-// Whether wide loads and stores may begin at all of these addresses; null counts as aligned.
+// Whether all of these addresses are multiples of 16, as wide loads and stores need; null counts as aligned.
 template <class... T> DEVICE bool aligned_16(const T*... p) { return (... | (uintptr_t)p) % 16 == 0; }
 
 template <int N> DEVICE Vec<N> load_vec(const float* p) {
@@ -80,7 +80,7 @@ template <int N, class T> DEVICE void put_vec(T* p, Vec<N> v, int accumulate) {
     }
     store_vec(p, v);
 }
-// Numbers of f32 that begin anywhere: parameters and statistics, which are read once for many rows.
+// Loads N numbers of f32 from any address: parameters and statistics, which are read once for many rows.
 template <int N> DEVICE Vec<N> gather_vec(const float* p) {
     Vec<N> v;
 #pragma unroll
@@ -88,7 +88,7 @@ template <int N> DEVICE Vec<N> gather_vec(const float* p) {
     return v;
 }
 
-// f(Width<N>) with N numbers at a time where `wide`, else with one.
+// Calls f(Width<N>{}) where `wide`, else f(Width<1>{}): one body for N numbers at a time and for one.
 template <int N> struct Width {
     static constexpr int VALUE = N;
 };
@@ -98,7 +98,7 @@ template <int N, class F> DEVICE void by_width(bool wide, F f) {
 }
 
 DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-// sigmoid(x) = tanh(x/2)/2 + 1/2; absolute error up to 2^-12.
+// sigmoid(x) = tanh(x/2)/2 + 1/2, with an absolute error of up to 2^-12.
 DEVICE float sigmoid_fast(float x) { return fmaf(tanh_fast(0.5f * x), 0.5f, 0.5f); }
 
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -107,8 +107,9 @@ DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 DEVICE long long global_index() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
 DEVICE long long global_size() { return (long long)gridDim.x * blockDim.x; }
 
-// visit(row, column) for this thread's elements of a [rows, columns] matrix, in memory's order over any grid of one dimension
-// with fewer than 2^32 threads. Steps in the mixed radix of row and column: 64-bit divisions cost more than the elements.
+// Calls visit(row, column) for this thread's elements of a [rows, columns] matrix, in the order of memory, for any grid of one
+// dimension with fewer than 2^32 threads. Row and column are stepped separately, because a 64-bit division costs more than an
+// element's work.
 template <class F> DEVICE void for_each_in_rows(long long rows, int columns, F visit) {
     unsigned start = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x, width = (unsigned)columns;
     unsigned step_rows = step / width, step_columns = step % width, column = start % width;
@@ -119,8 +120,9 @@ template <class F> DEVICE void for_each_in_rows(long long rows, int columns, F v
     }
 }
 
-// visit(column, first row, row step) for this thread's share of a [rows, columns] matrix: neighbouring threads take neighbouring
-// columns, and a thread stays in its column, so that it reads once what belongs to that. Any grid of one dimension.
+// Calls visit(column, first row, row step) for this thread's share of a [rows, columns] matrix, for any grid of one dimension.
+// Neighbouring threads take neighbouring columns, and a thread stays in its columns, so that it reads what belongs to a column only
+// once.
 template <class F> DEVICE void for_each_in_columns(long long rows, int columns, F visit) {
     unsigned thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x;
     unsigned beside = min((unsigned)columns, threads), step = threads / beside, first = thread / beside;
@@ -128,13 +130,13 @@ template <class F> DEVICE void for_each_in_columns(long long rows, int columns, 
     for (unsigned column = thread % beside; column < (unsigned)columns; column += beside) visit((int)column, first, step);
 }
 
-// Sum over a warp, by a tree whose shape never changes; every lane gets it.
+// Returns the sum over a warp to every lane, added in a fixed order.
 template <class T> DEVICE T warp_sum(T v) {
     for (int lanes = 16; lanes; lanes /= 2) v += shuffle_xor(v, lanes);
     return v;
 }
 
-// Sum over a block of up to 1024 threads, in a fixed order; every thread gets it. May be called again at once.
+// Returns the sum over a block of up to 1024 threads to every thread, added in a fixed order. May be called again at once.
 template <class T> DEVICE T block_sum(T v) {
     SHARED(T, warps, [32]);
     v = warp_sum(v);

@@ -1,9 +1,9 @@
 // Convolution in f32, forward and backward, any kernel, stride, padding and channels. A fully connected layer is a 1x1
 // convolution of 1x1 images; a BConv-Cell's gradients are those of a convolution with 4·channels outputs.
 //
-// Contract. All buffers are distinct. Forward overwrites y. `accumulate`: 0 overwrites a gradient, else adds to it. The
-// weight gradient goes through partial sums [splits, ...] in a workspace, which sum_partials_f32 (sums.cu) then adds; the bias
-// gradient is the column sums of dy.
+// Contract. All buffers are distinct. Forward overwrites y. `accumulate`: 0 overwrites a gradient, any other value adds to it. The
+// gradient of the weight is written as partial sums [splits, ...], which sum_partials_f32 (sums.cu) then adds up; the gradient of
+// the bias is the column sums of dy (sums.cu).
 
 #include "implicit_gemm_f32.cuh"
 
@@ -36,8 +36,8 @@ extern "C" __global__ void __launch_bounds__(128)
     }
 }
 
-// dx = transposed convolution of dy. One product for each stride phase of the input over just the taps that reach it:
-// blockIdx.z = phase_y·stride_x + phase_x.
+// dx = transposed convolution of dy. Input pixels with the same y mod stride_y and x mod stride_x form a stride phase, and the same
+// taps reach all of them; there is one product for each phase, over these taps only. blockIdx.z = phase_y·stride_x + phase_x.
 // launch: grid (ceil(n·ceil(in_h / stride_y)·ceil(in_w / stride_x) / 128), ceil(in_c / 64), stride_y·stride_x)
 extern "C" __global__ void __launch_bounds__(128)
     conv2d_backward_data_f32(const float* __restrict__ dy,      // [n, out_h, out_w, out_c]

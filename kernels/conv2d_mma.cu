@@ -1,10 +1,10 @@
-// Convolution forward and the gradient of its input on tensor cores, bf16 and tf32, f32 sums; any kernel, stride, padding and
-// channels. The gradient of the weight is in conv2d_weight_mma.cu. A BConv-Cell's gradients are these with its gate gradients
-// as dy and 4·channels as out_c.
+// Convolution forward and the gradient of its input on tensor cores, in bf16 and tf32, with f32 sums; any kernel, stride, padding
+// and channels. The gradient of the weight is in conv2d_weight_mma.cu. The gradients of a BConv-Cell are these too, with its gate
+// gradients as dy and 4·channels as out_c.
 //
-// Contract. All buffers are distinct. Forward overwrites y. `accumulate`: 0 overwrites dx, else adds to it. The weights are
-// packed first, once for each change of the weights: for every block of 128 columns and every tap steps of depth, which are
-// 32 (bf16) or 16 (tf32) channels, the last one filled up with zeros.
+// Contract. All buffers are distinct. Forward overwrites y. `accumulate`: 0 overwrites dx, any other value adds to it. The weights
+// come packed, and must be packed again after each change: for every block of 128 columns and every tap, one or more steps of depth
+// of 32 (bf16) or 16 (tf32) channels, the last of them filled up with zeros.
 
 #include "implicit_gemm_mma.cuh"
 
@@ -82,15 +82,15 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     forward_mma(x, packed, bias, y, conv);
 }
 
-// For the gradient of the input the columns are input channels and the depth output channels. Taps are laid out phase by phase, so
-// that those of one stride phase follow each other, (tap y, tap x) ascending, and one packing serves all phases.
+// Packs weights for the gradient of the input: the columns are input channels, the depth is output channels. The taps are sorted by
+// stride phase, within a phase by (tap y, tap x), so that each phase reads one range of the same packed weights.
 template <class T> DEVICE void pack_transposed(const float* weight, T* packed, ConvSizes conv) {
     const int depth = Mma<T>::DEPTH, per_tap = steps_of_tap<T>(conv.out_c), taps = conv.kernel_h * conv.kernel_w;
     long long count = (long long)ceil_div(conv.in_c, MMA_COLUMNS) * taps * per_tap * MMA_COLUMNS * depth;
     for (long long i = global_index(); i < count; i += global_size()) {
         int k = (int)(i % depth), column = (int)(i / depth % MMA_COLUMNS);
         int step = (int)(i / depth / MMA_COLUMNS), block = step / (taps * per_tap), place = step / per_tap % taps;
-        // Down the phases until `place` falls into one.
+        // Finds the phase that `place` belongs to, and its tap there.
         int tap = 0;
         for (int phase = 0; phase < conv.stride_y * conv.stride_x; phase++) {
             int y = phase / conv.stride_x, x = phase % conv.stride_x;
@@ -135,7 +135,7 @@ DEVICE void backward_data_mma(const T* dy, const T* packed, T* dx, ConvSizes con
     float acc[2][8][4] = {};
     int per_tap = steps_of_tap<T>(conv.out_c), steps = phase.taps_y * phase.taps_x * per_tap;
     if (steps > 0) {
-        // Taps of the phases before this one in the packing.
+        // The number of taps that are packed before those of this phase.
         int before = 0;
         for (int other = 0; other < phase.tap_y * conv.stride_x + phase.tap_x; other++)
             before += StridePhase::count_from(other / conv.stride_x, conv.kernel_h, conv.stride_y) *
@@ -156,10 +156,10 @@ DEVICE void backward_data_mma(const T* dy, const T* packed, T* dx, ConvSizes con
         }
 }
 
-// dx = transposed convolution of dy. One product for each stride phase of the input over just the taps that reach it:
-// blockIdx.z = phase_y·stride_x + phase_x.
-// launch: grid (ceil(n·ceil(in_h / stride_y)·ceil(in_w / stride_x) / 128), ceil(in_c / 128), stride_y·stride_x), dynamic
-// shared memory 63488
+// dx = transposed convolution of dy: one product for each stride phase, as in conv2d_f32.cu. blockIdx.z = phase_y·stride_x +
+// phase_x.
+// launch: grid (ceil(n·ceil(in_h / stride_y)·ceil(in_w / stride_x) / 128), ceil(in_c / 128), stride_y·stride_x), dynamic shared
+// memory 63488
 extern "C" __global__ void __launch_bounds__(256, 2)
     conv2d_backward_data_bf16(const bf16* __restrict__ dy,      // [n, out_h, out_w, out_c]
                               const bf16* __restrict__ packed,  // by pack_transposed_bf16 with these strides

@@ -1,21 +1,22 @@
-// The gradient of a convolution's weight on tensor cores, bf16 and tf32, f32 sums; any kernel, stride, padding and channels. Of a
-// BConv-Cell too, with its gate gradients as dy and 4·channels as out_c.
+// The gradient of a convolution's weight on tensor cores, in bf16 and tf32, with f32 sums; any kernel, stride, padding and
+// channels. Also that of a BConv-Cell, with its gate gradients as dy and 4·channels as out_c.
 //
-// Contract. All buffers are distinct. Partial sums over fixed splits of the output pixels are overwritten; sum_partials_f32
-// (sums.cu) then adds them in the order of the splits: the same bits every time.
+// Contract. All buffers are distinct. The output pixels are cut into fixed splits, and each split overwrites its partial sums;
+// sum_partials_f32 (sums.cu) then adds these in the order of the splits, so the bits are the same every time.
 //
-// dweight = (x under the taps)ᵀ · dy: rows (tap y, tap x, input channel), columns output channels, depth output pixels. Both
-// sides have the depth slowest in memory, and lie so in shared memory: a stage is a number of pixels with 128 channels each of
-// x and of dy. Fragments of bf16 are turned by ldmatrix.trans; of tf32 they are read word by word.
+// dweight = (x under the taps)ᵀ · dy: rows are (tap y, tap x, input channel), columns output channels, depth output pixels. In
+// memory and in shared memory, the depth is the slowest index of both sides: a stage holds some pixels, each with 128 channels of x
+// and of dy. Fragments are therefore transposed while they are read, in bf16 by ldmatrix.trans, in tf32 word by word.
 
 #include "implicit_gemm_mma.cuh"
 
 template <class T> struct Slab {
-    static const int WIDE = 16 / (int)sizeof(T);   // numbers that travel together
+    static const int WIDE = 16 / (int)sizeof(T);   // numbers in 16 bytes, which a thread fetches at once
     static const int CHUNKS = MMA_ROWS / WIDE;     // threads that fetch one pixel
     static const int PASS = MMA_THREADS / CHUNKS;  // pixels that all threads fetch at once
     static const int PIXELS = 2 * PASS;            // of a stage: 32 of bf16, 16 of tf32
-    // Longer than 128 numbers by 16 bytes (bf16) or 32 (tf32): what a warp reads at once lies in different banks.
+    // Bytes from one pixel to the next: 16 (bf16) or 32 (tf32) more than 128 numbers take, so that a warp reads from different
+    // banks.
     static const int PITCH = MMA_ROWS * (int)sizeof(T) + 8 * (int)sizeof(T);
     static const int BYTES = PIXELS * PITCH;
 };
@@ -23,8 +24,9 @@ static_assert(Slab<bf16>::BYTES == Slab<float>::BYTES, "both forms take the same
 const int WEIGHT_STAGE_BYTES = 2 * Slab<bf16>::BYTES;
 const int WEIGHT_SHARED = MMA_STAGES * WEIGHT_STAGE_BYTES;  // 52224 bytes: a kernel needs the opt-in above 48 KiB
 
-// A 16-byte chunk of shared memory from `source`, or its first `live` numbers one by one where rows are not aligned, zeros after
-// them; one by one it is visible after the barrier that follows the wait.
+// Fills 16 bytes of shared memory from `source`: `live` numbers, then zeros. Where rows are aligned by cp.async, all or nothing;
+// else number by number, which other threads see after the barrier that follows the wait for cp.async. `readable` is any valid
+// address.
 template <class T> DEVICE void fetch_row(T* to, const T* source, const T* readable, int live, bool aligned) {
     const int wide = Slab<T>::WIDE;
     if (aligned) {
@@ -39,15 +41,15 @@ template <class T> DEVICE void fetch_row(T* to, const T* source, const T* readab
     }
 }
 
-// What one thread fetches: of every PASS-th output pixel of the split, WIDE rows (x under a tap) and WIDE columns (dy).
+// What one thread fetches: WIDE rows (x under a tap) and WIDE columns (dy) of every PASS-th output pixel of the split.
 template <class T> struct WeightOperands {
     const T *x, *dy;
     ConvSizes conv;
     int offset_y, offset_x, channel;  // of the first of its rows: tap - padding, input channel
     int rows, columns;                // how many of its rows and columns exist
-    int image, out_y, out_x, left;    // the next pixel, and how many pixels of the split there are from it on
+    int image, out_y, out_x, left;    // the next pixel, and how many pixels of the split are left, this one included
     const T* gradients;               // dy of that pixel at its first column
-    int step_image, step_y, step_x;   // PASS pixels, as images, rows and columns
+    int step_image, step_y, step_x;   // PASS pixels forward, as images, rows and columns
 
     METHOD void load_stage(unsigned char* stage) {
         const int wide = Slab<T>::WIDE, pitch = Slab<T>::PITCH;
@@ -69,7 +71,7 @@ template <class T> struct WeightOperands {
             fetch_row(to, x + element(top + offset_y, start + offset_x, channel), x, inside ? wide : 0, true);
             return;
         }
-        // Rows of this thread may belong to several taps.
+        // The rows of this thread may belong to several taps.
         int down = offset_y, right = offset_x, c = channel;
 #pragma unroll
         for (int e = 0; e < wide; e++) {
@@ -89,7 +91,7 @@ template <class T> struct WeightOperands {
     METHOD long long element(int y, int x, int c) const {
         return ((long long)(image * conv.in_h + y) * conv.in_w + x) * conv.in_c + c;
     }
-    // Adds PASS pixels in the mixed radix of image, row and column: at most one carry each.
+    // Moves PASS pixels forward; the steps are less than a row and an image, so each carries at most once.
     METHOD void advance() {
         out_x += step_x, out_y += step_y, image += step_image;
         if (out_x >= conv.out_w) out_x -= conv.out_w, out_y++;
@@ -99,7 +101,8 @@ template <class T> struct WeightOperands {
     }
 };
 
-// Fragments of the 16 (bf16) or 8 (tf32) pixels from `slab` on, for rows 16·i or columns 8·j, 8·(j+1) from `first` on.
+// Reads the fragments of mma from the 16 (bf16) or 8 (tf32) pixels that start at `slab`: those of the 16 rows, or 16 columns, that
+// start at `first`.
 template <class T> struct Fragments;
 template <> struct Fragments<bf16> {
     static const int DEPTH = 16;
@@ -173,7 +176,7 @@ DEVICE void backward_weight_mma(const T* x, const T* dy, float* partials, ConvSi
         }
 }
 
-// Block z sums the output pixels z·split_pixels .. (z+1)·split_pixels; multiples of 32 leave no step half empty.
+// Block z sums the output pixels from z·split_pixels to (z+1)·split_pixels. A multiple of 32 leaves no step half empty.
 // launch: grid (ceil(kernel_h·kernel_w·in_c / 128), ceil(out_c / 128), splits), splits = ceil(n·out_h·out_w / split_pixels),
 // dynamic shared memory 52224
 extern "C" __global__ void __launch_bounds__(256, 2)

@@ -1,13 +1,13 @@
-// The few things that kernels ask of the machine, in two worlds: on the device as built-ins and inline PTX, on the host
-// as an emulator that runs the same sources on the CPU (emulator/emulator.h). Kernel code uses nothing else that is
-// particular to CUDA, besides threadIdx, blockIdx, blockDim, gridDim, __syncthreads and __syncwarp.
+// All that kernels use of CUDA: for nvcc as built-ins and inline PTX, for a C++ compiler from the emulator, which runs the same
+// sources on the CPU (emulator/emulator.h). Besides this, kernels use only threadIdx, blockIdx, blockDim, gridDim, __syncthreads
+// and __syncwarp.
 //
 // Warp collectives (shuffles, ballots, ldmatrix, mma) are always called by all 32 lanes of a warp.
 #pragma once
 
 #include <stdint.h>
 
-// A bfloat16 as it lies in memory. The same type in both worlds, so that no CUDA header is needed for it.
+// A bfloat16 in memory: a type of our own, so that no CUDA header is needed on the host.
 struct bf16 {
     uint16_t bits;
 };
@@ -34,7 +34,7 @@ DEVICE int count_bits(unsigned v) { return __popc(v); }
 DEVICE float bits_to_float(uint32_t v) { return __uint_as_float(v); }
 DEVICE uint32_t float_to_bits(float v) { return __float_as_uint(v); }
 
-// a to the low half, b to the high half; round to nearest even.
+// a in the low half, b in the high half, rounded to nearest even.
 DEVICE uint32_t pack_bf16(float a, float b) {
     uint32_t r;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a));
@@ -43,8 +43,8 @@ DEVICE uint32_t pack_bf16(float a, float b) {
 
 DEVICE uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
-// 16 bytes from global to shared memory, which arrive before the matching cp_async_wait; zeros unless `valid`.
-// `source` must be a readable address even then.
+// Starts a copy of 16 bytes from global to shared memory, which cp_async_wait waits for; copies zeros unless `valid`.
+// `source` must be a readable address in any case.
 DEVICE void cp_async_16(void* shared, const void* source, bool valid) {
     int bytes = valid ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(source), "r"(bytes)
@@ -54,8 +54,8 @@ DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memor
 // Waits until at most `open` committed groups of this thread are in flight.
 template <int open> DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(open) : "memory"); }
 
-// Four 8x8 matrices of 16-bit elements; lane l names row l%8 of matrix l/8, and gets of matrix m the two elements of row
-// l/4 at column 2·(l%4) (the transposed form: of column l/4 at row 2·(l%4)).
+// Loads four 8x8 matrices of 16-bit elements. Lane l gives the address of row l%8 of matrix l/8. It gets in r[m] two elements of
+// matrix m: row l/4, columns 2·(l%4) and the next (the transposed form: column l/4, rows 2·(l%4) and the next).
 DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -90,7 +90,7 @@ DEVICE uint32_t round_tf32(uint32_t v) {
     return r;
 }
 
-// tanh to 2^-11 relative.
+// tanh with a relative error of up to 2^-11.
 DEVICE float tanh_fast(float x) {
     float y;
     asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -1,8 +1,7 @@
 // Elementwise work, copies between pitches, casts.
 //
-// Contract. Every kernel covers its whole output and reads nothing else than its inputs. An output may be the very buffer
-// of an input of the same type (element by element in place), but must not overlap one in another way.
-// `accumulate`: 0 overwrites the output, else adds to it.
+// Contract. Every kernel writes its whole output and reads only its inputs. An output may be the same buffer as an input of the
+// same type, but must not overlap an input in another way. `accumulate`: 0 overwrites the output, any other value adds to it.
 // launch: any grid of one dimension.
 
 #include "common.cuh"
@@ -14,7 +13,7 @@ template <int N, class Y, class F, class... V> DEVICE void map_at(Y* y, int accu
     put_vec(y, out, accumulate);
 }
 
-// y[n] = f(x[n]...), or adds it: 16 bytes at a time where all begin at a multiple of 16, the rest one by one.
+// y[n] = f(x[n]...), or y[n] += f(x[n]...): 16 bytes at a time where all buffers begin at a multiple of 16, the rest one by one.
 template <class Y, class F, class... X> DEVICE void map(Y* y, long long n, int accumulate, F f, const X*... x) {
     const int N = VEC<Y, X...>;
     long long wide = aligned_16(y, x...) ? n / N : 0;
@@ -40,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(256) scale_f32(const float* x, floa
     map(y, n, 0, [=](float v) { return factor * v; }, x);
 }
 
-// y[n] += (1 - keep) · (x[n] - y[n]): a moving average, which leaves equal values as they are
+// y[n] += (1 - keep) · (x[n] - y[n]): a moving average, which changes nothing where both are equal
 extern "C" __global__ void __launch_bounds__(256) average_f32(const float* x, float* y, float keep, long long n) {
     map(y, n, 0, [=](float old, float v) { return old + (1.0f - keep) * (v - old); }, (const float*)y, x);
 }
@@ -63,13 +62,13 @@ extern "C" __global__ void __launch_bounds__(256) put_bf16(const bf16* x, bf16* 
     map(y, n, accumulate, Same{}, x);
 }
 
-// The same from f32, for gradients that are computed in f32 and flow into bf16 activations: the sum is rounded once.
+// The same from f32, for gradients that are computed in f32 and go to activations in bf16: the sum is rounded once.
 extern "C" __global__ void __launch_bounds__(256)
     put_bf16_from_f32(const float* x, bf16* y, long long n, int accumulate) {
     map(y, n, accumulate, Same{}, x);
 }
 
-// y[n] = max(x[n], 0). A comparison, not fmaxf: NaN passes.
+// y[n] = max(x[n], 0). A comparison instead of fmaxf, so that NaN stays NaN.
 struct Relu {
     METHOD float operator()(float x) const { return x < 0.0f ? 0.0f : x; }
 };
@@ -97,7 +96,7 @@ extern "C" __global__ void __launch_bounds__(256)
     map(dx, n, accumulate, ReluBackward{}, y, dy);
 }
 
-// y[n] = x[n] in the other type; to bf16 by rounding to nearest even
+// y[n] = x[n] in the other type; to bf16 rounded to nearest even
 extern "C" __global__ void __launch_bounds__(256) cast_f32_bf16(const float* x, bf16* y, long long n) {
     map(y, n, 0, Same{}, x);
 }
@@ -106,9 +105,10 @@ extern "C" __global__ void __launch_bounds__(256) cast_bf16_f32(const bf16* x, f
     map(y, n, 0, Same{}, x);
 }
 
-// Row r of y [rows, y_pitch], first `width` elements, from row r of x [rows, x_pitch]; the rest of y stays. With pointers
-// moved to a first column this is concatenation along channels (y_pitch = their sum), its backward (x_pitch = their sum),
-// and narrowing to some rows of each image (a row is an image) with its backward, before which dx is filled with 0.
+// Copies the first `width` elements of each row of x [rows, x_pitch] to the same row of y [rows, y_pitch], and leaves the rest of
+// y. With pointers to a first column, this serves concatenation along channels (y_pitch is their sum), its backward (x_pitch is
+// their sum), and narrowing to some rows of each image (here a row is an image) with its backward, before which dx is filled with
+// 0.
 template <class T>
 DEVICE void copy_columns(const T* x, T* y, long long rows, int width, long long x_pitch, long long y_pitch, int accumulate) {
     const bool wide = width % VEC<T> == 0 && x_pitch % VEC<T> == 0 && y_pitch % VEC<T> == 0 && aligned_16(x, y);

@@ -1,11 +1,12 @@
-// A batch of decoded images to network input: pad and crop, mirror, normalise, erase, in one pass; then pairs mixed.
+// Turns a batch of decoded images into network input: shifts, mirrors, normalises and erases in one pass; then mixes pairs of
+// images.
 //
-// Contract. pixels [n, h, w, 3] bytes in, out [n, h, w, out_channels] overwritten, out_channels at least 3; those from the
-// fourth on are 0 (a convolution may want aligned pixels). What augmentation drew stands in tables for each image, each of
-// which may be null: shift [n, 2] (rows down, columns right, by which the crop lies beside the image), mirror [n] (0 or 1) of
-// the crop, erase [n, 4] (top, left, height, width of a rectangle of the result, mirrored as it is). What lies beside the
-// image and what is erased is 0, the mean colour. In f32 the bits are those of the CPU (src/data/augment/drawn.rs), as long as
-// nvcc divides exactly (no --use_fast_math). launch: any grid of one dimension
+// Contract. Reads pixels [n, h, w, 3] as bytes and overwrites out [n, h, w, out_channels]. out_channels is at least 3; channels
+// from the fourth on are 0, for convolutions that want aligned pixels. The augmentation of each image is in tables, each of which
+// may be null: shift [n, 2] (how far down and right of the image its crop starts), mirror [n] (1 mirrors the crop), erase [n, 4]
+// (top, left, height, width of a rectangle of the result). Pixels outside the image and erased ones become 0, the mean colour.
+// In f32 the bits are those of the CPU (src/data/augment/drawn.rs), as long as nvcc divides exactly (no --use_fast_math).
+// launch: any grid of one dimension
 
 #include "common.cuh"
 
@@ -45,10 +46,10 @@ extern "C" __global__ void __launch_bounds__(256)
     prepare_images(pixels, out, shift, mirror, erase, n, h, w, out_channels, {mean_r, mean_g, mean_b}, {std_r, std_g, std_b});
 }
 
-// Mixes image i of images [n, h, w, channels] with image n - 1 - i in place, within a rectangle (top, left, height, width) that all
-// images share: each becomes `own` of itself and the rest of the other. A blend has the whole image as its rectangle, a
-// pasted rectangle has own = 0; the middle image of an odd number stays. A thread computes an element of both, from what both
-// were; `own` times the one is added to the other's part in one rounding, as src/data/augment/mix.rs does it.
+// Mixes image i of images [n, h, w, channels] with image n - 1 - i in place, inside a rectangle (top, left, height, width) that is
+// the same for all: image = own·image + (1 - own)·other. Mixup has the whole image as its rectangle, CutMix has own = 0. With an
+// odd number of images the middle one stays as it is. A thread computes the same element of both images, with the fused
+// multiply-add of src/data/augment/mix.rs.
 // launch: any grid of one dimension
 template <class T>
 DEVICE void mix_images(T* images, int n, int h, int w, int channels, float own, int top, int left, int height, int width) {

@@ -1,26 +1,24 @@
-// A convolution pass as a matrix product in f32 whose operands are gathered while they are read; no im2col copy exists.
+// Convolution as a matrix product in f32 whose operands are gathered while they are read, without an im2col copy.
 //
 // A block of 128 threads computes a tile of 128 rows x 64 columns, 16 steps of depth at a time. Thread (ty, tx) of 16 x 8
-// ends with rows 4·ty + {0..3} and 64 + 4·ty + {0..3}, columns 4·tx + {0..3} and 32 + 4·tx + {0..3}. Two buffers in shared
-// memory: while one is multiplied, the next tile travels from global memory into registers.
+// computes rows 4·ty + {0..3} and 64 + 4·ty + {0..3}, columns 4·tx + {0..3} and 32 + 4·tx + {0..3}. There are two buffers in shared
+// memory: while one is multiplied, the next tile is loaded from global memory into registers.
 #pragma once
 
 #include "pixels.cuh"
 
 const int TILE_ROWS = 128, TILE_COLUMNS = 64, TILE_DEPTH = 16, GEMM_THREADS = 128;
-// Elements that a thread fetches of each operand's tile.
+// How many elements of each operand's tile a thread fetches.
 const int A_ELEMENTS = TILE_ROWS * TILE_DEPTH / GEMM_THREADS, B_ELEMENTS = TILE_COLUMNS * TILE_DEPTH / GEMM_THREADS;
 
 DEVICE int tile_row(int i) { return (i < 4 ? 0 : 60) + 4 * (int)(threadIdx.x / 8) + i; }
 DEVICE int tile_column(int j) { return (j < 4 ? 0 : 28) + 4 * (int)(threadIdx.x % 8) + j; }
 
-// What one pass's operands look like to the loop below. An operand has
-//   fetch(depth, values)      reads this thread's elements of the tile that starts at `depth`; zeros outside
-//   row(i) or column(i), step(i)   where element i of this thread lies in the tile
-//
-// acc[i][j] += sum over depth of a(tile_row(i), ·)·b(·, tile_column(j)); in the order of depth.
+// acc[i][j] += sum over depth of a(tile_row(i), ·)·b(·, tile_column(j)), in the order of depth. The operands a and b have
+//   fetch(depth, values)           reads this thread's elements of the tile that starts at `depth`; zeros outside
+//   row(i) or column(i), step(i)   the position of this thread's element i in the tile
 template <class A, class B> DEVICE void multiply_tile(float (&acc)[8][8], int depth, A a, B b) {
-    // Rows 4 floats longer than the tile: a column of writes meets fewer equal banks.
+    // Rows are 4 floats longer than the tile, so that writes down a column meet fewer bank conflicts.
     SHARED(float, a_tile, [2][TILE_DEPTH][TILE_ROWS + 4]);
     SHARED(float, b_tile, [2][TILE_DEPTH][TILE_COLUMNS + 4]);
     float a_next[A_ELEMENTS], b_next[B_ELEMENTS];
@@ -32,7 +30,7 @@ template <class A, class B> DEVICE void multiply_tile(float (&acc)[8][8], int de
         for (int i = 0; i < A_ELEMENTS; i++) a_tile[buffer][a.step(i)][a.row(i)] = a_next[i];
 #pragma unroll
         for (int i = 0; i < B_ELEMENTS; i++) b_tile[buffer][b.step(i)][b.column(i)] = b_next[i];
-        // One barrier is enough: whoever fills this buffer again has passed the next one, behind all who still read it.
+        // One barrier is enough: a thread fills this buffer again only after the next barrier, when all threads have read it.
         __syncthreads();
         if (k0 + TILE_DEPTH < depth) {
             a.fetch(k0 + TILE_DEPTH, a_next);
@@ -54,7 +52,7 @@ template <class A, class B> DEVICE void multiply_tile(float (&acc)[8][8], int de
     }
 }
 
-// Rows are pixels, depth is (tap y, tap x, channel): the element is image[y ± tap y][x ± tap x][channel], or 0 outside.
+// A left side whose rows are pixels and whose depth is (tap y, tap x, channel): image[y ± tap y][x ± tap x][channel], or 0 outside.
 // Neighbouring threads read neighbouring channels.
 struct PixelRows {
     const float* image;  // [n, height, width, channels]
@@ -79,8 +77,8 @@ struct PixelRows {
     }
 };
 
-// Rows are (tap y, tap x, channel), depth is output pixels from `first` to `end`: the weight gradient's left side.
-// A thread owns a row and walks along the pixels.
+// The left side of the weight's gradient: rows are (tap y, tap x, channel), depth is the output pixels from `first` to `end`.
+// A thread owns a row and moves along the pixels.
 struct TapRows {
     const float* x;  // [n, in_h, in_w, in_c]
     ConvSizes conv;
@@ -110,7 +108,7 @@ struct TapRows {
     }
 };
 
-// Depth runs down the rows of a matrix; a thread owns one column.
+// A right side whose depth is the rows of a matrix; a thread owns one column.
 struct MatrixColumn {
     const float* matrix;  // this thread's column, null for none
     long long pitch, first, end;
@@ -126,8 +124,8 @@ struct MatrixColumn {
     }
 };
 
-// The data gradient's right side: depth is (tap y, tap x, output channel) over the taps of one stride phase, columns are input
-// channels; the element is weight[phase.tap_y + stride_y·tap y][phase.tap_x + stride_x·tap x][input channel][output channel].
+// The right side of the input's gradient: depth is (tap y, tap x, output channel) over the taps of one stride phase, columns are
+// input channels; the element is weight[phase.tap_y + stride_y·tap y][phase.tap_x + stride_x·tap x][input channel][output channel].
 struct TransposedWeight {
     const float* weight;  // [kernel_h, kernel_w, in_c, out_c]
     ConvSizes conv;

@@ -1,20 +1,20 @@
-// A convolution pass as a matrix product on tensor cores (mma.sync, sm_80 and later), bf16 or tf32 with f32 sums.
+// Convolution as a matrix product on tensor cores (mma.sync, sm_80 and later), in bf16 or tf32 with f32 sums.
 //
-// A block of 256 threads, 8 warps of 32 rows x 64 columns, computes 128 rows x 128 columns, 64 bytes of depth at a time: 32 bf16
-// or 16 tf32 numbers. Three such stages travel through shared memory by cp.async. A 16-byte row of an 8x8 ldmatrix tile is
-// 8 bf16 or 4 f32, and both mma instructions take their fragments word by word from the same places, so one loop serves
-// both; only the instruction differs.
+// A block of 256 threads computes 128 rows x 128 columns; each of its 8 warps computes 32 x 64. A step of depth is 64 bytes: 32
+// numbers in bf16, 16 in tf32. Three steps are in shared memory at a time, loaded by cp.async. A 16-byte row of an 8x8 ldmatrix
+// tile is 8 bf16 or 4 f32, and both mma instructions take the words of their fragments from the same positions, so one loop serves
+// both types; only the instruction differs.
 #pragma once
 
 #include "pixels.cuh"
 
 const int MMA_ROWS = 128, MMA_COLUMNS = 128, MMA_THREADS = 256, MMA_STAGES = 3;
-// 64 bytes of depth, and 16 so that eight rows of an ldmatrix lie in different banks.
+// Bytes from row to row: 64 of depth, and 16 more so that the eight rows of an ldmatrix are in different banks.
 const int MMA_DEPTH_BYTES = 64, MMA_PITCH = MMA_DEPTH_BYTES + 16;
 const int MMA_STAGE_BYTES = (MMA_ROWS + MMA_COLUMNS) * MMA_PITCH;
-// Dynamic shared memory of a launch: the stages, and each row's place.
+// The dynamic shared memory of a launch holds the stages, then the place of each row.
 const int MMA_PLACES_AT = MMA_STAGES * MMA_STAGE_BYTES;
-const int MMA_SHARED = MMA_PLACES_AT + MMA_ROWS * 16;  // 63488 bytes: a kernel needs the opt-in above 48 KiB
+const int MMA_SHARED = MMA_PLACES_AT + MMA_ROWS * 16;  // 63488 bytes; above 48 KiB a kernel must opt in
 
 template <class T> struct Mma;
 template <> struct Mma<bf16> {
@@ -30,18 +30,19 @@ template <> struct Mma<bf16> {
 template <> struct Mma<float> {
     static const int DEPTH = 16;
     static METHOD void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { mma_tf32(d, a, b0, b1); }
-    // The tensor core would cut the low bits off; rounding halves the error.
+    // The tensor core would truncate; rounding halves the error.
     static METHOD uint32_t operand(uint32_t word) { return round_tf32(word); }
     static METHOD float rounded(float v) { return bits_to_float(round_tf32(float_to_bits(v))); }
 };
 
-// Depth is cut into steps of DEPTH channels of one tap; the last step of a tap is filled up with zeros.
+// Steps of depth for one tap. Each has DEPTH channels, the last one is filled up with zeros.
 template <class T> DEVICE int steps_of_tap(int channels) { return ceil_div(channels, Mma<T>::DEPTH); }
 
-// The left side: rows are pixels, depth is (tap y, tap x, channel): image[y ± tap y][x ± tap x][channel], or 0 outside.
+// The left side: rows are pixels, depth is (tap y, tap x, channel); the element is image[y ± tap y][x ± tap x][channel], or 0
+// outside.
 template <class T> struct MmaPixels {
     static METHOD int steps(int taps, int channels) { return taps * steps_of_tap<T>(channels); }
-    // Of number k of a step: which tap·channels + channel it stands for, or -1 where the step is filled up.
+    // The index tap·channels + channel of number k of a step, or -1 where the step is filled up with zeros.
     static METHOD int depth_at(int step, int k, int, int channels) {
         int per_tap = steps_of_tap<T>(channels), channel = step % per_tap * Mma<T>::DEPTH + k;
         return channel < channels ? step / per_tap * channels + channel : -1;
@@ -83,8 +84,8 @@ template <class T> struct MmaPixels {
     }
 };
 
-// The same left side for few channels, forward only: depth is tap·channels + channel without gaps between the taps, and only the
-// last step is filled up. A step may hold numbers of many taps.
+// The same left side for few channels, forward only: depth is tap·channels + channel without gaps between the taps, so that a step
+// may hold numbers of many taps, and only the last step is filled up with zeros.
 template <class T> struct MmaDensePixels {
     static METHOD int steps(int taps, int channels) { return ceil_div(taps * channels, Mma<T>::DEPTH); }
     static METHOD int depth_at(int step, int k, int taps, int channels) {
@@ -111,13 +112,13 @@ template <class T> struct MmaDensePixels {
             long long at = ((long long)(place.x + place.y + tap_y) * width + place.z + tap_x) * channels + channel;
             unsigned char* to = stage + row * MMA_PITCH + threadIdx.x % 4 * 16;
             if (channels % wide == 0) {
-                // The 16 bytes belong to one tap.
+                // All 16 bytes belong to one tap.
                 bool valid = inside(place, tap_y, tap_x);
                 cp_async_16(to, valid ? image + at : image, valid);
                 continue;
             }
-            // One by one, visible after the barrier that follows the wait. What follows in depth does so in memory too, but for
-            // the next line of taps.
+            // Number by number, which other threads see after the barrier that follows the wait for cp.async. Successive numbers of
+            // depth are successive in memory too, except at the end of a line of taps.
             struct alignas(16) {
                 T of[wide];
             } numbers;
@@ -141,9 +142,9 @@ template <class T> struct MmaDensePixels {
     }
 };
 
-// Runs a product over `steps` steps of depth, which pass through MMA_STAGES stages of shared memory: while one is multiplied, the next
-// ones are fetched. fetch(stage, step) starts to fill a stage, by cp.async or by plain stores, and is called for the steps in order;
-// multiply(stage) reads a stage that has arrived.
+// Runs a product over `steps` steps of depth, which pass through MMA_STAGES stages of shared memory: while one is multiplied, the
+// next ones are fetched. fetch(stage, step) starts to fill a stage, by cp.async or by plain stores, and is called for the steps in
+// order; multiply(stage) reads a stage that has arrived.
 template <int STAGE_BYTES, class Fetch, class Multiply>
 DEVICE void pipeline(unsigned char* shared, int steps, Fetch fetch, Multiply multiply) {
 #pragma unroll
@@ -173,9 +174,9 @@ DEVICE void multiply_fragments(float (&acc)[2][8][4], const uint32_t (&left)[2][
             Mma<T>::multiply(acc[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
 }
 
-// acc[i][j] += rows · columns over `steps` steps of depth. Warp w computes rows 32·(w/2) + 16·i, columns 64·(w%2) + 8·j; in
-// each such 16x8 tile, lane l holds rows l/4 and l/4 + 8, columns 2·(l%4) and the next. The right side is packed: for
-// every step [MMA_COLUMNS][DEPTH] numbers in a row.
+// acc[i][j] += rows · columns over `steps` steps of depth. acc[i][j] is a tile of 16x8, which in warp w starts at row 32·(w/2) +
+// 16·i and column 64·(w%2) + 8·j; lane l holds its rows l/4 and l/4 + 8, columns 2·(l%4) and the next one. The right side is packed
+// as [steps][MMA_COLUMNS][DEPTH].
 template <class T, class Pixels>
 DEVICE void multiply_mma(float (&acc)[2][8][4], unsigned char* shared, const Pixels& a, const T* packed, int steps) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -209,11 +210,11 @@ DEVICE void multiply_mma(float (&acc)[2][8][4], unsigned char* shared, const Pix
     pipeline<MMA_STAGE_BYTES>(shared, steps, fetch, multiply);
 }
 
-// Row of the tile behind acc[i][·][e], and column behind acc[·][j][e].
+// The row of acc[i][·][e] within the block's tile, and the column of acc[·][j][e].
 DEVICE int mma_row(int i, int e) { return (int)threadIdx.x / 64 * 32 + i * 16 + (int)threadIdx.x % 32 / 4 + e / 2 * 8; }
 DEVICE int mma_column(int j, int e) { return (int)threadIdx.x / 32 % 2 * 64 + j * 8 + (int)threadIdx.x % 4 * 2 + e % 2; }
 
-// Two neighbouring numbers at once; the first one's number in its row and the row's length are even.
+// Stores or adds two neighbouring numbers at once. The index of the first and the length of the row are even.
 DEVICE void put_pair(float* p, float a, float b, int accumulate) {
     if (accumulate) {
         float2 v = *(const float2*)p;
@@ -229,8 +230,8 @@ DEVICE void put_pair(bf16* p, float a, float b, int accumulate) {
     *(uint32_t*)p = pack_bf16(a, b);
 }
 
-// This thread's sums acc[i][·][2·half, 2·half + 1] of one row of the tile into `row`, of `columns` numbers, of which the tile's
-// first is number `first`.
+// Stores or adds this thread's sums acc[·][2·half] and acc[·][2·half + 1], which belong to one row of the tile, into `row` of
+// `columns` numbers. The tile starts at its column `first`.
 template <class T>
 DEVICE void put_row(T* row, int first, int columns, const float (&acc)[8][4], int half, int accumulate) {
 #pragma unroll

@@ -1,7 +1,8 @@
-// Losses with their gradients: softmax cross-entropy with label smoothing, and the batch-hard triplet loss; correct answers.
+// Losses with their gradients: softmax cross-entropy with label smoothing, and the batch-hard triplet loss. Also counts correct
+// answers.
 //
-// Contract. Labels are below the number of classes. Every kernel overwrites its outputs, but for gradients, which
-// `accumulate` adds to. Sums that decide or that end in one number are in double precision; batches are small.
+// Contract. Labels are below the number of classes. Every kernel overwrites its outputs, except gradients where `accumulate` is not
+// 0: these are added to. Sums that end in one number or decide between elements are in double precision; batches are small.
 
 #include "common.cuh"
 
@@ -16,17 +17,18 @@ extern "C" __global__ void __launch_bounds__(256)
     if (threadIdx.x == 0) out[0] = (float)(sum / divisor);
 }
 
-// grad[0] = weight: where backward starts. A loss that is not finite makes it NaN, and with it every gradient: a step of the optimiser
-// then changes nothing, whatever the gradients of such a loss would be. launch: grid (1)
+// grad[0] = weight, the gradient that backward starts from. If the loss is not finite it is NaN instead, and so is every gradient
+// after it: the optimiser's step then changes nothing.
+// launch: grid (1)
 extern "C" __global__ void __launch_bounds__(32)
     loss_gradient(const float* __restrict__ loss,  // [1]
                   float* __restrict__ grad,        // [1]
                   float weight) {
-    // A comparison that is false for NaN too.
+    // This comparison is false for NaN too.
     if (threadIdx.x == 0) grad[0] = fabsf(loss[0]) < INFINITY ? weight : NAN;
 }
 
-// Of a row of logits: the maximum, and with it log Σ exp, by all threads of a block.
+// Computes the maximum of a row of logits, and with it log Σ exp, by all threads of a block.
 template <class T> DEVICE double log_sum_exp(const T* z, int classes, double* sum_z) {
     SHARED(float, maxima, [256]);
     float largest = -INFINITY;
@@ -85,7 +87,7 @@ DEVICE void cross_entropy_backward(const T* logits, const unsigned* labels, cons
     double scale = (double)dloss[0] / n, l = lse[blockIdx.x], base = (double)smoothing / classes;
     int label = (int)labels[blockIdx.x];
     for (int c = threadIdx.x; c < classes; c += 256) {
-        // The small difference of large numbers in double precision, the exponential in single.
+        // The difference in double precision, because its terms may be large and close; the exponential in single.
         float p = expf((float)(load(logits + row + c) - l));
         double hit = c == label ? 1.0 - smoothing : 0.0;
         put(dlogits + row + c, (float)((p - hit - base) * scale), accumulate);
@@ -120,7 +122,7 @@ DEVICE void soft_cross_entropy(const T* logits, const float* targets, double* te
     if (threadIdx.x == 0) terms[blockIdx.x] = term, lse[blockIdx.x] = l;
 }
 
-// Against shares of classes: terms[i] = Σ t·(lse[i] - z); the loss is sum_terms(terms, n). launch: grid (n)
+// Against a probability t for each class: terms[i] = Σ t·(lse[i] - z); the loss is sum_terms(terms, n). launch: grid (n)
 extern "C" __global__ void __launch_bounds__(256, 4)
     soft_cross_entropy_f32(const float* __restrict__ logits,   // [n, classes]
                            const float* __restrict__ targets,  // [n, classes]
@@ -167,7 +169,7 @@ extern "C" __global__ void __launch_bounds__(256)
     soft_cross_entropy_backward(logits, targets, lse, dloss, dlogits, n, classes, accumulate);
 }
 
-// Orders all floats as their numbers, -0 below 0 and NaN outermost by its sign.
+// An integer key that sorts floats by value, with -0 below 0, and NaN below or above all others by its sign.
 DEVICE int order_key(float v) {
     int bits = (int)float_to_bits(v);
     return bits ^ (int)((unsigned)(bits >> 31) >> 1);
@@ -177,7 +179,7 @@ template <class T> DEVICE void top1_hits(const T* logits, const unsigned* labels
     int lane = threadIdx.x % 32, found = 0;
     for (int row = threadIdx.x / 32; row < n; row += 8) {
         const T* z = logits + (long long)row * classes;
-        // A lane without classes keeps class -1, which loses every tie.
+        // A lane that has no classes keeps class -1, which loses every tie.
         int best = -1, best_key = INT32_MIN;
         for (int c = lane; c < classes; c += 32) {
             int key = order_key(load(z + c));
@@ -193,8 +195,9 @@ template <class T> DEVICE void top1_hits(const T* logits, const unsigned* labels
     if (threadIdx.x == 0) hits[0] = (float)found;
 }
 
-// hits[0] = the number of rows whose largest logit is the label's. Of equal ones the last counts as the largest; a positive NaN
-// is larger than all. A warp for each row. launch: grid (1)
+// hits[0] = the number of rows whose largest logit is that of the label. Of equal logits the last counts as the largest; a positive
+// NaN is larger than all numbers. A warp takes a row.
+// launch: grid (1)
 extern "C" __global__ void __launch_bounds__(256)
     top1_hits_f32(const float* __restrict__ logits,     // [n, classes]
                   const unsigned* __restrict__ labels,  // [n]
@@ -211,14 +214,14 @@ extern "C" __global__ void __launch_bounds__(256)
 
 // ---- Batch-hard triplet ------------------------------------------------------------------------------------------
 // loss = mean over anchors i of max(0, d(i, hardest positive) - d(i, hardest negative) + margin), d = √max(|fi - fj|², 1e-12).
-// The anchor is one of its own positives. Exact ties share the gradient evenly; a clamped distance has none. An anchor
-// without a negative contributes nothing. Distances are summed from differences in double precision, the same for (i, j) and
-// (j, i), so that ties are the CPU's ties. A NaN feature makes the loss NaN.
+// The anchor counts among its own positives. Exact ties share the gradient evenly; a clamped distance has no gradient. An anchor
+// without a negative contributes nothing. Distances are summed from differences in double precision, with equal bits for (i, j) and
+// (j, i), so that ties are the same as on the CPU. A NaN feature makes the loss NaN.
 // Order: triplet_distances, triplet_mine, sum_terms(terms, n); backward: triplet_backward.
 
 const double MIN_SQUARED = 1e-12;
 
-// One warp for each pair; 8 warps a block. launch: grid (ceil(n·n / 8))
+// A warp computes the distance of a pair; a block has 8 warps. launch: grid (ceil(n·n / 8))
 extern "C" __global__ void __launch_bounds__(256)
     triplet_distances(const float* __restrict__ features,  // [n, dim]
                       double* __restrict__ squared,        // [n, n], clamped; NaN stays
@@ -238,7 +241,7 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 // factors[i][j] = ∂(n·loss)/∂d(i, j) / d(i, j): what triplet_backward multiplies fi - fj with.
-// launch: grid (ceil(n / 64)); a thread for each anchor
+// launch: grid (ceil(n / 64)); a thread takes an anchor
 extern "C" __global__ void __launch_bounds__(64)
     triplet_mine(const double* __restrict__ squared,   // [n, n]
                  const unsigned* __restrict__ labels,  // [n]

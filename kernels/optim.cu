@@ -1,20 +1,19 @@
 // Optimiser steps over one flat buffer of parameters and one of gradients, with PyTorch's update rules, and the global norm
 // of the gradients.
 //
-// Segments. What takes part is described by a table in device memory: segment s covers elements begin[s] and those after
-// it of every flat buffer with learning rate lr[s] and weight decay weight_decay[s]; segments are disjoint and not empty. What
-// lies outside keeps value and state. The elements of all segments are numbered through, so that all blocks work alike:
-// first[s] is the number of elements in the segments before s, and `count` that of all.
+// Segments. A table in device memory says which elements are updated: segment s starts at element begin[s] of every flat buffer and
+// has the learning rate lr[s] and the weight decay weight_decay[s]. Segments are disjoint and not empty; elements outside all
+// segments keep their value and state. The elements of all segments together are numbered from 0 to count, so that blocks have
+// equal work: first[s] is the number of elements in the segments before s.
 //
-// Contract. params and the state buffers, all f32, are updated in place inside the segments; gradients are only read. Every gradient
-// is multiplied by grad_scale[0] first. Where that is NaN, as grad_norm_finish makes it for gradients that are not finite, a step
-// changes nothing at all.
-// An element is computed by itself: the same bits for any grid. Every number that differs from step to step lies in device
-// memory, so that a recorded launch may be replayed.
+// Contract. params and the state buffers, all f32, are updated in place inside the segments; gradients are only read. Every
+// gradient is multiplied by grad_scale[0] first. Where that is NaN, as grad_norm_finish makes it for gradients that are not finite,
+// a step changes nothing at all. Each element is computed independently, so the bits are the same for any grid. Every number that
+// differs from step to step is in device memory, so that a recorded launch may be replayed.
 
 #include "common.cuh"
 
-// Elements of all segments together that one block visits.
+// How many elements of all segments together one block visits.
 const int STEP_CHUNK = 1024, NORM_CHUNK = 8192;
 
 // visit(flat element, segment) for this thread's elements of the block's chunk.
@@ -70,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(256)
     });
 }
 
-// SGD; with momentum where momentum_buffer is not null (it starts at 0). launch: grid (ceil(count / 1024))
+// SGD, with momentum if momentum_buffer is not null (it starts at 0). launch: grid (ceil(count / 1024))
 extern "C" __global__ void __launch_bounds__(256)
     sgd_step(float* params, const float* __restrict__ grads,
              float* momentum_buffer, const long long* __restrict__ begin,
@@ -97,7 +96,7 @@ extern "C" __global__ void __launch_bounds__(256)
                        const long long* __restrict__ first,  // [segments] each
                        int segments, long long count,
                        double* __restrict__ partials) {  // [ceil(count / 8192)]
-    // In single precision only the few dozen squares of a thread, to spare the GPUs that are slow at double.
+    // A thread sums its few dozen squares in single precision, since many GPUs are slow at double.
     float sum = 0.0f;
     for_each_element(begin, first, segments, count, NORM_CHUNK,
                      [&](long long at, int) { sum = fmaf(grads[at], grads[at], sum); });
@@ -106,7 +105,8 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 // norm[0] = √Σ partials. scale[0] = NaN where the norm is not finite, max_norm / norm where it is larger than max_norm, else 1;
-// max_norm <= 0 means no clipping. launch: grid (1)
+// max_norm <= 0 means no clipping.
+// launch: grid (1)
 extern "C" __global__ void __launch_bounds__(256)
     grad_norm_finish(const double* __restrict__ partials, int n, float max_norm, float* __restrict__ norm,
                      float* __restrict__ scale) {  // [1] each
@@ -115,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(256)
     sum = sqrt(block_sum(sum));
     if (threadIdx.x == 0) {
         norm[0] = (float)sum;
-        // A comparison that is false for NaN too.
+        // This comparison is false for NaN too.
         if (!(sum < INFINITY))
             scale[0] = NAN;
         else

@@ -1,16 +1,16 @@
-// Which pixels the rows of a tile stand for; all main loops share it.
+// Which pixels the rows of a tile are, for the main loops of all convolutions.
 //
-// Pixels are numbered through all images; there are fewer than 2^31. A place is what the gather of a row needs of the image
-// that is read, int4(n·height, y, x, -): the pixel under tap (0, 0).
+// Pixels are numbered from the first pixel of the first image to the last of the last image; there are fewer than 2^31. The place
+// of a row is the pixel that tap (0, 0) reads in the gathered image, as int4(n·height, y, x, unused).
 #pragma once
 
 #include "common.cuh"
 #include "conv_sizes.h"
 
-// The y of a row that is no pixel: far outside of any image, whatever tap is added.
+// The y of a row that is no pixel: far outside any image, whichever tap is added.
 const int NO_PIXEL = -(1 << 29);
 
-// places[r] = place(first + r) for a block's `rows` rows, no more than threads; behind a barrier.
+// Sets places[r] = place(first + r) for the `rows` rows of a block, no more than its threads, then waits for all threads.
 template <class F> DEVICE void fill_places(int4* places, int rows, long long first, long long count, F place) {
     if ((int)threadIdx.x < rows) {
         long long pixel = first + threadIdx.x;
@@ -19,19 +19,20 @@ template <class F> DEVICE void fill_places(int4* places, int rows, long long fir
     __syncthreads();
 }
 
-// Forward: rows are output pixels, places those of the input.
+// Forward: a row is an output pixel, its place is in the input.
 DEVICE int4 forward_place(int pixel, const ConvSizes& conv) {
     int out_row = pixel / conv.out_w, n = out_row / conv.out_h;
     return make_int4(n * conv.in_h, (out_row - n * conv.out_h) * conv.stride_y - conv.padding_y,
                      (pixel - out_row * conv.out_w) * conv.stride_x - conv.padding_x, 0);
 }
 
-// Gradient of the input: rows are the input pixels phase + stride·(0, 1, ...) of one stride phase, places those of the output
-// under the phase's first tap; the taps that reach them are tap + stride·(0, 1, ...).
+// Gradient of the input. A stride phase is the input pixels (phase_y, phase_x) + stride·(0, 1, ...), and the taps that reach them
+// are (tap_y, tap_x) + stride·(0, 1, ...). A row is an input pixel of the phase, its place is the output pixel that the first tap
+// reads.
 struct StridePhase {
     int phase_y, phase_x, height, width;  // pixels of the phase in each image: height·width
     int tap_y, tap_x, taps_y, taps_x;
-    int shift_y, shift_x;  // from a pixel's number along the phase to the output's y and x
+    int shift_y, shift_x;  // added to a pixel's y and x within the phase, gives the output's
 
     METHOD StridePhase(int phase, const ConvSizes& conv) {
         phase_y = phase / conv.stride_x, phase_x = phase - phase_y * conv.stride_x;
@@ -41,14 +42,14 @@ struct StridePhase {
         shift_y = (phase_y + conv.padding_y - tap_y) / conv.stride_y;
         shift_x = (phase_x + conv.padding_x - tap_x) / conv.stride_x;
     }
-    // How many of first, first + stride, ... lie below `end`.
+    // How many of first, first + stride, ... are below `end`.
     static METHOD int count_from(int first, int end, int stride) { return first < end ? ceil_div(end - first, stride) : 0; }
 
     METHOD int4 place(int pixel, int out_h) const {
         int line = pixel / width, image = line / height;
         return make_int4(image * out_h, line - image * height + shift_y, pixel - line * width + shift_x, 0);
     }
-    // The pixel's number in [n, in_h, in_w].
+    // The number of the phase's pixel in [n, in_h, in_w].
     METHOD long long input_pixel(int pixel, const ConvSizes& conv) const {
         int line = pixel / width, image = line / height;
         int along_y = line - image * height, along_x = pixel - line * width;

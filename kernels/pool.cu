@@ -1,11 +1,13 @@
 // Max and average pooling, NHWC, any window, stride and padding (at most half the window), floor mode.
 //
-// Max: padding counts as -∞; the first maximum in row-major order of the window wins, a NaN always. The winner is its input
-// pixel's index within the image. Average: padding counts as zeros and is divided by. Backward gathers: each input pixel adds
-// what the windows over it send, in row-major order of the windows; no atomics.
+// Max: padding counts as -∞. The first maximum in row-major order of the window wins, and a NaN wins over any number; the winner is
+// stored as the index of its pixel within the input image. Average: padding counts as zeros, and the divisor is always the whole
+// window. Backward gathers: each input pixel sums the gradients of the windows that hold it, in row-major order of the windows,
+// without atomics.
 //
-// Contract. Forward overwrites y and, unless null, winners. `accumulate`: 0 overwrites dx, else adds. All buffers distinct.
-// Fewer than 2^31 pixels in all images together. A pooling has the sizes of a convolution with in_c = out_c.
+// Contract. Forward overwrites y and, unless it is null, winners. `accumulate`: 0 overwrites dx, any other value adds to it. All
+// buffers are distinct. All images together have fewer than 2^31 pixels. A pooling has the sizes of a convolution with in_c =
+// out_c.
 // launch: any grid of one dimension.
 
 #include "common.cuh"
@@ -29,7 +31,7 @@ template <class F> DEVICE void for_each_in_window(const ConvSizes& pool, const P
 
 // visit(output pixel within its image) over the windows that hold an input, in row-major order.
 template <class F> DEVICE void for_each_window(const ConvSizes& pool, const Pixel& in, F visit) {
-    // Window o covers o·stride - padding .. + kernel - 1.
+    // Window o covers kernel pixels from o·stride - padding on.
     int y = in.y + pool.padding_y, x = in.x + pool.padding_x;
     int first_y = y < pool.kernel_h ? 0 : (y - pool.kernel_h) / pool.stride_y + 1, last_y = min(y / pool.stride_y, pool.out_h - 1);
     int first_x = x < pool.kernel_w ? 0 : (x - pool.kernel_w) / pool.stride_x + 1, last_x = min(x / pool.stride_x, pool.out_w - 1);

@@ -5,28 +5,31 @@
 //   R*(i) = R(i, k1) and every R(j, k1/2), j in R(i, k1), of which more than 2/3 lies in R(i, k1)
 //   V_ij = exp(-D_ij) / Σ over R*(i); then the mean of V over i and its k2 - 1 nearest.
 //   J_ij = 1 - m / (2 - m), m = Σ min(V_il, V_jl); the result is (1 - λ)·J + λ·D.
-// Order: for each block of rows, Gram products (by whoever multiplies matrices), distances_from_products and
-// row_nearest, whose candidates the host decides between; k_reciprocal with k1 and with k1/2; expand_sets; encode_weights; mean_of_nearest; for each block of queries
-// jaccard_overlap and blend_distances.
+// Order: for each block of rows, the products of its images with all (a matrix product), distances_from_products and row_nearest,
+// from whose candidates the host chooses; k_reciprocal with k1 and with k1/2; expand_sets; encode_weights; mean_of_nearest; for
+// each block of queries jaccard_overlap and blend_distances.
 //
-// Sets are sparse rows: `columns` [n, capacity] ascending, `weights` [n, capacity], `sizes` [n]; what lies behind a row's size
-// is arbitrary. Contract. Outputs are overwritten, all buffers are distinct unless stated. Features are finite. No atomics:
-// the same bits every time.
+// Sets are sparse rows: `columns` [n, capacity] ascending, `weights` [n, capacity], `sizes` [n]; entries beyond a row's size are
+// arbitrary.
+//
+// Contract. Outputs are overwritten, all buffers are distinct unless a kernel says otherwise. Features are finite. There are no
+// atomics, so the bits are the same every time.
 
 #include "common.cuh"
 
-// 8 warps a block, a warp for each row.
+// A block has 8 warps, and a warp takes a row.
 DEVICE int warp_row() { return blockIdx.x * 8 + threadIdx.x / 32; }
 
-// d_ij = max(0, offset_i + offset_j - 2·x_i·x_j - (length_i - length_j)²)·scale_i·scale_j, from the product x_i·x_j. With the squared
-// lengths of the rows as offsets, lengths 0 and scales 1 that is their squared distance. With |a| the length of row a before a
-// common centre was taken from all rows, lengths |a| less any one number and scales 1/|a| make it 2 - 2 cos of the rows before that.
+// d_ij = max(0, offset_i + offset_j - 2·x_i·x_j - (length_i - length_j)²)·scale_i·scale_j, from the product x_i·x_j. With the
+// squared lengths of the rows as offsets, lengths 0 and scales 1, this is the squared distance. It also gives 2 - 2 cos of rows
+// from which a common centre was subtracted: with |a| the length of row a before that, the lengths are |a| minus any constant and
+// the scales 1/|a|.
 DEVICE float base_distance(float product, float offset_i, float offset_j, float length_i, float length_j, float scale_i, float scale_j) {
     float apart = length_i - length_j, d = offset_i + offset_j - 2.0f * product - apart * apart;
     return d < 0.0f ? 0.0f : d * scale_i * scale_j;
 }
 
-// Products to distances, in place. launch: any grid of one dimension
+// Turns products into distances in place. launch: any grid of one dimension
 extern "C" __global__ void __launch_bounds__(256)
     distances_from_products(float* __restrict__ block,  // [rows, columns]
                             const float* __restrict__ row_offset, const float* __restrict__ row_length,        // [rows] each
@@ -41,12 +44,12 @@ extern "C" __global__ void __launch_bounds__(256)
     });
 }
 
-// Distances are not negative, so their bits are ordered as they are: the key of (distance, index).
+// A key that sorts by (distance, index): distances are not negative, so their bits sort as they do.
 typedef unsigned long long Key;
 const Key NO_KEY = ~0ull;
 
-// The k nearest columns of each row by (distance, index), nearest first, without the row's own column, which is first_own + row
-// (first_own < 0: there is none); (-1, ∞) where there are fewer. With farthest = 1 the k farthest, farthest first.
+// Finds the k nearest columns of each row by (distance, index), nearest first; (-1, ∞) where there are fewer. The row's own column,
+// first_own + row, is left out (first_own < 0: there is none). With farthest = 1, finds the k farthest, farthest first.
 // launch: grid (rows)
 extern "C" __global__ void __launch_bounds__(256)
     row_nearest(const float* __restrict__ block,  // [rows, columns]
@@ -56,9 +59,9 @@ extern "C" __global__ void __launch_bounds__(256)
     SHARED(Key, keys, [256]);
     const float* row = block + (long long)blockIdx.x * columns;
     int own = first_own < 0 ? -1 : first_own + (int)blockIdx.x;
-    // Turned bits are in the opposite order.
+    // Inverted bits sort the other way.
     uint32_t turn = farthest ? ~0u : 0u;
-    // This thread's nearest column behind `last`; a thread owns every 256th column.
+    // Finds this thread's nearest column after `last`; a thread owns every 256th column.
     auto next_key = [&](Key last, bool any) {
         Key best = NO_KEY;
         for (int j = threadIdx.x; j < columns; j += 256) {
@@ -78,7 +81,7 @@ extern "C" __global__ void __launch_bounds__(256)
         }
         Key best = keys[0];
         __syncthreads();
-        // Only the thread whose column was taken looks again.
+        // Only the thread whose column was taken searches again.
         if (best == mine && best != NO_KEY) mine = next_key(best, false);
         if (threadIdx.x == 0) {
             long long at = (long long)blockIdx.x * k + place;
@@ -88,7 +91,7 @@ extern "C" __global__ void __launch_bounds__(256)
     }
 }
 
-// A warp's list in dynamic shared memory.
+// The list of this warp in dynamic shared memory.
 DEVICE int* warp_list(unsigned char* shared, int length) { return (int*)shared + (long long)(threadIdx.x / 32) * length; }
 
 // R(i, k), ascending. launch: grid (ceil(n / 8)), dynamic shared memory 32·(k + 1)
@@ -112,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(256)
         size += count_bits(members);
     }
     __syncwarp();
-    // All different: the place of each is the number of smaller ones.
+    // All are different, so the place of each is the number of smaller ones.
     for (int a = lane; a < size; a += 32) {
         int place = 0;
         for (int b = 0; b < size; b++) place += list[b] < list[a];
@@ -159,7 +162,7 @@ extern "C" __global__ void __launch_bounds__(256)
         }
     }
     __syncwarp();
-    // Of equal ones the first counts; its place is the number of different smaller ones.
+    // Of equal ones only the first counts; its place is the number of different smaller ones.
     auto is_first = [&](int a) {
         for (int b = 0; b < a; b++)
             if (list[b] == list[a]) return false;
@@ -178,7 +181,8 @@ extern "C" __global__ void __launch_bounds__(256)
     if (lane == 0) sizes[i] = different;
 }
 
-// V before averaging. Distances of neighbours are known, those of the expansion are worked out from the features.
+// V before averaging. The distances of neighbours are given; those of the images that expand_sets added are computed from the
+// features.
 // launch: grid (n)
 extern "C" __global__ void __launch_bounds__(256, 4)
     encode_weights(const int* __restrict__ columns, const int* __restrict__ sizes,    // [n, capacity], [n]
@@ -253,7 +257,7 @@ extern "C" __global__ void __launch_bounds__(256)
         different++;
         int place = 0;
         float sum = 0.0f;
-        // Weights of a column are added in the order of the neighbours.
+        // The weights of a column are added in the order of the neighbours.
         for (int b = 0; b < length; b++) {
             if (list[b] == list[a]) sum += values[b];
             if (list[b] < list[a]) place += is_first(b);
@@ -265,8 +269,8 @@ extern "C" __global__ void __launch_bounds__(256)
     if (threadIdx.x == 0) out_sizes[i] = different;
 }
 
-// overlap[q][g] = Σ over columns of min(V of query first_query + q, V of gallery image first_gallery + g). A block lays its query's
-// row out in shared memory, `window` columns at a time, and its warps go through the gallery's rows.
+// overlap[q][g] = Σ over columns of min(V of query first_query + q, V of gallery image first_gallery + g). A block writes its
+// query's row as a dense row into shared memory, `window` columns at a time, and its warps go through the gallery's rows.
 // launch: grid (queries), dynamic shared memory 4·window
 extern "C" __global__ void __launch_bounds__(256)
     jaccard_overlap(const int* __restrict__ columns, const float* __restrict__ weights,  // [n, capacity] each
@@ -300,7 +304,7 @@ extern "C" __global__ void __launch_bounds__(256)
     }
 }
 
-// Base distances to final ones, in place. launch: any grid of one dimension
+// Turns plain distances into final ones in place. launch: any grid of one dimension
 extern "C" __global__ void __launch_bounds__(256)
     blend_distances(float* __restrict__ block,          // [queries, gallery]
                     const float* __restrict__ overlap,  // [queries, gallery]

@@ -1,8 +1,8 @@
 // Sums down the columns of a matrix (the gradient of a bias), and the sum of partial sums.
 //
-// Contract. All buffers are distinct; x is [rows, columns]. Rows are cut into fixed splits, partial sums are f32 and
-// overwritten, and are added in the order of the splits: the same bits every time. `accumulate`: 0 overwrites the output, else
-// adds to it.
+// Contract. All buffers are distinct; x is [rows, columns]. The rows are cut into fixed splits. Each split overwrites its partial
+// sums in f32, and these are added in the order of the splits, so the bits are the same every time. `accumulate`: 0 overwrites the
+// output, any other value adds to it.
 
 #include "common.cuh"
 
@@ -23,7 +23,7 @@ DEVICE void column_sums(const T* x, float* partials, long long rows, int columns
     }
 }
 
-// Block y sums the rows y·split_rows .. (y+1)·split_rows.
+// Block y sums the rows from y·split_rows to (y+1)·split_rows.
 // launch: grid (ceil(columns / 32), splits), splits = ceil(rows / split_rows)
 extern "C" __global__ void __launch_bounds__(256)
     column_sums_f32(const float* __restrict__ x,   // [rows, columns]

@@ -1,15 +1,17 @@
-// Transposes between f32 and a convolution library's type: with the rows (kh, kw, in) and the columns out, weights
-// [kh, kw, in, out] become [out, kh, kw, in], and their gradients come back.
+// Transposes for the vendor's convolution library, which wants weights as [out, kh, kw, in] in its own type: with the rows (kh, kw,
+// in) and the columns out, weights [kh, kw, in, out] in f32 become that, and their gradients are turned back.
 //
-// Contract. x is [rows, columns], y [columns, rows]; the buffers are distinct. `accumulate`: 0 overwrites y, else adds to it.
+// Contract. x is [rows, columns], y is [columns, rows]; the buffers are distinct. `accumulate`: 0 overwrites y, any other value
+// adds to it.
 
 #include "common.cuh"
 
 const int TRANSPOSE_TILE = 32;
 
-// A block of 256 threads takes tiles of 32 x 32, read and written by rows of 32 neighbours. put_element(at in y, value)
+// A block of 256 threads takes tiles of 32 x 32, and reads and writes 32 neighbours at a time. Calls put_element(index in y,
+// value).
 template <class T, class F> DEVICE void transpose(const T* x, int rows, int columns, F put_element) {
-    // One float longer than the tile: a column's elements lie in different banks.
+    // Rows are one float longer than the tile, so that the elements of a column are in different banks.
     SHARED(float, tile, [TRANSPOSE_TILE][TRANSPOSE_TILE + 1]);
     int across = ceil_div(columns, TRANSPOSE_TILE), lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     long long tiles = (long long)ceil_div(rows, TRANSPOSE_TILE) * across;
@@ -27,7 +29,7 @@ template <class T, class F> DEVICE void transpose(const T* x, int rows, int colu
     }
 }
 
-// y[c][r] = x[r][c]; to bf16 by rounding to nearest even. launch: any grid of one dimension
+// y[c][r] = x[r][c]; to bf16 rounded to nearest even. launch: any grid of one dimension
 extern "C" __global__ void __launch_bounds__(256)
     transpose_cast_f32(const float* __restrict__ x,  // [rows, columns]
                        float* __restrict__ y,        // [columns, rows]

@@ -1,9 +1,9 @@
-// The BConv-Cell without its convolution: the other half of a cell that is not fused. Training and evaluation do not use it; the bench
-// `kernels` holds the fused cell against a convolution with 4·channels outputs and this.
+// The gates of a BConv-Cell without its convolution. Training and evaluation do not use it; the bench `kernels` compares the fused
+// cell with a convolution to 4·channels outputs followed by this.
 //   [i f o g] = pre;  c_next = σ(f)·c_prev + σ(i)·tanh(g);  y = σ(o)·tanh(c_next)
 //
-// Contract. Overwrites c_next, y and, unless it is null, gates (the activated gates, for backward). gates may be pre itself, c_prev
-// may be c_next; nothing else may overlap.
+// Contract. Overwrites c_next, y and, unless it is null, gates (the activated gates, for backward). gates may be the same
+// buffer as pre, and c_prev the same as c_next; nothing else may overlap.
 // launch: any grid of one dimension.
 
 #include "common.cuh"
@@ -31,7 +31,7 @@ extern "C" __global__ void __launch_bounds__(256)
     });
 }
 
-// With the functions of the fused cell on tensor cores.
+// In bf16, with the approximate functions that the fused cell uses on tensor cores.
 extern "C" __global__ void __launch_bounds__(256)
     unfused_gates_bf16(const bf16* pre,       // [pixels, 4, channels]
                        const float* c_prev,   // [pixels, channels]

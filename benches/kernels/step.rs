@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use ptl::base::rng::{Purpose, stream};
 use ptl::config::Config;
-use ptl::data::{Augment, Drawn};
+use ptl::data::{Augment, AugmentParams};
 use ptl::engine::device::{Mirrored, Precision};
 use ptl::engine::graph::{Graph, Mode};
 use ptl::engine::op::{OpCase, bench_cases};
@@ -85,7 +85,7 @@ pub fn images(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>)
         let mut batch = support::batch(&config);
         let augment = Augment { pad: 10, random_erasing: 0.5, ..Augment::default() };
         let mut rng = stream(0, Purpose::Test, 1, 0);
-        batch.drawn = (0..count).map(|_| Drawn::draw(&augment, batch.size, &mut rng)).collect();
+        batch.params = (0..count).map(|_| AugmentParams::sample(&augment, batch.size, &mut rng)).collect();
         let mut graph = Graph::new(Mode::Eval);
         let images = graph.input(Shape::new(count, batch.size[0], batch.size[1], 3));
         let mut session = Session::new(graph, &Store::new(), &machine.device).expect("memory for a batch");

@@ -8,7 +8,7 @@ use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
 use gemm::Parallelism;
 use ptl::base::rng::{Purpose, stream};
 use ptl::config::Config;
-use ptl::data::{Batch, Drawn};
+use ptl::data::{AugmentParams, Batch};
 use rand::RngExt;
 
 /// Side of the large product.
@@ -100,7 +100,7 @@ pub fn batch(config: &Config) -> Batch {
     Batch {
         pixels: (0..count * size[0] * size[1] * 3).map(|_| rng.random()).collect(),
         size,
-        drawn: vec![Drawn::default(); count],
+        params: vec![AugmentParams::default(); count],
         labels: (0..count).map(|i| (i / config.sampler.images) as u32).collect(),
         indices: (0..count).collect(),
         mix: None,

@@ -1,4 +1,4 @@
-// The emulator behind a C interface: launches by name with the `void**` arguments that the driver's launch call takes.
+// The C interface of the emulator: launches by name, with the `void**` arguments that the CUDA driver's launch call takes.
 #include <utility>
 
 #include "../conv_sizes.h"
@@ -41,15 +41,15 @@ const Kernel* find(const char* name) {
 
 extern "C" {
 
-// Threads of a block of this kernel: the number in its __launch_bounds__. 0 for a name that is no kernel.
+// Returns the threads of a block of this kernel, the number in its __launch_bounds__, or 0 if there is no such kernel.
 unsigned ptl_emu_threads(const char* kernel) {
     const Kernel* found = find(kernel);
     return found ? found->threads : 0;
 }
 
-// Runs a kernel to its end. `arguments` points to one pointer for each parameter, to a value of the parameter's type.
-// `schedule`: 0 forward, 1 backward, 2 in an order drawn from `seed`. Returns 0, or 1 with the reason in `message`.
-// Launches of several threads run side by side.
+// Runs a kernel to its end. `arguments` has one pointer for each parameter, to a value of the parameter's type. `schedule` is the
+// order of threads: 0 forward, 1 backward, 2 random, from `seed`. Returns 0, or 1 with the reason in `message`. Several host
+// threads may launch at the same time.
 int ptl_emu_launch(const char* kernel, const unsigned grid[3], const unsigned block[3], unsigned shared_bytes,
                    void** arguments, unsigned schedule, unsigned long long seed, char* message, size_t message_len) {
     auto refuse = [&](const char* why) {

@@ -1,9 +1,9 @@
-// The engine of the emulator: fibers, rendezvous, shared memory, deferred copies. See emulator.h.
+// How the emulator runs: fibers, barriers and warp collectives, shared memory, deferred copies. See emulator.h.
 //
-// Sanitizers. Address: fibers are announced at each switch, and shared arrays are heap blocks of exact size, with redzones.
-// Thread: every CUDA thread is a fiber of its own in ThreadSanitizer's eyes, switching creates no order, and only barriers,
-// __syncwarp and the launch do; so a missing barrier is a data race under any schedule. Blocks are not ordered among
-// each other. What the emulator does for itself is hidden from it (Quiet).
+// For AddressSanitizer, each switch of fibers is announced, and shared arrays are heap blocks of exact size with redzones. For
+// ThreadSanitizer, every CUDA thread is a fiber of its own. A switch of fibers creates no order between them, only barriers,
+// __syncwarp and the launch do; so a missing barrier is a data race under any schedule. Blocks are not ordered with respect to
+// each other. The emulator's own memory accesses are hidden from it (Quiet).
 
 #include "emulator.h"
 
@@ -42,7 +42,7 @@ void AnnotateIgnoreWritesEnd(const char*, int);
 
 namespace emu {
 
-// The smallest limit of the GPUs that the kernels are built for (sm_86, sm_89), and what needs no opt-in.
+// The smallest limit of the GPUs that the kernels are built for (sm_86, sm_89), and the limit without opt-in.
 static const size_t MAX_SHARED = 99 * 1024;
 static const size_t MAX_STATIC_SHARED = 48 * 1024;
 static const size_t PAGE = 4096;
@@ -52,7 +52,7 @@ static const size_t STACK = 256 * 1024;
 static const size_t STACK = 64 * 1024;
 #endif
 
-// Hides the emulator's own memory accesses from ThreadSanitizer while it lives.
+// Hides memory accesses from ThreadSanitizer while the object exists.
 struct Quiet {
 #if defined(__SANITIZE_THREAD__)
     Quiet() {
@@ -121,7 +121,7 @@ struct Warp {
     unsigned arrived = 0, generation = 0;
     Site site;
     Lane lanes[32];
-    // What memory order hangs on. Two, in turn: a later release must not reach an earlier acquire.
+    // What ThreadSanitizer releases and acquires. Two, used in turn: a later release must not reach an earlier acquire.
     char order[2][8];
 };
 
@@ -150,11 +150,11 @@ struct State {
     bool failed;
     char* message;
     size_t message_len;
-    // Stacks that no thread uses now.
+    // Stacks that no thread uses at present.
     std::vector<char*> stacks;
 };
 
-// One for each thread of the host: their launches run side by side.
+// One for each host thread, so that launches of several threads can run at the same time.
 static __thread State* state = nullptr;
 
 __thread const View* view = nullptr;
@@ -164,7 +164,7 @@ __thread const View* view = nullptr;
 #if defined(EMU_UCONTEXT)
 static void switch_machine(Context& from, Context& to) { swapcontext(&from.machine, &to.machine); }
 #else
-// Saves the registers that a callee must keep and changes the stack.
+// Saves the callee-saved registers and switches to another stack.
 extern "C" void emu_switch(void** save, void* to);
 asm(R"(
 .text
@@ -211,7 +211,7 @@ __attribute__((noinline)) static void to_thread(Thread& thread) {
 
 __attribute__((noinline)) static void to_main(bool for_good = false) {
     Thread& thread = *state->current;
-    // Only the end of the launch acquires this: what a thread did so far, even if it never goes on, was before that.
+    // Only the end of the launch acquires this: what a thread has done, even if it never continues, happened before the end.
     release(state->exit_order);
 #if defined(__SANITIZE_THREAD__)
     __tsan_switch_to_fiber(state->main.tsan, 1);
@@ -245,7 +245,7 @@ static void report(const char* format, ...) {
     }
 }
 
-// Ends the launch from within a thread, which never goes on.
+// Ends the launch from within a thread, which never continues.
 void fail(const char* file, int line, const char* what) {
     {
         Quiet quiet;
@@ -277,7 +277,7 @@ void barrier(const char* file, int line) {
     void* order = state->barrier_order[state->generation & 1];
     release(order);
     me.run = Run::AtBarrier;
-    // Threads that have ended do not count.
+    // Threads that have ended are not waited for.
     if (++state->arrived == state->live) release_barrier();
     if (me.run == Run::AtBarrier) to_main();
     acquire(order);
@@ -371,7 +371,7 @@ void combine_mma_tf32(Lane (&lanes)[32]) {
 // ---- Memory ------------------------------------------------------------------------------------------------------
 
 static void* poisoned(size_t bytes) {
-    // aligned_alloc would round the size up, and hide the first bytes too far from the address sanitizer.
+    // aligned_alloc would round the size up and hide the first bytes beyond the end from the address sanitizer.
     void* at = nullptr;
     if (posix_memalign(&at, 128, bytes)) abort();
     memset(at, 0xff, bytes);
@@ -399,7 +399,7 @@ void* static_shared(const void* key, size_t bytes) {
 void cp_async(void* shared, const void* source, bool valid, const char* file, int line) {
     if (((uintptr_t)shared | (valid ? (uintptr_t)source : 0)) & 15)
         fail(file, line, "cp.async address is not aligned to 16 bytes");
-    // A source that may not be read shows here, at the line of the copy, and not at the wait.
+    // Reads the source now, so that a bad address is reported at the line of the copy and not at the wait.
     volatile char probe = valid ? (char)(((const volatile char*)source)[0] ^ ((const volatile char*)source)[15]) : 0;
     (void)probe;
     *(uint4*)shared = uint4{~0u, ~0u, ~0u, ~0u};
@@ -492,14 +492,14 @@ static void free_threads() {
     for (Thread& thread : state->threads) {
         state->stacks.push_back(thread.stack);
 #if defined(__SANITIZE_THREAD__)
-        // One that was left in the middle of a Quiet cannot be destroyed without a complaint.
+        // ThreadSanitizer complains about a fiber that is destroyed in the middle of a Quiet.
         if (!state->failed) __tsan_destroy_fiber(thread.context.tsan);
 #endif
     }
     state->threads.clear();
 }
 
-// Blocks of other sizes follow each other all the time: stacks stay.
+// Launches with blocks of different sizes alternate all the time, so stacks are kept.
 static char* take_stack() {
     if (!state->stacks.empty()) {
         char* stack = state->stacks.back();
@@ -508,11 +508,11 @@ static char* take_stack() {
     }
     void* pages = mmap(nullptr, STACK + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (pages == MAP_FAILED) return nullptr;
-    mprotect(pages, PAGE, PROT_NONE);  // a stack that overflows is seen
+    mprotect(pages, PAGE, PROT_NONE);  // so that a stack overflow crashes
     return (char*)pages + PAGE;
 }
 
-// Ends with its thread of the host, and the state with it.
+// Frees the state when its host thread ends.
 struct Owner {
     ~Owner() {
         if (!state) return;
@@ -600,7 +600,7 @@ static void run_block(const Index& block, Random& random) {
         }
     }
     state->current = nullptr;
-    // Freed at the end of the launch: to ThreadSanitizer, nothing orders a block before the next one.
+    // Freed only at the end of the launch: for ThreadSanitizer, no block happens before another.
     state->garbage.push_back(state->dynamic);
     for (const StaticArray& array : state->statics) state->garbage.push_back(array.data);
     state->statics.clear();
@@ -649,7 +649,7 @@ bool launch(const Launch& launch, void (*body)(void*), void* context, char* mess
     acquire(state->exit_order);
     for (void* at : state->garbage) free(at);
     state->garbage.clear();
-    // Threads that were left in the middle cannot be used again.
+    // Threads that stopped in the middle cannot be used again.
     if (state->failed) free_threads();
     return !state->failed;
 }

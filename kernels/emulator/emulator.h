@@ -1,10 +1,10 @@
-// CUDA on the CPU, for tests: what cuda_compat.h promises, for sources compiled by a plain C++17 compiler.
+// CUDA on the CPU, for tests: provides what cuda_compat.h lists to sources that a plain C++17 compiler compiles.
 //
-// Every CUDA thread is a fiber, every block runs by itself on the OS thread that launches, and a fiber runs until it meets a barrier or a
-// warp collective. Shared memory holds NaN at the start of every block and ends exactly where its array ends (so that the
-// address sanitizer sees the first byte too far). Bytes of cp_async_16 arrive at the wait and not before; until then their
-// place holds NaN. Threads run forward, backward or in a seeded random order between barriers. Threads that wait at
-// different places, or for ever, end the launch with the source line.
+// Every CUDA thread is a fiber. Blocks run one after the other on the host thread that launches, and a fiber runs until it reaches a
+// barrier or a warp collective. Between barriers, threads run forward, backward or in a seeded random order. Shared memory holds NaN
+// at the start of every block, and each array is a block of exact size (so that the address sanitizer sees the first byte beyond
+// it). The bytes of cp_async_16 arrive at the wait and not before; until then their destination holds NaN. Threads that wait at
+// different places, or for ever, end the launch with an error that names the source line.
 #pragma once
 
 #include <math.h>
@@ -19,7 +19,7 @@
 #define DEVICE static inline
 #define METHOD inline
 
-// The place of a call, as default arguments of what kernels call.
+// The source line of a call, as default arguments of the functions that kernels call.
 #define EMU_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 struct alignas(8) float2 { float x, y; };
@@ -51,23 +51,23 @@ struct Launch {
     uint64_t seed;
 };
 
-// Runs `body(context)` as every thread of every block. True, or false with the reason in `message`.
+// Runs `body(context)` as every thread of every block. Returns true, or false with the reason in `message`.
 bool launch(const Launch& launch, void (*body)(void*), void* context, char* message, size_t message_len);
 
-// What the running thread sees of itself.
+// The indices of the running thread.
 struct View {
     Index thread, block, block_dim, grid_dim;
     unsigned lane;
 };
-// Of the thread of the host that runs the launch; in every kernel's inner loops, so no call may find it.
+// One for each host thread. Every kernel reads it in inner loops, so it must be found without a function call.
 extern __thread const View* view __attribute__((tls_model("initial-exec")));
 
 unsigned char* dynamic_shared();
-// The block's array for the declaration that `key` stands for.
+// Returns the array of the block for the SHARED declaration whose address is `key`.
 void* static_shared(const void* key, size_t bytes);
 void barrier(const char* file, int line);
 
-// A warp collective: every lane deposits up to 64 bytes; the last one to arrive computes everybody's result.
+// A warp collective: every lane stores up to 64 bytes; the last one to arrive computes the results of all.
 struct Lane {
     alignas(16) uint32_t in[16];
     uint32_t out[4];

@@ -6,8 +6,9 @@ struct Norm {
     double offset;  // of the data's mean
     int split_rows = 16;
 };
-// The second has a mean a thousand times its deviation; the fourth has fewer rows than a split. Channels that fill whole 16 bytes in
-// both types, in f32 only, and in neither; of the fifth, a thread sums several rows at any width; the last has more channels than threads.
+// The second has a mean a thousand times its deviation; the fourth has fewer rows than a split. There are channels that are a multiple of
+// 16 bytes in both types, in f32 only, and in neither. In the fifth, a thread sums several rows at any width; the last has more channels
+// than threads.
 static const Norm norms[] = {{37, 40, 0.0},        {50, 33, 1000.0}, {1000, 5, 3.0}, {2, 70, 0.0},
                              {450, 72, 0.5, 300}, {60, 36, 0.0},    {4, 1030, 0.0}};
 
@@ -79,7 +80,7 @@ template <class T> static void check_norm(const Norm& norm, bool with_residual, 
     expect("running mean", running_mean, want_mean, 1e-6, 1e-6);
     expect("running variance", running_var, want_var, 1e-6, 1e-6);
 
-    // From here on with the statistics as they were rounded: a large mean would blur the comparison.
+    // From here on the reference uses the rounded statistics: with a large mean, their rounding would dominate the comparison.
     K::apply(x, with_residual ? (const T*)residual : nullptr, mean, inv_std, weight, bias, y, rows, channels, relu);
     Doubles want(len), normal(len);
     for (size_t i = 0; i < len; i++) {
@@ -128,7 +129,7 @@ CASE(batch_norm_bf16) {
     check_norm<bf16>(norms[6], true, true);
 }
 
-// Where rows fill whole 16 bytes but do not begin there, elements travel one by one: to the same bits.
+// Where rows are a multiple of 16 bytes long but do not begin at one, elements are read one by one, with the same bits.
 template <class T> static void check_unaligned_norm() {
     using K = NormKernels<T>;
     const int rows = 29, channels = 24, len = rows * channels;
@@ -159,7 +160,7 @@ CASE(batch_norm_in_evaluation_and_nan) {
     RUN(batch_norm_from_running, (Grid{1}), running_mean, running_var, mean, inv_std, 3, 0.0f);
     expect_exact("mean", mean, {1.0, -2.0, 0.5});
     expect_exact("inv_std", inv_std, {0.5, 2.0, 1.0});
-    // In place, with a NaN that neither direction of the ReLU hides.
+    // In place, with a NaN that the ReLU must not hide, forward or backward.
     Floats x{3.0f, -4.0f, NOT_A_NUMBER, -1.0f, -2.0f, 2.5f}, weight{1, 1, 2}, bias{0, 0, 0.5f};
     RUN(batch_norm_apply_f32, (Grid{1}), x, nullptr, mean, inv_std, weight, bias, x, 2, 3, 1);
     expect_exact("y", x, {1.0, 0.0, NAN, 0.0, 0.0, 4.5});

@@ -15,7 +15,7 @@ CASE(bconv_f32) {
         expect(c.name() + "c_next", c_next, want.c_next, ABS, REL);
         expect(c.name() + "y", y, want.y, ABS, REL);
         expect(c.name() + "gates", gates, want.gates, ABS, REL);
-        // Without gates, the state in place.
+        // Without gates, and with the state updated in place.
         Floats state = c_prev, again(cells);
         RUN(bconv_forward_f32, grid, x, weight, state, state, again, nullptr, c.sizes());
         expect_exact(c.name() + "state in place", state, values(c_next));

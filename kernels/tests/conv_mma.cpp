@@ -3,7 +3,7 @@ using namespace test;
 
 static const unsigned MMA_SHARED_BYTES = 63488;
 
-// What the tensor cores see of a number.
+// Numbers as the tensor cores read them.
 static Doubles as_tf32(const Floats& v) {
     Doubles out;
     for (float f : v.data) out.push_back(bits_to_float(round_tf32(float_to_bits(f))));
@@ -28,15 +28,15 @@ template <class T> static Doubles seen(const Buffer<T>& v) {
     if constexpr (std::is_same_v<T, float>) return as_tf32(v);
     else return as_bf16(v);
 }
-// The larger ones are there for tiles that cross 128 rows and columns and for more steps than stages.
+// For more than one tile of 128 rows and columns, and for more steps than stages.
 static const Conv larger[] = {{2, 9, 9, 64, 256, 3, 3, 1, 1, 1, 1}, {1, 17, 9, 40, 136, 3, 3, 2, 2, 1, 1}};
 template <class F> static void for_each_conv(F f) {
     for (const Conv& c : conv_cases) f(c);
     for (const Conv& c : larger) f(c);
 }
 
-// One to sixteen channels without gaps between the taps, and as many as the other loader gets; a grain of 16 bytes may begin
-// within a tap, belong to several lines of taps, and lie beyond the last tap.
+// One to sixteen channels, and the cases of the other loader. A chunk of 16 bytes may begin within a tap, belong to several lines of
+// taps, or be beyond the last tap.
 template <class F> static void for_each_dense_conv(F f) {
     for_each_conv(f);
     for (int in_c = 1; in_c <= 16; in_c++) {
@@ -48,7 +48,7 @@ template <class F> static void for_each_dense_conv(F f) {
     for (const Conv& c : more) f(c);
 }
 
-// `steps` of depth are packed for each block of 32 channels.
+// `steps` is the number of steps of depth that are packed for each block of 32 channels.
 template <class T, class Pack, class Forward>
 static void check_cell(const Conv& c, int steps, Pack pack, Forward forward) {
     const double rounding = sizeof(T) == 2 ? BF16 : 2e-5;
@@ -118,7 +118,7 @@ CASE(bconv_dense_tf32) {
     });
 }
 
-// Channels that fill whole 16 bytes and others.
+// Channels that are a multiple of 16 bytes, and others.
 CASE(bconv_gradients_of_gates_bf16) {
     for (int channels : {1, 5, 8, 18, 24, 40}) {
         const int pixels = 37, cells = pixels * channels;
@@ -140,7 +140,7 @@ CASE(bconv_gradients_of_gates_bf16) {
     }
 }
 
-// One body for both types: pack, run, add once more onto random numbers.
+// One body for both types: packs, runs, and runs once more adding to random numbers.
 #define CHECK_BACKWARD_DATA(type, T, random, rounded, seen, depth, rounding)                                                      \
     for_each_conv([](const Conv& c) {                                                                                       \
         Buffer<T> dy = random(c.out_len());                                                                                 \
@@ -162,7 +162,7 @@ CASE(bconv_gradients_of_gates_bf16) {
 CASE(conv2d_backward_data_bf16_mma) { CHECK_BACKWARD_DATA(bf16, bf16, random_halves, as_bf16, values, 32, BF16); }
 CASE(conv2d_backward_data_tf32_mma) { CHECK_BACKWARD_DATA(tf32, float, random_floats, as_tf32, as_tf32, 16, 2e-5); }
 
-// Beside a cell's: rows of odd lengths on both sides, many numbers of channels, one pixel, a stem of 7x7 taps with 3 channels.
+// The cases of cells, and more: rows of odd lengths on both sides, many numbers of channels, one pixel, a stem of 7x7 taps with 3 channels.
 template <class F> static void for_each_plain_conv(F f) {
     for_each_conv(f);
     const Conv odd[] = {{2, 5, 7, 1, 1, 3, 3, 1, 1, 1, 1},    {1, 9, 7, 7, 70, 3, 3, 2, 2, 1, 1},   {3, 6, 5, 70, 35, 3, 3, 1, 2, 1, 0},

@@ -22,7 +22,7 @@ struct Conv {
                  stride_y, stride_x, padding_y, padding_x);
         return text;
     }
-    // visit(out pixel, in pixel, tap) for every pair that meets
+    // Calls visit(out pixel, in pixel, tap) for every tap of every output pixel that is inside the image.
     template <class F> void for_each(F visit) const {
         for (int b = 0; b < n; b++)
             for (int oy = 0; oy < out_h(); oy++)
@@ -61,7 +61,7 @@ struct Conv {
     }
 };
 
-// What a cell makes of its pre-activations, [pixels, 4, channels].
+// What a cell computes from its pre-activations, [pixels, 4, channels].
 struct Cell {
     Doubles gates, c_next, y, grad_gates;
 };
@@ -87,8 +87,8 @@ inline Cell cell_reference(const Doubles& pre, const Doubles& c_prev, const Doub
     return r;
 }
 
-// out_c is that of the convolution: a cell has a quarter of it. Tails in every direction, more than one tile in every
-// direction, kernels smaller than the stride, pixels that no window reaches.
+// out_c is that of the convolution; a cell has a quarter as many channels. There are tails in every direction, more than one tile in
+// every direction, kernels smaller than the stride, and pixels that no window reaches.
 const Conv conv_cases[] = {
     {2, 7, 6, 3, 20, 3, 3, 2, 2, 1, 1},    {3, 3, 4, 18, 72, 1, 1, 1, 1, 0, 0},  {1, 5, 8, 4, 8, 2, 5, 1, 2, 1, 2},
     {1, 9, 5, 2, 12, 5, 2, 3, 1, 2, 0},    {2, 5, 4, 18, 4, 1, 1, 2, 2, 0, 0},   {2, 12, 9, 16, 68, 3, 3, 1, 1, 1, 1},

@@ -51,14 +51,14 @@ CASE(add_and_put) {
     Halves cast(N);
     RUN(cast_f32_bf16, (Grid{2}), a, cast, N);
     expect_exact("put bf16 from f32", from_floats, values(cast));
-    // The exact sum, rounded once: had x been rounded first, small sums of large numbers would be far off.
+    // The exact sum, rounded once: if x were rounded first, small sums of large numbers would be far off.
     Doubles mixed;
     for (int i = 0; i < N; i++) mixed.push_back(value(gradient[i]) + a[i]);
     RUN(put_bf16_from_f32, (Grid{3}), a, gradient, N, 1);
     expect("put bf16 from f32, adding", gradient, mixed, 0, BF16);
 }
 
-// One element on, one by one; with one address that fits and one that does not; in place.
+// From addresses one element further, where no address or only one is aligned; and in place.
 CASE(elements_at_any_address) {
     const int n = 70;
     Halves a = random_halves(n), b = random_halves(n), y(n), moved(n), back = random_halves(n);
@@ -111,7 +111,7 @@ CASE(relu_passes_nan) {
 }
 
 CASE(casts_round_to_nearest_even) {
-    // 1 + 2^-8 lies between 1 and 1 + 2^-7: to the even one; a little more goes up.
+    // 1 + 2^-8 is halfway between 1 and 1 + 2^-7 and rounds to the even one; a little more rounds up.
     Floats x{1.00390625f, 1.0039064f, 1.01171875f, -1.00390625f, NOT_A_NUMBER, INFINITY, 3e38f, 3.4e38f, 1e-40f, 0.0f};
     Doubles want{1.0, 1.0078125, 1.015625, -1.0, NAN, INFINITY, 3.0042e38, INFINITY, 1e-40, 0.0};
     long long n = (long long)x.size();
@@ -126,7 +126,7 @@ CASE(casts_round_to_nearest_even) {
 }
 
 CASE(concat_and_narrow) {
-    // Two inputs side by side, and their gradients back out.
+    // Concatenates two inputs, and takes their gradients apart again.
     const int rows = 37, widths[2] = {5, 8}, total = 13;
     Floats a = random_floats(rows * 5), b = random_floats(rows * 8), y(rows * total);
     RUN(copy_columns_f32, (Grid{1}), a, y, rows, widths[0], 5, total, 0);
@@ -141,7 +141,7 @@ CASE(concat_and_narrow) {
     RUN(copy_columns_f32, (Grid{1}), y, da, rows, 5, total, 5, 1);
     expect_exact("backward, added", da, added);
 
-    // The same with rows and columns of whole 16 bytes.
+    // The same with rows and columns that are multiples of 16 bytes.
     Floats wide = random_floats(rows * 24), taken = random_floats(rows * 8);
     Halves half_wide = random_halves(rows * 24), half_taken(rows * 8);
     Doubles want_taken, want_half;

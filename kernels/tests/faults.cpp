@@ -1,6 +1,6 @@
-// Shows that each planted fault is caught by the layers that should catch it: this program runs one fault in a child process
-// and looks at how it ends. Layers: `values` (a NaN in the output or different bits under some schedule), `report` (the
-// emulator ends the launch), and the sanitizer that this program was built with, which ends the process.
+// Checks that each planted fault is caught by the layers that should catch it: runs each fault in a child process and looks at how
+// that ends. The layers are Values (a NaN in the output, or different bits under some schedule), Report (the emulator ends the
+// launch), and the sanitizer that this program was built with, which ends the process.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,7 +13,8 @@
 
 enum Layer { Nothing = 0, Values = 1, Report = 2, Address = 4, Race = 8 };
 
-// fault(kernel, what catches it: Values and Report in every build, the sanitizer in its own; blocks, dynamic shared memory)
+// fault(kernel, the layers that catch it, blocks, dynamic shared memory). Values and Report apply in every build, Address and Race with
+// the sanitizer of that name.
 #define FAULTS(fault)                                           \
     fault(faultless, Nothing, 1, 0)                             \
     fault(shared_static_too_far, Address, 1, 0)                 \
@@ -66,7 +67,7 @@ struct Call {
     float *out, *in;
 };
 
-// In the child: exit code = layers that noticed. A sanitizer ends the process with a code of its own.
+// Runs in the child, whose exit code is the layers that noticed. A sanitizer ends the process with a code of its own.
 static int run(const Fault& fault) {
     int layers = 0;
     std::vector<float> first;
@@ -74,7 +75,7 @@ static int run(const Fault& fault) {
         std::vector<float> out(64), in(64);
         memset((void*)out.data(), 0xff, 64 * sizeof(float));
         for (int i = 0; i < 64; i++) in[i] = (float)(i / 4 * 4 + 1);
-        // copies in groups of 4 keep their first element; elsewhere neighbours must differ
+        // Copies in groups of 4 keep their first element; elsewhere neighbours must differ.
         if (!strstr(fault.name, "copy") && !strstr(fault.name, "wait"))
             for (int i = 0; i < 64; i++) in[i] = (float)i + 1;
         Call call{fault.kernel, out.data(), in.data()};
@@ -95,7 +96,7 @@ static int run(const Fault& fault) {
     return layers;
 }
 
-// Children end with this plus the layers that noticed; any other end is the sanitizer's.
+// A child exits with this plus the layers that noticed; any other end comes from the sanitizer.
 static const int CODE = 40;
 
 int main(int argc, char** argv) {

@@ -1,5 +1,5 @@
-// Kernels with one planted fault each, so that faults.cpp can show which layer of the emulator catches it. Never built for a
-// device. One block of 64 threads, out[64].
+// Kernels with one planted fault each, for faults.cpp, which checks that the emulator catches them. Never built for a device. Launched
+// with one block of 64 threads and out[64], unless faults.cpp says otherwise.
 
 #include "../common.cuh"
 
@@ -22,7 +22,7 @@ FAULT(global_too_far) { out[threadIdx.x + 1] = in[threadIdx.x]; }
 FAULT(global_read_too_far) { out[threadIdx.x] = in[threadIdx.x + 1]; }
 FAULT(misaligned) { *(float4*)(out + 1 + threadIdx.x % 2) = make_float4(1, 2, 3, 4); }
 
-// Each is right only if all threads write before any reads.
+// Each of the next kernels would be right only if all threads wrote before any thread reads.
 FAULT(no_barrier_reads_lower) {
     SHARED(float, s, [64]);
     s[threadIdx.x] = in[threadIdx.x];
@@ -111,7 +111,7 @@ FAULT(too_much_shared) {
     DYNAMIC_SHARED(bytes);
     out[threadIdx.x] = bytes[0];
 }
-// Nothing is wrong here.
+// Has no fault.
 FAULT(faultless) {
     SHARED(float, s, [64]);
     s[threadIdx.x] = in[threadIdx.x];

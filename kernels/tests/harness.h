@@ -1,6 +1,6 @@
-// Cases that launch kernels in the emulator and hold the results against references in double precision.
+// Cases launch kernels in the emulator and compare the results with references in double precision.
 //
-// Every case runs under three schedules, and what it checks must have the same bits under all of them. Buffers are heap
+// Every case runs under three schedules, and the results that it checks must have the same bits under all of them. Buffers are heap
 // blocks of exact size, and outputs start as NaN.
 #pragma once
 
@@ -32,7 +32,7 @@ struct Grid {
 
 void launch(const char* kernel, Grid grid, unsigned shared_bytes, void** arguments);
 
-// Arguments are converted to the kernel's parameter types, as a typed launcher would do it.
+// Converts the arguments to the types of the kernel's parameters.
 template <class... P>
 void run(const char* name, void (*)(P...), Grid grid, unsigned shared_bytes, std::common_type_t<P>... arguments) {
     void* pointers[] = {(void*)&arguments...};
@@ -72,7 +72,7 @@ template <class T> Doubles values(const Buffer<T>& b) {
     return out;
 }
 
-// |got - want| <= absolute + relative·|want|, NaN where NaN is wanted.
+// Checks that |got - want| <= absolute + relative·|want|, and that got is NaN where want is.
 void compare(const std::string& what, size_t i, double got, double want, double absolute, double relative);
 void record(const void* bytes, size_t n);
 template <class T>

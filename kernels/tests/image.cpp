@@ -4,7 +4,7 @@ using namespace test;
 static const float MEAN[3] = {0.485f, 0.456f, 0.406f}, STD[3] = {0.229f, 0.224f, 0.225f};
 #define NORMAL MEAN[0], MEAN[1], MEAN[2], STD[0], STD[1], STD[2]
 
-// As src/data/augment/drawn.rs: the image is cropped, the crop mirrored, the result erased; and in its arithmetic.
+// As src/data/augment/drawn.rs does it, in the same arithmetic: crops the image, mirrors the crop, erases from the result.
 static Floats augmented(const Buffer<unsigned char>& pixels, const Ints& shift, const Ints& mirror, const Ints& erase, int n, int h,
                         int w, int channels) {
     Floats out(n * h * w * channels);
@@ -32,7 +32,7 @@ CASE(images) {
     const int n = 12, h = 7, w = 5, pad = 4;
     Buffer<unsigned char> pixels(n * h * w * 3);
     for (unsigned char& p : pixels.data) p = (unsigned char)below(256);
-    // The first image stays as it is, the others get what may be drawn.
+    // The first image stays as it is, the others are augmented at random.
     Ints shift(2 * n), mirror(n), erase(4 * n), none(4 * n);
     for (Ints* table : {&shift, &mirror, &erase, &none})
         for (int& v : table->data) v = 0;
@@ -58,7 +58,7 @@ CASE(images) {
         }
 }
 
-// Inside the rectangle each image becomes `own` of itself and the rest of its partner; the middle one stays.
+// Inside the rectangle each image becomes own·image + (1 - own)·partner; the middle one stays as it is.
 CASE(mixed_images) {
     const int h = 7, w = 5;
     struct { float own; int top, left, height, width; } cases[] = {

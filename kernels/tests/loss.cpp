@@ -120,7 +120,7 @@ CASE(soft_cross_entropy_bf16_loss) {
         });
 }
 
-// What Rust's `max_by(total_cmp)` finds: the last of the largest, in the order of the sign and magnitude of the bits.
+// Finds what Rust's `max_by(total_cmp)` finds: the last of the largest numbers, in the total order of floats.
 template <class T> static int last_largest(const Buffer<T>& z, int row, int classes) {
     int best = 0;
     for (int c = 1; c < classes; c++) {
@@ -136,7 +136,7 @@ template <class T, class Hits> static void check_hits(Hits top1_hits) {
     for (int n : {1, 5, 19, 64})
         for (int classes : {1, 3, 31, 70, 751}) {
             Buffer<T> z((size_t)n * classes);
-            // Few values, so that many are equal; signed zeros among them.
+            // Few different values, signed zeros among them, so that many are equal.
             for (T& v : z.data) store(&v, (float)((int)below(5) - 2) * (below(2) ? 1.0f : -1.0f));
             if (n > 3 && classes > 2) {
                 store(&z[classes + 1], NOT_A_NUMBER);

@@ -1,7 +1,7 @@
 #include "harness.h"
 using namespace test;
 
-// A flat buffer of which three segments take part; the second begins and ends within a block's chunk of 1024.
+// A flat buffer with three segments; the second begins and ends within a block's chunk of 1024.
 static const long long LEN = 3000;
 static const Buffer<long long> begin{3, 500, 1500}, first{0, 401, 411};
 static const long long lengths[] = {401, 10, 1400}, count = 1811;
@@ -93,7 +93,7 @@ CASE(gradient_norm) {
     Buffer<long long> from{100, 9000}, before{0, 8000};
     for (float poison : {0.0f, (float)INFINITY, NOT_A_NUMBER}) {
         Floats g = random_floats(len), norm(1), scale(1);
-        g[0] = 1e30f;  // outside
+        g[0] = 1e30f;  // outside all segments
         if (poison != 0.0f) g[9001] = poison;
         double sum = 0;
         for (long long i = 0; i < len; i++)

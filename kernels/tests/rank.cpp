@@ -6,7 +6,7 @@
 using namespace test;
 
 CASE(nearest_with_ties) {
-    // Few different distances; own columns left out in one case; more places than columns in the other.
+    // There are few different distances; one case leaves out own columns, the other asks for more columns than there are.
     const int rows = 3, columns = 300;
     Floats block(rows * columns);
     for (float& v : block.data) v = (float)below(4);
@@ -48,7 +48,7 @@ static Floats products(const Floats& x, int n, int dim) {
     return out;
 }
 
-// What distances_from_products wants to know of rows; 10 is taken from all lengths.
+// What distances_from_products needs about rows; 10 is subtracted from all lengths.
 static void row_terms(const Floats& x, int n, int dim, bool cosine, Floats& offset, Floats& length, Floats& scale) {
     for (int i = 0; i < n; i++) {
         double sum = 0;
@@ -61,7 +61,7 @@ static void row_terms(const Floats& x, int n, int dim, bool cosine, Floats& offs
 
 static void check_rerank(int queries, int gallery, int k1, int k2, bool cosine, bool square, int window) {
     const int n = queries + gallery, dim = 9, half = (int)std::nearbyint(k1 / 2.0), count = std::max(k1, k2 - 1);
-    // Two of three images lie in clusters, so that there is something to expand.
+    // Two of three images are in clusters, so that expand_sets adds images.
     Floats x = random_floats((size_t)n * dim);
     for (int i = 0; i < n; i++)
         for (int k = 0; k < dim; k++)

@@ -27,13 +27,20 @@ pub fn open(path: &Path) -> Result<(File, u64)> {
 /// # Errors
 /// As [`open`]; [`Error::FileTooLarge`].
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let (file, len) = open(path)?;
+    read_opened(path, open(path)?, limit)
+}
+
+/// Reads a whole file that [`open`] has opened at `path`, `limit` bytes at most.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::FileTooLarge`].
+pub fn read_opened(path: &Path, (file, len): (File, u64), limit: u64) -> Result<Vec<u8>> {
     let too_large = || Error::FileTooLarge { path: path.into(), limit };
     if len > limit {
         return Err(too_large());
     }
     let mut bytes = memory::reserved("a file", len as usize)?;
-    file.take(limit + 1).read_to_end(&mut bytes).at("read", path)?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).at("read", path)?;
     if bytes.len() as u64 > limit { Err(too_large()) } else { Ok(bytes) }
 }
 

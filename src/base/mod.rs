@@ -5,6 +5,7 @@ pub mod csv_out;
 pub mod error;
 pub mod input;
 pub mod memory;
+pub mod placeholder;
 pub mod profile;
 pub mod progress;
 pub mod report;

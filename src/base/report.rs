@@ -1,11 +1,11 @@
-//! Tables for banners and results, as aligned plain text or Markdown, and mean ± std over seeds.
+//! Tables of results, as aligned plain text or Markdown, and mean ± standard deviation over seeds.
 
 use std::fmt;
 
 use crate::base::text::Shown;
 
-/// A table whose first column is left-aligned and the others right-aligned. Its `Display` is plain text, in which control
-/// characters are escaped.
+/// A table whose first column is left-aligned and the others right-aligned. Its `Display` is plain text. Control characters are
+/// escaped.
 #[derive(Clone, Debug)]
 pub struct Table {
     header: Vec<String>,
@@ -13,6 +13,7 @@ pub struct Table {
 }
 
 impl Table {
+    /// Creates a table with these column titles and no rows.
     pub fn new<S: Into<String>>(header: impl IntoIterator<Item = S>) -> Self {
         Self { header: cells(header), rows: Vec::new() }
     }
@@ -25,7 +26,8 @@ impl Table {
         self
     }
 
-    /// A Markdown table, aligned as plain text too. What would end a cell or begin code or HTML inside one is escaped.
+    /// Returns the table as Markdown, whose source is aligned as well. Characters that would end a cell, or begin code or HTML in one, are
+    /// escaped.
     pub fn to_markdown(&self) -> String {
         let escape = |row: &Vec<String>| row.iter().map(|cell| markdown(cell)).collect::<Vec<_>>();
         let table = Self { header: escape(&self.header), rows: self.rows.iter().map(escape).collect() };
@@ -39,7 +41,7 @@ impl Table {
         line(&table.header) + &rule + &table.rows.iter().map(|row| line(row)).collect::<String>()
     }
 
-    /// Characters of the widest cell of each column, at least `minimum`.
+    /// Returns the number of characters of each column's widest cell, at least `minimum`.
     fn widths(&self, minimum: usize) -> Vec<usize> {
         let rows = || std::iter::once(&self.header).chain(&self.rows);
         let width = |column: usize| rows().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -56,12 +58,12 @@ impl fmt::Display for Table {
     }
 }
 
-/// A cell is one line, whatever stands in it.
+/// Escapes line breaks and control characters, so that each cell is one line.
 fn cells<S: Into<String>>(row: impl IntoIterator<Item = S>) -> Vec<String> {
     row.into_iter().map(|cell| cell.into().shown().to_string()).collect()
 }
 
-/// Text that Markdown shows as it is.
+/// Escapes the characters that Markdown would interpret.
 fn markdown(text: &str) -> String {
     let escaped = |c: char| matches!(c, '\\' | '|' | '<' | '`').then_some('\\').into_iter().chain([c]);
     text.chars().flat_map(escaped).collect()
@@ -75,7 +77,7 @@ fn aligned(row: &[String], widths: &[usize]) -> Vec<String> {
     row.iter().zip(widths).enumerate().map(cell).collect()
 }
 
-/// Mean and sample standard deviation of the same figure over several seeds.
+/// Mean and sample standard deviation of a figure over several seeds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MeanStd {
     pub mean: f64,
@@ -84,7 +86,7 @@ pub struct MeanStd {
 }
 
 impl MeanStd {
-    /// `None` without values.
+    /// Returns `None` if there are no values.
     pub fn of(values: &[f64]) -> Option<Self> {
         if values.is_empty() {
             return None;
@@ -96,7 +98,7 @@ impl MeanStd {
     }
 }
 
-/// `12.34 ± 0.56`, with the formatter's precision (two digits where none is given).
+/// Writes `12.34 ± 0.56`, with the precision of the formatter, or two digits.
 impl fmt::Display for MeanStd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let precision = f.precision().unwrap_or(2);

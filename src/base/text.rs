@@ -46,6 +46,19 @@ pub fn are(count: usize) -> &'static str {
     if count == 1 { "is" } else { "are" }
 }
 
+/// Items of a list that a message names.
+const NAMED: usize = 5;
+
+/// Writes the first items of a list, as in `a, b, c and 7 more`, safe to show.
+pub fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    let all: Vec<String> = items.into_iter().map(|i| i.to_string().shown().to_string()).collect();
+    let shown = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match all.len().saturating_sub(NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 /// Characters of a value that a message shows.
 const LONGEST: usize = 200;
 

@@ -2,6 +2,8 @@
 
 use csv::{Position, Reader, ReaderBuilder, StringRecord, Trim};
 
+use crate::base::text::plural;
+
 /// The text of a table, and what separates its fields.
 pub struct TextTable {
     /// UTF-8, as far as it is text at all.
@@ -89,7 +91,10 @@ impl TextTable {
                 };
                 let quotes = self.quotes(byte(error.position()));
                 match quotes % 2 {
-                    0 => format!("it has {len} fields, the header has {expected_len}: quote fields with {name}"),
+                    0 => {
+                        let fields = plural(*len as usize, "field", "fields");
+                        format!("it has {fields}, the header has {expected_len}: quote fields with {name}")
+                    }
                     _ => UNCLOSED.into(),
                 }
             }
@@ -129,6 +134,24 @@ pub fn byte(position: Option<&Position>) -> usize {
 pub fn field(text: &str) -> &str {
     let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
     inner.filter(|inner| !inner.contains('"')).map_or(text, str::trim)
+}
+
+/// Finds the only column of a header that has one of `names`, whatever their case; of several names the first counts that is
+/// there.
+///
+/// # Errors
+/// The reason: the header has the column more than once.
+pub fn column(header: &[&str], names: &[&str]) -> Result<Option<usize>, String> {
+    for name in names {
+        let named = header.iter().enumerate().filter(|(_, column)| column.eq_ignore_ascii_case(name));
+        let found: Vec<usize> = named.map(|(index, _)| index).collect();
+        match found[..] {
+            [] => {}
+            [one] => return Ok(Some(one)),
+            _ => return Err(format!("it has the column {name} more than once")),
+        }
+    }
+    Ok(None)
 }
 
 /// All fields of a record.

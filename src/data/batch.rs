@@ -1,23 +1,23 @@
-//! What the loader hands over.
+//! A batch of images, as the loader returns it.
 
 use rayon::prelude::*;
 
-use super::{Drawn, MEAN, Mix, STD};
+use super::{AugmentParams, MEAN, Mix, STD};
 use crate::engine::session::ImageBatch;
 
-/// A batch of images as bytes, with what shall happen to each: a quarter of what the network's input takes, and a GPU does
-/// that part of the work itself.
+/// A batch of images as bytes, with the augmentation that is still to be applied. Bytes take a quarter of the memory of the network's
+/// input, and a GPU applies this part of the augmentation itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// Resized images, `[batch, height, width, 3]`.
     pub pixels: Vec<u8>,
     /// Height and width.
     pub size: [usize; 2],
-    /// Augmentation of each image.
-    pub drawn: Vec<Drawn>,
+    /// Augmentation parameters of each image.
+    pub params: Vec<AugmentParams>,
     /// Class of each image.
     pub labels: Vec<u32>,
-    /// Which sample each image is.
+    /// Index of the sample that each image is.
     pub indices: Vec<usize>,
     /// How pairs of the augmented images are mixed.
     pub mix: Option<Mix>,
@@ -41,7 +41,7 @@ impl ImageBatch for Batch {
     }
 
     fn tables(&self) -> [Vec<i32>; 3] {
-        Drawn::tables(&self.drawn)
+        AugmentParams::tables(&self.params)
     }
 
     fn mixed(&self) -> Option<([i32; 4], f32)> {
@@ -51,10 +51,10 @@ impl ImageBatch for Batch {
     fn to_images(&self, out: &mut [f32]) {
         assert_eq!(out.len(), self.pixels.len(), "one value for each byte");
         let len = self.size[0] * self.size[1] * 3;
-        let images = self.pixels.par_chunks_exact(len).zip(&self.drawn);
+        let images = self.pixels.par_chunks_exact(len).zip(&self.params);
         out.par_chunks_exact_mut(len)
             .zip(images)
-            .for_each(|(out, (pixels, drawn))| drawn.apply(pixels, self.size, out));
+            .for_each(|(out, (pixels, params))| params.apply(pixels, self.size, out));
         if let Some(mix) = self.mix {
             mix.apply(out, self.size);
         }
@@ -62,8 +62,8 @@ impl ImageBatch for Batch {
 }
 
 impl Batch {
-    /// Target distribution of each image over `classes`, `[batch, classes]`: `smoothing` of it spread over all of them, the rest
-    /// on the image's own class and, as far as it is mixed, on its partner's.
+    /// Returns the target distribution of each image over `classes`, `[batch, classes]`: `smoothing` is spread over all classes, and the
+    /// rest goes to the image's own class and, for mixed images, to the partner's class.
     pub fn targets(&self, classes: usize, smoothing: f32) -> Vec<f32> {
         let share = self.mix.map_or(1.0, |mix| mix.share());
         let mut targets = vec![smoothing / classes as f32; self.labels.len() * classes];
@@ -81,8 +81,8 @@ mod tests {
     use super::*;
 
     fn three(mix: Option<Mix>) -> Batch {
-        let (pixels, drawn) = (vec![0, 51, 255, 10, 20, 30, 255, 102, 0], vec![Drawn::default(); 3]);
-        Batch { pixels, size: [1, 1], drawn, labels: vec![0, 2, 1], indices: vec![0, 1, 2], mix }
+        let (pixels, params) = (vec![0, 51, 255, 10, 20, 30, 255, 102, 0], vec![AugmentParams::default(); 3]);
+        Batch { pixels, size: [1, 1], params, labels: vec![0, 2, 1], indices: vec![0, 1, 2], mix }
     }
 
     #[test]

@@ -1,19 +1,18 @@
-//! Images that cannot be decoded: found before long work, refused or left out.
+//! Finds images that cannot be decoded before long work: they are refused, or left out.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::dataset::listed;
-use crate::base::text::{Shown, are, plural};
+use crate::base::text::{Shown, are, listed, plural};
 use crate::{Error, Result};
 
-/// Decodes every record's image once; broken ones are an error, or with `skip` left out: then what to warn of is returned. `each`
-/// is called after every image.
+/// Decodes the image of every record once. Broken ones are an error; with `skip` their records are removed, and a warning is returned.
+/// `each` is called after every image.
 ///
 /// # Errors
-/// A broken image.
+/// An image is broken, and `skip` is not set.
 pub(super) fn drop_or_refuse<R: Sync>(
     records: &mut Vec<R>,
     decode: impl Fn(&R) -> Result<()> + Sync,

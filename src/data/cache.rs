@@ -1,28 +1,29 @@
-//! Images that were decoded before, shared by all epochs, within a budget of memory.
+//! A cache of decoded images, shared by all epochs, within a budget of memory.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::ImageSource;
 use super::decode::Share;
-use super::transforms::{Rgb, Transform};
+use super::rgb::Rgb;
+use super::transforms::Transform;
 use crate::Result;
 use crate::data::Crop;
 
-/// What of an image is the same in every epoch: at the network's size, or with [`Crop::RandomResized`] as it was decoded. Which
-/// images it holds may depend on the threads, what it answers does not.
+/// Holds what is the same in every epoch: images at the network's size, or with [`Crop::RandomResized`] decoded ones. Which images it
+/// holds may depend on the order of the threads; what it returns does not.
 pub struct ImageCache {
     images: Vec<OnceLock<Arc<Rgb>>>,
-    /// Bytes that may still be taken.
+    /// Bytes that are left of the budget.
     left: AtomicUsize,
 }
 
 impl ImageCache {
-    /// A cache for as many of `samples` images as fit into `megabytes`.
+    /// Creates a cache for as many of `samples` images as fit into `megabytes`.
     pub fn new(samples: usize, transform: &Transform, megabytes: usize) -> Arc<ImageCache> {
         let budget = megabytes.saturating_mul(1 << 20);
         let slots = match transform.crop {
-            // Their sizes are not known; one that is all but empty takes a few bytes.
+            // Sizes of decoded images are not known yet; an unused slot takes a few bytes.
             Crop::RandomResized if budget > 0 => samples,
             Crop::RandomResized => 0,
             Crop::Squeeze | Crop::Center => samples.min(budget / (transform.height * transform.width * 3)),
@@ -30,7 +31,8 @@ impl ImageCache {
         Arc::new(ImageCache { images: (0..slots).map(|_| OnceLock::new()).collect(), left: AtomicUsize::new(budget) })
     }
 
-    /// Image number `index`. One that is not kept has its share of the memory budget with it: hold that as long as the image.
+    /// Returns image number `index`, decoding it if the cache does not have it. An image that is not cached comes with its share of the
+    /// memory for decoding; hold it as long as the image.
     ///
     /// # Errors
     /// As [`decode`](super::decode).
@@ -41,7 +43,7 @@ impl ImageCache {
         transform: &Transform,
     ) -> Result<(Arc<Rgb>, Option<Share>)> {
         let decoded = transform.crop == Crop::RandomResized;
-        // What lies in memory already is not kept a second time.
+        // Packed images are in memory already.
         let kept = !(decoded && matches!(source, ImageSource::Packed { .. }));
         let slot = self.images.get(index).filter(|_| kept);
         if let Some(image) = slot.and_then(OnceLock::get) {
@@ -55,7 +57,7 @@ impl ImageCache {
             let take = |left: usize| left.checked_sub(bytes);
             let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
             if taken && slot.set(image.clone()).is_err() {
-                // Another thread was faster with the same image.
+                // Another thread has stored the same image first.
                 self.left.fetch_add(bytes, Ordering::Relaxed);
             } else if taken {
                 share = None;

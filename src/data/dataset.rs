@@ -1,77 +1,60 @@
-//! A re-identification data set, and the checks that come before long work.
+//! A re-identification data set, and its checks before long work.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::sets::DatasetKind;
-use super::{ImageSource, Sample, broken, decode, duplicates};
+use super::{DatasetKind, ImageSource, Sample, broken, decode, duplicates};
 use crate::base::report::Table;
-use crate::base::text::{Shown, plural};
+use crate::base::text::{Shown, listed, plural};
 use crate::{Error, Result};
 
-/// One image: who, and by which camera.
+/// An image with its identity and camera.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRecord {
     pub path: PathBuf,
-    /// Identity; in a gallery 0 is a distractor.
+    /// Identity. In a gallery, 0 is a distractor.
     pub pid: i64,
-    /// Camera as in the file name.
+    /// Camera number in the file name.
     pub camid: i64,
 }
 
-/// How a data set asks to be evaluated.
+/// The evaluation protocol of a data set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
-    /// All gallery images count but those of the query's own identity and camera.
+    /// The gallery is all images but those of the query's identity by its camera.
     #[default]
     CrossCamera,
-    /// Classic CUHK03: the gallery is one random image of each identity, drawn ten times; the CMC is averaged, mAP is not
-    /// reported.
+    /// Classic CUHK03: the gallery is one random image of each identity, drawn ten times. The CMC is the mean over the draws; there is
+    /// no mAP.
     SingleGalleryShot,
 }
 
 /// Training images, queries and gallery.
 #[derive(Clone, Debug, Default)]
 pub struct Dataset {
-    /// The folder as it was named, safe to show.
+    /// The folder as the user wrote it, safe to show.
     pub name: String,
-    /// The folder as it was named.
+    /// The folder as the user wrote it.
     pub root: PathBuf,
-    /// The data set that was named or recognised.
+    /// The data set that the user named or that was recognised.
     pub kind: DatasetKind,
-    /// What results on it should say, for example `msmt17 (V1, train+val)`.
+    /// Which of its training lists are used, such as `train+val`; empty where there is no choice.
+    pub variant: &'static str,
+    /// Name of the data set in results, for example `msmt17 (V1, train+val)`.
     pub label: String,
     pub protocol: Protocol,
-    /// Empty where only the test images were asked for.
+    /// Empty if only the test images were loaded.
     pub train: Vec<ImageRecord>,
     pub query: Vec<ImageRecord>,
     pub gallery: Vec<ImageRecord>,
-    /// What looked odd while loading, one sentence each.
+    /// Warnings from loading, one sentence each.
     pub warnings: Vec<String>,
 }
 
-/// Names at most this many items of a list.
-const NAMED: usize = 5;
-
-/// `a, b, c and 7 more`, safe to show.
-pub(super) fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
-    let all: Vec<String> = items.into_iter().map(|i| i.to_string().shown().to_string()).collect();
-    let shown = all.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-    match all.len().saturating_sub(NAMED) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-/// Names some of the pairs that [`Groups::copies`](duplicates::Groups::copies) has found.
-pub(super) fn copies_of(files: &[&Path], copies: &[(usize, usize)]) -> String {
-    listed(copies.iter().map(|&(copy, original)| format!("{} is {}", files[copy].shown(), files[original].shown())))
-}
-
 impl Dataset {
-    /// `records` as the loader takes them, labelled with the rank of their identity among them.
+    /// Converts records to samples for the loader. The label of a sample is the rank of its identity among the records.
     pub fn samples(records: &[ImageRecord]) -> Arc<[Sample]> {
         let mut pids: Vec<i64> = records.iter().map(|r| r.pid).collect();
         pids.sort_unstable();
@@ -81,18 +64,18 @@ impl Dataset {
         records.iter().map(sample).collect()
     }
 
-    /// Training identities in ascending order: the position is the class label.
+    /// Returns the training identities in ascending order; their positions are the class labels.
     pub fn train_pids(&self) -> Vec<i64> {
         let pids: BTreeSet<i64> = self.train.iter().map(|r| r.pid).collect();
         pids.into_iter().collect()
     }
 
-    /// Number of training identities.
+    /// Returns the number of training identities.
     pub fn train_classes(&self) -> usize {
         self.train_pids().len()
     }
 
-    /// The table `subset | ids | images | cameras` of what was loaded.
+    /// Returns the table `subset | ids | images | cameras` of what was loaded.
     pub fn banner(&self) -> Table {
         let mut table = Table::new(["subset", "ids", "images", "cameras"]);
         let subsets = [("train", &self.train), ("query", &self.query), ("gallery", &self.gallery)];
@@ -103,10 +86,10 @@ impl Dataset {
         table
     }
 
-    /// Checks what training with batches of `ids` identities needs.
+    /// Checks whether the data suffice for training with batches of `ids` identities.
     ///
     /// # Errors
-    /// No training image, or fewer identities than P.
+    /// There is no training image, or there are fewer than `ids` identities.
     pub fn check_for_training(&self, ids: usize) -> Result<()> {
         if self.train.is_empty() {
             return Err(Error::NoImages { subset: "train", dataset: self.name.clone() });
@@ -118,10 +101,10 @@ impl Dataset {
         Ok(())
     }
 
-    /// Checks what evaluation needs.
+    /// Checks whether the data suffice for evaluation.
     ///
     /// # Errors
-    /// No query or gallery image, or no query with a match from another camera.
+    /// There is no query, no gallery image, or no query with a match from another camera.
     pub fn check_for_evaluation(&self) -> Result<()> {
         for (subset, records) in [("query", &self.query), ("gallery", &self.gallery)] {
             if records.is_empty() {
@@ -134,7 +117,7 @@ impl Dataset {
         Ok(())
     }
 
-    /// Queries whose identity no other camera of the gallery has seen.
+    /// Returns the queries of whose identity the gallery has no image by another camera.
     pub fn queries_without_match(&self) -> Vec<&ImageRecord> {
         let mut cameras: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
         for record in &self.gallery {
@@ -144,7 +127,7 @@ impl Dataset {
         self.query.iter().filter(|q| !matched(q)).collect()
     }
 
-    /// Adds warnings about what is legal but seldom meant.
+    /// Adds warnings about what is allowed but usually a mistake.
     pub(super) fn warn_of_oddities(&mut self) {
         let mut images: BTreeMap<i64, usize> = BTreeMap::new();
         self.train.iter().for_each(|r| *images.entry(r.pid).or_default() += 1);
@@ -152,7 +135,7 @@ impl Dataset {
         if !single.is_empty() {
             let list = listed(&single);
             self.warnings.push(format!(
-                "{} one image: their positives are copies of it ({list})",
+                "{} one image, so positive pairs are copies of it ({list})",
                 plural(single.len(), "training identity has", "training identities have")
             ));
         }
@@ -164,7 +147,7 @@ impl Dataset {
             let _ = write!(
                 text,
                 "{} in the training and in the test set ({})",
-                plural(both.len(), "identity stands", "identities stand"),
+                plural(both.len(), "identity is", "identities are"),
                 listed(&both)
             );
             self.warnings.push(text);
@@ -174,14 +157,14 @@ impl Dataset {
             let share = 100.0 * lost.len() as f64 / self.query.len() as f64;
             let list = listed(lost.iter().map(|r| r.path.shown()));
             self.warnings.push(format!(
-                "{} no match from another camera and so no part in the figures: {share:.1} % of all ({list})",
-                plural(lost.len(), "query has", "queries have")
+                "{} from another camera, so the results leave out {share:.1} % of all ({list})",
+                plural(lost.len(), "query has no match", "queries have no match")
             ));
         }
         self.warn_of_copies();
     }
 
-    /// Warns of files that stand in several subsets under different names.
+    /// Warns of files that are in several subsets under different names.
     fn warn_of_copies(&mut self) {
         let records: Vec<&ImageRecord> = self.train.iter().chain(&self.query).chain(&self.gallery).collect();
         let files: Vec<&Path> = records.iter().map(|record| record.path.as_path()).collect();
@@ -193,42 +176,42 @@ impl Dataset {
         repeats.retain(|&(copy, original)| records[copy].pid != records[original].pid);
         if !repeats.is_empty() {
             warnings.push(format!(
-                "{} the content of one of another identity: one of the two identities is wrong ({})",
+                "{} the same content as one of another identity: one of the two identities is wrong ({})",
                 plural(repeats.len(), "training image has", "training images have"),
-                copies_of(&files, &repeats)
+                duplicates::named(&files, &repeats)
             ));
         }
         for (name, test) in [("query", &query), ("gallery", &gallery)] {
             let copies = groups.copies(&files, train.clone(), test.clone());
             if !copies.is_empty() {
                 warnings.push(format!(
-                    "{} the content of a training image, which measures what was learned by heart ({})",
+                    "{} the same content as a training image, so the results include what was memorised ({})",
                     plural(copies.len(), &format!("{name} image has"), &format!("{name} images have")),
-                    copies_of(&files, &copies)
+                    duplicates::named(&files, &copies)
                 ));
             }
         }
         let mut copies = groups.copies(&files, query, gallery);
-        // Of the query's own identity and camera they do not count, which is why some data sets have them.
+        // Copies of the query's own identity and camera do not count, and some data sets have them.
         copies.retain(|&(copy, original)| {
             let (copy, original) = (records[copy], records[original]);
             (copy.pid, copy.camid) != (original.pid, original.camid)
         });
         if !copies.is_empty() {
             warnings.push(format!(
-                "{} the content of a query but another identity or camera, which is found without any skill ({})",
+                "{} the same content as a query but another identity or camera, which is trivial to find ({})",
                 plural(copies.len(), "gallery image has", "gallery images have"),
-                copies_of(&files, &copies)
+                duplicates::named(&files, &copies)
             ));
         }
         self.warnings.extend(warnings);
     }
 
-    /// Decodes every image once; broken ones are an error, or with `skip` left out with a warning. `each` is called after
-    /// every image.
+    /// Decodes every image once. Broken ones are an error; with `skip` they are left out with a warning. `each` is called after every
+    /// image.
     ///
     /// # Errors
-    /// A broken image.
+    /// An image is broken, and `skip` is not set.
     pub fn drop_or_refuse_broken(&mut self, skip: bool, each: &(dyn Fn() + Sync)) -> Result<()> {
         for records in [&mut self.train, &mut self.query, &mut self.gallery] {
             let decoded = |record: &ImageRecord| decode(&record.path, false).map(drop);

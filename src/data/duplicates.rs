@@ -1,4 +1,4 @@
-//! Files of the same content, in two subsets or within one.
+//! Finds files with the same content, in two subsets or within one.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap};
@@ -11,19 +11,19 @@ use rayon::prelude::*;
 
 use crate::base::error::IoContext;
 use crate::base::input;
+use crate::base::text::{Shown, listed};
 
-/// Bytes of a file's middle that tell most files of equal size apart.
+/// Bytes in the middle of a file; they differ between most files of equal size.
 const SAMPLE: u64 = 4096;
-/// Larger files are compared by size and middle alone.
+/// Larger files are compared only by size and middle.
 const LARGEST: u64 = 512 << 20;
 
-/// Files of one content.
+/// Groups of files with the same content.
 pub(super) struct Groups(Vec<Vec<usize>>);
 
 impl Groups {
-    /// The indices of `files` that have the content of others, ascending within each group. Files are told apart by size, then by a few
-    /// KiB of their middle; only those that agree in both are read. A file that cannot be read, or is empty, is a copy of none:
-    /// decoding reports it.
+    /// Groups the indices of `files` with the same content, ascending within each group. Files are compared by size, then by a few KiB
+    /// in their middle; only those that agree in both are read. Empty and unreadable files are in no group: decoding reports them.
     pub fn new(files: &[&Path]) -> Groups {
         let size = |path: &Path| input::open(path).ok().map(|(_, len)| len).filter(|&len| len > 0);
         let alike = shared(files, (0..files.len()).collect(), size);
@@ -38,8 +38,8 @@ impl Groups {
         Groups(groups.into_values().filter(|group| group.len() > 1).collect())
     }
 
-    /// The copies in `second` of files in `first`, two ranges of the files, ascending: each with the first file in `first` of its
-    /// content. A path that stands in both is no copy, and no file is one of itself.
+    /// Returns the files in `second` that are copies of files in `first`, two ranges of the files, ascending: each with the first file in
+    /// `first` of the same content. The same path in both is no copy.
     pub fn copies(&self, files: &[&Path], first: Range<usize>, second: Range<usize>) -> Vec<(usize, usize)> {
         let mut found = Vec::new();
         for group in &self.0 {
@@ -52,7 +52,12 @@ impl Groups {
     }
 }
 
-/// The files whose key another one has, too.
+/// Writes some of the pairs that [`Groups::copies`] has found.
+pub(super) fn named(files: &[&Path], copies: &[(usize, usize)]) -> String {
+    listed(copies.iter().map(|&(copy, original)| format!("{} is {}", files[copy].shown(), files[original].shown())))
+}
+
+/// Returns the files whose key is that of another file, too.
 fn shared(files: &[&Path], indices: Vec<usize>, key: impl Fn(&Path) -> Option<u64> + Sync) -> Vec<usize> {
     let keys: Vec<Option<u64>> = indices.par_iter().map(|&index| key(files[index])).collect();
     let mut counts: HashMap<u64, usize> = HashMap::new();
@@ -61,7 +66,7 @@ fn shared(files: &[&Path], indices: Vec<usize>, key: impl Fn(&Path) -> Option<u6
     both.filter(|(_, key)| key.is_some_and(|key| counts[&key] > 1)).map(|(index, _)| index).collect()
 }
 
-/// Size of a file, and the bytes in its middle.
+/// Reads the size of a file, and the bytes in its middle.
 ///
 /// # Errors
 /// It cannot be read, or is no regular file.

@@ -1,26 +1,26 @@
-//! Any folder of images, without identities.
+//! Searches folders for images.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::dataset::listed;
 use crate::base::error::IoContext;
-use crate::base::text::{Shown, are, plural};
+use crate::base::text::{Shown, are, listed, plural};
 use crate::{Error, Result};
 
-/// Endings of image files, in lower case. Which format a file has is read from its content.
+/// Endings of image files, in lower case. The format of a file is told by its content.
 pub(super) const ENDINGS: [&str; 15] =
     ["jpg", "jpeg", "jpe", "jfif", "png", "apng", "bmp", "ppm", "pgm", "pbm", "pnm", "webp", "tif", "tiff", "gif"];
 
-/// Endings of images that no decoder here reads, in lower case.
+/// Endings of image formats that cannot be decoded, in lower case.
 const UNREAD: [&str; 41] = [
     "heic", "heif", "hif", "avif", "jxl", "jp2", "j2k", "jpf", "jpx", "jpc", "svg", "svgz", "psd", "psb", "xcf", "eps",
     "ico", "icns", "tga", "dds", "exr", "hdr", "pfm", "qoi", "dcm", "raw", "dng", "cr2", "cr3", "crw", "nef", "nrw",
     "arw", "sr2", "srf", "orf", "rw2", "raf", "pef", "srw", "3fr",
 ];
 
-/// Images of a folder, and what looked odd.
+/// Images of a folder, and warnings.
 #[derive(Debug)]
 pub struct ImageList {
     /// Sorted by the bytes of their paths.
@@ -29,7 +29,7 @@ pub struct ImageList {
     pub warnings: Vec<String>,
 }
 
-/// Image files in `root` and the folders below it, linked ones too; hidden ones are left out.
+/// Lists the image files in `root` and the folders below it. Links are followed; hidden files and folders are left out.
 ///
 /// # Errors
 /// A folder cannot be read, or there is no image.
@@ -47,14 +47,14 @@ pub fn list_images(root: &Path) -> Result<ImageList> {
     }
 }
 
-/// What a search for images did not take.
+/// What a search for images left out.
 #[derive(Debug, Default)]
 pub(super) struct PassedBy {
-    /// Files of images by their ending.
+    /// Number of images of formats that cannot be decoded, by ending.
     unread: BTreeMap<String, usize>,
-    /// Links to nothing.
+    /// Broken links.
     broken: Vec<PathBuf>,
-    /// Linked folders that are searched already, or that lead back up.
+    /// Linked folders that were searched already, or that contain the link.
     again: Vec<PathBuf>,
 }
 
@@ -63,7 +63,7 @@ impl PassedBy {
         listed(self.unread.iter().map(|(ending, count)| format!("{count} {}", ending.shown())))
     }
 
-    /// One sentence for each sort.
+    /// Returns a sentence for each kind of what was left out.
     pub fn warnings(&self, folder: &Path) -> Vec<String> {
         let mut warnings = Vec::new();
         let folder = folder.shown();
@@ -92,12 +92,12 @@ impl PassedBy {
         warnings
     }
 
-    /// Notes a link to a folder that it lies in.
+    /// Notes a link to a folder that contains the link.
     pub fn leads_back(&mut self, link: PathBuf) {
         self.again.push(link);
     }
 
-    /// For a sentence that says that there is no image: why that may be.
+    /// Returns a possible reason why there is no image, to be appended to a sentence that says so.
     pub fn hint(&self) -> String {
         if !self.unread.is_empty() {
             format!(", but {} of formats that are not: convert them to JPEG or PNG", self.kinds())
@@ -109,7 +109,7 @@ impl PassedBy {
     }
 }
 
-/// Folders directly in `folder`, linked ones too, sorted; none where it cannot be read.
+/// Returns the folders and linked folders directly in `folder`, sorted; none if it cannot be read.
 pub(super) fn subfolders(folder: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = entries(folder).unwrap_or_default().into_iter().map(|(path, _)| path).collect();
     folders.retain(|path| path.is_dir());
@@ -117,7 +117,7 @@ pub(super) fn subfolders(folder: &Path) -> Vec<PathBuf> {
     folders
 }
 
-/// `folder`, and those directly in it that have an image directly in them.
+/// Returns `folder`, and the folders directly in it that have an image directly in them.
 pub(super) fn with_images(folder: Option<&Path>) -> Option<(PathBuf, Vec<PathBuf>)> {
     let folder = folder?;
     let has_images = |folder: &PathBuf| {
@@ -130,16 +130,16 @@ pub(super) fn with_images(folder: Option<&Path>) -> Option<(PathBuf, Vec<PathBuf
     Some((folder.to_path_buf(), folders))
 }
 
-/// What an entry of a folder is.
+/// The kind of an entry of a folder.
 pub(super) enum Entry {
     Folder,
     LinkedFolder,
     Image,
-    /// Something else; what should be said of it is noted already.
+    /// Something else; it has been noted if a warning should mention it.
     Other,
 }
 
-/// Tells what an entry is. A link to nothing whose name is that of an image is an image that cannot be read.
+/// Returns the kind of an entry. A broken link with the name of an image counts as an image, which decoding will report.
 pub(super) fn entry(path: &Path, kind: fs::FileType, passed: &mut PassedBy) -> Entry {
     if kind.is_dir() {
         return Entry::Folder;
@@ -164,12 +164,17 @@ pub(super) fn entry(path: &Path, kind: fs::FileType, passed: &mut PassedBy) -> E
     Entry::Other
 }
 
-/// Whether the linked folder `link` is one of those that it lies in.
+/// Compares paths by their bytes, which every file system and machine does alike.
+pub(super) fn by_bytes(a: &Path, b: &Path) -> Ordering {
+    a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes())
+}
+
+/// Returns whether the linked folder contains the link itself.
 pub(super) fn leads_up(link: &Path, real_parent: &Path) -> bool {
     fs::canonicalize(link).is_ok_and(|real| real_parent.starts_with(real))
 }
 
-/// Visible entries of a folder, with their kind; links are not followed.
+/// Returns the visible entries of a folder with their kind; links are not followed.
 pub(super) fn entries(folder: &Path) -> Result<Vec<(PathBuf, fs::FileType)>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(folder).at("read", folder)? {
@@ -183,13 +188,13 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<(PathBuf, fs::FileType)>> {
     Ok(entries)
 }
 
-/// As [`list_images`], where none is no error, and `passed` gets what was left out. Every real folder is searched once: linked ones
-/// after the others, in the order of their paths, so that what is found does not depend on the file system.
+/// Lists images as [`list_images`] does, but it is no error if there are none, and what was left out is added to `passed`. Every real
+/// folder is searched once: linked ones after the others, in the order of their paths, so that the result does not depend on the
+/// file system.
 pub(super) fn images_below(root: &Path, passed: &mut PassedBy) -> Result<Vec<PathBuf>> {
-    let by_bytes = |a: &PathBuf, b: &PathBuf| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes());
     let mut images = Vec::new();
     let mut searched = HashSet::new();
-    // With the folder that each really is.
+    // Each with its canonical path.
     let mut folders = vec![(root.to_path_buf(), fs::canonicalize(root).at("read", root)?)];
     let mut links: Vec<(PathBuf, PathBuf)> = Vec::new();
     loop {
@@ -218,7 +223,7 @@ pub(super) fn images_below(root: &Path, passed: &mut PassedBy) -> Result<Vec<Pat
             Err(_) => passed.broken.push(link),
         }
     }
-    images.sort_by(by_bytes);
+    images.sort_by(|a, b| by_bytes(a, b));
     Ok(images)
 }
 

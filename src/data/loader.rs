@@ -1,5 +1,6 @@
-//! Threads that decode, crop and resize ahead of training, change colours, and draw what augmentation shall do. Batches come in
-//! order and do not depend on the number of threads: what happens to an image is a function of (seed, epoch, place in the epoch).
+//! Threads that decode, crop, resize and change the colours of images ahead of training, and sample the parameters of the rest of the
+//! augmentation. Batches come in order and do not depend on the number of threads: the augmentation of an image is a function of
+//! (seed, epoch, position in the epoch).
 
 use std::io;
 use std::sync::Arc;
@@ -8,13 +9,13 @@ use std::thread::JoinHandle;
 
 use super::augment::{change_colours, changes_colours};
 use super::transforms::Transform;
-use super::{Batch, Drawn, ImageCache, Mix, Sample};
+use super::{AugmentParams, Batch, ImageCache, Mix, Sample};
 use crate::base::error::IoContext;
 use crate::base::rng::{Purpose, stream};
 use crate::data::{Augment, Crop};
 use crate::{Error, Result};
 
-/// Batches that a worker prepares ahead.
+/// Number of batches that a worker prepares ahead.
 const AHEAD: usize = 2;
 
 /// How images are loaded.
@@ -36,29 +37,29 @@ pub struct Loader {
 }
 
 struct Worker {
-    /// `None` once the loader is dropped, which ends the thread.
+    /// `None` once the loader is being dropped, which ends the thread.
     batches: Option<Receiver<Result<Batch>>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What all workers share.
+/// The data that all workers share.
 struct Work {
     samples: Arc<[Sample]>,
     batches: Vec<Vec<usize>>,
-    /// Images in a whole batch.
+    /// Number of images in a full batch.
     whole: usize,
-    /// Place in the epoch of the first batch: a resumed epoch goes on with the same random numbers.
+    /// Position in the epoch of the first batch: a resumed epoch continues with the same random numbers.
     first: usize,
     options: LoaderOptions,
     cache: Arc<ImageCache>,
 }
 
 impl Loader {
-    /// Loads `batches` (indices into `samples`; only the last may be smaller) of an epoch from batch number `first` on. `cache`
-    /// is one for these samples and this transform.
+    /// Starts to load the `batches` (indices into `samples`; only the last may be smaller) of an epoch, from batch number `first` on.
+    /// `cache` must belong to these samples and this transform.
     ///
     /// # Errors
-    /// The system starts no further thread.
+    /// The system cannot start another thread.
     pub fn new(
         samples: Arc<[Sample]>,
         batches: &[Vec<usize>],
@@ -69,7 +70,7 @@ impl Loader {
         let whole = batches.first().map_or(0, Vec::len);
         let batches = batches.get(first..).unwrap_or(&[]).to_vec();
         let count = batches.len();
-        // More than one for each batch would have nothing to do.
+        // Further workers would have no batch.
         let step = options.workers.clamp(1, count.max(1));
         let work = Arc::new(Work { samples, batches, whole, first, options, cache });
         let mut loader = Loader { workers: Vec::new(), next: 0, count };
@@ -83,7 +84,7 @@ impl Loader {
         Ok(loader)
     }
 
-    /// Batches in order of the samples, the last one partial; for evaluation.
+    /// Loads the samples in their order, for evaluation; the last batch may be smaller.
     ///
     /// # Errors
     /// As [`Loader::new`].
@@ -95,7 +96,7 @@ impl Loader {
     }
 }
 
-/// Prepares every `step`-th batch from `worker` on, until done or nobody listens.
+/// Prepares every `step`-th batch from `worker` on, until all are done or the loader is dropped.
 fn serve(work: &Work, worker: usize, step: usize, sender: &SyncSender<Result<Batch>>) {
     for number in (worker..work.batches.len()).step_by(step) {
         let batch = prepare(work, number);
@@ -113,7 +114,7 @@ fn prepare(work: &Work, number: usize) -> Result<Batch> {
     let size = [transform.height, transform.width];
     let number = work.first + number;
     let mut pixels = Vec::with_capacity(indices.len() * size[0] * size[1] * 3);
-    let mut drawn = Vec::with_capacity(indices.len());
+    let mut params = Vec::with_capacity(indices.len());
     for (place, &index) in indices.iter().enumerate() {
         let draw = |purpose| stream(*seed, purpose, *epoch, (number * work.whole + place) as u64);
         let (image, _share) = work.cache.load(index, &samples[index].image, transform)?;
@@ -128,15 +129,13 @@ fn prepare(work: &Work, number: usize) -> Result<Batch> {
         if let Some(augment) = augment.as_ref().filter(|augment| changes_colours(augment)) {
             change_colours(augment, &mut pixels[start..], size, &mut draw(Purpose::Colour));
         }
-        drawn.push(
-            augment
-                .as_ref()
-                .map_or_else(Drawn::default, |augment| Drawn::draw(augment, size, &mut draw(Purpose::Augment))),
-        );
+        params.push(augment.as_ref().map_or_else(AugmentParams::default, |augment| {
+            AugmentParams::sample(augment, size, &mut draw(Purpose::Augment))
+        }));
     }
     let draw_mix = |augment| Mix::draw(augment, size, &mut stream(*seed, Purpose::Mix, *epoch, number as u64));
     let labels = indices.iter().map(|&i| samples[i].label).collect();
-    Ok(Batch { pixels, size, drawn, labels, indices: indices.clone(), mix: augment.as_ref().and_then(draw_mix) })
+    Ok(Batch { pixels, size, params, labels, indices: indices.clone(), mix: augment.as_ref().and_then(draw_mix) })
 }
 
 impl Iterator for Loader {
@@ -148,7 +147,7 @@ impl Iterator for Loader {
         }
         let worker = self.next % self.workers.len();
         self.next += 1;
-        // A worker that is gone before its last batch has panicked: that is an error, not the end of the data.
+        // A worker that ends before its last batch has panicked: that is an error, not the end of the data.
         let gone = || {
             Err(Error::Io {
                 action: "read",
@@ -169,7 +168,7 @@ impl Drop for Loader {
         self.workers.iter_mut().for_each(|worker| drop(worker.batches.take()));
         for worker in &mut self.workers {
             if let Some(thread) = worker.thread.take() {
-                // A worker that panicked has said so already.
+                // A worker that panicked has printed its message already.
                 let _ = thread.join();
             }
         }
@@ -230,7 +229,7 @@ mod tests {
             let mut images = vec![9.0; batch.pixels.len()];
             batch.to_images(&mut images);
             let mut second = vec![9.0; 96];
-            batch.drawn[1].apply(&batch.pixels[96..], batch.size, &mut second);
+            batch.params[1].apply(&batch.pixels[96..], batch.size, &mut second);
             assert_eq!(images[96..], second);
         }
     }
@@ -251,7 +250,7 @@ mod tests {
         let coloured = load(Crop::RandomResized, Augment { rand_ops: 1, brightness: 0.5, ..base });
         for (plain, coloured) in plain.iter().zip(&coloured) {
             assert_ne!(plain.pixels, coloured.pixels);
-            assert_eq!((&plain.drawn, plain.mix), (&coloured.drawn, coloured.mix));
+            assert_eq!((&plain.params, plain.mix), (&coloured.params, coloured.mix));
         }
         let shares: Vec<f32> = plain.iter().map(|batch| batch.mix.unwrap().share()).collect();
         assert!(shares.windows(2).any(|pair| pair[0] != pair[1]), "{shares:?}");
@@ -269,7 +268,7 @@ mod tests {
             let lengths: Vec<usize> = plain.iter().map(|batch| batch.indices.len()).collect();
             assert_eq!(lengths, [4, 2]);
             assert!(plain.iter().all(|batch| batch.mix.is_none()));
-            assert!(plain.iter().flat_map(|batch| &batch.drawn).all(|drawn| *drawn == Drawn::default()));
+            assert!(plain.iter().flat_map(|batch| &batch.params).all(|params| *params == AugmentParams::default()));
             let want = transform.fixed(&samples[4].image.decode(false).unwrap().0).pixels;
             assert_eq!(plain[1].pixels[..96], want);
         }

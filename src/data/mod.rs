@@ -1,8 +1,8 @@
 //! From a folder of images to training batches.
 //!
 //! folder → [`load`] → [`Dataset`] (names or lists parsed, checked) → [`IdentitySampler`] (which images make a batch) →
-//! [`Loader`] (threads that decode, crop, resize, change colours and draw ahead) → [`Batch`] (bytes, and what augmentation does to
-//! them: [`Drawn`], [`Mix`]).
+//! [`Loader`] (threads that decode, crop, resize and change colours ahead of training) → [`Batch`] (bytes, and the sampled parameters
+//! of the rest of the augmentation: [`AugmentParams`], [`Mix`]).
 
 mod augment;
 mod batch;
@@ -14,28 +14,32 @@ mod dataset;
 mod decode;
 mod duplicates;
 mod folder;
+mod kind;
 mod loader;
 mod named;
 mod options;
 mod resample;
+mod rgb;
 mod sample;
 mod sampler;
 mod sets;
 pub mod synth;
 mod transforms;
 
-pub use augment::{Augment, Crop, Drawn, Interpolation, MEAN, Mix, STD};
+pub use augment::{Augment, AugmentParams, Crop, Interpolation, MEAN, Mix, STD};
 pub use batch::Batch;
 pub use cache::ImageCache;
-pub use classes::{ClassDataset, ClassOptions, load_classes};
+pub use classes::{ClassDataset, ClassOptions, ValidationImages, load_classes};
 pub use dataset::{Dataset, ImageRecord, Protocol};
 pub use decode::decode;
 pub(crate) use duplicates::middle;
 pub use folder::{ImageList, list_images};
+pub use kind::DatasetKind;
 pub use loader::{Loader, LoaderOptions};
-pub use options::DataOptions;
+pub use options::{DataOptions, LoadOptions, Subsets};
+pub use rgb::Rgb;
 pub use sample::{ImageSource, PackedImages, Sample};
 pub use sampler::{ClassSampler, IdentitySampler, Sampler, SamplerOptions};
 pub(crate) use sets::parse_name;
-pub use sets::{CLASSIC_FILE, ClassicSplits, DatasetKind, LoadOptions, Subsets, Verdict, load};
-pub use transforms::{Rgb, Transform};
+pub use sets::{CLASSIC_FILE, ClassicSplits, Verdict, load};
+pub use transforms::Transform;

@@ -1,4 +1,4 @@
-//! Files that a list names, perhaps as another system writes their names.
+//! Finds files that a list names, even where another system wrote the names differently.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -6,16 +6,16 @@ use std::path::{Component, Path, PathBuf};
 
 use unicode_normalization::UnicodeNormalization;
 
-/// Finds files by their names in lists, and remembers the folders that it had to read for that.
+/// Finds files by their names in lists, and caches the folders that it reads for that.
 #[derive(Default)]
 pub(super) struct Finder {
-    /// Names in a folder by their composed form.
+    /// For each folder, its names by their composed form.
     folders: HashMap<PathBuf, HashMap<String, Vec<OsString>>>,
 }
 
 impl Finder {
-    /// The file that `name` means, in or below `folder` if it is no absolute path: the file of that very name, else the one with `/` for
-    /// `\`, else the only one whose letters with accents are written otherwise. Where there is none, the path as it is named.
+    /// Returns the file that `name` means, relative to `folder` unless it is an absolute path: the file of exactly that name, else the one
+    /// with `/` for `\`, else the only one whose accented letters are encoded differently. If there is none, returns the path as named.
     pub fn find(&mut self, folder: &Path, name: &str) -> PathBuf {
         let named = folder.join(name);
         if named.is_file() {
@@ -26,12 +26,12 @@ impl Finder {
             return path.clone();
         }
         let written_otherwise =
-            [Some(&named), slashes.as_ref()].into_iter().flatten().find_map(|path| self.composed(path));
+            [Some(&named), slashes.as_ref()].into_iter().flatten().find_map(|path| self.find_composed(path));
         written_otherwise.unwrap_or(named)
     }
 
-    /// The only file whose path has the same composed form.
-    fn composed(&mut self, path: &Path) -> Option<PathBuf> {
+    /// Returns the only file whose path has the same composed form.
+    fn find_composed(&mut self, path: &Path) -> Option<PathBuf> {
         if path.to_str().is_none_or(str::is_ascii) {
             return None;
         }
@@ -41,7 +41,7 @@ impl Finder {
             found = match part {
                 Component::Normal(name) if !next.exists() => {
                     let names = self.folders.entry(found.clone()).or_insert_with(|| names_in(&found));
-                    match &names.get(&name.to_str()?.nfc().collect::<String>())?[..] {
+                    match &names.get(&composed(name.to_str()?))?[..] {
                         [one] => found.join(one),
                         _ => return None,
                     }
@@ -59,31 +59,40 @@ fn names_in(folder: &Path) -> HashMap<String, Vec<OsString>> {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         if let Some(text) = name.to_str() {
-            names.entry(text.nfc().collect()).or_default().push(name);
+            names.entry(composed(text)).or_default().push(name);
         }
     }
     names
 }
 
-/// Why a path may not be found, from its form; for an error that names it.
+/// What to do where images of a whole data set are missing.
+pub(super) const UNPACK_AGAIN: &str = "unpack the archive again, or name the folder that holds the images too";
+
+/// Composes the letters of a name: each with an accent becomes one character where there is one. The same name may be written
+/// either way.
+pub(super) fn composed(name: &str) -> String {
+    name.nfc().collect()
+}
+
+/// Returns a hint for an error about a path that was not found, by the form of the path.
 pub(super) fn advice(path: &str) -> &'static str {
     let drive = path.as_bytes().get(1) == Some(&b':') && path.as_bytes()[0].is_ascii_alphabetic();
     if drive || path.starts_with("\\\\") {
-        "it is a whole path of a Windows machine: write paths relative to the list's folder, with /"
+        "it is an absolute path of a Windows machine: write paths relative to the list's folder, with /"
     } else if path.contains('\\') {
-        "its path has the separators of Windows, and there is no such file with / either: check the folder that the paths are relative to"
+        "its path has Windows' separators, and there is no such file with / either: check the folder that the paths are relative to"
     } else if Path::new(path).is_absolute() {
-        "it is a whole path, perhaps of another machine: write paths relative to the list's folder"
+        "it is an absolute path, perhaps of another machine: write paths relative to the list's folder"
     } else {
-        "unpack the archive again, or name the folder that holds the images too"
+        UNPACK_AGAIN
     }
 }
 
-/// A path in a list that must not leave the folder of the images: `./` is dropped, a whole path is taken from that folder on, and Windows'
-/// separators are read as `/`.
+/// Returns a path from a list relative to the folder of the images, which it must not leave. `./` is dropped, an absolute path into the
+/// folder becomes relative, and Windows' separators are read as `/`.
 ///
 /// # Errors
-/// The reason: it leads elsewhere.
+/// The reason: the path leaves the folder.
 pub(super) fn below(folder: &Path, name: &str) -> Result<PathBuf, String> {
     let named = Path::new(name);
     let inner = named.strip_prefix(folder).unwrap_or(named);
@@ -97,7 +106,9 @@ pub(super) fn below(folder: &Path, name: &str) -> Result<PathBuf, String> {
             Component::Normal(part) => path.push(part),
             Component::CurDir => {}
             Component::RootDir | Component::Prefix(_) => {
-                return Err(format!("{name} is a whole path outside of the image folder: write it relative to that"));
+                return Err(format!(
+                    "{name} is an absolute path outside of the image folder: write it relative to that"
+                ));
             }
             Component::ParentDir => return Err(format!("{name} leaves the image folder")),
         }
@@ -143,14 +154,14 @@ mod tests {
         assert_eq!(below(folder, "a\\b.jpg").unwrap(), Path::new("a/b.jpg"));
         assert!(below(folder, "a/../../b.jpg").unwrap_err().contains("leaves the image folder"));
         assert!(below(folder, "..\\b.jpg").unwrap_err().contains("leaves the image folder"));
-        assert!(below(folder, "/data/test/a.jpg").unwrap_err().contains("a whole path outside"));
+        assert!(below(folder, "/data/test/a.jpg").unwrap_err().contains("an absolute path outside"));
     }
 
     #[test]
     fn advice_follows_the_form_of_the_path() {
         for (path, part) in [
             ("C:\\a.jpg", "Windows machine"),
-            ("img\\a.jpg", "separators of Windows"),
+            ("img\\a.jpg", "Windows' separators"),
             ("/home/x/a.jpg", "another machine"),
             ("img/a.jpg", "unpack the archive"),
         ] {

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use super::DatasetKind;
-use super::sets::{LoadOptions, Subsets};
 use crate::base::settings::{
     CLASSES, HELD_OUT, Kind, MSMT17, ON_DATA_SETS, ON_IMAGES, REID, SPLITS, SettingType, TARGET, settings,
 };
@@ -48,6 +47,31 @@ settings! {
         /// Memory for decoded images, MiB.
         #[setting(same_results())]
         pub cache_mb: usize = 1024;
+    }
+}
+
+/// Which images are loaded; others need not be there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Subsets {
+    #[default]
+    All,
+    /// Query and gallery: `Dataset::train` stays empty.
+    Test,
+}
+
+/// What a name alone does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadOptions {
+    pub subsets: Subsets,
+    /// MSMT17: train on `list_train.txt` and `list_val.txt`, not on the first alone.
+    pub msmt17_val: bool,
+    /// CUHK03 classic: which of the splits, from 0.
+    pub split: usize,
+}
+
+impl Default for LoadOptions {
+    fn default() -> LoadOptions {
+        DataOptions::default().load_options(Subsets::All)
     }
 }
 

@@ -1,5 +1,5 @@
-//! Resizing with antialiasing, bit for bit as Pillow 11 does it: the horizontal pass first, then the vertical one on its
-//! bytes, each with weights in 22-bit fixed point. Networks that were trained elsewhere see the pixels that they know.
+//! Resizing with antialiasing, bit for bit as in Pillow 11: the horizontal pass first, then the vertical one on its bytes, each with
+//! weights in 22-bit fixed point. So networks that were trained with Pillow get the same pixels.
 //!
 //! For output i: `scale = in / out`, `support = S * max(scale, 1)`, `centre = (i + 0.5) * scale`; the taps are those from
 //! `trunc(centre - support + 0.5)` to `trunc(centre + support + 0.5)` within the image, with the weight
@@ -17,25 +17,25 @@ use crate::engine::cpu::with_best_isa;
 
 /// Fraction bits of a weight.
 const BITS: u32 = 22;
-/// Output bytes that are summed at once: their sums stay in registers.
+/// Output bytes that are computed at once: their sums stay in registers.
 const BLOCK: usize = 64;
 
 /// Weights of all outputs along one axis.
 struct Axis {
     /// First tap of each output.
     starts: Vec<usize>,
-    /// `taps` for each output, zeros behind the last.
+    /// `taps` for each output, padded with zeros.
     weights: Vec<i32>,
     taps: usize,
 }
 
 impl Rgb {
-    /// Resized to `[height, width]`.
+    /// Returns the image resized to `[height, width]`.
     pub fn resize(&self, size: [usize; 2], interpolation: Interpolation) -> Rgb {
         self.resize_part(size, [0, 0, size[0], size[1]], interpolation)
     }
 
-    /// A part (top, left, height, width) of the image resized to `size`; the rest is not computed.
+    /// Returns a part (top, left, height, width) of the image resized to `size`, without computing the rest.
     pub(super) fn resize_part(
         &self,
         size: [usize; 2],
@@ -45,7 +45,7 @@ impl Rgb {
         let image = if size[1] == self.width {
             self.crop([0, left, self.height, width])
         } else {
-            // Columns become rows, so that both passes are weighted sums of long rows.
+            // The image is transposed, so that both passes are weighted sums of long rows.
             let axis = Axis::new(self.width, size[1], left..left + width, interpolation);
             let columns = transpose(&self.pixels, [self.height, self.width]);
             let columns = sum_rows(&columns, self.height * 3, &axis);
@@ -58,12 +58,7 @@ impl Rgb {
         Rgb { width, height, pixels: sum_rows(&image.pixels, width * 3, &axis) }
     }
 
-    /// Resized so that the shorter side has `short` pixels (the longer one in proportion, rounded down).
-    pub fn resize_short(&self, short: usize, interpolation: Interpolation) -> Rgb {
-        self.resize(self.covering([short; 2]), interpolation)
-    }
-
-    /// The least size in the image's proportions that covers `[height, width]`, rounded down.
+    /// Returns the smallest size in the image's proportions that covers `[height, width]`, rounded down.
     pub(super) fn covering(&self, [height, width]: [usize; 2]) -> [usize; 2] {
         if width * self.height >= height * self.width {
             [width * self.height / self.width, width]
@@ -71,27 +66,9 @@ impl Rgb {
             [height, height * self.width / self.height]
         }
     }
-
-    /// The square of `side` pixels in the middle; of an image that is smaller, all that there is along that axis.
-    pub fn center_crop(&self, side: usize) -> Rgb {
-        let size = [self.height, self.width];
-        self.crop(middle(size, size.map(|whole| whole.min(side)))).into_owned()
-    }
-
-    /// A part: top, left, height, width. The whole is not copied.
-    ///
-    /// # Panics
-    /// If it reaches over the edge.
-    pub fn crop(&self, [top, left, height, width]: [usize; 4]) -> Cow<'_, Rgb> {
-        if [height, width] == [self.height, self.width] {
-            return Cow::Borrowed(self);
-        }
-        let row = |y: usize| &self.pixels[(y * self.width + left) * 3..][..width * 3];
-        Cow::Owned(Rgb { width, height, pixels: (top..top + height).flat_map(row).copied().collect() })
-    }
 }
 
-/// The part of `[height, width]` in the middle of an image of `size`.
+/// Returns the part (top, left, height, width) of `[height, width]` in the middle of an image of `size`.
 pub(super) fn middle(size: [usize; 2], [height, width]: [usize; 2]) -> [usize; 4] {
     // Halves are rounded to the even number, as in torchvision.
     let offset = |whole: usize, part: usize| ((whole - part) as f64 / 2.0).round_ties_even() as usize;
@@ -99,7 +76,7 @@ pub(super) fn middle(size: [usize; 2], [height, width]: [usize; 2]) -> [usize; 4
 }
 
 impl Axis {
-    /// For those `outputs` of `to` that are wanted.
+    /// Computes the weights of the given `outputs` for resizing from `from` to `to`.
     fn new(from: usize, to: usize, outputs: Range<usize>, interpolation: Interpolation) -> Axis {
         let support = match interpolation {
             Interpolation::Bicubic => 2.0,
@@ -121,7 +98,7 @@ impl Axis {
             // `round` takes halves away from zero.
             axis.weights.extend(weights.iter().map(|w| (w / sum * f64::from(1 << BITS)).round() as i32));
             axis.weights.resize((axis.starts.len() + 1) * taps, 0);
-            // The zeros behind the last tap must not reach over the edge: they move to the front.
+            // The padding must not reach beyond the edge: it moves to the front.
             let over = (start + taps).saturating_sub(from);
             axis.weights[axis.starts.len() * taps..].rotate_right(over);
             axis.starts.push(start - over);
@@ -148,7 +125,7 @@ fn filter(x: f64, interpolation: Interpolation) -> f64 {
     }
 }
 
-/// `[h, w, 3]` to `[w, h, 3]`.
+/// Transposes `[h, w, 3]` to `[w, h, 3]`.
 fn transpose(pixels: &[u8], [h, w]: [usize; 2]) -> Vec<u8> {
     let mut out = vec![0; pixels.len()];
     for (y, row) in pixels.chunks_exact(w * 3).enumerate() {
@@ -159,7 +136,7 @@ fn transpose(pixels: &[u8], [h, w]: [usize; 2]) -> Vec<u8> {
     out
 }
 
-/// Each output row is a weighted sum of rows of `row` bytes.
+/// Computes output rows, each a weighted sum of rows of `row` bytes.
 fn sum_rows(rows: &[u8], row: usize, axis: &Axis) -> Vec<u8> {
     let mut out = vec![0; axis.starts.len() * row];
     with_best_isa(
@@ -246,18 +223,13 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_of_the_shorter_side() {
-        let short = noise(40, 20).resize_short(10, Interpolation::Bilinear);
-        assert_eq!([short.height, short.width], [20, 10]);
-        let short = noise(20, 41).resize_short(10, Interpolation::Bilinear);
-        assert_eq!([short.height, short.width], [10, 20]);
-        let image = noise(9, 6);
-        let crop = image.center_crop(4);
+    fn covering_keeps_the_proportions_and_the_middle_is_rounded_to_even() {
+        assert_eq!(noise(40, 20).covering([10, 10]), [20, 10]);
+        assert_eq!(noise(20, 41).covering([10, 10]), [10, 20]);
         // (9 - 4) / 2 = 2.5 and (6 - 4) / 2 = 1: row 2, column 1.
-        assert_eq!(crop.pixels[..12], image.pixels[(2 * 6 + 1) * 3..][..12]);
-        let all = image.center_crop(8);
-        assert_eq!([all.height, all.width], [8, 6]);
+        assert_eq!(middle([9, 6], [4, 4]), [2, 1, 4, 4]);
     }
+
     #[test]
     fn a_part_is_that_of_the_whole() {
         let image = noise(37, 23);

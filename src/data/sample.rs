@@ -1,11 +1,11 @@
-//! An image with its class, wherever it lies: in a file of its own, or among others in one file.
+//! An image with its class: in a file of its own, or one of many in a file.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::decode::{Share, decode_with_share};
-use super::transforms::Rgb;
+use super::rgb::Rgb;
 use crate::Result;
 use crate::base::text::Shown;
 
@@ -13,25 +13,25 @@ use crate::base::text::Shown;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     pub image: ImageSource,
-    /// Below the number of classes.
+    /// Class, less than the number of classes.
     pub label: u32,
 }
 
-/// Where an image lies.
+/// Where an image is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ImageSource {
     File(PathBuf),
-    /// One of many in memory.
+    /// One of many images in memory.
     Packed {
         images: Arc<PackedImages>,
         index: usize,
     },
 }
 
-/// Images of one size from one file.
+/// Images of one size, read from one file.
 #[derive(Debug, PartialEq)]
 pub struct PackedImages {
-    /// The file they come from.
+    /// The file that they were read from.
     pub file: PathBuf,
     pub height: usize,
     pub width: usize,
@@ -42,7 +42,8 @@ pub struct PackedImages {
 }
 
 impl ImageSource {
-    /// The image as RGB, `upright` as [`decode`](super::decode) has it; with its share of the memory budget, if it takes of that.
+    /// Decodes the image to RGB; `upright` as in [`decode`](super::decode). A decoded file comes with its share of the memory for
+    /// decoding.
     ///
     /// # Errors
     /// As [`decode`](super::decode).
@@ -62,12 +63,12 @@ impl ImageSource {
         }
     }
 
-    /// Its name: the path of its file, and the place in it of one among others: `test_batch.bin#17`.
+    /// Returns the name of the image: the path of its file, and its index if it is one of many: `test_batch.bin#17`.
     pub fn name(&self) -> String {
         self.named(self.file())
     }
 
-    /// Its name from the folder `root` on, where it lies there: the same wherever the data lie.
+    /// Returns the name relative to the folder `root`, if the file is there: it does not depend on where the data are.
     pub fn below(&self, root: &Path) -> String {
         self.named(self.file().strip_prefix(root).unwrap_or(self.file()))
     }
@@ -79,7 +80,7 @@ impl ImageSource {
         }
     }
 
-    /// The file that holds the image.
+    /// Returns the file that has the image.
     pub fn file(&self) -> &Path {
         match self {
             ImageSource::File(path) => path,

@@ -1,4 +1,4 @@
-//! From an image to bytes of the network's size.
+//! Turns images into bytes of the network's input size.
 
 use std::path::Path;
 
@@ -7,36 +7,29 @@ use rand::Rng;
 use super::augment::random_resized;
 use super::decode::decode;
 use super::resample::middle;
+use super::rgb::Rgb;
 use crate::Result;
 use crate::data::{Crop, Interpolation};
 
-/// Size of the network's input, the filter of resizing to it, and which part of an image that is.
+/// Size of the network's input, the filter for resizing to it, and which part of an image is used.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Transform {
     pub height: usize,
     pub width: usize,
-    /// Turn and mirror images as their EXIF data say.
+    /// Rotate and mirror images as their EXIF data say.
     pub upright: bool,
     pub interpolation: Interpolation,
     pub crop: Crop,
-    /// The middle's share of the shorter side.
+    /// Share of the shorter side that the middle covers.
     pub crop_share: f32,
-    /// [`Crop::RandomResized`]: least and largest share of the area.
+    /// [`Crop::RandomResized`]: smallest and largest share of the area.
     pub crop_scale: [f32; 2],
-    /// [`Crop::RandomResized`]: least and largest width / height.
+    /// [`Crop::RandomResized`]: smallest and largest width / height.
     pub crop_ratio: [f32; 2],
 }
 
-/// A decoded image, `[height, width, 3]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Rgb {
-    pub width: usize,
-    pub height: usize,
-    pub pixels: Vec<u8>,
-}
-
 impl Transform {
-    /// Whole images as they are stored, squeezed to `[height, width]`.
+    /// Returns the transform that squeezes whole images as they are stored to `[height, width]`.
     pub fn squeeze([height, width]: [usize; 2], interpolation: Interpolation) -> Transform {
         let (crop_scale, crop_ratio) = ([1.0; 2], [1.0; 2]);
         Transform {
@@ -51,7 +44,7 @@ impl Transform {
         }
     }
 
-    /// Decodes a file, as evaluation does: `[height, width, 3]` u8.
+    /// Decodes a file and applies the transform for evaluation: `[height, width, 3]` u8.
     ///
     /// # Errors
     /// As [`decode`].
@@ -59,9 +52,9 @@ impl Transform {
         Ok(self.fixed(&decode(path, self.upright)?).pixels)
     }
 
-    /// What evaluation takes of an image, at the network's size: all of it, or the middle. That is torchvision's `Resize` of the
-    /// shorter side to `crop_share`'s inverse of the input's side, then `CenterCrop`; where the input is no square, the image is
-    /// resized to the least size that covers both sides.
+    /// Returns the part of an image that evaluation uses, at the network's size: all of it, or the middle. The middle is that of
+    /// torchvision's `Resize` of the shorter side to the input's side divided by `crop_share`, then `CenterCrop`. If the input is not
+    /// square, the image is resized to the smallest size that covers both sides.
     pub fn fixed(&self, image: &Rgb) -> Rgb {
         let size = [self.height, self.width];
         if self.crop == Crop::Squeeze {
@@ -72,7 +65,8 @@ impl Transform {
         image.resize_part(resized, middle(resized, size), self.interpolation)
     }
 
-    /// What [`Crop::RandomResized`] takes of a training image, at the network's size; `rng` belongs to this image and epoch.
+    /// Returns the random part of a training image that [`Crop::RandomResized`] uses, at the network's size. `rng` belongs to this image
+    /// and epoch.
     pub fn random(&self, image: &Rgb, rng: &mut impl Rng) -> Rgb {
         let part = random_resized([image.height, image.width], self.crop_scale, self.crop_ratio, rng);
         image.crop(part).resize([self.height, self.width], self.interpolation)
@@ -105,7 +99,8 @@ mod tests {
         for size in [[40, 64], [64, 41], [50, 50], [16, 3]] {
             let image = noise(size[0], size[1]);
             // 28 / 0.875 = 32
-            let want = image.resize_short(32, Interpolation::Bilinear).center_crop(28);
+            let resized = image.covering([32, 32]);
+            let want = image.resize(resized, Interpolation::Bilinear).crop(middle(resized, [28, 28])).into_owned();
             for crop in [Crop::Center, Crop::RandomResized] {
                 assert!(cropping(crop, [28, 28]).fixed(&image) == want, "{size:?}");
             }

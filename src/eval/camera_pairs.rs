@@ -1,11 +1,11 @@
-//! Metrics for each pair of a query's camera and a gallery camera: which views a network cannot match.
+//! Metrics for each pair of a query camera and a gallery camera: they show which views a network cannot match.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::distance::Row;
+use super::products::Row;
 use super::ranking::{Labels, RankingOptions, rank_query};
 use crate::base::report::Table;
 
@@ -14,14 +14,14 @@ use crate::base::report::Table;
 pub struct CameraPair {
     pub query_camera: i64,
     pub gallery_camera: i64,
-    /// Queries with a match there.
+    /// Queries that have a match in the gallery camera.
     pub queries: usize,
     #[serde(rename = "mAP")]
     pub map: f64,
     pub rank1: f64,
 }
 
-/// Takes the rows of the distance matrix in order.
+/// Ranks queries in the order of the distance matrix, against one gallery camera at a time.
 pub(super) struct CameraPairs<'a> {
     query: Labels<'a>,
     gallery: Labels<'a>,
@@ -46,8 +46,8 @@ impl<'a> CameraPairs<'a> {
         let of_row = |(i, row): (usize, &Row)| {
             let (pid, camid) = (query.pids[first + i], query.camids[first + i]);
             let of_camera = |(camera, items): (&i64, &Vec<usize>)| {
-                let ranked = rank_query(*row, items.iter().copied(), pid, camid, self.gallery, self.options)?;
-                Some(((camid, *camera), ranked.result))
+                let result = rank_query(*row, items.iter().copied(), pid, camid, self.gallery, self.options)?;
+                Some(((camid, *camera), result))
             };
             self.items.iter().filter_map(of_camera).collect::<Vec<_>>()
         };
@@ -61,7 +61,7 @@ impl<'a> CameraPairs<'a> {
         }
     }
 
-    /// Pairs with a query, by cameras.
+    /// Returns the pairs of cameras that have a query with a match, in the order of their numbers.
     pub fn finish(self) -> Vec<CameraPair> {
         let pair = |((query_camera, gallery_camera), (queries, ap, first)): ((i64, i64), (usize, f64, usize))| {
             let n = queries as f64;
@@ -71,7 +71,8 @@ impl<'a> CameraPairs<'a> {
     }
 }
 
-/// A line for each query camera, a column for each gallery camera: mAP / Rank-1 in percent, and the number of queries.
+/// Returns a table with a row for each query camera and a column for each gallery camera: mAP / Rank-1 in percent, and the number of
+/// queries.
 pub fn camera_table(pairs: &[CameraPair]) -> Table {
     let cameras: BTreeSet<i64> = pairs.iter().map(|pair| pair.gallery_camera).collect();
     let title = "query \\ gallery: mAP / Rank-1 (queries)".to_owned();
@@ -89,6 +90,7 @@ pub fn camera_table(pairs: &[CameraPair]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::ranking::GivenDistances;
 
     #[test]
     fn the_gallery_is_one_camera_at_a_time() {
@@ -97,8 +99,8 @@ mod tests {
         let options = RankingOptions::default();
         let mut pairs = CameraPairs::new(query, gallery, &options);
         // Query 0: camera 2 holds another before its match, camera 3 the match first. Query 1: camera 3 the match last.
-        pairs.add(&[Row::given(0, &[0.0, 0.1, 0.2, 0.3, 0.4])]);
-        pairs.add(&[Row::given(1, &[0.5, 0.0, 0.5, 0.1, 0.2])]);
+        let distances = GivenDistances::new(&[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.0, 0.5, 0.1, 0.2], 5);
+        distances.rows().chunks(1).for_each(|rows| pairs.add(rows));
         let pairs = pairs.finish();
         let pair = |query_camera, gallery_camera, map, rank1| CameraPair {
             query_camera,

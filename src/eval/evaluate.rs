@@ -1,14 +1,14 @@
-//! A model on a data set: features of query and gallery, then the ranking.
+//! Evaluates a model on a data set: features of query and gallery, then the ranking.
 
-use super::blocks::Sets;
 use super::extract::Output;
 use super::features_file::FeatureSet;
 use super::model::Model;
 use super::ranking::{self, RankingOptions, RankingReport};
+use super::sets::Sets;
 use crate::Result;
 use crate::data::{Dataset, ImageRecord};
 
-/// Features of the queries and of the gallery of `dataset`, of unit length.
+/// Computes the features of the queries and of the gallery of `dataset`, of unit length.
 ///
 /// # Errors
 /// As [`Model::run`].
@@ -26,7 +26,7 @@ pub fn dataset_features(model: &mut Model<'_>, dataset: &Dataset) -> Result<[Fea
     Ok([side(&dataset.query)?, side(&dataset.gallery)?])
 }
 
-/// How the images of `dataset` are ranked; `seed` is that of what is drawn.
+/// Returns the options for ranking the images of `dataset`; `seed` is the seed of random galleries.
 pub fn ranking_options(dataset: &Dataset, seed: u64) -> RankingOptions {
     RankingOptions { protocol: dataset.protocol, seed, ..RankingOptions::default() }
 }
@@ -41,6 +41,6 @@ pub fn evaluate_dataset(mut model: Model<'_>, dataset: &Dataset) -> Result<Ranki
     let (query_labels, gallery_labels) = (query.labels(), gallery.labels());
     let device = model.device;
     let sets = Sets::new(&query.features, query_labels, &gallery.features, gallery_labels, query.dim, device)?;
-    sets.distances.say_oddities(model.reporter);
+    sets.distances.report_notices(model.reporter);
     ranking::rank_sets(&sets, &options)
 }

@@ -1,7 +1,8 @@
-//! A network in evaluation mode over batches of images, with the mirrored image added: retrieval features, or probabilities of
-//! classes.
+//! Runs a network in evaluation mode on batches of images, and on the mirrored images if asked to: retrieval features, or class
+//! probabilities.
 
-use super::classification::softmax_rows;
+use rayon::prelude::*;
+
 use crate::Result;
 use crate::data::Batch;
 use crate::engine::device::Device;
@@ -12,17 +13,17 @@ use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 use crate::nn::Network;
 
-/// What is asked of a network.
+/// The kind of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// The retrieval feature, scaled to unit length; of image and mirror image the sum.
+    /// The retrieval feature, scaled to unit length; with mirroring, the sum of both images' features before scaling.
     Feature,
-    /// The probability of each class; of image and mirror image the mean.
+    /// The probability of each class; with mirroring, the mean over both images.
     Probabilities,
 }
 
 impl Output {
-    /// In progress.
+    /// Returns the name for progress reports.
     pub fn name(self) -> &'static str {
         match self {
             Output::Feature => "features",
@@ -31,11 +32,11 @@ impl Output {
     }
 }
 
-/// How features are made.
+/// How outputs are computed.
 #[derive(Clone, Copy, Debug)]
 pub struct ExtractOptions {
     pub output: Output,
-    /// Add what the mirrored image gives.
+    /// Add the output of the mirrored image.
     pub flip: bool,
     pub batch: usize,
     pub eval_state: EvalState,
@@ -46,7 +47,7 @@ pub struct ExtractOptions {
 /// A recorded evaluation graph for one batch size.
 pub struct Extractor {
     session: Session,
-    /// The states of the batch at hand.
+    /// Latent states of the present batch.
     states: Option<LatentStates>,
     images: Var,
     output: Var,
@@ -78,16 +79,16 @@ impl Extractor {
         Ok(Extractor { session, states: None, images, output, options })
     }
 
-    /// Length of a feature, or number of classes.
+    /// Returns the length of a feature, or the number of classes.
     pub fn dim(&self) -> usize {
         self.session.graph().shape(self.output).c
     }
 
-    /// Appends what the network gives for the images of `batch` (at most [`ExtractOptions::batch`]) to `rows`. `training` are the
-    /// states of the training run.
+    /// Appends the outputs for the images of `batch` (at most [`ExtractOptions::batch`]) to `rows`. `training` are the latent states
+    /// of the training.
     ///
     /// # Errors
-    /// [`EvalState::Mean`] where `training` holds no states; a device that fails.
+    /// [`EvalState::Mean`] where `training` has no states; the device fails.
     pub fn extract(
         &mut self,
         store: &mut Store,
@@ -97,12 +98,12 @@ impl Extractor {
     ) -> Result<()> {
         let dim = self.dim();
         let start = rows.len();
-        rows.resize(start + batch.drawn.len() * dim, 0.0);
+        rows.resize(start + batch.params.len() * dim, 0.0);
         for mirror in [false, true] {
             if mirror && !self.options.flip {
                 break;
             }
-            batch.drawn.iter_mut().for_each(|drawn| drawn.mirror = mirror);
+            batch.params.iter_mut().for_each(|params| params.mirror = mirror);
             self.session.set_images(self.images, batch)?;
             self.begin_batch(training)?;
             self.session.forward(store, self.states.as_mut().expect("begun above"))?;
@@ -120,7 +121,7 @@ impl Extractor {
         Ok(())
     }
 
-    /// The states that every batch starts from; their memory is reused.
+    /// Sets the latent states that every batch starts from; their memory is reused.
     fn begin_batch(&mut self, training: &LatentStates) -> Result<()> {
         let ExtractOptions { eval_state, batch, seed, .. } = self.options;
         match &mut self.states {
@@ -134,10 +135,45 @@ impl Extractor {
     }
 }
 
-/// Scales to unit length; a zero vector stays.
+/// Scales a vector to unit length; a vector of zeros stays.
 pub fn normalize(row: &mut [f32]) {
     let norm = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
     if norm > 0.0 {
         row.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);
+    }
+}
+
+/// Counts the rows `[n, dim]` that are all zeros: they have no direction.
+pub(super) fn zero_rows(rows: &[f32], dim: usize) -> usize {
+    rows.chunks_exact(dim.max(1)).filter(|row| row.iter().all(|value| *value == 0.0)).count()
+}
+
+/// Turns `logits` `[n, classes]` into probabilities, row by row, computing in f64. A row with NaN or +∞ becomes NaN, which
+/// [`ClassificationReport::new`](super::classification::ClassificationReport::new) names.
+///
+/// # Panics
+/// `classes` is 0.
+pub fn softmax_rows(logits: &mut [f32], classes: usize) {
+    logits.par_chunks_exact_mut(classes).for_each(|row| {
+        let largest = row.iter().fold(f32::NEG_INFINITY, |largest, &x| largest.max(x));
+        let exp = |x: f32| (f64::from(x) - f64::from(largest)).exp();
+        let sum: f64 = row.iter().map(|&x| exp(x)).sum();
+        row.iter_mut().for_each(|x| *x = (exp(*x) / sum) as f32);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn softmax_survives_large_logits() {
+        let mut rows = [1000.0, 1000.0, 0.0, 1.0, -1000.0, f32::NEG_INFINITY, 2.0, f32::NAN, 0.0];
+        softmax_rows(&mut rows, 3);
+        assert_eq!(rows[..6], [0.5, 0.5, 0.0, 1.0, 0.0, 0.0]);
+        assert!(rows[6..].iter().all(|p| p.is_nan()));
+        let mut row = [0.0, 2f32.ln(), 5f32.ln()];
+        softmax_rows(&mut row, 3);
+        assert!(row.iter().zip([0.125, 0.25, 0.625]).all(|(p, want)| (p - want).abs() < 1e-7), "{row:?}");
     }
 }

@@ -1,23 +1,26 @@
 //! Ranking metrics and reports.
 
-mod blocks;
 pub mod camera_pairs;
 pub mod classification;
 mod distance;
 pub mod evaluate;
 pub mod extract;
 pub mod features_file;
+mod labels;
 mod model;
 mod options;
 pub mod pictures;
+mod products;
 pub mod ranking;
 pub mod report;
 pub mod rerank;
 pub mod roc;
+mod sets;
 
 /// The file with a line for each image or query that was measured.
 pub const ITEMS_FILE: &str = "items.csv";
 
+pub use distance::reranked_distances;
 pub use evaluate::{dataset_features, evaluate_dataset, ranking_options};
 pub use extract::Output;
 pub use model::{Inference, Model};

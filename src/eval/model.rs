@@ -1,12 +1,13 @@
-//! A network as it is measured.
+//! A network with all that it needs to run on images.
 
 use std::sync::Arc;
 
 use super::EvalOptions;
-use super::extract::{ExtractOptions, Extractor, Output};
+use super::extract::{ExtractOptions, Extractor, Output, zero_rows};
 use crate::base::memory;
 use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
+use crate::base::text::plural;
 use crate::data::{Loader, LoaderOptions, Sample, Transform};
 use crate::engine::device::Device;
 use crate::engine::latent_state::{EvalState, LatentStates};
@@ -17,37 +18,36 @@ use crate::{Error, Result};
 /// How a network is run on images.
 #[derive(Clone, Debug)]
 pub struct Inference {
-    /// Images at a time, and whether the mirrored image counts too.
+    /// Batch size, and whether mirrored images count too.
     pub eval: EvalOptions,
     /// How images become the network's input.
     pub transform: Transform,
     /// Loader threads.
     pub workers: usize,
-    /// Which latent states the cells start from.
+    /// The latent states that cells start from.
     pub eval_state: EvalState,
-    /// Seed of everything that is drawn at random.
+    /// Seed of all random numbers.
     pub seed: u64,
 }
 
-/// A network with its weights, the states of its training, and what it runs with.
+/// A network with its weights, the latent states of its training, options and device.
 pub struct Model<'a> {
     pub network: &'a dyn Network,
     pub store: &'a mut Store,
-    /// Those of the training.
+    /// Latent states of the training.
     pub states: &'a LatentStates,
     pub options: Inference,
     pub device: &'a Device,
     pub reporter: &'a Reporter,
-    /// Set to end the work before its time.
+    /// Set to end the work early.
     pub stop: StopFlag,
 }
 
 impl Model<'_> {
-    /// `output` of each image, `[samples, dim]`, and `dim`; of the mirrored image too where the settings say so.
+    /// Computes `output` for each image. Returns `[samples, dim]` and `dim`. Warns of features that are all zeros.
     ///
     /// # Errors
-    /// An image that cannot be read, or for which the network gives what is not finite; `eval-state mean` without stored states;
-    /// [`Error::Stopped`].
+    /// An image cannot be read; the network's output is not finite; [`EvalState::Mean`] without stored states; [`Error::Stopped`].
     pub fn run(&mut self, samples: Arc<[Sample]>, output: Output) -> Result<(Vec<f32>, usize)> {
         self.run_batches(samples, output).map_err(|error| error.with_batch_settings("`eval.batch`"))
     }
@@ -76,6 +76,17 @@ impl Model<'_> {
             task.advance(batch.indices.len() as u64, "");
         }
         task.finish("");
-        Ok((rows, extractor.dim()))
+        let dim = extractor.dim();
+        if output == Output::Feature {
+            let zeros = zero_rows(&rows, dim);
+            if zeros > 0 {
+                reporter.warn(&plural(
+                    zeros,
+                    "image has a feature of all zeros, which cannot be scaled to unit length: its distances mean nothing",
+                    "images have features of all zeros, which cannot be scaled to unit length: their distances mean nothing",
+                ));
+            }
+        }
+        Ok((rows, dim))
     }
 }

@@ -1,4 +1,4 @@
-//! Ranked lists as pictures: a query and the gallery images nearest to it, green for a match, red for another person.
+//! Pictures of ranked lists: a query and the gallery images nearest to it, framed green for a match and red for another person.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -18,16 +18,16 @@ const SHOWN: usize = 10;
 const TILE: (u32, u32) = (96, 192);
 const BORDER: u32 = 5;
 const GAP: u32 = 6;
-/// Height of the line of ranks.
+/// Height of the line with the ranks.
 const LINE: u32 = 18;
-/// Pixels of a dot of a digit.
+/// Pixels that a dot of a digit is wide and high.
 const DOT: u32 = 2;
 const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
 const TEXT: Rgb<u8> = Rgb([45, 51, 59]);
 const QUERY: Rgb<u8> = Rgb([110, 119, 129]);
 const MATCH: Rgb<u8> = Rgb([0, 158, 70]);
 const OTHER: Rgb<u8> = Rgb([213, 40, 30]);
-/// Digits of 3 x 5 dots, a row in three bits.
+/// Digits of 3 x 5 dots; a row is three bits.
 const DIGITS: [[u8; 5]; 10] = [
     [7, 5, 5, 5, 7],
     [2, 6, 2, 2, 7],
@@ -41,8 +41,8 @@ const DIGITS: [[u8; 5]; 10] = [
     [7, 5, 7, 1, 7],
 ];
 
-/// Writes a picture for each of `chosen`, named after the query's image, to the new or empty folder `folder`, and
-/// returns their paths.
+/// Writes a picture for each of the `chosen` queries to the new or empty folder `folder`, named after the query's image. Returns the
+/// paths of the pictures.
 ///
 /// # Errors
 /// [`Error::FolderNotEmpty`]; images without paths ([`Error::Setting`]) or that cannot be decoded; [`Error::Io`].
@@ -81,8 +81,10 @@ pub fn draw(
     Ok(written)
 }
 
+/// Checks that `folder` is empty or does not exist.
+///
 /// # Errors
-/// [`Error::FolderNotEmpty`]; [`Error::Io`] where it is something else than a folder.
+/// [`Error::FolderNotEmpty`]; [`Error::Io`] where it is no folder.
 pub fn check_folder(folder: &Path) -> Result<()> {
     if folder.exists() && std::fs::read_dir(folder).at("read", folder)?.next().is_some() {
         return Err(Error::FolderNotEmpty { path: folder.into() });
@@ -90,7 +92,7 @@ pub fn check_folder(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The query stands apart by a double gap.
+/// Returns the left edge of a column. A double gap separates the query from the gallery.
 fn left(column: u32) -> u32 {
     GAP + column * (TILE.0 + 2 * BORDER + GAP) + if column > 0 { GAP } else { 0 }
 }

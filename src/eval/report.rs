@@ -1,23 +1,23 @@
-//! A whole evaluation of query and gallery features: plain and re-ranked, by cameras, as verification; as text and as
-//! JSON.
+//! A whole evaluation of query and gallery features: ranked plainly and re-ranked, by cameras, and as verification. The results as
+//! text and as JSON.
 
 use std::fmt;
 
 use serde_json::{Value, json};
 
-use super::blocks::Sets;
 use super::camera_pairs::{CameraPair, CameraPairs};
 use super::distance::DistanceBlock;
 use super::features_file::FeatureSet;
-use super::ranking::{CmcRule, REPEATS, Ranker, RankingOptions, RankingReport, comparison};
+use super::ranking::{REPEATS, Ranker, RankingOptions, RankingReport, comparison};
 use super::rerank::RerankOptions;
 use super::roc::{EXACT_PAIRS, Roc, RocBuilder};
+use super::sets::Sets;
 use crate::base::progress::Reporter;
 use crate::data::Protocol;
 use crate::engine::device::Device;
 use crate::{Error, Result};
 
-/// Features ready to be ranked in whatever ways are asked for.
+/// Checked features, prepared for ranking.
 pub struct Evaluation<'a> {
     query: &'a FeatureSet,
     gallery: &'a FeatureSet,
@@ -26,11 +26,11 @@ pub struct Evaluation<'a> {
     rerank: Option<RerankOptions>,
 }
 
-/// What is measured beside the ranking.
+/// What is computed beside the ranking.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Details {
     pub roc: bool,
-    /// By pairs of cameras; nothing under [`Protocol::SingleGalleryShot`].
+    /// Metrics by pairs of cameras; none under [`Protocol::SingleGalleryShot`].
     pub camera_pairs: bool,
 }
 
@@ -39,13 +39,13 @@ pub struct Details {
 pub struct Outcome {
     pub plain: RankingReport,
     pub reranked: Option<(RerankOptions, RankingReport)>,
-    /// By the plain distances: re-ranked ones are relative to their query.
+    /// Computed from the plain distances: re-ranked ones are relative to their query.
     pub roc: Option<Roc>,
     pub camera_pairs: Option<Vec<CameraPair>>,
 }
 
 impl<'a> Evaluation<'a> {
-    /// Checks the features and, where asked for, prepares the re-ranking. `device` computes distances and encodings.
+    /// Checks the features, and prepares the re-ranking if `rerank` is given. `device` computes distances and encodings.
     ///
     /// # Errors
     /// [`Error::FeatureLengths`], [`Error::FeatureRows`], [`Error::NotFiniteFeature`], [`Error::NoValidQuery`] without
@@ -72,14 +72,14 @@ impl<'a> Evaluation<'a> {
         }
         let (query_labels, gallery_labels) = (query.labels(), gallery.labels());
         let mut sets = Sets::new(&query.features, query_labels, &gallery.features, gallery_labels, query.dim, device)?;
-        sets.distances.say_oddities(reporter);
+        sets.distances.report_notices(reporter);
         if let Some(options) = rerank {
             sets.distances.prepare_reranking(options, reporter)?;
         }
         Ok(Evaluation { query, gallery, sets, ranking, rerank })
     }
 
-    /// Ranks block after block of queries.
+    /// Ranks all queries, a block at a time.
     ///
     /// # Errors
     /// [`Error::NoValidQuery`]; the device fails.
@@ -112,13 +112,13 @@ impl<'a> Evaluation<'a> {
         Ok(Outcome {
             plain: plain.finish()?,
             reranked: self.rerank.map(|options| Ok((options, reranked.finish()?))).transpose()?,
-            roc: roc.and_then(|roc| roc.finish(Some(distances.pairs()))),
+            roc: roc.and_then(|roc| roc.finish(distances.pairs())),
             camera_pairs: pairs.map(CameraPairs::finish),
         })
     }
 
-    /// The first `count` gallery items for a query with their distances, re-ranked where that was asked for, without
-    /// those that the filter takes out.
+    /// Returns the `count` nearest gallery items of a query with their distances, without those that the filter removes; re-ranked if
+    /// a re-ranking was prepared.
     ///
     /// # Errors
     /// The device fails.
@@ -132,7 +132,7 @@ impl<'a> Evaluation<'a> {
         Ok(rows.first().map_or_else(Vec::new, |row| row.nearest((0..row.len()).filter(kept), count)))
     }
 
-    /// Everything as JSON. `trained_on` and `evaluated_on` name data sets or files.
+    /// Returns all results as JSON. `trained_on` and `evaluated_on` are names of data sets or files.
     pub fn to_json(&self, outcome: &Outcome, trained_on: Option<&str>, evaluated_on: &str) -> Value {
         let summary = |report: &RankingReport| {
             let mut value = serde_json::to_value(report).expect("numbers and lists");
@@ -145,7 +145,7 @@ impl<'a> Evaluation<'a> {
             let mut entry = json!({
                 "image": self.query.name(q), "pid": self.query.pids[q], "camid": self.query.camids[q],
             });
-            // Draws have no figures of a single query.
+            // Random galleries have no metrics of a single query.
             if !single_shot {
                 entry["plain"] = result(&outcome.plain);
                 if let Some((_, report)) = &outcome.reranked {
@@ -160,7 +160,7 @@ impl<'a> Evaluation<'a> {
             "images": { "query": self.query.len(), "gallery": self.gallery.len(), "feature_length": self.query.dim },
             "protocol": if single_shot { "single-gallery-shot" } else { "cross-camera" },
             "filter": self.ranking.effective_filter(),
-            "cmc": if single_shot { json!(CmcRule::FirstMatch) } else { json!(self.ranking.cmc) },
+            "cmc": "first-match",
             "ties": if self.ranking.pessimistic_ties { "pessimistic" } else { "distance, then gallery order" },
             "distance": "euclidean",
             "plain": summary(&outcome.plain),
@@ -206,7 +206,8 @@ impl fmt::Display for Outcome {
 mod tests {
     use super::*;
     use crate::eval::ranking::evaluate_distances;
-    use crate::eval::rerank::{RerankVariant, rerank};
+    use crate::eval::rerank::RerankVariant;
+    use crate::eval::reranked_distances;
 
     /// `n` images of 8 identities by 3 cameras, in 6 dimensions.
     fn set(n: usize, seed: f32) -> FeatureSet {
@@ -228,7 +229,7 @@ mod tests {
         let evaluation =
             Evaluation::new(&query, &gallery, RankingOptions::default(), Some(options), &Device::Cpu, &silent).unwrap();
         let outcome = evaluation.run(Details { roc: true, camera_pairs: true }, &silent).unwrap();
-        let distances = rerank(&query.features, &gallery.features, 6, options, &Device::Cpu).unwrap();
+        let distances = reranked_distances(&query.features, &gallery.features, 6, options, &Device::Cpu).unwrap();
         let want =
             evaluate_distances(&distances, query.labels(), gallery.labels(), &RankingOptions::default()).unwrap();
         let (_, reranked) = outcome.reranked.as_ref().unwrap();

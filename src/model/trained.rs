@@ -14,7 +14,7 @@ use crate::engine::latent_state::{EvalState, LatentStates};
 use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 use crate::eval::Model;
-use crate::io::checkpoint::{self, Names, Place};
+use crate::io::checkpoint::{self, Place, TensorNames};
 use crate::nn::{DEFAULT_ARCH, Network};
 use crate::run_dir::RunDir;
 use crate::{Error, Result};
@@ -55,13 +55,13 @@ impl TrainedModel {
         let mut store = Store::of_shapes();
         let network = config.network(classes).and_then(|network| network.build(&mut store, config.seed));
         let network = if place.is_none() { network.map_err(|error| of_header(&path, error))? } else { network? };
-        let (of, in_backbone) = (|name: &str| network.pretrained_names(name), |name: &str| network.is_backbone(name));
-        let elsewhere = place.as_ref().map(|place| (Names { of: &of, in_backbone: &in_backbone }, place));
-        checkpoint::fits_exactly(&store, &file, elsewhere)?;
+        let names: &dyn TensorNames = &*network;
+        let foreign = place.as_ref().map(|place| (names, place));
+        checkpoint::fits_exactly(&store, &file, foreign)?;
         let device = Device::open(&config.device_options())?;
         cost::ensure_evaluation(&config, classes, &device)?;
         store.allocate()?;
-        checkpoint::load_exact(&mut store, &file, elsewhere)?;
+        checkpoint::load_exact(&mut store, &file, foreign)?;
         let mut graph = Graph::new(Mode::Eval);
         let images = graph.input(Shape::new(config.eval.batch, config.model.height, config.model.image_width, 3));
         network.forward(&mut graph, &store, images)?;
@@ -77,7 +77,7 @@ impl TrainedModel {
         } else {
             loaded?;
         }
-        let choice = file.choice(&place.unwrap_or_default());
+        let choice = place.unwrap_or_default().choice(&file);
         Ok(TrainedModel {
             config,
             network,
@@ -186,8 +186,7 @@ fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(About, Option<
     let arch = config.arch()?;
     let mut shapes = Store::of_shapes();
     let network = config.network(1)?.build(&mut shapes, config.seed)?;
-    let (of, in_backbone) = (|name: &str| network.pretrained_names(name), |name: &str| network.is_backbone(name));
-    let names = Names { of: &of, in_backbone: &in_backbone };
+    let names: &dyn TensorNames = &*network;
     let place = Place::find(&shapes, file, names)?;
     // The rows of a classifier's weight.
     let heads = shapes.params.iter().filter(|param| arch.is_head(&param.name) && param.shape.len() >= 2);

@@ -9,6 +9,7 @@ use super::{
 use crate::Result;
 use crate::engine::graph::{Graph, Var};
 use crate::engine::store::Store;
+use crate::io::checkpoint::TensorNames;
 
 /// What a baseline is made of.
 #[derive(Clone, Debug)]
@@ -84,7 +85,9 @@ impl Network for Baseline {
         let logits = self.classifier.forward(g, store, feature)?;
         Ok(Outputs { embeddings: vec![embedding], logits: vec![logits], feature })
     }
+}
 
+impl TensorNames for Baseline {
     fn pretrained_names(&self, name: &str) -> Vec<String> {
         // A bare torchvision ResNet has no prefix.
         let bare = name.strip_prefix("backbone.").map(String::from);

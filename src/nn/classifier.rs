@@ -6,6 +6,7 @@ use super::{Init, Linear, Network, Outputs, Pool, PtlBranch, PtlOptions, ResNet,
 use crate::Result;
 use crate::engine::graph::{Graph, Var};
 use crate::engine::store::Store;
+use crate::io::checkpoint::TensorNames;
 
 /// What a classifier is made of.
 #[derive(Clone, Debug)]
@@ -52,7 +53,9 @@ impl Network for Classifier {
         let logits = self.fc.forward(g, store, feature)?;
         Ok(Outputs { embeddings: Vec::new(), logits: vec![logits], feature })
     }
+}
 
+impl TensorNames for Classifier {
     fn pretrained_names(&self, name: &str) -> Vec<String> {
         // A model for re-identification has its backbone under a prefix.
         vec![name.into(), format!("backbone.{name}")]

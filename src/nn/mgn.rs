@@ -22,6 +22,7 @@ use crate::engine::graph::{Graph, Var};
 use crate::engine::op;
 use crate::engine::shape::Shape;
 use crate::engine::store::{Group, Store};
+use crate::io::checkpoint::TensorNames;
 
 /// Height and width must be multiples of these: the map after `layer4` is then a whole number of pixels in p1, and two and
 /// three stripes divide it in p2 and p3.
@@ -225,7 +226,9 @@ impl Network for Mgn {
         let feature = op::concat(g, &vectors)?;
         Ok(Outputs { embeddings: vectors[..3].to_vec(), logits, feature })
     }
+}
 
+impl TensorNames for Mgn {
     fn pretrained_names(&self, name: &str) -> Vec<String> {
         let mut names = vec![name.to_string()];
         if let Some(torchvision) = torchvision_name(name) {

@@ -27,4 +27,4 @@ pub use resnet::{Architecture, Block, ResNet, ResNetConfig, Stage, Stem, StemKin
 pub use task::TaskKind;
 
 #[cfg(test)]
-mod layouts;
+mod tests;

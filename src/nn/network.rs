@@ -9,21 +9,16 @@ use super::{
 use crate::base::settings::{ON_IMAGES, ON_NETWORKS, settings};
 use crate::engine::graph::{Graph, Var};
 use crate::engine::store::Store;
+use crate::io::checkpoint::TensorNames;
 use crate::{Error, Result};
 
-/// A network whose parameters stand in a [`Store`].
-pub trait Network: fmt::Debug + Send + Sync {
+/// A network whose parameters are in a [`Store`].
+pub trait Network: TensorNames + fmt::Debug + Send + Sync {
     /// Records the network on `images` `[n, h, w, 3]`.
     ///
     /// # Errors
     /// An image size that the network cannot take.
     fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Outputs>;
-
-    /// Where the tensor `name` may take its start value from in a file of pre-trained weights: names there, best first.
-    fn pretrained_names(&self, name: &str) -> Vec<String>;
-
-    /// Whether the tensor `name` belongs to what is pre-trained elsewhere: a file that training starts from must have it.
-    fn is_backbone(&self, name: &str) -> bool;
 }
 
 /// Recorded outputs of a network.

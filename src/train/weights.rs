@@ -6,7 +6,7 @@ use super::Job;
 use super::task::Task;
 use crate::base::text::Shown;
 use crate::engine::store::Store;
-use crate::io::checkpoint::{self, FineTune, Names};
+use crate::io::checkpoint::{self, FineTune};
 use crate::model::{has_header, model_header};
 use crate::nn::Network;
 use crate::{Error, Result};
@@ -17,8 +17,8 @@ pub(super) fn load<T: Task>(job: &Job<'_, T>, path: &Path, network: &dyn Network
     let arch = config.arch()?;
     let keep = config.train.keep_head;
     let file = checkpoint::File::open_dictionary(path, config.train.weights_dict.as_deref())?;
-    let names = Names { of: &|name| network.pretrained_names(name), in_backbone: &|name| network.is_backbone(name) };
-    let how = FineTune { names, is_head: &|name| !keep && arch.is_head(name), partial: config.train.init_partial };
+    let how =
+        FineTune { names: network, is_head: &|name| !keep && arch.is_head(name), partial: config.train.init_partial };
     let report = checkpoint::fine_tune(store, &file, how)?;
     if keep {
         let fits = !report.new.iter().any(|name| arch.is_head(name));
@@ -34,7 +34,7 @@ pub(super) fn load<T: Task>(job: &Job<'_, T>, path: &Path, network: &dyn Network
             return Err(Error::Checkpoint { path: path.into(), reason });
         }
     }
-    job.reporter.message(&format!("weights from {}{}:\n{}", path.shown(), file.choice(&report.place), report.table()));
+    job.reporter.message(&format!("weights from {}{}:\n{}", path.shown(), report.place.choice(&file), report.table()));
     if let Some(partial) = &report.partial {
         job.reporter.warn(&format!("`train.init_partial`: {partial}"));
     }

@@ -3,6 +3,8 @@
 #![cfg(unix)]
 
 mod classify;
+#[path = "../common/mod.rs"]
+mod common;
 mod effect;
 mod ends;
 mod memory;
@@ -19,6 +21,8 @@ use std::time::{Duration, Instant};
 use ptl::engine::device::{Device, DeviceKind, DeviceOptions};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use common::say;
 
 /// A model so small that a run takes a moment.
 const TINY: [&str; 20] = [
@@ -43,12 +47,6 @@ const TINY: [&str; 20] = [
     "--eval-batch",
     "8",
 ];
-
-/// Says on the stream itself that a test did nothing: the harness swallows what a test that passes prints.
-fn skipped(why: &str) {
-    use std::io::Write;
-    std::io::stderr().write_all(format!("SKIPPED: {why}\n").as_bytes()).expect("stderr takes a line");
-}
 
 fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_ptl-train"))
@@ -413,7 +411,7 @@ fn hostile_and_useless_weights_are_refused_before_the_run_exists() {
         ("evil_os_system_zip.pth", "it names "),
         ("evil_eval_legacy.pth", "it names "),
         ("evil_raw_pickle.pkl", "names posix.system"),
-        ("corrupt_oob_size_zip.pth", "outside its storage"),
+        ("corrupt_oob_size_zip.pth", "beyond its storage"),
     ];
     for (name, part) in cases {
         let weights = golden.join(name).display().to_string();
@@ -512,7 +510,7 @@ fn features_in_files_rank_as_the_network_that_made_them() {
         true => assert_eq!(text(&emulated.stdout), table),
         false => {
             assert!(text(&emulated.stderr).contains("this build has no emulator"), "{}", text(&emulated.stderr));
-            skipped("ranking on the emulated GPU: this build has no emulator");
+            say("SKIPPED ranking on the emulated GPU: this build has no emulator");
         }
     }
     let out = path(&folder, "r.json");
@@ -817,7 +815,7 @@ fn a_gpu_that_is_not_there_is_one_clear_error() {
 fn the_emulated_gpu_passes_its_self_test_and_writes_it_down() {
     let options = DeviceOptions { kind: DeviceKind::Emulated, ..DeviceOptions::default() };
     if let Err(error) = Device::open(&options) {
-        return skipped(&error.to_string());
+        return say(&format!("SKIPPED: {error}"));
     }
     let folder = tempfile::tempdir().unwrap();
     let report = path(&folder, "report.json");

@@ -169,7 +169,7 @@ fn drawing_that_is_interrupted_leaves_no_data_set() {
 fn a_study_without_its_gpu_leaves_no_folder() {
     let kind = DeviceKind::Cuda;
     if Device::open(&DeviceOptions { kind, ..DeviceOptions::default() }).is_ok() {
-        return super::skipped("there is a GPU");
+        return super::say("SKIPPED: there is a GPU");
     }
     let data = &fixture().data;
     let folder = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@ use ptl::base::progress::Reporter;
 use ptl::base::rng::{Purpose, stream};
 use ptl::base::stop::StopFlag;
 use ptl::config::{Config, Overrides};
-use ptl::data::{Batch, ClassDataset, Drawn, ImageSource, Mix, PackedImages, Sample};
+use ptl::data::{AugmentParams, Batch, ClassDataset, ImageSource, Mix, PackedImages, Sample};
 use ptl::engine::device::{Device, DeviceKind, Precision};
 use ptl::eval::{Model, Output};
 use ptl::model::{StepReport, TrainedModel};
@@ -34,7 +34,7 @@ fn batches(count: usize) -> Vec<Batch> {
     let batch = |number: usize| Batch {
         pixels: (0..4 * 16 * 16 * 3).map(|_| rng.random()).collect(),
         size: [16, 16],
-        drawn: vec![Drawn::default(); 4],
+        params: vec![AugmentParams::default(); 4],
         labels: (0..4).map(|i| ((i + number) % CLASSES) as u32).collect(),
         indices: (4 * number..4 * number + 4).collect(),
         mix: [None, Some(Mix::Blend { share: 0.7 }), Some(Mix::Paste { rectangle: [2, 3, 8, 8], share: 0.75 })]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use ptl::Error;
 use ptl::config::Config;
-use ptl::data::{Batch, Drawn};
+use ptl::data::{AugmentParams, Batch};
 use ptl::engine::device::{Backend, Device, Emulator, Gpu, Kernel, Precision, Recording, Vendor};
 use ptl::engine::latent_state::{EvalState, StateInit};
 use ptl::model::Record;
@@ -105,7 +105,7 @@ fn batch(config: &Config) -> Batch {
     Batch {
         pixels: (0..4 * size[0] * size[1] * 3).map(|i| (i * 7 % 251) as u8).collect(),
         size,
-        drawn: vec![Drawn::default(); 4],
+        params: vec![AugmentParams::default(); 4],
         labels: vec![0, 0, 1, 1],
         indices: (0..4).collect(),
         mix: None,

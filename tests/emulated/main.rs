@@ -5,6 +5,8 @@ mod bytes;
 #[cfg(ptl_emulator)]
 mod cells;
 mod classify;
+#[path = "../common/mod.rs"]
+mod common;
 mod exact;
 #[cfg(ptl_emulator)]
 mod faults;
@@ -20,8 +22,7 @@ fn emulated(precision: Precision) -> Option<Device> {
     match Device::open(&DeviceOptions { kind: DeviceKind::Emulated, precision, vendor: false }) {
         Ok(device) => Some(device),
         Err(error) => {
-            use std::io::Write;
-            std::io::stderr().write_all(format!("SKIPPED: {error}\n").as_bytes()).expect("stderr takes a line");
+            common::say(&format!("SKIPPED: {error}"));
             None
         }
     }

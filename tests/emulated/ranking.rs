@@ -5,7 +5,8 @@ use ptl::engine::device::{Device, Precision};
 use ptl::eval::features_file::FeatureSet;
 use ptl::eval::ranking::{RankingOptions, RankingReport};
 use ptl::eval::report::{Details, Evaluation, Outcome};
-use ptl::eval::rerank::{RerankOptions, RerankVariant, rerank};
+use ptl::eval::rerank::{RerankOptions, RerankVariant};
+use ptl::eval::reranked_distances;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -106,8 +107,8 @@ fn every_variant_reranks_as_on_the_cpu() {
         for variant in VARIANTS {
             for (k1, k2, lambda) in [(9, 5, 0.3), (7, 1, 0.5), (1, 4, 0.0)] {
                 let options = RerankOptions { variant, k1, k2, lambda };
-                let [want, got] =
-                    [&Device::Cpu, &gpu].map(|device| rerank(&query, &gallery, dim, options, device).unwrap());
+                let [want, got] = [&Device::Cpu, &gpu]
+                    .map(|device| reranked_distances(&query, &gallery, dim, options, device).unwrap());
                 let difference = largest_difference(&got, &want);
                 assert!(difference < 1e-5, "{name}, {options}: {difference:e}");
             }
@@ -121,7 +122,7 @@ fn blocks_of_queries_and_single_ones_rerank_as_on_the_cpu() {
     // More images than a block has rows.
     let (query, gallery) = (set(clustered(40, 4, 12), 4, 0), set(clustered(510, 4, 13), 4, 3));
     let options = RerankOptions { k1: 5, k2: 2, ..RerankOptions::new(RerankVariant::Zhong) };
-    let whole = rerank(&query.features, &gallery.features, 4, options, &Device::Cpu).unwrap();
+    let whole = reranked_distances(&query.features, &gallery.features, 4, options, &Device::Cpu).unwrap();
     let evaluation = evaluation(&query, &gallery, Some(options), &gpu);
     for q in [0, 1, 39] {
         let mut row = vec![0.0; gallery.len()];
@@ -147,14 +148,14 @@ fn few_images_and_equal_ones_rerank_as_on_the_cpu() {
         for variant in VARIANTS {
             for (k1, k2) in [(20, 6), (1000, 1000)] {
                 let options = RerankOptions { variant, k1, k2, lambda: 0.3 };
-                let [want, got] =
-                    [&Device::Cpu, &gpu].map(|device| rerank(query, gallery, *dim, options, device).unwrap());
+                let [want, got] = [&Device::Cpu, &gpu]
+                    .map(|device| reranked_distances(query, gallery, *dim, options, device).unwrap());
                 let difference = largest_difference(&got, &want);
                 assert!(difference < 1e-5, "{} images, {options}: {difference:e}", gallery.len() / dim + 1);
             }
         }
     }
-    assert!(rerank(&[1.0], &[], 1, RerankOptions::new(RerankVariant::Ptl), &gpu).unwrap().is_empty());
+    assert!(reranked_distances(&[1.0], &[], 1, RerankOptions::new(RerankVariant::Ptl), &gpu).unwrap().is_empty());
 }
 
 fn same_figures(got: &RankingReport, want: &RankingReport) {

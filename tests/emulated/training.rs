@@ -4,7 +4,7 @@ use ptl::base::progress::Reporter;
 use ptl::base::stop::StopFlag;
 use ptl::config::{Config, Overrides};
 use ptl::data::synth::{self, Domain, SynthConfig};
-use ptl::data::{Batch, Dataset, DatasetKind, Drawn, LoadOptions, load};
+use ptl::data::{AugmentParams, Batch, Dataset, DatasetKind, LoadOptions, load};
 use ptl::engine::device::{Device, DeviceKind, Precision};
 use ptl::eval::ranking::RankingReport;
 use ptl::eval::{Model, Output};
@@ -78,8 +78,10 @@ fn every_network_trains_and_evaluates_as_on_the_cpu() {
         let (data, folder) = dataset(height, width);
         let runs = [("cpu", DeviceKind::Cpu), ("gpu", DeviceKind::Emulated)].map(|(name, device)| {
             let dir = RunDir::create(&folder.path().join(name)).unwrap();
-            let outcome = run(&config(arch, device), &data, Start::Scratch, &dir);
-            assert!(matches!(outcome, Outcome::Finished(_)), "{arch} on {name} was not stopped");
+            let Outcome::Finished(report) = run(&config(arch, device), &data, Start::Scratch, &dir) else {
+                panic!("{arch} was not stopped")
+            };
+            assert_eq!(report.valid_queries, data.query.len(), "{arch} on {name}");
             dir
         });
         let [want, got] = [0, 1].map(|i| metrics(&runs[i]));
@@ -183,7 +185,7 @@ fn a_step_that_is_not_finite_changes_no_parameter() {
     let batch = Batch {
         pixels: (0..4 * 32 * 16 * 3).map(|i| (i % 251) as u8).collect(),
         size: [32, 16],
-        drawn: vec![Drawn::default(); 4],
+        params: vec![AugmentParams::default(); 4],
         labels: vec![0, 0, 1, 1],
         indices: vec![0, 1, 2, 3],
         mix: None,

@@ -19,8 +19,9 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
+use crate::common::say;
+use crate::number;
 use crate::small_run::{Task, resume};
-use crate::{number, say};
 
 /// Calls that change what is on disk, as `shim.c` names them.
 const KINDS: [&str; 7] = ["open", "write", "fsync", "rename", "unlink", "rmdir", "mkdir"];

@@ -6,6 +6,8 @@
 
 mod bconv;
 mod ckpt;
+#[path = "../common/mod.rs"]
+mod common;
 mod cuhk03;
 mod engine;
 mod eval;

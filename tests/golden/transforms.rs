@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ptl::data::{Drawn, Interpolation, Rgb, decode};
+use ptl::data::{AugmentParams, Crop, Interpolation, Rgb, Transform, decode};
 
 use crate::support::{Checker, GoldenFile, files};
 
@@ -89,13 +89,16 @@ fn resized_in_full(family: &str, size: [usize; 2], interpolation: Interpolation)
 
 #[test]
 fn the_middle_of_the_resized_image() {
-    resized("resize64short_center48", |image| image.resize_short(64, Interpolation::Bilinear).center_crop(48));
+    // The shorter side becomes 48 / 0.75 = 64 pixels.
+    let center =
+        Transform { crop: Crop::Center, crop_share: 0.75, ..Transform::squeeze([48, 48], Interpolation::Bilinear) };
+    resized("resize64short_center48", |image| center.fixed(image));
 }
 
 fn normalised(image: &Rgb, mirror: bool) -> Vec<f32> {
     let pixels = image.resize([384, 128], Interpolation::Bicubic).pixels;
     let mut out = vec![0.0; pixels.len()];
-    Drawn { mirror, ..Drawn::default() }.apply(&pixels, [384, 128], &mut out);
+    AugmentParams { mirror, ..AugmentParams::default() }.apply(&pixels, [384, 128], &mut out);
     out
 }
 

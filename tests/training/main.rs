@@ -1,6 +1,8 @@
 //! Whole runs on a few drawn pedestrians: resuming, seeds, threads, fine-tuning; the baseline here, MGN in [`mgn`].
 
 mod classify;
+#[path = "../common/mod.rs"]
+mod common;
 mod ends;
 mod mgn;
 mod support;
@@ -19,8 +21,9 @@ use ptl::model::TrainedModel;
 use ptl::run_dir::RunDir;
 use ptl::train::{Outcome, Start};
 
+use common::say;
 use support::{
-    EPOCHS, STEPS_PER_EPOCH, assert_same, config, datasets, everything, finish, logged_steps, run_job, skipped, try_job,
+    EPOCHS, STEPS_PER_EPOCH, assert_same, config, datasets, everything, finish, logged_steps, run_job, try_job,
 };
 
 #[test]
@@ -209,7 +212,7 @@ fn a_diverging_run_ends_with_one_error_and_keeps_its_checkpoints() {
 #[test]
 fn a_real_data_set_trains_and_is_measured() {
     let Some(root) = std::env::var_os("PTL_DATA") else {
-        skipped("PTL_DATA is not set");
+        say("SKIPPED: PTL_DATA is not set");
         return;
     };
     let root = Path::new(&root).join("omniglot-reid/target");

@@ -5,7 +5,7 @@ use rand::RngExt;
 use super::{Check, deviation};
 use crate::Result;
 use crate::base::rng::{Purpose, stream};
-use crate::data::{Augment, Batch, Drawn, Mix};
+use crate::data::{Augment, AugmentParams, Batch, Mix};
 use crate::engine::device::{Device, Gpu, Precision};
 use crate::engine::graph::{Graph, Mode};
 use crate::engine::session::Session;
@@ -19,7 +19,7 @@ pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, visit: &mut dyn FnMut(&
     let mut batch = Batch {
         pixels: (0..7 * size[0] * size[1] * 3).map(|_| rng.random()).collect(),
         size,
-        drawn: (0..7).map(|_| Drawn::draw(&augment, size, &mut rng)).collect(),
+        params: (0..7).map(|_| AugmentParams::sample(&augment, size, &mut rng)).collect(),
         labels: vec![0; 7],
         indices: (0..7).collect(),
         mix: None,

@@ -6,7 +6,8 @@ use super::{Check, deviation};
 use crate::Result;
 use crate::base::rng::{Purpose, stream};
 use crate::engine::device::Device;
-use crate::eval::rerank::{RerankOptions, RerankVariant, rerank};
+use crate::eval::rerank::{RerankOptions, RerankVariant};
+use crate::eval::reranked_distances;
 
 const QUERIES: usize = 37;
 const GALLERY: usize = 150;
@@ -22,7 +23,8 @@ pub(super) fn run(device: &Device, seed: u64, visit: &mut dyn FnMut(&Check)) -> 
     let (query, gallery) = (rows(QUERIES), rows(GALLERY));
     for variant in [RerankVariant::Ptl, RerankVariant::Zhong, RerankVariant::Torchreid] {
         let options = RerankOptions::new(variant);
-        let [got, want] = [device, &Device::Cpu].map(|device| rerank(&query, &gallery, DIM, options, device));
+        let [got, want] =
+            [device, &Device::Cpu].map(|device| reranked_distances(&query, &gallery, DIM, options, device));
         let deviation = deviation(&got?, &want?);
         visit(&Check { name: format!("re-ranked distances, {variant:?}"), deviation, allowed: 1e-4 });
     }

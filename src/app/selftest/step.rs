@@ -6,7 +6,7 @@ use super::{Check, deviation};
 use crate::Result;
 use crate::base::rng::{Purpose, stream};
 use crate::config::Config;
-use crate::data::{Batch, Drawn, Mix};
+use crate::data::{AugmentParams, Batch, Mix};
 use crate::engine::device::{Device, Gpu, Precision};
 use crate::model::StepReport;
 use crate::nn::TaskKind;
@@ -46,7 +46,7 @@ fn of_network(mut config: Config, device: &Device, gpu: &Gpu, visit: &mut dyn Fn
     let mut batch = |number: usize| Batch {
         pixels: (0..8 * size[0] * size[1] * 3).map(|_| rng.random()).collect(),
         size,
-        drawn: vec![Drawn::default(); 8],
+        params: vec![AugmentParams::default(); 8],
         labels: (0..8).map(|i| i / 4).collect(),
         indices: (8 * number..8 * number + 8).collect(),
         mix: mixes

@@ -1,14 +1,14 @@
-//! Changes of an image's colours, byte for byte as Pillow does them (`ImageEnhance`, `ImageOps`): `[height, width, 3]` in place.
+//! Colour operations, byte for byte as in Pillow (`ImageEnhance`, `ImageOps`), on `[height, width, 3]` in place.
 
-/// The grey value of a pixel (ITU-R 601-2 in 16-bit fixed point).
+/// Returns the grey value of a pixel (ITU-R 601-2 in 16-bit fixed point).
 fn grey(&[r, g, b]: &[u8; 3]) -> u8 {
     ((19595 * u32::from(r) + 38470 * u32::from(g) + 7471 * u32::from(b) + 0x8000) >> 16) as u8
 }
 
-/// `factor` of the way from `from` to `to`, rounded down; beyond either where the factor is below 0 or above 1.
+/// Interpolates from `from` (factor 0) to `to` (factor 1), rounded down; other factors extrapolate.
 fn blend(from: u8, to: u8, factor: f32) -> u8 {
     let (from, to) = (f32::from(from), f32::from(to));
-    // `as` cuts the fraction off and stops at 0 and 255.
+    // `as` drops the fraction and saturates at 0 and 255.
     (from + factor * (to - from)) as u8
 }
 
@@ -16,13 +16,13 @@ fn pixels_of(pixels: &mut [u8]) -> &mut [[u8; 3]] {
     pixels.as_chunks_mut::<3>().0
 }
 
-/// The same table for all channels.
+/// Replaces all values by a table.
 fn look_up(pixels: &mut [u8], table: impl Fn(u8) -> u8) {
     let table: [u8; 256] = std::array::from_fn(|v| table(v as u8));
     pixels.iter_mut().for_each(|v| *v = table[usize::from(*v)]);
 }
 
-/// A table for each channel, from its histogram.
+/// Replaces the values of each channel by a table that is computed from its histogram.
 fn look_up_channels(pixels: &mut [u8], table: impl Fn(&[usize; 256]) -> [u8; 256]) {
     let mut histograms = [[0; 256]; 3];
     for pixel in pixels_of(pixels).iter() {
@@ -34,12 +34,12 @@ fn look_up_channels(pixels: &mut [u8], table: impl Fn(&[usize; 256]) -> [u8; 256
     }
 }
 
-/// Away from black (factor above 1) or towards it.
+/// Changes the brightness: 0 is black, 1 the image.
 pub fn brightness(pixels: &mut [u8], factor: f32) {
     look_up(pixels, |v| blend(0, v, factor));
 }
 
-/// Away from the mean grey value or towards it.
+/// Changes the contrast: 0 is the mean grey value, 1 the image.
 pub fn contrast(pixels: &mut [u8], factor: f32) {
     let pixels_of = pixels.as_chunks::<3>().0;
     let sum: u64 = pixels_of.iter().map(|pixel| u64::from(grey(pixel))).sum();
@@ -47,7 +47,7 @@ pub fn contrast(pixels: &mut [u8], factor: f32) {
     look_up(pixels, |v| blend(mean, v, factor));
 }
 
-/// Away from each pixel's grey value or towards it.
+/// Changes the saturation: 0 is grey, 1 the image.
 pub fn saturation(pixels: &mut [u8], factor: f32) {
     for pixel in pixels_of(pixels) {
         let grey = grey(pixel);
@@ -55,7 +55,7 @@ pub fn saturation(pixels: &mut [u8], factor: f32) {
     }
 }
 
-/// Away from the smoothed image (3x3, the pixel itself five times) or towards it; the edge stays.
+/// Changes the sharpness: 0 is the smoothed image (3x3, the pixel itself five times), 1 the image. The edge stays.
 pub fn sharpness(pixels: &mut [u8], [h, w]: [usize; 2], factor: f32) {
     let row = w * 3;
     let before = pixels.to_vec();
@@ -69,7 +69,7 @@ pub fn sharpness(pixels: &mut [u8], [h, w]: [usize; 2], factor: f32) {
     }
 }
 
-/// Turns the hue by `turn` / 255 of the circle, by way of HSV in bytes (which loses a little even where it turns by 0).
+/// Rotates the hue by `turn` / 255 of the circle, in HSV of bytes, whose rounding changes colours a little even for 0.
 pub fn hue(pixels: &mut [u8], turn: u8) {
     for pixel in pixels_of(pixels) {
         let [h, s, v] = to_hsv(*pixel);
@@ -83,7 +83,7 @@ fn to_hsv([r, g, b]: [u8; 3]) -> [u8; 3] {
         return [0, 0, most];
     }
     let span = f32::from(most - least);
-    // How far each channel lies below the greatest one.
+    // How far each channel is below the largest one.
     let [below_r, below_g, below_b] = [r, g, b].map(|v| f32::from(most - v) / span);
     let sixths = if r == most {
         below_b - below_g

@@ -1,13 +1,13 @@
-//! The random part of an image that becomes the network's input (Szegedy et al., 2015), drawn as torchvision's
-//! `RandomResizedCrop` does.
+//! The random part of an image that becomes the network's input (Szegedy et al., 2015), as torchvision's `RandomResizedCrop` draws
+//! it.
 
 use rand::{Rng, RngExt};
 
 const ATTEMPTS: usize = 10;
 
-/// Top, left, height and width of a part of an image of `[height, width]`: its share of the area is uniform in `scale`, the
-/// logarithm of its width / height in `ratio`. Where ten attempts reach over the edge, the largest part in the middle whose
-/// proportions `ratio` allows.
+/// Draws a part (top, left, height, width) of an image of `[height, width]`: its share of the area is uniform in `scale`, and the
+/// logarithm of its width / height is uniform in `ratio`. If ten attempts reach beyond the edge, returns the largest part in the middle
+/// with proportions in `ratio`.
 pub(in crate::data) fn random_resized(
     [h, w]: [usize; 2],
     scale: [f32; 2],

@@ -1,24 +1,24 @@
-//! Shears, shifts and rotations of a small image, with the nearest pixel, and black where there is none: pixel for pixel as
-//! Pillow's `transform` and `rotate` do it.
+//! Shears, shifts and rotations of a small image with nearest-neighbour sampling and a black border, pixel for pixel as in Pillow's
+//! `transform` and `rotate`.
 
-/// Pixel (x, y) of the result is that of the image under (a·x + b·y + c, d·x + e·y + f), in coordinates whose pixels have their
-/// centres at halves; `[a, b, c, d, e, f]`.
+/// `[a, b, c, d, e, f]`: pixel (x, y) of the result is that of the image at (a·x + b·y + c, d·x + e·y + f), where the centres of pixels
+/// are at halves.
 type Affine = [f64; 6];
 
 /// Fraction bits of a coordinate.
 const BITS: u32 = 16;
 
-/// Rows are moved to the left by `share` times their distance from the top.
+/// Moves rows to the left by `share` times their distance from the top.
 pub fn shear_x(pixels: &mut [u8], size: [usize; 2], share: f64) {
     affine(pixels, size, [1.0, share, 0.0, 0.0, 1.0, 0.0]);
 }
 
-/// Columns are moved up by `share` times their distance from the left.
+/// Moves columns up by `share` times their distance from the left.
 pub fn shear_y(pixels: &mut [u8], size: [usize; 2], share: f64) {
     affine(pixels, size, [1.0, 0.0, 0.0, share, 1.0, 0.0]);
 }
 
-/// The image is moved by whole pixels down and to the right.
+/// Moves the image by whole pixels down and to the right.
 pub fn translate(pixels: &mut [u8], size: [usize; 2], [down, right]: [i32; 2]) {
     affine(pixels, size, [1.0, 0.0, -f64::from(right), 0.0, 1.0, -f64::from(down)]);
 }

@@ -1,5 +1,5 @@
-//! Colour jitter: brightness, contrast, saturation and hue in a random order, each by a random factor; as torchvision's
-//! `ColorJitter` does it to Pillow's images.
+//! Colour jitter: changes brightness, contrast, saturation and hue in a random order, each by a random factor, as torchvision's
+//! `ColorJitter` does with Pillow's images.
 
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
@@ -13,16 +13,16 @@ pub enum Step {
     Brightness(f32),
     Contrast(f32),
     Saturation(f32),
-    /// Parts of 255 of the circle; beyond 127 it is the other way round.
+    /// In 1 / 255 of the circle; values above 127 rotate the other way.
     Hue(u8),
 }
 
-/// Whether there is anything to draw.
+/// Returns whether any of the four settings is above 0.
 pub fn is_on(augment: &Augment) -> bool {
     [augment.brightness, augment.contrast, augment.saturation, augment.hue].iter().any(|&most| most > 0.0)
 }
 
-/// The changes whose settings are above 0, in the order in which they are done.
+/// Draws the changes whose settings are above 0, in the order in which they are applied.
 pub fn draw(augment: &Augment, rng: &mut impl Rng) -> Vec<Step> {
     if !is_on(augment) {
         return Vec::new();
@@ -34,7 +34,7 @@ pub fn draw(augment: &Augment, rng: &mut impl Rng) -> Vec<Step> {
         (augment.saturation, Step::Saturation(factor(augment.saturation))),
     ];
     let turn = f64::from(rng.random_range(-augment.hue..=augment.hue)) * 255.0;
-    // Cut off towards 0; a negative turn wraps around.
+    // Truncated towards 0; a negative rotation wraps around.
     steps.push((augment.hue, Step::Hue(turn as i32 as u8)));
     steps.shuffle(rng);
     steps.into_iter().filter(|(most, _)| *most > 0.0).map(|(_, step)| step).collect()

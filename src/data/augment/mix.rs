@@ -1,5 +1,5 @@
-//! Pairs of a batch mixed: mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019). Image i is mixed with image n - 1 - i, so a
-//! pair lies in one batch and is mixed in place; the middle one of an odd number stays.
+//! Mixes pairs of images of a batch: mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019). Image i is mixed with image n - 1 - i, in
+//! place; with an odd number of images, the middle one stays.
 
 use rand::{Rng, RngExt};
 use rand_distr::{Beta, Distribution};
@@ -8,17 +8,17 @@ use rayon::prelude::*;
 use crate::data::Augment;
 use crate::engine::cpu::with_best_isa;
 
-/// How the pairs of a batch are mixed. `share` is the weight of the image's own label, the rest is that of its partner's.
+/// How the pairs of a batch are mixed. `share` is the weight of the image's own label, and 1 - `share` that of its partner's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mix {
-    /// Mixup: every pixel is `share` of the image's own and the rest of the partner's.
+    /// Mixup: every pixel is `share` times the image's own plus 1 - `share` times the partner's.
     Blend { share: f32 },
     /// CutMix: the pixels in `rectangle` (top, left, height, width) are the partner's; `share` is 1 - its share of the area.
     Paste { rectangle: [i32; 4], share: f32 },
 }
 
 impl Mix {
-    /// Draws for a batch of images of `[height, width]`: none where both alphas are 0, one of the two at random where neither
+    /// Draws the mixing of a batch of images of `[height, width]`: `None` if both alphas are 0, and one of the two at random if neither
     /// is. `rng` belongs to this batch and epoch.
     pub fn draw(augment: &Augment, size: [usize; 2], rng: &mut impl Rng) -> Option<Mix> {
         let beta = |alpha: f32| (alpha > 0.0).then(|| Beta::new(f64::from(alpha), f64::from(alpha)).ok()).flatten();
@@ -30,7 +30,7 @@ impl Mix {
         }
     }
 
-    /// A rectangle of the image's proportions and of 1 - `share` of its area, clipped to the image, around a random pixel.
+    /// Draws a rectangle with the image's proportions and 1 - `share` of its area around a random pixel, clipped to the image.
     fn paste([h, w]: [usize; 2], share: f64, rng: &mut impl Rng) -> Mix {
         let half = 0.5 * (1.0 - share).max(0.0).sqrt();
         let mut span = |side: usize| {
@@ -43,13 +43,13 @@ impl Mix {
         Mix::Paste { rectangle: [top, left, height, width].map(|v| v as i32), share }
     }
 
-    /// Weight of an image's own label.
+    /// Returns the weight of an image's own label.
     pub fn share(&self) -> f32 {
         let (Mix::Blend { share } | Mix::Paste { share, .. }) = *self;
         share
     }
 
-    /// The rectangle that is mixed in images of `[height, width]`, and the weight of an image's own pixels in it.
+    /// Returns the rectangle that is mixed in images of `[height, width]`, and the weight of an image's own pixels in it.
     pub(crate) fn within(&self, [h, w]: [usize; 2]) -> ([i32; 4], f32) {
         match *self {
             Mix::Blend { share } => ([0, 0, h as i32, w as i32], share),
@@ -74,7 +74,8 @@ impl Mix {
     }
 }
 
-/// `own` of each and the rest of the other; rounded as in `kernels/image.cu`: the rest first, then both in one step.
+/// Makes both images `own` times themselves plus 1 - `own` times the other, rounded as in `kernels/image.cu`: the second product
+/// first, then a fused multiply-add.
 fn blend(a: &mut [f32], b: &mut [f32], own: f32) {
     let rest = 1.0 - own;
     with_best_isa(

@@ -1,12 +1,12 @@
-//! RandAugment (Cubuk et al., 2020): a few operations of one strength, each drawn from fourteen, with the operations and
-//! strengths of torchvision's `RandAugment` (31 bins). Pixels are moved to the nearest place, and what comes in is black.
+//! RandAugment (Cubuk et al., 2020): a few operations of one strength, each drawn from fourteen, with the operations and strengths of
+//! torchvision's `RandAugment` (31 bins), nearest-neighbour sampling and a black border.
 
 use rand::{Rng, RngExt};
 
 use super::{colour, geometry};
 use crate::data::Augment;
 
-/// The strongest magnitude.
+/// The largest magnitude.
 const STRONGEST: f64 = 30.0;
 
 /// One operation with its strength.
@@ -27,16 +27,16 @@ pub enum Op {
     Sharpness(f32),
     /// Bits that are kept.
     Posterize(u32),
-    /// Values from here on are inverted.
+    /// Values from this threshold on are inverted.
     Solarize(f64),
     AutoContrast,
     Equalize,
 }
 
-/// How many there are to choose from.
+/// Number of operations.
 const OPS: usize = 14;
 
-/// The operations for an image of `[height, width]`, in order.
+/// Draws the operations for an image of `[height, width]`, in order.
 pub fn draw(augment: &Augment, size: [usize; 2], rng: &mut impl Rng) -> Vec<Op> {
     let mut one = || {
         let (which, negative) = (rng.random_range(0..OPS), rng.random::<bool>());
@@ -46,7 +46,7 @@ pub fn draw(augment: &Augment, size: [usize; 2], rng: &mut impl Rng) -> Vec<Op> 
 }
 
 impl Op {
-    /// Operation number `which` of magnitude 0 to 30, or its counterpart where it has one and `negative` holds.
+    /// Returns operation number `which` of magnitude 0 to 30; with `negative`, in the other direction if it has one.
     fn new(which: usize, magnitude: usize, negative: bool, [h, w]: [usize; 2]) -> Op {
         let share = magnitude as f64 / STRONGEST;
         let up_to = |most: f64| most * share * if negative { -1.0 } else { 1.0 };
@@ -70,7 +70,7 @@ impl Op {
         }
     }
 
-    /// Does it to `pixels` `[height, width, 3]`.
+    /// Applies the operation to `pixels` `[height, width, 3]`.
     pub fn apply(self, pixels: &mut [u8], size: [usize; 2]) {
         match self {
             Op::Identity => {}

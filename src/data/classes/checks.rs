@@ -5,7 +5,6 @@ use std::path::Path;
 use super::ClassDataset;
 use crate::base::report::Table;
 use crate::base::text::{Shown, plural};
-use crate::data::dataset::copies_of;
 use crate::data::{ImageSource, Sample, broken, duplicates};
 use crate::{Error, Result};
 
@@ -109,7 +108,7 @@ impl ClassDataset {
             warnings.push(format!(
                 "{} the content of one of another class: one of the two classes is wrong ({})",
                 plural(repeats.len(), "training image has", "training images have"),
-                copies_of(&files, &repeats)
+                duplicates::named(&files, &repeats)
             ));
         }
         let copies = groups.copies(&files, train.clone(), train.end..files.len());
@@ -117,7 +116,7 @@ impl ClassDataset {
             warnings.push(format!(
                 "{} the content of a training image, which measures nothing ({})",
                 plural(copies.len(), "validation image has", "validation images have"),
-                copies_of(&files, &copies)
+                duplicates::named(&files, &copies)
             ));
         }
         self.warnings.extend(warnings);

@@ -10,14 +10,12 @@ use csv::StringRecord;
 use super::names::unify;
 use super::{ClassDataset, ClassOptions, refuse, split};
 use crate::base::error::IoContext;
-use crate::base::text::{Shown, are, plural};
-use crate::base::text_table::{TextTable, byte, field, fields, within_line};
+use crate::base::text::{Shown, are, listed, plural};
+use crate::base::text_table::{TextTable, byte, column, field, fields, within_line};
 use crate::base::{input, memory};
-use crate::data::dataset::listed;
 use crate::data::folder::{PassedBy, images_below};
 use crate::data::named::{Finder, advice};
-use crate::data::sets::{DatasetKind, Subsets};
-use crate::data::{ImageSource, Sample};
+use crate::data::{DatasetKind, ImageSource, Sample, Subsets};
 use crate::{Error, Result};
 
 /// Names of each column, in lower case; the first that is there is used.
@@ -102,7 +100,7 @@ fn header_of(file: &Path) -> Result<Columns, String> {
     let mut bytes = Vec::new();
     let (stream, _) = input::open(file).map_err(|e| e.to_string())?;
     stream.take(HEADER).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    let table = TextTable::new(bytes, |header| columns(header).is_ok())?;
+    let table = TextTable::new(bytes, has_columns)?;
     match table.header() {
         Ok(Some(header)) => columns(&fields(&header)),
         Ok(None) => Err("it is empty".into()),
@@ -133,18 +131,9 @@ fn csv_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The one column of these names; the reason where it stands there more than once.
-fn column(header: &[&str], names: &[&str]) -> Result<Option<usize>, String> {
-    for name in names {
-        let named = header.iter().enumerate().filter(|(_, column)| column.eq_ignore_ascii_case(name));
-        let found: Vec<usize> = named.map(|(index, _)| index).collect();
-        match found[..] {
-            [] => {}
-            [one] => return Ok(Some(one)),
-            _ => return Err(format!("it has the column {name} more than once")),
-        }
-    }
-    Ok(None)
+/// Whether a header has the columns that a list needs, once or more than once.
+fn has_columns(header: &[&str]) -> bool {
+    [PATH, LABEL].iter().all(|names| column(header, names) != Ok(None))
 }
 
 /// Where the columns of a list are; the reason where one lacks.
@@ -166,7 +155,7 @@ fn columns(header: &[&str]) -> Result<Columns, String> {
 
 impl<'a> List<'a> {
     fn new(file: &'a Path, bytes: Vec<u8>) -> Result<List<'a>> {
-        match TextTable::new(bytes, |header| columns(header).is_ok()) {
+        match TextTable::new(bytes, has_columns) {
             Ok(table) => Ok(List { file, table }),
             Err(reason) => refuse(file, reason),
         }
@@ -294,12 +283,17 @@ fn unlisted(folder: &Path, rows: &[Row]) -> Option<String> {
 /// # Errors
 /// [`Error::ListLine`] for a line that says something else, [`Error::MissingImages`] for images that are not there.
 pub(super) fn load(file: &Path, folder: Option<&Path>, options: &ClassOptions) -> Result<ClassDataset> {
-    memory::ensure("the data set", input::open(file)?.1.saturating_mul(3))?;
-    let list = List::new(file, input::read(file, LARGEST)?)?;
+    let opened = input::open(file)?;
+    memory::ensure("the data set", opened.1.saturating_mul(3))?;
+    let list = List::new(file, input::read_opened(file, opened, LARGEST)?)?;
     let mut rows = list.rows()?;
     unify(rows.iter_mut().map(|row| &mut row.label));
     let (mut rows, repeated) = list.once(rows)?;
-    let mut dataset = ClassDataset { label: DatasetKind::Csv.to_string(), ..ClassDataset::default() };
+    let divided = rows[0].subset.is_some();
+    let mut dataset = match divided {
+        true => ClassDataset { label: DatasetKind::Csv.to_string(), ..ClassDataset::default() },
+        false => split::dataset(DatasetKind::Csv, options.val_share),
+    };
     if repeated > 0 {
         dataset.warnings.push(format!(
             "{}: {} an image, which counts once",
@@ -318,7 +312,6 @@ pub(super) fn load(file: &Path, folder: Option<&Path>, options: &ClassOptions) -
             are(test)
         ));
     }
-    let divided = rows[0].subset.is_some();
     let names_of = |subset: fn(&Row) -> bool| -> BTreeSet<&str> {
         rows.iter().filter(|row| subset(row)).map(|row| row.label.as_str()).collect()
     };
@@ -342,8 +335,6 @@ pub(super) fn load(file: &Path, folder: Option<&Path>, options: &ClassOptions) -
         }
     } else {
         let split = split::stratified(rows.iter().map(sample).collect(), &dataset.classes, options);
-        dataset.label = split::label(DatasetKind::Csv, options.val_share);
-        dataset.held_out = options.val_share.is_some();
         (dataset.train, dataset.val) = (split.train, split.val);
         dataset.warnings.extend(split.warning);
     }

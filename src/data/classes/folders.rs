@@ -8,11 +8,9 @@ use super::names::same_text;
 use super::{ClassDataset, ClassOptions, refuse, split};
 use crate::Result;
 use crate::base::error::IoContext;
-use crate::base::text::{Shown, are, plural};
-use crate::data::dataset::listed;
+use crate::base::text::{Shown, are, listed, plural};
 use crate::data::folder::{self, ENDINGS, Entry, PassedBy, images_below};
-use crate::data::sets::{DatasetKind, Subsets};
-use crate::data::{ImageSource, Sample};
+use crate::data::{DatasetKind, ImageSource, Sample, Subsets};
 
 /// Names of a folder of training images, in lower case.
 const TRAIN: [&str; 2] = ["train", "training"];
@@ -252,9 +250,7 @@ pub(super) fn load(root: &Path, options: &ClassOptions) -> Result<ClassDataset> 
 
 /// Class folders in `folder` without validation images of their own.
 fn held_out(root: &Path, folder: &Path, listing: Listing, options: &ClassOptions) -> Result<ClassDataset> {
-    let label = split::label(DatasetKind::ClassFolders, options.val_share);
-    let held_out = options.val_share.is_some();
-    let mut dataset = ClassDataset { label, held_out, ..ClassDataset::default() };
+    let mut dataset = split::dataset(DatasetKind::ClassFolders, options.val_share);
     let classes = classes_in(folder, listing, &mut dataset.warnings)?;
     if options.subsets == Subsets::All {
         refuse_nested(root, folder, &classes)?;

@@ -31,9 +31,9 @@ impl ClassDataset {
             self.classes.iter().zip(&places).filter(|(_, place)| place.is_none()).map(|(class, _)| class).collect();
         if let Some(first) = unknown.first() {
             return refuse(format!(
-                "the network does not know {} of its {} classes, {} among them",
+                "the network does not know {} of its {}, {} among them",
                 unknown.len(),
-                self.classes.len(),
+                plural(self.classes.len(), "class", "classes"),
                 first.shown()
             ));
         }

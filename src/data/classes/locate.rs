@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{cifar, csv_list, folders, mnist};
 use crate::base::text::Shown;
-use crate::data::sets::DatasetKind;
+use crate::data::DatasetKind;
 use crate::{Error, Result};
 
 /// A form, and where it lies.

@@ -10,10 +10,9 @@ use flate2::read::MultiGzDecoder;
 use super::packed::{numbers, samples};
 use super::{ClassDataset, refuse};
 use crate::Result;
-use crate::base::text::Shown;
+use crate::base::text::{Shown, plural};
 use crate::base::{input, memory};
-use crate::data::sets::{DatasetKind, Subsets};
-use crate::data::{PackedImages, Sample};
+use crate::data::{DatasetKind, PackedImages, Sample, Subsets};
 
 /// What a folder should hold, for errors.
 pub(super) const FILES: &str = "the files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and \
@@ -91,7 +90,11 @@ fn subset(folder: &Path, name: &str) -> Result<Vec<Sample>> {
         let name = images_file.shown();
         return refuse(
             &labels_file,
-            format!("it has {count} labels, {name} has {images} images: they do not belong together"),
+            format!(
+                "it has {}, {name} has {}: they do not belong together",
+                plural(count, "label", "labels"),
+                plural(images, "image", "images")
+            ),
         );
     }
     let images = PackedImages { file: images_file, height, width, channels: 1, pixels };

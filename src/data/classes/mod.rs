@@ -14,7 +14,7 @@ mod split;
 use std::path::{Path, PathBuf};
 
 use super::Sample;
-use super::sets::{DatasetKind, Subsets};
+use super::{DatasetKind, Subsets};
 use crate::base::text::Shown;
 use crate::{Error, Result};
 use locate::Form;
@@ -28,8 +28,7 @@ pub struct ClassDataset {
     pub root: PathBuf,
     /// The form that was named or recognised.
     pub kind: DatasetKind,
-    /// Whether the validation images were held out of the training images here, and are not the data set's own.
-    pub held_out: bool,
+    pub validation: ValidationImages,
     /// What results on it should say, for example `cifar10` or `class-folders (20 % of each class for validation)`.
     pub label: String,
     /// Names by label.
@@ -39,6 +38,18 @@ pub struct ClassDataset {
     pub val: Vec<Sample>,
     /// What looked odd while loading, one sentence each.
     pub warnings: Vec<String>,
+}
+
+/// Where the validation images come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ValidationImages {
+    /// The data set has its own.
+    #[default]
+    Own,
+    /// A share of each class is held out of the training images.
+    HeldOut,
+    /// All images are for validation, and none for training.
+    All,
 }
 
 /// What loading classes needs beside folder and kind.

@@ -2,12 +2,7 @@
 
 use std::collections::HashMap;
 
-use unicode_normalization::UnicodeNormalization;
-
-/// A name with each letter as one character where there is one.
-fn composed(name: &str) -> String {
-    name.nfc().collect()
-}
+use crate::data::named::composed;
 
 /// Replaces each of `names` that is not among `known`, but written otherwise is exactly one of them, by that one.
 pub(super) fn same_text<'a>(names: impl Iterator<Item = &'a mut String>, known: &[String]) {

@@ -4,12 +4,10 @@ use std::collections::BTreeSet;
 
 use rand::seq::SliceRandom;
 
-use super::ClassOptions;
+use super::{ClassDataset, ClassOptions, ValidationImages};
 use crate::base::rng::{Purpose, stream};
-use crate::base::text::plural;
-use crate::data::Sample;
-use crate::data::dataset::listed;
-use crate::data::sets::{DatasetKind, Subsets};
+use crate::base::text::{listed, plural};
+use crate::data::{DatasetKind, Sample, Subsets};
 
 /// Samples for training and validation, each in the order they came in.
 pub(super) struct Split {
@@ -61,11 +59,16 @@ pub(super) fn stratified(samples: Vec<Sample>, classes: &[String], options: &Cla
     split
 }
 
-/// What results should say: `class-folders (20 % of each class for validation)`.
-pub(super) fn label(kind: DatasetKind, val_share: Option<f32>) -> String {
-    let Some(val_share) = val_share else { return format!("{kind} (all images)") };
-    let percent = (f64::from(val_share) * 1e4).round() / 100.0;
-    format!("{kind} ({percent} % of each class for validation)")
+/// Returns a data set without images whose label says what is held out: `class-folders (20 % of each class for validation)`.
+pub(super) fn dataset(kind: DatasetKind, val_share: Option<f32>) -> ClassDataset {
+    let (validation, held_out) = match val_share {
+        None => (ValidationImages::All, "all images".to_string()),
+        Some(share) => {
+            let percent = (f64::from(share) * 1e4).round() / 100.0;
+            (ValidationImages::HeldOut, format!("{percent} % of each class for validation"))
+        }
+    };
+    ClassDataset { label: format!("{kind} ({held_out})"), validation, ..ClassDataset::default() }
 }
 
 /// Classes without validation images, as a warning.

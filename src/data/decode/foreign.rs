@@ -1,14 +1,13 @@
-//! Files that are no image that is read: what they are instead, by their first bytes.
+//! What a file is that no decoder reads, told by its first bytes.
 
-/// What a file is that no decoder takes, and the way out.
+use crate::base::placeholder::placeholder;
+
+/// Says what a file is that no decoder takes, and the way out.
 pub(super) fn reason(bytes: &[u8]) -> Option<String> {
     let convert =
         |format: &str| Some(format!("it is of the format {format}, which is not read: convert it to JPEG or PNG"));
     if bytes.is_empty() {
         return Some("it is empty".into());
-    }
-    if bytes.starts_with(b"version https://git-lfs.github.com/") {
-        return Some("it is a pointer of Git LFS, not the image itself: run git lfs pull".into());
     }
     if bytes.get(4..8) == Some(b"ftyp") {
         return match &bytes[8..bytes.len().min(12)] {
@@ -32,11 +31,8 @@ pub(super) fn reason(bytes: &[u8]) -> Option<String> {
         return convert(format);
     }
     let start = String::from_utf8_lossy(&bytes[..bytes.len().min(256)]).trim_start().to_ascii_lowercase();
-    if start.starts_with("<!doctype html") || start.starts_with("<html") {
-        return Some("it is a web page, not an image: download it again".into());
-    }
     if start.starts_with("<svg") || (start.starts_with("<?xml") && start.contains("<svg")) {
         return convert("SVG");
     }
-    None
+    placeholder(bytes).map(String::from)
 }

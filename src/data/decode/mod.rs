@@ -12,7 +12,7 @@ use image::error::UnsupportedErrorKind;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-use super::transforms::Rgb;
+use super::rgb::Rgb;
 use crate::base::input;
 use crate::{Error, Result};
 use budget::Budget;
@@ -54,13 +54,13 @@ pub(super) fn decode_with_share(path: &Path, upright: bool) -> Result<(Rgb, Shar
     loop {
         let leads_nowhere = || path.is_symlink() && !path.exists();
         let unopened = |e| bad(if leads_nowhere() { "it is a link that leads nowhere".into() } else { reason_of(e) });
-        let len = input::open(path).map_err(unopened)?.1;
-        needed = needed.max(len);
+        let opened = input::open(path).map_err(unopened)?;
+        needed = needed.max(opened.1);
         if needed > budget.total() {
             return Err(refuse(needed));
         }
         let mut share = budget.take(needed);
-        let bytes = input::read(path, LARGEST_FILE).map_err(|e| bad(reason_of(e)))?;
+        let bytes = input::read_opened(path, opened, LARGEST_FILE).map_err(|e| bad(reason_of(e)))?;
         let file = Opened::new(bytes).map_err(&bad)?;
         let (cost, rotated) = file.cost();
         needed = needed.max(cost);

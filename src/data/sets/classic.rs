@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Subsets;
-use super::kind::DatasetKind;
 use crate::base::input;
-use crate::base::text::Shown;
+use crate::base::text::{Shown, plural};
 use crate::data::dataset::{Dataset, ImageRecord, Protocol};
-use crate::data::named::{advice, below};
+use crate::data::folder::by_bytes;
+use crate::data::named::{UNPACK_AGAIN, below};
+use crate::data::{DatasetKind, Subsets};
 use crate::{Error, Result};
 
 /// The file beside the images.
@@ -48,7 +48,7 @@ pub(super) fn load(root: &Path, kind: DatasetKind, split: usize, subsets: Subset
         return Err(Error::Setting {
             setting: "data.split".into(),
             value: split.to_string(),
-            reason: format!("{} has {} splits, counted from 0", path.shown(), splits.splits.len()),
+            reason: format!("{} has {}, counted from 0", path.shown(), plural(splits.splits.len(), "split", "splits")),
         });
     };
     let test: BTreeSet<i64> = test.iter().copied().collect();
@@ -59,7 +59,7 @@ pub(super) fn load(root: &Path, kind: DatasetKind, split: usize, subsets: Subset
         };
         records.push(ImageRecord { path: root.join(inner), pid, camid });
     }
-    records.sort_by(|a, b| a.path.as_os_str().as_encoded_bytes().cmp(b.path.as_os_str().as_encoded_bytes()));
+    records.sort_by(|a, b| by_bytes(&a.path, &b.path));
     let (test, mut train): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| test.contains(&record.pid));
     if train.is_empty() || test.is_empty() {
         return refuse(format!("split {split} has no training or no test image: convert CUHK03 again"));
@@ -71,7 +71,7 @@ pub(super) fn load(root: &Path, kind: DatasetKind, split: usize, subsets: Subset
     let missing: Vec<&PathBuf> = used().filter(|image| !image.is_file()).collect();
     if let Some(&first) = missing.first() {
         let (missing, total, first) = (missing.len(), used().count(), first.clone());
-        return Err(Error::MissingImages { list: path, missing, total, first, advice: advice("") });
+        return Err(Error::MissingImages { list: path, missing, total, first, advice: UNPACK_AGAIN });
     }
     Ok(Dataset {
         kind: splits.dataset,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::kind::DatasetKind;
+use crate::data::DatasetKind;
 use crate::data::dataset::{Dataset, ImageRecord};
 
 /// Counts of one subset; `images` is `None` where they differ between splits.
@@ -15,7 +15,7 @@ struct Count {
 /// A data set as its users know it: training, query, gallery.
 struct Known {
     kind: DatasetKind,
-    /// What sets it apart from others of the same kind.
+    /// [`Dataset::variant`]
     variant: &'static str,
     counts: [Count; 3],
     /// Training and query images together, where the subsets have none of their own.
@@ -80,16 +80,15 @@ impl Dataset {
     pub fn verdict(&self) -> Verdict {
         let count =
             |records: &[ImageRecord]| (records.iter().map(|r| r.pid).collect::<BTreeSet<_>>().len(), records.len());
-        verdict(self.kind, &self.label, [count(&self.train), count(&self.query), count(&self.gallery)])
+        verdict(self.kind, self.variant, [count(&self.train), count(&self.query), count(&self.gallery)])
     }
 }
 
-fn verdict(kind: DatasetKind, label: &str, counts: Counts) -> Verdict {
+fn verdict(kind: DatasetKind, variant: &str, counts: Counts) -> Verdict {
     let fitting = |k: &&Known| {
-        // Variants are part of the label: which lists a run trains on is a choice, not a difference. What is known of classic
-        // test sets, 100 identities, tells nothing alone.
+        // Which lists a run trains on is a choice, not a difference. The 100 identities of a classic test set fit many data sets.
         (kind == DatasetKind::Auto && (k.total.is_none() || counts[0].1 > 0))
-            || (k.kind == kind && label.ends_with(&variant_ending(k)))
+            || (k.kind == kind && k.variant == variant)
     };
     if let Some(exact) = KNOWN.iter().filter(fitting).find(|k| k.differences(counts).is_empty()) {
         return Verdict::Exact(exact.kind);
@@ -108,10 +107,6 @@ fn verdict(kind: DatasetKind, label: &str, counts: Counts) -> Verdict {
         (false, DatasetKind::Auto) => Verdict::Unknown(None),
         (false, _) => Verdict::Unknown(Some(format!("not those of {kind}: {text}"))),
     }
-}
-
-fn variant_ending(known: &Known) -> String {
-    if known.variant.is_empty() { String::new() } else { format!(", {})", known.variant) }
 }
 
 impl Known {
@@ -202,17 +197,16 @@ mod tests {
     const MARKET: Counts = [(751, 12_936), (750, 3_368), (751, 15_913)];
 
     fn said(kind: DatasetKind, counts: Counts) -> String {
-        let label = if kind == DatasetKind::Msmt17 { "msmt17 (V1, train+val)" } else { kind.name() };
-        verdict(kind, label, counts).to_string()
+        let variant = if kind == DatasetKind::Msmt17 { "train+val" } else { "" };
+        verdict(kind, variant, counts).to_string()
     }
 
     #[test]
     fn every_known_data_set_is_recognised_with_and_without_its_name() {
         for known in KNOWN.iter().filter(|k| k.total.is_none()) {
             let counts = std::array::from_fn(|i| (known.counts[i].ids, known.counts[i].images.unwrap()));
-            let label = format!("x (V1{}", variant_ending(known));
             assert_eq!(verdict(DatasetKind::Auto, "", counts), Verdict::Exact(known.kind));
-            assert_eq!(verdict(known.kind, &label, counts), Verdict::Exact(known.kind));
+            assert_eq!(verdict(known.kind, known.variant, counts), Verdict::Exact(known.kind));
         }
         let classic = [(1367, 13_137), (100, 960), (100, 960)];
         assert_eq!(
@@ -257,7 +251,7 @@ mod tests {
         let hundred = [(0, 0), (100, 960), (100, 960)];
         assert_eq!(verdict(DatasetKind::Auto, "", hundred), Verdict::Unknown(None));
         let kind = DatasetKind::Cuhk03ClassicLabeled;
-        assert_eq!(verdict(kind, kind.name(), hundred), Verdict::Exact(kind));
+        assert_eq!(verdict(kind, "", hundred), Verdict::Exact(kind));
     }
 
     #[test]

@@ -2,14 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Subsets;
 use super::classic::CLASSIC_FILE;
-use super::kind::DatasetKind;
 use super::market::folders;
 use super::msmt17::LISTS;
 use crate::base::text::Shown;
 use crate::data::folder::subfolders;
-use crate::data::list_images;
+use crate::data::{DatasetKind, Subsets, list_images};
 use crate::{Error, Result};
 
 /// How a data set is laid out on disk.
@@ -57,13 +55,6 @@ impl Layout {
 /// Folders below the named one that hold this data set after its usual download or conversion.
 fn usual_folders(kind: DatasetKind) -> &'static [&'static str] {
     match kind {
-        // Forms of classes lie in the very folder that is named.
-        DatasetKind::Auto
-        | DatasetKind::ClassFolders
-        | DatasetKind::Cifar10
-        | DatasetKind::Cifar100
-        | DatasetKind::Mnist
-        | DatasetKind::Csv => &[],
         DatasetKind::Market1501 => {
             &["Market-1501-v15.09.15", "Market-1501", "Market1501", "market1501", "market1501/Market-1501-v15.09.15"]
         }
@@ -84,6 +75,7 @@ fn usual_folders(kind: DatasetKind) -> &'static [&'static str] {
         }
         DatasetKind::Cuhk03ClassicDetected => &["classic/detected", "detected", "cuhk03/classic/detected"],
         DatasetKind::Cuhk03ClassicLabeled => &["classic/labeled", "labeled", "cuhk03/classic/labeled"],
+        _ => &[],
     }
 }
 

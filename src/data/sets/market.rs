@@ -4,11 +4,10 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::Subsets;
-use super::kind::DatasetKind;
-use crate::base::text::{Shown, are, plural};
-use crate::data::dataset::{Dataset, ImageRecord, listed};
+use crate::base::text::{Shown, are, listed, plural};
+use crate::data::dataset::{Dataset, ImageRecord};
 use crate::data::folder::{Entry, PassedBy, entries, entry, images_below};
+use crate::data::{DatasetKind, Subsets};
 use crate::{Error, Result};
 
 /// Subsets and their folders.

@@ -1,7 +1,6 @@
 //! Data sets by name: one file for each layout on disk, and one entry, [`load`].
 
 mod classic;
-mod kind;
 mod known;
 mod locate;
 mod market;
@@ -9,41 +8,14 @@ mod msmt17;
 
 use std::path::Path;
 
-use super::Dataset;
+use super::{Dataset, DatasetKind, LoadOptions};
 use crate::Result;
 use crate::base::text::Shown;
-use crate::data::DataOptions;
 use locate::Layout;
 
 pub use classic::{CLASSIC_FILE, ClassicSplits};
-pub use kind::DatasetKind;
 pub use known::Verdict;
 pub(crate) use market::parse_name;
-
-/// Which images are loaded; others need not be there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Subsets {
-    #[default]
-    All,
-    /// Query and gallery: `Dataset::train` stays empty.
-    Test,
-}
-
-/// What a name alone does not say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadOptions {
-    pub subsets: Subsets,
-    /// MSMT17: train on `list_train.txt` and `list_val.txt`, not on the first alone.
-    pub msmt17_val: bool,
-    /// CUHK03 classic: which of the splits, from 0.
-    pub split: usize,
-}
-
-impl Default for LoadOptions {
-    fn default() -> LoadOptions {
-        DataOptions::default().load_options(Subsets::All)
-    }
-}
 
 /// Loads the data set in `root`, or for a named `kind` in the folder below it that the data set's download unpacks to.
 /// Images are sorted by the bytes of their paths, so labels and order never depend on the file system.

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::Subsets;
-use super::kind::DatasetKind;
 use crate::base::input;
-use crate::data::dataset::{Dataset, ImageRecord, listed};
-use crate::data::named::{advice, below};
+use crate::base::text::listed;
+use crate::data::dataset::{Dataset, ImageRecord};
+use crate::data::folder::by_bytes;
+use crate::data::named::{UNPACK_AGAIN, below};
+use crate::data::{DatasetKind, Subsets};
 use crate::{Error, Result};
 
 /// Lists of `path identity` lines.
@@ -48,18 +49,20 @@ pub(super) fn load(root: &Path, with_val: bool, subsets: Subsets) -> Result<Data
     records.extend(val);
     let moved = |mut records: Vec<ImageRecord>| {
         records.iter_mut().for_each(|r| r.pid += first_test_id);
-        records.sort_by(by_path);
+        records.sort_by(|a, b| by_bytes(&a.path, &b.path));
         records
     };
+    let variant = if with_val { "train+val" } else { "train" };
     let mut dataset = Dataset {
         kind: DatasetKind::Msmt17,
-        label: format!("msmt17 ({}, {})", edition(root, train), if with_val { "train+val" } else { "train" }),
+        variant,
+        label: format!("msmt17 ({}, {variant})", edition(root, train)),
         query: moved(read_list(root, test, "list_query.txt", true)?),
         gallery: moved(read_list(root, test, "list_gallery.txt", true)?),
         ..Dataset::default()
     };
     if for_training {
-        records.sort_by(by_path);
+        records.sort_by(|a, b| by_bytes(&a.path, &b.path));
         dataset.train = records;
     }
     let all = || dataset.train.iter().chain(&dataset.query).chain(&dataset.gallery);
@@ -68,10 +71,6 @@ pub(super) fn load(root: &Path, with_val: bool, subsets: Subsets) -> Result<Data
         dataset.warnings.push(format!("MSMT17 has cameras 1 to 15, names here say {}", listed(strange)));
     }
     Ok(dataset)
-}
-
-fn by_path(a: &ImageRecord, b: &ImageRecord) -> std::cmp::Ordering {
-    a.path.as_os_str().as_encoded_bytes().cmp(b.path.as_os_str().as_encoded_bytes())
 }
 
 /// `V1` or `V2`. Both editions have the same lists; only names of folders tell them apart, and some recipes ask to rename
@@ -110,16 +109,13 @@ fn read_list(root: &Path, folder: &str, list: &str, used: bool) -> Result<Vec<Im
     }
     let missing: Vec<&PathBuf> = records.iter().map(|r| &r.path).filter(|path| used && !path.is_file()).collect();
     match missing.first() {
-        Some(&first) => {
-            let advice = advice("");
-            Err(Error::MissingImages {
-                list: path,
-                missing: missing.len(),
-                total: records.len(),
-                first: first.clone(),
-                advice,
-            })
-        }
+        Some(&first) => Err(Error::MissingImages {
+            missing: missing.len(),
+            total: records.len(),
+            first: first.clone(),
+            list: path,
+            advice: UNPACK_AGAIN,
+        }),
         None => Ok(records),
     }
 }

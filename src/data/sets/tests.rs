@@ -1,8 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::base::text::Shown;
-use crate::data::{ImageRecord, Protocol};
+use crate::data::{ImageRecord, Protocol, Subsets};
 
 /// A folder with these files; a name that ends in `=TEXT` has that content.
 fn tree(files: &[&str]) -> tempfile::TempDir {
@@ -73,7 +72,7 @@ fn junk_is_dropped_distractors_stay_in_the_gallery_and_oddities_are_named() {
     for part in [
         "holiday.jpg",
         "1 training identity has one image",
-        "1 query has no match from another camera and so no part in the figures: 50.0 %",
+        "1 query has no match from another camera, so the results leave out 50.0 %",
     ] {
         assert!(warnings.contains(part), "{part} in\n{warnings}");
     }
@@ -152,11 +151,11 @@ fn the_same_picture_in_two_subsets_is_named() {
         "bounding_box_test/0003_c3_1.jpg=one",
     ]);
     let warnings = loaded(folder.path(), DatasetKind::Auto).warnings.join("\n");
-    assert!(warnings.contains("1 query image has the content of a training image"), "{warnings}");
-    assert!(warnings.contains("1 gallery image has the content of a training image"), "{warnings}");
+    assert!(warnings.contains("1 query image has the same content as a training image"), "{warnings}");
+    assert!(warnings.contains("1 gallery image has the same content as a training image"), "{warnings}");
     // The copy of the same identity and camera does not count anyway.
     assert!(
-        warnings.contains("1 gallery image has the content of a query but another identity or camera"),
+        warnings.contains("1 gallery image has the same content as a query but another identity or camera"),
         "{warnings}"
     );
     assert!(warnings.contains("0002_c2_1.jpg is ") && !warnings.contains("0002_c1_2.jpg"), "{warnings}");

@@ -18,6 +18,7 @@ pub use self::calibration::{BINS, CalibrationBin, calibration_bins, calibration_
 pub use self::evaluate::{evaluate, write_files};
 pub use self::files::ITEM_COLUMNS;
 use crate::base::report::Table;
+use crate::base::text::plural;
 use crate::{Error, Result};
 
 /// Top-k of [`ClassificationReport::top5`], where there are as many classes.
@@ -93,15 +94,17 @@ impl ClassificationReport {
         }
         if probabilities.len() != n * width || width == 0 {
             return wrong(format!(
-                "{} probabilities for {n} images and {width} classes do not belong together: give one for each image and class",
-                probabilities.len()
+                "{} for {} and {} do not belong together: give one for each image and class",
+                plural(probabilities.len(), "probability", "probabilities"),
+                plural(n, "image", "images"),
+                plural(width, "class", "classes")
             ));
         }
         if let Some(image) = labels.iter().position(|&label| label as usize >= width) {
             return wrong(format!(
-                "image {image} has label {}, and the network knows {width} classes: measure it on the classes that it was \
-                 trained on",
-                labels[image]
+                "image {image} has label {}, and the network knows {}: measure it on the classes that it was trained on",
+                labels[image],
+                plural(width, "class", "classes")
             ));
         }
         // A little above 1, as rounding may leave it.
@@ -208,20 +211,7 @@ impl fmt::Display for ClassificationReport {
         let empty = self.per_class.iter().filter(|class| class.images == 0).count();
         let empty = if empty == 0 { String::new() } else { format!(", {empty} of them without images") };
         let Self { images, nll, .. } = self;
-        write!(f, "{table}images: {images} of {classes} classes{empty}; negative log-likelihood {nll:.4}")
+        let classes = plural(classes, "class", "classes");
+        write!(f, "{table}images: {images} of {classes}{empty}; negative log-likelihood {nll:.4}")
     }
-}
-
-/// Turns `logits` `[n, classes]` into probabilities, row by row; f64 inside. A row with NaN or +∞ becomes NaN, which
-/// [`ClassificationReport::new`] names.
-///
-/// # Panics
-/// Where `classes` is 0.
-pub fn softmax_rows(logits: &mut [f32], classes: usize) {
-    logits.par_chunks_exact_mut(classes).for_each(|row| {
-        let largest = row.iter().fold(f32::NEG_INFINITY, |largest, &x| largest.max(x));
-        let exp = |x: f32| (f64::from(x) - f64::from(largest)).exp();
-        let sum: f64 = row.iter().map(|&x| exp(x)).sum();
-        row.iter_mut().for_each(|x| *x = (exp(*x) / sum) as f32);
-    });
 }

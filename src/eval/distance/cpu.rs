@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Conditioned, DistanceBlock, DistanceSource, block_rows};
+use super::{DistanceBlock, DistanceSource};
 use crate::Result;
 use crate::engine::cpu::{PackedRows, matmul_nt};
-use crate::eval::rerank::{RerankOptions, Reranker, Settled};
+use crate::eval::products::{Conditioned, block_rows};
+use crate::eval::rerank::{ExactReranking, RerankOptions, Reranker};
 
-/// The queries, and the gallery packed once for all of them.
+/// Distances between queries and a gallery that is packed once for all of them.
 pub struct CpuDistances<'a> {
     conditioned: Arc<Conditioned<'a>>,
     /// Squared length of each row, less its slack.
@@ -21,7 +22,7 @@ pub struct CpuDistances<'a> {
 
 impl<'a> CpuDistances<'a> {
     pub fn new(conditioned: Arc<Conditioned<'a>>) -> CpuDistances<'a> {
-        let low_norms = conditioned.norms().iter().zip(conditioned.slack()).map(|(norm, slack)| norm - slack).collect();
+        let low_norms = conditioned.low_norms(conditioned.slack());
         let packed = conditioned.packed(conditioned.queries()..conditioned.len());
         CpuDistances { conditioned, low_norms, packed, reranker: None }
     }
@@ -56,8 +57,8 @@ impl<'a> DistanceSource<'a> for CpuDistances<'a> {
         Ok(())
     }
 
-    fn settled(&self) -> Option<&Settled<'a>> {
-        self.reranker.as_ref().map(Reranker::settled)
+    fn exact_reranking(&self) -> Option<&ExactReranking<'a>> {
+        self.reranker.as_ref().map(Reranker::exact)
     }
 
     fn fill(&self, rows: Range<usize>, block: &mut DistanceBlock) -> Result<()> {

@@ -1,66 +1,58 @@
-//! Distances of block after block of queries to the whole gallery, by the CPU or a GPU: the whole matrix is never held.
+//! Distances of queries to the whole gallery, a block of queries at a time, by the CPU or a GPU: the whole matrix is never in memory.
 
-mod conditioned;
 mod cpu;
 mod gpu;
-mod row;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-pub(super) use self::conditioned::{Conditioned, ROUNDING, largest};
+use rayon::prelude::*;
+
 use self::cpu::CpuDistances;
 use self::gpu::GpuDistances;
-pub(super) use self::gpu::{Columns, RowTerms, rows_that_fit, words};
-pub(super) use self::row::{Pairs, Row, Width};
-use super::rerank::{RerankOptions, Settled};
+use super::products::{Conditioned, Pairs, Row, Width};
+use super::rerank::{ExactReranking, RerankOptions};
 use crate::base::progress::Reporter;
 use crate::base::text::plural;
 use crate::engine::cpu::summed_at_once;
 use crate::engine::device::Device;
 use crate::{Error, Result};
 
-/// Distances held in memory at a time (64 MiB), unless fewer than [`MIN_BLOCK_ROWS`] rows fit.
-const BLOCK_VALUES: usize = 1 << 24;
-/// Rows that pay for reading the whole gallery once.
-const MIN_BLOCK_ROWS: usize = 64;
-const MAX_BLOCK_ROWS: usize = 512;
+/// [`reranked_distances`] returns the middle of two bounds that differ by less than this.
+const NEAR: f32 = 1e-4;
 
-/// Rows of a block of distances to `n` items: a multiple of 64, so that blocks start at whole panels.
-pub fn block_rows(n: usize) -> usize {
-    (BLOCK_VALUES / n.max(1)).clamp(MIN_BLOCK_ROWS, MAX_BLOCK_ROWS) / MIN_BLOCK_ROWS * MIN_BLOCK_ROWS
-}
-
-/// Lower bounds of distances of some queries to the whole gallery; its memory is used for block after block.
+/// Lower bounds of the distances of some queries to the whole gallery. Its memory is reused from block to block.
 #[derive(Debug, Default)]
 pub struct DistanceBlock {
     /// Squared Euclidean distances in the unit of the conditioned rows, `[rows, gallery]`.
     plain: Vec<f32>,
-    /// Re-ranked distances, `[rows, gallery]`; empty where that was not prepared.
+    /// Re-ranked distances, `[rows, gallery]`; empty without re-ranking.
     reranked: Vec<f32>,
-    /// `[rows]`: how far a re-ranked distance may be above its bound, beside what the plain distance leaves open.
+    /// `[rows]`: how far re-ranked distances may be above their lower bounds, without the uncertainty of the plain distance.
     margins: Vec<f32>,
 }
 
-/// Queries and a gallery on the side that computes.
+/// Computes bounds of distances between queries and a gallery: the CPU or a GPU.
 pub trait DistanceSource<'a> {
-    /// Queries of a block.
+    /// Returns how many queries a block has.
     fn block_rows(&self) -> usize;
 
-    /// Bytes of memory that [`DistanceSource::prepare_reranking`] takes at most; `None` where this source cannot do it.
+    /// Returns how many bytes of memory [`DistanceSource::prepare_reranking`] takes at most; `None` where this source cannot re-rank
+    /// with these options.
     fn reranking_bytes(&self, options: &RerankOptions) -> Option<usize>;
 
-    /// From now on blocks have re-ranked distances too. `options` are valid, and [`DistanceSource::reranking_bytes`] knows
-    /// them; `done` is called with the number of images that have been compared with all others.
+    /// Prepares the re-ranking: blocks that are filled after this have re-ranked distances too. `options` must be valid, and
+    /// [`DistanceSource::reranking_bytes`] must not be `None` for them. `done` is called with the number of images that have been
+    /// compared with all others.
     ///
     /// # Errors
     /// It does not fit into memory; the device fails.
     fn prepare_reranking(&mut self, options: RerankOptions, done: &mut dyn FnMut(usize)) -> Result<()>;
 
-    /// What was prepared for re-ranking.
-    fn settled(&self) -> Option<&Settled<'a>>;
+    /// Returns the exact re-ranked distances, if a re-ranking was prepared.
+    fn exact_reranking(&self) -> Option<&ExactReranking<'a>>;
 
     /// Computes the bounds of the queries `rows`.
     ///
@@ -69,24 +61,24 @@ pub trait DistanceSource<'a> {
     fn fill(&self, rows: Range<usize>, block: &mut DistanceBlock) -> Result<()>;
 }
 
-/// Distances between queries and a gallery, and who computes them.
+/// Distances between queries and a gallery.
 pub struct Distances<'a> {
     conditioned: Arc<Conditioned<'a>>,
     source: Box<dyn DistanceSource<'a> + 'a>,
-    /// Twice the slack of each image of the gallery.
+    /// `[gallery]`: twice the slack of each image.
     widths: Vec<f32>,
-    /// Why the CPU computes where a GPU was given.
+    /// Why the CPU computes although a GPU was given.
     cpu_because: Option<String>,
 }
 
 impl<'a> Distances<'a> {
-    /// Of finite `[query, gallery]`, by `device`. A GPU where they do not fit beside what it holds already leaves them to the
-    /// CPU.
+    /// Builds the distances of finite features `[query, gallery]` on `device`. Falls back to the CPU where the GPU's free memory does
+    /// not suffice.
     ///
     /// # Errors
     /// The device fails.
     pub fn new(features: [&'a [f32]; 2], dim: usize, device: &Device) -> Result<Distances<'a>> {
-        // A GPU sums a whole row.
+        // A GPU sums a whole row in one go.
         let part = if device.gpu().is_some() { dim } else { summed_at_once(dim) };
         let conditioned = Arc::new(Conditioned::new(features, dim, part));
         let widths = conditioned.slack()[conditioned.queries()..].iter().map(|slack| 2.0 * slack).collect();
@@ -103,35 +95,36 @@ impl<'a> Distances<'a> {
         Ok(Distances { conditioned, source, widths, cpu_because })
     }
 
-    /// Tells where the CPU computes although a GPU was given, and warns of features that cannot rank anything.
-    pub fn say_oddities(&self, reporter: &Reporter) {
-        self.say_fallback(reporter);
+    /// Reports a fallback to the CPU, and warns of features that are all equal and so cannot rank anything.
+    pub fn report_notices(&self, reporter: &Reporter) {
+        self.report_fallback(reporter);
         if self.conditioned.len() > 1 && self.conditioned.all_equal() {
             reporter.warn(&format!(
-                "all {} features are the same as 32-bit numbers: every distance is 0, and the figures say nothing; check how the \
+                "all {} features are the same as 32-bit numbers: every distance is 0, and the results mean nothing; check how the \
                  features were made, and subtract their mean where it is large",
                 self.conditioned.len()
             ));
         }
     }
 
-    fn say_fallback(&self, reporter: &Reporter) {
+    fn report_fallback(&self, reporter: &Reporter) {
         if let Some(reason) = &self.cpu_because {
             reporter.message(&format!("ranking on the CPU: {reason}"));
         }
     }
 
-    /// No distance of a query to an image of the gallery is larger.
+    /// Returns an upper bound of all distances between a query and an image of the gallery.
     pub fn largest(&self) -> f64 {
         self.conditioned.largest()
     }
 
-    /// The Euclidean distances of single pairs.
+    /// Returns the exact Euclidean distances of single pairs.
     pub fn pairs(&self) -> &dyn Pairs {
         &*self.conditioned
     }
 
-    /// From now on blocks have re-ranked distances too. What a GPU cannot do, the CPU does.
+    /// Prepares the re-ranking: blocks that are filled after this have re-ranked distances too. Falls back to the CPU for what the
+    /// GPU cannot do.
     ///
     /// # Errors
     /// As [`RerankOptions::validate`]; it does not fit into memory; the device fails.
@@ -146,7 +139,7 @@ impl<'a> Distances<'a> {
         };
         self.source = Box::new(CpuDistances::new(self.conditioned.clone()));
         self.cpu_because = Some(because);
-        self.say_fallback(reporter);
+        self.report_fallback(reporter);
         let bytes = self.source.reranking_bytes(&options).expect("the CPU takes all options");
         self.prepare(options, bytes, reporter)
     }
@@ -168,13 +161,13 @@ impl<'a> Distances<'a> {
         Ok(())
     }
 
-    /// Ranges of queries whose distances are held together.
+    /// Returns the ranges of queries that make up the blocks.
     pub fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (step, queries) = (self.source.block_rows(), self.conditioned.queries());
         (0..queries).step_by(step).map(move |start| start..(start + step).min(queries))
     }
 
-    /// Computes bounds of the distances of the queries `rows` to the gallery.
+    /// Fills `block` with bounds of the distances of the queries `rows` to the gallery.
     ///
     /// # Errors
     /// The device fails.
@@ -182,23 +175,52 @@ impl<'a> Distances<'a> {
         self.source.fill(rows, block)
     }
 
-    /// The Euclidean distances of the queries `rows`, which `block` was filled for.
+    /// Returns the Euclidean distances of the queries `rows`, for which `block` was filled.
     pub fn plain<'b>(&'b self, rows: Range<usize>, block: &'b DistanceBlock) -> Vec<Row<'b>> {
         let slack = self.conditioned.slack();
-        let of_row = |(query, least): (usize, &'b [f32])| {
+        let of_row = |(query, lower): (usize, &'b [f32])| {
             let width = Width { own: 2.0 * slack[query], factors: [1.0, 0.0], of: [&self.widths; 2] };
-            Row::bounded(query, least, width, &*self.conditioned)
+            Row::new(query, lower, width, &*self.conditioned)
         };
         rows.zip(block.plain.chunks_exact(self.widths.len().max(1))).map(of_row).collect()
     }
 
-    /// The re-ranked distances of the queries `rows`, which `block` was filled for; nothing where that was not prepared.
+    /// Returns the re-ranked distances of the queries `rows`, for which `block` was filled; an empty list without re-ranking.
     pub fn reranked<'b>(&'b self, rows: Range<usize>, block: &'b DistanceBlock) -> Vec<Row<'b>> {
-        let Some(settled) = self.source.settled() else { return Vec::new() };
-        let least = block.reranked.chunks_exact(self.widths.len().max(1));
-        let of_row = |((query, least), margin): ((usize, &'b [f32]), &f32)| {
-            Row::bounded(query, least, settled.width(query, *margin), settled)
+        let Some(exact) = self.source.exact_reranking() else { return Vec::new() };
+        let lower = block.reranked.chunks_exact(self.widths.len().max(1));
+        let of_row = |((query, lower), margin): ((usize, &'b [f32]), &f32)| {
+            Row::new(query, lower, exact.width(query, *margin), exact)
         };
-        rows.zip(least).zip(&block.margins).map(of_row).collect()
+        rows.zip(lower).zip(&block.margins).map(of_row).collect()
     }
+}
+
+/// Computes all re-ranked distances `[queries, gallery]` on `device` and holds them in memory, for sets that are small enough.
+/// Those that rounding leaves uncertain by more than 10⁻⁴ are computed in f64.
+///
+/// # Errors
+/// As [`RerankOptions::validate`]; it does not fit into memory; the device fails.
+pub fn reranked_distances(
+    query: &[f32],
+    gallery: &[f32],
+    dim: usize,
+    options: RerankOptions,
+    device: &Device,
+) -> Result<Vec<f32>> {
+    options.validate()?;
+    if gallery.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut distances = Distances::new([query, gallery], dim, device)?;
+    distances.prepare_reranking(options, &Reporter::silent())?;
+    let (queries, mut block) = (0..query.len() / dim, DistanceBlock::default());
+    distances.fill(queries.clone(), &mut block)?;
+    let distance = |row: &Row, item: usize| {
+        let [lower, upper] = [row.lower(item), row.upper(item)];
+        // Both parts of a final distance lie between 0 and 1.
+        if upper - lower < NEAR { (0.5 * (lower + upper)).clamp(0.0, 1.0) } else { row.exact(item) as f32 }
+    };
+    let rows = distances.reranked(queries, &block);
+    Ok(rows.par_iter().flat_map_iter(|row| (0..row.len()).map(move |item| distance(row, item))).collect())
 }

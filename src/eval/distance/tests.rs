@@ -9,7 +9,7 @@ use rand::RngExt;
 use super::*;
 use crate::base::rng::{Purpose, stream};
 use crate::engine::device::{Backend, Gpu, Kernel, Precision, Recording, Vendor};
-use crate::eval::rerank::{RerankVariant, rerank};
+use crate::eval::rerank::RerankVariant;
 
 /// A device that computes nothing and refuses memory beyond a limit.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ fn what_does_not_fit_into_the_gpus_memory_is_left_to_the_cpu() {
     let query: Vec<f32> = (0..5).flat_map(row).collect();
     let gallery: Vec<f32> = (7..60).flat_map(row).collect();
     let options = RerankOptions::new(RerankVariant::Zhong);
-    let want = rerank(&query, &gallery, 3, options, &Device::Cpu).unwrap();
+    let want = reranked_distances(&query, &gallery, 3, options, &Device::Cpu).unwrap();
     // Features and what turns their products into distances take 2028 bytes; what else re-ranking holds takes more than 100 kB.
     for (limit, ranks) in [(1000, false), (4000, true)] {
         let small = Small { limit, used: AtomicU64::new(0) };
@@ -116,11 +116,11 @@ fn bounds_hold_and_are_narrow_for_ordinary_features() {
                         let want = (0..dim).map(|k| difference(k).powi(2)).sum::<f64>().sqrt();
                         let exact = row.exact(g);
                         let case = format!("{dim} numbers, offset {offset}, scale {scale}, pair {q} {g}");
-                        assert!(f64::from(row.least(g)) <= exact && exact <= f64::from(row.most(g)), "{case}");
+                        assert!(f64::from(row.lower(g)) <= exact && exact <= f64::from(row.upper(g)), "{case}");
                         assert!((row.distance(exact) - want).abs() <= 1e-12 * want, "{case}");
                         assert!(want <= distances.largest(), "{case}");
                         if offset < 1.0 && dim > 3 && scale > 1e-30 {
-                            assert!(f64::from(row.most(g) - row.least(g)) < 1.5e-4 * exact, "{case}");
+                            assert!(f64::from(row.upper(g) - row.lower(g)) < 1.5e-4 * exact, "{case}");
                         }
                     }
                 }

@@ -6,7 +6,7 @@ use csv::StringRecord;
 
 use crate::base::input;
 use crate::base::text::Shown;
-use crate::base::text_table::{TextTable, byte, field, fields, within_line};
+use crate::base::text_table::{TextTable, byte, column, field, fields, within_line};
 use crate::data::parse_name;
 use crate::{Error, Result};
 
@@ -30,9 +30,10 @@ impl ImageLabels {
     /// [`Error::Io`]; [`Error::FeatureFile`] with the line that says something else.
     pub fn read(file: &Path) -> Result<ImageLabels> {
         let bad = |reason: String| Error::FeatureFile { path: file.into(), reason };
-        let table = TextTable::new(input::read(file, LARGEST)?, |header| columns(header).is_some()).map_err(bad)?;
+        let is_table = |header: &[&str]| !matches!(columns(header), Ok(None));
+        let table = TextTable::new(input::read(file, LARGEST)?, is_table).map_err(bad)?;
         let header = table.header().map_err(|error| bad(table.explain(&error).1))?;
-        let columns = header.as_ref().and_then(|header| columns(&fields(header)));
+        let columns = header.as_ref().map_or(Ok(None), |header| columns(&fields(header))).map_err(bad)?;
         let mut labels = ImageLabels::default();
         // A list of names has no fields: each line is one, whatever is in it.
         let Some(columns) = columns else {
@@ -97,10 +98,14 @@ struct Columns {
     count: usize,
 }
 
-fn columns(header: &[&str]) -> Option<Columns> {
-    let place = |name: &str| header.iter().position(|column| column.eq_ignore_ascii_case(name));
-    let [path, pid, camid] = COLUMNS.map(place);
-    Some(Columns { places: [path?, pid?, camid?], count: header.len() })
+/// Finds the columns of a header, if it has all three; the reason where it has one twice.
+fn columns(header: &[&str]) -> Result<Option<Columns>, String> {
+    let mut places = [0; 3];
+    for (place, name) in places.iter_mut().zip(COLUMNS) {
+        let Some(found) = column(header, &[name])? else { return Ok(None) };
+        *place = found;
+    }
+    Ok(Some(Columns { places, count: header.len() }))
 }
 
 /// A path may hold separators that nobody quoted, where the two numbers end the line.
@@ -170,9 +175,12 @@ mod tests {
 
     #[test]
     fn a_line_that_is_neither_is_named() {
-        let error = |text| read(text).unwrap_err().to_string();
+        let error = |text: &str| read(text).unwrap_err().to_string();
         assert!(error("0001_c1.jpg\nholiday.jpg\n").contains("line 2, `holiday.jpg`, has no name like"));
         assert!(error("path,pid,camid\na.jpg,one,2\n").contains("line 2, `a.jpg,one,2`, is not path,pid,camid"));
         assert!(error("path,pid\na.jpg,1\n").contains("line 1"));
+        for header in ["path,pid,camid,pid", "path;PID;pid;camid", "path\tpid\tpid"] {
+            assert!(error(&format!("{header}\n")).contains("it has the column pid more than once"), "{header}");
+        }
     }
 }

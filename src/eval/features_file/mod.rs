@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, View};
 
 use crate::base::atomic::atomic_write;
-use crate::base::text::Shown;
 use crate::base::write_guard::WriteGuard;
 use crate::{Error, Result};
 
@@ -28,16 +27,17 @@ pub enum FeatureFormat {
 }
 
 impl FeatureFormat {
+    /// Tells the format by the ending of a file's name.
+    ///
     /// # Errors
-    /// Any other ending than `.safetensors` and `.npy`.
+    /// [`Error::FeatureFile`] for any other ending than `.safetensors` and `.npy`.
     pub fn of(path: &Path) -> Result<FeatureFormat> {
         match path.extension().and_then(|ending| ending.to_str()) {
             Some("safetensors") => Ok(FeatureFormat::Safetensors),
             Some("npy") => Ok(FeatureFormat::Npy),
-            _ => Err(Error::Setting {
-                setting: "`out`".into(),
-                value: path.shown().to_string(),
-                reason: "the name must end in .safetensors or .npy".into(),
+            _ => Err(Error::FeatureFile {
+                path: path.into(),
+                reason: "its name must end in .safetensors or .npy".into(),
             }),
         }
     }
@@ -236,6 +236,6 @@ mod tests {
     #[test]
     fn other_endings_are_refused() {
         let error = FeatureFormat::of(Path::new("f.csv")).unwrap_err();
-        assert_eq!(error.to_string(), "`out` = f.csv: the name must end in .safetensors or .npy");
+        assert_eq!(error.to_string(), "features f.csv: its name must end in .safetensors or .npy");
     }
 }

@@ -7,6 +7,7 @@ use super::narrow::Narrow;
 use super::{FeatureFormat, npy};
 use crate::base::text::{Shown, plural};
 use crate::base::{input, memory};
+use crate::eval::extract::{normalize, zero_rows};
 use crate::eval::ranking::Labels;
 use crate::io::checkpoint;
 use crate::{Error, Result};
@@ -38,18 +39,15 @@ impl FeatureSet {
     /// [`Error::Io`]; [`Error::FeatureFile`]: another format, no labels, another number of labels than of features.
     pub fn read(path: &Path, labels: Option<&Path>) -> Result<FeatureSet> {
         let bad = |reason: String| Error::FeatureFile { path: path.into(), reason };
-        let mut set = match FeatureFormat::of(path) {
-            Ok(FeatureFormat::Safetensors) => {
-                read_safetensors(path, labels.is_none()).map_err(|error| match error {
-                    Error::Checkpoint { path, reason } => Error::FeatureFile { path, reason },
-                    other => other,
-                })?
-            }
-            Ok(FeatureFormat::Npy) => {
+        let mut set = match FeatureFormat::of(path)? {
+            FeatureFormat::Safetensors => read_safetensors(path, labels.is_none()).map_err(|error| match error {
+                Error::Checkpoint { path, reason } => Error::FeatureFile { path, reason },
+                other => other,
+            })?,
+            FeatureFormat::Npy => {
                 let (features, dim) = npy::read(path)?;
                 FeatureSet { features, dim, ..FeatureSet::default() }
             }
-            Err(_) => return Err(bad("the name must end in .safetensors or .npy".into())),
         };
         if set.dim == 0 {
             return Err(bad("its features have no numbers".into()));
@@ -121,9 +119,10 @@ impl FeatureSet {
         before - self.len()
     }
 
-    /// Scales every row to unit length; rows of zeros stay.
-    pub fn normalize(&mut self) {
-        self.features.chunks_exact_mut(self.dim).for_each(crate::eval::extract::normalize);
+    /// Scales every row to unit length. Returns how many rows are all zeros, which have no direction and stay as they are.
+    pub fn normalize(&mut self) -> usize {
+        self.features.chunks_exact_mut(self.dim).for_each(normalize);
+        zero_rows(&self.features, self.dim)
     }
 }
 
@@ -158,7 +157,12 @@ fn read_safetensors(path: &Path, with_labels: bool) -> Result<FeatureSet> {
         (set.pids, set.camids) = (file.i64("pids")?, file.i64("camids")?);
         let (pids, camids) = (set.pids.len(), set.camids.len());
         if (pids, camids) != (rows, rows) {
-            return Err(bad(format!("it has {rows} features, {pids} pids and {camids} camids")));
+            return Err(bad(format!(
+                "it has {}, {} and {}",
+                plural(rows, "feature", "features"),
+                plural(pids, "identity", "identities"),
+                plural(camids, "camera", "cameras")
+            )));
         }
     }
     Ok(set)
@@ -206,7 +210,7 @@ mod tests {
         assert_eq!(set.drop_junk(), 1);
         assert_eq!((set.pids.clone(), set.camids.clone(), set.len()), (vec![1, 7], vec![1, 12], 2));
         assert_eq!((set.features.clone(), set.name(1)), (vec![3.0, 4.0, 0.0, 0.0], "q/0007_c12s1.jpg".into()));
-        set.normalize();
+        assert_eq!(set.normalize(), 1);
         assert_eq!(set.features, [0.6, 0.8, 0.0, 0.0]);
         set.paths.clear();
         assert_eq!(set.name(1), "row-1");

@@ -1,9 +1,10 @@
 //! Ranking metrics of re-identification: CMC, mAP and mINP.
 //!
-//! For each query the gallery is ordered by (distance, gallery index), after the items that the filter names have been
-//! taken out. A query without a remaining match is skipped: it counts neither as a failure nor as a success.
+//! For each query, the gallery without the items that the filter removes is ordered by (distance, gallery index). A query
+//! without a remaining match is skipped: it counts neither as a failure nor as a success.
 
-mod places;
+mod given;
+mod match_table;
 mod queries_csv;
 mod query;
 mod ranker;
@@ -14,44 +15,39 @@ mod tests;
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+#[cfg(test)]
+pub(super) use self::given::GivenDistances;
+pub use self::given::evaluate_distances;
 pub use self::queries_csv::{QUERY_COLUMNS, write_queries_csv};
 pub(super) use self::query::rank_query;
 pub(super) use self::ranker::Ranker;
 pub use self::scores::Scores;
 pub use self::single_shot::REPEATS;
-use super::blocks::Sets;
-use super::distance::{DistanceBlock, Row};
+use super::distance::DistanceBlock;
+pub use super::labels::Labels;
+use super::sets::Sets;
+use crate::Result;
 use crate::base::report::Table;
 use crate::data::Protocol;
 use crate::engine::device::Device;
-use crate::{Error, Result};
 
-/// Identity and camera of each image.
-#[derive(Clone, Copy, Debug)]
-pub struct Labels<'a> {
-    /// `[n]`
-    pub pids: &'a [i64],
-    /// `[n]`
-    pub camids: &'a [i64],
-}
-
-/// Which gallery items are taken out for a query.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Which gallery items are removed for a query.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GalleryFilter {
-    /// Those with the query's identity and camera: the protocol of Market-1501.
+    /// Images of the query's identity by its camera: the protocol of Market-1501.
     #[default]
     SamePidAndCamera,
     /// Every image of the query's camera.
     SameCamera,
-    /// Nothing, for data from a single camera. A query image that lies in the gallery too matches itself.
+    /// Nothing, for data from a single camera. A query image that is also in the gallery matches itself.
     Nothing,
 }
 
 impl GalleryFilter {
-    /// Whether gallery item `g` is taken out for a query of `pid` and `camid`.
+    /// Returns whether gallery item `g` is removed for a query of `pid` and `camid`.
     pub fn removes(self, pid: i64, camid: i64, gallery: Labels, g: usize) -> bool {
         match self {
             GalleryFilter::SamePidAndCamera => gallery.pids[g] == pid && gallery.camids[g] == camid,
@@ -61,37 +57,23 @@ impl GalleryFilter {
     }
 }
 
-/// What a query adds to the CMC curve.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CmcRule {
-    /// 1 at the rank of its first match: the share of queries with a match among the first k.
-    #[default]
-    FirstMatch,
-    /// 1 / (number of matches) for each match, at its rank without the matches before it.
-    EveryMatch,
-}
-
 /// How to rank; the default is the protocol of Market-1501.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RankingOptions {
     pub filter: GalleryFilter,
-    pub cmc: CmcRule,
     /// Length of the CMC curve.
     pub max_rank: usize,
-    /// Items at the distance of a match stand before it in CMC and mINP, instead of in the order of the gallery.
+    /// In CMC and mINP, items at the same distance as a match are ranked before it, instead of in the order of the gallery.
     pub pessimistic_ties: bool,
-    /// A property of the data set. [`Protocol::SingleGalleryShot`] takes out every image of the query's camera, counts
-    /// first matches, and knows neither mAP nor mINP.
-    #[serde(skip)]
+    /// A property of the data set. [`Protocol::SingleGalleryShot`] removes every image of the query's camera and defines neither mAP
+    /// nor mINP.
     pub protocol: Protocol,
     /// Seed of the gallery images that [`Protocol::SingleGalleryShot`] draws.
     pub seed: u64,
 }
 
 impl RankingOptions {
-    /// What is taken out for a query: the protocol's choice where it makes one.
+    /// Returns the filter that the protocol prescribes, or else the chosen one.
     pub fn effective_filter(&self) -> GalleryFilter {
         match self.protocol {
             Protocol::CrossCamera => self.filter,
@@ -104,7 +86,6 @@ impl Default for RankingOptions {
     fn default() -> Self {
         Self {
             filter: GalleryFilter::default(),
-            cmc: CmcRule::default(),
             max_rank: 100,
             pessimistic_ties: false,
             protocol: Protocol::default(),
@@ -113,7 +94,7 @@ impl Default for RankingOptions {
     }
 }
 
-/// Metrics of one query. All are shares in [0, 1].
+/// Metrics of one query. All shares are in [0, 1].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct QueryResult {
     /// Average precision Σ (R_k - R_{k-1}) P_k over distinct distances: tied items enter together.
@@ -128,12 +109,12 @@ pub struct QueryResult {
     pub first_match_rank: usize,
 }
 
-/// Metrics over all valid queries. All are shares in [0, 1].
+/// Metrics over all valid queries. All shares are in [0, 1].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RankingReport {
     #[serde(skip)]
     pub protocol: Protocol,
-    /// Mean of [`QueryResult::ap`]; NaN, and left out of files and tables, where the protocol has none.
+    /// Mean of [`QueryResult::ap`]. NaN where the protocol defines none; files and tables then leave it out.
     #[serde(rename = "mAP", skip_serializing_if = "is_nan")]
     pub map: f64,
     /// Mean of [`QueryResult::ap_trapezoid`].
@@ -142,10 +123,10 @@ pub struct RankingReport {
     /// Mean of [`QueryResult::inp`].
     #[serde(rename = "mINP", skip_serializing_if = "is_nan")]
     pub minp: f64,
-    /// CMC@k is `cmc[k - 1]`; `[max_rank]`.
+    /// `[max_rank]`: CMC@k, the share of queries with a match among the first k, is `cmc[k - 1]`.
     pub cmc: Vec<f64>,
     pub valid_queries: usize,
-    /// Queries without a match that counts.
+    /// Queries without a match after filtering.
     pub skipped_queries: usize,
     /// In the order of the queries; `None` for a skipped one. Empty under [`Protocol::SingleGalleryShot`].
     pub per_query: Vec<Option<QueryResult>>,
@@ -156,7 +137,7 @@ fn is_nan(x: &f64) -> bool {
 }
 
 impl RankingReport {
-    /// CMC@k (Rank-k), `None` beyond the curve.
+    /// Returns CMC@k (Rank-k), or `None` beyond the curve.
     pub fn rank(&self, k: usize) -> Option<f64> {
         self.cmc.get(k.checked_sub(1)?).copied()
     }
@@ -168,10 +149,10 @@ impl fmt::Display for RankingReport {
     }
 }
 
-/// Reports of the same queries side by side, in percent, and how many queries there are.
+/// Returns a table of reports of the same queries side by side, in percent, and the number of queries.
 ///
 /// # Panics
-/// Without a report.
+/// There is no report.
 pub fn comparison(columns: &[(&str, &RankingReport)]) -> String {
     let (_, first) = columns[0];
     let mut table = Table::new(std::iter::once("metric").chain(columns.iter().map(|(title, _)| *title)));
@@ -198,9 +179,9 @@ pub fn comparison(columns: &[(&str, &RankingReport)]) -> String {
     }
 }
 
-/// Ranks by the Euclidean distance of features, which `device` computes.
+/// Ranks by the Euclidean distance of features, computed on `device`.
 ///
-/// `query` `[queries, dim]` and `gallery` `[gallery, dim]` are usually rows of unit length, but need not be.
+/// The rows of `query` `[queries, dim]` and `gallery` `[gallery, dim]` usually have unit length, but need not.
 ///
 /// # Errors
 /// [`Error::FeatureRows`] where features and labels differ in number, [`Error::NotFiniteFeature`] for NaN or infinity,
@@ -217,7 +198,7 @@ pub fn evaluate(
     rank_sets(&Sets::new(query, query_labels, gallery, gallery_labels, dim, device)?, options)
 }
 
-/// Ranks by the Euclidean distance, block after block of queries.
+/// Ranks by the Euclidean distance, a block of queries at a time.
 pub(super) fn rank_sets(sets: &Sets, options: &RankingOptions) -> Result<RankingReport> {
     let mut ranker = Ranker::new(sets.query_labels, sets.gallery_labels, options);
     let mut block = DistanceBlock::default();
@@ -226,34 +207,4 @@ pub(super) fn rank_sets(sets: &Sets, options: &RankingOptions) -> Result<Ranking
         ranker.add(&sets.distances.plain(rows, &block));
     }
     ranker.finish()
-}
-
-/// Ranks by given distances `[queries, gallery]`.
-///
-/// # Errors
-/// As [`evaluate`]; a distance that is NaN is a [`Error::NotFiniteFeature`] of its query.
-pub fn evaluate_distances(
-    distances: &[f32],
-    query_labels: Labels,
-    gallery_labels: Labels,
-    options: &RankingOptions,
-) -> Result<RankingReport> {
-    let (queries, n_gallery) = (query_labels.pids.len(), gallery_labels.pids.len());
-    check_counts("query", distances.len(), n_gallery, query_labels)?;
-    check_counts("gallery", distances.len(), queries, gallery_labels)?;
-    if let Some(at) = distances.iter().position(|d| d.is_nan()) {
-        return Err(Error::NotFiniteFeature { set: "query", row: at / n_gallery });
-    }
-    let mut ranker = Ranker::new(query_labels, gallery_labels, options);
-    let rows = distances.chunks_exact(n_gallery.max(1)).enumerate();
-    ranker.add(&rows.map(|(query, row)| Row::given(query, row)).collect::<Vec<_>>());
-    ranker.finish()
-}
-
-pub(super) fn check_counts(set: &'static str, values: usize, dim: usize, labels: Labels) -> Result<()> {
-    let (pids, camids) = (labels.pids.len(), labels.camids.len());
-    if pids != camids || pids * dim != values {
-        return Err(Error::FeatureRows { set, values, dim, pids, camids });
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! What became of each query, as a CSV file.
+//! The metrics of each query as a CSV file.
 
 use std::path::Path;
 
@@ -10,15 +10,15 @@ use crate::data::ImageRecord;
 /// Columns of [`write_queries_csv`].
 pub const QUERY_COLUMNS: [&str; 6] = ["image", "pid", "camid", "AP", "rank1", "INP"];
 
-/// `image,pid,camid,AP,rank1,INP`, one row for each query that counts; rank1 is 0 or 1. `queries` are those of the report, in
-/// its order; images are named from `root` on. Under [`Protocol::SingleGalleryShot`](crate::data::Protocol), which draws galleries and knows no figures of a
-/// single query, the header stands alone.
+/// Writes the columns `image,pid,camid,AP,rank1,INP` with a row for each query that was not skipped; rank1 is 0 or 1. `queries` are
+/// those of the report, in its order. Paths of images are relative to `root`. Under
+/// [`Protocol::SingleGalleryShot`](crate::data::Protocol), which has no metrics of single queries, the file has the header alone.
 ///
 /// # Errors
 /// [`crate::Error::Io`].
 ///
 /// # Panics
-/// Another number of queries than the report's.
+/// The report has another number of queries.
 pub fn write_queries_csv(
     path: &Path,
     report: &RankingReport,

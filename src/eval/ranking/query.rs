@@ -1,28 +1,22 @@
-//! One query: where its matches stand in the filtered gallery.
+//! The metrics of one query, from the ranks of its matches in the filtered gallery.
 
-use super::places::Places;
+use super::match_table::MatchTable;
 use super::{Labels, QueryResult, RankingOptions};
-use crate::eval::distance::Row;
+use crate::eval::products::Row;
 
-/// A query's metrics and, for each of its matches in order, how many other items come before it.
-pub(in crate::eval) struct RankedQuery {
-    pub result: QueryResult,
-    pub others_before: Vec<usize>,
-}
-
-/// A match while its place is looked for.
+/// A match whose rank is being determined.
 struct Match {
-    /// Lower bound, or the exact value where that matters.
+    /// Lower bound, or the exact value where `exact` is set.
     key: f64,
     item: usize,
-    /// Upper bound of this one and of all before it.
-    most: f32,
+    /// Largest upper bound of this match and of all before it.
+    upper: f32,
     exact: bool,
 }
 
-/// Metrics of one query over the gallery items `items` (ascending), without sorting them: only the matches are sorted,
-/// and each other item is counted where it falls between them. `row` is the whole gallery's; what its bounds leave open is
-/// decided by exact distances. `None` if no match is left.
+/// Computes the metrics of one query over the gallery items `items` (ascending). Only the matches are sorted; other items are counted
+/// between which matches they are. `row` has the distances to the whole gallery; where its bounds overlap, exact distances decide.
+/// Returns `None` if no match is left.
 pub(in crate::eval) fn rank_query(
     row: Row,
     items: impl Iterator<Item = usize> + Clone,
@@ -30,38 +24,39 @@ pub(in crate::eval) fn rank_query(
     camid: i64,
     gallery: Labels,
     options: &RankingOptions,
-) -> Option<RankedQuery> {
+) -> Option<QueryResult> {
     let kept = || items.clone().filter(|&g| !options.filter.removes(pid, camid, gallery, g));
-    let of_item = |item| Match { key: f64::from(row.least(item)), item, most: row.most(item), exact: false };
+    let of_item = |item| Match { key: f64::from(row.lower(item)), item, upper: row.upper(item), exact: false };
     let mut matches: Vec<Match> = kept().filter(|&g| gallery.pids[g] == pid).map(of_item).collect();
     by_distance(&mut matches);
     let mut farthest = f32::NEG_INFINITY;
     for i in 0..matches.len() {
         let overlaps = i > 0 && matches[i].key <= f64::from(farthest);
-        farthest = farthest.max(matches[i].most);
-        matches[i].most = farthest;
+        farthest = farthest.max(matches[i].upper);
+        matches[i].upper = farthest;
         if overlaps {
-            settle(&mut matches[..=i], row);
+            make_exact(&mut matches[..=i], row);
         }
     }
     if matches.is_empty() {
         return None;
     }
 
-    // Other items by the first match that comes after them in rank; behind the last match they do not matter.
+    // Counts other items by the first match that is ranked after them. Those behind the last match do not matter.
     let mut others_before = vec![0; matches.len() + 1];
     let mut open = Vec::new();
-    let bounds: Vec<[f32; 2]> = matches.iter().map(|m| [row.least(m.item), m.most]).collect();
-    let places = Places::new(&bounds);
-    for other in kept().filter(|&g| row.least(g) <= farthest && gallery.pids[g] != pid) {
-        let [least, most] = [row.least(other), row.most(other)];
-        if let Some(nearer) = places.nearer(least, most) {
+    let bounds: Vec<[f32; 2]> = matches.iter().map(|m| [row.lower(m.item), m.upper]).collect();
+    let table = MatchTable::new(&bounds);
+    for other in kept().filter(|&g| row.lower(g) <= farthest && gallery.pids[g] != pid) {
+        let [lower, upper] = [row.lower(other), row.upper(other)];
+        if let Some(nearer) = table.nearer(lower, upper) {
             others_before[nearer] += 1;
             continue;
         }
-        // Matches behind the first `end` are farther; those before are nearer if even the largest of their bounds is less.
-        let end = bounds.partition_point(|[least, _]| *least <= most);
-        if end > 0 && bounds[end - 1][1] >= least {
+        // The first `end` matches may be nearer, the others are farther. The former are certainly nearer if the largest of their upper
+        // bounds is below the item's lower bound.
+        let end = bounds.partition_point(|[lower, _]| *lower <= upper);
+        if end > 0 && bounds[end - 1][1] >= lower {
             open.push((other, end));
         } else {
             others_before[end] += 1;
@@ -70,8 +65,8 @@ pub(in crate::eval) fn rank_query(
     others_before.truncate(matches.len());
     let mut others_within = others_before.clone();
     for &(other, end) in &open {
-        let nearer = bounds[..end].partition_point(|[_, most]| *most < row.least(other));
-        matches[nearer..end].iter_mut().for_each(|m| m.settle(row));
+        let nearer = bounds[..end].partition_point(|[_, upper]| *upper < row.lower(other));
+        matches[nearer..end].iter_mut().for_each(|m| m.make_exact(row));
     }
     by_distance(&mut matches);
     for (other, _) in open {
@@ -103,33 +98,32 @@ pub(in crate::eval) fn rank_query(
         others_before = others_within;
     }
     let last_rank = matches.len() + others_before[matches.len() - 1];
-    let result = QueryResult {
+    Some(QueryResult {
         ap,
         ap_trapezoid,
         inp: n / last_rank as f64,
         matches: matches.len(),
         first_match_rank: 1 + others_before[0],
-    };
-    Some(RankedQuery { result, others_before })
+    })
 }
 
 impl Match {
-    fn settle(&mut self, row: Row) {
+    fn make_exact(&mut self, row: Row) {
         if !self.exact {
             (self.key, self.exact) = (row.exact(self.item), true);
         }
     }
 }
 
-/// Looks up the last of `matches`, whose lower bound lies below an upper bound of those before it, and all that it may be as near
-/// as.
-fn settle(matches: &mut [Match], row: Row) {
+/// Computes the exact distances of the last of `matches`, whose lower bound is not above all upper bounds before it, and of all
+/// matches that it overlaps with.
+fn make_exact(matches: &mut [Match], row: Row) {
     let (last, before) = matches.split_last_mut().expect("at least one match");
-    let least = row.least(last.item);
-    last.settle(row);
-    // Upper bounds of `most` are of all before, too: they ascend.
-    let first = before.partition_point(|m| m.most < least);
-    before[first..].iter_mut().for_each(|m| m.settle(row));
+    let lower = row.lower(last.item);
+    last.make_exact(row);
+    // Each `upper` is the largest so far, so they ascend.
+    let first = before.partition_point(|m| m.upper < lower);
+    before[first..].iter_mut().for_each(|m| m.make_exact(row));
 }
 
 fn by_distance(matches: &mut [Match]) {

@@ -1,20 +1,20 @@
-//! Block after block of distances in, a report out.
+//! Collects the metrics of queries, a block at a time, into a report.
 
 use rayon::prelude::*;
 
-use super::query::{RankedQuery, rank_query};
+use super::query::rank_query;
 use super::single_shot::{self, Draws, REPEATS};
-use super::{CmcRule, Labels, QueryResult, RankingOptions, RankingReport};
+use super::{Labels, QueryResult, RankingOptions, RankingReport};
 use crate::data::Protocol;
-use crate::eval::distance::Row;
+use crate::eval::products::Row;
 use crate::{Error, Result};
 
-/// Takes the rows of the distance matrix in order.
+/// Ranks queries in the order of the distance matrix.
 pub(in crate::eval) struct Ranker<'a> {
     query: Labels<'a>,
     gallery: Labels<'a>,
     options: &'a RankingOptions,
-    ranked: Vec<Option<RankedQuery>>,
+    ranked: Vec<Option<QueryResult>>,
     draws: Vec<Option<Draws>>,
 }
 
@@ -38,6 +38,8 @@ impl<'a> Ranker<'a> {
         }
     }
 
+    /// Returns the report over all queries.
+    ///
     /// # Errors
     /// [`Error::NoValidQuery`].
     pub fn finish(self) -> Result<RankingReport> {
@@ -49,7 +51,7 @@ impl<'a> Ranker<'a> {
     }
 }
 
-/// Running sum of counts, as shares of `whole`.
+/// Returns the cumulative sums of counts as shares of `whole`.
 fn curve(counts: Vec<f64>, whole: f64) -> Vec<f64> {
     let mut sum = 0.0;
     let share = |count| {
@@ -59,22 +61,17 @@ fn curve(counts: Vec<f64>, whole: f64) -> Vec<f64> {
     counts.into_iter().map(share).collect()
 }
 
-fn summarise(ranked: Vec<Option<RankedQuery>>, queries: usize, options: &RankingOptions) -> Result<RankingReport> {
-    let valid_queries = ranked.iter().flatten().count();
+fn summarise(per_query: Vec<Option<QueryResult>>, queries: usize, options: &RankingOptions) -> Result<RankingReport> {
+    let valid_queries = per_query.iter().flatten().count();
     if valid_queries == 0 {
         return Err(Error::NoValidQuery { queries });
     }
     let mut counts = vec![0.0; options.max_rank];
-    for query in ranked.iter().flatten() {
-        let (counted, share) = match options.cmc {
-            CmcRule::FirstMatch => (&query.others_before[..1], 1.0),
-            CmcRule::EveryMatch => (&query.others_before[..], 1.0 / query.result.matches as f64),
-        };
-        for &position in counted.iter().filter(|&&position| position < options.max_rank) {
-            counts[position] += share;
+    for query in per_query.iter().flatten() {
+        if let Some(count) = counts.get_mut(query.first_match_rank - 1) {
+            *count += 1.0;
         }
     }
-    let per_query: Vec<Option<QueryResult>> = ranked.into_iter().map(|query| query.map(|q| q.result)).collect();
     let mean =
         |metric: fn(&QueryResult) -> f64| per_query.iter().flatten().map(metric).sum::<f64>() / valid_queries as f64;
     Ok(RankingReport {

@@ -1,10 +1,10 @@
-//! The figures of a ranking that tables and summaries show.
+//! The metrics that tables and summaries show.
 
 use serde::Serialize;
 
 use super::RankingReport;
 
-/// Figures of one ranking, in percent.
+/// Metrics of one ranking, in percent.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Scores {
     #[serde(rename = "mAP")]
@@ -17,7 +17,7 @@ pub struct Scores {
 }
 
 impl Scores {
-    /// In percent.
+    /// Takes the metrics out of a report.
     pub fn of(report: &RankingReport) -> Scores {
         let rank = |k| 100.0 * report.rank(k).unwrap_or(f64::NAN);
         Scores { map: 100.0 * report.map, minp: 100.0 * report.minp, rank1: rank(1), rank5: rank(5), rank10: rank(10) }

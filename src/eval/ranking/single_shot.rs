@@ -1,5 +1,5 @@
-//! Single gallery shot, the first protocol of CUHK03 (Li et al., CVPR 2014): against one random image of each identity,
-//! taken by another camera than the query's.
+//! Single gallery shot, the first protocol of CUHK03 (Li et al., CVPR 2014): the gallery of a query is one random image of each
+//! identity by another camera than the query's.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +7,16 @@ use rand::RngExt;
 
 use super::{Labels, RankingOptions};
 use crate::base::rng::{Purpose, stream};
-use crate::eval::distance::Row;
+use crate::eval::products::Row;
 
-/// Draws for each query.
+/// Random galleries for each query.
 pub const REPEATS: usize = 10;
 
-/// How many identities come before the query's own, for each draw.
+/// How many identities are ranked before the query's own, in each random gallery.
 pub(super) type Draws = [u32; REPEATS];
 
-/// Ranks query number `query`. The draws depend on the seed, the repeat and the query alone. `None` if no other camera
-/// saw its identity.
+/// Ranks query number `query`. Its random galleries depend on the seed, the repeat and the query alone. Returns `None` if no other
+/// camera has an image of its identity.
 pub(super) fn rank(
     row: Row,
     query: usize,
@@ -37,8 +37,8 @@ pub(super) fn rank(
         let own = drawn.iter().find(|(drawn, _)| *drawn == pid).map(|(_, g)| *g).expect("the query has images");
         let mut exact = None;
         let mut before = |other: usize| {
-            if row.most(other) < row.least(own) || row.least(other) > row.most(own) {
-                return row.least(other) < row.least(own);
+            if row.upper(other) < row.lower(own) || row.lower(other) > row.upper(own) {
+                return row.lower(other) < row.lower(own);
             }
             let (other_distance, own_distance) = (row.exact(other), *exact.get_or_insert_with(|| row.exact(own)));
             let first_of_ties = options.pessimistic_ties || other < own;
@@ -50,7 +50,7 @@ pub(super) fn rank(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{RankingReport, evaluate_distances};
+    use super::super::{GivenDistances, RankingReport, evaluate_distances};
     use super::*;
     use crate::Error;
     use crate::data::Protocol;
@@ -93,7 +93,8 @@ mod tests {
     fn ties_go_by_index_or_against_the_query() {
         let rank = |pids: &[i64], pessimistic_ties| {
             let options = RankingOptions { pessimistic_ties, ..options(0) };
-            rank(Row::given(0, &[0.5, 0.5]), 0, 1, 1, Labels { pids, camids: &[2, 2] }, &options).unwrap()[0]
+            let distances = GivenDistances::new(&[0.5, 0.5], 2);
+            rank(distances.rows()[0], 0, 1, 1, Labels { pids, camids: &[2, 2] }, &options).unwrap()[0]
         };
         assert_eq!((rank(&[1, 2], false), rank(&[2, 1], false)), (0, 1));
         assert_eq!((rank(&[1, 2], true), rank(&[2, 1], true)), (1, 1));

@@ -5,7 +5,6 @@ use crate::base::rng::{Purpose, stream};
 
 const MARKET: RankingOptions = RankingOptions {
     filter: GalleryFilter::SamePidAndCamera,
-    cmc: CmcRule::FirstMatch,
     max_rank: 5,
     pessimistic_ties: false,
     protocol: Protocol::CrossCamera,
@@ -139,7 +138,7 @@ fn bad_input_is_named() {
     assert!(error(&good, labels, &[], none).starts_with("none of the queries (2 in all)"));
     assert!(error(&[], none, &good, labels).starts_with("none of the queries (0 in all)"));
     let nan = one_query(&[f32::NAN, 0.5], &[1, 2], &[2, 2], &MARKET).unwrap_err();
-    assert!(matches!(nan, Error::NotFiniteFeature { set: "query", row: 0 }));
+    assert!(matches!(nan, crate::Error::NotFiniteFeature { set: "query", row: 0 }));
 }
 
 #[test]

@@ -1,39 +1,39 @@
-//! The distance d that a variant starts from: bounds out of the products of conditioned features, and exact pairs.
+//! The distance d that a variant starts from: bounds from products of conditioned features, and exact distances of pairs.
 
 use std::sync::Arc;
 
 use super::RerankVariant;
-use crate::eval::distance::{Conditioned, ROUNDING};
+use crate::eval::products::{Conditioned, ROUNDING};
 
-/// Roundings that 2 - 2 cos adds to those of a squared distance, relative to it.
+/// Rounding errors that 2 - 2 cos has beside those of a squared distance, relative to it.
 const COSINE_ROUNDINGS: f64 = 24.0;
-/// Pairs that are worked out at once.
+/// Pairs that are computed at once.
 const AT_ONCE: usize = 4;
-/// The cosine of a row that is shorter than this is not looked at in f32. The largest number of all rows lies between 1 and 2.
+/// For rows shorter than this, cosines are not computed in f32. The largest number of all rows is between 1 and 2.
 const SHORT: f64 = 1e-12;
 
-/// d_ij: the squared Euclidean distance in the unit of the conditioned rows, or 2 - 2 cos, of which the lower bound is
-/// max(0, offset_i + offset_j - 2 x_i·x_j - (length_i - length_j)²) scale_i scale_j, and the upper one [`Base::width`] above it.
+/// The distance d_ij: squared Euclidean in the unit of the conditioned rows, or 2 - 2 cos. Its lower bound is
+/// max(0, offset_i + offset_j - 2 x_i·x_j - (length_i - length_j)²) scale_i scale_j; its upper bound is [`BaseDistance::width`] above.
 ///
-/// With |a| and |b| the lengths of rows a and b before they were centred, |a - b|² = (|a| - |b|)² + |a||b| (2 - 2 cos). So lengths less
-/// that of the centre and scales 1/|a| give 2 - 2 cos from the products that give |a - b|²; lengths 0 and scales 1 give the latter.
-pub(super) struct Base<'a> {
+/// With |a| and |b| the lengths of rows a and b before they were centred, |a - b|² = (|a| - |b|)² + |a||b| (2 - 2 cos). So with
+/// length_a = |a| - |centre| and scale_a = 1/|a|, the same products give 2 - 2 cos that give |a - b|² with length 0 and scale 1.
+pub(super) struct BaseDistance<'a> {
     conditioned: Arc<Conditioned<'a>>,
     pub offset: Vec<f32>,
     pub length: Vec<f32>,
-    /// 0 where products tell nothing of a row.
+    /// 0 for a row whose distances have no useful bounds.
     pub scale: Vec<f32>,
     slack: Vec<f32>,
-    /// The lengths in f64, without anything taken off; empty for the Euclidean distance.
+    /// Lengths |a| in f64; empty for the Euclidean distance.
     lengths: Vec<f64>,
     square: bool,
     has_unbounded: bool,
-    /// Largest scale, and largest slack times scale, of all images.
+    /// Largest scale of all images, and largest slack times scale.
     largest: [f32; 2],
 }
 
-impl<'a> Base<'a> {
-    pub fn new(conditioned: Arc<Conditioned<'a>>, variant: RerankVariant) -> Base<'a> {
+impl<'a> BaseDistance<'a> {
+    pub fn new(conditioned: Arc<Conditioned<'a>>, variant: RerankVariant) -> BaseDistance<'a> {
         let n = conditioned.len();
         let (mut slack, mut length, mut scale) = (conditioned.slack().to_vec(), vec![0.0; n], vec![1.0; n]);
         let mut lengths = Vec::new();
@@ -46,11 +46,21 @@ impl<'a> Base<'a> {
                 slack[i] += (COSINE_ROUNDINGS * ROUNDING) as f32 * conditioned.norms()[i];
             }
         }
-        let offset = conditioned.norms().iter().zip(&slack).map(|(norm, slack)| norm - slack).collect();
+        let offset = conditioned.low_norms(&slack);
         let largest = |of: &dyn Fn(usize) -> f32| (0..n).map(of).fold(0.0, f32::max);
         let largest = [largest(&|i| scale[i]), largest(&|i| slack[i] * scale[i])];
         let has_unbounded = scale.contains(&0.0);
-        Base { conditioned, offset, length, scale, slack, lengths, square: variant.squares(), has_unbounded, largest }
+        BaseDistance {
+            conditioned,
+            offset,
+            length,
+            scale,
+            slack,
+            lengths,
+            square: variant.squares(),
+            has_unbounded,
+            largest,
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -61,7 +71,7 @@ impl<'a> Base<'a> {
         &self.conditioned
     }
 
-    /// Turns products of image `i` with the images from `first` on into lower bounds of d.
+    /// Turns products of image `i` and the images from `first` on into lower bounds of d.
     pub fn to_bounds(&self, i: usize, first: usize, row: &mut [f32]) {
         let offset = self.offset[i];
         if self.lengths.is_empty() {
@@ -78,22 +88,22 @@ impl<'a> Base<'a> {
         }
     }
 
-    /// Whether bounds tell nothing of an image.
+    /// Returns whether the distances of an image have no useful bounds.
     pub fn is_unbounded(&self, i: usize) -> bool {
         self.scale[i] == 0.0
     }
 
-    /// Whether there is an image of which bounds tell nothing.
+    /// Returns whether there is an image without useful bounds.
     pub fn has_unbounded(&self) -> bool {
         self.has_unbounded
     }
 
-    /// Images whose bounds tell nothing.
+    /// Returns the images without useful bounds.
     pub fn unbounded(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.len()).filter(|i| self.is_unbounded(*i))
     }
 
-    /// How far d_ij may be above its bound.
+    /// Returns how far d_ij may be above its lower bound.
     pub fn width(&self, i: usize, j: usize) -> f32 {
         if self.is_unbounded(i) || self.is_unbounded(j) {
             return f32::INFINITY;
@@ -101,29 +111,30 @@ impl<'a> Base<'a> {
         2.0 * (self.slack[i] + self.slack[j]) * self.scale[i] * self.scale[j]
     }
 
-    /// The largest of the widths of image `i` with those that have bounds.
+    /// Returns an upper bound of the widths of image `i` with all images that have bounds.
     pub fn widest(&self, i: usize) -> f32 {
         let [scale, slack] = self.largest;
         let widest = 2.0 * (self.slack[i] * scale + slack) * self.scale[i] * (1.0 + 4.0 * f32::EPSILON);
         if self.is_unbounded(i) { f32::INFINITY } else { widest }
     }
 
-    /// The width of image `i` with image j is 2 (`share[0]`·scale_j + `share[1]`·slack_j scale_j), if both have bounds.
+    /// Returns `shares` such that the width of image `i` with image j is 2 (`shares[0]`·scale_j + `shares[1]`·slack_j scale_j), if both
+    /// have bounds.
     pub fn width_shares(&self, i: usize) -> [f32; 2] {
         [self.slack[i] * self.scale[i], self.scale[i]]
     }
 
-    /// Slack times scale of image `i`, without an end for one that has no bounds.
+    /// Returns slack times scale of image `i`; infinity without bounds.
     pub fn scaled_slack(&self, i: usize) -> f32 {
         if self.is_unbounded(i) { f32::INFINITY } else { self.slack[i] * self.scale[i] }
     }
 
-    /// d_ij in f64 of the features as they were given.
+    /// Computes d_ij in f64 from the original features.
     pub fn exact(&self, i: usize, j: usize) -> f64 {
         self.exact_at_once(i, [j])[0]
     }
 
-    /// The same for each of `others`.
+    /// Computes d_ij for each j of `others`.
     pub fn exact_of(&self, i: usize, others: &[u32]) -> Vec<f64> {
         let (groups, rest) = others.as_chunks::<AT_ONCE>();
         let groups = groups.iter().flat_map(|js| self.exact_at_once(i, js.map(|j| j as usize)));
@@ -136,7 +147,7 @@ impl<'a> Base<'a> {
         }
         let mut exact = self.conditioned.pairs_of_directions(i, js, &self.lengths);
         for (d, j) in exact.iter_mut().zip(js) {
-            // A row of zeros has no direction: it is equal to itself alone.
+            // A row of zeros has no direction: it equals itself only.
             if self.lengths[i] == 0.0 || self.lengths[j] == 0.0 {
                 *d = if i == j { 0.0 } else { 2.0 };
             }
@@ -144,20 +155,20 @@ impl<'a> Base<'a> {
         exact
     }
 
-    /// D = f(d) / max f(d); 0 where all images are the same.
+    /// Returns D = f(d) / max f(d), or 0 where all images are the same.
     pub fn normalised(&self, d: f64, max: f64) -> f64 {
         let share = if max > 0.0 { d / max } else { 0.0 };
         if self.square { share * share } else { share }
     }
 
-    /// The same of a bound, in f32.
+    /// Returns D for a bound of d, in f32.
     pub fn normalised_bound(&self, d: f32, max: f32) -> f32 {
         let share = if max > 0.0 { d / max } else { 0.0 };
         if self.square { share * share } else { share }
     }
 
-    /// D is less than this many times as far above that of the bound as d is, divided by the largest d: f is at most that steep
-    /// where D may be up to 1.
+    /// Returns s such that D is above that of a bound by less than s times what d is above the bound, divided by the largest d: an
+    /// upper bound of the slope of f where D is at most 1.
     pub fn steepness(&self) -> f32 {
         if self.square { 3.0 } else { 1.0 }
     }

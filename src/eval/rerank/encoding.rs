@@ -1,44 +1,44 @@
-//! The sparse rows V: expanded k-reciprocal neighbours, weighted by distance, averaged over the nearest images. And what all this
-//! makes of a pair, in f64.
+//! The sparse rows V: expanded k-reciprocal neighbours, weighted by distance, averaged over the nearest images. And the final distance
+//! of a pair in f64.
 
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
 use super::RerankOptions;
-use super::base::Base;
+use super::base::BaseDistance;
 use super::neighbours::Neighbours;
-use crate::eval::distance::{Pairs, Width};
+use crate::eval::products::{Pairs, Width};
 
 /// (column, weight), ascending by column.
 pub(super) type SparseRow = Box<[(u32, f64)]>;
 
-/// Re-ranked distances in f64: neighbours that are decided, and rows V that are worked out when they are asked for.
-pub struct Settled<'a> {
-    pub(super) base: Base<'a>,
+/// Exact re-ranked distances, in f64: the neighbours, and the rows V, which are computed on first use.
+pub struct ExactReranking<'a> {
+    pub(super) base: BaseDistance<'a>,
     pub(super) options: RerankOptions,
     pub(super) found: Neighbours,
     queries: usize,
     /// R(i, k1/2)
     halves: Vec<OnceLock<Box<[u32]>>>,
-    /// V before the mean.
+    /// Rows V before averaging.
     own: Vec<OnceLock<SparseRow>>,
     mean: Vec<OnceLock<SparseRow>>,
-    /// `[gallery]`: scales, and slack times scale.
+    /// `[gallery]` each: scales, and slack times scale.
     widths: [Vec<f32>; 2],
 }
 
-impl<'a> Settled<'a> {
-    pub(super) fn new(base: Base<'a>, found: Neighbours, options: RerankOptions) -> Settled<'a> {
+impl<'a> ExactReranking<'a> {
+    pub(super) fn new(base: BaseDistance<'a>, found: Neighbours, options: RerankOptions) -> ExactReranking<'a> {
         let (n, queries) = (base.len(), base.conditioned().queries());
         let gallery = queries..n;
         let widths = [base.scale[queries..].to_vec(), gallery.map(|i| base.scaled_slack(i)).collect()];
         let none = || (0..n).map(|_| OnceLock::new()).collect();
         let (halves, own, mean) = ((0..n).map(|_| OnceLock::new()).collect(), none(), none());
-        Settled { base, options, found, queries, halves, own, mean, widths }
+        ExactReranking { base, options, found, queries, halves, own, mean, widths }
     }
 
-    /// V_i.
+    /// Returns V_i.
     pub(super) fn encoding(&self, i: usize) -> &[(u32, f64)] {
         if self.options.k2 == 1 {
             return self.own(i);
@@ -46,7 +46,7 @@ impl<'a> Settled<'a> {
         self.mean[i].get_or_init(|| self.mean_of_nearest(i))
     }
 
-    /// V_i before the mean.
+    /// Returns V_i before averaging.
     fn own(&self, i: usize) -> &[(u32, f64)] {
         self.own[i].get_or_init(|| {
             let members = self.members(i);
@@ -55,7 +55,7 @@ impl<'a> Settled<'a> {
         })
     }
 
-    /// R*(i), ascending.
+    /// Returns R*(i), ascending.
     fn members(&self, i: usize) -> Vec<u32> {
         let half = |j: usize| {
             let set = || reciprocal(&self.found, j, self.options.half());
@@ -64,7 +64,7 @@ impl<'a> Settled<'a> {
         expanded(&self.found, i, self.options.k1, half)
     }
 
-    /// V_i before the mean, from R*(i) and the d of its members.
+    /// Computes V_i before averaging from R*(i) and the d of its members.
     fn weigh(&self, i: usize, members: &[u32], distances: Vec<f64>) -> SparseRow {
         let weight = |d: f64| (-self.base.normalised(d, self.found.max[i])).exp();
         let weights: Vec<f64> = distances.into_iter().map(weight).collect();
@@ -72,22 +72,22 @@ impl<'a> Settled<'a> {
         members.iter().zip(weights).map(|(&j, w)| (j, w / sum)).collect()
     }
 
-    /// Mean of the rows of i and its k2 - 1 nearest others.
+    /// Computes the mean of the rows of i and its k2 - 1 nearest others.
     fn mean_of_nearest(&self, i: usize) -> SparseRow {
         let nearest = self.found.nearest(i, self.options.k2 - 1).iter().map(|j| *j as usize);
         let near: Vec<usize> = std::iter::once(i).chain(nearest).collect();
         let mut entries: Vec<(u32, f64)> = near.iter().flat_map(|&j| self.own(j).iter().copied()).collect();
-        // Stable: weights of a column are added in the order of the neighbours.
+        // A stable sort: weights of a column are added in the order of the neighbours.
         entries.sort_by_key(|(column, _)| *column);
         let share = 1.0 / near.len() as f64;
         let columns = entries.chunk_by(|a, b| a.0 == b.0);
         columns.map(|same| (same[0].0, same.iter().map(|(_, w)| w).sum::<f64>() * share)).collect()
     }
 
-    /// Works out all rows V now.
+    /// Computes all rows V now.
     pub(super) fn encode(&self) {
         let members: Vec<Vec<u32>> = (0..self.base.len()).into_par_iter().map(|i| self.members(i)).collect();
-        // Most pairs are in each other's sets: their d is worked out once, for the image that comes first.
+        // Most pairs are in each other's sets: their d is computed once, for the first of both images.
         let later: Vec<Vec<f64>> =
             members.par_iter().enumerate().map(|(i, set)| self.base.exact_of(i, &set[before(set, i)..])).collect();
         members.par_iter().enumerate().for_each(|(i, set)| {
@@ -104,10 +104,10 @@ impl<'a> Settled<'a> {
         });
     }
 
-    /// How far final distances of `query` may be above their bounds: by `margin`, and by what its plain distances leave open.
+    /// Returns how far final distances of `query` may be above their bounds: by `margin`, and by the uncertainty of plain distances.
     pub fn width(&self, query: usize, margin: f32) -> Width<'_> {
         let max = self.found.max[query];
-        // Never 0, so that nothing is known of images without bounds.
+        // Never 0, so that the width is infinite for images without bounds.
         let share = 2.02 * f64::from(self.base.steepness()) * f64::from(self.options.lambda) / max;
         let share = if max > 0.0 { (share as f32).clamp(f32::MIN_POSITIVE, f32::MAX) } else { f32::MIN_POSITIVE };
         let factors = self.base.width_shares(query).map(|own| (share * own).clamp(f32::MIN_POSITIVE, f32::MAX));
@@ -116,8 +116,8 @@ impl<'a> Settled<'a> {
     }
 }
 
-/// Re-ranked distances of a query to an image of the gallery.
-impl Pairs for Settled<'_> {
+/// Re-ranked distances of a query and an image of the gallery.
+impl Pairs for ExactReranking<'_> {
     fn exact(&self, query: usize, item: usize) -> f64 {
         let (mut a, mut b) = (self.encoding(query), self.encoding(self.queries + item));
         let mut m = 0.0;
@@ -138,7 +138,7 @@ impl Pairs for Settled<'_> {
     }
 }
 
-/// R(i, k), ascending.
+/// Returns R(i, k), ascending.
 fn reciprocal(found: &Neighbours, i: usize, k: usize) -> Box<[u32]> {
     let others = found.nearest(i, k).iter().copied().filter(|&j| found.contains(j as usize, k, i as u32));
     let mut set: Vec<u32> = others.chain([i as u32]).collect();
@@ -146,12 +146,12 @@ fn reciprocal(found: &Neighbours, i: usize, k: usize) -> Box<[u32]> {
     set.into()
 }
 
-/// How many of `set` are less than `i`.
+/// Returns how many members of `set` are less than `i`.
 fn before(set: &[u32], i: usize) -> usize {
     set.partition_point(|j| (*j as usize) < i)
 }
 
-/// R*(i), ascending.
+/// Returns R*(i), ascending.
 fn expanded<'a>(found: &Neighbours, i: usize, k1: usize, half: impl Fn(usize) -> &'a [u32]) -> Vec<u32> {
     let set = reciprocal(found, i, k1);
     let mut expanded = set.to_vec();
@@ -167,7 +167,7 @@ fn expanded<'a>(found: &Neighbours, i: usize, k1: usize, half: impl Fn(usize) ->
     expanded
 }
 
-/// Sparse rows by column: which rows have it, and with what weight.
+/// Sparse rows by column: the rows that have an entry in it, and their weights.
 pub(super) struct InvertedIndex {
     /// Entries of column c are `starts[c]..starts[c + 1]`.
     starts: Vec<usize>,
@@ -190,7 +190,7 @@ impl InvertedIndex {
         InvertedIndex { starts, entries }
     }
 
-    /// (row, weight), ascending by row.
+    /// Returns the (row, weight) entries of a column, ascending by row.
     pub fn column(&self, column: usize) -> &[(u32, f32)] {
         &self.entries[self.starts[column]..self.starts[column + 1]]
     }

@@ -1,38 +1,38 @@
 //! Re-ranking on a GPU, by the kernels of `kernels/rank.cu`.
 //!
-//! The GPU chooses candidates for the nearest and the farthest images, the CPU decides between them in f64.
+//! The GPU selects candidates for the nearest and the farthest images; the CPU decides among them in f64.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::base::Base;
-use super::encoding::Settled;
+use super::base::BaseDistance;
+use super::encoding::ExactReranking;
 use super::neighbours::{Candidate, Neighbours};
 use super::{RerankOptions, overlap_margin};
 use crate::Result;
 use crate::engine::device::{Buffer, Gpu, Grid, Ptr, kernels};
-use crate::eval::distance::{Columns, Conditioned, RowTerms, rows_that_fit, words};
+use crate::eval::products::{Columns, Conditioned, RowTerms, allocate, block_rows, rows_that_fit, upload};
 
-/// Dynamic shared memory that every device gives a block without being asked: 48 KiB, less what kernels declare themselves.
+/// Bytes of dynamic shared memory that a block has on every device by default: 48 KiB, less what kernels declare statically.
 const SHARED_BYTES: usize = 47 << 10;
-/// Candidates beside as many as there are nearest images.
+/// Candidates beyond the wanted number of nearest images.
 const SPARE: usize = 8;
 /// Candidates for the farthest image.
 const FAR: usize = 4;
-/// Roundings of a weight and of sums of weights by the kernels, beside those of the number of terms.
+/// Rounding errors of a weight and of sums of weights in the kernels, beside one for each term.
 const WEIGHT_ROUNDINGS: usize = 64;
 
-/// Everything that re-ranking knows about a set of queries and a gallery, but for the distances themselves.
+/// The encodings of queries and gallery on a GPU, and what is needed to compute re-ranked distances from them.
 pub struct GpuReranker<'a> {
-    settled: Settled<'a>,
+    exact: ExactReranking<'a>,
     terms: RowTerms,
     /// `[n]`: the largest d of each image, over all images.
     largest: Buffer,
-    /// V of all images.
+    /// Rows V of all images.
     encoding: SparseRows,
-    /// How far a final distance may be above its bound, beside what plain distances leave open.
+    /// How far a final distance may be above its bound, without the uncertainty of the plain distances.
     margin: f32,
 }
 
@@ -46,7 +46,7 @@ struct SparseRows {
     capacity: usize,
 }
 
-/// For each of n images, on the GPU.
+/// The nearest images of each of n images, on the GPU.
 struct Nearest {
     /// `[n, count]`: nearest other images by (distance, index), and their d.
     nearest: Buffer,
@@ -56,14 +56,14 @@ struct Nearest {
     count: usize,
 }
 
-/// The options where there are n images: nobody has more than n - 1 neighbours.
+/// The options limited for n images, each of which has n - 1 neighbours at most.
 #[derive(Clone, Copy)]
 struct Limits {
     k1: usize,
-    /// Half of it.
+    /// Half of k1.
     half: usize,
     k2: usize,
-    /// Neighbours that are looked for.
+    /// Number of nearest images that are sought.
     count: usize,
     /// Entries of R* before equal ones are merged.
     capacity: usize,
@@ -79,20 +79,20 @@ impl Limits {
 }
 
 impl<'a> GpuReranker<'a> {
-    /// Bytes that [`GpuReranker::new`] takes at most; `None` where the sets of such options outgrow the shared memory that the
-    /// kernels build them in.
+    /// Returns how many bytes [`GpuReranker::new`] takes at most; `None` where the sets of such options do not fit into the shared
+    /// memory in which the kernels build them.
     pub fn bytes(options: &RerankOptions, n: usize, dim: usize) -> Option<usize> {
         let Limits { k1, half, k2, count, capacity } = Limits::new(options, n);
         let shared = capacity * usize::max(32, 8 * k2);
         let averaged = if k2 > 1 { (k2 * capacity).min(n) } else { 0 };
-        // Transposed features and a block of distances, neighbours, the two kinds of sets, encodings before and after the mean.
-        let block = 4 * n * crate::eval::distance::block_rows(n);
+        // Transposed features and a block of distances, neighbours, the two kinds of sets, encodings before and after averaging.
+        let block = 4 * n * block_rows(n);
         let rows = n * (8 * (count + SPARE + FAR) + 4 * (k1 + half + 2) + 8 * (capacity + averaged));
         (shared <= SHARED_BYTES).then_some(4 * n * dim + block + rows)
     }
 
-    /// Works out the encodings of all rows, which lie at `features`; `done` is called with the number of images that have been compared
-    /// with all others, block after block.
+    /// Computes the encodings of all rows, which are at `features`. After each block, `done` is called with the number of images that
+    /// have been compared with all others.
     ///
     /// # Errors
     /// [`crate::Error::DeviceMemory`]; the device fails.
@@ -105,13 +105,18 @@ impl<'a> GpuReranker<'a> {
     ) -> Result<GpuReranker<'a>> {
         let (n, dim) = (conditioned.len(), conditioned.dim());
         let limits = Limits::new(&options, n);
-        let base = Base::new(conditioned, options.variant);
+        let base = BaseDistance::new(conditioned, options.variant);
         let terms = RowTerms::new(gpu, &base.offset, &base.length, &base.scale)?;
         let found = candidates(gpu, features, &base, &terms, limits.count, done)?;
         let found = Neighbours::decide(&base, limits.count, found);
         let near = Nearest::new(gpu, &base, &found, limits.count)?;
         let (columns, sizes) = expanded(gpu, &near, limits, n)?;
-        let rows = SparseRows { weights: words(gpu, n * limits.capacity)?, columns, sizes, capacity: limits.capacity };
+        let rows = SparseRows {
+            weights: allocate::<f32>(gpu, n * limits.capacity)?,
+            columns,
+            sizes,
+            capacity: limits.capacity,
+        };
         let (nearest, known, most) = (near.nearest.ptr(), near.distances.ptr(), near.largest.ptr());
         let (set, size, weight) = (rows.columns.ptr(), rows.sizes.ptr(), rows.weights.ptr());
         let (x, offset, length, scale) = (features, terms.offset.ptr(), terms.length.ptr(), terms.scale.ptr());
@@ -122,25 +127,31 @@ impl<'a> GpuReranker<'a> {
         )?;
         let encoding =
             if limits.k2 > 1 { rows.mean_of_nearest(gpu, &near.nearest, count, limits.k2, n)? } else { rows };
-        // A weight is wrong by the same share as its D, and as the sum of all.
+        // A weight has the relative error of its D and that of the sum of all weights.
         let uncertain = (0..n).filter(|i| found.max[*i] > 0.0).map(|i| f64::from(base.widest(i)) / found.max[i]);
         let wrong = 2.0 * f64::from(base.steepness()) * uncertain.fold(0.0, f64::max);
         let margin = overlap_margin(2 * encoding.capacity + WEIGHT_ROUNDINGS, wrong);
-        Ok(GpuReranker { settled: Settled::new(base, found, options), terms, largest: near.largest, encoding, margin })
+        Ok(GpuReranker {
+            exact: ExactReranking::new(base, found, options),
+            terms,
+            largest: near.largest,
+            encoding,
+            margin,
+        })
     }
 
-    /// Neighbours, and single distances in f64.
-    pub fn settled(&self) -> &Settled<'a> {
-        &self.settled
+    /// Returns the exact re-ranked distances.
+    pub fn exact(&self) -> &ExactReranking<'a> {
+        &self.exact
     }
 
-    /// Turns products `[queries, gallery]` of two ranges of the images into final distances.
+    /// Turns products `[queries, gallery]` of two ranges of images into final distances.
     pub fn to_distances(&self, gpu: &Gpu, queries: Range<usize>, gallery: Range<usize>, block: Ptr<f32>) -> Result<()> {
         let SparseRows { columns, weights, sizes, capacity } = &self.encoding;
         let (set, weight, size) = (columns.ptr(), weights.ptr(), sizes.ptr());
-        let shared = words(gpu, queries.len() * gallery.len())?;
+        let shared = allocate::<f32>(gpu, queries.len() * gallery.len())?;
         let overlap = shared.ptr();
-        let n = self.settled.base.len();
+        let n = self.exact.base.len();
         let window = n.min(SHARED_BYTES / 4);
         let grid = Grid::from(queries.len()).shared(4 * window);
         let [q, g, wide] = [queries.start, gallery.start, gallery.len()].map(|size| size as i32);
@@ -149,27 +160,27 @@ impl<'a> GpuReranker<'a> {
 
         let (grid, high) = (Grid::any(queries.len() * gallery.len()), queries.len() as i64);
         let most = self.largest.ptr::<f32>().add(queries.start);
-        let options = &self.settled.options;
+        let options = &self.exact.options;
         let (lambda, square) = (options.lambda, i32::from(options.variant.squares()));
         self.terms.to_distances(gpu, block, queries, gallery)?;
         kernels::blend_distances(gpu, grid, block, overlap, most, high, wide, lambda, square)
     }
 
-    /// Turns final distances of `queries` that have come from the GPU into lower bounds; how far the distances may be above, beside
-    /// what plain distances leave open.
+    /// Turns final distances of `queries` that were downloaded into lower bounds. Returns for each query how far its distances may be
+    /// above the bounds, without the uncertainty of the plain distances.
     pub fn to_bounds(&self, queries: Range<usize>, block: &mut [f32]) -> Vec<f32> {
-        // Where nothing is known, a number below all.
+        // Without a finite margin, a number below all distances.
         let lower = |d: &mut f32| *d = if self.margin.is_finite() { *d - self.margin } else { -1.0 };
         block.par_iter_mut().for_each(lower);
         vec![2.0 * self.margin; queries.len()]
     }
 }
 
-/// Candidates for the `count` nearest others of all images, and for the farthest.
+/// Finds candidates for the `count` nearest others of all images, and for the farthest.
 fn candidates(
     gpu: &Gpu,
     features: Ptr<f32>,
-    base: &Base,
+    base: &BaseDistance,
     terms: &RowTerms,
     count: usize,
     done: &mut dyn FnMut(usize),
@@ -179,7 +190,7 @@ fn candidates(
     let looked_for = [(count + SPARE).min(others), FAR.min(others)];
     let all = Columns::new(gpu, features, n, dim)?;
     let step = rows_that_fit(gpu, n, 1)?.min(n);
-    let block = words(gpu, step * n)?;
+    let block = allocate::<f32>(gpu, step * n)?;
     let mut found = Vec::with_capacity(n);
     for start in (0..n).step_by(step) {
         let rows = start..(start + step).min(n);
@@ -191,7 +202,7 @@ fn candidates(
                 return Ok(Vec::new());
             }
             let (mut at, mut bounds) = (vec![0i32; rows.len() * k], vec![0f32; rows.len() * k]);
-            let (place, bound) = (words(gpu, at.len())?, words(gpu, at.len())?);
+            let (place, bound) = (allocate::<i32>(gpu, at.len())?, allocate::<f32>(gpu, at.len())?);
             let [wide, own, k, farthest] = [n, start, k, farthest].map(|size| size as i32);
             kernels::row_nearest(gpu, rows.len(), block.ptr(), place.ptr(), bound.ptr(), wide, own, k, farthest)?;
             let places = (bytemuck::cast_slice_mut(&mut at[..]), place.ptr::<i32>().address());
@@ -209,9 +220,9 @@ fn candidates(
     Ok(found)
 }
 
-/// Those of `found`, which are the images of least bounds, that may be among the `count` nearest of image `i`; all images where others
-/// may be, too.
-fn nearest_of(base: &Base, i: usize, found: &[(i32, f32)], count: usize) -> Vec<Candidate> {
+/// Returns those of `found`, the images with the smallest bounds, that may be among the `count` nearest of image `i`. Returns all images
+/// if one outside of `found` may be among them.
+fn nearest_of(base: &BaseDistance, i: usize, found: &[(i32, f32)], count: usize) -> Vec<Candidate> {
     let Some((_, last)) = found.last() else { return Vec::new() };
     let mut most: Vec<f32> = found.iter().map(|(j, least)| least + base.width(i, *j as usize)).collect();
     most.sort_by(f32::total_cmp);
@@ -223,8 +234,9 @@ fn nearest_of(base: &Base, i: usize, found: &[(i32, f32)], count: usize) -> Vec<
     near.map(|(j, least)| Candidate::new(base, i, *j as usize, *least)).collect()
 }
 
-/// The same for the farthest: `found` are the images of largest bounds.
-fn farthest_of(base: &Base, i: usize, found: &[(i32, f32)]) -> Vec<Candidate> {
+/// Returns those of `found`, the images with the largest bounds, that may be the farthest of image `i`. Returns all images if one
+/// outside of `found` may be the farthest.
+fn farthest_of(base: &BaseDistance, i: usize, found: &[(i32, f32)]) -> Vec<Candidate> {
     let (Some((_, first)), Some((_, last))) = (found.first(), found.last()) else { return Vec::new() };
     if found.len() + 1 < base.len() && last + base.widest(i) >= *first {
         return all_others(base, i);
@@ -232,30 +244,24 @@ fn farthest_of(base: &Base, i: usize, found: &[(i32, f32)]) -> Vec<Candidate> {
     found.iter().map(|(j, least)| Candidate::new(base, i, *j as usize, *least)).collect()
 }
 
-fn all_others(base: &Base, i: usize) -> Vec<Candidate> {
+fn all_others(base: &BaseDistance, i: usize) -> Vec<Candidate> {
     (0..base.len()).filter(|j| *j != i).map(Candidate::unknown).collect()
 }
 
 impl Nearest {
-    fn new(gpu: &Gpu, base: &Base, found: &Neighbours, count: usize) -> Result<Nearest> {
+    fn new(gpu: &Gpu, base: &BaseDistance, found: &Neighbours, count: usize) -> Result<Nearest> {
         let n = base.len();
         let of_image =
             |i: usize| found.nearest(i, count).par_iter().map(move |j| (*j as i32, base.exact(i, *j as usize) as f32));
         let (places, distances): (Vec<i32>, Vec<f32>) = (0..n).into_par_iter().flat_map(of_image).unzip();
         let most: Vec<f32> = found.max.iter().map(|d| *d as f32).collect();
-        let buffers = [words(gpu, places.len())?, words(gpu, distances.len())?, words(gpu, n)?];
-        let bytes: [&[u8]; 3] =
-            [bytemuck::cast_slice(&places), bytemuck::cast_slice(&distances), bytemuck::cast_slice(&most)];
-        for (buffer, bytes) in buffers.iter().zip(bytes) {
-            gpu.upload(buffer.ptr::<f32>().address(), bytes)?;
-        }
-        let [nearest, distances, largest] = buffers;
-        Ok(Nearest { nearest, distances, largest, count })
+        let (nearest, distances) = (upload(gpu, &places)?, upload(gpu, &distances)?);
+        Ok(Nearest { nearest, distances, largest: upload(gpu, &most)?, count })
     }
 
-    /// R(i, k) of all images: `[n, k + 1]`, ascending, and their sizes `[n]`.
+    /// Computes R(i, k) of all images: `[n, k + 1]`, ascending, and their sizes `[n]`.
     fn reciprocal(&self, gpu: &Gpu, k: usize, n: usize) -> Result<(Buffer, Buffer)> {
-        let (columns, sizes) = (words(gpu, n * (k + 1))?, words(gpu, n)?);
+        let (columns, sizes) = (allocate::<i32>(gpu, n * (k + 1))?, allocate::<i32>(gpu, n)?);
         let grid = Grid::from(n.div_ceil(8)).shared(32 * (k + 1));
         let (count, k) = (self.count as i32, k as i32);
         kernels::k_reciprocal(gpu, grid, self.nearest.ptr(), columns.ptr(), sizes.ptr(), n as i32, count, k)?;
@@ -263,12 +269,12 @@ impl Nearest {
     }
 }
 
-/// R* of all images: `[n, capacity]`, ascending, and their sizes `[n]`.
+/// Computes R* of all images: `[n, capacity]`, ascending, and their sizes `[n]`.
 fn expanded(gpu: &Gpu, found: &Nearest, limits: Limits, n: usize) -> Result<(Buffer, Buffer)> {
     let Limits { k1, half, capacity, .. } = limits;
     let (sets, set_sizes) = found.reciprocal(gpu, k1, n)?;
     let (halves, half_sizes) = found.reciprocal(gpu, half, n)?;
-    let (columns, sizes) = (words(gpu, n * capacity)?, words(gpu, n)?);
+    let (columns, sizes) = (allocate::<i32>(gpu, n * capacity)?, allocate::<i32>(gpu, n)?);
     let grid = Grid::from(n.div_ceil(8)).shared(32 * capacity);
     let (set, size) = (sets.ptr(), set_sizes.ptr());
     let (other, other_size) = (halves.ptr(), half_sizes.ptr());
@@ -279,15 +285,15 @@ fn expanded(gpu: &Gpu, found: &Nearest, limits: Limits, n: usize) -> Result<(Buf
 }
 
 impl SparseRows {
-    /// Mean of the rows of each image and its k2 - 1 nearest others of `nearest` `[n, count]`.
+    /// Computes the mean of the rows of each image and its k2 - 1 nearest others of `nearest` `[n, count]`.
     fn mean_of_nearest(&self, gpu: &Gpu, nearest: &Buffer, count: i32, k2: usize, n: usize) -> Result<SparseRows> {
-        // Rows are much shorter than they could be: what the longest ones need is enough.
+        // Rows are much shorter than they could be: the length of the longest one suffices.
         let mut sizes = vec![0i32; n];
         gpu.download(&mut [(bytemuck::cast_slice_mut(&mut sizes), self.sizes.ptr::<i32>().address())])?;
         let longest = sizes.iter().copied().max().unwrap_or(0) as usize;
         let capacity = (k2 * longest).min(n);
-        let (columns, weights) = (words(gpu, n * capacity)?, words(gpu, n * capacity)?);
-        let mean = SparseRows { columns, weights, sizes: words(gpu, n)?, capacity };
+        let (columns, weights) = (allocate::<i32>(gpu, n * capacity)?, allocate::<f32>(gpu, n * capacity)?);
+        let mean = SparseRows { columns, weights, sizes: allocate::<i32>(gpu, n)?, capacity };
         let grid = Grid::from(n).shared(8 * k2 * self.capacity);
         let (set, weight, size, near) = (self.columns.ptr(), self.weights.ptr(), self.sizes.ptr(), nearest.ptr());
         let (out, out_weight, out_size) = (mean.columns.ptr(), mean.weights.ptr(), mean.sizes.ptr());

@@ -4,15 +4,15 @@
 //! Over all n = queries + gallery images, with D_ij = f(d_ij) / max_j f(d_ij):
 //!
 //! - N(i, k): image i and its k nearest others, by (distance, index). R(i, k) = {j ∈ N(i, k): i ∈ N(j, k)}.
-//! - R*(i): R(i, k1), and every R(j, k1/2), j ∈ R(i, k1), of which more than 2/3 lies in R(i, k1); k1/2 is rounded half
-//!   to even.
+//! - R*(i): R(i, k1) together with every R(j, k1/2), j ∈ R(i, k1), that shares more than 2/3 of its images with R(i, k1); k1/2 is
+//!   rounded half to even.
 //! - V_ij = exp(-D_ij) / Σ over R*(i), else 0. With k2 > 1, V_i becomes the mean of V over the first k2 images of N(i,
 //!   ·).
 //! - J_ij = 1 - m / (2 - m), m = Σ_l min(V_il, V_jl). The result is (1 - λ) J + λ D for queries against the gallery.
 //!
-//! `neighbours` finds N and the row maxima from blocks of distances, `encoding` makes the sparse rows V, and
-//! [`Reranker`] turns rows of products into bounds of final distances, as many at a time as the caller has. `GpuReranker` is
-//! the same on a GPU. [`Settled`] knows N and the maxima as f64 decides them, and single final distances in f64.
+//! `neighbours` finds N and the row maxima from blocks of distances, `encoding` computes the sparse rows V, and [`Reranker`] turns
+//! blocks of products into bounds of final distances. `GpuReranker` does the same on a GPU. [`ExactReranking`] has N and the maxima,
+//! decided in f64, and computes single final distances in f64.
 
 mod base;
 mod encoding;
@@ -27,40 +27,35 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use self::base::Base;
+use self::base::BaseDistance;
+pub use self::encoding::ExactReranking;
 use self::encoding::InvertedIndex;
-pub use self::encoding::Settled;
 pub(super) use self::gpu::GpuReranker;
-use super::distance::{Conditioned, DistanceBlock, Distances, ROUNDING, Row};
-use crate::base::progress::Reporter;
-use crate::engine::device::Device;
+use super::products::{Conditioned, ROUNDING};
 use crate::{Error, Result};
 
-/// Where the bounds of a final distance differ by less, the middle between them is returned.
-const NEAR: f32 = 1e-4;
-
-/// Which published code's numbers come out: they differ in d and f.
+/// Which published implementation to match: they differ in d and f.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RerankVariant {
     /// d = 2 - 2 cos, f(d) = d: the published PTL code, and ReID-MGN before it.
     Ptl,
-    /// d = squared Euclidean distance of the features as they are, f(d) = d: the paper's own code, which squares the
-    /// Euclidean distance that it computes. On features of unit length d is 2 - 2 cos, and the result is that of `Ptl`
-    /// but for rounding; on others it is not. (That code works in float16; this does not.)
+    /// d = squared Euclidean distance of the features, f(d) = d: the paper's own code, which squares the Euclidean distance that it
+    /// computes. On features of unit length d is 2 - 2 cos, and results equal those of `Ptl` up to rounding; on others they do not.
+    /// (That code works in float16; this does not.)
     Zhong,
-    /// d as in `Zhong`, f(d) = d²: torchreid, which hands its squared distance to code that squares it again.
-    /// Neighbours are the same as in `Zhong`, weights and the λ term are not.
+    /// d as in `Zhong`, f(d) = d²: torchreid, which passes its squared distance to code that squares it again. Neighbours are the same
+    /// as in `Zhong`; weights and the λ term are not.
     Torchreid,
 }
 
 impl RerankVariant {
-    /// Whether d is 2 - 2 cos instead of the squared Euclidean distance.
+    /// Returns whether d is 2 - 2 cos instead of the squared Euclidean distance.
     fn is_cosine(self) -> bool {
         self == RerankVariant::Ptl
     }
 
-    /// Whether f(d) is d² instead of d.
+    /// Returns whether f(d) is d² instead of d.
     fn squares(self) -> bool {
         self == RerankVariant::Torchreid
     }
@@ -80,30 +75,32 @@ impl fmt::Display for RerankVariant {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RerankOptions {
     pub variant: RerankVariant,
-    /// Neighbours that may be reciprocal.
+    /// Number of nearest neighbours in which reciprocal ones are sought.
     pub k1: usize,
-    /// Neighbours that an encoding is averaged over; 1 averages nothing.
+    /// Number of images, including the image itself, over which an encoding is averaged; 1 does not average.
     pub k2: usize,
-    /// Share of the original distance in the result.
+    /// Weight of the original distance in the result.
     pub lambda: f32,
 }
 
 impl RerankOptions {
-    /// The paper's k1 = 20, k2 = 6, λ = 0.3.
+    /// Returns the paper's k1 = 20, k2 = 6, λ = 0.3.
     pub fn new(variant: RerankVariant) -> RerankOptions {
         RerankOptions { variant, k1: 20, k2: 6, lambda: 0.3 }
     }
 
-    /// k1/2, rounded half to even.
+    /// Returns k1/2, rounded half to even.
     fn half(&self) -> usize {
         (self.k1 as f64 / 2.0).round_ties_even() as usize
     }
 
-    /// How many neighbours of each of n images matter.
+    /// Returns how many neighbours of each of n images are needed.
     fn neighbours(&self, n: usize) -> usize {
         self.k1.max(self.k2 - 1).min(n.saturating_sub(1))
     }
 
+    /// Checks the ranges of the options.
+    ///
     /// # Errors
     /// [`Error::Setting`]: k1 or k2 is 0 or above 1000, λ is not in [0, 1].
     pub fn validate(&self) -> Result<()> {
@@ -128,46 +125,46 @@ impl fmt::Display for RerankOptions {
     }
 }
 
-/// Everything that re-ranking knows about a set of queries and a gallery, but for the distances themselves.
+/// The encodings of queries and gallery, and what is needed to compute re-ranked distances from them.
 pub struct Reranker<'a> {
-    settled: Settled<'a>,
-    /// V of the gallery, by column.
+    exact: ExactReranking<'a>,
+    /// Rows V of the gallery, by column.
     gallery_index: InvertedIndex,
 }
 
 impl<'a> Reranker<'a> {
-    /// Works out the encodings with valid `options`; `done` is called with the number of images that have been compared with all
-    /// others, block after block.
+    /// Computes the encodings with valid `options`. After each block, `done` is called with the number of images that have been
+    /// compared with all others.
     pub fn new(conditioned: Arc<Conditioned<'a>>, options: RerankOptions, mut done: impl FnMut(usize)) -> Reranker<'a> {
         let (n, queries) = (conditioned.len(), conditioned.queries());
-        let base = Base::new(conditioned, options.variant);
+        let base = BaseDistance::new(conditioned, options.variant);
         let found = {
             let packed = base.conditioned().packed(0..n);
             neighbours::find(&packed, &base, options.neighbours(n), &mut done)
         };
-        let settled = Settled::new(base, found, options);
-        settled.encode();
-        let gallery: Vec<&[(u32, f64)]> = (queries..n).map(|i| settled.encoding(i)).collect();
-        Reranker { gallery_index: InvertedIndex::new(&gallery, n), settled }
+        let exact = ExactReranking::new(base, found, options);
+        exact.encode();
+        let gallery: Vec<&[(u32, f64)]> = (queries..n).map(|i| exact.encoding(i)).collect();
+        Reranker { gallery_index: InvertedIndex::new(&gallery, n), exact }
     }
 
-    /// The same in f64.
-    pub fn settled(&self) -> &Settled<'a> {
-        &self.settled
+    /// Returns the exact re-ranked distances.
+    pub fn exact(&self) -> &ExactReranking<'a> {
+        &self.exact
     }
 
-    /// Turns products of the queries from `first` on, `[rows, gallery]`, into lower bounds of final distances; how far those may be
-    /// above, beside what plain distances leave open.
+    /// Turns products of the queries from `first` on, `[rows, gallery]`, into lower bounds of final distances. Returns for each query
+    /// how far its distances may be above the bounds, without the uncertainty of the plain distances.
     pub fn to_bounds(&self, first: usize, block: &mut [f32]) -> Vec<f32> {
-        let conditioned = self.settled.base.conditioned();
+        let conditioned = self.exact.base.conditioned();
         let n_gallery = conditioned.len() - conditioned.queries();
         block.par_chunks_mut(n_gallery.max(1)).enumerate().map(|(i, row)| self.row(first + i, row)).collect()
     }
 
     fn row(&self, query: usize, row: &mut [f32]) -> f32 {
-        let Settled { base, options, found, .. } = &self.settled;
-        let encoding = self.settled.encoding(query);
-        // In f64, so that what is left open does not grow with the number of terms: the fewer pairs go to f64 as a whole.
+        let ExactReranking { base, options, found, .. } = &self.exact;
+        let encoding = self.exact.encoding(query);
+        // In f64, so that the uncertainty does not grow with the number of terms, and fewer pairs need an exact distance.
         let mut overlap = vec![0f64; row.len()];
         for &(column, weight) in encoding {
             for &(g, other) in self.gallery_index.column(column as usize) {
@@ -175,7 +172,7 @@ impl<'a> Reranker<'a> {
             }
         }
         base.to_bounds(query, base.conditioned().queries(), row);
-        // Each weight is rounded once.
+        // Each weight was rounded once.
         let margin = overlap_margin(1, 0.0);
         let (max, lambda) = (found.max[query] as f32, options.lambda);
         for (value, m) in row.iter_mut().zip(overlap) {
@@ -186,35 +183,12 @@ impl<'a> Reranker<'a> {
     }
 }
 
-/// Roundings of a final distance outside of the sum of weights: those of J and of the sum of both parts (5), or those of D and of that
-/// sum (8), with a reserve.
+/// Rounding errors of a final distance beside those of the sum of weights: of J and the sum of both parts (5), or of D and that sum
+/// (8), with a reserve.
 const FINAL_ROUNDINGS: f64 = 12.0;
 
-/// What rounding can do to a final distance: `terms` weights are added up, which are wrong by the share `wrong` each. The slope of J
-/// is at most 2.
+/// Returns a bound of the rounding error of a final distance, where `terms` weights are added whose relative error is `wrong`. The
+/// slope of J is at most 2.
 fn overlap_margin(terms: usize, wrong: f64) -> f32 {
     (2.0 * (wrong + terms as f64 * ROUNDING) + FINAL_ROUNDINGS * ROUNDING) as f32
-}
-
-/// Final distances `[queries, gallery]` held whole, by `device`: for sets that are small enough. Where rounding leaves more open
-/// than 10⁻⁴, they are worked out in f64.
-///
-/// # Errors
-/// As [`RerankOptions::validate`]; it does not fit into memory; the device fails.
-pub fn rerank(query: &[f32], gallery: &[f32], dim: usize, options: RerankOptions, device: &Device) -> Result<Vec<f32>> {
-    options.validate()?;
-    if gallery.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut distances = Distances::new([query, gallery], dim, device)?;
-    distances.prepare_reranking(options, &Reporter::silent())?;
-    let (queries, mut block) = (0..query.len() / dim, DistanceBlock::default());
-    distances.fill(queries.clone(), &mut block)?;
-    let near = |row: &Row, item: usize| {
-        let [least, most] = [row.least(item), row.most(item)];
-        // Both parts of a final distance lie between 0 and 1.
-        if most - least < NEAR { (0.5 * (least + most)).clamp(0.0, 1.0) } else { row.exact(item) as f32 }
-    };
-    let rows = distances.reranked(queries, &block);
-    Ok(rows.par_iter().flat_map_iter(|row| (0..row.len()).map(move |item| near(row, item))).collect())
 }

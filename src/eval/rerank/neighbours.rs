@@ -1,23 +1,24 @@
-//! The nearest images of every image, and the largest distance of each, from half of the blocks of all distances.
+//! The nearest images of every image, and the largest distance of each. As d is symmetric, half of the blocks of all distances are
+//! computed.
 //!
-//! Bounds choose the candidates; what is nearest, and how far the farthest is, is decided in f64.
+//! Bounds select the candidates; exact distances in f64 decide which are nearest, and how far the farthest is.
 
 use rayon::prelude::*;
 
-use super::base::Base;
+use super::base::BaseDistance;
 use crate::engine::cpu::{PackedRows, matmul_nt};
-use crate::eval::distance::block_rows;
+use crate::eval::products::block_rows;
 
 /// Values that are compared with a bound at once.
 const LANES: usize = 16;
 /// Columns of one task.
 const TASK_COLUMNS: usize = 512;
-/// Candidates that are kept beside those that are looked for, before distances are worked out in f64.
+/// Candidates that are kept beyond the wanted number before exact distances are computed.
 const SPARE: usize = 12;
-/// In the place of a candidate; after all others.
+/// Marks an empty slot; ordered after all candidates.
 const NONE: u64 = u64::MAX;
 
-/// For each of n images.
+/// The nearest images of each of n images.
 pub(super) struct Neighbours {
     /// `[n, count]`: nearest other images, ascending by (distance, index).
     nearest: Vec<u32>,
@@ -27,19 +28,19 @@ pub(super) struct Neighbours {
 }
 
 impl Neighbours {
-    /// Up to `k` nearest others of `i`, nearest first.
+    /// Returns up to `k` nearest others of `i`, nearest first.
     pub fn nearest(&self, i: usize, k: usize) -> &[u32] {
         &self.nearest[i * self.count..][..k.min(self.count)]
     }
 
-    /// Whether j ∈ N(i, k).
+    /// Returns whether j ∈ N(i, k).
     pub fn contains(&self, i: usize, k: usize, j: u32) -> bool {
         i == j as usize || self.nearest(i, k).contains(&j)
     }
 
-    /// From a list of candidates for the nearest and one for the farthest of each image, which may leave out what is certainly neither.
-    /// Images without bounds are candidates for the farthest of all others anyway.
-    pub fn decide(base: &Base, count: usize, candidates: Vec<[Vec<Candidate>; 2]>) -> Neighbours {
+    /// Selects the nearest images and the largest distances from candidates for the nearest and for the farthest of each image, which
+    /// include all that may be one. Images without bounds are always candidates for the farthest.
+    pub fn decide(base: &BaseDistance, count: usize, candidates: Vec<[Vec<Candidate>; 2]>) -> Neighbours {
         let unbounded: Vec<u32> = base.unbounded().map(|i| i as u32).collect();
         let decided = candidates.into_par_iter().enumerate().map(|(i, [near, far])| {
             let near = in_order(base, i, near, count);
@@ -52,17 +53,17 @@ impl Neighbours {
     }
 }
 
-/// The first `count` of `candidates` by (distance to image `i`, index). Distances are worked out only where bounds overlap.
-fn in_order(base: &Base, i: usize, mut candidates: Vec<Candidate>, count: usize) -> Vec<u32> {
-    candidates.sort_unstable_by(|a, b| a.least.total_cmp(&b.least));
+/// Returns the first `count` of `candidates` by (distance to image `i`, index). Exact distances are computed only where bounds overlap.
+fn in_order(base: &BaseDistance, i: usize, mut candidates: Vec<Candidate>, count: usize) -> Vec<u32> {
+    candidates.sort_unstable_by(|a, b| a.lower.total_cmp(&b.lower));
     let mut ordered = Vec::with_capacity(candidates.len());
     let mut rest = &candidates[..];
     while ordered.len() < count && !rest.is_empty() {
-        // Those up to the first one that is farther than all before it.
-        let mut most = rest[0].most;
+        // All up to the first candidate that is farther than all before it.
+        let mut upper = rest[0].upper;
         let others = rest[1..].iter().take_while(|c| {
-            let overlaps = c.least <= most;
-            most = most.max(c.most);
+            let overlaps = c.lower <= upper;
+            upper = upper.max(c.upper);
             overlaps
         });
         let (group, after) = rest.split_at(1 + others.count());
@@ -85,27 +86,27 @@ fn by_distance(a: &(u32, f64), b: &(u32, f64)) -> std::cmp::Ordering {
     a.1.total_cmp(&b.1).then(a.0.cmp(&b.0))
 }
 
-/// Another image, and between which numbers its d lies.
+/// Another image, and bounds of its d.
 #[derive(Clone, Copy)]
 pub(super) struct Candidate {
-    least: f32,
-    most: f32,
+    lower: f32,
+    upper: f32,
     other: u32,
 }
 
 impl Candidate {
-    /// Image `other` of image `i`, of whose d `least` is the lower bound.
-    pub fn new(base: &Base, i: usize, other: usize, least: f32) -> Candidate {
-        Candidate { least, most: least + base.width(i, other), other: other as u32 }
+    /// Creates a candidate of image `i` from the lower bound of its d.
+    pub fn new(base: &BaseDistance, i: usize, other: usize, lower: f32) -> Candidate {
+        Candidate { lower, upper: lower + base.width(i, other), other: other as u32 }
     }
 
-    /// An image of whose d nothing is known.
+    /// Creates a candidate without bounds.
     pub fn unknown(other: usize) -> Candidate {
-        Candidate { least: 0.0, most: f32::INFINITY, other: other as u32 }
+        Candidate { lower: 0.0, upper: f32::INFINITY, other: other as u32 }
     }
 }
 
-/// What is looked for.
+/// Which candidates are sought.
 #[derive(Clone, Copy)]
 enum Side {
     Near,
@@ -115,13 +116,13 @@ enum Side {
 impl Side {
     const BOTH: [Side; 2] = [Side::Near, Side::Far];
 
-    /// Bits of a lower bound of d, which order candidates as this side does, then the index. Bounds are not negative, so their bits
-    /// are ordered as they are.
-    fn key(self, least: f32, other: u32) -> u64 {
-        u64::from(least.to_bits() ^ self.mask()) << 32 | u64::from(other)
+    /// Packs the bits of a lower bound of d, so that keys are in the order of this side, and the index. Bounds are not negative, so
+    /// their bits are ordered as they are.
+    fn key(self, lower: f32, other: u32) -> u64 {
+        u64::from(lower.to_bits() ^ self.mask()) << 32 | u64::from(other)
     }
 
-    fn least(self, key: u64) -> f32 {
+    fn lower(self, key: u64) -> f32 {
         f32::from_bits((key >> 32) as u32 ^ self.mask())
     }
 
@@ -132,16 +133,16 @@ impl Side {
         }
     }
 
-    /// Whether a candidate of this lower bound may be one of those that are looked for.
-    fn is_of_interest(self, least: f32, bound: f32) -> bool {
+    /// Returns whether a candidate with this lower bound may be one of those that are sought.
+    fn is_of_interest(self, lower: f32, bound: f32) -> bool {
         match self {
-            Side::Near => least <= bound,
-            Side::Far => least >= bound,
+            Side::Near => lower <= bound,
+            Side::Far => lower >= bound,
         }
     }
 }
 
-/// How many images are looked for on each side.
+/// How many images are sought on each side.
 #[derive(Clone, Copy)]
 struct Counts([usize; 2]);
 
@@ -155,16 +156,16 @@ impl Counts {
     }
 }
 
-/// Which images m images have seen so far that may be among the nearest, or the farthest one.
+/// The candidates of m images so far: those that may be among the nearest, or the farthest.
 struct Seen<'a> {
-    /// For each side keys of candidates, `[m, room]`, ascending.
+    /// For each side, keys of candidates, `[m, room]`, ascending.
     keys: [&'a mut [u64]; 2],
-    /// For each side and image, which lower bounds are of interest: `[m]`.
+    /// For each side, the limit for lower bounds of new candidates, `[m]`.
     bounds: [&'a mut [f32]; 2],
 }
 
 impl Seen<'_> {
-    /// The images from `first` on, `size` of them together.
+    /// Splits the images from `first` on into groups of `size`.
     fn split(&mut self, counts: Counts, first: usize, size: usize) -> impl IndexedParallelIterator<Item = Seen<'_>> {
         let [near, far] = &mut self.keys;
         let [near_room, far_room] = Side::BOTH.map(|side| counts.room(side));
@@ -175,20 +176,20 @@ impl Seen<'_> {
         keys.zip(bounds).map(|(keys, bounds)| Seen { keys: keys.into(), bounds: bounds.into() })
     }
 
-    /// Image `own`, whose place here is `at`, sees image `other`, which is of interest.
-    fn add(&mut self, base: &Base, counts: Counts, at: usize, own: usize, other: usize, least: f32) {
-        // Of these the bounds tell nothing: they are candidates anyway.
+    /// Adds image `other` to the candidates of image `own`, which is number `at` here.
+    fn add(&mut self, base: &BaseDistance, counts: Counts, at: usize, own: usize, other: usize, lower: f32) {
+        // Images without bounds are candidates anyway.
         if base.has_unbounded() && (base.is_unbounded(own) || base.is_unbounded(other)) {
             return;
         }
         for side in Side::BOTH {
             let bound = &mut self.bounds[side as usize][at];
-            if !side.is_of_interest(least, *bound) {
+            if !side.is_of_interest(lower, *bound) {
                 continue;
             }
             let room = counts.room(side);
             let keys = &mut self.keys[side as usize][at * room..][..room];
-            let key = side.key(least, other as u32);
+            let key = side.key(lower, other as u32);
             let place = keys.partition_point(|k| *k < key);
             keys.copy_within(place..room - 1, place + 1);
             keys[place] = key;
@@ -200,20 +201,20 @@ impl Seen<'_> {
     }
 }
 
-/// Which lower bounds are of interest to image `own`, of whose candidates these are the keys.
-fn bound_of(keys: &[u64], base: &Base, side: Side, count: usize, own: usize) -> f32 {
+/// Returns the limit for lower bounds of new candidates of image `own`, whose present candidates have these keys.
+fn bound_of(keys: &[u64], base: &BaseDistance, side: Side, count: usize, own: usize) -> f32 {
     match (side, keys[count - 1]) {
         (Side::Near, NONE) => f32::INFINITY,
         (Side::Far, NONE) => f32::NEG_INFINITY,
-        (Side::Near, last) => side.least(last) + base.widest(own),
-        (Side::Far, last) => side.least(last) - base.widest(own),
+        (Side::Near, last) => side.lower(last) + base.widest(own),
+        (Side::Far, last) => side.lower(last) - base.widest(own),
     }
 }
 
-/// Drops what is certainly not looked for, if need be by distances in f64: then there is room again.
-fn keep(keys: &mut [u64], base: &Base, side: Side, count: usize, own: usize) {
+/// Drops candidates that are certainly not sought, by exact distances if necessary, so that there is room again.
+fn keep(keys: &mut [u64], base: &BaseDistance, side: Side, count: usize, own: usize) {
     let bound = bound_of(keys, base, side, count, own);
-    let kept = keys.partition_point(|key| side.is_of_interest(side.least(*key), bound));
+    let kept = keys.partition_point(|key| side.is_of_interest(side.lower(*key), bound));
     keys[kept..].fill(NONE);
     if kept > count + SPARE / 2 {
         let others: Vec<u32> = keys[..kept].iter().map(|key| *key as u32).collect();
@@ -224,15 +225,15 @@ fn keep(keys: &mut [u64], base: &Base, side: Side, count: usize, own: usize) {
         });
         keys.fill(NONE);
         for (key, (other, d)) in keys.iter_mut().zip(&exact[..count]) {
-            // Still a lower bound, and less below d than those of products.
+            // Still a lower bound, and closer to d than those from products.
             *key = side.key((*d as f32).next_down().max(0.0), *other);
         }
         keys[..count].sort_unstable();
     }
 }
 
-/// The `count` (at most n - 1) nearest others of all rows, which `packed` holds too. The bounds of d_ij = d_ji are computed once.
-pub(super) fn find(packed: &PackedRows, base: &Base, count: usize, done: &mut impl FnMut(usize)) -> Neighbours {
+/// Finds the `count` (at most n - 1) nearest others of all rows; `packed` has the same rows. Bounds of d_ij = d_ji are computed once.
+pub(super) fn find(packed: &PackedRows, base: &BaseDistance, count: usize, done: &mut impl FnMut(usize)) -> Neighbours {
     let n = base.len();
     let counts = Counts([count, 1]);
     let [mut near, mut far] = Side::BOTH.map(|side| vec![NONE; n * counts.room(side)]);
@@ -251,7 +252,7 @@ pub(super) fn find(packed: &PackedRows, base: &Base, count: usize, done: &mut im
             base.to_bounds(start + i, start, row);
             add_row(row, base, counts, start, start + i, seen);
         });
-        // The same distances, seen from the other side.
+        // The same distances for the columns.
         all.split(counts, end, TASK_COLUMNS).enumerate().for_each(|(task, mut seen)| {
             let first = end - start + task * TASK_COLUMNS;
             for (i, row) in block.chunks_exact(width).enumerate() {
@@ -270,8 +271,8 @@ pub(super) fn find(packed: &PackedRows, base: &Base, count: usize, done: &mut im
         let [mut near, far] = [(Side::Near, keys.0), (Side::Far, keys.1)].map(|(side, keys)| {
             let count = counts.of(side);
             let bound = if count == 0 { nothing } else { bound_of(keys, base, side, count, i) };
-            let kept = keys.iter().filter(|key| **key != NONE && side.is_of_interest(side.least(**key), bound));
-            kept.map(|key| Candidate::new(base, i, *key as u32 as usize, side.least(*key))).collect::<Vec<_>>()
+            let kept = keys.iter().filter(|key| **key != NONE && side.is_of_interest(side.lower(**key), bound));
+            kept.map(|key| Candidate::new(base, i, *key as u32 as usize, side.lower(*key))).collect::<Vec<_>>()
         });
         near.extend(unbounded.iter().copied().map(Candidate::unknown));
         [near, far]
@@ -279,8 +280,8 @@ pub(super) fn find(packed: &PackedRows, base: &Base, count: usize, done: &mut im
     Neighbours::decide(base, count, candidates.collect())
 }
 
-/// Image `own`, the only one of `seen`, sees the images from `first` on.
-fn add_row(row: &[f32], base: &Base, counts: Counts, first: usize, own: usize, mut seen: Seen) {
+/// Adds the images from `first` on to the candidates of image `own`, the only one of `seen`.
+fn add_row(row: &[f32], base: &BaseDistance, counts: Counts, first: usize, own: usize, mut seen: Seen) {
     for (c, values) in row.chunks(LANES).enumerate() {
         let bounds = [seen.bounds[0][0], seen.bounds[1][0]];
         let mut of_interest = false;
@@ -298,8 +299,8 @@ fn add_row(row: &[f32], base: &Base, counts: Counts, first: usize, own: usize, m
     }
 }
 
-/// Each image of `seen`, of which the first is `j`, sees image `i`, whose bounds are `row`.
-fn add_column_part(row: &[f32], base: &Base, counts: Counts, [i, j]: [usize; 2], seen: &mut Seen) {
+/// Adds image `i` to the candidates of each image of `seen`, the first of which is `j`; `row` has its bounds.
+fn add_column_part(row: &[f32], base: &BaseDistance, counts: Counts, [i, j]: [usize; 2], seen: &mut Seen) {
     for (c, values) in row.chunks(LANES).enumerate() {
         let from = c * LANES;
         let mut of_interest = false;

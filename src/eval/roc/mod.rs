@@ -1,11 +1,11 @@
-//! Verification: at which distance two images are the same person, over all pairs of a query and a gallery item that
+//! Verification: whether two images show the same person, by their distance, over all pairs of a query and a gallery item that
 //! the filter keeps.
 //!
-//! A pair is accepted if its distance is at most the threshold. TPR: accepted share of the pairs of one identity
-//! (genuine). FPR: of the others (impostors). Up to [`EXACT_PAIRS`] pairs every distance is a possible threshold;
-//! beyond, the distances go into
-//! [`BINS`] equal bins from 0 to the largest possible distance, whose upper edges are the thresholds (for features of
-//! unit length at most 1.5e-5 apart); rounding moves a distance by fewer than `BINS_OFF` of them. Memory is bounded by either.
+//! A pair is accepted if its distance is at most the threshold. TPR is the accepted share of the pairs of one identity
+//! (genuine), FPR that of the others (impostors). Up to [`EXACT_PAIRS`] pairs, every distance is a possible threshold. With more
+//! pairs, distances are counted in [`BINS`] equal bins from 0 to the largest possible distance, and the thresholds are the upper
+//! edges of the bins (at most 1.5e-5 apart for features of unit length); rounding moves a distance by fewer than `BINS_OFF` bins.
+//! Both ways bound the memory.
 
 mod steps;
 
@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use self::steps::{Pair, Steps};
-use super::distance::{Pairs as Exact, Row};
+use super::products::{Pairs as Exact, Row};
 use super::ranking::{GalleryFilter, Labels};
 use crate::base::report::Table;
 
@@ -23,7 +23,7 @@ use crate::base::report::Table;
 pub const EXACT_PAIRS: usize = 1 << 22;
 /// Bins for more pairs.
 pub const BINS: usize = 1 << 17;
-/// A distance that bounds leave open for more bins than this is worked out in f64.
+/// A distance whose bounds are farther apart than this many bins is computed in f64.
 const BINS_OFF: f64 = 16.0;
 /// False positive rates to report.
 pub const FALSE_POSITIVE_RATES: [f64; 5] = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
@@ -36,24 +36,24 @@ pub struct OperatingPoint {
     pub threshold: f64,
 }
 
-/// Figures of the receiver operating characteristic. Shares in [0, 1], thresholds are distances.
+/// Figures of the receiver operating characteristic. Shares are in [0, 1]; thresholds are distances.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Roc {
     pub genuine_pairs: u64,
     pub impostor_pairs: u64,
-    /// For those of [`FALSE_POSITIVE_RATES`] that one impostor or more can make up.
+    /// One for each of [`FALSE_POSITIVE_RATES`] that is at least the rate of a single impostor.
     pub points: Vec<OperatingPoint>,
     /// Equal error rate: mean of FPR and 1 - TPR where they are closest.
     pub eer: f64,
     /// Distance of the equal error rate.
     pub eer_threshold: f64,
-    /// Distances were counted in bins of this width; `None` if each counted by itself.
+    /// Width of the bins in which distances were counted; `None` without bins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bin_width: Option<f64>,
 }
 
 impl Roc {
-    /// Rates in percent, and the threshold of each.
+    /// Returns a table of the rates in percent, and the threshold of each.
     pub fn table(&self) -> String {
         let mut table = Table::new(["verification", "%", "threshold"]);
         for point in &self.points {
@@ -69,7 +69,7 @@ impl Roc {
     }
 }
 
-/// Takes the rows of the distance matrix in order.
+/// Collects pairs in the order of the distance matrix.
 pub(super) struct RocBuilder<'a> {
     query: Labels<'a>,
     gallery: Labels<'a>,
@@ -88,7 +88,7 @@ enum Pairs {
 }
 
 impl<'a> RocBuilder<'a> {
-    /// `largest`: no distance is larger. `exact_pairs`: usually [`EXACT_PAIRS`].
+    /// Starts the collection. `largest` is an upper bound of all distances; `exact_pairs` is usually [`EXACT_PAIRS`].
     pub fn new(
         query: Labels<'a>,
         gallery: Labels<'a>,
@@ -105,7 +105,7 @@ impl<'a> RocBuilder<'a> {
         RocBuilder { query, gallery, filter, next: 0, pairs }
     }
 
-    /// Counts the pairs of the next queries. A query without a match that the filter keeps is left out, as in the ranking.
+    /// Adds the pairs of the next queries. Queries without a match after filtering are skipped, as in the ranking.
     pub fn add(&mut self, rows: &[Row]) {
         let n_gallery = self.gallery.pids.len();
         let (query, gallery, filter, first) = (self.query, self.gallery, self.filter, self.next);
@@ -119,12 +119,12 @@ impl<'a> RocBuilder<'a> {
             Pairs::Exact(pairs) => {
                 for (i, row) in rows.iter().enumerate() {
                     let index = (first + i) * n_gallery;
-                    let pair = |(g, genuine)| Pair::new([row.least(g), row.most(g)], index + g, genuine);
+                    let pair = |(g, genuine)| Pair::new([row.lower(g), row.upper(g)], index + g, genuine);
                     pairs.extend(of_row(i).map(pair));
                 }
             }
             Pairs::Binned { counts, per_distance } => {
-                // Whole numbers: the sums do not depend on who adds first.
+                // Sums of whole numbers do not depend on the order of the threads.
                 rows.par_iter().enumerate().for_each(|(i, row)| {
                     for (g, genuine) in of_row(i) {
                         let bin = bin_of(row, g, *per_distance);
@@ -136,9 +136,8 @@ impl<'a> RocBuilder<'a> {
         self.next += rows.len();
     }
 
-    /// `None` without a genuine pair or without an impostor. `exact` knows what the bounds of pairs leave open; without it, they
-    /// leave nothing open.
-    pub fn finish(self, exact: Option<&dyn Exact>) -> Option<Roc> {
+    /// Returns the figures, or `None` without a genuine pair or without an impostor. `exact` has the exact distances.
+    pub fn finish(self, exact: &dyn Exact) -> Option<Roc> {
         match self.pairs {
             Pairs::Exact(pairs) => by_selection(&Steps::new(pairs, self.gallery.pids.len(), exact)),
             Pairs::Binned { counts, per_distance } => {
@@ -151,12 +150,12 @@ impl<'a> RocBuilder<'a> {
     }
 }
 
-/// The bin of a distance, from the middle of its bounds where that is near enough.
+/// Returns the bin of a distance: by the middle of its bounds where that is precise enough, else by the exact distance.
 fn bin_of(row: &Row, item: usize, per_distance: f64) -> usize {
-    let (least, most) = (f64::from(row.least(item)), f64::from(row.most(item)));
-    let (middle, width) = (0.5 * (least + most), most - least);
+    let (lower, upper) = (f64::from(row.lower(item)), f64::from(row.upper(item)));
+    let (middle, width) = (0.5 * (lower + upper), upper - lower);
     let bin = row.distance(middle) * per_distance;
-    // A root's relative error is half of its square's.
+    // The relative error of a distance is half of that of its square.
     if bin * width > BINS_OFF * 2.0 * middle {
         (row.distance(row.exact(item)) * per_distance) as usize
     } else {
@@ -164,18 +163,18 @@ fn bin_of(row: &Row, item: usize, per_distance: f64) -> usize {
     }
 }
 
-/// The rates to report that one of so many impostors can make up, without their figures.
+/// Returns the rates that are at least that of one impostor among so many, without their figures.
 fn measurable(impostor_pairs: u64) -> Vec<OperatingPoint> {
     let point = |fpr| OperatingPoint { fpr, tpr: 0.0, threshold: 0.0 };
     FALSE_POSITIVE_RATES.into_iter().filter(|fpr| fpr * impostor_pairs as f64 >= 1.0).map(point).collect()
 }
 
-/// Accepted shares of genuine pairs and of impostors.
+/// Returns the accepted shares of genuine pairs and of impostors.
 fn rates(accepted: [u64; 2], all: [u64; 2]) -> [f64; 2] {
     [0, 1].map(|which| accepted[which] as f64 / all[which] as f64)
 }
 
-/// Where FPR and 1 - TPR are closest so far.
+/// The threshold at which FPR and 1 - TPR are closest so far.
 struct EqualErrors {
     rate: f64,
     threshold: f64,
@@ -195,7 +194,7 @@ impl EqualErrors {
     }
 }
 
-/// From single pairs: only those around a figure's threshold need more than bounds.
+/// Computes the figures from single pairs: exact distances are needed only around each figure's threshold.
 fn by_selection(steps: &Steps) -> Option<Roc> {
     let all = steps.all();
     if all.contains(&0) {
@@ -208,7 +207,7 @@ fn by_selection(steps: &Steps) -> Option<Roc> {
             (point.tpr, point.threshold) = (rates(step.accepted, all)[0], step.threshold);
         }
     }
-    // The gap falls up to the step before FPR exceeds 1 - TPR, and rises from the one behind on.
+    // The gap decreases up to the last step before FPR exceeds 1 - TPR, and increases from the next step on.
     let mut errors = EqualErrors::new();
     let exceeds = |accepted| {
         let [tpr, fpr] = rates(accepted, all);
@@ -221,7 +220,7 @@ fn by_selection(steps: &Steps) -> Option<Roc> {
     Some(Roc { genuine_pairs: all[0], impostor_pairs: all[1], points, eer, eer_threshold, bin_width: None })
 }
 
-/// `steps`: ascending thresholds, each with the genuine pairs and the impostors that it adds.
+/// Computes the figures from `steps`: ascending thresholds, each with the genuine pairs and impostors that it adds.
 fn figures(steps: impl Iterator<Item = (f64, [u64; 2])> + Clone, bin_width: f64) -> Option<Roc> {
     let all = steps.clone().fold([0, 0], |sum, (_, add)| [sum[0] + add[0], sum[1] + add[1]]);
     if all.contains(&0) {
@@ -248,15 +247,16 @@ mod tests {
 
     use super::*;
     use crate::base::rng::{Purpose, stream};
+    use crate::eval::ranking::GivenDistances;
 
     fn roc(distances: &[f32], query: Labels, gallery: Labels, exact_pairs: usize) -> Option<Roc> {
         let mut roc = RocBuilder::new(query, gallery, GalleryFilter::SamePidAndCamera, 2.0, exact_pairs);
         // In two blocks.
-        let rows: Vec<Row> =
-            distances.chunks(gallery.pids.len()).enumerate().map(|(q, row)| Row::given(q, row)).collect();
+        let distances = GivenDistances::new(distances, gallery.pids.len());
+        let rows = distances.rows();
         let (first, second) = rows.split_at(rows.len() / 2);
         [first, second].into_iter().for_each(|block| roc.add(block));
-        roc.finish(None)
+        roc.finish(&distances)
     }
 
     #[test]

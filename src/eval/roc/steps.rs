@@ -1,22 +1,22 @@
-//! Pairs in the order of their distances, of which only bounds are known, and the steps at which a rate is reached.
+//! Pairs in the order of their distances, of which only bounds are known, and the thresholds at which a rate is reached.
 
 use rayon::prelude::*;
 
-use crate::eval::distance::Pairs;
+use crate::eval::products::Pairs;
 
 /// A query and an image of the gallery.
 #[derive(Clone, Copy)]
 pub struct Pair {
-    least: f32,
-    most: f32,
-    /// Twice the place in the matrix of all pairs, and 1 for a genuine pair.
+    lower: f32,
+    upper: f32,
+    /// Twice the index in the matrix of all pairs, plus 1 for a genuine pair.
     index: u32,
 }
 
 impl Pair {
     /// `[least, most]`: bounds of the number that orders pairs; `index`: place in the matrix `[queries, gallery]`, fewer than 2³¹.
-    pub fn new([least, most]: [f32; 2], index: usize, genuine: bool) -> Pair {
-        Pair { least, most, index: (2 * index + usize::from(genuine)) as u32 }
+    pub fn new([lower, upper]: [f32; 2], index: usize, genuine: bool) -> Pair {
+        Pair { lower, upper, index: (2 * index + usize::from(genuine)) as u32 }
     }
 
     fn genuine(self) -> bool {
@@ -24,66 +24,66 @@ impl Pair {
     }
 }
 
-/// All pairs up to a threshold.
+/// The pairs up to a threshold.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     /// Genuine pairs and impostors.
     pub accepted: [u64; 2],
-    /// Distance of the last of them.
+    /// Distance of the last pair.
     pub threshold: f64,
 }
 
 /// Pairs by ascending lower bound.
 pub struct Steps<'a> {
     pairs: Vec<Pair>,
-    /// Genuine pairs among the first.
+    /// `[pairs + 1]`: genuine pairs among the first i.
     genuine: Vec<u32>,
-    /// No pair's bounds are farther apart.
+    /// The largest difference between the bounds of a pair.
     widest: f32,
     n_gallery: usize,
-    exact: Option<&'a dyn Pairs>,
+    exact: &'a dyn Pairs,
 }
 
 impl<'a> Steps<'a> {
-    pub fn new(mut pairs: Vec<Pair>, n_gallery: usize, exact: Option<&'a dyn Pairs>) -> Steps<'a> {
-        pairs.par_sort_unstable_by(|a, b| a.least.total_cmp(&b.least));
+    pub fn new(mut pairs: Vec<Pair>, n_gallery: usize, exact: &'a dyn Pairs) -> Steps<'a> {
+        pairs.par_sort_unstable_by(|a, b| a.lower.total_cmp(&b.lower));
         let mut genuine = vec![0; pairs.len() + 1];
         for (i, pair) in pairs.iter().enumerate() {
             genuine[i + 1] = genuine[i] + u32::from(pair.genuine());
         }
         // The difference may have been rounded down.
-        let widest = pairs.iter().map(|pair| pair.most - pair.least).fold(0.0, f32::max) * (1.0 + 2.0 * f32::EPSILON);
+        let widest = pairs.iter().map(|pair| pair.upper - pair.lower).fold(0.0, f32::max) * (1.0 + 2.0 * f32::EPSILON);
         Steps { pairs, genuine, widest, n_gallery, exact }
     }
 
-    /// Genuine pairs and impostors.
+    /// Counts all genuine pairs and impostors.
     pub fn all(&self) -> [u64; 2] {
         self.first(self.pairs.len())
     }
 
-    /// Genuine pairs and impostors among the first `count`.
+    /// Counts genuine pairs and impostors among the first `count`.
     fn first(&self, count: usize) -> [u64; 2] {
         let genuine = u64::from(self.genuine[count]);
         [genuine, count as u64 - genuine]
     }
 
-    /// Number of pairs whose lower bound is at most `threshold`.
+    /// Returns the number of pairs whose lower bound is at most `threshold`.
     fn up_to(&self, threshold: f32) -> usize {
-        self.pairs.partition_point(|pair| pair.least <= threshold)
+        self.pairs.partition_point(|pair| pair.lower <= threshold)
     }
 
-    /// The first pair whose upper bound may reach `threshold`.
+    /// Returns the index of the first pair whose upper bound may reach `threshold`.
     fn reaching(&self, threshold: f32) -> usize {
-        let least = (threshold - self.widest).next_down();
-        self.pairs.partition_point(|pair| pair.least < least)
+        let lower = (threshold - self.widest).next_down();
+        self.pairs.partition_point(|pair| pair.lower < lower)
     }
 
-    /// Genuine pairs and impostors whose upper bound is below `threshold`, or at it too.
+    /// Counts genuine pairs and impostors whose upper bound is below `threshold`, or with `at_it` equal to it.
     fn certain(&self, threshold: f32, at_it: bool) -> [u64; 2] {
         let from = self.reaching(threshold);
         let mut accepted = self.first(from);
         for pair in &self.pairs[from..self.up_to(threshold)] {
-            if pair.most < threshold || (at_it && pair.most == threshold) {
+            if pair.upper < threshold || (at_it && pair.upper == threshold) {
                 accepted[usize::from(!pair.genuine())] += 1;
             }
         }
@@ -92,17 +92,17 @@ impl<'a> Steps<'a> {
 
     fn exact(&self, pair: Pair) -> f64 {
         let place = pair.index as usize / 2;
-        self.exact.map_or(f64::from(pair.least), |exact| exact.exact(place / self.n_gallery, place % self.n_gallery))
+        self.exact.exact(place / self.n_gallery, place % self.n_gallery)
     }
 
     fn threshold(&self, exact: f64) -> f64 {
-        self.exact.map_or(exact, |pairs| pairs.distance(exact))
+        self.exact.distance(exact)
     }
 
-    /// The last step at which `reached` does not hold yet, if there is one, and the first at which it holds. `reached` holds for all
-    /// pairs, and for more pairs wherever it holds for fewer.
+    /// Returns the last step at which `reached` does not hold yet, if there is one, and the first at which it holds. `reached` must be
+    /// monotonic, and hold for all pairs together.
     pub fn around(&self, reached: impl Fn([u64; 2]) -> bool) -> [Option<Step>; 2] {
-        // It is reached at the earliest where it would be if all distances were as small as they may be.
+        // The earliest pair at which it can be reached: where it would be if all distances were equal to their lower bounds.
         let earliest = {
             let (mut low, mut high) = (0, self.pairs.len());
             while low < high {
@@ -111,21 +111,21 @@ impl<'a> Steps<'a> {
             }
             self.pairs[low.min(self.pairs.len() - 1)]
         };
-        let near = earliest.most;
-        let latest = if reached(self.certain(near, true)) { near } else { (earliest.least + self.widest).next_up() };
-        let open = self.pairs[self.reaching(earliest.least)..self.up_to(latest)].par_iter();
+        let near = earliest.upper;
+        let latest = if reached(self.certain(near, true)) { near } else { (earliest.lower + self.widest).next_up() };
+        let open = self.pairs[self.reaching(earliest.lower)..self.up_to(latest)].par_iter();
         let mut open: Vec<(f64, Pair)> =
-            open.filter(|pair| pair.most >= earliest.least).map(|pair| (self.exact(*pair), *pair)).collect();
+            open.filter(|pair| pair.upper >= earliest.lower).map(|pair| (self.exact(*pair), *pair)).collect();
         open.par_sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
 
-        let mut accepted = self.certain(earliest.least, false);
+        let mut accepted = self.certain(earliest.lower, false);
         let mut before = None;
         for same in open.chunk_by(|a, b| a.0 == b.0) {
             let before_these = accepted;
             same.iter().for_each(|(_, pair)| accepted[usize::from(!pair.genuine())] += 1);
             if reached(accepted) {
                 let last = |exact| Step { accepted: before_these, threshold: self.threshold(exact) };
-                let before = before.or_else(|| self.farthest_below(earliest.least)).map(last);
+                let before = before.or_else(|| self.farthest_below(earliest.lower)).map(last);
                 return [before, Some(Step { accepted, threshold: self.threshold(same[0].0) })];
             }
             before = Some(same[0].0);
@@ -133,12 +133,13 @@ impl<'a> Steps<'a> {
         unreachable!("reached by all pairs up to the latest threshold")
     }
 
-    /// The largest distance of the pairs whose upper bound is below `threshold`.
+    /// Returns the largest distance of the pairs whose upper bound is below `threshold`.
     fn farthest_below(&self, threshold: f32) -> Option<f64> {
-        let certain = |pair: &&Pair| pair.most < threshold;
+        let certain = |pair: &&Pair| pair.upper < threshold;
         let end = self.up_to(threshold);
-        let bound = self.pairs[..end].iter().rev().find(certain)?.least;
-        let candidates = self.pairs[self.reaching(bound)..end].iter().filter(certain).filter(|pair| pair.most >= bound);
+        let bound = self.pairs[..end].iter().rev().find(certain)?.lower;
+        let candidates =
+            self.pairs[self.reaching(bound)..end].iter().filter(certain).filter(|pair| pair.upper >= bound);
         candidates.map(|pair| self.exact(*pair)).max_by(f64::total_cmp)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::place::tensors;
 use super::words::is_no_weight;
-use super::{File, LoadReport, Names, Place};
+use super::{File, LoadReport, Place, TensorNames};
 use crate::base::text::Shown;
 use crate::engine::store::Store;
 
@@ -27,8 +27,8 @@ pub struct Gap {
 
 impl Gap {
     /// The gap that `report` leaves, if there is one.
-    pub fn of(store: &Store, file: &File, names: Names<'_>, place: &Place, report: &LoadReport) -> Option<Gap> {
-        let backbone: Vec<(&str, Vec<usize>)> = tensors(store).filter(|(name, _)| (names.in_backbone)(name)).collect();
+    pub fn of(store: &Store, file: &File, names: &dyn TensorNames, place: &Place, report: &LoadReport) -> Option<Gap> {
+        let backbone: Vec<(&str, Vec<usize>)> = tensors(store).filter(|(name, _)| names.is_backbone(name)).collect();
         let new: HashSet<&str> = report.new.iter().map(String::as_str).collect();
         let missing: Vec<&(&str, Vec<usize>)> = backbone.iter().filter(|(name, _)| new.contains(name)).collect();
         let surplus = surplus(store, file, names, place);
@@ -57,13 +57,13 @@ impl Gap {
 }
 
 /// Names in the file that lie where its backbone does and are none that the network knows: other layers, other kinds of blocks.
-fn surplus<'f>(store: &Store, file: &'f File, names: Names<'_>, place: &Place) -> Vec<&'f str> {
+fn surplus<'f>(store: &Store, file: &'f File, names: &dyn TensorNames, place: &Place) -> Vec<&'f str> {
     let mut known = HashSet::new();
     let (mut used, mut own_names) = (Vec::new(), Vec::new());
     let counters = store.counters.iter().map(|(name, _)| &name[..]);
     for name in tensors(store).map(|(name, _)| name).chain(counters) {
         let sources = place.sources(names, name);
-        if (names.in_backbone)(name) {
+        if names.is_backbone(name) {
             used.extend(sources.iter().find(|source| file.shape(source).is_some()).cloned());
             own_names.extend(sources.iter().cloned());
         }

@@ -2,13 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::tensor::{Entry, View};
-use super::{Place, bad_file, kind, safetensors_in, torch, words};
-use crate::base::error::IoContext;
-use crate::base::text::{Shown, are};
+use super::{bad_file, kind, safetensors_in, torch, words};
+use crate::base::text::{Shown, are, plural};
 use crate::base::{input, memory};
 use crate::io::Dtype;
 use crate::{Error, Result};
@@ -18,8 +16,10 @@ pub struct File {
     path: PathBuf,
     bytes: Vec<u8>,
     entries: BTreeMap<String, Entry>,
-    dictionary: String,
-    others: Vec<String>,
+    /// The dictionary of tensors that was taken: keys joined by dots, empty at the top.
+    pub(super) dictionary: String,
+    /// Other dictionaries of tensors.
+    pub(super) other_dictionaries: Vec<String>,
     /// The file's string metadata; torch's own formats have none.
     pub metadata: HashMap<String, String>,
 }
@@ -40,7 +40,9 @@ impl File {
     /// # Errors
     /// As [`File::open`]; there is nothing of that name.
     pub fn open_dictionary(path: &Path, dictionary: Option<&str>) -> Result<File> {
-        let bytes = read(path)?;
+        let opened = input::open(path)?;
+        memory::ensure("a file of weights", opened.1)?;
+        let bytes = input::read_opened(path, opened, u64::MAX)?;
         File::parse(path, bytes, dictionary).map_err(|reason| bad_file(path, reason))
     }
 
@@ -50,14 +52,15 @@ impl File {
             bytes,
             entries: BTreeMap::new(),
             dictionary: String::new(),
-            others: Vec::new(),
+            other_dictionaries: Vec::new(),
             metadata: HashMap::new(),
         };
         if safetensors_in::recognises(&file.bytes) {
             (file.entries, file.metadata) = safetensors_in::read(&file.bytes)?;
         } else if torch::recognises(&file.bytes) {
             let contents = torch::read(&file.bytes, dictionary)?;
-            (file.entries, file.dictionary, file.others) = (contents.entries, contents.dictionary, contents.others);
+            (file.entries, file.dictionary, file.other_dictionaries) =
+                (contents.entries, contents.dictionary, contents.others);
         } else {
             return Err(kind::other(&file.bytes));
         }
@@ -82,7 +85,7 @@ impl File {
             let here = if self.dictionary.is_empty() { None } else { Some(&self.dictionary) };
             let names: Vec<String> = here
                 .into_iter()
-                .chain(&self.others)
+                .chain(&self.other_dictionaries)
                 .chain(&first)
                 .take(12)
                 .map(|name| name.shown().to_string())
@@ -96,30 +99,6 @@ impl File {
         }
         self.dictionary = prefix.to_string();
         Ok(())
-    }
-
-    /// Says which of several dictionaries of tensors, or of several networks in one, was taken: ` (its dictionary state_dict; it also
-    /// has state_dict_ema: ...)`. Empty where there was no choice.
-    pub fn choice(&self, place: &Place) -> String {
-        let shown = |name: &str| name.trim_end_matches('.').shown().to_string();
-        let others: Vec<String> = self.others.iter().chain(&place.others).take(8).map(|name| shown(name)).collect();
-        let mut taken = Vec::new();
-        if !self.dictionary.is_empty() {
-            taken.push(format!("its dictionary {}", self.dictionary.shown()));
-        }
-        if !place.others.is_empty() && !place.prefix.is_empty() {
-            taken.push(format!("the tensors under {}", shown(&place.prefix)));
-        }
-        match (taken.is_empty(), others.is_empty()) {
-            (true, true) => return String::new(),
-            (true, false) => taken.push("the tensors at its top".into()),
-            (false, _) => {}
-        }
-        let taken = taken.join(", ");
-        match &others[..] {
-            [] => format!(" ({taken})"),
-            others => format!(" ({taken}; it also has {}: `train.weights_dict` takes another)", others.join(", ")),
-        }
     }
 
     /// Where it was read from.
@@ -194,9 +173,9 @@ impl File {
         let nan = values.iter().any(|value| value.is_nan());
         let what = if nan { "not finite (NaN or infinite)" } else { "infinite or beyond float32" };
         let reason = format!(
-            "{bad} of the {} values of {} (stored as {:?}) {} {what}: these weights are broken, take a checkpoint from before \
+            "{bad} of the {} of {} (stored as {:?}) {} {what}: these weights are broken, take a checkpoint from before \
              they diverged or overflowed",
-            values.len(),
+            plural(values.len(), "value", "values"),
             name.shown(),
             self.view(name)?.dtype,
             are(bad)
@@ -224,14 +203,6 @@ impl File {
     fn wrong_type(&self, name: &str, view: &View, wanted: &str) -> Error {
         bad_file(&self.path, format!("{} has the type {:?}, not {wanted}", name.shown(), view.dtype))
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let (file, len) = input::open(path)?;
-    memory::ensure("a file of weights", len)?;
-    let mut bytes = Vec::with_capacity(len as usize);
-    file.take(len).read_to_end(&mut bytes).at("read", path)?;
-    Ok(bytes)
 }
 
 /// Drops the segments of wrappers from the names, unless two names would become one.

@@ -1,6 +1,8 @@
 //! What a file is that is no file of weights, and what to do about it.
 
-/// One sentence for a file whose first bytes are neither safetensors nor torch's.
+use crate::base::placeholder::placeholder;
+
+/// Says in one sentence what a file is whose first bytes are neither safetensors nor torch's.
 pub fn other(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "it is empty: if it was downloaded, download it again".into();
@@ -76,14 +78,8 @@ fn text(bytes: &[u8]) -> Option<String> {
     if start.is_empty() || head.chars().any(|c| c.is_control() && !c.is_whitespace()) {
         return None;
     }
-    let html =
-        ["<!doctype html", "<html", "<head", "<body", "<?xml", "<script"].iter().any(|tag| start.starts_with(tag));
-    Some(if start.starts_with("version https://git-lfs.github.com/") {
-        "it is a pointer of Git LFS to the file, not the file itself: fetch that with git lfs pull".into()
-    } else if html {
-        "it is a web page: the download got a page instead of the file, as happens with a link that needs a login or a \
-         confirmation; download the file itself"
-            .into()
+    Some(if let Some(placeholder) = placeholder(bytes) {
+        placeholder.into()
     } else if start.starts_with('{') && head.contains("\"weight_map\"") {
         "it is the index of weights that lie in several files: give a single file of weights".into()
     } else {

@@ -3,15 +3,17 @@
 use std::collections::HashMap;
 
 use super::backbone::Gap;
+use super::report::Unused;
+use super::tensor::same_numbers;
 use super::words::{is_averaged, is_no_weight};
-use super::{File, LoadReport, Names, Place, bad_file};
+use super::{File, LoadReport, Place, TensorNames, bad_file};
 use crate::Result;
 use crate::base::text::{Shown, are, plural};
 use crate::engine::store::Store;
 use crate::io::Dtype;
 
-/// What a network's tensors are called in a file of another program, and where it lies there.
-pub type Elsewhere<'a> = (Names<'a>, &'a Place);
+/// What a network's tensors are called in a file of another program, and where the network is in it.
+pub type ForeignNames<'a> = (&'a dyn TensorNames, &'a Place);
 
 /// Fills every tensor of `store` from the file's tensor of the same name: a checkpoint of the same model. A counter
 /// (`num_batches_tracked`) may be missing, as in files of old torch versions. In a file from `elsewhere` losses, counters and an average
@@ -19,25 +21,25 @@ pub type Elsewhere<'a> = (Names<'a>, &'a Place);
 ///
 /// # Errors
 /// As [`fits_exactly`]; a value is not finite.
-pub fn load_exact(store: &mut Store, file: &File, elsewhere: Option<Elsewhere<'_>>) -> Result<()> {
-    exactly(store, file, elsewhere)?.fill(store, file)
+pub fn load_exact(store: &mut Store, file: &File, foreign: Option<ForeignNames<'_>>) -> Result<()> {
+    exactly(store, file, foreign)?.fill(store, file)
 }
 
 /// Checks whether [`load_exact`] could fill `store`, of which only shapes are needed.
 ///
 /// # Errors
 /// A name is missing, superfluous or of another shape.
-pub fn fits_exactly(store: &Store, file: &File, elsewhere: Option<Elsewhere<'_>>) -> Result<()> {
-    exactly(store, file, elsewhere).map(drop)
+pub fn fits_exactly(store: &Store, file: &File, foreign: Option<ForeignNames<'_>>) -> Result<()> {
+    exactly(store, file, foreign).map(drop)
 }
 
-fn exactly(store: &Store, file: &File, elsewhere: Option<Elsewhere<'_>>) -> Result<Matching> {
-    let sources = |name: &str| match elsewhere {
+fn exactly(store: &Store, file: &File, foreign: Option<ForeignNames<'_>>) -> Result<Matching> {
+    let sources = |name: &str| match foreign {
         Some((names, place)) => place.sources(names, name),
         None => vec![name.to_string()],
     };
     let matching = Matching::new(store, file, |_| false, sources)?;
-    matching.check_exact(store, file, |name| elsewhere.is_some() && is_beside(name))?;
+    matching.check_exact(store, file, |name| foreign.is_some() && is_beside(name))?;
     Ok(matching)
 }
 
@@ -49,7 +51,7 @@ fn is_beside(name: &str) -> bool {
 /// How training starts from a file.
 #[derive(Clone, Copy)]
 pub struct FineTune<'a> {
-    pub names: Names<'a>,
+    pub names: &'a dyn TensorNames,
     /// Tensors that start afresh whatever the file has: a classifier's.
     pub is_head: &'a dyn Fn(&str) -> bool,
     /// Whether a part of the backbone is enough.
@@ -66,8 +68,7 @@ pub fn fine_tune(store: &mut Store, file: &File, how: FineTune<'_>) -> Result<Lo
     let matching = Matching::new(store, file, is_head, |name| place.sources(names, name))?;
     let report = &matching.report;
     if !store.params.iter().any(|param| report.loaded.contains(&param.name)) {
-        let other_shape = report.skipped.iter().find(|(_, why)| why.starts_with("shape"));
-        let have = match other_shape {
+        let have = match report.skipped.iter().find(|(_, why)| why.is_shape()) {
             Some((name, why)) => format!("{} has the {why}", name.shown()),
             None => format!(
                 "it has {}",
@@ -123,25 +124,25 @@ impl Matching {
     ) -> Result<Matching> {
         let mut matching = Matching { report: LoadReport::default(), sources: HashMap::new() };
         let Matching { report, sources: used } = &mut matching;
-        // What became of the file's names: an empty reason where one was used.
-        let mut fate: HashMap<String, String> = HashMap::new();
+        // What became of the file's tensors: `None` where one was used.
+        let mut fate: HashMap<String, Option<Unused>> = HashMap::new();
         let mut take = |name: &str, shape: &[usize]| {
             let mut unread = None;
             for source in sources(name) {
                 let found = file.shape(&source);
                 if is_head(name) && (found.is_some() || file.unread(&source).is_some()) {
-                    fate.entry(source).or_insert("classifier: starts afresh".into());
+                    fate.entry(source).or_insert(Some(Unused::Head));
                 } else if let Some(why) = file.unread(&source) {
                     unread.get_or_insert(format!("{} cannot be used: {why}", source.shown()));
                 } else if let Some(found) = found {
                     if same_numbers(&found, shape) {
                         report.loaded.push(name.into());
                         report.sources.push(source.clone());
-                        fate.insert(source.clone(), String::new());
+                        fate.insert(source.clone(), None);
                         used.insert(name.into(), source);
                         return Ok(());
                     }
-                    fate.entry(source).or_insert(format!("shape {found:?}, the model has {shape:?}"));
+                    fate.entry(source).or_insert(Some(Unused::Shape { file: found, model: shape.to_vec() }));
                 }
             }
             report.new.push(name.into());
@@ -155,11 +156,11 @@ impl Matching {
         }
         for name in file.all_names() {
             match fate.remove(name) {
-                Some(why) if why.is_empty() => {}
-                Some(why) => report.skipped.push((name.into(), why)),
+                Some(None) => {}
+                Some(Some(why)) => report.skipped.push((name.into(), why)),
                 None => {
-                    let why = file.unread(name).unwrap_or("the model has no such tensor");
-                    report.skipped.push((name.into(), why.into()));
+                    let why = file.unread(name).map_or(Unused::Unknown, |why| Unused::Unread(why.into()));
+                    report.skipped.push((name.into(), why));
                 }
             }
         }
@@ -170,14 +171,11 @@ impl Matching {
     fn check_exact(&self, store: &Store, file: &File, beside: impl Fn(&str) -> bool) -> Result<()> {
         let counter = |name: &String| store.counters.iter().any(|(counter, _)| counter == name);
         let missing: Vec<&String> = self.report.new.iter().filter(|name| !counter(name)).collect();
-        let skipped: Vec<&(String, String)> = self.report.skipped.iter().filter(|(name, _)| !beside(name)).collect();
+        let skipped: Vec<&(String, Unused)> = self.report.skipped.iter().filter(|(name, _)| !beside(name)).collect();
         let Some(example) = missing.first().copied().or(skipped.first().map(|(name, _)| name)) else {
             return Ok(());
         };
-        let why = skipped
-            .iter()
-            .find(|(name, _)| name == example)
-            .or(skipped.iter().find(|(_, why)| why.starts_with("shape")));
+        let why = skipped.iter().find(|(name, _)| name == example).or(skipped.iter().find(|(_, why)| why.is_shape()));
         let why = why.map_or(String::new(), |(_, why)| format!(" ({why})"));
         Err(bad_file(
             file.path(),
@@ -207,8 +205,8 @@ impl Matching {
                 let negative = values.iter().filter(|value| **value < 0.0).count();
                 if negative > 0 && buffer.name.ends_with("running_var") {
                     let reason = format!(
-                        "{negative} of the {} values of {} {} negative, and a variance never is: these weights are broken",
-                        values.len(),
+                        "{negative} of the {} of {} {} negative, and a variance never is: these weights are broken",
+                        plural(values.len(), "value", "values"),
                         source.shown(),
                         are(negative)
                     );
@@ -230,16 +228,6 @@ impl Matching {
 fn counted(file: &File, name: &str) -> Result<u64> {
     let float = matches!(file.dtype(name), Some(Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64));
     Ok(if float { file.f32(name)?[0] as u64 } else { file.i64(name)?[0].max(0) as u64 })
-}
-
-/// Whether tensors of these shapes are the same numbers in the same order: equal shapes, or a linear weight `[out, in]` and a
-/// 1x1 convolution `[out, in, 1, 1]`.
-pub(super) fn same_numbers(a: &[usize], b: &[usize]) -> bool {
-    let linear = |shape: &[usize]| match *shape {
-        [out, input] | [out, input, 1, 1] => Some([out, input]),
-        _ => None,
-    };
-    a == b || (linear(a).is_some() && linear(a) == linear(b))
 }
 
 #[cfg(test)]
@@ -287,13 +275,20 @@ mod tests {
     }
 
     fn start(store: &mut Store, file: &File, is_head: &dyn Fn(&str) -> bool, partial: bool) -> Result<LoadReport> {
-        let names = Names { of: &sources, in_backbone: &|name| name.starts_with('p') };
-        fine_tune(store, file, FineTune { names, is_head, partial })
+        fine_tune(store, file, FineTune { names: &Branches, is_head, partial })
     }
 
-    fn sources(name: &str) -> Vec<String> {
-        let stage = name.strip_prefix("p1.").or(name.strip_prefix("p2.")).map(|rest| format!("layer3.{rest}"));
-        std::iter::once(name.to_string()).chain(stage).collect()
+    struct Branches;
+
+    impl TensorNames for Branches {
+        fn pretrained_names(&self, name: &str) -> Vec<String> {
+            let stage = name.strip_prefix("p1.").or(name.strip_prefix("p2.")).map(|rest| format!("layer3.{rest}"));
+            std::iter::once(name.to_string()).chain(stage).collect()
+        }
+
+        fn is_backbone(&self, name: &str) -> bool {
+            name.starts_with('p')
+        }
     }
 
     #[test]
@@ -310,7 +305,7 @@ mod tests {
         assert_eq!(report.new, ["fc.weight", "bn.running_mean", "bn.num_batches_tracked"]);
         let skipped: Vec<&str> = report.skipped.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(skipped, ["fc.weight", "other", "p2.0.weight"]);
-        assert_eq!(report.skipped[2].1, "shape [2, 4], the model has [2, 3, 1, 1]");
+        assert_eq!(report.skipped[2].1.to_string(), "shape [2, 4], the model has [2, 3, 1, 1]");
         // [in, out] in memory.
         assert_eq!(store.values[..6], [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
         assert_eq!(store.values[6..12], store.values[..6]);

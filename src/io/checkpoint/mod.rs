@@ -13,9 +13,9 @@ mod torch;
 mod words;
 
 pub use file::File;
-pub use load::{Elsewhere, FineTune, fine_tune, fits_exactly, load_exact};
-pub use place::{Names, Place};
-pub use report::LoadReport;
+pub use load::{FineTune, ForeignNames, fine_tune, fits_exactly, load_exact};
+pub use place::{Place, TensorNames};
+pub use report::{LoadReport, Unused};
 pub use safetensors_out::{Tensor, state_dict, write};
 
 use std::path::Path;
@@ -27,10 +27,4 @@ fn bad_file(path: &Path, reason: String) -> Error {
 }
 
 #[cfg(test)]
-mod companions;
-#[cfg(test)]
-mod damage;
-#[cfg(test)]
-mod dictionaries;
-#[cfg(test)]
-mod numbers;
+mod tests;

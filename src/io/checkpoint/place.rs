@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::load::same_numbers;
+use super::tensor::same_numbers;
 use super::words::is_averaged;
 use super::{File, bad_file};
 use crate::Result;
@@ -13,12 +13,12 @@ use crate::engine::store::Store;
 const MAX_CANDIDATES: usize = 16;
 
 /// What a network's tensors may be called in files.
-#[derive(Clone, Copy)]
-pub struct Names<'a> {
-    /// Names that a tensor of the model may start from, the best one first.
-    pub of: &'a dyn Fn(&str) -> Vec<String>,
-    /// Whether a tensor belongs to the backbone, the pre-trained network.
-    pub in_backbone: &'a dyn Fn(&str) -> bool,
+pub trait TensorNames {
+    /// Names in a file of pre-trained weights from which the tensor `name` of the network may start, the best one first.
+    fn pretrained_names(&self, name: &str) -> Vec<String>;
+
+    /// Whether the tensor `name` belongs to the backbone: a file that training starts from must have all of it.
+    fn is_backbone(&self, name: &str) -> bool;
 }
 
 /// Where a network lies in a file.
@@ -36,10 +36,10 @@ impl Place {
     ///
     /// # Errors
     /// There are several networks of which each would do.
-    pub fn find(store: &Store, file: &File, names: Names<'_>) -> Result<Place> {
+    pub fn find(store: &Store, file: &File, names: &dyn TensorNames) -> Result<Place> {
         let backbone: Vec<(Vec<String>, Vec<usize>)> = tensors(store)
-            .filter(|(name, _)| (names.in_backbone)(name))
-            .map(|(name, shape)| ((names.of)(name), shape))
+            .filter(|(name, _)| names.is_backbone(name))
+            .map(|(name, shape)| (names.pretrained_names(name), shape))
             .collect();
         let prefixes = prefixes(file, &backbone);
         // Where less fits, as in a network of another width, single layers fit here and there by chance.
@@ -73,7 +73,7 @@ impl Place {
         }
         let mut others: Vec<String> = Vec::new();
         for other in &candidates {
-            let apart = other.averaged != best.averaged || !nested(other);
+            let apart = other.averaged != best.averaged || !nested(other) || !other.shares_a_tensor(best);
             if apart && other.sources != best.sources && !others.iter().any(|listed| other.prefix.starts_with(listed)) {
                 others.push(other.prefix.to_string());
             }
@@ -81,20 +81,45 @@ impl Place {
         Ok(Place { prefix: best.prefix.to_string(), others })
     }
 
+    /// Says which of several dictionaries of tensors, or of several networks in one, was taken: ` (its dictionary state_dict; it also
+    /// has state_dict_ema: ...)`. Empty where there was no choice.
+    pub fn choice(&self, file: &File) -> String {
+        let shown = |name: &str| name.trim_end_matches('.').shown().to_string();
+        let others: Vec<String> =
+            file.other_dictionaries.iter().chain(&self.others).take(8).map(|name| shown(name)).collect();
+        let mut taken = Vec::new();
+        if !file.dictionary.is_empty() {
+            taken.push(format!("its dictionary {}", file.dictionary.shown()));
+        }
+        if !self.others.is_empty() && !self.prefix.is_empty() {
+            taken.push(format!("the tensors under {}", shown(&self.prefix)));
+        }
+        match (taken.is_empty(), others.is_empty()) {
+            (true, true) => return String::new(),
+            (true, false) => taken.push("the tensors at its top".into()),
+            (false, _) => {}
+        }
+        let taken = taken.join(", ");
+        match &others[..] {
+            [] => format!(" ({taken})"),
+            others => format!(" ({taken}; it also has {}: `train.weights_dict` takes another)", others.join(", ")),
+        }
+    }
+
     /// Whether any tensor of the backbone is here, by its name.
-    pub fn has_backbone(&self, store: &Store, file: &File, names: Names<'_>) -> bool {
+    pub fn has_backbone(&self, store: &Store, file: &File, names: &dyn TensorNames) -> bool {
         tensors(store)
-            .filter(|(name, _)| (names.in_backbone)(name))
+            .filter(|(name, _)| names.is_backbone(name))
             .any(|(name, _)| self.sources(names, name).iter().any(|source| file.shape(source).is_some()))
     }
 
     /// Names in the file that the tensor `name` of the model may start from, the best one first. A backbone is in one place; what
     /// belongs to it, such as a classifier, may be beside it, in any of the modules around.
-    pub fn sources(&self, names: Names<'_>, name: &str) -> Vec<String> {
-        let own = (names.of)(name);
+    pub fn sources(&self, names: &dyn TensorNames, name: &str) -> Vec<String> {
+        let own = names.pretrained_names(name);
         let mut prefix = &self.prefix[..];
         let mut sources: Vec<String> = own.iter().map(|name| format!("{prefix}{name}")).collect();
-        while !prefix.is_empty() && !(names.in_backbone)(name) {
+        while !prefix.is_empty() && !names.is_backbone(name) {
             prefix = prefix[..prefix.len() - 1].rfind('.').map_or("", |dot| &prefix[..=dot]);
             sources.extend(own.iter().map(|name| format!("{prefix}{name}")));
         }
@@ -129,6 +154,12 @@ impl<'f> Candidate<'f> {
 
     fn found(&self) -> usize {
         self.sources.iter().flatten().count()
+    }
+
+    /// Whether a tensor of the file belongs to both.
+    fn shares_a_tensor(&self, other: &Candidate<'_>) -> bool {
+        let own: HashSet<&String> = self.sources.iter().flatten().collect();
+        other.sources.iter().flatten().any(|source| own.contains(source))
     }
 
     /// The best one has the lowest.

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use half::{bf16, f16};
 
+use crate::base::text::plural;
 use crate::io::dtype::Dtype;
 
 /// A view that repeats its storage (an expanded tensor) may have this many elements and no more, so that a file of a few
@@ -50,8 +51,8 @@ impl View {
         let available = storage.len() / dtype.size();
         let outside = || {
             format!(
-                "a tensor of shape {shape:?}, strides {strides:?} and offset {offset} lies outside its storage of \
-                 {available} elements"
+                "a tensor of shape {shape:?}, strides {strides:?} and offset {offset} reaches beyond its storage of {}",
+                plural(available, "element", "elements")
             )
         };
         if shape.len() != strides.len() {
@@ -66,7 +67,10 @@ impl View {
             return Err(outside());
         }
         if count > available.max(MAX_REPEATED) {
-            return Err(format!("a tensor of shape {shape:?} repeats a storage of {available} elements too often"));
+            return Err(format!(
+                "a tensor of shape {shape:?} repeats a storage of {} too often",
+                plural(available, "element", "elements")
+            ));
         }
         let start = if count == 0 { storage.start } else { storage.start + offset * dtype.size() };
         Ok(View { dtype, shape: shape.to_vec(), strides: strides.to_vec(), bytes: start..storage.end })
@@ -150,6 +154,16 @@ fn row_major(shape: &[usize]) -> Vec<usize> {
         strides[axis - 1] = strides[axis].saturating_mul(shape[axis]);
     }
     strides
+}
+
+/// Whether tensors of these shapes are the same numbers in the same order: equal shapes, or a linear weight `[out, in]` and a
+/// 1x1 convolution `[out, in, 1, 1]`.
+pub(super) fn same_numbers(a: &[usize], b: &[usize]) -> bool {
+    let linear = |shape: &[usize]| match *shape {
+        [out, input] | [out, input, 1, 1] => Some([out, input]),
+        _ => None,
+    };
+    a == b || (linear(a).is_some() && linear(a) == linear(b))
 }
 
 fn elements<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {

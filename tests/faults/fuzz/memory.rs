@@ -1,9 +1,9 @@
-//! An allocator that counts: the largest amount of memory in use is part of what a reader promises.
+//! An allocator that counts: readers promise how much memory they use at most.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// More than this is not given: the machine stays usable, and the program ends with the reader's name in its last line.
+/// Bytes beyond which allocations fail: the machine stays usable, and the last line of the output names the reader.
 const MOST: usize = 4 << 30;
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
@@ -14,7 +14,7 @@ static ALLOCATOR: Counting = Counting;
 
 struct Counting;
 
-/// Begins anew with the largest use; returns the present one.
+/// Forgets the largest use; returns the present one.
 pub fn restart() -> usize {
     let now = IN_USE.load(Relaxed);
     PEAK.store(now, Relaxed);
@@ -26,7 +26,7 @@ pub fn peak() -> usize {
     PEAK.load(Relaxed)
 }
 
-/// Notes `size` bytes more; false where they are too many: then they only count as asked for.
+/// Counts `size` bytes more. Returns false where they are too many: then only the peak counts them.
 fn take(size: usize) -> bool {
     let now = IN_USE.fetch_add(size, Relaxed).saturating_add(size);
     PEAK.fetch_max(now, Relaxed);
@@ -37,14 +37,22 @@ fn take(size: usize) -> bool {
     true
 }
 
-// SAFETY: every call goes to the system's allocator as it came, or fails with null, which is allowed.
+// SAFETY: each function gives what the system's allocator gives for the same arguments, or null, which means failure.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if take(layout.size()) { unsafe { System.alloc(layout) } } else { std::ptr::null_mut() }
+        if !take(layout.size()) {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: the caller promises a layout of more than zero bytes.
+        unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if take(layout.size()) { unsafe { System.alloc_zeroed(layout) } } else { std::ptr::null_mut() }
+        if !take(layout.size()) {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
@@ -52,12 +60,15 @@ unsafe impl GlobalAlloc for Counting {
         if !take(size) {
             return std::ptr::null_mut();
         }
+        // SAFETY: the caller promises that `at` came from this allocator, which is the system's, with this layout, and that
+        // `size` is a size that it may take.
         let new = unsafe { System.realloc(at, layout, size) };
         IN_USE.fetch_sub(if new.is_null() { size } else { layout.size() }, Relaxed);
         new
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller promises that `at` came from this allocator, which is the system's, with this layout.
         unsafe { System.dealloc(at, layout) };
         IN_USE.fetch_sub(layout.size(), Relaxed);
     }

@@ -19,7 +19,8 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::{number, say};
+use crate::common::say;
+use crate::number;
 
 /// Most memory that an input below 1 MB may take.
 const MEMORY: usize = 1 << 30;

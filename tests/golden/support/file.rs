@@ -1,11 +1,13 @@
 //! Finds golden files by name pattern and reads their tensors.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
+
+use crate::common::say;
 
 /// Golden files whose name matches `pattern` (at most one `*`, in the name; folders may stand before it): those of the folder `PTL_GOLDEN`, then the committed
 /// fixtures that differ from them.
@@ -14,10 +16,8 @@ use serde_json::Value;
 pub fn files(pattern: &str) -> Vec<PathBuf> {
     let fixtures = matching(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden"), pattern);
     let Some(folder) = std::env::var_os("PTL_GOLDEN") else {
-        // Written to the stream itself: the test harness would swallow eprintln! of a test that passes.
         let n = fixtures.len();
-        let line = format!("SKIPPED full golden data ({pattern}): PTL_GOLDEN is not set; checked {n} fixture files\n");
-        std::io::stderr().write_all(line.as_bytes()).expect("stderr takes a line");
+        say(&format!("SKIPPED full golden data ({pattern}): PTL_GOLDEN is not set; checked {n} fixture files"));
         return fixtures;
     };
     let mut found = matching(Path::new(&folder), pattern);
@@ -161,8 +161,7 @@ impl GoldenFile {
 pub fn folders(name: &str) -> Vec<PathBuf> {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(name);
     let Some(folder) = std::env::var_os("PTL_GOLDEN") else {
-        let line = format!("SKIPPED full golden data ({name}/): PTL_GOLDEN is not set; checked the committed folder\n");
-        std::io::stderr().write_all(line.as_bytes()).expect("stderr takes a line");
+        say(&format!("SKIPPED full golden data ({name}/): PTL_GOLDEN is not set; checked the committed folder"));
         return vec![fixture];
     };
     let full = Path::new(&folder).join(name);

@@ -16,7 +16,7 @@ use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
 use crate::base::text::Shown;
 use crate::config::Overrides;
-use crate::data::Subsets;
+use crate::data::{Subsets, ValidationImages};
 use crate::eval::{classification, dataset_features, ranking_options};
 use crate::model::TrainedModel;
 use crate::nn::TaskKind;
@@ -79,7 +79,7 @@ fn classify(
     let held_out = flags.has("data.val_share") || trained.trained_root.as_deref().is_some_and(same);
     let share = held_out.then_some(trained.config.data.val_share);
     let mut dataset = open_classes(root, kind, Subsets::Test, share, &trained.config, reporter)?;
-    if share.is_none() && dataset.classes == trained.class_names && dataset.label.ends_with("(all images)") {
+    if dataset.validation == ValidationImages::All && dataset.classes == trained.class_names {
         reporter.warn(
             "all images of these data are measured; if the model was trained on them, say which were held out with the \
              --val-share and --split of its training",

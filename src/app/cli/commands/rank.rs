@@ -33,8 +33,14 @@ pub fn rank(args: &RankArgs) -> Result<ExitCode> {
             plural(set.len(), "feature", "features"),
             plural(set.dim, "number", "numbers")
         ));
-        if args.normalize {
-            set.normalize();
+        let zeros = if args.normalize { set.normalize() } else { 0 };
+        if zeros > 0 {
+            let those = plural(
+                zeros,
+                "feature is all zeros and cannot be scaled to unit length: its distances mean nothing",
+                "features are all zeros and cannot be scaled to unit length: their distances mean nothing",
+            );
+            reporter.warn(&format!("{}: {those}", path.shown()));
         }
         Ok(set)
     };

@@ -11,7 +11,7 @@ use crate::app::cli::pictures::{draw_classification, draw_training};
 use crate::base::progress::Reporter;
 use crate::base::text::Shown;
 use crate::config::Config;
-use crate::data::{DatasetKind, Subsets};
+use crate::data::{DatasetKind, Subsets, ValidationImages};
 use crate::eval::classification::ClassificationReport;
 use crate::model::model_file;
 use crate::nn::DEFAULT_ARCH;
@@ -60,7 +60,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             let root = data_root(&config)?;
             let dataset = open_classes(root, config.data.kind, Subsets::All, share, &config, &terminal)?;
             refuse_on_data(args, &config, [dataset.kind; 2])?;
-            if !dataset.held_out {
+            if dataset.validation == ValidationImages::Own {
                 flags.refuse(
                     &["data.split", "data.val_share"],
                     "it has no effect on a data set with validation images of its own: leave it out",

@@ -1,4 +1,4 @@
-//! A matrix of counts as colours: each cell's share of its row.
+//! A heat map of a matrix of counts: the colour of a cell is its share of its row.
 
 use std::path::Path;
 
@@ -9,44 +9,43 @@ use super::{Area, Drawn, QUIET, TEXT, write};
 use crate::Result;
 use crate::base::text::Shown;
 
-/// Rows up to which cells have counts and names.
+/// Largest number of rows with counts in the cells and names on the axes.
 const NAMED: usize = 20;
-/// Pixels of a name: what is longer is cut.
+/// Largest width of a name in pixels; longer names are cut.
 const NAME_WIDTH: f64 = 150.0;
-/// Pixels above the matrix without and with a note, beside it (the scale of colours), below the ticks (the axis' name).
+/// Pixels above the matrix without and with a note; to its right (the scale of colours); below the ticks (the name of the axis).
 const HEAD: [i32; 2] = [52, 74];
 const SCALE: i32 = 96;
 const FOOT: i32 = 36;
-/// Shares below are not drawn where cells have no counts: a row has at most fifty others, which bounds the file.
+/// Smaller shares are not drawn in cells without counts. A row then has at most fifty cells, which limits the size of the file.
 const FAINT: f64 = 0.02;
 
-/// What stands around a square matrix.
+/// The texts around a square matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct HeatMap<'a> {
     pub title: &'a str,
-    /// A line below the title, or nothing.
+    /// A line below the title, or an empty text.
     pub note: &'a str,
     /// Name of the columns' axis.
     pub x: &'a str,
     /// Name of the rows' axis.
     pub y: &'a str,
-    /// One for each row and column; without them, or with more than 20, axes have numbers.
+    /// One name for each row and column. Without names, or with more than 20, the axes have numbers.
     pub names: &'a [&'a str],
-    /// Numbers on the axes count in steps of this many.
+    /// The number of classes in a row: numbers on the axes count in these steps.
     pub step: usize,
 }
 
-/// Pixels of the parts of a picture.
+/// Sizes and places of the parts of a picture, in pixels.
 struct Layout {
     cells: usize,
-    /// Pixels of a cell.
     cell: i32,
     left: i32,
     top: i32,
-    /// Names, shortened, with their cells: all of them, or every tenth number or so.
+    /// Labels of the axes with their cells: all names, shortened, or numbers at some cells.
     labels: Vec<(usize, String)>,
     named: bool,
-    /// Column names stand upright.
+    /// Column names are rotated.
     upright: bool,
     size: (u32, u32),
 }
@@ -149,7 +148,7 @@ impl Layout {
         Ok(())
     }
 
-    /// From 0 to 100 %, beside the matrix.
+    /// Draws the scale of colours from 0 to 100 %, to the right of the matrix.
     fn draw_scale(&self, area: &Area) -> Drawn {
         const STEPS: i32 = 40;
         let (left, top) = (self.left + self.side() + 24, self.top);
@@ -169,13 +168,13 @@ impl Layout {
     }
 }
 
-/// At most a dozen cells, at round numbers.
+/// Returns at most a dozen cells, at round numbers.
 fn ticks(cells: usize) -> impl Iterator<Item = usize> {
     let distance = [1, 2, 5, 10, 20, 50].into_iter().find(|distance| cells / distance <= 12).unwrap_or(100);
     (0..cells).step_by(distance)
 }
 
-/// Pixels of a text of the size of names and ticks: generous, since the back end knows no fonts.
+/// Estimates the width of a name or tick in pixels, rather too large than too small: it is not known without fonts.
 fn width(text: &str) -> f64 {
     let of_character = |c: char| match c {
         'M' | 'W' | 'm' | 'w' | '@' | '%' | '…' | '\u{2e80}'.. => 11.6,
@@ -196,7 +195,7 @@ fn shortened(name: &str) -> String {
     short + "…"
 }
 
-/// At most five characters.
+/// Formats a count with at most five characters.
 fn short_count(count: usize) -> String {
     match count {
         0..100_000 => count.to_string(),
@@ -205,7 +204,7 @@ fn short_count(count: usize) -> String {
     }
 }
 
-/// From nearly white over the palette's blue to a dark one.
+/// Returns the colour of a share: from nearly white over the palette's blue to a dark blue.
 fn colour(share: f64) -> RGBColor {
     const STOPS: [(f64, [f64; 3]); 3] =
         [(0.0, [244.0, 247.0, 250.0]), (0.6, [0.0, 114.0, 178.0]), (1.0, [5.0, 48.0, 84.0])];
@@ -265,7 +264,7 @@ mod tests {
             svg.matches("<rect").count() - (2 + 1 + 40 + 1)
         };
         assert_eq!(cells(&matrix(|i, j| if i == j { 50 } else { 0 })), 200);
-        // As many as can be seen; and as confused as can be, where nothing stands out.
+        // As many cells as can be drawn; and a matrix whose cells are all too faint.
         assert_eq!(cells(&matrix(|_, j| usize::from(j % 4 == 0))), 200 * 50);
         assert_eq!(cells(&matrix(|i, j| 1 + (i + j) % 2)), 0);
     }

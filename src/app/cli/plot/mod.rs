@@ -1,5 +1,5 @@
-//! Charts as SVG files: training curves, bars that compare arms, confusion matrices, reliability diagrams. Text is left to the
-//! viewer, so no font is needed here.
+//! Charts as SVG files: curves, bars that compare arms, confusion matrices, reliability diagrams. The viewer renders the text, so no
+//! font is needed here.
 
 mod heat_map;
 mod reliability;
@@ -27,7 +27,7 @@ const HEAD: u32 = 84;
 const TEXT: RGBColor = RGBColor(45, 51, 59);
 const QUIET: RGBColor = RGBColor(110, 119, 129);
 const GRID: RGBColor = RGBColor(226, 229, 233);
-/// Okabe and Ito's palette, told apart by colour-blind readers, without its yellow.
+/// The palette of Okabe and Ito, which colour-blind readers can distinguish, without its yellow.
 const PALETTE: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -37,7 +37,7 @@ const PALETTE: [RGBColor; 6] = [
     RGBColor(130, 130, 130),
 ];
 
-/// What stands around a chart.
+/// The texts of a chart.
 #[derive(Clone, Copy, Debug)]
 pub struct Captions<'a> {
     pub title: &'a str,
@@ -49,7 +49,7 @@ pub struct Captions<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
     pub name: String,
-    /// (x, y); the line is broken where y is not finite.
+    /// (x, y). The line is interrupted where y is not finite.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -104,7 +104,7 @@ pub fn bars(path: &Path, captions: Captions, groups: &[&str], arms: &[Arm]) -> R
     write(path, SIZE, |area| {
         let plot = head(area, captions.title, &names)?;
         let mut chart = chart(&plot, -0.5..groups.len() as f64 - 0.5, y_range.clone())?;
-        // Ticks fall on whole numbers, the middles of the groups; a tick between two groups has no label.
+        // The middles of the groups are at whole numbers; a tick between two groups has no label.
         let group = |x: &f64| {
             let index = x.round();
             let name = groups.get(index as usize).filter(|_| index >= 0.0 && (x - index).abs() < 1e-9);
@@ -121,7 +121,7 @@ pub fn bars(path: &Path, captions: Captions, groups: &[&str], arms: &[Arm]) -> R
     })
 }
 
-/// One bar with its value above and, with a deviation, its error bar.
+/// Draws one bar with its value above it and an error bar if there is a deviation.
 fn bar(chart: &mut Chart, x: Range<f64>, value: MeanStd, color: RGBColor) -> Drawn {
     let middle = (x.start + x.end) / 2.0;
     let top = value.mean + value.std.unwrap_or(0.0);
@@ -146,13 +146,13 @@ fn write(path: &Path, size: (u32, u32), draw: impl Fn(&Area) -> Drawn) -> Result
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-        // The back end writes into a string: nothing it does can fail.
+        // Drawing into a string cannot fail.
         draw(&area).and_then(|()| Ok(area.present()?)).expect("drawing into memory");
     }
     atomic_write(path, |file| file.write_all(svg.as_bytes()))
 }
 
-/// Draws background, title and legend; returns the area below them.
+/// Draws background, title and legend. Returns the area below them.
 fn head<'a>(area: &Area<'a>, title: &str, names: &[&str]) -> Result<Area<'a>, Box<dyn std::error::Error>> {
     area.fill(&WHITE)?;
     let title_style = ("sans-serif", 20).into_font().style(FontStyle::Bold).color(&TEXT);
@@ -163,7 +163,7 @@ fn head<'a>(area: &Area<'a>, title: &str, names: &[&str]) -> Result<Area<'a>, Bo
         let name = name.shown().to_string();
         area.draw(&Rectangle::new([(x, 55), (x + 18, 65)], color.filled()))?;
         area.draw(&Text::new(name.clone(), (x + 25, 60), style.clone()))?;
-        // The back end knows no fonts: a generous 7.8 pixels for each character of a 15-pixel face.
+        // The width of a text is not known without fonts: 7.8 pixels are enough for a character of a 15-pixel face.
         x += 25 + (name.chars().count() as f64 * 7.8) as i32 + 20;
     }
     Ok(area.split_vertically(HEAD).1)
@@ -190,12 +190,12 @@ fn mesh(chart: &mut Chart, captions: Captions, x_labels: usize, x_label: &dyn Fn
     Ok(())
 }
 
-/// Smallest and largest value.
+/// Returns the smallest and the largest value.
 fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     values.fold(None, |extent, v| extent.map_or(Some((v, v)), |(low, high)| Some((v.min(low), v.max(high)))))
 }
 
-/// A range with air above, that starts at zero unless the values lie far from it.
+/// Returns a range with a margin above the values, which starts at zero unless the values are far from zero.
 fn padded(extent: Option<(f64, f64)>) -> Range<f64> {
     let (low, high) = extent.unwrap_or((0.0, 1.0));
     let low = if low >= 0.0 && low <= 0.6 * high { 0.0 } else { low };
@@ -205,7 +205,7 @@ fn padded(extent: Option<(f64, f64)>) -> Range<f64> {
     (if low == 0.0 { low } else { low - air })..(if high == 0.0 && low < 0.0 { high } else { high + air })
 }
 
-/// Four decimals without the zeros behind; very small and very large values with an exponent.
+/// Formats with up to four decimals, and very small and very large values with an exponent.
 fn number(value: f64) -> String {
     let magnitude = value.abs();
     if magnitude != 0.0 && !(1e-3..1e6).contains(&magnitude) {

@@ -1,4 +1,4 @@
-//! Whether a network is as sure as it is right: accuracy by bins of its confidence, and how many images are in each.
+//! A reliability diagram: the accuracy in bins of the network's confidence, and the share of images in each bin.
 
 use std::path::Path;
 
@@ -14,13 +14,13 @@ const UPPER: u32 = 420;
 /// The palette's colour of the gap, lighter.
 const GAP: RGBColor = RGBColor(242, 190, 158);
 
-/// Images of about the same confidence. All are shares in [0, 1].
+/// A bin of images with similar confidence. All figures are in [0, 1].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ReliabilityBin {
-    /// Of all images.
+    /// Share of all images.
     pub share: f64,
     pub accuracy: f64,
-    /// Mean over its images.
+    /// Mean confidence of its images.
     pub confidence: f64,
 }
 
@@ -32,7 +32,7 @@ pub fn reliability(path: &Path, title: &str, bins: &[ReliabilityBin]) -> Result<
     let [accuracy, gap, images, ..] = PALETTE;
     let width = 100.0 / bins.len().max(1) as f64;
     let filled = || bins.iter().enumerate().filter(|(_, bin)| bin.share > 0.0);
-    // Bars do not touch.
+    // Leaves a gap between bars.
     let ends = |i: usize| (width * (i as f64 + 0.04), width * (i as f64 + 0.96));
     let bar = |i: usize, from: f64, to: f64, style: ShapeStyle| {
         let (left, right) = ends(i);
@@ -46,7 +46,7 @@ pub fn reliability(path: &Path, title: &str, bins: &[ReliabilityBin]) -> Result<
         for (i, bin) in filled() {
             let (left, right) = ends(i);
             let top = vec![(left, 100.0 * bin.accuracy), (right, 100.0 * bin.accuracy)];
-            // The gap covers the bar of a network that is too modest: the accuracy keeps its edge.
+            // Where the network is underconfident, the gap covers the bar: a line marks the accuracy.
             upper.draw_series([
                 bar(i, 0.0, bin.accuracy, accuracy.filled()),
                 bar(i, bin.accuracy, bin.confidence, GAP.filled()),

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::refuse;
 use super::{IMAGE, interleave, read};
 use crate::Result;
-use crate::data::sets::DatasetKind;
+use crate::data::DatasetKind;
 
 /// Labels and pixels `[n, 32, 32, 3]`; of two labels the fine one.
 ///

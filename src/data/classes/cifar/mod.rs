@@ -12,8 +12,7 @@ use super::{ClassDataset, refuse};
 use crate::Result;
 use crate::base::text::{Shown, plural};
 use crate::base::{input, memory};
-use crate::data::sets::{DatasetKind, Subsets};
-use crate::data::{PackedImages, Sample};
+use crate::data::{DatasetKind, PackedImages, Sample, Subsets};
 
 /// Images are 32 pixels high and wide.
 const SIDE: usize = 32;
@@ -162,9 +161,9 @@ fn images(file: &Path, kind: DatasetKind, version: Version) -> Result<Vec<Sample
 
 /// A whole file, where memory is left for it and for the images that are made of it.
 fn read(file: &Path) -> Result<Vec<u8>> {
-    let (_, len) = input::open(file)?;
-    memory::ensure("the data set", len.saturating_mul(3))?;
-    input::read(file, LARGEST)
+    let opened = input::open(file)?;
+    memory::ensure("the data set", opened.1.saturating_mul(3))?;
+    input::read_opened(file, opened, LARGEST)
 }
 
 /// Appends an image `[3, 32, 32]` as `[32, 32, 3]`.

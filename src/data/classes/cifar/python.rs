@@ -5,7 +5,8 @@ use std::path::Path;
 use super::super::refuse;
 use super::{IMAGE, interleave, read};
 use crate::Result;
-use crate::data::sets::DatasetKind;
+use crate::base::text::plural;
+use crate::data::DatasetKind;
 use crate::io::pickle::{self, Heap, Id, Names, Value};
 
 /// Keys of labels and of the names of classes.
@@ -39,14 +40,19 @@ fn images_of(bytes: &[u8], kind: DatasetKind) -> Result<(Vec<u8>, Vec<u8>), Stri
     let rows = labels.len();
     if !matches!(element, "u1" | "|u1" | "uint8") || array.shape != [rows, IMAGE] {
         return Err(format!(
-            "its images are an array {:?} of {element}: {rows} labels need {:?} of u1",
+            "its images are an array {:?} of {element}, and {} need {:?} of u1",
             array.shape,
+            plural(rows, "label", "labels"),
             [rows, IMAGE]
         ));
     }
     let data = heap.bytes(array.data).ok_or("its images are no bytes")?;
     if rows == 0 || data.len() != rows * IMAGE {
-        return Err(format!("it has {rows} labels and {} bytes of images, {IMAGE} for each are needed", data.len()));
+        return Err(format!(
+            "it has {} and {} bytes of images, {IMAGE} for each are needed",
+            plural(rows, "label", "labels"),
+            data.len()
+        ));
     }
     let mut pixels = Vec::with_capacity(data.len());
     if array.fortran {

@@ -111,6 +111,7 @@ fn errors_name_the_line() {
     bad("label|path\nx|img/a.png\n", &["line 1", "no column path or image or file", "(it has label|path)", "commas"]);
     bad("a,b\nx,img/a.png\n", &["no column path or image or file and no column label or class (it has a, b)"]);
     bad("path,label,label\nimg/a.png,x,y\n", &["line 1", "the column label more than once"]);
+    bad("path;Label;label\nimg/a.png;x;y\n", &["line 1", "the column label more than once"]);
     bad("path,label\nimg/a.png,x\n ,y\n", &["line 3", "its path is empty"]);
     bad("path,label\nimg/a.png,x\nimg/b.png,\n", &["line 3", "its label is empty"]);
     bad(

@@ -10,8 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{ClassDataset, ClassOptions, load_classes};
-use crate::data::sets::{DatasetKind, Subsets};
-use crate::data::{ImageSource, Sample};
+use crate::data::{DatasetKind, ImageSource, Sample, Subsets};
 
 const ALL: ClassOptions = ClassOptions { val_share: Some(0.2), seed: 7, subsets: Subsets::All };
 const TEST: ClassOptions = ClassOptions { subsets: Subsets::Test, ..ALL };

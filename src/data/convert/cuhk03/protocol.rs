@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::images::{ImageKey, Images};
-use crate::base::text::are;
+use crate::base::text::{are, plural};
 use crate::data::convert::mat5::{self, Value, Variable};
 use crate::{Error, Result};
 
@@ -58,10 +58,10 @@ impl NewProtocol {
         let missing: Vec<String> = self.listed.iter().filter(|l| !images.has(l.key)).map(|l| l.key.name()).collect();
         if let Some(first) = missing.first() {
             let reason = format!(
-                "{} of the {} images that it lists {} not in the .mat of images, the first is {first}: are the lists for \
+                "{} of {} that it lists {} not in the .mat of images, the first is {first}: are the lists for \
                  detected and labeled boxes swapped?",
                 missing.len(),
-                self.listed.len(),
+                plural(self.listed.len(), "image", "images"),
                 are(missing.len())
             );
             return Err(Error::MatFile { path: self.file.clone(), reason });

@@ -77,11 +77,7 @@ fn entry(heap: &Heap<'_>, tensor: &Tensor, storages: &HashMap<&str, Storage>) ->
     let bytes = match storages.get(key) {
         Some(Storage::Stored(bytes)) => bytes,
         Some(Storage::Compressed(entry)) => {
-            return Err(format!(
-                "the archive's entry {} is compressed, which torch.save never does: unpack the archive and pack it again \
-                 uncompressed (zip -0 -r)",
-                entry.shown()
-            ));
+            return Err(zip::compressed(entry));
         }
         None => return Err(format!("its storage {key:?} is not in the file")),
     };

@@ -30,11 +30,7 @@ pub fn read(bytes: &[u8], dictionary: Option<&str>) -> Result<Contents, String> 
         _ => return Err(other_archive(&entries)),
     };
     let Some(range) = place else {
-        return Err(format!(
-            "its entry {} is compressed, which torch.save never does: unpack the archive and pack it again uncompressed \
-             (zip -0 -r)",
-            name.shown()
-        ));
+        return Err(compressed(name));
     };
     let folder = name.strip_suffix("data.pkl").expect("found by its name");
     if let Some(Some(order)) = entries.get(&format!("{folder}byteorder"))
@@ -90,6 +86,15 @@ fn entries(bytes: &[u8]) -> Result<HashMap<String, Option<Range<usize>>>, String
         }
     }
     Ok(entries)
+}
+
+/// Says what to do about a compressed entry.
+pub fn compressed(name: &str) -> String {
+    format!(
+        "the archive's entry {} is compressed, which torch.save never does: unpack the archive and pack it again uncompressed \
+         (zip -0 -r)",
+        name.shown()
+    )
 }
 
 /// What an archive is that torch did not write.

@@ -3,7 +3,7 @@
 use super::{Arch, ModelOptions, Network, NetworkConfig, PtlOptions, StemKind};
 use crate::Result;
 use crate::engine::store::Store;
-use crate::io::checkpoint::{self, File, FineTune, LoadReport, Names, Place, Tensor};
+use crate::io::checkpoint::{self, File, FineTune, LoadReport, Place, Tensor};
 use crate::nn::TaskKind;
 
 /// A narrow network of that name.
@@ -55,9 +55,8 @@ fn start(arch: &str, task: TaskKind, file: &File, partial: bool) -> Result<(Stor
     let mut store = Store::new();
     let network = build(arch, task, &mut store, 0);
     let head = Arch::new(arch, task).unwrap();
-    let names = Names { of: &|name| network.pretrained_names(name), in_backbone: &|name| network.is_backbone(name) };
-    let report =
-        checkpoint::fine_tune(&mut store, file, FineTune { names, is_head: &|name| head.is_head(name), partial })?;
+    let how = FineTune { names: &*network, is_head: &|name| head.is_head(name), partial };
+    let report = checkpoint::fine_tune(&mut store, file, how)?;
     Ok((store, report))
 }
 
@@ -229,6 +228,11 @@ fn of_several_networks_the_one_that_is_meant_is_taken() {
         assert!(asked.names().iter().all(|name| !name.starts_with(network)), "{average}");
         start("resnet18", REID, &asked, false).unwrap();
     }
+    // One at the top and another under a name: the one at the top is taken, and the choice is said.
+    let tensors = twice("", "model.");
+    let (_, report) = start("resnet18", REID, &file(&tensors), false).unwrap();
+    let choice = report.place.choice(&file(&tensors));
+    assert_eq!(choice, " (the tensors at its top; it also has model: `train.weights_dict` takes another)");
     let error = start("resnet18", REID, &file(&twice("rgb.", "infrared.")), false).unwrap_err().to_string();
     assert!(error.contains("under rgb and under infrared") && error.contains("`train.weights_dict`"), "{error}");
     let error = open(&twice("rgb.", "infrared."), Some("depth")).err().unwrap().to_string();
@@ -245,19 +249,17 @@ fn exactly_means_the_same_under_any_prefix() {
         let file = file(&tensors);
         let mut store = Store::of_shapes();
         let network = build("resnet18", REID, &mut store, 0);
-        let (of, in_backbone) = (|name: &str| network.pretrained_names(name), |name: &str| network.is_backbone(name));
-        let names = Names { of: &of, in_backbone: &in_backbone };
-        let place = Place::find(&store, &file, names).unwrap();
-        let fits = checkpoint::fits_exactly(&store, &file, Some((names, &place)));
+        let place = Place::find(&store, &file, &*network).unwrap();
+        let fits = checkpoint::fits_exactly(&store, &file, Some((&*network, &place)));
         assert_eq!(fits.is_ok(), neck, "{layout}: {fits:?}");
         if neck {
             store.allocate().unwrap();
-            checkpoint::load_exact(&mut store, &file, Some((names, &place))).unwrap();
+            checkpoint::load_exact(&mut store, &file, Some((&*network, &place))).unwrap();
             assert!(has_backbone("resnet18", REID, &store), "{layout}");
         }
         // A layer more is another network.
         tensors.push(Tensor::f32("more.weight", &[1], vec![0.0]));
         let file = self::file(&tensors);
-        assert!(checkpoint::fits_exactly(&store, &file, Some((names, &place))).is_err(), "{layout}");
+        assert!(checkpoint::fits_exactly(&store, &file, Some((&*network, &place))).is_err(), "{layout}");
     }
 }

@@ -1,14 +1,15 @@
-//! Query and gallery as matrices, checked.
+//! Checked features and labels of query and gallery.
 
 use rayon::prelude::*;
 
-use super::distance::{Distances, largest};
-use super::ranking::{Labels, check_counts};
+use super::distance::Distances;
+use super::labels::Labels;
+use super::products::largest;
 use crate::base::memory;
 use crate::engine::device::Device;
 use crate::{Error, Result};
 
-/// Queries and gallery, checked.
+/// Distances between checked queries and a checked gallery, and the labels of both.
 pub(super) struct Sets<'a> {
     pub query_labels: Labels<'a>,
     pub gallery_labels: Labels<'a>,
@@ -16,7 +17,7 @@ pub(super) struct Sets<'a> {
 }
 
 impl<'a> Sets<'a> {
-    /// Of `query` `[queries, dim]` and `gallery` `[gallery, dim]`, whose distances `device` computes.
+    /// Checks `query` `[queries, dim]` and `gallery` `[gallery, dim]`, whose distances `device` will compute.
     ///
     /// # Errors
     /// [`Error::FeatureRows`] where features and labels differ in number, [`Error::NotFiniteFeature`],
@@ -29,7 +30,7 @@ impl<'a> Sets<'a> {
         dim: usize,
         device: &Device,
     ) -> Result<Sets<'a>> {
-        // The gallery is packed, which takes as much again.
+        // The packed copy of the gallery takes as much memory as the gallery.
         memory::ensure("ranking", size_of_val(gallery) as u64)?;
         check("query", query, query_labels, dim)?;
         check("gallery", gallery, gallery_labels, dim)?;
@@ -41,9 +42,9 @@ impl<'a> Sets<'a> {
     }
 }
 
-/// Checks that there is a finite row for each label.
+/// Checks that there is a row for each label, and that all numbers are finite; otherwise identifies the offending row.
 fn check(set: &'static str, features: &[f32], labels: Labels, dim: usize) -> Result<()> {
-    check_counts(set, features.len(), dim, labels)?;
+    labels.check_counts(set, features.len(), dim)?;
     if dim == 0 {
         return Err(Error::FeatureRows { set, values: 0, dim, pids: labels.pids.len(), camids: labels.camids.len() });
     }

@@ -1,5 +1,5 @@
-//! Augmentation in two halves: what chance decides about an image, and the decided applied to its bytes. The first is a few
-//! numbers, so the second can run wherever the bytes are: here on the CPU, or on a GPU (`kernels/image.cu`).
+//! Augmentation in two halves: sampling the parameters for an image, and applying them to its bytes. The parameters are a few numbers,
+//! so they can be applied wherever the bytes are: here on the CPU, or on a GPU (`kernels/image.cu`).
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -17,26 +17,26 @@ const ERASE_AREA: Range<f32> = 0.02..0.4;
 const ERASE_RATIO: f32 = 0.3;
 const ERASE_ATTEMPTS: usize = 100;
 
-/// What was drawn for one image. Pixel (y, x) of the result is that of the image at (y + down, x' + right), where x' is x,
-/// mirrored w - 1 - x; it is 0, the mean colour, where that lies beside the image or (y, x) in the erased rectangle. The
-/// default changes nothing.
+/// The sampled parameters for one image. Pixel (y, x) of the result is that of the image at (y + down, x' + right), where x' is x,
+/// or w - 1 - x if mirrored. It is 0, the mean colour, where that is outside of the image, and in the erased rectangle. The default
+/// changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Drawn {
-    /// By how many rows down and columns right the crop lies beside the image; negative is up and left.
+pub struct AugmentParams {
+    /// Rows down and columns to the right by which the crop is moved; negative is up and left.
     pub shift: [i32; 2],
     pub mirror: bool,
     /// Top, left, height and width of a rectangle of the result.
     pub erase: Option<[i32; 4]>,
 }
 
-impl Drawn {
-    /// Draws for an image of `[height, width]`; `rng` belongs to this image and epoch.
-    pub fn draw(augment: &Augment, size: [usize; 2], rng: &mut impl Rng) -> Drawn {
+impl AugmentParams {
+    /// Samples the parameters for an image of `[height, width]`; `rng` belongs to this image and epoch.
+    pub fn sample(augment: &Augment, size: [usize; 2], rng: &mut impl Rng) -> AugmentParams {
         let pad = augment.pad;
         let shift = [(); 2].map(|()| rng.random_range(0..=2 * pad) as i32 - pad as i32);
         let mirror = rng.random::<f32>() < augment.flip;
         let erase = (rng.random::<f32>() < augment.random_erasing).then(|| rectangle(size, rng)).flatten();
-        Drawn { shift, mirror, erase }
+        AugmentParams { shift, mirror, erase }
     }
 
     /// Crops, mirrors, normalises and erases `pixels` into `out`, both `[height, width, 3]`.
@@ -62,17 +62,17 @@ impl Drawn {
         }
     }
 
-    /// The tables that `kernels/image.cu` reads: shift `[n, 2]`, mirror `[n]` (0 or 1), erase `[n, 4]` (zeros erase nothing).
-    pub fn tables(drawn: &[Drawn]) -> [Vec<i32>; 3] {
+    /// Returns the tables that `kernels/image.cu` reads: shift `[n, 2]`, mirror `[n]` (0 or 1), erase `[n, 4]` (zeros erase nothing).
+    pub fn tables(params: &[AugmentParams]) -> [Vec<i32>; 3] {
         [
-            drawn.iter().flat_map(|d| d.shift).collect(),
-            drawn.iter().map(|d| i32::from(d.mirror)).collect(),
-            drawn.iter().flat_map(|d| d.erase.unwrap_or_default()).collect(),
+            params.iter().flat_map(|d| d.shift).collect(),
+            params.iter().map(|d| i32::from(d.mirror)).collect(),
+            params.iter().flat_map(|d| d.erase.unwrap_or_default()).collect(),
         ]
     }
 }
 
-/// A random rectangle within the image (Zhong et al., 2020), or none where all attempts were too large.
+/// Draws a random rectangle within the image (Zhong et al., 2020). Returns `None` if all attempts were too large.
 fn rectangle([h, w]: [usize; 2], rng: &mut impl Rng) -> Option<[i32; 4]> {
     for _ in 0..ERASE_ATTEMPTS {
         let area = rng.random_range(ERASE_AREA) * (h * w) as f32;
@@ -86,7 +86,7 @@ fn rectangle([h, w]: [usize; 2], rng: &mut impl Rng) -> Option<[i32; 4]> {
     None
 }
 
-/// Normalised value of each channel and byte.
+/// Returns the normalised value of each channel and byte.
 fn normalized() -> &'static [[f32; 256]; 3] {
     static TABLE: OnceLock<[[f32; 256]; 3]> = OnceLock::new();
     TABLE.get_or_init(|| std::array::from_fn(|c| std::array::from_fn(|v| (v as f32 / 255.0 - MEAN[c]) / STD[c])))
@@ -107,24 +107,25 @@ mod tests {
         (0..8 * 4 * 3).map(|i| i as u8 * 2).collect()
     }
 
-    fn applied(drawn: Drawn, pixels: &[u8], size: [usize; 2]) -> Vec<f32> {
+    fn applied(params: AugmentParams, pixels: &[u8], size: [usize; 2]) -> Vec<f32> {
         let mut out = vec![9.0; pixels.len()];
-        drawn.apply(pixels, size, &mut out);
+        params.apply(pixels, size, &mut out);
         out
     }
 
     fn augmented(augment: &Augment, pixels: &[u8], size: [usize; 2], item: u64) -> Vec<f32> {
-        applied(Drawn::draw(augment, size, &mut stream(0, Purpose::Test, 0, item)), pixels, size)
+        applied(AugmentParams::sample(augment, size, &mut stream(0, Purpose::Test, 0, item)), pixels, size)
     }
 
     /// Runs that exist go on with the same images: numbers and their order must stay.
     #[test]
     fn what_is_drawn_stays_the_same() {
         let augment = Augment { flip: 0.5, pad: 10, random_erasing: 0.5, ..nothing() };
-        let drawn: Vec<Drawn> =
-            (0..4).map(|item| Drawn::draw(&augment, [256, 128], &mut stream(7, Purpose::Augment, 2, item))).collect();
+        let params: Vec<AugmentParams> = (0..4)
+            .map(|item| AugmentParams::sample(&augment, [256, 128], &mut stream(7, Purpose::Augment, 2, item)))
+            .collect();
         assert_eq!(
-            Drawn::tables(&drawn),
+            AugmentParams::tables(&params),
             [
                 vec![10, 6, -9, -7, -4, 0, 3, -4],
                 vec![0, 1, 1, 0],
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn without_chance_augmenting_is_normalising_and_flipping_mirrors_rows() {
-        let plain = applied(Drawn::default(), &ramp(), SMALL);
+        let plain = applied(AugmentParams::default(), &ramp(), SMALL);
         assert_eq!(plain, augmented(&nothing(), &ramp(), SMALL, 0));
         let mirrored = augmented(&Augment { flip: 1.0, ..nothing() }, &ramp(), SMALL, 0);
         for y in 0..8 {
@@ -149,7 +150,7 @@ mod tests {
     #[test]
     fn pad_and_crop_shifts_by_at_most_the_padding() {
         let augment = Augment { pad: 1, ..nothing() };
-        let plain = applied(Drawn::default(), &ramp(), SMALL);
+        let plain = applied(AugmentParams::default(), &ramp(), SMALL);
         let mut shifts = std::collections::BTreeSet::new();
         for item in 0..100 {
             let out = augmented(&augment, &ramp(), SMALL, item);
@@ -175,13 +176,16 @@ mod tests {
     fn the_crop_is_mirrored_and_the_mirrored_is_erased() {
         // One row 0 1 2 3: one column right is 1 2 3 and a gap, mirrored a gap and 3 2 1; then the last column goes.
         let pixels: Vec<u8> = [10, 20, 30, 40].into_iter().flat_map(|v| [v; 3]).collect();
-        let drawn = Drawn { shift: [0, 1], mirror: true, erase: Some([0, 3, 1, 1]) };
+        let params = AugmentParams { shift: [0, 1], mirror: true, erase: Some([0, 3, 1, 1]) };
         let red = |v: u8| (f32::from(v) / 255.0 - MEAN[0]) / STD[0];
-        let out: Vec<f32> = applied(drawn, &pixels, [1, 4]).into_iter().step_by(3).collect();
+        let out: Vec<f32> = applied(params, &pixels, [1, 4]).into_iter().step_by(3).collect();
         assert_eq!(out, [0.0, red(40), red(30), 0.0]);
-        let above = Drawn { shift: [-1, 0], ..Drawn::default() };
+        let above = AugmentParams { shift: [-1, 0], ..AugmentParams::default() };
         assert_eq!(applied(above, &pixels, [1, 4]), [0.0; 12]);
-        assert_eq!(Drawn::tables(&[drawn, above]), [vec![0, 1, -1, 0], vec![1, 0], vec![0, 3, 1, 1, 0, 0, 0, 0]]);
+        assert_eq!(
+            AugmentParams::tables(&[params, above]),
+            [vec![0, 1, -1, 0], vec![1, 0], vec![0, 3, 1, 1, 0, 0, 0, 0]]
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::File;
+use crate::io::checkpoint::File;
 
 pub(super) fn parse(bytes: Vec<u8>) -> Result<File, String> {
     File::parse(Path::new("x"), bytes, None)

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::File;
 use super::damage::{legacy, parse};
+use crate::io::checkpoint::File;
 
 /// A checkpoint of one storage "0" of 4 bytes of u8, with this object.
 pub(super) fn with_storage(pickle: &[u8], dictionary: Option<&str>) -> Result<File, String> {

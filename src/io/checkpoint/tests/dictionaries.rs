@@ -46,7 +46,7 @@ fn averaged_weights_are_taken_where_they_are_named_or_alone() {
         assert_eq!(names_of(both(), Some(network)).unwrap(), ["w"]);
         assert_eq!(names(dict(&[(average, weights("averaged")), ("epoch", b"K\x03".to_vec())])).unwrap(), ["averaged"]);
         let file = with_storage(&[both(), b".".to_vec()].concat(), None).unwrap();
-        let choice = file.choice(&Place::default());
+        let choice = Place::default().choice(&file);
         assert!(choice.contains(&format!("its dictionary {network}")) && choice.contains(average), "{choice}");
     }
     // By its path, by a key on it, or by the first part of the names.

@@ -1,10 +1,10 @@
-//! Features as products in f32 can take them, and what such products can get wrong.
+//! Features scaled and centred so that products in f32 keep their precision, and bounds of the rounding errors that remain.
 //!
-//! |q - g|² = |q|² + |g|² - 2 q·g loses its digits where the features have much in common, and overflows or vanishes where they
-//! are very long or short. So all rows are first multiplied by one power of two and moved by one centre, which changes
-//! distances by that factor alone. What is left of the rounding is bounded from the features themselves: a pair's true squared
-//! distance lies between its computed lower bound and that bound plus twice the `slack` of both rows. Whatever such an
-//! interval leaves open is decided by the distance in f64 of the features as they were given.
+//! |q - g|² = |q|² + |g|² - 2 q·g loses digits where features are nearly equal compared with their length, and overflows or
+//! underflows where they are very long or short. So all rows are first multiplied by one power of two, and one centre is
+//! subtracted: distances change by that factor alone. The remaining rounding error is bounded from the features themselves: the
+//! true squared distance of a pair is between its computed lower bound and that bound plus twice the `slack` of both rows. Where
+//! such intervals overlap, the distance of the original features in f64 decides.
 
 use std::ops::Range;
 
@@ -13,47 +13,47 @@ use rayon::prelude::*;
 use super::row::Pairs;
 use crate::engine::cpu::{PackedRows, squared_distances, squared_distances_of_directions, with_best_isa};
 
-/// Rows that the centre is the mean of, spread over all.
+/// The centre is the mean of this many rows, spread evenly over all.
 const CENTRE_ROWS: usize = 256;
-/// Numbers whose squares are summed before their part in the bound is worked out.
+/// Numbers whose squares are summed before the error bound of the sum is updated.
 const CHUNK: usize = 32;
-/// Rounding of f32, relative.
+/// Relative rounding error of f32.
 pub const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
-/// Roundings of squared lengths outside of the products: in the centred row (4), its norm (5), the three terms (3) and the bounds (4),
-/// with a reserve.
+/// Rounding errors of a squared distance beside those of the product: in the centred row (4), its norm (5), the three terms (3) and
+/// the bounds (4), with a reserve.
 const OTHER_ROUNDINGS: f64 = 24.0;
-/// More than all products that vanish can add up to. The largest number of all rows lies between 1 and 2.
+/// More than what all products that underflow can add up to. The largest number of all rows is between 1 and 2.
 const VANISHED: f64 = 1e-32;
 
-/// Queries and gallery, moved and scaled.
+/// Queries and gallery, scaled and centred.
 pub struct Conditioned<'a> {
-    /// As given: `[queries, dim]` and `[gallery, dim]`.
+    /// The original features, `[queries, dim]` and `[gallery, dim]`.
     features: [&'a [f32]; 2],
     dim: usize,
     queries: usize,
-    /// What moves and scales a row: it is not kept, but made where it is used.
+    /// The product of these two is the scale. Conditioned rows are not stored, but computed where they are used.
     factors: [f32; 2],
     centre: Vec<f32>,
-    /// Squared length of each row, moved and scaled.
+    /// Squared length of each conditioned row.
     norms: Vec<f32>,
     /// Half of what a row adds to the uncertainty of a squared distance.
     slack: Vec<f32>,
-    /// Distances of rows that are moved and scaled are those of `features` times this.
+    /// Distances of conditioned rows are those of `features` times this factor.
     unit: f64,
-    /// Length of the centre that is taken from the scaled rows.
+    /// Length of the centre.
     centre_length: f64,
 }
 
 impl<'a> Conditioned<'a> {
-    /// Of finite features. Products of rows are summed one after the other in parts of `part` numbers, and the sums of the parts
-    /// one after the other.
+    /// Conditions finite features. Error bounds assume that products of rows are summed in parts of `part` numbers, in order, and the
+    /// sums of the parts in order.
     pub fn new(features: [&'a [f32]; 2], dim: usize, part: usize) -> Conditioned<'a> {
         let [queries, gallery] = features.map(|rows| rows.len() / dim);
         let n = queries + gallery;
         let source = |i: usize| row_of(features, queries, dim, i);
         let largest = features.map(largest).into_iter().max().unwrap_or(0);
         let exponent = if largest == 0 { 0 } else { -exponent(f32::from_bits(largest)) };
-        // One factor may be beyond f32.
+        // The scale itself may be beyond f32.
         let factors = [exponent / 2, exponent - exponent / 2].map(|e| 2f64.powi(e) as f32);
         let mut sums = vec![0f64; dim];
         let step = n.div_ceil(CENTRE_ROWS).max(1);
@@ -71,86 +71,91 @@ impl<'a> Conditioned<'a> {
         Conditioned { features, dim, queries, factors, centre, norms, slack, unit: 2f64.powi(exponent), centre_length }
     }
 
-    /// Number of rows, queries and gallery.
+    /// Returns the number of rows, queries and gallery together.
     pub fn len(&self) -> usize {
         self.norms.len()
     }
 
-    /// Whether all rows are the same.
+    /// Returns whether all rows are the same.
     pub fn all_equal(&self) -> bool {
         (1..self.len()).all(|i| self.source(i) == self.source(0))
     }
 
-    /// Number of queries; the gallery follows them.
+    /// Returns the number of queries, which are the first rows.
     pub fn queries(&self) -> usize {
         self.queries
     }
 
-    /// Length of a row.
+    /// Returns the length of a row.
     pub fn dim(&self) -> usize {
         self.dim
     }
 
-    /// Fills `out` `[rows.len(), dim]` with those rows, moved and scaled.
+    /// Fills `out` `[rows.len(), dim]` with those rows, conditioned.
     pub fn fill(&self, rows: Range<usize>, out: &mut [f32]) {
         for (i, out) in rows.zip(out.chunks_exact_mut(self.dim)) {
             condition(self.source(i), self.factors, &self.centre, out);
         }
     }
 
-    /// Those rows, moved and scaled: `[rows.len(), dim]`.
+    /// Returns those rows, conditioned: `[rows.len(), dim]`.
     pub fn rows(&self, rows: Range<usize>) -> Vec<f32> {
         let mut out = vec![0.0; rows.len() * self.dim];
         out.par_chunks_exact_mut(self.dim).zip(rows).for_each(|(out, i)| self.fill(i..i + 1, out));
         out
     }
 
-    /// Those rows, moved, scaled and packed for products.
+    /// Returns those rows, conditioned and packed for products.
     pub fn packed(&self, rows: Range<usize>) -> PackedRows {
         let first = rows.start;
         PackedRows::new(rows.len(), self.dim, |own, out| self.fill(first + own.start..first + own.end, out))
     }
 
-    /// Squared length of each row.
+    /// Returns the squared length of each row.
     pub fn norms(&self) -> &[f32] {
         &self.norms
     }
 
-    /// Half of what each row adds to the uncertainty of a squared distance.
+    /// Returns half of what each row adds to the uncertainty of a squared distance.
     pub fn slack(&self) -> &[f32] {
         &self.slack
     }
 
-    /// Length of the centre that was taken from all rows, in their unit.
+    /// Returns the squared length of each row less `slack`: the terms of lower bounds.
+    pub fn low_norms(&self, slack: &[f32]) -> Vec<f32> {
+        self.norms.iter().zip(slack).map(|(norm, slack)| norm - slack).collect()
+    }
+
+    /// Returns the length of the centre, in the unit of the conditioned rows.
     pub fn centre_length(&self) -> f64 {
         self.centre_length
     }
 
-    /// Length of each row before the centre was taken away, in f64 and in the unit of the rows.
+    /// Returns the length of each row before it was centred, in f64 and in the unit of the conditioned rows.
     pub fn lengths(&self) -> Vec<f64> {
         let zeros = vec![0.0; self.dim];
         let length = |i| squared_distances(self.source(i), [&zeros], self.unit)[0].sqrt();
         (0..self.len()).into_par_iter().map(length).collect()
     }
 
-    /// Row `i` as it was given.
+    /// Returns the original row `i`.
     fn source(&self, i: usize) -> &'a [f32] {
         row_of(self.features, self.queries, self.dim, i)
     }
 
-    /// |x_i - x_j|² for each j, in f64, in the unit of the rows.
+    /// Returns |x_i - x_j|² for each j, in f64 and in the unit of the conditioned rows.
     pub fn pairs<const N: usize>(&self, i: usize, j: [usize; N]) -> [f64; N] {
         squared_distances(self.source(i), j.map(|j| self.source(j)), self.unit)
     }
 
-    /// 2 - 2 cos of rows as they were given, in f64, for each j; `lengths` are [`Conditioned::lengths`].
-    /// The result for a row of length 0 is NaN.
+    /// Returns 2 - 2 cos of original rows in f64, for each j; `lengths` are [`Conditioned::lengths`]. The result for a row of length 0
+    /// is NaN.
     pub fn pairs_of_directions<const N: usize>(&self, i: usize, j: [usize; N], lengths: &[f64]) -> [f64; N] {
         let norm = |i: usize| lengths[i] / self.unit;
         squared_distances_of_directions((self.source(i), norm(i)), j.map(|j| self.source(j)), j.map(norm))
     }
 
-    /// No distance of a query to an image of the gallery is larger, in the unit of the features.
+    /// Returns an upper bound of all distances between a query and an image of the gallery, in the unit of the original features.
     pub fn largest(&self) -> f64 {
         let (query, gallery) = self.norms.split_at(self.queries);
         let longest = |norms: &[f32]| f64::from(norms.iter().copied().fold(0.0, f32::max)).sqrt();
@@ -173,7 +178,7 @@ fn row_of(features: [&[f32]; 2], queries: usize, dim: usize, i: usize) -> &[f32]
     if i < queries { &features[0][i * dim..][..dim] } else { &features[1][(i - queries) * dim..][..dim] }
 }
 
-/// Bits of the largest magnitude, which are ordered as the magnitudes are; NaN and infinity are beyond all others.
+/// Returns the bits of the largest magnitude. Bits are ordered as magnitudes are, with infinity and NaN above all others.
 pub fn largest(values: &[f32]) -> u32 {
     let of = |values: &[f32]| {
         with_best_isa(
@@ -184,9 +189,9 @@ pub fn largest(values: &[f32]) -> u32 {
     values.par_chunks(1 << 16).map(of).max().unwrap_or(0)
 }
 
-/// The power of two that is not above `value`, a positive number.
+/// Returns the exponent of the largest power of two that is not above `value`, a positive number.
 fn exponent(value: f32) -> i32 {
-    // As f64 no number of f32 is subnormal.
+    // No f32 is subnormal as f64.
     (f64::from(value).to_bits() >> 52) as i32 - 1023
 }
 
@@ -202,13 +207,13 @@ fn condition(source: &[f32], [a, b]: [f32; 2], centre: &[f32], row: &mut [f32]) 
     )
 }
 
-/// Squared length of a conditioned row, and its slack.
+/// Returns the squared length of a conditioned row, and its slack.
 fn measure(row: &[f32], part: usize) -> (f32, f32) {
     with_best_isa(
         #[inline(always)]
         || {
-            // A product's rounding errors are at most those of each of its partial sums, and a partial sum of q and g is at most the
-            // product of the lengths of what it covers, or half of the sum of their squares.
+            // The rounding error of a product is bounded by its partial sums, and a partial sum of q·g is at most half of the sum of
+            // the squared lengths of the numbers that it covers.
             let (mut norm, mut partial_sums) = (0f64, 0f64);
             for part in row.chunks(part) {
                 let mut within = 0f64;

@@ -1,0 +1,25 @@
+//! A decoded image.
+
+use std::borrow::Cow;
+
+/// A decoded image, `[height, width, 3]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rgb {
+    pub width: usize,
+    pub height: usize,
+    pub pixels: Vec<u8>,
+}
+
+impl Rgb {
+    /// Returns a part: top, left, height, width. The whole image is not copied.
+    ///
+    /// # Panics
+    /// The part reaches beyond the edge.
+    pub fn crop(&self, [top, left, height, width]: [usize; 4]) -> Cow<'_, Rgb> {
+        if [height, width] == [self.height, self.width] {
+            return Cow::Borrowed(self);
+        }
+        let row = |y: usize| &self.pixels[(y * self.width + left) * 3..][..width * 3];
+        Cow::Owned(Rgb { width, height, pixels: (top..top + height).flat_map(row).copied().collect() })
+    }
+}

@@ -1,0 +1,26 @@
+//! Identity and camera of the images of a set.
+
+use crate::{Error, Result};
+
+/// Identity and camera of each image.
+#[derive(Clone, Copy, Debug)]
+pub struct Labels<'a> {
+    /// `[n]`
+    pub pids: &'a [i64],
+    /// `[n]`
+    pub camids: &'a [i64],
+}
+
+impl Labels<'_> {
+    /// Checks that there are as many rows of `dim` among `values` numbers as labels. `set` is the name for messages.
+    ///
+    /// # Errors
+    /// [`Error::FeatureRows`].
+    pub fn check_counts(self, set: &'static str, values: usize, dim: usize) -> Result<()> {
+        let (pids, camids) = (self.pids.len(), self.camids.len());
+        if pids != camids || pids * dim != values {
+            return Err(Error::FeatureRows { set, values, dim, pids, camids });
+        }
+        Ok(())
+    }
+}
