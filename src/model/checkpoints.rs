@@ -146,7 +146,9 @@ mod tests {
         fs::write(path.join(MODEL_FILE), "weights").unwrap();
         if whole {
             fs::write(path.join(TRAINING_FILE), "moments").unwrap();
-            Record::default().write(path).unwrap();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let step = name.strip_prefix("step-").map_or(0, |step| step.parse().unwrap_or(0));
+            Record { position: Position { step, ..Position::default() }, ..Record::default() }.write(path).unwrap();
         }
     }
 
