@@ -1,8 +1,8 @@
-//! Sizes of a convolution, and which input pixel a tap reads.
+//! The sizes of a convolution, and which input pixel a tap reads.
 
 use crate::{Error, Result};
 
-/// Sizes of a convolution.
+/// The sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2dGeometry {
     pub batch: usize,
@@ -16,10 +16,10 @@ pub struct Conv2dGeometry {
 }
 
 impl Conv2dGeometry {
-    /// Checks that the kernel fits.
+    /// Returns the sizes if the kernel fits the image.
     ///
     /// # Errors
-    /// A size of 0, or a kernel larger than the padded image.
+    /// A size is 0, or the kernel is larger than the padded image.
     pub fn new(
         batch: usize,
         [in_h, in_w]: [usize; 2],
@@ -51,17 +51,17 @@ impl Conv2dGeometry {
         (self.in_w + 2 * self.padding[1] - self.kernel[1]) / self.stride[1] + 1
     }
 
-    /// Rows of the weight matrix.
+    /// Returns the rows of the weight matrix.
     pub fn k(&self) -> usize {
         self.taps() * self.in_c
     }
 
-    /// Output pixels.
+    /// Returns the number of output pixels.
     pub fn pixels(&self) -> usize {
         self.batch * self.out_h() * self.out_w()
     }
 
-    /// Floating-point operations of one pass (forward, or either gradient).
+    /// Returns the floating-point operations of one pass (forward, or either gradient).
     pub fn flops(&self) -> u64 {
         2 * (self.pixels() * self.k() * self.out_c) as u64
     }
@@ -70,13 +70,13 @@ impl Conv2dGeometry {
         self.kernel[0] * self.kernel[1]
     }
 
-    /// Input coordinate that output coordinate `o` reads at kernel offset `k`, if it is not padding.
+    /// Returns the input coordinate that output coordinate `o` reads at kernel offset `k`, or `None` in the padding.
     pub(super) fn source(&self, axis: usize, o: usize, k: usize) -> Option<usize> {
         let size = [self.in_h, self.in_w][axis];
         (o * self.stride[axis] + k).checked_sub(self.padding[axis]).filter(|&i| i < size)
     }
 
-    /// Image and coordinates of output pixel `row`.
+    /// Returns the image and the coordinates of output pixel `row`.
     pub(super) fn pixel(&self, row: usize) -> (usize, usize, usize) {
         let (h, w) = (self.out_h(), self.out_w());
         (row / (h * w), row / w % h, row % w)

@@ -1,4 +1,4 @@
-//! Latent states of BConv-Cells: what they hold between steps and when they start afresh.
+//! Latent states of BConv-Cells: what they hold between steps, and when they are reset.
 
 use rand_distr::{Distribution, Normal};
 
@@ -53,28 +53,28 @@ choice! {
 struct Pair {
     current: Mirrored,
     previous: Mirrored,
-    /// Elements of `current` that say something: none after a reset.
+    /// How many elements of `current` are valid: none after a reset.
     held: usize,
 }
 
-/// The latent states of a network. Their number of slots follows the batch: a smaller batch uses (and keeps) the first
-/// slots, a larger one adds slots that start as after a reset.
+/// The latent states of a network. They have one slot for each image of the batch: a smaller batch uses and keeps the first slots, a larger
+/// one adds slots that start as after a reset.
 #[derive(Clone, Debug)]
 pub struct LatentStates {
     init: StateInit,
     seed: u64,
-    /// Numbers the resets, so that each draws other values.
+    /// Counts the resets, so that each one draws other values.
     resets: u64,
     pairs: Vec<Pair>,
 }
 
 impl LatentStates {
-    /// States that are empty until the first step.
+    /// Returns states that are empty until the first step.
     pub fn new(init: StateInit, seed: u64) -> LatentStates {
         LatentStates { init, seed, resets: 0, pairs: Vec::new() }
     }
 
-    /// Forgets everything: the next step starts afresh.
+    /// Resets all states: the next step starts from initial ones.
     pub fn reset(&mut self) {
         self.resets += 1;
         self.pairs.iter_mut().for_each(|pair| pair.held = 0);
@@ -88,12 +88,12 @@ impl LatentStates {
         self.pairs.iter().filter(|pair| pair.held > 0).try_for_each(|pair| pair.current.fetch())
     }
 
-    /// The current content of a state, `[slots, h, w, c]`.
+    /// Returns the current content of a state, `[slots, h, w, c]`.
     pub fn current(&self, id: StateId) -> &[f32] {
         self.pairs[id.0].current()
     }
 
-    /// Sets a state, `[slots, h, w, c]`.
+    /// Sets the content of a state, `[slots, h, w, c]`.
     pub fn set_current(&mut self, id: StateId, data: Vec<f32>) {
         self.grow_list(id.0 + 1);
         let pair = &mut self.pairs[id.0];
@@ -101,10 +101,10 @@ impl LatentStates {
         pair.current = data.into();
     }
 
-    /// What evaluation starts from, for a batch of `batch` images.
+    /// Returns the states that evaluation starts from, for a batch of `batch` images.
     ///
     /// # Errors
-    /// [`EvalState::Mean`] where no state is stored; a device that was lost.
+    /// [`EvalState::Mean`] if no state is stored; a device that was lost.
     pub fn for_evaluation(
         &self,
         mode: EvalState,
@@ -134,7 +134,7 @@ impl LatentStates {
         Ok(states)
     }
 
-    /// Named contents for a checkpoint: `(cell, [slots, h, w, c], values)`.
+    /// Returns the contents for a checkpoint, by name: `(cell, [slots, h, w, c], values)`.
     pub fn export<'a>(&'a self, decls: &'a [StateDecl]) -> impl Iterator<Item = (&'a str, [usize; 4], &'a [f32])> {
         decls.iter().zip(&self.pairs).map(|(decl, pair)| {
             let slot = decl.slot;
@@ -142,7 +142,7 @@ impl LatentStates {
         })
     }
 
-    /// Number of resets so far: part of a checkpoint, so that `normal` draws go on.
+    /// Returns the number of resets so far. A checkpoint has it, so that a resumed run draws the same values.
     pub fn resets(&self) -> u64 {
         self.resets
     }
@@ -162,7 +162,7 @@ impl LatentStates {
             std::mem::swap(&mut pair.current, &mut pair.previous);
             let len = batch * decl.slot.len();
             let had = pair.held.min(len);
-            // Lengths are touched only where they change: numbers that lie on a device stay there.
+            // Resizes only where the length changes, so that numbers on a device can stay there.
             if pair.previous.len() != len {
                 pair.previous.fetch()?;
                 pair.previous.resize(len, 0.0);
@@ -183,7 +183,7 @@ impl LatentStates {
                 StateInit::Normal => {
                     let normal = Normal::new(0.0, NORMAL_STD).expect("a positive standard deviation");
                     let mut rng = stream(self.seed, Purpose::LatentState, self.resets, i as u64);
-                    // Slot by slot from the first: a slot that is added has numbers of its own.
+                    // Draws from the first slot on, so that an added slot gets numbers of its own.
                     let drawn: Vec<f32> = (0..len).map(|_| normal.sample(&mut rng)).collect();
                     pair.previous[had..].copy_from_slice(&drawn[had..]);
                 }
@@ -192,18 +192,18 @@ impl LatentStates {
         Ok(())
     }
 
-    /// Before and after, for the cell that runs now.
+    /// Returns a state before and after the step, for the cell that runs now.
     pub(crate) fn step(&mut self, id: StateId) -> (&[f32], &mut [f32]) {
         let pair = &mut self.pairs[id.0];
         (&pair.previous, &mut pair.current)
     }
 
-    /// What the last step started from.
+    /// Returns the state that the last step started from.
     pub(crate) fn previous(&self, id: StateId) -> &[f32] {
         &self.pairs[id.0].previous
     }
 
-    /// Before and after, on a GPU.
+    /// Returns the addresses of all states on a GPU, before and after the step.
     pub(crate) fn on_device(&mut self, gpu: &Gpu) -> Result<Vec<[Ptr<f32>; 2]>> {
         let pairs = self.pairs.iter_mut();
         pairs.map(|pair| Ok([pair.previous.on_device(gpu)?, pair.current.on_device_mut(gpu)?])).collect()

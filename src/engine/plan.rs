@@ -1,26 +1,27 @@
-//! Planning: which gradients are computed, who writes a gradient first and who adds, and where everything lies in one arena.
+//! Planning: which gradients are computed, which op writes a gradient first and which ones add to it, and the place of everything in one
+//! arena.
 //!
-//! Time runs over forward nodes 0..n and then over the same nodes backwards (node i at `2n - 1 - i`). A block of memory
-//! lives from its first write to its last read; blocks that are never alive together may share addresses.
+//! Time counts the n nodes forward and then backward: node i runs forward at time `i` and backward at time `2n - 1 - i`. A block of memory
+//! is alive from its first write to its last read; blocks that are never alive at the same time may share addresses.
 
 use crate::Result;
 use crate::engine::device::Gpu;
 use crate::engine::graph::{Graph, Mode, Needs, Value};
 use crate::engine::store::Store;
 
-/// Words a block's offset is a multiple of: one cache line.
+/// The offset of a block is a multiple of this many words, a cache line.
 const ALIGN: usize = 16;
-/// Words between blocks on a GPU that are checked for writes beyond a block's end (`Session::poisoned`).
+/// Words behind each block on a GPU, which tests check for writes beyond the block's end (`Session::poisoned`).
 pub(crate) const GUARD: usize = 16;
 
-/// A place in the arena, in words of 4 bytes: elements on the CPU, on a GPU two of them where activations are bf16.
+/// A range of the arena, in words of 4 bytes. A word is one element, or two where activations are bf16 on a GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Block {
     pub offset: usize,
     pub len: usize,
 }
 
-/// What happens with one gradient of a node.
+/// What a node does with one of its gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GradWrite {
     Skip,
@@ -39,18 +40,18 @@ pub(crate) struct NodePlan {
     pub backward_workspace: Block,
 }
 
-/// The plan of a graph: see the module's description.
+/// The plan of a graph; see the module's description.
 #[derive(Debug)]
 pub struct Plan {
     pub(crate) values: Vec<Block>,
     pub(crate) grads: Vec<Option<Block>>,
     pub(crate) nodes: Vec<NodePlan>,
-    /// Parameters that get a gradient in every backward.
+    /// For each parameter, whether backward writes its gradient.
     pub(crate) param_written: Vec<bool>,
     pub(crate) arena_len: usize,
 }
 
-/// Where the plan will run, which decides how large things are.
+/// Sizes of things on the device that the plan is for.
 struct Sizes<'a> {
     gpu: Option<&'a Gpu>,
 }
@@ -61,13 +62,13 @@ impl Sizes<'_> {
         self.gpu.map_or(len, |gpu| (len * value.element_bytes(gpu)).div_ceil(4))
     }
 
-    /// What lies behind each block.
+    /// Returns the words that are kept free behind each block.
     fn guard(&self) -> usize {
         if self.gpu.is_some() { GUARD } else { 0 }
     }
 }
 
-/// A block with its lifetime, both ends included.
+/// The length and the lifetime of a block; `from` and `to` are included.
 struct Request {
     len: usize,
     from: usize,
@@ -75,10 +76,10 @@ struct Request {
 }
 
 impl Plan {
-    /// Plans `graph` for the parameters of `store` (which of them are trainable matters), on the CPU or a GPU.
+    /// Plans `graph` with the parameters of `store`, some of which may be frozen, for the CPU or a GPU.
     ///
     /// # Errors
-    /// A GPU that cannot run one of the ops.
+    /// The GPU cannot run one of the ops.
     pub fn new(graph: &Graph, store: &Store, gpu: Option<&Gpu>) -> Result<Plan> {
         let sizes = Sizes { gpu };
         let count = graph.nodes.len();
@@ -103,7 +104,7 @@ impl Plan {
             });
         }
 
-        // A gradient reaches a value only from a root: nodes from which no root can be reached stay out of backward.
+        // Gradients come from roots only, so nodes from which no root can be reached take no part in backward.
         let mut reached: Vec<bool> = graph.values.iter().map(|v| v.root).collect();
         for (i, node) in graph.nodes.iter().enumerate().rev() {
             nodes[i].differentiated &= reached[node.output.0];
@@ -155,13 +156,14 @@ impl Plan {
         Ok(Plan { values, grads, nodes, param_written, arena_len })
     }
 
-    /// Bytes of the arena.
+    /// Returns the bytes of the arena.
     pub fn arena_bytes(&self) -> usize {
         self.arena_len.saturating_mul(size_of::<f32>())
     }
 }
 
-/// Lifetimes of: every value; every gradient that is wanted (second result says which); saved and scratch of each node.
+/// Returns the requests for every value, for every gradient that is needed, and for the saved and scratch memory of each node. The second
+/// result says for each value whether its gradient is needed.
 fn requests(
     graph: &Graph,
     nodes: &[NodePlan],
@@ -212,8 +214,8 @@ fn requests(
     (requests, wanted)
 }
 
-/// Offsets for all requests, largest first into the lowest gap that is free during its lifetime, with `guard` words behind
-/// each; and the arena's length.
+/// Returns an offset for each request, and the arena's length. Places the largest request first, each in the lowest gap that is free during
+/// its lifetime, with `guard` words behind it.
 fn allocate(requests: &[Request], guard: usize) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..requests.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(requests[i].len), requests[i].from, i));

@@ -1,4 +1,4 @@
-//! Shapes of activations: always `[n, h, w, c]`, channels fastest.
+//! Shapes of activations: always `[n, h, w, c]`, with the channels next to each other in memory.
 
 use std::fmt;
 
@@ -19,22 +19,22 @@ impl Shape {
         Shape { n, h, w, c }
     }
 
-    /// One vector of `c` numbers for each of `n` images.
+    /// Returns the shape of one vector of `c` numbers for each of `n` images.
     pub const fn vectors(n: usize, c: usize) -> Shape {
         Shape { n, h: 1, w: 1, c }
     }
 
-    /// Number of elements.
+    /// Returns the number of elements.
     pub const fn len(&self) -> usize {
         self.n * self.h * self.w * self.c
     }
 
-    /// True if one of the sizes is 0.
+    /// Returns true if one of the sizes is 0.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Number of pixels, `n·h·w`: the rows of the `[rows, c]` matrix that the tensor is in memory.
+    /// Returns the number of pixels, `n·h·w`. In memory the tensor is a matrix `[rows, c]`.
     pub const fn rows(&self) -> usize {
         self.n * self.h * self.w
     }

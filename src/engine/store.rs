@@ -1,4 +1,4 @@
-//! A model's numbers: parameters and their gradients in two flat buffers, batch-norm statistics, all under torch's names.
+//! The numbers of a model: parameters and their gradients in two flat buffers, and batch-norm statistics, all with torch's names.
 
 use std::ops::Range;
 
@@ -18,16 +18,16 @@ pub struct BufferId(pub(crate) usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CounterId(pub(crate) usize);
 
-/// How a parameter lies in memory, against torch's order in its `shape`.
+/// The order of a parameter in memory, compared with torch's order, which `shape` has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// As in torch.
     Plain,
-    /// torch `[out, in, kh, kw]` (or `[out, in]`), here `[kh, kw, in, out]`: the right-hand matrix of an NHWC convolution.
+    /// `[out, in, kh, kw]` (or `[out, in]`) in torch, `[kh, kw, in, out]` here: the right-hand matrix of an NHWC convolution.
     Conv,
 }
 
-/// The part of a network a parameter belongs to: what can be frozen or given its own learning rate.
+/// The part of a network that a parameter belongs to. Each can be frozen and can have its own learning rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Group {
     /// The pre-trained network.
@@ -49,11 +49,11 @@ pub struct Param {
     pub shape: Vec<usize>,
     pub layout: Layout,
     pub group: Group,
-    /// Stage of the backbone, from 1; 0 is the stem, or no backbone at all.
+    /// The stage of the backbone, from 1; 0 is the stem, or a parameter outside the backbone.
     pub stage: usize,
-    /// False: no gradient is computed and no optimiser touches it.
+    /// If false, no gradient is computed and no optimiser changes it.
     pub trainable: bool,
-    /// Where it lies in [`Store::values`] and [`Store::grads`].
+    /// Its range in [`Store::values`] and [`Store::grads`].
     pub range: Range<usize>,
 }
 
@@ -70,42 +70,42 @@ pub struct Store {
     pub params: Vec<Param>,
     /// Parameters, one after the other.
     pub values: Mirrored,
-    /// Gradients, same offsets as `values`.
+    /// Gradients, at the offsets of `values`.
     pub grads: Mirrored,
     pub buffers: Vec<Buffer>,
     /// `num_batches_tracked` by name.
     pub counters: Vec<(String, u64)>,
-    /// Names and shapes only.
+    /// Whether there are names and shapes only, without numbers.
     shapes_only: bool,
 }
 
 impl Store {
-    /// An empty store.
+    /// Returns an empty store.
     pub fn new() -> Store {
         Store::default()
     }
 
-    /// A store that registers names and shapes and takes no memory for numbers until [`Store::allocate`]: what a network needs, or whether a
-    /// file fits it, is known before it is made.
+    /// Returns an empty store that registers names and shapes, and takes no memory for numbers until [`Store::allocate`]. With it, a
+    /// network's needs are known, and files can be checked against it, before its memory is taken.
     pub fn of_shapes() -> Store {
         Store { shapes_only: true, ..Store::default() }
     }
 
-    /// Whether there are no numbers yet.
+    /// Returns whether there are names and shapes only, without numbers.
     pub fn has_only_shapes(&self) -> bool {
         self.shapes_only
     }
 
-    /// An empty store with room for `parameters`.
+    /// Returns an empty store with room for `parameters` numbers.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) where there is no room.
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) if there is not enough memory.
     pub fn with_room(parameters: usize) -> Result<Store> {
         let values = memory::reserved::<f32>("the weights", parameters)?;
         Ok(Store { values: values.into(), ..Store::default() })
     }
 
-    /// Takes the memory for the parameters of a store of shapes, filled with zeros.
+    /// Takes the memory for the parameters of a store of shapes, and fills it with zeros.
     ///
     /// # Errors
     /// As [`Store::with_room`].
@@ -127,7 +127,7 @@ impl Store {
         self.buffers.iter().try_for_each(|buffer| buffer.values.fetch())
     }
 
-    /// Registers a parameter of torch shape `shape`, filled with zeros.
+    /// Registers a parameter with the shape `shape` in torch, filled with zeros.
     pub fn add_param(&mut self, name: String, shape: &[usize], layout: Layout, group: Group) -> ParamId {
         let start = self.values.len();
         let range = start..start + shape.iter().product::<usize>();
@@ -143,7 +143,7 @@ impl Store {
 
     /// Registers a buffer of `len` values.
     pub fn add_buffer(&mut self, name: String, len: usize, value: f32) -> BufferId {
-        // Without numbers: zeros that are made when somebody asks for them.
+        // A store of shapes gets zeros, which take memory only when they are read.
         let values = if self.shapes_only { Mirrored::zeros(len) } else { vec![value; len].into() };
         self.buffers.push(Buffer { name, values });
         BufferId(self.buffers.len() - 1)
@@ -159,17 +159,17 @@ impl Store {
         &self.params[id.0]
     }
 
-    /// Values in memory order.
+    /// Returns the values of a parameter, in the order of memory.
     pub fn value(&self, id: ParamId) -> &[f32] {
         &self.values[self.params[id.0].range.clone()]
     }
 
-    /// Values in memory order.
+    /// Returns the values of a parameter for writing, in the order of memory.
     pub fn value_mut(&mut self, id: ParamId) -> &mut [f32] {
         &mut self.values[self.params[id.0].range.clone()]
     }
 
-    /// Gradient in memory order.
+    /// Returns the gradient of a parameter, in the order of memory.
     pub fn grad(&self, id: ParamId) -> &[f32] {
         &self.grads[self.params[id.0].range.clone()]
     }
@@ -179,26 +179,26 @@ impl Store {
         self.params.iter_mut().filter(|p| p.group == group).for_each(|p| p.trainable = trainable);
     }
 
-    /// Numbers of all buffers.
+    /// Returns how many numbers all buffers have together.
     pub fn buffer_numbers(&self) -> usize {
         self.buffers.iter().map(|buffer| buffer.values.len()).sum()
     }
 
-    /// Number of parameters in `group`, or in all with `None`.
+    /// Returns how many numbers the parameters of `group` have together; `None` stands for all groups.
     pub fn count(&self, group: Option<Group>) -> usize {
         self.params.iter().filter(|p| group.is_none_or(|g| p.group == g)).map(|p| p.range.len()).sum()
     }
 }
 
 impl Param {
-    /// Reorders from memory order to torch's.
+    /// Reorders `values` from the order of memory to torch's.
     pub fn to_torch(&self, values: &[f32]) -> Vec<f32> {
         let mut torch = vec![0.0; values.len()];
         self.for_each_pair(|memory, t| torch[t] = values[memory]);
         torch
     }
 
-    /// Reorders from torch's order to memory order.
+    /// Reorders from torch's order to the order of memory.
     pub fn from_torch(&self, torch: &[f32], values: &mut [f32]) {
         self.for_each_pair(|memory, t| values[memory] = torch[t]);
     }

@@ -1,5 +1,5 @@
-//! The fused BConv-Cell: convolution tile, gates, state update and output in one pass; the 4·C pre-activations live only in
-//! a tile that stays in cache.
+//! The fused BConv-Cell: convolution, gates, state update and output in one pass. The 4·C pre-activations exist only in a tile
+//! that stays in the cache.
 
 use rayon::prelude::*;
 
@@ -11,14 +11,14 @@ use super::par;
 use super::simd::with_best_isa;
 use crate::engine::geometry::Conv2dGeometry;
 
-/// Workspace of [`bconv_forward`], in f32.
+/// Returns the workspace of [`bconv_forward`], in f32.
 pub fn forward_workspace(gates: &Conv2dGeometry) -> usize {
     let nr = conv::gates_nr(microkernel::best());
     gates.k() * (gates.out_c / 4).div_ceil(nr / 4) * nr
 }
 
-/// One step of a cell. `gates.out_c` is 4·C; `weight` `[k, 4·C]` with columns i, f, o, g; `previous`, `current` and `y`
-/// `[pixels, C]`; `saved` `[pixels, 4·C]` takes the activated gates for backward.
+/// Runs one step of a cell. `gates.out_c` is 4·C. `weight` is `[k, 4·C]` with the columns i, f, o, g; `previous`, `current` and `y` are
+/// `[pixels, C]`; `saved` `[pixels, 4·C]` gets the activated gates for backward.
 #[expect(clippy::too_many_arguments, reason = "the operands of one fused kernel")]
 pub fn bconv_forward(
     gates: &Conv2dGeometry,
@@ -74,7 +74,7 @@ fn forward_on(
                         g.iter_mut().for_each(|v| *v = tanh(*v));
                         let at = row * channels + first;
                         let before = &previous[at..at + live];
-                        // SAFETY: row and channels of this task only; lengths asserted above.
+                        // SAFETY: only this task has this row and these channels; the lengths were asserted above.
                         let (state, out) = unsafe {
                             (
                                 std::slice::from_raw_parts_mut(current.get().add(at), live),
@@ -88,7 +88,7 @@ fn forward_on(
                         }
                         if let Some(saved) = saved {
                             for (gate, values) in a.chunks_exact(width).enumerate() {
-                                // SAFETY: as above, columns `gate · C + first ..` of the row.
+                                // SAFETY: as above, for the columns from `gate · C + first` on.
                                 let to = unsafe {
                                     let start = saved.get().add(row * 4 * channels + gate * channels + first);
                                     std::slice::from_raw_parts_mut(start, live)

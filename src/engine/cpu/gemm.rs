@@ -1,35 +1,35 @@
 //! Matrix products on tiles: packing of the right matrix, blocking for the caches, and the split into tasks.
 //!
-//! Every task computes its part of the result alone and in an order that depends on shapes only, so the result has the same
-//! bits for any number of threads.
+//! Every task computes its part of the result alone, in an order that depends on shapes only, so the result has the same bits for
+//! any number of threads.
 
 use rayon::prelude::*;
 
 use super::microkernel::{Isa, MAX_NR, MR, Tile};
 
-/// Rows of a task: with [`KC`] columns they stay in the second-level cache while all panels pass.
+/// Rows of a task. With [`KC`] columns they stay in the second-level cache while the task reads all panels.
 pub(super) const MC: usize = 16 * MR;
-/// Depth of a block: `KC` rows of a panel stay in the first two cache levels while the rows of a task pass.
+/// Depth of a block. `KC` rows of a panel stay in the first two cache levels while the task goes through its rows.
 pub(super) const KC: usize = 256;
-/// Tasks that a product is split into where its rows alone give fewer.
+/// A product is split into at least this many tasks, by columns too if its rows give fewer.
 const MIN_TASKS: usize = 16;
 
-/// A pointer that tasks share; each writes its own part.
+/// A pointer that tasks share. Each task writes a part of its own.
 #[derive(Clone, Copy)]
 pub(super) struct Shared(pub *mut f32);
-// SAFETY: only handed to tasks that write disjoint rows or columns.
+// SAFETY: only given to tasks that write disjoint rows or columns.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    /// A method, so that closures capture the wrapper and not the bare pointer.
+    /// Returns the pointer. A method, so that closures capture the wrapper and not the pointer.
     pub fn get(self) -> *mut f32 {
         self.0
     }
 }
 
-/// Where the elements of the right matrix `[taps · depth, n]` lie: `data[tap_offsets[t] + k·k_stride + column·n_stride]`.
+/// The right matrix `[taps · depth, n]`, whose elements are at `data[tap_offsets[t] + k·k_stride + column·n_stride]`.
 pub(super) struct RightMatrix<'a> {
     pub data: &'a [f32],
     pub tap_offsets: &'a [usize],
@@ -37,11 +37,11 @@ pub(super) struct RightMatrix<'a> {
     pub n: usize,
     pub k_stride: usize,
     pub n_stride: usize,
-    /// Columns are `[4][n / 4]` gates; a panel takes the same channels of all four (see [`gate_column`]).
+    /// The columns are gates `[4][n / 4]`; a panel has the same channels of all four (see [`gate_column`]).
     pub gates: bool,
 }
 
-/// Source column of a panel's column `j`, for a matrix of gates with `channels` each; `None` in the padding.
+/// Returns the source column of a panel's column `j`, for a matrix of four gates with `channels` each, or `None` in the padding.
 fn gate_column(panel: usize, j: usize, nr: usize, channels: usize) -> Option<usize> {
     let width = nr / 4;
     let channel = panel * width + j % width;
@@ -53,12 +53,12 @@ impl RightMatrix<'_> {
         self.tap_offsets.len() * self.depth
     }
 
-    /// Elements of the packed panels.
+    /// Returns the number of elements of the packed panels.
     pub fn packed_len(k: usize, n: usize, nr: usize) -> usize {
         k * n.div_ceil(nr) * nr
     }
 
-    /// Packs into panels `[n / nr][k][nr]`, zeros beyond the last column.
+    /// Packs the matrix into panels `[n / nr][k][nr]`, with zeros beyond the last column.
     pub fn pack(&self, nr: usize, packed: &mut [f32]) {
         let k = self.k();
         packed.par_chunks_mut(k * nr).enumerate().for_each(|(p, panel)| {
@@ -86,7 +86,8 @@ impl RightMatrix<'_> {
         });
     }
 
-    /// Columns of the source are rows in memory: read along them, sixteen at a time so that written lines are filled.
+    /// Packs a panel of a matrix whose columns are rows in memory. Reads along these, sixteen at a time, so that whole cache lines are
+    /// written.
     fn pack_transposed(&self, block: &mut [f32], columns: &[Option<usize>], start: usize) {
         let nr = columns.len();
         for (group, part) in columns.chunks(16).enumerate() {
@@ -100,21 +101,21 @@ impl RightMatrix<'_> {
     }
 }
 
-/// Rows of the left matrix: for each row and tap a pointer to `depth` contiguous elements.
+/// The rows of the left matrix: for each row and tap a pointer to `depth` contiguous elements.
 pub(super) trait LeftRows: Sync {
-    /// Per-task scratch (an im2col tile, or nothing).
+    /// Returns the length of a task's scratch memory (an im2col tile, or nothing).
     fn scratch_len(&self) -> usize {
         0
     }
 
-    /// Row pointers `[group][tap][MR]` of `rows`; spare rows of the last group point at any valid row.
+    /// Writes the pointers `[group][tap][MR]` of `rows`. Spare rows of the last group point at any valid row.
     ///
     /// # Safety
-    /// `scratch` outlives the use of the pointers.
+    /// `scratch` must outlive the use of the pointers.
     unsafe fn pointers(&self, rows: std::ops::Range<usize>, scratch: &mut [f32], out: &mut Vec<[*const f32; MR]>);
 }
 
-/// `[rows, k] · [k, n]` in blocks.
+/// A product `[rows, k] · [k, n]`, computed in blocks.
 pub(super) struct Product<'a, L> {
     pub isa: Isa,
     pub left: &'a L,
@@ -122,12 +123,12 @@ pub(super) struct Product<'a, L> {
     pub taps: usize,
     pub depth: usize,
     pub n: usize,
-    /// Panels from [`RightMatrix::pack`] with width `isa.nr(n)` (or that of the gates).
+    /// Panels from [`RightMatrix::pack`] of the width `isa.nr(n)`, or that of the gates.
     pub packed: &'a [f32],
     pub nr: usize,
 }
 
-/// Blocks of the inner dimension: (first tap, taps, first element within each tap, elements).
+/// Returns the blocks of the inner dimension: (first tap, taps, first element within each tap, elements).
 pub(super) fn depth_blocks(taps: usize, depth: usize) -> Vec<(usize, usize, usize, usize)> {
     if depth >= KC {
         let parts = depth.div_ceil(KC);
@@ -141,7 +142,7 @@ pub(super) fn depth_blocks(taps: usize, depth: usize) -> Vec<(usize, usize, usiz
 }
 
 impl<L: LeftRows> Product<'_, L> {
-    /// Writes (or adds to) full rows: `destination(row)` points at `n` elements.
+    /// Computes whole rows and writes them, or adds to them; `destination(row)` points at `n` elements.
     pub fn run(&self, accumulate: bool, bias: Option<&[f32]>, destination: impl Fn(usize) -> *mut f32 + Sync) {
         let panels = self.n.div_ceil(self.nr);
         let row_blocks = self.rows.div_ceil(MC);
@@ -181,7 +182,7 @@ impl<L: LeftRows> Product<'_, L> {
                     let add = accumulate || !first;
                     let whole = width == self.nr && live == MR;
                     let c = if whole {
-                        // SAFETY: `destination` points at rows of `n` elements; columns `p * nr ..` are inside.
+                        // SAFETY: `destination` points at rows of `n` elements, and the columns from `p * nr` on are inside.
                         std::array::from_fn(|r| unsafe { starts[r].add(p * self.nr) })
                     } else {
                         // SAFETY: MR rows of at most MAX_NR elements.
@@ -236,8 +237,8 @@ impl<L: LeftRows> Product<'_, L> {
         unsafe { self.isa.rows(self.nr)(&tile) }
     }
 
-    /// Whole tiles of `rows x nr` for the caller's epilogue: fills `tile` `[rows, nr]` for panel `p`, all of the inner
-    /// dimension. `rows` is at most [`MC`]; `tile` has room for whole groups of [`MR`] rows.
+    /// Computes `tile` `[rows, nr]` of panel `p` over all of the inner dimension, for callers that go on from there. `rows` is at most
+    /// [`MC`]; `tile` has room for whole groups of [`MR`] rows.
     pub fn panel_tile(&self, pointers: &[[*const f32; MR]], rows: usize, p: usize, tile: &mut [f32]) {
         assert!(tile.len() >= rows.next_multiple_of(MR) * self.nr);
         let tile = tile.as_mut_ptr();

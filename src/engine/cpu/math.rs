@@ -1,15 +1,15 @@
-//! Sigmoid and hyperbolic tangent in f32, without branches so that loops over them vectorise; a few units of the last place.
+//! Sigmoid and hyperbolic tangent in f32, without branches, so that loops over them vectorise. Errors are a few units of the last place.
 
-/// `e^x` for `x <= 0`, to about 1 ulp; 0 below -87.
+/// Returns `e^x` for `x <= 0`, to about 1 ulp; 0 below -87.
 #[inline(always)]
 fn exp_nonpositive(x: f32) -> f32 {
     let x = if x < -87.0 { -87.0 } else { x };
-    // x = n·ln2 + r with |r| <= ln2/2; ln2 in two parts, the first exact in few bits.
-    // Adding and subtracting 1.5·2²³ rounds to an integer without a call, on any instruction set.
+    // x = n·ln2 + r with |r| <= ln2/2. ln2 has two parts, of which the first has few bits, so that its product is exact.
+    // Adding and subtracting 1.5·2²³ rounds to an integer on any instruction set, without a function call.
     const ROUND: f32 = 12_582_912.0;
     let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
     let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
-    // Taylor to r⁷: the rest is below 1e-8 relative.
+    // Taylor series to r⁷, with a relative error below 1e-8.
     let p = 1.0 / 5040.0;
     let p = p * r + 1.0 / 720.0;
     let p = p * r + 1.0 / 120.0;
@@ -17,11 +17,11 @@ fn exp_nonpositive(x: f32) -> f32 {
     let p = p * r + 1.0 / 6.0;
     let p = p * r + 0.5;
     let p = p * r * r + r + 1.0;
-    // 2^n by its exponent bits; n is from -126 to 0, NaN goes through `p`.
+    // 2^n from its exponent bits; n is from -126 to 0. A NaN comes from `p`.
     p * f32::from_bits(((n as i32 + 127) as u32) << 23)
 }
 
-/// `1 / (1 + e^-x)`; NaN in, NaN out.
+/// Returns `1 / (1 + e^-x)`, NaN for NaN.
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
     let e = exp_nonpositive(-x.abs());
@@ -29,13 +29,13 @@ pub fn sigmoid(x: f32) -> f32 {
     if x >= 0.0 { 1.0 / (1.0 + e) } else { small }
 }
 
-/// Hyperbolic tangent; NaN in, NaN out.
+/// Returns the hyperbolic tangent, NaN for NaN.
 #[inline(always)]
 pub fn tanh(x: f32) -> f32 {
     let a = x.abs();
     let e = exp_nonpositive(-2.0 * a);
     let large = (1.0 - e) / (1.0 + e);
-    // Near 0 the difference above cancels: an odd polynomial (Taylor to x¹¹) instead.
+    // Near 0 the difference above loses digits: a Taylor polynomial to x¹¹ instead.
     let s = a * a;
     let p = -1382.0 / 155_925.0;
     let p = p * s + 62.0 / 2835.0;
@@ -57,7 +57,7 @@ mod tests {
         while x < 120.0 {
             let v = x as f32;
             let (s, t) = (1.0 / (1.0 + (-f64::from(v)).exp()), f64::from(v).tanh());
-            // Relative, but for sigmoids below the smallest normal exponent that is computed.
+            // Relative, except for sigmoids that are smaller than any exponential that is computed.
             assert!((f64::from(sigmoid(v)) - s).abs() <= 3e-7 * s + 1e-37, "sigmoid({v}) = {} not {s}", sigmoid(v));
             assert!((f64::from(tanh(v)) - t).abs() <= 4e-7 * t.abs(), "tanh({v}) = {} not {t}", tanh(v));
             x += 0.000_97;

@@ -1,4 +1,4 @@
-//! `A · Bᵀ` of row-major matrices, with `B` packed once for many calls.
+//! Computes `A · Bᵀ` of row-major matrices, with `B` packed once for many calls.
 
 use std::ops::Range;
 
@@ -9,10 +9,10 @@ use super::microkernel::{self, Isa, MAX_NR, MR};
 
 /// Column ranges of [`matmul_nt`] start at multiples of this.
 pub const COLUMN_ALIGNMENT: usize = MAX_NR;
-/// Numbers that are packed at a time.
+/// How many numbers are packed at a time.
 const GROUP_VALUES: usize = 1 << 16;
 
-/// The rows of `B` `[rows, depth]`, in panels as the microkernel reads them.
+/// The rows of `B` `[rows, depth]`, packed into panels for the microkernel.
 pub struct PackedRows {
     isa: Isa,
     panels: Vec<f32>,
@@ -22,7 +22,8 @@ pub struct PackedRows {
 }
 
 impl PackedRows {
-    /// Packs `n` rows of `depth` numbers, which `fill` writes: `[rows.len(), depth]` of any rows, in any order, by several threads.
+    /// Packs `n` rows of `depth` numbers. `fill(rows, out)` writes them into `out` `[rows.len(), depth]`; several threads call it, for
+    /// ranges of rows in any order.
     ///
     /// # Panics
     /// `depth` is 0.
@@ -31,7 +32,7 @@ impl PackedRows {
         let isa = microkernel::best();
         let nr = isa.nr(n);
         let mut panels = vec![0.0; RightMatrix::packed_len(depth, n, nr)];
-        // As much as stays in a core's cache.
+        // As many rows as fit a core's cache.
         let group = nr * (GROUP_VALUES / (nr * depth)).max(1);
         panels.par_chunks_mut(group * depth).enumerate().for_each_init(Vec::new, |rows, (i, panels)| {
             let own = i * group..((i + 1) * group).min(n);
@@ -44,12 +45,12 @@ impl PackedRows {
         PackedRows { isa, panels, rows: n, depth, nr }
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Length of a row.
+    /// Returns the length of a row.
     pub fn depth(&self) -> usize {
         self.depth
     }
@@ -67,14 +68,14 @@ impl LeftRows for PlainRows<'_> {
     }
 }
 
-/// `out[i][j - columns.start] = a_i · b_j` for `a` `[n, depth]` and the rows `columns` of `B`; `out` is
+/// Computes `out[i][j - columns.start] = a_i · b_j` for `a` `[n, depth]` and the rows `columns` of `B`; `out` is
 /// `[n, columns.len()]`.
 ///
-/// Each product is summed in one order that depends on `depth` alone: its bits do not depend on threads, on what is
-/// computed together with it, or on which of its two rows is the left one.
+/// Each product is summed in an order that depends on `depth` alone. Its bits do not depend on threads, on what is computed together with
+/// it, or on which of its two rows is the left one.
 ///
 /// # Panics
-/// Sizes that do not fit, or a range that does not start at a multiple of [`COLUMN_ALIGNMENT`].
+/// If sizes do not fit, or the range does not start at a multiple of [`COLUMN_ALIGNMENT`].
 pub fn matmul_nt(a: &[f32], b: &PackedRows, columns: Range<usize>, out: &mut [f32]) {
     let (depth, n) = (b.depth, columns.len());
     let rows = a.len() / depth;
@@ -91,7 +92,7 @@ pub fn matmul_nt(a: &[f32], b: &PackedRows, columns: Range<usize>, out: &mut [f3
     product.run(false, None, |row| unsafe { destination.get().add(row * n) });
 }
 
-/// Numbers of a row of `depth` whose products [`matmul_nt`] adds one after the other, before it adds that sum to the sum of those
+/// Returns how many products of a row of `depth` [`matmul_nt`] adds one after the other, before it adds this sum to that of the products
 /// before them.
 pub fn summed_at_once(depth: usize) -> usize {
     gemm::depth_blocks(1, depth)[0].3

@@ -1,7 +1,7 @@
-//! The innermost loop of every matrix product: six rows by up to four vectors of columns stay in registers.
+//! The innermost loop of every matrix product: a tile of six rows by up to four vectors of columns stays in registers.
 //!
-//! The left matrix is read in place through row pointers and broadcast element by element; the right one is packed into
-//! panels as wide as the tile. So a convolution needs no im2col copy: a row pointer per output pixel and kernel tap is enough.
+//! The left matrix is read in place through row pointers, and its elements are broadcast one by one; the right matrix is packed into
+//! panels as wide as the tile. A convolution therefore needs no im2col copy: a row pointer per output pixel and tap is enough.
 
 use std::sync::OnceLock;
 
@@ -10,26 +10,26 @@ use super::simd::{Avx2, Avx512, Portable, Simd};
 
 /// Rows of a tile.
 pub(super) const MR: usize = 6;
-/// Widest tile in columns, over all instruction sets.
+/// Columns of the widest tile of all instruction sets.
 pub(super) const MAX_NR: usize = 64;
 
-/// One tile's work: `c[r][..] (+)= Σ_segment Σ_k segment[r][offset + k·step] · b[k][..]`.
+/// The work of one tile: `c[r][..] (+)= Σ_segment Σ_k segment[r][offset + k·step] · b[k][..]`.
 pub(super) struct Tile {
     /// Row pointers of each segment.
     pub segments: *const [*const f32; MR],
     pub segment_count: usize,
-    /// Elements taken from each segment, and where in the row to start.
+    /// How many elements of each segment are read, and where they start.
     pub segment_len: usize,
     pub offset: usize,
-    /// Packed panel, `segment_count * segment_len` rows as wide as the tile.
+    /// The packed panel: `segment_count * segment_len` rows as wide as the tile.
     pub b: *const f32,
     pub c: [*mut f32; MR],
-    /// Add to `c`.
+    /// Whether to add to `c` instead of overwriting it.
     pub accumulate: bool,
 }
 
 /// # Safety
-/// The pointers of the tile are valid for what its fields say; rows of `c` do not overlap; the CPU has the instructions.
+/// The pointers of the tile must be valid for what its fields say, rows of `c` must not overlap, and the CPU must have the instructions.
 type Kernel = unsafe fn(&Tile);
 
 /// The kernels of one instruction set.
@@ -37,24 +37,24 @@ type Kernel = unsafe fn(&Tile);
 pub(super) struct Isa {
     pub name: &'static str,
     pub lanes: usize,
-    /// For tiles of 1, 2, ... vectors; rows of the left matrix contiguous in k.
+    /// For tiles of 1, 2, ... vectors, with rows of the left matrix that are contiguous in k.
     rows: &'static [Kernel],
-    /// The same for a left matrix packed as `[k][MR]`.
+    /// The same, for a left matrix that is packed as `[k][MR]`.
     packed: &'static [Kernel],
 }
 
 impl Isa {
-    /// Tile width for `n` columns.
+    /// Returns the width of tiles for `n` columns.
     pub fn nr(&self, n: usize) -> usize {
         n.div_ceil(self.lanes).clamp(1, self.rows.len()) * self.lanes
     }
 
-    /// Kernel for tiles of `nr` columns.
+    /// Returns the kernel for tiles of `nr` columns.
     pub fn rows(&self, nr: usize) -> Kernel {
         self.rows[nr / self.lanes - 1]
     }
 
-    /// Kernel for a packed left matrix.
+    /// Returns the kernel for tiles of `nr` columns and a packed left matrix.
     pub fn packed(&self, nr: usize) -> Kernel {
         self.packed[nr / self.lanes - 1]
     }
@@ -108,7 +108,7 @@ unsafe fn portable<const NV: usize, const STEP: usize>(t: &Tile) {
     unsafe { tile::<Portable, NV, STEP>(t) }
 }
 
-/// Instruction sets of this machine, best first.
+/// Returns the instruction sets of this machine, the best one first.
 pub(super) fn available() -> Vec<Isa> {
     let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]
@@ -139,13 +139,13 @@ pub(super) fn available() -> Vec<Isa> {
     found
 }
 
-/// The instruction set in use.
+/// Returns the instruction set in use.
 pub(super) fn best() -> Isa {
     static BEST: OnceLock<Isa> = OnceLock::new();
     *BEST.get_or_init(|| available()[0])
 }
 
-/// Name of the instruction set that matrix products use on this machine.
+/// Returns the name of the instruction set that matrix products use on this machine.
 pub fn isa_name() -> &'static str {
     best().name
 }

@@ -1,5 +1,5 @@
-//! What the CPU path shares: matrix products, convolution, the fused cell, and loops that give the same bits for any number
-//! of threads.
+//! What ops share on the CPU: matrix products, convolution, the fused cell, and loops that give the same bits for any number of
+//! threads.
 
 pub mod cell;
 pub mod conv;

@@ -1,16 +1,15 @@
-//! Distances of pairs of rows in f64, for several pairs with one row in common at a time: the memory then fetches the others beside
-//! each other.
+//! Distances of pairs of rows in f64. Computes several pairs that share one row at a time, so that the memory reads of the others overlap.
 
 use super::simd::with_best_isa;
 
-/// Partial sums: the same on every machine, so the result has the same bits everywhere.
+/// The number of partial sums. It is the same on every machine, so that the result has the same bits everywhere.
 const LANES: usize = 16;
 
-/// |a - b|²·scale² for each row b, in f64 throughout, for a scale that is a power of two. It is the same for (a, b) and (b, a), and 0
-/// for equal rows.
+/// Returns |a - b|²·scale² for each row b, in f64 throughout; the scale is a power of two. The result is the same for (a, b) and (b, a),
+/// and 0 for equal rows.
 ///
 /// # Panics
-/// Rows of different lengths.
+/// If rows have different lengths.
 pub fn squared_distances<const N: usize>(a: &[f32], b: [&[f32]; N], scale: f64) -> [f64; N] {
     sums(
         a,
@@ -20,10 +19,11 @@ pub fn squared_distances<const N: usize>(a: &[f32], b: [&[f32]; N], scale: f64) 
     )
 }
 
-/// |a/|a| - b/|b||² = 2 - 2 cos for each row b, from the norms of rows that are not 0; in f64 throughout, and 0 for equal rows.
+/// Returns |a/|a| - b/|b||² = 2 - 2 cos for each row b, from the norms of the rows, which must not be 0. In f64 throughout; 0 for equal
+/// rows.
 ///
 /// # Panics
-/// Rows of different lengths.
+/// If rows have different lengths.
 pub fn squared_distances_of_directions<const N: usize>(
     (a, norm): (&[f32], f64),
     b: [&[f32]; N],
@@ -38,7 +38,7 @@ pub fn squared_distances_of_directions<const N: usize>(
     )
 }
 
-/// x / norm as a division rounds it, in a fraction of its time.
+/// Returns x / norm with the bits of a division, in a fraction of the time.
 #[inline(always)]
 fn quotient(x: f32, norm: f64, inverse: f64) -> f64 {
     let x = f64::from(x);
@@ -46,7 +46,7 @@ fn quotient(x: f32, norm: f64, inverse: f64) -> f64 {
     (-near).mul_add(norm, x).mul_add(inverse, near)
 }
 
-/// For each row b, the sum of the squares of what `difference` makes of each number of a, that of b, and the place of b.
+/// Returns for each row b the sum of the squares of `difference(number of a, number of b, index of b)`.
 #[inline(always)]
 fn sums<const N: usize>(a: &[f32], b: [&[f32]; N], difference: impl Fn(f32, f32, usize) -> f64) -> [f64; N] {
     assert!(b.iter().all(|b| b.len() == a.len()), "rows of one length");

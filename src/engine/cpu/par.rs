@@ -1,24 +1,24 @@
-//! Parallel loops whose partition depends on shapes alone, so results have the same bits for any number of threads.
+//! Parallel loops that are split by shapes alone, so that results have the same bits for any number of threads.
 
 use rayon::prelude::*;
 
 use super::simd::with_best_isa;
 
-/// Elements that one task handles: large enough to pay for the task, small enough to balance many cores.
+/// How many elements one task handles: enough to pay for the task, few enough to balance many cores.
 const TASK_LEN: usize = 1 << 15;
 
-/// Rows per task for rows of `row_len` elements.
+/// Returns the rows of a task, for rows of `row_len` elements.
 pub fn task_rows(row_len: usize) -> usize {
     (TASK_LEN / row_len.max(1)).max(1)
 }
 
-/// Calls `f(first row, rows)` on chunks of `data` seen as rows of `row_len`.
+/// Calls `f(first row, rows)` on chunks of `data`, which has rows of `row_len` elements.
 pub fn rows_mut(data: &mut [f32], row_len: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = task_rows(row_len);
     data.par_chunks_mut(rows * row_len).enumerate().for_each(|(i, chunk)| with_best_isa(|| f(i * rows, chunk)));
 }
 
-/// `destination[i] = source[i]`, or `+=`.
+/// Computes `destination[i] = source[i]`, or `+=`.
 pub fn put(destination: &mut [f32], source: &[f32], accumulate: bool) {
     destination.par_chunks_mut(TASK_LEN).zip(source.par_chunks(TASK_LEN)).for_each(|(d, s)| {
         if accumulate {
@@ -29,7 +29,7 @@ pub fn put(destination: &mut [f32], source: &[f32], accumulate: bool) {
     });
 }
 
-/// Sums of `width` columns over `rows` rows, `f(row range, sums)` adding up one chunk; chunks are combined in order, in f64.
+/// Returns the sums of `width` columns over `rows` rows. `f(row range, sums)` adds up one chunk; chunks are added in order, in f64.
 pub fn column_sums(
     rows: usize,
     width: usize,

@@ -1,7 +1,7 @@
 //! Vectors of f32 for the microkernel: AVX-512, AVX2 with FMA, and arrays that the compiler vectorises (NEON, others).
 
-/// Runs `f`, compiled for the best instruction set of this machine: loops in it (if it is inlined) use the widest vectors,
-/// where code for any x86-64 would use SSE2.
+/// Runs `f`, compiled for the best instruction set of this machine. If `f` is inlined, its loops use the widest vectors, where code for any
+/// x86-64 uses SSE2.
 #[inline(always)]
 pub(crate) fn with_best_isa<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
@@ -18,7 +18,7 @@ pub(crate) fn with_best_isa<R>(f: impl FnOnce() -> R) -> R {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
         {
-            // SAFETY: detected; every CPU with these has the rest of the list.
+            // SAFETY: these were detected, and every CPU that has them has the rest of the list.
             return unsafe { avx512(f) };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -39,7 +39,7 @@ pub(super) trait Simd: Copy {
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
-    /// `self * b + c` in one rounding where the machine has it.
+    /// Returns `self * b + c`, rounded once if the machine can.
     unsafe fn mul_add(self, b: Self, c: Self) -> Self;
     unsafe fn add(self, other: Self) -> Self;
 }

@@ -1,4 +1,4 @@
-//! What the engine asks of a GPU, real or emulated. Everything above this trait is the same for both.
+//! The trait of a GPU, real or emulated. Everything that uses this trait is the same for both.
 
 use std::ffi::c_void;
 use std::fmt::Debug;
@@ -7,57 +7,58 @@ use super::Precision;
 use crate::Result;
 use crate::engine::geometry::Conv2dGeometry;
 
-/// A compiled kernel; the generated launch functions name them (`kernels/*.cu`).
+/// A compiled kernel of `kernels/*.cu`; the generated launch functions refer to these.
 #[derive(Debug)]
 pub struct Kernel {
     pub name: &'static str,
     /// Threads of a block: the kernel's `__launch_bounds__`.
     pub threads: u32,
-    /// Place in [`super::kernels::ALL`].
+    /// The index in [`super::kernels::ALL`].
     pub index: usize,
-    /// Size of each parameter.
+    /// The size of each parameter.
     pub parameter_bytes: &'static [usize],
-    /// For each parameter that is an address: whether the kernel may write there.
+    /// For each parameter that is an address, whether the kernel may write there.
     pub writes: &'static [Option<bool>],
 }
 
 /// A device with memory, one queue of work, and kernels.
 ///
-/// Addresses are those of the device. Work runs in the order in which it is asked for; only [`Backend::download`],
-/// [`Backend::synchronize`] and errors wait for it. An error of earlier work may surface in any later call.
+/// Addresses are those of the device. Work is enqueued and runs in that order; only [`Backend::download`],
+/// [`Backend::synchronize`] and errors wait for it. Any later call may return an error of earlier work.
 pub trait Backend: Send + Sync + Debug {
-    /// For messages and reports: the device's name and what drives it.
+    /// Returns the device's name and its driver, for messages and reports.
     fn description(&self) -> String;
 
-    /// Bytes of memory that are free, and in all.
+    /// Returns the bytes of memory that are free, and those of all memory.
     fn memory(&self) -> Result<[u64; 2]>;
 
-    /// Uninitialised memory, aligned to 256 bytes.
+    /// Allocates uninitialised memory, aligned to 256 bytes, and returns its address.
     ///
     /// # Errors
-    /// [`crate::Error::DeviceMemory`] where it does not fit.
+    /// [`crate::Error::DeviceMemory`] if it does not fit.
     fn allocate(&self, bytes: usize) -> Result<u64>;
 
-    /// Gives memory of [`Backend::allocate`] back, after the work that was asked for so far.
+    /// Frees memory of [`Backend::allocate`], after the work that is enqueued so far.
     fn release(&self, address: u64);
 
-    /// Copies to the device, after the work that was asked for so far. `from` may be reused at once.
+    /// Copies to the device, after the work that is enqueued so far. `from` may be reused when this returns.
     fn upload(&self, to: u64, from: &[u8]) -> Result<()>;
 
-    /// The same beside the work that was asked for since the last such call; work that is asked for later waits for it. So two
-    /// places that are sent to in turn are safe, each read by work that is asked for before the other one is sent to.
+    /// Copies to the device while work runs: waits only for the work that was enqueued before the last call of this function. Work that is
+    /// enqueued later waits for the copy. So two buffers can be filled in turn, if the work that reads one is enqueued before the other
+    /// one is filled.
     fn upload_async(&self, to: u64, from: &[u8]) -> Result<()>;
 
-    /// Copies to the host each `(to, from)`, and waits.
+    /// Copies each `(to, from)` to the host, and waits for the copies.
     fn download(&self, copies: &mut [(&mut [u8], u64)]) -> Result<()>;
 
-    /// Waits for all work.
+    /// Waits for all enqueued work.
     fn synchronize(&self) -> Result<()>;
 
-    /// Launches `kernel` with blocks of [`Kernel::threads`] in one dimension; `arguments` point to one value of each parameter.
+    /// Launches `kernel` with blocks of [`Kernel::threads`] in one dimension. `arguments` point to one value for each parameter.
     ///
     /// # Safety
-    /// `arguments` must point to values of the kernel's parameter types, and addresses among them to memory of this device that
+    /// `arguments` must point to values of the kernel's parameter types. Addresses among these must be of memory of this device that
     /// holds what the kernel's contract says.
     unsafe fn launch(
         &self,
@@ -67,30 +68,31 @@ pub trait Backend: Send + Sync + Debug {
         arguments: &mut [*mut c_void],
     ) -> Result<()>;
 
-    /// Records what `work` launches, without running it. `work` must not allocate, upload or download, and no other thread may use
-    /// the device meanwhile: what it asks for would be recorded too.
+    /// Records what `work` launches, without running it. `work` must not allocate, upload or download. No other thread may use the device
+    /// meanwhile, since its launches would be recorded too.
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>>;
 
-    /// The vendor's convolutions, where this device has them and they are switched on.
+    /// Returns the vendor's convolutions, if this device has them and they are switched on.
     fn vendor(&self) -> Option<&dyn Vendor>;
 }
 
-/// Launches that were recorded: one CUDA graph.
+/// Recorded launches, on an NVIDIA GPU a CUDA graph.
 pub trait Recording: Send {
-    /// Runs them all, after the work that was asked for so far.
+    /// Enqueues all of them again.
     fn replay(&self) -> Result<()>;
 }
 
-/// Plain convolutions (and 1x1 ones, which are matrix products) by the vendor's libraries, deterministic algorithms only.
+/// Plain convolutions by the vendor's libraries, with deterministic algorithms only.
 ///
-/// Activations are NHWC, f32 or bf16 as `precision` says ([`Precision::Tf32`]: f32 in memory). Weights and their gradients
-/// have the same type and lie as `[out, kh, kw, in]`. Addresses are of the device, multiples of 16; `workspace` has as many bytes
-/// as [`Vendor::workspace`] says. A geometry's first call may load code, which a recording cannot: run the work once before.
+/// Activations are NHWC, in bf16 for [`Precision::Bf16`], else in f32. Weights and their gradients have the same type and the order
+/// `[out, kh, kw, in]`. Addresses are of the device and multiples of 16; `workspace` has as many bytes as [`Vendor::workspace`] says. The
+/// first call for a geometry may load code, which is not possible in a recording, so the work must have run once before.
 pub trait Vendor {
-    /// Bytes that forward and backward (either gradient) take. Chooses algorithms, once for each geometry and precision.
+    /// Returns the bytes of workspace of forward and of backward (either gradient). The first call for a geometry and a precision chooses
+    /// the algorithms.
     fn workspace(&self, geometry: &Conv2dGeometry, precision: Precision) -> Result<[usize; 2]>;
 
-    /// `y = conv(x, weight)`
+    /// Enqueues `y = conv(x, weight)`.
     ///
     /// # Safety
     /// Addresses must be of memory of this device with the sizes of `geometry`.
@@ -104,7 +106,7 @@ pub trait Vendor {
         workspace: u64,
     ) -> Result<()>;
 
-    /// `dx (+)= convᵀ(dy, weight)`
+    /// Enqueues `dx (+)= convᵀ(dy, weight)`.
     ///
     /// # Safety
     /// As for [`Vendor::forward`].
@@ -120,7 +122,7 @@ pub trait Vendor {
         workspace: u64,
     ) -> Result<()>;
 
-    /// `dweight = corr(x, dy)`
+    /// Enqueues `dweight = corr(x, dy)`.
     ///
     /// # Safety
     /// As for [`Vendor::forward`].

@@ -1,4 +1,4 @@
-//! Device memory with an owner, and numbers that live on both sides.
+//! Owned device memory, and numbers that are kept on the host and on a device.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, OnceLock};
@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::{Backend, Gpu, Grid, Ptr, kernels};
 use crate::Result;
 
-/// Memory of a device, given back when dropped.
+/// Memory of a device, freed when dropped.
 #[derive(Debug)]
 pub struct Buffer {
     backend: Arc<dyn Backend>,
@@ -35,13 +35,13 @@ impl Drop for Buffer {
     }
 }
 
-/// Numbers that are used on the host and on a device. Each side gets them when it asks and holds older ones: reading as a slice
-/// copies them from the device, writing as a slice makes the device's copy stale. Whoever reads what a device may hold calls
-/// [`Mirrored::fetch`] before, which can fail.
+/// Numbers that are used on the host and on a device. They are copied when the other side needs them: reading as a slice copies from the
+/// device if its copy is newer; writing as a slice makes the device's copy stale. Before a slice is read that may be on a device, call
+/// [`Mirrored::fetch`], which returns an error where the slice would panic.
 #[derive(Debug, Default)]
 pub struct Mirrored {
     len: usize,
-    /// Empty while the device's copy is newer, or while all are 0 and nobody has looked.
+    /// Empty while the device's copy is newer, or while all are 0 and were not read yet.
     host: OnceLock<Vec<f32>>,
     device: Option<DeviceCopy>,
 }
@@ -54,12 +54,12 @@ struct DeviceCopy {
 }
 
 impl Mirrored {
-    /// `len` zeros, made on the side that asks first.
+    /// Returns `len` zeros, which take memory only on the side that uses them.
     pub fn zeros(len: usize) -> Mirrored {
         Mirrored { len, ..Mirrored::default() }
     }
 
-    /// How many numbers; known without looking at them.
+    /// Returns how many numbers there are, without copying them.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -68,14 +68,14 @@ impl Mirrored {
         self.len == 0
     }
 
-    /// Changes the length; new numbers are `value`.
+    /// Changes the length; added numbers are `value`.
     pub fn resize(&mut self, len: usize, value: f32) {
         self.host_mut().resize(len, value);
         self.len = len;
         self.device = None;
     }
 
-    /// The device's copy, for reading.
+    /// Returns the device's copy, for reading.
     pub fn on_device(&mut self, gpu: &Gpu) -> Result<Ptr<f32>> {
         if self.device.as_ref().is_none_or(|copy| !copy.gpu.is(gpu)) {
             if self.device.is_some() {
@@ -95,14 +95,14 @@ impl Mirrored {
         Ok(copy.buffer.ptr())
     }
 
-    /// The device's copy, for writing: the host's is out of date from now on.
+    /// Returns the device's copy, for writing, and drops the host's copy.
     pub fn on_device_mut(&mut self, gpu: &Gpu) -> Result<Ptr<f32>> {
         let ptr = self.on_device(gpu)?;
         self.host.take();
         Ok(ptr)
     }
 
-    /// All 0, whatever they were.
+    /// Sets all numbers to 0.
     pub fn clear(&mut self) {
         self.host.take();
         if let Some(copy) = &mut self.device {
@@ -110,25 +110,25 @@ impl Mirrored {
         }
     }
 
-    /// Brings the numbers to the host, where they are not there yet: from then on, until a device is asked for them again, reading
-    /// them as a slice cannot fail.
+    /// Copies the numbers to the host, if they are not there yet. Reading them as a slice then cannot fail until a device writes them
+    /// again.
     ///
     /// # Errors
-    /// A device that was lost.
+    /// The device was lost.
     pub fn fetch(&self) -> Result<()> {
         if self.host.get().is_none() {
             let mut values = vec![0.0; self.len];
             if let Some(copy) = self.device.as_ref().filter(|copy| !copy.stale) {
                 copy.gpu.download(&mut [(bytemuck::cast_slice_mut(&mut values), copy.buffer.address)])?;
             }
-            // Another thread may have been faster with the same numbers.
+            // If another thread was faster, it has set the same numbers.
             let _ = self.host.set(values);
         }
         Ok(())
     }
 
     /// # Panics
-    /// If a device fails that was not asked by [`Mirrored::fetch`]: what a device may hold is fetched before it is read.
+    /// If [`Mirrored::fetch`] was not called before, and the device fails.
     fn host(&self) -> &Vec<f32> {
         self.fetch().unwrap_or_else(|error| panic!("{error}"));
         self.host.get().expect("fetched")
@@ -163,7 +163,7 @@ impl From<Vec<f32>> for Mirrored {
     }
 }
 
-/// The numbers, on the host.
+/// Copies the numbers, to the host.
 impl Clone for Mirrored {
     fn clone(&self) -> Mirrored {
         self.to_vec().into()

@@ -1,6 +1,6 @@
-//! The emulator of the kernels as a back end: `kernels/*.cu` compiled as C++, run by the CPU one thread after the other.
+//! The emulated GPU: `kernels/*.cu` compiled as C++ and run by the CPU, one CUDA thread after the other.
 //!
-//! Device memory is host memory that starts as NaN. The threads of each launch run in an order that is drawn anew.
+//! Device memory is host memory that is filled with NaN when it is allocated. The threads of each launch run in a new random order.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Threads and blocks in an order drawn from the seed.
+/// The schedule that runs threads and blocks in a random order.
 const SHUFFLED: c_uint = 2;
 const ALIGN: usize = 256;
 const NAME: &str = "emulated GPU";
@@ -35,11 +35,11 @@ const NAME: &str = "emulated GPU";
 #[derive(Debug, Default)]
 pub struct Emulator {
     blocks: Mutex<HashMap<u64, Layout>>,
-    /// Numbers the launches: the seed of each.
+    /// Counts the launches; the number is the seed of a launch.
     launches: AtomicU64,
-    /// Launches that are being recorded instead of run.
+    /// Launches that are recorded instead of run.
     recording: Mutex<Option<Vec<Launch>>>,
-    /// Launches that ran, where somebody asked for them.
+    /// Launches that ran since the last [`Emulator::take_launches`]; `None` before the first.
     log: Mutex<Option<Vec<Launch>>>,
 }
 
@@ -66,7 +66,7 @@ impl Launch {
         let name = CString::new(self.kernel.name).expect("a C identifier");
         let block = [self.kernel.threads, 1, 1];
         let mut message = [0u8; 512];
-        // SAFETY: the kernel exists (the build script compiled what it lists), and gets one value for each parameter.
+        // SAFETY: the build script compiled all kernels that it lists, and there is one value for each parameter.
         let status = unsafe {
             ptl_emu_launch(
                 name.as_ptr(),
@@ -90,13 +90,13 @@ impl Launch {
 }
 
 impl Emulator {
-    /// What was launched since this was last called; nothing at the first call, from which on launches are kept. Replays of
-    /// recordings are not among them.
+    /// Returns the launches since the last call, without replays of recordings. The first call returns nothing, and launches are kept from
+    /// then on.
     pub fn take_launches(&self) -> Vec<Launch> {
         self.log.lock().expect("no panic while locked").replace(Vec::new()).unwrap_or_default()
     }
 
-    /// Start and bytes of the allocation that holds `address`.
+    /// Returns the start and the bytes of the allocation that contains `address`.
     pub fn allocation(&self, address: u64) -> Option<(u64, usize)> {
         let blocks = self.blocks.lock().expect("no panic while locked");
         let holds = |(start, layout): &(&u64, &Layout)| (**start..**start + layout.size() as u64).contains(&address);
@@ -105,7 +105,7 @@ impl Emulator {
 }
 
 impl Emulator {
-    /// What CUDA does not allow while it records.
+    /// Returns an error while a recording is made: CUDA does not allow the action then.
     fn refuse_in_recording(&self, action: &str) -> Result<()> {
         if self.recording.lock().expect("no panic while locked").is_none() {
             return Ok(());
@@ -142,7 +142,7 @@ impl Backend for Emulator {
         if start.is_null() {
             return Err(too_large());
         }
-        // SAFETY: just allocated with this size.
+        // SAFETY: the memory was just allocated with this size.
         unsafe { start.write_bytes(0xff, bytes) };
         self.blocks.lock().expect("no panic while locked").insert(start as u64, layout);
         Ok(start as u64)
@@ -150,13 +150,13 @@ impl Backend for Emulator {
 
     fn release(&self, address: u64) {
         let layout = self.blocks.lock().expect("no panic while locked").remove(&address);
-        // SAFETY: the block is one of ours, allocated with this layout, and forgotten now.
+        // SAFETY: the block was allocated here with this layout, and is no longer in the list.
         unsafe { dealloc(address as *mut u8, layout.expect("a block of this device")) };
     }
 
     fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
         self.refuse_in_recording("copying to the device")?;
-        // SAFETY: the session copies within blocks that it allocated; the host's slice is another allocation.
+        // SAFETY: callers copy within blocks that they allocated, and the host's slice is another allocation.
         unsafe { (to as *mut u8).copy_from_nonoverlapping(from.as_ptr(), from.len()) };
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A GPU as the engine sees it: a back end, and the precision of the run.
+//! A GPU as the engine uses it: a back end, and the precision of the run.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -22,22 +22,22 @@ impl Gpu {
         self.precision
     }
 
-    /// The device's name and what drives it.
+    /// Returns the device's name and its driver.
     pub fn description(&self) -> String {
         self.backend.description()
     }
 
-    /// Bytes of an element of an activation.
+    /// Returns the bytes of an element of an activation.
     pub fn activation_bytes(&self) -> usize {
         if self.precision == Precision::Bf16 { 2 } else { 4 }
     }
 
-    /// The address `count` activation elements behind `ptr`.
+    /// Returns the address `count` elements of an activation after `ptr`.
     pub fn offset(&self, ptr: Ptr, count: usize) -> Ptr {
         Ptr::new(ptr.address() + (count * self.activation_bytes()) as u64)
     }
 
-    /// Uninitialised memory.
+    /// Allocates uninitialised memory.
     pub fn allocate(&self, bytes: usize) -> Result<Buffer> {
         Buffer::new(self.backend.clone(), bytes)
     }
@@ -75,12 +75,12 @@ impl Gpu {
         self.backend.vendor()
     }
 
-    /// Both are the same device.
+    /// Returns whether both are the same device.
     pub fn is(&self, other: &Gpu) -> bool {
         Arc::ptr_eq(&self.backend, &other.backend)
     }
 
-    /// The generated launch functions (`kernels.rs`) come here, and nobody else.
+    /// Launches a kernel. Only the generated launch functions call this (`kernels.rs`).
     pub(super) fn launch(&self, kernel: &'static Kernel, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
         let blocks = grid.blocks.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
         if blocks[1].max(blocks[2]) > 65535 || blocks[0] > i32::MAX as u32 {
@@ -92,13 +92,13 @@ impl Gpu {
                 ),
             });
         }
-        // SAFETY: the generated function has the kernel's parameter list, one value each. Addresses come from blocks that are
-        // allocated on this device for as long as the session lives, with the sizes that the ops derive from the same shapes
-        // that they pass here. Nothing can check that: a kernel that is given other addresses writes wherever the GPU reaches.
+        // SAFETY: the generated function passes one value for each parameter of the kernel. Addresses are of blocks that are allocated on
+        // this device for as long as the session lives, and ops derive the blocks' sizes from the same shapes that they pass here. This
+        // cannot be checked: with other addresses, a kernel writes to any memory of the GPU.
         unsafe { self.backend.launch(kernel, blocks, grid.shared_bytes, arguments) }
     }
 
-    /// What a family of kernels answers where it has none for the precision.
+    /// Returns the error of a family of kernels that has none for the precision.
     pub(super) fn no_kernel(&self, family: &str) -> Error {
         Error::Device {
             device: "GPU",

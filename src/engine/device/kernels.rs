@@ -1,8 +1,8 @@
-//! A typed launch function for each kernel in `kernels/`, written by the build script from the kernels' signatures. Grids and shared
-//! memory are those of the `launch:` comments there.
+//! A typed launch function for each kernel in `kernels/`, written by the build script from the kernels' signatures. The comments `launch:`
+//! there say which grid and how much shared memory a kernel needs.
 //!
-//! They are for the ops, which derive addresses and sizes from one plan, and for benches of single kernels: an address that is not the
-//! device's memory of the size that a kernel's contract says is written to all the same.
+//! These functions are for the ops, which derive addresses and sizes from one plan, and for benches of single kernels. Nothing checks that
+//! an address is of the device's memory, with the size that the kernel's contract says.
 
 use std::ffi::c_void;
 
@@ -12,12 +12,12 @@ use super::{Gpu, Grid, Kernel, Precision, Ptr};
 use crate::Result;
 use crate::engine::geometry::Conv2dGeometry;
 
-/// The address of an argument, as launches take it.
+/// Returns the address of an argument, as launches take it.
 fn argument<T>(value: &T) -> *mut c_void {
     std::ptr::from_ref(value).cast_mut().cast()
 }
 
-/// What `kernels/conv_sizes.h` asserts too.
+// `kernels/conv_sizes.h` asserts the same.
 const _: () = assert!(size_of::<ConvSizes>() == 52);
 
 impl From<&Conv2dGeometry> for ConvSizes {

@@ -1,12 +1,12 @@
-//! Addresses on a device, typed by what lies there.
+//! Typed addresses on a device, and grids of launches.
 
 use std::marker::PhantomData;
 
-/// What an address points to when its type depends on the precision: an activation, f32 or bf16.
+/// The type of what an address points to if it depends on the precision: an activation in f32 or bf16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Untyped {}
 
-/// An address on a device. It is a number to the host; only kernels look there.
+/// An address on a device. The host treats it as a number; only kernels read and write there.
 #[repr(transparent)]
 pub struct Ptr<T = Untyped> {
     address: u64,
@@ -14,7 +14,7 @@ pub struct Ptr<T = Untyped> {
 }
 
 impl<T> Ptr<T> {
-    /// What kernels take for "none".
+    /// The null address, which kernels take for an operand that is left out.
     pub const NULL: Ptr<T> = Ptr { address: 0, element: PhantomData };
 
     pub fn new(address: u64) -> Ptr<T> {
@@ -25,12 +25,12 @@ impl<T> Ptr<T> {
         self.address
     }
 
-    /// The same address seen as another type.
+    /// Returns the same address with another type.
     pub fn cast<U>(self) -> Ptr<U> {
         Ptr::new(self.address)
     }
 
-    /// The address `count` elements further, as pointers' own `add`.
+    /// Returns the address `count` elements further, as `add` of pointers does.
     #[allow(clippy::should_implement_trait)]
     pub fn add(self, count: usize) -> Ptr<T> {
         Ptr::new(self.address + (count * size_of::<T>()) as u64)
@@ -59,7 +59,7 @@ impl<T> std::fmt::Debug for Ptr<T> {
     }
 }
 
-/// Blocks of a launch, and the dynamic shared memory of each in bytes.
+/// The blocks of a launch, and the bytes of dynamic shared memory of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
     pub blocks: [usize; 3],
@@ -67,8 +67,8 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// For kernels that take any grid of one dimension: enough blocks of 256 threads for `count` elements, up to what fills a
-    /// large GPU several times.
+    /// Returns a grid for kernels that take any grid of one dimension: enough blocks of 256 threads for `count` elements, but no more than
+    /// fill a large GPU several times.
     pub fn any(count: usize) -> Grid {
         [count.div_ceil(256).clamp(1, 4096), 1, 1].into()
     }

@@ -18,20 +18,20 @@ pub struct Var(pub(crate) usize);
 pub struct StateId(pub(crate) usize);
 
 impl StateId {
-    /// The state declared as number `index` ([`Graph::states`]).
+    /// Returns the state that was declared as number `index` ([`Graph::states`]).
     pub fn from_index(index: usize) -> StateId {
         StateId(index)
     }
 }
 
-/// Whether the graph will be differentiated and updates running statistics.
+/// Whether a graph is differentiated, and which statistics it uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Batch statistics, running statistics updated, backward possible.
     Train,
     /// Running statistics, backward possible (for tests and frozen parts).
     EvalGrad,
-    /// Running statistics, forward only: memory is reused at once.
+    /// Running statistics, forward only: memory is reused as early as possible.
     Eval,
 }
 
@@ -39,16 +39,16 @@ pub enum Mode {
 pub(crate) struct Value {
     pub shape: Shape,
     pub requires_grad: bool,
-    /// 4 bytes an element in every precision: labels and losses.
+    /// Has 4 bytes an element in every precision: labels and losses.
     pub exact: bool,
-    /// Stays readable after the run.
+    /// Can be read after the run.
     pub keep: bool,
-    /// Its gradient is given from outside: a loss, or a tensor under test.
+    /// Its gradient is set by the caller: a loss, or a tensor under test.
     pub root: bool,
 }
 
 impl Value {
-    /// Bytes of an element on `gpu`.
+    /// Returns the bytes of an element on `gpu`.
     pub fn element_bytes(&self, gpu: &Gpu) -> usize {
         if self.exact { 4 } else { gpu.activation_bytes() }
     }
@@ -62,7 +62,7 @@ pub(crate) struct Node {
     pub attachments: Attachments,
 }
 
-/// What an op uses beside its inputs.
+/// What an op uses besides its inputs.
 #[derive(Clone, Debug, Default)]
 pub struct Attachments {
     pub params: Vec<ParamId>,
@@ -90,7 +90,7 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// An empty recording.
+    /// Returns an empty graph.
     pub fn new(mode: Mode) -> Graph {
         Graph { mode, values: Vec::new(), nodes: Vec::new(), states: Vec::new(), freeze_backbone_bn: false }
     }
@@ -105,36 +105,36 @@ impl Graph {
         self.mode
     }
 
-    /// A tensor given from outside at each run.
+    /// Records an input, which the caller sets for each run.
     pub fn input(&mut self, shape: Shape) -> Var {
         self.value(Value { shape, requires_grad: false, exact: false, keep: true, root: false })
     }
 
-    /// An input whose gradient is wanted.
+    /// Records an input whose gradient is computed too.
     pub fn input_with_grad(&mut self, shape: Shape) -> Var {
         self.value(Value { shape, requires_grad: true, exact: false, keep: true, root: false })
     }
 
-    /// One class label for each of `n` images, given from outside as the bits of u32: `[n, 1, 1, 1]`.
+    /// Records an input with one class label for each of `n` images, as the bits of u32: `[n, 1, 1, 1]`.
     pub fn labels(&mut self, n: usize) -> Var {
         self.targets(Shape::vectors(n, 1))
     }
 
-    /// What losses are measured against, given from outside: 4 bytes an element in every precision, without gradient.
+    /// Records the targets of a loss: an input with 4 bytes an element in every precision, without gradient.
     pub fn targets(&mut self, shape: Shape) -> Var {
         self.value(Value { shape, requires_grad: false, exact: true, keep: true, root: false })
     }
 
-    /// Declares a latent state; `slot` is `[1, h, w, c]`.
+    /// Declares a latent state with slots of shape `[1, h, w, c]`.
     pub fn state(&mut self, name: String, slot: Shape) -> StateId {
         self.states.push(StateDecl { name, slot });
         StateId(self.states.len() - 1)
     }
 
-    /// Records an op that makes an output of `shape`.
+    /// Records an op with an output of `shape`.
     ///
     /// # Errors
-    /// The same value twice among the inputs: their gradients could not be written apart.
+    /// The same value is given twice as an input: its two gradients would be written to one place.
     pub fn push(
         &mut self,
         op: impl Op + 'static,
@@ -154,12 +154,12 @@ impl Graph {
         Ok(output)
     }
 
-    /// Keeps `var` readable after the run.
+    /// Keeps `var`, so that it can be read after the run.
     pub fn keep(&mut self, var: Var) {
         self.values[var.0].keep = true;
     }
 
-    /// Makes `var` a source of gradient: `Session::set_grad` gives it before backward. Kept readable as well.
+    /// Makes `var` a root of backward, whose gradient `Session::set_grad` sets. Also keeps it.
     pub fn root(&mut self, var: Var) {
         self.values[var.0].root = true;
         self.values[var.0].keep = true;
@@ -169,17 +169,17 @@ impl Graph {
         self.values[var.0].shape
     }
 
-    /// Whether `var` is given from outside.
+    /// Returns whether `var` is an input.
     pub(crate) fn is_input(&self, var: Var) -> bool {
         self.nodes.iter().all(|node| node.output != var)
     }
 
-    /// The latent states in order of declaration.
+    /// Returns the latent states in the order of their declaration.
     pub fn states(&self) -> &[StateDecl] {
         &self.states
     }
 
-    /// Floating-point operations of one forward.
+    /// Returns the floating-point operations of one forward.
     pub fn flops(&self) -> u64 {
         self.nodes.iter().map(|node| node.op.flops()).sum()
     }

@@ -1,40 +1,40 @@
-//! What an op is to the planner and the session: what it needs, and how it runs on the CPU and on a GPU. The ops themselves are in
+//! The trait of all ops: how much memory an op needs, and how it runs on the CPU and on a GPU. The ops themselves are in
 //! `src/engine/op/`.
 
 use crate::engine::device::{Gpu, Ptr};
 use crate::{Error, Result};
 
-/// What an op wants kept or lent, in words of 4 bytes; everything else is reused by the planner.
+/// The memory that an op needs, in words of 4 bytes. The planner reuses everything else.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
-    /// For each input: backward reads it.
+    /// For each input, whether backward reads it.
     pub inputs: Vec<bool>,
-    /// Backward reads the output.
+    /// Whether backward reads the output.
     pub output: bool,
-    /// Written by forward, kept for backward (which may overwrite it).
+    /// Size of what forward saves for backward, which may overwrite it.
     pub saved: usize,
-    /// Scratch during forward.
+    /// Size of the scratch memory of forward.
     pub forward_workspace: usize,
-    /// Scratch during backward.
+    /// Size of the scratch memory of backward.
     pub backward_workspace: usize,
 }
 
-/// A recorded operation with one output. Geometry is fixed when it is recorded.
+/// An operation with one output. Its sizes are fixed when it is recorded.
 pub trait Op: std::fmt::Debug + Send + Sync {
-    /// The op's name in messages and profiles.
+    /// Returns the op's name for messages and profiles.
     fn name(&self) -> &'static str;
 
-    /// The memory contract.
+    /// Returns the memory that the op needs on the CPU.
     fn needs(&self) -> Needs;
 
     /// Writes all of `cx.output`.
     fn forward(&self, cx: &mut Forward<'_>);
 
-    /// Writes (or adds to, see [`Grad`]) every gradient that is `Some`.
+    /// Writes every gradient that is `Some`, or adds to it (see [`Grad`]).
     fn backward(&self, cx: &mut Backward<'_>);
 
-    /// The memory contract on a GPU. An op that has no kernels keeps the defaults of this and of the next two methods; a graph with such
-    /// an op runs on the CPU only.
+    /// Returns the memory that the op needs on a GPU. An op without kernels keeps the defaults of this and of the next two methods; a
+    /// graph with such an op runs on the CPU only.
     ///
     /// # Errors
     /// The GPU cannot run the op.
@@ -42,22 +42,22 @@ pub trait Op: std::fmt::Debug + Send + Sync {
         Err(no_kernels(self.name()))
     }
 
-    /// Enqueues forward: writes all of `cx.output`.
+    /// Enqueues forward, which writes all of `cx.output`.
     fn gpu_forward(&self, _: &GpuForward<'_>) -> Result<()> {
         Err(no_kernels(self.name()))
     }
 
-    /// Enqueues the gradients that are `Some`.
+    /// Enqueues backward, which writes every gradient that is `Some`, or adds to it.
     fn gpu_backward(&self, _: &GpuBackward<'_>) -> Result<()> {
         Err(no_kernels(self.name()))
     }
 
-    /// The output is f32 in every precision: losses.
+    /// Returns whether the output is f32 in every precision, as losses are.
     fn exact(&self) -> bool {
         false
     }
 
-    /// Floating-point operations of one forward; 0 where they do not matter.
+    /// Returns the floating-point operations of one forward; 0 where they do not matter.
     fn flops(&self) -> u64 {
         0
     }
@@ -67,80 +67,80 @@ fn no_kernels(op: &'static str) -> Error {
     Error::NoDevice { device: "GPU", reason: format!("the op {op} has no kernels: use the CPU") }
 }
 
-/// What forward may touch. All memory is distinct; `output`, `saved` and `workspace` start with arbitrary bits.
+/// The operands of forward. All memory is distinct; `output`, `saved` and `workspace` hold arbitrary bits at the start.
 pub struct Forward<'a> {
     pub inputs: Vec<&'a [f32]>,
     pub params: Vec<&'a [f32]>,
     pub buffers: Vec<&'a mut [f32]>,
-    /// Latent state before and after this step, for a cell.
+    /// The latent state before and after this step, for a cell.
     pub state: Option<(&'a [f32], &'a mut [f32])>,
     pub output: &'a mut [f32],
-    /// Empty where nothing will be differentiated.
+    /// Empty if there will be no backward.
     pub saved: &'a mut [f32],
     pub workspace: &'a mut [f32],
 }
 
-/// What backward may touch. Inputs and output are empty unless [`Needs`] asked for them.
+/// The operands of backward. Inputs and output are empty unless [`Needs`] asked for them.
 pub struct Backward<'a> {
     pub inputs: Vec<&'a [f32]>,
     pub params: Vec<&'a [f32]>,
     pub buffers: Vec<&'a [f32]>,
-    /// Latent state before the step, for a cell.
+    /// The latent state before the step, for a cell.
     pub prev_state: &'a [f32],
     pub output: &'a [f32],
     pub grad_output: &'a [f32],
-    /// `None` where no gradient is wanted.
+    /// `None` where no gradient is needed.
     pub grad_inputs: Vec<Option<Grad<'a>>>,
     pub grad_params: Vec<Option<Grad<'a>>>,
     pub saved: &'a mut [f32],
     pub workspace: &'a mut [f32],
 }
 
-/// Where a gradient goes: the first writer overwrites, the others add.
+/// A gradient to write: the first writer overwrites, the others add.
 pub struct Grad<'a> {
     pub data: &'a mut [f32],
     pub accumulate: bool,
 }
 
 impl Grad<'_> {
-    /// Stores or adds `value` at `i`.
+    /// Stores `value` at `i`, or adds it.
     #[inline(always)]
     pub fn put(&mut self, i: usize, value: f32) {
         if self.accumulate { self.data[i] += value } else { self.data[i] = value }
     }
 }
 
-/// Forward on a GPU: as [`Forward`], in addresses. Activations have the type of the GPU's precision.
+/// The operands of forward on a GPU: those of [`Forward`] as addresses. Activations have the type of the GPU's precision.
 pub struct GpuForward<'a> {
     pub gpu: &'a Gpu,
     pub inputs: Vec<Ptr>,
     pub params: Vec<Ptr<f32>>,
     pub buffers: Vec<Ptr<f32>>,
-    /// Latent state before and after this step, for a cell.
+    /// The latent state before and after this step, for a cell.
     pub state: Option<[Ptr<f32>; 2]>,
     pub output: Ptr,
-    /// Null where nothing will be differentiated.
+    /// Null if there will be no backward.
     pub saved: Ptr,
     pub workspace: Ptr,
 }
 
-/// Backward on a GPU: as [`Backward`], in addresses. Inputs and output are null unless [`Needs`] asked for them.
+/// The operands of backward on a GPU: those of [`Backward`] as addresses. Inputs and output are null unless [`Needs`] asked for them.
 pub struct GpuBackward<'a> {
     pub gpu: &'a Gpu,
     pub inputs: Vec<Ptr>,
     pub params: Vec<Ptr<f32>>,
-    /// Latent state before the step, for a cell.
+    /// The latent state before the step, for a cell.
     pub prev_state: Ptr<f32>,
     pub output: Ptr,
     pub grad_output: Ptr,
-    /// `None` where no gradient is wanted.
+    /// `None` where no gradient is needed.
     pub grad_inputs: Vec<Option<GpuGrad<Ptr>>>,
     pub grad_params: Vec<Option<GpuGrad<Ptr<f32>>>>,
     pub saved: Ptr,
     pub workspace: Ptr,
 }
 
-/// Where a gradient goes: the first writer overwrites, the others add.
+/// A gradient to write: the first writer overwrites, the others add.
 #[derive(Clone, Copy, Debug)]
 pub struct GpuGrad<P> {
     pub data: P,
@@ -148,7 +148,7 @@ pub struct GpuGrad<P> {
 }
 
 impl<P> GpuGrad<P> {
-    /// As kernels take it.
+    /// Returns `accumulate` as kernels take it.
     pub fn flag(&self) -> i32 {
         i32::from(self.accumulate)
     }

@@ -14,7 +14,7 @@ struct Add {
     len: usize,
 }
 
-/// `a + b`, same shapes.
+/// Records `a + b`; both have the same shape.
 pub fn add(g: &mut Graph, a: Var, b: Var) -> Result<Var> {
     let (left, right) = (g.shape(a), g.shape(b));
     if left != right {

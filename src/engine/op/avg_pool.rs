@@ -1,4 +1,4 @@
-//! Average pooling; padding counts as zeros and is divided by (torch's `count_include_pad=True`).
+//! Average pooling. Padding counts as zeros, and the divisor is the whole window (torch's `count_include_pad=True`).
 
 use rayon::prelude::*;
 
@@ -14,13 +14,13 @@ struct AvgPool {
     window: Window,
 }
 
-/// `[n, h, w, c]` to `[n, (h + 2p - k)/s + 1, .., c]`.
+/// Records the pooling of `x` `[n, h, w, c]` to `[n, (h + 2p - k)/s + 1, .., c]`.
 pub fn avg_pool2d(g: &mut Graph, x: Var, kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2]) -> Result<Var> {
     let window = Window::new("avg_pool2d", g.shape(x), kernel, stride, padding)?;
     g.push(AvgPool { window }, &[x], window.output, Attachments::default())
 }
 
-/// Mean over the whole image: `[n, h, w, c]` to `[n, 1, 1, c]`.
+/// Records the mean over the whole image: `[n, h, w, c]` to `[n, 1, 1, c]`.
 pub fn global_avg_pool(g: &mut Graph, x: Var) -> Result<Var> {
     let Shape { h, w, .. } = g.shape(x);
     avg_pool2d(g, x, [h, w], [h, w], [0, 0])

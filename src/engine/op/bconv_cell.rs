@@ -1,8 +1,8 @@
 //! BConv-Cell (Yu et al., 2019): a convolution to four gates, and a latent state that it updates and reads.
 //!
 //! `[i f o g] = conv(x, W)`, `c_t = σ(f)·c_{t-1} + σ(i)·tanh(g)`, `y = σ(o)·tanh(c_t)`. The state before the step is a
-//! constant: no gradient flows through time. Training keeps the activated gates and nothing else; backward turns them
-//! into the gradients of the pre-activations in place.
+//! constant: no gradient flows through time. Training saves only the activated gates, and backward turns them into the
+//! gradients of the pre-activations in place.
 
 use super::conv_launch::ConvLaunch;
 use super::{OpCase, mismatch};
@@ -17,11 +17,11 @@ use crate::engine::store::{Layout, ParamId, Store};
 
 #[derive(Debug)]
 struct BConvCell {
-    /// With 4·channels outputs.
+    /// The convolution to the gates, with 4·channels outputs.
     gates: Conv2dGeometry,
 }
 
-/// One step of a cell named `name`; `weight` is `gates.weight`, torch shape `[4·channels, in, kh, kw]`.
+/// Records one step of the cell `name`. `weight` is its `gates.weight`, of shape `[4·channels, in, kh, kw]` in torch.
 ///
 /// # Errors
 /// The weight has other input channels than `x`, its outputs are not a multiple of 4, or the kernel does not fit.

@@ -1,4 +1,4 @@
-//! Instances of ops, with sizes, for gradient checks, comparisons of devices and benches.
+//! Examples of ops with sizes, for gradient checks, comparisons of devices and benches.
 
 use crate::Result;
 use crate::engine::graph::{Graph, Var};
@@ -7,18 +7,18 @@ use crate::engine::store::{Layout, ParamId, Store};
 
 type Build = fn(&mut Graph, &mut Store, &[Var], &[ParamId], Option<Var>) -> Result<Var>;
 
-/// An instance of an op.
+/// An op with the sizes of its operands.
 pub struct OpCase {
     pub name: &'static str,
     /// Shapes of the differentiated inputs.
     pub inputs: Vec<Shape>,
     /// torch shapes and layouts of the parameters.
     pub params: Vec<(Vec<usize>, Layout)>,
-    /// Records the op; the last operand is given where the case has an [`OpCase::fixed`] input.
+    /// Records the op; the last argument is the [`OpCase::fixed`] input, if the case has one.
     pub build: Build,
-    /// An input that is not differentiated, with its numbers: class labels (bits of u32) or shares of classes.
+    /// An input that is not differentiated, with its numbers: class labels (bits of u32) or class probabilities.
     pub fixed: Option<(Shape, Vec<f32>)>,
-    /// False for a piecewise-linear op whose kinks random inputs may straddle: smaller steps are taken then.
+    /// False for a piecewise-linear op: finite differences use smaller steps then, which seldom cross a kink.
     pub smooth: bool,
 }
 

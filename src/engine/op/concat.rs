@@ -15,7 +15,7 @@ struct Concat {
     widths: Vec<usize>,
 }
 
-/// `[n, h, w, c1], [n, h, w, c2], ...` to `[n, h, w, c1 + c2 + ...]`.
+/// Records the concatenation of `[n, h, w, c1], [n, h, w, c2], ...` to `[n, h, w, c1 + c2 + ...]`.
 pub fn concat(g: &mut Graph, inputs: &[Var]) -> Result<Var> {
     let shapes: Vec<Shape> = inputs.iter().map(|v| g.shape(*v)).collect();
     let Some(&first) = shapes.first() else {

@@ -1,6 +1,6 @@
 //! 2-D convolution (cross-correlation) and the fully connected layer, which is a 1x1 convolution of 1x1 images.
 //!
-//! `dx` and `dW` are the transposed convolution of `dy` and the correlation of `x` with `dy`; see [`crate::engine::cpu::conv`].
+//! `dx` is the transposed convolution of `dy`, `dW` the correlation of `x` with `dy`; see [`crate::engine::cpu::conv`].
 
 use super::conv_launch::ConvLaunch;
 use super::{OpCase, mismatch};
@@ -19,7 +19,7 @@ struct Conv2d {
     bias: bool,
 }
 
-/// Convolution of `x` with a `Conv` weight of torch shape `[out, in, kh, kw]`, and an optional bias `[out]`.
+/// Records the convolution of `x` with a `Conv` weight of shape `[out, in, kh, kw]` in torch, and an optional bias `[out]`.
 ///
 /// # Errors
 /// The weight has other input channels than `x`, or the kernel does not fit.
@@ -45,7 +45,7 @@ pub fn conv2d(
     g.push(Conv2d { geometry, bias: bias.is_some() }, &[x], shape, Attachments { params, ..Attachments::default() })
 }
 
-/// `x Wᵀ + b` for vectors `[n, 1, 1, in]` and a `Conv` weight of torch shape `[out, in]`.
+/// Records `x Wᵀ + b` for vectors `[n, 1, 1, in]` and a `Conv` weight of shape `[out, in]` in torch.
 pub fn linear(g: &mut Graph, store: &Store, x: Var, weight: ParamId, bias: Option<ParamId>) -> Result<Var> {
     conv2d(g, store, x, weight, bias, [1, 1], [0, 0])
 }

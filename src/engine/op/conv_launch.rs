@@ -1,4 +1,4 @@
-//! Convolutions on a GPU, as plain ops and cells launch them: which kernels or vendor calls, which workspace.
+//! Convolutions on a GPU for the ops `conv2d` and `bconv_cell`: which kernels or vendor calls run, and how much workspace they need.
 
 use super::workspace::{ENOUGH_BLOCKS, Part, Parts, split_rows};
 use crate::Result;
@@ -7,23 +7,23 @@ use crate::engine::device::{Gpu, Grid, Precision, Ptr, Untyped, Vendor};
 use crate::engine::geometry::Conv2dGeometry;
 use crate::engine::graph::GpuGrad;
 
-/// Output pixels of a tile.
+/// Output pixels of a kernel's tile.
 const TILE_PIXELS: usize = 128;
-/// Pixels that a block sums at least.
+/// The fewest pixels that a block sums.
 const LEAST_SPLIT: usize = 256;
-/// Dynamic shared memory of the kernels on tensor cores: forward and the input's gradient, the weight's gradient.
+/// Dynamic shared memory of the kernels on tensor cores: first forward and the gradient of the input, then the gradient of the weight.
 const MMA_SHARED_BYTES: usize = 63488;
 const WEIGHT_MMA_SHARED_BYTES: usize = 52224;
 
-/// A convolution on a GPU, of activations in its precision with weights in f32.
+/// A convolution on a GPU. Activations have the type of the GPU's precision, weights are f32.
 pub(super) struct ConvLaunch<'a> {
     gpu: &'a Gpu,
     geometry: &'a Conv2dGeometry,
-    /// The vendor's libraries do it.
+    /// The vendor's libraries, if they run this convolution.
     vendor: Option<&'a dyn Vendor>,
 }
 
-/// Workspace of a pass by the vendor.
+/// The workspace of a pass by the vendor's libraries.
 struct VendorParts {
     /// Weights, or their gradient, as `[out, kh, kw, in]`.
     weight: Part<Untyped>,
@@ -31,7 +31,7 @@ struct VendorParts {
     parts: Parts,
 }
 
-/// Workspace of the gradients by our own kernels.
+/// The workspace of the gradients by the crate's own kernels.
 struct BackwardParts {
     packed: Part<Untyped>,
     weight_partials: Part<f32>,
@@ -40,19 +40,19 @@ struct BackwardParts {
 }
 
 impl<'a> ConvLaunch<'a> {
-    /// A plain convolution: by the vendor where that is switched on and has a deterministic algorithm. One with a bias is small,
-    /// and ours.
+    /// Returns a plain convolution. The vendor's libraries run it if they are switched on and have a deterministic algorithm. One with a
+    /// bias is small, and always run by the crate's own kernels.
     pub fn plain(gpu: &'a Gpu, geometry: &'a Conv2dGeometry, bias: bool) -> ConvLaunch<'a> {
         let vendor = gpu.vendor().filter(|vendor| !bias && vendor.workspace(geometry, gpu.precision()).is_ok());
         ConvLaunch { gpu, geometry, vendor }
     }
 
-    /// The convolution of a cell, to its four gates: ours.
+    /// Returns the convolution of a cell to its four gates, which the crate's own kernels run.
     pub fn cell(gpu: &'a Gpu, geometry: &'a Conv2dGeometry) -> ConvLaunch<'a> {
         ConvLaunch { gpu, geometry, vendor: None }
     }
 
-    /// Words of workspace of [`ConvLaunch::forward`].
+    /// Returns the words of workspace that [`ConvLaunch::forward`] needs.
     ///
     /// # Errors
     /// The vendor has no algorithm.
@@ -63,7 +63,7 @@ impl<'a> ConvLaunch<'a> {
         }
     }
 
-    /// Words of workspace of [`ConvLaunch::step_cell`].
+    /// Returns the words of workspace that [`ConvLaunch::step_cell`] needs.
     pub fn cell_workspace(&self) -> usize {
         let g = self.geometry;
         if self.dense() {
@@ -73,7 +73,7 @@ impl<'a> ConvLaunch<'a> {
         }
     }
 
-    /// Words of workspace of the three gradients.
+    /// Returns the words of workspace that the three gradients need.
     ///
     /// # Errors
     /// The vendor has no algorithm.
@@ -84,14 +84,14 @@ impl<'a> ConvLaunch<'a> {
         }
     }
 
-    /// `y = conv(x, weight) + bias`; no bias where it is null.
+    /// Enqueues `y = conv(x, weight) + bias`; a null `bias` adds nothing.
     pub fn forward(&self, x: Ptr, weight: Ptr<f32>, bias: Ptr<f32>, y: Ptr, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
         if let Some(vendor) = self.vendor {
             let [parts, _] = self.vendor_parts(vendor)?;
             let (turned, scratch) = (parts.weight.of(workspace), parts.scratch.of(workspace));
             self.turn_weight(weight, turned)?;
-            // SAFETY: the plan gave all operands the sizes of this geometry, and the workspace what the vendor asked for.
+            // SAFETY: the plan gave all operands the sizes of this geometry, and the workspace the size that the vendor asked for.
             return unsafe {
                 vendor.forward(g, gpu.precision(), x.address(), turned.address(), y.address(), scratch.address())
             };
@@ -107,7 +107,7 @@ impl<'a> ConvLaunch<'a> {
         kernels::conv2d_forward(gpu, grid, x, weight, bias, y, sizes)
     }
 
-    /// One step of a cell whose gates are this convolution's outputs; `gates` is null or gets the activated gates.
+    /// Enqueues one step of the cell whose gates are this convolution's outputs. `gates` gets the activated gates, unless it is null.
     pub fn step_cell(
         &self,
         x: Ptr,
@@ -134,7 +134,7 @@ impl<'a> ConvLaunch<'a> {
         kernels::bconv_forward(gpu, grid, x, weight, prev, next, y, gates, sizes)
     }
 
-    /// `dx (+)= convᵀ(dy, weight)`
+    /// Enqueues `dx (+)= convᵀ(dy, weight)`.
     pub fn backward_data(&self, dy: Ptr, weight: Ptr<f32>, dx: GpuGrad<Ptr>, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
         if let Some(vendor) = self.vendor {
@@ -158,7 +158,7 @@ impl<'a> ConvLaunch<'a> {
         kernels::conv2d_backward_data(gpu, grid, dy, weight, dx.data, sizes, dx.flag())
     }
 
-    /// `dweight (+)= corr(x, dy)`
+    /// Enqueues `dweight (+)= corr(x, dy)`.
     pub fn backward_weight(&self, x: Ptr, dy: Ptr, dweight: GpuGrad<Ptr<f32>>, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
         if let Some(vendor) = self.vendor {
@@ -180,7 +180,7 @@ impl<'a> ConvLaunch<'a> {
         self.sum_partials(partials, dweight, splits, g.k() * g.out_c)
     }
 
-    /// `dbias (+)= Σ dy` over pixels.
+    /// Enqueues `dbias (+)= Σ dy`, the sum over pixels.
     pub fn backward_bias(&self, dy: Ptr, dbias: GpuGrad<Ptr<f32>>, workspace: Ptr) -> Result<()> {
         let g = self.geometry;
         let partials = self.backward_parts().bias_partials.of(workspace);
@@ -196,13 +196,13 @@ impl<'a> ConvLaunch<'a> {
         kernels::sum_partials_f32(self.gpu, Grid::any(count), partials, sum.data, splits, count as i64, flag)
     }
 
-    /// `[kh, kw, in, out]` in f32 to `[out, kh, kw, in]` in the activations' type.
+    /// Enqueues the transpose of the weight, from `[kh, kw, in, out]` in f32 to `[out, kh, kw, in]` in the type of activations.
     fn turn_weight(&self, weight: Ptr<f32>, turned: Ptr) -> Result<()> {
         let (rows, columns) = (self.geometry.k(), self.geometry.out_c);
         kernels::transpose_cast(self.gpu, Grid::any(rows * columns), weight, turned, rows as i32, columns as i32)
     }
 
-    /// Of forward and backward.
+    /// Returns the workspace of forward and of backward.
     fn vendor_parts(&self, vendor: &dyn Vendor) -> Result<[VendorParts; 2]> {
         let scratch = vendor.workspace(self.geometry, self.gpu.precision())?;
         Ok(scratch.map(|bytes| {
@@ -222,8 +222,8 @@ impl<'a> ConvLaunch<'a> {
         BackwardParts { packed, weight_partials, bias_partials, parts }
     }
 
-    /// Words of weights that are packed for tensor cores: blocks of 128 columns (`outputs` make one for each `a_block`) by
-    /// 64 bytes of `inputs`, for each tap. None in f32.
+    /// Returns the words of the weights packed for tensor cores, 0 in f32: for each tap, blocks of 128 columns (one for every `a_block` of
+    /// the `outputs`) by steps of 64 bytes of `inputs`.
     fn packed_words(&self, outputs: usize, inputs: usize, a_block: usize) -> usize {
         if self.gpu.precision() == Precision::F32 {
             return 0;
@@ -231,36 +231,36 @@ impl<'a> ConvLaunch<'a> {
         self.geometry.taps() * self.step_words(outputs.div_ceil(a_block), inputs)
     }
 
-    /// Words of `blocks` times 128 columns by steps of 64 bytes that hold `depth` numbers.
+    /// Returns the words of `blocks` of 128 columns by as many steps of 64 bytes as hold `depth` numbers.
     fn step_words(&self, blocks: usize, depth: usize) -> usize {
         blocks * depth.div_ceil(self.step_depth()) * 128 * 64 / 4
     }
 
-    /// Numbers in a step of 64 bytes of depth.
+    /// Returns how many numbers a step of 64 bytes holds.
     fn step_depth(&self) -> usize {
         64 / self.gpu.activation_bytes()
     }
 
-    /// A cell on tensor cores whose input channels do not fill a step: its taps are packed without gaps.
+    /// Returns whether the taps of a cell are packed without gaps: on tensor cores, if the input channels do not fill a step.
     fn dense(&self) -> bool {
         self.gpu.precision() != Precision::F32 && self.geometry.in_c < self.step_depth()
     }
 
-    /// Columns of a tile of the weight gradient.
+    /// Returns the columns of a tile of the weight's gradient.
     fn weight_columns(&self) -> usize {
         if self.gpu.precision() == Precision::F32 { 64 } else { 128 }
     }
 
-    /// Pixels of a split of the weight gradient, and the number of splits.
+    /// Returns the pixels of a split of the weight's gradient, and the number of splits.
     fn weight_splits(&self) -> (usize, usize) {
         let g = self.geometry;
         let tiles = g.k().div_ceil(128) * g.out_c.div_ceil(self.weight_columns());
-        // A whole number of the kernels' steps of depth.
+        // A multiple of 32, so that no step of depth is half empty.
         let split = split_rows(g.pixels(), LEAST_SPLIT, ENOUGH_BLOCKS.div_ceil(tiles)).next_multiple_of(32);
         (split, g.pixels().div_ceil(split))
     }
 
-    /// The same for the bias gradient.
+    /// Returns the pixels of a split of the bias's gradient, and the number of splits.
     fn bias_splits(&self) -> (usize, usize) {
         let rows = self.geometry.pixels();
         let split = split_rows(rows, LEAST_SPLIT, 64);

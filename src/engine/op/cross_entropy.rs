@@ -15,7 +15,7 @@ struct CrossEntropy {
     smoothing: f64,
 }
 
-/// Loss of `logits` `[n, 1, 1, classes]` against `labels` `[n, 1, 1, 1]` (u32 bits, each below the number of classes).
+/// Records the loss of `logits` `[n, 1, 1, classes]` against `labels` `[n, 1, 1, 1]` (u32 bits, each below the number of classes).
 pub fn cross_entropy(g: &mut Graph, logits: Var, labels: Var, label_smoothing: f32) -> Result<Var> {
     let (z, l) = (g.shape(logits), g.shape(labels));
     if z != Shape::vectors(z.n, z.c) || l != Shape::vectors(z.n, 1) {
@@ -28,13 +28,13 @@ pub fn cross_entropy(g: &mut Graph, logits: Var, labels: Var, label_smoothing: f
     g.push(op, &[logits, labels], Shape::SCALAR, Attachments::default())
 }
 
-/// `logsumexp` with the maximum taken out.
+/// Returns log Σ exp(z). The maximum is subtracted before the exponential, so that nothing overflows.
 pub(super) fn log_sum_exp(z: &[f32]) -> f64 {
     let max = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     f64::from(max) + z.iter().map(|&v| (f64::from(v) - f64::from(max)).exp()).sum::<f64>().ln()
 }
 
-/// On a GPU, of a loss whose backward reads `log_sum_exp` of each row.
+/// Returns what a loss needs on a GPU whose backward reads `log_sum_exp` of each row.
 pub(super) fn gpu_needs(batch: usize) -> Needs {
     let (mut saved, mut workspace) = (Parts::default(), Parts::default());
     saved.add::<f64>(batch);
@@ -43,7 +43,7 @@ pub(super) fn gpu_needs(batch: usize) -> Needs {
     Needs { inputs, saved: saved.words(), forward_workspace: workspace.words(), ..Needs::default() }
 }
 
-/// Where the terms of the loss and `log_sum_exp` of each row go: the latter is kept where there is a backward.
+/// Returns the addresses of the terms of the loss and of `log_sum_exp` of each row, which is saved if there will be a backward.
 pub(super) fn gpu_places(cx: &GpuForward<'_>, batch: usize) -> [Ptr<f64>; 2] {
     let terms: Ptr<f64> = cx.workspace.cast();
     [terms, if cx.saved == Ptr::NULL { terms.add(batch) } else { cx.saved.cast() }]

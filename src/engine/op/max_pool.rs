@@ -14,13 +14,13 @@ struct MaxPool {
     window: Window,
 }
 
-/// `[n, h, w, c]` to `[n, (h + 2p - k)/s + 1, .., c]`.
+/// Records the pooling of `x` `[n, h, w, c]` to `[n, (h + 2p - k)/s + 1, .., c]`.
 pub fn max_pool2d(g: &mut Graph, x: Var, kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2]) -> Result<Var> {
     let window = Window::new("max_pool2d", g.shape(x), kernel, stride, padding)?;
     g.push(MaxPool { window }, &[x], window.output, Attachments::default())
 }
 
-/// Maximum over the whole image: `[n, h, w, c]` to `[n, 1, 1, c]`.
+/// Records the maximum over the whole image: `[n, h, w, c]` to `[n, 1, 1, c]`.
 pub fn global_max_pool(g: &mut Graph, x: Var) -> Result<Var> {
     let Shape { h, w, .. } = g.shape(x);
     max_pool2d(g, x, [h, w], [h, w], [0, 0])
@@ -32,7 +32,7 @@ impl Op for MaxPool {
     }
 
     fn needs(&self) -> Needs {
-        // The winner's input row, within its image, as u32 bits.
+        // The input row of each winner within its image, as the bits of u32.
         Needs { inputs: vec![false], saved: self.window.output.len(), ..Needs::default() }
     }
 
@@ -51,7 +51,7 @@ impl Op for MaxPool {
                 match winner {
                     Some(winner) => {
                         for c in 0..channels {
-                            // The second test makes a NaN win and the first pixel win even at -∞.
+                            // The other tests make the first pixel win even at -∞, and a NaN always.
                             if row[c] > y[c] || winner[c] == u32::MAX || row[c].is_nan() {
                                 y[c] = row[c];
                                 winner[c] = input as u32;

@@ -37,7 +37,7 @@ pub use triplet::batch_hard_triplet;
 
 use crate::Error;
 
-/// Lists what every op file offers under one name.
+/// Lists what the function `$list` of every op's file returns.
 macro_rules! from_every_op {
     ($list:ident) => {
         [
@@ -60,17 +60,17 @@ macro_rules! from_every_op {
     };
 }
 
-/// Small cases of every op, for proofs of correctness.
+/// Returns small cases of every op, for tests.
 pub fn cases() -> Vec<OpCase> {
     from_every_op!(cases)
 }
 
-/// Cases of every op at the size of a ResNet-50 on 256x128 images, for benches.
+/// Returns cases of every op at the size of a ResNet-50 on 256x128 images, for benches.
 pub fn bench_cases() -> Vec<OpCase> {
     from_every_op!(bench_cases)
 }
 
-/// The error of an op that cannot take its operands.
+/// Returns the error of an op whose operands do not fit.
 fn mismatch(op: &'static str, detail: String) -> Error {
     Error::Shape { op, detail }
 }

@@ -1,4 +1,4 @@
-//! Some rows of each image, as a tensor of their own (`torch.narrow` along the height): `dx` is `dy` there and 0 elsewhere.
+//! Copies some rows of each image (`torch.narrow` along the height): `dx` is `dy` in these rows and 0 in the others.
 
 use std::ops::Range;
 
@@ -11,15 +11,15 @@ use crate::engine::shape::Shape;
 #[derive(Debug)]
 struct NarrowRows {
     batch: usize,
-    /// Elements of an image, and the part of them that is taken.
+    /// The elements of an image, and the range of them that is copied.
     image: usize,
     part: Range<usize>,
 }
 
-/// Rows `rows` of `x`: `[n, h, w, c]` to `[n, rows.len(), w, c]`.
+/// Records the rows `rows` of `x`: `[n, h, w, c]` to `[n, rows.len(), w, c]`.
 ///
 /// # Errors
-/// No row, or rows that `x` does not have.
+/// `rows` is empty, or `x` does not have all of them.
 pub fn narrow_rows(g: &mut Graph, x: Var, rows: Range<usize>) -> Result<Var> {
     let shape = g.shape(x);
     if rows.is_empty() || rows.end > shape.h {
@@ -87,7 +87,7 @@ pub(super) fn cases() -> Vec<OpCase> {
     let shape = Shape::new(3, 4, 2, 5);
     vec![
         OpCase::new("narrow_rows", &[shape], &[], |g, _, x, _, _| narrow_rows(g, x[0], 1..3)),
-        // Both parts of one input: the second gradient is added.
+        // Takes both parts of one input, so that the second gradient is added.
         OpCase::new("narrow_rows twice", &[shape], &[], |g, _, x, _, _| {
             let parts = [narrow_rows(g, x[0], 0..2)?, narrow_rows(g, x[0], 1..3)?];
             super::concat(g, &parts)

@@ -1,4 +1,4 @@
-//! Window geometry shared by the pooling ops: floor mode, windows that do not fit are dropped.
+//! The windows of the pooling ops, in floor mode: windows that do not fit are dropped.
 
 use super::mismatch;
 use crate::Result;
@@ -36,7 +36,7 @@ impl Window {
         Ok(Window { input, output, kernel, stride, padding })
     }
 
-    /// Calls `visit(output row, input row)` for every pixel of every window of image `n`, rows counted over all images.
+    /// Calls `visit(output pixel, input pixel)` for every pixel of every window of image `n`. Pixels are counted over all images.
     pub fn for_each(&self, n: usize, mut visit: impl FnMut(usize, usize)) {
         let span = |o: usize, axis: usize, size: usize| {
             let start = o * self.stride[axis];
@@ -62,12 +62,12 @@ impl Window {
         ConvSizes::from(&geometry)
     }
 
-    /// Pixels of a window without padding.
+    /// Returns the pixels of a window.
     pub fn area(&self) -> usize {
         self.kernel[0] * self.kernel[1]
     }
 
-    /// Elements of one input and one output image.
+    /// Returns the elements of an input image and of an output image.
     pub fn image_lens(&self) -> (usize, usize) {
         (self.input.len() / self.input.n, self.output.len() / self.output.n)
     }

@@ -12,7 +12,7 @@ struct Relu {
     len: usize,
 }
 
-/// Rectified linear unit of any shape.
+/// Records the rectified linear unit of `x`, of any shape.
 pub fn relu(g: &mut Graph, x: Var) -> Result<Var> {
     let shape = g.shape(x);
     g.push(Relu { len: shape.len() }, &[x], shape, Attachments::default())
@@ -30,7 +30,7 @@ impl Op for Relu {
     fn forward(&self, cx: &mut Forward<'_>) {
         let x = cx.inputs[0];
         par::rows_mut(cx.output, 1, |first, y| {
-            // A comparison, not `max`: NaN passes.
+            // A comparison instead of `max`, so that NaN stays NaN.
             y.iter_mut().zip(&x[first..]).for_each(|(y, &x)| *y = if x < 0.0 { 0.0 } else { x });
         });
     }

@@ -1,5 +1,5 @@
-//! Softmax cross-entropy against a share of each class (torch's `cross_entropy` with class probabilities), mean over the batch:
-//! `loss = mean(Σ_c t_c (logsumexp(z) - z_c))`, `dz = (softmax(z)·Σ_c t_c - t)/n`. For images that are mixed of several.
+//! Softmax cross-entropy against class probabilities (as torch's `cross_entropy` takes them), mean over the batch:
+//! `loss = mean(Σ_c t_c (logsumexp(z) - z_c))`, `dz = (softmax(z)·Σ_c t_c - t)/n`. For mixed images.
 
 use super::cross_entropy::{gpu_needs, gpu_places, log_sum_exp};
 use super::{OpCase, mismatch};
@@ -14,7 +14,7 @@ struct SoftCrossEntropy {
     classes: usize,
 }
 
-/// Loss of `logits` `[n, 1, 1, classes]` against `targets` of the same shape ([`Graph::targets`]), which get no gradient.
+/// Records the loss of `logits` `[n, 1, 1, classes]` against `targets` of the same shape ([`Graph::targets`]), which get no gradient.
 pub fn soft_cross_entropy(g: &mut Graph, logits: Var, targets: Var) -> Result<Var> {
     let (z, t) = (g.shape(logits), g.shape(targets));
     if z != Shape::vectors(z.n, z.c) || t != z {

@@ -1,8 +1,8 @@
 //! Batch-hard triplet loss (Hermans et al., 2017; Yu et al., 2019):
 //! `mean_i max(0, max_{same id} d(i, p) - min_{other id} d(i, n) + margin)`, `d = √max(|f_i - f_j|², 1e-12)`.
 //!
-//! The anchor is one of its own positives. Where several examples are exactly as hard, the gradient is split evenly.
-//! Squared distances are summed from differences, not from the expanded product: no cancellation for near points.
+//! The anchor counts among its own positives. If several examples are equally hard, they share the gradient evenly. Squared distances are
+//! summed from differences, not from the expanded product, so that near points lose no digits.
 
 use rayon::prelude::*;
 
@@ -13,7 +13,7 @@ use crate::engine::device::{Gpu, Grid, Precision, Ptr, Untyped, kernels};
 use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
 
-/// Squared distances are clamped here, and the gradient is 0 below.
+/// Squared distances are at least this; the gradient of a clamped one is 0.
 const MIN_SQUARED: f64 = 1e-12;
 
 #[derive(Debug)]
@@ -23,7 +23,7 @@ struct Triplet {
     margin: f64,
 }
 
-/// Loss of `features` `[n, 1, 1, d]` with identities `labels` `[n, 1, 1, 1]` (u32 bits).
+/// Records the loss of `features` `[n, 1, 1, d]` with the identities `labels` `[n, 1, 1, 1]` (u32 bits).
 /// An anchor without any negative in the batch (a single identity) contributes nothing.
 pub fn batch_hard_triplet(g: &mut Graph, features: Var, labels: Var, margin: f32) -> Result<Var> {
     let (f, l) = (g.shape(features), g.shape(labels));
@@ -36,21 +36,21 @@ pub fn batch_hard_triplet(g: &mut Graph, features: Var, labels: Var, margin: f32
 }
 
 impl Triplet {
-    /// Squared distances `[n, n]`.
+    /// Returns the squared distances `[n, n]`.
     fn squared(&self, features: &[f32]) -> Vec<f64> {
         let row = |i: usize| &features[i * self.dim..(i + 1) * self.dim];
         let cells = 0..self.batch * self.batch;
         let pairs = cells.into_par_iter().map(|cell| (cell / self.batch, cell % self.batch));
         pairs
             .map(|(i, j)| {
-                // The same order of operands for (i, j) and (j, i): exact ties stay exact.
+                // The same order of operands for (i, j) and (j, i), so that exact ties stay exact.
                 let (a, b) = (row(i.min(j)), row(i.max(j)));
                 a.iter().zip(b).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum::<f64>().max(MIN_SQUARED)
             })
             .collect()
     }
 
-    /// The hardest of `candidates` for one anchor (with all exact ties): its squared distance and its indices.
+    /// Returns the hardest of `candidates` for one anchor: its squared distance, and the indices of all that have exactly this distance.
     fn hardest(row: &[f64], candidates: impl Fn(usize) -> bool, farthest: bool) -> Option<(f64, Vec<usize>)> {
         let mut best: Option<(f64, Vec<usize>)> = None;
         for (j, &d) in row.iter().enumerate().filter(|(j, _)| candidates(*j)) {
@@ -63,7 +63,7 @@ impl Triplet {
         best
     }
 
-    /// For each anchor that has a negative: loss term before clamping, hardest positives, hardest negatives.
+    /// Returns for each anchor that has a negative: its term of the loss before clamping, hardest positives, hardest negatives.
     fn mine(&self, squared: &[f64], labels: &[u32]) -> Vec<Option<(f64, Vec<usize>, Vec<usize>)>> {
         let mine_one = |i: usize| {
             let row = &squared[i * self.batch..(i + 1) * self.batch];
@@ -78,16 +78,16 @@ impl Triplet {
 /// What backward reads on a GPU.
 struct SavedParts {
     factors: Part<f64>,
-    /// The features in f32, where they are not.
+    /// The features in f32, if activations are bf16.
     features: Part<f32>,
     parts: Parts,
 }
 
-/// Workspace of forward on a GPU.
+/// The workspace of forward on a GPU.
 struct ForwardParts {
     squared: Part<f64>,
     terms: Part<f64>,
-    /// Instead of what is saved, where nothing is differentiated.
+    /// Takes the place of the saved block if there will be no backward.
     kept: Part<Untyped>,
     parts: Parts,
 }
@@ -108,7 +108,7 @@ impl Triplet {
         ForwardParts { squared, terms, kept, parts }
     }
 
-    /// Words of the features or their gradient in f32, where activations are not.
+    /// Returns the words of the features or their gradient in f32, 0 if activations are f32 already.
     fn gradient_words(&self, gpu: &Gpu) -> usize {
         if gpu.precision() == Precision::Bf16 { self.batch * self.dim } else { 0 }
     }
@@ -126,7 +126,7 @@ impl Op for Triplet {
     fn forward(&self, cx: &mut Forward<'_>) {
         let labels: &[u32] = bytemuck::cast_slice(cx.inputs[1]);
         let squared = self.squared(cx.inputs[0]);
-        // NaN must reach the loss: `max` would hide it.
+        // A comparison instead of `max`, which would hide NaN.
         let hinge = |term: f64| if term < 0.0 { 0.0 } else { term };
         let sum: f64 = self.mine(&squared, labels).iter().flatten().map(|(term, ..)| hinge(*term)).sum();
         let poisoned = squared.iter().any(|d| d.is_nan()) || cx.inputs[0].iter().any(|f| f.is_nan());
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn what_all_features_have_in_common_does_not_matter() {
         let op = Triplet { batch: 6, dim: 40, margin: 0.3 };
-        // Sums with 8192 need no rounding.
+        // Sums with 8192 are exact.
         let own: Vec<f32> = (0..240).map(|i| (i * i * 37 % 1009) as f32 / 1024.0).collect();
         let moved: Vec<f32> = own.iter().map(|x| x + 8192.0).collect();
         assert_eq!(op.squared(&moved), op.squared(&own));

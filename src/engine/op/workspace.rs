@@ -1,10 +1,10 @@
-//! How an op divides its workspace on a GPU, and long sums among blocks.
+//! How an op divides its workspace on a GPU, and how it splits long sums among blocks.
 
 use std::marker::PhantomData;
 
 use crate::engine::device::Ptr;
 
-/// Parts of a block, one after the other, each on a cache line.
+/// The parts of a block of memory, one after the other, each on its own cache lines.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Parts {
     bytes: usize,
@@ -18,35 +18,35 @@ pub struct Part<T> {
 }
 
 impl Parts {
-    /// The next part: `count` elements.
+    /// Adds a part of `count` elements.
     pub fn add<T>(&mut self, count: usize) -> Part<T> {
         self.add_bytes(count * size_of::<T>())
     }
 
-    /// The next part: `bytes` bytes.
+    /// Adds a part of `bytes` bytes.
     pub fn add_bytes<T>(&mut self, bytes: usize) -> Part<T> {
         let offset = self.bytes;
         self.bytes += bytes.next_multiple_of(64);
         Part { offset, element: PhantomData }
     }
 
-    /// Size of all parts in the words of [`Needs`](crate::engine::graph::Needs).
+    /// Returns the size of all parts in the words of [`Needs`](crate::engine::graph::Needs).
     pub fn words(&self) -> usize {
         self.bytes / 4
     }
 }
 
 impl<T> Part<T> {
-    /// The part's address in `block`.
+    /// Returns the part's address in `block`.
     pub fn of(&self, block: Ptr) -> Ptr<T> {
         Ptr::new(block.address() + self.offset as u64)
     }
 }
 
-/// Blocks that fill a large GPU about twice: long sums are split until there are so many.
+/// So many blocks fill a large GPU about twice; long sums are split until there are as many.
 pub const ENOUGH_BLOCKS: usize = 264;
 
-/// Rows of each partial sum over `rows` rows: a function of the shape alone, so that sums do not depend on the device.
+/// Returns the rows of each partial sum over `rows` rows. They depend on the shape only, so that sums do not depend on the device.
 pub fn split_rows(rows: usize, at_least: usize, most_splits: usize) -> usize {
     rows.div_ceil(most_splits).max(at_least)
 }

@@ -1,4 +1,4 @@
-//! Exponential moving average of a model's weights and running statistics (as in timm's `ModelEmaV2`).
+//! The exponential moving average of a model's weights and running statistics (as timm's `ModelEmaV2`).
 
 use rayon::prelude::*;
 
@@ -15,7 +15,7 @@ pub struct Ema {
 }
 
 impl Ema {
-    /// An average that starts at the weights of `store`.
+    /// Returns an average that starts at the weights of `store`.
     pub fn new(decay: f32, store: &Store) -> Ema {
         let buffers = store.buffers.iter().map(|buffer| buffer.values.clone()).collect();
         Ema { decay: f64::from(decay), values: store.values.clone(), buffers }
@@ -30,8 +30,8 @@ impl Ema {
         self.buffers.iter().try_for_each(Mirrored::fetch)
     }
 
-    /// Takes the weights after step number `step` (from 1) in. Early averages forget faster, so that they do not hang on to the
-    /// start: the decay is at most (1 + step) / (10 + step).
+    /// Adds the weights after step number `step` (from 1) to the average. The decay is at most (1 + step) / (10 + step), so that early
+    /// averages forget the initial weights faster.
     ///
     /// # Errors
     /// A GPU that fails.
@@ -42,7 +42,7 @@ impl Ema {
         buffers.try_for_each(|(averaged, buffer)| average(averaged, &mut buffer.values, keep, gpu))
     }
 
-    /// The average takes the place of the weights of `store`, and they its own: evaluated or saved, then swapped back.
+    /// Swaps the average with the weights of `store`. Called before the average is evaluated or saved, and again after it.
     pub fn swap(&mut self, store: &mut Store) {
         std::mem::swap(&mut self.values, &mut store.values);
         for (average, buffer) in self.buffers.iter_mut().zip(&mut store.buffers) {

@@ -1,22 +1,22 @@
-//! The update on a GPU: the norm of the gradients, their clipping and the optimiser's step, in launches whose changing numbers lie in
-//! device memory, so that they can be recorded once and replayed.
+//! The update on a GPU: the norm of the gradients, their clipping and the optimiser's step. Numbers that change from step to step are in
+//! device memory, so that the launches can be recorded once and replayed.
 
 use super::{Optimizer, Segment, UpdateRule};
 use crate::Result;
 use crate::engine::device::{Buffer, Gpu, Ptr, kernels};
 
-/// Gradients that a block of `grad_norm_partials` sums, and elements that a block of the steps updates.
+/// How many gradients a block of `grad_norm_partials` sums, and how many elements a block of a step updates.
 const NORM_CHUNK: usize = 8192;
 const STEP_CHUNK: usize = 1024;
 
-/// Tables of the segments and scratch, on the device.
+/// The tables of the segments and the scratch memory on the device.
 #[derive(Debug)]
 pub(super) struct Tables {
     segments: Vec<Segment>,
     buffer: Buffer,
 }
 
-/// Addresses and numbers of an update. Launches that were recorded hold for one of these.
+/// The addresses and sizes of an update. A recording is valid only for those that it was made with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Update {
     state: Vec<Ptr<f32>>,
@@ -34,11 +34,11 @@ pub struct Update {
 }
 
 impl Optimizer {
-    /// Brings state and tables of the next step's update to the GPU.
+    /// Brings the state and the tables of the next step to the GPU, and returns their addresses.
     pub fn bind(&mut self, gpu: &Gpu, segments: &[Segment]) -> Result<Update> {
         let count: usize = segments.iter().map(|segment| segment.range.len()).sum();
         let n = segments.len();
-        // In this order: what needs 8 bytes first.
+        // Numbers of 8 bytes come first in the buffer, so that all are aligned.
         let blocks = count.div_ceil(NORM_CHUNK);
         let same_ranges = |t: &Tables| t.segments.iter().map(|s| &s.range).eq(segments.iter().map(|s| &s.range));
         if !self.tables.as_ref().is_some_and(same_ranges) {
@@ -76,7 +76,7 @@ impl Optimizer {
         })
     }
 
-    /// Enqueues norm, clipping (not if `max_norm` is 0) and step. Where the norm is not finite nothing is changed.
+    /// Enqueues the norm, clipping (unless `max_norm` is 0) and the step. If the norm is not finite, nothing is changed.
     pub fn launch(&self, gpu: &Gpu, update: &Update, values: Ptr<f32>, grads: Ptr<f32>, max_norm: f32) -> Result<()> {
         let Update { state, begin, first, partials, lr, weight_decay, corrections, scale, norm, .. } = update;
         let (begin, first, partials, lr, weight_decay) = (*begin, *first, *partials, *lr, *weight_decay);
@@ -134,7 +134,7 @@ impl Optimizer {
         self.steps += 1;
     }
 
-    /// 1/(1 - β1^t) and 1/√(1 - β2^t) of the next step.
+    /// Returns 1/(1 - β1^t) and 1/√(1 - β2^t) of the next step.
     fn corrections(&self) -> [f32; 2] {
         let t = (self.steps + 1) as f64;
         match self.config {

@@ -1,4 +1,4 @@
-//! Where a plan put what its nodes use: for tests and tools that look at launches.
+//! The addresses of what a node uses, for tests and tools that inspect launches.
 
 use super::{Memory, Session};
 use crate::engine::plan::Block;
@@ -21,7 +21,7 @@ pub enum Pass {
 }
 
 impl Session {
-    /// What node number `node` has in the arena during `pass`; parameters and latent states lie elsewhere. Nothing on the CPU.
+    /// Returns what node number `node` has in the arena during `pass`. Parameters and latent states are not in the arena. Empty on the CPU.
     pub fn blocks(&self, node: usize, pass: Pass) -> Vec<Placed> {
         let Memory::Gpu(memory) = &self.memory else { return Vec::new() };
         let (node, plan) = (&self.graph.nodes[node], &self.plan.nodes[node]);

@@ -1,4 +1,4 @@
-//! One op by itself, on seeded numbers: for gradient checks, comparisons of devices and benches.
+//! Runs a single op on seeded numbers, for gradient checks, comparisons of devices and benches.
 
 use std::borrow::Cow;
 
@@ -13,15 +13,14 @@ use crate::engine::latent_state::{LatentStates, StateInit};
 use crate::engine::op::OpCase;
 use crate::engine::store::{Group, ParamId, Store};
 
-/// A case that is recorded and filled with numbers from [-1, 1): inputs, parameters, latent state and the gradient of its
-/// output.
+/// A recorded case whose inputs, parameters, latent state and gradient of the output are filled with numbers from [-1, 1).
 pub struct CaseRun {
     pub session: Session,
     pub store: Store,
     pub inputs: Vec<Var>,
     pub params: Vec<ParamId>,
     pub output: Var,
-    /// What each of `inputs` holds.
+    /// The numbers of each of `inputs`.
     pub input_values: Vec<Vec<f32>>,
     /// The gradient that backward starts from.
     pub cotangent: Vec<f32>,
@@ -29,7 +28,7 @@ pub struct CaseRun {
     states: LatentStates,
 }
 
-/// Numbers from [-1, 1), a function of `seed` and `item`.
+/// Returns `len` numbers from [-1, 1), which depend on `seed` and `item` only.
 fn uniform(seed: u64, len: usize, item: u64) -> Vec<f32> {
     let mut rng = stream(seed, Purpose::Test, 0, item);
     (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
@@ -73,15 +72,15 @@ impl CaseRun {
         CaseRun { session, store, inputs, params, output, input_values, cotangent, initial_states, states }
     }
 
-    /// The same, with memory that must not be read filled with NaN before each forward.
+    /// Returns the same case; before each forward, all memory that must not be read is filled with NaN.
     pub fn poisoned(self) -> CaseRun {
         CaseRun { session: self.session.poisoned(), ..self }
     }
 
-    /// One forward of `input_values` from the initial latent state: the output.
+    /// Runs forward once on `input_values` from the initial latent state, and returns the output.
     ///
     /// # Errors
-    /// A device that fails.
+    /// The device fails.
     pub fn forward(&mut self) -> Result<Cow<'_, [f32]>> {
         for (var, values) in self.inputs.iter().zip(&self.input_values) {
             self.session.set(*var, values)?;
@@ -93,27 +92,27 @@ impl CaseRun {
         self.session.value(self.output)
     }
 
-    /// The gradients of all inputs and parameters, after [`CaseRun::forward`].
+    /// Computes the gradients of all inputs and parameters, after [`CaseRun::forward`].
     ///
     /// # Errors
-    /// A device that fails.
+    /// The device fails.
     pub fn backward(&mut self) -> Result<()> {
         self.session.set_grad(self.output, &self.cotangent)?;
         self.session.backward(&mut self.store, &mut self.states)
     }
 
-    /// The op's forward alone, on what [`CaseRun::forward`] put there and on the latent states of the last one: for benches.
+    /// Runs the op's forward alone, for benches: on the inputs that [`CaseRun::forward`] set, from the latent states of the last run.
     ///
     /// # Errors
-    /// A device that fails.
+    /// The device fails.
     pub fn forward_again(&mut self) -> Result<()> {
         self.session.forward(&mut self.store, &mut self.states)
     }
 
-    /// The op's backward alone, from whatever lies in the place of the output's gradient: for benches.
+    /// Runs the op's backward alone, for benches: from whatever the gradient of the output holds.
     ///
     /// # Errors
-    /// A device that fails.
+    /// The device fails.
     pub fn backward_again(&mut self) -> Result<()> {
         self.session.backward(&mut self.store, &mut self.states)
     }
@@ -121,13 +120,13 @@ impl CaseRun {
     /// Brings latent states and statistics to the host.
     ///
     /// # Errors
-    /// A device that was lost.
+    /// The device was lost.
     pub fn fetch(&self) -> Result<()> {
         self.states.fetch()?;
         self.store.fetch()
     }
 
-    /// The latent states after [`CaseRun::forward`].
+    /// Returns the latent states after [`CaseRun::forward`].
     pub fn states(&self) -> Vec<Vec<f32>> {
         (0..self.initial_states.len()).map(|i| self.states.current(StateId::from_index(i)).to_vec()).collect()
     }

@@ -1,4 +1,4 @@
-//! A plan on a GPU: ops get addresses in one arena there, and enqueue launches.
+//! Runs a plan on a GPU: ops get addresses in one arena there, and enqueue launches.
 
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
@@ -19,7 +19,7 @@ pub(super) struct GpuMemory {
     arena: Buffer,
 }
 
-/// Addresses of everything outside the arena that a step uses. Launches that were recorded hold for one of these.
+/// The addresses of everything outside the arena that a step uses. A recording is valid only for the addresses that it was made with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bound {
     /// [`Store::values`]
@@ -49,12 +49,12 @@ impl GpuMemory {
         Ptr::new(self.arena.ptr::<f32>().add(block.offset).address())
     }
 
-    /// The block's address, or null for one that is not there.
+    /// Returns the block's address, or null if it is empty.
     fn at_or_null<T>(&self, block: Block) -> Ptr<T> {
         if block.len == 0 { Ptr::NULL } else { self.at(block) }
     }
 
-    /// Writes `data` in the type of `value`.
+    /// Writes `data`, converted to the type of `value`.
     pub fn write(&self, block: Block, value: &Value, data: &[f32]) -> Result<()> {
         let to = self.at::<f32>(block).address();
         if value.element_bytes(&self.gpu) == 4 {
@@ -117,7 +117,7 @@ impl GpuMemory {
         })
     }
 
-    /// Fills `blocks` and what lies behind each with NaN; blocks behind which nothing may be written keep their content.
+    /// Fills the guard behind each of `blocks` with NaN, and also the content of those with `true`.
     fn poison(&self, blocks: &[(Block, bool)]) -> Result<()> {
         for &(block, contents) in blocks.iter().filter(|(block, _)| block.len > 0) {
             let (from, len) =
@@ -128,7 +128,7 @@ impl GpuMemory {
         Ok(())
     }
 
-    /// Refuses a node that wrote behind one of `blocks`.
+    /// Returns an error if a node wrote into the guard behind one of `blocks`.
     fn check_guards(&self, node: &Node, blocks: &[(Block, bool)]) -> Result<()> {
         for &(block, _) in blocks.iter().filter(|(block, _)| block.len > 0) {
             let mut guard = vec![0u8; 4 * (guarded_end(block) - block.len)];
@@ -142,7 +142,7 @@ impl GpuMemory {
     }
 }
 
-/// Words of a block up to where the next one may start.
+/// Returns the words from the start of a block to the end of its guard.
 fn guarded_end(block: Block) -> usize {
     block.len.next_multiple_of(16) + GUARD
 }
@@ -151,10 +151,10 @@ fn grad<P>(write: GradWrite, data: impl FnOnce() -> P) -> Option<GpuGrad<P>> {
     (write != GradWrite::Skip).then(|| GpuGrad { data: data(), accumulate: write == GradWrite::Accumulate })
 }
 
-/// Where each parameter starts in the flat buffers.
+/// The start of each parameter in the flat buffers.
 struct Offsets(Vec<usize>);
 
-/// What would fit, by the share of memory that is free.
+/// Returns the error for a plan that does not fit, with an estimate of the batch that would.
 fn too_large(graph: &Graph, needed: u64, free: u64, total: u64) -> Error {
     let shape = graph.values.first().map(|v| v.shape);
     let batch = shape.map_or(0, |shape| shape.n);
@@ -170,7 +170,7 @@ fn too_large(graph: &Graph, needed: u64, free: u64, total: u64) -> Error {
 }
 
 impl Session {
-    /// Brings everything that a step uses to the GPU, where it is not there yet.
+    /// Brings everything that a step uses to the GPU, if it is not there yet, and returns the addresses.
     ///
     /// # Panics
     /// If the session runs on the CPU.
@@ -221,7 +221,7 @@ impl Session {
         Ok(())
     }
 
-    /// Where a kept value lies.
+    /// Returns the address of a kept value.
     ///
     /// # Panics
     /// If the session runs on the CPU.
@@ -231,14 +231,15 @@ impl Session {
         memory.at(self.plan.values[var.0])
     }
 
-    /// Enqueues the gradient of a loss: `value`, or NaN where the loss is not finite.
+    /// Enqueues the gradient of a loss: `value`, or NaN if the loss is not finite.
     pub(crate) fn launch_grad(&self, loss: Var, value: f32) -> Result<()> {
         let Memory::Gpu(memory) = &self.memory else { unreachable!("a session on a GPU") };
         let block = self.plan.grads[loss.0].expect("a root of a differentiable graph");
         kernels::loss_gradient(&memory.gpu, 1, self.address(loss).cast(), memory.at(block), value)
     }
 
-    /// Runs `work`; in a poisoned session with NaN in `blocks` that are to be written (`true`), and behind each of them.
+    /// Runs `work`. In a poisoned session, first fills the `blocks` that are to be written (`true`) and all guards with NaN, and checks the
+    /// guards afterwards.
     fn guarded(
         &self,
         memory: &GpuMemory,

@@ -1,4 +1,4 @@
-//! A plan on the CPU: ops get slices of one arena. The only `unsafe` of the engine on the CPU stands here.
+//! Runs a plan on the CPU: ops get slices of one arena.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::engine::latent_state::LatentStates;
 use crate::engine::plan::{Block, GradWrite, Plan};
 use crate::engine::store::{Buffer, Store};
 
-/// A cache line of the arena; aligns every block for vector loads.
+/// A cache line of the arena, so that every block is aligned for vector loads.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([f32; 16]);
@@ -20,10 +20,10 @@ pub(super) struct Arena {
 }
 
 impl Arena {
-    /// The arena of `plan`.
+    /// Allocates the arena of `plan`.
     ///
     /// # Errors
-    /// It is larger than the memory that is available.
+    /// It is larger than the available memory.
     pub fn new(plan: &Plan) -> Result<Arena> {
         let (purpose, len) = ("the memory for activations and gradients", plan.arena_len.div_ceil(16));
         let advice = "use smaller batches, smaller images or a smaller network";
@@ -58,8 +58,8 @@ impl Arena {
             let attached = &node.attachments;
             let Store { params, values, buffers, .. } = store;
             let ids: Vec<usize> = attached.buffers.iter().map(|id| id.0).collect();
-            // SAFETY: the plan gives blocks that are alive at the same time disjoint places: the inputs, the output, the
-            // saved block and the workspace are all alive at this node, inputs differ from each other (`Graph::push`).
+            // SAFETY: blocks that are alive at the same time do not overlap in the plan. The inputs, the output, the saved block and
+            // the workspace are all alive at this node, and the inputs differ from each other (`Graph::push`).
             unsafe {
                 node.op.forward(&mut Forward {
                     inputs: node.inputs.iter().map(|v| base.get(blocks.values[v.0])).collect(),
@@ -90,8 +90,8 @@ impl Arena {
             let grad_params = split_mut(grads, &ranges);
             let kept = |i: usize| if plan.needs.inputs[i] { blocks.values[node.inputs[i].0] } else { Block::default() };
             let output = if plan.needs.output { blocks.values[node.output.0] } else { Block::default() };
-            // SAFETY: as in `forward`; gradients are blocks of their own, alive with what this node reads, and the
-            // gradients of distinct inputs are distinct blocks.
+            // SAFETY: as in `forward`. Gradients are blocks of their own that are alive together with all that this node reads, and
+            // distinct inputs have distinct gradients.
             unsafe {
                 node.op.backward(&mut Backward {
                     inputs: (0..node.inputs.len()).map(|i| base.get(kept(i))).collect(),
@@ -126,7 +126,7 @@ impl Arena {
     }
 }
 
-/// Address and length of the arena for the time of one step.
+/// The address and length of the arena during a step.
 #[derive(Clone, Copy)]
 struct ArenaPtr {
     data: *mut f32,
@@ -155,7 +155,7 @@ fn grad<'a>(write: GradWrite, data: impl FnOnce() -> &'a mut [f32]) -> Option<Gr
     (write != GradWrite::Skip).then(|| Grad { data: data(), accumulate: write == GradWrite::Accumulate })
 }
 
-/// Disjoint mutable parts of `data`, in the order of `ranges`.
+/// Returns the disjoint `ranges` of `data` as mutable slices.
 fn split_mut<'a>(mut data: &'a mut [f32], ranges: &[Range<usize>]) -> Vec<&'a mut [f32]> {
     let mut order: Vec<usize> = (0..ranges.len()).collect();
     order.sort_by_key(|&i| ranges[i].start);

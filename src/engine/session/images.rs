@@ -1,5 +1,5 @@
-//! Batches of bytes as network input: on the CPU augmented, normalised and mixed straight into the arena, on a GPU uploaded as bytes and
-//! prepared there.
+//! Batches of bytes as network input. On the CPU they are augmented, normalised and mixed directly into the arena; to a GPU they are
+//! uploaded as bytes and prepared there.
 
 use super::{Memory, Session};
 use crate::Result;
@@ -8,41 +8,41 @@ use crate::engine::device::{Buffer, Gpu, Grid, Ptr, kernels};
 use crate::engine::graph::Var;
 use crate::engine::shape::Shape;
 
-/// A batch of images as bytes, and what is done to each before the network sees it.
+/// A batch of images as bytes, with the augmentation of each image.
 pub trait ImageBatch {
-    /// Height and width of all images.
+    /// Returns the height and width of all images.
     fn size(&self) -> [usize; 2];
 
-    /// Which sample each image is: their number is that of the images.
+    /// Returns the index of each image's sample.
     fn indices(&self) -> &[usize];
 
-    /// `[images, height, width, 3]`
+    /// Returns the pixels `[images, height, width, 3]`.
     fn pixels(&self) -> &[u8];
 
-    /// Mean and standard deviation of each channel, of values in [0, 1].
+    /// Returns the mean and the standard deviation of each channel, of values in [0, 1].
     fn normalization(&self) -> [[f32; 3]; 2];
 
-    /// For each image the shift `[images, 2]`, whether it is mirrored `[images]` (0 or 1) and the erased rectangle `[images, 4]` (zeros
-    /// erase nothing), as `kernels/image.cu` reads them.
+    /// Returns the tables that `kernels/image.cu` reads: for each image the shift `[images, 2]`, whether it is mirrored `[images]` (0 or
+    /// 1), and the erased rectangle `[images, 4]` (zeros erase nothing).
     fn tables(&self) -> [Vec<i32>; 3];
 
-    /// Top, left, height and width of the rectangle in which pairs of images are mixed, and the weight of an image's own pixels there.
+    /// Returns the rectangle in which pairs of images are mixed (top, left, height, width), and the weight of an image's own pixels there.
     fn mixed(&self) -> Option<([i32; 4], f32)>;
 
-    /// Writes the network's input `[images, height, width, 3]`: augmented, normalised and mixed, on the CPU.
+    /// Writes the network's input `[images, height, width, 3]`, augmented, normalised and mixed, on the CPU.
     fn to_images(&self, out: &mut [f32]);
 }
 
-/// Two places for batches on the device: one is prepared while the other one's bytes arrive.
+/// Two buffers for batches on the device: one is prepared while the next batch is uploaded to the other.
 pub(super) struct Staging {
     places: [Buffer; 2],
-    /// Where the next batch goes.
+    /// The buffer for the next batch.
     next: usize,
-    /// What is in the other place and was not used yet: which images, and their tables.
+    /// The indices and tables of the batch in the other buffer, if it was not used yet.
     staged: Option<(Vec<usize>, [Vec<i32>; 3])>,
 }
 
-/// Bytes of the tables of one image: shift, mirror, erase.
+/// Bytes of the tables for one image: shift, mirror, erase.
 const TABLE_BYTES: usize = 4 * (2 + 1 + 4);
 
 impl Staging {
@@ -51,7 +51,7 @@ impl Staging {
         Ok(Staging { places: [gpu.allocate(bytes)?, gpu.allocate(bytes)?], next: 0, staged: None })
     }
 
-    /// Sends a batch to the free place, beside the work that is going on.
+    /// Uploads a batch to the free buffer while other work runs.
     fn send(&mut self, gpu: &Gpu, batch: &dyn ImageBatch) -> Result<()> {
         let (tables, pixels) = (batch.tables(), batch.pixels());
         let mut bytes: Vec<u8> = Vec::with_capacity(batch.indices().len() * TABLE_BYTES + pixels.len());
@@ -67,7 +67,7 @@ impl Staging {
         self.staged.as_ref().is_some_and(|(indices, tables)| indices == batch.indices() && *tables == batch.tables())
     }
 
-    /// Enqueues the network's input: the images, and zeros for those that a whole batch of `shape` has beyond them.
+    /// Enqueues the preparation of the network's input: the images, then zeros up to the batch of `shape`.
     fn prepare(&mut self, gpu: &Gpu, batch: &dyn ImageBatch, shape: Shape, input: Ptr) -> Result<()> {
         self.staged = None;
         let (n, size) = (batch.indices().len(), batch.size());
@@ -91,10 +91,10 @@ impl Staging {
 }
 
 impl Session {
-    /// Sets the input `images` to a batch, augmented, normalised and mixed; where it has fewer images than the input the rest is 0.
+    /// Sets the input `images` to a batch, augmented, normalised and mixed. If the batch has fewer images than the input, the rest is 0.
     ///
     /// # Panics
-    /// If the images have another size, or are more: a bug of the caller, never of a user.
+    /// If the images have another size than the input or are more, which is a bug of the caller.
     pub fn set_images(&mut self, images: Var, batch: &dyn ImageBatch) -> Result<()> {
         let shape = self.graph.shape(images);
         let fits = batch.size() == [shape.h, shape.w] && batch.indices().len() <= shape.n;
@@ -119,7 +119,7 @@ impl Session {
         }
     }
 
-    /// Sends a batch for the next [`Session::set_images`] ahead, while the GPU works on the present one. Nothing on the CPU.
+    /// Uploads the batch of the next [`Session::set_images`] while the GPU works on the present one. Does nothing on the CPU.
     pub fn stage_images(&mut self, images: Var, batch: &dyn ImageBatch) -> Result<()> {
         let Some(gpu) = self.gpu().cloned() else { return Ok(()) };
         let _upload = profile::range("upload");

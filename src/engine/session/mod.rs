@@ -1,4 +1,4 @@
-//! Running a graph: memory for its plan, on the CPU or on a GPU, and the steps.
+//! Runs a graph: allocates the memory of its plan on the CPU or on a GPU, and runs the steps.
 
 mod blocks;
 mod case;
@@ -28,7 +28,7 @@ pub struct Session {
     graph: Graph,
     plan: Plan,
     memory: Memory,
-    /// Batches on their way to a GPU.
+    /// Batches that are uploaded to a GPU.
     staging: Option<Staging>,
     poison: bool,
 }
@@ -42,7 +42,7 @@ impl Session {
     /// Plans `graph` for `device` and allocates its arena there.
     ///
     /// # Errors
-    /// The arena is larger than the memory that is available.
+    /// The arena is larger than the available memory.
     pub fn new(graph: Graph, store: &Store, device: &Device) -> Result<Session> {
         let plan = Plan::new(&graph, store, device.gpu())?;
         let memory = match device {
@@ -52,7 +52,8 @@ impl Session {
         Ok(Session { graph, plan, memory, staging: None, poison: false })
     }
 
-    /// Fills all memory that must not be read with NaN, and checks that nothing is written beyond a block's end (for tests).
+    /// Returns the same session, which fills all memory that must not be read with NaN and checks that nothing is written beyond a block's
+    /// end (for tests).
     pub fn poisoned(mut self) -> Session {
         self.poison = true;
         self
@@ -66,7 +67,7 @@ impl Session {
         &self.plan
     }
 
-    /// The GPU that the session runs on, if it does.
+    /// Returns the GPU that the session runs on, or `None` on the CPU.
     pub fn gpu(&self) -> Option<&Gpu> {
         match &self.memory {
             Memory::Host(_) => None,
@@ -74,10 +75,10 @@ impl Session {
         }
     }
 
-    /// Sets an input; class labels go in as the bits of u32 ([`bytemuck::cast_slice`]).
+    /// Sets an input. Class labels are given as the bits of u32 ([`bytemuck::cast_slice`]).
     ///
     /// # Panics
-    /// If the length is not that of `var`: a bug of the caller, never of a user.
+    /// If the length is not that of `var`, which is a bug of the caller.
     pub fn set(&mut self, var: Var, data: &[f32]) -> Result<()> {
         assert_eq!(data.len(), self.graph.shape(var).len(), "the length of an input");
         let block = self.plan.values[var.0];
@@ -98,7 +99,7 @@ impl Session {
         Ok(())
     }
 
-    /// A kept value after forward.
+    /// Returns a kept value after forward.
     pub fn value(&self, var: Var) -> Result<Cow<'_, [f32]>> {
         assert!(self.graph.values[var.0].keep, "value was not kept");
         match &self.memory {
@@ -107,7 +108,7 @@ impl Session {
         }
     }
 
-    /// The gradient of an input after backward.
+    /// Returns the gradient of an input after backward.
     pub fn grad(&self, var: Var) -> Result<Cow<'_, [f32]>> {
         let block = self.plan.grads[var.0].expect("input recorded with gradient");
         match &self.memory {
@@ -116,10 +117,10 @@ impl Session {
         }
     }
 
-    /// Runs all nodes. Latent states move one step; running statistics and their counters as the ops say.
+    /// Runs all nodes. Latent states advance by one step, and training updates the running statistics.
     ///
     /// # Errors
-    /// A GPU that fails.
+    /// The GPU fails.
     pub fn forward(&mut self, store: &mut Store, states: &mut LatentStates) -> Result<()> {
         self.begin_step(store, states)?;
         match &mut self.memory {
@@ -137,11 +138,11 @@ impl Session {
         }
     }
 
-    /// Runs the differentiated nodes in reverse. Afterwards the gradients of the parameters named by
-    /// [`Session::has_grad`] stand in `store.grads`; other parts of `store.grads` are untouched.
+    /// Runs the differentiated nodes in reverse. Writes the gradients of the parameters for which [`Session::has_grad`] is true to
+    /// `store.grads`, and leaves the rest of it as it is.
     ///
     /// # Errors
-    /// A GPU that fails.
+    /// The GPU fails.
     pub fn backward(&mut self, store: &mut Store, states: &mut LatentStates) -> Result<()> {
         assert_ne!(self.graph.mode, Mode::Eval, "an evaluation graph keeps nothing for backward");
         match &mut self.memory {
@@ -156,12 +157,12 @@ impl Session {
         }
     }
 
-    /// True if backward writes a gradient for parameter number `index` of the store.
+    /// Returns true if backward writes a gradient for parameter number `index` of the store.
     pub fn has_grad(&self, index: usize) -> bool {
         self.plan.param_written[index]
     }
 
-    /// What a step changes on the host: the states' turn, the counters of batches.
+    /// Does what a step changes on the host: the current states become the previous ones, and the counters of batches go up.
     pub(crate) fn begin_step(&self, store: &mut Store, states: &mut LatentStates) -> Result<()> {
         let batch = self.graph.values.first().map_or(0, |v| v.shape.n);
         states.begin_step(&self.graph.states, batch)?;

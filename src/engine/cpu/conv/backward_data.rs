@@ -4,27 +4,27 @@ use crate::engine::cpu::gemm::{LeftRows, Product, RightMatrix, Shared};
 use crate::engine::cpu::microkernel::{self, Isa, MR};
 use crate::engine::geometry::Conv2dGeometry;
 
-/// One stride phase of the input gradient: input pixels `(phase + i·stride)`, and the taps that reach them.
+/// One stride phase of the input's gradient: the input pixels `phase + i·stride`, and the taps that reach them.
 struct OutputWindows<'a> {
     geometry: &'a Conv2dGeometry,
     grad_y: &'a [f32],
     zeros: Vec<f32>,
     phase: [usize; 2],
-    /// Input rows and columns of this phase.
+    /// How many input rows and columns this phase has.
     size: [usize; 2],
-    /// Kernel offsets (kh, kw) that reach it.
+    /// The kernel offsets (kh, kw) that reach this phase.
     taps: Vec<(usize, usize)>,
 }
 
 impl OutputWindows<'_> {
-    /// Image and input coordinates of row `row` of the product.
+    /// Returns the image and the input coordinates of row `row` of the product.
     fn pixel(&self, row: usize) -> (usize, usize, usize) {
         let [h, w] = self.size;
         let (n, i, j) = (row / (h * w), row / w % h, row % w);
         (n, self.phase[0] + i * self.geometry.stride[0], self.phase[1] + j * self.geometry.stride[1])
     }
 
-    /// The output coordinate that reads input coordinate `i` at kernel offset `k`.
+    /// Returns the output coordinate that reads input coordinate `i` at kernel offset `k`.
     fn output(&self, axis: usize, i: usize, k: usize) -> Option<usize> {
         let g = self.geometry;
         let size = [g.out_h(), g.out_w()][axis];
@@ -50,19 +50,19 @@ impl LeftRows for OutputWindows<'_> {
     }
 }
 
-/// Kernel offsets of one axis that reach input coordinates congruent to `phase`.
+/// Returns the kernel offsets of one axis that reach the input coordinates of `phase`.
 fn phase_taps(geometry: &Conv2dGeometry, axis: usize, phase: usize) -> Vec<usize> {
     let (stride, padding) = (geometry.stride[axis], geometry.padding[axis]);
     (0..geometry.kernel[axis]).filter(|k| (phase + padding) % stride == k % stride).collect()
 }
 
-/// Workspace of [`conv2d_backward_data`], in f32.
+/// Returns the workspace of [`conv2d_backward_data`], in f32.
 pub fn backward_data_workspace(geometry: &Conv2dGeometry) -> usize {
     let nr = microkernel::best().nr(geometry.in_c);
     RightMatrix::packed_len(geometry.taps() * geometry.out_c, geometry.in_c, nr)
 }
 
-/// `grad_x (+)= convᵀ(grad_y, weight)`; shapes as in `conv2d_forward`.
+/// Computes `grad_x (+)= convᵀ(grad_y, weight)`; shapes as in `conv2d_forward`.
 pub fn conv2d_backward_data(
     geometry: &Conv2dGeometry,
     grad_y: &[f32],
@@ -120,7 +120,7 @@ pub(super) fn backward_data_on(
             right.pack(nr, packed);
             let product =
                 Product { isa, left: &left, rows, taps: offsets.len(), depth: g.out_c, n: g.in_c, packed, nr };
-            // SAFETY: `row_start` is the start of an input pixel of `in_c` elements, each row another pixel.
+            // SAFETY: `row_start` is the start of an input pixel of `in_c` elements, and each row is another pixel.
             product.run(accumulate, None, |row| unsafe { destination.get().add(row_start(row)) });
         }
     }

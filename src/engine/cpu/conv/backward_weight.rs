@@ -6,28 +6,28 @@ use super::forward::InputWindows;
 use crate::engine::cpu::microkernel::{self, Isa, MR, Tile};
 use crate::engine::geometry::Conv2dGeometry;
 
-/// Rows of the weight gradient that one task computes.
+/// How many rows of the weight's gradient one task computes.
 const WEIGHT_ROWS: usize = 32 * MR;
-/// Pixels of a block of the weight gradient's inner dimension.
+/// Pixels of a block of the inner dimension.
 const PIXEL_BLOCK: usize = 192;
-/// Tasks that a weight gradient is split into where its rows alone give fewer, if there are pixels enough.
+/// A gradient is split into at least this many tasks, by pixels too if its rows give fewer and there are enough pixels.
 const WEIGHT_TASKS: usize = 16;
-/// Least pixels that make a split worth its partial result.
+/// The fewest pixels of a split, so that it is worth its partial result.
 const SPLIT_PIXELS: usize = 512;
 
-/// Parts that the pixels are split into: fixed by the shape, so that sums have one order.
+/// Returns how many parts the pixels are split into. It depends on the shape only, so that sums have one order.
 fn weight_splits(geometry: &Conv2dGeometry) -> usize {
     let row_blocks = geometry.k().div_ceil(WEIGHT_ROWS);
     WEIGHT_TASKS.div_ceil(row_blocks).min(geometry.pixels() / SPLIT_PIXELS).max(1)
 }
 
-/// Workspace of [`conv2d_backward_weight`], in f32.
+/// Returns the workspace of [`conv2d_backward_weight`], in f32.
 pub fn backward_weight_workspace(geometry: &Conv2dGeometry) -> usize {
     let splits = weight_splits(geometry);
     if splits > 1 { splits * geometry.k() * geometry.out_c } else { 0 }
 }
 
-/// `grad_weight (+)= Σ_pixels windowᵀ · grad_y`, `[k, out_c]`.
+/// Computes `grad_weight (+)= Σ_pixels windowᵀ · grad_y`, `[k, out_c]`.
 pub fn conv2d_backward_weight(
     geometry: &Conv2dGeometry,
     x: &[f32],
@@ -79,7 +79,7 @@ pub(super) fn backward_weight_on(
     });
 }
 
-/// Rows `first ..` of the weight gradient, summed over `pixels`: both operands are packed block by block.
+/// Computes rows of the weight's gradient from `first` on, summed over `pixels`. Both operands are packed block by block.
 fn weight_block(
     isa: Isa,
     windows: &InputWindows<'_>,
@@ -111,7 +111,7 @@ fn weight_block(
         let add = accumulate || start > pixels.start;
         for p in 0..n.div_ceil(nr) {
             let width = nr.min(n - p * nr);
-            // Rows of one panel are packed as they are.
+            // The rows of a single panel need no reordering.
             let in_place = n == nr;
             if !in_place {
                 for (pixel, row) in right.chunks_exact_mut(nr).take(count).enumerate() {
@@ -123,7 +123,7 @@ fn weight_block(
             for group in 0..groups {
                 let live = MR.min(rows - group * MR);
                 let whole = live == MR && width == nr;
-                // One base pointer for all rows of the tile.
+                // All rows of the tile share one base pointer.
                 let (base, row_len) = if whole {
                     (out[group * MR * n + p * nr..][..(MR - 1) * n + nr].as_mut_ptr(), n)
                 } else {

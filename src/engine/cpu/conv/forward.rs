@@ -4,10 +4,10 @@ use crate::engine::cpu::gemm::{LeftRows, MC, Product, RightMatrix, Shared};
 use crate::engine::cpu::microkernel::{self, Isa, MR};
 use crate::engine::geometry::Conv2dGeometry;
 
-/// Below this many input channels the taps are gathered into a small tile: segments would be too short.
+/// With fewer input channels than this, the taps are gathered into a small tile, because segments would be too short.
 const GATHER_BELOW: usize = 16;
 
-/// Left matrix of the forward product: input pixels under the kernel of each output pixel.
+/// The left matrix of the forward product: the input pixels under the kernel of each output pixel.
 pub(in crate::engine::cpu) struct InputWindows<'a> {
     pub geometry: &'a Conv2dGeometry,
     pub x: &'a [f32],
@@ -19,7 +19,7 @@ impl InputWindows<'_> {
         geometry.in_c < GATHER_BELOW && geometry.taps() > 1
     }
 
-    /// The window of output pixel `row`, gathered into `out` `[k]`.
+    /// Gathers the window of output pixel `row` into `out` `[k]`.
     fn gather(&self, row: usize, out: &mut [f32]) {
         let g = self.geometry;
         let (n, oh, ow) = g.pixel(row);
@@ -30,7 +30,7 @@ impl InputWindows<'_> {
                 line.fill(0.0);
                 continue;
             };
-            // Taps of one kernel row are neighbours in memory: one copy, zeros on both sides.
+            // The taps of one kernel row are neighbours in memory: one copy, with zeros on both sides.
             let start = ow * g.stride[1];
             let left = g.padding[1].saturating_sub(start).min(g.kernel[1]);
             let right = (start + g.kernel[1]).saturating_sub(g.in_w + g.padding[1]).min(g.kernel[1] - left);
@@ -46,7 +46,7 @@ impl InputWindows<'_> {
         }
     }
 
-    /// Pointer to the input pixel under tap (kh, kw) of an output pixel, or to zeros.
+    /// Returns a pointer to the input pixel under tap (kh, kw) of an output pixel, or to zeros.
     fn pointer(&self, (n, oh, ow): (usize, usize, usize), kh: usize, kw: usize) -> *const f32 {
         let g = self.geometry;
         match (g.source(0, oh, kh), g.source(1, ow, kw)) {
@@ -55,8 +55,8 @@ impl InputWindows<'_> {
         }
     }
 
-    /// Elements `first .. first + len` of the window of output pixel `row`, in place where they lie together, else gathered
-    /// into `scratch` (`[k]`).
+    /// Returns the elements `first .. first + len` of the window of output pixel `row`: in place if they are contiguous, else gathered into
+    /// `scratch` (`[k]`).
     pub fn part<'a>(&'a self, row: usize, first: usize, len: usize, scratch: &'a mut [f32]) -> &'a [f32] {
         let g = self.geometry;
         if Self::gathers(g) {
@@ -114,7 +114,7 @@ impl LeftRows for InputWindows<'_> {
     }
 }
 
-/// The forward product of `geometry`, for the cell's epilogue to use as well. `packed` is filled from `weight`.
+/// Calls a function with the forward product of `geometry`, whose right side is packed from `weight`; the cell uses it too.
 pub(in crate::engine::cpu) fn with_forward_product<R>(
     geometry: &Conv2dGeometry,
     isa: Isa,
@@ -135,18 +135,18 @@ pub(in crate::engine::cpu) fn with_forward_product<R>(
     f(&Product { isa, left: &left, rows: geometry.pixels(), taps, depth, n, packed, nr })
 }
 
-/// Panel width of a matrix of gates: a multiple of 4, so that a panel holds all gates of its channels.
+/// Returns the width of panels of gates: a multiple of 4, so that a panel has all gates of its channels.
 pub(in crate::engine::cpu) fn gates_nr(isa: Isa) -> usize {
     isa.nr(usize::MAX / 2)
 }
 
-/// Workspace of [`conv2d_forward`], in f32.
+/// Returns the workspace of [`conv2d_forward`], in f32.
 pub fn forward_workspace(geometry: &Conv2dGeometry) -> usize {
     let nr = microkernel::best().nr(geometry.out_c);
     RightMatrix::packed_len(geometry.k(), geometry.out_c, nr)
 }
 
-/// `y = conv(x, weight) + bias`. `x` `[batch, in_h, in_w, in_c]`, `weight` `[k, out_c]`, `y` `[batch, out_h, out_w, out_c]`.
+/// Computes `y = conv(x, weight) + bias`. `x` is `[batch, in_h, in_w, in_c]`, `weight` `[k, out_c]`, `y` `[batch, out_h, out_w, out_c]`.
 pub fn conv2d_forward(
     geometry: &Conv2dGeometry,
     x: &[f32],

@@ -1,4 +1,4 @@
-//! Every pass on every instruction set of this machine against direct sums in f64.
+//! Compares every pass on every instruction set of this machine with direct sums in f64.
 
 use rand::RngExt;
 
@@ -10,8 +10,8 @@ use crate::base::rng::{Purpose, stream};
 use crate::engine::cpu::microkernel;
 use crate::engine::geometry::Conv2dGeometry;
 
-/// Sizes that reach every path: gathered and direct windows, tails of rows and columns, several blocks of depth and of
-/// pixels, strides beyond the kernel, padding on one axis only.
+/// Returns sizes that reach every path: gathered and direct windows, tails of rows and columns, several blocks of depth and of
+/// pixels, strides larger than the kernel, padding on one axis only.
 fn geometries() -> Vec<Conv2dGeometry> {
     let case = |batch, size, [input, output]: [usize; 2], kernel, stride, padding| {
         Conv2dGeometry::new(batch, size, input, output, kernel, stride, padding).unwrap()
@@ -42,7 +42,7 @@ struct Reference {
     grad_weight: Vec<f64>,
 }
 
-/// The definition, pixel by pixel and tap by tap.
+/// Computes all passes by their definition, pixel by pixel and tap by tap.
 fn reference(g: &Conv2dGeometry, x: &[f32], weight: &[f32], grad_y: &[f32]) -> Reference {
     let mut y = vec![0.0; g.pixels() * g.out_c];
     let (mut grad_x, mut grad_weight) = (vec![0.0; x.len()], vec![0.0; weight.len()]);
@@ -72,7 +72,7 @@ fn reference(g: &Conv2dGeometry, x: &[f32], weight: &[f32], grad_y: &[f32]) -> R
     Reference { y, grad_x, grad_weight }
 }
 
-/// The largest difference is at most 2e-6 of the largest value.
+/// Asserts that the largest difference is at most 2e-6 of the largest value.
 fn assert_close(found: &[f32], expected: impl Iterator<Item = f64>, what: &str) {
     let expected: Vec<f64> = expected.collect();
     let scale = expected.iter().fold(1e-3, |m: f64, v| m.max(v.abs()));
@@ -92,7 +92,7 @@ fn every_instruction_set_matches_direct_sums() {
         let expected = reference(&g, &x, &weight, &grad_y);
         for isa in microkernel::available() {
             let what = |pass: &str| format!("{pass}, {}, {g:?}", isa.name);
-            // What a buffer holds before is overwritten, or added to.
+            // The earlier content of a buffer is overwritten, or added to.
             let mut workspace = vec![f32::NAN; (g.k() + g.taps() * g.out_c) * (g.in_c + g.out_c + 64)];
             let mut y = vec![f32::NAN; expected.y.len()];
             forward_on(isa, &g, &x, &weight, Some(&bias), &mut y, &mut workspace);

@@ -1,7 +1,7 @@
 //! Convolutions that are matrix products (1x1, stride 1), by cuBLASLt.
 //!
-//! Sums are f32 and deterministic: of the ways to split a sum over blocks only the one through the workspace is allowed, where a
-//! second step adds the parts in a fixed order. (In place they are added in the type of the output.)
+//! Sums are f32 and deterministic. If a sum is split over blocks, the parts must go through the workspace, where a second step adds them in
+//! a fixed order; the alternative would add them in the output, in its type.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -21,21 +21,21 @@ use crate::{Error, Result};
 
 type Handle<T> = Owned<T, cublasStatus_t>;
 
-/// Most that one product may take, in bytes.
+/// The largest workspace of one product, in bytes.
 const WORKSPACE: usize = 32 << 20;
 
-/// What every address is a multiple of, in bytes: the widest load. The heuristic would assume 256.
+/// The alignment of every address in bytes, which is that of the widest load. The heuristic would assume 256.
 pub(super) const ALIGNMENT: u32 = 16;
 
-/// `cublasOperation_t`: as it lies, and transposed.
+/// `cublasOperation_t`: not transposed, and transposed.
 const OP_N: i32 = 0;
 const OP_T: i32 = 1;
 
-/// Algorithms that are asked for; the first that works is taken.
+/// How many algorithms the heuristic is asked for; the first one that works is taken.
 const CHOICES: usize = 8;
 
 pub(super) struct CublasLt {
-    /// By geometry and precision, in the order of [`Pass::ALL`]. A network has a few dozen.
+    /// The products of each geometry and precision, in the order of [`Pass::ALL`]. A network has a few dozen.
     plans: Vec<(Conv2dGeometry, Precision, [Plan; 3])>,
     handle: Handle<cublasLtContext>,
     stream: Arc<Stream>,
@@ -52,23 +52,23 @@ struct Plan {
 }
 
 impl CublasLt {
-    /// For the current context; all work goes to `stream`.
+    /// Opens cuBLASLt for the current context; all work is enqueued in `stream`.
     pub fn open(stream: &Arc<Stream>) -> Result<CublasLt> {
         // SAFETY: `cublasLtDestroy` takes what `cublasLtCreate` writes.
         let handle = unsafe { Owned::new(|to| sys::cublasLtCreate(to), sys::cublasLtDestroy, "starting cuBLASLt")? };
         Ok(CublasLt { plans: Vec::new(), handle, stream: Arc::clone(stream) })
     }
 
-    /// Bytes that each pass takes.
+    /// Returns the bytes of workspace of each pass.
     pub fn workspace(&mut self, geometry: &Conv2dGeometry, precision: Precision) -> Result<[usize; 3]> {
         let at = self.plan(geometry, precision)?;
         Ok(self.plans[at].2.each_ref().map(|plan| plan.workspace))
     }
 
-    /// Runs `pass` on x, w and y (or their gradients, the pass's result among them).
+    /// Enqueues `pass` on x, w and y, or their gradients; one of these is the result.
     ///
     /// # Safety
-    /// Addresses must be of device memory with the sizes of `geometry`; `workspace` of as much as [`CublasLt::workspace`] says.
+    /// Addresses must be of device memory with the sizes of `geometry`, `workspace` with the size that [`CublasLt::workspace`] says.
     #[allow(clippy::too_many_arguments)]
     pub unsafe fn run(
         &mut self,
@@ -90,8 +90,8 @@ impl CublasLt {
         let plan = &self.plans[at].2[pass as usize];
         let [a, b, c] = Product::operands(pass, x, w, y).map(|address| address as *mut c_void);
         let (alpha, beta) = (1.0_f32, if accumulate { 1.0_f32 } else { 0.0 });
-        // SAFETY: the plan's layouts are those of the caller's memory; alpha and beta are read before this returns, and are f32 as
-        // the operation's scale type says. c is read (beta) and written with the same layout, as cuBLASLt allows.
+        // SAFETY: the plan's layouts are those of the caller's memory. alpha and beta are read before this returns, and are f32, the
+        // operation's scale type. c is read (for beta) and written with the same layout, as cuBLASLt allows.
         unsafe {
             sys::cublasLtMatmul(
                 self.handle.get(),
@@ -115,7 +115,7 @@ impl CublasLt {
         .check("multiplying matrices")
     }
 
-    /// Where the plans of a geometry lie; made at the first call.
+    /// Returns the index of the plans of a geometry, which the first call makes.
     fn plan(&mut self, geometry: &Conv2dGeometry, precision: Precision) -> Result<usize> {
         if let Some(at) = self.plans.iter().position(|(g, p, _)| (g, *p) == (geometry, precision)) {
             return Ok(at);
@@ -168,7 +168,7 @@ fn layout(matrix: &Matrix, data: cudaDataType) -> Result<Handle<cublasLtMatrixLa
     unsafe { Owned::new(create, sys::cublasLtMatrixLayoutDestroy, "describing a matrix") }
 }
 
-/// The heuristic's first algorithm that works within the limits.
+/// Returns the first algorithm of the heuristic that works within the limits.
 fn choose(
     handle: sys::cublasLtHandle_t,
     operation: &Handle<cublasLtMatmulDescOpaque_t>,
@@ -189,7 +189,7 @@ fn choose(
     // The types are those of the header: u64, u32, u32.
     let limit = WORKSPACE as u64;
     set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (&raw const limit).cast(), size_of::<u64>())?;
-    // Not to split is always allowed.
+    // An algorithm that does not split is always allowed.
     let reductions = cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
     set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, (&raw const reductions).cast(), size_of::<u32>())?;
     for attribute in [
@@ -201,10 +201,10 @@ fn choose(
         let alignment = ALIGNMENT;
         set(attribute, (&raw const alignment).cast(), size_of::<u32>())?;
     }
-    // SAFETY: numbers, and a status of which 0 is one.
+    // SAFETY: all fields are numbers, and a status, for which 0 is valid.
     let mut results: [cublasLtMatmulHeuristicResult_t; CHOICES] = unsafe { std::mem::zeroed() };
     let mut found = 0;
-    // SAFETY: all handles live; as many results as are asked for are written.
+    // SAFETY: all handles are valid, and there is room for as many results as are asked for.
     let status = unsafe {
         let (a, b, c) = (a.get(), b.get(), c.get());
         let (preference, results) = (preference.get(), results.as_mut_ptr());

@@ -1,7 +1,7 @@
-//! Convolutions by cuDNN: its descriptor API, and algorithms that are deterministic, by name.
+//! Convolutions by cuDNN, by its descriptor API and deterministic algorithms.
 //!
 //! `IMPLICIT_PRECOMP_GEMM` or `IMPLICIT_GEMM` forward and `ALGO_1` backward sum in a fixed order and take NHWC. `ALGO_0` of either
-//! gradient and `ALGO_3` of the weight's add with atomics: the same step would differ from run to run.
+//! gradient and `ALGO_3` of the weight's add by atomics, so that the same step would differ from run to run.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -21,51 +21,51 @@ use crate::{Error, Result};
 
 type Handle<T> = Owned<T, cudnnStatus_t>;
 
-/// Factors of the result and of what the output held before; cuDNN wants f32 for f32 and bf16 tensors alike.
+/// The factors of the result and of the output's earlier content. cuDNN takes them in f32 for f32 and bf16 tensors.
 static ONE: f32 = 1.0;
 static ZERO: f32 = 0.0;
 
 pub(super) struct Cudnn {
-    /// By geometry and precision; a network has a few dozen.
+    /// The plan of each geometry and precision. A network has a few dozen.
     plans: Vec<(Conv2dGeometry, Precision, Plan)>,
     handle: Handle<cudnnContext>,
-    /// cuDNN knows it by its handle.
+    /// cuDNN has a handle of it, so it must exist as long.
     _stream: Arc<Stream>,
 }
 
-/// Descriptors and algorithms of a convolution, each algorithm with the bytes of workspace that it takes.
+/// The descriptors and algorithms of a convolution, each algorithm with the bytes of its workspace.
 struct Plan {
     x: Handle<cudnnTensorStruct>,
     y: Handle<cudnnTensorStruct>,
     filter: Handle<cudnnFilterStruct>,
     convolution: Handle<cudnnConvolutionStruct>,
     forward: (cudnnConvolutionFwdAlgo_t, usize),
-    /// None where cuDNN has none: a network's first layer never asks for this gradient.
+    /// `None` if cuDNN has none. The first layer of a network never needs this gradient.
     backward_data: Option<(cudnnConvolutionBwdDataAlgo_t, usize)>,
     backward_weight: (cudnnConvolutionBwdFilterAlgo_t, usize),
 }
 
 impl Cudnn {
-    /// For the current context; all work goes to `stream`.
+    /// Opens cuDNN for the current context; all work is enqueued in `stream`.
     pub fn open(stream: &Arc<Stream>) -> Result<Cudnn> {
         // SAFETY: `cudnnDestroy` takes what `cudnnCreate` writes.
         let handle = unsafe { Owned::new(|to| sys::cudnnCreate(to), sys::cudnnDestroy, "starting cuDNN")? };
-        // SAFETY: both handles live; the stream types are two names of one.
+        // SAFETY: both handles are valid, and the two stream types are the same type.
         unsafe { sys::cudnnSetStream(handle.get(), stream.get().cast()) }.check("starting cuDNN")?;
         Ok(Cudnn { plans: Vec::new(), handle, _stream: Arc::clone(stream) })
     }
 
-    /// Bytes that forward and backward take.
+    /// Returns the bytes of workspace of forward and of backward.
     pub fn workspace(&mut self, geometry: &Conv2dGeometry, precision: Precision) -> Result<[usize; 2]> {
         let plan = self.plan(geometry, precision)?;
         let backward_data = plan.backward_data.map_or(0, |(_, bytes)| bytes);
         Ok([plan.forward.1, backward_data.max(plan.backward_weight.1)])
     }
 
-    /// `y = conv(x, weight)`
+    /// Enqueues `y = conv(x, weight)`.
     ///
     /// # Safety
-    /// Addresses must be of device memory with the sizes of `geometry`; `workspace` of as much as [`Cudnn::workspace`] says.
+    /// Addresses must be of device memory with the sizes of `geometry`, `workspace` with the size that [`Cudnn::workspace`] says.
     pub unsafe fn forward(
         &mut self,
         geometry: &Conv2dGeometry,
@@ -97,7 +97,7 @@ impl Cudnn {
         .check("convolution forward")
     }
 
-    /// `dx (+)= convᵀ(dy, weight)`
+    /// Enqueues `dx (+)= convᵀ(dy, weight)`.
     ///
     /// # Safety
     /// As for [`Cudnn::forward`].
@@ -135,7 +135,7 @@ impl Cudnn {
         .check("convolution backward, gradient of the input")
     }
 
-    /// `dweight = corr(x, dy)`
+    /// Enqueues `dweight = corr(x, dy)`.
     ///
     /// # Safety
     /// As for [`Cudnn::forward`].
@@ -170,7 +170,7 @@ impl Cudnn {
         .check("convolution backward, gradient of the weight")
     }
 
-    /// The plan of a geometry; made at the first call.
+    /// Returns the plan of a geometry, which the first call makes.
     fn plan(&mut self, geometry: &Conv2dGeometry, precision: Precision) -> Result<&Plan> {
         let at = match self.plans.iter().position(|(g, p, _)| (g, *p) == (geometry, precision)) {
             Some(at) => at,
@@ -195,7 +195,7 @@ impl Plan {
         let filter = filter(descriptors.filter, data)?;
         let convolution = convolution(&descriptors, precision)?;
         let (x_, y_, filter_, convolution_) = (x.get(), y.get(), filter.get(), convolution.get());
-        // SAFETY: all handles live, here and in the two calls below; the number of bytes is written to.
+        // SAFETY: all handles are valid, here and in the two calls below; the number of bytes is written to.
         let forward = first_supported(
             &[
                 cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM,
@@ -247,7 +247,7 @@ impl Plan {
     }
 }
 
-/// The first algorithm that cuDNN has for a convolution, with the bytes that it takes.
+/// Returns the first algorithm that cuDNN has for a convolution, with the bytes of its workspace.
 fn first_supported<A: Copy>(
     algorithms: &[A],
     bytes_of: impl Fn(A, *mut usize) -> cudnnStatus_t,
@@ -255,7 +255,7 @@ fn first_supported<A: Copy>(
     for &algorithm in algorithms {
         let mut bytes = 0;
         let status = bytes_of(algorithm, &mut bytes);
-        // CUDNN_STATUS_NOT_SUPPORTED and its kinds.
+        // CUDNN_STATUS_NOT_SUPPORTED and its variants.
         if (3000..4000).contains(&(status as u32)) {
             continue;
         }
@@ -279,7 +279,7 @@ fn tensor(tensor: &Tensor4d, data: cudnnDataType_t) -> Result<Handle<cudnnTensor
     let handle =
         unsafe { Owned::new(|to| sys::cudnnCreateTensorDescriptor(to), sys::cudnnDestroyTensorDescriptor, action)? };
     let ([n, c, h, w], [n_stride, c_stride, h_stride, w_stride]) = (tensor.sizes, tensor.strides);
-    // SAFETY: the handle lives.
+    // SAFETY: the handle is valid.
     unsafe {
         sys::cudnnSetTensor4dDescriptorEx(handle.get(), data, n, c, h, w, n_stride, c_stride, h_stride, w_stride)
     }
@@ -293,7 +293,7 @@ fn filter([k, c, h, w]: [i32; 4], data: cudnnDataType_t) -> Result<Handle<cudnnF
     let handle =
         unsafe { Owned::new(|to| sys::cudnnCreateFilterDescriptor(to), sys::cudnnDestroyFilterDescriptor, action)? };
     let format = cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
-    // SAFETY: the handle lives.
+    // SAFETY: the handle is valid.
     unsafe { sys::cudnnSetFilter4dDescriptor(handle.get(), data, format, k, c, h, w) }.check(action)?;
     Ok(handle)
 }
@@ -306,7 +306,7 @@ fn convolution(descriptors: &Descriptors, precision: Precision) -> Result<Handle
     };
     let ([pad_h, pad_w], [stride_h, stride_w]) = (descriptors.padding, descriptors.stride);
     let (mode, compute) = (cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION, cudnnDataType_t::CUDNN_DATA_FLOAT);
-    // SAFETY: the handle lives.
+    // SAFETY: the handle is valid.
     unsafe {
         sys::cudnnSetConvolution2dDescriptor(handle.get(), pad_h, pad_w, stride_h, stride_w, 1, 1, mode, compute)
     }
@@ -316,7 +316,7 @@ fn convolution(descriptors: &Descriptors, precision: Precision) -> Result<Handle
         Precision::F32 => cudnnMathType_t::CUDNN_FMA_MATH,
         Precision::Tf32 | Precision::Bf16 => cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
     };
-    // SAFETY: the handle lives.
+    // SAFETY: the handle is valid.
     unsafe { sys::cudnnSetConvolutionMathType(handle.get(), math) }.check(action)?;
     Ok(handle)
 }

@@ -1,8 +1,7 @@
-//! Handles of the driver, each owned once.
+//! Handles of the driver, each with one owner.
 //!
-//! Handles are numbers of the driver and of its libraries, not of a thread: any thread may pass them on, as long as the context is
-//! current there, and a call without it fails with a status. So every method of the device begins with [`Context::bind`]. The
-//! driver's calls may come from several threads at once.
+//! Any thread may use a handle, if the context is current in that thread; otherwise a call returns an error. So every method of the device
+//! begins with [`Context::bind`]. Several threads may call the driver at the same time.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::MaybeUninit;
@@ -16,22 +15,22 @@ use crate::Result;
 /// An opaque handle, or the address of pinned memory.
 pub(super) struct Raw<T>(pub *mut T);
 
-// SAFETY: see the top of the file; this file's types never follow the pointer, those that do (`staging`) do it by `&mut self`.
+// SAFETY: see the top of the file. The types of this file never dereference the pointer; `staging` does, by `&mut self`.
 unsafe impl<T> Send for Raw<T> {}
-// SAFETY: as above: a shared `Raw` only gives out the pointer.
+// SAFETY: as above; a shared `Raw` only returns the pointer.
 unsafe impl<T> Sync for Raw<T> {}
 
-/// A handle that goes back to its library when it is dropped.
+/// A handle that is destroyed when it is dropped.
 pub(super) struct Owned<T, S> {
     handle: Raw<T>,
     destroy: unsafe fn(*mut T) -> S,
 }
 
 impl<T, S: Status> Owned<T, S> {
-    /// The handle that `create` writes.
+    /// Returns the handle that `create` writes.
     ///
     /// # Safety
-    /// `create` must write a handle wherever it succeeds, one that `destroy` takes and nobody else destroys.
+    /// If `create` succeeds, it must write a handle that `destroy` takes, and that nothing else destroys.
     pub unsafe fn new(
         create: impl FnOnce(*mut *mut T) -> S,
         destroy: unsafe fn(*mut T) -> S,
@@ -51,12 +50,13 @@ impl<T, S> Owned<T, S> {
 
 impl<T, S> Drop for Owned<T, S> {
     fn drop(&mut self) {
-        // SAFETY: by the promise to `new` the handle is valid, and this is its only owner. A status has nowhere to go.
+        // SAFETY: the caller of `new` promised that the handle is valid, and this is its only owner. The status is ignored, since a
+        // destructor cannot return it.
         let _ = unsafe { (self.destroy)(self.handle.0) };
     }
 }
 
-/// A GPU's primary context: the one that cuDNN and cuBLASLt use too.
+/// The primary context of a GPU, which cuDNN and cuBLASLt use too.
 pub(super) struct Context {
     device: sys::CUdevice,
     handle: Raw<CUctx_st>,
@@ -101,7 +101,7 @@ impl Context {
         unsafe { sys::cuCtxSetCurrent(self.handle.0) }.check("entering the GPU's context")
     }
 
-    /// Name, compute capability, and the CUDA version of the driver (`12040`: 12.4).
+    /// Returns the GPU's name, its compute capability, and the CUDA version of the driver (`12040` is 12.4).
     pub fn describe(&self, driver: usize) -> Result<String> {
         let [major, minor] = self.capability()?;
         let (cuda, point) = (driver / 1000, driver % 1000 / 10);
@@ -153,7 +153,7 @@ fn name(device: sys::CUdevice) -> Result<String> {
 pub(super) struct Stream(Owned<CUstream_st, CUresult>);
 
 impl Stream {
-    /// One that does not wait for the null stream, which could not be captured either.
+    /// Creates a stream that does not wait for the null stream; one that did could not be captured.
     pub fn new() -> Result<Stream> {
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: `cuStreamDestroy` takes what `cuStreamCreate` writes.
@@ -166,24 +166,24 @@ impl Stream {
         self.0.get()
     }
 
-    /// Waits for all its work; the first error of that work is returned.
+    /// Waits for all work of the stream, and returns the first error of it.
     pub fn synchronize(&self) -> Result<()> {
-        // SAFETY: the stream lives.
+        // SAFETY: the stream is valid.
         unsafe { sys::cuStreamSynchronize(self.get()) }.check("waiting for the GPU")
     }
 
-    /// Later work of this stream waits for what `event` stands for now.
+    /// Makes later work of this stream wait until the position where `event` was last recorded is reached.
     pub fn wait_for(&self, event: &Event) -> Result<()> {
-        // SAFETY: both live.
+        // SAFETY: both are valid.
         unsafe { sys::cuStreamWaitEvent(self.get(), event.0.get(), 0) }.check("ordering two streams")
     }
 }
 
-/// A place in a stream.
+/// A position in a stream.
 pub(super) struct Event(Owned<CUevent_st, CUresult>);
 
 impl Event {
-    /// One that counts as passed until it is recorded.
+    /// Creates an event, which counts as reached until it is recorded.
     pub fn new() -> Result<Event> {
         let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
         // SAFETY: `cuEventDestroy` takes what `cuEventCreate` writes.
@@ -192,19 +192,19 @@ impl Event {
         }
     }
 
-    /// Marks the end of the work that `stream` has so far.
+    /// Records the position after the work that `stream` has so far.
     pub fn record(&self, stream: &Stream) -> Result<()> {
-        // SAFETY: both live.
+        // SAFETY: both are valid.
         unsafe { sys::cuEventRecord(self.0.get(), stream.get()) }.check("marking a place in a stream")
     }
 
     pub fn wait(&self) -> Result<()> {
-        // SAFETY: the event lives.
+        // SAFETY: the event is valid.
         unsafe { sys::cuEventSynchronize(self.0.get()) }.check("waiting for a copy")
     }
 }
 
-/// Memory of the host that the GPU copies from or to without the processor.
+/// Pinned memory of the host, which the GPU copies from or to without the CPU.
 pub(super) struct Pinned {
     address: Raw<c_void>,
     bytes: usize,
@@ -212,12 +212,12 @@ pub(super) struct Pinned {
 }
 
 impl Pinned {
-    /// Nothing yet; `flags` are `CU_MEMHOSTALLOC_*`.
+    /// Returns an empty buffer. `flags` are `CU_MEMHOSTALLOC_*`.
     pub const fn new(flags: u32) -> Pinned {
         Pinned { address: Raw(ptr::null_mut()), bytes: 0, flags }
     }
 
-    /// Makes room for `bytes`. What it held is lost, so no copy may be under way.
+    /// Makes room for `bytes`. The earlier content is lost, so no copy may be running.
     pub fn reserve(&mut self, bytes: usize) -> Result<()> {
         if bytes <= self.bytes {
             return Ok(());
@@ -225,7 +225,7 @@ impl Pinned {
         self.free();
         let bytes = bytes.next_power_of_two().max(1 << 16);
         let mut address = MaybeUninit::uninit();
-        // SAFETY: the address is written to where the call succeeds, and read only then.
+        // SAFETY: the address is written if the call succeeds, and read only then.
         let address = unsafe {
             sys::cuMemHostAlloc(address.as_mut_ptr(), bytes, self.flags).check("allocating pinned memory")?;
             address.assume_init()
@@ -234,14 +234,14 @@ impl Pinned {
         Ok(())
     }
 
-    /// Its start; valid for as many bytes as were reserved.
+    /// Returns the start of the memory, which is valid for as many bytes as were reserved.
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
         self.address.0.cast()
     }
 
     fn free(&mut self) {
         if self.bytes > 0 {
-            // SAFETY: `reserve` allocated it, and nothing refers to it any more.
+            // SAFETY: `reserve` allocated the memory, and nothing refers to it any more.
             let _ = unsafe { sys::cuMemFreeHost(self.address.0) };
             (self.address, self.bytes) = (Raw(ptr::null_mut()), 0);
         }

@@ -1,4 +1,5 @@
-//! How the engine's tensors look to cuDNN and to cuBLASLt: sizes and strides only, so that a CPU can check them.
+//! The sizes and strides of the engine's tensors for cuDNN and cuBLASLt. There are no calls here, so that tests can check them without a
+//! GPU.
 
 use crate::engine::geometry::Conv2dGeometry;
 use crate::{Error, Result};
@@ -23,7 +24,7 @@ pub(super) struct Tensor4d {
     pub strides: [i32; 4],
 }
 
-/// A convolution as cuDNN's descriptors say it.
+/// A convolution in the terms of cuDNN's descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Descriptors {
     pub x: Tensor4d,
@@ -66,17 +67,17 @@ impl Descriptors {
     }
 }
 
-/// For parts of a product that is known to fit.
+/// Converts a size to i32; callers have checked that it fits.
 fn narrow_all<const N: usize>(sizes: [usize; N]) -> [i32; N] {
     sizes.map(|size| size as i32)
 }
 
-/// A matrix in memory, column by column, as cuBLASLt sees it.
+/// A column-major matrix, as cuBLASLt takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Matrix {
     pub rows: usize,
     pub columns: usize,
-    /// Elements from one column to the next.
+    /// How many elements there are from one column to the next.
     pub leading: usize,
     pub transposed: bool,
 }
@@ -90,15 +91,16 @@ pub(super) struct Product {
 }
 
 impl Product {
-    /// Whether a convolution is a matrix product as it stands.
+    /// Returns whether a convolution is a matrix product without any reordering.
     pub fn is(g: &Conv2dGeometry) -> bool {
         g.kernel == [1, 1] && g.stride == [1, 1] && g.padding == [0, 0]
     }
 
-    /// The product of a pass of such a convolution: which operand is what, see [`Product::operands`].
+    /// Returns the product of a pass of such a convolution; [`Product::operands`] says which tensor is which operand.
     ///
-    /// With P pixels, I inputs and O outputs, memory holds row by row x `[P, I]`, w `[O, I]`, y `[P, O]`. Row-major `[R, C]` is
-    /// column-major C x R with leading dimension C, the transpose; X, W, Y below are these: X is I x P, W is I x O, Y is O x P.
+    /// With P pixels, I inputs and O outputs, memory holds x `[P, I]`, w `[O, I]` and y `[P, O]`, all row-major. A row-major matrix `[R,
+    /// C]` is the column-major C x R with leading dimension C, its transpose. X, W and Y are these transposes: X is I x P, W is I x O, Y is
+    /// O x P.
     ///
     /// ```text
     /// forward           y  = x wᵀ   (row-major)    Y  = yᵀ  = w xᵀ  = Wᵀ X     O x P, over I
@@ -117,7 +119,7 @@ impl Product {
         }
     }
 
-    /// The operands a, b and the result c of a pass, out of x (or its gradient), w (or its) and y (or its).
+    /// Returns the operands a and b and the result c of a pass, chosen from x, w and y, or their gradients.
     pub fn operands<T>(pass: Pass, x: T, w: T, y: T) -> [T; 3] {
         match pass {
             Pass::Forward => [w, x, y],

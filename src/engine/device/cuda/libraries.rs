@@ -1,8 +1,8 @@
-//! The driver, cuBLASLt and cuDNN: found and checked before anything of them is called.
+//! Finds and checks the driver, cuBLASLt and cuDNN before any function of them is called.
 //!
-//! cudarc opens libraries by bare name at the first call, and panics where there is none. So each is looked for first, and a file
-//! that [`Places`] names is opened by its path: the loader then finds the open one under its name (`libcudnn.so.9`). A development
-//! link (`libcudnn.so`) in the loader's own path still comes first, so what counts is the version that the library itself tells.
+//! cudarc opens libraries by bare name at the first call, and panics if there is none. So each is looked for first, and opened by its path
+//! if [`Places`] has it: the loader then finds the open library by its name (`libcudnn.so.9`). A development link (`libcudnn.so`) in the
+//! loader's own path still comes first, so the version is checked that the library itself reports.
 
 use std::ffi::{OsStr, c_int};
 use std::fs;
@@ -20,17 +20,17 @@ use crate::base::text::Shown;
 /// CUDA 12.0: the oldest driver.
 const OLDEST_DRIVER: usize = 12_000;
 
-/// Folders of the driver that are not in every loader's path: WSL, NixOS.
+/// Folders of the driver that are not in every loader's path, on WSL and NixOS.
 const DRIVER_FOLDERS: [&str; 2] = ["/usr/lib/wsl/lib", "/run/opengl-driver/lib"];
 
-/// A library beside the driver.
+/// A library that is used in addition to the driver.
 pub(super) struct Needed {
     pub name: &'static str,
-    /// Major versions that have the functions which are called.
+    /// The major versions that have the functions that are called.
     pub majors: RangeInclusive<usize>,
-    /// pip's package for CUDA 12, and for 13.
+    /// The pip packages for CUDA 12 and for CUDA 13.
     pub packages: [&'static str; 2],
-    /// The Debian package in NVIDIA's repository, less the version of CUDA that follows: major, or with the minor.
+    /// The Debian package in NVIDIA's repository, without the version of CUDA at its end: the major version, or major and minor.
     pub apt: &'static str,
     pub apt_minor: bool,
 }
@@ -51,24 +51,24 @@ pub(super) const CUDNN: Needed = Needed {
     apt_minor: false,
 };
 
-/// What a library says of itself.
+/// The versions that a library reports.
 pub(super) struct Found {
     /// Major, minor, patch.
     pub version: [usize; 3],
-    /// The CUDA it was made for: 12040 is 12.4.
+    /// The CUDA version that it was made for: 12040 is 12.4.
     pub cuda: usize,
     pub file: Option<PathBuf>,
 }
 
-/// Loads and initialises the driver; its CUDA version (12040 is 12.4).
+/// Loads and initialises the driver, and returns its CUDA version (12040 is 12.4).
 ///
 /// # Errors
-/// [`crate::Error::NoDevice`] where it is missing, too old or unusable.
+/// [`crate::Error::NoDevice`] if it is missing, too old or unusable.
 pub(super) fn open_driver() -> Result<usize> {
     if !open_named("libcuda.so.1") {
         open_first(DRIVER_FOLDERS.iter().map(|folder| Path::new(folder).join("libcuda.so.1")));
     }
-    // SAFETY: opening NVIDIA's driver runs its initialisers, which ask for nothing.
+    // SAFETY: opening NVIDIA's driver runs its initialisers, which have no preconditions.
     if !unsafe { driver::is_culib_present() } {
         return Err(no_device(
             "libcuda.so.1, a part of NVIDIA's driver, was not found: install the driver (https://www.nvidia.com/drivers), give a \
@@ -76,10 +76,10 @@ pub(super) fn open_driver() -> Result<usize> {
                 .to_string(),
         ));
     }
-    // SAFETY: the driver is loaded, and this is the first call to it. It may come again.
+    // SAFETY: the driver is loaded, and this is the first call to it. It may be called again.
     let status = unsafe { driver::cuInit(0) };
     if let Some(reason) = status.reason() {
-        // SAFETY: it is present, so this gives the library.
+        // SAFETY: the library is present, so this returns it.
         let file = file_of(unsafe { driver::culib() }, b"cuInit");
         return Err(no_device(initialisation_failed(status, &reason, file.as_deref())));
     }
@@ -91,21 +91,21 @@ pub(super) fn open_driver() -> Result<usize> {
     Ok(version)
 }
 
-/// Loads cuBLASLt and cuDNN, of versions that a driver for CUDA `driver` can run.
+/// Loads cuBLASLt and cuDNN in versions that a driver for CUDA `driver` can run.
 ///
 /// # Errors
-/// [`crate::Error::NoDevice`] where one is missing, or of a version that does not fit.
+/// [`crate::Error::NoDevice`] if one is missing, or has a version that does not fit.
 pub(super) fn open_vendor(driver: usize) -> Result<()> {
     let places = Places::here();
-    // cuDNN opens cuBLASLt by its name, so that comes first. Libraries for CUDA 13 do not run on a driver for 12.
+    // cuDNN opens cuBLASLt by its name, so cuBLASLt comes first. Libraries for CUDA 13 do not run on a driver for CUDA 12.
     let names: &[&str] =
         if driver >= 13_000 { &["libcublasLt.so.13", "libcublasLt.so.12"] } else { &["libcublasLt.so.12"] };
     open_first(places.find(names));
-    // SAFETY: opening it runs its initialisers, which ask for nothing; so for cuDNN below.
+    // SAFETY: opening it runs its initialisers, which have no preconditions; the same holds for cuDNN below.
     if !unsafe { cublaslt::is_culib_present() } {
         return Err(missing(&CUBLASLT, driver));
     }
-    // SAFETY: it is present, and these calls only return numbers; so for cuDNN below.
+    // SAFETY: it is present, and these calls only return numbers; the same holds for cuDNN below.
     let (cuda, library) = unsafe { (cublaslt::cublasLtGetCudartVersion(), cublaslt::culib()) };
     let file = file_of(library, b"cublasLtGetProperty");
     judge(&CUBLASLT, &Found { version: cublaslt_version()?, cuda, file }, driver)?;
@@ -135,7 +135,8 @@ fn cublaslt_version() -> Result<[usize; 3]> {
     Ok(version)
 }
 
-/// 90100 is 9.1.0, and before version 9 8907 was 8.9.7. (cuDNN tells its parts too, but with a status whose codes changed.)
+/// Returns the parts of cuDNN's version: 90100 is 9.1.0, and before version 9, 8907 is 8.9.7. (cuDNN can return the parts itself, but with
+/// a status whose codes have changed.)
 pub(super) fn cudnn_version(version: usize) -> [usize; 3] {
     let unit = if version < 10_000 { 1000 } else { 10_000 };
     [version / unit, version % unit / 100, version % 100]
@@ -148,7 +149,7 @@ impl Found {
 }
 
 /// # Errors
-/// A driver that is too old.
+/// The driver is too old.
 pub(super) fn judge_driver(version: usize) -> Result<()> {
     if version >= OLDEST_DRIVER {
         return Ok(());
@@ -161,7 +162,7 @@ pub(super) fn judge_driver(version: usize) -> Result<()> {
 }
 
 /// # Errors
-/// A version that has other functions, or is for a newer driver.
+/// The version has other functions, or needs a newer driver.
 pub(super) fn judge(needed: &Needed, found: &Found, driver: usize) -> Result<()> {
     let [major, minor, patch] = found.version;
     let (name, place) = (needed.name, found.place());
@@ -186,7 +187,7 @@ pub(super) fn judge(needed: &Needed, found: &Found, driver: usize) -> Result<()>
     Ok(())
 }
 
-/// The error for a library that no place has.
+/// Returns the error for a library that was not found anywhere.
 pub(super) fn missing(needed: &Needed, driver: usize) -> crate::Error {
     no_device(format!(
         "{} was not found (in VIRTUAL_ENV, CONDA_PREFIX, CUDA_HOME, the system's folders, LD_LIBRARY_PATH): {}",
@@ -204,7 +205,7 @@ fn how_to_get(needed: &Needed, driver: usize) -> String {
     )
 }
 
-/// Why the driver does not start.
+/// Returns the reason why the driver does not start.
 fn initialisation_failed(status: driver::CUresult, reason: &str, file: Option<&Path>) -> String {
     use driver::CUresult::*;
     let file = file.map_or("libcuda".to_string(), |file| file.shown().to_string());
@@ -224,10 +225,10 @@ fn initialisation_failed(status: driver::CUresult, reason: &str, file: Option<&P
     }
 }
 
-/// Opens a library by the loader's own search, for the rest of the process.
+/// Opens a library by the loader's own search, until the process ends.
 fn open_named(name: impl AsRef<OsStr>) -> bool {
-    // SAFETY: the names and paths that come here are of NVIDIA's libraries; opening them runs their initialisers, which ask for
-    // nothing.
+    // SAFETY: the names and paths are those of NVIDIA's libraries; opening them runs their initialisers, which have no
+    // preconditions.
     match unsafe { Library::new(name.as_ref()) } {
         Ok(library) => {
             // Never closed: functions of it are called until the process ends.
@@ -238,12 +239,13 @@ fn open_named(name: impl AsRef<OsStr>) -> bool {
     }
 }
 
-/// Opens the first file that can be opened (one may be for another processor). None is no error: the loader's own search follows.
+/// Opens the first file that can be opened; one may be for another processor. It is no error if there is none, since the loader's own
+/// search follows.
 fn open_first(files: impl IntoIterator<Item = PathBuf>) {
     files.into_iter().any(open_named);
 }
 
-/// Where an open library lies, for messages.
+/// Returns the path of an open library, for messages.
 fn file_of(library: &Library, function: &[u8]) -> Option<PathBuf> {
     // SAFETY: only the address is used.
     let address = *unsafe { library.get::<*const ()>(function) }.ok()? as usize;

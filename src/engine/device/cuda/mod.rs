@@ -1,7 +1,7 @@
 //! An NVIDIA GPU by the CUDA driver API: the only place where the crate calls CUDA.
 //!
-//! Everything is found at run time ([`libraries`]), so the program starts on machines without CUDA. All work goes through one
-//! stream, in the order in which it is asked for; a second one carries the copies of [`Backend::upload_async`].
+//! Everything is found at run time ([`libraries`]), so the program starts on machines without CUDA. All work is enqueued in one stream and
+//! runs in that order; a second stream has the copies of [`Backend::upload_async`].
 
 mod cublaslt;
 mod cudnn;
@@ -32,10 +32,10 @@ use self::vendor::Libraries;
 use super::{Backend, Kernel, Recording, Vendor};
 use crate::{Error, Result};
 
-/// One GPU. It may be used from any thread; calls that come from several at once run in some order.
+/// One GPU. Any thread may use it; the order of calls from several threads at the same time is not defined.
 pub struct Cuda(Arc<Shared>);
 
-/// What recordings share with the device that made them, and keep alive. Fields are dropped in the order in which they stand.
+/// What a device and its recordings share, and keep alive. Fields are dropped in the order of their declaration.
 struct Shared {
     vendor: Option<Libraries>,
     upload: Mutex<Upload>,
@@ -48,22 +48,21 @@ struct Shared {
     description: String,
 }
 
-/// Copies on the second stream.
+/// The copies on the second stream.
 struct AsyncUpload {
     upload: Upload,
     /// The end of the last copy.
     copied: Event,
-    /// The work that had been asked for when the last copy was.
+    /// The work that had been enqueued before the last copy.
     asked: Event,
 }
 
 impl Cuda {
-    /// Opens GPU `ordinal` and loads `kernels` (each at its [`Kernel::index`]) from `fatbin`, with the vendor's convolutions if
-    /// `vendor`.
+    /// Opens GPU `ordinal`, and loads `kernels` (each at its [`Kernel::index`]) from `fatbin`, and the vendor's libraries if `vendor`.
     ///
     /// # Errors
-    /// [`Error::NoDevice`] where the driver, the GPU, a library or the kernels are missing or too old, [`Error::Device`] where the
-    /// driver fails.
+    /// [`Error::NoDevice`] if the driver, the GPU, a library or the kernels are missing or too old, [`Error::Device`] if the driver
+    /// fails.
     pub fn open(ordinal: usize, fatbin: &'static [u8], kernels: &'static [Kernel], vendor: bool) -> Result<Cuda> {
         let driver = libraries::open_driver()?;
         if vendor {
@@ -94,7 +93,7 @@ impl Cuda {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // What follows frees memory and handles of work that may still run. Errors have nowhere to go, and later calls show them.
+        // Waits, because the fields that are dropped next may still be used by running work. A destructor cannot return errors.
         let _ =
             self.context.bind().and_then(|()| self.copy_stream.synchronize()).and_then(|()| self.stream.synchronize());
     }
@@ -106,7 +105,7 @@ impl fmt::Debug for Cuda {
     }
 }
 
-/// The value even if another thread panicked while it held it: staging buffers and plans are valid between any two statements.
+/// Locks the value, even if another thread panicked while it had it: staging buffers and plans are valid between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -124,11 +123,11 @@ impl Backend for Cuda {
         Ok([free as u64, total as u64])
     }
 
-    /// Plain `cuMemAlloc`: there are few buffers and they live long, a pool would hold memory that other programs then miss.
+    /// Uses plain `cuMemAlloc`: there are few buffers and they live long, and a pool would keep memory from other programs.
     fn allocate(&self, bytes: usize) -> Result<u64> {
         self.0.context.bind()?;
         let mut address = 0;
-        // SAFETY: the address is written to. The driver aligns to 256 bytes, and refuses 0 of them.
+        // SAFETY: the address is written to. The driver aligns to 256 bytes, and returns an error for 0 bytes.
         let status = unsafe { sys::cuMemAlloc_v2(&mut address, bytes.max(1)) };
         if status == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
             let [free, total] = self.memory()?;
@@ -146,9 +145,9 @@ impl Backend for Cuda {
     }
 
     fn release(&self, address: u64) {
-        // A failure here is one of earlier work, or a context that is lost already: the next call reports it.
+        // An error here is one of earlier work, or of a lost context; the next call returns it.
         if self.0.context.bind().and_then(|()| self.synchronize()).is_ok() {
-            // SAFETY: nothing runs any more; the driver refuses an address that it did not give.
+            // SAFETY: no work runs any more, and the driver returns an error for an address that it did not allocate.
             let _ = unsafe { sys::cuMemFree_v2(address) };
         }
     }
@@ -158,8 +157,8 @@ impl Backend for Cuda {
         lock(&self.0.upload).copy(&self.0.stream, to, from)
     }
 
-    /// Waits for the work that had been asked for when this was last called: with two buffers in turn, the one that is filled has
-    /// then been read.
+    /// Waits for the work that had been enqueued when this was last called. With two buffers in turn, that work has read the buffer that is
+    /// filled now.
     fn upload_async(&self, to: u64, from: &[u8]) -> Result<()> {
         self.0.context.bind()?;
         let mut guard = lock(&self.0.upload_async);
@@ -176,7 +175,7 @@ impl Backend for Cuda {
         lock(&self.0.download).copy(&self.0.stream, copies)
     }
 
-    /// The one stream is enough: it waits for the copies on the other one.
+    /// It is enough to wait for this stream, which waits for the copies on the other one.
     fn synchronize(&self) -> Result<()> {
         self.0.context.bind()?;
         self.0.stream.synchronize()
@@ -192,7 +191,7 @@ impl Backend for Cuda {
         self.0.context.bind()?;
         let function = self.0.module.function(kernel);
         let (stream, arguments) = (self.0.stream.get(), arguments.as_mut_ptr());
-        // SAFETY: the function is of a module that is loaded in the current context; the caller answers for the arguments, which
+        // SAFETY: the function is of a module that is loaded in the current context. The caller is responsible for the arguments, which
         // the driver copies before it returns.
         let status = unsafe {
             let extra = std::ptr::null_mut();
@@ -212,7 +211,7 @@ impl Backend for Cuda {
         let worked = work();
         // `work` may have used another device.
         self.0.context.bind()?;
-        // An error within the capture breaks it: the first one says why.
+        // An error of `work` also breaks the capture, but says more about the reason.
         let graph = capture.end();
         worked?;
         Ok(Box::new(Graph::new(graph?, Arc::clone(&self.0))?))

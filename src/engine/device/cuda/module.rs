@@ -1,4 +1,4 @@
-//! The kernels: one fat binary, and every function of it.
+//! The loaded kernels: one fat binary, and all of its functions.
 
 use std::ffi::{CString, c_int};
 use std::ptr;
@@ -11,21 +11,22 @@ use crate::engine::device::Kernel;
 use crate::{Error, Result};
 
 pub(super) struct Module {
-    /// By [`Kernel::index`].
+    /// The functions, indexed by [`Kernel::index`].
     functions: Vec<Raw<CUfunc_st>>,
     _module: Owned<CUmod_st, CUresult>,
 }
 
 impl Module {
-    /// Loads `fatbin` into the current context and looks every kernel up; `driver` as in [`Context::describe`].
+    /// Loads `fatbin` into the current context and looks up every kernel. `driver` is the CUDA version of the driver, as in
+    /// [`Context::describe`].
     ///
     /// # Errors
-    /// [`Error::NoDevice`] where the binary is broken, lacks a kernel, or is not for this GPU or driver.
+    /// [`Error::NoDevice`] if the binary is broken, lacks a kernel, or is not for this GPU or driver.
     pub fn load(context: &Context, driver: usize, fatbin: &[u8], kernels: &[Kernel]) -> Result<Module> {
         debug_assert!(kernels.iter().enumerate().all(|(index, kernel)| kernel.index == index));
         let image = aligned(fatbin)?;
         let load = |to| {
-            // SAFETY: the image is a whole fat binary, as long as its header says; the driver copies what it needs.
+            // SAFETY: the image is a whole fat binary, as long as its header says, and the driver copies what it needs.
             unsafe { sys::cuModuleLoadData(to, image.as_ptr().cast()) }
         };
         // SAFETY: `cuModuleUnload` takes what `cuModuleLoadData` writes.
@@ -39,13 +40,13 @@ impl Module {
         Ok(Module { functions, _module: module })
     }
 
-    /// The function of a kernel that was loaded.
+    /// Returns the function of a kernel.
     pub fn function(&self, kernel: &Kernel) -> sys::CUfunction {
         self.functions[kernel.index].0
     }
 }
 
-/// Looks a kernel up, and allows it as much dynamic shared memory as a block can have: `shared` bytes less its static ones.
+/// Looks up a kernel, and allows it the most dynamic shared memory that a block can have: `shared` bytes minus its static ones.
 fn function(module: &Owned<CUmod_st, CUresult>, kernel: &Kernel, shared: c_int) -> Result<Raw<CUfunc_st>> {
     let name = CString::new(kernel.name).map_err(|_| no_device(format!("{:?} is no name of a kernel", kernel.name)))?;
     let failed = |status, what: &str| device_error(status, format!("{what} kernel {}", kernel.name));
@@ -73,8 +74,8 @@ fn function(module: &Owned<CUmod_st, CUresult>, kernel: &Kernel, shared: c_int) 
     }
 }
 
-/// The fat binary in words of 8 bytes, which its header is made of (embedded files lie at any address), if it is whole: the driver
-/// is told no length, it believes the header.
+/// Returns the fat binary, aligned to 8 bytes as its header needs (an embedded file may be at any address). Checks its length, because the
+/// driver gets no length and trusts the header.
 ///
 /// # Errors
 /// [`Error::NoDevice`] for anything else.
@@ -100,7 +101,7 @@ pub(super) fn aligned(fatbin: &[u8]) -> Result<Vec<u64>> {
     }
 }
 
-/// Why the driver refused a whole fat binary.
+/// Returns the error for a whole fat binary that the driver does not load.
 fn not_loaded(context: &Context, driver: usize, reason: &str) -> Error {
     let [major, minor] = context.capability().unwrap_or_default();
     no_device(format!(

@@ -1,11 +1,11 @@
-//! Where NVIDIA's libraries lie, and in which order they are looked for.
+//! The folders where NVIDIA's libraries are looked for, and their order.
 
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What decides where to look. The loader's own search (`LD_LIBRARY_PATH`, the system's cache) comes after all of it.
+/// Where to look. The loader's own search (`LD_LIBRARY_PATH`, the system's cache) comes after all of these.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Places {
     /// The active Python environment, where pip puts NVIDIA's packages.
@@ -19,7 +19,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Those of this process: `VIRTUAL_ENV`, `CONDA_PREFIX`, `CUDA_HOME`, then the usual folders.
+    /// Returns the places of this process: `VIRTUAL_ENV`, `CONDA_PREFIX`, `CUDA_HOME`, then the usual folders.
     pub fn here() -> Places {
         let folder = |variable: &str| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
         Places {
@@ -33,7 +33,7 @@ impl Places {
         }
     }
 
-    /// All folders, in order; some may not exist.
+    /// Returns all folders in order; some may not exist.
     pub fn folders(&self) -> Vec<PathBuf> {
         let mut folders: Vec<PathBuf> = self.venv.iter().flat_map(|venv| pip_folders(venv)).collect();
         if let Some(conda) = &self.conda {
@@ -45,14 +45,14 @@ impl Places {
         folders
     }
 
-    /// The files called one of `names`: folder by folder, within a folder in the order of `names`.
+    /// Returns the files with one of the `names`, folder by folder, within a folder in the order of `names`.
     pub fn find(&self, names: &[&str]) -> Vec<PathBuf> {
         let files = self.folders().into_iter().flat_map(|folder| names.iter().map(move |name| folder.join(name)));
         files.filter(|file| file.is_file()).collect()
     }
 }
 
-/// `PREFIX/lib/pythonX.Y/site-packages/nvidia/PACKAGE/lib`, sorted.
+/// Returns the folders `PREFIX/lib/pythonX.Y/site-packages/nvidia/PACKAGE/lib`, sorted.
 fn pip_folders(prefix: &Path) -> Vec<PathBuf> {
     let is_python = |path: &PathBuf| path.file_name().and_then(OsStr::to_str).is_some_and(|n| n.starts_with("python"));
     let pythons = ["lib", "lib64"].into_iter().flat_map(|lib| entries(&prefix.join(lib))).filter(is_python);
@@ -60,7 +60,7 @@ fn pip_folders(prefix: &Path) -> Vec<PathBuf> {
     packages.map(|package| package.join("lib")).collect()
 }
 
-/// What a folder holds, sorted; nothing if it cannot be read.
+/// Returns the entries of a folder, sorted; none if it cannot be read.
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
@@ -68,7 +68,7 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// The file that is mapped at `address`, by the text of `/proc/self/maps`.
+/// Returns the file that is mapped at `address`, according to the text of `/proc/self/maps`.
 pub(super) fn mapped_file(maps: &str, address: usize) -> Option<PathBuf> {
     // start-end permissions offset device inode path
     let line = maps.lines().find(|line| {
@@ -89,7 +89,7 @@ mod tests {
         file
     }
 
-    /// Every place has the library; one after the other loses it, and the next is taken.
+    /// Every place has the library. It is removed from one after the other, and then found in the next.
     #[test]
     fn pip_comes_before_conda_before_the_toolkit_before_the_system() {
         let root = tempfile::tempdir().unwrap();

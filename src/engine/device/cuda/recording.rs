@@ -1,4 +1,4 @@
-//! Work that is captured once into a CUDA graph and launched as one.
+//! Work that is captured into a CUDA graph once, and launched as a whole.
 
 use std::ptr;
 use std::sync::Arc;
@@ -11,23 +11,23 @@ use super::status::Status;
 use crate::Result;
 use crate::engine::device::Recording;
 
-/// A stream that records instead of running; dropping it ends that, also where the work panics.
+/// A stream that records work instead of running it. Dropping this ends the recording, also if the work panics.
 pub(super) struct Capture<'a>(&'a Stream);
 
 impl<'a> Capture<'a> {
-    /// Only calls of this thread that could not be recorded break the capture: loader threads go on.
+    /// Starts the capture. Only calls of this thread can break it, so loader threads may continue.
     pub fn begin(stream: &'a Stream) -> Result<Capture<'a>> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: the stream lives.
+        // SAFETY: the stream is valid.
         unsafe { sys::cuStreamBeginCapture_v2(stream.get(), mode) }.check("beginning to record")?;
         Ok(Capture(stream))
     }
 
-    /// What was recorded.
+    /// Ends the capture, and returns what was recorded.
     pub fn end(self) -> Result<Owned<CUgraph_st, CUresult>> {
         let stream = self.0;
         std::mem::forget(self);
-        // SAFETY: `cuGraphDestroy` takes what `cuStreamEndCapture` writes where it succeeds.
+        // SAFETY: `cuGraphDestroy` takes what `cuStreamEndCapture` writes if it succeeds.
         unsafe {
             Owned::new(|to| sys::cuStreamEndCapture(stream.get(), to), sys::cuGraphDestroy, "ending the recording")
         }
@@ -37,7 +37,7 @@ impl<'a> Capture<'a> {
 impl Drop for Capture<'_> {
     fn drop(&mut self) {
         let mut graph = ptr::null_mut();
-        // SAFETY: the stream lives; a graph is destroyed only if one was written.
+        // SAFETY: the stream is valid; a graph is destroyed only if one was written.
         unsafe {
             let _ = sys::cuStreamEndCapture(self.0.get(), &mut graph);
             if !graph.is_null() {
@@ -47,7 +47,7 @@ impl Drop for Capture<'_> {
     }
 }
 
-/// A graph that can be launched. Its kernels, buffers of libraries and stream live as long as it does.
+/// A graph that can be launched. It keeps its stream, the kernels and the buffers of libraries alive.
 pub(super) struct Graph {
     graph: Owned<CUgraphExec_st, CUresult>,
     shared: Arc<Shared>,
@@ -56,7 +56,7 @@ pub(super) struct Graph {
 impl Graph {
     pub fn new(recorded: Owned<CUgraph_st, CUresult>, shared: Arc<Shared>) -> Result<Graph> {
         let instantiate = |to| {
-            // SAFETY: the graph lives; the result does not refer to it.
+            // SAFETY: the graph is valid; the result does not refer to it.
             unsafe { sys::cuGraphInstantiateWithFlags(to, recorded.get(), 0) }
         };
         // SAFETY: `cuGraphExecDestroy` takes what `cuGraphInstantiate` writes.
@@ -68,15 +68,15 @@ impl Graph {
 impl Recording for Graph {
     fn replay(&self) -> Result<()> {
         self.shared.context.bind()?;
-        // SAFETY: graph and stream live. One thread at a time is here, as graphs need it: `Graph` is not shared (`Recording` asks
-        // for `Send` only).
+        // SAFETY: graph and stream are valid. Only one thread at a time may launch a graph, and only one is here: a `Recording` is
+        // `Send` but not `Sync`.
         unsafe { sys::cuGraphLaunch(self.graph.get(), self.shared.stream.get()) }.check("replaying what was recorded")
     }
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // It may still run, and is destroyed with the context current.
+        // Waits, because it may still run, and makes the context current for its destruction.
         let _ = self.shared.context.bind().and_then(|()| self.shared.stream.synchronize());
     }
 }

@@ -1,7 +1,7 @@
 //! Copies between the host's memory and the GPU's, through pinned buffers.
 //!
-//! A copy from pageable memory would hold the caller until the GPU is there. Buffers grow on demand up to [`PIECE`]; what is larger
-//! goes in pieces.
+//! A copy from pageable memory would make the caller wait for the GPU. Buffers grow on demand up to [`PIECE`]; larger copies are split into
+//! pieces.
 
 use cudarc::driver::sys;
 
@@ -9,7 +9,7 @@ use super::handles::{Event, Pinned, Stream};
 use super::status::Status;
 use crate::Result;
 
-/// Largest buffer, in bytes: a batch of images fits, and whole networks do not stay pinned.
+/// The largest buffer, in bytes: a batch of images fits, but no whole network stays in pinned memory.
 const PIECE: usize = 16 << 20;
 
 /// Copies to the device, on one stream.
@@ -20,9 +20,9 @@ pub(super) struct Upload {
 }
 
 struct Slot {
-    /// Write-combined: the host only writes it, in one sweep.
+    /// Write-combined memory, which the host writes once from start to end.
     pinned: Pinned,
-    /// Passed when the GPU has read it.
+    /// Reached when the GPU has read the buffer.
     copied: Event,
 }
 
@@ -37,7 +37,7 @@ impl Upload {
         Ok(Upload { slots: [Slot::new()?, Slot::new()?], next: 0 })
     }
 
-    /// Copies to `to` after what `stream` has so far; `from` is free when this returns.
+    /// Copies to `to`, after the work that `stream` has so far. `from` may be reused when this returns.
     pub fn copy(&mut self, stream: &Stream, mut to: u64, from: &[u8]) -> Result<()> {
         for piece in from.chunks(PIECE) {
             let slot = &mut self.slots[self.next];
@@ -47,7 +47,7 @@ impl Upload {
             let pinned = slot.pinned.as_mut_ptr();
             // SAFETY: `pinned` has room for the piece, and no copy reads it any more.
             unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), pinned, piece.len()) };
-            // SAFETY: `pinned` stays as it is until `copied` has passed.
+            // SAFETY: `pinned` is not changed until `copied` is reached.
             unsafe { sys::cuMemcpyHtoDAsync_v2(to, pinned.cast(), piece.len(), stream.get()) }
                 .check("copying to the GPU")?;
             slot.copied.record(stream)?;
@@ -59,7 +59,7 @@ impl Upload {
 
 /// Copies to the host.
 pub(super) struct Download {
-    /// Cached: reading write-combined memory takes a hundred times as long.
+    /// Cached memory: reading write-combined memory takes a hundred times as long.
     pinned: Pinned,
 }
 
@@ -68,7 +68,7 @@ impl Download {
         Download { pinned: Pinned::new(0) }
     }
 
-    /// Copies each `(to, from)` after what `stream` has so far, and waits; once, where all fit one buffer.
+    /// Copies each `(to, from)`, after the work that `stream` has so far, and waits: once, if all fit one buffer.
     pub fn copy(&mut self, stream: &Stream, copies: &mut [(&mut [u8], u64)]) -> Result<()> {
         let capacity = copies.iter().map(|(to, _)| to.len()).sum::<usize>().min(PIECE);
         self.pinned.reserve(capacity)?;
@@ -81,7 +81,7 @@ impl Download {
                     used = 0;
                 }
                 let bytes = piece.len();
-                // SAFETY: `used + bytes` are within the buffer; parts that are still to be delivered lie before `used`.
+                // SAFETY: `used + bytes` are within the buffer; parts that are still to be delivered are before `used`.
                 unsafe {
                     let at = self.pinned.as_mut_ptr().add(used);
                     sys::cuMemcpyDtoHAsync_v2(at.cast(), from, bytes, stream.get())
@@ -95,11 +95,11 @@ impl Download {
         self.deliver(stream, &mut pending)
     }
 
-    /// Waits for the GPU, and hands out what has come: each slice, with its place in the buffer.
+    /// Waits for the GPU, and copies each part of the buffer to its slice; `pending` has the slices with their offsets.
     fn deliver(&mut self, stream: &Stream, pending: &mut Vec<(&mut [u8], usize)>) -> Result<()> {
         stream.synchronize()?;
         for (to, at) in pending.drain(..) {
-            // SAFETY: the GPU has written these bytes of the buffer and is done with it.
+            // SAFETY: the GPU has written these bytes of the buffer and does not use it any more.
             unsafe { std::ptr::copy_nonoverlapping(self.pinned.as_mut_ptr().add(at), to.as_mut_ptr(), to.len()) };
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Status codes of the driver, cuDNN and cuBLASLt as errors.
 //!
-//! Names come from the code alone: asking the library for a text would need the library, and one that is missing panics.
+//! Names come from the code alone: a text of the library would need the library, and calling a missing one panics.
 
 use cudarc::cublaslt::sys::cublasStatus_t;
 use cudarc::cudnn::sys::{self as cudnn, cudnnStatus_t};
@@ -8,16 +8,16 @@ use cudarc::driver::sys::CUresult;
 
 use crate::{Error, Result};
 
-/// How errors call this device; also its name on the command line.
+/// The name of this device in errors and on the command line.
 pub(super) const DEVICE: &str = "cuda";
 
-/// A code that every call returns.
+/// A status code, which every call returns.
 pub(super) trait Status: Copy {
-    /// What went wrong and what to do, or nothing.
+    /// Returns what went wrong and what to do, or `None` if the call succeeded.
     fn reason(self) -> Option<String>;
 
     /// # Errors
-    /// [`Error::Device`] with `action` where the call failed.
+    /// [`Error::Device`] with `action` if the call failed.
     fn check(self, action: &str) -> Result<()> {
         match self.reason() {
             None => Ok(()),
@@ -26,12 +26,12 @@ pub(super) trait Status: Copy {
     }
 }
 
-/// The error of a driver call that failed.
+/// Returns the error of a driver call that failed.
 pub(super) fn device_error(status: CUresult, action: String) -> Error {
     Error::Device { device: DEVICE, action, reason: status.reason().unwrap_or_default() }
 }
 
-/// A device that cannot be used.
+/// Returns the error of a device that cannot be used.
 pub(super) fn no_device(reason: String) -> Error {
     Error::NoDevice { device: DEVICE, reason }
 }
@@ -81,7 +81,7 @@ impl Status for cudnnStatus_t {
             return None;
         }
         let mut text = [0_u8; 256];
-        // SAFETY: cuDNN, whose status this is, is loaded; it writes a C string of at most that length.
+        // SAFETY: this is a status of cuDNN, so it is loaded; it writes a C string of at most that length.
         unsafe { cudnn::cudnnGetLastErrorString(text.as_mut_ptr().cast(), text.len()) };
         let text = text.split(|&byte| byte == 0).next().map(String::from_utf8_lossy).unwrap_or_default();
         Some(format!("{self:?} ({}) {text}", self as u32).trim_end().to_string())

@@ -1,4 +1,4 @@
-//! What can be proven without a GPU: layouts against the convolutions of the CPU, messages, and that nothing panics.
+//! Tests that need no GPU: layouts are compared with the convolutions of the CPU; messages; and nothing panics.
 
 use cudarc::cublaslt::sys::cublasStatus_t;
 use cudarc::driver::sys::CUresult;
@@ -29,7 +29,7 @@ fn geometry(
     Conv2dGeometry::new(batch, size, input, output, kernel, stride, padding).unwrap()
 }
 
-/// `[rows, columns]` to `[columns, rows]`.
+/// Transposes `[rows, columns]` to `[columns, rows]`.
 fn transpose(values: &[f32], [rows, columns]: [usize; 2]) -> Vec<f32> {
     (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
 }
@@ -42,7 +42,7 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
     }
 }
 
-/// The three passes on the CPU: y, dx, and dw as the vendor has it, `[out, kh, kw, in]`, like `weight`.
+/// Computes the three passes on the CPU: y, dx and dw. `weight` and dw have the vendor's order, `[out, kh, kw, in]`.
 fn on_the_cpu(g: &Conv2dGeometry, x: &[f32], weight: &[f32], dy: &[f32]) -> [Vec<f32>; 3] {
     let turned = transpose(weight, [g.out_c, g.k()]);
     let mut workspace = vec![0.0; conv::forward_workspace(g)];
@@ -57,7 +57,7 @@ fn on_the_cpu(g: &Conv2dGeometry, x: &[f32], weight: &[f32], dy: &[f32]) -> [Vec
     [y, dx, transpose(&dw, [g.k(), g.out_c])]
 }
 
-/// `c = op(a) op(b)` by the definition of column-major matrices (cuBLAS guide, "Data Layout").
+/// Computes `c = op(a) op(b)` by the definition of column-major matrices (cuBLAS guide, "Data Layout").
 fn column_major_gemm(product: &Product, a: &[f32], b: &[f32]) -> Vec<f32> {
     let element = |matrix: &Matrix, values: &[f32], row: usize, column: usize| {
         let (row, column) = if matrix.transposed { (column, row) } else { (row, column) };
@@ -89,7 +89,7 @@ fn products_are_the_convolutions_of_the_cpu() {
         let expected = on_the_cpu(&g, &x, &weight, &dy);
         let nothing: &[f32] = &[];
         for (pass, expected) in Pass::ALL.into_iter().zip(&expected) {
-            // The result of each pass is not among its operands.
+            // The result of a pass is not one of its operands.
             let operands = match pass {
                 Pass::Forward => [&x, &weight, nothing],
                 Pass::BackwardData => [nothing, &weight, &dy],
@@ -111,7 +111,7 @@ fn only_plain_1x1_convolutions_are_products() {
     assert!(!Product::is(&geometry(1, [4, 4], [2, 2], [3, 3], [1, 1], [1, 1])));
 }
 
-/// cuDNN's cross-correlation by its descriptors alone: y, dx, dw.
+/// Computes cuDNN's cross-correlation from its descriptors alone: y, dx, dw.
 fn by_descriptors(d: &Descriptors, x: &[f32], weight: &[f32], dy: &[f32]) -> [Vec<f32>; 3] {
     let at = |tensor: &Tensor4d, place: [i32; 4]| {
         place.iter().zip(&tensor.strides).map(|(&i, &stride)| i as usize * stride as usize).sum::<usize>()
@@ -170,7 +170,7 @@ fn tensors_of_two_to_the_31_elements_are_refused() {
 
 #[test]
 fn without_a_driver_opening_says_so() {
-    // SAFETY: opening the driver's library runs its initialisers, which ask for nothing.
+    // SAFETY: opening the driver's library runs its initialisers, which have no preconditions.
     if unsafe { sys::is_culib_present() } {
         println!("SKIPPED: there is a driver");
         return;
@@ -233,7 +233,7 @@ fn versions_are_judged_with_a_way_out() {
     assert!(text.contains("CUDA 11.8") && text.contains("nvidia.com/drivers"), "{text}");
 }
 
-/// Without any library: the texts come from the codes.
+/// No library is needed: the texts come from the codes.
 #[test]
 fn codes_become_sentences_without_a_library() {
     assert!(CUresult::CUDA_SUCCESS.check("x").is_ok());

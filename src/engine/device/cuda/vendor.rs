@@ -1,4 +1,4 @@
-//! cuDNN and cuBLASLt behind one trait: products where a convolution is one, convolutions otherwise.
+//! Implements [`Vendor`]: cuBLASLt for convolutions that are matrix products, cuDNN for the others.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ use crate::Result;
 use crate::engine::device::{Precision, Vendor};
 use crate::engine::geometry::Conv2dGeometry;
 
-/// Both libraries; each serves one thread at a time.
+/// Both libraries, each for one thread at a time.
 pub(super) struct Libraries {
     cudnn: Mutex<Cudnn>,
     cublaslt: Mutex<CublasLt>,
@@ -19,7 +19,7 @@ pub(super) struct Libraries {
 }
 
 impl Libraries {
-    /// For `context`, which is current; all work goes to `stream`.
+    /// Opens both for `context`, which is current; all work is enqueued in `stream`.
     pub fn open(context: &Arc<Context>, stream: &Arc<Stream>) -> Result<Libraries> {
         Ok(Libraries {
             cudnn: Mutex::new(Cudnn::open(stream)?),
@@ -50,7 +50,7 @@ impl Vendor for Libraries {
     ) -> Result<()> {
         self.context.bind()?;
         let operands = [x, weight, y];
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: the caller promised what these functions need.
         unsafe {
             if Product::is(geometry) {
                 lock(&self.cublaslt).run(geometry, precision, Pass::Forward, operands, false, workspace)
@@ -72,7 +72,7 @@ impl Vendor for Libraries {
     ) -> Result<()> {
         self.context.bind()?;
         let operands = [dx, weight, dy];
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: the caller promised what these functions need.
         unsafe {
             if Product::is(geometry) {
                 lock(&self.cublaslt).run(geometry, precision, Pass::BackwardData, operands, accumulate, workspace)
@@ -93,7 +93,7 @@ impl Vendor for Libraries {
     ) -> Result<()> {
         self.context.bind()?;
         let operands = [x, dweight, dy];
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: the caller promised what these functions need.
         unsafe {
             if Product::is(geometry) {
                 lock(&self.cublaslt).run(geometry, precision, Pass::BackwardWeight, operands, false, workspace)

@@ -4,7 +4,7 @@ use super::BatchNormOp;
 use crate::engine::cpu::par;
 use crate::engine::graph::{Backward, Forward};
 
-/// Batch mean and biased variance; one pass over `x`, with the first row subtracted so that a large mean costs no digits.
+/// Returns the batch mean and the biased variance. Subtracts the first row before squaring, so that a large mean costs no digits.
 fn statistics(channels: usize, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let (rows, pivot) = (x.len() / channels, &x[..channels]);
     let sums = par::column_sums(rows, 2 * channels, channels, |range, sums| {
@@ -80,7 +80,7 @@ pub(super) fn backward(op: &BatchNormOp, cx: &mut Backward<'_>) {
     let (x, y, dy) = (cx.inputs[0], cx.output, cx.grad_output);
     let (mean, inv_std) = cx.saved.split_at(channels);
     let rows = x.len() / channels;
-    // Without ReLU every gradient passes: nothing is at or below NaN, and `dy` stands in for `y`.
+    // Without ReLU every gradient passes: no number is at or below NaN, and `dy` serves as `y`, which was not kept.
     let (y, floor) = if op.relu { (y, 0.0) } else { (dy, f32::NAN) };
     let row_of = |row: usize| row * channels..(row + 1) * channels;
 
@@ -135,13 +135,13 @@ pub(super) fn backward(op: &BatchNormOp, cx: &mut Backward<'_>) {
     }
 }
 
-/// Whether ReLU stopped the value; not if it is NaN, so that a diverged network does not look healthy.
+/// Returns whether ReLU stopped the value. False for NaN, so that a diverged network does not look healthy.
 #[inline(always)]
 fn blocked(y: f32, floor: f32) -> bool {
     y <= floor
 }
 
-/// `max(floor, value)` that lets NaN through, so that a diverged network does not look healthy.
+/// Returns `max(floor, value)`, or NaN for NaN, so that a diverged network does not look healthy.
 #[inline(always)]
 fn at_least(floor: f32, value: f32) -> f32 {
     if value < floor { floor } else { value }

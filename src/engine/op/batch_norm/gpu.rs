@@ -6,15 +6,15 @@ use crate::engine::device::{Grid, Ptr, kernels};
 use crate::engine::graph::{GpuBackward, GpuForward, GpuGrad, Needs, Op};
 use crate::engine::op::workspace::{ENOUGH_BLOCKS, Part, Parts, split_rows};
 
-/// Workspace of forward on a GPU.
+/// The workspace of forward.
 struct ForwardParts {
-    /// Mean and 1/√(variance + ε), where they are not kept.
+    /// Mean and 1/√(variance + ε), if they are not saved for backward.
     statistics: Part<f32>,
     partials: Part<f32>,
     parts: Parts,
 }
 
-/// Workspace of backward on a GPU.
+/// The workspace of backward.
 struct BackwardParts {
     sums: Part<f32>,
     partials: Part<f32>,
@@ -22,7 +22,7 @@ struct BackwardParts {
 }
 
 impl BatchNormOp {
-    /// Rows of a partial sum on a GPU, and the number of those.
+    /// Returns the rows of a partial sum, and the number of partial sums.
     fn splits(&self) -> (usize, usize) {
         let split = split_rows(self.rows, 128, ENOUGH_BLOCKS.div_ceil(self.channels.div_ceil(32)));
         (split, self.rows.div_ceil(split))

@@ -15,7 +15,7 @@ use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForwa
 use crate::engine::shape::Shape;
 use crate::engine::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
 
-/// What a batch normalisation needs beside its input.
+/// The parameters, statistics and settings of a batch normalisation.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchNorm {
     pub weight: ParamId,
@@ -33,16 +33,16 @@ struct BatchNormOp {
     channels: usize,
     eps: f32,
     momentum: f32,
-    /// Batch statistics (and the running ones move), not running statistics.
+    /// Normalises with batch statistics and updates the running ones, instead of normalising with the running ones.
     batch_statistics: bool,
     residual: bool,
     relu: bool,
 }
 
-/// Normalises `x`; adds `residual` and applies ReLU where asked.
+/// Records the normalisation of `x`, the sum with `residual` if there is one, and ReLU if `relu`.
 ///
 /// # Errors
-/// Shapes that do not fit; training on a single value per channel, which has no variance.
+/// Shapes do not fit, or training would normalise a single value per channel, which has no variance.
 pub fn batch_norm(
     g: &mut Graph,
     store: &Store,
@@ -142,7 +142,7 @@ pub(super) fn cases() -> Vec<OpCase> {
     ]
 }
 
-/// The parts that a case cannot declare as parameters.
+/// Returns a batch normalisation, with the statistics that a case cannot declare as parameters.
 fn case_norm(store: &mut Store, p: &[ParamId], channels: usize) -> BatchNorm {
     BatchNorm {
         weight: p[0],
