@@ -91,7 +91,9 @@ impl Record {
         let step = record.position.step;
         let name = checkpoint.file_name().and_then(|name| name.to_str());
         match name.and_then(|name| name.strip_prefix("step-")?.parse::<u64>().ok()) {
-            Some(of_folder) if of_folder != step => Err(bad(format!("it is of step {step}, its folder of step {of_folder}"))),
+            Some(of_folder) if of_folder != step => {
+                Err(bad(format!("it is of step {step}, its folder of step {of_folder}")))
+            }
             _ => Ok(Some(record)),
         }
     }
@@ -129,7 +131,11 @@ impl Record {
             return Err(format!("it counts up to {largest}, which no run can have done"));
         }
         if !(0.0..=sums.steps as f64 + 1.0).contains(&sums.accuracy) {
-            return Err(format!("its accuracies sum up to {} over {}", sums.accuracy, plural(sums.steps, "step", "steps")));
+            return Err(format!(
+                "its accuracies sum up to {} over {}",
+                sums.accuracy,
+                plural(sums.steps, "step", "steps")
+            ));
         }
         if batch > 0 && batch >= batches {
             return Err(format!(
