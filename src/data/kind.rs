@@ -1,4 +1,4 @@
-//! The data sets that are known by name.
+//! Names of data sets.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,22 +12,22 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DatasetKind {
-    /// Recognised by the layout of the folder.
+    /// To be recognised by the layout of the folder.
     #[default]
     Auto,
     Market1501,
     #[serde(rename = "dukemtmcreid")]
     DukeMtmcReid,
     Msmt17,
-    /// The 767/700 protocol (Zhong et al., CVPR 2017) on boxes of a detector.
+    /// The 767/700 protocol (Zhong et al., CVPR 2017) on boxes from a detector.
     Cuhk03NpDetected,
-    /// The 767/700 protocol on boxes drawn by hand.
+    /// The 767/700 protocol (Zhong et al., CVPR 2017) on hand-drawn boxes.
     Cuhk03NpLabeled,
-    /// The 1367/100 protocol (Li et al., CVPR 2014), 20 random splits, on boxes of a detector.
+    /// The 1367/100 protocol (Li et al., CVPR 2014), 20 random splits, on boxes from a detector.
     Cuhk03ClassicDetected,
-    /// The 1367/100 protocol on boxes drawn by hand.
+    /// The 1367/100 protocol (Li et al., CVPR 2014) on hand-drawn boxes.
     Cuhk03ClassicLabeled,
-    /// A folder of images for each class.
+    /// One folder of images for each class.
     ClassFolders,
     /// CIFAR-10, the binary or the Python version.
     Cifar10,
@@ -39,7 +39,7 @@ pub enum DatasetKind {
     Csv,
 }
 
-/// Kinds with their names in settings, flags and labels.
+/// All kinds with their names in settings, flags and labels.
 const NAMES: [(DatasetKind, &str); 13] = [
     (DatasetKind::Auto, "auto"),
     (DatasetKind::Market1501, "market1501"),
@@ -57,7 +57,7 @@ const NAMES: [(DatasetKind, &str); 13] = [
 ];
 
 impl DatasetKind {
-    /// Re-identification data sets with a name of their own.
+    /// The named re-identification data sets.
     pub const REID: [DatasetKind; 7] = [
         DatasetKind::Market1501,
         DatasetKind::DukeMtmcReid,
@@ -67,7 +67,7 @@ impl DatasetKind {
         DatasetKind::Cuhk03ClassicDetected,
         DatasetKind::Cuhk03ClassicLabeled,
     ];
-    /// Forms of images with classes.
+    /// The forms of data sets with classes.
     pub const CLASSES: [DatasetKind; 5] =
         [DatasetKind::ClassFolders, DatasetKind::Cifar10, DatasetKind::Cifar100, DatasetKind::Mnist, DatasetKind::Csv];
     /// All names.
@@ -81,7 +81,7 @@ impl DatasetKind {
         names
     };
 
-    /// The name in settings, flags and labels.
+    /// Returns the name in settings, flags and labels.
     pub fn name(self) -> &'static str {
         NAMES.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| name)
     }

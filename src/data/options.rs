@@ -59,7 +59,7 @@ pub enum Subsets {
     Test,
 }
 
-/// What a name alone does not say.
+/// Options for loading a re-identification data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
     pub subsets: Subsets,

@@ -1,4 +1,4 @@
-//! What was loaded, as a table, and the checks that come before long work.
+//! What was loaded, as a table, and its checks before long work.
 
 use std::path::Path;
 
@@ -8,16 +8,16 @@ use crate::base::text::{Shown, plural};
 use crate::data::{ImageSource, Sample, broken, duplicates};
 use crate::{Error, Result};
 
-/// The largest class may have this many times the images of the smallest before it is warned of.
+/// A warning is given if the largest class has more than this many times the images of the smallest.
 const IMBALANCE: usize = 20;
 
-/// Images that are a file each.
+/// Returns the images that are files of their own.
 fn of_files(samples: &[Sample]) -> impl Iterator<Item = &Sample> {
     samples.iter().filter(|sample| matches!(sample.image, ImageSource::File(_)))
 }
 
 impl ClassDataset {
-    /// The table `subset | classes | images | smallest class | largest class` of what was loaded.
+    /// Returns the table `subset | classes | images | smallest class | largest class` of what was loaded.
     pub fn banner(&self) -> Table {
         let mut table = Table::new(["subset", "classes", "images", "smallest class", "largest class"]);
         for (subset, samples) in [("train", &self.train), ("val", &self.val)] {
@@ -35,24 +35,24 @@ impl ClassDataset {
         table
     }
 
-    /// Images of each class.
+    /// Counts the images of each class.
     fn images_by_class(&self, samples: &[Sample]) -> Vec<usize> {
         let mut images = vec![0; self.classes.len()];
         samples.iter().for_each(|sample| images[sample.label as usize] += 1);
         images
     }
 
-    /// Name and images of the smallest and the largest class that has any; the first of several.
+    /// Returns name and number of images of the smallest and of the largest class that have any; the first of several.
     fn extremes(&self, samples: &[Sample]) -> Option<[(&str, usize); 2]> {
         let images = self.images_by_class(samples);
         let classes = || self.classes.iter().map(String::as_str).zip(images.iter().copied()).filter(|&(_, n)| n > 0);
         Some([classes().min_by_key(|&(_, n)| n)?, classes().rev().max_by_key(|&(_, n)| n)?])
     }
 
-    /// Checks what training with batches of `batch` images needs.
+    /// Checks whether the data suffice for training with batches of `batch` images.
     ///
     /// # Errors
-    /// No training image, fewer than two classes, or a batch larger than the training set.
+    /// There is no training image, there are fewer than two classes, or a batch is larger than the training set.
     pub fn check_for_training(&self, batch: usize) -> Result<()> {
         let dataset = self.name.clone();
         let found = self.images_by_class(&self.train).iter().filter(|&&images| images > 0).count();
@@ -64,10 +64,10 @@ impl ClassDataset {
         }
     }
 
-    /// Checks what evaluation needs.
+    /// Checks whether the data suffice for evaluation.
     ///
     /// # Errors
-    /// No validation image.
+    /// There is no validation image.
     pub fn check_for_evaluation(&self) -> Result<()> {
         if !self.val.is_empty() {
             return Ok(());
@@ -79,7 +79,7 @@ impl ClassDataset {
         }
     }
 
-    /// Adds warnings about what is legal but seldom meant.
+    /// Adds warnings about what is allowed but usually a mistake.
     pub(super) fn warn_of_oddities(&mut self) {
         if let Some([(small, fewest), (large, most)]) = self.extremes(&self.train)
             && most > IMBALANCE * fewest
@@ -106,7 +106,7 @@ impl ClassDataset {
         repeats.retain(|&(copy, original)| samples[copy].label != samples[original].label);
         if !repeats.is_empty() {
             warnings.push(format!(
-                "{} the content of one of another class: one of the two classes is wrong ({})",
+                "{} the same content as one of another class: one of the two classes is wrong ({})",
                 plural(repeats.len(), "training image has", "training images have"),
                 duplicates::named(&files, &repeats)
             ));
@@ -114,7 +114,7 @@ impl ClassDataset {
         let copies = groups.copies(&files, train.clone(), train.end..files.len());
         if !copies.is_empty() {
             warnings.push(format!(
-                "{} the content of a training image, which measures nothing ({})",
+                "{} the same content as a training image, so the results include what was memorised ({})",
                 plural(copies.len(), "validation image has", "validation images have"),
                 duplicates::named(&files, &copies)
             ));
@@ -122,11 +122,11 @@ impl ClassDataset {
         self.warnings.extend(warnings);
     }
 
-    /// Decodes every image once; broken ones are an error, or with `skip` left out with a warning. `each` is called after
-    /// every image.
+    /// Decodes every image once. Broken ones are an error; with `skip` they are left out with a warning. `each` is called after every
+    /// image.
     ///
     /// # Errors
-    /// A broken image.
+    /// An image is broken, and `skip` is not set.
     pub fn drop_or_refuse_broken(&mut self, skip: bool, each: &(dyn Fn() + Sync)) -> Result<()> {
         for samples in [&mut self.train, &mut self.val] {
             let decode = |sample: &Sample| match &sample.image {

@@ -1,4 +1,4 @@
-//! A CSV file that lists images with their classes, and with their subsets if it has a column of them.
+//! A CSV file that lists images with their classes, and with their subsets if it has a column for them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -18,19 +18,19 @@ use crate::data::named::{Finder, advice};
 use crate::data::{DatasetKind, ImageSource, Sample, Subsets};
 use crate::{Error, Result};
 
-/// Names of each column, in lower case; the first that is there is used.
+/// Names of each column, in lower case; the first that exists is used.
 const PATH: &[&str] = &["path", "image", "file"];
 const LABEL: &[&str] = &["label", "class"];
 const SPLIT: &[&str] = &["split"];
 
-/// The name that goes before all others.
+/// The file name that takes precedence.
 const FILE: &str = "manifest.csv";
 /// Bytes that are enough to recognise a list by its header.
 const HEADER: u64 = 1 << 16;
 /// Bytes of the largest list.
 const LARGEST: u64 = 1 << 30;
 
-/// What a row's `split` says.
+/// Subset of a row, from its column `split`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Subset {
     Train,
@@ -38,7 +38,7 @@ enum Subset {
     Test,
 }
 
-/// Where the columns are.
+/// Indices of the columns.
 struct Columns {
     path: usize,
     label: usize,
@@ -47,25 +47,25 @@ struct Columns {
 
 struct Row {
     path: PathBuf,
-    /// As it stands there.
+    /// The path as written in the file.
     named: String,
     label: String,
-    /// `None` without such a column.
+    /// `None` without a column `split`.
     subset: Option<Subset>,
-    /// Where it begins, in bytes.
+    /// Byte at which the row begins.
     at: usize,
 }
 
-/// A file and what it says.
+/// A file and its table.
 struct List<'a> {
     file: &'a Path,
     table: TextTable,
 }
 
-/// The list in a folder: `manifest.csv`, or the only CSV file.
+/// Finds the list in a folder: `manifest.csv`, or the only CSV file.
 ///
 /// # Errors
-/// There is none, or several.
+/// There is no CSV file, or there are several.
 pub(super) fn file_in(folder: &Path) -> Result<PathBuf> {
     let mut files = csv_files(folder)?;
     match files.len() {
@@ -77,14 +77,14 @@ pub(super) fn file_in(folder: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The list in a folder, if it has the columns of one.
+/// Finds the only CSV file in a folder that has the columns of a list.
 pub(super) fn recognised_in(folder: &Path) -> Option<PathBuf> {
     let mut files = csv_files(folder).ok()?;
     files.retain(|file| header_of(file).is_ok());
     if files.len() == 1 { files.pop() } else { None }
 }
 
-/// Why the CSV files in a folder are not read where none is recognised as the list; of each one sentence.
+/// Says in a sentence for each CSV file in a folder why it is not read, if none was recognised as the list.
 pub(super) fn unread_in(folder: &Path) -> Vec<String> {
     let sentence = |file: PathBuf| match header_of(&file) {
         Ok(_) => {
@@ -95,7 +95,7 @@ pub(super) fn unread_in(folder: &Path) -> Vec<String> {
     csv_files(folder).unwrap_or_default().into_iter().map(sentence).collect()
 }
 
-/// Reads the beginning of a file; the reason where it is not that of a list.
+/// Reads the header of a file. The error is the reason why it is not that of a list.
 fn header_of(file: &Path) -> Result<Columns, String> {
     let mut bytes = Vec::new();
     let (stream, _) = input::open(file).map_err(|e| e.to_string())?;
@@ -113,7 +113,7 @@ fn is_table(path: &Path) -> bool {
     ending.eq_ignore_ascii_case("csv") || ending.eq_ignore_ascii_case("tsv")
 }
 
-/// `manifest.csv` alone, or all CSV files.
+/// Returns `manifest.csv` alone, or else all CSV files.
 fn csv_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let manifest = folder.join(FILE);
     if manifest.is_file() {
@@ -131,12 +131,12 @@ fn csv_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Whether a header has the columns that a list needs, once or more than once.
+/// Returns whether a header has the columns that a list needs, once or more than once.
 fn has_columns(header: &[&str]) -> bool {
     [PATH, LABEL].iter().all(|names| column(header, names) != Ok(None))
 }
 
-/// Where the columns of a list are; the reason where one lacks.
+/// Finds the columns of a list. The error is the reason if one is missing.
 fn columns(header: &[&str]) -> Result<Columns, String> {
     header.iter().try_for_each(|field| within_line(field))?;
     let (path, label) = (column(header, PATH)?, column(header, LABEL)?);
@@ -165,7 +165,7 @@ impl<'a> List<'a> {
         Error::ListLine { path: self.file.to_path_buf(), line: self.table.line(at), reason }
     }
 
-    /// The crate's errors as ours.
+    /// Converts an error of the crate `csv`.
     fn of_csv(&self, error: &csv::Error) -> Error {
         let (line, reason) = self.table.explain(error);
         Error::ListLine { path: self.file.to_path_buf(), line, reason }
@@ -184,7 +184,7 @@ impl<'a> List<'a> {
         let folder = self.file.parent().unwrap_or(Path::new(""));
         let mut reader = self.table.reader(false);
         let mut record = StringRecord::new();
-        // The header.
+        // Skips the header.
         reader.read_record(&mut record).map_err(|e| self.of_csv(&e))?;
         let mut finder = Finder::default();
         let mut rows = Vec::new();
@@ -224,7 +224,7 @@ impl<'a> List<'a> {
         Ok(rows)
     }
 
-    /// Each path once; the number of rows that said the same again is returned too.
+    /// Removes rows that repeat another one. Returns the others, and the number of removed rows.
     fn once(&self, rows: Vec<Row>) -> Result<(Vec<Row>, usize)> {
         let mut first: HashMap<PathBuf, usize> = HashMap::new();
         let mut kept: Vec<Row> = Vec::new();
@@ -237,7 +237,7 @@ impl<'a> List<'a> {
             };
             let Row { label, subset, at, .. } = &kept[index];
             let again = |what: String| {
-                let reason = format!("{} stands in line {} too, {what}", row.path.shown(), self.table.line(*at));
+                let reason = format!("{} is in line {}, too, {what}", row.path.shown(), self.table.line(*at));
                 Err(self.wrong(row.at, reason))
             };
             if *label != row.label {
@@ -252,7 +252,7 @@ impl<'a> List<'a> {
     }
 }
 
-/// Names in the order of their numbers if all are whole numbers, else of their bytes.
+/// Sorts names as numbers if all are whole numbers, else by their bytes.
 fn sorted(labels: BTreeSet<&str>) -> Vec<String> {
     let numbers: Option<BTreeSet<(i128, &str)>> =
         labels.iter().map(|&label| label.parse().ok().map(|number| (number, label))).collect();
@@ -262,7 +262,7 @@ fn sorted(labels: BTreeSet<&str>) -> Vec<String> {
     }
 }
 
-/// Warns of images in `folder` and below that no row names.
+/// Returns a warning about images in `folder` and below that are in no row.
 fn unlisted(folder: &Path, rows: &[Row]) -> Option<String> {
     let real = |path: &Path| fs::canonicalize(path).ok();
     let named: HashSet<PathBuf> = rows.iter().filter_map(|row| real(&row.path)).collect();
@@ -278,10 +278,10 @@ fn unlisted(folder: &Path, rows: &[Row]) -> Option<String> {
     })
 }
 
-/// Loads the list; images keep its order. Images in `folder` that it does not name are warned of.
+/// Loads the list; images keep its order. Warns of images in `folder` that are not in the list.
 ///
 /// # Errors
-/// [`Error::ListLine`] for a line that says something else, [`Error::MissingImages`] for images that are not there.
+/// [`Error::ListLine`] for a wrong line, [`Error::MissingImages`] for images that are not there.
 pub(super) fn load(file: &Path, folder: Option<&Path>, options: &ClassOptions) -> Result<ClassDataset> {
     let opened = input::open(file)?;
     memory::ensure("the data set", opened.1.saturating_mul(3))?;

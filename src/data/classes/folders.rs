@@ -1,4 +1,4 @@
-//! A folder of images for each class, with or without folders for training and validation above.
+//! One folder of images for each class, with or without folders for training and validation above.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,15 +14,15 @@ use crate::data::{DatasetKind, ImageSource, Sample, Subsets};
 
 /// Names of a folder of training images, in lower case.
 const TRAIN: [&str; 2] = ["train", "training"];
-/// Names of a folder of validation images, in lower case; the first that is there is used.
+/// Names of a folder of validation images, in lower case; the first that exists is used.
 const VAL: [&str; 5] = ["val", "valid", "validation", "test", "testing"];
 
-/// What lies directly in a folder, without hidden files.
+/// The entries of a folder, without hidden ones.
 struct Listing {
     /// Names and paths, sorted by the bytes of the names.
     folders: Vec<(String, PathBuf)>,
     images: usize,
-    /// What was not taken, in it and in what is searched below.
+    /// What was left out, in the folder and below.
     passed: PassedBy,
 }
 
@@ -35,7 +35,7 @@ fn list(folder: &Path) -> Result<Listing> {
     for (path, kind) in folder::entries(folder)? {
         match folder::entry(&path, kind, &mut listing.passed) {
             Entry::LinkedFolder if folder::leads_up(&path, &real) => listing.passed.leads_back(path),
-            // A folder of a class may be a link: collections are often put together so.
+            // The folder of a class may be a link: collections are often assembled like this.
             Entry::Folder | Entry::LinkedFolder => match path.file_name().and_then(|name| name.to_str()) {
                 Some(name) => listing.folders.push((name.to_string(), path)),
                 None => return refuse(&path, "its name, which would be a class, is no UTF-8 text: rename it"),
@@ -48,19 +48,20 @@ fn list(folder: &Path) -> Result<Listing> {
     Ok(listing)
 }
 
-/// Whether there is any folder.
+/// Returns whether there is any folder.
 pub(super) fn any(root: &Path) -> Result<bool> {
     Ok(!list(root)?.folders.is_empty())
 }
 
-/// Folders of training and validation images, where `root` is divided so.
+/// Folders of training and validation images, if the data set has them.
 struct Divided {
     train: Option<PathBuf>,
     val: Option<PathBuf>,
     warnings: Vec<String>,
 }
 
-/// A class may be called `train`: a folder of that name divides the images only beside one for validation, or alone.
+/// Finds folders of training and validation images. As a class may be called `train`, a folder of that name counts only together with
+/// one for validation, or if it is the only folder.
 fn divided(root: &Path, listing: &Listing, subsets: Subsets) -> Result<Option<Divided>> {
     let named = |names: &[&str]| -> Vec<&(String, PathBuf)> {
         let of = |name: &&str| listing.folders.iter().filter(|(folder, _)| folder.eq_ignore_ascii_case(name)).collect();
@@ -107,7 +108,7 @@ fn divided(root: &Path, listing: &Listing, subsets: Subsets) -> Result<Option<Di
     Ok(Some(Divided { train: path(&train), val: path(&val), warnings }))
 }
 
-/// How many images lie in each of these folders, of those that have any.
+/// Counts the images in each of these folders, and lists those that have any.
 fn counted(folders: &[&(String, PathBuf)]) -> Result<String> {
     let mut parts = Vec::new();
     for (name, path) in folders {
@@ -117,7 +118,7 @@ fn counted(folders: &[&(String, PathBuf)]) -> Result<String> {
     Ok(if parts.is_empty() { String::new() } else { listed(parts) })
 }
 
-/// Images of each class folder in `folder`; what lies beside the folders is warned of.
+/// Lists the images of each class folder in `folder`, and warns of images beside the folders.
 fn classes_in(folder: &Path, mut listing: Listing, warnings: &mut Vec<String>) -> Result<Classes> {
     if listing.folders.is_empty() {
         let reason = match listing.images {
@@ -151,11 +152,11 @@ fn classes_in(folder: &Path, mut listing: Listing, warnings: &mut Vec<String>) -
     Ok(classes)
 }
 
-/// Refuses a folder whose only class is a folder of classes.
+/// Refuses a folder whose only class is itself a folder of classes.
 fn refuse_nested(root: &Path, folder: &Path, classes: &Classes) -> Result<()> {
     let [(only, _)] = &classes[..] else { return Ok(()) };
     let mut inner = folder.join(only);
-    // A link may lead in a circle.
+    // Links may form a circle.
     for _ in 0..8 {
         let [one] = &folder::subfolders(&inner)[..] else { break };
         inner = one.clone();
@@ -167,18 +168,18 @@ fn refuse_nested(root: &Path, folder: &Path, classes: &Classes) -> Result<()> {
         listed(classes.iter().map(|class| class.file_name().unwrap_or_default().to_string_lossy().shown().to_string()));
     let way_out = match root == folder {
         true => format!("name that folder, {}", inner.shown()),
-        false => format!("they must lie directly in {}", folder.shown()),
+        false => format!("they must be directly in {}", folder.shown()),
     };
     refuse(
         folder,
         format!(
-            "its only class would be {}, but the folders of the classes lie below it ({names}): {way_out}",
+            "its only class would be {}, but the folders of the classes are below it ({names}): {way_out}",
             only.shown()
         ),
     )
 }
 
-/// Every class trains, so each must have an image.
+/// Refuses a class without images: every class is trained.
 fn refuse_empty(folder: &Path, classes: &Classes) -> Result<()> {
     match classes.iter().find(|(_, images)| images.is_empty()) {
         None => Ok(()),
@@ -204,7 +205,7 @@ fn names(classes: &Classes) -> Vec<String> {
 /// Loads the folders.
 ///
 /// # Errors
-/// A folder cannot be read, is no class or has none, a class to be trained is empty, or only validation images have it.
+/// A folder cannot be read, is no class or has none; a class has no image, or images for validation only.
 pub(super) fn load(root: &Path, options: &ClassOptions) -> Result<ClassDataset> {
     let listing = list(root)?;
     if let Some((name, _)) = listing.folders.iter().find(|(name, _)| name.starts_with("bounding_box_")) {
@@ -232,7 +233,7 @@ pub(super) fn load(root: &Path, options: &ClassOptions) -> Result<ClassDataset> 
             dataset.classes = names(&classes);
             dataset.train = samples(classes, &dataset.classes);
         }
-        // Images for training need not be there, but their folders say which classes there are.
+        // Images for training need not be there, but their folders tell the classes.
         Some(train) => dataset.classes = list(&train)?.folders.into_iter().map(|(name, _)| name).collect(),
         None => dataset.classes = names(&val_classes),
     }
@@ -248,7 +249,7 @@ pub(super) fn load(root: &Path, options: &ClassOptions) -> Result<ClassDataset> 
     Ok(dataset)
 }
 
-/// Class folders in `folder` without validation images of their own.
+/// Loads class folders in `folder` that have no validation images of their own.
 fn held_out(root: &Path, folder: &Path, listing: Listing, options: &ClassOptions) -> Result<ClassDataset> {
     let mut dataset = split::dataset(DatasetKind::ClassFolders, options.val_share);
     let classes = classes_in(folder, listing, &mut dataset.warnings)?;

@@ -1,4 +1,4 @@
-//! The labels of a network that was trained before.
+//! Adopts the labels of a network that was trained before.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use crate::Result;
 use crate::base::text::{Shown, plural};
 
 impl ClassDataset {
-    /// Numbers the classes as a network of `count` classes does that calls them `names`; classes that the data lack stay without
-    /// images. Without names the order is taken to be the same.
+    /// Renumbers the classes as in a network of `count` classes with these `names`. Classes that the data do not have get no images.
+    /// Without names, the order of the classes is assumed to be the same.
     ///
     /// # Errors
-    /// A class that the network does not know, or another number of classes where it has no names.
+    /// The network does not know a class, or has no names and another number of classes.
     pub fn take_labels_of(&mut self, names: &[String], count: usize) -> Result<()> {
         let refuse = |reason: String| refuse(Path::new(&self.name), reason);
         if names.is_empty() {

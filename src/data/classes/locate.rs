@@ -1,4 +1,4 @@
-//! Which form a folder or file of images with classes has.
+//! Recognises the form of a folder or file of images with classes.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use crate::base::text::Shown;
 use crate::data::DatasetKind;
 use crate::{Error, Result};
 
-/// A form, and where it lies.
+/// A form of data set, and where it is.
 pub(super) enum Form {
     Folders,
     Cifar(cifar::Place),
@@ -15,10 +15,10 @@ pub(super) enum Form {
     Csv(PathBuf),
 }
 
-/// The form in `root`: `kind` itself, or for [`DatasetKind::Auto`] what lies there.
+/// Finds the data set in `root`: of the given `kind`, or for [`DatasetKind::Auto`] of any.
 ///
 /// # Errors
-/// [`Error::NotADataset`]: nothing was found, or several data sets.
+/// [`Error::NotADataset`]: no data set was found, or several.
 pub(super) fn find(root: &Path, kind: DatasetKind) -> Result<(DatasetKind, Form)> {
     let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
     if DatasetKind::REID.contains(&kind) {
@@ -52,7 +52,8 @@ pub(super) fn find(root: &Path, kind: DatasetKind) -> Result<(DatasetKind, Form)
     }
 }
 
-/// What lies in a folder. Files with the names of a known data set go first, then a CSV list by its header, then folders.
+/// Recognises the data set in a folder: first by the names of files of known data sets, then by the header of a CSV list, then by
+/// folders.
 fn recognise(root: &Path) -> Result<(DatasetKind, Form)> {
     let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
     let mut known = Vec::new();
@@ -81,7 +82,7 @@ fn recognise(root: &Path) -> Result<(DatasetKind, Form)> {
     ))
 }
 
-/// Where files with the names of a known data set lie.
+/// Returns the folders that have files with the names of a known data set.
 fn candidates(root: &Path, kind: DatasetKind) -> Result<Vec<(PathBuf, Form)>> {
     Ok(match kind {
         DatasetKind::Cifar10 | DatasetKind::Cifar100 => {
@@ -94,7 +95,7 @@ fn candidates(root: &Path, kind: DatasetKind) -> Result<Vec<(PathBuf, Form)>> {
     })
 }
 
-/// The one place of a data set.
+/// Returns the only candidate; several are an error.
 fn one(root: &Path, kind: DatasetKind, mut found: Vec<(PathBuf, Form)>) -> Result<(DatasetKind, Form)> {
     if found.len() > 1 {
         let folders: Vec<String> = found.iter().map(|(folder, _)| folder.shown().to_string()).collect();

@@ -14,23 +14,23 @@ use crate::base::text::{Shown, plural};
 use crate::base::{input, memory};
 use crate::data::{DatasetKind, PackedImages, Sample, Subsets};
 
-/// What a folder should hold, for errors.
+/// The expected files, for errors.
 pub(super) const FILES: &str = "the files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and \
      t10k-labels-idx1-ubyte (also with .gz), in it or in MNIST/raw, FashionMNIST/raw, mnist or fashion";
 
-/// Folders below the named one that usually hold them.
+/// Folders below the named one that usually have the files.
 const FOLDERS: [&str; 4] = ["MNIST/raw", "FashionMNIST/raw", "mnist", "fashion"];
 
-/// A file without the `-` or `.` before its type.
+/// Content and number of dimensions of a file, as in its name.
 const IMAGES: (&str, u32) = ("images", 3);
 const LABELS: (&str, u32) = ("labels", 1);
 
 const CLASSES: usize = 10;
-/// Pixels, high or wide.
+/// Largest height and width in pixels.
 const MAX_SIDE: usize = 4096;
-/// What a compressed byte becomes at most; images and labels become a fraction of that.
+/// Largest number of bytes that a compressed byte may become; images and labels become far fewer.
 const MAX_INFLATION: u64 = 100;
-/// Bytes, and images, that a file of any length may become: sorted labels or empty images are almost nothing.
+/// Numbers of bytes and images that a file of any length may become: sorted labels and empty images compress to almost nothing.
 const SMALL: u64 = 64 << 20;
 const FEW: u64 = 1 << 20;
 
@@ -38,7 +38,7 @@ const FEW: u64 = 1 << 20;
 const FASHION: [&str; CLASSES] =
     ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"];
 
-/// The folders that hold such files: `root` itself and the usual ones below.
+/// Returns the folders that have such files: `root` itself and the usual ones below.
 pub(super) fn folders(root: &Path) -> Vec<PathBuf> {
     let holds = |folder: &PathBuf| {
         let mut files = ["train", "t10k"].into_iter().flat_map(|subset| [(subset, IMAGES), (subset, LABELS)]);
@@ -47,7 +47,7 @@ pub(super) fn folders(root: &Path) -> Vec<PathBuf> {
     [root.to_path_buf()].into_iter().chain(FOLDERS.iter().map(|name| root.join(name))).filter(holds).collect()
 }
 
-/// The file of a subset under any of its names.
+/// Finds the file of a subset under any of its names.
 fn find(folder: &Path, subset: &str, (content, sides): (&str, u32)) -> Option<PathBuf> {
     ["", ".gz"].iter().find_map(|ending| {
         let name = |separator| folder.join(format!("{subset}-{content}{separator}idx{sides}-ubyte{ending}"));
@@ -58,7 +58,7 @@ fn find(folder: &Path, subset: &str, (content, sides): (&str, u32)) -> Option<Pa
 /// Loads the images: `train` for training, `t10k` for validation.
 ///
 /// # Errors
-/// A file is not there, cut off, or holds something else.
+/// A file is missing, truncated, or has other content.
 pub(super) fn load(folder: &Path, subsets: Subsets) -> Result<ClassDataset> {
     let mut dataset = ClassDataset::default();
     if folder.to_string_lossy().to_lowercase().contains("fashion") {
@@ -101,10 +101,10 @@ fn subset(folder: &Path, name: &str) -> Result<Vec<Sample>> {
     samples(images, &labels, CLASSES, &labels_file)
 }
 
-/// Sides and bytes of an IDX file of `N` dimensions; the first counts images, others are sides of them.
+/// Reads sizes and bytes of an IDX file of `N` dimensions: number of images, then their height and width.
 ///
 /// # Errors
-/// Another magic number, a size that no image has, or a length that is not what the header says.
+/// The magic number is wrong, a size is impossible, or the length is not that in the header.
 fn read<const N: usize>(file: &Path) -> Result<([usize; N], Vec<u8>)> {
     let (stored, len) = input::open(file)?;
     let zipped = file.extension().is_some_and(|ending| ending == "gz");
@@ -112,7 +112,7 @@ fn read<const N: usize>(file: &Path) -> Result<([usize; N], Vec<u8>)> {
         true => (Box::new(MultiGzDecoder::new(stored)), len.saturating_mul(MAX_INFLATION).max(SMALL)),
         false => (Box::new(stored), len),
     };
-    // A stream that ends early, is no gzip or has another checksum is a broken file, whatever its error is called.
+    // All errors of the stream mean a broken file: it ends early, is no gzip, or has a wrong checksum.
     let broken = |e: std::io::Error| format!("it is cut off or damaged ({e})");
     let mut header = vec![0; 4 + 4 * N];
     stream.read_exact(&mut header).or_else(|e| refuse(file, broken(e)))?;
@@ -137,7 +137,7 @@ fn read<const N: usize>(file: &Path) -> Result<([usize; N], Vec<u8>)> {
     }
     let list = (sides[0] * size_of::<Sample>()) as u64;
     memory::ensure("the data set", needed.saturating_add(list))?;
-    // The buffer grows with what is there, not with what a header says.
+    // The buffer grows with the data, not with the sizes in the header.
     let mut bytes = Vec::new();
     stream.take(needed + 1).read_to_end(&mut bytes).or_else(|e| refuse(file, broken(e)))?;
     if bytes.len() as u64 != needed {

@@ -1,4 +1,4 @@
-//! Images with classes: one file for each form they come in, and one entry, [`load_classes`].
+//! Data sets of images with classes: a file for each form on disk, and one entry point, [`load_classes`].
 
 mod checks;
 mod cifar;
@@ -13,8 +13,7 @@ mod split;
 
 use std::path::{Path, PathBuf};
 
-use super::Sample;
-use super::{DatasetKind, Subsets};
+use super::{DatasetKind, Sample, Subsets};
 use crate::base::text::Shown;
 use crate::{Error, Result};
 use locate::Form;
@@ -22,21 +21,21 @@ use locate::Form;
 /// Images of named classes for training and validation.
 #[derive(Clone, Debug, Default)]
 pub struct ClassDataset {
-    /// The folder or file as it was named, safe to show.
+    /// The folder or file as the user wrote it, safe to show.
     pub name: String,
-    /// The folder that was named, or that of the list.
+    /// The folder that the user named, or that of the list.
     pub root: PathBuf,
-    /// The form that was named or recognised.
+    /// The form that the user named or that was recognised.
     pub kind: DatasetKind,
     pub validation: ValidationImages,
-    /// What results on it should say, for example `cifar10` or `class-folders (20 % of each class for validation)`.
+    /// Name of the data set in results, for example `cifar10` or `class-folders (20 % of each class for validation)`.
     pub label: String,
-    /// Names by label.
+    /// Names of the classes, in the order of their labels.
     pub classes: Vec<String>,
-    /// Empty where only the validation images were asked for.
+    /// Empty if only the validation images were loaded.
     pub train: Vec<Sample>,
     pub val: Vec<Sample>,
-    /// What looked odd while loading, one sentence each.
+    /// Warnings from loading, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -52,24 +51,23 @@ pub enum ValidationImages {
     All,
 }
 
-/// What loading classes needs beside folder and kind.
+/// Options for loading a data set with classes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClassOptions {
-    /// Of each class this share is held out where the data set has no validation images of its own; above 0, below 1. `None`
-    /// takes all images for validation there.
+    /// Share of each class that is held out for validation if the data set has no validation images of its own; above 0, below 1.
+    /// With `None`, all images of such a data set are for validation.
     pub val_share: Option<f32>,
-    /// Of what is held out.
+    /// Seed of the selection of held-out images.
     pub seed: u64,
-    /// [`Subsets::Test`]: validation images alone, those for training need not be there.
+    /// [`Subsets::Test`] loads validation images alone; those for training need not be there.
     pub subsets: Subsets,
 }
 
-/// Loads the images with classes in `root`, a folder or, for a CSV list, a file. Classes and order never depend on the file
-/// system.
+/// Loads the images with classes in `root`, a folder or the file of a CSV list. Classes and order do not depend on the file system.
 ///
 /// # Errors
-/// [`Error::NotADataset`](crate::Error::NotADataset) says what was looked for and where, or what is wrong with a file;
-/// [`Error::ListLine`](crate::Error::ListLine) what is wrong with a line of a CSV list; images that it names but nobody has.
+/// [`Error::NotADataset`](crate::Error::NotADataset), which says what was searched for and where, or what is wrong with a file;
+/// [`Error::ListLine`](crate::Error::ListLine) for a wrong line of a CSV list; images in a list are missing.
 pub fn load_classes(root: &Path, kind: DatasetKind, options: &ClassOptions) -> Result<ClassDataset> {
     let recognised = kind == DatasetKind::Auto;
     let (kind, form) = locate::find(root, kind)?;
@@ -84,7 +82,7 @@ pub fn load_classes(root: &Path, kind: DatasetKind, options: &ClassOptions) -> R
         Form::Cifar(place) => cifar::load(&place, options.subsets)?,
         Form::Mnist(folder) => mnist::load(&folder, options.subsets)?,
         Form::Csv(file) => {
-            // A list that is named by itself may be one of several in its folder.
+            // A list that the user named may be one of several in its folder, so images that are not in it are no mistake.
             let whole = root.is_dir() && options.subsets == Subsets::All;
             csv_list::load(&file, whole.then_some(root), options)?
         }
@@ -96,7 +94,7 @@ pub fn load_classes(root: &Path, kind: DatasetKind, options: &ClassOptions) -> R
     Ok(dataset)
 }
 
-/// An error about a file or folder.
+/// Returns an error about a file or folder.
 fn refuse<T>(path: &Path, reason: impl Into<String>) -> Result<T> {
     Err(Error::NotADataset { path: path.to_path_buf(), reason: reason.into() })
 }

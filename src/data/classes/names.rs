@@ -1,10 +1,10 @@
-//! Names of classes that look the same: letters with accents are written in two ways, as one character or as two.
+//! Unifies names of classes that look the same: an accented letter can be encoded as one character or as two.
 
 use std::collections::HashMap;
 
 use crate::data::named::composed;
 
-/// Replaces each of `names` that is not among `known`, but written otherwise is exactly one of them, by that one.
+/// Replaces each of `names` that is not among `known`, but is a different encoding of exactly one of them, by that one.
 pub(super) fn same_text<'a>(names: impl Iterator<Item = &'a mut String>, known: &[String]) {
     for name in names.filter(|name| !known.contains(name)) {
         let text = composed(name);
@@ -15,7 +15,7 @@ pub(super) fn same_text<'a>(names: impl Iterator<Item = &'a mut String>, known: 
     }
 }
 
-/// Gives names that look the same the form of the first of them.
+/// Gives names that look the same the encoding of the first of them.
 pub(super) fn unify<'a>(names: impl Iterator<Item = &'a mut String>) {
     let mut forms: HashMap<String, String> = HashMap::new();
     for name in names.filter(|name| !name.is_ascii()) {

@@ -1,4 +1,4 @@
-//! Validation images held out of each class, and classes that both subsets must share.
+//! Holds validation images out of each class, and checks that both subsets have the same classes.
 
 use std::collections::BTreeSet;
 
@@ -9,17 +9,17 @@ use crate::base::rng::{Purpose, stream};
 use crate::base::text::{listed, plural};
 use crate::data::{DatasetKind, Sample, Subsets};
 
-/// Samples for training and validation, each in the order they came in.
+/// Samples for training and validation, each in their original order.
 pub(super) struct Split {
     pub train: Vec<Sample>,
     pub val: Vec<Sample>,
-    /// Classes with too few images to hold one out.
+    /// Names classes with too few images to hold one out.
     pub warning: Option<String>,
 }
 
-/// Holds out `round(val_share * n)` of the n images of each class, at least one, and leaves at least one for training. A class
-/// with one image has it for training. What is drawn depends on the seed and the order of the samples. Without `val_share` all are
-/// for validation.
+/// Holds out `round(val_share * n)` of the n images of each class, at least one, and leaves at least one for training. A single image of
+/// a class is for training. The selection depends on the seed and the order of the samples. Without `val_share`, all images are for
+/// validation.
 pub(super) fn stratified(samples: Vec<Sample>, classes: &[String], options: &ClassOptions) -> Split {
     let Some(val_share) = options.val_share else {
         return Split { train: Vec::new(), val: samples, warning: None };
@@ -43,7 +43,7 @@ pub(super) fn stratified(samples: Vec<Sample>, classes: &[String], options: &Cla
     }
     let warning = (!single.is_empty()).then(|| {
         format!(
-            "{} one image, which is used for training: none is validated ({})",
+            "{} one image, which is used for training and not for validation ({})",
             plural(single.len(), "class has", "classes have"),
             listed(&single)
         )
@@ -71,15 +71,15 @@ pub(super) fn dataset(kind: DatasetKind, val_share: Option<f32>) -> ClassDataset
     ClassDataset { label: format!("{kind} ({held_out})"), validation, ..ClassDataset::default() }
 }
 
-/// Classes without validation images, as a warning.
+/// Returns a warning about classes without validation images.
 ///
 /// # Errors
-/// The reason: a class has validation images and nothing that trains it.
+/// The reason: a class has validation images but no training image.
 pub(super) fn agree(train: &BTreeSet<&str>, val: &BTreeSet<&str>) -> Result<Option<String>, String> {
     let untrained: Vec<&&str> = val.difference(train).collect();
     if !untrained.is_empty() {
         return Err(format!(
-            "{} validation images and none for training ({}): names must be the same in both",
+            "{} validation images but none for training ({}): names must be the same in both",
             plural(untrained.len(), "class has", "classes have"),
             listed(&untrained)
         ));

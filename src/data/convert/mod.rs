@@ -1,4 +1,4 @@
-//! Data sets whose published form is no folder of images, turned into one.
+//! Converts data sets that are not published as folders of images.
 
 pub mod cuhk03;
 pub mod mat5;

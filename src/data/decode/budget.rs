@@ -1,4 +1,4 @@
-//! Memory that all threads which decode share: an image waits until there is room for it.
+//! A budget of memory that all decoding threads share: an image waits until there is room for it.
 
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -6,17 +6,17 @@ use crate::base::memory;
 
 /// Bytes that all images together may take while they are decoded and resized.
 const MOST: u64 = 832 << 20;
-/// On a machine with little memory left: half of it, but never less than this.
+/// On a machine with little free memory, the budget is half of that, but never less than this.
 const LEAST: u64 = 64 << 20;
 
-/// A number of bytes, of which [`Share`]s are taken.
+/// A number of bytes from which [`Share`]s are taken.
 pub(super) struct Budget {
     total: u64,
     free: Mutex<u64>,
     freed: Condvar,
 }
 
-/// Bytes that are taken until this is dropped.
+/// A part of the budget; dropping it gives the bytes back.
 pub struct Share {
     budget: &'static Budget,
     bytes: u64,
@@ -27,7 +27,7 @@ impl Budget {
         Budget { total, free: Mutex::new(total), freed: Condvar::new() }
     }
 
-    /// The budget of the process.
+    /// Returns the budget of the process.
     pub fn of_process() -> &'static Budget {
         static BUDGET: OnceLock<Budget> = OnceLock::new();
         BUDGET.get_or_init(|| {
@@ -40,11 +40,11 @@ impl Budget {
         self.total
     }
 
-    /// Waits until `bytes` are free, and takes them. A thread that holds a share already must not call it: all could wait for each
-    /// other. [`Share::try_resize`] is for that.
+    /// Waits until `bytes` are free, and takes them. A thread that already holds a share must use [`Share::try_resize`] instead, or all
+    /// threads could wait for each other.
     ///
     /// # Panics
-    /// More bytes than there are.
+    /// `bytes` are more than the whole budget.
     pub fn take(&'static self, bytes: u64) -> Share {
         assert!(bytes <= self.total, "more than the whole budget");
         let mut free = self.free();
@@ -55,14 +55,14 @@ impl Budget {
         Share { budget: self, bytes }
     }
 
-    /// The number is whole even where a thread panicked while it held the lock.
+    /// Locks the number of free bytes, which is valid even if a thread panicked while it held the lock.
     fn free(&self) -> MutexGuard<'_, u64> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Share {
-    /// Makes it a share of `bytes`, if that many are free; says whether they were.
+    /// Changes the size of the share to `bytes`, if enough are free. Returns whether they were.
     pub fn try_resize(&mut self, bytes: u64) -> bool {
         let mut free = self.budget.free();
         let Some(left) = (*free + self.bytes).checked_sub(bytes) else { return false };

@@ -1,32 +1,32 @@
-//! The segments of a JPEG file: where the picture ends, and how many scans it has.
+//! Reads the segments of a JPEG file: where the picture ends, and how many scans it has.
 
-/// What the segments say, from the start of the file to the marker of its end.
+/// Properties of the picture, from the start of the file to its end marker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extent {
-    /// Bytes up to and with the marker of the end. Cameras write films and second pictures behind it.
+    /// Bytes up to and including the end marker. Cameras write films and second pictures behind it.
     pub len: usize,
-    /// Whether the decoder keeps the coefficients of the whole picture: it is progressive, or has several scans.
+    /// Whether the decoder buffers the coefficients of the whole picture, because it is progressive or has several scans.
     pub buffered: bool,
 }
 
 const START: [u8; 2] = [0xFF, 0xD8];
 const END: u8 = 0xD9;
 const SCAN: u8 = 0xDA;
-/// Start of a progressive frame.
+/// Marker of a progressive frame.
 const PROGRESSIVE: u8 = 0xC2;
 
 pub(super) fn is_jpeg(bytes: &[u8]) -> bool {
     bytes.starts_with(&START)
 }
 
-/// Walks the segments of a file for which [`is_jpeg`] holds. `None` where the file ends before the picture does. Segments are passed by
-/// their length, so the end of a thumbnail within one is not taken for that of the picture.
+/// Walks the segments of a JPEG file. Returns `None` if the file ends before the picture does. Segments are skipped by their length, so
+/// the end marker of a thumbnail in one is not taken for that of the picture.
 pub(super) fn extent(bytes: &[u8]) -> Option<Extent> {
     let mut at = START.len();
     let mut scans = 0;
     let mut progressive = false;
     loop {
-        // Bytes between segments belong to nothing, and any number of 0xFF may come before a code.
+        // Other bytes between segments are ignored, and any number of 0xFF may come before a code.
         at += bytes.get(at..)?.iter().position(|&byte| byte == 0xFF)?;
         at += bytes[at..].iter().position(|&byte| byte != 0xFF)?;
         let code = bytes[at];
@@ -47,7 +47,8 @@ pub(super) fn extent(bytes: &[u8]) -> Option<Extent> {
     }
 }
 
-/// The marker behind the data of a scan that begin at `at`. Within them 0xFF is followed by 0, or by the code of a restart.
+/// Returns the position of the marker behind the data of a scan, which begin at `at`. In the data, 0xFF is followed by 0 or by the code
+/// of a restart marker.
 fn end_of_scan(bytes: &[u8], mut at: usize) -> Option<usize> {
     loop {
         at += bytes.get(at..)?.iter().position(|&byte| byte == 0xFF)?;

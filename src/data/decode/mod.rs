@@ -1,4 +1,4 @@
-//! From an image file to pixels, within a budget of memory that all threads share.
+//! Decodes image files to pixels, within a budget of memory that all threads share.
 
 mod budget;
 mod foreign;
@@ -22,20 +22,20 @@ pub use budget::Share;
 const LARGEST_FILE: u64 = 512 << 20;
 /// Bytes of the largest decoded image, before it becomes RGB.
 const LARGEST_IMAGE: u64 = 512 << 20;
-/// Decoded bytes for one byte of a file that no compression exceeds. Deflate makes at most 1032 bytes of one, and a bit of those
-/// may stand for the three bytes of a colour.
+/// The largest possible number of decoded bytes for a byte of a file. Deflate makes at most 1032 bytes of one, and a bit of those may be
+/// the index of a colour of three bytes.
 const LARGEST_RATIO: u64 = 3 * 8 * 1032;
 
-/// Decodes a file to RGB, whatever the ending of its name; grey and palette images are expanded, alpha is dropped, of several pictures
-/// the first counts. `upright` turns and mirrors the image as its EXIF data say.
+/// Decodes a file to RGB; its format is told by its content. Grey and palette images are expanded, alpha is dropped, and of several
+/// pictures the first is taken. `upright` rotates and mirrors the image as its EXIF data say.
 ///
 /// # Errors
-/// The file cannot be read, or not decoded.
+/// The file cannot be read or decoded.
 pub fn decode(path: &Path, upright: bool) -> Result<Rgb> {
     decode_with_share(path, upright).map(|(image, _)| image)
 }
 
-/// As [`decode`], with the image's share of the memory budget: hold it as long as the image is there.
+/// Decodes as [`decode`] does, and returns the image's share of the memory budget, too: hold it as long as the image.
 ///
 /// # Errors
 /// As [`decode`].
@@ -49,7 +49,7 @@ pub(super) fn decode_with_share(path: &Path, upright: bool) -> Result<(Rgb, Shar
             budget.total() >> 20
         ))
     };
-    // The file as it is, then with room to decode it. Where the rest is not free, what is held is given back before waiting.
+    // First takes room for the file, then for decoding it. If the latter is not free, gives everything back before waiting.
     let mut needed = 0;
     loop {
         let leads_nowhere = || path.is_symlink() && !path.exists();
@@ -77,7 +77,7 @@ pub(super) fn decode_with_share(path: &Path, upright: bool) -> Result<(Rgb, Shar
     }
 }
 
-/// The sentence about a file without its name, which stands before it.
+/// Returns the message of an error without the name of the file, which the caller adds.
 fn reason_of(error: Error) -> String {
     match error {
         Error::Io { source, .. } => source.to_string(),
@@ -87,13 +87,13 @@ fn reason_of(error: Error) -> String {
     }
 }
 
-/// An image whose header is read.
+/// An image whose header has been read.
 struct Opened {
     decoder: Box<dyn ImageDecoder>,
     orientation: Orientation,
     /// Bytes of the file.
     len: u64,
-    /// Copies of the decoded image that the decoder holds.
+    /// Number of copies of the decoded image that the decoder holds.
     copies: u64,
 }
 
@@ -101,7 +101,7 @@ impl Opened {
     /// Reads the header.
     ///
     /// # Errors
-    /// The reason: the file is cut off, no image, or claims more pixels than its bytes can hold.
+    /// The reason: the file is truncated, is no image, or claims more pixels than its bytes can contain.
     fn new(mut bytes: Vec<u8>) -> Result<Opened, String> {
         if let Some(reason) = foreign::reason(&bytes) {
             return Err(reason);
@@ -109,10 +109,10 @@ impl Opened {
         let len = bytes.len() as u64;
         let mut copies = 2;
         if jpeg::is_jpeg(&bytes) {
-            // The decoder would fill up with grey what is missing.
+            // The decoder would fill missing parts with grey.
             let extent = jpeg::extent(&bytes).ok_or("the file ends within the picture")?;
             bytes.truncate(extent.len);
-            // Coefficients have two bytes each.
+            // Coefficients have two bytes each, pixels one.
             copies = if extent.buffered { 3 } else { 1 };
         }
         if webp::is_webp(&bytes) && webp::is_cut_off(&bytes) {
@@ -137,18 +137,18 @@ impl Opened {
                 false => format!("{sides}, which its {len} bytes cannot hold"),
             });
         }
-        // Broken EXIF data are as good as none.
+        // Broken EXIF data are ignored.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         Ok(Opened { decoder: Box::new(decoder), orientation, len, copies })
     }
 
-    /// Bytes that decoding takes at most, with the file, and how the image is to be turned.
+    /// Returns how many bytes decoding takes at most, including the file, and the orientation of the image.
     fn cost(&self) -> (u64, Orientation) {
         let (width, height) = self.decoder.dimensions();
         let rgb = u64::from(width) * u64::from(height) * 3;
         let pixels = self.decoder.total_bytes();
         let decoding = pixels * self.copies + if pixels == rgb { 0 } else { rgb };
-        // Turning makes a second image, and some decoders copy the file.
+        // Rotating makes a second image, and some decoders copy the file.
         (2 * self.len + decoding.max(2 * rgb), self.orientation)
     }
 

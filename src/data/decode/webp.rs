@@ -1,11 +1,11 @@
-//! The parts of a WebP file.
+//! Checks the chunks of a WebP file.
 
-/// Whether these are the first bytes of a WebP file.
+/// Returns whether these are the first bytes of a WebP file.
 pub fn is_webp(bytes: &[u8]) -> bool {
     bytes.len() >= 12 && bytes.starts_with(b"RIFF") && &bytes[8..12] == b"WEBP"
 }
 
-/// Whether a part claims to reach beyond the file's end: the decoder would take as much memory as it claims.
+/// Returns whether a chunk claims to reach beyond the end of the file: the decoder would allocate as much memory as it claims.
 pub fn is_cut_off(bytes: &[u8]) -> bool {
     let mut at = 12;
     while let Some(header) = bytes.get(at..at + 8) {
@@ -13,7 +13,7 @@ pub fn is_cut_off(bytes: &[u8]) -> bool {
         if size > bytes.len() - at - 8 {
             return true;
         }
-        // Parts begin at even places.
+        // Chunks begin at even positions.
         at += 8 + size + size % 2;
     }
     false

@@ -13,26 +13,26 @@ use crate::data::named::{UNPACK_AGAIN, below};
 use crate::data::{DatasetKind, Subsets};
 use crate::{Error, Result};
 
-/// The file beside the images.
+/// The file with the splits, beside the images.
 pub const CLASSIC_FILE: &str = "splits.json";
 
-/// Bytes of the largest one.
+/// Bytes of the largest such file.
 const LARGEST_FILE: u64 = 256 << 20;
 
 /// Content of [`CLASSIC_FILE`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassicSplits {
     pub dataset: DatasetKind,
-    /// Path relative to the file, identity, camera.
+    /// (path relative to the file, identity, camera)
     pub images: Vec<(PathBuf, i64, i64)>,
-    /// Test identities of each split; all others train.
+    /// Test identities of each split; all others are for training.
     pub splits: Vec<Vec<i64>>,
 }
 
-/// Loads one split: all images of a test identity are queries and gallery, which the protocol tells apart.
+/// Loads one split. All images of test identities are both queries and gallery; the protocol selects pairs of them.
 ///
 /// # Errors
-/// The file is broken, holds the other kind of boxes or too few splits, or an image is not there.
+/// The file is broken, has the other kind of boxes or too few splits, or an image is missing.
 pub(super) fn load(root: &Path, kind: DatasetKind, split: usize, subsets: Subsets) -> Result<Dataset> {
     let path = root.join(CLASSIC_FILE);
     let bytes = input::read(&path, LARGEST_FILE)?;

@@ -1,4 +1,4 @@
-//! What the known data sets hold, and how a loaded one compares with it.
+//! Numbers of identities and images in known data sets, and how a loaded one compares with them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,19 +6,19 @@ use std::fmt;
 use crate::data::DatasetKind;
 use crate::data::dataset::{Dataset, ImageRecord};
 
-/// Counts of one subset; `images` is `None` where they differ between splits.
+/// Counts of one subset. `images` is `None` if the number differs between splits.
 struct Count {
     ids: usize,
     images: Option<usize>,
 }
 
-/// A data set as its users know it: training, query, gallery.
+/// Counts of a known data set: training, query, gallery.
 struct Known {
     kind: DatasetKind,
     /// [`Dataset::variant`]
     variant: &'static str,
     counts: [Count; 3],
-    /// Training and query images together, where the subsets have none of their own.
+    /// Training and query images together, if the number of each differs between splits.
     total: Option<usize>,
 }
 
@@ -35,7 +35,7 @@ const fn classic(kind: DatasetKind, total: usize) -> Known {
     Known { kind, variant: "", counts: [Count { ids: 1367, images: None }, TEST, TEST], total: Some(total) }
 }
 
-/// Sources stand in docs/datasets.md. The gallery of Market-1501 counts identity 0 as one.
+/// For sources see docs/datasets.md. In the gallery of Market-1501, identity 0 counts as one.
 const KNOWN: [Known; 8] = [
     known(DatasetKind::Market1501, "", [of(751, 12_936), of(750, 3_368), of(751, 15_913)]),
     known(DatasetKind::DukeMtmcReid, "", [of(702, 16_522), of(702, 2_228), of(1_110, 17_661)]),
@@ -47,36 +47,36 @@ const KNOWN: [Known; 8] = [
     classic(DatasetKind::Cuhk03ClassicLabeled, 14_096),
 ];
 
-/// Largest relative difference of a count that still reads as the same data set.
+/// Largest relative difference of a count for which it is taken for the same data set.
 const NEAR: f64 = 0.25;
 
-/// How the counts of a data set compare with those that are known.
+/// How the counts of a data set compare with those of known ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// All counts are those of this data set.
+    /// All counts match this data set.
     Exact(DatasetKind),
-    /// Nearly those of this data set; what differs, and what may be the reason.
+    /// Counts nearly match this data set; the text says what differs, and a likely reason.
     Near(DatasetKind, String),
-    /// Like no data set that is known, or not at all like the one that was named: then how they differ.
+    /// Counts match no known data set, or differ much from the named one; then the text says how.
     Unknown(Option<String>),
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Verdict::Exact(kind) => write!(f, "counts: exact, those of {kind}"),
-            Verdict::Near(kind, difference) => write!(f, "counts: near those of {kind}: {difference}"),
-            Verdict::Unknown(None) => write!(f, "counts: unknown, those of no data set with a name"),
-            Verdict::Unknown(Some(difference)) => write!(f, "counts: unknown: {difference}"),
+            Verdict::Exact(kind) => write!(f, "counts match {kind}"),
+            Verdict::Near(kind, difference) => write!(f, "counts nearly match {kind}: {difference}"),
+            Verdict::Unknown(None) => write!(f, "counts match no known data set"),
+            Verdict::Unknown(Some(difference)) => write!(f, "counts do not match {difference}"),
         }
     }
 }
 
-/// Identities and images of training, query and gallery; of a subset that was not loaded 0, and it is not compared.
+/// Numbers of identities and images of training, query and gallery; 0 for a subset that was not loaded, which is not compared.
 type Counts = [(usize, usize); 3];
 
 impl Dataset {
-    /// Compares the counts with those of the data set of this kind, or of all that are known.
+    /// Compares the counts with those of the named data set, or of all known ones.
     pub fn verdict(&self) -> Verdict {
         let count =
             |records: &[ImageRecord]| (records.iter().map(|r| r.pid).collect::<BTreeSet<_>>().len(), records.len());
@@ -105,12 +105,12 @@ fn verdict(kind: DatasetKind, variant: &str, counts: Counts) -> Verdict {
     match (nearest.distance(counts) <= NEAR, kind) {
         (true, _) => Verdict::Near(nearest.kind, text),
         (false, DatasetKind::Auto) => Verdict::Unknown(None),
-        (false, _) => Verdict::Unknown(Some(format!("not those of {kind}: {text}"))),
+        (false, _) => Verdict::Unknown(Some(format!("{kind}: {text}"))),
     }
 }
 
 impl Known {
-    /// One phrase for each subset that differs.
+    /// Returns a phrase for each subset that differs.
     fn differences(&self, counts: Counts) -> Vec<String> {
         let names = ["train", "query", "gallery"];
         let mut found = Vec::new();
@@ -147,7 +147,7 @@ impl Known {
         found
     }
 
-    /// Largest relative difference of a count.
+    /// Returns the largest relative difference of a count.
     fn distance(&self, counts: Counts) -> f64 {
         let relative = |found: usize, expected: usize| (found as f64 - expected as f64).abs() / expected as f64;
         let loaded = counts.iter().zip(&self.counts).filter(|((_, images), _)| *images > 0);
@@ -159,7 +159,7 @@ impl Known {
         subsets.fold(total, f64::max)
     }
 
-    /// What usually makes such a difference.
+    /// Returns the usual reason for such a difference.
     fn reason(&self, [train, _, gallery]: Counts) -> Option<&'static str> {
         match (self.kind, self.variant, train.1, gallery.1) {
             (DatasetKind::Market1501, _, _, 13_115) => {
@@ -177,7 +177,7 @@ impl Known {
     }
 }
 
-/// 12936 → `12,936`.
+/// Formats 12936 as `12,936`.
 fn grouped(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();
@@ -209,10 +209,7 @@ mod tests {
             assert_eq!(verdict(known.kind, known.variant, counts), Verdict::Exact(known.kind));
         }
         let classic = [(1367, 13_137), (100, 960), (100, 960)];
-        assert_eq!(
-            said(DatasetKind::Cuhk03ClassicDetected, classic),
-            "counts: exact, those of cuhk03-classic-detected"
-        );
+        assert_eq!(said(DatasetKind::Cuhk03ClassicDetected, classic), "counts match cuhk03-classic-detected");
         assert!(said(DatasetKind::Cuhk03ClassicLabeled, classic).contains("14,097 images instead of 14,096"));
     }
 
@@ -223,7 +220,7 @@ mod tests {
         let text = said(DatasetKind::Market1501, fewer);
         assert_eq!(
             text,
-            "counts: near those of market1501: gallery has 750 ids instead of 751 and 13,115 images instead of 15,913; the \
+            "counts nearly match market1501: gallery has 750 ids instead of 751 and 13,115 images instead of 15,913; the \
              2,798 distractors with identity 0 were removed: scores come out too high"
         );
         assert_eq!(said(DatasetKind::Auto, fewer), text);
@@ -237,7 +234,7 @@ mod tests {
         let val = said(DatasetKind::Msmt17, [(1_041, 30_248), (3_060, 11_659), (3_060, 82_161)]);
         assert!(val.contains("train has 30,248 images instead of 32,621") && val.contains("list_val.txt"), "{val}");
         let duke = said(DatasetKind::DukeMtmcReid, [(702, 16_522), (702, 2_228), (702, 14_000)]);
-        assert!(duke.contains("counts: unknown: not those of dukemtmcreid") && duke.contains("408"), "{duke}");
+        assert!(duke.contains("counts do not match dukemtmcreid: ") && duke.contains("408"), "{duke}");
     }
 
     #[test]
@@ -247,7 +244,7 @@ mod tests {
         assert_eq!(verdict(DatasetKind::Auto, "", test), Verdict::Exact(DatasetKind::Market1501));
         test[1] = (750, 3_300);
         let text = said(DatasetKind::Market1501, test);
-        assert_eq!(text, "counts: near those of market1501: query has 3,300 images instead of 3,368");
+        assert_eq!(text, "counts nearly match market1501: query has 3,300 images instead of 3,368");
         let hundred = [(0, 0), (100, 960), (100, 960)];
         assert_eq!(verdict(DatasetKind::Auto, "", hundred), Verdict::Unknown(None));
         let kind = DatasetKind::Cuhk03ClassicLabeled;
@@ -257,9 +254,9 @@ mod tests {
     #[test]
     fn other_counts_are_unknown() {
         let small = [(4, 13), (3, 4), (3, 9)];
-        assert_eq!(said(DatasetKind::Auto, small), "counts: unknown, those of no data set with a name");
+        assert_eq!(said(DatasetKind::Auto, small), "counts match no known data set");
         let text = said(DatasetKind::Market1501, small);
-        assert!(text.starts_with("counts: unknown: not those of market1501: train has 4 ids instead of 751"), "{text}");
+        assert!(text.starts_with("counts do not match market1501: train has 4 ids instead of 751"), "{text}");
         assert_eq!([grouped(0), grouped(999), grouped(1000), grouped(1234567)], ["0", "999", "1,000", "1,234,567"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Where a data set lies: in the folder that was named, or below it where its download unpacks to.
+//! Finds the folder of a data set: the one that the user named, or one below that its download unpacks to.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ pub(super) enum Layout {
     Classic,
 }
 
-/// In the order in which they are looked for.
+/// In the order in which they are tried.
 const LAYOUTS: [Layout; 3] = [Layout::Msmt17, Layout::Classic, Layout::Market];
 
 impl Layout {
@@ -36,7 +36,7 @@ impl Layout {
     fn is_in(self, folder: &Path, subsets: Subsets) -> bool {
         match self {
             Layout::Market => folders(subsets).iter().all(|(_, name)| folder.join(name).is_dir()),
-            // One list is enough to know it; the loader names those that are missing.
+            // One list is enough to recognise it; the loader reports missing ones.
             Layout::Msmt17 => LISTS.iter().any(|name| folder.join(name).is_file()),
             Layout::Classic => folder.join(CLASSIC_FILE).is_file(),
         }
@@ -52,7 +52,7 @@ impl Layout {
     }
 }
 
-/// Folders below the named one that hold this data set after its usual download or conversion.
+/// Folders below the named one that have this data set after its usual download or conversion.
 fn usual_folders(kind: DatasetKind) -> &'static [&'static str] {
     match kind {
         DatasetKind::Market1501 => {
@@ -79,10 +79,10 @@ fn usual_folders(kind: DatasetKind) -> &'static [&'static str] {
     }
 }
 
-/// The folder that holds `subsets` of the data set, and its layout.
+/// Finds the folder that has `subsets` of the data set, and its layout.
 ///
 /// # Errors
-/// [`Error::NotADataset`]: nothing was found, or two data sets.
+/// [`Error::NotADataset`]: no data set was found, or several.
 pub(super) fn find(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<(PathBuf, Layout)> {
     let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
     if DatasetKind::CLASSES.contains(&kind) {
@@ -116,7 +116,7 @@ pub(super) fn find(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<(
     }
 }
 
-/// The usual folders that hold the data set. On a file system without upper and lower case two names are one folder.
+/// Returns the usual folders that have the data set. On a file system that ignores case, two names may be the same folder.
 fn below(root: &Path, kind: DatasetKind, subsets: Subsets) -> Vec<PathBuf> {
     let layout = Layout::of(kind);
     let mut found: Vec<PathBuf> = Vec::new();
@@ -132,19 +132,19 @@ fn below(root: &Path, kind: DatasetKind, subsets: Subsets) -> Vec<PathBuf> {
     found
 }
 
-/// Why a folder has no layout that is known, and what may have been meant.
+/// Says why a folder has no known layout, and which folder may have been meant.
 fn nothing_known(root: &Path, subsets: Subsets) -> String {
     let hint = |&kind| below(root, kind, subsets).into_iter().next().map(|folder| (kind, folder));
     let hint = DatasetKind::REID.iter().find_map(hint);
     if let Some((kind, folder)) = hint {
-        return format!("{kind} seems to lie in {}: name that folder, or the data set's name", folder.shown());
+        return format!("{kind} seems to be in {}: name that folder, or the data set's name", folder.shown());
     }
     let known = |folder: &Path| LAYOUTS.iter().any(|layout| layout.is_in(folder, subsets));
     let mut inner: Vec<PathBuf> =
         subfolders(root).into_iter().flat_map(|folder| [subfolders(&folder), vec![folder]].concat()).collect();
     inner.sort();
     if let Some(folder) = inner.iter().find(|folder| known(folder)) {
-        return format!("a data set lies in {}: name that folder", folder.shown());
+        return format!("there is a data set in {}: name that folder", folder.shown());
     }
     if let Some(above) = root.canonicalize().ok().as_deref().and_then(Path::parent).filter(|above| known(above)) {
         return format!("it is a part of the data set in {}: name that folder", above.shown());

@@ -1,5 +1,5 @@
-//! Folders in the layout of Market-1501 (`bounding_box_train`, `query`, `bounding_box_test`), flat or with one folder for
-//! each identity, as most re-identification data sets come or are converted to.
+//! The layout of Market-1501 (folders `bounding_box_train`, `query`, `bounding_box_test`), flat or with a folder for each identity. Most
+//! re-identification data sets have it or are converted to it.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -13,14 +13,14 @@ use crate::{Error, Result};
 /// Subsets and their folders.
 const SUBSETS: [(&str, &str); 3] =
     [("train", "bounding_box_train"), ("query", "query"), ("gallery", "bounding_box_test")];
-/// Folders that published data sets have beside them, which nothing here needs: Market-1501's boxes drawn by hand.
+/// Folders of published data sets that are not needed: Market-1501's hand-drawn boxes.
 const UNUSED: [&str; 2] = ["gt_bbox", "gt_query"];
-/// Images that belong to nobody's evaluation: dropped, as the data set's authors ask.
+/// Identity of images that are left out of every evaluation, as the data set's authors ask.
 const JUNK: i64 = -1;
-/// False detections: they stay in the gallery and match nothing.
+/// Identity of false detections: they stay in the gallery and match nothing.
 const DISTRACTOR: i64 = 0;
 
-/// Identity and camera of a name like `0002_c1s1_000451_03.jpg`, `-1_c10s1_..` or `0001_c2_f0046182.jpg`.
+/// Reads identity and camera from a name like `0002_c1s1_000451_03.jpg`, `-1_c10s1_..` or `0001_c2_f0046182.jpg`.
 pub fn parse_name(name: &str) -> Option<(i64, i64)> {
     let (pid, rest) = name.split_once('_')?;
     let camera = rest.strip_prefix(['c', 'C'])?;
@@ -28,7 +28,7 @@ pub fn parse_name(name: &str) -> Option<(i64, i64)> {
     Some((pid.parse().ok()?, camera[..digits].parse().ok()?))
 }
 
-/// Identities and cameras that the data set has. Converted CUHK03 numbers the cameras of all pairs, to 10.
+/// Returns the identities and cameras that the data set has. Converted CUHK03 numbers the cameras of all pairs from 1 to 10.
 fn bounds(kind: DatasetKind) -> Option<[RangeInclusive<i64>; 2]> {
     match kind {
         DatasetKind::Market1501 => Some([0..=1501, 1..=6]),
@@ -38,7 +38,7 @@ fn bounds(kind: DatasetKind) -> Option<[RangeInclusive<i64>; 2]> {
     }
 }
 
-/// Names and folders of the subsets that are asked for.
+/// Returns the names and folders of the given subsets.
 pub(super) fn folders(subsets: Subsets) -> &'static [(&'static str, &'static str)] {
     match subsets {
         Subsets::All => &SUBSETS,
@@ -49,7 +49,7 @@ pub(super) fn folders(subsets: Subsets) -> &'static [(&'static str, &'static str
 /// Loads the folders.
 ///
 /// # Errors
-/// A folder is unreadable, or holds no image with a name that tells identity and camera.
+/// A folder cannot be read, or has no image with a name that tells identity and camera.
 pub(super) fn load(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<Dataset> {
     let label = if kind == DatasetKind::Auto { "Market-1501 layout".to_string() } else { kind.to_string() };
     let mut dataset = Dataset { kind, label, ..Dataset::default() };
@@ -119,7 +119,7 @@ pub(super) fn load(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<D
     Ok(dataset)
 }
 
-/// What to warn of, where images lie beside the three folders.
+/// Returns a warning if there are images beside the three folders.
 fn elsewhere(root: &Path) -> Result<Option<String>> {
     let mut found = Vec::new();
     let mut loose = 0;
@@ -142,11 +142,7 @@ fn elsewhere(root: &Path) -> Result<Option<String>> {
     let mut parts: Vec<String> = found.iter().map(|(name, images)| format!("{images} in {}", name.shown())).collect();
     parts.extend((loose > 0).then(|| format!("{loose} in no folder")));
     Ok((!parts.is_empty()).then(|| {
-        format!(
-            "{}: images that lie elsewhere than in the folders of this layout are not read ({})",
-            root.shown(),
-            listed(parts)
-        )
+        format!("{}: images outside of the folders of this layout are not read ({})", root.shown(), listed(parts))
     }))
 }
 

@@ -1,4 +1,4 @@
-//! Data sets by name: one file for each layout on disk, and one entry, [`load`].
+//! Re-identification data sets: a file for each layout on disk, and one entry point, [`load`].
 
 mod classic;
 mod known;
@@ -17,12 +17,12 @@ pub use classic::{CLASSIC_FILE, ClassicSplits};
 pub use known::Verdict;
 pub(crate) use market::parse_name;
 
-/// Loads the data set in `root`, or for a named `kind` in the folder below it that the data set's download unpacks to.
-/// Images are sorted by the bytes of their paths, so labels and order never depend on the file system.
+/// Loads the data set in `root`; if `kind` names one, also from the folder below that its download unpacks to. Images are sorted by the
+/// bytes of their paths, so labels and order do not depend on the file system.
 ///
 /// # Errors
-/// [`Error::NotADataset`](crate::Error::NotADataset) says what was looked for and where; lists and files that cannot be
-/// read, and images that lists name but nobody has.
+/// [`Error::NotADataset`](crate::Error::NotADataset), which says what was searched for and where; a list or file cannot be read;
+/// images in a list are missing.
 pub fn load(root: &Path, kind: DatasetKind, options: &LoadOptions) -> Result<Dataset> {
     let LoadOptions { subsets, msmt17_val, split } = *options;
     let (folder, layout) = locate::find(root, kind, subsets)?;

@@ -1,4 +1,4 @@
-//! MSMT17: image folders and four lists, in its first edition and in the second with blurred faces.
+//! MSMT17: image folders and four lists, in the first edition and in the second one, which has blurred faces.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,18 +13,18 @@ use crate::{Error, Result};
 
 /// Lists of `path identity` lines.
 pub(super) const LISTS: [&str; 4] = ["list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt"];
-/// Folders of training and test images: as in the first edition, as in the second.
+/// Folders of training and test images in the first edition, and in the second.
 const FOLDERS: [[&str; 2]; 2] = [["train", "test"], ["mask_train_v2", "mask_test_v2"]];
 /// Bytes of the largest list.
 const LARGEST_LIST: u64 = 256 << 20;
 const CAMERAS: std::ops::RangeInclusive<i64> = 1..=15;
 
-/// Loads the lists. Identities of the test lists start anew from 0, they are moved behind those of the training lists; the
-/// training list counts where it stays unused, so that `subsets` moves no test identity. Without `with_val` the validation list is not
-/// read. Images are looked for only where they are used.
+/// Loads the lists. Identities of the test lists start from 0 again, so they are moved behind those of the training lists. The training
+/// list is read even if it is not used, so that test identities do not depend on `subsets`. Without `with_val`, the validation list is
+/// not read. Only images that are used must be there.
 ///
 /// # Errors
-/// A list or folder is missing, a line does not read as path and identity, or an image is not there.
+/// A list or folder is missing, a line is not a path and an identity, or an image is missing.
 pub(super) fn load(root: &Path, with_val: bool, subsets: Subsets) -> Result<Dataset> {
     let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
     let for_training = subsets == Subsets::All;
@@ -68,13 +68,13 @@ pub(super) fn load(root: &Path, with_val: bool, subsets: Subsets) -> Result<Data
     let all = || dataset.train.iter().chain(&dataset.query).chain(&dataset.gallery);
     let strange: BTreeSet<i64> = all().map(|r| r.camid).filter(|camid| !CAMERAS.contains(camid)).collect();
     if !strange.is_empty() {
-        dataset.warnings.push(format!("MSMT17 has cameras 1 to 15, names here say {}", listed(strange)));
+        dataset.warnings.push(format!("MSMT17 has cameras 1 to 15, but names of files have {}", listed(strange)));
     }
     Ok(dataset)
 }
 
-/// `V1` or `V2`. Both editions have the same lists; only names of folders tell them apart, and some recipes ask to rename
-/// the second edition's to `train` and `test`.
+/// Returns `V1` or `V2`. Both editions have the same lists; only the names of folders differ, and some instructions say to rename those
+/// of the second edition to `train` and `test`.
 fn edition(root: &Path, train: &str) -> &'static str {
     let root = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
     let name = root.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
@@ -85,7 +85,7 @@ fn edition(root: &Path, train: &str) -> &'static str {
     }
 }
 
-/// Reads one list; where they are `used`, its images must be there.
+/// Reads one list. If it is `used`, its images must be there.
 fn read_list(root: &Path, folder: &str, list: &str, used: bool) -> Result<Vec<ImageRecord>> {
     let path = root.join(list);
     let text = match String::from_utf8(input::read(&path, LARGEST_LIST)?) {
@@ -120,7 +120,7 @@ fn read_list(root: &Path, folder: &str, list: &str, used: bool) -> Result<Vec<Im
     }
 }
 
-/// `0000/0000_045_12_0303morning_0006_2.jpg 0`: the third field of the name is the camera.
+/// Parses a line like `0000/0000_045_12_0303morning_0006_2.jpg 0`; the third field of the name is the camera.
 fn parse_line(folder: &Path, line: &str) -> std::result::Result<ImageRecord, String> {
     let (name, pid) = line.trim().rsplit_once(char::is_whitespace).ok_or("expected a path and an identity")?;
     let pid = pid.parse::<u32>().map_err(|_| format!("{pid} is no identity: expected a whole number of at least 0"))?;

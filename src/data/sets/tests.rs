@@ -166,7 +166,7 @@ fn the_folder_that_is_meant_is_named_above_and_below() {
     let files = within("a/b", &SMALL_MARKET);
     let folder = tree(&files.iter().map(String::as_str).collect::<Vec<_>>());
     let below = error(folder.path(), DatasetKind::Auto);
-    assert!(below.contains("a data set lies in") && below.contains("a/b: name that folder"), "{below}");
+    assert!(below.contains("there is a data set in") && below.contains("a/b: name that folder"), "{below}");
     let above = error(&folder.path().join("a/b/query"), DatasetKind::Auto);
     assert!(above.contains("it is a part of the data set in") && above.contains("a/b: name that folder"), "{above}");
 }
@@ -197,7 +197,7 @@ fn a_name_finds_the_folder_of_the_download_and_auto_says_where_it_is() {
             assert_eq!(dataset.name, root.shown().to_string());
         }
         let hint = error(folder.path(), DatasetKind::Auto);
-        assert!(hint.contains(&format!("{kind} seems to lie in")) && hint.contains(parent), "{hint}");
+        assert!(hint.contains(&format!("{kind} seems to be in")) && hint.contains(parent), "{hint}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a camera does to everybody it sees: place, direction, light and the errors of its optics and sensor.
+//! Cameras: position, direction, light, and the errors of optics and sensor.
 
 use std::f32::consts::{FRAC_PI_2, PI, TAU};
 
@@ -11,7 +11,7 @@ use super::draw::{Canvas, Colour, Shape, View, lit, mix};
 use super::figure::{Figure, Pose};
 use super::identity::Identity;
 
-/// Pixels across which blur, noise and resolution loss are stated: they grow with the image.
+/// Image height for which blur and loss of resolution are given; they grow with the image.
 const REFERENCE_HEIGHT: f32 = 128.0;
 
 /// A thing in the background, in image heights.
@@ -28,14 +28,14 @@ pub(super) struct Camera {
     gains: Colour,
     gamma: f32,
     contrast: f32,
-    /// Light that falls from one side: change of brightness across the image.
+    /// Light from one side: change of brightness across the image.
     slope: f32,
-    /// Direction in which most people walk, as [`Pose::heading`].
+    /// Direction in which most people walk, like [`Pose::heading`].
     heading: f32,
-    /// Body height as a share of the image's, and its variation.
+    /// Body height as a share of the image height, and its variation.
     zoom: f32,
     zoom_jitter: f32,
-    /// Deviation of blur in pixels, and the factor by which the resolution is lower.
+    /// Standard deviation of the blur in pixels, and the factor by which the resolution is reduced.
     blur: f32,
     coarseness: f32,
     noise: f32,
@@ -46,7 +46,7 @@ pub(super) struct Camera {
     clutter: Vec<Clutter>,
 }
 
-/// Least and greatest value of the settings of a domain's cameras.
+/// Smallest and largest values of the settings of a domain's cameras.
 struct Ranges {
     brightness: [f32; 2],
     /// Strength of the colour cast: logarithm of the largest gain.
@@ -98,7 +98,7 @@ fn within([low, high]: [f32; 2], rng: &mut impl Rng) -> f32 {
 }
 
 impl Camera {
-    /// Camera number `index` of a domain.
+    /// Draws camera number `index` of a domain.
     pub fn random(domain: Domain, index: usize, rng: &mut impl Rng) -> Camera {
         let ranges = match domain {
             Domain::Source => &SOURCE,
@@ -130,7 +130,7 @@ impl Camera {
         }
     }
 
-    /// Photographs a person; returns `[height, width, 3]` bytes.
+    /// Draws an image of a person. Returns `[height, width, 3]` bytes.
     pub fn photograph(&self, who: &Identity, width: usize, height: usize, rng: &mut impl Rng) -> Vec<u8> {
         let mut canvas = self.background(width, height, rng);
         let heading = match rng.random_range(0..10) {
@@ -153,7 +153,7 @@ impl Camera {
         self.develop(canvas, rng)
     }
 
-    /// A detector's mistake: background, or somebody cut off; returns `[height, width, 3]` bytes.
+    /// Draws a false detection: background, or a part of a person. Returns `[height, width, 3]` bytes.
     pub fn false_detection(&self, who: &Identity, width: usize, height: usize, rng: &mut impl Rng) -> Vec<u8> {
         let mut canvas = self.background(width, height, rng);
         if rng.random_bool(0.6) {
@@ -167,7 +167,7 @@ impl Camera {
         self.develop(canvas, rng)
     }
 
-    /// Wall, ground and what stands there. People walk along, so the view shifts; some things come and go.
+    /// Draws wall, ground and clutter. The view shifts, as people walk along, and some of the clutter changes from image to image.
     fn background(&self, width: usize, height: usize, rng: &mut impl Rng) -> Canvas {
         let h = height as f32;
         let horizon = self.horizon + rng.random_range(-0.04..0.04);
@@ -184,7 +184,7 @@ impl Camera {
         canvas
     }
 
-    /// From scene to bytes: light, optics, sensor, colour processing.
+    /// Turns a scene into bytes: light, optics, sensor, colour processing.
     fn develop(&self, mut canvas: Canvas, rng: &mut impl Rng) -> Vec<u8> {
         let size = canvas.height as f32 / REFERENCE_HEIGHT;
         canvas.blur(self.blur * size * rng.random_range(0.7..1.3));
@@ -223,7 +223,7 @@ impl Clutter {
     }
 }
 
-/// Something in front of the person: a post, a rail or a box at the lower edge. It leaves most of the body in sight.
+/// Draws something in front of the person: a post, a rail or a box at the lower edge. Most of the body stays visible.
 fn occlude(canvas: &mut Canvas, rng: &mut impl Rng) {
     let (w, h) = (canvas.width as f32 / canvas.height as f32, 1.0);
     let half = rng.random_range(0.025..0.055);

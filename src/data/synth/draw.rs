@@ -1,17 +1,17 @@
-//! A small anti-aliased rasteriser: shapes are signed distances, so an edge is smoothed over one pixel.
+//! A small anti-aliased rasteriser: shapes are signed distances, and edges are smoothed over one pixel.
 
-/// Red, green, blue; 0 to 1, more where light is strong.
+/// Red, green, blue from 0 to 1; more in strong light.
 pub(super) type Colour = [f32; 3];
 
 /// A point: x to the right, y down.
 pub(super) type Point = [f32; 2];
 
-/// Share `t` of `b`, the rest of `a`.
+/// Interpolates from `a` (`t` = 0) to `b` (`t` = 1).
 pub(super) fn mix(a: Colour, b: Colour, t: f32) -> Colour {
     std::array::from_fn(|c| a[c] + (b[c] - a[c]) * t)
 }
 
-/// A colour made brighter or darker.
+/// Makes a colour brighter or darker.
 pub(super) fn lit(colour: Colour, light: f32) -> Colour {
     colour.map(|v| v * light)
 }
@@ -44,7 +44,7 @@ pub(super) enum Shape {
 }
 
 impl Shape {
-    /// Distance to the outline, negative inside; for an ellipse and a tapered limb a close estimate.
+    /// Returns the distance to the outline, negative inside. For an ellipse and a tapered limb it is a close estimate.
     fn distance(&self, p: Point) -> f32 {
         match self {
             Shape::Capsule { a, b, ra, rb } => {
@@ -78,7 +78,7 @@ impl Shape {
         }
     }
 
-    /// Least and greatest corner of a box around the shape.
+    /// Returns two opposite corners of a box around the shape.
     fn bounds(&self) -> (Point, Point) {
         let around = |points: &[Point], margin: Point| {
             let fold = |i: usize, f: fn(f32, f32) -> f32| points.iter().map(|p| p[i]).reduce(f).expect("a point");
@@ -100,7 +100,7 @@ fn length(v: Point) -> f32 {
     (v[0] * v[0] + v[1] * v[1]).sqrt()
 }
 
-/// Where on the way from `a` to `b` the point nearest to `p` lies, 0 to 1.
+/// Returns the position, from 0 at `a` to 1 at `b`, of the point on the line that is nearest to `p`.
 fn along(p: Point, a: Point, b: Point) -> f32 {
     let ab = [b[0] - a[0], b[1] - a[1]];
     let squared = ab[0] * ab[0] + ab[1] * ab[1];
@@ -117,7 +117,7 @@ pub(super) struct View {
     pub scale: f32,
 }
 
-/// An image under work, `[height, width]` colours.
+/// An image that is being drawn, `[height, width]` colours.
 pub(super) struct Canvas {
     pub width: usize,
     pub height: usize,
@@ -125,13 +125,13 @@ pub(super) struct Canvas {
 }
 
 impl Canvas {
-    /// A canvas coloured by a function of the pixel's column and row.
+    /// Creates a canvas with colours from a function of a pixel's column and row.
     pub fn new(width: usize, height: usize, paint: impl Fn(usize, usize) -> Colour) -> Canvas {
         let pixels = (0..width * height).map(|i| paint(i % width, i / width)).collect();
         Canvas { width, height, pixels }
     }
 
-    /// Fills a shape; `paint` gives the colour at a point in the view's units.
+    /// Fills a shape; `paint` returns the colour at a point in the view's units.
     pub fn fill(&mut self, view: &View, shape: &Shape, paint: impl Fn(Point) -> Colour) {
         let (low, high) = shape.bounds();
         let size = [self.width, self.height];
@@ -152,7 +152,7 @@ impl Canvas {
         }
     }
 
-    /// Gaussian blur; `sigma` in pixels.
+    /// Applies a Gaussian blur; `sigma` is in pixels.
     pub fn blur(&mut self, sigma: f32) {
         let radius = (2.5 * sigma).ceil() as usize;
         if sigma < 0.2 {
@@ -165,7 +165,7 @@ impl Canvas {
         for (length, step, lines, line_step) in
             [(self.width, 1, self.height, self.width), (self.height, self.width, self.width, 1)]
         {
-            // The line, its ends repeated so that the kernel never leaves it.
+            // The line with its ends repeated, so that the kernel never leaves it.
             let mut padded = vec![[0.0; 3]; length + 2 * radius];
             for line in 0..lines {
                 let start = line * line_step;
@@ -183,7 +183,7 @@ impl Canvas {
         }
     }
 
-    /// Loses resolution: bilinear down to 1 / `factor` of the size and up again.
+    /// Reduces the resolution: resizes to 1 / `factor` of the size and back, bilinearly.
     pub fn lose_resolution(&mut self, factor: f32) {
         let small = |n: usize| ((n as f32 / factor).round() as usize).max(1);
         let shrunk = self.resized(small(self.width), small(self.height));

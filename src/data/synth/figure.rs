@@ -1,5 +1,5 @@
-//! Draws a person in a pose. Lengths are body heights; the body stands on y = 1, its axis on x = 0, and is turned about
-//! that axis: a point of the body has x to its left, y down, z forward.
+//! Draws a person in a pose. Lengths are in body heights. The feet are at y = 1, and the body is turned about its axis x = 0: a point of
+//! the body has x to its left, y down, z forward.
 
 use rand::{Rng, RngExt};
 
@@ -12,17 +12,17 @@ const KNEE: f32 = 0.73;
 /// Length of thigh and of shin.
 const LEG: f32 = 0.225;
 
-/// How the body is turned and where its limbs are.
+/// Orientation of the body and position of its limbs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pose {
-    /// Turn away from the camera in radians: 0 faces it, π shows the back.
+    /// Angle from the direction to the camera in radians: 0 faces it, π shows the back.
     pub heading: f32,
     /// Angle by which the left leg is ahead, in radians.
     stride: f32,
     /// Bend of the knee behind and of both elbows.
     knee: f32,
     elbow: f32,
-    /// How far the arms are held from the body.
+    /// Distance of the arms from the body.
     splay: f32,
 }
 
@@ -50,7 +50,7 @@ impl Figure<'_> {
     /// Draws the whole person, far parts first.
     pub fn draw(&mut self) {
         let (facing, turn) = (self.pose.heading.cos(), self.pose.heading.sin());
-        // Of the left and the right side, the one that is farther from the camera comes first.
+        // The side that is farther from the camera is drawn first.
         let far = if turn > 0.0 { 1.0 } else { -1.0 };
         let carries = |bag| self.who.bag == bag;
         let (backpack, shoulder_bag) = (carries(Bag::Backpack), carries(Bag::Shoulder));
@@ -90,12 +90,12 @@ impl Figure<'_> {
         self.canvas.fill(&self.view, &shape, paint);
     }
 
-    /// Where a point of the body is seen.
+    /// Returns where a point of the body is seen.
     fn seen(&self, [x, y, z]: [f32; 3]) -> Point {
         [x * self.pose.heading.cos() + z * self.pose.heading.sin(), y]
     }
 
-    /// Half of the seen width of a body section that is `wide` and `deep`.
+    /// Returns half of the visible width of a body section that is `wide` and `deep`.
     fn half_width(&self, wide: f32, deep: f32) -> f32 {
         let girth = self.who.girth;
         (wide * self.pose.heading.cos()).hypot(deep * self.pose.heading.sin()) * girth
@@ -106,7 +106,7 @@ impl Figure<'_> {
         self.fill(Shape::Capsule { a, b, ra, rb }, |_| colour);
     }
 
-    /// Hip, knee and ankle of a side (1 left, -1 right).
+    /// Returns hip, knee and ankle of a side (1 left, -1 right).
     fn leg_joints(&self, side: f32) -> [[f32; 3]; 3] {
         let swing = side * self.pose.stride;
         let bend = if swing < 0.0 { self.pose.knee } else { 0.1 * self.pose.knee };
@@ -121,7 +121,7 @@ impl Figure<'_> {
         let who = self.who;
         let [hip, knee, ankle] = self.leg_joints(side);
         let turn = self.pose.heading.sin();
-        // The far leg lies in the shade of the near one.
+        // The far leg is in the shade of the near one.
         let shade = if side * turn > 0.3 { 0.72 } else { 1.0 };
         let thick = who.girth.sqrt();
         let toe = [ankle[0], ankle[1] + 0.025, ankle[2] + 0.055];
@@ -181,7 +181,7 @@ impl Figure<'_> {
             [-chest, SHOULDER + 0.012],
         ];
         let facing = self.pose.heading.cos();
-        // A logo or an opening sits on the chest, which turns with the body.
+        // A logo or an opening is on the chest, which turns with the body.
         let front = 0.07 * self.pose.heading.sin();
         self.fill(Shape::Polygon { corners, radius: 0.012 }, |p| {
             lit(who.upper.colour_at([p[0] - front, p[1] - SHOULDER], facing), round(p[0] / (chest + 0.02)))
@@ -287,7 +287,7 @@ impl Figure<'_> {
     }
 }
 
-/// Light on a round body: darker towards the sides; `x` is -1 to 1 across it.
+/// Returns the light on a round body, which is darker towards the sides; `x` is -1 to 1 across it.
 fn round(x: f32) -> f32 {
     1.05 - 0.28 * x * x
 }

@@ -1,4 +1,4 @@
-//! What stays the same about a person from image to image: build, hair, clothes, bag.
+//! Properties of a person that are the same in all images: build, hair, clothes, bag.
 
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
@@ -6,7 +6,7 @@ use rand::{Rng, RngExt};
 use super::Domain;
 use super::draw::{Colour, Point, lit, mix};
 
-/// How two colours share a garment. The smallest part is about 0.05 body heights, so that it survives 64x32 pixels.
+/// Patterns of two colours on a garment. The smallest part is about 0.05 body heights, so that it is visible in 64x32 pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pattern {
     Plain,
@@ -18,9 +18,9 @@ pub(super) enum Pattern {
     TwoTone,
     /// One broad band around the chest.
     Band,
-    /// A disc on the chest, seen from the front only.
+    /// A disc on the chest, visible from the front only.
     Logo,
-    /// An open jacket over a shirt, seen from the front only.
+    /// An open jacket over a shirt, visible from the front only.
     Open,
 }
 
@@ -49,8 +49,8 @@ pub(super) struct Garment {
 }
 
 impl Garment {
-    /// Colour at `p`: body heights from the body's middle axis and from the garment's upper edge. `facing` is 1 seen
-    /// from the front, -1 from behind.
+    /// Returns the colour at `p`, in body heights from the body's axis and from the garment's upper edge. `facing` is 1 from the front
+    /// and -1 from behind.
     pub fn colour_at(&self, p: Point, facing: f32) -> Colour {
         // A wave that is 1 on half of each period, with soft edges.
         let wave = |v: f32| (0.5 + 4.0 * (v / self.period * std::f32::consts::TAU).sin()).clamp(0.0, 1.0);
@@ -119,7 +119,7 @@ pub(super) struct Identity {
     pub hem: f32,
     pub lower: Lower,
     pub lower_garment: Garment,
-    /// Body height and width against the average.
+    /// Body height and width relative to the average.
     pub stature: f32,
     pub girth: f32,
     pub hair: Hair,
@@ -139,7 +139,7 @@ const HAIR: [Colour; 5] =
     [[0.08, 0.07, 0.07], [0.25, 0.15, 0.08], [0.72, 0.55, 0.28], [0.50, 0.20, 0.08], [0.66, 0.65, 0.64]];
 const SHOES: [Colour; 4] = [[0.07, 0.07, 0.08], [0.92, 0.92, 0.90], [0.40, 0.24, 0.13], [0.70, 0.12, 0.12]];
 
-/// Few colours for many people: who wears what, not which colour, has to tell them apart.
+/// Few colours for many people: they have to be distinguished by what they wear, not by single colours.
 const SOURCE_UPPER: [Colour; 8] = [
     [0.85, 0.18, 0.16],
     [0.16, 0.38, 0.80],
@@ -200,14 +200,14 @@ fn one<T: Copy>(of: &[T], rng: &mut impl Rng) -> T {
     *of.choose(rng).expect("a choice")
 }
 
-/// Nobody's red is quite another's.
+/// Varies a colour a little, so that two people's reds differ.
 fn jittered(colour: Colour, rng: &mut impl Rng) -> Colour {
     lit(colour, rng.random_range(0.92..1.08)).map(|v| v + rng.random_range(-0.02..0.02))
 }
 
 fn garment(colours: &[Colour], accents: &[Colour], patterns: &[Pattern], rng: &mut impl Rng) -> Garment {
     let colour = one(colours, rng);
-    // The accent must stand out, or the pattern cannot be seen.
+    // The accent must differ enough for the pattern to be visible.
     let apart = |other: &&Colour| (0..3).map(|c| (other[c] - colour[c]).abs()).sum::<f32>() > 0.6;
     let accents: Vec<Colour> = accents.iter().filter(apart).copied().collect();
     Garment {

@@ -1,9 +1,8 @@
 //! Synthetic pedestrians in Market-1501 layout: training, tests and examples without a download.
 //!
-//! An identity is clothes, build, hair and bag; a camera is direction, light, colour cast, optics and background. The
-//! casts and tone curves of the cameras undo absolute colour, and colours are few, so people have to be told apart by
-//! what they wear. The two domains share the kinds of clothes, not the cameras and colours: a model of one has to be
-//! fine-tuned for the other.
+//! An identity has clothes, build, hair and a bag; a camera has a direction, light, a colour cast, optics and a background. The cameras'
+//! casts and tone curves change absolute colours, and there are few colours, so people have to be distinguished by what they wear. The
+//! two domains have the same kinds of clothes but different cameras and colours, so a model of one has to be fine-tuned for the other.
 
 mod camera;
 mod draw;

@@ -1,4 +1,4 @@
-//! The binary version: rows of one label (CIFAR-10) or a coarse and a fine one (CIFAR-100), and the planes of an image.
+//! The binary version: each row is a label (CIFAR-10) or a coarse and a fine one (CIFAR-100), and the planes of an image.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use super::{IMAGE, interleave, read};
 use crate::Result;
 use crate::data::DatasetKind;
 
-/// Labels and pixels `[n, 32, 32, 3]`; of two labels the fine one.
+/// Reads labels and pixels `[n, 32, 32, 3]`; of two labels, the fine one.
 ///
 /// # Errors
-/// It is no whole number of rows.
+/// The length is no multiple of a row.
 pub(super) fn images(file: &Path, bytes: &[u8], kind: DatasetKind) -> Result<(Vec<u8>, Vec<u8>)> {
     let labels = if kind == DatasetKind::Cifar100 { 2 } else { 1 };
     let row = labels + IMAGE;
@@ -25,7 +25,7 @@ pub(super) fn images(file: &Path, bytes: &[u8], kind: DatasetKind) -> Result<(Ve
     Ok((bytes.chunks_exact(row).map(|row| row[labels - 1]).collect(), pixels))
 }
 
-/// Names of the classes, one a line.
+/// Reads the names of the classes, one on each line.
 ///
 /// # Errors
 /// The file cannot be read, or is no text.

@@ -21,7 +21,7 @@ const LARGEST: u64 = 1 << 30;
 /// Bytes of an image.
 const IMAGE: usize = 3 * SIDE * SIDE;
 
-/// Which of the two published archives.
+/// The two published archives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
     Binary,
@@ -30,15 +30,15 @@ enum Version {
 
 /// Files of one archive.
 struct Files {
-    /// The folder that it unpacks to.
+    /// The folder to which it unpacks.
     folder: &'static str,
     train: &'static [&'static str],
     test: &'static str,
-    /// Names of the classes.
+    /// File with the names of the classes.
     names: &'static str,
 }
 
-/// A folder that holds one of the archives.
+/// A folder with the files of one of the archives.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub folder: PathBuf,
@@ -79,7 +79,7 @@ fn classes(kind: DatasetKind) -> usize {
     if kind == DatasetKind::Cifar100 { 100 } else { 10 }
 }
 
-/// What a folder of `kind` should hold, for errors.
+/// Returns the expected files of `kind`, for errors.
 pub(super) fn expected(kind: DatasetKind) -> String {
     let [binary, python] = [Version::Binary, Version::Python].map(|version| {
         let Files { folder, train, test, .. } = files(kind, version);
@@ -88,15 +88,15 @@ pub(super) fn expected(kind: DatasetKind) -> String {
     format!("the files {binary} or {python}")
 }
 
-/// The folders that hold files of `kind`: `root` itself and the usual ones below. Where both archives lie in one folder or
-/// side by side, the binary one is meant: both have the same images.
+/// Returns the folders that have files of `kind`: `root` itself and the usual ones below. If both archives are there, the binary one is
+/// taken: both have the same images.
 pub(super) fn places(root: &Path, kind: DatasetKind) -> Vec<Place> {
     let in_version = |version: Version| -> Vec<Place> {
         let files = files(kind, version);
         let holds = |folder: &PathBuf| {
             let mut images = files.train.iter().chain([&files.test]);
             let found = images.any(|name| folder.join(name).is_file());
-            // Names as common as `train` and `test` need a witness.
+            // The names `train` and `test` are so common that another sign is needed.
             let common = kind == DatasetKind::Cifar100 && version == Version::Python;
             found && (!common || folder.join(files.names).is_file() || folder.ends_with(files.folder))
         };
@@ -110,7 +110,7 @@ pub(super) fn places(root: &Path, kind: DatasetKind) -> Vec<Place> {
 /// Loads the images: the batches for training, the test images for validation.
 ///
 /// # Errors
-/// A file is not there, cut off, or holds something else.
+/// A file is missing, truncated, or has other content.
 pub(super) fn load(place: &Place, subsets: Subsets) -> Result<ClassDataset> {
     let Place { folder, kind, version } = place;
     let files = files(*kind, *version);
@@ -159,14 +159,14 @@ fn images(file: &Path, kind: DatasetKind, version: Version) -> Result<Vec<Sample
     samples(images, &labels, classes(kind), file)
 }
 
-/// A whole file, where memory is left for it and for the images that are made of it.
+/// Reads a whole file, if there is enough memory for it and for its images.
 fn read(file: &Path) -> Result<Vec<u8>> {
     let opened = input::open(file)?;
     memory::ensure("the data set", opened.1.saturating_mul(3))?;
     input::read_opened(file, opened, LARGEST)
 }
 
-/// Appends an image `[3, 32, 32]` as `[32, 32, 3]`.
+/// Appends the image `[3, 32, 32]` to `pixels` as `[32, 32, 3]`.
 fn interleave(planes: &[u8], pixels: &mut Vec<u8>) {
     let (red, rest) = planes.split_at(SIDE * SIDE);
     let (green, blue) = rest.split_at(SIDE * SIDE);

@@ -1,4 +1,4 @@
-//! The Python version: pickles of dictionaries, in which an image is a row of an array.
+//! The Python version: pickled dictionaries, in which an image is a row of an array.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::base::text::plural;
 use crate::data::DatasetKind;
 use crate::io::pickle::{self, Heap, Id, Names, Value};
 
-/// Keys of labels and of the names of classes.
+/// Returns the keys of labels and of the names of classes.
 fn keys(kind: DatasetKind) -> [&'static str; 2] {
     match kind {
         DatasetKind::Cifar100 => ["fine_labels", "fine_label_names"],
@@ -17,10 +17,10 @@ fn keys(kind: DatasetKind) -> [&'static str; 2] {
     }
 }
 
-/// Labels and pixels `[n, 32, 32, 3]`.
+/// Reads labels and pixels `[n, 32, 32, 3]`.
 ///
 /// # Errors
-/// It is cut off, another pickle, or names what is refused.
+/// The pickle is truncated, has other content, or names something that is refused.
 pub(super) fn images(file: &Path, bytes: &[u8], kind: DatasetKind) -> Result<(Vec<u8>, Vec<u8>)> {
     images_of(bytes, kind).or_else(|reason| refuse(file, reason))
 }
@@ -56,7 +56,7 @@ fn images_of(bytes: &[u8], kind: DatasetKind) -> Result<(Vec<u8>, Vec<u8>), Stri
     }
     let mut pixels = Vec::with_capacity(data.len());
     if array.fortran {
-        // One image's bytes lie `rows` apart.
+        // The bytes of an image are `rows` apart.
         for row in 0..rows {
             let planes: Vec<u8> = data[row..].iter().copied().step_by(rows).collect();
             interleave(&planes, &mut pixels);
@@ -67,7 +67,7 @@ fn images_of(bytes: &[u8], kind: DatasetKind) -> Result<(Vec<u8>, Vec<u8>), Stri
     Ok((labels, pixels))
 }
 
-/// Names of the classes.
+/// Reads the names of the classes.
 ///
 /// # Errors
 /// As [`images`].
@@ -84,7 +84,7 @@ pub(super) fn names(file: &Path, kind: DatasetKind) -> Result<Vec<String>> {
     names().or_else(|reason| refuse(file, reason))
 }
 
-/// The value under a key, which may be text or bytes.
+/// Returns the value of a key, which may be text or bytes.
 fn entry(heap: &Heap<'_>, root: Id, key: &str) -> Result<Id, String> {
     let Value::Dict(entries) = heap.get(root) else { return Err("its pickle is no dictionary".into()) };
     let found = entries.iter().find(|(id, _)| heap.bytes(*id).is_some_and(|found| *found == *key.as_bytes()));

@@ -75,11 +75,11 @@ fn imbalance_and_copies_across_subsets_are_warned_of() {
     write(root, "train/b/1.png", "small");
     let classes = load(root, DatasetKind::Auto).warnings;
     assert!(
-        classes.iter().any(|text| text.contains("1 training image has the content of one of another class")),
+        classes.iter().any(|text| text.contains("1 training image has the same content as one of another class")),
         "{classes:?}"
     );
     assert!(
-        warnings[0].contains("1 validation image has the content") && warnings[0].contains("val/a/3.png"),
+        warnings[0].contains("1 validation image has the same content") && warnings[0].contains("val/a/3.png"),
         "{warnings:?}"
     );
 }

@@ -88,7 +88,7 @@ fn of_two_labels_the_fine_one_counts() {
     assert_eq!((labels(&dataset.train), labels(&dataset.val)), (vec![99, 4], vec![50]));
     assert_image(&dataset.train[1], 1);
     write(root.path(), "test.bin", rows(&[(&[5, 100], 2)]));
-    refused(root.path(), DatasetKind::Cifar100, &["test.bin", "image 0 has the label 100, labels are 0 to 99"]);
+    refused(root.path(), DatasetKind::Cifar100, &["test.bin", "image 0 has the label 100, but labels are 0 to 99"]);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn broken_binary_files_are_refused() {
     write(root, "data_batch_2.bin", "");
     refused(root, kind, &["data_batch_2.bin", "0 bytes"]);
     write(root, "data_batch_2.bin", rows(&[(&[1], 0), (&[10], 1)]));
-    refused(root, kind, &["data_batch_2.bin", "image 1 has the label 10, labels are 0 to 9"]);
+    refused(root, kind, &["data_batch_2.bin", "image 1 has the label 10, but labels are 0 to 9"]);
     binary10(root);
     write(root, "batches.meta.txt", "cat\ndog\n");
     refused(root, kind, &["batches.meta.txt", "it names 2 classes, cifar10 has 10"]);
@@ -185,7 +185,7 @@ fn broken_and_hostile_pickles_are_refused() {
     refuse(&with(writer.array("u1", [1, 3072], false, &pixels), &[1, 2]), "2 labels need [2, 3072] of u1");
     refuse(&with(writer.array("f8", [1, 3072], false, &pixels), &[1]), "an array [1, 3072] of f8");
     refuse(&with(writer.array("u1", [1, 3071], false, &pixels), &[1]), "an array [1, 3071] of u1");
-    refuse(&with(writer.array("u1", [1, 3072], false, &pixels[..3071]), &[1]), "1 labels and 3071 bytes");
+    refuse(&with(writer.array("u1", [1, 3072], false, &pixels[..3071]), &[1]), "1 label and 3071 bytes");
     refuse(&with(writer.array("u1", [0, 3072], false, &[]), &[]), "0 labels");
     refuse(&with(writer.numbers(&[1]), &[1]), "no numpy array");
     refuse(&writer.dict(&[("labels", b"N".to_vec())]), "\"labels\" are no list");

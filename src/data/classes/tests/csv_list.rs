@@ -34,7 +34,7 @@ fn columns_stand_in_any_order_and_paths_are_relative_to_the_list() {
         );
         assert_eq!(shown(root, &dataset.train), [("img/a.png".to_string(), 1), ("img/b.png".to_string(), 0)]);
         assert_eq!(shown(root, &dataset.val), [("img/c.png".to_string(), 1), ("img/d.png".to_string(), 0)]);
-        // Two images stand in no line; a list that is named itself says nothing of others.
+        // Two images are in no line; a list that the user named itself warns of no others.
         match (place.is_dir(), &dataset.warnings[..]) {
             (false, []) => {}
             (true, [left_out]) => {
@@ -131,7 +131,7 @@ fn errors_name_the_line() {
     bad("path,label\nimg/a.png,x\nno.png,x\nno2.png,x\nno3.png,x\n", &["3 of 4 images", "no.png"]);
     bad(
         "path,label\nimg/a.png,x\nimg/b.png,x\nimg/a.png,y\n",
-        &["line 4", "stands in line 2 too", "label x, here with y"],
+        &["line 4", "is in line 2, too", "label x, here with y"],
     );
     bad("path,label,split\nimg/a.png,x,train\n./img/a.png,x,val\n", &["line 3", "line 2 too", "another split"]);
     bad("path,label,split\nimg/a.png,x,train\nimg/b.png,y,val\n", &["1 class has validation images", "(y)"]);
@@ -147,7 +147,7 @@ fn lines_are_counted_behind_quotes_and_empty_lines() {
     bad("path,label\r\nimg/a.png,x\r\nimg/b.png,\r\n", &["line 3", "label is empty"]);
     bad("path,label\n\n\nimg/b.png,\n", &["line 4", "label is empty"]);
     bad("\u{feff}path,label\nimg/b.png,\n", &["line 2", "label is empty"]);
-    bad("path,label\r\n\r\nimg/a.png,x\r\nimg/a.png,y", &["line 4", "stands in line 3 too"]);
+    bad("path,label\r\n\r\nimg/a.png,x\r\nimg/a.png,y", &["line 4", "is in line 3, too"]);
     bad("path,label\r\nimg/a.png,x\r\nimg/b.png\r\n", &["line 3", "1 fields"]);
 }
 
@@ -173,7 +173,7 @@ fn lists_of_other_programs_and_systems_are_read() {
         }
     }
     bad("path,label\nC:\\data\\a.png,x\n", &["1 of 1 image", "Windows machine"]);
-    bad("path,label\nimg\\no.png,x\n", &["1 of 1 image", "separators of Windows"]);
+    bad("path,label\nimg\\no.png,x\n", &["1 of 1 image", "Windows' separators"]);
     bad("path,label\n/elsewhere/a.png,x\n", &["1 of 1 image", "perhaps of another machine"]);
 }
 

@@ -88,7 +88,7 @@ fn bad_folders_are_refused_by_name() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path();
     touch(root, &["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/x/1.png", "val/y/1.png"]);
-    refused(root, KIND, &["2 classes have validation images and none for training (x, y)"]);
+    refused(root, KIND, &["2 classes have validation images but none for training (x, y)"]);
     fs::remove_dir_all(root.join("val")).unwrap();
     touch(root, &["val/1.png"]);
     refused(root, KIND, &["val", "it has 1 image without a class"]);
@@ -186,7 +186,7 @@ fn one_folder_too_high_or_too_low_is_named() {
     refused(root, DatasetKind::Auto, &["its only class would be dn", "name that folder", "dn/photos"]);
     refused(&root.join("dn/photos/cat"), KIND, &["2 images without a class", "name the folder above", "dn/photos"]);
     touch(root, &["s/train/photos/cat/1.png", "s/train/photos/dog/1.png", "s/val/photos/cat/2.png"]);
-    refused(&root.join("s"), DatasetKind::Auto, &["they must lie directly in", "s/train"]);
+    refused(&root.join("s"), DatasetKind::Auto, &["they must be directly in", "s/train"]);
     // A class that is measured alone may have folders.
     touch(root, &["one/cat/a/1.png", "one/cat/b/1.png"]);
     let options = ClassOptions { val_share: None, ..TEST };

@@ -95,7 +95,7 @@ fn broken_files_are_refused() {
     refuse(images, idx(&[0, 2, 3], &[]), &["[0, 2, 3]", "at least one image"]);
     refuse(images, idx(&[1, 4097, 1], &[0; 4097]), &["sides of 1 to 4096"]);
     refuse(images, idx(&[u32::MAX, 4096, 4096], &[0; 12]), &["cut off", "72057594021150720 bytes"]);
-    refuse(labels, idx(&[2], &[4, 10]), &["image 1 has the label 10, labels are 0 to 9"]);
+    refuse(labels, idx(&[2], &[4, 10]), &["image 1 has the label 10, but labels are 0 to 9"]);
     refuse(labels, idx(&[3], &[4, 1, 1]), &["it has 3 labels", "has 2 images"]);
     refuse("t10k-images-idx3-ubyte.gz", zipped[..zipped.len() - 9].to_vec(), &["cut off or damaged"]);
     // Without the checksum at its end, which nothing but reading to the end finds.

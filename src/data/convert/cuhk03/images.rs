@@ -1,8 +1,7 @@
-//! The images in `cuhk-03.mat`, which is HDF5 behind a block of MATLAB's: cells are tables of references.
+//! Reads the images in `cuhk-03.mat`, which is HDF5 behind a header of MATLAB's; cells are tables of references.
 //!
 //! `/detected` and `/labeled` refer to one table for each camera pair, `[10, people]` references to images
-//! `[3, width, height]` u8, or to an empty marker; columns 1 to 5 are seen by the pair's first camera, 6 to 10 by its
-//! second. `/testsets` refers to the splits of the classic protocol, `[2, test ids]` f64: pair and person, from 1.
+//! `[3, width, height]` u8, or to an empty marker; columns 1 to 5 are by the pair's first camera, 6 to 10 by its second. `/testsets` refers to the splits of the classic protocol, `[2, test ids]` f64: pair and person, from 1.
 
 use std::path::{Path, PathBuf};
 
@@ -15,20 +14,20 @@ use crate::{Error, Result};
 
 /// Images of a person: at most ten.
 const COLUMNS: usize = 10;
-/// Longest side of an image; larger ones are taken for broken files. Pedestrian boxes have a few hundred pixels.
+/// Longest side of an image; larger ones mean a broken file. Pedestrian boxes have a few hundred pixels.
 const LARGEST: u64 = 4096;
-/// Most people in a pair, most test identities of a split, most splits.
+/// Largest number of people in a pair, of test identities in a split, and of splits.
 const MANY: u64 = 1 << 16;
 /// Most test identities of all splits together.
 const MOST_TEST_IDS: usize = 1 << 20;
-/// Bytes of the file for each reference in a table, at least: the header of an image takes more.
+/// Smallest number of bytes of the file for each reference in a table: the header of an image takes more.
 const BYTES_OF_A_REFERENCE: u64 = 64;
-/// Most bytes of one chunk; those of an image have as many as the image.
+/// Largest number of bytes of a chunk; chunks of an image are not larger than the image.
 const LARGEST_CHUNK: u64 = 64 << 20;
-/// Deflate makes at most this of a byte.
+/// Deflate makes at most this many bytes of one.
 const MAX_INFLATION: u64 = 1032;
 
-/// Which image, all counted from 1.
+/// Identifies an image; all numbers count from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ImageKey {
     pub pair: usize,
@@ -38,17 +37,17 @@ pub struct ImageKey {
 }
 
 impl ImageKey {
-    /// The camera within the pair, 1 or 2.
+    /// Returns the camera within the pair, 1 or 2.
     pub fn view(self) -> usize {
         if self.column <= COLUMNS / 2 { 1 } else { 2 }
     }
 
-    /// The camera among those of all pairs, 1 to 10.
+    /// Returns the camera among those of all pairs, 1 to 10.
     pub fn camera(self) -> usize {
         (self.pair - 1) * 2 + self.view()
     }
 
-    /// The name in the lists of the new protocol, without its ending: `1_001_1_01`.
+    /// Returns the name in the lists of the new protocol, without its ending: `1_001_1_01`.
     pub fn name(self) -> String {
         format!("{}_{:03}_{}_{:02}", self.pair, self.person, self.view(), self.column)
     }
@@ -57,7 +56,7 @@ impl ImageKey {
 /// An open `cuhk-03.mat`.
 pub struct MatFile {
     path: PathBuf,
-    /// Bytes.
+    /// Bytes of the file.
     len: u64,
     file: File,
 }
@@ -83,7 +82,7 @@ impl MatFile {
     /// # Errors
     /// [`Error::MatFile`]: it is no HDF5, cut off or broken. As [`input::open`].
     pub fn open(path: &Path) -> Result<MatFile> {
-        // First, for the system's own words.
+        // Opened first for the error messages of the system.
         let (_, len) = input::open(path)?;
         let file = File::open_streaming(path).map_err(|error| Error::MatFile {
             path: path.to_path_buf(),
@@ -92,7 +91,7 @@ impl MatFile {
         Ok(MatFile { path: path.to_path_buf(), len, file })
     }
 
-    /// The tables of one kind of boxes.
+    /// Returns the images with one kind of boxes.
     ///
     /// # Errors
     /// The file has no such tables, or they are broken.
@@ -107,7 +106,7 @@ impl MatFile {
         Ok(Images { path: self.path.clone(), len: self.len, tables: tables.collect::<Result<_>>()? })
     }
 
-    /// Test identities of each split: pair and person, from 1.
+    /// Reads the test identities of each split: pair and person, from 1.
     ///
     /// # Errors
     /// The file has no such tables, or they are broken.
@@ -138,7 +137,7 @@ impl MatFile {
         Ok(sets)
     }
 
-    /// What the table at the top of the file refers to.
+    /// Returns what the top-level table `name` refers to.
     fn references(&self, name: &str) -> Result<Vec<Dataset>> {
         let missing = |error| {
             self.error(format!("it has no table /{name} ({error}): is it the cuhk-03.mat of the CUHK03 data set?"))
@@ -186,17 +185,17 @@ impl MatFile {
 }
 
 impl Images {
-    /// People in each camera pair.
+    /// Returns the number of people in each camera pair.
     pub fn people(&self) -> [usize; PAIRS] {
         std::array::from_fn(|i| self.tables[i].people)
     }
 
-    /// The identity of a person: they are numbered through all pairs, from 1.
+    /// Returns the identity of a person. Identities are numbered through all pairs, from 1.
     pub fn pid(&self, pair: usize, person: usize) -> i64 {
         (self.people()[..pair - 1].iter().sum::<usize>() + person) as i64
     }
 
-    /// All images, in the order of pair, person and column.
+    /// Returns the keys of all images, in the order of pair, person and column.
     pub fn keys(&self) -> Vec<ImageKey> {
         let of = |(i, table): (usize, &Table)| {
             let (pair, people) = (i + 1, table.people);
@@ -207,7 +206,7 @@ impl Images {
         self.tables.iter().enumerate().flat_map(of).collect()
     }
 
-    /// Whether there is such an image.
+    /// Returns whether there is such an image.
     pub fn has(&self, key: ImageKey) -> bool {
         self.cell(key).is_some()
     }
@@ -248,13 +247,13 @@ impl Images {
     }
 }
 
-/// Numbers of an array.
+/// Returns the number of elements of an array.
 fn elements(shape: &[u64]) -> Option<u64> {
     shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n))
 }
 
-/// Refuses an array of `shape` with elements of `size` bytes whose stored form does not fit that, or not into a file of `len` bytes:
-/// the library reserves memory for what the file claims.
+/// Refuses an array of `shape` with elements of `size` bytes if its stored form is different, or does not fit into a file of `len`
+/// bytes: the library allocates the memory that the file claims to need.
 fn checked(array: &Dataset, shape: &[u64], size: u64, len: u64) -> Result<(), String> {
     let unreadable = |error: hdf5_pure::Error| format!("cannot be read ({error}): is the file complete?");
     let stored = array.element_size().map_err(unreadable)?;
@@ -267,7 +266,7 @@ fn checked(array: &Dataset, shape: &[u64], size: u64, len: u64) -> Result<(), St
     let inside = |start: u64, size: u64| start.checked_add(size).is_some_and(|end| end <= len);
     match array.layout().map_err(unreadable)? {
         Layout::Compact { size } if size == bytes => Ok(()),
-        // Without an address nothing was ever written.
+        // Without an address, nothing was written.
         Layout::Contiguous { address: Some(start), size } if size == bytes && inside(start, size) => Ok(()),
         Layout::Contiguous { address: None, .. } if bytes == 0 => Ok(()),
         Layout::Chunked { chunk_shape, .. } => {
@@ -276,7 +275,7 @@ fn checked(array: &Dataset, shape: &[u64], size: u64, len: u64) -> Result<(), St
             }
             let chunks = array.chunks().map_err(unreadable)?;
             match chunks.iter().find(|chunk| !inside(chunk.address, chunk.storage_size)) {
-                Some(_) => Err(format!("has a chunk that lies beyond the {len} bytes of the file: is it complete?")),
+                Some(_) => Err(format!("has a chunk beyond the {len} bytes of the file: is it complete?")),
                 None => Ok(()),
             }
         }
@@ -284,7 +283,7 @@ fn checked(array: &Dataset, shape: &[u64], size: u64, len: u64) -> Result<(), St
     }
 }
 
-/// `[3, width, height]` → `[height, width, 3]`.
+/// Reorders `[3, width, height]` to `[height, width, 3]`.
 fn interleaved(planes: &[u8], width: usize, height: usize) -> Vec<u8> {
     let mut pixels = vec![0; planes.len()];
     for (c, plane) in planes.chunks_exact(width * height).enumerate() {

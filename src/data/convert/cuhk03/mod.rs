@@ -1,5 +1,5 @@
-//! CUHK03 from its published files to folders: `cuhk-03.mat` (images, splits of the classic protocol) and two lists of the
-//! new protocol.
+//! Converts CUHK03 from its published files to folders: `cuhk-03.mat` (images, splits of the classic protocol) and two lists of the new
+//! protocol.
 //!
 //! ```text
 //! OUT/detected/{bounding_box_train,bounding_box_test,query}/LLLL/LLLL_cC_VV.jpg    cuhk03-np-detected
@@ -8,7 +8,8 @@
 //! OUT/classic/labeled/...                                                          cuhk03-classic-labeled
 //! ```
 //!
-//! L identity, C camera of all pairs (1 to 10), V number of the image; P pair, I person in the pair, V view.
+//! In the names, L is the identity, C the camera (1 to 10 over all pairs) and V the number of the image; in the classic ones, P is the
+//! camera pair, I the person in the pair, V the view and N the number of the image.
 
 mod images;
 mod protocol;
@@ -22,7 +23,7 @@ pub use images::{ImageKey, Images, MatFile};
 pub use protocol::{Listed, NewProtocol};
 pub use write::{Job, Outcome, convert};
 
-/// Camera pairs.
+/// Number of camera pairs.
 pub const PAIRS: usize = 5;
 
 /// Who drew the boxes.
@@ -37,7 +38,7 @@ pub enum BoxKind {
 impl BoxKind {
     pub const ALL: [BoxKind; 2] = [BoxKind::Detected, BoxKind::Labeled];
 
-    /// The name in files and folders.
+    /// Returns the name in files and folders.
     pub fn name(self) -> &'static str {
         match self {
             BoxKind::Detected => "detected",
@@ -45,7 +46,7 @@ impl BoxKind {
         }
     }
 
-    /// The lists of the new protocol, where they lie beside the images.
+    /// Returns the path of the new protocol's lists, beside the file of images.
     pub fn config_beside(self, mat: &Path) -> PathBuf {
         mat.with_file_name(format!("cuhk03_new_protocol_config_{}.mat", self.name()))
     }

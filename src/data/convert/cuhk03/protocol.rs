@@ -15,7 +15,7 @@ const FOLDERS: [(&str, &str); 3] =
 /// One image of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Where it goes, relative to the data set: `query/0004/0004_c1_03.jpg`.
+    /// Path relative to the data set: `query/0004/0004_c1_03.jpg`.
     pub path: PathBuf,
     pub key: ImageKey,
     pub pid: i64,
@@ -32,25 +32,25 @@ impl NewProtocol {
     /// Reads `cuhk03_new_protocol_config_{detected,labeled}.mat`.
     ///
     /// # Errors
-    /// [`Error::MatFile`]: broken, or not the lists of the protocol.
+    /// [`Error::MatFile`]: the file is broken, or has no lists of the protocol.
     pub fn read(file: &Path) -> Result<NewProtocol> {
         let listed =
             listed(&mat5::read(file)?).map_err(|reason| Error::MatFile { path: file.to_path_buf(), reason })?;
         Ok(NewProtocol { file: file.to_path_buf(), listed })
     }
 
-    /// All images by path.
+    /// Returns all images, sorted by path.
     pub fn listed(&self) -> &[Listed] {
         &self.listed
     }
 
-    /// Identities and images of the folder.
+    /// Counts the identities and images of a folder.
     pub fn counts(&self, folder: &str) -> (usize, usize) {
         let within = || self.listed.iter().filter(|listed| listed.path.starts_with(folder));
         (within().map(|listed| listed.pid).collect::<std::collections::BTreeSet<_>>().len(), within().count())
     }
 
-    /// Refuses images that have other boxes than the lists.
+    /// Checks that the images have the boxes of the lists.
     ///
     /// # Errors
     /// [`Error::MatFile`]: a listed image is not there.
@@ -70,7 +70,7 @@ impl NewProtocol {
     }
 }
 
-/// The variables as images with their places.
+/// Converts the variables to images with their paths.
 fn listed(variables: &[Variable]) -> Result<Vec<Listed>, String> {
     let value = |name: &str| {
         let found = variables.iter().find(|variable| variable.name == name).map(|variable| &variable.value);
@@ -103,7 +103,7 @@ fn listed(variables: &[Variable]) -> Result<Vec<Listed>, String> {
                 return Err(format!("{list} names image {index} of {}", names.len()));
             };
             if std::mem::replace(used, true) {
-                return Err(format!("image {index} stands in train_idx, gallery_idx and query_idx more than once"));
+                return Err(format!("image {index} is in train_idx, gallery_idx and query_idx more than once"));
             }
             let Value::Text(name) = &names[index - 1] else {
                 return Err(format!("name {index} of filelist is no text"));
@@ -126,7 +126,7 @@ fn listed(variables: &[Variable]) -> Result<Vec<Listed>, String> {
     Ok(places.into_values().collect())
 }
 
-/// `2_002_1_01.png`: pair, person, view, column.
+/// Parses a name like `2_002_1_01.png`: pair, person, view, column.
 fn parse_name(name: &str) -> Option<ImageKey> {
     let fields: Vec<usize> = name.strip_suffix(".png")?.split('_').map(|f| f.parse().ok()).collect::<Option<_>>()?;
     let [pair @ 1..=super::PAIRS, person, view, column @ 1..=10] = fields[..] else { return None };

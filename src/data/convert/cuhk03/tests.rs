@@ -216,7 +216,7 @@ fn swapped_and_foreign_files_are_named() {
     let folder = published();
     let [detected, labeled] = BoxKind::ALL.map(|kind| kind.config_beside(&mat(&folder)));
     let swapped = run(&folder, [Some(&labeled), Some(&detected)], &StopFlag::default()).unwrap_err().to_string();
-    assert!(swapped.contains("1 of the 24 images that it lists") && swapped.contains("1_001_2_07"), "{swapped}");
+    assert!(swapped.contains("1 of 24 images that it lists") && swapped.contains("1_001_2_07"), "{swapped}");
     assert!(swapped.contains("labeled.mat") && swapped.contains("swapped?"), "{swapped}");
 
     let good = fs::read(&detected).unwrap();
@@ -265,7 +265,7 @@ fn lists_that_contradict_themselves_are_refused() {
         (with(&[1.0], &[3.0], &labels, &cameras), "query_idx names image 3 of 2"),
         (with(&[0.0], &[2.0], &labels, &cameras), "train_idx holds something else"),
         (with(&[1.5], &[2.0], &labels, &cameras), "train_idx holds something else"),
-        (with(&[1.0, 2.0], &[2.0], &labels, &cameras), "image 2 stands in"),
+        (with(&[1.0, 2.0], &[2.0], &labels, &cameras), "image 2 is in"),
         (with(&[1.0], &[2.0], &[1.0], &cameras), "labels 1 and camId 2"),
         (with(&[1.0], &[2.0], &[1.0, 1.0], &cameras), "identity 1 to 1_002_2_06.png and to another"),
         (with(&[1.0], &[2.0], &labels, &[1.0, 1.0]), "camId of 1_002_2_06.png is 1"),

@@ -1,4 +1,4 @@
-//! Writes the folders, one image in memory at a time.
+//! Writes the folders, with one image in memory at a time.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,20 +17,20 @@ use crate::base::text::plural;
 use crate::data::{CLASSIC_FILE, ClassicSplits, Rgb};
 use crate::{Error, Result};
 
-/// Close to the pixels: fine quantisation, and the encoder keeps the full colour planes. OpenCV's default too.
+/// High quality: fine quantisation, and the encoder does not subsample colours. It is OpenCV's default, too.
 const JPEG_QUALITY: u8 = 95;
-/// Added to the name of a folder while it is being filled: what a killed conversion leaves does not load as a data set.
+/// Added to the name of a folder while it is being filled, so that the rest of a killed conversion does not load as a data set.
 const UNFINISHED: &str = "-unfinished";
 
 /// People of the five pairs in the published file.
 const PEOPLE: [usize; PAIRS] = [843, 440, 77, 58, 49];
-/// Identities and images of the published lists: folder, detected, labeled.
+/// (identities, images) of each folder in the published lists, for detected and for labeled boxes.
 const LISTED: [(&str, (usize, usize), (usize, usize)); 3] = [
     ("bounding_box_train", (767, 7_365), (767, 7_368)),
     ("query", (700, 1_400), (700, 1_400)),
     ("bounding_box_test", (700, 5_332), (700, 5_328)),
 ];
-/// Images of the pairs with detected boxes, and of all pairs with labeled ones.
+/// Images with detected boxes of each pair, and with labeled boxes of all pairs.
 const DETECTED_IMAGES: [usize; PAIRS] = [8_177, 4_337, 650, 510, 423];
 const LABELED_IMAGES: usize = 14_096;
 const SPLITS: usize = 20;
@@ -39,7 +39,7 @@ const SPLITS: usize = 20;
 pub struct Job<'a> {
     /// `cuhk-03.mat`.
     pub mat: &'a Path,
-    /// Lists of the new protocol for detected and labeled boxes; without one, its folder is not written.
+    /// Lists of the new protocol for detected and labeled boxes. Without a list, its folder is not written.
     pub configs: [Option<&'a Path>; 2],
     /// Folder to write, new or empty.
     pub out: &'a Path,
@@ -50,9 +50,9 @@ pub struct Job<'a> {
 /// How a conversion ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Files of images written.
+    /// Number of image files written.
     Finished { images: usize },
-    /// Stopped on request; nothing is left.
+    /// It was stopped on request, and left nothing.
     Stopped,
 }
 
@@ -63,11 +63,11 @@ struct Plan {
     protocol: Option<NewProtocol>,
 }
 
-/// Converts. Input is checked before anything is written; the same input gives the same bytes. Folders get their names when
-/// all are complete, and what is unfinished is removed on an error.
+/// Runs a conversion. The input is checked before anything is written, and the same input gives the same bytes. Folders get their final
+/// names when all are complete; on an error, unfinished ones are removed.
 ///
 /// # Errors
-/// Input that is broken or does not belong together, an output folder that is not empty, a file that cannot be written.
+/// The input is broken or does not belong together, the output folder is not empty, or a file cannot be written.
 pub fn convert(job: &Job<'_>) -> Result<Outcome> {
     let mat = MatFile::open(job.mat)?;
     let test_sets = mat.test_sets()?;
@@ -94,7 +94,7 @@ pub fn convert(job: &Job<'_>) -> Result<Outcome> {
     }
     let written = write_all(job, &plans, &splits);
     if !matches!(written, Ok(Outcome::Finished { .. })) {
-        // The first error is the one to report; what can be removed is removed.
+        // Errors of removing are ignored: the first error is reported.
         top_folders(&plans).iter().for_each(|name| drop(fs::remove_dir_all(unfinished(job.out, name))));
         if !existed {
             let _ = fs::remove_dir(job.out);
@@ -134,7 +134,7 @@ fn write_all(job: &Job<'_>, plans: &[Plan], splits: &[ClassicSplits]) -> Result<
     Ok(Outcome::Finished { images: files })
 }
 
-/// Folders directly in the output.
+/// Returns the names of the folders directly in the output.
 fn top_folders(plans: &[Plan]) -> Vec<&'static str> {
     let listed = plans.iter().filter(|plan| plan.protocol.is_some()).map(|plan| plan.kind.name());
     listed.chain(["classic"]).collect()
@@ -158,12 +158,12 @@ fn encode(image: &Rgb, key: ImageKey) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// `images/1_001_1_01.jpg`.
+/// Returns a path like `images/1_001_1_01.jpg`.
 fn classic_path(key: ImageKey) -> PathBuf {
     Path::new("images").join(key.name() + ".jpg")
 }
 
-/// All images of one kind, and who is tested in each split.
+/// Returns all images with one kind of boxes, and the test identities of each split.
 fn classic_splits(mat: &Path, plan: &Plan, test_sets: &[Vec<[usize; 2]>]) -> Result<ClassicSplits> {
     let Plan { kind, images, .. } = plan;
     let people = images.people();
@@ -187,7 +187,7 @@ fn classic_splits(mat: &Path, plan: &Plan, test_sets: &[Vec<[usize; 2]>]) -> Res
     })
 }
 
-/// What the published files have otherwise.
+/// Returns the differences from the published files.
 fn oddities(plan: &Plan) -> Vec<String> {
     let Plan { kind, images, protocol } = plan;
     let name = kind.name();
@@ -215,10 +215,8 @@ fn oddities(plan: &Plan) -> Vec<String> {
         }
         let unlisted = keys.len().saturating_sub(protocol.listed().len());
         if unlisted > 0 {
-            found.push(format!(
-                "{name}: {} in no list of the new protocol",
-                plural(unlisted, "image stands", "images stand")
-            ));
+            found
+                .push(format!("{name}: {} in no list of the new protocol", plural(unlisted, "image is", "images are")));
         }
     }
     found

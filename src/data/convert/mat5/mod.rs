@@ -1,8 +1,8 @@
-//! MATLAB files of version 5: as much as lists of numbers and cells of strings need.
+//! Reads MATLAB files of version 5, as far as lists of numbers and cells of strings need it.
 //!
-//! A file is 128 bytes of header and data elements, each a tag (type, length) and its bytes, padded to 8; an array is an
-//! element of elements (flags, dimensions, name, content), a compressed element is zlib's stream of one array. Every length is
-//! held against the bytes that are there.
+//! A file is a header of 128 bytes, and data elements: a tag (type, length) and bytes, padded to 8. An array is an element of elements
+//! (flags, dimensions, name, content); a compressed element is a zlib stream of one array. Every length is checked against the bytes
+//! that are there.
 //!
 //! Source: MathWorks, *MAT-File Format*, chapter 1 (Level 5).
 
@@ -18,11 +18,11 @@ use crate::{Error, Result};
 
 /// Bytes of the header; the last four are version and byte order.
 const HEADER: usize = 128;
-/// Largest file, and all arrays together after decompression: bytes. Lists of 14,097 names take about one million.
+/// Largest number of bytes of a file, and of all its arrays together after decompression. Lists of 14,097 names take about one million.
 const LARGEST: u64 = 16 << 20;
-/// Most arrays, those in cells included.
+/// Largest number of arrays, including those in cells.
 const MOST_ARRAYS: usize = 1 << 20;
-/// Cells within cells.
+/// Largest depth of cells in cells.
 const DEEPEST: usize = 8;
 
 /// Types of data elements.
@@ -89,7 +89,7 @@ pub fn read(path: &Path) -> Result<Vec<Variable>> {
 /// Reads all variables of a file's bytes.
 ///
 /// # Errors
-/// What is wrong with them, in words.
+/// The reason why they cannot be read.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Variable>, String> {
     let Some((header, body)) = bytes.split_at_checked(HEADER) else {
         return Err("it ends within the header".into());
@@ -107,21 +107,21 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Variable>, String> {
         match kind {
             mi::MATRIX => variables.push(array(data, 0, &mut budget)?),
             mi::COMPRESSED => variables.push(compressed(data, &mut budget)?),
-            // Other top-level elements are allowed and mean nothing here.
+            // Other top-level elements are allowed and ignored.
             _ => {}
         }
     }
     Ok(variables)
 }
 
-/// What may still be read of a file: a few bytes that were compressed can be many.
+/// What may still be read: a few compressed bytes can become many.
 struct Budget {
-    /// That compressed arrays become.
+    /// Bytes of decompressed arrays.
     bytes: u64,
     arrays: usize,
 }
 
-/// A zlib stream that holds one array.
+/// Reads a zlib stream of one array.
 fn compressed(data: &[u8], budget: &mut Budget) -> Result<Variable, String> {
     let mut bytes = Vec::new();
     let read = ZlibDecoder::new(data).take(budget.bytes + 1).read_to_end(&mut bytes);
@@ -135,7 +135,7 @@ fn compressed(data: &[u8], budget: &mut Budget) -> Result<Variable, String> {
     }
 }
 
-/// Takes one element off the front: its type and its bytes.
+/// Takes an element off the front. Returns its type and its bytes.
 fn element<'a>(rest: &mut &'a [u8]) -> Result<(u32, &'a [u8]), String> {
     let cut = || "it is cut off or broken: an element is longer than what is left".to_string();
     let (tag, after) = rest.split_first_chunk::<8>().ok_or_else(cut)?;
@@ -155,7 +155,7 @@ fn element<'a>(rest: &mut &'a [u8]) -> Result<(u32, &'a [u8]), String> {
     Ok((first, data))
 }
 
-/// An array: flags, dimensions, name, content.
+/// Reads an array: flags, dimensions, name, content.
 fn array(data: &[u8], depth: usize, budget: &mut Budget) -> Result<Variable, String> {
     let left = budget.arrays.checked_sub(1);
     budget.arrays = left.ok_or_else(|| format!("it has more than {MOST_ARRAYS} arrays"))?;
@@ -164,7 +164,7 @@ fn array(data: &[u8], depth: usize, budget: &mut Budget) -> Result<Variable, Str
         return Ok(Variable { name: String::new(), dims: vec![0, 0], value: Value::Numbers(Vec::new()) });
     }
     if depth > DEEPEST {
-        return Err(format!("cells lie within cells more than {DEEPEST} times"));
+        return Err(format!("cells are nested more than {DEEPEST} times"));
     }
     let mut rest = data;
     let (kind, flags) = element(&mut rest)?;
@@ -213,7 +213,7 @@ fn array(data: &[u8], depth: usize, budget: &mut Budget) -> Result<Variable, Str
     Ok(Variable { name, dims, value })
 }
 
-/// Numbers of any stored type; MATLAB stores doubles as the smallest type that holds them.
+/// Reads numbers of any stored type; MATLAB stores doubles as the smallest type that can represent them.
 fn numbers(kind: u32, data: &[u8]) -> Result<Vec<f64>, String> {
     macro_rules! read {
         ($type:ty) => {{
@@ -239,7 +239,7 @@ fn numbers(kind: u32, data: &[u8]) -> Result<Vec<f64>, String> {
     })
 }
 
-/// Characters in one of the encodings that MATLAB writes.
+/// Reads characters in one of the encodings that MATLAB writes.
 fn text(kind: u32, data: &[u8]) -> Result<String, String> {
     match kind {
         mi::UTF8 | mi::INT8 | mi::UINT8 => Ok(String::from_utf8_lossy(data).into_owned()),

@@ -124,7 +124,7 @@ fn lengths_dimensions_and_depth_are_held_against_the_bytes() {
     let cells = with(zipped(&matrix(mx::CELL, [MOST_ARRAYS as i32, 1], "c", &empty)));
     assert!(cells.contains("more than 1048576 arrays"), "{cells}");
     let nested = (0..20).fold(column("", &[1.0]), |inner, _| matrix(mx::CELL, [1, 1], "", &inner));
-    assert!(with(nested).contains("cells lie within cells"));
+    assert!(with(nested).contains("cells are nested"));
 }
 
 /// Any cut and any changed byte gives variables or an error, never a panic.
