@@ -1,4 +1,4 @@
-//! Ranking metrics and reports.
+//! Evaluation: runs networks on images, ranks features, measures classifiers, and writes reports.
 
 pub mod camera_pairs;
 pub mod classification;
@@ -17,7 +17,7 @@ pub mod rerank;
 pub mod roc;
 mod sets;
 
-/// The file with a line for each image or query that was measured.
+/// Name of the file with a row for each image or query that was evaluated.
 pub const ITEMS_FILE: &str = "items.csv";
 
 pub use distance::reranked_distances;

@@ -1,6 +1,6 @@
-//! Types of the elements of tensors in files.
+//! Element types of tensors in files.
 
-/// Types of elements that are read.
+/// The element types that are supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
     F16,
@@ -16,7 +16,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Bytes of an element.
+    /// Returns the number of bytes of an element.
     pub fn size(self) -> usize {
         match self {
             Dtype::F64 | Dtype::I64 => 8,

@@ -1,4 +1,4 @@
-//! Files of weights, of this program and of others.
+//! Reads and writes files of weights, of this program and of others.
 
 pub mod checkpoint;
 mod dtype;

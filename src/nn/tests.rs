@@ -179,7 +179,7 @@ fn other_networks_are_refused_by_what_they_lack_and_have() {
         assert!(report.partial.is_some(), "{parts:?}");
     };
     // Deeper and shallower: every tensor of a ResNet-18 is in a ResNet-34 as well.
-    refused("resnet18", &resnet("resnet34"), &["it has", "of a backbone that the model has not", "layer1.2."]);
+    refused("resnet18", &resnet("resnet34"), &["it has", "of a backbone that the model does not have", "layer1.2."]);
     refused("resnet34", &resnet("resnet18"), &["it lacks", "backbone.layer1.2.conv1.weight"]);
     // Instance normalisation in half of the channels.
     let ibn = renamed(resnet("resnet18"), |name| {

@@ -1,26 +1,26 @@
-//! Whether a classifier is as sure as it is right (Guo et al., 2017, "On Calibration of Modern Neural Networks").
+//! Calibration: whether a classifier's confidence equals its accuracy (Guo et al., 2017, "On Calibration of Modern Neural Networks").
 
 use serde::Serialize;
 
-/// Bins of the largest probability, as in the publication.
+/// Number of bins of the largest probability, as in the publication.
 pub const BINS: usize = 15;
 
-/// Images whose largest probability lies in ((i - 1) / [`BINS`], i / [`BINS`]].
+/// Images whose largest probability is in ((i - 1) / [`BINS`], i / [`BINS`]].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct CalibrationBin {
     pub images: usize,
-    /// Share of them that are right; 0 without images.
+    /// Share of them that are classified correctly; 0 without images.
     pub accuracy: f64,
     /// Mean of their largest probabilities; 0 without images.
     pub confidence: f64,
 }
 
-/// Sorts images, each (largest probability, is it right), into [`BINS`] bins of equal width.
+/// Sorts images, each as (largest probability, whether it is correct), into [`BINS`] bins of equal width.
 pub fn calibration_bins(images: impl IntoIterator<Item = (f32, bool)>) -> Vec<CalibrationBin> {
-    // Sums first.
+    // First the sums, then the means.
     let mut bins = vec![CalibrationBin::default(); BINS];
     for (confidence, right) in images {
-        // In f32, in which 0.6 times 15 is 9.
+        // Computed in f32, in which 0.6 times 15 is exactly 9.
         let bin = &mut bins[((confidence * BINS as f32).ceil() as usize).clamp(1, BINS) - 1];
         bin.images += 1;
         bin.accuracy += f64::from(u8::from(right));
@@ -33,7 +33,7 @@ pub fn calibration_bins(images: impl IntoIterator<Item = (f32, bool)>) -> Vec<Ca
     bins
 }
 
-/// Expected calibration error: the mean over images of |accuracy - confidence| of their bin; 0 without images.
+/// Returns the expected calibration error: the mean over images of |accuracy - confidence| of their bin; 0 without images.
 pub fn calibration_error(bins: &[CalibrationBin]) -> f64 {
     let images: usize = bins.iter().map(|bin| bin.images).sum();
     let gap = |bin: &CalibrationBin| bin.images as f64 * (bin.accuracy - bin.confidence).abs();

@@ -8,7 +8,7 @@ use crate::base::csv_out::Cells;
 use crate::data::Sample;
 use crate::eval::{ITEMS_FILE, Model, Output};
 
-/// Predicts and counts `samples`, whose labels are numbers of `classes`.
+/// Evaluates `samples`, whose labels are indices of `classes`.
 ///
 /// # Errors
 /// As [`Model::run`] and [`ClassificationReport::new`].

@@ -1,4 +1,4 @@
-//! The report as CSV files.
+//! Writes the report as CSV files.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -11,8 +11,8 @@ use crate::base::csv_out::{Cells, write_csv};
 pub const ITEM_COLUMNS: [&str; 7] = ["image", "label", "predicted", "confidence", "top1", "top5", "nll"];
 
 impl ClassificationReport {
-    /// Counts of images, a row for each true class and a column for each predicted one. The header starts with
-    /// `true\predicted`.
+    /// Writes the confusion matrix: numbers of images, with a row for each true class and a column for each predicted one. The header
+    /// starts with `true\predicted`.
     ///
     /// # Errors
     /// [`crate::Error::Io`].
@@ -30,7 +30,7 @@ impl ClassificationReport {
         })
     }
 
-    /// `class,images,accuracy,precision,f1`, one row for each class; a share that does not exist stays empty.
+    /// Writes the columns `class,images,accuracy,precision,f1` with a row for each class; an undefined share is an empty field.
     ///
     /// # Errors
     /// [`crate::Error::Io`].
@@ -44,14 +44,14 @@ impl ClassificationReport {
         })
     }
 
-    /// `image,label,predicted,confidence,top1,top5,nll`, one row for each image, in which label and predicted class stand by
-    /// name, top1 and top5 as 0 or 1. `names` are those of the images, in their order.
+    /// Writes the columns `image,label,predicted,confidence,top1,top5,nll` with a row for each image. Label and predicted class are names;
+    /// top1 and top5 are 0 or 1. `names` are those of the images, in their order.
     ///
     /// # Errors
     /// [`crate::Error::Io`].
     ///
     /// # Panics
-    /// Another number of names than of images.
+    /// There are not as many names as images.
     pub fn write_items_csv<N: Display>(
         &self,
         path: &Path,

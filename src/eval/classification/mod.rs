@@ -1,6 +1,6 @@
-//! Measures of a classifier: accuracies, F1, how well probabilities are calibrated, and which classes are confused.
+//! Metrics of classifiers: accuracies, F1, calibration of the probabilities, and confusion of classes.
 //!
-//! Of equal probabilities, that of the lower class index stands first, so a constant prediction names class 0.
+//! Of equal probabilities, that of the lower class index ranks first, so a constant prediction predicts class 0.
 
 mod calibration;
 mod evaluate;
@@ -21,10 +21,10 @@ use crate::base::report::Table;
 use crate::base::text::plural;
 use crate::{Error, Result};
 
-/// Top-k of [`ClassificationReport::top5`], where there are as many classes.
+/// The k of [`ClassificationReport::top5`].
 const TOP: usize = 5;
 
-/// What became of one image.
+/// The result of one image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClassifiedImage {
     pub label: u32,
@@ -32,27 +32,27 @@ pub struct ClassifiedImage {
     pub predicted: u32,
     /// The largest probability.
     pub confidence: f32,
-    /// 1-based place of the label among the classes by probability.
+    /// 1-based rank of the label among the classes by probability.
     pub rank: u32,
-    /// -ln of the label's probability, of f32's smallest normal number where it is 0: at most 87.3.
+    /// -ln of the label's probability, or of f32's smallest normal number if that is larger: at most 87.3.
     pub nll: f64,
 }
 
-/// Figures of one class. All are shares in [0, 1].
+/// Metrics of one class. All shares are in [0, 1].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClassResult {
     pub class: String,
     pub images: usize,
-    /// Share of its images that are recognised (recall); `None` without images.
+    /// Share of its images that are classified correctly (recall); `None` without images.
     pub accuracy: Option<f64>,
-    /// Share of the images taken for it that are of it; `None` where none is.
+    /// Share of images of this class among those predicted as it; `None` if there are none.
     pub precision: Option<f64>,
     /// Harmonic mean of both: 2 TP / (2 TP + FP + FN); `None` without images.
     pub f1: Option<f64>,
 }
 
-/// Measures over the images of a set. Shares lie in [0, 1]. Serialised without the list of images and the confusions, which
-/// have files of their own.
+/// Metrics over the images of a set. All shares are in [0, 1]. The list of images and the confusion matrix are not serialised; they have
+/// files of their own.
 #[derive(Clone, Debug, Serialize)]
 pub struct ClassificationReport {
     pub images: usize,
@@ -70,7 +70,7 @@ pub struct ClassificationReport {
     pub ece: f64,
     /// In the order of the classes.
     pub per_class: Vec<ClassResult>,
-    /// What the calibration error is counted from.
+    /// The bins from which the calibration error is computed.
     pub calibration: Vec<CalibrationBin>,
     /// In the order of the images.
     #[serde(skip)]
@@ -81,11 +81,12 @@ pub struct ClassificationReport {
 }
 
 impl ClassificationReport {
-    /// From `probabilities` `[n, classes]` and `labels` `[n]`, which lie below the number of `classes` (their names).
+    /// Computes the metrics from `probabilities` `[n, classes]` and `labels` `[n]`, which are less than the number of `classes` (their
+    /// names).
     ///
     /// # Errors
-    /// [`Error::Predictions`]: no image, numbers that do not belong together, a label without a class;
-    /// [`Error::NotAProbability`] names the image whose row is not finite.
+    /// [`Error::Predictions`]: there is no image, the counts do not match, or a label has no class; [`Error::NotAProbability`] with the
+    /// image whose row is not made of probabilities.
     pub fn new(probabilities: &[f32], labels: &[u32], classes: &[String]) -> Result<ClassificationReport> {
         let wrong = |reason: String| Err(Error::Predictions { reason });
         let (n, width) = (labels.len(), classes.len());
@@ -107,7 +108,7 @@ impl ClassificationReport {
                 plural(width, "class", "classes")
             ));
         }
-        // A little above 1, as rounding may leave it.
+        // Rounding may leave a probability a little above 1.
         let broken = |row: &[f32]| !row.iter().all(|p| (0.0..=1.001).contains(p));
         if let Some(image) = probabilities.par_chunks_exact(width).position_first(broken) {
             return Err(Error::NotAProbability { image });
@@ -152,7 +153,7 @@ impl ClassificationReport {
     }
 }
 
-/// The label's place, the first class, and what both cost.
+/// Computes the result of an image from its row of probabilities.
 fn classified(row: &[f32], label: u32) -> ClassifiedImage {
     let own = row[label as usize];
     let (mut predicted, mut rank) = (0, 1);
@@ -172,7 +173,7 @@ fn classified(row: &[f32], label: u32) -> ClassifiedImage {
 }
 
 fn class_results(confusions: &BTreeMap<(u32, u32), usize>, classes: &[String]) -> Vec<ClassResult> {
-    // [true positives, images of it, images taken for it]
+    // [true positives, images of the class, images predicted as the class]
     let mut counts = vec![[0usize; 3]; classes.len()];
     for (&(label, predicted), &images) in confusions {
         if label == predicted {
@@ -192,7 +193,7 @@ fn class_results(confusions: &BTreeMap<(u32, u32), usize>, classes: &[String]) -
     classes.iter().zip(counts).map(result).collect()
 }
 
-/// The figures as a table in percent, and how many images and classes there are.
+/// The metrics as a table in percent, and the numbers of images and classes.
 impl fmt::Display for ClassificationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new(["metric", "%"]);
@@ -200,7 +201,7 @@ impl fmt::Display for ClassificationReport {
             table.row([name.to_string(), format!("{:.2}", 100.0 * share)]);
         };
         row("top-1 accuracy", self.top1);
-        // Among five classes every label is.
+        // With five classes or fewer, every label is among the first five.
         if self.per_class.len() > TOP {
             row("top-5 accuracy", self.top5);
         }

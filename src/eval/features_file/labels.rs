@@ -1,4 +1,4 @@
-//! Which image a feature is of: lists of names in Market-1501's style, and CSV files.
+//! Labels of features: lists of names in the style of Market-1501, and CSV files.
 
 use std::path::{Path, PathBuf};
 
@@ -24,10 +24,11 @@ pub(super) struct ImageLabels {
 }
 
 impl ImageLabels {
-    /// Reads a CSV file with the columns `path`, `pid` and `camid`, or a list of paths, one a line, whose names carry both.
+    /// Reads a CSV file with the columns `path`, `pid` and `camid`, or a list of paths, one on each line, whose names tell identity and
+    /// camera.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::FeatureFile`] with the line that says something else.
+    /// [`Error::Io`]; [`Error::FeatureFile`] with the wrong line.
     pub fn read(file: &Path) -> Result<ImageLabels> {
         let bad = |reason: String| Error::FeatureFile { path: file.into(), reason };
         let is_table = |header: &[&str]| !matches!(columns(header), Ok(None));
@@ -35,7 +36,7 @@ impl ImageLabels {
         let header = table.header().map_err(|error| bad(table.explain(&error).1))?;
         let columns = header.as_ref().map_or(Ok(None), |header| columns(&fields(header))).map_err(bad)?;
         let mut labels = ImageLabels::default();
-        // A list of names has no fields: each line is one, whatever is in it.
+        // In a list of names, each whole line is a name.
         let Some(columns) = columns else {
             let text = table.text().ok_or_else(|| bad("it is no UTF-8 text: save it as UTF-8".into()))?;
             for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -75,7 +76,7 @@ impl ImageLabels {
         Ok(labels)
     }
 
-    /// From the names of images; `None` if one does not carry both.
+    /// Reads the labels from the names of images. Returns `None` if a name does not tell identity and camera.
     pub fn of_names(paths: &[PathBuf]) -> Option<ImageLabels> {
         let mut labels = ImageLabels::default();
         for path in paths {
@@ -92,13 +93,13 @@ impl ImageLabels {
     }
 }
 
-/// Where the three columns are, and how many there are.
+/// Indices of the three columns, and the number of all columns.
 struct Columns {
     places: [usize; 3],
     count: usize,
 }
 
-/// Finds the columns of a header, if it has all three; the reason where it has one twice.
+/// Finds the three columns, if the header has them. The error is the reason if it has one twice.
 fn columns(header: &[&str]) -> Result<Option<Columns>, String> {
     let mut places = [0; 3];
     for (place, name) in places.iter_mut().zip(COLUMNS) {
@@ -108,7 +109,7 @@ fn columns(header: &[&str]) -> Result<Option<Columns>, String> {
     Ok(Some(Columns { places, count: header.len() }))
 }
 
-/// A path may hold separators that nobody quoted, where the two numbers end the line.
+/// Reads a row. If the numbers are the last two columns, the path may contain unquoted separators.
 fn csv_entry(record: &StringRecord, columns: &Columns, separator: char) -> Option<(PathBuf, i64, i64)> {
     let number = |index: usize| field(record.get(index)?).parse::<i64>().ok();
     let [path, pid, camid] = columns.places;
@@ -123,7 +124,7 @@ fn csv_entry(record: &StringRecord, columns: &Columns, separator: char) -> Optio
 }
 
 fn named_entry(path: &Path) -> Option<(PathBuf, i64, i64)> {
-    // Of a list from Windows too.
+    // The list may come from Windows.
     let (pid, camid) = parse_name(path.to_str()?.rsplit(['/', '\\']).next()?)?;
     Some((path.into(), pid, camid))
 }

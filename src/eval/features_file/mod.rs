@@ -1,5 +1,5 @@
-//! Features on disk, for and from elsewhere: safetensors with labels and paths inside, or .npy with the paths beside
-//! it.
+//! Features on disk, also for and from other programs: safetensors with labels and paths inside, or .npy with the paths in a file
+//! beside it.
 
 mod labels;
 mod narrow;
@@ -19,7 +19,7 @@ use crate::base::atomic::atomic_write;
 use crate::base::write_guard::WriteGuard;
 use crate::{Error, Result};
 
-/// Kind of file, from the ending of its name.
+/// Format of a file, by the ending of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeatureFormat {
     Safetensors,
@@ -42,7 +42,7 @@ impl FeatureFormat {
         }
     }
 
-    /// Refuses paths that could not be read back: those that are no UTF-8 text, and for `.npy`, whose paths stand one a line, those
+    /// Refuses paths that could not be read back: those that are no UTF-8 text, and for `.npy`, whose list has a path on each line, those
     /// with a line break.
     ///
     /// # Errors
@@ -52,9 +52,9 @@ impl FeatureFormat {
         let bad = |path: &&PathBuf| path.to_str().is_none() || (self == FeatureFormat::Npy && broken(path));
         let Some(path) = paths.iter().find(bad) else { return Ok(()) };
         let reason = match path.to_str() {
-            None => "the name of this image is no UTF-8 text, in which features keep it: rename it",
+            None => "the name of this image is no UTF-8 text, which feature files need: rename it",
             Some(_) => {
-                "the name of this image has a line break, and the list beside an .npy has one name a line: rename it, or \
+                "the name of this image has a line break, and the list beside an .npy has a name on each line: rename it, or \
                  write .safetensors"
             }
         };
@@ -69,22 +69,21 @@ pub struct FeatureTable<'a> {
     pub features: &'a [f32],
     pub dim: usize,
     pub paths: &'a [PathBuf],
-    /// Identity and camera of each image, where they are known.
+    /// Identities and cameras of the images, if known.
     pub labels: Option<(&'a [i64], &'a [i64])>,
 }
 
 impl FeatureTable<'_> {
-    /// Writes to `path`, in the format of its ending.
+    /// Writes the features to `path`, in the format of its ending.
     ///
-    /// - `.safetensors`: `features` f32 `[n, dim]`, `pids` and `camids` i64 `[n]` where known; metadata `paths` is a
-    ///   JSON list.
-    /// - `.npy`: f32 `[n, dim]` in C order; the paths, one a line, in a file beside it that ends in `.txt`.
+    /// - `.safetensors`: `features` f32 `[n, dim]`, `pids` and `camids` i64 `[n]` if known; the metadata `paths` is a JSON list.
+    /// - `.npy`: f32 `[n, dim]` in C order; the paths are in a file beside it that ends in `.txt`, one on each line.
     ///
     /// # Errors
-    /// As [`FeatureFormat::check_paths`]; another ending; [`Error::Io`].
+    /// As [`FeatureFormat::of`] and [`FeatureFormat::check_paths`]; [`Error::Io`].
     ///
     /// # Panics
-    /// Numbers of rows that differ.
+    /// The numbers of rows differ.
     pub fn write(&self, path: &Path) -> Result<()> {
         let rows = self.paths.len();
         assert_eq!(self.features.len(), rows * self.dim, "one feature for each path");

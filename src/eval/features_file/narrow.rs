@@ -1,12 +1,14 @@
-//! Features that are stored as f64, as f32.
+//! Converts features from f64 to f32.
 
-/// Narrows the numbers of features one after the other, and counts what float32 cannot hold.
+use crate::base::text::plural;
+
+/// Converts the numbers of features one after the other, and counts those that float32 cannot represent.
 pub(super) struct Narrow {
-    /// Numbers of a feature.
+    /// Length of a feature.
     dim: usize,
     /// Numbers so far.
     count: usize,
-    /// The largest magnitude of the feature that is being narrowed.
+    /// Largest magnitude in the present feature.
     largest: f64,
     too_large: usize,
     vanished: usize,
@@ -17,7 +19,7 @@ impl Narrow {
         Narrow { dim, count: 0, largest: 0.0, too_large: 0, vanished: 0 }
     }
 
-    /// The next number. One that is small beside others of its feature may become 0: that is the rounding of float32.
+    /// Converts the next number. It may become 0 if it is small compared with others of its feature, as in any rounding to float32.
     pub fn next(&mut self, wide: f64) -> f32 {
         let narrow = wide as f32;
         self.too_large += usize::from(wide.is_finite() && !narrow.is_finite());
@@ -30,18 +32,19 @@ impl Narrow {
         narrow
     }
 
-    /// What was wrong with these numbers.
+    /// Returns the reason if float32 cannot represent the features.
     pub fn check(&self) -> Result<(), String> {
         let Narrow { too_large, vanished, .. } = *self;
         if too_large > 0 {
             return Err(format!(
-                "{too_large} of its numbers are beyond float32, in which features are ranked: divide all of them by one number"
+                "{} too large for float32, in which features are ranked: divide all features by one number",
+                plural(too_large, "of its numbers is", "of its numbers are")
             ));
         }
         if vanished > 0 {
             return Err(format!(
-                "all numbers of {vanished} of its features are too small for float32, in which features are ranked: multiply all \
-                 features by one number"
+                "all numbers of {} are too small for float32, in which features are ranked: multiply all features by one number",
+                plural(vanished, "feature", "features")
             ));
         }
         Ok(())

@@ -1,6 +1,5 @@
-//! The .npy format, versions 1 to 3, for matrices of floating-point numbers: a magic number, a version, the length of a
-//! Python dict, the dict, the numbers. (Crates for it parse Python literals and big integers in full; a matrix needs
-//! three keys.)
+//! The .npy format, versions 1 to 3, for matrices of floating-point numbers: a magic number, a version, the length of a Python dict,
+//! the dict, the numbers. (Crates for this format parse all Python literals and big integers; a matrix needs three keys.)
 
 use std::io::{self, BufReader, Read};
 use std::path::Path;
@@ -15,10 +14,11 @@ use crate::{Error, Result};
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// Numbers that are read at once.
 const AT_ONCE: usize = 1 << 13;
-/// Longest dict that is read: those of matrices have some hundred bytes.
+/// Longest dict that is read; those of matrices have about a hundred bytes.
 const MAX_HEADER: usize = 1 << 16;
 
-/// Version 1.0: magic, version, length, a Python dict padded with spaces so that the data starts at a multiple of 64.
+/// Returns the header of a matrix in version 1.0: magic number, version, length, a Python dict padded with spaces so that the data
+/// start at a multiple of 64.
 pub(super) fn header(shape: [usize; 2]) -> Vec<u8> {
     const BEFORE_DICT: usize = 10;
     let dict = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", shape[0], shape[1]);
@@ -32,7 +32,7 @@ pub(super) fn header(shape: [usize; 2]) -> Vec<u8> {
 /// Reads a matrix `[n, dim]` of `<f4`, `<f8` or `<f2` in C order as f32, and `dim`.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::FeatureFile`] for anything else than such a matrix.
+/// [`Error::Io`]; [`Error::FeatureFile`] if the file is not such a matrix.
 pub(super) fn read(path: &Path) -> Result<(Vec<f32>, usize)> {
     let bad = |reason: String| Error::FeatureFile { path: path.into(), reason };
     let (file, length) = input::open(path)?;
@@ -157,8 +157,8 @@ mod tests {
         let f8: Vec<u8> = values.iter().flat_map(|x| f64::from(*x).to_le_bytes()).collect();
         assert_eq!(stored(&dict("<f8", "False", "(2, 2)"), &f8).unwrap(), want);
         for (far, want) in [
-            ([1e300, 2.0], Err("1 of its numbers are beyond float32")),
-            ([1e-300, 1e-40], Err("all numbers of 1 of its features are too small for float32")),
+            ([1e300, 2.0], Err("1 of its numbers is too large for float32")),
+            ([1e-300, 1e-40], Err("all numbers of 1 feature are too small for float32")),
             ([1e-300, 2.0], Ok(vec![1.0, 0.0, 0.0, 2.0])),
         ] {
             let f8: Vec<u8> = [1.0, 0.0].iter().chain(&far).flat_map(|x: &f64| x.to_le_bytes()).collect();

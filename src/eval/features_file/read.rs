@@ -1,4 +1,4 @@
-//! Features from disk, with the labels that belong to them.
+//! Reads features with their labels.
 
 use std::path::{Path, PathBuf};
 
@@ -12,10 +12,10 @@ use crate::eval::ranking::Labels;
 use crate::io::checkpoint;
 use crate::{Error, Result};
 
-/// Identity of images that belong to nobody's evaluation, as the authors of Market-1501 ask.
+/// Identity of images that are left out of every evaluation, as the authors of Market-1501 ask.
 const JUNK: i64 = -1;
 
-/// Features of images whose identity and camera are known, row by row.
+/// Features of images with known identity and camera, row by row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FeatureSet {
     /// `[n, dim]`
@@ -25,18 +25,18 @@ pub struct FeatureSet {
     pub pids: Vec<i64>,
     /// `[n]`
     pub camids: Vec<i64>,
-    /// `[n]`, or empty where the images have no names.
+    /// `[n]`, or empty if the images have no names.
     pub paths: Vec<PathBuf>,
 }
 
 impl FeatureSet {
     /// Reads a `.safetensors` file (`features` `[n, dim]`, `pids` and `camids` `[n]`, as
-    /// [`FeatureTable::write`](super::FeatureTable) writes them) or a `.npy` file (`[n, dim]`, f32, f64 or f16). Labels
-    /// are those of `labels`, else the file's own, else those beside it in `NAME.csv` or `NAME.txt`, else in the names
+    /// [`FeatureTable::write`](super::FeatureTable) writes them) or a `.npy` file (`[n, dim]`, f32, f64 or f16). Labels are those in the
+    /// file `labels` if given, else those in the file itself, else those beside it in `NAME.csv` or `NAME.txt`, else those in the names
     /// of its images.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::FeatureFile`]: another format, no labels, another number of labels than of features.
+    /// [`Error::Io`]; [`Error::FeatureFile`]: the format is another, there are no labels, or not as many labels as features.
     pub fn read(path: &Path, labels: Option<&Path>) -> Result<FeatureSet> {
         let bad = |reason: String| Error::FeatureFile { path: path.into(), reason };
         let mut set = match FeatureFormat::of(path)? {
@@ -81,27 +81,27 @@ impl FeatureSet {
         Ok(set)
     }
 
-    /// Number of images.
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         self.pids.len()
     }
 
-    /// Whether there is no image.
+    /// Returns whether there is no image.
     pub fn is_empty(&self) -> bool {
         self.pids.is_empty()
     }
 
-    /// Identities and cameras.
+    /// Returns identities and cameras.
     pub fn labels(&self) -> Labels<'_> {
         Labels { pids: &self.pids, camids: &self.camids }
     }
 
-    /// Name of an image: its path, or its row where it has none.
+    /// Returns the name of an image: its path, or else its row.
     pub fn name(&self, row: usize) -> String {
         self.paths.get(row).map_or_else(|| format!("row-{row}"), |path| path.shown().to_string())
     }
 
-    /// Leaves out images of identity -1, and says how many there were.
+    /// Removes images of identity -1. Returns how many there were.
     pub fn drop_junk(&mut self) -> usize {
         let keep: Vec<bool> = self.pids.iter().map(|pid| *pid != JUNK).collect();
         let before = self.len();
@@ -136,7 +136,7 @@ fn read_safetensors(path: &Path, with_labels: bool) -> Result<FeatureSet> {
     let [rows, dim] = shape[..] else {
         return Err(bad(format!("its features have the shape {shape:?}, not [images, numbers of a feature]")));
     };
-    // Two bytes a number at least: a tensor that repeats a few numbers is not what is expected.
+    // A number takes at least two bytes; a tensor that repeats a few numbers is no features.
     if rows.checked_mul(dim).is_none_or(|values| values as u64 > length / 2) {
         return Err(bad(format!("its features have the shape {shape:?}, too many for a file of {length} bytes")));
     }

@@ -1,4 +1,4 @@
-//! Whether a file has the whole backbone of a network, and nothing more of one: a part of it would train as well, and do worse.
+//! Checks whether a file has exactly the backbone of a network: training would run with a part of it, too, but give worse results.
 
 use std::collections::HashSet;
 
@@ -8,25 +8,25 @@ use super::{File, LoadReport, Place, TensorNames};
 use crate::base::text::Shown;
 use crate::engine::store::Store;
 
-/// Segments before a network's own names that say nothing of what lies under them.
+/// Segments before a network's own names that do not tell what is under them.
 const PLAIN: [&str; 6] = ["model", "net", "network", "student", "encoder_q", "models"];
 
-/// How names begin of what belongs to a classifier or an embedding, and may lie under a backbone.
+/// Beginnings of the names of classifiers and embeddings, which may be under a backbone.
 const HEADS: [&str; 9] =
     ["fc", "classifier", "head", "linear", "logits", "bottleneck", "reduction", "embedding", "projector"];
 
-/// What a file lacks of a network's backbone, and has beyond it.
+/// The difference between the backbone in a file and that of a network.
 #[derive(Debug)]
 pub struct Gap {
-    /// Tensors of the backbone.
+    /// Number of tensors in the network's backbone.
     pub all: usize,
-    /// Those that the file lacks, or has in another shape.
+    /// Number of those that the file does not have, or has in another shape.
     pub missing: usize,
     sentence: String,
 }
 
 impl Gap {
-    /// The gap that `report` leaves, if there is one.
+    /// Finds the difference that `report` leaves, if there is one.
     pub fn of(store: &Store, file: &File, names: &dyn TensorNames, place: &Place, report: &LoadReport) -> Option<Gap> {
         let backbone: Vec<(&str, Vec<usize>)> = tensors(store).filter(|(name, _)| names.is_backbone(name)).collect();
         let new: HashSet<&str> = report.new.iter().map(String::as_str).collect();
@@ -45,18 +45,22 @@ impl Gap {
             ));
         }
         if let Some(name) = surplus.first() {
-            parts.push(format!("it has {} of a backbone that the model has not ({})", surplus.len(), name.shown()));
+            parts.push(format!(
+                "it has {} of a backbone that the model does not have ({})",
+                surplus.len(),
+                name.shown()
+            ));
         }
         (!parts.is_empty()).then(|| Gap { all: backbone.len(), missing: missing.len(), sentence: parts.join(", and ") })
     }
 
-    /// What is missing, and what is too much.
+    /// Says what is missing, and what is surplus.
     pub fn sentence(&self) -> &str {
         &self.sentence
     }
 }
 
-/// Names in the file that lie where its backbone does and are none that the network knows: other layers, other kinds of blocks.
+/// Returns names in the file that are where its backbone is and that the network does not have: other layers, other kinds of blocks.
 fn surplus<'f>(store: &Store, file: &'f File, names: &dyn TensorNames, place: &Place) -> Vec<&'f str> {
     let mut known = HashSet::new();
     let (mut used, mut own_names) = (Vec::new(), Vec::new());
@@ -86,7 +90,7 @@ fn surplus<'f>(store: &Store, file: &'f File, names: &dyn TensorNames, place: &P
         .collect()
 }
 
-/// The longest prefix that ends in a dot and that all names have.
+/// Returns the longest common prefix of the names that ends in a dot.
 fn common_prefix(names: &[String]) -> &str {
     let Some(first) = names.first() else { return "" };
     let shared = names.iter().fold(first.len(), |len, name| {

@@ -1,4 +1,4 @@
-//! A file of tensors, whatever its format.
+//! A file of tensors in any of the supported formats.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -11,7 +11,7 @@ use crate::base::{input, memory};
 use crate::io::Dtype;
 use crate::{Error, Result};
 
-/// A file of tensors: its bytes are held once, and a tensor's values are made when they are asked for.
+/// A file of tensors. Its bytes are in memory once; values of a tensor are converted on request.
 pub struct File {
     path: PathBuf,
     bytes: Vec<u8>,
@@ -20,25 +20,26 @@ pub struct File {
     pub(super) dictionary: String,
     /// Other dictionaries of tensors.
     pub(super) other_dictionaries: Vec<String>,
-    /// The file's string metadata; torch's own formats have none.
+    /// The string metadata of a safetensors file; torch's own formats have none.
     pub metadata: HashMap<String, String>,
 }
 
 impl File {
-    /// Reads and checks a safetensors file or a torch checkpoint (`.pth`, zip or legacy), told apart by their content. Code in a
-    /// checkpoint is never run. Names lose what wrappers such as `DataParallel` (`module.`) put into them.
+    /// Reads and checks a safetensors file or a torch checkpoint (`.pth`, zip or legacy); the format is told by the content. Code in a
+    /// checkpoint is never run. Segments that wrappers such as `DataParallel` add to names (`module.`) are removed.
     ///
     /// # Errors
-    /// The file cannot be read, is of neither format, is damaged, has no single dictionary of tensors, or names anything beyond
-    /// plain data and tensors.
+    /// The file cannot be read, has another format, is damaged, has no or several dictionaries of tensors, or refers to anything but plain
+    /// data and tensors.
     pub fn open(path: &Path) -> Result<File> {
         File::open_dictionary(path, None)
     }
 
-    /// As [`File::open`]; of several dictionaries of tensors the one called `dictionary`, or the tensors whose names begin with it.
+    /// Reads a file as [`File::open`] does, taking the dictionary of tensors called `dictionary`, or the tensors whose names begin with
+    /// it.
     ///
     /// # Errors
-    /// As [`File::open`]; there is nothing of that name.
+    /// As [`File::open`]; nothing has that name.
     pub fn open_dictionary(path: &Path, dictionary: Option<&str>) -> Result<File> {
         let opened = input::open(path)?;
         memory::ensure("a file of weights", opened.1)?;
@@ -73,7 +74,7 @@ impl File {
         Ok(file)
     }
 
-    /// Keeps the tensors whose names begin with `prefix`, without it.
+    /// Keeps only the tensors whose names begin with `prefix`, and removes the prefix from their names.
     fn keep_under(&mut self, prefix: &str) -> Result<(), String> {
         let dotted = format!("{prefix}.");
         let all = std::mem::take(&mut self.entries);
@@ -101,23 +102,23 @@ impl File {
         Ok(())
     }
 
-    /// Where it was read from.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Names of the tensors that are read, sorted.
+    /// Returns the names of the tensors that can be read, sorted.
     pub fn names(&self) -> Vec<String> {
         let read = |(_, entry): &(&String, &Entry)| matches!(entry, Entry::View(_));
         self.entries.iter().filter(read).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Names in the file, sorted; those of tensors that are not read too.
+    /// Returns all names in the file, sorted, including those of tensors that cannot be read.
     pub fn all_names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 
-    /// Why a tensor is not read: `its type complex64 is not read`. `None` if it is, or is not there.
+    /// Returns why a tensor cannot be read: `its type complex64 is not read`. `None` if it can be read, or is not there.
     pub fn unread(&self, name: &str) -> Option<&str> {
         match self.entries.get(name)? {
             Entry::Unread(why) => Some(why),
@@ -125,45 +126,45 @@ impl File {
         }
     }
 
-    /// Shape of a tensor, `None` if there is none of that name, or it is not read.
+    /// Returns the shape of a tensor, or `None` if it is not there or cannot be read.
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.view(name).ok().map(|view| view.shape.clone())
     }
 
-    /// Type of a tensor's elements, `None` if there is none of that name, or it is not read.
+    /// Returns the element type of a tensor, or `None` if it is not there or cannot be read.
     pub fn dtype(&self, name: &str) -> Option<Dtype> {
         self.view(name).ok().map(|view| view.dtype)
     }
 
-    /// The elements' little-endian bytes in row-major order.
+    /// Returns the elements' little-endian bytes in row-major order.
     ///
     /// # Errors
-    /// No tensor of that name.
+    /// There is no such tensor.
     pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
         Ok(self.view(name)?.gather(&self.bytes))
     }
 
-    /// Values as f32, whatever float type they are stored in.
+    /// Returns the values of a floating-point tensor of any type as f32.
     ///
     /// # Errors
-    /// No tensor of that name, or not floating point.
+    /// There is no such tensor, or its type is no floating point.
     pub fn f32(&self, name: &str) -> Result<Vec<f32>> {
         let view = self.view(name)?;
         view.f32(&self.bytes).ok_or_else(|| self.wrong_type(name, view, "f32, f64, f16 or bf16"))
     }
 
-    /// The values of a tensor of f64; `None` for one of another type.
+    /// Returns the values of a tensor of f64, or `None` for another type.
     ///
     /// # Errors
-    /// No tensor of that name.
+    /// There is no such tensor.
     pub fn f64(&self, name: &str) -> Result<Option<Vec<f64>>> {
         Ok(self.view(name)?.f64(&self.bytes))
     }
 
-    /// As [`File::f32`], of weights or of what belongs to them.
+    /// Returns values as [`File::f32`] does, and checks that all are finite.
     ///
     /// # Errors
-    /// As [`File::f32`]; a value is NaN or infinite, as one that overflowed float16, or overflows f32.
+    /// As [`File::f32`]; a value is NaN, infinite (it may have overflowed float16), or too large for f32.
     pub fn finite(&self, name: &str) -> Result<Vec<f32>> {
         let values = self.f32(name)?;
         let bad = values.iter().filter(|value| !value.is_finite()).count();
@@ -183,10 +184,10 @@ impl File {
         Err(bad_file(&self.path, reason))
     }
 
-    /// Integer values, whatever integer type they are stored in; truth values as 0 and 1.
+    /// Returns the values of an integer tensor of any type; booleans are 0 and 1.
     ///
     /// # Errors
-    /// No tensor of that name, or floating point.
+    /// There is no such tensor, or its type is floating point.
     pub fn i64(&self, name: &str) -> Result<Vec<i64>> {
         let view = self.view(name)?;
         view.i64(&self.bytes).ok_or_else(|| self.wrong_type(name, view, "an integer type"))
@@ -205,7 +206,7 @@ impl File {
     }
 }
 
-/// Drops the segments of wrappers from the names, unless two names would become one.
+/// Removes the segments of wrappers from the names, unless two names would become equal.
 fn unwrap_names(entries: BTreeMap<String, Entry>) -> BTreeMap<String, Entry> {
     let unwrapped: BTreeMap<String, &Entry> =
         entries.iter().map(|(name, entry)| (words::unwrapped(name), entry)).collect();

@@ -1,4 +1,4 @@
-//! What a file is that is no file of weights, and what to do about it.
+//! Recognises files that are no files of weights, and says what to do.
 
 use crate::base::placeholder::placeholder;
 
@@ -51,26 +51,27 @@ const COMPRESSED: [(&[u8], &str, &str); 6] = [
     (b"Rar!\x1a\x07", "RAR", "unrar x"),
 ];
 
-/// A protocol buffer whose first field is a version and whose second is the producer's name, as ONNX has them.
+/// Returns whether it is a protocol buffer whose first field is a version and whose second is the producer's name, as in ONNX.
 fn is_onnx(bytes: &[u8]) -> bool {
     let &[0x08, version, 0x12, len, ref rest @ ..] = bytes else { return false };
     let name = rest.get(..usize::from(len)).unwrap_or_default();
     (1..0x40).contains(&version) && !name.is_empty() && name.iter().all(|b| b.is_ascii_graphic() || *b == b' ')
 }
 
-/// A SavedModel (its version, then its graphs), a frozen graph (nodes whose first field is a name), or the table of a checkpoint.
+/// Returns whether it is a SavedModel (version, then graphs), a frozen graph (nodes whose first field is a name), or the table of a
+/// checkpoint.
 fn is_tensorflow(bytes: &[u8]) -> bool {
     let saved = bytes.starts_with(b"\x08\x01\x12");
     let graph = matches!(bytes, [0x0a, _, 0x0a, ..] | [0x0a, 0x80..=0xff, _, 0x0a, ..]);
     saved || graph || bytes.ends_with(b"\x57\xfb\x80\x8b\x24\x75\x47\xdb")
 }
 
-/// A sentence for a file that is text.
+/// Says what a file is that is text. Returns `None` if it is not.
 fn text(bytes: &[u8]) -> Option<String> {
     let head = &bytes[..bytes.len().min(1024)];
     let head = match std::str::from_utf8(head) {
         Ok(text) => text,
-        // A character cut in two by the limit.
+        // The limit may split a character.
         Err(e) if e.valid_up_to() + 4 > head.len() => std::str::from_utf8(&head[..e.valid_up_to()]).ok()?,
         Err(_) => return None,
     };
@@ -81,7 +82,7 @@ fn text(bytes: &[u8]) -> Option<String> {
     Some(if let Some(placeholder) = placeholder(bytes) {
         placeholder.into()
     } else if start.starts_with('{') && head.contains("\"weight_map\"") {
-        "it is the index of weights that lie in several files: give a single file of weights".into()
+        "it is the index of weights in several files: give a single file of weights".into()
     } else {
         "it is text, not weights: give a .safetensors or .pth file of weights".into()
     })

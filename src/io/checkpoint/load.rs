@@ -1,4 +1,4 @@
-//! From a file of weights into a model: all of it, or what fits.
+//! Loads a file of weights into a model: all of it, or what fits.
 
 use std::collections::HashMap;
 
@@ -15,9 +15,9 @@ use crate::io::Dtype;
 /// What a network's tensors are called in a file of another program, and where the network is in it.
 pub type ForeignNames<'a> = (&'a dyn TensorNames, &'a Place);
 
-/// Fills every tensor of `store` from the file's tensor of the same name: a checkpoint of the same model. A counter
-/// (`num_batches_tracked`) may be missing, as in files of old torch versions. In a file from `elsewhere` losses, counters and an average
-/// of the weights may lie beside the network.
+/// Fills every tensor of `store` from the tensor of the same name in the file, a checkpoint of the same model. A counter
+/// (`num_batches_tracked`) may be missing, as in files of old torch versions. A `foreign` file may have losses, counters and an average
+/// of the weights beside the network.
 ///
 /// # Errors
 /// As [`fits_exactly`]; a value is not finite.
@@ -25,10 +25,10 @@ pub fn load_exact(store: &mut Store, file: &File, foreign: Option<ForeignNames<'
     exactly(store, file, foreign)?.fill(store, file)
 }
 
-/// Checks whether [`load_exact`] could fill `store`, of which only shapes are needed.
+/// Checks whether [`load_exact`] could fill `store`, which may be one of shapes only.
 ///
 /// # Errors
-/// A name is missing, superfluous or of another shape.
+/// A tensor is missing, surplus, or has another shape.
 pub fn fits_exactly(store: &Store, file: &File, foreign: Option<ForeignNames<'_>>) -> Result<()> {
     exactly(store, file, foreign).map(drop)
 }
@@ -43,25 +43,25 @@ fn exactly(store: &Store, file: &File, foreign: Option<ForeignNames<'_>>) -> Res
     Ok(matching)
 }
 
-/// Whether a tensor in another program's file is no part of the network that is measured.
+/// Returns whether a tensor in another program's file is not part of the network itself.
 fn is_beside(name: &str) -> bool {
     is_no_weight(name) || name.split('.').any(is_averaged)
 }
 
-/// How training starts from a file.
+/// How to start training from a file.
 #[derive(Clone, Copy)]
 pub struct FineTune<'a> {
     pub names: &'a dyn TensorNames,
-    /// Tensors that start afresh whatever the file has: a classifier's.
+    /// Tells the tensors that are always newly initialised: those of a classifier.
     pub is_head: &'a dyn Fn(&str) -> bool,
-    /// Whether a part of the backbone is enough.
+    /// Whether a part of the backbone suffices.
     pub partial: bool,
 }
 
-/// Fills what fits by name and shape; several tensors may start from one.
+/// Fills the tensors that fit by name and shape; several may be filled from one.
 ///
 /// # Errors
-/// Nothing at all fits, or not the whole backbone and `partial` is not set; a value is not finite.
+/// Nothing fits; not the whole backbone fits, and `partial` is not set; a value is not finite.
 pub fn fine_tune(store: &mut Store, file: &File, how: FineTune<'_>) -> Result<LoadReport> {
     let FineTune { names, is_head, partial } = how;
     let place = Place::find(store, file, names)?;
@@ -91,7 +91,7 @@ pub fn fine_tune(store: &mut Store, file: &File, how: FineTune<'_>) -> Result<Lo
     let mut report = matching.report;
     report.place = place;
     report.partial = gap.map(|gap| match gap.missing {
-        0 => format!("a part of the file's backbone is left out: {}", gap.sentence()),
+        0 => format!("a part of the file's backbone is not used: {}", gap.sentence()),
         missing => {
             let start = if missing == 1 { "starts" } else { "start" };
             format!(
@@ -104,18 +104,18 @@ pub fn fine_tune(store: &mut Store, file: &File, how: FineTune<'_>) -> Result<Lo
     Ok(report)
 }
 
-/// Which tensor of a file each tensor of a model is filled from.
+/// Assigns to each tensor of a model the tensor of a file that fills it.
 struct Matching {
     report: LoadReport,
-    /// Names of the model, and names in the file.
+    /// Names in the model, and the names in the file.
     sources: HashMap<String, String>,
 }
 
 impl Matching {
-    /// Matches by name and shape, and looks at no number.
+    /// Matches tensors by name and shape, without reading values.
     ///
     /// # Errors
-    /// A tensor is there in a form that is not read.
+    /// A needed tensor is stored in a form that cannot be read.
     fn new(
         store: &Store,
         file: &File,
@@ -124,7 +124,7 @@ impl Matching {
     ) -> Result<Matching> {
         let mut matching = Matching { report: LoadReport::default(), sources: HashMap::new() };
         let Matching { report, sources: used } = &mut matching;
-        // What became of the file's tensors: `None` where one was used.
+        // Why tensors of the file are not used; `None` for one that is.
         let mut fate: HashMap<String, Option<Unused>> = HashMap::new();
         let mut take = |name: &str, shape: &[usize]| {
             let mut unread = None;
@@ -167,7 +167,7 @@ impl Matching {
         Ok(matching)
     }
 
-    /// Refuses to leave out a tensor of the model that is no counter, or one of the file that is not `beside` it.
+    /// Checks that the match leaves out nothing but counters of the model, and tensors of the file that are `beside` the network.
     fn check_exact(&self, store: &Store, file: &File, beside: impl Fn(&str) -> bool) -> Result<()> {
         let counter = |name: &String| store.counters.iter().any(|(counter, _)| counter == name);
         let missing: Vec<&String> = self.report.new.iter().filter(|name| !counter(name)).collect();
@@ -188,10 +188,10 @@ impl Matching {
         ))
     }
 
-    /// Copies the numbers.
+    /// Copies the values.
     ///
     /// # Errors
-    /// One is not finite.
+    /// A value is not finite, or a variance is negative.
     fn fill(&self, store: &mut Store, file: &File) -> Result<()> {
         let Store { params, values, buffers, counters, .. } = store;
         for param in params.iter() {
@@ -224,7 +224,7 @@ impl Matching {
     }
 }
 
-/// A counter's value; a model that was made half precision as a whole has its counters as floats.
+/// Reads a counter. A model that was converted to half precision as a whole has floating-point counters.
 fn counted(file: &File, name: &str) -> Result<u64> {
     let float = matches!(file.dtype(name), Some(Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64));
     Ok(if float { file.f32(name)?[0] as u64 } else { file.i64(name)?[0].max(0) as u64 })

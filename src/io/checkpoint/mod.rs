@@ -1,4 +1,4 @@
-//! Model weights in and out: safetensors under torch's names, shapes and order (OIHW) both ways, torch's own `.pth` inwards.
+//! Reads and writes model weights: safetensors with torch's names, shapes and order (OIHW). Reads torch's own `.pth`, too.
 
 mod backbone;
 mod file;

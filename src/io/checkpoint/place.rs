@@ -1,4 +1,4 @@
-//! Under which prefix of its names a file has a network: a wrapper's `model.`, a training script's `base.`.
+//! Finds the prefix that a network's names have in a file: a wrapper's `model.`, a training script's `base.`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use crate::Result;
 use crate::base::text::Shown;
 use crate::engine::store::Store;
 
-/// Prefixes that are looked at in full, those under which most names of the network lie.
+/// Number of prefixes that are examined fully: those with most names of the network.
 const MAX_CANDIDATES: usize = 16;
 
 /// What a network's tensors may be called in files.
@@ -21,28 +21,28 @@ pub trait TensorNames {
     fn is_backbone(&self, name: &str) -> bool;
 }
 
-/// Where a network lies in a file.
+/// Where a network is in a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// Of the backbone's names; empty, or with a dot at its end.
+    /// Prefix of the backbone's names: empty, or with a dot at its end.
     pub(super) prefix: String,
-    /// Where other networks are that would fit: an average of the weights, for one.
+    /// Prefixes of other networks that would fit, such as an average of the weights.
     pub(super) others: Vec<String>,
 }
 
 impl Place {
-    /// Finds the prefix under which most of the backbone's tensors are, by name and shape, or where few have their shape by name alone.
-    /// An average of the weights that lies beside them comes second.
+    /// Finds the prefix with most of the backbone's tensors, by name and shape, or by name alone if few have the right shape. An average of
+    /// the weights ranks below the weights themselves.
     ///
     /// # Errors
-    /// There are several networks of which each would do.
+    /// There are several networks that fit equally well.
     pub fn find(store: &Store, file: &File, names: &dyn TensorNames) -> Result<Place> {
         let backbone: Vec<(Vec<String>, Vec<usize>)> = tensors(store)
             .filter(|(name, _)| names.is_backbone(name))
             .map(|(name, shape)| (names.pretrained_names(name), shape))
             .collect();
         let prefixes = prefixes(file, &backbone);
-        // Where less fits, as in a network of another width, single layers fit here and there by chance.
+        // With fewer matches, as for a network of another width, single layers match by chance.
         let mut candidates: Vec<Candidate<'_>> = prefixes
             .iter()
             .map(|prefix| Candidate::new(prefix, file, &backbone))
@@ -53,7 +53,7 @@ impl Place {
             let prefix = prefixes.first().copied().unwrap_or_default().to_string();
             return Ok(Place { prefix, others: Vec::new() });
         };
-        // What lies in one another is one network: a trunk, and branches that could start from its last stages.
+        // Candidates within each other are usually one network: a trunk, and branches that could start from its last stages.
         let nested =
             |other: &Candidate<'_>| other.prefix.starts_with(best.prefix) || best.prefix.starts_with(other.prefix);
         let equal = |other: &&Candidate<'_>| {
@@ -82,7 +82,7 @@ impl Place {
     }
 
     /// Says which of several dictionaries of tensors, or of several networks in one, was taken: ` (its dictionary state_dict; it also
-    /// has state_dict_ema: ...)`. Empty where there was no choice.
+    /// has state_dict_ema: ...)`. Returns an empty text if there was no choice.
     pub fn choice(&self, file: &File) -> String {
         let shown = |name: &str| name.trim_end_matches('.').shown().to_string();
         let others: Vec<String> =
@@ -106,15 +106,15 @@ impl Place {
         }
     }
 
-    /// Whether any tensor of the backbone is here, by its name.
+    /// Returns whether the file has any tensor of the backbone here, by its name.
     pub fn has_backbone(&self, store: &Store, file: &File, names: &dyn TensorNames) -> bool {
         tensors(store)
             .filter(|(name, _)| names.is_backbone(name))
             .any(|(name, _)| self.sources(names, name).iter().any(|source| file.shape(source).is_some()))
     }
 
-    /// Names in the file that the tensor `name` of the model may start from, the best one first. A backbone is in one place; what
-    /// belongs to it, such as a classifier, may be beside it, in any of the modules around.
+    /// Returns the names in the file from which the tensor `name` of the network may start, the best one first. All of a backbone has the
+    /// same prefix; other parts, such as a classifier, may have any of the shorter prefixes.
     pub fn sources(&self, names: &dyn TensorNames, name: &str) -> Vec<String> {
         let own = names.pretrained_names(name);
         let mut prefix = &self.prefix[..];
@@ -127,13 +127,13 @@ impl Place {
     }
 }
 
-/// Names and torch's shapes of parameters and running statistics.
+/// Returns the names and torch's shapes of parameters and running statistics.
 pub(super) fn tensors(store: &Store) -> impl Iterator<Item = (&str, Vec<usize>)> {
     let params = store.params.iter().map(|param| (&param.name[..], param.shape.clone()));
     params.chain(store.buffers.iter().map(|buffer| (&buffer.name[..], vec![buffer.values.len()])))
 }
 
-/// A prefix, and for each tensor of the backbone the name under which it is there.
+/// A prefix, and for each tensor of the backbone its name in the file, if it is there.
 struct Candidate<'f> {
     prefix: &'f str,
     averaged: bool,
@@ -156,20 +156,20 @@ impl<'f> Candidate<'f> {
         self.sources.iter().flatten().count()
     }
 
-    /// Whether a tensor of the file belongs to both.
+    /// Returns whether both have a tensor of the file in common.
     fn shares_a_tensor(&self, other: &Candidate<'_>) -> bool {
         let own: HashSet<&String> = self.sources.iter().flatten().collect();
         other.sources.iter().flatten().any(|source| own.contains(source))
     }
 
-    /// The best one has the lowest.
+    /// Returns a key for sorting: the best candidate has the lowest.
     fn rank(&self, all: usize) -> (bool, usize, bool, usize) {
         let whole = self.found() == all && !self.averaged;
         (!whole, all - self.found(), self.averaged, self.prefix.len())
     }
 }
 
-/// Prefixes of the file's names that leave a name of the backbone, those of most names.
+/// Returns the prefixes of the file's names that are followed by a name of the backbone, those with most names first.
 fn prefixes<'f>(file: &'f File, backbone: &[(Vec<String>, Vec<usize>)]) -> Vec<&'f str> {
     let wanted: HashSet<&str> = backbone.iter().flat_map(|(names, _)| names).map(String::as_str).collect();
     let mut counts: HashMap<&str, usize> = HashMap::new();

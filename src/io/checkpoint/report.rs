@@ -1,4 +1,4 @@
-//! What became of a checkpoint's names.
+//! How the tensors of a file were matched with those of a model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,21 +6,21 @@ use std::fmt;
 use super::Place;
 use crate::base::report::Table;
 
-/// Why a tensor of a file filled nothing.
+/// Why a tensor of a file was not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unused {
-    /// Its shape is another than that of the model's tensor of its name.
+    /// The model's tensor of this name has another shape.
     Shape { file: Vec<usize>, model: Vec<usize> },
-    /// It is a classifier's, which starts afresh.
+    /// It belongs to a classifier, which is newly initialised.
     Head,
-    /// It is stored in a form that is not read; the reason.
+    /// It is stored in a form that cannot be read; the text is the reason.
     Unread(String),
-    /// The model has no tensor of its name.
+    /// The model has no tensor of this name.
     Unknown,
 }
 
 impl Unused {
-    /// Whether only the shape is another.
+    /// Returns whether only the shape differs.
     pub fn is_shape(&self) -> bool {
         matches!(self, Unused::Shape { .. })
     }
@@ -37,31 +37,31 @@ impl fmt::Display for Unused {
     }
 }
 
-/// How a checkpoint's names were matched with a model's.
+/// How the tensors of a file were matched with those of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Names of the model that were filled.
+    /// Names in the model of tensors that were filled.
     pub loaded: Vec<String>,
-    /// What each of them is called in the file; several may start from one.
+    /// Name in the file of each of them; several may be filled from one.
     pub sources: Vec<String>,
-    /// Names in the file that filled nothing, and why.
+    /// Names in the file of tensors that were not used, and why.
     pub skipped: Vec<(String, Unused)>,
-    /// Names of the model that keep their start values.
+    /// Names in the model of tensors that keep their initial values.
     pub new: Vec<String>,
-    /// Where only a part of the backbone was filled: how much, and what the file has instead.
+    /// If only a part of the backbone was filled: how much, and what the file has instead.
     pub partial: Option<String>,
-    /// Where the network lies in the file.
+    /// Where the network is in the file.
     pub place: Place,
 }
 
 impl LoadReport {
-    /// Makes the table of what was loaded, skipped and new, grouped by the first parts of the names. What the file has is called as
-    /// in the file, what is new as in the model.
+    /// Returns a table of loaded, skipped and new tensors, grouped by the first parts of their names. Loaded and skipped ones have their
+    /// names in the file, new ones those in the model.
     pub fn table(&self) -> Table {
         let mut rows: BTreeMap<(u8, String, String), (usize, String)> = BTreeMap::new();
         let prefix = &self.place.prefix[..];
         let mut add = |kind: u8, name: &str, reason: &str, note: &str| {
-            // The two parts that follow the prefix, where the name has it.
+            // The two parts after the prefix, if the name has it.
             let parts = if name.starts_with(prefix) { 2 + prefix.matches('.').count() } else { 2 };
             let group: Vec<&str> = name.split('.').take(parts).collect();
             let entry = rows.entry((kind, group.join("."), reason.to_string())).or_insert((0, note.to_string()));
@@ -70,7 +70,7 @@ impl LoadReport {
         self.sources.iter().collect::<BTreeSet<_>>().into_iter().for_each(|name| add(0, name, "", ""));
         for (name, why) in &self.skipped {
             let note = why.to_string();
-            // Shapes differ from tensor to tensor and share a row; other reasons have a row each.
+            // Different shapes are in one row; other reasons have a row each.
             add(1, name, if why.is_shape() { "shape" } else { &note }, &note);
         }
         self.new.iter().for_each(|name| add(2, name, "", "keeps its start value"));

@@ -1,4 +1,4 @@
-//! Safetensors files in.
+//! Reads safetensors files.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,21 +7,21 @@ use safetensors::SafeTensors;
 use super::tensor::{Entry, View};
 use crate::io::Dtype;
 
-/// Whether it begins with a safetensors header: a length in 8 bytes, then a JSON object.
+/// Returns whether the bytes begin with a safetensors header: a length in 8 bytes, then a JSON object.
 pub fn recognises(bytes: &[u8]) -> bool {
     bytes.len() > 8 && bytes[5..9] == *b"\0\0\0{"
 }
 
-/// All tensors, and the metadata.
+/// Reads all tensors and the metadata.
 ///
 /// # Errors
-/// It is damaged.
+/// The file is damaged.
 pub fn read(bytes: &[u8]) -> Result<(BTreeMap<String, Entry>, HashMap<String, String>), String> {
     let damaged = |e: safetensors::SafeTensorError| {
         format!("it is no intact safetensors file ({e}): if it was downloaded, download it again")
     };
     let (header, description) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
-    // Checks that the views fill the file without holes.
+    // This checks that the views fill the file without holes.
     let tensors = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let mut entries = BTreeMap::new();
     for (name, info) in description.tensors() {

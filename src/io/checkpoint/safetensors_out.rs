@@ -1,4 +1,4 @@
-//! Safetensors files out: equal tensors and metadata give equal bytes.
+//! Writes safetensors files: equal tensors and metadata give equal bytes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::Result;
 use crate::engine::store::Store;
 
-/// A named tensor that goes into a file.
+/// A named tensor to be written.
 pub struct Tensor {
     pub name: String,
     pub shape: Vec<usize>,
@@ -21,13 +21,13 @@ enum Data {
 }
 
 impl Tensor {
-    /// f32 values in torch's order.
+    /// Creates a tensor of f32 values in torch's order.
     pub fn f32(name: impl Into<String>, shape: &[usize], values: Vec<f32>) -> Tensor {
         assert_eq!(values.len(), shape.iter().product::<usize>(), "values of a tensor of shape {shape:?}");
         Tensor { name: name.into(), shape: shape.to_vec(), data: Data::F32(values) }
     }
 
-    /// i64 values; a scalar has the shape `[]`.
+    /// Creates a tensor of i64 values; a scalar has the shape `[]`.
     pub fn i64(name: impl Into<String>, shape: &[usize], values: Vec<i64>) -> Tensor {
         assert_eq!(values.len(), shape.iter().product::<usize>(), "values of a tensor of shape {shape:?}");
         Tensor { name: name.into(), shape: shape.to_vec(), data: Data::I64(values) }
@@ -48,13 +48,13 @@ impl Tensor {
     }
 }
 
-/// Writes a safetensors file through [`atomic_write`](crate::base::atomic::atomic_write). The names differ from each other. The
-/// crate `safetensors` would write the metadata in the random order of a hash map, and copy all tensors once more.
+/// Writes a safetensors file through [`atomic_write`](crate::base::atomic::atomic_write). Names must be unique. (The crate `safetensors`
+/// would write the metadata in the random order of a hash map, and copy all tensors once more.)
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn write(path: &Path, tensors: &[Tensor], metadata: impl IntoIterator<Item = (String, String)>) -> Result<()> {
-    // The widest types first keeps every tensor aligned.
+    // The widest type comes first, so that every tensor is aligned.
     let mut sorted: Vec<&Tensor> = tensors.iter().collect();
     sorted.sort_by_key(|t| (matches!(t.data, Data::F32(_)), &t.name));
     let header = header(&sorted, metadata.into_iter().collect());
@@ -65,7 +65,7 @@ pub fn write(path: &Path, tensors: &[Tensor], metadata: impl IntoIterator<Item =
     })
 }
 
-/// The JSON header, filled up with spaces to a multiple of 8 bytes.
+/// Returns the JSON header, padded with spaces to a multiple of 8 bytes.
 fn header(tensors: &[&Tensor], metadata: BTreeMap<String, String>) -> String {
     let mut entries: BTreeMap<&str, Value> = BTreeMap::new();
     if !metadata.is_empty() {
@@ -84,7 +84,7 @@ fn header(tensors: &[&Tensor], metadata: BTreeMap<String, String>) -> String {
     text
 }
 
-/// The state dict of a model: parameters, running statistics, counters (i64 scalars, as torch's).
+/// Returns the state dict of a model: parameters, running statistics, and counters (i64 scalars, as in torch).
 pub fn state_dict(store: &Store) -> Vec<Tensor> {
     let params =
         store.params.iter().map(|p| Tensor::f32(&p.name, &p.shape, p.to_torch(&store.values[p.range.clone()])));

@@ -8,39 +8,39 @@ use half::{bf16, f16};
 use crate::base::text::plural;
 use crate::io::dtype::Dtype;
 
-/// A view that repeats its storage (an expanded tensor) may have this many elements and no more, so that a file of a few
-/// bytes cannot ask for all memory.
+/// Largest number of elements of a view that repeats its storage (an expanded tensor), so that a file of a few bytes cannot ask for all
+/// memory.
 const MAX_REPEATED: usize = 1 << 26;
 
 /// A named tensor of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Entry {
     View(View),
-    /// One that is not read, and why: "its type complex64 is not read".
+    /// A tensor that cannot be read, and why: "its type complex64 is not read".
     Unread(String),
 }
 
-/// Where a tensor lies in the bytes of a file.
+/// Where a tensor is in the bytes of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct View {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     /// In elements.
     pub strides: Vec<usize>,
-    /// Bytes of the first element to the end of the storage.
+    /// Bytes from the first element to the end of the storage.
     pub bytes: Range<usize>,
 }
 
 impl View {
-    /// A view in row-major order; the caller vouches that `bytes` has as many as `shape` needs.
+    /// Creates a view in row-major order; `bytes` must be as many as `shape` needs.
     pub fn contiguous(dtype: Dtype, shape: &[usize], bytes: Range<usize>) -> View {
         View { dtype, shape: shape.to_vec(), strides: row_major(shape), bytes }
     }
 
-    /// A view of `storage` from element `offset` on.
+    /// Creates a view of `storage` from element `offset` on.
     ///
     /// # Errors
-    /// Its elements lie outside the storage, or repeat it to more than [`MAX_REPEATED`] elements.
+    /// Elements are outside of the storage, or repeat it to more than [`MAX_REPEATED`] elements.
     pub fn of_storage(
         dtype: Dtype,
         shape: &[usize],
@@ -76,13 +76,13 @@ impl View {
         Ok(View { dtype, shape: shape.to_vec(), strides: strides.to_vec(), bytes: start..storage.end })
     }
 
-    /// Number of elements.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
-        // An empty tensor's other sides may be of any size, so their product may overflow.
+        // The other sides of an empty tensor may be of any size, so their product may overflow.
         if self.shape.contains(&0) { 0 } else { self.shape.iter().product() }
     }
 
-    /// The elements' bytes in row-major order; copied only where the view is not contiguous.
+    /// Returns the elements' bytes in row-major order, copied only if the view is not contiguous.
     pub fn gather<'a>(&self, file: &'a [u8]) -> Cow<'a, [u8]> {
         let size = self.dtype.size();
         let storage = &file[self.bytes.clone()];
@@ -94,7 +94,7 @@ impl View {
         let mut at = 0;
         for _ in 0..self.len() {
             out.extend_from_slice(&storage[at * size..(at + 1) * size]);
-            // Counts up the index, the last axis first.
+            // Increments the index, the last axis first.
             for axis in (0..index.len()).rev() {
                 index[axis] += 1;
                 at += self.strides[axis];
@@ -108,14 +108,14 @@ impl View {
         Cow::Owned(out)
     }
 
-    /// Strides of axes of length 1 mean nothing.
+    /// Returns whether the elements are contiguous. Strides of axes of length 1 do not matter.
     fn is_contiguous(&self) -> bool {
         let wanted = row_major(&self.shape);
         let agrees = |axis: usize| self.shape[axis] <= 1 || self.strides[axis] == wanted[axis];
         self.len() == 0 || (0..self.shape.len()).all(agrees)
     }
 
-    /// Values of a floating-point type as f32.
+    /// Returns the values of a floating-point type as f32.
     pub fn f32(&self, file: &[u8]) -> Option<Vec<f32>> {
         let data = self.gather(file);
         Some(match self.dtype {
@@ -127,12 +127,12 @@ impl View {
         })
     }
 
-    /// Values of f64.
+    /// Returns the values of the type f64.
     pub fn f64(&self, file: &[u8]) -> Option<Vec<f64>> {
         (self.dtype == Dtype::F64).then(|| elements(&self.gather(file), f64::from_le_bytes))
     }
 
-    /// Values of an integer type or of truth values.
+    /// Returns the values of an integer or boolean type.
     pub fn i64(&self, file: &[u8]) -> Option<Vec<i64>> {
         let data = self.gather(file);
         Some(match self.dtype {
@@ -150,14 +150,14 @@ impl View {
 fn row_major(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1usize; shape.len()];
     for axis in (1..shape.len()).rev() {
-        // Saturates for empty tensors only, whose strides are never used.
+        // Only empty tensors saturate, whose strides are never used.
         strides[axis - 1] = strides[axis].saturating_mul(shape[axis]);
     }
     strides
 }
 
-/// Whether tensors of these shapes are the same numbers in the same order: equal shapes, or a linear weight `[out, in]` and a
-/// 1x1 convolution `[out, in, 1, 1]`.
+/// Returns whether tensors of these shapes have the same values in the same order: the shapes are equal, or those of a linear weight
+/// `[out, in]` and a 1x1 convolution `[out, in, 1, 1]`.
 pub(super) fn same_numbers(a: &[usize], b: &[usize]) -> bool {
     let linear = |shape: &[usize]| match *shape {
         [out, input] | [out, input, 1, 1] => Some([out, input]),

@@ -1,13 +1,13 @@
-//! Words in the names of tensors and of dictionaries, by what they mean to training scripts.
+//! Words in the names of tensors and dictionaries, as training scripts use them.
 
-/// Segments that wrappers put into names: `DataParallel`, `torch.compile`, fully sharded training, activation checkpointing.
+/// Segments that wrappers add to names: `DataParallel`, `torch.compile`, fully sharded training, activation checkpointing.
 const WRAPPERS: [&str; 4] = ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 
-/// Words of an average of weights, or of a network that follows another one.
+/// Words for an average of weights, or for a network that follows another one.
 const AVERAGED: [&str; 8] = ["ema", "averaged", "avg", "swa", "shadow", "teacher", "momentum", "target"];
 
-/// Segments of what lies among the weights of a network and is none of them: counters, the mean and deviation of images, losses and
-/// their centres, measures, queues, optimisers.
+/// Segments of names of tensors that are no weights but saved among them: counters, the mean and deviation of images, losses and their
+/// centres, metrics, queues, optimisers.
 const NO_WEIGHTS: [&str; 25] = [
     "n_averaged",
     "num_batches_tracked",
@@ -36,19 +36,19 @@ const NO_WEIGHTS: [&str; 25] = [
     "scheduler",
 ];
 
-/// The name without the segments of wrappers.
+/// Returns the name without the segments of wrappers.
 pub fn unwrapped(name: &str) -> String {
     let kept: Vec<&str> = name.split('.').filter(|segment| !WRAPPERS.contains(segment)).collect();
     if kept.is_empty() { name.to_string() } else { kept.join(".") }
 }
 
-/// Whether a segment of a name, or a key, speaks of averaged weights: `model_ema`, `teacher`, `encoder_k`.
+/// Returns whether a segment of a name, or a key, means averaged weights: `model_ema`, `teacher`, `encoder_k`.
 pub fn is_averaged(segment: &str) -> bool {
     segment == "encoder_k"
         || segment.split(['_', '-', '.']).any(|word| AVERAGED.contains(&word.to_ascii_lowercase().as_str()))
 }
 
-/// Whether a tensor's name says that it is no weight of a network.
+/// Returns whether a tensor is no weight of a network, by its name.
 pub fn is_no_weight(name: &str) -> bool {
     name.split('.').any(|segment| NO_WEIGHTS.contains(&segment))
 }

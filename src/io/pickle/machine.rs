@@ -1,14 +1,14 @@
-//! The stack machine: what each opcode does. Bytes, stack and memo are in [`super::stack`].
+//! The stack machine: implements the opcodes. Bytes, stack and memo are in [`super::stack`].
 
 use std::ops::Range;
 
 use super::value::{Heap, Id, Value};
 use super::{Names, Parsed, numpy, pairs, torch};
 
-/// Reads one pickle from the beginning of `bytes`: its values, the last one, and the number of bytes it took.
+/// Reads one pickle from the beginning of `bytes`. Returns its values, the result, and the number of bytes that it took.
 ///
 /// # Errors
-/// It is cut off, malformed, too large, or names what is not on the list.
+/// The pickle is truncated, malformed or too large, or refers to a name that is not on the list.
 pub fn read(bytes: &[u8], names: Names) -> Parsed<(Heap<'_>, Id, usize)> {
     let mut machine = Machine {
         names,
@@ -36,7 +36,7 @@ pub(super) struct Machine<'a> {
     pub(super) stack: Vec<Id>,
     /// Heights of the stack.
     pub(super) marks: Vec<usize>,
-    /// By number; unused numbers hold `None`.
+    /// Values by number; `None` for unused numbers.
     pub(super) memo: Vec<Option<Id>>,
     pub(super) elements: usize,
 }
@@ -93,7 +93,7 @@ impl Machine<'_> {
             b'X' => self.text(4)?,
             0x8c => self.text(1)?,
             0x8d => self.text(8)?,
-            // Python 2 wrote its strings as bytes; names of tensors may be among them.
+            // Python 2 wrote strings as bytes; names of tensors may be among them.
             b'T' => self.text(4)?,
             b'U' => self.text(1)?,
             b'B' => self.bytes(4)?,
@@ -151,14 +151,14 @@ impl Machine<'_> {
                 self.above_mark()?;
                 match self.heap.get(self.top()?) {
                     Value::Plain => Ok(()),
-                    _ => Err("its pickle adds items to what is no set".into()),
+                    _ => Err("its pickle adds items to something that is no set".into()),
                 }
             }
             _ => self.step_object(opcode),
         }
     }
 
-    /// Names, and what is made with them.
+    /// Implements the opcodes for names and objects.
     fn step_object(&mut self, opcode: u8) -> Parsed<()> {
         match opcode {
             b'c' => {
@@ -174,7 +174,7 @@ impl Machine<'_> {
                 let (module, name) = (range(module)?, range(name)?);
                 self.push_global(module, name)
             }
-            // An instance by its class's name, as Python 2 wrote it: never needed for tensors.
+            // An instance by the name of its class, as Python 2 wrote it: never needed for tensors.
             b'i' => {
                 let (module, name) = (self.line()?, self.line()?);
                 Err(self.refusal(&module, &name))
@@ -210,7 +210,7 @@ impl Machine<'_> {
     }
 
     fn refusal(&self, module: &Range<usize>, name: &Range<usize>) -> String {
-        // What comes from a hostile file is shown escaped and cut short.
+        // Text from a hostile file is escaped and shortened.
         let shown = |range: &Range<usize>| -> String {
             let text = String::from_utf8_lossy(&self.heap.pickle[range.clone()]);
             text.chars().take(60).flat_map(char::escape_debug).collect()
@@ -223,13 +223,13 @@ impl Machine<'_> {
         )
     }
 
-    /// The value of `callee(*arguments)`.
+    /// Returns the value of `callee(*arguments)`.
     fn call(&self, callee: Id, arguments: Id) -> Parsed<Value> {
         let &Value::Global(global) = self.heap.get(callee) else {
-            return Err("its pickle calls what is no name".into());
+            return Err("its pickle calls something that is no name".into());
         };
         let Value::Tuple(arguments) = self.heap.get(arguments) else {
-            return Err("its pickle calls with what is no tuple".into());
+            return Err("its pickle calls with arguments that are no tuple".into());
         };
         match self.names {
             Names::Torch => torch::call(&self.heap, global, arguments),
@@ -237,8 +237,7 @@ impl Machine<'_> {
         }
     }
 
-    /// Gives a value its state. The attributes of an OrderedDict (torch stores `_metadata` there), of a parameter or of a counter are
-    /// of no use here.
+    /// Sets the state of a value. Attributes of an OrderedDict (torch stores `_metadata` there), a parameter or a counter are ignored.
     fn build(&mut self, target: Id, state: Id) -> Parsed<()> {
         match self.heap.get(target) {
             Value::Dict(_) | Value::Tensor(_) | Value::OtherTensor(_) | Value::ElementType(_) | Value::Plain => {}
@@ -248,7 +247,7 @@ impl Machine<'_> {
                 self.count(array.shape.len())?;
                 self.heap.values[target as usize] = Value::Array(Some(array));
             }
-            _ => return Err("its pickle sets attributes of what has none".into()),
+            _ => return Err("its pickle sets attributes of something that has none".into()),
         }
         Ok(())
     }

@@ -1,9 +1,9 @@
-//! Python's pickles, read as data: a stack machine that knows the opcodes of plain data and short lists of names
-//! ([`Names`]). Nothing is ever called; a pickle that names anything else is refused.
+//! Reads Python's pickles as data: a stack machine for the opcodes of plain data and short lists of names ([`Names`]). Nothing is ever
+//! called, and a pickle that refers to any other name is refused.
 //!
-//! Bounds: every opcode makes at most one value and reads no more bytes than there are; values and the elements that are put
-//! into lists and dictionaries are counted up to [`MAX_VALUES`]. So a pickle takes at most some 300 MiB, and only one that
-//! is itself of many megabytes takes much. Text and bytes stay where they are in the pickle.
+//! Memory is bounded: every opcode makes at most one value and reads no more bytes than there are, and the number of values and of
+//! elements in lists and dictionaries is limited to [`MAX_VALUES`]. So a pickle takes at most about 300 MiB, and only a pickle of many
+//! megabytes takes much. Text and bytes are ranges of the pickle.
 //!
 //! Source: the opcode comments of CPython's `Lib/pickletools.py`.
 
@@ -19,17 +19,18 @@ pub(crate) use value::{Element, Heap, Id, Tensor, Value};
 
 use value::Global;
 
-/// Values in a pickle, and their uses. A ResNet-101 with its optimiser has some hundred thousand, CIFAR-100 too.
+/// Largest number of values in a pickle, and of references to them. A ResNet-101 with its optimiser has about a hundred thousand, and so
+/// does CIFAR-100.
 const MAX_VALUES: usize = 1 << 21;
 
 type Parsed<T> = Result<T, String>;
 
-/// Which names a pickle may use.
+/// The names that a pickle may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Names {
-    /// Those that rebuild tensors.
+    /// Names for rebuilding tensors.
     Torch,
-    /// Those that rebuild numpy's arrays.
+    /// Names for rebuilding numpy's arrays.
     Numpy,
 }
 
@@ -41,7 +42,7 @@ impl Names {
         }
     }
 
-    /// Whose pickles these are, for errors.
+    /// Returns the kind of files, for errors.
     fn files(self) -> &'static str {
         match self {
             Names::Torch => "torch's checkpoints",
@@ -49,7 +50,7 @@ impl Names {
         }
     }
 
-    /// What to do about a name that is refused.
+    /// Says what to do about a name that is refused.
     fn advice(self) -> &'static str {
         match self {
             Names::Torch => "only tensors in plain containers are read; save the model's state_dict() alone",

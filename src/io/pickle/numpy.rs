@@ -1,14 +1,14 @@
-//! The names in pickles of numpy's arrays, and what they make of their arguments, each checked for its form.
+//! The names in pickles of numpy's arrays, and the values that they make of their arguments, whose form is checked.
 //!
 //! Source: `ndarray.__reduce__`, `ndarray.__setstate__` and `dtype.__reduce__` in numpy's documentation, and what numpy 1.16 and
 //! 2.4 write: up to protocol 4 an empty array that is given a state, from protocol 5 on `_frombuffer`.
 
 use super::value::{Array, Global, Heap, Id, Value};
 
-/// numpy's own limit of dimensions.
+/// numpy's own limit of the number of dimensions.
 const MAX_DIMENSIONS: usize = 64;
 
-/// The global of a name, `None` for every name that is not on the list. numpy 2 renamed `numpy.core`.
+/// Returns the global of a name, or `None` if it is not on the list. numpy 2 renamed `numpy.core`.
 pub fn global(module: &str, name: &str) -> Option<Global> {
     Some(match (module, name) {
         ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => Global::Reconstruct,
@@ -20,13 +20,13 @@ pub fn global(module: &str, name: &str) -> Option<Global> {
     })
 }
 
-/// The value of `global(*arguments)`.
+/// Returns the value of `global(*arguments)`.
 ///
 /// # Errors
-/// The name is none that makes something, or its arguments have another form.
+/// The name cannot be called, or its arguments have another form.
 pub fn call(heap: &Heap<'_>, global: Global, arguments: &[Id]) -> Result<Value, String> {
     match (global, arguments) {
-        // Its shape and type are placeholders.
+        // Shape and type are placeholders.
         (Global::Reconstruct, &[class, _, _]) if *heap.get(class) == Value::Global(Global::Ndarray) => {
             Ok(Value::Array(None))
         }
@@ -42,19 +42,19 @@ pub fn call(heap: &Heap<'_>, global: Global, arguments: &[Id]) -> Result<Value, 
             };
             checked(heap, shape, element, fortran, data).map(|array| Value::Array(Some(array)))
         }
-        // Python 3 writes bytes so in protocols up to 2.
+        // This is how Python 3 writes bytes in protocols up to 2.
         (Global::Encode, &[text, encoding]) if heap.text(encoding) == Some("latin1") => match heap.get(text) {
             Value::Text(text) => Ok(Value::Latin1(text.clone())),
-            _ => Err("its pickle encodes what is no text".into()),
+            _ => Err("its pickle encodes something that is no text".into()),
         },
         (global, arguments) => Err(format!("its pickle calls {global:?} with {} arguments", arguments.len())),
     }
 }
 
-/// The array that a state makes: `(version, shape, element type, Fortran order, bytes)`.
+/// Returns the array with the given state: `(version, shape, element type, Fortran order, bytes)`.
 ///
 /// # Errors
-/// It has another form.
+/// The state has another form.
 pub fn array(heap: &Heap<'_>, state: Id) -> Result<Array, String> {
     let wrong = || "its pickle has an array in an unknown form".to_string();
     let Value::Tuple(state) = heap.get(state) else { return Err(wrong()) };

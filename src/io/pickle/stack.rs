@@ -1,4 +1,4 @@
-//! What the opcodes work on: the bytes of the pickle, the stack with its marks, and the memo.
+//! The state of the machine: the bytes of the pickle, the stack with its marks, and the memo.
 
 use std::ops::Range;
 
@@ -22,7 +22,7 @@ impl Machine<'_> {
         Ok(self.heap.pickle[at])
     }
 
-    /// An unsigned little-endian number of `width` bytes.
+    /// Reads an unsigned little-endian number of `width` bytes.
     pub(super) fn number(&mut self, width: usize) -> Parsed<u64> {
         let range = self.take(width)?;
         let mut bytes = [0; 8];
@@ -30,7 +30,7 @@ impl Machine<'_> {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    /// What follows a length of `width` bytes.
+    /// Reads a length of `width` bytes, then returns the range of that many bytes.
     pub(super) fn counted(&mut self, width: usize) -> Parsed<Range<usize>> {
         let len = self.number(width)?;
         self.take(usize::try_from(len).unwrap_or(usize::MAX))
@@ -69,7 +69,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// The lowest height that the stack may be popped to.
+    /// Returns the height down to which values may be popped.
     pub(super) fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
@@ -99,7 +99,7 @@ impl Machine<'_> {
     pub(super) fn memoize(&mut self, slot: usize) -> Parsed<()> {
         if slot >= MAX_VALUES {
             return Err(format!(
-                "its pickle keeps a value under number {slot}, far more than {} need",
+                "its pickle stores a value under number {slot}, far more than {} need",
                 self.names.files()
             ));
         }
@@ -114,7 +114,7 @@ impl Machine<'_> {
     pub(super) fn get(&mut self, width: usize) -> Parsed<()> {
         let slot = self.number(width)? as usize;
         let id = self.memo.get(slot).copied().flatten();
-        self.push_id(id.ok_or_else(|| format!("its pickle asks for value {slot}, which it never kept"))?)
+        self.push_id(id.ok_or_else(|| format!("its pickle reads value {slot}, which it never stored"))?)
     }
 
     pub(super) fn push_number(&mut self, width: usize) -> Parsed<()> {
@@ -157,7 +157,7 @@ impl Machine<'_> {
         match &mut self.heap.values[list as usize] {
             Value::List(list) => list.extend(items),
             Value::Plain => {}
-            _ => return Err("its pickle appends to what is no list".into()),
+            _ => return Err("its pickle appends to something that is no list".into()),
         }
         Ok(())
     }
@@ -168,7 +168,7 @@ impl Machine<'_> {
         match &mut self.heap.values[dict as usize] {
             Value::Dict(dict) => dict.extend(pairs),
             Value::Plain => {}
-            _ => return Err("its pickle sets items of what is no dictionary".into()),
+            _ => return Err("its pickle sets items of something that is no dictionary".into()),
         }
         Ok(())
     }

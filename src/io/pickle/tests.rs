@@ -159,7 +159,7 @@ fn names_beyond_the_list_and_other_forms_are_refused() {
     refused(&with(b"K\x01K\x01\x85U\x02u1\x89U\x01a"), "without element type");
     refused(&with(b"K\x01J\xff\xff\xff\xff\x85cnumpy\ndtype\nU\x02u1\x85R\x89U\x01a"), "a side -1");
     refused(&with(b"K\x01K\x01\x85cnumpy\ndtype\nU\x02u1\x85R\x89]"), "no bytes");
-    refused(b"K\x01K\x01b.", "attributes of what has none");
+    refused(b"K\x01K\x01b.", "attributes of something that has none");
 }
 
 #[test]

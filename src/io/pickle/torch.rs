@@ -1,17 +1,17 @@
-//! What the names in torch's checkpoints ([`torch_names`](super::torch_names)) make of their arguments. No argument is trusted: each
-//! is checked for its form.
+//! The values that the names in torch's checkpoints ([`torch_names`](super::torch_names)) make of their arguments, whose form is
+//! checked.
 //!
 //! Source: the functions of these names in torch's `_utils.py`, `_tensor.py` and `serialization.py`.
 
 use super::value::{Element, Global, Heap, Id, Storage, Tensor, Value};
 
-/// torch's own limit of dimensions.
+/// torch's own limit of the number of dimensions.
 const MAX_DIMENSIONS: usize = 64;
 
-/// The value of `global(*arguments)`.
+/// Returns the value of `global(*arguments)`.
 ///
 /// # Errors
-/// The name is none that makes something, or its arguments have another form.
+/// The name cannot be called, or its arguments have another form.
 pub fn call(heap: &Heap<'_>, global: Global, arguments: &[Id]) -> Result<Value, String> {
     match (global, arguments) {
         (Global::OrderedDict, []) => Ok(Value::Dict(Vec::new())),
@@ -32,14 +32,14 @@ pub fn call(heap: &Heap<'_>, global: Global, arguments: &[Id]) -> Result<Value, 
         (Global::RebuildSame, []) => Ok(Value::Plain),
         (Global::RebuildSame, &[data, ..]) => match heap.get(data) {
             tensor @ (Value::Tensor(_) | Value::OtherTensor(_)) => Ok(tensor.clone()),
-            _ => Err("its pickle makes a parameter of what is no tensor".into()),
+            _ => Err("its pickle makes a parameter of something that is no tensor".into()),
         },
         (Global::RebuildFromType, &[function, _, arguments, ..]) => match (heap.get(function), heap.get(arguments)) {
-            // Never by itself: that could go as deep as the file is long.
+            // Not by itself: the recursion could be as deep as the file is long.
             (&Value::Global(function), Value::Tuple(arguments)) if function != Global::RebuildFromType => {
                 call(heap, function, arguments)
             }
-            _ => Err("its pickle makes a tensor by what is no function of torch's".into()),
+            _ => Err("its pickle makes a tensor by something that is no function of torch".into()),
         },
         (Global::RebuildOther(what), _) => Ok(Value::OtherTensor(what)),
         (Global::Module, _) => Ok(Value::Module(None)),
@@ -47,16 +47,16 @@ pub fn call(heap: &Heap<'_>, global: Global, arguments: &[Id]) -> Result<Value, 
             Value::Tuple(sides) | Value::List(sides) if sides.len() <= MAX_DIMENSIONS => {
                 Ok(Value::Tuple(sides.clone()))
             }
-            _ => Err("its pickle makes a torch.Size of what is no tuple".into()),
+            _ => Err("its pickle makes a torch.Size of something that is no tuple".into()),
         },
         (Global::Plain, _) => Ok(Value::Plain),
         (global, arguments) => Err(format!("its pickle calls {global:?} with {} arguments", arguments.len())),
     }
 }
 
-/// `OrderedDict([[key, value], ...])`, as Python 2 wrote it.
+/// Returns the value of `OrderedDict([[key, value], ...])`, as Python 2 wrote it.
 fn ordered_dict(heap: &Heap<'_>, items: Id) -> Result<Value, String> {
-    let wrong = || "its pickle makes an OrderedDict of what are no pairs".to_string();
+    let wrong = || "its pickle makes an OrderedDict of items that are no pairs".to_string();
     let Value::List(items) = heap.get(items) else { return Err(wrong()) };
     let pair = |&item: &Id| match heap.get(item) {
         Value::List(pair) | Value::Tuple(pair) if pair.len() == 2 => Ok((pair[0], pair[1])),
@@ -65,13 +65,13 @@ fn ordered_dict(heap: &Heap<'_>, items: Id) -> Result<Value, String> {
     items.iter().map(pair).collect::<Result<_, _>>().map(Value::Dict)
 }
 
-/// Whether a tensor's metadata say that its numbers are others than those of its storage.
+/// Returns whether a tensor's metadata mean that its values differ from those in its storage.
 fn changes(heap: &Heap<'_>, metadata: Id) -> bool {
     let Value::Dict(entries) = heap.get(metadata) else { return false };
     entries.iter().any(|&(_, value)| *heap.get(value) == Value::Bool(true))
 }
 
-/// A view of `storage`, whose elements are of its type unless `element` says another.
+/// Returns a view of `storage`; its elements have the storage's type unless `element` is another.
 fn tensor(
     heap: &Heap<'_>,
     storage: Id,
@@ -80,7 +80,7 @@ fn tensor(
     sizes: [Id; 2],
 ) -> Result<Tensor, String> {
     let Value::Storage(stored) = heap.get(storage) else {
-        return Err("its pickle makes a tensor of what is no storage".into());
+        return Err("its pickle makes a tensor of something that is no storage".into());
     };
     let element = element.unwrap_or(stored.element);
     let offset = size(heap, offset)?;
@@ -93,10 +93,10 @@ fn tensor(
     Ok(Tensor { storage, element, offset, shape: shape?, strides: strides? })
 }
 
-/// The storage that a persistent id means: `("storage", type, key, device, length)`, and in legacy files a view, long unused.
+/// Returns the storage of a persistent id: `("storage", type, key, device, length)`, and in legacy files a view, which is ignored.
 ///
 /// # Errors
-/// It has another form.
+/// The id has another form.
 pub fn storage(heap: &Heap<'_>, id: Id) -> Result<Storage, String> {
     let wrong = || "its pickle refers to a storage in an unknown form".to_string();
     let Value::Tuple(parts) = heap.get(id) else { return Err(wrong()) };

@@ -1,12 +1,12 @@
-//! The names that torch's checkpoints may use: those that its own safe loader (`weights_only=True`) knows, and those of numpy's
-//! scalars and arrays and of TorchScript's modules. None is ever called; what each makes is in [`super::torch`].
+//! The names that torch's checkpoints may use: those of its own safe loader (`weights_only=True`), and those of numpy's scalars and
+//! arrays and of TorchScript's modules. None is ever called; [`super::torch`] makes their values.
 //!
 //! Source: `_get_allowed_globals` in torch's `_weights_only_unpickler.py`.
 
 use super::value::{Element, Global};
 use crate::io::Dtype;
 
-/// The global of a name, `None` for every name that is not on the list.
+/// Returns the global of a name, or `None` if it is not on the list.
 pub fn global(module: &str, name: &str) -> Option<Global> {
     match module {
         "collections" => match name {
@@ -15,7 +15,7 @@ pub fn global(module: &str, name: &str) -> Option<Global> {
             "Counter" => Some(Global::Plain),
             _ => None,
         },
-        // Python 2's name of it is what protocol 2 writes.
+        // Protocol 2 writes Python 2's name of the module.
         "builtins" | "__builtin__" => BUILTINS.contains(&name).then_some(Global::Plain),
         "_codecs" => (name == "encode").then_some(Global::Plain),
         "torch._utils" => rebuild(name),
@@ -38,7 +38,7 @@ pub fn global(module: &str, name: &str) -> Option<Global> {
     }
 }
 
-/// Python's types of plain values.
+/// Python's built-in types of plain values.
 const BUILTINS: [&str; 16] = [
     "bool",
     "bytearray",
@@ -58,7 +58,7 @@ const BUILTINS: [&str; 16] = [
     "xrange",
 ];
 
-/// The functions that make tensors.
+/// Returns the functions that make tensors.
 fn rebuild(name: &str) -> Option<Global> {
     Some(match name {
         "_rebuild_tensor" | "_rebuild_tensor_v2" => Global::RebuildTensor,
@@ -76,7 +76,7 @@ fn rebuild(name: &str) -> Option<Global> {
     })
 }
 
-/// What lies in `torch` itself, or by the same name in one of its modules for devices and sparse tensors.
+/// Returns the globals of `torch` itself, and of its modules for devices and sparse tensors.
 fn torch(module: &str, name: &str) -> Option<Global> {
     if let Some(element) = name.strip_suffix("Storage") {
         return storage(element).map(Global::Storage);
@@ -96,7 +96,7 @@ fn torch(module: &str, name: &str) -> Option<Global> {
     }
 }
 
-/// Ways to quantise, layouts and orders in memory.
+/// Quantisation schemes, layouts and memory formats.
 const CONSTANTS: [&str; 14] = [
     "channels_last",
     "channels_last_3d",
@@ -114,7 +114,7 @@ const CONSTANTS: [&str; 14] = [
     "strided",
 ];
 
-/// The elements of the storage class `<element>Storage`.
+/// Returns the element type of the storage class `<element>Storage`.
 fn storage(element: &str) -> Option<Element> {
     Some(match element {
         "Float" => Element::Known(Dtype::F32),
@@ -138,7 +138,7 @@ fn storage(element: &str) -> Option<Element> {
     })
 }
 
-/// The type of elements `torch.<name>`.
+/// Returns the element type `torch.<name>`.
 fn dtype(name: &str) -> Option<Element> {
     let known = match name {
         "float32" | "float" => Dtype::F32,
@@ -161,7 +161,7 @@ fn dtype(name: &str) -> Option<Element> {
     Some(Element::Known(known))
 }
 
-/// Types of elements that are not read, and their bytes.
+/// Element types that cannot be read, and their bytes.
 const OTHER_DTYPES: [(&str, usize); 39] = [
     ("bits16", 2),
     ("bits1x8", 1),

@@ -1,5 +1,5 @@
-//! What a pickle may hold. Values refer to each other by number, so that a value that holds itself, or one nested a
-//! million times, is as harmless as any other.
+//! Values in a pickle. They refer to each other by number, so that a value that contains itself, or is nested a million times, is
+//! harmless.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -15,14 +15,14 @@ pub enum Value {
     None,
     Bool(bool),
     Int(i64),
-    /// A float, a device, a set, a numpy array in a checkpoint: read past, because nobody needs it.
+    /// A float, a device, a set, a numpy array in a checkpoint: its content is not needed.
     Plain,
     /// A whole number of more than 64 bits, as little-endian bytes.
     BigInt(Range<usize>),
     /// UTF-8.
     Text(Range<usize>),
     Bytes(Range<usize>),
-    /// Bytes of which each is written as the character of its number, in UTF-8.
+    /// Bytes that are each stored as the character of their number, in UTF-8.
     Latin1(Range<usize>),
     List(Vec<Id>),
     Tuple(Vec<Id>),
@@ -30,9 +30,9 @@ pub enum Value {
     Global(Global),
     Storage(Storage),
     Tensor(Tensor),
-    /// A tensor that is no plain view of a storage, by what it is: "sparse".
+    /// A tensor that is no plain view of a storage, with its kind: "sparse".
     OtherTensor(&'static str),
-    /// A module of a TorchScript archive; its attributes, once they are set.
+    /// A module of a TorchScript archive, with its attributes once they are set.
     Module(Option<Id>),
     /// The name of numpy's element type, such as `u1`.
     ElementType(Range<usize>),
@@ -40,7 +40,7 @@ pub enum Value {
     Array(Option<Array>),
 }
 
-/// The names that a pickle may use, by what calling them makes.
+/// The names that a pickle may use, by the value that they make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Global {
     OrderedDict,
@@ -48,16 +48,16 @@ pub enum Global {
     DefaultDict,
     /// `torch._utils._rebuild_tensor` or its second version.
     RebuildTensor,
-    /// Its third version, whose type of elements is an argument.
+    /// `torch._utils._rebuild_tensor_v3`, whose element type is an argument.
     RebuildTyped,
-    /// What makes its first argument another kind of tensor: a parameter, a tensor on a device.
+    /// Makes another kind of tensor of its first argument: a parameter, a tensor on a device.
     RebuildSame,
-    /// What makes a tensor by another function, and sets its attributes.
+    /// Makes a tensor by another function, and sets its attributes.
     RebuildFromType,
-    /// What makes a tensor that is no plain view of a storage, by what that is.
+    /// Makes a tensor that is no plain view of a storage, with its kind.
     RebuildOther(&'static str),
     Storage(Element),
-    /// torch's type of elements.
+    /// An element type of torch.
     Dtype(Element),
     /// A class of a TorchScript archive.
     Module,
@@ -65,7 +65,7 @@ pub enum Global {
     Size,
     /// Anything that makes a [`Value::Plain`]: a device, a set, a counter, a numpy array.
     Plain,
-    /// `numpy.ndarray`, and the function that makes an empty one.
+    /// `numpy.ndarray`, and the function that makes an empty array.
     Ndarray,
     Reconstruct,
     /// numpy's function that makes an array of bytes.
@@ -76,17 +76,17 @@ pub enum Global {
     Encode,
 }
 
-/// The type of a storage's elements.
+/// The element type of a storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
-    /// One that is read.
+    /// A type that can be read.
     Known(Dtype),
-    /// One that is not: torch's name of it, and its bytes.
+    /// A type that cannot be read: torch's name of it, and its bytes.
     Other(&'static str, usize),
 }
 
 impl Element {
-    /// Bytes of an element.
+    /// Returns the number of bytes of an element.
     pub fn size(self) -> usize {
         match self {
             Element::Known(dtype) => dtype.size(),
@@ -95,41 +95,41 @@ impl Element {
     }
 }
 
-/// Numbers in the file under a key.
+/// A storage in the file, by its key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Storage {
     pub element: Element,
     /// Text in the pickle.
     pub key: Range<usize>,
-    /// Elements.
+    /// Number of elements.
     pub len: usize,
 }
 
-/// A view of a storage, not yet held against it.
+/// A view of a storage, not yet checked against its size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     pub storage: Id,
     pub element: Element,
-    /// Elements.
+    /// In elements.
     pub offset: usize,
     pub shape: Vec<usize>,
-    /// Elements.
+    /// In elements.
     pub strides: Vec<usize>,
 }
 
-/// numpy's array, not yet held against its bytes.
+/// An array of numpy, not yet checked against its bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Array {
     /// Name of the element type: text in the pickle.
     pub element: Range<usize>,
     pub shape: Vec<usize>,
-    /// Whether the first index runs fastest.
+    /// Whether the first index varies fastest.
     pub fortran: bool,
     /// Its bytes.
     pub data: Id,
 }
 
-/// Values of a pickle, and the pickle that their text lies in.
+/// Values of a pickle, and the pickle with their text.
 #[derive(Debug)]
 pub struct Heap<'a> {
     pub pickle: &'a [u8],
@@ -137,7 +137,7 @@ pub struct Heap<'a> {
 }
 
 impl Value {
-    /// Numbers that it holds.
+    /// Returns the number of elements that the value has.
     pub fn len(&self) -> usize {
         match self {
             Value::List(items) | Value::Tuple(items) => items.len(),
@@ -154,7 +154,7 @@ impl<'a> Heap<'a> {
         &self.values[id as usize]
     }
 
-    /// Text, `None` for any other value.
+    /// Returns text, or `None` for any other value.
     pub fn text(&self, id: Id) -> Option<&'a str> {
         match self.get(id) {
             Value::Text(range) => self.str(range),
@@ -162,7 +162,7 @@ impl<'a> Heap<'a> {
         }
     }
 
-    /// Bytes in any of the forms that Python 2 and 3 write them in, `None` for any other value.
+    /// Returns bytes in any of the forms in which Python 2 and 3 write them, or `None` for any other value.
     pub fn bytes(&self, id: Id) -> Option<Cow<'a, [u8]>> {
         match self.get(id) {
             Value::Text(range) | Value::Bytes(range) => Some(Cow::Borrowed(&self.pickle[range.clone()])),
@@ -174,7 +174,7 @@ impl<'a> Heap<'a> {
         }
     }
 
-    /// The text in a range of the pickle; checked to be UTF-8 when it was read.
+    /// Returns the text in a range of the pickle, which was checked to be UTF-8 when it was read.
     pub fn str(&self, range: &Range<usize>) -> Option<&'a str> {
         std::str::from_utf8(&self.pickle[range.clone()]).ok()
     }

@@ -36,12 +36,12 @@ fn names_beyond_the_list_are_refused_in_every_form() {
     refused(b"(ccollections\nOrderedDict\no.", "0x6f");
     // What is on the list does nothing but what it is there for.
     refused(b"ctorch\nFloatStorage\n)R.", "calls Storage(Known(F32))");
-    refused(b"X\x01\x00\x00\x00a)R.", "calls what is no name");
+    refused(b"X\x01\x00\x00\x00a)R.", "calls something that is no name");
     refused(b"ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x01))tR.", "no storage");
     refused(b"K\x01Q.", "storage in an unknown form");
     // A function that makes a tensor by another one never makes it by itself.
     let again = b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._tensor\n_rebuild_from_type_v2\nN)NtR.";
-    refused(again, "by what is no function");
+    refused(again, "by something that is no function");
 }
 
 #[test]
@@ -66,8 +66,8 @@ fn bombs_end_in_an_error() {
     refused(b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff.", "cut off");
     refused(b"X\xff\xff\xff\xff.", "cut off");
     refused(b"\x8b\xff\xff\xff\x7f.", "cut off");
-    refused(b"Nr\xff\xff\xff\xff.", "keeps a value under number 4294967295");
-    refused(b"j\x05\x00\x00\x00.", "never kept");
+    refused(b"Nr\xff\xff\xff\xff.", "stores a value under number 4294967295");
+    refused(b"j\x05\x00\x00\x00.", "never stored");
     refused(b"0.", "more from the stack");
     refused(b"t.", "no mark");
     // A million tensors of 64 dimensions out of one tuple.

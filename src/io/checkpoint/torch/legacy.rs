@@ -1,5 +1,5 @@
-//! torch's format before 1.6: five pickles (magic number, protocol, system, the object, keys of its storages), then each
-//! storage as its length in elements and its bytes.
+//! Reads torch's format before 1.6: five pickles (magic number, protocol, system, object, keys of its storages), then for each storage
+//! its length in elements and its bytes.
 
 use std::collections::HashMap;
 
@@ -10,15 +10,15 @@ use crate::io::pickle::{self, Heap, Id, Names, Value};
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 const PROTOCOL: i64 = 1001;
 
-/// Whether it begins as a pickle; [`read`] says whether it is torch's.
+/// Returns whether it begins like a pickle; [`read`] checks whether it is torch's.
 pub fn recognises(bytes: &[u8]) -> bool {
     matches!(bytes, [0x80, 0..=5, ..])
 }
 
-/// The tensors of the state dict.
+/// Reads the tensors of the state dict.
 ///
 /// # Errors
-/// It is damaged or another pickle, or holds what [`pickle`] refuses.
+/// It is damaged or another pickle, or has something that [`pickle`] refuses.
 pub fn read(bytes: &[u8], dictionary: Option<&str>) -> Result<Contents, String> {
     let mut at = 0;
     let mut next = || {

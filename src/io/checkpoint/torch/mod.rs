@@ -1,6 +1,6 @@
-//! torch's checkpoints (`torch.save`) in: the zip format since torch 1.6 and the legacy one before.
+//! Reads torch's checkpoints (`torch.save`): the zip format since torch 1.6, and the legacy one before.
 //!
-//! Both are a pickle that describes containers and tensors, beside raw storages. The pickle is read as data ([`crate::io::pickle`]).
+//! Both have a pickle that describes containers and tensors, and raw storages. The pickle is read as data ([`crate::io::pickle`]).
 
 mod legacy;
 mod state_dict;
@@ -13,29 +13,29 @@ use super::tensor::{Entry, View};
 use crate::base::text::Shown;
 use crate::io::pickle::{Element, Heap, Id, Tensor, Value};
 
-/// What was found in a checkpoint.
+/// The tensors of a checkpoint.
 pub struct Contents {
     pub entries: BTreeMap<String, Entry>,
-    /// The dictionary that they are from: keys joined by dots, empty at the top.
+    /// The dictionary with these tensors: keys joined by dots, empty at the top.
     pub dictionary: String,
     /// Other dictionaries of tensors.
     pub others: Vec<String>,
 }
 
-/// Whether it is a zip archive or begins with a pickle.
+/// Returns whether it is a zip archive or begins with a pickle.
 pub fn recognises(bytes: &[u8]) -> bool {
     zip::recognises(bytes) || legacy::recognises(bytes)
 }
 
-/// The tensors of the state dict in a checkpoint; where several are there, of the one that `dictionary` names.
+/// Reads the tensors of the state dict in a checkpoint; of several state dicts, the one that `dictionary` names.
 ///
 /// # Errors
-/// It is damaged, no checkpoint, holds no or several state dicts, or names what is refused.
+/// It is damaged or no checkpoint, has no or several state dicts, or refers to a name that is refused.
 pub fn read(bytes: &[u8], dictionary: Option<&str>) -> Result<Contents, String> {
     if zip::recognises(bytes) { zip::read(bytes, dictionary) } else { legacy::read(bytes, dictionary) }
 }
 
-/// The state dict under `root`; `storage` says where the storage of a key lies in the file.
+/// Finds the state dict under `root`; `storages` has the storages by their keys.
 fn contents(
     heap: &Heap<'_>,
     root: Id,
@@ -61,7 +61,7 @@ fn contents(
 enum Storage {
     /// In the file as they are.
     Stored(Range<usize>),
-    /// In an entry of an archive that is compressed, by its name.
+    /// In a compressed entry of the archive; the text is its name.
     Compressed(String),
 }
 
@@ -71,7 +71,7 @@ fn entry(heap: &Heap<'_>, tensor: &Tensor, storages: &HashMap<&str, Storage>) ->
         Element::Other(name, _) => return Ok(Entry::Unread(format!("its type {name} is not read"))),
     };
     let Value::Storage(storage) = heap.get(tensor.storage) else {
-        return Err("it is a view of what is no storage".to_string());
+        return Err("it is a view of something that is no storage".to_string());
     };
     let key = heap.str(&storage.key).unwrap_or_default();
     let bytes = match storages.get(key) {
@@ -82,7 +82,7 @@ fn entry(heap: &Heap<'_>, tensor: &Tensor, storages: &HashMap<&str, Storage>) ->
         None => return Err(format!("its storage {key:?} is not in the file")),
     };
     let len = storage.len.checked_mul(storage.element.size()).filter(|&len| len <= bytes.len()).ok_or_else(|| {
-        format!("its storage should have {} elements, the file has {} bytes of it", storage.len, bytes.len())
+        format!("its storage should have {} elements, but the file has {} bytes of it", storage.len, bytes.len())
     })?;
     let bytes = bytes.start..bytes.start + len;
     View::of_storage(dtype, &tensor.shape, &tensor.strides, tensor.offset, bytes).map(Entry::View)

@@ -1,4 +1,4 @@
-//! Where in a checkpoint the weights are: at the top, or under a key such as `state_dict`, beside epochs and optimisers.
+//! Finds the weights in a checkpoint: at the top, or under a key such as `state_dict`, beside epochs and optimisers.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -6,7 +6,7 @@ use crate::base::text::Shown;
 use crate::io::checkpoint::words::is_averaged;
 use crate::io::pickle::{Heap, Id, Value};
 
-/// Keys under which training scripts put the weights.
+/// Keys under which training scripts save the weights.
 const KNOWN: [&str; 10] = [
     "state_dict",
     "model_state_dict",
@@ -20,7 +20,7 @@ const KNOWN: [&str; 10] = [
     "net_state_dict",
 ];
 
-/// How keys begin of what lies beside weights and has tensors of its own.
+/// Beginnings of keys of other things in a checkpoint that have tensors of their own.
 const COMPANIONS: [&str; 12] = [
     "optim",
     "sched",
@@ -36,27 +36,27 @@ const COMPANIONS: [&str; 12] = [
     "rng",
 ];
 
-/// Keys one under the other that are followed.
+/// Largest depth of nested keys that are followed.
 const MAX_DEPTH: usize = 8;
 
-/// So many times as many tensors must a dictionary have to be taken instead of those at the top.
+/// A dictionary is taken instead of the top of the file if it has more than this many times as many tensors.
 const FAR_MORE: usize = 4;
 
 /// A dictionary of tensors.
 pub struct Found {
     /// Names and tensors.
     pub tensors: Vec<(String, Id)>,
-    /// Keys on the way to it, joined by dots; empty at the top.
+    /// Keys that lead to it, joined by dots; empty at the top.
     pub path: String,
     /// Other dictionaries of tensors in the file.
     pub others: Vec<String>,
 }
 
-/// Finds the dictionary of weights under `root`: the one that `wanted` names, or where no dictionary has that name, the one that is
-/// the model's. An average of the model's weights is taken only where it is named, or nothing else is there.
+/// Finds the dictionary of weights under `root`: the one that `wanted` names, or if none has that name, the model's. An average of the
+/// model's weights is taken only if it is named, or nothing else is there.
 ///
 /// # Errors
-/// There is none, or several of which no single one has a known key.
+/// There is none, or several of which not exactly one has a known key.
 pub fn find(heap: &Heap<'_>, root: Id, wanted: Option<&str>) -> Result<Found, String> {
     if let Value::Module(Some(_)) = heap.get(root) {
         return Ok(Found { tensors: attributes(heap, root), path: String::new(), others: Vec::new() });
@@ -92,7 +92,7 @@ impl Dictionary<'_> {
     }
 }
 
-/// All dictionaries with tensors among their entries, the shallowest first; each once, whoever refers to it.
+/// Returns all dictionaries with tensors among their entries, the shallowest first; each once, even if it is referred to several times.
 fn dictionaries<'h>(heap: &'h Heap<'_>, root: Id) -> Vec<Dictionary<'h>> {
     let mut found = Vec::new();
     let mut seen = HashSet::from([root]);
@@ -119,7 +119,7 @@ fn is_companion(key: &str) -> bool {
     COMPANIONS.iter().any(|companion| key.starts_with(companion))
 }
 
-/// The dictionary at the path `wanted`, or the only one with that key on its path.
+/// Returns the dictionary at the path `wanted`, or the only one with that key in its path.
 fn named<'a, 'h>(all: &'a [Dictionary<'h>], wanted: &str) -> Option<Result<&'a Dictionary<'h>, String>> {
     if let Some(exact) = all.iter().find(|found| found.path.join(".") == wanted) {
         return Some(Ok(exact));
@@ -148,7 +148,7 @@ fn of_the_model<'a, 'h>(all: &'a [Dictionary<'h>]) -> Result<&'a Dictionary<'h>,
     }
 }
 
-/// The one of which no other is as near to the top.
+/// Returns the only dictionary that is nearest to the top; several are an error.
 fn shallowest<'a, 'h>(found: &[&'a Dictionary<'h>]) -> Result<&'a Dictionary<'h>, String> {
     let depth = found.iter().map(|found| found.path.len()).min().unwrap_or(0);
     let nearest: Vec<_> = found.iter().copied().filter(|found| found.path.len() == depth).collect();
@@ -166,7 +166,7 @@ fn ambiguous(candidates: &[&Dictionary<'_>]) -> String {
     )
 }
 
-/// Entries of a dictionary, or attributes of a module, whose keys are text; none of another value.
+/// Returns the entries of a dictionary, or the attributes of a module, whose keys are text; none for another value.
 fn entries<'h>(heap: &'h Heap<'_>, id: Id) -> impl Iterator<Item = (&'h str, Id)> {
     let pairs = match heap.get(id) {
         Value::Dict(pairs) => &pairs[..],
@@ -187,8 +187,8 @@ fn is_tensor(heap: &Heap<'_>, id: Id) -> bool {
     matches!(heap.get(id), Value::Tensor(_) | Value::OtherTensor(_))
 }
 
-/// The tensors of a TorchScript module and of those in it, under their attributes' names joined by dots. A module that several share
-/// is read once.
+/// Returns the tensors of a TorchScript module and its submodules, under their attributes' names joined by dots. A shared module is
+/// visited once.
 fn attributes(heap: &Heap<'_>, root: Id) -> Vec<(String, Id)> {
     let mut found = Vec::new();
     let mut seen = HashSet::from([root]);

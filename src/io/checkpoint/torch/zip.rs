@@ -1,7 +1,7 @@
-//! torch's format since 1.6: a zip archive of stored entries, `NAME/data.pkl` and one `NAME/data/KEY` for each storage. TorchScript's
-//! archives have the same, beside code that is not read.
+//! Reads torch's format since 1.6: a zip archive of stored entries, `NAME/data.pkl` and one `NAME/data/KEY` for each storage.
+//! TorchScript's archives have the same entries, and code, which is not read.
 //!
-//! Entries lie in the file as they are, so nothing is unpacked and no archive can be larger inside than outside.
+//! Entries are stored uncompressed, so nothing is unpacked, and no archive is larger inside than outside.
 
 use std::collections::HashMap;
 use std::io::{self, Cursor};
@@ -13,15 +13,15 @@ use super::{Contents, Storage};
 use crate::base::text::Shown;
 use crate::io::pickle::{self, Names};
 
-/// Whether it is a zip archive.
+/// Returns whether it is a zip archive.
 pub fn recognises(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04")
 }
 
-/// The tensors of the state dict.
+/// Reads the tensors of the state dict.
 ///
 /// # Errors
-/// It is damaged or another archive, or holds what [`pickle`] refuses.
+/// It is damaged or another archive, or has something that [`pickle`] refuses.
 pub fn read(bytes: &[u8], dictionary: Option<&str>) -> Result<Contents, String> {
     let entries = entries(bytes)?;
     let mut pickles = entries.iter().filter(|(name, _)| name.ends_with("/data.pkl") || *name == "data.pkl");
@@ -49,17 +49,17 @@ pub fn read(bytes: &[u8], dictionary: Option<&str>) -> Result<Contents, String> 
     super::contents(&heap, root, dictionary, &storages)
 }
 
-/// Where each entry lies, its checksum verified; `None` for one that is compressed.
+/// Finds the bytes of each entry and verifies its checksum; `None` for a compressed entry.
 fn entries(bytes: &[u8]) -> Result<HashMap<String, Option<Range<usize>>>, String> {
     let damaged = |e: &dyn std::fmt::Display| {
         format!("it is a damaged zip archive ({e}): if it was downloaded, download it again")
     };
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|e| damaged(&e))?;
     let mut entries = HashMap::new();
-    // Entries that overlap could make the checksums a long work; those of an honest archive are together no longer than it.
+    // Overlapping entries could make checksums take very long; entries of a valid archive are together no longer than the archive.
     let mut checked = 0u64;
     for index in 0..archive.len() {
-        // As it lies there: a compressed one is never unpacked.
+        // Raw access: a compressed entry is never unpacked.
         let raw = archive.by_index_raw(index).map_err(|e| damaged(&e))?;
         let name = raw.name().map_err(|e| damaged(&e))?.to_string();
         let (size, stored) = (raw.size(), raw.compression() == CompressionMethod::Stored);
@@ -70,7 +70,7 @@ fn entries(bytes: &[u8]) -> Result<HashMap<String, Option<Range<usize>>>, String
             if checked > bytes.len() as u64 {
                 return Err(damaged(&"its entries overlap"));
             }
-            // torch can be told to compute none, and writes 0.
+            // torch can be configured not to compute checksums, and then writes 0.
             if checksum != 0 {
                 let mut entry = archive.by_index(index).map_err(|e| damaged(&e))?;
                 io::copy(&mut entry, &mut io::sink()).map_err(|e| damaged(&format!("{}: {e}", name.shown())))?;
@@ -97,7 +97,7 @@ pub fn compressed(name: &str) -> String {
     )
 }
 
-/// What an archive is that torch did not write.
+/// Says what an archive is that torch did not write.
 fn other_archive(entries: &HashMap<String, Option<Range<usize>>>) -> String {
     let with = |ending: &str| entries.keys().filter(|name| name.ends_with(ending)).min();
     if with(".weights.h5").is_some() {
@@ -109,6 +109,6 @@ fn other_archive(entries: &HashMap<String, Option<Range<usize>>>) -> String {
     }
     match [".pth", ".pt", ".safetensors", ".ckpt", ".bin"].into_iter().find_map(with) {
         Some(inside) => format!("it is a zip archive that holds {}: unpack it and give that file", inside.shown()),
-        None => "it is a zip archive, but none that torch.save wrote: it has not one data.pkl".into(),
+        None => "it is a zip archive, but none that torch.save wrote: it does not have exactly one data.pkl".into(),
     }
 }
