@@ -1,4 +1,4 @@
-//! Replacing a file in one step.
+//! Replaces files atomically.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -8,11 +8,11 @@ use crate::Result;
 use crate::base::error::IoContext;
 use crate::base::write_guard::WriteGuard;
 
-/// Writes `path` through a file beside it that is synced and renamed: whatever happens, `path` holds the whole old or the
-/// whole new content. A link is followed; a device or a pipe is written to as it is.
+/// Writes `path` through a file beside it that is synced and renamed, so that `path` always has the whole old or the whole new content.
+/// A link is followed; a device or a pipe is written to directly.
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io) with `path`; the old file is then untouched and nothing is left beside it.
+/// [`Error::Io`](crate::Error::Io) with `path`. The old file is unchanged then, and nothing is left beside it.
 pub fn atomic_write(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     if fs::metadata(&target).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
@@ -22,7 +22,7 @@ pub fn atomic_write(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Resul
     let temporary = temporary_name(&target);
     let written = write_synced(&temporary, write).and_then(|()| fs::rename(&temporary, &target));
     if written.is_err() {
-        // The first error is the one to report; what can be removed is removed.
+        // Errors of removing are ignored: the first error is reported.
         let _ = fs::remove_file(&temporary);
     }
     written.at("write", path)?;
@@ -36,14 +36,15 @@ fn write_synced(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 
-/// Hidden, and always the same for a path: what a killed process leaves is overwritten by the next one.
+/// Returns the path of the temporary file. It is hidden, and always the same for a path, so that the next write overwrites what a killed
+/// process left.
 fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.tmp"))
 }
 
-/// Makes what happened to the name `path` last: that it was made, renamed or removed. Some file systems cannot sync a folder;
-/// it is then as lasting as they make it.
+/// Makes the creation, renaming or removal of `path` durable by syncing its folder. Errors are ignored, as some file systems cannot do
+/// this.
 pub fn sync_folder(path: &Path) {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Ok(folder) = File::open(folder) {

@@ -1,8 +1,8 @@
-//! CSV files that spreadsheets may open: names that others chose are written so that nothing in them is executed.
+//! Writes CSV files that are safe to open in spreadsheets, whatever names they contain.
 //!
-//! A spreadsheet computes a cell that begins with one of `= + - @` (or their wide forms). Unless it is a number, such a cell
-//! gets an apostrophe in front, which spreadsheets show as text; so does one that begins with apostrophes before such a
-//! character, which makes the rule one that [`plain_cell`] undoes. Control characters are escaped as in messages.
+//! A spreadsheet evaluates a cell that begins with one of `= + - @` (or their wide forms). Unless it is a number, such a cell gets an
+//! apostrophe in front, with which spreadsheets show it as text. So does a cell that begins with apostrophes before such a character, so
+//! that [`plain_cell`] can undo it. Control characters are escaped as in messages.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -15,14 +15,14 @@ use crate::base::text::Shown;
 /// How cells are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cells {
-    /// As the module says.
+    /// Safe for spreadsheets, as described above.
     #[default]
     Guarded,
-    /// As they are.
+    /// Unchanged.
     Raw,
 }
 
-/// Writes rows; cells that hold a comma, a quote or a line break are quoted.
+/// Writes rows; cells with a comma, a quote or a line break are quoted.
 pub struct CsvOut<'a> {
     csv: csv::Writer<&'a mut dyn Write>,
     cells: Cells,
@@ -32,7 +32,7 @@ impl CsvOut<'_> {
     /// Writes a row.
     ///
     /// # Errors
-    /// The disk is full, or a row has another number of cells than the first one.
+    /// Writing fails, or a row does not have as many cells as the first one.
     pub fn row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) -> io::Result<()> {
         for cell in cells {
             match self.cells {
@@ -61,8 +61,8 @@ fn guarded(cell: &str) -> String {
     if is_computed(text.trim_start_matches('\'')) && !is_number(&text) { format!("'{text}") } else { text }
 }
 
-/// The name in a cell, in one form however it was written: without the apostrophe of [`Cells::Guarded`], control characters
-/// escaped.
+/// Returns the name in a cell, whether it was written guarded or raw: without the apostrophe of [`Cells::Guarded`], and with control
+/// characters escaped.
 pub fn plain_cell(cell: &str) -> Cow<'_, str> {
     let own = cell.strip_prefix('\'').filter(|rest| is_computed(rest.trim_start_matches('\''))).unwrap_or(cell);
     match own.shown().to_string() {
@@ -75,7 +75,7 @@ fn is_computed(text: &str) -> bool {
     text.starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠'])
 }
 
-/// `-1.5e-7`; not `-inf`, which a spreadsheet takes for a name.
+/// Returns whether it is a number like `-1.5e-7`; not `-inf`, which spreadsheets take for a name.
 fn is_number(text: &str) -> bool {
     text.parse::<f64>().is_ok_and(f64::is_finite)
 }

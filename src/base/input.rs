@@ -1,4 +1,4 @@
-//! Files that somebody else wrote: only regular files are opened, and no more is read than a limit allows.
+//! Reads untrusted files: only regular files are opened, and no more is read than a limit allows.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -8,12 +8,12 @@ use crate::base::error::IoContext;
 use crate::base::memory;
 use crate::{Error, Result};
 
-/// Opens the regular file `path` for reading, and tells its length in bytes. Links are followed.
+/// Opens the regular file `path` for reading. Returns it with its length in bytes. Links are followed.
 ///
 /// # Errors
 /// [`Error::NotAFile`] for a folder, a pipe, a socket or a device: reading one may never end. [`Error::Io`].
 pub fn open(path: &Path) -> Result<(File, u64)> {
-    // Before it is opened: opening a pipe waits for a writer.
+    // Checked before opening, as opening a pipe waits for a writer.
     let metadata = fs::metadata(path).at("read", path)?;
     if !metadata.is_file() {
         return Err(Error::NotAFile { path: path.into(), what: kind(metadata.file_type()) });
@@ -22,7 +22,7 @@ pub fn open(path: &Path) -> Result<(File, u64)> {
     Ok((file, metadata.len()))
 }
 
-/// Reads the regular file `path` whole, `limit` bytes at most.
+/// Reads the whole regular file `path`, of at most `limit` bytes.
 ///
 /// # Errors
 /// As [`open`]; [`Error::FileTooLarge`].
@@ -30,7 +30,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     read_opened(path, open(path)?, limit)
 }
 
-/// Reads a whole file that [`open`] has opened at `path`, `limit` bytes at most.
+/// Reads the whole file that [`open`] has opened at `path`, of at most `limit` bytes.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::FileTooLarge`].
@@ -44,7 +44,7 @@ pub fn read_opened(path: &Path, (file, len): (File, u64), limit: u64) -> Result<
     if bytes.len() as u64 > limit { Err(too_large()) } else { Ok(bytes) }
 }
 
-/// Reads the regular text file `path` whole, `limit` bytes at most.
+/// Reads the whole regular text file `path`, of at most `limit` bytes.
 ///
 /// # Errors
 /// As [`read`]; [`Error::Io`] for bytes that are no UTF-8.

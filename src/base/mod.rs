@@ -1,4 +1,4 @@
-//! What every layer uses: errors, text, memory, random numbers, progress, tables.
+//! The basis of all layers: errors, text, files, memory, random numbers, settings, reports.
 
 pub mod atomic;
 pub mod csv_out;

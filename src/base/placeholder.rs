@@ -1,6 +1,6 @@
-//! Files that a download leaves in the place of the wanted one.
+//! Recognises files that a download left instead of the wanted one.
 
-/// Bytes of a file that are enough to recognise a placeholder.
+/// Number of bytes that suffice to recognise a placeholder.
 const START: usize = 256;
 
 /// Says what `bytes` are instead of the wanted file, and the way out: a pointer of Git LFS, or a web page.

@@ -1,10 +1,10 @@
-//! Named ranges for NVIDIA's profilers (NVTX): what the host did when a GPU ran what it ran. See `docs/profiling.md`.
+//! Named ranges for NVIDIA's profilers (NVTX), which show what the host did while a GPU ran its kernels. See `docs/profiling.md`.
 //!
-//! A range costs a branch where no profiler is attached.
+//! Without a profiler, a range costs a branch.
 //!
-//! The crate `nvtx` 1 is NVTX's header-only library behind one small C file. Its version 2 makes bindings while it is built, for
-//! which every machine that builds this crate would need libclang; the ranges of `cudarc` load the older library `nvToolsExt`, and
-//! panic where it is missing.
+//! The crate `nvtx` 1 is NVTX's header-only library behind one small C file. Its version 2 generates bindings in its build,
+//! for which every machine that builds this crate would need libclang; the ranges of `cudarc` load the older library `nvToolsExt`, and
+//! panic if it is missing.
 
 use std::cell::Cell;
 use std::fmt::Display;
@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 thread_local! {
-    /// How many [`Paused`] this thread holds.
+    /// Number of [`Paused`] values of this thread.
     static PAUSED: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -21,18 +21,18 @@ thread_local! {
 #[derive(Debug)]
 pub struct Range {
     open: bool,
-    /// Begun and ended on one thread.
+    /// Not `Send`: a range begins and ends on the same thread.
     thread: PhantomData<*const ()>,
 }
 
-/// While it lives, this thread opens no ranges.
+/// While this value exists, its thread opens no ranges.
 #[must_use = "ranges are opened again when it is dropped"]
 #[derive(Debug)]
 pub struct Paused {
     thread: PhantomData<*const ()>,
 }
 
-/// Opens a range; `name` is only written out where a profiler listens.
+/// Opens a range; `name` is only formatted if a profiler is attached.
 pub fn range(name: impl Display) -> Range {
     let open = listening() && PAUSED.get() == 0;
     if open {
@@ -41,7 +41,7 @@ pub fn range(name: impl Display) -> Range {
     Range { open, thread: PhantomData }
 }
 
-/// For work that is recorded to be run later: ranges around it would say when it was recorded.
+/// Pauses ranges while work is recorded to be run later: they would show when it was recorded.
 pub fn pause() -> Paused {
     PAUSED.set(PAUSED.get() + 1);
     Paused { thread: PhantomData }
@@ -61,7 +61,7 @@ impl Drop for Paused {
     }
 }
 
-/// A profiler names the library that gets the ranges in this variable; NVTX itself looks there, once, and nowhere else.
+/// The variable with the library that receives the ranges, set by a profiler. NVTX itself reads it once, and nothing else.
 fn listening() -> bool {
     static LISTENING: OnceLock<bool> = OnceLock::new();
     let variable = if cfg!(target_pointer_width = "64") { "NVTX_INJECTION64_PATH" } else { "NVTX_INJECTION32_PATH" };

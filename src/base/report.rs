@@ -18,7 +18,7 @@ impl Table {
         Self { header: cells(header), rows: Vec::new() }
     }
 
-    /// Adds a row; missing cells at its end stay empty, surplus ones are dropped.
+    /// Adds a row. Missing cells at its end are empty; surplus ones are dropped.
     pub fn row<S: Into<String>>(&mut self, row: impl IntoIterator<Item = S>) -> &mut Self {
         let mut row = cells(row);
         row.resize(self.header.len(), String::new());

@@ -1,4 +1,4 @@
-//! Whether a difference between trained arms is more than chance: the paired bootstrap, and Holm's correction.
+//! Tests whether differences between trained arms are significant: the paired bootstrap, and Holm's correction.
 
 use rand::RngExt;
 use rayon::prelude::*;
@@ -6,16 +6,16 @@ use serde::Serialize;
 
 use crate::base::rng::{Purpose, stream};
 
-/// One arm: what it got on every item, for each of its seeds.
+/// The values of one arm on every item, for each of its seeds.
 #[derive(Clone, Debug)]
 pub struct SeededValues {
-    /// Ascending, each once.
+    /// Ascending, without duplicates.
     pub seeds: Vec<u64>,
-    /// `[seeds][items]`; items are the same ones, in the same order, in all arms.
+    /// `[seeds][items]`; all arms have the same items in the same order.
     pub values: Vec<Vec<f64>>,
 }
 
-/// How to resample.
+/// Options of the resampling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Bootstrap {
     pub resamples: usize,
@@ -28,20 +28,21 @@ pub struct Difference {
     pub mean: f64,
     /// 95 % percentile interval.
     pub interval: [f64; 2],
-    /// Two-sided: twice the share of resamples on the other side of 0, of which one is always counted; at most 1.
+    /// Two-sided p-value: twice the share of resamples on the other side of 0, counting at least one resample; at most 1.
     pub p: f64,
-    /// Both arms have the same seeds, which were drawn as pairs.
+    /// Whether both arms have the same seeds, which were resampled as pairs.
     pub paired_seeds: bool,
 }
 
-/// Differences of all arms to arm `baseline`, in their order; the baseline's own is 0 with p = 1.
+/// Computes the differences of all arms from arm `baseline`, in their order; the baseline's own is 0 with p = 1.
 ///
-/// Paired bootstrap (Efron and Tibshirani, 1993, "An Introduction to the Bootstrap"): each resample draws as many items as
-/// there are with replacement, the same for all arms, and of n seeds n - 1 with replacement (Rao and Wu, 1988: n of n would show
-/// only (n - 1)/n of their variance), in pairs where an arm has the baseline's seeds and else for each arm apart. A resample is a function of its number, so threads do not matter.
+/// Paired bootstrap (Efron and Tibshirani, 1993, "An Introduction to the Bootstrap"): each resample draws as many items as there are with
+/// replacement, the same for all arms. Of n seeds it draws n - 1 with replacement (Rao and Wu, 1988: drawing n would show only (n - 1)/n
+/// of their variance), as pairs if an arm has the baseline's seeds, else separately for each arm. A resample is a function of its number,
+/// so results do not depend on threads.
 ///
 /// # Panics
-/// Without items, seeds or resamples, or where the numbers of items differ.
+/// There are no items, seeds or resamples, or the numbers of items differ.
 pub fn paired_bootstrap(arms: &[SeededValues], baseline: usize, options: Bootstrap) -> Vec<Difference> {
     let items = arms[0].values[0].len();
     assert!(items > 0 && options.resamples > 0 && arms.iter().all(|arm| arm.values.iter().all(|v| v.len() == items)));
@@ -87,21 +88,21 @@ pub fn paired_bootstrap(arms: &[SeededValues], baseline: usize, options: Bootstr
     (0..arms.len()).map(difference).collect()
 }
 
-/// p of sorted resampled differences: the largest level at which their percentile interval leaves 0 out.
+/// Returns the p-value of sorted resampled differences: the largest level at which their percentile interval excludes 0.
 fn two_sided(sorted: &[f64]) -> f64 {
     let up_to_0 = sorted.partition_point(|d| *d <= 0.0);
     let from_0 = sorted.len() - sorted.partition_point(|d| *d < 0.0);
     (2.0 * (up_to_0.min(from_0) + 1) as f64 / (sorted.len() + 1) as f64).min(1.0)
 }
 
-/// Between the two nearest of the `sorted` values, as numpy's default.
+/// Returns a quantile of the `sorted` values, interpolated linearly as numpy does by default.
 fn quantile(sorted: &[f64], share: f64) -> f64 {
     let place = share * (sorted.len() - 1) as f64;
     let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
     low + place.fract() * (high - low)
 }
 
-/// Σ a b in a fixed order, by eight sums that the compiler keeps in vectors.
+/// Computes Σ a b in a fixed order, with eight sums that the compiler vectorises.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
@@ -114,8 +115,8 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
-/// Adjusts the p of several comparisons (Holm, 1979): in ascending order, the i-th of m is multiplied by m - i + 1, and none
-/// is smaller than those before it.
+/// Adjusts the p-values of several comparisons (Holm, 1979): in ascending order, the i-th of m is multiplied by m - i + 1, and is at least
+/// the one before it.
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));

@@ -1,4 +1,4 @@
-//! Text that somebody else wrote, such as file names, made safe to show.
+//! Makes untrusted text, such as file names, safe to show; and helpers for messages.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Shows a name in one line of a message.
 pub trait Shown {
-    /// The name, with control characters escaped: a terminal executes some of them, and a line break would end the line.
+    /// Returns the name with control characters escaped: a terminal executes some of them, and a line break would end the line.
     fn shown(&self) -> ShownName<'_>;
 }
 
@@ -22,7 +22,7 @@ impl Shown for str {
     }
 }
 
-/// See [`Shown`].
+/// A name with control characters escaped; see [`Shown`].
 pub struct ShownName<'a>(Cow<'a, str>);
 
 impl fmt::Display for ShownName<'_> {
@@ -31,7 +31,7 @@ impl fmt::Display for ShownName<'_> {
     }
 }
 
-/// Escapes what a terminal would execute, and keeps line breaks: for whole messages.
+/// Escapes characters that a terminal would execute, but keeps line breaks: for whole messages.
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
     escape(text, |c| c != '\n' && is_control(c))
 }
@@ -41,12 +41,12 @@ pub fn plural(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// Writes the verb for so many.
+/// Returns the verb for a count.
 pub fn are(count: usize) -> &'static str {
     if count == 1 { "is" } else { "are" }
 }
 
-/// Items of a list that a message names.
+/// Number of items of a list that a message names.
 const NAMED: usize = 5;
 
 /// Writes the first items of a list, as in `a, b, c and 7 more`, safe to show.
@@ -59,10 +59,10 @@ pub fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     }
 }
 
-/// Characters of a value that a message shows.
+/// Number of characters of a value that a message shows.
 const LONGEST: usize = 200;
 
-/// Cuts a value that is too long for a message: a list of a thousand numbers, for one.
+/// Shortens a value that is too long for a message, such as a list of a thousand numbers.
 pub fn shortened(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
@@ -70,8 +70,7 @@ pub fn shortened(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Control characters (C0, C1, DEL), those that change the direction in which a line is shown, and those that no XML file may
-/// hold.
+/// Returns whether it is a control character (C0, C1, DEL), changes the direction in which a line is shown, or is not allowed in XML.
 fn is_control(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}')

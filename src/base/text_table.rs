@@ -1,14 +1,14 @@
-//! Tables of text that somebody else wrote: CSV with commas, semicolons or tabs, in UTF-8 or UTF-16.
+//! Reads tables that other programs wrote: CSV with commas, semicolons or tabs, in UTF-8 or UTF-16.
 
 use csv::{Position, Reader, ReaderBuilder, StringRecord, Trim};
 
 use crate::base::text::plural;
 
-/// The text of a table, and what separates its fields.
+/// The text of a table, and its separator.
 pub struct TextTable {
-    /// UTF-8, as far as it is text at all.
+    /// UTF-8, unless it is no text at all.
     bytes: Vec<u8>,
-    /// Where the header begins.
+    /// Byte at which the header begins.
     start: usize,
     separator: u8,
 }
@@ -19,11 +19,11 @@ const UNCLOSED: &str = "a quotation mark in it is not closed in the same line: c
 const SEPARATORS: [u8; 3] = *b",;\t";
 
 impl TextTable {
-    /// Takes the first separator with which the header is one that `fits`, or the comma if none is. A line before the header that
-    /// names the separator, as Excel writes it (`sep=;`), is no part of the table.
+    /// Chooses the first separator with which the header `fits`, or else the comma. A line before the header that names the separator, as
+    /// Excel writes it (`sep=;`), is skipped.
     ///
     /// # Errors
-    /// The reason why it cannot be read as text.
+    /// The reason why the bytes cannot be read as text.
     pub fn new(bytes: Vec<u8>, fits: impl Fn(&[&str]) -> bool) -> Result<TextTable, String> {
         let bytes = utf8(bytes)?;
         let start = behind_separator(&bytes);
@@ -38,7 +38,7 @@ impl TextTable {
         Ok(table)
     }
 
-    /// Reads records from the header on, which is one like others. With `ragged`, they may have any number of fields.
+    /// Returns a reader of the records, the first of which is the header. With `ragged`, they may have any number of fields.
     pub fn reader(&self, ragged: bool) -> Reader<&[u8]> {
         ReaderBuilder::new()
             .trim(Trim::All)
@@ -48,24 +48,24 @@ impl TextTable {
             .from_reader(&self.bytes[self.start..])
     }
 
-    /// The first record, if there is any.
+    /// Returns the first record, if there is any.
     pub fn header(&self) -> csv::Result<Option<StringRecord>> {
         let mut header = StringRecord::new();
         Ok(self.reader(true).read_record(&mut header)?.then_some(header))
     }
 
-    /// All of it, if it is text, without a mark of its order.
+    /// Returns all of the text without its byte order mark; `None` if it is no text.
     pub fn text(&self) -> Option<&str> {
         std::str::from_utf8(&self.bytes).ok().map(|text| text.trim_start_matches('\u{feff}'))
     }
 
-    /// What separates fields.
+    /// Returns the separator of fields.
     pub fn separator(&self) -> char {
         self.separator.into()
     }
 
-    /// The line of the record at a byte. The crate's own count of lines leaves out empty ones and is one too low where
-    /// lines end in CR and LF.
+    /// Returns the line of the record at a byte. (The crate's own line count leaves out empty lines, and is too low if lines end in CR and
+    /// LF.)
     pub fn line(&self, at: usize) -> usize {
         let ends = |byte: &&u8| matches!(**byte, b'\r' | b'\n');
         let at = at + self.start;
@@ -73,14 +73,14 @@ impl TextTable {
         1 + self.bytes[..start].iter().filter(|&&byte| byte == b'\n').count()
     }
 
-    /// Quotation marks in the line at a byte.
+    /// Counts the quotation marks in the line at a byte.
     fn quotes(&self, at: usize) -> usize {
         let line =
             self.bytes[self.start + at..].split(|&byte| byte == b'\n').find(|line| !line.trim_ascii().is_empty());
         line.unwrap_or_default().iter().filter(|&&byte| byte == b'"').count()
     }
 
-    /// The line of an error and its reason, in our words.
+    /// Returns the line of an error, and a message about its reason.
     pub fn explain(&self, error: &csv::Error) -> (usize, String) {
         let reason = match error.kind() {
             csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
@@ -105,8 +105,7 @@ impl TextTable {
     }
 }
 
-/// Refuses a field that goes on in the next line, where none has several lines: a quotation mark that is not closed has swallowed other
-/// records.
+/// Refuses a field of several lines, in tables that have no such fields: an unclosed quotation mark has swallowed other records.
 ///
 /// # Errors
 /// The reason.
@@ -114,30 +113,29 @@ pub fn within_line(field: &str) -> Result<(), String> {
     if field.contains(['\n', '\r']) { Err(UNCLOSED.into()) } else { Ok(()) }
 }
 
-/// The first byte behind a line that names a separator and nothing else.
+/// Returns the first byte behind a line that names a separator and nothing else, or 0.
 fn behind_separator(bytes: &[u8]) -> usize {
     let line = bytes.split_inclusive(|&byte| byte == b'\n').next().unwrap_or_default();
     let text = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line).trim_ascii();
     let text = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\"")).unwrap_or(text);
     let names = text.len() == 5 && text[..4].eq_ignore_ascii_case(b"sep=");
-    // A tab at the end is white space to the line above.
+    // A tab at the end was trimmed above.
     let tab = text.len() == 4 && text.eq_ignore_ascii_case(b"sep=");
     if names || tab { line.len() } else { 0 }
 }
 
-/// Where a record begins.
+/// Returns the byte at which a record begins.
 pub fn byte(position: Option<&Position>) -> usize {
     position.map_or(0, |position| position.byte() as usize)
 }
 
-/// A field without the quotes that stand behind a space, which are no quotes to the crate.
+/// Removes quotes that follow a space, which the crate does not treat as quotes.
 pub fn field(text: &str) -> &str {
     let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
     inner.filter(|inner| !inner.contains('"')).map_or(text, str::trim)
 }
 
-/// Finds the only column of a header that has one of `names`, whatever their case; of several names the first counts that is
-/// there.
+/// Finds the column of a header that has one of `names`, ignoring case. Of several names, the first that is there counts.
 ///
 /// # Errors
 /// The reason: the header has the column more than once.
@@ -154,17 +152,17 @@ pub fn column(header: &[&str], names: &[&str]) -> Result<Option<usize>, String> 
     Ok(None)
 }
 
-/// All fields of a record.
+/// Returns all fields of a record.
 pub fn fields(record: &StringRecord) -> Vec<&str> {
     record.iter().map(field).collect()
 }
 
-/// Text in UTF-16 as UTF-8; other bytes as they are.
+/// Converts UTF-16 to UTF-8; other bytes stay unchanged.
 fn utf8(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     let unit: fn([u8; 2]) -> u16 = match bytes[..] {
         [0xFF, 0xFE, ..] => u16::from_le_bytes,
         [0xFE, 0xFF, ..] => u16::from_be_bytes,
-        // UTF-8 has no byte of 0 but that of a control character.
+        // In UTF-8, a byte of 0 is a control character.
         [0, _, ..] | [_, 0, ..] => {
             return Err("it looks like UTF-16 text without a mark of its order: save it as UTF-8".into());
         }

@@ -1,9 +1,9 @@
-//! The time of day in UTC, for names and log lines.
+//! The time in UTC, for names and log lines.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A moment, to the second. `Display` is RFC 3339: `2026-03-01T12:00:05Z`.
+/// A point in time, in seconds. Its `Display` is RFC 3339: `2026-03-01T12:00:05Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UtcTime {
     year: u64,
@@ -13,12 +13,12 @@ pub struct UtcTime {
 }
 
 impl UtcTime {
-    /// Now.
+    /// Returns the present time.
     pub fn now() -> UtcTime {
         UtcTime::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
     }
 
-    /// `seconds` after 1970-01-01T00:00:00Z.
+    /// Returns the time `seconds` after 1970-01-01T00:00:00Z.
     pub fn from_unix(seconds: u64) -> UtcTime {
         // Years are counted from March, so that a leap day is the last of its year (H. Hinnant, "chrono-compatible
         // low-level date algorithms").
@@ -36,7 +36,7 @@ impl UtcTime {
         }
     }
 
-    /// `2026-03-01_12-00-05`, for names of files.
+    /// Formats as `2026-03-01_12-00-05`, for names of files.
     pub fn file_stamp(self) -> String {
         self.to_string().replace('T', "_").replace(':', "-").replace('Z', "")
     }

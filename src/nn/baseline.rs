@@ -1,4 +1,4 @@
-//! The baseline of re-identification: ResNet (and PTL branch), pooled embedding, BN neck, classifier (Luo et al., 2019).
+//! The baseline for re-identification: ResNet (with or without a PTL branch), pooled embedding, BN neck, classifier (Luo et al., 2019).
 //!
 //! Names: `backbone.*` (torchvision's), `ptl.*`, `reduction.*` (optional), `bottleneck.*` (the BN neck), `classifier.weight`.
 
@@ -11,20 +11,20 @@ use crate::engine::graph::{Graph, Var};
 use crate::engine::store::Store;
 use crate::io::checkpoint::TensorNames;
 
-/// What a baseline is made of.
+/// Configuration of a baseline.
 #[derive(Clone, Debug)]
 pub struct BaselineConfig {
     pub architecture: Architecture,
-    /// Channels of the stem, 64 as published.
+    /// Channels of the stem; 64 as published.
     pub base: usize,
     pub stem: StemKind,
     pub last_stride: usize,
-    /// Length of a linear embedding, or 0 for the pooled vector itself.
+    /// Length of a linear embedding; 0 for the pooled vector itself.
     pub embedding: usize,
     pub pool: Pool,
     /// The PTL branch, if any.
     pub ptl: Option<PtlOptions>,
-    /// Training identities.
+    /// Number of training identities.
     pub classes: usize,
 }
 
@@ -40,10 +40,10 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    /// Registers the model in `store` with start values drawn from `seed`.
+    /// Registers the model in `store` with initial values drawn from `seed`.
     ///
     /// # Errors
-    /// Settings that make no network.
+    /// The settings do not make a network.
     pub fn new(store: &mut Store, config: &BaselineConfig, seed: u64) -> Result<Baseline> {
         let mut root = Scope::root(store, seed);
         let backbone_config = ResNetConfig {
@@ -69,7 +69,7 @@ impl Baseline {
             false,
             Init::Normal { mean: 0.0, std: 0.001 },
         );
-        // The neck has no shift, as in the "bag of tricks" baseline (Luo et al., 2019).
+        // The neck's bias is not trained, as in the "bag of tricks" baseline (Luo et al., 2019).
         store.params[bottleneck.bias().0].trainable = false;
         Ok(Baseline { backbone, ptl, reduction, bottleneck, classifier, pool: config.pool })
     }
@@ -91,7 +91,7 @@ impl TensorNames for Baseline {
     fn pretrained_names(&self, name: &str) -> Vec<String> {
         // A bare torchvision ResNet has no prefix.
         let bare = name.strip_prefix("backbone.").map(String::from);
-        // fast-reid's heads; its neck follows a reduction, where there is one.
+        // fast-reid's heads; its neck follows a reduction, if there is one.
         let heads = match (name, name.strip_prefix("bottleneck.")) {
             ("classifier.weight", _) => vec!["heads.classifier.weight".into(), "heads.weight".into()],
             (_, Some(rest)) => {

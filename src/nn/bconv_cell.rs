@@ -18,7 +18,7 @@ pub struct BConvCell {
 }
 
 impl BConvCell {
-    /// `sizes` = input and output channels; kernel `k`.
+    /// Registers a cell; `sizes` are input and output channels, `k` is the kernel size.
     pub fn new(scope: &mut Scope<'_>, sizes: [usize; 2], k: usize, stride: usize, padding: usize) -> BConvCell {
         let [input, out_channels] = sizes;
         let shape = [4 * out_channels, input, k, k];

@@ -1,6 +1,6 @@
-//! A classifier of images: torchvision's ResNet under its names, and with PTL the branch beside it.
+//! A classifier of images: torchvision's ResNet with its names, and a PTL branch beside it if asked for.
 //!
-//! Names: `conv1`, `bn1`, `layer1` and so on, `fc`; `ptl.*`. With PTL `fc` sees `[backbone, cell]`, so its weight is longer.
+//! Names: `conv1`, `bn1`, `layer1` and so on, `fc`; `ptl.*`. With PTL, the input of `fc` is `[backbone, cell]`, so its weight is longer.
 
 use super::{Init, Linear, Network, Outputs, Pool, PtlBranch, PtlOptions, ResNet, ResNetConfig, Scope};
 use crate::Result;
@@ -8,12 +8,12 @@ use crate::engine::graph::{Graph, Var};
 use crate::engine::store::Store;
 use crate::io::checkpoint::TensorNames;
 
-/// What a classifier is made of.
+/// Configuration of a classifier.
 #[derive(Clone, Debug)]
 pub struct ClassifierConfig {
-    /// Without classes: `fc` is the classifier's.
+    /// Without classes: `fc` belongs to the classifier.
     pub backbone: ResNetConfig,
-    /// How a feature map becomes a vector; the mean as published.
+    /// How a feature map is pooled; by its mean as published.
     pub pool: Pool,
     /// The PTL branch, if any.
     pub ptl: Option<PtlOptions>,
@@ -30,10 +30,10 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Registers the model in `store` with start values drawn from `seed`.
+    /// Registers the model in `store` with initial values drawn from `seed`.
     ///
     /// # Errors
-    /// Cells that do not fit the backbone.
+    /// The cells do not fit the backbone.
     pub fn new(store: &mut Store, config: &ClassifierConfig, seed: u64) -> Result<Classifier> {
         let ClassifierConfig { backbone, pool, ptl, classes } = config;
         let backbone = ResNetConfig { classes: None, ..*backbone };
@@ -57,7 +57,7 @@ impl Network for Classifier {
 
 impl TensorNames for Classifier {
     fn pretrained_names(&self, name: &str) -> Vec<String> {
-        // A model for re-identification has its backbone under a prefix.
+        // In a model for re-identification, the backbone has a prefix.
         vec![name.into(), format!("backbone.{name}")]
     }
 

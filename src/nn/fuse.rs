@@ -1,4 +1,4 @@
-//! Where a PTL branch meets the backbone: concatenation, 1x1 convolution with bias, BN and ReLU.
+//! The fuse module, which joins a PTL branch with the backbone: concatenation, 1x1 convolution with bias, BN and ReLU.
 
 use super::{BatchNorm2d, Conv2d, Init, Scope};
 use crate::Result;
@@ -21,7 +21,7 @@ impl Fuse {
         Fuse { conv, bn: BatchNorm2d::new(&mut scope.child(1), sizes[1]) }
     }
 
-    /// Joins `parts` along the channels, in this order.
+    /// Concatenates `parts` along the channels, in this order.
     pub fn forward(&self, g: &mut Graph, store: &Store, parts: &[Var]) -> Result<Var> {
         let x = op::concat(g, parts)?;
         let x = self.conv.forward(g, store, x)?;

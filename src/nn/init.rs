@@ -1,4 +1,4 @@
-//! Where modules register parameters: names by nesting, start values by a seed.
+//! Registers the parameters of modules: names by nesting, initial values by a seed.
 
 use rand::RngExt;
 use rand_distr::{Distribution, Normal};
@@ -6,13 +6,13 @@ use rand_distr::{Distribution, Normal};
 use crate::base::rng::{Purpose, stream};
 use crate::engine::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
 
-/// Start values of a parameter.
+/// Distribution of the initial values of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
     Constant(f32),
-    /// N(0, 2/fan_in): product of all sizes but the first.
+    /// N(0, 2/fan_in), where fan_in is the product of all sizes but the first.
     KaimingFanIn,
-    /// N(0, 2/fan_out): outputs times taps.
+    /// N(0, 2/fan_out), where fan_out is outputs times taps.
     KaimingFanOut,
     /// N(mean, std²).
     Normal {
@@ -25,7 +25,7 @@ pub enum Init {
     },
 }
 
-/// A name prefix in a store, with the seed of the start values and the group of what is registered.
+/// A name prefix in a store, with the seed of initial values and the group of the parameters that are registered.
 pub struct Scope<'a> {
     store: &'a mut Store,
     prefix: String,
@@ -35,36 +35,36 @@ pub struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    /// The root scope: names without prefix.
+    /// Returns the root scope, whose names have no prefix.
     pub fn root(store: &'a mut Store, seed: u64) -> Scope<'a> {
         Scope { store, prefix: String::new(), seed, group: Group::Head, stage: 0 }
     }
 
-    /// The scope `prefix.name`.
+    /// Returns the scope `prefix.name`.
     pub fn child(&mut self, name: impl std::fmt::Display) -> Scope<'_> {
         let prefix = self.path(name);
         Scope { store: self.store, prefix, seed: self.seed, group: self.group, stage: self.stage }
     }
 
-    /// The same scope for parameters of another group.
+    /// Returns the same scope for parameters of another group.
     pub fn in_group(mut self, group: Group) -> Scope<'a> {
         self.group = group;
         self
     }
 
-    /// The same scope for parameters of that stage of a backbone.
+    /// Returns the same scope for parameters of a stage of a backbone.
     pub fn at_stage(mut self, stage: usize) -> Scope<'a> {
         self.stage = stage;
         self
     }
 
-    /// The full name of `name` here.
+    /// Returns the full name of `name` in this scope.
     pub fn path(&self, name: impl std::fmt::Display) -> String {
         if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
     }
 
-    /// Registers a parameter of torch shape `shape`. Its start values depend on the seed and its full name only, so two
-    /// networks with a part in common start that part alike.
+    /// Registers a parameter of torch's shape `shape`. Its initial values depend only on the seed and its full name, so a part that two
+    /// networks have in common is initialised equally.
     pub fn param(&mut self, name: &str, shape: &[usize], layout: Layout, init: Init) -> ParamId {
         let name = self.path(name);
         if self.store.has_only_shapes() {

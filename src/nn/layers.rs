@@ -16,7 +16,7 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// A square kernel `k`; without bias.
+    /// Registers a convolution with a square kernel `k` and without bias.
     pub fn new(
         scope: &mut Scope<'_>,
         sizes: [usize; 2],
@@ -30,7 +30,7 @@ impl Conv2d {
         Conv2d { weight, bias: None, stride: [stride; 2], padding: [padding; 2] }
     }
 
-    /// Adds a bias with PyTorch's default start values.
+    /// Adds a bias with PyTorch's default initial values.
     pub fn with_bias(mut self, scope: &mut Scope<'_>, sizes: [usize; 2], k: usize) -> Conv2d {
         let init = Init::Uniform { fan_in: sizes[0] * k * k };
         self.bias = Some(scope.param("bias", &[sizes[1]], Layout::Plain, init));
@@ -49,12 +49,12 @@ pub struct BatchNorm2d {
 }
 
 impl BatchNorm2d {
-    /// Weight 1, bias 0, eps 1e-5, momentum 0.1.
+    /// Registers the layer: weight 1, bias 0, eps 1e-5, momentum 0.1.
     pub fn new(scope: &mut Scope<'_>, channels: usize) -> BatchNorm2d {
         BatchNorm2d::with_weight(scope, channels, Init::Constant(1.0))
     }
 
-    /// As [`BatchNorm2d::new`], with other start values of the weight.
+    /// Registers the layer as [`BatchNorm2d::new`] does, with other initial values of the weight.
     pub fn with_weight(scope: &mut Scope<'_>, channels: usize, weight: Init) -> BatchNorm2d {
         let norm = BatchNorm {
             weight: scope.param("weight", &[channels], Layout::Plain, weight),
@@ -76,12 +76,12 @@ impl BatchNorm2d {
         op::batch_norm(g, store, x, &self.norm, None, false)
     }
 
-    /// Followed by ReLU, in one pass.
+    /// Computes `relu(bn(x))` in one pass.
     pub fn forward_relu(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
         op::batch_norm(g, store, x, &self.norm, None, true)
     }
 
-    /// `relu(bn(x) + residual)`, in one pass.
+    /// Computes `relu(bn(x) + residual)` in one pass.
     pub fn forward_residual_relu(&self, g: &mut Graph, store: &Store, x: Var, residual: Var) -> Result<Var> {
         op::batch_norm(g, store, x, &self.norm, Some(residual), true)
     }
@@ -95,7 +95,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// `bias` starts at 0.
+    /// Registers the layer; the bias is initialised with 0.
     pub fn new(scope: &mut Scope<'_>, sizes: [usize; 2], bias: bool, init: Init) -> Linear {
         let weight = scope.param("weight", &[sizes[1], sizes[0]], Layout::Conv, init);
         let bias = bias.then(|| scope.param("bias", &[sizes[1]], Layout::Plain, Init::Constant(0.0)));

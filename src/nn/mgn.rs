@@ -1,4 +1,4 @@
-//! MGN (Wang et al., 2018) as the PTL publication reproduces it, and MGN_PTL (Yu et al., 2019, fig. 3).
+//! MGN (Wang et al., 2018) as reproduced in the PTL publication, and MGN_PTL (Yu et al., 2019, fig. 3).
 //!
 //! ```text
 //!                          ┌ p1: layer3[1:], layer4 (stride 2) ─ pool ───────────────────── g1
@@ -11,7 +11,7 @@
 //! reduction.
 //!
 //! Names are those of the published state dicts: MGN calls its trunk `backbone.0`, `.1`, `.4`, `.5`, `.6`; MGN_PTL keeps a whole
-//! torchvision ResNet in `backbone`, whose `layer3[1:]`, `layer4` and `fc` are saved and loaded but take no part.
+//! torchvision ResNet in `backbone`, whose `layer3[1:]`, `layer4` and `fc` are saved and loaded but not used.
 
 use super::{
     Architecture, BatchNorm2d, Block, Conv2d, Init, Linear, MgnCells, Network, Outputs, ResNet, ResNetConfig, Scope,
@@ -24,12 +24,12 @@ use crate::engine::shape::Shape;
 use crate::engine::store::{Group, Store};
 use crate::io::checkpoint::TensorNames;
 
-/// Height and width must be multiples of these: the map after `layer4` is then a whole number of pixels in p1, and two and
-/// three stripes divide it in p2 and p3.
+/// Height and width must be multiples of these, so that the map after `layer4` is a whole number of pixels in p1, and can be divided into
+/// two and three stripes in p2 and p3.
 pub(super) const SIZE_MULTIPLES: [usize; 2] = [96, 32];
-/// Classes of ImageNet: outputs of the `fc` that MGN_PTL carries along.
+/// Classes of ImageNet: outputs of the unused `fc` in MGN_PTL.
 const IMAGENET_CLASSES: usize = 1000;
-/// Stripes of p1, p2 and p3.
+/// Numbers of stripes of p1, p2 and p3.
 const STRIPES: [usize; 3] = [1, 2, 3];
 /// Classifiers in the order of the vectors.
 const CLASSIFIERS: [&str; 8] = [
@@ -43,22 +43,22 @@ const CLASSIFIERS: [&str; 8] = [
     "fc_id_256_2_2",
 ];
 
-/// What an MGN is made of.
+/// Configuration of an MGN.
 #[derive(Clone, Debug)]
 pub struct MgnConfig {
     /// ResNet-50 or ResNet-101 as published.
     pub architecture: Architecture,
-    /// Channels of the stem, 64 as published.
+    /// Channels of the stem; 64 as published.
     pub base: usize,
-    /// Length of each of the eight reduced vectors, 256 as published.
+    /// Length of each of the eight reduced vectors; 256 as published.
     pub embedding: usize,
-    /// Width of the BConv-Cells relative to the published ones; `None` for MGN without them.
+    /// Width of the BConv-Cells relative to the published ones; `None` for MGN without cells.
     pub cell_width: Option<f32>,
-    /// Training identities.
+    /// Number of training identities.
     pub classes: usize,
 }
 
-/// What all branches start from: `[n, h, w, 3]` to `[n, h/16, w/16, 16·base]`.
+/// The trunk from which all branches start: `[n, h, w, 3]` to `[n, h/16, w/16, 16·base]`.
 #[derive(Clone, Debug)]
 struct Trunk {
     stem: Stem,
@@ -67,7 +67,7 @@ struct Trunk {
     layer3_0: Block,
 }
 
-/// p1, p2 or p3.
+/// A branch: p1, p2 or p3.
 #[derive(Clone, Debug)]
 struct Branch {
     /// `layer3[1:]`
@@ -86,7 +86,7 @@ pub struct Mgn {
 }
 
 impl Mgn {
-    /// Registers the network in `store` with start values drawn from `seed`.
+    /// Registers the network in `store` with initial values drawn from `seed`.
     pub fn new(store: &mut Store, config: &MgnConfig, seed: u64) -> Mgn {
         let &MgnConfig { architecture, base, embedding, cell_width, classes } = config;
         let resnet =
@@ -116,7 +116,7 @@ impl Mgn {
         Mgn { trunk, branches, cells, reduction: (conv, bn), classifiers }
     }
 
-    /// The shared reduction of one pooled vector.
+    /// Applies the shared reduction to a pooled vector.
     fn reduce(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
         let (conv, bn) = &self.reduction;
         let x = conv.forward(g, store, x)?;
@@ -125,7 +125,7 @@ impl Mgn {
 }
 
 impl Trunk {
-    /// Under MGN's names.
+    /// Registers the trunk with MGN's names.
     fn new(mut scope: Scope<'_>, config: &ResNetConfig) -> Trunk {
         let blocks = config.architecture.blocks();
         let sizes = [config.stage_input(3), config.base << 2];
@@ -142,7 +142,7 @@ impl Trunk {
         }
     }
 
-    /// The first part of a ResNet.
+    /// Takes the trunk from a ResNet.
     fn of(resnet: &ResNet) -> Trunk {
         Trunk {
             stem: resnet.stem.clone(),
@@ -152,7 +152,7 @@ impl Trunk {
         }
     }
 
-    /// The maps after stem, `layer1`, `layer2` and `layer3[0]`.
+    /// Returns the maps after stem, `layer1`, `layer2` and `layer3[0]`.
     fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<[Var; 4]> {
         let x1 = self.stem.forward(g, store, images)?;
         let x2 = self.layer1.forward(g, store, x1)?;
@@ -177,7 +177,7 @@ impl Branch {
     }
 }
 
-/// Maxima over `stripes` horizontal stripes of equal height: one `[n, 1, 1, c]` each, from the top.
+/// Pools the maxima of `stripes` horizontal stripes of equal height: one `[n, 1, 1, c]` each, from the top.
 fn pool_stripes(g: &mut Graph, x: Var, stripes: usize) -> Result<Vec<Var>> {
     let Shape { h, w, .. } = g.shape(x);
     let kernel = [h / stripes, w];
@@ -188,7 +188,7 @@ fn pool_stripes(g: &mut Graph, x: Var, stripes: usize) -> Result<Vec<Var>> {
     (0..stripes).map(|stripe| op::narrow_rows(g, pooled, stripe..stripe + 1)).collect()
 }
 
-/// The eight pooled vectors of three maps, in the published order.
+/// Returns the eight pooled vectors of three maps, in the published order.
 fn pool_parts(g: &mut Graph, maps: [Var; 3]) -> Result<Vec<Var>> {
     let mut parts = Vec::new();
     for map in maps {
@@ -243,7 +243,7 @@ impl TensorNames for Mgn {
     }
 
     fn is_backbone(&self, name: &str) -> bool {
-        // The `fc` that MGN_PTL carries along takes no part.
+        // The `fc` in MGN_PTL is not used.
         torchvision_name(name).is_some_and(|torchvision| !torchvision.starts_with("fc."))
     }
 }
@@ -257,7 +257,7 @@ const TRUNK_NAMES: [(&str, &str); 5] = [
     ("backbone.6.", "layer3.0."),
 ];
 
-/// torchvision's name of a tensor of the trunk or of a branch; `None` for what no ResNet has.
+/// Returns torchvision's name of a tensor of the trunk or of a branch; `None` for a tensor that no ResNet has.
 fn torchvision_name(name: &str) -> Option<String> {
     for (mgn, torchvision) in TRUNK_NAMES {
         if let Some(rest) = name.strip_prefix(mgn) {
@@ -278,7 +278,7 @@ fn torchvision_name(name: &str) -> Option<String> {
     }
 }
 
-/// MGN's name of a tensor that torchvision names; of the first branch where the trunk has none.
+/// Returns MGN's name of a tensor with a name of torchvision: in the trunk, or else in the first branch.
 fn mgn_name(torchvision: &str) -> String {
     for (mgn, prefix) in TRUNK_NAMES {
         if let Some(rest) = torchvision.strip_prefix(prefix) {

@@ -7,7 +7,7 @@
 //! b5 = bconv5(z2)                        z3 = fuse4([x4, b5])
 //! b6, b7, b8 = bconv6(z3), bconv7(z3), bconv8(z3): beside p1, p2 and p3
 //! ```
-//! x1 to x4 are the trunk's maps after stem, layer1, layer2 and layer3[0]; brackets join channels in that order.
+//! x1 to x4 are the trunk's maps after stem, layer1, layer2 and layer3[0]; brackets concatenate channels in that order.
 
 use super::{BConvCell, Fuse, ResNetConfig, Scope};
 use crate::Result;
@@ -29,11 +29,11 @@ pub struct MgnCells {
 }
 
 impl MgnCells {
-    /// Registers the branch beside a trunk of the given geometry; `width` is relative to the published cells. Parameters are of
-    /// the group [`Group::Ptl`].
+    /// Registers the branch beside a trunk of the given geometry; `width` is relative to the published cells. Parameters belong to the group
+    /// [`Group::Ptl`].
     pub fn new(scope: Scope<'_>, trunk: &ResNetConfig, width: f32) -> MgnCells {
         let mut scope = scope.in_group(Group::Ptl);
-        // As published at a stem of 64 channels, in proportion at others.
+        // As published for a stem of 64 channels, and proportional to it otherwise.
         let channels = |published: usize| {
             let exact = (trunk.base * published) as f32 / 64.0 * width;
             (exact.round() as usize).max(1)
@@ -57,12 +57,12 @@ impl MgnCells {
         MgnCells { bconv, fuse }
     }
 
-    /// Channels of each of the last three cells.
+    /// Returns the channels of each of the last three cells.
     pub fn out_channels(&self) -> usize {
         self.bconv[7].out_channels
     }
 
-    /// Outputs of the last three cells, from the images and the trunk's four maps.
+    /// Returns the outputs of the last three cells, from the images and the trunk's four maps.
     pub fn forward(&self, g: &mut Graph, store: &Store, images: Var, maps: [Var; 4]) -> Result<[Var; 3]> {
         let [x1, x2, x3, x4] = maps;
         let cell = |g: &mut Graph, number: usize, x: Var| self.bconv[number - 1].forward(g, store, x);

@@ -1,4 +1,4 @@
-//! Modules: each owns ids of its parameters under torch's names and records itself into a graph.
+//! Neural network modules. Each has the ids of its parameters, which have torch's names, and records its operations into a graph.
 
 mod baseline;
 mod bconv_cell;

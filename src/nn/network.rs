@@ -1,4 +1,4 @@
-//! What training and evaluation ask of a network, and the names of the networks there are.
+//! The interface of networks for training and evaluation, and the names of all networks.
 
 use std::fmt;
 
@@ -17,33 +17,33 @@ pub trait Network: TensorNames + fmt::Debug + Send + Sync {
     /// Records the network on `images` `[n, h, w, 3]`.
     ///
     /// # Errors
-    /// An image size that the network cannot take.
+    /// The network cannot take this image size.
     fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Outputs>;
 }
 
 /// Recorded outputs of a network.
 #[derive(Clone, Debug)]
 pub struct Outputs {
-    /// `[n, 1, 1, d]` each: for triplet losses, whose mean counts. A classifier has none.
+    /// `[n, 1, 1, d]` each, for triplet losses, whose mean is the loss. A classifier has none.
     pub embeddings: Vec<Var>,
-    /// `[n, 1, 1, classes]` each: for cross-entropies, whose mean counts.
+    /// `[n, 1, 1, classes]` each, for cross-entropies, whose mean is the loss.
     pub logits: Vec<Var>,
-    /// The retrieval feature, or what a classifier decides by, `[n, 1, 1, d]`.
+    /// The retrieval feature, or the input of a classifier's last layer, `[n, 1, 1, d]`.
     pub feature: Var,
 }
 
-/// What a network is built as.
+/// The family of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// A ResNet with pooled embedding, BN neck and classifier.
     Baseline,
     /// The multiple granularity network.
     Mgn,
-    /// A ResNet as torchvision has it.
+    /// A ResNet as in torchvision.
     Classifier,
 }
 
-/// A network's name, taken apart.
+/// A network's name, parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arch {
     pub family: Family,
@@ -53,7 +53,7 @@ pub struct Arch {
 }
 
 impl Arch {
-    /// All names; the one with BConv-Cells ends in `-ptl`.
+    /// All names; those with BConv-Cells end in `-ptl`.
     pub const NAMES: [&str; 18] = [
         "resnet18",
         "resnet34",
@@ -75,10 +75,10 @@ impl Arch {
         "mgn-resnet101-ptl",
     ];
 
-    /// Takes the name of a network for `task` apart.
+    /// Parses the name of a network for `task`.
     ///
     /// # Errors
-    /// There is none of that name, or not for that task.
+    /// There is no such network, or it is not for this task.
     pub fn new(name: &str, task: TaskKind) -> Result<Arch> {
         let refuse = |reason: String| Error::Setting { setting: "model.arch".into(), value: name.into(), reason };
         if !Arch::NAMES.contains(&name) {
@@ -97,7 +97,7 @@ impl Arch {
         Ok(Arch { family, backbone, ptl })
     }
 
-    /// Whether the tensor `name` belongs to the classifier: those start afresh for other identities or classes.
+    /// Returns whether the tensor `name` belongs to the classifier, which is newly initialised for other identities or classes.
     pub fn is_head(self, name: &str) -> bool {
         match self.family {
             Family::Baseline => name == "classifier.weight",
@@ -139,27 +139,27 @@ settings! {
     }
 }
 
-/// The network that is trained where none is named.
+/// The network that is trained by default.
 pub const DEFAULT_ARCH: &str = "resnet50-ptl";
 
-/// Everything that shapes a network.
+/// Configuration of a network.
 #[derive(Clone, Debug)]
 pub struct NetworkConfig {
-    /// The name of `model`, taken apart.
+    /// The parsed name in `model`.
     pub arch: Arch,
-    /// The settings of the network; the size of its input has no part in it.
+    /// The settings of the network; the size of its input is not used.
     pub model: ModelOptions,
-    /// The BConv-Cells, where `arch` has them.
+    /// Settings of the BConv-Cells, if `arch` has them.
     pub ptl: PtlOptions,
-    /// Training identities, or classes.
+    /// Number of training identities, or of classes.
     pub classes: usize,
 }
 
 impl NetworkConfig {
-    /// Registers the network in `store`, with start values drawn from `seed`.
+    /// Registers the network in `store`, with initial values drawn from `seed`.
     ///
     /// # Errors
-    /// Settings that make no network.
+    /// The settings do not make a network.
     pub fn build(&self, store: &mut Store, seed: u64) -> Result<Box<dyn Network>> {
         let published = self.arch.backbone.base();
         let model = &self.model;
@@ -202,7 +202,7 @@ impl NetworkConfig {
 /// Refuses image sizes that `arch` cannot take.
 ///
 /// # Errors
-/// [`Error::Setting`] says of what both sides must be multiples.
+/// [`Error::Setting`] says which multiples both sides must be.
 pub fn check_image_size(arch: Arch, [h, w]: [usize; 2], stem: StemKind, last_stride: usize) -> Result<()> {
     let resnet = ResNetConfig { architecture: arch.backbone, base: 1, stem, last_stride, classes: None };
     let (multiples, why) = match arch.family {

@@ -8,8 +8,8 @@
 //! layer3 ────────────────────────────────────────────────────────────────────────┴ fuse4 ─ bconv6 ─ pool ─ [backbone, cell]
 //! ```
 //! `fuse` = 1x1 convolution with bias, BN, ReLU of `[cell, stage]` (fuse1) or `[stage, cell]` (the others). The backbone's own
-//! path is unchanged. With fewer stages the branch starts from the feature map before its first stage, skips the stages that
-//! are not named, and its last cell is the one that is pooled.
+//! path is unchanged. With fewer stages, the branch starts from the feature map before its first stage and skips stages that are not
+//! chosen; its last cell is pooled.
 
 use super::{Architecture, BConvCell, Fuse, ResNet, ResNetConfig, Scope};
 use crate::base::settings::{CELL_WIDTHS, CELLS, ON_IMAGES, choice, settings};
@@ -55,7 +55,7 @@ choice! {
     }
 }
 
-/// The pooled feature map of `backbone`, with a branch `[backbone, cell]`: `[n, 1, 1, c]`.
+/// Pools the feature map of `backbone`; with a branch, returns `[backbone, cell]`: `[n, 1, 1, c]`.
 pub(super) fn pooled(
     backbone: &ResNet,
     branch: Option<&PtlBranch>,
@@ -77,7 +77,7 @@ pub(super) fn pooled(
     op::concat(g, &[x, cell])
 }
 
-/// Channels of the cells beside the stages, in 64ths of the stem's: at most 15 % of the backbone's parameters in all.
+/// Channels of the cells beside the stages, in 64ths of the stem's channels: together they have at most 15 % of the backbone's parameters.
 fn default_widths(architecture: Architecture) -> &'static [usize] {
     match architecture {
         Architecture::CifarResNet20 => &[32, 64, 72],
@@ -86,7 +86,7 @@ fn default_widths(architecture: Architecture) -> &'static [usize] {
     }
 }
 
-/// A cell beside a stage, and the fuse module that joins it with the stage's output (none behind the last cell).
+/// A cell beside a stage, and the fuse module that joins it with the stage's output (none after the last cell).
 #[derive(Clone, Debug)]
 struct Beside {
     stage: usize,
@@ -97,16 +97,16 @@ struct Beside {
 /// The branch's modules.
 #[derive(Clone, Debug)]
 pub struct PtlBranch {
-    /// bconv1, bconv2 and fuse1, if a cell stands beside stage 1.
+    /// bconv1, bconv2 and fuse1, if there is a cell beside stage 1.
     entry: Option<(BConvCell, BConvCell, Fuse)>,
     cells: Vec<Beside>,
 }
 
 impl PtlBranch {
-    /// Registers the branch for a backbone of the given geometry; parameters are of the group [`Group::Ptl`].
+    /// Registers the branch for a backbone of the given geometry; parameters belong to the group [`Group::Ptl`].
     ///
     /// # Errors
-    /// No stage, an unknown one, or stages out of order; a cell width of 0 or less.
+    /// There is no stage, a stage is unknown, or stages are not in order; the cell width is not positive.
     pub fn new(scope: Scope<'_>, backbone: &ResNetConfig, config: &PtlOptions) -> Result<PtlBranch> {
         let stages = &config.stages;
         let last = backbone.architecture.stages();
@@ -134,12 +134,12 @@ impl PtlBranch {
             });
         }
         let mut scope = scope.in_group(Group::Ptl);
-        // Channels in 64ths of the backbone's stem width, so that the branch keeps its share at any width.
+        // Channels are in 64ths of the backbone's stem width, so that the branch has the same share of parameters at any width.
         let channels = |sixty_fourths: usize| {
             let exact = (backbone.base * sixty_fourths) as f32 / 64.0 * config.cell_width;
             (exact.round() as usize).max(1)
         };
-        // Of the fuse module before a stage and of the cell beside it.
+        // Channels of the fuse module before a stage, and of the cell beside it.
         let stage_width = |stage: usize| match stages.iter().zip(named).find(|(s, _)| **s == stage) {
             Some((_, &named)) => named,
             None => channels(default_widths(backbone.architecture)[stage - 1]),
@@ -181,12 +181,12 @@ impl PtlBranch {
         Ok(PtlBranch { entry, cells })
     }
 
-    /// Channels of the last cell.
+    /// Returns the channels of the last cell.
     pub fn out_channels(&self) -> usize {
         self.cells.last().map_or(0, |c| c.cell.out_channels)
     }
 
-    /// Runs backbone and branch: (feature map after the last stage, last cell's output).
+    /// Runs backbone and branch. Returns the feature map after the last stage, and the last cell's output.
     pub fn forward(&self, g: &mut Graph, store: &Store, backbone: &ResNet, images: Var) -> Result<(Var, Var)> {
         let mut x = backbone.stem.forward(g, store, images)?;
         let mut z = x;

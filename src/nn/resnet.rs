@@ -12,7 +12,7 @@ use crate::engine::op;
 use crate::engine::store::{Group, Store};
 use crate::{Error, Result};
 
-/// Which ResNet.
+/// The ResNets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
     ResNet18,
@@ -35,7 +35,7 @@ impl Architecture {
         Architecture::CifarResNet56,
     ];
 
-    /// Blocks in each stage.
+    /// Returns the number of blocks in each stage.
     pub fn blocks(self) -> &'static [usize] {
         match self {
             Architecture::ResNet18 => &[2, 2, 2, 2],
@@ -47,22 +47,22 @@ impl Architecture {
         }
     }
 
-    /// Number of stages: 4, or 3 for CIFAR.
+    /// Returns the number of stages: 4, or 3 for CIFAR.
     pub fn stages(self) -> usize {
         self.blocks().len()
     }
 
-    /// Channels of the stem as published.
+    /// Returns the channels of the stem as published.
     pub fn base(self) -> usize {
         if self.for_small_images() { 16 } else { 64 }
     }
 
-    /// Made for images of 32 pixels.
+    /// Returns whether it is made for images of 32 pixels.
     pub fn for_small_images(self) -> bool {
         self.stages() == 3
     }
 
-    /// True for 1x1-3x3-1x1 blocks with four times the channels at their end.
+    /// Returns whether it has 1x1-3x3-1x1 blocks, with four times the channels at their end.
     pub fn bottleneck(self) -> bool {
         matches!(self, Architecture::ResNet50 | Architecture::ResNet101)
     }
@@ -92,7 +92,7 @@ choice! {
 }
 
 impl StemKind {
-    /// From images to the first stage.
+    /// Returns the stride from images to the first stage.
     pub fn stride(self) -> usize {
         match self {
             StemKind::Imagenet => 4,
@@ -129,27 +129,27 @@ pub struct ResNetConfig {
     pub stem: StemKind,
     /// Stride of the last stage: 2 as published, 1 keeps a larger map, as is usual in re-identification.
     pub last_stride: usize,
-    /// A classifier `fc` with this many outputs, that takes no part but stands in checkpoints.
+    /// Outputs of an unused classifier `fc`, which is part of checkpoints.
     pub classes: Option<usize>,
 }
 
 impl ResNetConfig {
-    /// Channels of the feature map.
+    /// Returns the channels of the feature map.
     pub fn out_channels(&self) -> usize {
         self.stage_channels(self.architecture.stages())
     }
 
-    /// Channels at the end of a stage (`stage` counts from 1).
+    /// Returns the channels at the end of a stage (`stage` counts from 1).
     pub fn stage_channels(&self, stage: usize) -> usize {
         (self.base << (stage - 1)) * if self.architecture.bottleneck() { 4 } else { 1 }
     }
 
-    /// Channels that a stage starts from.
+    /// Returns the input channels of a stage.
     pub fn stage_input(&self, stage: usize) -> usize {
         if stage == 1 { self.base } else { self.stage_channels(stage - 1) }
     }
 
-    /// Stride of a stage.
+    /// Returns the stride of a stage.
     pub fn stage_stride(&self, stage: usize) -> usize {
         match stage {
             1 => 1,
@@ -158,7 +158,7 @@ impl ResNetConfig {
         }
     }
 
-    /// From images to the feature map.
+    /// Returns the stride from images to the feature map.
     pub fn total_stride(&self) -> usize {
         self.stem.stride() * (1..=self.architecture.stages()).map(|s| self.stage_stride(s)).product::<usize>()
     }
@@ -173,7 +173,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// `sizes` = input channels and width (a bottleneck has four times the width at its end).
+    /// Registers a block; `sizes` are input channels and width (a bottleneck has four times the width at its end).
     pub fn new(scope: &mut Scope<'_>, bottleneck: bool, sizes: [usize; 2], stride: usize) -> Block {
         let [input, width] = sizes;
         let output = if bottleneck { 4 * width } else { width };
@@ -234,7 +234,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// The blocks `range` of stage `number` (from 1), named from 0 on.
+    /// Registers the blocks `range` of stage `number` (from 1), named from 0 on.
     pub fn new(scope: &mut Scope<'_>, config: &ResNetConfig, number: usize, range: Range<usize>) -> Stage {
         let width = config.base << (number - 1);
         let first = range.start;
@@ -266,7 +266,7 @@ pub struct Stem {
 }
 
 impl Stem {
-    /// `names` are those of the convolution and its BN.
+    /// Registers the stem; `names` are those of the convolution and its BN.
     pub fn new(scope: &mut Scope<'_>, names: [&str; 2], kind: StemKind, base: usize) -> Stem {
         let (k, stride) = match kind {
             StemKind::Imagenet => (7, 2),
@@ -286,7 +286,7 @@ impl Stem {
     }
 }
 
-/// A ResNet whose stages can be run one by one, so that a PTL branch can be put beside them.
+/// A ResNet whose stages can be run one by one, so that a PTL branch can run beside them.
 #[derive(Clone, Debug)]
 pub struct ResNet {
     pub config: ResNetConfig,
@@ -296,7 +296,7 @@ pub struct ResNet {
 }
 
 impl ResNet {
-    /// Registers the network; parameters are of the group [`Group::Backbone`], `fc` too.
+    /// Registers the network; all parameters, including `fc`, belong to the group [`Group::Backbone`].
     pub fn new(scope: Scope<'_>, config: ResNetConfig) -> ResNet {
         let mut scope = scope.in_group(Group::Backbone);
         let stem = Stem::new(&mut scope, ["conv1", "bn1"], config.stem, config.base);
@@ -313,7 +313,7 @@ impl ResNet {
         ResNet { config, stem, layers }
     }
 
-    /// Feature map after the last stage.
+    /// Returns the feature map after the last stage.
     pub fn features(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Var> {
         let mut x = self.stem.forward(g, store, images)?;
         for layer in &self.layers {

@@ -1,4 +1,4 @@
-//! Weights under the names that other programs give them, into the networks: whole, or refused.
+//! Weights with the names of other programs are loaded into the networks completely, or refused.
 
 use super::{Arch, ModelOptions, Network, NetworkConfig, PtlOptions, StemKind};
 use crate::Result;
@@ -123,7 +123,7 @@ fn baselines_of_every_layout_are_loaded_whole() {
         let plain = arch.trim_end_matches("-ptl");
         for (layout, rename, neck) in BASELINES {
             let mut tensors = renamed(tensors(plain, REID), rename);
-            // What lies beside weights is not in the way.
+            // Other things beside the weights do not matter.
             tensors.push(Tensor::i64("n_averaged", &[], vec![7]));
             tensors.push(Tensor::f32("criterion.center_loss.centers", &[2, 3], vec![0.0; 6]));
             let (store, report) =
@@ -239,7 +239,7 @@ fn of_several_networks_the_one_that_is_meant_is_taken() {
     assert!(error.contains("no names under depth") && error.contains("infrared, rgb"), "{error}");
 }
 
-/// What is measured must be there as a whole, wherever it lies.
+/// For evaluation, all tensors must be there, whatever their prefix.
 #[test]
 fn exactly_means_the_same_under_any_prefix() {
     for (layout, rename, neck) in BASELINES {

@@ -1,7 +1,7 @@
-//! Limits of the control groups that the process is in, versions 1 and 2: a container's, a batch system's, a service's.
+//! Limits of the process's control groups, versions 1 and 2: those of a container, a batch system, a service.
 //!
-//! Groups are nested folders of a file system that the kernel provides, and each may have a limit: the process's own group and every
-//! one above it count, as far up as the mounted file system shows them.
+//! Groups are nested folders of a file system of the kernel, and each may have a limit. The process's own group and all above it count,
+//! as far up as they are mounted.
 //!
 //! Source: the kernel's documentation, *Control Group v2* and *Memory Resource Controller* (v1).
 
@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use super::Room;
 
 const LIMIT: &str = "the limit of the control group";
-/// What version 1 says where there is no limit, rounded down to whole pages of any size.
+/// The limit in version 1 that means no limit, rounded down to whole pages of any size.
 const UNLIMITED: u64 = 1 << 62;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ enum Version {
     Two,
 }
 
-/// A group of the process and the folder of the topmost one that can be seen.
+/// A group of the process, and the folder of the topmost visible one.
 #[derive(Debug, PartialEq)]
 struct Group {
     version: Version,
@@ -27,8 +27,8 @@ struct Group {
     top: PathBuf,
 }
 
-/// Rooms of all groups with a limit, from the texts of `/proc/self/cgroup` and `/proc/self/mountinfo`; `read` gives the text of a
-/// file.
+/// Returns the limits of all groups that have one, from the texts of `/proc/self/cgroup` and `/proc/self/mountinfo`; `read` returns the
+/// text of a file.
 pub(super) fn rooms(cgroup: &str, mountinfo: &str, read: impl Fn(&Path) -> Option<String>) -> Vec<Room> {
     let groups = groups(cgroup, mountinfo);
     let nested = groups.iter().flat_map(|group| {
@@ -38,7 +38,7 @@ pub(super) fn rooms(cgroup: &str, mountinfo: &str, read: impl Fn(&Path) -> Optio
     nested.filter_map(|(version, folder)| room(version, |name| read(&folder.join(name)))).collect()
 }
 
-/// The groups whose memory is accounted for.
+/// Returns the groups that limit memory.
 fn groups(cgroup: &str, mountinfo: &str) -> Vec<Group> {
     let of = |line: &str| {
         // number:controllers:path; version 2 has the number 0 and no controllers.
@@ -50,7 +50,7 @@ fn groups(cgroup: &str, mountinfo: &str) -> Vec<Group> {
             () => return None,
         };
         let (root, top) = mountinfo.lines().find_map(|line| mount(line, version))?;
-        // A path outside what is mounted, or above it, as in a container: its own group is mounted at the top.
+        // A path that is not below the mounted one, as in a container: its own group is mounted at the top.
         let below = Path::new(path).strip_prefix(&root).ok();
         let inside = below.filter(|path| path.components().all(|part| matches!(part, Component::Normal(_))));
         Some(Group { version, folder: inside.map_or_else(|| top.clone(), |path| top.join(path)), top })
@@ -58,7 +58,7 @@ fn groups(cgroup: &str, mountinfo: &str) -> Vec<Group> {
     cgroup.lines().filter_map(of).collect()
 }
 
-/// The group at the top of a mounted file system, and where it is mounted; `None` for a line of another file system.
+/// Returns the group at the top of a mounted file system, and where it is mounted; `None` for another file system.
 fn mount(line: &str, version: Version) -> Option<(PathBuf, PathBuf)> {
     let (place, kind) = line.split_once(" - ")?;
     let mut kind = kind.split(' ');
@@ -71,7 +71,7 @@ fn mount(line: &str, version: Version) -> Option<(PathBuf, PathBuf)> {
     matches.then_some((place.next()?, place.next()?))
 }
 
-/// The room of one group; `None` where it has no limit.
+/// Returns the limit of a group; `None` if it has none.
 fn room(version: Version, read: impl Fn(&str) -> Option<String>) -> Option<Room> {
     let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
     let (limit, used, files) = match version {
@@ -80,9 +80,9 @@ fn room(version: Version, read: impl Fn(&str) -> Option<String>) -> Option<Room>
         }
         Version::Two => ("memory.max", "memory.current", ["inactive_file", "active_file"]),
     };
-    // Version 2 says "max" where there is no limit.
+    // In version 2, "max" means no limit.
     let limit = number(limit).filter(|&limit| limit < UNLIMITED)?;
-    // Copies of files are given up where memory is needed.
+    // The page cache is freed when memory is needed.
     let stat = read("memory.stat").unwrap_or_default();
     let reclaimable = files.iter().filter_map(|key| {
         let line = stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;

@@ -1,8 +1,8 @@
-//! Memory that this process may still take, asked for before large allocations: a process that the system kills says nothing, and
-//! an allocation that fails ends it without a sentence.
+//! Checks before large allocations how much memory this process may still take. Otherwise the system would kill it without a message, or
+//! a failed allocation would abort it.
 //!
-//! What counts is the smallest of: the machine's free memory, the limits of the control groups that the process is in, and its own
-//! limits (`ulimit`). Linux tells all of them; elsewhere nothing is known and nothing refused.
+//! The smallest of these limits counts: the machine's free memory, those of the process's control groups, and its own (`ulimit`). They
+//! are known on Linux; on other systems nothing is refused.
 
 mod cgroup;
 mod process;
@@ -11,41 +11,41 @@ use std::fs;
 
 use crate::{Error, Result};
 
-/// What to do where no setting makes the need smaller.
+/// Advice if no setting reduces the needed memory.
 const ADVICE: &str = "free memory, raise the limit, or use a machine with more";
 
-/// A limit with what is left below it, in bytes.
+/// A limit, and how much of it is left, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Room {
-    /// Who sets the limit.
+    /// What sets the limit.
     limit: &'static str,
     total: u64,
     available: u64,
 }
 
 impl Room {
-    /// Below a limit of `total` bytes, `used` of which are taken.
+    /// Describes a limit of `total` bytes, of which `used` are taken.
     fn below(limit: &'static str, total: u64, used: u64) -> Room {
         Room { limit, total, available: total.saturating_sub(used) }
     }
 }
 
-/// Total and available bytes, where the system tells.
+/// Returns total and available bytes, if the system tells them.
 pub fn total_and_available() -> Option<(u64, u64)> {
     let rooms = rooms();
     let total = rooms.iter().map(|room| room.total).min()?;
     Some((total, tightest(&rooms)?.available))
 }
 
-/// Refuses what cannot fit.
+/// Checks whether `needed` bytes are available.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] where more than what is available is asked for.
+/// [`Error::OutOfMemory`] if they are not.
 pub fn ensure(purpose: &str, needed: u64) -> Result<()> {
     ensure_or(purpose, needed, ADVICE)
 }
 
-/// As [`ensure`]; `advice` says what makes the need smaller.
+/// Checks as [`ensure`] does; `advice` says how to reduce the needed memory.
 ///
 /// # Errors
 /// As [`ensure`].
@@ -56,10 +56,10 @@ pub fn ensure_or(purpose: &str, needed: u64, advice: &str) -> Result<()> {
     }
 }
 
-/// An empty list with room for `len` elements and no more.
+/// Returns an empty list with room for exactly `len` elements.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`] where the allocator has no room.
+/// [`Error::OutOfMemory`] if the allocation fails.
 pub fn reserved<T>(purpose: &str, len: usize) -> Result<Vec<T>> {
     let mut list = Vec::new();
     if list.try_reserve_exact(len).is_err() {
@@ -79,7 +79,7 @@ fn tightest(rooms: &[Room]) -> Option<Room> {
     rooms.iter().copied().min_by_key(|room| room.available)
 }
 
-/// All limits that hold for this process.
+/// Returns all limits of this process.
 fn rooms() -> Vec<Room> {
     let read = |path: &std::path::Path| fs::read_to_string(path).ok();
     let of = |path: &str| fs::read_to_string(path).unwrap_or_default();

@@ -1,17 +1,17 @@
-//! The machine's memory, and the limits that the process itself has (`ulimit -v`, `ulimit -d`), from the files of `/proc`.
+//! The machine's memory, and the limits of the process itself (`ulimit -v`, `ulimit -d`), from files in `/proc`.
 
 use super::Room;
 
-/// Largest part of a limit on the address space that is left to threads and libraries.
+/// Largest part of a limit of the address space that is reserved for threads and libraries.
 const RESERVED: u64 = 256 << 20;
 
-/// What the machine has: the text of `/proc/meminfo`.
+/// Reads the machine's memory from the text of `/proc/meminfo`.
 pub(super) fn machine(meminfo: &str) -> Option<Room> {
     let available = kib(meminfo, "MemAvailable:")?;
     Some(Room { limit: "the machine's free memory", total: kib(meminfo, "MemTotal:")?, available })
 }
 
-/// The limits in force: the texts of `/proc/self/limits` and `/proc/self/status`.
+/// Reads the process's limits from the texts of `/proc/self/limits` and `/proc/self/status`.
 pub(super) fn limits(limits: &str, status: &str) -> Vec<Room> {
     let room = |name: &str, used: &str, limit: &'static str| {
         let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
@@ -19,13 +19,13 @@ pub(super) fn limits(limits: &str, status: &str) -> Vec<Room> {
         let total = line.split_whitespace().next()?.parse().ok()?;
         Some(Room::below(limit, total, kib(status, used)?))
     };
-    // Every thread reserves addresses that it never touches, an eighth of the limit at most is set aside for them.
+    // Every thread reserves addresses that it never uses; at most an eighth of the limit is set aside for them.
     let address_space = room("Max address space", "VmSize:", "the limit of ulimit -v")
         .map(|room| Room { available: room.available.saturating_sub(RESERVED.min(room.total / 8)), ..room });
     [address_space, room("Max data size", "VmData:", "the limit of ulimit -d")].into_iter().flatten().collect()
 }
 
-/// The bytes of a line `key  N kB`.
+/// Returns the bytes of a line `key  N kB`.
 fn kib(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
