@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the bottom to the top, as docs/architecture.md lists them.
+/// The layers from the bottom to the top, as docs/architecture.md lists them.
 const LAYERS: [&str; 12] =
     ["base", "engine", "io", "nn", "data", "eval", "config", "run_dir", "model", "train", "study", "app"];
 
@@ -28,7 +28,7 @@ fn code(text: &str) -> String {
     code.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// Adds the path at the start of `text` to `paths`, each item of a list in braces as a path of its own. Returns the text behind it.
+/// Adds the path at the start of `text` to `paths`, each item of a list in braces as a path of its own. Returns the text after it.
 fn expand<'a>(text: &'a str, before: &[&'a str], paths: &mut Vec<Vec<&'a str>>) -> &'a str {
     let text = text.trim_start();
     if let Some(mut list) = text.strip_prefix('{') {
@@ -119,7 +119,7 @@ fn imports_run_downwards() {
     assert!(upwards.is_empty(), "imports that run upwards:\n{}", upwards.join("\n"));
 }
 
-/// A layer, and a module directly below it.
+/// A layer, and a module directly in it.
 type Submodule<'a> = [&'a str; 2];
 
 /// Returns all that `module` imports, directly and through others.
@@ -143,7 +143,7 @@ fn no_modules_of_a_layer_import_each_other_in_a_circle() {
     }
     let keys: Vec<Submodule<'_>> = imports.keys().copied().collect();
     let known = |layer: &str, name: &str| keys.iter().copied().find(|key| *key == [layer, name]);
-    // The names that a layer's `mod.rs` gives to items of its modules.
+    // The names under which a layer's `mod.rs` re-exports items of its modules.
     let mut exported: BTreeMap<Submodule<'_>, Submodule<'_>> = BTreeMap::new();
     for module in modules.iter().filter(|module| module.path.len() == 1) {
         let mut paths = Vec::new();

@@ -1,4 +1,4 @@
-//! Defaults, then a TOML file, then flags: merged as trees and read once.
+//! Loads settings: defaults, then a TOML file, then flags, merged as trees and parsed once.
 
 use std::path::{Path, PathBuf};
 
@@ -11,14 +11,15 @@ use crate::base::text::Shown;
 use crate::nn::DEFAULT_ARCH;
 use crate::{Error, Result};
 
-/// Largest file of settings, bytes.
+/// Largest accepted file, bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// Other readers of settings know no such integers.
+/// TOML has signed 64-bit integers only.
 const TOO_LARGE: &str = "one of its settings is an integer of 2^63 or more: a run has none";
 
 impl Config {
-    /// As [`Config::load`], from the recipe of the task and network that flags or file name, `arch` where they name none.
+    /// Loads settings as [`Config::load`] does, from the recipe of the task and network that flags or file name; `arch` is the network if
+    /// they name none.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -28,8 +29,8 @@ impl Config {
         Ok(config)
     }
 
-    /// The settings that a run has stored in `file`, and `flags` over them. What the file does not have is as it was before there was
-    /// such a setting.
+    /// Loads the settings that a run has stored in `file`; `flags` override them. A setting that the file lacks has the value of the
+    /// versions before it existed.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -43,9 +44,9 @@ impl Config {
         Ok(config)
     }
 
-    /// The recipe of the task and network that flags or file name.
+    /// Returns the recipe of the task and network that flags or file name; `arch` is the network if they name none.
     fn recipe_of(arch: &str, file: Option<&Path>, flags: &Overrides) -> Config {
-        // What is wrong with the file is said below.
+        // `load` reports what is wrong with the file.
         let text = file.and_then(|file| input::read_text(file, LARGEST).ok());
         let table: Option<Value> = text.and_then(|text| toml::from_str(&text).ok()).map(Value::Table);
         let named = |path: &str| {
@@ -56,7 +57,7 @@ impl Config {
         let arch = named("model.arch").and_then(Value::as_str).unwrap_or(arch);
         let small_images = named("model.stem").and_then(Value::as_str) == Some("cifar");
         let mut recipe = Config::recipe_for(task, arch, small_images);
-        // A training that is as short as the recipe's warm-up has none.
+        // A training no longer than the warm-up of its recipe has none.
         let epochs = named("schedule.epochs").and_then(Value::as_integer);
         if epochs.is_some_and(|epochs| epochs <= recipe.schedule.warmup_epochs as i64) {
             recipe.schedule.warmup_epochs = 0;
@@ -64,11 +65,11 @@ impl Config {
         recipe
     }
 
-    /// `base`, then what `file` says, then `flags`; the result is [validated](Config::validate).
+    /// Loads settings: `base`, overridden by `file`, then by `flags`; [validates](Config::validate) the result.
     ///
     /// # Errors
-    /// The file cannot be read, is not TOML, has an unknown key or a value of the wrong kind (each with its line), or a value
-    /// that cannot work.
+    /// The file cannot be read, is not TOML, or has an unknown key or a value of the wrong form (each with its line); a value cannot
+    /// work.
     pub fn load(base: &Config, file: Option<&Path>, flags: &Overrides) -> Result<Config> {
         let mut tree = base.to_table().map_err(|reason| Error::Setting {
             setting: "configuration".into(),
@@ -99,7 +100,7 @@ impl Config {
         Ok(config)
     }
 
-    /// A setting's value as it would stand in a TOML file.
+    /// Returns the value of a setting as in a TOML file, but without quotes; empty if it is not set.
     pub fn shown(&self, setting: &Setting) -> String {
         let table = self.to_table().expect("validated settings");
         setting
@@ -107,25 +108,25 @@ impl Config {
             .map_or_else(String::new, |value| value.as_str().map_or_else(|| value.to_string(), str::to_string))
     }
 
-    /// The settings as a TOML table. By way of the text: 0.3 as a 32-bit number is 0.30000001192092896 as a 64-bit one.
+    /// Returns the settings as a TOML table. Converts through text, because 0.3 as f32 is 0.30000001192092896 as f64.
     ///
     /// # Errors
-    /// What is wrong: an integer that a TOML file cannot hold.
+    /// A sentence about an integer that a TOML file cannot hold.
     pub fn to_table(&self) -> Result<Table, String> {
         let text = toml::to_string(self).map_err(|_| TOO_LARGE)?;
         toml::from_str(&text).map_err(|_| TOO_LARGE.into())
     }
 
-    /// The settings as a TOML file.
+    /// Returns the settings as the text of a TOML file.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("plain sections serialise")
     }
 }
 
-/// `path` as files of settings hold it: from the root on, so that a run can be resumed and measured from any folder.
+/// Returns the absolute path for `path`, so that a run can be resumed and measured from any folder. `setting` is its name, for messages.
 ///
 /// # Errors
-/// [`Error::Setting`]: the path is no UTF-8 text.
+/// [`Error::Setting`]: the path is not UTF-8.
 pub fn whole_path(setting: &str, path: &Path) -> Result<PathBuf> {
     let whole = std::path::absolute(path).ok().filter(|whole| whole.to_str().is_some());
     match whole {
@@ -134,12 +135,12 @@ pub fn whole_path(setting: &str, path: &Path) -> Result<PathBuf> {
         None => Err(Error::Setting {
             setting: setting.into(),
             value: path.shown().to_string(),
-            reason: "the path is no UTF-8 text, in which settings keep it: rename it".into(),
+            reason: "the path is no UTF-8 text, so settings cannot store it: rename it".into(),
         }),
     }
 }
 
-/// Values of `over` replace those of `tree`, key by key.
+/// Replaces values of `tree` by those of `over`, key by key.
 fn merge(tree: &mut Table, over: Table) {
     for (key, value) in over {
         match (tree.get_mut(&key), value) {
@@ -149,6 +150,7 @@ fn merge(tree: &mut Table, over: Table) {
     }
 }
 
+/// Sets the value at `path`.
 fn insert(tree: &mut Table, path: &str, value: Value) {
     match path.split_once('.') {
         None => drop(tree.insert(path.into(), value)),
@@ -161,7 +163,7 @@ fn insert(tree: &mut Table, path: &str, value: Value) {
     }
 }
 
-/// Holds every key and value of a file against the table of settings, to name the line of what is wrong.
+/// Checks every key and value of a file against the declared settings, so that an error names the line.
 fn check_file(text: &str, file: &Path) -> Result<()> {
     let table = DeTable::parse(text).map_err(|e| syntax_error(text, file, &e))?;
     check_table(text, file, "", table.get_ref())
@@ -197,8 +199,7 @@ fn check_table(text: &str, file: &Path, section: &str, table: &DeTable<'_>) -> R
     Ok(())
 }
 
-/// "; did you mean `optim.lr`?" where a setting or section has a similar name, or a setting has the same key in another
-/// section.
+/// Returns "; did you mean `optim.lr`?" if a setting or section has a similar name, or a setting of another section has the same key.
 fn suggestion(path: &str) -> String {
     let near = |section: &&str| strsim::damerau_levenshtein(section, path) <= 2;
     if let Some(section) = Config::settings().map(Setting::section).filter(|s| !s.is_empty()).find(near) {
@@ -216,12 +217,13 @@ fn suggestion(path: &str) -> String {
     }
 }
 
+/// Returns the error for a file that is not TOML.
 fn syntax_error(text: &str, file: &Path, error: &toml::de::Error) -> Error {
     let line = error.span().map_or(1, |span| line_of(text, span.start));
     Error::ConfigFile { path: file.into(), line, message: error.message().replace('\n', ", ") }
 }
 
-/// 1-based line of a byte offset.
+/// Returns the 1-based line of a byte offset.
 fn line_of(text: &str, offset: usize) -> usize {
     text.as_bytes()[..offset.min(text.len())].iter().filter(|&&b| b == b'\n').count() + 1
 }
@@ -318,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_without_a_setting_is_from_before_it() {
+    fn a_stored_file_without_a_setting_has_its_old_value() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("config.toml");
         let new = Config::default();
@@ -331,10 +333,10 @@ mod tests {
         let before: String =
             new.to_toml().lines().filter(|l| !l.starts_with("exif")).map(|l| format!("{l}\n")).collect();
         assert!(stored(&new.to_toml()) && !stored(&before));
-        // As a checkpoint's header has it.
+        // Read as from the header of a checkpoint.
         let read = |text: &str| toml::from_str::<Config>(text).unwrap().data.exif_orientation;
         assert!(read(&new.to_toml()) && !read(&before));
-        // A configuration that somebody wrote for a new run is none of an old one.
+        // A file for a new run has the new default.
         let flags = Overrides::default();
         assert!(Config::load_recipe(DEFAULT_ARCH, Some(&file), &flags).unwrap().data.exif_orientation);
         assert!(Config::load_stored(&file, &flag("data.exif_orientation", "true")).unwrap().data.exif_orientation);
@@ -367,7 +369,7 @@ mod tests {
         assert!(missing.unwrap_err().to_string().starts_with("cannot read no-such.toml: "));
     }
 
-    /// Fields of a section, from serde's own list ("expected one of `a`, `b`"), so that unset options count too.
+    /// Returns the fields of a section from serde's own list ("expected one of `a`, `b`"), which includes unset options.
     fn fields(section: &str) -> BTreeSet<String> {
         let text = if section.is_empty() { "_ = 1".to_owned() } else { format!("[{section}]\n_ = 1") };
         let error = toml::from_str::<Config>(&text).unwrap_err();
@@ -387,10 +389,10 @@ mod tests {
             }
         }
         let table: Vec<String> = Config::settings().map(|s| s.path.to_owned()).collect();
-        assert_eq!(table.len(), table.iter().collect::<BTreeSet<_>>().len(), "a path stands twice");
+        assert_eq!(table.len(), table.iter().collect::<BTreeSet<_>>().len(), "a path occurs twice");
         assert_eq!(table.into_iter().collect::<BTreeSet<_>>(), paths);
         let aliases: Vec<&str> = Config::settings().filter_map(|s| s.alias).collect();
-        assert_eq!(aliases.len(), aliases.iter().collect::<BTreeSet<_>>().len(), "an alias stands twice");
+        assert_eq!(aliases.len(), aliases.iter().collect::<BTreeSet<_>>().len(), "an alias occurs twice");
         assert!(Config::settings().all(|s| !s.help().is_empty()));
     }
 

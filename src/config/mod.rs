@@ -1,6 +1,6 @@
 //! Every setting of a run: one struct that a TOML file, the command line and a run folder share.
 //!
-//! The sections are declared in the modules that they govern, by [`crate::base::settings`]; [`Config`] composes them.
+//! Each section is declared in the module that uses it, by [`crate::base::settings`]; [`Config`] composes them.
 
 mod load;
 mod overrides;
@@ -24,17 +24,17 @@ use crate::nn::{Arch, Family, ModelOptions, NetworkConfig, PtlOptions, TaskKind}
 settings! {
     /// All settings. [`Default`] is the recipe of `resnet50-ptl`, [`Config::recipe`] that of any network.
     pub struct Config in "", "General" {
-        /// What is learnt: identities (reid), or classes of images (classify). Each has defaults of its own; classify: SGD at 0.01 for 30
-        /// epochs, 224x224, random resized crops, smoothing 0.1.
+        /// What to learn: identities (reid) or classes of images (classify). Their defaults differ; classify: SGD at 0.01 for 30 epochs,
+        /// 224x224, random resized crops, smoothing 0.1.
         #[setting(flag("task").of_network())]
         pub task: TaskKind = TaskKind::Reid;
         /// Seed of everything drawn at random.
         #[setting(flag("seed").taken_by(ON_IMAGES))]
         pub seed: u64 = 0;
-        /// Threads that compute; 0 takes all cores (results are the same).
+        /// Compute threads; 0: all cores (results are the same).
         #[setting(flag("threads").at_most(1024.0).same_results().taken_by(EVERYWHERE))]
         pub threads: usize = 0;
-        /// What computes; auto takes a GPU where one can be used, emulated runs the CUDA kernels on the CPU (for tests).
+        /// Device that computes; auto takes a GPU if one can be used, emulated runs the CUDA kernels on the CPU (for tests).
         #[setting(flag("device").same_results().taken_by(EVERYWHERE))]
         pub device: DeviceKind = DeviceKind::Auto;
         /// Arithmetic of convolutions on a GPU.
@@ -42,49 +42,49 @@ settings! {
         pub precision: Precision = Precision::F32;
     }
     sections {
-        /// How a GPU is used.
+        /// Use of a GPU.
         pub gpu: GpuOptions;
         /// The network.
         pub model: ModelOptions;
-        /// Its BConv-Cells.
+        /// The BConv-Cells.
         pub ptl: PtlOptions;
         /// The images.
         pub data: DataOptions;
-        /// What happens to training images.
+        /// Augmentation of training images.
         pub augment: Augment;
-        /// Which images make a batch.
+        /// Choice of the images of a batch.
         pub sampler: SamplerOptions;
         /// The optimiser.
         pub optim: OptimOptions;
         /// Length of the training and learning rate.
         pub schedule: ScheduleOptions;
-        /// What is minimised.
+        /// The losses.
         pub loss: LossOptions;
-        /// The loop.
+        /// The training loop.
         pub train: TrainOptions;
-        /// Features and predictions.
+        /// Evaluation: features, predictions, rankings.
         pub eval: EvalOptions;
     }
 }
 
 impl Config {
-    /// Every setting, section by section.
+    /// Returns every setting, section by section.
     pub fn settings() -> impl Iterator<Item = &'static Setting> {
         Config::SECTIONS.iter().flat_map(|section| section.settings)
     }
 
-    /// The setting at `path`, such as `optim.lr`.
+    /// Returns the setting at `path`, such as `optim.lr`.
     pub fn setting(path: &str) -> Option<&'static Setting> {
         Config::settings().find(|setting| setting.path == path)
     }
 
-    /// The defaults of the network `arch` for `task`: for `mgn` and its relatives the published recipe (Yu et al., 2019, and
+    /// Returns the defaults of the network `arch` for `task`. `mgn` and `mgn-ptl` have the published recipe (Yu et al., 2019, and
     /// their code).
     pub fn recipe(task: TaskKind, arch: &str) -> Config {
         Config::recipe_for(task, arch, false)
     }
 
-    /// As [`Config::recipe`], for `small_images` whatever the network.
+    /// Returns the defaults as [`Config::recipe`] does; `small_images` takes those of small images for any network.
     fn recipe_for(task: TaskKind, arch: &str, small_images: bool) -> Config {
         let known = Arch::new(arch, task).ok();
         let of_cifar = known.is_some_and(|arch| arch.backbone.for_small_images());
@@ -103,20 +103,20 @@ impl Config {
         config
     }
 
-    /// The first setting among `counted` that differs from `other`'s.
+    /// Returns the first setting that `counted` accepts and that differs from `other`'s.
     pub fn first_difference(&self, other: &Config, counted: impl Fn(&Setting) -> bool) -> Option<&'static Setting> {
         Config::settings().find(|setting| counted(setting) && self.shown(setting) != other.shown(setting))
     }
 
-    /// The network's name, taken apart.
+    /// Parses the name of the network.
     ///
     /// # Errors
-    /// There is no such network, or not for this task.
+    /// There is no such network for this task.
     pub fn arch(&self) -> crate::Result<Arch> {
         Arch::new(&self.model.arch, self.task)
     }
 
-    /// Images in a training batch.
+    /// Returns the number of images in a training batch.
     pub fn batch(&self) -> usize {
         match self.task {
             TaskKind::Reid => self.sampler.ids * self.sampler.images,
@@ -124,7 +124,7 @@ impl Config {
         }
     }
 
-    /// The settings that say how many images a training batch has, for messages.
+    /// Returns the settings that determine the number of images in a training batch, for messages.
     pub fn batch_settings(&self) -> &'static str {
         match self.task {
             TaskKind::Reid => "`sampler.ids` and `sampler.images`",
@@ -132,7 +132,7 @@ impl Config {
         }
     }
 
-    /// What becomes of an image on its way to the network, in training and in evaluation.
+    /// Returns how images are prepared for the network, in training and in evaluation.
     pub fn transform(&self) -> Transform {
         let Config { model, augment, .. } = self;
         Transform {
@@ -147,12 +147,12 @@ impl Config {
         }
     }
 
-    /// Loader threads: what the settings say, or two.
+    /// Returns the number of loader threads: the setting, or two if that is 0.
     pub fn workers(&self) -> usize {
         if self.train.workers == 0 { 2 } else { self.train.workers }
     }
 
-    /// How the network is run on images.
+    /// Returns how the network is run on images.
     pub fn inference(&self) -> Inference {
         Inference {
             eval: self.eval.clone(),
@@ -163,13 +163,13 @@ impl Config {
         }
     }
 
-    /// How results are re-ranked, if they are.
+    /// Returns how results are re-ranked; `None` if they are not.
     pub fn rerank_options(&self) -> Option<RerankOptions> {
         let is_mgn = self.model.arch.starts_with("mgn");
         self.eval.rerank_options(if is_mgn { RerankVariant::Ptl } else { RerankVariant::Zhong })
     }
 
-    /// The network that these settings make, for so many classes or identities.
+    /// Returns the description of the network for `classes` classes or identities.
     ///
     /// # Errors
     /// As [`Config::arch`].
@@ -177,7 +177,7 @@ impl Config {
         Ok(NetworkConfig { arch: self.arch()?, model: self.model.clone(), ptl: self.ptl.clone(), classes })
     }
 
-    /// What computes.
+    /// Returns the options of the device that computes.
     pub fn device_options(&self) -> DeviceOptions {
         DeviceOptions { kind: self.device, precision: self.precision, vendor: self.gpu.vendor }
     }

@@ -1,7 +1,7 @@
-//! Settings that flags name, and which of them can have no effect.
+//! Settings from flags, and the check that each flag has an effect.
 //!
-//! Files of settings may hold such settings all the same: one file serves several commands, networks and tasks, and a run's own
-//! config.toml names every setting.
+//! A file may hold settings without effect: it may serve several commands, networks and tasks, and the config.toml of a run names every
+//! setting.
 
 use toml::Value;
 
@@ -9,15 +9,15 @@ use super::{Config, Setting};
 use crate::base::settings::Chosen;
 use crate::{Error, Result};
 
-/// Values that win over a file, from the command line.
+/// Settings from the command line, which override a file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides(Vec<(&'static Setting, Value)>);
 
 impl Overrides {
-    /// Adds the value of the setting at `path`, such as `optim.lr`, as a flag would give it.
+    /// Adds the value `text` for the setting at `path`, such as `optim.lr`, as a flag does.
     ///
     /// # Errors
-    /// There is no such setting, or `text` is no value of it.
+    /// There is no such setting, or `text` is not a value of it.
     pub fn add(&mut self, path: &str, text: &str) -> Result<()> {
         let refuse = |reason| Error::Setting { setting: path.into(), value: text.into(), reason };
         let setting = Config::setting(path).ok_or_else(|| refuse("there is no such setting".into()))?;
@@ -30,31 +30,32 @@ impl Overrides {
         self.0.push((setting, value));
     }
 
+    /// Returns whether no flag was given.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Every value with its setting.
+    /// Returns every value with its setting.
     pub fn iter(&self) -> impl Iterator<Item = (&'static Setting, &Value)> {
         self.0.iter().map(|(setting, value)| (*setting, value))
     }
 
-    /// Whether `path` is among them.
+    /// Returns whether the setting at `path` was given.
     pub fn has(&self, path: &str) -> bool {
         self.get(path).is_some()
     }
 
-    /// The text of `path`, where it is one.
+    /// Returns the value of `path` if it is a text.
     pub fn text(&self, path: &str) -> Option<&str> {
         self.get(path).and_then(Value::as_str)
     }
 
-    /// The value of `path`; of several the last, which wins.
+    /// Returns the value of `path`; if there are several, the last.
     pub(super) fn get(&self, path: &str) -> Option<&Value> {
         self.0.iter().rev().find(|(setting, _)| setting.path == path).map(|(_, value)| value)
     }
 
-    /// Refuses the first of these flags that was given, for this reason.
+    /// Refuses the first given flag among `paths`, with this reason.
     ///
     /// # Errors
     /// [`Error::Setting`].
@@ -69,8 +70,8 @@ impl Overrides {
         }
     }
 
-    /// Refuses a flag that changes nothing beside what else `config` says; `init`: the weights come from a file. A switch that is off
-    /// anyway may be named off.
+    /// Refuses a flag that has no effect with the settings `config`; `init` says whether the weights come from a file. A switch that is
+    /// off by default may be given as off.
     ///
     /// # Errors
     /// [`Error::Setting`] says what the first such flag needs.
@@ -89,6 +90,7 @@ impl Overrides {
     }
 }
 
+/// Returns whether a switch is given as off and is off by default.
 fn is_off(setting: &Setting, value: &Value) -> bool {
     *value == Value::Boolean(false) && Config::default().shown(setting) == "false"
 }
@@ -98,7 +100,7 @@ mod tests {
     use super::*;
     use crate::nn::{DEFAULT_ARCH, TaskKind};
 
-    /// The first flag beside the others.
+    /// Checks these flags.
     fn check(flags: &[(&str, &str)], init: bool) -> Result<()> {
         let mut overrides = Overrides::default();
         for (path, value) in flags {
@@ -113,7 +115,7 @@ mod tests {
     const CLASSIFY: Flag = ("task", "classify");
     const PLAIN: Flag = ("model.arch", "resnet18");
 
-    /// A flag, beside which others it is refused, and beside which it is accepted.
+    /// A flag, flags with which it is refused, and flags with which it is accepted.
     const CASES: &[(Flag, &[Flag], &[Flag])] = &[
         (("gpu.vendor", "false"), &[("device", "cpu")], &[]),
         (("gpu.graph", "false"), &[("device", "cpu")], &[]),
@@ -184,13 +186,13 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_that_is_off_may_be_named_off() {
+    fn a_switch_may_be_given_as_off() {
         for path in ["train.keep_head", "train.freeze_bn", "sampler.balanced", "optim.nesterov"] {
             check(&[(path, "false")], false).unwrap();
         }
     }
 
-    /// What a file or a run holds is no flag.
+    /// Settings in a file or a run are not flags.
     #[test]
     fn files_may_hold_settings_without_effect() {
         let folder = tempfile::tempdir().unwrap();

@@ -3,9 +3,9 @@
 use crate::base::settings::{CROSS_ENTROPY, FROZEN_BACKBONE, INIT, ON_IMAGES, REID, TRIPLET, settings};
 
 settings! {
-    /// `[loss]`: cross-entropy and batch-hard triplet.
+    /// `[loss]`: cross-entropy and batch-hard triplet loss.
     pub struct LossOptions in "loss", "Loss" {
-        /// Share of the label spread over all identities.
+        /// Share of the target probability that is spread over all identities or classes.
         #[setting(flag("label-smoothing").at_least(0.0).below(1.0).needs(&[CROSS_ENTROPY]))]
         pub label_smoothing: f32 = 0.0, Classify => 0.1;
         /// Margin of the batch-hard triplet loss.
@@ -21,15 +21,15 @@ settings! {
 }
 
 settings! {
-    /// `[train]`: the loop.
+    /// `[train]`: the training loop.
     pub struct TrainOptions in "train", "Training" {
         /// Train everything but the backbone.
         #[setting(flag("freeze-backbone"))]
         pub freeze_backbone: bool = false;
-        /// Stop the running statistics of a frozen backbone too.
+        /// Also stop the running statistics of a frozen backbone.
         #[setting(flag("freeze-bn").needs(&[FROZEN_BACKBONE]))]
         pub freeze_bn: bool = false;
-        /// Loader threads; 0 chooses.
+        /// Loader threads; 0: two.
         #[setting(flag("workers").at_most(1024.0).same_results().taken_by(ON_IMAGES))]
         pub workers: usize = 0;
         /// Epochs between checkpoints.
@@ -41,13 +41,13 @@ settings! {
         /// Steps between two lines of metrics.
         #[setting(at_least(1.0).same_results())]
         pub log_every: usize = 10;
-        /// Batches whose gradients are averaged for one step; latent states move with every batch.
+        /// Batches per update; their gradients are averaged, latent states change with every batch.
         #[setting(flag("accumulate").at_least(1.0).at_most(4096.0))]
         pub accumulate: usize = 1;
         /// Decay of the moving average of weights that is evaluated and saved; 0 for none.
         #[setting(flag("ema").at_least(0.0).below(1.0))]
         pub ema: f32 = 0.0;
-        /// Stop after that many evaluations (--eval-every) without improvement, with the best weights; 0: never.
+        /// Stop after N evaluations (--eval-every) without improvement, with the best weights; 0: never.
         #[setting(flag("patience").free_at_end())]
         pub patience: usize = 0;
         /// Keep the classifier of --init, for the same classes.
@@ -61,7 +61,7 @@ settings! {
         #[setting(flag("weights-dict").needs(&[INIT]).taken_by(ON_IMAGES))]
         #[serde(skip_serializing_if = "Option::is_none")]
         pub weights_dict: Option<String> = None;
-        /// Stop after that many steps.
+        /// Stop after N steps.
         #[setting(flag("max-steps").at_least(1.0).free_at_end())]
         #[serde(skip_serializing_if = "Option::is_none")]
         pub max_steps: Option<usize> = None;

@@ -1,4 +1,4 @@
-//! Settings that cannot work, refused before any long work starts.
+//! Checks settings before any long work starts.
 
 use toml::Value;
 
@@ -14,7 +14,7 @@ impl Config {
     /// Refuses values that cannot work, whatever the data.
     ///
     /// # Errors
-    /// [`Error::Setting`] names the first one.
+    /// [`Error::Setting`] for the first such value.
     pub fn validate(&self) -> Result<()> {
         self.validate_bounds()?;
         self.validate_network()?;
@@ -22,7 +22,7 @@ impl Config {
         self.validate_training()
     }
 
-    /// Refuses numbers beyond the limits that their declarations give them, and what is no number.
+    /// Refuses numbers that are not finite or beyond the limits of their declaration.
     fn validate_bounds(&self) -> Result<()> {
         let no_toml =
             |reason| Error::Setting { setting: "configuration".into(), value: "configuration".into(), reason };
@@ -35,8 +35,8 @@ impl Config {
         Ok(())
     }
 
-    /// Refuses a warm-up that lasts as long as the whole training, whose rate then never gets to be the one that was asked for. Runs of
-    /// earlier versions may have one.
+    /// Refuses a warm-up as long as the whole training: the learning rate would never reach its value. Runs of earlier versions may
+    /// have such a warm-up.
     ///
     /// # Errors
     /// [`Error::Setting`].
@@ -59,9 +59,9 @@ impl Config {
             "data.target",
             target.shown(),
             !classifier || self.data.target.is_none(),
-            "classes are measured on the validation images of `data.root`: leave it out",
+            "a classifier is measured on the validation images of `data.root`: leave it out",
         )?;
-        check("model.embedding", m.embedding, !classifier || m.embedding == 0, "a classifier has none")?;
+        check("model.embedding", m.embedding, !classifier || m.embedding == 0, "a classifier has no embedding")?;
         let small = arch.backbone.for_small_images();
         check("model.stem", m.stem, !small || m.stem == StemKind::Cifar, "cifar-* requires `model.stem` cifar")?;
         let (stages, last) = (&self.ptl.stages, arch.backbone.stages());
@@ -87,13 +87,13 @@ impl Config {
                 "model.last_stride",
                 m.last_stride,
                 m.last_stride == 1,
-                "mgn has 2 in its first branch and 1 in the others",
+                "mgn has stride 2 in its first branch and 1 in the others",
             )?;
             check(
                 "ptl.stages",
                 format!("{stages:?}"),
                 *stages == [1, 2, 3, 4],
-                "mgn-ptl has cells beside all of them",
+                "mgn-ptl has cells at all four stages",
             )?;
         }
         Ok(())
@@ -121,7 +121,7 @@ impl Config {
         let o = &self.optim;
         o.rule().validate()?;
         let ce = self.loss.ce_weight;
-        check("loss.ce_weight", ce, ce > 0.0 || self.task == TaskKind::Reid, "nothing else trains a classifier")?;
+        check("loss.ce_weight", ce, ce > 0.0 || self.task == TaskKind::Reid, "a classifier has no other loss")?;
         let weights = [self.loss.ce_weight, self.loss.triplet_weight];
         check("loss.ce_weight", 0, weights != [0.0, 0.0], "the triplet loss has weight 0 too, so nothing would train")?;
         let decoupled = o.kind == OptimKind::AdamW && o.lr * f64::from(o.weight_decay) >= 1.0;
@@ -141,6 +141,7 @@ impl Config {
     }
 }
 
+/// Refuses a value with this reason unless `holds`.
 fn check(setting: &str, value: impl ToString, holds: bool, reason: &str) -> Result<()> {
     if holds {
         return Ok(());
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_go_with_a_task_or_a_network_is_named() {
+    fn settings_that_do_not_fit_task_or_network_are_named() {
         type Change = fn(&mut Config);
         let cases: &[(&str, &str, Change)] = &[
             ("model.embedding", "resnet18", |c| c.model.embedding = 64),
@@ -205,7 +206,7 @@ mod tests {
         assert!(mgn.validate().unwrap_err().to_string().starts_with("model.stem = cifar"));
     }
 
-    /// Yu et al. (2019): epochs count from 1, the rate drops at the start of 320, 360 and 400.
+    /// Checks the recipe of Yu et al. (2019): epochs count from 1, and the rate drops at the start of 320, 360 and 400.
     #[test]
     fn the_published_recipe() {
         let config = Config::recipe(TaskKind::Reid, "mgn-ptl");
@@ -246,7 +247,7 @@ mod tests {
             ("schedule.warmup_epochs", |c| c.schedule.warmup_epochs = i64::MAX as u64),
             ("schedule.step_size", |c| c.schedule.step_size = i64::MAX as u64),
             ("eval.batch", |c| c.eval.batch = 0),
-            // Without an effect on this kind of optimiser and schedule.
+            // Refused although they have no effect on this optimiser and schedule.
             ("optim.momentum", |c| c.optim.momentum = f64::NAN),
             ("schedule.gamma", |c| c.schedule.gamma = f64::INFINITY),
             ("configuration", |c| c.seed = u64::MAX),

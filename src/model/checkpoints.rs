@@ -1,5 +1,5 @@
-//! The folder of a run's checkpoints: each is a folder `step-N`, which appears and disappears in one step. What a process leaves
-//! that was killed meanwhile is put right by the next one (`heal`).
+//! The checkpoints of a run. Each is a folder `step-N` that is created and removed atomically. If a process is killed meanwhile, the
+//! next one repairs what it left (`heal`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,29 +10,29 @@ use crate::Result;
 use crate::base::atomic::sync_folder;
 use crate::base::error::IoContext;
 
-/// Where earlier versions kept a copy of the checkpoint of the best evaluation.
+/// Folder in which earlier versions kept a copy of the best checkpoint.
 const BEST: &str = "best";
 
-/// The name of the checkpoint after that many steps. That of step 0 holds the weights that training starts from, and stays only
-/// until there is another.
+/// Returns the name of the checkpoint after `step` updates. The checkpoint of step 0 holds the initial weights; it is removed once
+/// there is a newer one.
 pub(crate) fn name(step: u64) -> String {
     format!("step-{step}")
 }
 
-/// The checkpoint of the best evaluation, in `folder`.
+/// Returns the path of the best checkpoint in `folder`.
 pub fn of_best(folder: &Path, best: &Best) -> PathBuf {
     folder.join(best.step.map_or_else(|| BEST.into(), name))
 }
 
-/// The newest checkpoint in `folder`, by steps.
+/// Returns the checkpoint in `folder` with the most steps.
 pub fn newest(folder: &Path) -> Option<PathBuf> {
     all(folder).pop().map(|(_, path)| path)
 }
 
-/// The newest checkpoint in `folder` that was trained, and where the best evaluation was another one's, that.
+/// Returns the best checkpoint in `folder` if the run looked for one, else the newest; `None` before the first update.
 ///
 /// # Errors
-/// The record of the newest cannot be read.
+/// The record of the newest checkpoint cannot be read.
 pub fn newest_or_best(folder: &Path) -> Result<Option<PathBuf>> {
     let Some((_, newest)) = all(folder).pop().filter(|(step, _)| *step > 0) else { return Ok(None) };
     let best = match Record::read(&newest)? {
@@ -42,10 +42,10 @@ pub fn newest_or_best(folder: &Path) -> Result<Option<PathBuf>> {
     Ok(Some(best.unwrap_or(newest)))
 }
 
-/// Lets `write` fill a folder, which becomes checkpoint `name` when it is whole.
+/// Lets `write` fill a temporary folder, renames it to `name` in `folder`, and returns its path.
 ///
 /// # Errors
-/// The disk is full or not writable: nothing that was there before is touched.
+/// `write` fails, or the disk is full or not writable. Existing checkpoints are not touched.
 pub(crate) fn place(folder: &Path, name: &str, write: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let (temporary, target) = (folder.join(format!(".{name}.tmp")), folder.join(name));
     if temporary.exists() {
@@ -53,18 +53,18 @@ pub(crate) fn place(folder: &Path, name: &str, write: impl FnOnce(&Path) -> Resu
     }
     fs::create_dir_all(&temporary).at("create", &temporary)?;
     if let Err(error) = write(&temporary) {
-        // Frees the space again; the error that matters is the first one.
+        // Frees the space; the first error is the one that matters.
         let _ = fs::remove_dir_all(&temporary);
         return Err(error);
     }
-    // A run saves no step twice. If there is one of that name all the same, then `heal` knows what to do between the two.
+    // A run never saves a step twice. If the folder exists all the same, `heal` repairs an interruption between these two calls.
     remove(&target)?;
     fs::rename(&temporary, &target).at("create", &target)?;
     sync_folder(&target);
     Ok(target)
 }
 
-/// Removes a checkpoint, if it is there: under its name it is whole or gone.
+/// Removes a checkpoint if it exists. Renames it first: a folder with the name of a checkpoint is always complete.
 fn remove(path: &Path) -> Result<()> {
     let Some(name) = path.file_name().filter(|_| path.exists()) else { return Ok(()) };
     let old = path.with_file_name(format!(".{}.old", name.to_string_lossy()));
@@ -75,12 +75,12 @@ fn remove(path: &Path) -> Result<()> {
     fs::remove_dir_all(&old).at("remove", &old)
 }
 
-/// Puts right what a killed process has left: a whole checkpoint gets its name if no other has it, the rest is removed.
+/// Repairs what a killed process left: gives a complete checkpoint its name if no other has it, and removes the rest.
 ///
 /// # Errors
-/// Something cannot be renamed or removed.
+/// A folder cannot be renamed or removed.
 pub(crate) fn heal(folder: &Path) -> Result<()> {
-    // The newer ones first: they are what took the place of the others.
+    // `.tmp` first: it is newer than the `.old` that it was to replace.
     for ending in [".tmp", ".old"] {
         for path in folders(folder) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -100,10 +100,10 @@ pub(crate) fn heal(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes all but the newest `keep` checkpoints and that of the best evaluation.
+/// Removes all checkpoints but the newest `keep` and the best.
 ///
 /// # Errors
-/// One cannot be removed.
+/// A folder cannot be removed.
 pub(crate) fn prune(folder: &Path, keep: usize, best: Option<&Best>) -> Result<()> {
     let best = best.map(|best| of_best(folder, best));
     let all = all(folder);
@@ -127,7 +127,7 @@ fn folders(folder: &Path) -> Vec<PathBuf> {
     entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
-/// Checkpoints by ascending step.
+/// Returns the checkpoints with their steps, in ascending order.
 fn all(folder: &Path) -> Vec<(u64, PathBuf)> {
     let folders = folders(folder).into_iter();
     let mut found: Vec<(u64, PathBuf)> =
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_start_is_no_trained_model() {
+    fn step_0_is_no_trained_model() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         checkpoint(&path.join("step-0"), true);

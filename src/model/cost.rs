@@ -1,4 +1,4 @@
-//! What the evaluation of a network costs, before anything of it is taken.
+//! Estimates the memory and the operations of an evaluation before it starts.
 
 use crate::Result;
 use crate::base::memory;
@@ -11,15 +11,15 @@ use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 use crate::nn::{Network, TaskKind};
 
-/// Batches that a loader's worker has in hand: those that wait, and the one in work.
+/// Batches that a loader thread holds: those that wait, and the one in progress.
 const BATCHES_OF_A_WORKER: usize = 3;
-/// Address space and memory of a thread that loads.
+/// Bytes of memory and address space of a loader thread.
 const WORKER: u64 = 4 << 20;
 
-/// Refuses to load a network that cannot be evaluated in the memory that is left.
+/// Refuses to evaluate a network that does not fit into the available memory.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`](crate::Error::OutOfMemory); settings that make no network.
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory); settings from which no network can be built.
 pub fn ensure_evaluation(config: &Config, classes: usize, device: &Device) -> Result<()> {
     let mut store = Store::of_shapes();
     let network = config.network(classes)?.build(&mut store, config.seed)?;
@@ -45,15 +45,16 @@ pub fn ensure_evaluation(config: &Config, classes: usize, device: &Device) -> Re
     memory::ensure_or(&purpose, sum([weights, activations, batches]), &advice)
 }
 
+/// Advice to use smaller images.
 pub(crate) const SMALLER_IMAGES: &str = "smaller images (`model.height`, `model.image_width`)";
 
-/// What may be evaluated or loaded less at a time, and whether there is more than one.
+/// Returns advice to evaluate or load fewer images at a time; each part with whether it helps this run.
 pub(crate) fn fewer_at_once(config: &Config) -> [(bool, &'static str); 2] {
     let workers = config.workers();
     [(config.eval.batch > 1, "a smaller `eval.batch`"), (workers > 1, "fewer `train.workers`")]
 }
 
-/// Writes `use a, b or c` of those that help this run.
+/// Formats those of `ways` that help this run as `use a, b or c`.
 pub(crate) fn advice(ways: &[(bool, &str)]) -> String {
     let ways: Vec<&str> = ways.iter().filter(|(helps, _)| *helps).map(|(_, way)| *way).collect();
     match &ways[..] {
@@ -62,20 +63,26 @@ pub(crate) fn advice(ways: &[(bool, &str)]) -> String {
     }
 }
 
-/// A network in evaluation.
+/// Cost of the evaluation of a batch.
 pub(crate) struct Evaluation {
+    /// Floating-point operations.
     pub flops: u64,
+    /// Bytes of activations.
     pub arena: u64,
+    /// Bytes of latent states.
     pub states: u64,
+    /// Length of a feature, or number of classes.
     pub outputs: usize,
 }
 
 impl Evaluation {
+    /// Returns the bytes of activations and latent states.
     pub fn bytes(&self) -> u64 {
         self.arena.saturating_add(self.states)
     }
 }
 
+/// Returns the cost of the evaluation of `batch` images.
 pub(crate) fn evaluation(config: &Config, network: &dyn Network, store: &Store, batch: usize) -> Result<Evaluation> {
     let mut graph = Graph::new(Mode::Eval);
     let images = graph.input(Shape::new(batch, config.model.height, config.model.image_width, 3));
@@ -90,23 +97,25 @@ pub(crate) fn evaluation(config: &Config, network: &dyn Network, store: &Store, 
     })
 }
 
-/// Latent states before and after a step.
+/// Returns the bytes of the latent states of `batch` images, before and after a step.
 pub(crate) fn state_bytes(graph: &Graph, batch: usize) -> u64 {
     graph.states().iter().map(|state| times(8 * state.slot.len() as u64, batch)).fold(0, u64::saturating_add)
 }
 
-/// For `batches` of `batch` images: no more threads are started.
+/// Returns the bytes of the loader's images and threads for `batches` batches of `batch` images; it starts no more threads than batches.
 pub(crate) fn loader_bytes(config: &Config, batch: usize, batches: usize) -> u64 {
     let workers = config.workers().min(batches);
     let image = 3 * (config.model.height * config.model.image_width) as u64;
-    // One is trained on, one is on its way.
+    // Two more: the batch that is trained on, and the next one.
     sum([times(times(image, batch), BATCHES_OF_A_WORKER * workers + 2), times(WORKER, workers)])
 }
 
+/// Multiplies; stops at the largest number.
 pub(crate) fn times(bytes: u64, count: usize) -> u64 {
     bytes.saturating_mul(count as u64)
 }
 
+/// Adds up; stops at the largest number.
 pub(crate) fn sum<const N: usize>(parts: [u64; N]) -> u64 {
     parts.into_iter().fold(0, u64::saturating_add)
 }

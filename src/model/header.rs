@@ -1,4 +1,4 @@
-//! What a model file says of itself.
+//! The header of a model file: classes and settings as JSON, in the metadata `ptl` of the safetensors file.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,40 +10,40 @@ use crate::config::Config;
 use crate::io::checkpoint;
 use crate::{Error, Result};
 
-/// Weights, under torch's names.
+/// File of a checkpoint that holds the weights, under PyTorch's names.
 pub const MODEL_FILE: &str = "model.safetensors";
 
-/// What a model file says of itself.
+/// The header of a model file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ModelHeader {
     /// Number of training identities, or classes.
     pub classes: usize,
-    /// Names of the classes or identities by label; earlier versions stored no identities.
+    /// Names of the classes or identities by label; empty if an earlier version did not store them.
     #[serde(default)]
     pub class_names: Vec<String>,
-    /// The run's settings.
+    /// Settings of the run.
     pub config: Config,
 }
 
 impl ModelHeader {
-    /// Whether its labels have these names, as far as it says.
+    /// Returns whether the labels have these names; true if the header has no names.
     pub fn names_fit(&self, names: &[String]) -> bool {
         self.class_names.is_empty() || self.class_names == names
     }
 }
 
-/// Whether the file says of itself what it is; files from elsewhere do not.
+/// Returns whether the file has a header; files of other programs have none.
 pub fn has_header(file: &checkpoint::File) -> bool {
     file.metadata.contains_key("ptl")
 }
 
-/// Reads what a model file says of itself.
+/// Reads the header of a model file.
 ///
 /// # Errors
-/// The file was not written by this program.
+/// [`Error::Checkpoint`]: the file has no header, or one that cannot be parsed or used.
 pub fn model_header(path: &Path, file: &checkpoint::File) -> Result<ModelHeader> {
     let header: ModelHeader = read_header(path, &file.metadata)?;
-    header.config.to_table().map_err(|reason| bad(path, format!("its description cannot be used: {reason}")))?;
+    header.config.to_table().map_err(|reason| bad(path, format!("its header cannot be used: {reason}")))?;
     let ModelHeader { classes, class_names: names, .. } = &header;
     if !names.is_empty() && names.len() != *classes {
         return Err(bad(path, format!("its header has {classes} classes and names {}", names.len())));
@@ -56,10 +56,10 @@ pub fn model_header(path: &Path, file: &checkpoint::File) -> Result<ModelHeader>
     Ok(header)
 }
 
-/// Reads what a file that this program wrote says of itself.
+/// Parses the header of a file that this program wrote.
 ///
 /// # Errors
-/// It says nothing, or something else.
+/// [`Error::Checkpoint`]: the file has no header, or one of another form.
 pub(crate) fn read_header<T: for<'de> Deserialize<'de>>(path: &Path, metadata: &HashMap<String, String>) -> Result<T> {
     let Some(text) = metadata.get("ptl") else {
         return Err(bad(
@@ -68,9 +68,10 @@ pub(crate) fn read_header<T: for<'de> Deserialize<'de>>(path: &Path, metadata: &
         ));
     };
     serde_json::from_str(text)
-        .map_err(|e| bad(path, format!("its description cannot be read ({})", shortened(&e.to_string()))))
+        .map_err(|e| bad(path, format!("its header cannot be read ({})", shortened(&e.to_string()))))
 }
 
+/// Returns [`Error::Checkpoint`] for the file `path`.
 pub(crate) fn bad(path: &Path, reason: String) -> Error {
     Error::Checkpoint { path: path.to_path_buf(), reason }
 }

@@ -1,4 +1,4 @@
-//! Which images a run trains on: one that is resumed with others says so.
+//! The fingerprint of a run's training images. A resumed run warns if it has changed.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -10,16 +10,17 @@ use serde::{Deserialize, Serialize};
 use crate::base::text::plural;
 use crate::data::{Sample, middle};
 
-/// The training images of a run, as its record holds them.
+/// The fingerprint of a run's training images, as its record stores it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrainingImages {
+    /// Number of images.
     pub count: usize,
-    /// CRC-32 of the sorted list of their names below the data set's folder, their labels, and size and middle of their files.
+    /// CRC-32 of the sorted list of images: path below the data set's folder, label, size of the file, and bytes from its middle.
     pub crc32: u32,
 }
 
 impl TrainingImages {
-    /// Sums up `samples`, whose names count from the folder `root` on. A file without a size is reported where it is read.
+    /// Computes the fingerprint of `samples`; paths count from the folder `root`. Ignores files that cannot be read: decoding reports them.
     pub fn new(samples: &[Sample], root: &Path) -> TrainingImages {
         let files: HashSet<&Path> = samples.iter().map(|sample| sample.image.file()).collect();
         let files: HashMap<&Path, (u64, u32)> = files.into_par_iter().map(|path| (path, fingerprint(path))).collect();
@@ -33,12 +34,12 @@ impl TrainingImages {
         TrainingImages { count: list.len(), crc32: crc.sum() }
     }
 
-    /// Says, for a warning, how these images differ from `then`, those of the run before it was resumed.
+    /// Returns a warning if these images differ from `then`, those before the run was resumed.
     pub fn change(&self, then: &TrainingImages) -> Option<String> {
         (self != then).then(|| {
             format!(
-                "the training images are not those that the run had: their names, labels or contents differ; it had {} and \
-                 goes on with the {} that are there now",
+                "the training images have changed: their names, labels or contents differ; the run had {} and \
+                 continues with {}",
                 plural(then.count, "image", "images"),
                 self.count
             )
@@ -46,7 +47,7 @@ impl TrainingImages {
     }
 }
 
-/// Size of a file, and CRC-32 of the bytes in its middle; zeros for one that cannot be read, which is reported where it is decoded.
+/// Returns the size of a file and the CRC-32 of bytes from its middle; zeros if it cannot be read, which decoding reports.
 fn fingerprint(path: &Path) -> (u64, u32) {
     let (size, bytes) = middle(path).unwrap_or_default();
     let mut crc = Crc::new();
@@ -62,7 +63,7 @@ mod tests {
     use crate::data::ImageSource;
 
     #[test]
-    fn names_labels_and_sizes_tell_images_apart_and_their_place_and_order_do_not() {
+    fn the_fingerprint_depends_on_names_labels_and_contents_but_not_on_folder_and_order() {
         let folder = tempfile::tempdir().unwrap();
         let of = |root: &str, files: &[(&str, u32, &str)]| {
             let root = folder.path().join(root);
@@ -85,7 +86,7 @@ mod tests {
         ];
         for (number, files) in others.into_iter().enumerate() {
             let change = of(&format!("other {number}"), files).change(&images).unwrap();
-            assert!(change.contains("it had 2 images and goes on with the "), "{change}");
+            assert!(change.contains("the run had 2 images and continues with "), "{change}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Trained models on disk: what a checkpoint's files say, which of a run's checkpoints is meant, and a network with the weights of one.
+//! Trained models on disk: the files of a checkpoint, the best and the newest checkpoint of a run, and a network with its weights.
 
 pub mod checkpoints;
 pub(crate) mod cost;

@@ -1,5 +1,5 @@
-//! What a run has done: one file in each checkpoint. It comes into being with the checkpoint and is replaced in one step when the
-//! checkpoint's weights have been measured, so whatever ends a run, weights and bookkeeping belong together.
+//! The progress of a run, which each checkpoint stores as `record.json`. The file is written with the checkpoint and replaced
+//! atomically after its evaluation. So weights and record belong together, whenever the run ends.
 
 use std::path::Path;
 
@@ -13,21 +13,21 @@ use crate::base::text::plural;
 use crate::config::Config;
 use crate::{Error, Result};
 
-/// Its name in a checkpoint's folder.
+/// Name of the record in the folder of a checkpoint.
 pub const RECORD_FILE: &str = "record.json";
-/// Far above any record.
+/// Largest accepted file, bytes.
 const LARGEST: u64 = 1 << 20;
-/// Counts above it are no counts of a run: sums with them could overflow.
+/// Largest accepted count. No run reaches it, and sums of such counts cannot overflow.
 pub(crate) const MOST: u64 = 1 << 53;
 
-/// Where a run stands: the next batch to be trained.
+/// The position of a run: the next batch to train on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// 0-based.
+    /// Epoch, from 0.
     pub epoch: usize,
     /// Batches of this epoch that are done.
     pub batch: usize,
-    /// Updates of the weights in all.
+    /// Updates of the weights so far.
     pub step: u64,
     /// Batches of a whole epoch.
     pub batches: usize,
@@ -36,34 +36,36 @@ pub struct Position {
 /// The best evaluation of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
+    /// mAP, Rank-1 or top-1 accuracy, in [0, 1].
     pub score: f64,
     /// Epochs that were done.
     pub epoch: usize,
-    /// Later evaluations, none of which was better.
+    /// Number of later evaluations, none of which was better.
     pub evaluations_since: usize,
-    /// Updates that were done: the checkpoint's name. Earlier versions kept a copy called `best`.
+    /// Updates that were done, as in the checkpoint's name; `None` in records of earlier versions, which kept a copy called `best`.
     #[serde(default)]
     pub step: Option<u64>,
 }
 
-/// What is done when a checkpoint has been saved.
+/// The progress of a run at a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
+    /// The next batch to train on.
     pub position: Position,
-    /// The best evaluation so far, where the run looks for one (`train.patience`).
+    /// The best evaluation so far, if `train.patience` is set.
     pub best: Option<Best>,
     /// Updates that were done at the last evaluation.
     pub evaluated: Option<u64>,
-    /// Of the steps of the epoch that is not over.
+    /// Sums over the steps of the current epoch.
     pub sums: Sums,
-    /// Bytes of `metrics.jsonl` that belong to it; not known of checkpoints of earlier versions.
+    /// Bytes of `metrics.jsonl` at this checkpoint; `None` in checkpoints of earlier versions.
     pub metrics: Option<u64>,
-    /// What it trains on; not known of checkpoints of earlier versions.
+    /// Fingerprint of the training images; `None` in checkpoints of earlier versions.
     pub images: Option<TrainingImages>,
 }
 
 impl Record {
-    /// Writes it into a checkpoint's folder, over the one that is there.
+    /// Writes the record into the folder of a checkpoint; replaces the one that is there.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -74,10 +76,10 @@ impl Record {
         })
     }
 
-    /// Reads that of a checkpoint; `None` where there is none.
+    /// Reads the record of a checkpoint; `None` if there is none.
     ///
     /// # Errors
-    /// It cannot be read, or says what no run can have done.
+    /// The file cannot be read, or holds values that no run can have.
     pub fn read(checkpoint: &Path) -> Result<Option<Record>> {
         let path = checkpoint.join(RECORD_FILE);
         if !path.exists() {
@@ -92,35 +94,38 @@ impl Record {
         let name = checkpoint.file_name().and_then(|name| name.to_str());
         match name.and_then(|name| name.strip_prefix("step-")?.parse::<u64>().ok()) {
             Some(of_folder) if of_folder != step => {
-                Err(bad(format!("it is of step {step}, its folder of step {of_folder}")))
+                Err(bad(format!("it is the record of step {step}, in the folder of step {of_folder}")))
             }
             _ => Ok(Some(record)),
         }
     }
 
-    /// Whether nothing remains to be trained with these settings.
+    /// Returns whether nothing remains to be trained with these settings.
     pub fn is_over(&self, config: &Config) -> bool {
         self.at_end(config) || self.out_of_patience(config)
     }
 
-    /// Whether nothing remains to be trained, and the weights are measured.
+    /// Returns whether nothing remains to be trained and the weights have been evaluated.
     pub fn is_finished(&self, config: &Config) -> bool {
         self.is_over(config) && self.evaluated == Some(self.position.step)
     }
 
-    /// Whether all epochs are done, or all steps that were asked for.
+    /// Returns whether all epochs, or all of `train.max_steps`, are done.
     pub fn at_end(&self, config: &Config) -> bool {
         let Position { epoch, step, .. } = self.position;
         epoch >= config.schedule.epochs || config.train.max_steps.is_some_and(|steps| step >= steps as u64)
     }
 
-    /// Whether evaluations have not become better for as long as the patience lasts.
+    /// Returns whether none of the last `train.patience` evaluations was an improvement.
     pub fn out_of_patience(&self, config: &Config) -> bool {
         let patience = config.train.patience;
         patience > 0 && self.best.is_some_and(|best| best.evaluations_since >= patience)
     }
 
-    /// Refuses what no run can have done.
+    /// Refuses values that no run can have.
+    ///
+    /// # Errors
+    /// A sentence about the first such value.
     pub fn check(&self) -> Result<(), String> {
         let Record { position, best, sums, .. } = self;
         let Position { epoch, batch, step, batches } = *position;
@@ -147,35 +152,42 @@ impl Record {
     }
 }
 
-/// What a step reports.
+/// Losses and accuracy of a training step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepReport {
-    /// Weighted sum of the two below.
+    /// Weighted sum of `cross_entropy` and `triplet`.
     pub loss: f64,
-    /// Mean over the network's classifiers.
+    /// Cross-entropy, mean over the network's classifiers.
     pub cross_entropy: f64,
-    /// Mean over the network's embeddings; `None` for a classifier.
+    /// Triplet loss, mean over the network's embeddings; `None` for a classifier.
     pub triplet: Option<f64>,
-    /// Share of the batch whose label has the largest logit, mean over the classifiers.
+    /// Top-1 accuracy on the batch in [0, 1], mean over the classifiers.
     pub accuracy: f64,
-    /// Gradient norm, before clipping; `None` for a batch that only adds its gradient to a sum.
+    /// Gradient norm before clipping; `None` for a batch that only accumulates its gradient.
     pub grad_norm: Option<f64>,
 }
 
 /// Sums over the steps of an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sums {
+    /// Number of batches.
     pub steps: usize,
+    /// Number of images.
     pub images: usize,
+    /// Sum of the losses.
     pub loss: f64,
+    /// Sum of the cross-entropies.
     pub cross_entropy: f64,
+    /// Sum of the triplet losses; `None` for a classifier.
     pub triplet: Option<f64>,
+    /// Sum of the accuracies.
     pub accuracy: f64,
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
 impl Sums {
-    /// Adds a step on so many images.
+    /// Adds a step on `images` images.
     pub fn add(&mut self, report: &StepReport, images: usize) {
         self.steps += 1;
         self.images += images;
@@ -191,7 +203,7 @@ impl Sums {
         sum / self.steps.max(1) as f64
     }
 
-    /// The means, for people.
+    /// Formats the means for messages.
     pub fn line(&self) -> String {
         let (loss, accuracy) = (self.mean(self.loss), 100.0 * self.mean(self.accuracy));
         let parts = self.triplet.map_or_else(String::new, |triplet| {
@@ -200,7 +212,7 @@ impl Sums {
         format!("loss {loss:.4}{parts}, accuracy {accuracy:.1} %")
     }
 
-    /// The means, for `metrics.jsonl`.
+    /// Returns the means as a line of `metrics.jsonl`.
     pub fn json(&self, epoch: usize, step: u64) -> Value {
         let mut line = json!({
             "type": "epoch", "epoch": epoch, "step": step, "loss": self.mean(self.loss),
@@ -219,14 +231,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_run_can_have_done_is_refused() {
+    fn values_that_no_run_can_have_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let checkpoint = folder.path().join("step-7");
         std::fs::create_dir(&checkpoint).unwrap();
         let record = Record { position: Position { step: 7, ..Position::default() }, ..Record::default() };
         type Change = fn(&mut Record);
         let cases: [(Change, &str); 4] = [
-            (|record| record.position.step = 8, "it is of step 8, its folder of step 7"),
+            (|record| record.position.step = 8, "it is the record of step 8, in the folder of step 7"),
             (|record| record.position.batch = 3, "3 batches of an epoch done, and an epoch has 0"),
             (|record| record.sums.accuracy = 1e308, "its accuracies sum up to"),
             (|record| record.position.epoch = usize::MAX, "which no run can have done"),

@@ -1,5 +1,5 @@
-//! A checkpoint: a folder of `model.safetensors` (torch's names, for use elsewhere), `training.safetensors` (what else is made of
-//! tensors) and `record.json` (what is done).
+//! The files of a checkpoint: `model.safetensors` (weights under PyTorch's names, for any program), `training.safetensors` (all other
+//! tensors) and `record.json` (progress).
 
 use std::path::Path;
 
@@ -12,19 +12,22 @@ use crate::engine::graph::{StateDecl, StateId};
 use crate::engine::latent_state::LatentStates;
 use crate::io::checkpoint;
 
-/// Everything but weights that is made of tensors.
+/// File of a checkpoint that holds all tensors but the weights of the model: optimiser and latent states.
 pub const TRAINING_FILE: &str = "training.safetensors";
 
-/// What a training file says beside its tensors.
+/// The header of a training file.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct TrainingHeader {
-    /// Of earlier versions, which kept no [`Record`].
+    /// Only in files of earlier versions, which have no [`Record`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<OldPosition>,
+    /// Number of resets of the latent states.
     pub state_resets: u64,
+    /// Number of updates.
     pub optimizer_steps: u64,
 }
 
+/// Position and best evaluation, as earlier versions stored them.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct OldPosition {
     #[serde(flatten)]
@@ -33,7 +36,7 @@ pub(crate) struct OldPosition {
     best: Option<Best>,
 }
 
-/// Whether all of a checkpoint is in `folder`: its files get their names when they are complete.
+/// Returns whether `folder` holds all files of a checkpoint. A file only has its name when it is complete.
 pub(super) fn is_whole(folder: &Path) -> bool {
     let has = |name| folder.join(name).is_file();
     let old = || {
@@ -43,7 +46,7 @@ pub(super) fn is_whole(folder: &Path) -> bool {
     has(MODEL_FILE) && has(TRAINING_FILE) && (has(RECORD_FILE) || old())
 }
 
-/// What a training file of an earlier version says of the run.
+/// Reads the record from the training file of an earlier version.
 fn old_record(training: &checkpoint::File) -> Result<Option<Record>> {
     let header: TrainingHeader = read_header(training.path(), &training.metadata)?;
     let record = header.position.map(|OldPosition { position, best }| Record { position, best, ..Record::default() });
@@ -53,12 +56,13 @@ fn old_record(training: &checkpoint::File) -> Result<Option<Record>> {
     Ok(record)
 }
 
-/// A checkpoint that has been read, and not yet put into a trainer.
+/// A checkpoint that has been read, but not yet restored into a trainer.
 pub struct Saved {
     pub(crate) model: checkpoint::File,
     pub(crate) training: checkpoint::File,
-    /// What the model says of itself.
+    /// Header of the model file.
     pub header: ModelHeader,
+    /// Progress of the run.
     pub record: Record,
 }
 
@@ -81,10 +85,10 @@ impl Saved {
     }
 }
 
-/// Fills `states` from the training file beside a model; a missing file leaves them empty.
+/// Fills `states` from the training file next to the file `model`; leaves them empty if there is none.
 ///
 /// # Errors
-/// The file is broken.
+/// The file is broken, or its states have other shapes.
 pub fn load_latent_states(model: &Path, decls: &[StateDecl], states: &mut LatentStates) -> Result<()> {
     let path = model.with_file_name(TRAINING_FILE);
     if path.exists() {
@@ -96,7 +100,7 @@ pub fn load_latent_states(model: &Path, decls: &[StateDecl], states: &mut Latent
 /// Fills `states` from a training file.
 ///
 /// # Errors
-/// The file is broken, or of a model with other slots.
+/// The file is broken, or its states have other shapes.
 pub(crate) fn restore_latent_states(
     file: &checkpoint::File,
     decls: Vec<StateDecl>,

@@ -1,4 +1,4 @@
-//! A model that was trained before: from a checkpoint, with the settings that it carries.
+//! A trained model: a network with its weights and settings, from a checkpoint or a file of another program.
 
 use std::path::{Path, PathBuf};
 
@@ -21,37 +21,42 @@ use crate::{Error, Result};
 
 /// A network with its weights, the latent states of its training, and its settings.
 pub struct TrainedModel {
+    /// Settings: those of the file, changed by flags.
     pub config: Config,
+    /// The network.
     pub network: Box<dyn Network>,
+    /// Parameters and running statistics.
     pub store: Store,
+    /// Latent states at the end of its training.
     pub states: LatentStates,
+    /// The device that computes.
     pub device: Device,
-    /// The data set of its training, where the file names it.
+    /// The data set of its training; `None` if the file does not name it.
     pub trained_on: Option<String>,
-    /// Its folder or file.
+    /// Folder or file of that data set.
     pub trained_root: Option<PathBuf>,
     /// Number of training identities, or classes.
     pub classes: usize,
-    /// Names of the classes or identities; empty where the file names none.
+    /// Names of the classes or identities; empty if the file has none.
     pub class_names: Vec<String>,
-    /// Which dictionary of weights in the file it is, for messages; empty where there was no choice.
+    /// The dictionary of weights that was taken from the file, for messages; empty if there was no choice.
     choice: String,
 }
 
 impl TrainedModel {
-    /// Loads what [`model_file`] finds at `path`; `flags` win over the settings that stand in the file. For a file from
-    /// elsewhere, which has no settings, they name the network, and the number of identities or classes is read off its classifier.
+    /// Loads the weights that [`model_file`] finds at `path`; `flags` override the settings in the file. A file of another program has
+    /// no settings: `flags` describe the network, and its classifier gives the number of identities or classes.
     ///
     /// # Errors
-    /// There is no checkpoint, it is broken or of another network than the flags say, nothing names its network, or a flag has
-    /// no effect on it.
+    /// There is no checkpoint; it is broken or contradicts the flags; nothing names its network; a flag has no effect on it;
+    /// [`Error::OutOfMemory`].
     pub fn open(path: &Path, flags: &Overrides) -> Result<TrainedModel> {
         let path = model_file(path)?;
         let file = checkpoint::File::open_dictionary(&path, flags.text("train.weights_dict"))?;
         let (about, place) = if has_header(&file) { (described(&file, flags)?, None) } else { foreign(&file, flags)? };
         let About { config, classes, class_names, trained_on, trained_root } = about;
         flags.refuse_without_effect(&measured(&config, flags), true)?;
-        // What a file says of its network is believed as far as its tensors go: nothing is made before they are held against it.
+        // A header may ask for a huge network: it is compared with the tensors before anything is allocated.
         let mut store = Store::of_shapes();
         let network = config.network(classes).and_then(|network| network.build(&mut store, config.seed));
         let network = if place.is_none() { network.map_err(|error| of_header(&path, error))? } else { network? };
@@ -66,12 +71,12 @@ impl TrainedModel {
         let images = graph.input(Shape::new(config.eval.batch, config.model.height, config.model.image_width, 3));
         network.forward(&mut graph, &store, images)?;
         let mut states = LatentStates::new(config.ptl.state_init, config.seed);
-        // Beside a file from elsewhere nothing is its own.
+        // A training file next to a file of another program does not belong to it.
         let loaded = match trained_on {
             Some(_) => load_latent_states(&path, graph.states(), &mut states),
             None => Ok(()),
         };
-        // Of another image size, for one: only an evaluation that starts from them needs them.
+        // They may be of another image size, for example: only an evaluation that starts from them needs them.
         if loaded.is_err() && config.ptl.eval_state != EvalState::Mean {
             states = LatentStates::new(config.ptl.state_init, config.seed);
         } else {
@@ -92,7 +97,7 @@ impl TrainedModel {
         })
     }
 
-    /// The network, to be measured.
+    /// Returns the model, ready for an evaluation with its settings.
     pub fn model<'a>(&'a mut self, reporter: &'a Reporter) -> Model<'a> {
         let TrainedModel { config, network, store, states, device, .. } = self;
         Model {
@@ -106,20 +111,20 @@ impl TrainedModel {
         }
     }
 
-    /// Says which dictionary of weights was taken, where the file has them in one.
+    /// Reports which dictionary of weights was taken, if the file has several.
     pub fn say_choice(&self, reporter: &Reporter) {
         if !self.choice.is_empty() {
             reporter.message(&format!("weights:{}", self.choice));
         }
     }
 
-    /// Whose results these are: `trained on A, `, or nothing.
+    /// Returns `trained on A, ` for messages, or an empty text if the data set is not known.
     pub fn origin(&self) -> String {
         self.trained_on.as_ref().map_or_else(String::new, |trained_on| format!("trained on {trained_on}, "))
     }
 }
 
-/// The settings as an evaluation takes them: the kinds of the training's data do not bind a folder that a flag names.
+/// Returns the settings of an evaluation. If a flag names a folder, the `data.kind` of the training does not apply to it.
 fn measured(config: &Config, flags: &Overrides) -> Config {
     let mut config = config.clone();
     if flags.has("data.root") {
@@ -131,25 +136,25 @@ fn measured(config: &Config, flags: &Overrides) -> Config {
     config
 }
 
-/// What a file of weights is.
+/// Settings and classes of a file of weights.
 struct About {
     config: Config,
     classes: usize,
     class_names: Vec<String>,
-    /// `None` for a file from elsewhere.
+    /// `None` for a file of another program.
     trained_on: Option<String>,
     trained_root: Option<PathBuf>,
 }
 
-/// Of a file that says so itself.
+/// Reads settings and classes from the header of a file.
 fn described(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
     let header = model_header(file.path(), file)?;
-    // What computed the training is no property of the model.
+    // The model does not depend on the device that trained it.
     let Config { device, precision, gpu, .. } = Config::default();
     let stored = Config { device, precision, gpu, ..header.config.clone() };
     stored.validate().map_err(|error| of_header(file.path(), error))?;
     let config = Config::load(&stored, None, flags)?;
-    // A flag that changes no shape, such as a stride, would silently make another network of the same weights.
+    // A flag that changes no shape, such as a stride, would silently build another network from the same weights.
     let named = |setting: &Setting| setting.is_of_network && flags.has(setting.path);
     if let Some(setting) = config.first_difference(&header.config, named) {
         return Err(Error::Setting {
@@ -166,7 +171,7 @@ fn described(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
     Ok(About { config, classes, class_names, trained_on: Some(trained_on), trained_root })
 }
 
-/// Names the file whose header says what cannot work.
+/// Turns an error about a setting into one about the file whose header has it.
 fn of_header(path: &Path, error: Error) -> Error {
     match error {
         Error::Setting { .. } => Error::Checkpoint { path: path.into(), reason: format!("its header says {error}") },
@@ -174,11 +179,11 @@ fn of_header(path: &Path, error: Error) -> Error {
     }
 }
 
-/// Of a file from elsewhere, and where its network lies in it.
+/// Returns settings and classes for a file of another program, and the place of the network in it.
 fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(About, Option<Place>)> {
     let bad = |reason: String| Error::Checkpoint { path: file.path().to_path_buf(), reason };
     if !flags.has("model.arch") {
-        let reason = "it was not written by ptl-train and says nothing of its network: name that with `model.arch` (and `model.width`, \
+        let reason = "it was not written by ptl-train and does not name its network: name it with `model.arch` (and `model.width`, \
                       `model.embedding` ... where they are not the defaults)";
         return Err(bad(reason.into()));
     }
@@ -210,7 +215,7 @@ fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(About, Option<
             } else {
                 let first = file.all_names().next().unwrap_or("nothing").shown().to_string();
                 format!(
-                    "its names are not those of {} (it has {first}): name the network that it is with `model.arch`",
+                    "its names are not those of {} (it has {first}): name its network with `model.arch`",
                     config.model.arch
                 )
             };
@@ -224,19 +229,19 @@ fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(About, Option<
     }
 }
 
-/// The file of weights that `path` means: a file itself, a checkpoint's, or that of a run's best checkpoint, where it looked for
-/// one, or its newest.
+/// Returns the file of weights for `path`: the file itself, the model of a checkpoint, or the model of a run's best checkpoint (of
+/// its newest if the run looked for no best one).
 ///
 /// # Errors
-/// There is none.
+/// There is no such file.
 pub fn model_file(path: &Path) -> Result<PathBuf> {
-    // What is no regular file is refused, by what it is, when it is opened.
+    // Opening the file refuses anything but a regular file.
     let reason = if path.exists() && !path.is_dir() {
         return Ok(path.into());
     } else if path.join(MODEL_FILE).is_file() {
         return Ok(path.join(MODEL_FILE));
     } else if !path.exists() {
-        "there is nothing of that name".into()
+        "it does not exist".into()
     } else if let Ok(run) = RunDir::view(path) {
         match checkpoints::newest_or_best(&run.checkpoints())? {
             Some(checkpoint) => return Ok(checkpoint.join(MODEL_FILE)),
@@ -254,7 +259,7 @@ mod tests {
     use crate::nn::TaskKind;
 
     #[test]
-    fn a_named_folder_is_not_of_the_kind_that_the_training_had() {
+    fn the_kind_of_the_training_does_not_apply_to_another_folder() {
         let mut config = Config::recipe(TaskKind::Classify, "cifar-resnet20");
         config.data.kind = DatasetKind::Cifar10;
         let mut flags = Overrides::default();

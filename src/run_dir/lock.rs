@@ -1,4 +1,4 @@
-//! One writer for each run folder.
+//! A lock that lets one process at a time write a run folder.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
@@ -7,21 +7,20 @@ use std::sync::Arc;
 use crate::base::error::IoContext;
 use crate::{Error, Result};
 
-/// The file that is locked. It stays in the folder of a run that has begun: to remove it would let two processes lock two files of this
-/// name.
+/// The locked file. It stays in the folder of a run: if it were removed, two processes could lock two files of this name.
 pub(super) const LOCK_FILE: &str = ".lock";
 
-/// Held as long as one of its clones lives. The system gives it back when the process ends, however that ends.
+/// A lock that is held until its last clone is dropped. The system releases it when the process ends.
 #[derive(Clone, Debug)]
 pub(super) struct Lock {
     _file: Arc<File>,
 }
 
 impl Lock {
-    /// Takes the lock of the folder `root`. A file system that has no locks gives one that keeps nobody out.
+    /// Locks the folder `root`. On a file system without locks, it does nothing.
     ///
     /// # Errors
-    /// [`Error::RunBusy`] if another process has it, or another [`RunDir`](super::RunDir) of this one; [`Error::Io`].
+    /// [`Error::RunBusy`] if another process, or another [`RunDir`](super::RunDir) of this one, holds the lock; [`Error::Io`].
     pub fn take(root: &Path) -> Result<Lock> {
         let path = root.join(LOCK_FILE);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).at("write", &path)?;

@@ -1,4 +1,4 @@
-//! The measurements of a run: one JSON object a line.
+//! The metrics of a run: one JSON object per line.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -12,7 +12,7 @@ use crate::base::atomic::{atomic_write, sync_folder};
 use crate::base::error::IoContext;
 use crate::base::input;
 
-/// Largest metrics.jsonl, bytes.
+/// Largest accepted metrics.jsonl, bytes.
 pub(crate) const LARGEST: u64 = 4 << 30;
 
 /// An open metrics.jsonl.
@@ -23,9 +23,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file `path`, to be continued after its first `length` bytes: a run that resumes from a checkpoint repeats what came
-    /// after it. Where the length is not known, or the file is not what it was, lines for which `keep` is false are dropped, and
-    /// so is one that was cut off.
+    /// Opens the file `path` and keeps its first `length` bytes: a run that resumes from a checkpoint repeats what followed. If the
+    /// length is `None` or does not fit the file, keeps the complete lines for which `keep` is true.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).
@@ -60,13 +59,13 @@ impl Metrics {
     /// Appends `record` as one line, with one write.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io): the disk is full, for one.
+    /// [`Error::Io`](crate::Error::Io), such as a full disk.
     pub fn write(&mut self, record: &impl Serialize) -> Result<()> {
         let line = serde_json::to_string(record).map_err(std::io::Error::from).at("write", &self.path)?;
         self.file.write_all(format!("{line}\n").as_bytes()).at("write", &self.path)
     }
 
-    /// Makes sure that what was written is on the disk, and returns how many bytes the file has.
+    /// Makes sure that all lines are on the disk, and returns the length of the file in bytes.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metrics_continue_behind_the_checkpoint() {
+    fn metrics_continue_after_the_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         let text = || fs::read_to_string(&path).unwrap();
@@ -101,7 +100,7 @@ mod tests {
             Metrics::resume(path.clone(), Some(lengths[3]), |_| unreachable!("the length says it")).unwrap();
         assert_eq!(text(), "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
         metrics.file.write_all(b"{\"step\": 4, \"lo").unwrap();
-        // A file of another length, or an unknown one, is sifted line by line.
+        // With another or an unknown length, the file is filtered line by line.
         for length in [Some(1000), Some(lengths[2] - 1), None] {
             let mut metrics =
                 Metrics::resume(path.clone(), length, |record| record["step"].as_u64() <= Some(2)).unwrap();

@@ -1,5 +1,5 @@
-//! The folder of a run: settings, log, metrics, checkpoints, summary. An existing run is never overwritten, and every file
-//! that replaces another one does so in one step. One process at a time writes a run.
+//! The folder of a run: settings, log, metrics, checkpoints, summary. An existing run is never overwritten, files are replaced
+//! atomically, and only one process at a time writes a run.
 
 mod lock;
 mod metrics;
@@ -22,32 +22,32 @@ use lock::{LOCK_FILE, Lock};
 pub(crate) use metrics::LARGEST;
 pub use metrics::Metrics;
 
-/// Where runs go that are given no folder.
+/// The folder of runs for which no folder is named.
 pub const RUNS: &str = "runs";
 
 const CONFIG_FILE: &str = "config.toml";
 const LOG_FILE: &str = "log.txt";
 const METRICS_FILE: &str = "metrics.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
-/// What is in the folder of a run that ended before its first checkpoint.
+/// What the folder of a run may hold before its first checkpoint.
 const OF_A_BEGINNING: [&str; 6] = [LOCK_FILE, LOG_FILE, CONFIG_FILE, ".config.toml.tmp", METRICS_FILE, CHECKPOINTS];
 
 /// The folder of one run.
 #[derive(Clone, Debug)]
 pub struct RunDir {
     root: PathBuf,
-    /// Where it is more than looked at.
+    /// `None` if the run is only read.
     _lock: Option<Lock>,
-    /// The folders that were made for it, the innermost first: itself, and those above it.
+    /// Folders that were created for the run, the innermost first: its own, and those above it.
     made: Vec<PathBuf>,
 }
 
 impl RunDir {
-    /// Makes the folder `path`, and those above it. One that holds only what a run leaves that ended before its first
-    /// checkpoint is used again, and its log is continued.
+    /// Creates the folder `path`, and those above it. Reuses a folder with only the remains of a run that ended before its first
+    /// checkpoint, and continues its log.
     ///
     /// # Errors
-    /// [`Error::RunExists`] if there is a run, [`Error::FolderNotEmpty`] if there is something else; [`Error::RunBusy`] while
+    /// [`Error::RunExists`] if the folder holds a run, [`Error::FolderNotEmpty`] if it holds anything else; [`Error::RunBusy`] while
     /// another process writes it; [`Error::Io`].
     pub fn create(path: &Path) -> Result<RunDir> {
         let made = missing(path);
@@ -69,7 +69,7 @@ impl RunDir {
         run.with_checkpoints()
     }
 
-    /// Makes `parent/DATE_TIME-name`, with a number behind it where that is taken.
+    /// Creates the folder `parent/DATE_TIME-name`, with a number at the end if that exists.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -95,23 +95,23 @@ impl RunDir {
         }
     }
 
-    /// An existing run, to be continued. Nobody else can continue it as long as what is returned, or a clone of it, lives.
+    /// Opens an existing run to continue it. Nobody else can continue it until the result and all its clones are dropped.
     ///
     /// # Errors
-    /// [`Error::NotARun`] where there is no folder with a config.toml; [`Error::RunBusy`] while another process writes it.
+    /// [`Error::NotARun`] if there is no folder with a config.toml; [`Error::RunBusy`] while another process writes it; [`Error::Io`].
     pub fn open(path: &Path) -> Result<RunDir> {
         let run = RunDir::view(path)?;
         RunDir { _lock: Some(Lock::take(path)?), ..run }.with_checkpoints()
     }
 
-    /// An existing run, only to be read: nothing is made in it, and another process may be writing it.
+    /// Opens an existing run to read it. Creates nothing in it; another process may be writing it.
     ///
     /// # Errors
-    /// [`Error::NotARun`] where there is no folder with a config.toml.
+    /// [`Error::NotARun`] if there is no folder with a config.toml; [`Error::Io`].
     pub fn view(path: &Path) -> Result<RunDir> {
         let run = RunDir { root: path.into(), _lock: None, made: Vec::new() };
         let reason = if !path.exists() {
-            "there is nothing of that name"
+            "it does not exist"
         } else if !path.is_dir() {
             "it is a file"
         } else if run.config_path().is_file() {
@@ -119,7 +119,7 @@ impl RunDir {
         } else if names(path)?.is_empty() {
             "it is empty: start a run there, with this folder as `out`"
         } else if may_be_used(path)? {
-            "it ended before it began: start it again, with this folder as `out`"
+            "it ended before its first checkpoint: start it again, with this folder as `out`"
         } else {
             "it has no config.toml: name the folder that a run was started in with `out`"
         };
@@ -132,8 +132,8 @@ impl RunDir {
         Ok(self)
     }
 
-    /// Removes a run that ended before it had settings, because its weights did not fit, for one, with the folders that were made for
-    /// it. What cannot be removed stays.
+    /// Removes a run that ended before its settings were written, for example because its weights did not fit, and the folders that were
+    /// created for it. Leaves what cannot be removed.
     pub fn discard_unstarted(&self) {
         if !self.config_path().exists() {
             let _ = fs::remove_file(self.log_path());
@@ -143,7 +143,7 @@ impl RunDir {
         }
     }
 
-    /// Removes the results of an earlier end of the run: it goes on, and they would be taken for its own.
+    /// Removes the results of an earlier end of a continued run: they would be mistaken for its own.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -154,44 +154,44 @@ impl RunDir {
         Ok(())
     }
 
-    /// The folder itself.
+    /// Returns the path of the folder.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// A file in it.
+    /// Returns the path of a file in the folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
-    /// The folder of the checkpoints; it exists.
+    /// Returns the path of the folder of checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.file(CHECKPOINTS)
     }
 
-    /// The effective settings.
+    /// Returns the path of the effective settings.
     pub fn config_path(&self) -> PathBuf {
         self.file(CONFIG_FILE)
     }
 
-    /// What the reporter said, with times.
+    /// Returns the path of the log: messages with times.
     pub fn log_path(&self) -> PathBuf {
         self.file(LOG_FILE)
     }
 
-    /// One JSON object a line.
+    /// Returns the path of the metrics: one JSON object per line.
     pub fn metrics_path(&self) -> PathBuf {
         self.file(METRICS_FILE)
     }
 
-    /// What became of each image that was measured, written at the run's end:
+    /// Returns the path of the results for each image, which are written at the end of the run:
     /// [by class](crate::eval::classification::ClassificationReport::write_items_csv), or
     /// [by query](crate::eval::ranking::write_queries_csv).
     pub fn items_path(&self) -> PathBuf {
         self.file(ITEMS_FILE)
     }
 
-    /// The results.
+    /// Returns the path of the summary of the results.
     pub fn summary_path(&self) -> PathBuf {
         self.file("summary.json")
     }
@@ -204,7 +204,7 @@ impl RunDir {
         atomic_write(&self.config_path(), |file| file.write_all(config.to_toml().as_bytes()))
     }
 
-    /// The settings the run was started with, with `flags` over them.
+    /// Returns the settings of the run, overridden by `flags`.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -212,7 +212,7 @@ impl RunDir {
         Config::load_stored(&self.config_path(), flags)
     }
 
-    /// Writes the results.
+    /// Writes the summary of the results.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -223,7 +223,7 @@ impl RunDir {
         })
     }
 
-    /// The metrics, to be continued after their first `length` bytes: see [`Metrics::resume`].
+    /// Opens the metrics to continue them after their first `length` bytes: see [`Metrics::resume`].
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -232,7 +232,7 @@ impl RunDir {
     }
 }
 
-/// `path` and the folders above it that are not there, the innermost first.
+/// Returns `path` and the folders above it that do not exist, the innermost first.
 fn missing(path: &Path) -> Vec<PathBuf> {
     let folders = path.ancestors().filter(|folder| !folder.as_os_str().is_empty());
     folders.take_while(|folder| !folder.exists()).map(Path::to_path_buf).collect()
@@ -245,7 +245,7 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a folder in which something lies that a new run must not touch.
+/// Refuses a folder with content that a new run must not touch.
 fn refuse_content(root: &Path) -> Result<()> {
     if may_be_used(root)? {
         Ok(())
@@ -256,8 +256,8 @@ fn refuse_content(root: &Path) -> Result<()> {
     }
 }
 
-/// Whether the folder holds at most what a run leaves that ended before it had a checkpoint to resume from: its first one is
-/// complete before its settings are written.
+/// Returns whether the folder holds at most the remains of a run that ended before its first checkpoint. That checkpoint is complete
+/// before the settings are written.
 fn may_be_used(root: &Path) -> Result<bool> {
     let begun = root.join(CONFIG_FILE).exists();
     let (all, checkpoints) = (names(root)?, root.join(CHECKPOINTS));
@@ -293,7 +293,7 @@ mod tests {
         let before = fs::read(&file).unwrap();
         assert!(matches!(RunDir::create(&file), Err(Error::Io { .. })));
         assert_eq!(fs::read(&file).unwrap(), before);
-        // An empty folder is as good as none.
+        // An empty folder may be used.
         RunDir::create(&folder.path().join("a/c")).unwrap();
         fs::create_dir(folder.path().join("empty")).unwrap();
         RunDir::create(&folder.path().join("empty")).unwrap();
@@ -301,9 +301,9 @@ mod tests {
         assert!(matches!(error, Error::FolderNotEmpty { .. }), "{error}");
     }
 
-    /// Before its first checkpoint and its settings are there, a run is begun again; from then on it is resumed.
+    /// A run without its first checkpoint and settings is started again; a run with them is resumed.
     #[test]
-    fn what_never_began_is_begun_again() {
+    fn a_run_that_never_started_is_started_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run");
         let run = RunDir::create(&path).unwrap();
@@ -315,14 +315,14 @@ mod tests {
         let run = RunDir::create(&path).unwrap();
         assert_eq!(fs::read_to_string(run.log_path()).unwrap(), "said\n");
         assert_eq!(fs::read_dir(run.checkpoints()).unwrap().count(), 0);
-        // Weights without settings are somebody's all the same.
+        // Weights without settings are not overwritten.
         fs::create_dir(run.checkpoints().join("step-7")).unwrap();
         drop(run);
         assert!(matches!(RunDir::create(&path), Err(Error::FolderNotEmpty { .. })));
     }
 
     #[test]
-    fn one_at_a_time_writes_a_run() {
+    fn one_process_at_a_time_writes_a_run() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run");
         let run = RunDir::create(&path).unwrap();
@@ -367,7 +367,7 @@ mod tests {
         let other = full.path().to_path_buf();
         fs::write(other.join("notes.txt"), "").unwrap();
         for (path, reason) in [
-            (folder.path().join("x"), "there is nothing of that name"),
+            (folder.path().join("x"), "it does not exist"),
             (folder.path().into(), "it is empty: start a run there, with this folder as `out`"),
             (other, "it has no config.toml: name the folder that a run was started in with `out`"),
         ] {

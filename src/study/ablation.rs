@@ -1,5 +1,5 @@
-//! What latent states bring: the same network trained with each policy (`carry`, `carry-epochs`, `reset`) from the same weights,
-//! data order and seeds, and each of them evaluated from each state (`zeros`, `mean`, `normal`).
+//! The effect of latent states: the same network is trained with each policy (`carry`, `carry-epochs`, `reset`) from the same weights,
+//! data order and seeds, and each result is evaluated from each state (`zeros`, `mean`, `normal`).
 
 use std::path::PathBuf;
 
@@ -17,32 +17,34 @@ use crate::model::TrainedModel;
 use crate::train::Start;
 use crate::{Error, Result};
 
-/// Training policies, by the names of their folders.
+/// Training policies, each with the name of its folder.
 const POLICIES: [(&str, StatePolicy); 3] =
     [("carry", StatePolicy::Carry), ("carry-epochs", StatePolicy::CarryEpochs), ("reset", StatePolicy::Reset)];
-/// States that an evaluation starts from.
+/// States from which an evaluation starts.
 const EVAL_STATES: [(&str, EvalState); 3] =
     [("zeros", EvalState::Zeros), ("mean", EvalState::Mean), ("normal", EvalState::Normal)];
 
 /// An ablation to run.
 pub struct Ablation<'a> {
-    /// Settings of every arm; policy and evaluation state are its own.
+    /// Settings of every arm, except the policy and the evaluation state.
     pub config: Config,
+    /// The data set to train on.
     pub dataset: &'a Dataset,
-    /// Evaluated instead of `dataset`, if given.
+    /// The data set to evaluate on, if it is not `dataset`.
     pub target: Option<&'a Dataset>,
-    /// Weights that every arm starts from, instead of random ones.
+    /// Initial weights of every arm; random ones if `None`.
     pub init: Option<PathBuf>,
+    /// What all arms share.
     pub study: Study<'a>,
 }
 
 /// Scores by training policy, evaluation state and seed.
 pub type Results = [[Vec<Scores>; 3]; 3];
 
-/// Refuses settings that have nothing to ablate.
+/// Refuses a network without latent states, and a repeated seed.
 ///
 /// # Errors
-/// [`Error::Setting`]: a network without cells, or a seed named twice.
+/// [`Error::Setting`].
 pub fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
     super::check(config, seeds)?;
     if !config.model.arch.ends_with("-ptl") {
@@ -67,13 +69,13 @@ pub fn run(ablation: &Ablation<'_>) -> Result<Option<Results>> {
             let Some(scores) = one_arm(ablation, seed, name, policy)? else { return Ok(None) };
             results.iter_mut().zip(scores).for_each(|(results, scores)| results.push(scores));
         }
-        // After each seed, so that a long study leaves what it has.
+        // Written after each seed, so that an interrupted study has results.
         write_summary(ablation, &results)?;
     }
     Ok(Some(results))
 }
 
-/// Trains with one policy and evaluates from every state; `None` if stopped.
+/// Trains with one policy and evaluates from every state; returns `None` if stopped.
 fn one_arm(ablation: &Ablation<'_>, seed: u64, name: &str, policy: StatePolicy) -> Result<Option<[Scores; 3]>> {
     let Ablation { dataset, target, study, .. } = ablation;
     let mut config = Config { seed, ..ablation.config.clone() };
@@ -98,7 +100,7 @@ fn one_arm(ablation: &Ablation<'_>, seed: u64, name: &str, policy: StatePolicy) 
     Ok(Some(scores))
 }
 
-/// A row for each policy and evaluation state.
+/// Returns a row for each policy and evaluation state.
 pub fn table(results: &Results) -> Table {
     let rows = POLICIES.iter().zip(results).flat_map(|((policy, _), by_state)| {
         let row = move |((state, _), scores): (&(&str, _), &Vec<Scores>)| {

@@ -1,5 +1,5 @@
-//! The comparison that the method is about: pre-train on a source domain, then fine-tune on a target domain once plainly and
-//! once with PTL, from the same weights and seeds, and measure both and the start.
+//! Compares plain fine-tuning with PTL: pre-trains on a source domain, fine-tunes on a target domain once plainly and once with PTL,
+//! from the same weights and seeds, and measures both networks and the pre-trained one.
 
 use serde_json::{Map, Value, json};
 
@@ -16,22 +16,25 @@ pub const ARMS: [(&str, &str); 3] = [("zero_shot", "zero-shot"), ("plain", "plai
 
 /// A comparison to run.
 pub struct Comparison<'a> {
-    /// Settings of the fine-tuning; `model.arch` without `-ptl`, which the PTL arm adds.
+    /// Settings of the fine-tuning. `model.arch` has no `-ptl`: the PTL arm adds it.
     pub config: Config,
     /// Settings of the pre-training.
     pub pretraining: Config,
+    /// The data set to pre-train on.
     pub source: &'a Dataset,
+    /// The data set to fine-tune and measure on.
     pub target: &'a Dataset,
+    /// What all arms share.
     pub study: Study<'a>,
 }
 
 /// Scores of the arms for each seed.
 pub type Results = Vec<[Scores; 3]>;
 
-/// Refuses settings that cannot be compared.
+/// Refuses a network that already has cells, and a repeated seed.
 ///
 /// # Errors
-/// [`Error::Setting`]: a network that has cells already, or a seed named twice.
+/// [`Error::Setting`].
 pub fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
     super::check(config, seeds)?;
     if config.model.arch.ends_with("-ptl") {
@@ -44,7 +47,7 @@ pub fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses data sets that the arms cannot train on, or the target cannot measure.
+/// Refuses data sets that the arms cannot train on, and a target that cannot be measured.
 ///
 /// # Errors
 /// As [`Dataset::check_for_training`] and [`Dataset::check_for_evaluation`].
@@ -67,16 +70,16 @@ pub fn run(comparison: &Comparison<'_>) -> Result<Option<Results>> {
             Some(scores) => results.push(scores),
             None => return Ok(None),
         }
-        // After each seed, so that a long comparison leaves what it has.
+        // Written after each seed, so that an interrupted comparison has results.
         write_summary(comparison, &results)?;
     }
     Ok(Some(results))
 }
 
-/// Pre-training and both arms; `None` if stopped.
+/// Pre-trains and runs both arms; returns `None` if stopped.
 fn one_seed(comparison: &Comparison<'_>, seed: u64) -> Result<Option<[Scores; 3]>> {
     let Comparison { source, target, study, .. } = comparison;
-    // An arm's settings name its data, so that each is a run that can be resumed by itself.
+    // The settings of an arm name its data, so that each arm can be resumed by itself.
     let mut plain = Config { seed, ..comparison.config.clone() };
     (plain.data.root, plain.data.target) = (target.root.clone(), None);
     plain.data.kind = std::mem::take(&mut plain.data.target_kind);
@@ -102,7 +105,7 @@ fn one_seed(comparison: &Comparison<'_>, seed: u64) -> Result<Option<[Scores; 3]
     Ok(Some(scores.try_into().expect("three arms")))
 }
 
-/// The table of the arms: one seed plainly, several as mean ± sample standard deviation.
+/// Returns the table of the arms: the scores of one seed, or mean ± sample standard deviation of several.
 pub fn table(results: &Results) -> Table {
     let of_arm = |arm: usize| results.iter().map(|scores| scores[arm]).collect();
     super::table(ARMS.iter().enumerate().map(|(arm, (_, title))| (title.to_string(), of_arm(arm))))

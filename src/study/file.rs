@@ -1,4 +1,4 @@
-//! What a study is, written into its folder before its first arm: with it, a study that was interrupted goes on.
+//! The file `study.toml`, written into the folder of a study before its first arm. From it, an interrupted study continues.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,15 +13,18 @@ use crate::{Error, Result};
 
 /// The file's name in the study's folder.
 const FILE: &str = "study.toml";
-/// Settings take a few KiB.
+/// Largest accepted file, bytes; settings take a few KiB.
 const MOST_BYTES: u64 = 1 << 20;
 
 /// The command that makes a study.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StudyKind {
+    /// `ptl-train compare`.
     Compare,
+    /// `ptl-train demo`.
     Demo,
+    /// `ptl-train ablate`.
     Ablate,
 }
 
@@ -35,17 +38,18 @@ impl fmt::Display for StudyKind {
     }
 }
 
-/// Everything that decides about a study's results, but for the data themselves.
+/// Everything that determines the results of a study, except the data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StudyFile {
+    /// The command that made the study.
     pub kind: StudyKind,
-    /// Every arm is trained once for each.
+    /// Every arm is trained once with each seed.
     pub seeds: Vec<u64>,
-    /// A demo of a few steps.
+    /// Whether a demo has only a few steps.
     #[serde(default)]
     pub quick: bool,
-    /// An ablation's weights, from which every arm starts.
+    /// Initial weights of every arm of an ablation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
     /// Settings that the arms share.
@@ -66,18 +70,18 @@ impl StudyFile {
         run.write_config(&self.config)
     }
 
-    /// The study in `folder`, to go on with. `flags` may change what cannot change its results.
+    /// Opens the study in `folder` to continue it. `flags` may only change settings that cannot change its results.
     ///
     /// # Errors
-    /// [`Error::NotARun`]: no study, or one of another kind; [`Error::Setting`]: a flag that says something else than the study.
+    /// [`Error::NotARun`]: there is no study, or one of another kind; [`Error::Setting`]: a flag contradicts the study.
     pub fn resume(folder: &Path, kind: StudyKind, flags: &Overrides) -> Result<(RunDir, StudyFile)> {
         let no = |reason: String| Error::NotARun { path: folder.into(), reason };
         if !folder.exists() {
-            return Err(no("there is nothing of that name".into()));
+            return Err(no("it does not exist".into()));
         }
         if !Self::is_in(folder) {
             return Err(no(format!(
-                "it has no {FILE}, so it is no study that could go on: a single run is continued by train `resume`"
+                "it has no {FILE}, so it is not a study: continue a single run with train `resume`"
             )));
         }
         let bytes = input::read(&folder.join(FILE), MOST_BYTES)?;
@@ -89,7 +93,7 @@ impl StudyFile {
         }
         study.check().map_err(|reason| no(format!("its {FILE} {reason}")))?;
         study.take(flags)?;
-        // A study that died at its very start has none.
+        // A study that was killed at its very start has no such file.
         let config = folder.join("config.toml");
         if !config.exists() {
             atomic_write(&config, |file| file.write_all(study.config.to_toml().as_bytes()))?;
@@ -99,7 +103,7 @@ impl StudyFile {
         Ok((run, study))
     }
 
-    /// Refuses what no study of its kind can be.
+    /// Refuses settings that no study of its kind can have.
     fn check(&self) -> Result<(), String> {
         let mut seeds = self.seeds.clone();
         seeds.sort_unstable();
@@ -113,7 +117,7 @@ impl StudyFile {
         let pretrains = self.kind != StudyKind::Ablate;
         if pretrains != self.pretraining.is_some() {
             let has = if pretrains { "no" } else { "a" };
-            return Err(format!("has {has} part [pretraining], which a study of {} cannot be", self.kind));
+            return Err(format!("has {has} section [pretraining], which is impossible for a study of {}", self.kind));
         }
         if self.kind == StudyKind::Compare && self.config.data.target.is_none() {
             return Err("names no data.target, on which a comparison is measured".into());
@@ -121,12 +125,12 @@ impl StudyFile {
         Ok(())
     }
 
-    /// Whether the folder is that of a study.
+    /// Returns whether `folder` is that of a study.
     pub fn is_in(folder: &Path) -> bool {
         folder.join(FILE).is_file()
     }
 
-    /// Takes flags that cannot change results, and refuses others that say something else than the study.
+    /// Takes flags that cannot change results, and refuses others that contradict the study.
     fn take(&mut self, flags: &Overrides) -> Result<()> {
         let given = Config::load(&self.config, None, flags)?;
         let mut harmless = Overrides::default();
@@ -178,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_study_comes_back_as_it_was_and_takes_no_other_settings() {
+    fn a_study_is_restored_and_refuses_other_settings() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("study");
         let run = RunDir::create(&root).unwrap();
@@ -195,13 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_study_of_that_kind_is_said() {
+    fn a_folder_without_a_study_of_that_kind_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunDir::create(&folder.path().join("run")).unwrap();
         let resume = |folder: &Path, kind| {
             StudyFile::resume(folder, kind, &Overrides::default()).map(drop).unwrap_err().to_string()
         };
-        assert!(resume(&folder.path().join("none"), StudyKind::Demo).contains("nothing of that name"));
+        assert!(resume(&folder.path().join("none"), StudyKind::Demo).contains("it does not exist"));
         assert!(resume(run.root(), StudyKind::Demo).contains("train `resume`"));
         study().write(&run).unwrap();
         assert!(resume(run.root(), StudyKind::Ablate).contains("ptl-train compare `resume`"));

@@ -1,6 +1,6 @@
-//! Several trainings held against each other: [`compare`] (zero-shot, plain fine-tuning, PTL) and [`ablation`] (what latent
-//! states bring). Each arm is a run of its own in the study's folder and can be evaluated and resumed by itself; a study that was
-//! interrupted goes on with the arms that have not finished. [`runs`] compares whatever runs have finished.
+//! Comparisons of several trainings: [`compare`] (zero-shot, plain fine-tuning, PTL) and [`ablation`] (the effect of latent states).
+//! Each arm is a run of its own in the study's folder and can be evaluated and resumed by itself. An interrupted study continues with
+//! the arms that have not finished. [`runs`] compares any finished runs.
 
 pub mod ablation;
 pub mod compare;
@@ -31,10 +31,13 @@ use crate::{Error, Result};
 
 /// What all arms share.
 pub struct Study<'a> {
-    /// Every arm is trained once for each.
+    /// Every arm is trained once with each seed.
     pub seeds: Vec<u64>,
+    /// Folder of the study.
     pub run: &'a RunDir,
+    /// Receives messages and progress.
     pub reporter: &'a Reporter,
+    /// Request to stop the current training.
     pub stop: &'a StopFlag,
     /// Called with the run of each arm when its training has ended or was stopped. The command line draws its curves.
     pub arm_ended: &'a dyn Fn(&RunDir) -> Result<()>,
@@ -47,8 +50,8 @@ impl Study<'_> {
         if self.seeds.len() == 1 { root.join(arm) } else { root.join(format!("seed-{seed}")).join(arm) }
     }
 
-    /// Trains in `folder` and evaluates: the figures and the file of weights; `None` if it was stopped. An arm that has finished
-    /// before is kept, one that has a checkpoint goes on.
+    /// Trains an arm in `folder` and evaluates it. Returns its scores and its file of weights, or `None` if stopped. Keeps a finished arm,
+    /// and resumes one that has a checkpoint.
     fn arm(
         &self,
         folder: &Path,
@@ -73,7 +76,7 @@ impl Study<'_> {
             check_settings(&run, config)?;
             (run, Start::Resume)
         } else {
-            // Nothing in it is worth more than its start.
+            // Without a checkpoint, it holds nothing to keep.
             if folder.exists() {
                 fs::remove_dir_all(folder).at("remove", folder)?;
             }
@@ -94,7 +97,7 @@ impl Study<'_> {
     }
 }
 
-/// Refuses an arm that was trained with other settings than the study's: resumed by itself, for one.
+/// Refuses an arm with other settings than the study's: it may have been resumed by itself.
 fn check_settings(run: &RunDir, config: &Config) -> Result<()> {
     let stored = run.read_config(&Overrides::default())?;
     let Some(setting) = config.first_difference(&stored, |setting| setting.changes_results) else { return Ok(()) };
@@ -104,14 +107,15 @@ fn check_settings(run: &RunDir, config: &Config) -> Result<()> {
     Err(Error::NotComparable { reason: format!("{}: {reason}", run.root().shown()) })
 }
 
-/// Refuses another task than re-identification, and a seed that is named twice.
+/// Refuses any task but re-identification, and a repeated seed.
 fn check(config: &Config, seeds: &[u64]) -> Result<()> {
     if config.task != TaskKind::Reid {
         return Err(Error::Setting {
             setting: "task".into(),
             value: "classify".into(),
-            reason: "this command trains on identities: train each classifier, then hold the runs together with compare RUN..."
-                .into(),
+            reason:
+                "this command trains on identities: train each classifier, then compare the runs with compare RUN..."
+                    .into(),
         });
     }
     if (1..seeds.len()).any(|i| seeds[..i].contains(&seeds[i])) {
@@ -125,7 +129,7 @@ fn check(config: &Config, seeds: &[u64]) -> Result<()> {
 }
 
 impl Scores {
-    /// Of the finished run in `folder`; `None` if it has not finished.
+    /// Reads the scores of the finished run in `folder`; `None` if it has not finished.
     ///
     /// # Errors
     /// Its summary cannot be read.
@@ -148,11 +152,12 @@ impl Scores {
         scores().map(Some).ok_or_else(|| Error::NotARun { path: folder.into(), reason: reason.into() })
     }
 
+    /// Returns the scores in the order of the table.
     fn columns(&self) -> [f64; 5] {
         [self.map, self.minp, self.rank1, self.rank5, self.rank10]
     }
 
-    /// Figure by figure; NaN of nothing.
+    /// Returns the mean of each figure; NaN without scores.
     fn mean(scores: &[Scores]) -> Scores {
         let mean = |of: fn(&Scores) -> f64| scores.iter().map(of).sum::<f64>() / scores.len() as f64;
         Scores {
@@ -165,13 +170,13 @@ impl Scores {
     }
 }
 
-/// One row for each arm, from its scores over the seeds: one plainly, several as mean ± sample standard deviation.
+/// Returns a row for each arm: the scores of one seed, or mean ± sample standard deviation of several.
 fn table(arms: impl IntoIterator<Item = (String, Vec<Scores>)>) -> Table {
     let mut table = Table::new(["", "mAP", "mINP", "Rank-1", "Rank-5", "Rank-10"]);
     for (title, scores) in arms {
         let cells = (0..5).map(|column| {
             let values: Vec<f64> = scores.iter().map(|s| s.columns()[column]).collect();
-            // A protocol of single gallery shots has no mAP.
+            // A single-gallery-shot protocol has no mAP.
             let figure = MeanStd::of(&values).filter(|m| !m.mean.is_nan());
             figure.map_or_else(|| "-".into(), |m| format!("{m:.1}"))
         });

@@ -1,4 +1,4 @@
-//! Where a training begins: at its first step, or after a checkpoint.
+//! The start of a run: at its first step, or at a checkpoint.
 
 use super::cost::{self, Cost, DataSizes};
 use super::resume::resume;
@@ -15,7 +15,7 @@ use crate::model::{Position, Record, TrainingImages};
 use crate::{Error, Result};
 
 impl<'a, T: Task> Training<'a, T> {
-    /// Builds the network, fills it, and writes down in the run's folder that the training has begun.
+    /// Builds the network, fills or restores it, and prepares the folder of the run.
     pub(super) fn begin(job: &'a Job<'a, T>) -> Result<Training<'a, T>> {
         let Job { config, task, .. } = *job;
         let (device, sizes, cost) = prepare(config, task)?;
@@ -33,8 +33,8 @@ impl<'a, T: Task> Training<'a, T> {
             Start::Scratch | Start::Init(_) => first_checkpoint(job, &mut trainer, updates, images)?,
         };
         let position = record.position;
-        // Only now: settings that do not fit a run that is resumed must not replace its own, nor fill its log. The first checkpoint
-        // is there before the settings, so a folder that has settings can be resumed.
+        // Written only now: refused settings change neither the settings nor the log of a resumed run. The first checkpoint is written
+        // before the settings, so every folder with settings can be resumed.
         job.reporter.open_logs()?;
         job.run.write_config(config)?;
         describe(job, &trainer);
@@ -60,14 +60,14 @@ impl<'a, T: Task> Training<'a, T> {
         }
         training.prune()?;
         if !training.record.is_over(config) {
-            // They are those of an earlier end, and would be taken for the results of what follows.
+            // Results of an earlier end would be mistaken for those of the continued run.
             job.run.discard_results()?;
         }
         Ok(training)
     }
 }
 
-/// Updates of an epoch: whole groups of batches, because one that is half done would be lost at the epoch's end.
+/// Returns the updates of an epoch. An incomplete group of batches is left out: its gradients would be lost at the end of the epoch.
 fn updates<T: Task>(job: &Job<'_, T>, sampler: &dyn Sampler) -> Result<usize> {
     let accumulate = job.config.train.accumulate;
     match sampler.batches() / accumulate {
@@ -80,7 +80,7 @@ fn updates<T: Task>(job: &Job<'_, T>, sampler: &dyn Sampler) -> Result<usize> {
     }
 }
 
-/// Saves what the training starts from, so that a run can be resumed whenever it ends.
+/// Saves the initial weights, so that the run can be resumed whenever it ends.
 fn first_checkpoint<T: Task>(
     job: &Job<'_, T>,
     trainer: &mut Trainer,
@@ -93,7 +93,7 @@ fn first_checkpoint<T: Task>(
     Ok(record)
 }
 
-/// Says what will be trained, and how much memory it takes.
+/// Reports what is trained, and how much memory it takes.
 fn describe<T: Task>(job: &Job<'_, T>, trainer: &Trainer) {
     let store = &trainer.store;
     let million = |group| store.count(group) as f64 / 1e6;
@@ -111,11 +111,10 @@ fn describe<T: Task>(job: &Job<'_, T>, trainer: &Trainer) {
     ));
 }
 
-/// Opens the device that computes, once data and memory suffice: what a run needs is known before anything of it is taken.
+/// Checks the data, opens the device, and checks the memory before any of it is taken.
 ///
 /// # Errors
-/// Data that cannot be trained on or measured; a device that cannot be used;
-/// [`Error::OutOfMemory`].
+/// Data that cannot be trained on or evaluated; a device that cannot be used; [`Error::OutOfMemory`].
 fn prepare<T: Task>(config: &Config, task: &T) -> Result<(Device, DataSizes, Cost)> {
     task.check(config)?;
     let device = Device::open(&config.device_options())?;

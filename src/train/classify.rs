@@ -1,4 +1,4 @@
-//! Classification: any images make a batch, predictions are counted.
+//! The task of classification: random or balanced batches, and accuracy on validation images.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,8 +13,9 @@ use crate::eval::Model;
 use crate::eval::classification::{self, ClassificationReport};
 use crate::run_dir::RunDir;
 
-/// Learns the classes of a data set.
+/// Trains a classifier.
 pub struct Classify<'a> {
+    /// Images for training and validation.
     pub dataset: &'a ClassDataset,
 }
 
@@ -81,7 +82,7 @@ impl Report for ClassificationReport {
     fn summary(&self) -> Map<String, Value> {
         let mut figures = self.figures();
         for (name, value) in &mut figures {
-            // All but the negative log-likelihood are shares.
+            // Shares are written in percent; the negative log-likelihood is no share.
             if let Some(share) = value.as_f64().filter(|_| name != "nll") {
                 *value = json!(100.0 * share);
             }

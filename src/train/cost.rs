@@ -1,4 +1,4 @@
-//! What a network costs, before anything is trained: its numbers, its operations, and the memory that a run takes.
+//! Estimates parameters, operations and memory of a training before it starts.
 
 use super::trainer::record;
 use crate::Result;
@@ -13,64 +13,66 @@ use crate::engine::store::{Group, Store};
 use crate::model::cost::{SMALLER_IMAGES, advice, evaluation, fewer_at_once, loader_bytes, state_bytes, sum, times};
 use crate::nn::TaskKind;
 
-/// Numbers, operations and memory of a network on the CPU, with f32 activations.
+/// Parameters, operations and memory of a network on the CPU with f32 activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
+    /// Number of parameters.
     pub parameters: usize,
-    /// Those of BConv-Cells and fuse modules.
+    /// Parameters of BConv-Cells and fuse modules.
     pub ptl_parameters: usize,
-    /// Floating-point operations of one image's forward pass; a product and a sum are two.
+    /// Floating-point operations of the forward pass of one image; a multiplication and an addition are two.
     pub flops: u64,
     /// Bytes of the parameters.
     pub weights: u64,
-    /// Bytes of activations in the evaluation of one image.
+    /// Bytes of activations when one image is evaluated.
     pub evaluation: u64,
-    /// Numbers of a feature, or of a prediction.
+    /// Length of a feature, or number of classes.
     pub outputs: usize,
+    /// Memory of a training, without what depends on the data.
     pub training: Memory,
 }
 
-/// Bytes that a run takes, whatever its data.
+/// Bytes that a training takes, without what depends on the data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// Parameters, running statistics, and their copy while they are saved.
+    /// Parameters, running statistics, and the copies of both while they are saved.
     pub weights: u64,
-    /// Gradients and their sum over batches, moments, the moving average, and what of it is copied while it is saved.
+    /// Gradients and their sum over batches, state of the optimiser, moving average, and the copies while they are saved.
     pub update: u64,
-    /// Activations and their gradients of a training batch, and the latent states.
+    /// Activations of a training batch with their gradients, and latent states.
     pub activations: u64,
-    /// The same for a batch that is evaluated.
+    /// Activations and latent states of a batch that is evaluated.
     pub evaluation: u64,
-    /// Batches of images that are ready or in work, and the threads that make them.
+    /// Batches of images that are ready or in progress, and the threads that load them.
     pub batches: u64,
 }
 
-/// What a run takes beside [`Memory`], by its data.
+/// Sizes of the data. They determine the memory that a training takes in addition to [`Memory`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DataSizes {
-    /// Images that are measured.
+    /// Images of an evaluation.
     pub measured: usize,
     /// Batches of an epoch.
     pub batches: usize,
 }
 
 impl Memory {
-    /// All of it.
+    /// Returns the sum of all parts.
     pub fn bytes(&self) -> u64 {
         let Memory { weights, update, activations, evaluation, batches } = *self;
         sum([weights, update, activations, evaluation, batches])
     }
 
-    /// What of it lies in the machine's memory where a GPU computes.
+    /// Returns the part that is in host memory when a GPU computes.
     fn beside_gpu(self) -> Memory {
         Memory { activations: 0, evaluation: 0, ..self }
     }
 }
 
-/// Of the network that `config` describes, with `classes` identities or classes. Nothing of what is counted is taken.
+/// Returns the cost of the network that `config` describes, for `classes` identities or classes. Allocates nothing of it.
 ///
 /// # Errors
-/// Settings that make no network.
+/// Settings from which no network can be built.
 pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
     let mut store = Store::of_shapes();
     let network = config.network(classes)?.build(&mut store, config.seed)?;
@@ -103,10 +105,10 @@ pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
     })
 }
 
-/// Refuses a training that does not fit into the memory that is left, before anything of it is taken. `device` computes it.
+/// Refuses a training on `device` that does not fit into the available memory. Returns its cost.
 ///
 /// # Errors
-/// [`Error::OutOfMemory`](crate::Error::OutOfMemory); settings that make no network.
+/// [`Error::OutOfMemory`](crate::Error::OutOfMemory); settings from which no network can be built.
 pub fn ensure_training(config: &Config, classes: usize, data: DataSizes, device: &Device) -> Result<Cost> {
     let cost = cost(config, classes)?;
     let memory = if device.gpu().is_some() { cost.training.beside_gpu() } else { cost.training };
@@ -134,7 +136,7 @@ pub fn ensure_training(config: &Config, classes: usize, data: DataSizes, device:
         (memory.activations, advice(&[batch, sizes, network])),
         (memory.evaluation, advice(&[eval_batch, sizes, network])),
         (memory.batches, advice(&[workers, batch, eval_batch, sizes])),
-        // Packed for ranking, they are held twice.
+        // Features are in memory twice, because ranking packs them.
         (times(numbers, 8), format!("measure fewer than {}", plural(data.measured, "image", "images"))),
         (
             index_bytes(config, data),
@@ -159,10 +161,10 @@ pub fn ensure_training(config: &Config, classes: usize, data: DataSizes, device:
     Ok(cost)
 }
 
-/// The part of `data.cache_mb` that is left once all else has its memory, MiB.
+/// Returns the size of the image cache in MiB: `data.cache_mb`, or less if the rest of the training leaves less.
 pub fn cache_mb(config: &Config, cost: &Cost, data: DataSizes) -> usize {
     let Some((_, available)) = memory::total_and_available() else { return config.data.cache_mb };
-    // Weights, what updates them and activations are there already, or lie on a device.
+    // Weights and training activations are allocated already, or are in the memory of a device.
     let Memory { evaluation, batches, .. } = cost.training;
     let copies = cost.training.weights / 2;
     let features = times(8, data.measured).saturating_mul(cost.outputs as u64);
@@ -170,7 +172,7 @@ pub fn cache_mb(config: &Config, cost: &Cost, data: DataSizes) -> usize {
     config.data.cache_mb.min((available.saturating_sub(later) >> 20) as usize)
 }
 
-/// The lists of the images of every batch of an epoch: drawn, divided, and the loader's.
+/// Returns the bytes of the lists of images of an epoch: the sampler's, their division into batches, and the loader's.
 fn index_bytes(config: &Config, data: DataSizes) -> u64 {
     times(3 * (config.batch() as u64 + 3) * size_of::<usize>() as u64, data.batches)
 }
@@ -186,7 +188,7 @@ mod tests {
         assert_eq!(advice(&[(true, "a"), (false, "b"), (true, "c"), (true, "d")]), "use a, c or d");
     }
 
-    /// torchvision's counts for 1000 classes, and the usual 1.8 billion products of a ResNet-18 at 224x224.
+    /// Expects torchvision's counts for 1000 classes, and the usual 1.8 billion products of a ResNet-18 at 224x224.
     #[test]
     fn counts_are_those_of_torchvision() {
         let of = |arch: &str| cost(&Config::recipe(TaskKind::Classify, arch), 1000).unwrap();

@@ -1,4 +1,4 @@
-//! When a run measures its network, what it notes, and how it ends.
+//! Evaluations within a run, and its end.
 
 use serde_json::{Map, Value, json};
 
@@ -13,12 +13,13 @@ use crate::model::{Best, MODEL_FILE, Position, Record, checkpoints, load_latent_
 use crate::{Error, Result};
 
 impl<T: Task> Training<'_, T> {
+    /// Returns whether the network is to be evaluated now.
     pub(super) fn evaluation_is_due(&self) -> bool {
         let due = self.record.at_end(self.job.config) || self.every(self.job.config.train.eval_every);
         due && self.record.evaluated != Some(self.record.position.step)
     }
 
-    /// Measures, and writes down what came out.
+    /// Evaluates the network, and writes the result to metrics and record.
     pub(super) fn evaluate_and_note(&mut self) -> Result<()> {
         let Position { epoch, step, .. } = self.record.position;
         let report = self.evaluate()?;
@@ -33,7 +34,7 @@ impl<T: Task> Training<'_, T> {
             self.write_record()?;
             self.prune()?;
         }
-        // The result of the run is what the caller gets, to show it once.
+        // The caller shows the final result.
         let result =
             self.record.is_over(self.job.config) && self.record.best.is_none_or(|best| best.evaluations_since == 0);
         if !result {
@@ -54,7 +55,7 @@ impl<T: Task> Training<'_, T> {
         Ok(())
     }
 
-    /// Notes how `report` compares with the best before. Its weights are those of the newest checkpoint.
+    /// Updates the best evaluation. The weights of `report` are those of the newest checkpoint.
     fn note_best(&mut self, report: &T::Report) {
         let (score, Position { epoch, step, .. }) = (report.score().1, self.record.position);
         match &mut self.record.best {
@@ -63,7 +64,7 @@ impl<T: Task> Training<'_, T> {
         }
     }
 
-    /// Measures the network, or the moving average of its weights.
+    /// Evaluates the network; if there is a moving average of its weights, with that.
     fn evaluate(&mut self) -> Result<T::Report> {
         self.trainer.swap_average();
         let report = self.measure();
@@ -71,6 +72,7 @@ impl<T: Task> Training<'_, T> {
         report
     }
 
+    /// Evaluates the network with its present weights.
     fn measure(&mut self) -> Result<T::Report> {
         let _evaluation = profile::range("evaluation");
         let Job { config, task, reporter, stop, .. } = *self.job;
@@ -89,7 +91,7 @@ impl<T: Task> Training<'_, T> {
         })
     }
 
-    /// Measures the best weights.
+    /// Loads the best weights and evaluates them.
     fn evaluate_best(&mut self, best: &Best) -> Result<T::Report> {
         self.job.reporter.message(&format!("the weights after epoch {}:", best.epoch));
         let model = checkpoints::of_best(&self.job.run.checkpoints(), best).join(MODEL_FILE);
@@ -100,11 +102,11 @@ impl<T: Task> Training<'_, T> {
         self.measure()
     }
 
-    /// Writes the results down.
+    /// Writes the results of a run that is over.
     pub(super) fn finish(&mut self) -> Result<T::Report> {
         let Job { config, task, run, .. } = *self.job;
         let Record { position, best, sums, .. } = self.record.clone();
-        // Behind what belongs to the checkpoint: a run that goes on completes the epoch.
+        // This line follows the metrics of the checkpoint: a run that is continued drops it and completes the epoch.
         if position.batch > 0 && sums.steps > 0 {
             self.metrics.write(&sums.json(position.epoch + 1, position.step))?;
         }
@@ -116,12 +118,13 @@ impl<T: Task> Training<'_, T> {
         let mut summary = task.describe();
         summary.extend(report.summary());
         task.write_details(&report, run, config)?;
-        // Last: a run that has it is finished.
+        // Written last: a run with a summary is finished.
         run.write_summary(&summary)?;
         Ok(report)
     }
 }
 
+/// Returns the fields of a JSON object.
 fn figures(value: Value) -> Map<String, Value> {
     value.as_object().cloned().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Training: a step ([`Trainer`]), the loop over epochs ([`run()`]), and what a checkpoint holds ([`state`]).
+//! Training: a step ([`Trainer`]), the loop over epochs ([`run()`]), and saving and restoring ([`state`]).
 
 mod begin;
 mod classify;

@@ -1,4 +1,4 @@
-//! Re-identification: P x K batches, ranked galleries.
+//! The task of re-identification: P x K batches, and ranking of a gallery.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,10 +13,11 @@ use crate::eval::ranking::{RankingReport, Scores, write_queries_csv};
 use crate::eval::{self, Model};
 use crate::run_dir::RunDir;
 
-/// Learns the identities of a data set.
+/// Trains on the identities of a data set.
 pub struct Reid<'a> {
+    /// The data set to train on.
     pub dataset: &'a Dataset,
-    /// Evaluated instead of `dataset`, if given.
+    /// The data set to evaluate on, if it is not `dataset`.
     pub target: Option<&'a Dataset>,
 }
 
@@ -77,7 +78,7 @@ impl Task for Reid<'_> {
 
 impl Report for RankingReport {
     fn score(&self) -> (&'static str, f64) {
-        // A single gallery shot has no mAP.
+        // A single-gallery-shot protocol has no mAP.
         if self.map.is_nan() { ("Rank-1", self.rank(1).unwrap_or(0.0)) } else { ("mAP", self.map) }
     }
 

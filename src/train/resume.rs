@@ -1,4 +1,4 @@
-//! Whether and how a run goes on after its newest checkpoint.
+//! Restores a run from its newest checkpoint, if its settings and data allow that.
 
 use super::task::Task;
 use super::{Job, Trainer, curves, labels, state};
@@ -7,7 +7,10 @@ use crate::config::{Config, Setting};
 use crate::model::{MODEL_FILE, Position, Record, Saved, TrainingImages, checkpoints};
 use crate::{Error, Result};
 
-/// Fills `trainer` from the newest checkpoint, if its run can go on with these settings and data.
+/// Restores `trainer` from the newest checkpoint, and returns the record of the run.
+///
+/// # Errors
+/// There is no checkpoint, it is broken, or the settings or data do not fit the run.
 pub(super) fn resume<T: Task>(
     job: &Job<'_, T>,
     trainer: &mut Trainer,
@@ -56,15 +59,15 @@ pub(super) fn resume<T: Task>(
         ));
     }
     position.batches = updates * config.train.accumulate;
-    // Earlier versions noted evaluations in the metrics only.
+    // Earlier versions stored evaluations in the metrics only.
     if record.metrics.is_none() && position.batch == 0 && curves::evaluated(job.run, position.epoch)? {
         record.evaluated = Some(position.step);
     }
     Ok(record)
 }
 
-/// Refuses other settings for a run that has nothing left to train: its settings would say what was never done, and its results
-/// would not be those of its weights.
+/// Refuses changed settings for a finished run: they would describe a training that never happened, and the results would not be
+/// those of its weights.
 fn refuse_changes(then: &Config, now: &Config) -> Result<()> {
     let counts = |setting: &Setting| setting.changes_results && !setting.is_free_at_end;
     now.first_difference(then, counts).map_or(Ok(()), |setting| {
@@ -72,20 +75,20 @@ fn refuse_changes(then: &Config, now: &Config) -> Result<()> {
             setting: format!("`{}`", setting.path),
             value: now.shown(setting),
             reason: format!(
-                "the run is finished, with {}: nothing is left to train; give more `schedule.epochs` too, or measure it anew with ptl-train \
-                 evaluate",
+                "the run is finished, with {}: nothing is left to train; give more `schedule.epochs` too, or measure it anew with \
+                 ptl-train evaluate",
                 then.shown(setting).shown()
             ),
         })
     })
 }
 
-/// Refuses settings that a run cannot have two of: its results would say one, and be of both.
+/// Refuses to change settings that must stay the same in a run: its results would come from both values but name one.
 fn refuse_mixtures(then: &Config, now: &Config) -> Result<()> {
     const ONE: [(&str, &str); 3] = [
         ("seed", "its weights and first steps are of that seed"),
-        ("data.split", "images that it was trained on would be validated"),
-        ("data.val_share", "images that it was trained on would be validated"),
+        ("data.split", "images of its training would be used for validation"),
+        ("data.val_share", "images of its training would be used for validation"),
     ];
     let why = |setting: &Setting| ONE.iter().find(|(path, _)| *path == setting.path).map(|(_, why)| why);
     now.first_difference(then, |setting| why(setting).is_some()).map_or(Ok(()), |setting| {
@@ -101,11 +104,10 @@ fn refuse_mixtures(then: &Config, now: &Config) -> Result<()> {
     })
 }
 
-/// Refuses settings that make another network than the run's, or an optimiser with another state: nothing that was trained would
-/// fit them.
+/// Refuses settings that change the network or the state of the optimiser: the checkpoint would not fit.
 fn refuse_other_shapes(then: &Config, now: &Config) -> Result<()> {
     let [stored, needed] = [then, now].map(|config| config.optim.rule().buffer_names());
-    // AMSGrad first: with another rule too, that may be what makes the difference.
+    // AMSGrad first: it may be the only difference in the state even if the rule differs too.
     const STATE: [&str; 3] = ["optim.amsgrad", "optim.kind", "optim.momentum"];
     let of_network = now.first_difference(then, |setting| setting.is_of_network).map(|setting| (setting, "model"));
     let of_state = || {
@@ -127,7 +129,7 @@ fn refuse_other_shapes(then: &Config, now: &Config) -> Result<()> {
     })
 }
 
-/// Refuses settings with which a run cannot go on from where it stands.
+/// Refuses settings with which a run cannot continue at `position`.
 fn check_position<T: Task>(job: &Job<'_, T>, position: Position, updates: usize) -> Result<()> {
     let (epochs, accumulate) = (job.config.schedule.epochs, job.config.train.accumulate);
     let Position { epoch, batch, batches: then, .. } = position;
@@ -149,7 +151,9 @@ fn check_position<T: Task>(job: &Job<'_, T>, position: Position, updates: usize)
         return Err(Error::Setting {
             setting: "train.accumulate".into(),
             value: accumulate.to_string(),
-            reason: format!("the run was stopped after batch {batch} of an epoch, within such a group: keep its own"),
+            reason: format!(
+                "the run was stopped after batch {batch} of an epoch, within a group of batches: keep the run's value"
+            ),
         });
     }
     Ok(())
@@ -171,7 +175,7 @@ mod tests {
         let mut longer = config.clone();
         longer.schedule.epochs = 5;
         assert!(!finished.is_finished(&longer));
-        // Its end were these steps.
+        // The run ends at these steps.
         longer.train.max_steps = Some(40);
         assert!(finished.is_finished(&longer));
 

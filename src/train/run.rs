@@ -21,44 +21,48 @@ use crate::model::{Position, Record, StepReport, checkpoints};
 use crate::run_dir::{Metrics, RunDir};
 use crate::{Error, Result};
 
-/// Checkpoints that stay on disk.
+/// Number of newest checkpoints that are kept.
 const KEEP_CHECKPOINTS: usize = 2;
 
-/// Where training begins.
+/// What a training starts from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
     /// Random weights.
     Scratch,
-    /// Weights of a file, a fresh classifier.
+    /// The weights in this file; the classifier is new unless `train.keep_head` is set.
     Init(PathBuf),
-    /// The newest checkpoint of this run.
+    /// The newest checkpoint of the run.
     Resume,
 }
 
 /// One training run.
 pub struct Job<'a, T: Task> {
+    /// Settings of the run.
     pub config: &'a Config,
+    /// What the run learns, with its data.
     pub task: &'a T,
+    /// What the training starts from.
     pub start: Start,
+    /// Folder of the run.
     pub run: &'a RunDir,
+    /// Receives messages and progress.
     pub reporter: &'a Reporter,
-    /// Set to stop after the current step, or within an evaluation, with a checkpoint.
+    /// Request to stop after the current step or within an evaluation, with a checkpoint.
     pub stop: &'a StopFlag,
 }
 
 /// How a run ended.
 pub enum Outcome<R> {
-    /// All epochs done, or no better result any more; the last evaluation, or the best.
+    /// All epochs are done, or the results no longer improve. Holds the last evaluation; with `train.patience`, the best.
     Finished(Box<R>),
-    /// Stopped on request; the run can be resumed.
+    /// Stopped on request at this position; the run can be resumed.
     Stopped(Position),
 }
 
-/// Trains, evaluates and saves as the settings say; a finished run has its `summary.json` and details of its evaluation.
+/// Trains, evaluates and saves as the settings say. A finished run has a `summary.json` and the details of its evaluation.
 ///
 /// # Errors
-/// Settings, data or checkpoints that cannot work; a loss that is not finite; a disk that is full. What was saved before
-/// stays.
+/// Settings, data or checkpoints that cannot be used; a loss that is not finite; a full disk. Saved checkpoints are kept.
 pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
     let mut training = Training::begin(job)?;
     match training.train() {
@@ -73,25 +77,25 @@ pub(super) struct Training<'a, T: Task> {
     pub job: &'a Job<'a, T>,
     pub trainer: Trainer,
     pub record: Record,
-    /// The step of the newest checkpoint.
+    /// Step of the newest checkpoint.
     pub saved: Option<u64>,
     pub metrics: Metrics,
-    /// The learning rate by updates, for epochs of so many [`updates`](Training::updates).
+    /// Learning rate by update, for epochs of [`updates`](Training::updates) updates.
     pub schedule: Schedule,
     pub updates: u64,
     pub samples: Arc<[Sample]>,
     pub sampler: Box<dyn Sampler>,
     pub transform: Transform,
     pub cache: Arc<ImageCache>,
-    /// Of the weights as they are.
+    /// Evaluation of the present weights.
     pub last_report: Option<T::Report>,
 }
 
 impl<T: Task> Training<'_, T> {
-    /// Trains until all is done; [`Error::Stopped`] where that was asked for.
+    /// Trains until the run is over and returns its result; returns [`Error::Stopped`] on a request to stop.
     fn train(&mut self) -> Result<T::Report> {
         loop {
-            // Also that of a run that ended between the end of an epoch and its evaluation.
+            // A resumed run may have ended between an epoch and its evaluation.
             if self.evaluation_is_due() {
                 self.evaluate_and_note()?;
             }
@@ -116,7 +120,7 @@ impl<T: Task> Training<'_, T> {
         }
     }
 
-    /// Trains to the end of the epoch, to the last step, or until a stop is asked for.
+    /// Trains to the end of the epoch, to the last step, or until a stop is requested.
     fn epoch(&mut self) -> Result<()> {
         let Job { config, reporter, stop, .. } = *self.job;
         let Position { epoch, batch: first, .. } = self.record.position;
@@ -132,7 +136,7 @@ impl<T: Task> Training<'_, T> {
             let data = profile::range("data");
             let Some(batch) = loader.next() else { break };
             let batch = batch?;
-            // One that cannot be read is an error when its turn comes.
+            // A batch that cannot be read is an error at its own step.
             let next = loader.peek().and_then(|next| next.as_ref().ok());
             drop(data);
             self.step(&batch, next, &mut bar)?;
@@ -152,7 +156,7 @@ impl<T: Task> Training<'_, T> {
         Ok(())
     }
 
-    /// The batches of the epoch from the present position on, and how many they are.
+    /// Returns the batches of the epoch from the present position on, and their number.
     fn loader(&self) -> Result<(Peekable<Loader>, usize)> {
         let config = self.job.config;
         let Position { epoch, batch: first, batches: count, .. } = self.record.position;
@@ -169,12 +173,12 @@ impl<T: Task> Training<'_, T> {
         Ok((loader.peekable(), batches.len() - first))
     }
 
-    /// Trains on `batch`, and notes what came out; `next` is the batch after it, where that is loaded already.
+    /// Trains on `batch` and records the result; `next` is the following batch, if it is loaded already.
     fn step(&mut self, batch: &Batch, next: Option<&Batch>, bar: &mut Bar) -> Result<()> {
         let config = self.job.config;
         let position = &mut self.record.position;
         let _step = profile::range(format_args!("step {}", position.step + 1));
-        // By epochs, not by the steps that were made: epochs may have had another length before the run was resumed.
+        // Counts epochs, not steps: before the run was resumed, epochs may have had another length.
         let update = position.epoch as u64 * self.updates + (position.batch / config.train.accumulate) as u64;
         let lr = self.schedule.lr(config.optim.lr, update);
         let report = self.trainer.step(batch, next, lr);
@@ -191,13 +195,13 @@ impl<T: Task> Training<'_, T> {
         Ok(())
     }
 
-    /// Whether an epoch has ended after which something is done that is done `every` so many epochs.
+    /// Returns whether an epoch has just ended and the number of epochs is a multiple of `every`; false if that is 0.
     pub(super) fn every(&self, every: usize) -> bool {
         let Position { epoch, batch, .. } = self.record.position;
         every > 0 && epoch > 0 && batch == 0 && epoch.is_multiple_of(every)
     }
 
-    /// Leaves a checkpoint of where the training stands.
+    /// Saves a checkpoint at the present position, if there is none.
     fn stop(&mut self) -> Result<Position> {
         let position = self.record.position;
         if self.saved != Some(position.step) {
@@ -206,7 +210,7 @@ impl<T: Task> Training<'_, T> {
         Ok(position)
     }
 
-    /// Saves a checkpoint. What it counts on is on the disk before.
+    /// Saves a checkpoint. Its record counts the bytes of the metrics, so these are synced first.
     fn save(&mut self) -> Result<()> {
         let _checkpoint = profile::range("checkpoint");
         self.record.metrics = Some(self.metrics.sync()?);
@@ -218,19 +222,20 @@ impl<T: Task> Training<'_, T> {
         Ok(())
     }
 
-    /// Writes into the newest checkpoint what was done with its weights.
+    /// Updates the record of the newest checkpoint.
     pub fn write_record(&mut self) -> Result<()> {
         self.record.metrics = Some(self.metrics.sync()?);
         let name = checkpoints::name(self.record.position.step);
         self.record.write(&self.job.run.checkpoints().join(name))
     }
 
-    /// Removes the checkpoints that nobody needs any more.
+    /// Removes checkpoints that are no longer needed.
     pub fn prune(&self) -> Result<()> {
         checkpoints::prune(&self.job.run.checkpoints(), KEEP_CHECKPOINTS, self.record.best.as_ref())
     }
 }
 
+/// Returns the line of `metrics.jsonl` for a step.
 fn step_line(position: Position, lr: f64, report: &StepReport) -> Value {
     let mut line = json!({
         "type": "step", "step": position.step, "epoch": position.epoch + 1, "lr": lr, "loss": report.loss,
@@ -242,7 +247,7 @@ fn step_line(position: Position, lr: f64, report: &StepReport) -> Value {
     line
 }
 
-/// Adds to an error of a step the batch's files, or what makes batches smaller.
+/// Adds to an error of a step the files of the batch, or the settings that make batches smaller.
 fn explained(error: Error, config: &Config, samples: &[Sample], indices: &[usize]) -> Error {
     match error {
         Error::NonFinite { what, value, lr, .. } => {

@@ -1,4 +1,4 @@
-//! What a run needs to continue bit for bit, written and restored: weights, optimiser state, latent states, and the place in the data.
+//! Saves and restores what a run needs to continue bit for bit: weights, state of the optimiser, latent states, position.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,29 +12,32 @@ use crate::model::{
     restore_latent_states,
 };
 
-/// Prefix of the weights that training goes on with, where the model's are their moving average; `values` in one piece.
+/// Prefix of the weights that training continues with, if the model file holds their moving average.
 const TRAINED: &str = "trained.";
+/// All these parameters as one tensor.
 const TRAINED_VALUES: &str = "trained.values";
 
-/// What a checkpoint says of the classes.
+/// The classes of a model, for its header.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelInfo<'a> {
+    /// Number of classes or identities.
     pub classes: usize,
+    /// Their names by label.
     pub class_names: &'a [String],
 }
 
 impl ModelInfo<'_> {
-    /// For labels with these names.
+    /// Returns the info for labels with these names.
     pub fn of(class_names: &[String]) -> ModelInfo<'_> {
         ModelInfo { classes: class_names.len(), class_names }
     }
 }
 
-/// Writes the checkpoint of the step that `record` stands at into `folder` (of checkpoints). The model is the moving average of the
-/// weights, where there is one.
+/// Writes the checkpoint for the step of `record` into the folder of checkpoints `folder`, and returns its path. The model file holds
+/// the moving average of the weights, if there is one.
 ///
 /// # Errors
-/// The disk is full or not writable, or the device was lost: nothing that was there before is touched.
+/// The disk is full or not writable, or the device was lost. Existing checkpoints are not touched.
 pub fn save(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>, record: &Record) -> Result<PathBuf> {
     trainer.fetch()?;
     checkpoints::place(folder, &checkpoints::name(record.position.step), |folder| {
@@ -43,6 +46,7 @@ pub fn save(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>, record: &
     })
 }
 
+/// Writes the model file and the training file of a checkpoint.
 fn write_files(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>) -> Result<()> {
     let ModelInfo { classes, class_names } = info;
     let header = ModelHeader { classes, class_names: class_names.to_vec(), config: trainer.config().clone() };
@@ -57,7 +61,7 @@ fn write_files(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>) -> Res
 
     let mut tensors = Vec::new();
     if trainer.averages() {
-        // What training goes on with.
+        // The weights that training continues with.
         let store = &trainer.store;
         tensors.push(Tensor::f32(TRAINED_VALUES, &[store.values.len()], store.values.to_vec()));
         for buffer in &store.buffers {
@@ -80,13 +84,13 @@ fn write_files(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>) -> Res
     checkpoint::write(&folder.join(TRAINING_FILE), &tensors, HashMap::from([("ptl".to_string(), header)]))
 }
 
-/// Restores a trainer that was built with the same settings as that of `saved`.
+/// Restores `trainer` from `saved`. It must have been built with the same settings.
 ///
 /// # Errors
 /// The checkpoint is broken or of another model.
 pub fn restore(saved: &Saved, trainer: &mut Trainer) -> Result<()> {
     let Saved { model, training, .. } = saved;
-    // Of a run with a moving average: that.
+    // With a moving average, the model file holds that.
     checkpoint::load_exact(&mut trainer.store, model, None)?;
     trainer.start_average();
     let header: TrainingHeader = read_header(training.path(), &training.metadata)?;
@@ -110,6 +114,7 @@ pub fn restore(saved: &Saved, trainer: &mut Trainer) -> Result<()> {
     Ok(())
 }
 
+/// Reads a tensor of `len` numbers.
 fn same_length(file: &checkpoint::File, name: &str, len: usize) -> Result<Vec<f32>> {
     let values = file.finite(name)?;
     if values.len() != len {

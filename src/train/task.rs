@@ -1,4 +1,4 @@
-//! What the loop asks of a task: its images, the batches they make, and how the network is measured.
+//! What the training loop needs from a task: images, batches, and an evaluation.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -14,33 +14,34 @@ use crate::run_dir::RunDir;
 
 /// What a run learns. See [`Reid`](super::Reid) and [`Classify`](super::Classify).
 pub trait Task {
+    /// Result of an evaluation.
     type Report: Report;
 
-    /// Refuses data that cannot be trained on, or measured.
+    /// Refuses data that cannot be trained on or evaluated.
     ///
     /// # Errors
-    /// One sentence about the data.
+    /// A sentence about the data.
     fn check(&self, config: &Config) -> Result<()>;
 
-    /// Training images; labels count from 0.
+    /// Returns the training images; labels count from 0.
     fn samples(&self) -> Arc<[Sample]>;
 
-    /// The folder from which names of images count, wherever the data lie.
+    /// Returns the folder from which the paths of images count.
     fn root(&self) -> &Path;
 
-    /// Names of the classes or identities by label.
+    /// Returns the names of the classes or identities by label.
     fn class_names(&self) -> Vec<String>;
 
-    /// Number of labels.
+    /// Returns the number of labels.
     fn classes(&self) -> usize;
 
-    /// Number of images that [`Task::evaluate`] measures.
+    /// Returns the number of images that [`Task::evaluate`] measures.
     fn measured(&self) -> usize;
 
-    /// Which of [`Task::samples`] make batches.
+    /// Returns the sampler that makes batches of [`Task::samples`].
     fn sampler(&self, config: &Config) -> Box<dyn Sampler>;
 
-    /// Measures a network.
+    /// Evaluates a network.
     ///
     /// # Errors
     /// An image that cannot be read, or a device that fails.
@@ -52,18 +53,18 @@ pub trait Task {
     /// A file cannot be written.
     fn write_details(&self, report: &Self::Report, run: &RunDir, config: &Config) -> Result<()>;
 
-    /// What `summary.json` says of the data.
+    /// Returns what `summary.json` says of the data.
     fn describe(&self) -> Map<String, Value>;
 }
 
-/// A measurement. Its `Display` is a table.
+/// The result of an evaluation. Its `Display` is a table.
 pub trait Report: Display {
-    /// The figure that says which of two networks is better, and its name.
+    /// Returns the name and the value of the figure that decides between two networks; larger is better.
     fn score(&self) -> (&'static str, f64);
 
-    /// For `metrics.jsonl`, as fractions.
+    /// Returns the figures for `metrics.jsonl`, with shares in [0, 1].
     fn figures(&self) -> Map<String, Value>;
 
-    /// For `summary.json`, in percent.
+    /// Returns the figures for `summary.json`, with shares in percent.
     fn summary(&self) -> Map<String, Value>;
 }

@@ -1,4 +1,4 @@
-//! The weights that a training starts from.
+//! The initial weights of a training.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::model::{has_header, model_header};
 use crate::nn::Network;
 use crate::{Error, Result};
 
-/// Fills `store` from the file `path`, as far as it fits.
+/// Loads the file `path` into `store`, as far as it fits, and reports the result.
 pub(super) fn load<T: Task>(job: &Job<'_, T>, path: &Path, network: &dyn Network, store: &mut Store) -> Result<()> {
     let Job { config, task, .. } = *job;
     let arch = config.arch()?;
@@ -22,13 +22,13 @@ pub(super) fn load<T: Task>(job: &Job<'_, T>, path: &Path, network: &dyn Network
     let report = checkpoint::fine_tune(store, &file, how)?;
     if keep {
         let fits = !report.new.iter().any(|name| arch.is_head(name));
-        // Weights of other programs name no classes.
+        // Files of other programs name no classes.
         let named = has_header(&file).then(|| model_header(path, &file)).transpose()?;
         let same = named.is_none_or(|header| header.names_fit(&task.class_names()));
         if !(fits && same) {
             let classes = task.classes();
             let reason = format!(
-                "its classifier is not {}'s of these {classes} classes: leave `train.keep_head` out",
+                "its classifier does not fit {} with these {classes} classes: leave `train.keep_head` out",
                 config.model.arch
             );
             return Err(Error::Checkpoint { path: path.into(), reason });

@@ -1,4 +1,4 @@
-//! Images with classes, as a user meets them.
+//! Tests the commands on images with classes.
 
 use std::fs;
 use std::process::Command;
@@ -37,7 +37,7 @@ struct Fixture {
     run: String,
 }
 
-/// Two classes of ten pictures, and a run trained on them.
+/// Returns two classes of ten pictures each, and a run trained on them.
 fn fixture() -> &'static Fixture {
     static FIXTURE: OnceLock<Fixture> = OnceLock::new();
     FIXTURE.get_or_init(|| {
@@ -56,12 +56,12 @@ fn fixture() -> &'static Fixture {
 }
 
 #[test]
-fn a_classifier_is_trained_measured_compared_and_asked() {
+fn a_classifier_is_trained_evaluated_compared_and_predicts() {
     let Fixture { folder, data, run } = fixture();
     let summary = json(format!("{run}/summary.json"));
     assert!(summary["top1"].is_f64() && summary["classes"] == 2, "{summary}");
 
-    // What was measured at the end is measured again, with its details.
+    // The evaluation at the end of the training is repeated, with its details.
     let [details, report] = ["details", "report.json"].map(|name| path(folder, name));
     let table = succeeds(&["evaluate", "--checkpoint", run, "--details", &details, "--out", &report]);
     assert!(table.contains("Top-1") || table.contains("top-1"), "{table}");
@@ -77,7 +77,7 @@ fn a_classifier_is_trained_measured_compared_and_asked() {
     }
     assert!(fs::read_to_string(format!("{details}/confusion.csv")).unwrap().contains("\"night, dark\""));
 
-    // Images without labels, and some of the classes only.
+    // Predicts images without labels, and evaluates on some of the classes only.
     let predictions = path(folder, "predictions.csv");
     succeeds(&["predict", "--checkpoint", run, "--images", data, "--out", &predictions]);
     let lines = fs::read_to_string(&predictions).unwrap();
@@ -90,7 +90,7 @@ fn a_classifier_is_trained_measured_compared_and_asked() {
     fs::write(&list, "path,label,split\n\"night-only/val/night, dark/0.png\",\"night, dark\",val\n").unwrap();
     succeeds(&["evaluate", "--checkpoint", run, "--data", &list]);
 
-    // Runs that differ in the seed, and one that differs in more.
+    // Compares runs that differ only in the seed with a run that differs in more.
     let other = |name: &str, args: &[&str]| {
         let out = path(folder, name);
         succeeds(&[&tiny(&["train", "--data", data, "--out", &out])[..], args].concat());
@@ -110,7 +110,7 @@ fn a_classifier_is_trained_measured_compared_and_asked() {
 }
 
 #[test]
-fn what_does_not_fit_is_said_in_one_sentence_and_leaves_nothing() {
+fn refused_settings_give_one_sentence_and_leave_nothing() {
     let Fixture { folder, data, run } = fixture();
     let new = path(folder, "new");
     let train = |args: &[&str], parts: &[&str]| {
@@ -201,7 +201,7 @@ fn the_orientation_is_a_setting_that_a_run_keeps() {
     let pixel = |x: u32, y: u32| image::Rgb([(13 * x) as u8, (17 * y) as u8, 60]);
     let upright = image::RgbImage::from_fn(14, 18, pixel);
     upright.save(format!("{images}/a.png")).unwrap();
-    // Stored lying on its side, with the orientation that sets it upright.
+    // The image is stored rotated; its EXIF orientation turns it upright.
     let stored = image::imageops::rotate270(&upright);
     let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0".to_vec();
     let mut encoder = image::codecs::png::PngEncoder::new(fs::File::create(format!("{images}/b.png")).unwrap());
@@ -231,9 +231,9 @@ fn one_class_is_refused_before_its_images_are_decoded() {
     fails_with(1, &tiny(&["train", "--data", &data, "--out", &out]), &["1 class with training images"]);
 }
 
-/// The names and classes are the same, and the images are not.
+/// The data have the same names and classes, but other images.
 #[test]
-fn a_run_that_goes_on_with_other_images_says_so() {
+fn a_run_that_continues_with_other_images_warns() {
     let Fixture { data, run, .. } = fixture();
     let folder = tempfile::tempdir().unwrap();
     let [other, copy] = ["other", "copy"].map(|name| path(&folder, name));
@@ -245,17 +245,17 @@ fn a_run_that_goes_on_with_other_images_says_so() {
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stderr)
     };
-    let warning = "the training images are not those that the run had";
+    let warning = "the training images have changed";
     assert!(!resume("3").contains(warning));
     for (from, to) in [("day", "x"), ("night, dark", "day"), ("x", "night, dark")] {
         fs::rename(format!("{other}/{from}"), format!("{other}/{to}")).unwrap();
     }
-    // A finished run would only be said to have learned from them.
+    // A finished run refuses them, because it did not train on them.
     let finished = ["train", "--resume", &copy, "--data", &other];
     fails_with(1, &finished, &["the run is finished", warning, "ptl-train evaluate"]);
     let said = resume("4");
-    assert!(said.contains(warning) && said.contains("it had 16 images and goes on with the 16"), "{said}");
-    // A run has one seed and one division into training and validation images.
+    assert!(said.contains(warning) && said.contains("the run had 16 images and continues with 16"), "{said}");
+    // A run keeps its seed and its division into training and validation images.
     for (flag, value) in [("--seed", "5"), ("--split", "3"), ("--val-share", "0.4")] {
         let args = ["train", "--resume", &copy, "--epochs", "5", flag, value];
         fails_with(1, &args, &[&format!("{flag} = {value}: the run has begun with "), "start anew"]);

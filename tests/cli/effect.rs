@@ -38,9 +38,9 @@ fn a_flag_without_effect_is_refused_before_the_run_exists() {
     fails_with(1, &[&extract[..], &["--dataset", "market1501"]].concat(), &["does not use it"]);
 }
 
-/// A resumed run's own settings are no flags, and a flag is held against the run's task.
+/// The settings of a resumed run are not checked as flags, and flags are checked with the run's task.
 #[test]
-fn a_resumed_run_keeps_what_has_no_effect_and_takes_no_such_flag() {
+fn a_resumed_run_keeps_settings_without_effect_and_refuses_such_flags() {
     let folder = tempfile::tempdir().unwrap();
     let copy = path(&folder, "copy");
     let copied = std::process::Command::new("cp").args(["-r", &fixture().run, &copy]).status().unwrap();

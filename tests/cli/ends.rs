@@ -1,4 +1,4 @@
-//! How the program ends when it is told to, and how a run goes on whatever has ended it.
+//! How the program ends on request, and how a run continues after any end.
 
 use std::fs;
 use std::path::Path;
@@ -44,7 +44,7 @@ fn every_request_to_end_saves_a_run_that_resumes() {
     }
 }
 
-/// A step that takes seconds is not waited for.
+/// The program does not wait for a step that takes seconds.
 #[test]
 fn a_second_request_ends_at_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -64,7 +64,7 @@ fn a_second_request_ends_at_once() {
 }
 
 #[test]
-fn a_run_under_nohup_goes_on_without_a_terminal() {
+fn a_run_under_nohup_continues_without_a_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let run = path(&folder, "run");
     let args = tiny(&["train", "--data", &fixture().data, "--out", &run]);
@@ -80,7 +80,7 @@ fn a_run_under_nohup_goes_on_without_a_terminal() {
     until("it ended", || metrics() > before);
     send("-KILL", &child);
     child.wait_with_output().unwrap();
-    // Killed before its first epoch was over: it goes on from its start.
+    // Killed within its first epoch, the run continues from its start.
     succeeds(&["train", "--resume", &run, "--max-steps", "1"]);
 }
 
@@ -94,7 +94,7 @@ fn one_process_at_a_time_writes_a_run() {
     fails_with(1, &tiny(&["train", "--data", &fixture().data, "--out", &run]), &["--resume"]);
     send("-KILL", &child);
     child.wait_with_output().unwrap();
-    // The lock has gone with its process.
+    // The lock was released when its process ended.
     succeeds(&["train", "--resume", &run, "--max-steps", "1"]);
 }
 
@@ -110,7 +110,7 @@ fn a_run_that_never_began_is_started_again() {
     assert!(log.starts_with("earlier words\n") && log.contains("saved "), "{log}");
 }
 
-/// Measuring ends at once, and writes nothing.
+/// An extraction ends at once on request, and writes nothing.
 #[test]
 fn an_extraction_ends_promptly_and_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();

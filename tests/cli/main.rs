@@ -1,4 +1,4 @@
-//! The program as a user meets it: what it writes, what it says about bad input, how it stops.
+//! Tests the program: what it writes, its messages about bad input, and how it stops.
 
 #![cfg(unix)]
 
@@ -24,7 +24,7 @@ use tempfile::TempDir;
 
 use common::say;
 
-/// A model so small that a run takes a moment.
+/// Flags of a model so small that a run takes a moment.
 const TINY: [&str; 20] = [
     "--arch",
     "resnet18-ptl",
@@ -60,14 +60,14 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Standard output of a command that must succeed.
+/// Runs a command that must succeed, and returns its standard output.
 fn succeeds(args: &[&str]) -> String {
     let output = ptl(args);
     assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
     text(&output.stdout)
 }
 
-/// The command ends with `code` and one sentence that holds all `parts`.
+/// Runs a command that must end with `code` and one sentence that contains all `parts`.
 fn fails_with(code: i32, args: &[&str], parts: &[&str]) {
     let output = ptl(args);
     let stderr = text(&output.stderr);
@@ -84,7 +84,7 @@ fn tiny<'a>(command: &[&'a str]) -> Vec<&'a str> {
     [command, &TINY].concat()
 }
 
-/// A drawn data set, and a run trained on it, made once for all tests.
+/// A drawn data set and a run trained on it, which all tests share.
 struct Fixture {
     folder: TempDir,
     data: String,
@@ -110,7 +110,7 @@ fn json(path: impl AsRef<Path>) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// A copy of the fixture's data that a test may spoil.
+/// Copies the fixture's data, so that a test may change them.
 fn own_data(folder: &TempDir) -> String {
     let target = path(folder, "data");
     let copied = Command::new("cp").args(["-r", &fixture().data, &target]).status().unwrap();
@@ -168,7 +168,7 @@ fn a_run_can_be_evaluated_extracted_resumed_and_fine_tuned() {
     for part in ["mAP", "mINP", "Rank-1", "Rank-10", "step formula", "trapezoid"] {
         assert!(report.contains(part), "{report}");
     }
-    // The same figures as at the end of the training.
+    // The figures are those at the end of the training.
     let trained = json(Path::new(run).join("summary.json"))["mAP"].as_f64().unwrap();
     assert!(report.contains(&format!("{trained:.2}")), "{trained} in {report}");
 
@@ -184,7 +184,7 @@ fn a_run_can_be_evaluated_extracted_resumed_and_fine_tuned() {
         files(&images).len()
     );
 
-    // Settings that do not fit a run leave it as it was.
+    // Refused settings change nothing in a run.
     let before = fs::read(Path::new(run).join("config.toml")).unwrap();
     let other = ["train", "--resume", run, "--epochs", "9"];
     let parts = ["--arch = resnet34: the run has resnet18-ptl", "belongs to another model"];
@@ -212,7 +212,7 @@ fn a_run_can_be_evaluated_extracted_resumed_and_fine_tuned() {
 
     let tuned = path(&folder, "tuned");
     succeeds(&tiny(&["train", "--data", data, "--init", run, "--out", &tuned, "--epochs", "1", "--seed", "3"]));
-    // Weights that do not fit leave no folder behind that would be in the way of the next try.
+    // Weights that do not fit leave no folder, so the next attempt can use its name.
     let (narrow, wide) = (path(&folder, "narrow"), path(&folder, "wide"));
     let mut narrow_args = tiny(&["train", "--data", data, "--out", &narrow]);
     narrow_args.extend(["--arch", "resnet18", "--epochs", "1"]);
@@ -223,7 +223,7 @@ fn a_run_can_be_evaluated_extracted_resumed_and_fine_tuned() {
     assert!(!Path::new(&wide).exists());
 }
 
-/// The fixture's weights as another program would save them: without our description.
+/// Writes the fixture's weights as another program would: without a header.
 fn foreign_weights(folder: &TempDir, rename: impl Fn(&str) -> String) -> String {
     use ptl::io::checkpoint::{File, Tensor, write};
     let checkpoints = files(Path::new(&fixture().run).join("checkpoints"));
@@ -244,7 +244,7 @@ fn foreign_weights(folder: &TempDir, rename: impl Fn(&str) -> String) -> String 
     target
 }
 
-/// The tensors of `weights` once under each of `prefixes`.
+/// Writes the tensors of `weights` once under each of `prefixes`.
 fn two_networks(folder: &TempDir, weights: &str, prefixes: [&str; 2]) -> String {
     use ptl::io::checkpoint::{File, Tensor, write};
     let file = File::open(Path::new(weights)).unwrap();
@@ -264,7 +264,7 @@ fn two_networks(folder: &TempDir, weights: &str, prefixes: [&str; 2]) -> String 
 }
 
 #[test]
-fn weights_from_elsewhere_are_measured_with_flags_that_name_their_network() {
+fn weights_of_other_programs_are_measured_with_flags_that_name_their_network() {
     let Fixture { data, run, .. } = fixture();
     let folder = tempfile::tempdir().unwrap();
     let weights = foreign_weights(&folder, |name| format!("module.{name}"));
@@ -274,12 +274,12 @@ fn weights_from_elsewhere_are_measured_with_flags_that_name_their_network() {
     let report = succeeds(&[&evaluate[..], &network, &arch].concat());
     let trained = json(Path::new(run).join("summary.json"))["mAP"].as_f64().unwrap();
     assert!(report.contains(&format!("{trained:.2}")), "{trained} in {report}");
-    fails_with(1, &[&evaluate[..], &network].concat(), &["says nothing of its network", "--arch"]);
+    fails_with(1, &[&evaluate[..], &network].concat(), &["does not name its network", "--arch"]);
     fails_with(1, &[&evaluate[..], &arch].concat(), &["another model", "the model has"]);
     let npy = path(&folder, "features.npy");
     let extract = ["extract", "--checkpoint", &weights, "--data", data, "--out", &npy];
     succeeds(&[&extract[..], &network, &arch].concat());
-    // Of two networks in one file it is said which one was taken.
+    // With two networks in a file, a message says which was taken.
     let both = two_networks(&folder, &weights, ["model.", "ema."]);
     let output = ptl(&[&["evaluate", "--checkpoint", &both, "--data", data][..], &network, &arch].concat());
     let said = "weights: (the tensors under model; it also has ema: --weights-dict takes another)";
@@ -288,14 +288,14 @@ fn weights_from_elsewhere_are_measured_with_flags_that_name_their_network() {
     let output = ptl(&tiny(&["train", "--data", data, "--init", &both, "--out", &out, "--max-steps", "1"]));
     let log = text(&output.stderr);
     assert!(log.contains("two.bin (the tensors under model; it also has ema: --weights-dict"), "{log}");
-    // What the file has is called as there.
+    // A message names tensors as the file does.
     for part in ["model.backbone.layer1 ", "ema.backbone ", "model.classifier.weight "] {
         assert!(log.contains(part), "{part:?} is not in: {log}");
     }
     let headless = foreign_weights(&folder, |name| name.replace("classifier", "other"));
     fails_with(1, &[&["evaluate", "--checkpoint", &headless][..], &arch].concat(), &["no classifier", "--init"]);
 
-    // Our own checkpoints say what they are.
+    // Checkpoints of this program describe their network.
     let own = ["evaluate", "--checkpoint", run, "--data", data];
     assert_eq!(succeeds(&[&own[..], &arch].concat()), succeeds(&own));
     for flags in [["--arch", "resnet18"], ["--embedding", "8"], ["--pool", "max"], ["--width", "0.25"]] {
@@ -303,7 +303,7 @@ fn weights_from_elsewhere_are_measured_with_flags_that_name_their_network() {
     }
 }
 
-/// The fixture's weights with one of their tensors changed, in a file of another program.
+/// Writes the fixture's weights with one tensor changed, as another program would.
 fn changed_weights(folder: &TempDir, name: &str, change: impl Fn(&mut Vec<f32>)) -> String {
     use ptl::io::checkpoint::{File, Tensor, write};
     let file = File::open(Path::new(&foreign_weights(folder, str::to_string))).unwrap();
@@ -344,16 +344,16 @@ fn weights_that_are_not_finite_are_named_and_no_such_feature_is_written() {
         &[name, "take a checkpoint from before"],
     );
     assert!(!Path::new(&out).exists());
-    // Finite weights whose products are not.
+    // The weights are finite, but their products are not.
     let weights = changed_weights(&folder, "bottleneck.weight", |values| values.fill(3e38));
     let extract = ["extract", "--checkpoint", &weights, "--images", &images, "--out", &features];
     fails_with(1, &[&extract[..], &network].concat(), &["the features of image", ".jpg are not finite"]);
     assert!(!Path::new(&features).exists());
 }
 
-/// A description that asks for a huge network beside a tensor of one number.
+/// The header asks for a huge network, and the file has a tensor of one number.
 #[test]
-fn a_description_is_believed_as_far_as_the_tensors_go() {
+fn a_header_without_matching_tensors_is_refused() {
     use ptl::io::checkpoint::{Tensor, write};
     let folder = tempfile::tempdir().unwrap();
     let checkpoints = files(Path::new(&fixture().run).join("checkpoints"));
@@ -384,7 +384,7 @@ fn a_description_is_believed_as_far_as_the_tensors_go() {
     refused(&|header| header["config"]["model"]["embedding"] = 65536.into(), "tensors are missing");
     let height = "bomb.safetensors: its header says model.height = 1099511627776: ";
     refused(&|header| header["config"]["model"]["height"] = (1u64 << 40).into(), height);
-    // A list of a thousand numbers is cut.
+    // A message shortens a list of a thousand numbers.
     refused(&|header| header["config"]["ptl"]["stages"] = vec![1; 1000].into(), "1, 1…: name one or more");
 }
 
@@ -498,13 +498,13 @@ fn features_in_files_rank_as_the_network_that_made_them() {
     let evaluated = succeeds(&["evaluate", "--checkpoint", run, "--data", data, "--rerank", "ptl"]);
     let (_, table) = evaluated.split_once('\n').unwrap();
     for ending in ["safetensors", "npy"] {
-        // No labels inside: the names of the images carry them.
+        // The file has no labels: they are in the names of the images.
         let query = extract("query", &format!("q.{ending}"));
         let gallery = extract("bounding_box_test", &format!("g.{ending}"));
         assert_eq!(succeeds(&["rank", "--query", &query, "--gallery", &gallery, "--rerank", "ptl"]), table, "{ending}");
     }
     let (query, gallery) = (path(&folder, "q.npy"), path(&folder, "g.npy"));
-    // On the emulated GPU too, where this build has one.
+    // Repeats this on the emulated GPU, if this build has one.
     let emulated = ptl(&["rank", "--query", &query, "--gallery", &gallery, "--rerank", "ptl", "--device", "emulated"]);
     match emulated.status.success() {
         true => assert_eq!(text(&emulated.stdout), table),
@@ -565,7 +565,7 @@ fn a_file_and_flags_say_the_same_and_flags_win() {
 }
 
 #[test]
-fn what_cannot_work_is_said_before_the_work() {
+fn what_cannot_work_is_refused_before_the_work() {
     let Fixture { data, run, folder, .. } = fixture();
     let new = path(folder, "never");
     let train = |args: &[&str], parts: &[&str]| {
@@ -685,7 +685,7 @@ fn only_training_needs_training_images() {
     let onto = ["train", "--data", &fixture().data, "--target", &data, "--out", &out, "--max-steps", "1"];
     succeeds(&tiny(&onto));
     fails_with(1, &tiny(&["train", "--data", &data]), &["no folder bounding_box_train"]);
-    // Where another data set is measured, the own queries are not.
+    // With another data set to measure, the training data need no queries.
     let (elsewhere, source) = (tempfile::tempdir().unwrap(), fixture().data.clone());
     let own = own_data(&elsewhere);
     fs::write(&files(format!("{own}/query"))[0], b"broken").unwrap();
@@ -805,7 +805,7 @@ fn a_gpu_that_is_not_there_is_one_clear_error() {
         fails_with(1, &["train", "--data", &data, "--out", &out, "--device", "cuda"], &["cuda: ", "--device cpu"]);
         assert!(succeeds(&["info"]).contains("GPU:"));
     }
-    // What the CPU does not have is not computed in something else.
+    // A precision that the CPU does not have is refused.
     let cpu = ["--device", "cpu", "--precision", "bf16"];
     let args = [&["train", "--data", &data, "--out", &out][..], &cpu].concat();
     fails_with(1, &args, &["precision = bf16", "need a GPU"]);
@@ -827,7 +827,7 @@ fn the_emulated_gpu_passes_its_self_test_and_writes_it_down() {
     assert!(report["checks"].as_array().unwrap().len() > 40);
 }
 
-/// The published files of CUHK03, small, in a folder of their own.
+/// Writes small files in the published form of CUHK03 to a folder of their own.
 fn cuhk03_files(folder: &TempDir) -> String {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/cuhk03");
     for kind in ["detected", "labeled"] {
@@ -890,11 +890,11 @@ fn cuhk03_without_lists_gives_the_classic_splits_and_swapped_ones_are_refused() 
 }
 
 #[test]
-fn a_data_set_of_another_name_is_refused_with_what_was_looked_for() {
+fn a_folder_of_another_data_set_is_refused_with_the_expected_files() {
     let Fixture { data, run, .. } = fixture();
     fails_with(1, &tiny(&["train", "--data", data, "--dataset", "msmt17"]), &["msmt17 needs the lists", "MSMT17_V1"]);
     fails_with(2, &["train", "--data", data, "--dataset", "market"], &["market1501"]);
-    // The run's own kind does not bind a folder that a flag names.
+    // The `data.kind` of the run does not apply to a folder that a flag names.
     let table = succeeds(&["evaluate", "--checkpoint", run, "--data", data]);
     assert!(table.contains("mAP"), "{table}");
     assert_eq!(json(Path::new(run).join("summary.json"))["data"], "Market-1501 layout");

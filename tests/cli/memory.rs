@@ -1,4 +1,4 @@
-//! Limits of memory, numbers that are too large, files that claim more than they have, and inputs that are no files.
+//! Limits of memory, numbers that are too large, files that claim more data than they have, and inputs that are not files.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::{fails_with, fixture, path, program, succeeds, text, tiny};
 
-/// KiB in a GiB.
+/// One GiB in KiB.
 const GIB: u64 = 1 << 20;
 
 /// Runs the program with at most `kib` of address space, on two threads.
@@ -24,7 +24,7 @@ fn limited(kib: u64, args: &[&str]) -> Output {
     command.env("RAYON_NUM_THREADS", "2").env("MALLOC_ARENA_MAX", "2").output().unwrap()
 }
 
-/// One sentence, and no panic or abort.
+/// Checks that the output is one sentence with all `parts`, and no panic or abort.
 fn one_sentence(output: &Output, parts: &[&str]) {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -33,7 +33,7 @@ fn one_sentence(output: &Output, parts: &[&str]) {
     parts.iter().for_each(|part| assert!(stderr.contains(part), "{part:?} is not in: {stderr}"));
 }
 
-/// Whether this system has such limits and says so.
+/// Returns whether this system has such limits; prints a message if not.
 fn has_limits() -> bool {
     let readable = Path::new("/proc/self/limits").exists();
     if !readable {
@@ -76,7 +76,7 @@ fn what_does_not_fit_is_refused_before_anything_is_built() {
     let output = limited(GIB, &[&evaluate[..], &["--eval-batch", "65536"]].concat());
     one_sentence(&output, &["evaluating resnet18-ptl with batches of 65536 images", "a smaller --eval-batch"]);
 
-    // What fits, runs; a cache for images that does not is made smaller.
+    // A training that fits runs; an image cache that does not fit is made smaller.
     let fits =
         tiny(&["train", "--data", &fixture().data, "--out", &out, "--epochs", "1", "--data.cache_mb", "999999999999"]);
     let output = limited(GIB, &[&fits[..], &["--threads", "2"]].concat());
@@ -109,14 +109,14 @@ fn numbers_that_are_too_large_are_refused_in_one_sentence() {
     ];
     for (flag, value, part) in refused {
         let args = tiny(&["train", "--data", &fixture().data, "--out", &out, flag, value]);
-        // The last of a flag wins.
+        // The last value of a flag counts.
         let output = program().args(&args).args([flag, value]).output().unwrap();
         let stderr = text(&output.stderr);
         assert!(matches!(output.status.code(), Some(1 | 2)), "{flag}: {stderr}");
         assert!(stderr.contains(part) && !stderr.contains("panicked"), "{flag}: {stderr}");
         assert!(!Path::new(&out).exists(), "{flag} left a folder");
     }
-    // Large ones that mean something.
+    // Large numbers that are valid.
     let large =
         ["--passes", "2000", "--max-steps", "1", "--workers", "64", "--threads", "64", "--patience", "99999999999"];
     let larger = ["--eval-every", "9223372036854775807", "--train.log_every", "9223372036854775807"];
@@ -146,7 +146,7 @@ fn pipe(folder: &TempDir, name: &str) -> String {
     pipe
 }
 
-/// What never ends is refused at once: a pipe that nobody writes to, a device.
+/// Inputs that never end are refused at once: a pipe without a writer, a device.
 #[test]
 fn pipes_and_devices_are_no_input() {
     let folder = tempfile::tempdir().unwrap();
@@ -198,7 +198,7 @@ fn pipes_and_devices_are_no_input() {
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }
 
-/// A matrix of ones.
+/// Returns the `.npy` file of a matrix of ones.
 fn npy(rows: usize, dim: usize) -> Vec<u8> {
     let dict = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dim}), }}\n");
     let mut bytes = [b"\x93NUMPY\x01\x00", &(dict.len() as u16).to_le_bytes()[..], dict.as_bytes()].concat();
@@ -206,7 +206,7 @@ fn npy(rows: usize, dim: usize) -> Vec<u8> {
     bytes
 }
 
-/// The published form of CUHK03: images, lists for detected and labeled boxes.
+/// Writes the published files of CUHK03: images, and lists for detected and labeled boxes.
 fn published(folder: &TempDir) -> [String; 3] {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/cuhk03");
     let mut mat = Vec::new();
@@ -225,7 +225,7 @@ fn converted(kib: u64, mat: &str, lists: [&str; 2], out: &str) -> Output {
     limited(kib, &args)
 }
 
-/// Zeros that are not stored as many as they are.
+/// Compresses `start` and many zeros to a short stream.
 fn zlib_of_zeros(start: &[u8], zeros: usize) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(start).unwrap();
@@ -235,7 +235,7 @@ fn zlib_of_zeros(start: &[u8], zeros: usize) -> Vec<u8> {
 }
 
 #[test]
-fn matlab_files_take_no_more_than_their_bytes_can_mean() {
+fn matlab_files_take_no_more_memory_than_their_length_justifies() {
     if !has_limits() {
         return;
     }
@@ -264,9 +264,9 @@ fn matlab_files_take_no_more_than_their_bytes_can_mean() {
     one_sentence(&converted(GIB, &mat, [&bombed, &labeled], &out), &["bomb.mat", "more than 16 MiB"]);
 }
 
-/// Numbers all over the file, made large: sizes, addresses, counts.
+/// Makes numbers all over the file large: sizes, addresses, counts.
 #[test]
-fn hdf5_files_take_no_more_than_their_bytes_can_mean() {
+fn hdf5_files_take_no_more_memory_than_their_length_justifies() {
     if !has_limits() {
         return;
     }
@@ -278,7 +278,7 @@ fn hdf5_files_take_no_more_than_their_bytes_can_mean() {
     assert!(converted(GIB, &mat, lists, &out).status.success());
     let spoilt = path(&folder, "spoilt.mat");
     let mut refused = 0;
-    // Zero bytes with numbers before them: the upper halves of sizes.
+    // Changes zero bytes after numbers: the upper halves of sizes.
     let upper = (4..good.len()).filter(|&at| good[at - 4..at].iter().any(|&byte| byte != 0) && good[at] == 0);
     let places: Vec<usize> = upper.collect();
     for at in places.iter().step_by(places.len() / 24) {
@@ -295,7 +295,7 @@ fn hdf5_files_take_no_more_than_their_bytes_can_mean() {
         }
     }
     assert!(refused > 0, "nothing was spoilt");
-    // The size of a stored chunk, said to be 4 GiB.
+    // Changes the size of a stored chunk to 4 GiB.
     let mut bytes = good;
     bytes[650_135] = 1;
     fs::write(&spoilt, bytes).unwrap();
@@ -303,7 +303,7 @@ fn hdf5_files_take_no_more_than_their_bytes_can_mean() {
 }
 
 #[test]
-fn images_in_one_file_take_no_more_than_its_bytes_can_mean() {
+fn images_in_one_file_take_no_more_memory_than_its_length_justifies() {
     if !has_limits() {
         return;
     }
@@ -334,9 +334,9 @@ fn images_in_one_file_take_no_more_than_its_bytes_can_mean() {
     one_sentence(&limited(GIB, &train), &["train-images-idx3-ubyte.gz"]);
 }
 
-/// Headers that claim many numbers.
+/// The headers claim more numbers than the files have.
 #[test]
-fn feature_files_are_believed_as_far_as_their_length() {
+fn feature_files_shorter_than_their_headers_claim_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let good = path(&folder, "good.npy");
     fs::write(&good, npy(4, 2)).unwrap();

@@ -1,18 +1,18 @@
-//! Names that others chose: they reach neither a terminal nor a spreadsheet as something that is executed.
+//! Names that others chose: neither a terminal nor a spreadsheet executes them.
 
 use std::fs;
 use std::path::Path;
 
 use super::{files, fixture, path, program, ptl, succeeds, text};
 
-/// A class of each kind of trouble: formulas, a terminal's commands, line breaks, Markdown, quotes.
+/// Dangerous names of classes: formulas, commands of a terminal, line breaks, Markdown, quotes.
 const CLASSES: [&str; 4] = ["=1+1,2", "-2|`<b>", "a\nerror: all is lost", "\u{1b}[2J\u{9b}\u{202e}z"];
 
 fn is_safe(text: &str) -> bool {
     !text.contains(|c: char| c != '\n' && (c.is_control() || c == '\u{202e}'))
 }
 
-/// Every file of text in a run is as harmless as what was printed.
+/// Checks that every text file in a run is as safe as what was printed.
 fn all_safe(run: &str) {
     for name in ["log.txt", "items.csv", "per-class.csv", "confusion.csv", "confusion.svg", "calibration.svg"] {
         let content = fs::read_to_string(format!("{run}/{name}")).unwrap();
@@ -56,7 +56,7 @@ fn class_names_are_shown_and_written_so_that_nothing_executes_them() {
     let want = ["\\u{1b}[2J\\u{9b}\\u{202e}z", "'-2|`<b>", "'=1+1,2", "a\\nerror: all is lost"];
     assert_eq!(cells(&guarded), want);
 
-    // Both files name the same images, so the runs can be compared; and Markdown keeps its columns.
+    // Both files name the same images, so the runs can be compared. Markdown keeps its columns.
     let table = succeeds(&["compare", &guarded, &raw, "--resamples", "100", "--markdown"]);
     assert!(table.contains("0, 1") && is_safe(&table), "{table}");
 
@@ -140,7 +140,7 @@ fn features_of_an_image_whose_name_breaks_the_list_are_refused() {
 }
 
 #[test]
-fn folders_whose_names_are_no_text_are_no_panic() {
+fn folder_names_that_are_not_utf8_cause_no_panic() {
     use std::os::unix::ffi::OsStrExt;
     let folder = tempfile::tempdir().unwrap();
     let odd = folder.path().join(std::ffi::OsStr::from_bytes(b"odd\xff"));

@@ -1,4 +1,4 @@
-//! Features that have much in common, or hardly any size, are ranked as f64 ranks them.
+//! Features that are nearly equal, very large or very small are ranked as in f64.
 
 use std::fmt::Write;
 use std::fs;
@@ -26,7 +26,7 @@ fn write(folder: &TempDir, name: &str, rows: &[Vec<f64>], identities: usize, cam
 }
 
 #[test]
-fn features_that_cancel_overflow_or_vanish_rank_right() {
+fn features_that_cancel_overflow_or_underflow_rank_right() {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let mut random = |n: usize| -> Vec<f64> { (0..n).map(|_| rng.random_range(-1.7..1.7)).collect() };
     let centres: Vec<Vec<f64>> = (0..20).map(|_| random(256)).collect();

@@ -1,4 +1,4 @@
-//! Studies that are interrupted go on, and end as if nothing had happened.
+//! Interrupted studies continue, and end as without the interruption.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ fn start(args: &[&str]) -> (Child, SystemTime) {
     (child, now)
 }
 
-/// Waits until the process has written to `file`, or ends.
+/// Waits until the process has written to `file` or has ended.
 fn wait_for(file: &Path, child: &mut Child, started: SystemTime) {
     let deadline = Instant::now() + Duration::from_secs(120);
     let written = || fs::metadata(file).is_ok_and(|m| m.len() > 0 && m.modified().unwrap() > started);
@@ -27,7 +27,7 @@ fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
 }
 
-/// Sends Ctrl-C once `file` is there; the command must then say how it goes on.
+/// Sends Ctrl-C once `file` exists. The command must then say how to continue.
 fn interrupt(args: &[&str], file: &Path, resume: &str) {
     let (mut child, started) = start(args);
     wait_for(file, &mut child, started);
@@ -45,7 +45,7 @@ fn kill(args: &[&str], file: &Path) {
     assert_eq!(child.wait_with_output().unwrap().status.code(), None, "it ended before it was killed");
 }
 
-/// Results of the whole and of every arm are the same bytes.
+/// Checks that the results of the study and of every arm have the same bytes.
 fn same_results(a: &str, b: &str, arms: &[&str]) {
     let read = |run: &str, file: &str| fs::read_to_string(Path::new(run).join(file)).unwrap();
     assert_eq!(read(a, "summary.json"), read(b, "summary.json"));
@@ -68,7 +68,7 @@ fn same_results(a: &str, b: &str, arms: &[&str]) {
 const LONG: [&str; 6] = ["--epochs", "30", "--train.log-every", "1", "--train.checkpoint-every", "4"];
 
 #[test]
-fn a_comparison_goes_on_after_ctrl_c_and_after_being_killed() {
+fn a_comparison_continues_after_ctrl_c_and_after_a_kill() {
     let data = &fixture().data;
     let folder = tempfile::tempdir().unwrap();
     let [whole, broken] = ["whole", "broken"].map(|name| path(&folder, name));
@@ -80,7 +80,7 @@ fn a_comparison_goes_on_after_ctrl_c_and_after_being_killed() {
     let args = compare(&whole);
     let table = succeeds(&args.iter().map(String::as_str).collect::<Vec<_>>());
 
-    // Before there is any checkpoint, then within two arms.
+    // Interrupts it before the first checkpoint, then within two arms.
     let args = compare(&broken);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let resume = ["compare", "--resume", &broken];
@@ -99,7 +99,7 @@ fn a_comparison_goes_on_after_ctrl_c_and_after_being_killed() {
 
     assert_eq!(succeeds(&[&resume[..], &["--threads", "1"]].concat()), table);
     same_results(&whole, &broken, &["pretrain", "plain", "ptl"]);
-    // An arm that went on by itself is no arm of the study any more.
+    // An arm that was continued by itself no longer belongs to the study.
     let plain = of_arm("plain").display().to_string();
     let copy = path(&folder, "copy");
     assert!(Command::new("cp").args(["-r", &plain, &copy]).status().unwrap().success());
@@ -114,7 +114,7 @@ fn a_comparison_goes_on_after_ctrl_c_and_after_being_killed() {
 }
 
 #[test]
-fn an_ablation_goes_on() {
+fn an_ablation_continues() {
     let data = &fixture().data;
     let folder = tempfile::tempdir().unwrap();
     let [whole, broken] = ["whole", "broken"].map(|name| path(&folder, name));
@@ -129,9 +129,9 @@ fn an_ablation_goes_on() {
     same_results(&whole, &broken, &["carry", "carry-epochs", "reset"]);
 }
 
-/// Wherever the interruption falls: into the drawing, the loading, an arm.
+/// Interrupts it while it draws, loads, and trains an arm.
 #[test]
-fn a_demo_goes_on() {
+fn a_demo_continues() {
     let folder = tempfile::tempdir().unwrap();
     let whole = path(&folder, "whole");
     succeeds(&["demo", "--quick", "--out", &whole]);
@@ -187,7 +187,7 @@ fn a_study_without_its_gpu_leaves_no_folder() {
 }
 
 #[test]
-fn the_script_of_the_study_goes_on_with_its_own_settings() {
+fn the_script_of_the_study_continues_with_its_own_settings() {
     use std::os::unix::process::CommandExt;
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (path(&folder, "data"), path(&folder, "out"));
@@ -205,7 +205,7 @@ fn the_script_of_the_study_goes_on_with_its_own_settings() {
     let mut child = script("2").spawn().unwrap();
     let arm = |name: &str| Path::new(&out).join("reid-4x4/seed-0").join(name);
     wait_for(&arm("carry/config.toml"), &mut child, started);
-    // As a terminal does: to the whole group.
+    // Sends the signal to the whole group, as a terminal does.
     assert!(Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));

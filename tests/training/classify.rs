@@ -1,4 +1,4 @@
-//! Whole runs of classifiers: the same loop, run folder and checkpoints as for identities.
+//! Whole runs of classifiers, with the same loop, run folder and checkpoints as re-identification.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::support::{assert_same, everything};
 
 const CLASSES: [&str; 3] = ["bars", "blank", "stripes"];
 
-/// Three classes of 20 small pictures: vertical bars, one grey, horizontal stripes, each of a random brightness and phase.
+/// Returns three classes of 20 small pictures: vertical bars, one grey, horizontal stripes, with random brightness and phase.
 fn dataset() -> &'static ClassDataset {
     static DATA: OnceLock<(ClassDataset, TempDir)> = OnceLock::new();
     let (dataset, _) = DATA.get_or_init(|| {
@@ -54,7 +54,7 @@ fn config(arch: &str) -> Config {
     config
 }
 
-/// Everything at once that draws at random or keeps a state.
+/// Returns settings with everything that draws random numbers or keeps a state.
 fn crowded() -> Config {
     let mut config = config("resnet18-ptl");
     let augment = &mut config.augment;
@@ -99,7 +99,7 @@ fn classes_are_learnt_and_the_run_has_its_files() {
         for name in ["confusion.csv", "per-class.csv"] {
             assert!(run.file(name).is_file(), "{arch}: {name}");
         }
-        // What was trained is what is loaded.
+        // The loaded model is the trained one.
         let mut trained = TrainedModel::open(run.root(), &Overrides::default()).unwrap();
         assert_eq!(trained.class_names, CLASSES);
         let silent = Reporter::silent();
@@ -109,12 +109,12 @@ fn classes_are_learnt_and_the_run_has_its_files() {
 }
 
 #[test]
-fn resuming_continues_bit_for_bit_whatever_is_on() {
+fn resuming_continues_bit_for_bit_with_everything_on() {
     let folder = tempfile::tempdir().unwrap();
     let config = crowded();
     let whole = run_in(&folder, "whole");
     let report = finish(&config, Start::Scratch, &whole);
-    // 45 training images are 5 batches of 8, which are 2 whole groups.
+    // 45 training images make 5 batches of 8, and these make 2 whole groups.
     let steps = fs::read_to_string(whole.metrics_path()).unwrap();
     assert_eq!(steps.lines().filter(|line| line.contains("\"type\":\"step\"")).count(), 6);
 
@@ -146,7 +146,7 @@ fn threads_and_loaders_do_not_change_a_bit() {
     }
 }
 
-/// Without batch statistics a group of batches has the gradient of one batch of them all. (BN differs, so it is frozen.)
+/// Without batch statistics, a group of batches has the gradient of one large batch. (Batch norm differs, so it is frozen.)
 #[test]
 fn accumulated_batches_update_as_one_large_batch() {
     let folder = tempfile::tempdir().unwrap();
@@ -174,11 +174,11 @@ fn accumulated_batches_update_as_one_large_batch() {
 }
 
 #[test]
-fn training_ends_when_nothing_gets_better_and_the_best_weights_are_what_counts() {
+fn training_ends_without_improvement_and_the_best_weights_count() {
     let folder = tempfile::tempdir().unwrap();
     let run = run_in(&folder, "run");
     let mut config = config("cifar-resnet20");
-    // The accuracy over 15 images can become better 15 times at most: patience ends before the epochs do.
+    // The accuracy over 15 images can improve 15 times at most, so patience ends the training before the last epoch.
     (config.optim.lr, config.schedule.epochs, config.train.patience) = (0.05, 60, 2);
     let report = finish(&config, Start::Scratch, &run);
     let evaluations: Vec<serde_json::Value> =
@@ -195,17 +195,17 @@ fn training_ends_when_nothing_gets_better_and_the_best_weights_are_what_counts()
         let silent = Reporter::silent();
         classification::evaluate(trained.model(&silent), &dataset().val, &dataset().classes).unwrap().per_image
     };
-    assert_eq!(measured(&best), report.per_image, "the best weights are what counts");
-    assert_ne!(measured(&model(newest_step(&run))), report.per_image, "the last weights are others");
+    assert_eq!(measured(&best), report.per_image, "the best weights count");
+    assert_ne!(measured(&model(newest_step(&run))), report.per_image, "the last weights differ");
     let log = fs::read_to_string(run.log_path()).unwrap();
     assert!(log.contains("no better top-1 in 2 evaluations"), "{log}");
-    // A run that is over stays over.
+    // A finished run does not train when it is resumed.
     let again = finish(&config, Start::Resume, &run);
     assert_eq!(again.per_image, report.per_image);
 }
 
 #[test]
-fn a_moving_average_is_what_is_saved_and_training_goes_on_from_the_weights() {
+fn the_moving_average_is_saved_and_training_continues_from_the_weights() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config("cifar-resnet20");
     let plain = run_in(&folder, "plain");
@@ -219,7 +219,7 @@ fn a_moving_average_is_what_is_saved_and_training_goes_on_from_the_weights() {
     };
     let weights = |run: &RunDir| file(run, ptl::model::MODEL_FILE).f32("fc.weight").unwrap();
     assert_ne!(weights(&plain), weights(&averaged));
-    // Training itself is the same with and without the average.
+    // The average does not change the training.
     let trained = file(&averaged, ptl::model::TRAINING_FILE).f32("trained.values").unwrap();
     let model = file(&plain, ptl::model::MODEL_FILE);
     let bias = model.f32("fc.bias").unwrap();
@@ -227,7 +227,7 @@ fn a_moving_average_is_what_is_saved_and_training_goes_on_from_the_weights() {
 }
 
 #[test]
-fn a_plain_classifier_becomes_one_with_cells_and_keeps_its_head_where_asked() {
+fn a_plain_classifier_gets_cells_and_keeps_its_head_on_request() {
     let folder = tempfile::tempdir().unwrap();
     let plain = run_in(&folder, "plain");
     let mut config = config("resnet18");
@@ -235,7 +235,7 @@ fn a_plain_classifier_becomes_one_with_cells_and_keeps_its_head_where_asked() {
     finish(&config, Start::Scratch, &plain);
     let weights = ptl::model::model_file(plain.root()).unwrap();
     let before = File::open(&weights).unwrap();
-    // So small a rate moves nothing: what differs was not loaded.
+    // The learning rate is too small to change weights: those that differ were not loaded.
     config.optim.lr = 1e-30;
     let after = |config: &Config, name: &str| {
         let run = run_in(&folder, name);
@@ -255,22 +255,22 @@ fn a_plain_classifier_becomes_one_with_cells_and_keeps_its_head_where_asked() {
     let (task, stop) = (&Classify { dataset: dataset() }, &StopFlag::default());
     let start = Start::Init(weights.clone());
     let refused = train::run(&Job { config: &config, task, start, run: &run, reporter: &reporter, stop }).err();
-    assert!(refused.unwrap().to_string().contains("leave --keep-head out"));
+    assert!(refused.unwrap().to_string().contains("leave `train.keep_head` out"));
     config.train.keep_head = false;
     let ptl = after(&config, "ptl");
     assert_eq!(ptl.f32("layer1.0.conv1.weight").unwrap(), before.f32("layer1.0.conv1.weight").unwrap());
     assert!(ptl.names().iter().any(|name| name == "ptl.bconv3.gates.weight"));
 }
 
-/// A request that comes with the last step of an epoch is answered at once; what is due is done when the run goes on, once.
+/// A request to stop in the last step of an epoch is met at once. The evaluation that is due runs once, when the run continues.
 #[test]
-fn an_epoch_that_ends_with_a_request_to_stop_is_evaluated_when_the_run_goes_on() {
+fn an_epoch_that_ends_with_a_request_to_stop_is_evaluated_when_the_run_continues() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config("cifar-resnet20");
     (config.sampler.batch, config.schedule.epochs) = (32, 3);
     let whole = run_in(&folder, "whole");
     finish(&config, Start::Scratch, &whole);
-    // One step an epoch, so that every step is its last.
+    // An epoch has one step, so every step is the last of its epoch.
     let run = run_in(&folder, "stopped");
     let (task, silent) = (&Classify { dataset: dataset() }, Reporter::silent());
     let stop = &StopFlag::default();
@@ -280,18 +280,18 @@ fn an_epoch_that_ends_with_a_request_to_stop_is_evaluated_when_the_run_goes_on()
         assert!(matches!(outcome, Outcome::Stopped(position) if position.epoch == 1));
         assert_eq!(lines_of(&run, "evaluation").len(), lines);
     }
-    // Other classes do not continue it.
+    // It cannot continue with other classes.
     let mut other = dataset().clone();
     other.classes[1] = "clouds".into();
     let task = &Classify { dataset: &other };
     let job = Job { config: &config, task, start: Start::Resume, run: &run, reporter: &silent, stop };
     let error = train::run(&job).err().expect("refused").to_string();
-    assert!(error.contains("clouds in the place of blank"), "{error}");
+    assert!(error.contains("clouds instead of blank"), "{error}");
     finish(&config, Start::Resume, &run);
     assert_eq!(lines_of(&run, "evaluation"), lines_of(&whole, "evaluation"));
 }
 
-/// The lines of that type in a run's metrics.
+/// Returns the lines of this type in the metrics of a run.
 fn lines_of(run: &RunDir, kind: &str) -> Vec<String> {
     let metrics = fs::read_to_string(run.metrics_path()).unwrap();
     metrics.lines().filter(|line| line.contains(&format!("\"type\":\"{kind}\""))).map(String::from).collect()
@@ -323,7 +323,7 @@ fn every_classifier_trains_a_step() {
 #[test]
 fn data_that_cannot_be_trained_on_is_refused_in_one_sentence() {
     let (few, many) = (ClassDataset { train: Vec::new(), ..dataset().clone() }, dataset().clone());
-    for (dataset, batch, part) in [(&few, 8, "no train"), (&many, 64, "--batch")] {
+    for (dataset, batch, part) in [(&few, 8, "no train"), (&many, 64, "`sampler.batch`")] {
         let folder = tempfile::tempdir().unwrap();
         let run = run_in(&folder, "run");
         let mut config = config("resnet18");

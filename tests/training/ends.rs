@@ -1,4 +1,4 @@
-//! Runs that end early, in every way, and go on: nothing is lost, counted twice, or measured by another epoch's length.
+//! Runs that end early, in every way, and continue: nothing is lost or counted twice, and the length of epochs may change.
 
 use std::cell::Cell;
 use std::fs;
@@ -24,7 +24,7 @@ fn run_in(folder: &TempDir, name: &str) -> RunDir {
     RunDir::create(&folder.path().join(name)).unwrap()
 }
 
-/// The metrics without what takes time.
+/// Returns the metrics without speeds, which depend on time.
 fn metrics(run: &RunDir) -> Vec<Value> {
     let text = fs::read_to_string(run.metrics_path()).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -54,13 +54,13 @@ fn assert_same_results(a: &RunDir, b: &RunDir, what: &str) {
     assert_eq!(names(a), names(b), "{what}: checkpoints");
 }
 
-/// Fails at one evaluation, before it or behind it: what is on the disk then is what a killed process leaves.
+/// Fails before or after one evaluation: the files on the disk are then those that a killed process leaves.
 struct Failing<'a> {
     task: Reid<'a>,
     evaluations: Cell<usize>,
     fails_at: usize,
     measures: bool,
-    /// Set at that evaluation, instead of an error.
+    /// Requested at that evaluation, instead of an error.
     stop: Option<StopFlag>,
 }
 
@@ -124,7 +124,7 @@ fn failing(fails_at: usize, stop: Option<StopFlag>) -> Failing<'static> {
     Failing { task, evaluations: Cell::new(0), fails_at, measures: fails_at.is_multiple_of(2), stop }
 }
 
-/// Every epoch is measured, and patience counts.
+/// Returns settings with an evaluation after every epoch, and with patience.
 fn patient() -> Config {
     let mut config = config();
     (config.train.eval_every, config.train.patience, config.train.ema) = (1, 2, 0.5);
@@ -145,7 +145,7 @@ fn an_end_within_an_evaluation_counts_nothing_twice() {
         let (task, stop) = (&failing(at, None), &StopFlag::default());
         let job = Job { config: &config, task, start: Start::Scratch, run: &run, reporter: &silent, stop };
         train::run(&job).err().expect("it fails");
-        // A line that was written and not counted on.
+        // Adds a line of metrics that no record counts.
         let line = "{\"type\":\"evaluation\",\"epoch\":1,\"step\":1}\n{\"type\":\"ep";
         fs::write(run.metrics_path(), [fs::read(run.metrics_path()).unwrap(), line.into()].concat()).unwrap();
         finish(&config, Start::Resume, &run);
@@ -154,7 +154,7 @@ fn an_end_within_an_evaluation_counts_nothing_twice() {
 }
 
 #[test]
-fn a_request_within_an_evaluation_ends_it_and_saves_what_was_trained() {
+fn a_request_within_an_evaluation_ends_it_and_saves_the_training() {
     let folder = tempfile::tempdir().unwrap();
     for patience in [0, 2] {
         let mut config = patient();
@@ -185,7 +185,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// What an older process left that was killed between two renames, and what one leaves that is killed before it has tidied up.
+/// An older process was killed between two renames, and another before it removed old checkpoints.
 #[test]
 fn leftovers_are_used_or_removed() {
     let folder = tempfile::tempdir().unwrap();
@@ -222,7 +222,7 @@ fn an_epoch_that_was_interrupted_has_the_mean_of_all_its_steps() {
         let start = if i == 0 { Start::Scratch } else { Start::Resume };
         assert!(matches!(run_job(&config, &datasets()[0], start, &run, &stop), Outcome::Stopped(_)));
     }
-    // A limit within an epoch ends the run with what it has; the epoch goes on all the same.
+    // A limit within an epoch ends the run with its current results; the epoch can still continue.
     let mut part = config.clone();
     part.train.max_steps = Some(STEPS_PER_EPOCH + 2);
     finish(&part, Start::Resume, &run);
@@ -238,7 +238,7 @@ fn the_rate_follows_the_epochs_when_their_length_changes() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config();
     (config.schedule.epochs, config.schedule.warmup_epochs) = (4, 0);
-    // Six identities: 6 updates an epoch, and then 3, 12 or 2.
+    // An epoch of six identities has 6 updates, and then 3, 12 or 2.
     let changes: [(&str, fn(&mut Config), usize); 3] = [
         ("ids", |config| config.sampler.ids = 6, 3),
         ("passes", |config| config.sampler.passes = 6, 12),
@@ -263,7 +263,7 @@ fn the_rate_follows_the_epochs_when_their_length_changes() {
 }
 
 #[test]
-fn a_run_goes_on_with_its_own_identities_only() {
+fn a_run_continues_with_its_own_identities_only() {
     let folder = tempfile::tempdir().unwrap();
     let run = run_in(&folder, "run");
     let (mut config, dataset) = (config(), &datasets()[0]);
@@ -280,18 +280,21 @@ fn a_run_goes_on_with_its_own_identities_only() {
     let refused = |dataset: &Dataset, part: &str| {
         let error = try_job(&config, dataset, Start::Resume, &run, &StopFlag::default()).err().expect("refused");
         let error = error.to_string();
-        assert!(error.contains("the data have other identities than the run") && error.contains(part), "{error}");
+        assert!(
+            error.contains("the identities of the data differ from those of the run") && error.contains(part),
+            "{error}"
+        );
     };
     let (first, last) = (pids[0], *pids.last().unwrap());
     let renamed = with(&|pid| Some(if pid == first { 9999 } else { pid }));
-    refused(&renamed, &format!("9999 in the place of {first}"));
-    refused(&with(&|pid| (pid != last).then_some(pid)), &format!("(5 instead of 6), {last} is missing"));
+    refused(&renamed, &format!("9999 instead of {first}"));
+    refused(&with(&|pid| (pid != last).then_some(pid)), &format!("(5 instead of 6), for example {last} is missing"));
     let mut more = dataset.clone();
     more.train[0].pid = 9999;
-    refused(&more, "(7 instead of 6), 9999 is new");
+    refused(&more, "(7 instead of 6), for example 9999 is new");
     assert_eq!(fs::read(run.config_path()).unwrap(), before);
 
-    // A checkpoint of an earlier version names none: it goes on, with a warning.
+    // A checkpoint of an earlier version names no identities: it continues with a warning.
     let model = ptl::model::checkpoints::newest(&run.checkpoints()).unwrap().join(ptl::model::MODEL_FILE);
     let bytes = fs::read(&model).unwrap();
     let (from, to) = ("\\\"class_names\\\":[", "\\\"klass_names\\\":[");
@@ -318,9 +321,9 @@ fn fewer_epochs_than_are_done_change_nothing() {
     assert!(content() == before);
 }
 
-/// A run that has trained nothing yet goes on from its start, `--init` and all.
+/// A run without an update continues from its start, with the weights of `--init`.
 #[test]
-fn a_run_that_ended_before_its_first_epoch_goes_on() {
+fn a_run_that_ended_before_its_first_epoch_continues() {
     let folder = tempfile::tempdir().unwrap();
     let source = run_in(&folder, "source");
     let config = config();
@@ -332,7 +335,7 @@ fn a_run_that_ended_before_its_first_epoch_goes_on() {
     let whole = run_in(&folder, "whole");
     finish(&other, Start::Init(weights.clone()), &whole);
 
-    // It ends at its first evaluation, and only the first checkpoint is left.
+    // It ends at its first evaluation, with only the first checkpoint.
     let run = run_in(&folder, "run");
     let (task, stop, silent) = (&failing(1, None), &StopFlag::default(), Reporter::silent());
     let mut unsaved = other.clone();
@@ -346,7 +349,7 @@ fn a_run_that_ended_before_its_first_epoch_goes_on() {
     assert_same_results(&whole, &run, "from its start");
 }
 
-/// Makes a checkpoint one of an earlier version: its place stands in the training file, and there is no record.
+/// Turns a checkpoint into one of an earlier version: the position is in the training file, and there is no record.
 fn age(checkpoint: &Path) {
     let record = Record::read(checkpoint).unwrap().unwrap();
     fs::remove_file(checkpoint.join(ptl::model::RECORD_FILE)).unwrap();
@@ -367,7 +370,7 @@ fn age(checkpoint: &Path) {
 }
 
 #[test]
-fn a_run_of_an_earlier_version_goes_on() {
+fn a_run_of_an_earlier_version_continues() {
     let folder = tempfile::tempdir().unwrap();
     let config = patient();
     let whole = run_in(&folder, "whole");
@@ -390,7 +393,7 @@ fn a_run_of_an_earlier_version_goes_on() {
 }
 
 #[test]
-fn the_best_weights_are_what_is_measured_at_the_end() {
+fn the_best_weights_are_measured_at_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let run = run_in(&folder, "run");
     let mut config = config();
@@ -407,7 +410,7 @@ fn the_best_weights_are_what_is_measured_at_the_end() {
     };
     assert_eq!(measured(run.root()), report);
     assert_eq!(report.map, best.score);
-    assert_ne!(measured(&newest), report, "the last weights are others");
+    assert_ne!(measured(&newest), report, "the last weights differ");
     let summary: Value = serde_json::from_slice(&fs::read(run.summary_path()).unwrap()).unwrap();
     assert!((summary["mAP"].as_f64().unwrap() - 100.0 * best.score).abs() < 1e-9);
 }

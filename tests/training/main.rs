@@ -1,4 +1,4 @@
-//! Whole runs on a few drawn pedestrians: resuming, seeds, threads, fine-tuning; the baseline here, MGN in [`mgn`].
+//! Whole runs on a few drawn pedestrians: resuming, seeds, threads, fine-tuning. The module [`mgn`] has the tests of MGN.
 
 mod classify;
 #[path = "../common/mod.rs"]
@@ -43,7 +43,7 @@ fn resuming_continues_bit_for_bit() {
         let report = finish(&config, Start::Scratch, &whole);
         assert_eq!(logged_steps(&whole).len(), EPOCHS * STEPS_PER_EPOCH);
 
-        // In the middle of an epoch, at its end, and twice.
+        // Stops in the middle of an epoch, at its end, and twice.
         let halves = RunDir::create(&folder.path().join("halves")).unwrap();
         for (i, steps) in [4, STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH + 1].into_iter().enumerate() {
             let mut first = config.clone();
@@ -73,7 +73,7 @@ fn a_request_to_stop_leaves_a_run_that_resumes() {
             Outcome::Finished(_) => panic!("did not stop"),
         }
     }
-    // Within an epoch, epochs of another length do not continue it; nor does another image size, for the latent states.
+    // Within an epoch, the run cannot continue with epochs of another length, nor with another image size (latent states).
     let (mut longer, mut larger) = (config.clone(), config.clone());
     longer.sampler.passes = 7;
     larger.model.height = 48;
@@ -109,7 +109,7 @@ fn threads_and_loaders_do_not_change_a_bit_and_seeds_do() {
 }
 
 #[test]
-fn fine_tuning_takes_any_number_of_identities_and_says_what_it_took() {
+fn fine_tuning_takes_any_number_of_identities_and_reports_what_it_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config();
     config.schedule.epochs = 1;
@@ -122,7 +122,7 @@ fn fine_tuning_takes_any_number_of_identities_and_says_what_it_took() {
 
     let tuned = RunDir::create(&folder.path().join("tuned")).unwrap();
     let start = Start::Init(weights.clone());
-    // So small a rate moves nothing: what differs was not loaded.
+    // The learning rate is too small to change weights: those that differ were not loaded.
     config.optim.lr = 1e-30;
     run_job(&config, &datasets()[1], start, &tuned, &StopFlag::default());
     let before = File::open(&weights).unwrap();
@@ -143,7 +143,7 @@ fn fine_tuning_takes_any_number_of_identities_and_says_what_it_took() {
 }
 
 #[test]
-fn a_frozen_backbone_stays_and_the_rest_moves() {
+fn a_frozen_backbone_stays_and_the_rest_changes() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config();
     config.schedule.epochs = 1;
@@ -203,12 +203,12 @@ fn a_diverging_run_ends_with_one_error_and_keeps_its_checkpoints() {
     let start = Start::Init(weights);
     let outcome = try_job(&config, &datasets()[0], start, &second, &StopFlag::default());
     let error = outcome.err().expect("diverges").to_string();
-    assert!(error.contains("the loss became") && error.contains("--lr") && error.contains(".jpg"), "{error}");
+    assert!(error.contains("the loss became") && error.contains("`optim.lr`") && error.contains(".jpg"), "{error}");
     assert_eq!(everything(&run), saved);
     assert!(Path::new(&second.metrics_path()).exists());
 }
 
-/// Real handwriting in Market-1501 layout, where `PTL_DATA` names the folder that holds it.
+/// Trains on real handwriting in Market-1501 layout, if `PTL_DATA` names its folder.
 #[test]
 fn a_real_data_set_trains_and_is_measured() {
     let Some(root) = std::env::var_os("PTL_DATA") else {

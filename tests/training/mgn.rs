@@ -18,7 +18,7 @@ use ptl::train::{Outcome, Start};
 use crate::common::say;
 use crate::support::{assert_same, datasets, everything, finish, run_job};
 
-/// The recipe as published, but for the width, the length and batches of 2 x 2.
+/// Returns the published recipe, except for the width, the length and batches of 2 x 2.
 fn config(arch: &str) -> Config {
     let mut config = Config::recipe(TaskKind::Reid, arch);
     config.model.width = 0.0625;
@@ -30,7 +30,7 @@ fn config(arch: &str) -> Config {
     config
 }
 
-/// Shapes by name of a checkpoint's tensors whose names hold `part`.
+/// Returns names and shapes of the tensors of a checkpoint that have `part` in their name.
 fn shapes(run: &RunDir, part: &str) -> Vec<(String, Vec<usize>)> {
     let all = everything(run).into_iter().map(|(name, shape, _)| (name, shape));
     all.filter(|(name, _)| name.contains(part) && !name.starts_with("optimizer.")).collect()
@@ -44,7 +44,7 @@ fn mgn_ptl_trains_evaluates_and_resumes_at_384x128() {
     let whole = RunDir::create(&folder.path().join("whole")).unwrap();
     let report = finish(&config, Start::Scratch, &whole);
     assert_eq!(report.valid_queries, datasets()[0].query.len());
-    // What was measured at the end is what the run folder holds.
+    // The run folder holds the evaluation at the end.
     let mut trained = TrainedModel::open(whole.root(), &Overrides::default()).unwrap();
     let silent = Reporter::silent();
     assert_eq!(evaluate_dataset(trained.model(&silent), &datasets()[0]).unwrap(), report);
@@ -58,7 +58,7 @@ fn mgn_ptl_trains_evaluates_and_resumes_at_384x128() {
     finish(&config, Start::Resume, &stopped);
     assert_same(&whole, &stopped, "resumed within the second epoch");
 
-    // One state for each of the eight cells, a slot for each image of the batch.
+    // Each of the eight cells has a state, with a slot for each image of the batch.
     let states = shapes(&whole, "latent_state");
     let slot = |h, w, c| vec![4, h, w, c];
     let expected = [
@@ -75,7 +75,7 @@ fn mgn_ptl_trains_evaluates_and_resumes_at_384x128() {
         (1..).zip(expected).map(|(i, shape)| (format!("ptl.bconv{i}.latent_state"), shape)).collect();
     assert_eq!(states, expected);
 
-    // What the forward never uses is saved as it was, with no decay.
+    // Parameters that forward never uses are saved unchanged, without decay.
     let fresh = RunDir::create(&folder.path().join("fresh")).unwrap();
     let mut first = config.clone();
     first.train.max_steps = Some(1);
@@ -148,7 +148,7 @@ fn mgn_starts_mgn_ptl_and_a_frozen_backbone_leaves_the_branches_free() {
     assert_eq!(after.shape("fc_id_2048_0.weight").unwrap()[0], 4);
 }
 
-/// Real handwriting in Market-1501 layout, where `PTL_DATA` names the folder that holds it.
+/// Trains on real handwriting in Market-1501 layout, if `PTL_DATA` names its folder.
 #[test]
 fn mgn_ptl_learns_on_a_real_data_set() {
     let Some(root) = std::env::var_os("PTL_DATA") else {

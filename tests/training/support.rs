@@ -1,4 +1,4 @@
-//! What the tests of whole runs share: data, settings, running, comparing.
+//! Functions that the tests of whole runs share: data, settings, running, comparing.
 
 use std::sync::OnceLock;
 
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 pub const EPOCHS: usize = 3;
 pub const STEPS_PER_EPOCH: usize = 6;
 
-/// Six training identities (the second data set has four), four images each.
+/// Returns two data sets with six and four training identities, four images each.
 pub fn datasets() -> &'static [Dataset; 2] {
     static DATA: OnceLock<([Dataset; 2], TempDir)> = OnceLock::new();
     let (datasets, _) = DATA.get_or_init(|| {
@@ -87,7 +87,7 @@ pub fn finish(config: &Config, start: Start, run: &RunDir) -> RankingReport {
     }
 }
 
-/// Name, shape and bits of everything in the newest checkpoint: weights, statistics, optimiser, latent states.
+/// Returns name, shape and bits of every tensor in the newest checkpoint: weights, statistics, optimiser, latent states.
 pub fn everything(run: &RunDir) -> Vec<(String, Vec<usize>, Vec<u32>)> {
     let newest = ptl::model::checkpoints::newest(&run.checkpoints()).unwrap();
     let mut all = Vec::new();
@@ -115,7 +115,7 @@ pub fn assert_same(a: &RunDir, b: &RunDir, what: &str) {
     }
 }
 
-/// Steps in metrics.jsonl, in the order of their lines.
+/// Returns the steps in metrics.jsonl, in the order of their lines.
 pub fn logged_steps(run: &RunDir) -> Vec<u64> {
     let text = std::fs::read_to_string(run.metrics_path()).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());

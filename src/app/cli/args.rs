@@ -1,4 +1,4 @@
-//! The command line, in clap's words.
+//! The arguments of the command line, parsed by clap.
 
 use std::path::PathBuf;
 
@@ -24,8 +24,8 @@ pub enum Command {
     Demo(Box<DemoArgs>),
     /// Compare finished runs; or pre-train on one data set, fine-tune on another plainly and with PTL, and compare.
     ///
-    /// ptl-train compare RUN...: runs that differ in nothing but the seed are one arm; each arm is held against the first by
-    /// a paired bootstrap over images and seeds.
+    /// ptl-train compare RUN...: runs that differ only in their seed are one arm; each arm is compared with the first by a paired
+    /// bootstrap over images and seeds.
     ///
     /// ptl-train compare --source DIR --target DIR: trains the three arms zero-shot, plain and PTL, and compares them.
     Compare(Box<CompareArgs>),
@@ -35,29 +35,29 @@ pub enum Command {
     Train(Box<TrainArgs>),
     /// Measure a model on a data set: mAP, mINP, CMC, or a classifier's accuracies.
     Evaluate(Box<EvaluateArgs>),
-    /// Name the classes of images in a folder, by a classifier.
+    /// Classify the images in a folder.
     Predict(Box<PredictArgs>),
-    /// Measure features that lie in files: mAP, mINP, CMC.
+    /// Measure features from files: mAP, mINP, CMC.
     Rank(Box<RankArgs>),
     /// Write the features of images to a file.
     Extract(Box<ExtractArgs>),
     /// Generate a data set of drawn pedestrians.
     Synth(SynthArgs),
-    /// Turn a data set's published files into folders of images.
+    /// Convert the published files of a data set to folders of images.
     #[command(subcommand)]
     Convert(ConvertCommand),
-    /// Prove a GPU: everything that it computes against the CPU, on random numbers.
+    /// Check GPU results against the CPU, on random numbers.
     Selftest(SelftestArgs),
-    /// Say what this build and this machine can do, or what a network costs.
+    /// Show build, device and model-cost information.
     Info(Box<InfoArgs>),
 }
 
 #[derive(Args, Debug)]
 pub struct InfoArgs {
-    /// Parameters, operations and memory of this network, plain and with PTL.
+    /// Show parameters, operations and memory of this network, plain and with PTL.
     #[arg(long, value_name = "ARCH", value_parser = Arch::NAMES)]
     pub model: Option<String>,
-    /// Identities or classes.
+    /// Number of identities or classes.
     #[arg(long, value_name = "N", default_value_t = 1000, requires = "model")]
     pub classes: usize,
     #[command(flatten)]
@@ -66,22 +66,22 @@ pub struct InfoArgs {
 
 #[derive(Args, Debug)]
 pub struct SelftestArgs {
-    /// What is tested; emulated runs the CUDA kernels on the CPU.
+    /// Device to check; emulated runs the CUDA kernels on the CPU.
     #[arg(long, default_value = "cuda", value_parser = ["cuda", "emulated"])]
     pub device: String,
     /// Arithmetic of convolutions.
     #[arg(long, default_value = "f32", value_parser = ["f32", "tf32", "bf16"])]
     pub precision: String,
-    /// Plain convolutions by cuDNN and cuBLASLt; false takes the crate's own kernels.
+    /// Use cuDNN and cuBLASLt for plain convolutions; false: the crate's own kernels.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub vendor: bool,
-    /// Seed of the random numbers; without it the time gives one.
+    /// Seed of the random numbers [default: from the time].
     #[arg(long)]
     pub seed: Option<u64>,
-    /// The ops at the size that they have in a ResNet-50 too.
+    /// Also check the ops at their sizes in a ResNet-50.
     #[arg(long)]
     pub full: bool,
-    /// Write the results here.
+    /// Write the results to this JSON file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 }
@@ -91,10 +91,10 @@ pub struct DemoArgs {
     /// Folder for the run [default: runs/DATE_TIME-demo].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// A few steps only, to see that everything works.
+    /// Run a few steps only, to see that everything works.
     #[arg(long)]
     pub quick: bool,
-    /// Continue this demo, which was interrupted.
+    /// Continue this interrupted demo.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["out", "quick"])]
     pub resume: Option<PathBuf>,
     #[command(flatten)]
@@ -103,13 +103,13 @@ pub struct DemoArgs {
 
 #[derive(Args, Debug)]
 pub struct CompareArgs {
-    /// Finished runs to compare, or folders that hold some up to three levels below, such as a study.
+    /// Finished runs to compare, or folders (such as a study) with runs up to three levels below.
     #[arg(value_name = "RUN", conflicts_with_all = ["source", "source_dataset", "seeds", "pretrain_epochs", "pretrain_lr", "config"])]
     pub runs: Vec<PathBuf>,
-    /// With RUN: the arm that the others are held against, by name or number [default: the first].
+    /// With RUN: the arm that the others are compared with, by name or number [default: the first].
     #[arg(long, value_name = "NAME|N", conflicts_with = "source")]
     pub baseline: Option<String>,
-    /// With RUN: times that images and seeds are drawn; --seed says which.
+    /// With RUN: number of bootstrap resamples; --seed is their seed.
     #[arg(
         long, value_name = "N", default_value_t = 10_000, conflicts_with = "source",
         value_parser = clap::value_parser!(u32).range(100..=1_000_000)
@@ -121,25 +121,25 @@ pub struct CompareArgs {
     /// Data set to pre-train on; --target names the one to fine-tune and measure on.
     #[arg(long, value_name = "DIR", required_unless_present_any = ["runs", "resume"])]
     pub source: Option<PathBuf>,
-    /// Which data set --source is, by the names of --target-dataset.
+    /// Kind of the data set --source, with the names of --target-dataset.
     #[arg(long, value_name = "WORD", default_value = "auto", hide_possible_values = true)]
     pub source_dataset: DatasetKind,
-    /// Seeds, each a whole comparison.
+    /// Seeds; each is a whole comparison.
     #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "0", value_parser = seed())]
     pub seeds: Vec<u64>,
-    /// Epochs of pre-training [default: as the fine-tuning].
+    /// Epochs of pre-training [default: as for fine-tuning].
     #[arg(long, value_name = "N")]
     pub pretrain_epochs: Option<usize>,
-    /// Learning rate of pre-training [default: as the fine-tuning].
+    /// Learning rate of pre-training [default: as for fine-tuning].
     #[arg(long, value_name = "LR", allow_negative_numbers = true)]
     pub pretrain_lr: Option<f64>,
-    /// TOML file with settings of the fine-tuning.
+    /// TOML file with settings for fine-tuning.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Folder for the run, new or empty [default: runs/DATE_TIME-compare]; with RUN, a JSON file for everything.
+    /// Folder for the run, new or empty [default: runs/DATE_TIME-compare]; with RUN, a JSON file for all results.
     #[arg(long, value_name = "PATH")]
     pub out: Option<PathBuf>,
-    /// Continue this comparison of --source and --target, which was interrupted: arms that have finished are kept.
+    /// Continue this interrupted comparison of --source and --target; finished arms are kept.
     #[arg(
         long, value_name = "STUDY",
         conflicts_with_all = [
@@ -163,10 +163,10 @@ pub struct AblateArgs {
     /// Start every arm from these weights.
     #[arg(long, value_name = "CHECKPOINT")]
     pub init: Option<PathBuf>,
-    /// Continue this ablation, which was interrupted: arms that have finished are kept.
+    /// Continue this interrupted ablation; finished arms are kept.
     #[arg(long, value_name = "STUDY", conflicts_with_all = ["config", "out", "init", "seeds"])]
     pub resume: Option<PathBuf>,
-    /// Seeds, each a training with every policy.
+    /// Seeds; each is a training with every policy.
     #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "0", value_parser = seed())]
     pub seeds: Vec<u64>,
     #[command(flatten)]
@@ -181,7 +181,7 @@ pub struct TrainArgs {
     /// Folder for the run, new or empty [default: runs/DATE_TIME-train].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Start from these weights: a checkpoint (.safetensors or torch's .pth) or a run; identities may differ.
+    /// Start from these weights: a checkpoint (.safetensors or PyTorch's .pth) or a run; identities may differ.
     #[arg(long, value_name = "CHECKPOINT")]
     pub init: Option<PathBuf>,
     /// Continue this run from its last checkpoint, with its settings; flags may change them.
@@ -193,32 +193,32 @@ pub struct TrainArgs {
 
 #[derive(Args, Debug)]
 pub struct EvaluateArgs {
-    /// A checkpoint (of this program, .safetensors or torch's .pth), or a run: its last one.
+    /// A checkpoint (of this program, .safetensors or PyTorch's .pth), or a run: its best or last one.
     #[arg(long, value_name = "CHECKPOINT")]
     pub checkpoint: PathBuf,
     #[command(flatten)]
     pub report: ReportArgs,
-    /// Of a classifier: write confusion matrix, classes, calibration and each image's prediction into this folder.
+    /// For a classifier: write confusion matrix, classes, calibration and each image's prediction to this folder.
     #[arg(long, value_name = "DIR")]
     pub details: Option<PathBuf>,
-    /// The settings the model was trained with are the start; --data names the data set. A checkpoint from elsewhere has
-    /// none: --arch and the other flags of the network name it.
+    /// Settings default to those of the model's training; --data names the data set. A checkpoint of another program has no settings:
+    /// --arch and the other flags of the network describe it.
     #[command(flatten)]
     pub settings: EvalFlags,
 }
 
 #[derive(Args, Debug)]
 pub struct PredictArgs {
-    /// A classifier's checkpoint (of this program, .safetensors or torch's .pth), or a run: its best or last one.
+    /// A classifier's checkpoint (of this program, .safetensors or PyTorch's .pth), or a run: its best or last one.
     #[arg(long, value_name = "CHECKPOINT")]
     pub checkpoint: PathBuf,
-    /// Any folder of images, searched with its subfolders.
+    /// Folder of images, searched with its subfolders.
     #[arg(long, value_name = "DIR")]
     pub images: PathBuf,
-    /// CSV file to write: a line for each image, its most probable classes first.
+    /// CSV file to write: one line per image, most probable classes first.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Classes for each image.
+    /// Number of classes per image.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub top: u32,
     #[command(flatten)]
@@ -233,7 +233,7 @@ pub struct RankArgs {
     /// Features of the gallery.
     #[arg(long, value_name = "FILE")]
     pub gallery: PathBuf,
-    /// Labels of the queries: CSV with the header path,pid,camid, or Market-1501's names, one a line
+    /// Labels of the queries: CSV with the header path,pid,camid, or one Market-1501 name per line
     /// [default: in the file, or beside it in NAME.csv or NAME.txt].
     #[arg(long, value_name = "FILE")]
     pub query_labels: Option<PathBuf>,
@@ -249,7 +249,7 @@ pub struct RankArgs {
     pub settings: RankFlags,
 }
 
-/// What an evaluation leaves beside its table.
+/// What an evaluation writes in addition to its table.
 #[derive(Args, Debug)]
 pub struct ReportArgs {
     /// Write everything as JSON: protocol, formulas, each query, pairs of cameras, ROC.
@@ -261,26 +261,26 @@ pub struct ReportArgs {
     /// Print true positive rates at fixed false positive rates and the equal error rate too.
     #[arg(long)]
     pub roc: bool,
-    /// Items as near as a match stand before it in CMC and mINP, instead of in the order of the gallery.
+    /// Rank items at the same distance as a match before it in CMC and mINP, instead of in the order of the gallery.
     #[arg(long)]
     pub pessimistic_ties: bool,
     /// Draw queries with their ten nearest gallery images into this folder, new or empty.
     #[arg(long, value_name = "DIR")]
     pub gallery_pictures: Option<PathBuf>,
-    /// Queries to draw: the first ones.
+    /// Number of queries to draw, from the first on.
     #[arg(long, value_name = "N", default_value_t = 20, requires = "gallery_pictures")]
     pub pictures: usize,
-    /// Draw those of lowest average precision instead.
+    /// Draw the queries with the lowest average precision instead.
     #[arg(long, requires = "gallery_pictures")]
     pub pictures_worst: bool,
 }
 
 #[derive(Args, Debug)]
 pub struct ExtractArgs {
-    /// A checkpoint (of this program, .safetensors or torch's .pth), or a run: its last one.
+    /// A checkpoint (of this program, .safetensors or PyTorch's .pth), or a run: its best or last one.
     #[arg(long, value_name = "CHECKPOINT")]
     pub checkpoint: PathBuf,
-    /// Any folder of images, searched with its subfolders (instead of --data).
+    /// Folder of images, searched with its subfolders (instead of --data).
     #[arg(long, value_name = "DIR", conflicts_with = "data.root")]
     pub images: Option<PathBuf>,
     /// File to write: NAME.safetensors (with paths and labels) or NAME.npy (paths in NAME.txt).
@@ -295,16 +295,16 @@ pub struct SynthArgs {
     /// Folder to write, new or empty: Market-1501 layout.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Which world: domains differ in cameras and in what people wear.
+    /// Domain to draw: domains differ in cameras and clothes.
     #[arg(long, value_enum, default_value_t = Domain::Source)]
     pub domain: Domain,
-    /// Identities, half of them for training.
+    /// Number of identities, half of them for training.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..=9999))]
     pub ids: u32,
-    /// Cameras.
+    /// Number of cameras.
     #[arg(long, value_name = "M", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=99))]
     pub cams: u32,
-    /// The same seed draws the same images.
+    /// Seed; the same seed draws the same images.
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
 }
@@ -331,7 +331,7 @@ pub struct Cuhk03Args {
     pub out: PathBuf,
 }
 
-/// As far as TOML's whole numbers go.
+/// Parses a seed: a whole number that TOML can hold.
 fn seed() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(..=i64::MAX as u64)
 }

@@ -22,7 +22,7 @@ impl Console for Bars {
         let template = format!("{{prefix}} [{{bar:24}}] {{pos}}/{{len}} {unit}, {{rate}}, {{eta}} left {{msg}}");
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
-            // Without a terminal that can be written to, the work goes on unseen.
+            // If the terminal cannot be written to, the work continues without bars.
             let _ = write!(out, "{:.1}/s", state.per_sec());
         };
         let style = style.with_key("rate", rate).progress_chars("=> ");

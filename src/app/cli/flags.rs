@@ -1,4 +1,4 @@
-//! Settings as flags, made from their declarations.
+//! Flags of settings, made from their declarations.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser, ValueParser};
 use clap::{Arg, ArgMatches, Args, Command as ClapCommand, FromArgMatches};
@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use crate::config::{Command, Config, Kind, Overrides, Section, Setting};
 
-/// The settings that `command` takes as flags, each with its section; `None`: a command that trains, which takes all.
+/// Returns the settings that `command` takes as flags, each with its section; `None` is a command that trains, which takes all.
 fn taken_by(command: Option<Command>) -> impl Iterator<Item = (&'static Section, &'static Setting)> {
     let taken = move |setting: &Setting| command.is_none_or(|command| setting.commands.contains(&command));
     let all =
@@ -14,6 +14,7 @@ fn taken_by(command: Option<Command>) -> impl Iterator<Item = (&'static Section,
     all.filter(move |(_, setting)| taken(setting))
 }
 
+/// Adds the flags of `settings` to `command`.
 fn add_flags(
     command: ClapCommand,
     settings: impl Iterator<Item = (&'static Section, &'static Setting)>,
@@ -22,6 +23,7 @@ fn add_flags(
     settings.fold(command, |command, (section, setting)| command.arg(flag(section, setting, &defaults)))
 }
 
+/// Returns the flag of a setting.
 fn flag(section: &'static Section, setting: &'static Setting, defaults: &Table) -> Arg {
     let kind = setting.kind;
     let default = setting.value_in(defaults).and_then(shown);
@@ -52,6 +54,7 @@ fn flag(section: &'static Section, setting: &'static Setting, defaults: &Table) 
     }
 }
 
+/// Returns the parser of a form of values.
 fn parser(kind: Kind) -> ValueParser {
     match kind {
         Kind::Choice(words) => PossibleValuesParser::new(words).map(Value::String).into(),
@@ -59,11 +62,11 @@ fn parser(kind: Kind) -> ValueParser {
     }
 }
 
-/// A default in help; `None` where nothing is set.
+/// Formats a default for help; returns `None` if there is none.
 fn shown(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
-        // Through f32, which has no digits that nobody wrote.
+        // f32 has no extra digits, such as those of 0.1 in f64.
         Value::Float(x) => Some((*x as f32).to_string()),
         Value::Array(items) => Some(items.iter().filter_map(shown).collect::<Vec<_>>().join(",")),
         other => Some(other.to_string()),
@@ -108,8 +111,8 @@ macro_rules! settings_as_args {
 settings_as_args! {
     /// Flags of all settings.
     TrainFlags(None);
-    /// Flags of the settings that matter to a trained model. Those that make the network are for checkpoints of other programs; where a
-    /// checkpoint has a header, [`TrainedModel::open`](crate::model::TrainedModel::open) refuses another network.
+    /// Flags of the settings that matter to a trained model. Those of the network are for checkpoints of other programs: if a checkpoint
+    /// has a header, [`TrainedModel::open`](crate::model::TrainedModel::open) refuses another network.
     EvalFlags(Some(Command::Evaluate));
     /// Flags of the settings that matter to the features of a trained model.
     ExtractFlags(Some(Command::Extract));
@@ -117,7 +120,7 @@ settings_as_args! {
     RankFlags(Some(Command::Rank));
     /// Flags of the settings that matter to the predictions of a classifier.
     PredictFlags(Some(Command::Predict));
-    /// Flags of the settings that matter to what a network costs, but for its name.
+    /// Flags of the settings that matter to the cost of a network, except its name.
     InfoFlags(Some(Command::Info));
 }
 
@@ -151,7 +154,7 @@ mod tests {
     #[test]
     fn every_setting_is_a_flag_in_each_of_its_forms() {
         for setting in Config::settings() {
-            // What some need beside them.
+            // Some settings need others.
             let beside: &[&str] = match setting.path {
                 "augment.mixup" | "augment.cutmix" => &["--task", "classify"],
                 "train.patience" => &["--eval-every", "5"],

@@ -1,4 +1,4 @@
-//! `ptl-train info`: what to send along with a report of a problem.
+//! `ptl-train info`: information for a problem report.
 
 use std::env::consts::{ARCH, OS};
 use std::fs;
@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 
 use crate::engine::device::{Device, DeviceKind, DeviceOptions};
 
-/// One `name: value` a line.
+/// Returns one `name: value` per line.
 pub fn text() -> String {
     let cores = available_parallelism().map_or_else(|_| "unknown".into(), |n| n.to_string());
     let lines = [
@@ -35,7 +35,7 @@ pub fn text() -> String {
     lines.iter().map(|(name, value)| format!("{:<14}{value}\n", format!("{name}:"))).collect()
 }
 
-/// Vector instructions that the kernels look for.
+/// Returns the vector instructions that the kernels can use.
 fn instructions() -> Vec<&'static str> {
     let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]
@@ -62,12 +62,13 @@ fn instructions() -> Vec<&'static str> {
     found
 }
 
-/// The GPU that `--device cuda` would take, or why there is none.
+/// Describes the GPU that `--device cuda` takes, or says why there is none.
 fn gpu() -> String {
     let options = DeviceOptions { kind: DeviceKind::Cuda, vendor: true, ..DeviceOptions::default() };
     Device::open(&options).map_or_else(|error| error.to_string(), |device| device.to_string())
 }
 
+/// Describes the memory of the machine.
 fn memory() -> String {
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     match crate::base::memory::total_and_available() {
@@ -76,7 +77,7 @@ fn memory() -> String {
     }
 }
 
-/// The value of the first `key: value` line of a file of the Linux kernel.
+/// Returns the value of the first line `key: value` in a file of the Linux kernel.
 fn field(file: &str, key: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let (_, value) = text.lines().filter_map(|line| line.split_once(':')).find(|(k, _)| k.trim() == key)?;

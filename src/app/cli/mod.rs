@@ -19,8 +19,8 @@ use crate::base::error::IoContext;
 use crate::{Error, Result};
 use args::{Cli, Command};
 
-/// Runs the command line of this process: 0 if all went well, 1 after an error, 2 for a command line that makes no sense, 128 and
-/// the signal's number if it was stopped (130 by Ctrl-C).
+/// Runs the command line of this process. Returns 0 after success, 1 after an error, 2 for an invalid command line, and 128 plus the
+/// number of the signal if it was stopped (130 after Ctrl-C).
 pub fn run() -> ExitCode {
     output::escape_panics();
     let cli = match Cli::try_parse() {

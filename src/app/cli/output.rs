@@ -15,10 +15,10 @@ use crate::base::text::{Shown, escape_lines};
 use crate::config::Config;
 use crate::{Error, Result};
 
-/// Writes a result to standard output, with control characters escaped. A closed pipe (`| head`) is no error: who reads has seen enough.
+/// Writes a result to standard output, with control characters escaped. A closed pipe (`| head`) is no error: the reader needs no more.
 ///
 /// # Errors
-/// [`Error::Io`]: the disk behind a redirection is full.
+/// [`Error::Io`], for example if the disk behind a redirection is full.
 pub fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(escape_lines(text).as_bytes()).and_then(|()| out.flush()) {
@@ -27,22 +27,22 @@ pub fn print(text: &str) -> Result<()> {
     }
 }
 
-/// Returns what commands report to: bars on a terminal, lines on other standard errors.
+/// Returns a reporter to standard error: bars on a terminal, else lines.
 pub fn stderr_reporter() -> Reporter {
     let reporter = if io::stderr().is_terminal() { Reporter::new(Bars::default()) } else { Reporter::stderr() };
     reporter.with_words(with_flags)
 }
 
-/// Writes `error: ` and one line, whatever names are in it.
+/// Writes `error: ` and the error in one line, with names escaped.
 pub fn print_error(error: &Error) {
     let _ = writeln!(io::stderr(), "error: {}", with_flags(&error.to_string()).shown());
 }
 
-/// Options of commands that messages of the library name; they are no settings.
+/// Options of commands that are no settings, but that messages of the library name.
 const OPTIONS: [&str; 8] =
     ["baseline", "gallery-labels", "gallery-pictures", "init", "mat", "out", "query-labels", "resume"];
 
-/// Shows settings and options as flags: the library names them in backquotes, by their keys in files.
+/// Shows settings and options as flags. The library names them in backquotes, by their keys in files.
 pub fn with_flags(text: &str) -> String {
     let flag = |name: &str| match Config::setting(name) {
         Some(setting) => Some(setting.flag_name()),
@@ -67,13 +67,13 @@ pub fn with_flags(text: &str) -> String {
     shown + rest
 }
 
-/// What is wrong with the command line, or the help that it asks for.
+/// Prints what is wrong with the command line, or the help that it asks for.
 pub fn print_usage(mut error: clap::Error) {
-    // Standard output may be closed already.
+    // Standard output may be closed.
     if !error.use_stderr() || std::env::args_os().all(|arg| is_plain(&arg.to_string_lossy())) {
         return drop(error.print());
     }
-    // The arguments that the message quotes.
+    // Escapes the arguments that the message quotes.
     let shown = |text: &String| text.shown().to_string();
     let quoted: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
     for (kind, value) in quoted {
@@ -89,11 +89,12 @@ pub fn print_usage(mut error: clap::Error) {
     let _ = write!(io::stderr(), "{}", escape_lines(&error.render().to_string()));
 }
 
+/// Returns whether the text has nothing to escape.
 fn is_plain(text: &str) -> bool {
     text.shown().to_string() == text
 }
 
-/// A panic's message may quote a name too: the hook escapes it. `RUST_BACKTRACE` asks for a backtrace, as it does without the hook.
+/// Escapes the messages of panics, which may quote names too. `RUST_BACKTRACE` asks for a backtrace as usual.
 pub fn escape_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();
@@ -105,7 +106,7 @@ pub fn escape_panics() {
     }));
 }
 
-/// A flag that the first request to stop sets; the second one ends the process at once.
+/// Returns a flag that the first request to stop sets; the second request ends the process at once.
 pub fn stop_on_ctrl_c(reporter: &Reporter) -> StopFlag {
     stop_with_message(
         reporter,
@@ -113,13 +114,13 @@ pub fn stop_on_ctrl_c(reporter: &Reporter) -> StopFlag {
     )
 }
 
-/// As [`stop_on_ctrl_c`], for work that ends in another way: `message` says which.
+/// Returns the flag of [`stop_on_ctrl_c`] for work that ends in another way; `message` describes that.
 pub fn stop_with_message(reporter: &Reporter, message: &'static str) -> StopFlag {
     let reporter = reporter.clone();
     signals::stop_flag(move || reporter.message(message))
 }
 
-/// The exit code of a command that ended on request.
+/// Returns the exit code of a command that ended on request.
 pub fn interrupted() -> ExitCode {
     ExitCode::from(signals::exit_code())
 }

@@ -75,7 +75,7 @@ fn draw_confusion(report: &ClassificationReport, path: &Path) -> Result<()> {
     let note = match together {
         1 => String::new(),
         _ => {
-            format!("{classes} classes, {together} neighbours to a cell: on the diagonal lie confusions among them too")
+            format!("{classes} classes, {together} neighbours to a cell: the diagonal includes confusions among them")
         }
     };
     let names: Vec<&str> = report.per_class.iter().map(|class| class.class.as_str()).collect();

@@ -13,7 +13,7 @@ use crate::base::write_guard::between_writes;
 /// The number of SIGINT.
 const INTERRUPT: i32 = 2;
 
-/// The flag that the first signal sets, and what is called then. Without one, the first signal ends the process.
+/// The flag that the first signal sets, and a function that is called then. Without a flag, the first signal ends the process.
 static FLAG: Mutex<Option<(StopFlag, Box<dyn Fn() + Send>)>> = Mutex::new(None);
 /// The first signal.
 static SIGNAL: AtomicI32 = AtomicI32::new(INTERRUPT);

@@ -1,4 +1,4 @@
-//! Proof of an installation: everything that a GPU computes, on random numbers, against the CPU.
+//! Compares everything that a GPU computes with the CPU, on random numbers.
 
 mod images;
 mod ops;
@@ -10,30 +10,32 @@ use crate::Result;
 use crate::base::error::Error;
 use crate::engine::device::{Device, Gpu, Precision};
 
-/// One comparison.
+/// The result of one comparison.
 #[derive(Clone, Debug)]
 pub struct Check {
+    /// What was compared.
     pub name: String,
     /// The largest difference, relative to the largest value of its tensor; infinite for a NaN.
     pub deviation: f64,
-    /// What rounding may cost.
+    /// Largest deviation that rounding can explain.
     pub allowed: f64,
 }
 
 impl Check {
+    /// Returns whether the deviation is allowed.
     pub fn passed(&self) -> bool {
         self.deviation <= self.allowed
     }
 }
 
-/// Runs all checks of `device` with numbers drawn from `seed`; `visit` gets each as it is done. With `full` the ops also run at the
-/// size that they have in a ResNet-50.
+/// Runs all checks of `device` on numbers drawn from `seed`, and passes each result to `visit`. With `full`, also checks the ops at their
+/// sizes in a ResNet-50.
 ///
 /// # Errors
 /// The device is no GPU, or it fails.
 pub fn run(device: &Device, seed: u64, full: bool, visit: &mut dyn FnMut(&Check)) -> Result<()> {
     let Some(gpu) = device.gpu() else {
-        let reason = "the CPU is what others are compared with: choose --device cuda or emulated".into();
+        let reason = "the CPU is the reference of the comparison: choose --device cuda or emulated".into();
         return Err(Error::Setting { setting: "device".into(), value: device.to_string(), reason });
     };
     ops::run(device, gpu, seed, full, visit)?;
@@ -43,7 +45,7 @@ pub fn run(device: &Device, seed: u64, full: bool, visit: &mut dyn FnMut(&Check)
     step::run(device, gpu, seed, visit)
 }
 
-/// The largest difference, relative to the largest wanted value.
+/// Returns the largest difference, relative to the largest value of `want`.
 pub(crate) fn deviation(got: &[f32], want: &[f32]) -> f64 {
     if got.len() != want.len() {
         return f64::INFINITY;
@@ -56,8 +58,8 @@ pub(crate) fn deviation(got: &[f32], want: &[f32]) -> f64 {
     got.iter().zip(want).map(difference).fold(0.0, f64::max) / scale
 }
 
-/// What one op may differ by. In f32 only the order of sums differs; tf32 and bf16 round factors to 11 and 8 significant bits, bf16
-/// also what is stored, a few times in a row.
+/// Returns the deviation that rounding may cause in one op. In f32, only the order of sums differs; tf32 and bf16 round factors to 11
+/// and 8 significant bits, and bf16 also rounds stored values, a few times in a row.
 fn rounding(gpu: &Gpu) -> f64 {
     match gpu.precision() {
         Precision::F32 => 2e-5,

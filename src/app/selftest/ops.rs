@@ -1,4 +1,4 @@
-//! Every op's cases: output, gradients, latent states and running statistics; into memory that is full of NaN.
+//! Checks every op on its cases: output, gradients, latent states and running statistics, in memory that is full of NaN.
 
 use half::bf16;
 
@@ -18,7 +18,7 @@ pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, full: bool, visit: &mut
     for (case, allowed) in all {
         for mode in [Mode::Train, Mode::EvalGrad, Mode::Eval] {
             let (got, want) = (results(device, case, mode, seed)?, results(&Device::Cpu, case, mode, seed)?);
-            // The worst of all results stands for the case.
+            // The result with the largest deviation counts.
             let deviations = got.iter().zip(&want).map(|(got, want)| deviation(got, want));
             let deviation = deviations.fold(0.0, f64::max);
             visit(&Check { name: format!("{} ({mode:?})", case.name), deviation, allowed });
@@ -27,7 +27,7 @@ pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, full: bool, visit: &mut
     Ok(())
 }
 
-/// Everything that a case computes. Inputs are numbers that bf16 has: the same example wins a maximum everywhere.
+/// Returns everything that a case computes. The inputs are exact in bf16, so the same element is a maximum everywhere.
 fn results(device: &Device, case: &OpCase, mode: Mode, seed: u64) -> Result<Vec<Vec<f32>>> {
     let mut run = CaseRun::on(device, case, mode, seed).poisoned();
     let inputs = run.input_values.iter_mut().chain([&mut run.cotangent]);

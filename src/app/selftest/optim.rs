@@ -1,4 +1,4 @@
-//! The update rules over segments, with clipping: parameters and state after three steps, and the norm.
+//! Checks the update rules over segments, with clipping: parameters and state after three steps, and the norm.
 
 use rand::RngExt;
 
@@ -22,14 +22,15 @@ pub(super) fn run(gpu: &Gpu, seed: u64, visit: &mut dyn FnMut(&Check)) -> Result
         ("sgd nesterov", UpdateRule::Sgd { momentum: 0.9, nesterov: true }),
     ];
     for (name, config) in rules {
-        // Single precision, a few operations an element.
+        // Single precision, with a few operations for each element.
         visit(&Check { name: format!("optimiser {name}"), deviation: rule(gpu, &config, seed)?, allowed: 1e-5 });
     }
     Ok(())
 }
 
+/// Returns the largest deviation of a rule.
 fn rule(gpu: &Gpu, config: &UpdateRule, seed: u64) -> Result<f64> {
-    // Not everything takes part, and not all with one rate.
+    // Some parameters are in no segment, and rates differ.
     let segments = [(3..700, 1e-2, 0.0), (700..9_000, 1e-3, 5e-4), (12_345..LEN, 1e-2, 1e-2)];
     let segments = segments.map(|(range, lr, weight_decay)| Segment { range, lr, weight_decay });
     let numbers = |item: u64| -> Vec<f32> {

@@ -1,4 +1,4 @@
-//! Distances and re-ranking of random features, in every variant.
+//! Checks distances and re-ranking of random features, in every variant.
 
 use rand::RngExt;
 
@@ -15,7 +15,7 @@ const DIM: usize = 65;
 
 pub(super) fn run(device: &Device, seed: u64, visit: &mut dyn FnMut(&Check)) -> Result<()> {
     let mut rng = stream(seed, Purpose::Test, 4, 0);
-    // Around a few centres, so that neighbours are mutual.
+    // Features around a few centres, so that neighbours are mutual.
     let centres: Vec<f32> = (0..9 * DIM).map(|_| rng.random_range(-1.0..1.0)).collect();
     let mut rows = |n: usize| -> Vec<f32> {
         (0..n * DIM).map(|i| centres[i / DIM % 9 * DIM + i % DIM] + rng.random_range(-0.6f32..0.6)).collect()

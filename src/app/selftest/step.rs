@@ -1,4 +1,4 @@
-//! Training steps of a small network with BConv-Cells: what they report against the CPU, and replayed against launched.
+//! Checks training steps of small networks with BConv-Cells: the reports against the CPU, and replayed against launched steps.
 
 use rand::RngExt;
 
@@ -12,12 +12,11 @@ use crate::model::StepReport;
 use crate::nn::TaskKind;
 use crate::train::Trainer;
 
-/// Launched, recorded with both places of the latent states, then replayed twice each; of groups of two batches each half is
-/// launched, recorded and replayed.
+/// Enough to launch a step, to record it for both places of the latent states, and to replay each recording. In groups of two batches,
+/// each half is launched, recorded and replayed.
 const STEPS: usize = 6;
 
-/// A re-identification network, and a classifier with what its steps may have beside: mixed images, groups of batches, averaged
-/// weights.
+/// Returns settings for a re-identification network, and for a classifier with mixed images, groups of batches and averaged weights.
 fn configs(seed: u64) -> [Config; 2] {
     let mut reid = Config { seed, ..Config::default() };
     reid.model.arch = "resnet18-ptl".into();
@@ -28,7 +27,7 @@ fn configs(seed: u64) -> [Config; 2] {
     classifier.sampler.batch = 8;
     (classifier.augment.mixup, classifier.augment.cutmix) = (0.4, 1.0);
     (classifier.train.accumulate, classifier.train.ema) = (2, 0.9);
-    // The stem of the one divides by 4, the other's by nothing.
+    // The first stem divides the size by 4, the second by nothing.
     (reid.model.height, reid.model.image_width) = (32, 16);
     (classifier.model.height, classifier.model.image_width) = (16, 8);
     [reid, classifier]
@@ -38,6 +37,7 @@ pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, visit: &mut dyn FnMut(&
     configs(seed).into_iter().try_for_each(|config| of_network(config, device, gpu, visit))
 }
 
+/// Checks the network of `config`.
 fn of_network(mut config: Config, device: &Device, gpu: &Gpu, visit: &mut dyn FnMut(&Check)) -> Result<()> {
     config.gpu.graph = false;
     let mixes = config.augment.mixup > 0.0;
@@ -55,7 +55,7 @@ fn of_network(mut config: Config, device: &Device, gpu: &Gpu, visit: &mut dyn Fn
     let batches: Vec<Batch> = (0..STEPS).map(&mut batch).collect();
     let steps = |config: &Config, device: &Device| -> Result<(Vec<StepReport>, Vec<f32>)> {
         let mut trainer = Trainer::on(device.clone(), config, 4, |_, _| Ok(()))?;
-        // Each with data and a rate of its own: a recording that holds on to an old one is seen.
+        // Each step has its own data and rate, so a recording that keeps an old one is detected.
         let step = |i: usize| trainer.step(&batches[i], batches.get(i + 1), 1e-3 / (i + 1) as f64);
         let reports = (0..STEPS).map(step).collect::<Result<_>>()?;
         trainer.fetch()?;
@@ -67,7 +67,7 @@ fn of_network(mut config: Config, device: &Device, gpu: &Gpu, visit: &mut dyn Fn
     let first = |reports: &[StepReport]| -> Vec<f32> {
         [Some(reports[0].cross_entropy), reports[0].triplet].into_iter().flatten().map(|loss| loss as f32).collect()
     };
-    // Some twenty layers in a row.
+    // About twenty layers in a row.
     let allowed = match gpu.precision() {
         Precision::F32 => 1e-3,
         Precision::Tf32 => 2e-2,
@@ -76,7 +76,7 @@ fn of_network(mut config: Config, device: &Device, gpu: &Gpu, visit: &mut dyn Fn
     let off = deviation(&first(&launched), &first(&want));
     let arch = &config.model.arch;
     visit(&Check { name: format!("training step of {arch}"), deviation: off, allowed });
-    // Of the first update: for the classifier the mean over a group of batches.
+    // The norm of the first update: for the classifier, of the mean over a group of batches.
     let norm = |reports: &[StepReport]| [reports.iter().find_map(|report| report.grad_norm).unwrap_or(f64::NAN) as f32];
     let (name, off) = (format!("gradient norm of {arch}"), deviation(&norm(&launched), &norm(&want)));
     visit(&Check { name, deviation: off, allowed: 5.0 * allowed });

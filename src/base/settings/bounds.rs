@@ -1,10 +1,10 @@
-//! Limits of a setting's numbers.
+//! The limits of the numbers of a setting.
 
 use std::fmt;
 
 use toml::Value;
 
-/// Between which limits the numbers of a setting lie.
+/// The limits of the numbers of a setting, with the reason for them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
     low: f64,
@@ -41,7 +41,7 @@ impl Bounds {
         Bounds { why, ..self }
     }
 
-    /// Whether every number of `value` is finite and within the limits; what is no number always is.
+    /// Returns whether all numbers in `value` are finite and within the limits; true for values that are no numbers.
     pub fn hold(&self, value: &Value) -> bool {
         match value {
             Value::Integer(number) => self.contains(*number as f64),
@@ -58,7 +58,7 @@ impl Bounds {
     }
 }
 
-/// What to choose: `choose from 16 to 4096`.
+/// Formats the limits as advice: `choose from 16 to 4096`.
 impl fmt::Display for Bounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Bounds { low, above_low, high, below_high, why } = *self;
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_hold_and_are_said() {
+    fn limits_are_checked_and_formatted() {
         let share = Bounds::NONE.above(0.0).at_most(1.0);
         assert!(
             share.hold(&Value::Float(1.0)) && !share.hold(&Value::Integer(0)) && !share.hold(&Value::Float(f64::NAN))

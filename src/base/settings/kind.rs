@@ -1,10 +1,10 @@
-//! The forms that values of settings have.
+//! The forms of the values of settings.
 
 use std::path::PathBuf;
 
 use toml::Value;
 
-/// What a value looks like.
+/// The form of a value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// A whole number of at least 0.
@@ -27,7 +27,7 @@ pub enum Kind {
 
 use Kind::{Choice, Count, Counts, Pair, Path, Real, Switch, Word};
 
-/// A type of fields that are settings.
+/// A type that the field of a setting may have.
 pub trait SettingType {
     /// The form of its values in files and flags.
     const KIND: Kind;
@@ -52,7 +52,7 @@ setting_types! {
 }
 
 impl Kind {
-    /// What a value must be, in words.
+    /// Describes in words what a value must be.
     pub fn expected(self) -> String {
         match self {
             Count => "a whole number of at least 0".into(),
@@ -69,7 +69,7 @@ impl Kind {
         }
     }
 
-    /// Placeholder in help.
+    /// Returns the placeholder for values in help.
     pub fn placeholder(self) -> &'static str {
         match self {
             Count => "N",
@@ -83,10 +83,10 @@ impl Kind {
         }
     }
 
-    /// Reads a value from the command line.
+    /// Parses a value from the command line.
     ///
     /// # Errors
-    /// What was expected, in words.
+    /// A sentence that says what was expected.
     pub fn parse(self, text: &str) -> Result<Value, String> {
         let list = || text.trim().trim_start_matches('[').trim_end_matches(']').split(',').map(str::trim);
         let value = match self {
@@ -104,7 +104,7 @@ impl Kind {
         })
     }
 
-    /// Whether `value` has this form.
+    /// Returns whether `value` has this form.
     pub fn fits(self, value: &Value) -> bool {
         match (self, value) {
             (Count, Value::Integer(n)) => *n >= 0,

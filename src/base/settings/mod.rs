@@ -1,6 +1,6 @@
-//! Settings as data: the name of each, its flag, the values that it takes, its defaults, and which commands take it.
+//! Settings as data: the name and flag of each, its values and defaults, and the commands that take it.
 //!
-//! A section of settings is a struct that `settings!` declares in the module that it governs, each setting once:
+//! A section of settings is a struct that `settings!` declares in the module that uses it, with each setting once:
 //!
 //! ```text
 //! settings! {
@@ -13,8 +13,8 @@
 //! }
 //! ```
 //!
-//! The doc comment is the help text, too. What follows the type is the default, then those of certain [`Recipe`]s. The methods of
-//! [`Setting`] that are called in `#[setting(...)]` say the rest. `crate::config` composes the sections; flags, keys of files, help and
+//! The doc comment is also the help text. The type is followed by the default, then by the defaults of certain [`Recipe`]s. The methods
+//! of [`Setting`] that `#[setting(...)]` calls add the rest. `crate::config` composes the sections; flags, keys of files, help and
 //! checks follow from the declarations.
 
 mod bounds;
@@ -34,25 +34,25 @@ use toml::{Table, Value};
 /// One setting.
 #[derive(Debug)]
 pub struct Setting {
-    /// `section.key`, or the key alone for the settings at the top. Its key in files, and its long flag.
+    /// `section.key`, or only the key for settings at the top: the key in files and the long flag.
     pub path: &'static str,
     /// Short flag, without the dashes.
     pub alias: Option<&'static str>,
-    /// Which values it takes.
+    /// The form of its values.
     pub kind: Kind,
     /// Limits of its numbers.
     pub bounds: Bounds,
-    /// What else must be chosen for it to have an effect; checked in this order.
+    /// Conditions under which it has an effect, checked in this order.
     pub needs: &'static [Need],
     /// The commands that take it as a flag; `train`, `compare` and `ablate` take every setting.
     pub commands: &'static [Command],
-    /// Whether it decides about the network's parameters or operations: a trained model cannot change it.
+    /// Whether it determines parameters or operations of the network: a trained model cannot change it.
     pub is_of_network: bool,
-    /// Whether another value may give other results. Device and threads are not counted: they change the last bits at most.
+    /// Whether it can change results. Device and threads do not count, because they change the last bits at most.
     pub changes_results: bool,
     /// Whether a finished run may be resumed with another value.
     pub is_free_at_end: bool,
-    /// What the flag means where no value follows it.
+    /// The value of the flag if none follows it.
     pub value_of_bare_flag: Option<&'static str>,
     doc: &'static str,
 }
@@ -60,7 +60,7 @@ pub struct Setting {
 /// A section of settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Section {
-    /// The name in files, `[optim]`; empty for the settings at the top.
+    /// The name in files, as in `[optim]`; empty for the settings at the top.
     pub name: &'static str,
     /// Its title in help.
     pub title: &'static str,
@@ -68,30 +68,35 @@ pub struct Section {
     pub settings: &'static [Setting],
 }
 
-/// Whose defaults are taken, beside those of re-identification with a ResNet.
+/// A set of defaults that differ from those of re-identification with a ResNet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recipe {
     /// MGN and MGN_PTL as published (Yu et al., 2019, and their code).
     Mgn,
     /// Fine-tuning of a classifier that was trained on ImageNet.
     Classify,
-    /// Images of 32 pixels, whose objects fill them.
+    /// Small images of 32 pixels, such as CIFAR's.
     SmallImages,
-    /// CIFAR's ResNets, which have three stages.
+    /// CIFAR's ResNets with three stages.
     ThreeStages,
 }
 
 /// A command of the program that takes some of the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
+    /// `ptl-train evaluate`.
     Evaluate,
+    /// `ptl-train extract`.
     Extract,
+    /// `ptl-train predict`.
     Predict,
+    /// `ptl-train rank`.
     Rank,
+    /// `ptl-train info`.
     Info,
 }
 
-/// Every command that computes something for images or features.
+/// The commands that compute something for images or features.
 pub const EVERYWHERE: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict, Command::Rank];
 /// The commands that run a network on images.
 pub const ON_IMAGES: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict];
@@ -103,11 +108,11 @@ pub const ON_CSV: &[Command] = &[Command::Evaluate, Command::Predict];
 pub const ON_RANKINGS: &[Command] = &[Command::Evaluate, Command::Rank];
 /// The commands that build a network.
 pub const ON_NETWORKS: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict, Command::Info];
-/// The command that counts what a training costs.
+/// The command that estimates the cost of a training.
 pub const ON_COST: &[Command] = &[Command::Info];
 
 impl Setting {
-    /// A setting that only training takes. `doc` is its documentation, with a space before each line.
+    /// Returns a setting that only training takes. `doc` is its doc comment, with a space before each line.
     pub const fn new(path: &'static str, kind: Kind, doc: &'static str) -> Setting {
         Setting {
             path,
@@ -124,12 +129,12 @@ impl Setting {
         }
     }
 
-    /// Gives it a short flag, without the dashes.
+    /// Sets the short flag, without the dashes.
     pub const fn flag(self, alias: &'static str) -> Setting {
         Setting { alias: Some(alias), ..self }
     }
 
-    /// Takes one of these words.
+    /// Accepts only these words.
     pub const fn choice(self, words: &'static [&'static str]) -> Setting {
         Setting { kind: Kind::Choice(words), ..self }
     }
@@ -139,7 +144,7 @@ impl Setting {
         Setting { bounds: self.bounds.at_least(least), ..self }
     }
 
-    /// Refuses numbers up to `limit`.
+    /// Refuses `limit` and smaller numbers.
     pub const fn above(self, limit: f64) -> Setting {
         Setting { bounds: self.bounds.above(limit), ..self }
     }
@@ -149,17 +154,17 @@ impl Setting {
         Setting { bounds: self.bounds.at_most(most), ..self }
     }
 
-    /// Refuses numbers from `limit` on.
+    /// Refuses `limit` and larger numbers.
     pub const fn below(self, limit: f64) -> Setting {
         Setting { bounds: self.bounds.below(limit), ..self }
     }
 
-    /// Adds to the message about numbers beyond the limits why there are limits.
+    /// Adds the reason for the limits to the message about numbers beyond them.
     pub const fn because(self, why: &'static str) -> Setting {
         Setting { bounds: self.bounds.because(why), ..self }
     }
 
-    /// Says what else must be chosen for it to have an effect.
+    /// Sets the conditions under which it has an effect.
     pub const fn needs(self, needs: &'static [Need]) -> Setting {
         Setting { needs, ..self }
     }
@@ -169,12 +174,12 @@ impl Setting {
         Setting { commands, ..self }
     }
 
-    /// Says that it decides about the network's parameters or operations.
+    /// Marks it as determining parameters or operations of the network.
     pub const fn of_network(self) -> Setting {
         Setting { is_of_network: true, commands: ON_NETWORKS, ..self }
     }
 
-    /// Says that it never changes results.
+    /// Marks it as never changing results.
     pub const fn same_results(self) -> Setting {
         Setting { changes_results: false, ..self }
     }
@@ -184,23 +189,23 @@ impl Setting {
         Setting { is_free_at_end: true, ..self }
     }
 
-    /// Says what the flag means where no value follows it.
+    /// Sets the value of the flag if none follows it.
     pub const fn bare(self, value: &'static str) -> Setting {
         Setting { value_of_bare_flag: Some(value), ..self }
     }
 
-    /// Its meaning, for help: the doc comment without its last full stop.
+    /// Returns the help text: the doc comment without its last full stop.
     pub fn help(&self) -> &'static str {
         let text = self.doc.trim();
         text.strip_suffix('.').unwrap_or(text)
     }
 
-    /// `optim` of `optim.lr`; empty at the top.
+    /// Returns the section, such as `optim` for `optim.lr`; empty for settings at the top.
     pub fn section(&self) -> &'static str {
         self.path.split_once('.').map_or("", |(section, _)| section)
     }
 
-    /// Its value in a file of settings; `None` where an optional one is not set.
+    /// Returns its value in a table of settings; `None` if an optional setting is not set.
     pub fn value_in<'a>(&self, file: &'a Table) -> Option<&'a Value> {
         match self.path.split_once('.') {
             None => file.get(self.path),
@@ -208,7 +213,7 @@ impl Setting {
         }
     }
 
-    /// The flag shown first, without the dashes.
+    /// Returns the flag that is shown first, without the dashes.
     pub fn flag_name(&self) -> &'static str {
         self.alias.unwrap_or(self.path)
     }
@@ -260,11 +265,11 @@ macro_rules! settings {
                 ),+],
             };
             $(
-                /// The declarations of all sections, the settings at the top first.
+                /// The declarations of all sections; first the settings at the top.
                 pub const SECTIONS: &[$crate::base::settings::Section] = &[Self::SECTION, $(<$options>::SECTION),+];
             )?
 
-            /// The defaults; where several of `recipes` have a default for a setting, that of the last one.
+            /// Returns the defaults. If several of `recipes` have a default for a setting, the last of them counts.
             #[allow(unused_variables)] // A section may be the same in all recipes.
             pub fn defaults(recipes: &[$crate::base::settings::Recipe]) -> $name {
                 $name {
@@ -299,7 +304,7 @@ macro_rules! settings {
     };
 }
 
-/// Declares an enum whose values settings name by words: `Adam = "adam"`. It can be shown, stored and chosen by them.
+/// Declares an enum with a word for each value, as in `Adam = "adam"`. Settings show, store and choose values by these words.
 macro_rules! choice {
     (
         $(#[$about:meta])+

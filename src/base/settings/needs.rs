@@ -1,17 +1,17 @@
-//! What else must be chosen for a setting to have an effect: a flag that can change nothing is refused.
+//! Conditions under which a setting has an effect: a flag that can change nothing is refused.
 
 use toml::{Table, Value};
 
 /// A condition under which a setting has an effect.
 #[derive(Clone, Copy, Debug)]
 pub struct Need {
-    /// Whether it holds.
+    /// Returns whether the condition is met.
     pub holds: fn(&Chosen<'_>) -> bool,
-    /// Goes on after "it has no effect", with the way out.
+    /// How the message continues after "it has no effect"; names a way out.
     pub otherwise: &'static str,
 }
 
-/// What was chosen.
+/// The choices on which conditions depend.
 #[derive(Clone, Copy, Debug)]
 pub struct Chosen<'a> {
     /// The effective settings.
@@ -21,7 +21,7 @@ pub struct Chosen<'a> {
 }
 
 impl<'a> Chosen<'a> {
-    /// Whether the text of `path` is one of `words`.
+    /// Returns whether the text of `path` is one of `words`.
     fn is(&self, path: &str, words: &[&str]) -> bool {
         words.contains(&self.text(path))
     }
@@ -42,7 +42,7 @@ impl<'a> Chosen<'a> {
         }
     }
 
-    /// Whether the program itself may have to divide classes into training and validation images.
+    /// Returns whether the program may have to divide classes into training and validation images.
     fn divides_classes(&self) -> bool {
         self.is("data.kind", &["auto", "class-folders", "csv"])
     }
@@ -60,15 +60,20 @@ const fn need(holds: fn(&Chosen<'_>) -> bool, otherwise: &'static str) -> Need {
 
 // The task and the data.
 
+/// Has an effect in re-identification.
 pub const REID: Need = need(|c| c.is("task", &["reid"]), "with `task` classify: leave it out");
+/// Has an effect in classification.
 pub const CLASSES: Need =
     need(|c| c.is("task", &["classify"]), "with `task` reid: leave it out, or add `task` classify");
+/// Has an effect with a target data set.
 pub const TARGET: Need =
     need(|c| !c.text("data.target").is_empty(), "without `data.target`: name that data set, or leave it out");
+/// Has an effect on MSMT17.
 pub const MSMT17: Need = need(
     |c| ["data.kind", "data.target_kind"].iter().any(|path| c.is(path, &["auto", "msmt17"])),
     "on another data set than msmt17: leave it out",
 );
+/// Has an effect on data sets with several splits.
 pub const SPLITS: Need = need(
     |c| {
         let split = ["auto", "cuhk03-classic-detected", "cuhk03-classic-labeled"];
@@ -79,57 +84,77 @@ pub const SPLITS: Need = need(
     },
     "on a data set with one split of its own: leave it out",
 );
+/// Has an effect if validation images are held out of the training images.
 pub const HELD_OUT: Need =
     need(|c| c.divides_classes(), "on a data set with validation images of its own: leave it out");
+/// Has an effect with random resized crops.
 pub const RANDOM_CROP: Need = need(
     |c| c.is("augment.crop", &["random-resized"]),
     "without `augment.crop` random-resized: add that, or leave it out",
 );
+/// Has an effect if evaluation takes the middle of an image.
 pub const MIDDLE: Need = need(
     |c| !c.is("augment.crop", &["squeeze"]),
     "with `augment.crop` squeeze, which takes the whole image: leave it out, or name another `augment.crop`",
 );
+/// Has an effect with RandAugment.
 pub const RAND_AUGMENT: Need =
     need(|c| c.is_positive("augment.rand_ops"), "without `augment.rand_ops`: add that, or leave it out");
 
 // The network and where it computes.
 
+/// Has an effect in networks with BConv-Cells.
 pub const CELLS: Need = need(
     |c| c.text("model.arch").ends_with("-ptl"),
     "in a network without BConv-Cells: leave it out, or name an `model.arch` that ends in -ptl",
 );
+/// Has an effect if the channels of the cells are not given.
 pub const CELL_WIDTHS: Need = need(
     |c| c.value("ptl.cell_channels").and_then(Value::as_array).is_none_or(Vec::is_empty),
     "beside `ptl.cell_channels`: leave one of the two out",
 );
+/// Has an effect on a GPU.
 pub const GPU: Need = need(|c| !c.is("device", &["cpu"]), "with `device` cpu: leave it out");
+/// Has an effect if the weights come from a file.
 pub const INIT: Need = need(|c| c.init, "without `init`: name the weights to start from, or leave it out");
 
 // Training.
 
+/// Has an effect with Adam and AdamW.
 pub const ADAM: Need = need(|c| !c.is("optim.kind", &["sgd"]), "with `optim.kind` sgd: leave it out");
+/// Has an effect with SGD.
 pub const SGD: Need = need(|c| c.is("optim.kind", &["sgd"]), "without `optim.kind` sgd: add that, or leave it out");
+/// Has an effect if the backbone is trained.
 pub const TRAINED_BACKBONE: Need =
     need(|c| !c.is_on("train.freeze_backbone"), "with `train.freeze_backbone`: leave one of the two out");
+/// Has an effect if the backbone is frozen.
 pub const FROZEN_BACKBONE: Need =
     need(|c| c.is_on("train.freeze_backbone"), "without `train.freeze_backbone`: add that, or leave it out");
+/// Has an effect with the multistep schedule.
 pub const MULTISTEP: Need =
     need(|c| c.is("schedule.kind", &["multistep"]), "without `schedule.kind` multistep: add that, or leave it out");
+/// Has an effect with the step schedule.
 pub const STEP: Need =
     need(|c| c.is("schedule.kind", &["step"]), "without `schedule.kind` step: add that, or leave it out");
+/// Has an effect if the learning rate drops in steps.
 pub const DROPS: Need = need(
     |c| c.is("schedule.kind", &["step", "multistep"]),
     "without `schedule.kind` step or multistep: add one of them, or leave it out",
 );
+/// Has an effect with the cosine schedule.
 pub const COSINE: Need =
     need(|c| c.is("schedule.kind", &["cosine"]), "without `schedule.kind` cosine: add that, or leave it out");
+/// Has an effect with a warm-up.
 pub const WARMUP: Need =
     need(|c| c.is_positive("schedule.warmup_epochs"), "without `schedule.warmup_epochs`: add that, or leave it out");
+/// Has an effect with a triplet loss.
 pub const TRIPLET: Need =
     need(|c| c.is_positive("loss.triplet_weight"), "with `loss.triplet_weight` 0: leave one of the two out");
+/// Has an effect with a cross-entropy loss.
 pub const CROSS_ENTROPY: Need =
     need(|c| c.is_positive("loss.ce_weight"), "with `loss.ce_weight` 0: leave one of the two out");
 
 // Evaluation.
 
+/// Has an effect with re-ranking.
 pub const RERANK: Need = need(|c| !c.is("eval.rerank", &["none"]), "without `eval.rerank`: add that, or leave it out");

@@ -1,4 +1,4 @@
-//! Which runs are the same but for their seed, and what to call them.
+//! Groups runs that differ only in their seed, and names the groups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -10,16 +10,17 @@ use crate::base::text::Shown;
 use crate::config::{Config, Setting};
 use crate::{Error, Result};
 
-/// Settings that a name spells out.
+/// With more differing settings than this, a name contains only some of them.
 const NAMED: usize = 3;
 
-/// Runs that differ in their seed only.
+/// Runs that differ only in their seed.
 pub(super) struct Arm {
     pub name: String,
-    /// By seed.
+    /// Sorted by seed.
     pub runs: Vec<FinishedRun>,
 }
 
+/// Returns the main figure of each run on each item.
 impl Arm {
     pub fn values(&self) -> SeededValues {
         SeededValues {
@@ -28,6 +29,7 @@ impl Arm {
         }
     }
 
+    /// Returns the figures of the arm and of its runs.
     pub fn result(&self) -> ArmResult {
         let (mut mean, mut std) = (BTreeMap::new(), BTreeMap::new());
         let figures = items::figures(self.runs[0].items.task);
@@ -67,7 +69,7 @@ pub(super) fn group(runs: Vec<FinishedRun>) -> Result<Vec<Arm>> {
     Ok(arms.into_iter().zip(names).map(|((_, runs), name)| Arm { name, runs }).collect())
 }
 
-/// Values of the settings that count, in the order of the table: the seed does not, nor what cannot change results.
+/// Returns the values of the settings that can change results, in the order of the table; the seed and all others are empty.
 fn counted(config: &Config) -> Vec<String> {
     let value = |setting: &Setting| match setting.path {
         "seed" => String::new(),
@@ -79,8 +81,8 @@ fn counted(config: &Config) -> Vec<String> {
     Config::settings().map(value).collect()
 }
 
-/// Runs of the same settings by seed. Where a seed comes twice, something that is no setting sets them apart, such as the
-/// weights they started from: then those whose folders have the same name belong together.
+/// Divides runs with the same settings into arms, each sorted by seed. If a seed occurs twice, something that is not a setting
+/// differs, such as the initial weights: then runs in folders of the same name belong together.
 fn split(runs: Vec<FinishedRun>) -> Result<Vec<Vec<FinishedRun>>> {
     if twice(&runs).is_none() {
         return Ok(vec![by_seed(runs)]);
@@ -100,18 +102,19 @@ fn split(runs: Vec<FinishedRun>) -> Result<Vec<Vec<FinishedRun>>> {
     Ok(parts.into_iter().map(by_seed).collect())
 }
 
+/// Sorts runs by seed.
 fn by_seed(mut runs: Vec<FinishedRun>) -> Vec<FinishedRun> {
     runs.sort_by_key(|run| run.config.seed);
     runs
 }
 
-/// Two runs of the same seed.
+/// Returns two runs of the same seed, if there are any.
 fn twice(runs: &[FinishedRun]) -> Option<[&FinishedRun; 2]> {
     let earlier = |i: usize| runs[..i].iter().find(|run| run.config.seed == runs[i].config.seed);
     (1..runs.len()).find_map(|i| Some([earlier(i)?, &runs[i]]))
 }
 
-/// By folder where that tells arms apart, else by the settings in which they differ.
+/// Names arms by their folders if these differ, else by the settings in which they differ.
 fn names(arms: &[(Vec<String>, Vec<FinishedRun>)]) -> Vec<String> {
     let folder = |runs: &[FinishedRun]| {
         let name = |run: &FinishedRun| run.root.file_name().map(OsStr::to_owned);
@@ -129,11 +132,12 @@ fn names(arms: &[(Vec<String>, Vec<FinishedRun>)]) -> Vec<String> {
     let names = by_settings(&settings);
     match distinct(&names) {
         true => names,
-        // Arms that a folder's name has split.
+        // Some arms differ only in the name of their folder.
         false => names.iter().zip(arms).map(|(name, (_, runs))| with_folder(name, folder(runs))).collect(),
     }
 }
 
+/// Adds the name of the folder to the name of an arm.
 fn with_folder(name: &str, folder: Option<String>) -> String {
     match folder {
         Some(folder) if name.is_empty() => folder,
@@ -142,12 +146,13 @@ fn with_folder(name: &str, folder: Option<String>) -> String {
     }
 }
 
+/// Returns whether no value occurs twice.
 fn distinct<T: PartialEq>(values: &[T]) -> bool {
     (1..values.len()).all(|i| !values[..i].contains(&values[i]))
 }
 
-/// `ptl.state_policy = reset, ptl.state_init = normal`: the settings in which arms differ. Where there are many, as between
-/// two networks' recipes, those that tell more arms apart than the ones before them, and `...`.
+/// Names arms by the settings in which they differ: `ptl.state_policy = reset, ptl.state_init = normal`. If there are many, as between
+/// two networks' recipes, keeps those that distinguish more arms than the ones before, and adds `...`.
 fn by_settings(arms: &[&[String]]) -> Vec<String> {
     let differs = |i: &usize| arms.iter().any(|arm| arm[*i] != arms[0][*i]);
     let all: Vec<usize> = (0..arms[0].len()).filter(differs).collect();

@@ -1,4 +1,4 @@
-//! Where finished runs lie.
+//! Finds finished runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,20 +7,21 @@ use crate::base::error::IoContext;
 use crate::run_dir::RunDir;
 use crate::{Error, Result};
 
-/// Levels of folders below a named one in which runs are looked for: a study has `seed-0/plain`.
+/// Levels of folders that are searched below a given one: a study has `seed-0/plain`.
 const LEVELS: usize = 3;
 
-/// The finished runs that `paths` are or hold, in this order, those of a folder by name; each once.
+/// Returns the finished runs in `paths`, each once. A path is a run or a folder of runs. Keeps the order of `paths`, and sorts the runs
+/// of a folder by name.
 ///
 /// # Errors
-/// A folder without runs, and a run that has not finished: [`Error::NotARun`]; [`Error::Io`].
+/// [`Error::NotARun`]: a folder without runs, or a run that has not finished; [`Error::Io`].
 pub(super) fn runs(paths: &[PathBuf]) -> Result<Vec<RunDir>> {
     let (mut found, mut seen) = (Vec::new(), Vec::new());
     for path in paths {
         let mut below = Vec::new();
         collect(path, LEVELS, &mut below)?;
         if below.is_empty() {
-            // Says what is there instead.
+            // Returns an error that says what is there.
             RunDir::view(path)?;
         }
         for run in below {
@@ -34,8 +35,8 @@ pub(super) fn runs(paths: &[PathBuf]) -> Result<Vec<RunDir>> {
     Ok(found)
 }
 
-/// Adds the runs at or below `folder`. Settings without results are those of a study where runs lie below, and else those
-/// of a run that has not finished.
+/// Adds the runs at or below `folder`. A folder with settings but without results is a study if there are runs below it, and else a run
+/// that has not finished.
 fn collect(folder: &Path, levels: usize, found: &mut Vec<RunDir>) -> Result<()> {
     let run = RunDir::view(folder);
     if let Ok(run) = &run

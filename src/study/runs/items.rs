@@ -1,4 +1,4 @@
-//! `items.csv` of a run: what became of each image or query.
+//! Reads `items.csv` of a run: the results of each image or query.
 
 use std::path::Path;
 
@@ -10,19 +10,22 @@ use crate::eval::ranking::QUERY_COLUMNS;
 use crate::nn::TaskKind;
 use crate::{Error, Result};
 
-/// A figure of a run, by its keys in files and in print.
+/// A figure of a run.
 pub(super) struct Figure {
+    /// Its name in files.
     pub key: &'static str,
+    /// Its title in tables.
     pub title: &'static str,
-    /// Printed in percent.
+    /// Whether tables show it in percent.
     pub percent: bool,
 }
 
+/// Returns a figure that tables show in percent.
 const fn share(key: &'static str, title: &'static str) -> Figure {
     Figure { key, title, percent: true }
 }
 
-/// The figures of a task; the first is the one that arms are compared by.
+/// Returns the figures of a task; arms are compared by the first.
 pub(super) fn figures(task: TaskKind) -> &'static [Figure] {
     const CLASSIFICATION: [Figure; 5] = [
         share("top1", "top-1"),
@@ -38,16 +41,17 @@ pub(super) fn figures(task: TaskKind) -> &'static [Figure] {
     }
 }
 
-/// What a run got on each image.
+/// The results of a run on each image or query.
 pub(super) struct Items {
+    /// Task of the run.
     pub task: TaskKind,
-    /// Top-1 (0 or 1), or average precision, by the order of images and labels.
+    /// Top-1 (0 or 1) or average precision of each item, in the order of images and labels.
     pub main: Vec<f64>,
-    /// As [`figures`].
+    /// Figures of the run, in the order of [`figures`].
     pub figures: Vec<f64>,
 }
 
-/// A line of the file: which image (with its labels), which class, and four or three numbers.
+/// A line of the file: the image with its labels, its class, and three or four numbers.
 struct Row {
     key: String,
     class: String,
@@ -55,11 +59,11 @@ struct Row {
 }
 
 impl Items {
-    /// The items and, in their order, what they are: images with their labels.
+    /// Reads the file, and returns the items and their keys (images with labels) in the same order.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::ListLine`] for another header or a line that says something else; [`Error::NotComparable`]
-    /// without lines.
+    /// [`Error::Io`]; [`Error::ListLine`] for another header or a line that cannot be parsed; [`Error::NotComparable`] if there are no
+    /// lines.
     pub fn read(path: &Path) -> Result<(Items, Vec<String>)> {
         let (file, _) = input::open(path)?;
         let mut csv = csv::Reader::from_reader(std::io::BufReader::new(file));
@@ -75,19 +79,19 @@ impl Items {
         let mut rows = Vec::new();
         for record in csv.records() {
             let record = record.map_err(|error| broken(path, &error))?;
-            // They are computed in f32, and sums of larger ones could overflow.
+            // Figures are computed in f32, and sums of larger numbers could overflow.
             let number = |text: &str| text.parse().ok().filter(|x: &f64| x.abs() <= f64::from(f32::MAX));
             let numbers: Option<Vec<f64>> = numbers.clone().map(|i| number(&record[i])).collect();
             let numbers = numbers.ok_or_else(|| {
                 let line = record.position().map_or(0, |position| position.line() as usize);
-                line_error(path, line, "a figure is not a finite number of float32".into())
+                line_error(path, line, "a figure is not a finite float32 number".into())
             })?;
             let label = labels.clone().map(|i| plain_cell(&record[i])).collect::<Vec<_>>().join("\0");
             let key = format!("{}\0{label}", plain_cell(&record[0]));
             rows.push(Row { key, class: plain_cell(&record[1]).into(), numbers });
         }
         if rows.is_empty() {
-            let reason = "it has no rows: single gallery shots have no figures of a single query";
+            let reason = "it has no rows: a single-gallery-shot protocol has no figures for single queries";
             return Err(Error::NotComparable { reason: format!("{}: {reason}", path.shown()) });
         }
         rows.sort_by(|a, b| a.key.cmp(&b.key));
@@ -101,11 +105,13 @@ impl Items {
         Ok((Items { task, main, figures }, rows.into_iter().map(|row| row.key).collect()))
     }
 
+    /// Returns the number of items.
     pub fn len(&self) -> usize {
         self.main.len()
     }
 }
 
+/// Computes the figures of a classifier in the order of [`figures`].
 fn classification_figures(rows: &[Row]) -> Vec<f64> {
     let column = |i: usize| rows.iter().map(|row| row.numbers[i]).collect::<Vec<_>>();
     let mut classes = std::collections::BTreeMap::<&str, Vec<f64>>::new();
@@ -123,13 +129,13 @@ fn line_error(path: &Path, line: usize, reason: String) -> Error {
     Error::ListLine { path: path.into(), line, reason }
 }
 
-/// A file that is not CSV, or not UTF-8.
+/// Returns the error for a file that is not CSV, or not UTF-8.
 fn broken(path: &Path, error: &csv::Error) -> Error {
     let line = error.position().map_or(1, |position| position.line() as usize);
     line_error(path, line, error.to_string())
 }
 
-/// How many of the sorted `first` are not in the sorted `other`, and the other way round.
+/// Counts the entries of the sorted list `first` that are missing in the sorted list `other`, and those of `other` that are new.
 pub(super) fn differing(first: &[String], other: &[String]) -> [usize; 2] {
     let (mut i, mut j, mut missing, mut added) = (0, 0, 0, 0);
     while let (Some(a), Some(b)) = (first.get(i), other.get(j)) {

@@ -1,5 +1,5 @@
-//! Finished runs held against each other: runs that differ in nothing but the seed are one arm, and each arm is compared with
-//! the first by a paired bootstrap over images and seeds.
+//! Compares finished runs. Runs that differ only in their seed are one arm, and each arm is compared with the baseline by a paired
+//! bootstrap over images and seeds.
 
 mod arms;
 mod find;
@@ -22,14 +22,15 @@ use crate::nn::TaskKind;
 use crate::run_dir::RunDir;
 use crate::{Error, Result};
 
-/// p below which a difference counts.
+/// A difference with a smaller p is significant.
 const SIGNIFICANT: f64 = 0.05;
 
-/// How to compare.
+/// Options of [`compare`].
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Number and seed of the resamples.
     pub bootstrap: Bootstrap,
-    /// Name or 1-based number of the arm that the others are held against; the first one where none is named.
+    /// Name or 1-based number of the arm that the others are compared with; `None` takes the first.
     pub baseline: Option<String>,
 }
 
@@ -40,84 +41,98 @@ struct FinishedRun {
     items: Items,
 }
 
-/// What [`compare`] found. Figures and differences are shares in [0, 1] (but for `nll`, in nats).
+/// The result of [`compare`]. Figures and differences are shares in [0, 1], except `nll`, which is in nats.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunComparison {
+    /// Task of all runs.
     pub task: TaskKind,
-    /// Images, or queries, that every run was measured on.
+    /// Number of images or queries, the same for every run.
     pub items: usize,
     /// Name of the figure that is compared: `top1` or `mAP`.
     pub figure: &'static str,
+    /// The arms, in the order of their first runs.
     pub arms: Vec<ArmResult>,
-    /// Index of the arm that the others are held against.
+    /// Index of the arm that the others are compared with.
     pub baseline: usize,
+    /// Number and seed of the resamples.
     pub bootstrap: Bootstrap,
+    /// The comparison of each other arm with the baseline.
     pub comparisons: Vec<ArmComparison>,
 }
 
 /// An arm with its runs.
 #[derive(Clone, Debug, Serialize)]
 pub struct ArmResult {
+    /// Name: a folder, or the settings in which arms differ.
     pub name: String,
-    /// By name, over the seeds.
+    /// Mean of each figure over the seeds, by the name of the figure.
     pub mean: BTreeMap<&'static str, f64>,
-    /// Sample standard deviations; empty with a single seed.
+    /// Sample standard deviations by name; empty with a single seed.
     pub std: BTreeMap<&'static str, f64>,
-    /// By seed.
+    /// Runs sorted by seed.
     pub runs: Vec<RunResult>,
 }
 
-/// One run's figures.
+/// The figures of one run.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunResult {
+    /// Folder of the run.
     #[serde(serialize_with = "as_text")]
     pub folder: PathBuf,
+    /// Seed of the run.
     pub seed: u64,
-    /// By name.
+    /// Figures by name.
     pub figures: BTreeMap<&'static str, f64>,
 }
 
-/// JSON has no paths but those of UTF-8 text.
+/// Serialises a path as text, because JSON has no paths.
 fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path.to_string_lossy())
 }
 
-/// An arm against the baseline.
+/// The comparison of an arm with the baseline.
 #[derive(Clone, Debug, Serialize)]
 pub struct ArmComparison {
     /// Index of the arm.
     pub arm: usize,
+    /// Difference of the main figure, with its interval and p.
     #[serde(flatten)]
     pub difference: Difference,
-    /// p adjusted by Holm's method, with more than one comparison.
+    /// p adjusted by Holm's method; `None` with a single comparison.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p_holm: Option<f64>,
-    /// Differences of the seeds that both arms have.
+    /// Difference for each seed that both arms have.
     pub by_seed: Vec<SeedDifference>,
+    /// Whether the difference is significant.
     pub verdict: Verdict,
 }
 
-/// Difference of two runs of the same seed.
+/// The difference between two runs of the same seed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct SeedDifference {
+    /// Seed of both runs.
     pub seed: u64,
+    /// Main figure of the arm minus that of the baseline.
     pub difference: f64,
 }
 
-/// What p says at 95 %; Holm's where there are several.
+/// The result of the test at 95 %; with several comparisons, of Holm's p.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
+    /// Significantly better than the baseline.
     Better,
+    /// Significantly worse than the baseline.
     Worse,
+    /// Not significantly different.
     NotSignificant,
 }
 
-/// Compares the runs `paths`, each a run folder or a folder that holds some up to three levels below.
+/// Compares the runs in `paths`. Each path is the folder of a run, or a folder with runs up to three levels below it.
 ///
 /// # Errors
-/// A folder that holds no run, or one that has not finished ([`Error::NotARun`]); files that cannot be read;
-/// [`Error::OtherImages`]; [`Error::NotComparable`]; a baseline that is none of the arms.
+/// [`Error::NotARun`]: a folder without runs, or a run that has not finished; files that cannot be read; [`Error::OtherImages`];
+/// [`Error::NotComparable`]; [`Error::Setting`]: a baseline that is none of the arms.
 pub fn compare(paths: &[PathBuf], options: &Options) -> Result<RunComparison> {
     let runs = read_runs(&find::runs(paths)?)?;
     let (task, items) = (runs[0].items.task, runs[0].items.len());
@@ -146,7 +161,7 @@ pub fn compare(paths: &[PathBuf], options: &Options) -> Result<RunComparison> {
     })
 }
 
-/// Reads settings and items of all runs, and holds them against those of the first.
+/// Reads settings and items of all runs. Refuses runs that differ in task or images from the first.
 fn read_runs(folders: &[RunDir]) -> Result<Vec<FinishedRun>> {
     let mut runs: Vec<FinishedRun> = Vec::new();
     let mut first_keys = Vec::new();
@@ -175,7 +190,7 @@ fn read_runs(folders: &[RunDir]) -> Result<Vec<FinishedRun>> {
     Ok(runs)
 }
 
-/// Index of the arm of that name, or of that number from 1.
+/// Returns the index of the arm with that name or 1-based number; 0 if none is given.
 fn baseline(arms: &[Arm], named: Option<&str>) -> Result<usize> {
     let Some(named) = named else { return Ok(0) };
     let by_number = || named.parse::<usize>().ok().and_then(|n| n.checked_sub(1)).filter(|&n| n < arms.len());
@@ -198,6 +213,7 @@ fn verdict(mean: f64, p: f64) -> Verdict {
     }
 }
 
+/// Returns the differences for the seeds that both arms have.
 fn by_seed(arm: &SeededValues, baseline: &SeededValues) -> Vec<SeedDifference> {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let difference = |(&seed, values): (&u64, &Vec<f64>)| {

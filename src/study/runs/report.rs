@@ -1,4 +1,4 @@
-//! A comparison in print.
+//! The printed form of a comparison.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::base::report::{MeanStd, Table};
 use crate::base::text::Shown;
 use crate::nn::TaskKind;
 
-/// Seeds whose differences are spelled out.
+/// Differences of up to this many seeds are listed; of more, only their range.
 const SPELLED_OUT: usize = 5;
 
 impl fmt::Display for Verdict {
@@ -23,7 +23,7 @@ impl fmt::Display for Verdict {
 }
 
 impl RunComparison {
-    /// A row for each arm: seeds, and its figures as mean ± sample standard deviation over them.
+    /// Returns a row for each arm: its seeds, and its figures as mean ± sample standard deviation over them.
     pub fn arms_table(&self) -> Table {
         let figures = items::figures(self.task);
         let title =
@@ -41,7 +41,7 @@ impl RunComparison {
         table
     }
 
-    /// A row for each arm but the baseline, in points of the main figure.
+    /// Returns a row for each arm but the baseline, with differences in percentage points of the main figure.
     pub fn comparisons_table(&self) -> Table {
         let holm = self.comparisons.iter().any(|c| c.p_holm.is_some());
         let mut header = vec!["arm", "difference", "by seed", "95 % interval", "drawn seeds", "p"];
@@ -66,7 +66,7 @@ impl RunComparison {
         table
     }
 
-    /// Everything, with arms by name and the procedure in words.
+    /// Returns the comparison as JSON, with arms by name and a description of the procedure.
     pub fn to_json(&self) -> Value {
         let mut value = serde_json::to_value(self).expect("numbers, names and lists");
         value["baseline"] = self.arms[self.baseline].name.as_str().into();
@@ -77,7 +77,7 @@ impl RunComparison {
         value
     }
 
-    /// How the seeds of both arms were drawn.
+    /// Says how the bootstrap drew the seeds of both arms.
     fn drawn_seeds(&self, comparison: &ArmComparison) -> String {
         let [own, base] = [comparison.arm, self.baseline].map(|arm| self.arms[arm].runs.len());
         match (comparison.difference.paired_seeds, own, base) {
@@ -87,7 +87,7 @@ impl RunComparison {
         }
     }
 
-    /// What the first line above the comparisons says.
+    /// Returns the line above the comparisons.
     fn caption(&self) -> String {
         let title = items::figures(self.task)[0].title;
         // A backtick would end the quotation.
@@ -95,7 +95,7 @@ impl RunComparison {
         format!("{title} against `{baseline}`, in points:")
     }
 
-    /// The procedure in a line.
+    /// Describes the procedure in a line.
     pub fn procedure(&self) -> String {
         let (images, bootstrap) = (if self.task == TaskKind::Reid { "queries" } else { "images" }, self.bootstrap);
         let runs = |arm: usize| self.arms[arm].runs.len();
@@ -121,12 +121,12 @@ impl RunComparison {
         )
     }
 
-    /// Tables and procedure, as plain text or Markdown.
+    /// Returns tables and procedure as plain text or Markdown.
     pub fn text(&self, in_markdown: bool) -> String {
         let show = |table: Table| if in_markdown { table.to_markdown() } else { table.to_string() };
         let arms = show(self.arms_table());
         match self.comparisons.is_empty() {
-            true => format!("{arms}\nall runs differ in nothing but the seed: there is nothing to compare\n"),
+            true => format!("{arms}\nall runs differ only in their seed: there is nothing to compare\n"),
             false => {
                 let comparisons = show(self.comparisons_table());
                 format!("{arms}\n{}\n\n{comparisons}\n{}\n", self.caption(), self.procedure())
@@ -135,13 +135,14 @@ impl RunComparison {
     }
 }
 
+/// Formats a share in percentage points.
 fn points(share: f64) -> String {
     // Without "-0.00".
     let points = (10_000.0 * share).round() / 100.0;
     format!("{:+.2}", points + 0.0)
 }
 
-/// `0: +1.20, 1: +0.80`; the range of many.
+/// Formats differences by seed, as `0: +1.20, 1: +0.80`; the range if there are many.
 fn by_seed(comparison: &ArmComparison) -> String {
     let differences = &comparison.by_seed;
     if differences.is_empty() {

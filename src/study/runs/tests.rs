@@ -11,8 +11,7 @@ use crate::eval::ranking::{Labels, RankingOptions, evaluate_distances, write_que
 const OPTIONS: Options = Options { bootstrap: Bootstrap { resamples: 500, seed: 0 }, baseline: None };
 const IMAGES: usize = 60;
 
-/// A finished run of three classes in `folder`, in which every image is right but the first `wrong` and those of a few that
-/// the seed chooses.
+/// Makes a finished run of three classes in `folder`. Wrong are the first `wrong` images, and a few that the seed chooses.
 fn run(folder: &Path, seed: u64, wrong: usize, change: impl Fn(&mut Config)) {
     let mut config = Config::recipe(TaskKind::Classify, "resnet18");
     config.seed = seed;
@@ -66,7 +65,7 @@ fn a_study_has_arms_by_folder() {
     assert_eq!((names(&found), found.items, found.figure), (vec!["plain", "ptl"], IMAGES, "top1"));
     let seeds = |arm: usize| found.arms[arm].runs.iter().map(|run| run.seed).collect::<Vec<_>>();
     assert_eq!((seeds(0), seeds(1)), (vec![0, 1, 2], vec![0, 1, 2]));
-    // Wrong are the first 30 or 3, and beyond them one or two that the seed chooses.
+    // Wrong are the first 30 or 3 images, and one or two more that the seed chooses.
     let top1 = |arm: usize| found.arms[arm].runs.iter().map(|run| run.figures["top1"]).collect::<Vec<_>>();
     assert_eq!(top1(0), [29.0 / 60.0; 3]);
     assert_eq!(top1(1), [55.0 / 60.0; 3]);
@@ -99,7 +98,7 @@ fn figures_are_those_of_the_report() {
 }
 
 #[test]
-fn arms_are_named_by_what_sets_them_apart() {
+fn arms_are_named_by_the_settings_in_which_they_differ() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     run(&root.join("a0"), 0, 3, |_| ());
@@ -111,7 +110,7 @@ fn arms_are_named_by_what_sets_them_apart() {
     let name = |policy, init| format!("ptl.state_policy = {policy}, ptl.state_init = {init}");
     let want = [name("carry", "zeros"), name("reset", "zeros"), name("carry", "normal")];
     assert_eq!(names(&found), want);
-    // Other seeds: apart, with the difference of the one that both have; p adjusted, since there are two.
+    // The arms have other seeds: these are drawn separately, and one seed has a difference. There are two comparisons, so p is adjusted.
     let [b, c] = &found.comparisons[..] else { panic!("{found:?}") };
     assert_eq!((b.difference.paired_seeds, b.by_seed.len(), c.by_seed.len()), (false, 1, 1));
     assert_eq!(
@@ -119,7 +118,7 @@ fn arms_are_named_by_what_sets_them_apart() {
         (0.0, 1.0, Some(1.0), Verdict::NotSignificant)
     );
     assert!(found.text(false).contains("2 and 2 apart") && found.procedure().contains("verdicts at 95 % by Holm's p"));
-    // Of many settings, those that tell the arms apart.
+    // With many settings, the name has those that distinguish the arms.
     run(&root.join("d"), 0, 4, |c| {
         c.model.arch = "resnet34".into();
         (c.optim.lr, c.schedule.epochs, c.train.max_steps) = (0.5, 3, Some(9));
@@ -147,7 +146,7 @@ fn runs_of_other_start_weights_are_arms_by_folder() {
     run(&root.join("again/scratch"), 1, 8, |_| ());
     let error = compare_in(root, &["s0", "s1", "again"]).unwrap_err().to_string();
     assert!(error.contains("s1/scratch and ") && error.contains("the same settings, seed 1 and name"), "{error}");
-    // The same run by two ways is one run, and one arm has nothing to be compared with.
+    // The same run by two paths is one run, and a single arm is compared with nothing.
     let one = compare_in(root, &["s0/scratch", "s0/../s0/scratch"]).unwrap();
     assert!(one.comparisons.is_empty() && one.text(false).contains("nothing to compare"));
 }
@@ -172,7 +171,7 @@ fn the_baseline_is_chosen_by_name_or_number() {
 }
 
 #[test]
-fn what_cannot_be_compared_is_said() {
+fn errors_say_what_cannot_be_compared() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     let error = |names: &[&str]| compare_in(root, names).unwrap_err().to_string();
@@ -190,16 +189,16 @@ fn what_cannot_be_compared_is_said() {
     fs::write(&items, "image,label\nx,y\n").unwrap();
     assert!(error(&["other"]).contains("items.csv, line 1: the header is neither image,label,predicted"));
     fs::write(&items, "image,pid,camid,AP,rank1,INP\n").unwrap();
-    assert!(error(&["other"]).contains("single gallery shots have no figures of a single query"));
+    assert!(error(&["other"]).contains("a single-gallery-shot protocol has no figures for single queries"));
     fs::remove_file(&items).unwrap();
     assert!(error(&["a", "other"]).contains("it has no items.csv, so it has not finished"));
-    // A folder of runs, one of which has not finished, names it.
+    // A folder with a run that has not finished: the message names that run.
     assert!(error(&["."]).contains("other is not a run folder"));
     fs::create_dir(root.join("empty")).unwrap();
-    assert!(error(&["empty"]).contains("it is empty") && error(&["none"]).contains("nothing of that name"));
+    assert!(error(&["empty"]).contains("it is empty") && error(&["none"]).contains("it does not exist"));
 }
 
-/// A re-identification run whose queries are ranked by `distances` `[2, 3]`.
+/// Makes a re-identification run in which queries are ranked by `distances` `[2, 3]`.
 fn reid_run(folder: &Path, seed: u64, distances: [f32; 6]) {
     let run = RunDir::create(folder).unwrap();
     run.write_config(&Config { seed, ..Config::default() }).unwrap();
@@ -213,7 +212,7 @@ fn reid_run(folder: &Path, seed: u64, distances: [f32; 6]) {
 fn reidentification_is_compared_by_map() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
-    // First of three; then first and second.
+    // The match is first in both queries of a, and first and second in those of b.
     reid_run(&root.join("a"), 0, [0.1, 0.2, 0.3, 0.2, 0.1, 0.3]);
     reid_run(&root.join("b"), 0, [0.1, 0.2, 0.3, 0.1, 0.2, 0.3]);
     let found = compare_in(root, &["a", "b"]).unwrap();

@@ -11,6 +11,7 @@ use crate::engine::optim;
 use crate::model::StepReport;
 
 impl Trainer {
+    /// Runs [`Trainer::step`] on the CPU.
     pub(super) fn step_on_cpu(&mut self, labels: &[u32], part: Part, lr: f64) -> Result<StepReport> {
         self.session.forward(&mut self.store, &mut self.states)?;
         let losses =
@@ -50,7 +51,7 @@ impl Trainer {
     }
 }
 
-/// Rows whose largest logit is the label's.
+/// Counts the rows in which the label has the largest logit.
 fn top1_hits(logits: &[f32], labels: &[u32]) -> f64 {
     let classes = logits.len() / labels.len();
     let best = |row: &[f32]| (0..classes).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);

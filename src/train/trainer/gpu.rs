@@ -9,8 +9,8 @@ use crate::engine::device::{Gpu, Grid, Ptr, kernels};
 use crate::model::StepReport;
 
 impl Trainer {
-    /// Everything is enqueued, or replayed, before the first number comes back; a step whose gradient is not finite changes no
-    /// parameters by itself.
+    /// Runs [`Trainer::step`] on a GPU. Everything is enqueued or replayed before the first number is read. If the gradient is not
+    /// finite, the kernels of the update change no parameters.
     pub(super) fn step_on_gpu(
         &mut self,
         gpu: &Gpu,
@@ -76,7 +76,7 @@ impl Trainer {
     }
 }
 
-/// One number from each address.
+/// Reads one number from each address.
 fn read_numbers(gpu: &Gpu, from: impl Iterator<Item = Ptr<f32>>) -> Result<Vec<f64>> {
     let from: Vec<Ptr<f32>> = from.collect();
     let mut numbers = vec![[0u8; 4]; from.len()];

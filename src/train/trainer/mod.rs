@@ -1,4 +1,4 @@
-//! One training step: batch in, parameters moved, losses out.
+//! A training step: forward, backward, update.
 
 mod cpu;
 mod gpu;
@@ -19,39 +19,44 @@ use crate::nn::Network;
 use crate::{Error, Result};
 use recorded::{Part, Recorded};
 
-/// A model with its numbers, memory and optimiser.
+/// A network in training, with its weights, latent states and optimiser.
 pub struct Trainer {
+    /// Parameters, gradients and running statistics.
     pub store: Store,
+    /// The network.
     pub network: Box<dyn Network>,
+    /// Latent states of the BConv-Cells.
     pub states: LatentStates,
+    /// The optimiser with its state.
     pub optimizer: Optimizer,
+    /// The device that computes.
     pub device: Device,
     session: Session,
     ends: StepVars,
-    /// Steps on a GPU.
+    /// Recorded steps, on a GPU.
     recorded: Option<Recorded>,
-    /// Gradients of the batches of a group so far; empty where every batch updates.
+    /// Sum of the gradients of the current group of batches; empty if every batch updates.
     summed: Mirrored,
-    /// Batches of a group that are done.
+    /// Batches of the current group that are done.
     batches_done: usize,
     ema: Option<Ema>,
     config: Config,
 }
 
-/// What a step sets and reads.
+/// The inputs and outputs of a step.
 pub(super) struct StepVars {
     images: Var,
     labels: Var,
-    /// Shares of the classes, where images are mixed.
+    /// Target probabilities of the classes, if images are mixed.
     targets: Option<Var>,
     logits: Vec<Var>,
-    /// One for each of `logits`; their mean counts.
+    /// One for each of `logits`; the loss takes their mean.
     cross_entropies: Vec<Var>,
-    /// One for each embedding, if any; their mean counts.
+    /// One for each embedding, if any; the loss takes their mean.
     triplets: Vec<Var>,
 }
 
-/// What a training step computes, for batches of [`Config::batch`] images.
+/// Records the graph of a training step on [`Config::batch`] images.
 pub(super) fn record(
     config: &Config,
     classes: usize,
@@ -82,10 +87,11 @@ pub(super) fn record(
 }
 
 impl Trainer {
-    /// Builds the network for batches of [`Config::batch`] images of `classes` identities or classes. `init` may fill the fresh store.
+    /// Builds the network for `classes` identities or classes and batches of [`Config::batch`] images. `init` may load weights into
+    /// the store.
     ///
     /// # Errors
-    /// Settings that make no network; a device that cannot be used.
+    /// Settings from which no network can be built; a device that cannot be used; an error of `init`.
     pub fn new(
         config: &Config,
         classes: usize,
@@ -94,7 +100,7 @@ impl Trainer {
         Trainer::on(Device::open(&config.device_options())?, config, classes, init)
     }
 
-    /// The same on a device that is open already.
+    /// Builds the network as [`Trainer::new`] does, on a device that is already open.
     ///
     /// # Errors
     /// As [`Trainer::new`].
@@ -137,19 +143,19 @@ impl Trainer {
         })
     }
 
-    /// Forgets the latent states where the policy asks for it at the start of an epoch.
+    /// Begins an epoch: resets the latent states if the policy says so.
     pub fn begin_epoch(&mut self) {
         if self.config.ptl.state_policy == StatePolicy::Carry {
             self.states.reset();
         }
     }
 
-    /// Forward, backward and update with learning rate `lr` on `batch`; with [`accumulate`](crate::config::TrainOptions::accumulate)
-    /// only every so many batches update, by the mean of their gradients, and latent states move with each. Of `next`, the batch
-    /// that follows where it is known already, the bytes go to a GPU meanwhile.
+    /// Runs forward, backward and update on `batch` with learning rate `lr`. With [`accumulate`](crate::config::TrainOptions::accumulate),
+    /// only the last batch of each group updates, by the mean of the group's gradients; latent states change with every batch. Uploads
+    /// `next`, the following batch, to a GPU while this step runs.
     ///
     /// # Errors
-    /// A loss or gradient that is not finite; the parameters are then as they were. A device that fails.
+    /// A loss or gradient that is not finite, which leaves the parameters unchanged; a device that fails.
     pub fn step(&mut self, batch: &Batch, next: Option<&Batch>, lr: f64) -> Result<StepReport> {
         if self.config.ptl.state_policy == StatePolicy::Reset {
             self.states.reset();
@@ -173,7 +179,7 @@ impl Trainer {
         Ok(report)
     }
 
-    /// Each loss with its weight in the sum that is minimised; the mean over the batches of an update.
+    /// Returns each loss with its weight in the minimised sum, which is a mean over the batches of an update.
     fn loss_weights(&self) -> Vec<(Var, f32)> {
         let StepVars { cross_entropies, triplets, .. } = &self.ends;
         let (ce, triplet) = (self.config.loss.ce_weight, self.config.loss.triplet_weight);
@@ -184,6 +190,7 @@ impl Trainer {
         [share(cross_entropies, ce), share(triplets, triplet)].concat()
     }
 
+    /// Computes the report of a step from the losses and the correct predictions of `batch` images.
     fn report(&self, cross_entropies: &[f64], triplets: &[f64], hits: &[f64], batch: usize) -> StepReport {
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         let (cross_entropy, triplet) = (mean(cross_entropies), (!triplets.is_empty()).then(|| mean(triplets)));
@@ -197,29 +204,29 @@ impl Trainer {
         }
     }
 
-    /// Whether the next batch begins a group: nothing is summed up that a checkpoint would lose.
+    /// Returns whether the next batch begins a group: then a checkpoint loses no accumulated gradient.
     pub fn between_updates(&self) -> bool {
         self.batches_done == 0
     }
 
-    /// Puts the moving average of the weights in their place, and back again; nothing where there is none (`train.ema`).
+    /// Swaps the weights with their moving average; does nothing if there is none (`train.ema`).
     pub fn swap_average(&mut self) {
         if let Some(ema) = &mut self.ema {
             ema.swap(&mut self.store);
         }
     }
 
-    /// Lets the moving average begin at the present weights.
+    /// Restarts the moving average, if there is one, at the present weights.
     pub fn start_average(&mut self) {
         if self.averages() {
             self.ema = Some(Ema::new(self.config.train.ema, &self.store));
         }
     }
 
-    /// Brings all numbers that a checkpoint holds to the host: reading them cannot fail from then on, until the next step.
+    /// Copies all numbers of a checkpoint to the host. Until the next step, reading them cannot fail.
     ///
     /// # Errors
-    /// A device that was lost.
+    /// The device was lost.
     pub fn fetch(&self) -> Result<()> {
         self.store.fetch()?;
         self.optimizer.fetch()?;
@@ -227,38 +234,38 @@ impl Trainer {
         self.ema.as_ref().map_or(Ok(()), Ema::fetch)
     }
 
-    /// Whether a moving average of the weights is kept.
+    /// Returns whether there is a moving average of the weights.
     pub fn averages(&self) -> bool {
         self.ema.is_some()
     }
 
-    /// The run's settings.
+    /// Returns the settings of the run.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Bytes of activations, gradients of activations and scratch.
+    /// Returns the bytes of activations, their gradients and scratch memory.
     pub fn arena_bytes(&self) -> usize {
         self.session.plan().arena_bytes()
     }
 
-    /// Parameters that get a gradient.
+    /// Returns the number of parameters that get a gradient.
     pub fn trained_parameters(&self) -> usize {
         let trained = self.store.params.iter().enumerate().filter(|(i, _)| self.session.has_grad(*i));
         trained.map(|(_, param)| param.range.len()).sum()
     }
 
-    /// Floating-point operations of the forward pass of a batch.
+    /// Returns the floating-point operations of the forward pass of a batch.
     pub fn forward_flops(&self) -> u64 {
         self.session.graph().flops()
     }
 
-    /// Declarations of the latent states, for checkpoints.
+    /// Returns the declarations of the latent states, for checkpoints.
     pub fn state_decls(&self) -> &[crate::engine::graph::StateDecl] {
         self.session.graph().states()
     }
 
-    /// The parameters that get a gradient, each with its learning rate: neighbours with the same settings are merged.
+    /// Returns the ranges of parameters that get a gradient, with their learning rates; merges neighbours with equal settings.
     fn segments(&self, lr: f64) -> Vec<Segment> {
         let optim = &self.config.optim;
         let stages = self.store.params.iter().map(|param| param.stage).max().unwrap_or(0);
@@ -284,6 +291,7 @@ impl Trainer {
     }
 }
 
+/// Refuses a value that is not finite.
 fn check_finite(what: &'static str, value: f64, lr: f64) -> Result<()> {
     if value.is_finite() { Ok(()) } else { Err(Error::NonFinite { what, value, lr, files: Vec::new() }) }
 }

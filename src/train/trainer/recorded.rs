@@ -1,4 +1,4 @@
-//! A training step on a GPU: launched anew each time, or recorded once and replayed.
+//! Training steps on a GPU: kernels are launched one by one, or recorded once and replayed.
 
 use crate::Result;
 use crate::base::profile;
@@ -6,24 +6,24 @@ use crate::engine::device::{Buffer, Gpu, Ptr, Recording};
 use crate::engine::optim::Update;
 use crate::engine::session::Bound;
 
-/// Recordings that are kept: latent states take turns between two places, and a step may have three parts.
+/// Largest number of recordings: latent states alternate between two places, and a step may have three parts.
 const KEPT: usize = 6;
 
-/// What a batch does with its gradient, where several make one update (`train.accumulate`).
+/// How a batch uses its gradient, where several batches make one update (`train.accumulate`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// Updates the parameters by its own gradient.
     Whole,
-    /// Begins the sum.
+    /// Begins the sum of gradients.
     First,
-    /// Adds to it.
+    /// Adds its gradient to the sum.
     Middle,
-    /// Adds the sum to its own gradient, and updates.
+    /// Adds the sum to its own gradient, and updates the parameters.
     Last,
 }
 
 impl Part {
-    /// Of batch number `done` (from 0) of a group of `of`.
+    /// Returns the part of batch number `done` (from 0) in a group of `of` batches.
     pub fn new(done: usize, of: usize) -> Part {
         match done {
             _ if of == 1 => Part::Whole,
@@ -33,22 +33,23 @@ impl Part {
         }
     }
 
+    /// Returns whether the batch updates the parameters.
     pub fn updates(self) -> bool {
         matches!(self, Part::Whole | Part::Last)
     }
 }
 
-/// The launches of a step.
+/// The recorded steps of a training.
 pub(super) struct Recorded {
     replay: bool,
-    /// Parts whose launches have all run once: what a first call loads or chooses cannot be recorded.
+    /// Parts that have run once without recording: a first call loads and chooses things, which cannot be recorded.
     warm: Vec<Part>,
-    /// Right answers of each classifier.
+    /// Number of correct predictions of each classifier.
     hits: Buffer,
     steps: Vec<Step>,
 }
 
-/// What was recorded, and the addresses for which it holds.
+/// A recording, and the addresses for which it is valid.
 struct Step {
     part: Part,
     bound: Bound,
@@ -57,15 +58,17 @@ struct Step {
 }
 
 impl Recorded {
+    /// Allocates memory for the correct predictions of `classifiers` classifiers; `replay` says whether to record steps.
     pub fn new(gpu: &Gpu, classifiers: usize, replay: bool) -> Result<Recorded> {
         Ok(Recorded { replay, warm: Vec::new(), hits: gpu.allocate(4 * classifiers)?, steps: Vec::new() })
     }
 
+    /// Returns the address of the correct predictions.
     pub fn hits(&self) -> Ptr<f32> {
         self.hits.ptr()
     }
 
-    /// Runs the part of a step that `launch` enqueues (it gets the place of the hits).
+    /// Runs a part of a step. `launch` enqueues it, given the address of the correct predictions; once recorded, the part is replayed.
     pub fn run(
         &mut self,
         gpu: &Gpu,

@@ -158,5 +158,5 @@ fn items() {
     // A finite number that was never computed in f32.
     let huge = b"image,label,predicted,confidence,top1,top5,nll\na.png,cat,cat,0.5e300,1,1,0.5\n";
     let error = read(tempfile::tempdir().unwrap().path(), huge).unwrap_err().to_string();
-    assert!(error.ends_with("a figure is not a finite number of float32"), "{error}");
+    assert!(error.ends_with("a figure is not a finite float32 number"), "{error}");
 }

@@ -19,7 +19,7 @@ use crate::run_dir::RunDir;
 use crate::study::ablation::{self, Ablation};
 use crate::study::{Study, StudyFile, StudyKind};
 
-/// `ptl-train ablate`.
+/// Runs `ptl-train ablate`.
 pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
     let (run, file) = match &args.resume {
         Some(folder) => {
@@ -60,7 +60,7 @@ pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
     }
 }
 
-/// The study that the flags ask for.
+/// Returns the study that the flags ask for.
 fn new_study(args: &AblateArgs) -> Result<StudyFile> {
     let config = Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), &args.settings.0)?;
     ablation::check_settings(&config, &args.seeds)?;
@@ -72,6 +72,7 @@ fn new_study(args: &AblateArgs) -> Result<StudyFile> {
     Ok(StudyFile { kind: StudyKind::Ablate, seeds, quick: false, init, config, pretraining: None })
 }
 
+/// Creates the folder of the study.
 fn begin(args: &AblateArgs, file: &StudyFile) -> Result<RunDir> {
     let run = new_run(args.out.as_deref(), "ablate")?;
     file.write(&run)?;

@@ -23,7 +23,7 @@ use crate::study::compare::{self, Comparison};
 use crate::study::{Study, StudyFile, StudyKind};
 use crate::{Error, Result};
 
-/// `ptl-train compare`, in both its forms.
+/// Runs `ptl-train compare`, in both its forms.
 pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
     match (&args.source, &args.resume) {
         (Some(source), _) => train_and_compare(args, None, new_comparison(args, source)?),
@@ -35,7 +35,7 @@ pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
     }
 }
 
-/// The study that the flags ask for.
+/// Returns the study that the flags ask for.
 fn new_comparison(args: &CompareArgs, source: &Path) -> Result<StudyFile> {
     let mut config = Config::load_recipe("resnet50", args.config.as_deref(), &args.settings.0)?;
     compare::check_settings(&config, &args.seeds)?;
@@ -48,7 +48,7 @@ fn new_comparison(args: &CompareArgs, source: &Path) -> Result<StudyFile> {
             reason: "name the data set to fine-tune and measure on with --target".into(),
         });
     }
-    // What a file says of --init: every arm starts from our own weights, with a head of its own.
+    // A file may have settings for --init. They do not apply: every arm starts from this study's weights, with a new classifier.
     (config.train.weights_dict, config.train.keep_head, config.train.init_partial) = (None, false, false);
     let mut pretraining = config.clone();
     pretraining.data.root = whole_path("--source", source)?;
@@ -60,14 +60,14 @@ fn new_comparison(args: &CompareArgs, source: &Path) -> Result<StudyFile> {
     Ok(StudyFile { kind: StudyKind::Compare, seeds, quick: false, init: None, config, pretraining: Some(pretraining) })
 }
 
-/// What matters to cells matters to one of the arms.
+/// Refuses flags without effect. A setting of the cells has an effect, because one of the arms has cells.
 fn refuse_without_effect(config: &Config, flags: &Overrides) -> Result<()> {
     let mut ptl = config.clone();
     ptl.model.arch.push_str("-ptl");
     flags.refuse_without_effect(&ptl, false)
 }
 
-/// In `run`, or where that is a new study, in a new folder.
+/// Runs the comparison in `run`, or in a new folder for a new study.
 fn train_and_compare(args: &CompareArgs, run: Option<RunDir>, file: StudyFile) -> Result<ExitCode> {
     let config = &file.config;
     set_threads(config)?;
@@ -84,12 +84,12 @@ fn train_and_compare(args: &CompareArgs, run: Option<RunDir>, file: StudyFile) -
     three_arms(file, [&source, &target], &run, &reporter, &stop)
 }
 
-/// The settings of the pre-training.
+/// Returns the settings of the pre-training.
 fn pretraining(file: &StudyFile) -> &Config {
     file.pretraining.as_ref().expect("comparisons and demos have one")
 }
 
-/// The folder of a study that goes on, or that of a new one.
+/// Returns the folder of a continued study, or creates that of a new one.
 fn begin(run: Option<RunDir>, out: Option<&Path>, file: &StudyFile) -> Result<RunDir> {
     match run {
         Some(run) => Ok(run),
@@ -101,7 +101,7 @@ fn begin(run: Option<RunDir>, out: Option<&Path>, file: &StudyFile) -> Result<Ru
     }
 }
 
-/// `ptl-train demo`.
+/// Runs `ptl-train demo`.
 pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     let (run, file) = match &args.resume {
         Some(folder) => {
@@ -125,6 +125,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     }
 }
 
+/// Returns the demo that the flags ask for.
 fn new_demo(args: &DemoArgs) -> Result<StudyFile> {
     let config = Config::load(&demo_config(args.quick), None, &args.settings.0)?;
     compare::check_settings(&config, &[config.seed])?;
@@ -145,7 +146,7 @@ fn new_demo(args: &DemoArgs) -> Result<StudyFile> {
     Ok(StudyFile { kind: StudyKind::Demo, seeds, quick: args.quick, init: None, config, pretraining })
 }
 
-/// Both domains, drawn into the run's folder where they are not there yet; `None` if stopped.
+/// Opens both domains; draws them into the run's folder if they are not there. Returns `None` if stopped.
 fn demo_data(file: &StudyFile, run: &RunDir, stop: &StopFlag, reporter: &Reporter) -> Result<Option<[Dataset; 2]>> {
     let config = &file.config;
     let open = |domain: Domain, name: &str, [train_ids, test_ids]: [usize; 2]| -> Result<Option<Dataset>> {
@@ -161,7 +162,7 @@ fn demo_data(file: &StudyFile, run: &RunDir, stop: &StopFlag, reporter: &Reporte
             ..SynthConfig::default()
         };
         if !synth::is_complete(&folder) {
-            // What a demo that was killed has left.
+            // Remains of a demo that was killed.
             if folder.exists() {
                 fs::remove_dir_all(&folder).at("remove", &folder)?;
             }
@@ -178,7 +179,7 @@ fn demo_data(file: &StudyFile, run: &RunDir, stop: &StopFlag, reporter: &Reporte
     Ok(Some([source, target]))
 }
 
-/// Small enough for two cores and three minutes.
+/// Returns settings that are small enough for two cores and three minutes.
 fn demo_config(quick: bool) -> Config {
     let mut config = Config::default();
     config.model.arch = "resnet18".into();

@@ -1,4 +1,4 @@
-//! `ptl-train compare RUN...`: finished runs against each other.
+//! `ptl-train compare RUN...`: compares finished runs.
 
 use std::process::ExitCode;
 
@@ -11,9 +11,10 @@ use crate::config::{Config, Overrides};
 use crate::study::runs::{self, Options};
 use crate::{Error, Result};
 
-/// Settings that say how to compare.
+/// The only settings that apply to a comparison of runs.
 const USED: [&str; 2] = ["seed", "threads"];
 
+/// Runs `ptl-train compare RUN...`.
 pub(super) fn compare_runs(args: &CompareArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
     refuse_settings(flags)?;
@@ -29,7 +30,7 @@ pub(super) fn compare_runs(args: &CompareArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses flags of settings: what is compared has been trained.
+/// Refuses flags of settings that apply to training only.
 fn refuse_settings(flags: &Overrides) -> Result<()> {
     match Config::settings().find(|setting| !USED.contains(&setting.path) && flags.has(setting.path)) {
         Some(setting) => Err(Error::Setting {

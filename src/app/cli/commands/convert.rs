@@ -9,7 +9,7 @@ use crate::app::cli::output::{interrupted, stderr_reporter, stop_with_message};
 use crate::base::text::{Shown, plural};
 use crate::data::convert::cuhk03::{self, BoxKind, Job, Outcome};
 
-/// `ptl-train convert`.
+/// Runs `ptl-train convert`.
 pub fn convert(command: &ConvertCommand) -> Result<ExitCode> {
     match command {
         ConvertCommand::Cuhk03(args) => cuhk03(args),

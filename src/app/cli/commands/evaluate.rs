@@ -22,7 +22,7 @@ use crate::model::TrainedModel;
 use crate::nn::TaskKind;
 use crate::{Error, Result};
 
-/// `ptl-train evaluate`.
+/// Runs `ptl-train evaluate`.
 pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
     check_report(&args.report)?;
@@ -42,17 +42,14 @@ pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
 
 fn rank(args: &EvaluateArgs, flags: &Overrides, mut trained: TrainedModel, reporter: &Reporter) -> Result<ExitCode> {
     if args.details.is_some() {
-        return Err(unused(
-            "--details",
-            "it writes what a classifier confuses: a ranking has --gallery-pictures and --out",
-        ));
+        return Err(unused("--details", "it needs a classifier: a ranking has --gallery-pictures and --out"));
     }
     let (root, kind) = evaluated(&trained.config, flags)?;
     let dataset = open_dataset(root, kind, Subsets::Test, &trained.config, reporter)?;
     dataset.check_for_evaluation()?;
     describe_datasets(reporter, [Some(&dataset), None]);
     let [query, gallery] = dataset_features(&mut trained.model(reporter), &dataset)?;
-    // The weights are not needed any more; ranking may need the memory.
+    // Drops the weights: ranking may need their memory.
     let TrainedModel { config, device, trained_on, .. } = trained;
     let evaluated_on = format!("{} ({})", dataset.name, dataset.label);
     let (trained_on, evaluated_on) = (trained_on.as_deref(), &evaluated_on);
@@ -73,7 +70,7 @@ fn classify(
         fs::create_dir_all(folder).at("create", folder)?;
     }
     let (root, kind) = evaluated(&trained.config, flags)?;
-    // What was held out is what training has not seen; of other images it has seen none.
+    // Of the data set of the training, only held-out images are measured; of other data sets, all.
     let same =
         |other: &Path| fs::canonicalize(root).ok().zip(fs::canonicalize(other).ok()).is_some_and(|(a, b)| a == b);
     let held_out = flags.has("data.val_share") || trained.trained_root.as_deref().is_some_and(same);
@@ -107,7 +104,7 @@ fn classify(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses what only a ranking has.
+/// Refuses flags of rankings.
 fn refuse_ranking(args: &ReportArgs) -> Result<()> {
     let given = [
         ("--roc", args.roc),
@@ -121,6 +118,7 @@ fn refuse_ranking(args: &ReportArgs) -> Result<()> {
     }
 }
 
+/// Returns the error for a flag without use.
 fn unused(flag: &str, reason: &str) -> Error {
     Error::Setting { setting: flag.into(), value: "(given)".into(), reason: reason.into() }
 }

@@ -16,10 +16,10 @@ use crate::model::TrainedModel;
 use crate::nn::TaskKind;
 use crate::{Error, Result};
 
-/// `ptl-train extract`.
+/// Runs `ptl-train extract`.
 pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
-    // An .npy has its paths beside it.
+    // A .npy file has a file of paths beside it.
     let beside = (FeatureFormat::of(&args.out)? == FeatureFormat::Npy).then(|| args.out.with_extension("txt"));
     if let Some(existing) = std::iter::once(args.out.clone()).chain(beside).find(|path| path.exists()) {
         return Err(Error::Setting {

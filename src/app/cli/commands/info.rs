@@ -1,4 +1,4 @@
-//! `ptl-train info`: the machine, or what a network costs.
+//! `ptl-train info`: information about the machine, or the cost of a network.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use crate::config::{Config, Overrides};
 use crate::train::cost::cost;
 use crate::{Error, Result};
 
-/// `ptl-train info`.
+/// Runs `ptl-train info`.
 pub fn info(args: &InfoArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
     match &args.model {
@@ -19,7 +19,7 @@ pub fn info(args: &InfoArgs) -> Result<ExitCode> {
             return Err(Error::Setting {
                 setting: "--model".into(),
                 value: "(none)".into(),
-                reason: "the other flags say what a network is: name it".into(),
+                reason: "the other flags describe a network: name it".into(),
             });
         }
         None => print(&info::text())?,
@@ -28,7 +28,7 @@ pub fn info(args: &InfoArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The table of `model`, plain and with PTL.
+/// Returns the table for `model`, plain and with PTL.
 fn network(model: &str, classes: usize, flags: &Overrides) -> Result<String> {
     let plain = model.strip_suffix("-ptl").unwrap_or(model);
     let mut table =
@@ -39,14 +39,14 @@ fn network(model: &str, classes: usize, flags: &Overrides) -> Result<String> {
         let mut flags = flags.clone();
         flags.push(Config::setting("model.arch").expect("a setting"), name.clone().into());
         let config = Config::load_recipe(&name, None, &flags)?;
-        // Of the second row: the first has no cells.
+        // Checks the second row: the first network has no cells.
         if without.is_some() {
             flags.refuse_without_effect(&config, false)?;
         }
         let cost = cost(&config, classes)?;
         let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
         let parameters = *without.get_or_insert(cost.parameters);
-        // A longer classifier counts too.
+        // Includes the longer classifier.
         let added = 100.0 * (cost.parameters - parameters) as f64 / parameters as f64;
         let branch = match cost.ptl_parameters {
             0 => "-".into(),
@@ -57,11 +57,11 @@ fn network(model: &str, classes: usize, flags: &Overrides) -> Result<String> {
         table.row([name, total, branch, gflop, mib(cost.weights), mib(cost.evaluation), mib(cost.training.bytes())]);
         let (height, width) = (config.model.height, config.model.image_width);
         sizes = format!(
-            "{}, images of {height}x{width}, training batches of {}, {:?}, f32. GFLOP: forward of one image, a \
-             product and a sum are two. \
-             The share of the branch counts the longer classifier too.\n\"one image\": activations in evaluation. \"training\": all that a run \
-             is given before its data: weights, gradients, moments, moving average, latent states, activations, an evaluation of \
-             {} at a time, batches ahead.\n",
+            "{}, images of {height}x{width}, training batches of {}, {:?}, f32. GFLOP: forward pass of one image, \
+             with two operations for a multiplication and an addition. The share of the branch includes the longer \
+             classifier.\n\"one image\": activations in evaluation. \"training\": memory of a run without its data: \
+             weights, gradients, moments, moving average, latent states, activations, an evaluation of \
+             {} at a time, prefetched batches.\n",
             plural(classes, "class", "classes"),
             config.batch(),
             config.optim.kind,

@@ -1,4 +1,4 @@
-//! One file for each command: settings and data first, then the folder, then the work.
+//! One file for each command. A command first checks settings and data, then creates its folder, then works.
 
 mod ablate;
 mod compare;

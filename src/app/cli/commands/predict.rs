@@ -16,7 +16,7 @@ use crate::model::TrainedModel;
 use crate::nn::TaskKind;
 use crate::{Error, Result};
 
-/// `ptl-train predict`.
+/// Runs `ptl-train predict`.
 pub fn predict(args: &PredictArgs) -> Result<ExitCode> {
     let mut trained = TrainedModel::open(&args.checkpoint, &args.settings.0)?;
     if trained.config.task != TaskKind::Classify {
@@ -47,7 +47,7 @@ pub fn predict(args: &PredictArgs) -> Result<ExitCode> {
 
     let samples: Arc<[Sample]> = images.val.into();
     let (probabilities, classes) = trained.model(&reporter).run(samples.clone(), Output::Probabilities)?;
-    // A model from elsewhere does not name its classes.
+    // A model of another program does not name its classes.
     let name = |class: usize| trained.class_names.get(class).cloned().unwrap_or_else(|| class.to_string());
     let top = (args.top as usize).min(classes);
     write_csv(&args.out, trained.config.eval.cells(), |csv| {

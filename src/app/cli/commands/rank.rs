@@ -1,4 +1,4 @@
-//! `ptl-train rank`: features of any program.
+//! `ptl-train rank`: ranks features of any program.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,13 +14,13 @@ use crate::engine::device::{Device, DeviceOptions};
 use crate::eval::features_file::FeatureSet;
 use crate::eval::ranking::RankingOptions;
 
-/// `ptl-train rank`.
+/// Runs `ptl-train rank`.
 pub fn rank(args: &RankArgs) -> Result<ExitCode> {
     check_report(&args.report)?;
     let config = Config::load(&Config::default(), None, &args.settings.0)?;
     args.settings.0.refuse_without_effect(&config, false)?;
     set_threads(&config)?;
-    // Distances are our own kernels': no library is needed.
+    // Distances use the crate's own kernels, so no library is needed.
     let device = Device::open(&DeviceOptions { vendor: false, ..config.device_options() })?;
     let reporter = stderr_reporter();
     let read = |path: &Path, labels: Option<&Path>| -> Result<FeatureSet> {

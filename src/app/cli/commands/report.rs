@@ -1,4 +1,4 @@
-//! What `evaluate` and `rank` do once there are features: rank, print, write, draw.
+//! Reports a ranking for `evaluate` and `rank`: ranks, prints, writes, draws.
 
 use std::fs;
 
@@ -19,7 +19,7 @@ use crate::eval::ranking::{RankingOptions, RankingReport};
 use crate::eval::report::{Details, Evaluation};
 use crate::eval::rerank::RerankOptions;
 
-/// Features, and where they come from.
+/// Features and their origin.
 pub(super) struct Subject<'a> {
     pub query: &'a FeatureSet,
     pub gallery: &'a FeatureSet,
@@ -27,7 +27,7 @@ pub(super) struct Subject<'a> {
     pub evaluated_on: &'a str,
 }
 
-/// Refuses outputs that could not be written, before any work.
+/// Refuses outputs that cannot be written, before any work.
 pub(super) fn check_report(args: &ReportArgs) -> Result<()> {
     if let Some(folder) = args.out.as_ref().and_then(|path| path.parent()) {
         fs::create_dir_all(folder).at("create", folder)?;
@@ -35,6 +35,7 @@ pub(super) fn check_report(args: &ReportArgs) -> Result<()> {
     args.gallery_pictures.as_deref().map_or(Ok(()), pictures::check_folder)
 }
 
+/// Ranks the features of `subject`, and prints, writes and draws the results.
 pub(super) fn report(
     subject: &Subject,
     ranking: RankingOptions,
@@ -65,7 +66,7 @@ pub(super) fn report(
         text.push_str(&format!("\n{}", camera_table(pairs)));
     }
     print(&text)?;
-    // Last: images may be missing, and the figures are there already.
+    // Drawn last: images may be missing, and the figures are printed already.
     if let Some(folder) = &args.gallery_pictures {
         let worst = args.pictures_worst.then(|| outcome.reranked.as_ref().map_or(&outcome.plain, |(_, report)| report));
         let chosen = chosen_queries(subject.query.len(), args.pictures, worst);
@@ -75,7 +76,7 @@ pub(super) fn report(
     Ok(())
 }
 
-/// The first `count` queries, or those with the lowest average precision in `worst`.
+/// Returns the first `count` queries, or those with the lowest average precision in `worst`.
 fn chosen_queries(queries: usize, count: usize, worst: Option<&RankingReport>) -> Vec<usize> {
     let mut chosen: Vec<usize> = (0..queries).collect();
     if let Some(report) = worst {

@@ -13,9 +13,9 @@ use crate::base::atomic::atomic_write;
 use crate::base::report::Table;
 use crate::engine::device::{Device, DeviceKind, DeviceOptions, Precision};
 
-/// `ptl-train selftest`: 1 if a comparison fails.
+/// Runs `ptl-train selftest`. The exit code is 1 if a comparison fails.
 pub fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
-    // clap takes no other words.
+    // clap accepts no other words.
     let kind = if args.device == "cuda" { DeviceKind::Cuda } else { DeviceKind::Emulated };
     let precision = match args.precision.as_str() {
         "bf16" => Precision::Bf16,
@@ -40,7 +40,7 @@ pub fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
     let failed = checks.iter().filter(|check| !check.passed()).count();
     let summary = format!("{} of {} comparisons passed", checks.len() - failed, checks.len());
     print(&format!("{}\n{summary} on {device}\n", table.to_markdown()))?;
-    // Only now: a file that cannot be written takes nothing from the table.
+    // Written last: the table is printed even if the file cannot be written.
     if let Some(path) = &args.json {
         let list: Vec<_> = (checks.iter())
             .map(|c| json!({ "name": c.name, "deviation": c.deviation, "allowed": c.allowed, "passed": c.passed() }))

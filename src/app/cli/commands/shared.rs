@@ -1,4 +1,4 @@
-//! What commands share: threads, data sets, run folders.
+//! Functions that commands share: threads, data sets, run folders.
 
 use std::io;
 use std::path::Path;
@@ -16,6 +16,7 @@ use crate::run_dir::{RUNS, RunDir};
 use crate::study::StudyKind;
 use crate::{Error, Result};
 
+/// Draws pedestrians into `folder` and shows the progress.
 pub(super) fn synthesise(
     folder: &Path,
     config: &SynthConfig,
@@ -31,7 +32,7 @@ pub(super) fn synthesise(
     Ok(outcome)
 }
 
-/// Says how an interrupted study goes on.
+/// Reports how to continue an interrupted study.
 pub(super) fn say_stopped(reporter: &Reporter, kind: StudyKind, run: &RunDir) {
     let root = run.root().shown();
     reporter.message(&format!("stopped; continue with: ptl-train {kind} --resume {root}"));
@@ -42,7 +43,7 @@ pub(super) fn check_device(config: &Config) -> Result<()> {
     Device::open(&config.device_options()).map(|_| ())
 }
 
-/// The number of compute threads, before anything computes.
+/// Sets the number of compute threads, before anything computes.
 pub(super) fn set_threads(config: &Config) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global();
     pool.map_err(io::Error::other).at("start", "the compute threads")
@@ -57,7 +58,7 @@ pub(super) fn open_dataset(
     reporter: &Reporter,
 ) -> Result<Dataset> {
     let mut dataset = data::load(root, kind, &config.data.load_options(subsets))?;
-    // Decoding takes long: what cannot train is refused before.
+    // Decoding takes long, so this check comes first.
     if subsets == Subsets::All {
         dataset.check_for_training(config.sampler.ids)?;
     }
@@ -65,7 +66,7 @@ pub(super) fn open_dataset(
     Ok(dataset)
 }
 
-/// As [`open_dataset`], to train on. Where another data set is measured, queries and gallery are not needed.
+/// Loads a data set to train on, and checks its images. Leaves out queries and gallery if another data set is measured.
 pub(super) fn open_training(config: &Config, reporter: &Reporter) -> Result<Dataset> {
     let options = config.data.load_options(Subsets::All);
     let mut dataset = data::load(data_root(config)?, config.data.kind, &options)?;
@@ -77,14 +78,14 @@ pub(super) fn open_training(config: &Config, reporter: &Reporter) -> Result<Data
     Ok(dataset)
 }
 
-/// Decodes every image before the work that needs them.
+/// Decodes every image, before the work that needs them.
 pub(super) fn check_images(dataset: &mut Dataset, config: &Config, reporter: &Reporter) -> Result<()> {
     let images = dataset.train.len() + dataset.query.len() + dataset.gallery.len();
     let name = dataset.name.clone();
     checking(&name, images, reporter, |each| dataset.drop_or_refuse_broken(config.data.skip_broken, each))
 }
 
-/// Shows the progress of `check`, which calls what it gets after each image.
+/// Shows the progress of `check`, which calls its argument after each image.
 fn checking(
     name: &str,
     images: usize,
@@ -97,7 +98,7 @@ fn checking(
     Ok(())
 }
 
-/// Loads `subsets` of images with classes and checks them; `val_share` as [`ClassOptions`] has it.
+/// Loads `subsets` of images with classes and checks them; `val_share` is that of [`ClassOptions`].
 pub(super) fn open_classes(
     root: &Path,
     kind: DatasetKind,
@@ -115,18 +116,20 @@ pub(super) fn open_classes(
     Ok(dataset)
 }
 
-/// As [`check_images`].
+/// Decodes every image, before the work that needs them.
 pub(super) fn check_classes(dataset: &mut ClassDataset, config: &Config, reporter: &Reporter) -> Result<()> {
     let images = dataset.train.len() + dataset.val.len();
     let name = dataset.name.clone();
     checking(&name, images, reporter, |each| dataset.drop_or_refuse_broken(config.data.skip_broken, each))
 }
 
+/// Reports classes and warnings of a data set.
 pub(super) fn describe_classes(reporter: &Reporter, dataset: &ClassDataset) {
     reporter.message(&format!("{}: {}\n{}", dataset.name, dataset.label, dataset.banner()));
     dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
 }
 
+/// Reports numbers, verdicts and warnings of data sets.
 pub(super) fn describe_datasets(reporter: &Reporter, datasets: [Option<&Dataset>; 2]) {
     for dataset in datasets.into_iter().flatten() {
         let Dataset { name, label, .. } = dataset;
@@ -135,7 +138,7 @@ pub(super) fn describe_datasets(reporter: &Reporter, datasets: [Option<&Dataset>
     }
 }
 
-/// The training data set.
+/// Returns the folder of the training data set.
 pub(super) fn data_root(config: &Config) -> Result<&Path> {
     if config.data.root.as_os_str().is_empty() {
         return Err(Error::Setting {
@@ -147,8 +150,8 @@ pub(super) fn data_root(config: &Config) -> Result<&Path> {
     Ok(&config.data.root)
 }
 
-/// The data set to measure on: the one that a flag names, else the run's target, else its own. The run's kinds belong to the
-/// run's folders: a folder that a flag names is what `--dataset` says, or speaks for itself.
+/// Returns the data set to measure on: the folder that a flag names, else the target of the run, else its training data. `data.kind`
+/// and `data.target_kind` of the run apply to its own folders only: the kind of another folder is given by `--dataset` or detected.
 pub(super) fn evaluated<'a>(config: &'a Config, flags: &Overrides) -> Result<(&'a Path, DatasetKind)> {
     let data = &config.data;
     let named = flags.has("data.kind").then_some(data.kind);
@@ -159,6 +162,7 @@ pub(super) fn evaluated<'a>(config: &'a Config, flags: &Overrides) -> Result<(&'
     }
 }
 
+/// Creates the folder of a run: `out`, or one in the default folder.
 pub(super) fn new_run(out: Option<&Path>, kind: &str) -> Result<RunDir> {
     match out {
         Some(path) => RunDir::create(path),
@@ -166,7 +170,7 @@ pub(super) fn new_run(out: Option<&Path>, kind: &str) -> Result<RunDir> {
     }
 }
 
-/// Refuses flags of settings that a command takes from its own options.
+/// Refuses flags of settings that the command does not use.
 pub(super) fn refuse_unused(flags: &Overrides, unused: &[&str]) -> Result<()> {
     match unused.iter().find(|path| flags.has(path)) {
         Some(setting) => Err(Error::Setting {

@@ -8,7 +8,7 @@ use crate::app::cli::args::{self, SynthArgs};
 use crate::app::cli::output::{interrupted, stderr_reporter, stop_with_message};
 use crate::data::synth::{Domain, Outcome, SynthConfig};
 
-/// `ptl-train synth`.
+/// Runs `ptl-train synth`.
 pub fn synth(args: &SynthArgs) -> Result<ExitCode> {
     let ids = args.ids as usize;
     let domain = match args.domain {

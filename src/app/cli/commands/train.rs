@@ -21,7 +21,7 @@ use crate::study::StudyFile;
 use crate::train::{self, Classify, Job, Outcome, Reid, Start, Task};
 use crate::{Error, Result};
 
-/// `ptl-train train`.
+/// Runs `ptl-train train`.
 pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
     let (config, resumed) = match &args.resume {
@@ -36,7 +36,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             }
             let run = RunDir::open(path)?;
             let mut config = run.read_config(flags)?;
-            // A limit belongs to the command line that named it.
+            // A limit applies only to the command line that gives it.
             config.train.max_steps = config.train.max_steps.filter(|_| flags.has("train.max_steps"));
             (config, Some(run))
         }
@@ -73,16 +73,16 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     }
 }
 
-/// Refuses flags without effect on data of these kinds, the data's and the target's, which are recognised only now.
+/// Refuses flags without effect on data of these kinds (training data and target), which are known only after loading.
 fn refuse_on_data(args: &TrainArgs, config: &Config, kinds: [DatasetKind; 2]) -> Result<()> {
     let mut config = config.clone();
-    // What is not recognised has the layout of Market-1501.
+    // Data of unknown kind have the layout of Market-1501.
     let known = |kind| if kind == DatasetKind::Auto { DatasetKind::Market1501 } else { kind };
     [config.data.kind, config.data.target_kind] = kinds.map(known);
     args.settings.0.refuse_without_effect(&config, args.init.is_some())
 }
 
-/// Trains in a new run, or goes on with `resumed`.
+/// Trains in a new run, or continues `resumed`.
 fn run<T: Task>(
     args: &TrainArgs,
     config: &Config,
@@ -98,7 +98,7 @@ fn run<T: Task>(
         (None, None) => Start::Scratch,
     };
 
-    // From here on there is something to look at.
+    // From here on, the run has a folder.
     let fresh = resumed.is_none();
     let run = match resumed {
         Some(run) => run,

@@ -23,6 +23,7 @@ const FAINT: f64 = 0.02;
 /// The texts around a square matrix.
 #[derive(Clone, Copy, Debug)]
 pub struct HeatMap<'a> {
+    /// Title of the picture.
     pub title: &'a str,
     /// A line below the title, or an empty text.
     pub note: &'a str,

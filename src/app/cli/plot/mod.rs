@@ -40,14 +40,18 @@ const PALETTE: [RGBColor; 6] = [
 /// The texts of a chart.
 #[derive(Clone, Copy, Debug)]
 pub struct Captions<'a> {
+    /// Title of the chart.
     pub title: &'a str,
+    /// Name of the horizontal axis.
     pub x: &'a str,
+    /// Name of the vertical axis.
     pub y: &'a str,
 }
 
 /// One line of a chart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
+    /// Name in the legend.
     pub name: String,
     /// (x, y). The line is interrupted where y is not finite.
     pub points: Vec<(f64, f64)>,
@@ -56,6 +60,7 @@ pub struct Series {
 /// One colour of a bar chart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arm {
+    /// Name in the legend.
     pub name: String,
     /// One value for each group; a standard deviation is drawn as an error bar.
     pub values: Vec<MeanStd>,

@@ -19,6 +19,7 @@ const GAP: RGBColor = RGBColor(242, 190, 158);
 pub struct ReliabilityBin {
     /// Share of all images.
     pub share: f64,
+    /// Share of its images that are classified correctly.
     pub accuracy: f64,
     /// Mean confidence of its images.
     pub confidence: f64,
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bars_stand_for_the_bins_that_have_images() {
+    fn bars_show_the_bins_that_have_images() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("reliability.svg");
         let bin = |share, accuracy, confidence| ReliabilityBin { share, accuracy, confidence };
