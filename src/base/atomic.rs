@@ -13,7 +13,7 @@ use crate::base::write_guard::WriteGuard;
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io) with `path`. The old file is unchanged then, and nothing is left beside it.
-pub fn atomic_write(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+pub(crate) fn atomic_write(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     if fs::metadata(&target).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         return File::options().write(true).open(&target).and_then(|mut special| write(&mut special)).at("write", path);
@@ -45,7 +45,7 @@ fn temporary_name(path: &Path) -> PathBuf {
 
 /// Makes the creation, renaming or removal of `path` durable by syncing its folder. Errors are ignored, as some file systems cannot do
 /// this.
-pub fn sync_folder(path: &Path) {
+pub(crate) fn sync_folder(path: &Path) {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();

@@ -23,7 +23,7 @@ pub enum Cells {
 }
 
 /// Writes rows; cells with a comma, a quote or a line break are quoted.
-pub struct CsvOut<'a> {
+pub(crate) struct CsvOut<'a> {
     csv: csv::Writer<&'a mut dyn Write>,
     cells: Cells,
 }
@@ -48,7 +48,11 @@ impl CsvOut<'_> {
 ///
 /// # Errors
 /// As [`atomic_write`].
-pub fn write_csv(path: &Path, cells: Cells, write: impl FnOnce(&mut CsvOut<'_>) -> io::Result<()>) -> Result<()> {
+pub(crate) fn write_csv(
+    path: &Path,
+    cells: Cells,
+    write: impl FnOnce(&mut CsvOut<'_>) -> io::Result<()>,
+) -> Result<()> {
     atomic_write(path, |file| {
         let mut out = CsvOut { csv: csv::Writer::from_writer(file), cells };
         write(&mut out)?;
@@ -63,7 +67,7 @@ fn guarded(cell: &str) -> String {
 
 /// Returns the name in a cell, whether it was written guarded or raw: without the apostrophe of [`Cells::Guarded`], and with control
 /// characters escaped.
-pub fn plain_cell(cell: &str) -> Cow<'_, str> {
+pub(crate) fn plain_cell(cell: &str) -> Cow<'_, str> {
     let own = cell.strip_prefix('\'').filter(|rest| is_computed(rest.trim_start_matches('\''))).unwrap_or(cell);
     match own.shown().to_string() {
         shown if shown == own => Cow::Borrowed(own),

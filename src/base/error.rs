@@ -241,7 +241,7 @@ pub enum Error {
 
 impl Error {
     /// Names the `settings` by which a batch becomes smaller, where a GPU's memory is too small.
-    pub fn with_batch_settings(self, settings: &str) -> Error {
+    pub(crate) fn with_batch_settings(self, settings: &str) -> Error {
         match self {
             Error::DeviceMemory { purpose, needed, free, total, advice } => {
                 let advice = format!("{advice}; a batch is set by {settings}");
@@ -256,7 +256,7 @@ impl Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Attaches the path and the verb to an I/O error.
-pub trait IoContext<T> {
+pub(crate) trait IoContext<T> {
     /// `action` is a verb phrase such as "read" or "create".
     fn at(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T>;
 }

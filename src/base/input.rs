@@ -34,7 +34,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::FileTooLarge`].
-pub fn read_opened(path: &Path, (file, len): (File, u64), limit: u64) -> Result<Vec<u8>> {
+pub(crate) fn read_opened(path: &Path, (file, len): (File, u64), limit: u64) -> Result<Vec<u8>> {
     let too_large = || Error::FileTooLarge { path: path.into(), limit };
     if len > limit {
         return Err(too_large());
@@ -48,7 +48,7 @@ pub fn read_opened(path: &Path, (file, len): (File, u64), limit: u64) -> Result<
 ///
 /// # Errors
 /// As [`read`]; [`Error::Io`] for bytes that are no UTF-8.
-pub fn read_text(path: &Path, limit: u64) -> Result<String> {
+pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
     let no_text = |_| io::Error::new(io::ErrorKind::InvalidData, "the file is no UTF-8 text");
     String::from_utf8(read(path, limit)?).map_err(no_text).at("read", path)
 }

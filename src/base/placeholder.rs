@@ -4,7 +4,7 @@
 const START: usize = 256;
 
 /// Says what `bytes` are instead of the wanted file, and the way out: a pointer of Git LFS, or a web page.
-pub fn placeholder(bytes: &[u8]) -> Option<&'static str> {
+pub(crate) fn placeholder(bytes: &[u8]) -> Option<&'static str> {
     let start = String::from_utf8_lossy(&bytes[..bytes.len().min(START)]);
     let start = start.trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
     if start.starts_with("version https://git-lfs.github.com/") {

@@ -28,7 +28,7 @@ pub struct Range {
 /// While this value exists, its thread opens no ranges.
 #[must_use = "ranges are opened again when it is dropped"]
 #[derive(Debug)]
-pub struct Paused {
+pub(crate) struct Paused {
     thread: PhantomData<*const ()>,
 }
 
@@ -42,7 +42,7 @@ pub fn range(name: impl Display) -> Range {
 }
 
 /// Pauses ranges while work is recorded to be run later: they would show when it was recorded.
-pub fn pause() -> Paused {
+pub(crate) fn pause() -> Paused {
     PAUSED.set(PAUSED.get() + 1);
     Paused { thread: PhantomData }
 }

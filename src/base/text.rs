@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 /// Shows a name in one line of a message.
-pub trait Shown {
+pub(crate) trait Shown {
     /// Returns the name with control characters escaped: a terminal executes some of them, and a line break would end the line.
     fn shown(&self) -> ShownName<'_>;
 }
@@ -23,7 +23,7 @@ impl Shown for str {
 }
 
 /// A name with control characters escaped; see [`Shown`].
-pub struct ShownName<'a>(Cow<'a, str>);
+pub(crate) struct ShownName<'a>(Cow<'a, str>);
 
 impl fmt::Display for ShownName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,12 +32,12 @@ impl fmt::Display for ShownName<'_> {
 }
 
 /// Escapes characters that a terminal would execute, but keeps line breaks: for whole messages.
-pub fn escape_lines(text: &str) -> Cow<'_, str> {
+pub(crate) fn escape_lines(text: &str) -> Cow<'_, str> {
     escape(text, |c| c != '\n' && is_control(c))
 }
 
 /// Writes `1 image` or `2 images`: the count, then the words that go with it.
-pub fn plural(count: usize, one: &str, many: &str) -> String {
+pub(crate) fn plural(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
@@ -63,7 +63,7 @@ pub fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
 const LONGEST: usize = 200;
 
 /// Shortens a value that is too long for a message, such as a list of a thousand numbers.
-pub fn shortened(text: &str) -> Cow<'_, str> {
+pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
         None => Cow::Borrowed(text),

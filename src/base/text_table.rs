@@ -5,7 +5,7 @@ use csv::{Position, Reader, ReaderBuilder, StringRecord, Trim};
 use crate::base::text::plural;
 
 /// The text of a table, and its separator.
-pub struct TextTable {
+pub(crate) struct TextTable {
     /// UTF-8, unless it is no text at all.
     bytes: Vec<u8>,
     /// Byte at which the header begins.
@@ -60,7 +60,7 @@ impl TextTable {
     }
 
     /// Returns the separator of fields.
-    pub fn separator(&self) -> char {
+    pub(crate) fn separator(&self) -> char {
         self.separator.into()
     }
 
@@ -81,7 +81,7 @@ impl TextTable {
     }
 
     /// Returns the line of an error, and a message about its reason.
-    pub fn explain(&self, error: &csv::Error) -> (usize, String) {
+    pub(crate) fn explain(&self, error: &csv::Error) -> (usize, String) {
         let reason = match error.kind() {
             csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
                 let name = match self.separator {
@@ -109,7 +109,7 @@ impl TextTable {
 ///
 /// # Errors
 /// The reason.
-pub fn within_line(field: &str) -> Result<(), String> {
+pub(crate) fn within_line(field: &str) -> Result<(), String> {
     if field.contains(['\n', '\r']) { Err(UNCLOSED.into()) } else { Ok(()) }
 }
 

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A point in time, in seconds. Its `Display` is RFC 3339: `2026-03-01T12:00:05Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UtcTime {
+pub(crate) struct UtcTime {
     year: u64,
     month: u64,
     day: u64,
@@ -19,7 +19,7 @@ impl UtcTime {
     }
 
     /// Returns the time `seconds` after 1970-01-01T00:00:00Z.
-    pub fn from_unix(seconds: u64) -> UtcTime {
+    pub(crate) fn from_unix(seconds: u64) -> UtcTime {
         // Years are counted from March, so that a leap day is the last of its year (H. Hinnant, "chrono-compatible
         // low-level date algorithms").
         let days = seconds / 86_400 + 719_468;
@@ -37,7 +37,7 @@ impl UtcTime {
     }
 
     /// Formats as `2026-03-01_12-00-05`, for names of files.
-    pub fn file_stamp(self) -> String {
+    pub(crate) fn file_stamp(self) -> String {
         self.to_string().replace('T', "_").replace(':', "-").replace('Z', "")
     }
 }

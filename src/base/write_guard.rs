@@ -4,14 +4,14 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// While one exists, [`between_writes`] waits. It is held for the time in which a file, or several files that belong together, are
 /// incomplete.
-pub struct WriteGuard(());
+pub(crate) struct WriteGuard(());
 
 static GUARDS: Mutex<usize> = Mutex::new(0);
 static RELEASED: Condvar = Condvar::new();
 
 impl WriteGuard {
     /// Begins a write. A thread may hold several guards.
-    pub fn begin() -> WriteGuard {
+    pub(crate) fn begin() -> WriteGuard {
         *guards() += 1;
         WriteGuard(())
     }
@@ -25,7 +25,7 @@ impl Drop for WriteGuard {
 }
 
 /// Waits until there is no [`WriteGuard`], then calls `exit`, which ends the process. No guard is given out during the call.
-pub fn between_writes(exit: impl FnOnce()) {
+pub(crate) fn between_writes(exit: impl FnOnce()) {
     let idle = RELEASED.wait_while(guards(), |guards| *guards > 0).unwrap_or_else(PoisonError::into_inner);
     exit();
     drop(idle);

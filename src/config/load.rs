@@ -34,7 +34,7 @@ impl Config {
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub fn load_stored(file: &Path, flags: &Overrides) -> Result<Config> {
+    pub(crate) fn load_stored(file: &Path, flags: &Overrides) -> Result<Config> {
         let mut base = Config::recipe_of(DEFAULT_ARCH, Some(file), flags);
         base.data.exif_orientation = false;
         let config = Config::load(&base, Some(file), flags)?;
@@ -101,7 +101,7 @@ impl Config {
     }
 
     /// Returns the value of a setting as in a TOML file, but without quotes; empty if it is not set.
-    pub fn shown(&self, setting: &Setting) -> String {
+    pub(crate) fn shown(&self, setting: &Setting) -> String {
         let table = self.to_table().expect("validated settings");
         setting
             .value_in(&table)
@@ -112,7 +112,7 @@ impl Config {
     ///
     /// # Errors
     /// A sentence about an integer that a TOML file cannot hold.
-    pub fn to_table(&self) -> Result<Table, String> {
+    pub(crate) fn to_table(&self) -> Result<Table, String> {
         let text = toml::to_string(self).map_err(|_| TOO_LARGE)?;
         toml::from_str(&text).map_err(|_| TOO_LARGE.into())
     }
@@ -127,7 +127,7 @@ impl Config {
 ///
 /// # Errors
 /// [`Error::Setting`]: the path is not UTF-8.
-pub fn whole_path(setting: &str, path: &Path) -> Result<PathBuf> {
+pub(crate) fn whole_path(setting: &str, path: &Path) -> Result<PathBuf> {
     let whole = std::path::absolute(path).ok().filter(|whole| whole.to_str().is_some());
     match whole {
         Some(whole) => Ok(whole),

@@ -7,7 +7,7 @@ mod overrides;
 mod training;
 mod validate;
 
-pub use load::whole_path;
+pub(crate) use load::whole_path;
 pub use overrides::Overrides;
 pub use training::{LossOptions, TrainOptions};
 

@@ -75,7 +75,7 @@ impl Overrides {
     ///
     /// # Errors
     /// [`Error::Setting`] says what the first such flag needs.
-    pub fn refuse_without_effect(&self, config: &Config, init: bool) -> Result<()> {
+    pub(crate) fn refuse_without_effect(&self, config: &Config, init: bool) -> Result<()> {
         let chosen = Chosen { settings: &config.to_table().expect("validated settings"), init };
         for (setting, _) in self.iter().filter(|(setting, value)| !is_off(setting, value)) {
             if let Some(need) = setting.needs.iter().find(|need| !(need.holds)(&chosen)) {

@@ -118,7 +118,7 @@ impl Dataset {
     }
 
     /// Returns the queries of whose identity the gallery has no image by another camera.
-    pub fn queries_without_match(&self) -> Vec<&ImageRecord> {
+    pub(crate) fn queries_without_match(&self) -> Vec<&ImageRecord> {
         let mut cameras: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
         for record in &self.gallery {
             cameras.entry(record.pid).or_default().insert(record.camid);

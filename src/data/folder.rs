@@ -64,7 +64,7 @@ impl PassedBy {
     }
 
     /// Returns a sentence for each kind of what was left out.
-    pub fn warnings(&self, folder: &Path) -> Vec<String> {
+    pub(crate) fn warnings(&self, folder: &Path) -> Vec<String> {
         let mut warnings = Vec::new();
         let folder = folder.shown();
         let names = |paths: &[PathBuf]| listed(paths.iter().map(|path| path.shown()));
@@ -93,7 +93,7 @@ impl PassedBy {
     }
 
     /// Notes a link to a folder that contains the link.
-    pub fn leads_back(&mut self, link: PathBuf) {
+    pub(crate) fn leads_back(&mut self, link: PathBuf) {
         self.again.push(link);
     }
 

@@ -58,7 +58,7 @@ const NAMES: [(DatasetKind, &str); 13] = [
 
 impl DatasetKind {
     /// The named re-identification data sets.
-    pub const REID: [DatasetKind; 7] = [
+    pub(crate) const REID: [DatasetKind; 7] = [
         DatasetKind::Market1501,
         DatasetKind::DukeMtmcReid,
         DatasetKind::Msmt17,

@@ -41,5 +41,6 @@ pub use rgb::Rgb;
 pub use sample::{ImageSource, PackedImages, Sample};
 pub use sampler::{ClassSampler, IdentitySampler, Sampler, SamplerOptions};
 pub(crate) use sets::parse_name;
-pub use sets::{CLASSIC_FILE, ClassicSplits, Verdict, load};
+pub(crate) use sets::{CLASSIC_FILE, ClassicSplits};
+pub use sets::{Verdict, load};
 pub use transforms::Transform;

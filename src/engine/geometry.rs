@@ -66,7 +66,7 @@ impl Conv2dGeometry {
         2 * (self.pixels() * self.k() * self.out_c) as u64
     }
 
-    pub fn taps(&self) -> usize {
+    pub(crate) fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]
     }
 

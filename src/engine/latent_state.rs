@@ -135,7 +135,10 @@ impl LatentStates {
     }
 
     /// Returns the contents for a checkpoint, by name: `(cell, [slots, h, w, c], values)`.
-    pub fn export<'a>(&'a self, decls: &'a [StateDecl]) -> impl Iterator<Item = (&'a str, [usize; 4], &'a [f32])> {
+    pub(crate) fn export<'a>(
+        &'a self,
+        decls: &'a [StateDecl],
+    ) -> impl Iterator<Item = (&'a str, [usize; 4], &'a [f32])> {
         decls.iter().zip(&self.pairs).map(|(decl, pair)| {
             let slot = decl.slot;
             (decl.name.as_str(), [pair.held / slot.len(), slot.h, slot.w, slot.c], pair.current())
@@ -143,12 +146,12 @@ impl LatentStates {
     }
 
     /// Returns the number of resets so far. A checkpoint has it, so that a resumed run draws the same values.
-    pub fn resets(&self) -> u64 {
+    pub(crate) fn resets(&self) -> u64 {
         self.resets
     }
 
     /// Sets the number of resets so far.
-    pub fn set_resets(&mut self, resets: u64) {
+    pub(crate) fn set_resets(&mut self, resets: u64) {
         self.resets = resets;
     }
 

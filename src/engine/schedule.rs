@@ -50,7 +50,7 @@ settings! {
 }
 
 /// Epochs of a run, at most: what is counted in steps must not overflow.
-pub const MOST_EPOCHS: f64 = 1e6;
+pub(crate) const MOST_EPOCHS: f64 = 1e6;
 
 impl ScheduleOptions {
     /// The schedule over steps (from 0), for epochs of `steps` batches. Milestones count epochs from 1, as in the published

@@ -13,7 +13,7 @@ pub struct Shape {
 
 impl Shape {
     /// One number, e.g. a loss.
-    pub const SCALAR: Shape = Shape { n: 1, h: 1, w: 1, c: 1 };
+    pub(crate) const SCALAR: Shape = Shape { n: 1, h: 1, w: 1, c: 1 };
 
     pub const fn new(n: usize, h: usize, w: usize, c: usize) -> Shape {
         Shape { n, h, w, c }

@@ -87,12 +87,12 @@ impl Store {
 
     /// Returns an empty store that registers names and shapes, and takes no memory for numbers until [`Store::allocate`]. With it, a
     /// network's needs are known, and files can be checked against it, before its memory is taken.
-    pub fn of_shapes() -> Store {
+    pub(crate) fn of_shapes() -> Store {
         Store { shapes_only: true, ..Store::default() }
     }
 
     /// Returns whether there are names and shapes only, without numbers.
-    pub fn has_only_shapes(&self) -> bool {
+    pub(crate) fn has_only_shapes(&self) -> bool {
         self.shapes_only
     }
 
@@ -100,7 +100,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) if there is not enough memory.
-    pub fn with_room(parameters: usize) -> Result<Store> {
+    pub(crate) fn with_room(parameters: usize) -> Result<Store> {
         let values = memory::reserved::<f32>("the weights", parameters)?;
         Ok(Store { values: values.into(), ..Store::default() })
     }
@@ -180,7 +180,7 @@ impl Store {
     }
 
     /// Returns how many numbers all buffers have together.
-    pub fn buffer_numbers(&self) -> usize {
+    pub(crate) fn buffer_numbers(&self) -> usize {
         self.buffers.iter().map(|buffer| buffer.values.len()).sum()
     }
 

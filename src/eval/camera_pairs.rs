@@ -73,7 +73,7 @@ impl<'a> CameraPairs<'a> {
 
 /// Returns a table with a row for each query camera and a column for each gallery camera: mAP / Rank-1 in percent, and the number of
 /// queries.
-pub fn camera_table(pairs: &[CameraPair]) -> Table {
+pub(crate) fn camera_table(pairs: &[CameraPair]) -> Table {
     let cameras: BTreeSet<i64> = pairs.iter().map(|pair| pair.gallery_camera).collect();
     let title = "query \\ gallery: mAP / Rank-1 (queries)".to_owned();
     let mut table = Table::new(std::iter::once(title).chain(cameras.iter().map(|camera| format!("camera {camera}"))));

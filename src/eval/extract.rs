@@ -34,7 +34,7 @@ impl Output {
 
 /// How outputs are computed.
 #[derive(Clone, Copy, Debug)]
-pub struct ExtractOptions {
+pub(crate) struct ExtractOptions {
     pub output: Output,
     /// Add the output of the mirrored image.
     pub flip: bool,
@@ -45,7 +45,7 @@ pub struct ExtractOptions {
 }
 
 /// A recorded evaluation graph for one batch size.
-pub struct Extractor {
+pub(crate) struct Extractor {
     session: Session,
     /// Latent states of the present batch.
     states: Option<LatentStates>,
@@ -153,7 +153,7 @@ pub(super) fn zero_rows(rows: &[f32], dim: usize) -> usize {
 ///
 /// # Panics
 /// `classes` is 0.
-pub fn softmax_rows(logits: &mut [f32], classes: usize) {
+pub(crate) fn softmax_rows(logits: &mut [f32], classes: usize) {
     logits.par_chunks_exact_mut(classes).for_each(|row| {
         let largest = row.iter().fold(f32::NEG_INFINITY, |largest, &x| largest.max(x));
         let exp = |x: f32| (f64::from(x) - f64::from(largest)).exp();

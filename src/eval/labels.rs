@@ -16,7 +16,7 @@ impl Labels<'_> {
     ///
     /// # Errors
     /// [`Error::FeatureRows`].
-    pub fn check_counts(self, set: &'static str, values: usize, dim: usize) -> Result<()> {
+    pub(crate) fn check_counts(self, set: &'static str, values: usize, dim: usize) -> Result<()> {
         let (pids, camids) = (self.pids.len(), self.camids.len());
         if pids != camids || pids * dim != values {
             return Err(Error::FeatureRows { set, values, dim, pids, camids });

@@ -46,7 +46,7 @@ const DIGITS: [[u8; 5]; 10] = [
 ///
 /// # Errors
 /// [`Error::FolderNotEmpty`]; images without paths ([`Error::Setting`]) or that cannot be decoded; [`Error::Io`].
-pub fn draw(
+pub(crate) fn draw(
     folder: &Path,
     evaluation: &Evaluation,
     query: &FeatureSet,
@@ -85,7 +85,7 @@ pub fn draw(
 ///
 /// # Errors
 /// [`Error::FolderNotEmpty`]; [`Error::Io`] where it is no folder.
-pub fn check_folder(folder: &Path) -> Result<()> {
+pub(crate) fn check_folder(folder: &Path) -> Result<()> {
     if folder.exists() && std::fs::read_dir(folder).at("read", folder)?.next().is_some() {
         return Err(Error::FolderNotEmpty { path: folder.into() });
     }

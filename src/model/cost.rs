@@ -20,7 +20,7 @@ const WORKER: u64 = 4 << 20;
 ///
 /// # Errors
 /// [`Error::OutOfMemory`](crate::Error::OutOfMemory); settings from which no network can be built.
-pub fn ensure_evaluation(config: &Config, classes: usize, device: &Device) -> Result<()> {
+pub(crate) fn ensure_evaluation(config: &Config, classes: usize, device: &Device) -> Result<()> {
     let mut store = Store::of_shapes();
     let network = config.network(classes)?.build(&mut store, config.seed)?;
     let weights = times(4, store.count(None) + store.buffer_numbers());

@@ -27,13 +27,13 @@ pub struct ModelHeader {
 
 impl ModelHeader {
     /// Returns whether the labels have these names; true if the header has no names.
-    pub fn names_fit(&self, names: &[String]) -> bool {
+    pub(crate) fn names_fit(&self, names: &[String]) -> bool {
         self.class_names.is_empty() || self.class_names == names
     }
 }
 
 /// Returns whether the file has a header; files of other programs have none.
-pub fn has_header(file: &checkpoint::File) -> bool {
+pub(crate) fn has_header(file: &checkpoint::File) -> bool {
     file.metadata.contains_key("ptl")
 }
 

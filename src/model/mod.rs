@@ -8,7 +8,9 @@ mod record;
 mod saved;
 mod trained;
 
-pub use header::{MODEL_FILE, ModelHeader, has_header, model_header};
+pub use header::{MODEL_FILE, ModelHeader, model_header};
+
+pub(crate) use header::has_header;
 pub(crate) use header::{bad, read_header};
 pub use images::TrainingImages;
 pub(crate) use record::MOST;

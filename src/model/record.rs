@@ -117,7 +117,7 @@ impl Record {
     }
 
     /// Returns whether none of the last `train.patience` evaluations was an improvement.
-    pub fn out_of_patience(&self, config: &Config) -> bool {
+    pub(crate) fn out_of_patience(&self, config: &Config) -> bool {
         let patience = config.train.patience;
         patience > 0 && self.best.is_some_and(|best| best.evaluations_since >= patience)
     }

@@ -112,7 +112,7 @@ impl TrainedModel {
     }
 
     /// Reports which dictionary of weights was taken, if the file has several.
-    pub fn say_choice(&self, reporter: &Reporter) {
+    pub(crate) fn say_choice(&self, reporter: &Reporter) {
         if !self.choice.is_empty() {
             reporter.message(&format!("weights:{}", self.choice));
         }

@@ -53,7 +53,7 @@ impl<'a> Scope<'a> {
     }
 
     /// Returns the same scope for parameters of a stage of a backbone.
-    pub fn at_stage(mut self, stage: usize) -> Scope<'a> {
+    pub(crate) fn at_stage(mut self, stage: usize) -> Scope<'a> {
         self.stage = stage;
         self
     }
@@ -106,7 +106,7 @@ impl<'a> Scope<'a> {
     }
 
     /// Registers a `num_batches_tracked` counter.
-    pub fn counter(&mut self, name: &str) -> CounterId {
+    pub(crate) fn counter(&mut self, name: &str) -> CounterId {
         let name = self.path(name);
         self.store.add_counter(name)
     }

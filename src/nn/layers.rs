@@ -77,12 +77,12 @@ impl BatchNorm2d {
     }
 
     /// Computes `relu(bn(x))` in one pass.
-    pub fn forward_relu(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
+    pub(crate) fn forward_relu(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
         op::batch_norm(g, store, x, &self.norm, None, true)
     }
 
     /// Computes `relu(bn(x) + residual)` in one pass.
-    pub fn forward_residual_relu(&self, g: &mut Graph, store: &Store, x: Var, residual: Var) -> Result<Var> {
+    pub(crate) fn forward_residual_relu(&self, g: &mut Graph, store: &Store, x: Var, residual: Var) -> Result<Var> {
         op::batch_norm(g, store, x, &self.norm, Some(residual), true)
     }
 }

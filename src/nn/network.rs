@@ -98,7 +98,7 @@ impl Arch {
     }
 
     /// Returns whether the tensor `name` belongs to the classifier, which is newly initialised for other identities or classes.
-    pub fn is_head(self, name: &str) -> bool {
+    pub(crate) fn is_head(self, name: &str) -> bool {
         match self.family {
             Family::Baseline => name == "classifier.weight",
             Family::Mgn => name.starts_with("fc_id_"),

@@ -58,7 +58,7 @@ impl Architecture {
     }
 
     /// Returns whether it is made for images of 32 pixels.
-    pub fn for_small_images(self) -> bool {
+    pub(crate) fn for_small_images(self) -> bool {
         self.stages() == 3
     }
 
@@ -140,17 +140,17 @@ impl ResNetConfig {
     }
 
     /// Returns the channels at the end of a stage (`stage` counts from 1).
-    pub fn stage_channels(&self, stage: usize) -> usize {
+    pub(crate) fn stage_channels(&self, stage: usize) -> usize {
         (self.base << (stage - 1)) * if self.architecture.bottleneck() { 4 } else { 1 }
     }
 
     /// Returns the input channels of a stage.
-    pub fn stage_input(&self, stage: usize) -> usize {
+    pub(crate) fn stage_input(&self, stage: usize) -> usize {
         if stage == 1 { self.base } else { self.stage_channels(stage - 1) }
     }
 
     /// Returns the stride of a stage.
-    pub fn stage_stride(&self, stage: usize) -> usize {
+    pub(crate) fn stage_stride(&self, stage: usize) -> usize {
         match stage {
             1 => 1,
             last if last == self.architecture.stages() => self.last_stride,
@@ -159,7 +159,7 @@ impl ResNetConfig {
     }
 
     /// Returns the stride from images to the feature map.
-    pub fn total_stride(&self) -> usize {
+    pub(crate) fn total_stride(&self) -> usize {
         self.stem.stride() * (1..=self.architecture.stages()).map(|s| self.stage_stride(s)).product::<usize>()
     }
 }

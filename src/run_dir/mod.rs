@@ -73,7 +73,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn create_in(parent: &Path, name: &str) -> Result<RunDir> {
+    pub(crate) fn create_in(parent: &Path, name: &str) -> Result<RunDir> {
         let mut made = missing(parent);
         fs::create_dir_all(parent).at("create", parent)?;
         let stem = format!("{}-{name}", UtcTime::now().file_stamp());
@@ -134,7 +134,7 @@ impl RunDir {
 
     /// Removes a run that ended before its settings were written, for example because its weights did not fit, and the folders that were
     /// created for it. Leaves what cannot be removed.
-    pub fn discard_unstarted(&self) {
+    pub(crate) fn discard_unstarted(&self) {
         if !self.config_path().exists() {
             let _ = fs::remove_file(self.log_path());
             let _ = fs::remove_dir_all(self.checkpoints());
@@ -147,7 +147,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn discard_results(&self) -> Result<()> {
+    pub(crate) fn discard_results(&self) -> Result<()> {
         for path in [self.summary_path(), self.items_path()] {
             remove_if_there(&path)?;
         }

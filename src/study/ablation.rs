@@ -45,7 +45,7 @@ pub type Results = [[Vec<Scores>; 3]; 3];
 ///
 /// # Errors
 /// [`Error::Setting`].
-pub fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
+pub(crate) fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
     super::check(config, seeds)?;
     if !config.model.arch.ends_with("-ptl") {
         return Err(Error::Setting {

@@ -12,7 +12,7 @@ use crate::train::Start;
 use crate::{Error, Result};
 
 /// The arms: the name of each in `summary.json` and its title in tables and pictures.
-pub const ARMS: [(&str, &str); 3] = [("zero_shot", "zero-shot"), ("plain", "plain fine-tuning"), ("ptl", "PTL")];
+pub(crate) const ARMS: [(&str, &str); 3] = [("zero_shot", "zero-shot"), ("plain", "plain fine-tuning"), ("ptl", "PTL")];
 
 /// A comparison to run.
 pub struct Comparison<'a> {
@@ -35,7 +35,7 @@ pub type Results = Vec<[Scores; 3]>;
 ///
 /// # Errors
 /// [`Error::Setting`].
-pub fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
+pub(crate) fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
     super::check(config, seeds)?;
     if config.model.arch.ends_with("-ptl") {
         return Err(Error::Setting {
@@ -51,7 +51,7 @@ pub fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
 ///
 /// # Errors
 /// As [`Dataset::check_for_training`] and [`Dataset::check_for_evaluation`].
-pub fn check_datasets(config: &Config, source: &Dataset, target: &Dataset) -> Result<()> {
+pub(crate) fn check_datasets(config: &Config, source: &Dataset, target: &Dataset) -> Result<()> {
     source.check_for_training(config.sampler.ids)?;
     target.check_for_training(config.sampler.ids)?;
     target.check_for_evaluation()

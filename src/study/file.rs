@@ -126,7 +126,7 @@ impl StudyFile {
     }
 
     /// Returns whether `folder` is that of a study.
-    pub fn is_in(folder: &Path) -> bool {
+    pub(crate) fn is_in(folder: &Path) -> bool {
         folder.join(FILE).is_file()
     }
 

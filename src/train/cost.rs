@@ -109,7 +109,7 @@ pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
 ///
 /// # Errors
 /// [`Error::OutOfMemory`](crate::Error::OutOfMemory); settings from which no network can be built.
-pub fn ensure_training(config: &Config, classes: usize, data: DataSizes, device: &Device) -> Result<Cost> {
+pub(crate) fn ensure_training(config: &Config, classes: usize, data: DataSizes, device: &Device) -> Result<Cost> {
     let cost = cost(config, classes)?;
     let memory = if device.gpu().is_some() { cost.training.beside_gpu() } else { cost.training };
     let batches = data.batches.max(data.measured.div_ceil(config.eval.batch));

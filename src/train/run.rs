@@ -223,14 +223,14 @@ impl<T: Task> Training<'_, T> {
     }
 
     /// Updates the record of the newest checkpoint.
-    pub fn write_record(&mut self) -> Result<()> {
+    pub(crate) fn write_record(&mut self) -> Result<()> {
         self.record.metrics = Some(self.metrics.sync()?);
         let name = checkpoints::name(self.record.position.step);
         self.record.write(&self.job.run.checkpoints().join(name))
     }
 
     /// Removes checkpoints that are no longer needed.
-    pub fn prune(&self) -> Result<()> {
+    pub(crate) fn prune(&self) -> Result<()> {
         checkpoints::prune(&self.job.run.checkpoints(), KEEP_CHECKPOINTS, self.record.best.as_ref())
     }
 }

@@ -13,7 +13,7 @@ use crate::nn::Arch;
 /// Settings come from defaults, then a TOML file (--config), then flags; `train --help` lists them all.
 #[derive(Debug, Parser)]
 #[command(name = "ptl-train", version, max_term_width = 110, arg_required_else_help = true, args_override_self = true)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
@@ -53,7 +53,7 @@ pub enum Command {
 }
 
 #[derive(Args, Debug)]
-pub struct InfoArgs {
+pub(crate) struct InfoArgs {
     /// Show parameters, operations and memory of this network, plain and with PTL.
     #[arg(long, value_name = "ARCH", value_parser = Arch::NAMES)]
     pub model: Option<String>,
@@ -65,7 +65,7 @@ pub struct InfoArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct SelftestArgs {
+pub(crate) struct SelftestArgs {
     /// Device to check; emulated runs the CUDA kernels on the CPU.
     #[arg(long, default_value = "cuda", value_parser = ["cuda", "emulated"])]
     pub device: String,
@@ -87,7 +87,7 @@ pub struct SelftestArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Folder for the run [default: runs/DATE_TIME-demo].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -102,7 +102,7 @@ pub struct DemoArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct CompareArgs {
+pub(crate) struct CompareArgs {
     /// Finished runs to compare, or folders (such as a study) with runs up to three levels below.
     #[arg(value_name = "RUN", conflicts_with_all = ["source", "source_dataset", "seeds", "pretrain_epochs", "pretrain_lr", "config"])]
     pub runs: Vec<PathBuf>,
@@ -153,7 +153,7 @@ pub struct CompareArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct AblateArgs {
+pub(crate) struct AblateArgs {
     /// TOML file with settings.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -174,7 +174,7 @@ pub struct AblateArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct TrainArgs {
+pub(crate) struct TrainArgs {
     /// TOML file with settings, as in a run's config.toml.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -192,7 +192,7 @@ pub struct TrainArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct EvaluateArgs {
+pub(crate) struct EvaluateArgs {
     /// A checkpoint (of this program, .safetensors or PyTorch's .pth), or a run: its best or last one.
     #[arg(long, value_name = "CHECKPOINT")]
     pub checkpoint: PathBuf,
@@ -208,7 +208,7 @@ pub struct EvaluateArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct PredictArgs {
+pub(crate) struct PredictArgs {
     /// A classifier's checkpoint (of this program, .safetensors or PyTorch's .pth), or a run: its best or last one.
     #[arg(long, value_name = "CHECKPOINT")]
     pub checkpoint: PathBuf,
@@ -226,7 +226,7 @@ pub struct PredictArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct RankArgs {
+pub(crate) struct RankArgs {
     /// Features of the queries: NAME.safetensors or NAME.npy.
     #[arg(long, value_name = "FILE")]
     pub query: PathBuf,
@@ -251,7 +251,7 @@ pub struct RankArgs {
 
 /// What an evaluation writes in addition to its table.
 #[derive(Args, Debug)]
-pub struct ReportArgs {
+pub(crate) struct ReportArgs {
     /// Write everything as JSON: protocol, formulas, each query, pairs of cameras, ROC.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -276,7 +276,7 @@ pub struct ReportArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct ExtractArgs {
+pub(crate) struct ExtractArgs {
     /// A checkpoint (of this program, .safetensors or PyTorch's .pth), or a run: its best or last one.
     #[arg(long, value_name = "CHECKPOINT")]
     pub checkpoint: PathBuf,
@@ -291,7 +291,7 @@ pub struct ExtractArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct SynthArgs {
+pub(crate) struct SynthArgs {
     /// Folder to write, new or empty: Market-1501 layout.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -310,13 +310,13 @@ pub struct SynthArgs {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum ConvertCommand {
+pub(crate) enum ConvertCommand {
     /// CUHK03: the new protocol (767/700) in Market-1501 layout, and the splits of the classic one.
     Cuhk03(Cuhk03Args),
 }
 
 #[derive(Args, Debug)]
-pub struct Cuhk03Args {
+pub(crate) struct Cuhk03Args {
     /// The images, cuhk-03.mat.
     #[arg(long, value_name = "FILE")]
     pub mat: PathBuf,

@@ -9,7 +9,7 @@ use crate::base::progress::{Console, ConsoleTask};
 
 /// Shows a bar for each running task at the bottom of the terminal, with rate and remaining time.
 #[derive(Default)]
-pub struct Bars(MultiProgress);
+pub(crate) struct Bars(MultiProgress);
 
 struct Bar(ProgressBar);
 

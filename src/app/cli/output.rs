@@ -19,7 +19,7 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Io`], for example if the disk behind a redirection is full.
-pub fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(escape_lines(text).as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -28,13 +28,13 @@ pub fn print(text: &str) -> Result<()> {
 }
 
 /// Returns a reporter to standard error: bars on a terminal, else lines.
-pub fn stderr_reporter() -> Reporter {
+pub(crate) fn stderr_reporter() -> Reporter {
     let reporter = if io::stderr().is_terminal() { Reporter::new(Bars::default()) } else { Reporter::stderr() };
     reporter.with_words(with_flags)
 }
 
 /// Writes `error: ` and the error in one line, with names escaped.
-pub fn print_error(error: &Error) {
+pub(crate) fn print_error(error: &Error) {
     let _ = writeln!(io::stderr(), "error: {}", with_flags(&error.to_string()).shown());
 }
 
@@ -43,7 +43,7 @@ const OPTIONS: [&str; 8] =
     ["baseline", "gallery-labels", "gallery-pictures", "init", "mat", "out", "query-labels", "resume"];
 
 /// Shows settings and options as flags. The library names them in backquotes, by their keys in files.
-pub fn with_flags(text: &str) -> String {
+pub(crate) fn with_flags(text: &str) -> String {
     let flag = |name: &str| match Config::setting(name) {
         Some(setting) => Some(setting.flag_name()),
         None => OPTIONS.iter().find(|option| **option == name).copied(),
@@ -68,7 +68,7 @@ pub fn with_flags(text: &str) -> String {
 }
 
 /// Prints what is wrong with the command line, or the help that it asks for.
-pub fn print_usage(mut error: clap::Error) {
+pub(crate) fn print_usage(mut error: clap::Error) {
     // Standard output may be closed.
     if !error.use_stderr() || std::env::args_os().all(|arg| is_plain(&arg.to_string_lossy())) {
         return drop(error.print());
@@ -95,7 +95,7 @@ fn is_plain(text: &str) -> bool {
 }
 
 /// Escapes the messages of panics, which may quote names too. `RUST_BACKTRACE` asks for a backtrace as usual.
-pub fn escape_panics() {
+pub(crate) fn escape_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();
         let mut text = format!("{panic}\n");
@@ -107,7 +107,7 @@ pub fn escape_panics() {
 }
 
 /// Returns a flag that the first request to stop sets; the second request ends the process at once.
-pub fn stop_on_ctrl_c(reporter: &Reporter) -> StopFlag {
+pub(crate) fn stop_on_ctrl_c(reporter: &Reporter) -> StopFlag {
     stop_with_message(
         reporter,
         "stopping after this step, with a checkpoint; Ctrl-C again stops at once and saves nothing",
@@ -115,7 +115,7 @@ pub fn stop_on_ctrl_c(reporter: &Reporter) -> StopFlag {
 }
 
 /// Returns the flag of [`stop_on_ctrl_c`] for work that ends in another way; `message` describes that.
-pub fn stop_with_message(reporter: &Reporter, message: &'static str) -> StopFlag {
+pub(crate) fn stop_with_message(reporter: &Reporter, message: &'static str) -> StopFlag {
     let reporter = reporter.clone();
     signals::stop_flag(move || reporter.message(message))
 }

@@ -20,7 +20,7 @@ const MAX_CELLS: usize = 200;
 ///
 /// # Errors
 /// The metrics cannot be read or the picture cannot be written.
-pub fn draw_training(run: &RunDir) -> Result<()> {
+pub(crate) fn draw_training(run: &RunDir) -> Result<()> {
     let points = curves::per_epoch(run, ["loss", "cross_entropy", "triplet"])?;
     let named = ["loss", "identity", "triplet"].into_iter().zip(points);
     let series: Vec<Series> = named.map(|(name, points)| Series { name: name.into(), points }).collect();
@@ -32,7 +32,7 @@ pub fn draw_training(run: &RunDir) -> Result<()> {
 ///
 /// # Errors
 /// The metrics cannot be read or a picture cannot be written.
-pub fn draw_comparison(study: &Study, results: &Results) -> Result<()> {
+pub(crate) fn draw_comparison(study: &Study, results: &Results) -> Result<()> {
     let mut series = Vec::new();
     for (name, title) in [("pretrain", "pre-training"), ("plain", "plain"), ("ptl", "PTL")] {
         let run = RunDir::view(&study.folder(study.seeds[0], name))?;
@@ -57,7 +57,7 @@ pub fn draw_comparison(study: &Study, results: &Results) -> Result<()> {
 ///
 /// # Errors
 /// A picture cannot be written.
-pub fn draw_classification(report: &ClassificationReport, folder: &Path) -> Result<()> {
+pub(crate) fn draw_classification(report: &ClassificationReport, folder: &Path) -> Result<()> {
     draw_confusion(report, &folder.join("confusion.svg"))?;
     draw_calibration(report, &folder.join("calibration.svg"))
 }

@@ -19,14 +19,14 @@ static FLAG: Mutex<Option<(StopFlag, Box<dyn Fn() + Send>)>> = Mutex::new(None);
 static SIGNAL: AtomicI32 = AtomicI32::new(INTERRUPT);
 
 /// Returns a flag that the first signal sets, instead of ending the process; `on_request` is called then.
-pub fn stop_flag(on_request: impl Fn() + Send + 'static) -> StopFlag {
+pub(crate) fn stop_flag(on_request: impl Fn() + Send + 'static) -> StopFlag {
     let stop = StopFlag::default();
     *FLAG.lock().unwrap_or_else(PoisonError::into_inner) = Some((stop.clone(), Box::new(on_request)));
     stop
 }
 
 /// Returns the exit code of a process that a signal ended: 128 plus the number of the signal.
-pub fn exit_code() -> u8 {
+pub(crate) fn exit_code() -> u8 {
     (128 + SIGNAL.load(Ordering::SeqCst)) as u8
 }
 

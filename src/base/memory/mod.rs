@@ -31,7 +31,7 @@ impl Room {
 }
 
 /// Returns total and available bytes, if the system tells them.
-pub fn total_and_available() -> Option<(u64, u64)> {
+pub(crate) fn total_and_available() -> Option<(u64, u64)> {
     let rooms = rooms();
     let total = rooms.iter().map(|room| room.total).min()?;
     Some((total, tightest(&rooms)?.available))
@@ -41,7 +41,7 @@ pub fn total_and_available() -> Option<(u64, u64)> {
 ///
 /// # Errors
 /// [`Error::OutOfMemory`] if they are not.
-pub fn ensure(purpose: &str, needed: u64) -> Result<()> {
+pub(crate) fn ensure(purpose: &str, needed: u64) -> Result<()> {
     ensure_or(purpose, needed, ADVICE)
 }
 
@@ -49,7 +49,7 @@ pub fn ensure(purpose: &str, needed: u64) -> Result<()> {
 ///
 /// # Errors
 /// As [`ensure`].
-pub fn ensure_or(purpose: &str, needed: u64, advice: &str) -> Result<()> {
+pub(crate) fn ensure_or(purpose: &str, needed: u64, advice: &str) -> Result<()> {
     match tightest(&rooms()) {
         Some(room) if needed > room.available => Err(too_much(purpose, needed, room, advice)),
         _ => Ok(()),
@@ -60,7 +60,7 @@ pub fn ensure_or(purpose: &str, needed: u64, advice: &str) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::OutOfMemory`] if the allocation fails.
-pub fn reserved<T>(purpose: &str, len: usize) -> Result<Vec<T>> {
+pub(crate) fn reserved<T>(purpose: &str, len: usize) -> Result<Vec<T>> {
     let mut list = Vec::new();
     if list.try_reserve_exact(len).is_err() {
         let needed = (len as u64).saturating_mul(size_of::<T>() as u64);

@@ -51,7 +51,7 @@ impl Reporter {
     }
 
     /// Returns a reporter that passes every message through `words`, which may name settings in another way.
-    pub fn with_words(self, words: fn(&str) -> String) -> Reporter {
+    pub(crate) fn with_words(self, words: fn(&str) -> String) -> Reporter {
         Reporter { words, ..self }
     }
 

@@ -18,7 +18,7 @@ pub struct Bounds {
 
 impl Bounds {
     /// No limits.
-    pub const NONE: Bounds =
+    pub(crate) const NONE: Bounds =
         Bounds { low: f64::NEG_INFINITY, above_low: false, high: f64::INFINITY, below_high: false, why: "" };
 
     pub(super) const fn at_least(self, low: f64) -> Bounds {

@@ -28,7 +28,7 @@ pub enum Kind {
 use Kind::{Choice, Count, Counts, Pair, Path, Real, Switch, Word};
 
 /// A type that the field of a setting may have.
-pub trait SettingType {
+pub(crate) trait SettingType {
     /// The form of its values in files and flags.
     const KIND: Kind;
 }
@@ -70,7 +70,7 @@ impl Kind {
     }
 
     /// Returns the placeholder for values in help.
-    pub fn placeholder(self) -> &'static str {
+    pub(crate) fn placeholder(self) -> &'static str {
         match self {
             Count => "N",
             Real => "X",

@@ -22,12 +22,13 @@ mod kind;
 mod needs;
 
 pub use bounds::Bounds;
-pub use kind::{Kind, SettingType};
-pub use needs::{
-    ADAM, CELL_WIDTHS, CELLS, CLASSES, COSINE, CROSS_ENTROPY, Chosen, DROPS, FROZEN_BACKBONE, GPU, HELD_OUT, INIT,
-    MIDDLE, MSMT17, MULTISTEP, Need, RAND_AUGMENT, RANDOM_CROP, REID, RERANK, SGD, SPLITS, STEP, TARGET,
-    TRAINED_BACKBONE, TRIPLET, WARMUP,
+pub use kind::Kind;
+pub(crate) use kind::SettingType;
+pub(crate) use needs::{
+    ADAM, CELL_WIDTHS, CELLS, COSINE, CROSS_ENTROPY, DROPS, FROZEN_BACKBONE, HELD_OUT, INIT, MIDDLE, MULTISTEP,
+    RAND_AUGMENT, RANDOM_CROP, REID, RERANK, SGD, SPLITS, STEP, TRAINED_BACKBONE, TRIPLET, WARMUP,
 };
+pub use needs::{CLASSES, Chosen, GPU, MSMT17, Need, TARGET};
 
 use toml::{Table, Value};
 
@@ -97,19 +98,19 @@ pub enum Command {
 }
 
 /// The commands that compute something for images or features.
-pub const EVERYWHERE: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict, Command::Rank];
+pub(crate) const EVERYWHERE: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict, Command::Rank];
 /// The commands that run a network on images.
-pub const ON_IMAGES: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict];
+pub(crate) const ON_IMAGES: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict];
 /// The commands that read a data set.
-pub const ON_DATA_SETS: &[Command] = &[Command::Evaluate, Command::Extract];
+pub(crate) const ON_DATA_SETS: &[Command] = &[Command::Evaluate, Command::Extract];
 /// The commands that write CSV files.
-pub const ON_CSV: &[Command] = &[Command::Evaluate, Command::Predict];
+pub(crate) const ON_CSV: &[Command] = &[Command::Evaluate, Command::Predict];
 /// The commands that rank galleries.
-pub const ON_RANKINGS: &[Command] = &[Command::Evaluate, Command::Rank];
+pub(crate) const ON_RANKINGS: &[Command] = &[Command::Evaluate, Command::Rank];
 /// The commands that build a network.
-pub const ON_NETWORKS: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict, Command::Info];
+pub(crate) const ON_NETWORKS: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict, Command::Info];
 /// The command that estimates the cost of a training.
-pub const ON_COST: &[Command] = &[Command::Info];
+pub(crate) const ON_COST: &[Command] = &[Command::Info];
 
 impl Setting {
     /// Returns a setting that only training takes. `doc` is its doc comment, with a space before each line.
@@ -135,7 +136,7 @@ impl Setting {
     }
 
     /// Accepts only these words.
-    pub const fn choice(self, words: &'static [&'static str]) -> Setting {
+    pub(crate) const fn choice(self, words: &'static [&'static str]) -> Setting {
         Setting { kind: Kind::Choice(words), ..self }
     }
 
@@ -150,7 +151,7 @@ impl Setting {
     }
 
     /// Refuses numbers above `most`.
-    pub const fn at_most(self, most: f64) -> Setting {
+    pub(crate) const fn at_most(self, most: f64) -> Setting {
         Setting { bounds: self.bounds.at_most(most), ..self }
     }
 
@@ -170,12 +171,12 @@ impl Setting {
     }
 
     /// Makes it a flag of these commands, too.
-    pub const fn taken_by(self, commands: &'static [Command]) -> Setting {
+    pub(crate) const fn taken_by(self, commands: &'static [Command]) -> Setting {
         Setting { commands, ..self }
     }
 
     /// Marks it as determining parameters or operations of the network.
-    pub const fn of_network(self) -> Setting {
+    pub(crate) const fn of_network(self) -> Setting {
         Setting { is_of_network: true, commands: ON_NETWORKS, ..self }
     }
 
@@ -185,12 +186,12 @@ impl Setting {
     }
 
     /// Lets a finished run be resumed with another value.
-    pub const fn free_at_end(self) -> Setting {
+    pub(crate) const fn free_at_end(self) -> Setting {
         Setting { is_free_at_end: true, ..self }
     }
 
     /// Sets the value of the flag if none follows it.
-    pub const fn bare(self, value: &'static str) -> Setting {
+    pub(crate) const fn bare(self, value: &'static str) -> Setting {
         Setting { value_of_bare_flag: Some(value), ..self }
     }
 
@@ -201,12 +202,12 @@ impl Setting {
     }
 
     /// Returns the section, such as `optim` for `optim.lr`; empty for settings at the top.
-    pub fn section(&self) -> &'static str {
+    pub(crate) fn section(&self) -> &'static str {
         self.path.split_once('.').map_or("", |(section, _)| section)
     }
 
     /// Returns its value in a table of settings; `None` if an optional setting is not set.
-    pub fn value_in<'a>(&self, file: &'a Table) -> Option<&'a Value> {
+    pub(crate) fn value_in<'a>(&self, file: &'a Table) -> Option<&'a Value> {
         match self.path.split_once('.') {
             None => file.get(self.path),
             Some((section, key)) => file.get(section)?.get(key),
@@ -214,7 +215,7 @@ impl Setting {
     }
 
     /// Returns the flag that is shown first, without the dashes.
-    pub fn flag_name(&self) -> &'static str {
+    pub(crate) fn flag_name(&self) -> &'static str {
         self.alias.unwrap_or(self.path)
     }
 }

@@ -61,7 +61,7 @@ const fn need(holds: fn(&Chosen<'_>) -> bool, otherwise: &'static str) -> Need {
 // The task and the data.
 
 /// Has an effect in re-identification.
-pub const REID: Need = need(|c| c.is("task", &["reid"]), "with `task` classify: leave it out");
+pub(crate) const REID: Need = need(|c| c.is("task", &["reid"]), "with `task` classify: leave it out");
 /// Has an effect in classification.
 pub const CLASSES: Need =
     need(|c| c.is("task", &["classify"]), "with `task` reid: leave it out, or add `task` classify");
@@ -74,7 +74,7 @@ pub const MSMT17: Need = need(
     "on another data set than msmt17: leave it out",
 );
 /// Has an effect on data sets with several splits.
-pub const SPLITS: Need = need(
+pub(crate) const SPLITS: Need = need(
     |c| {
         let split = ["auto", "cuhk03-classic-detected", "cuhk03-classic-labeled"];
         match c.text("task") {
@@ -85,76 +85,78 @@ pub const SPLITS: Need = need(
     "on a data set with one split of its own: leave it out",
 );
 /// Has an effect if validation images are held out of the training images.
-pub const HELD_OUT: Need =
+pub(crate) const HELD_OUT: Need =
     need(|c| c.divides_classes(), "on a data set with validation images of its own: leave it out");
 /// Has an effect with random resized crops.
-pub const RANDOM_CROP: Need = need(
+pub(crate) const RANDOM_CROP: Need = need(
     |c| c.is("augment.crop", &["random-resized"]),
     "without `augment.crop` random-resized: add that, or leave it out",
 );
 /// Has an effect if evaluation takes the middle of an image.
-pub const MIDDLE: Need = need(
+pub(crate) const MIDDLE: Need = need(
     |c| !c.is("augment.crop", &["squeeze"]),
     "with `augment.crop` squeeze, which takes the whole image: leave it out, or name another `augment.crop`",
 );
 /// Has an effect with RandAugment.
-pub const RAND_AUGMENT: Need =
+pub(crate) const RAND_AUGMENT: Need =
     need(|c| c.is_positive("augment.rand_ops"), "without `augment.rand_ops`: add that, or leave it out");
 
 // The network and where it computes.
 
 /// Has an effect in networks with BConv-Cells.
-pub const CELLS: Need = need(
+pub(crate) const CELLS: Need = need(
     |c| c.text("model.arch").ends_with("-ptl"),
     "in a network without BConv-Cells: leave it out, or name an `model.arch` that ends in -ptl",
 );
 /// Has an effect if the channels of the cells are not given.
-pub const CELL_WIDTHS: Need = need(
+pub(crate) const CELL_WIDTHS: Need = need(
     |c| c.value("ptl.cell_channels").and_then(Value::as_array).is_none_or(Vec::is_empty),
     "beside `ptl.cell_channels`: leave one of the two out",
 );
 /// Has an effect on a GPU.
 pub const GPU: Need = need(|c| !c.is("device", &["cpu"]), "with `device` cpu: leave it out");
 /// Has an effect if the weights come from a file.
-pub const INIT: Need = need(|c| c.init, "without `init`: name the weights to start from, or leave it out");
+pub(crate) const INIT: Need = need(|c| c.init, "without `init`: name the weights to start from, or leave it out");
 
 // Training.
 
 /// Has an effect with Adam and AdamW.
-pub const ADAM: Need = need(|c| !c.is("optim.kind", &["sgd"]), "with `optim.kind` sgd: leave it out");
+pub(crate) const ADAM: Need = need(|c| !c.is("optim.kind", &["sgd"]), "with `optim.kind` sgd: leave it out");
 /// Has an effect with SGD.
-pub const SGD: Need = need(|c| c.is("optim.kind", &["sgd"]), "without `optim.kind` sgd: add that, or leave it out");
+pub(crate) const SGD: Need =
+    need(|c| c.is("optim.kind", &["sgd"]), "without `optim.kind` sgd: add that, or leave it out");
 /// Has an effect if the backbone is trained.
-pub const TRAINED_BACKBONE: Need =
+pub(crate) const TRAINED_BACKBONE: Need =
     need(|c| !c.is_on("train.freeze_backbone"), "with `train.freeze_backbone`: leave one of the two out");
 /// Has an effect if the backbone is frozen.
-pub const FROZEN_BACKBONE: Need =
+pub(crate) const FROZEN_BACKBONE: Need =
     need(|c| c.is_on("train.freeze_backbone"), "without `train.freeze_backbone`: add that, or leave it out");
 /// Has an effect with the multistep schedule.
-pub const MULTISTEP: Need =
+pub(crate) const MULTISTEP: Need =
     need(|c| c.is("schedule.kind", &["multistep"]), "without `schedule.kind` multistep: add that, or leave it out");
 /// Has an effect with the step schedule.
-pub const STEP: Need =
+pub(crate) const STEP: Need =
     need(|c| c.is("schedule.kind", &["step"]), "without `schedule.kind` step: add that, or leave it out");
 /// Has an effect if the learning rate drops in steps.
-pub const DROPS: Need = need(
+pub(crate) const DROPS: Need = need(
     |c| c.is("schedule.kind", &["step", "multistep"]),
     "without `schedule.kind` step or multistep: add one of them, or leave it out",
 );
 /// Has an effect with the cosine schedule.
-pub const COSINE: Need =
+pub(crate) const COSINE: Need =
     need(|c| c.is("schedule.kind", &["cosine"]), "without `schedule.kind` cosine: add that, or leave it out");
 /// Has an effect with a warm-up.
-pub const WARMUP: Need =
+pub(crate) const WARMUP: Need =
     need(|c| c.is_positive("schedule.warmup_epochs"), "without `schedule.warmup_epochs`: add that, or leave it out");
 /// Has an effect with a triplet loss.
-pub const TRIPLET: Need =
+pub(crate) const TRIPLET: Need =
     need(|c| c.is_positive("loss.triplet_weight"), "with `loss.triplet_weight` 0: leave one of the two out");
 /// Has an effect with a cross-entropy loss.
-pub const CROSS_ENTROPY: Need =
+pub(crate) const CROSS_ENTROPY: Need =
     need(|c| c.is_positive("loss.ce_weight"), "with `loss.ce_weight` 0: leave one of the two out");
 
 // Evaluation.
 
 /// Has an effect with re-ranking.
-pub const RERANK: Need = need(|c| !c.is("eval.rerank", &["none"]), "without `eval.rerank`: add that, or leave it out");
+pub(crate) const RERANK: Need =
+    need(|c| !c.is("eval.rerank", &["none"]), "without `eval.rerank`: add that, or leave it out");

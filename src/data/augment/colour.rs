@@ -40,7 +40,7 @@ pub fn brightness(pixels: &mut [u8], factor: f32) {
 }
 
 /// Changes the contrast: 0 is the mean grey value, 1 the image.
-pub fn contrast(pixels: &mut [u8], factor: f32) {
+pub(crate) fn contrast(pixels: &mut [u8], factor: f32) {
     let pixels_of = pixels.as_chunks::<3>().0;
     let sum: u64 = pixels_of.iter().map(|pixel| u64::from(grey(pixel))).sum();
     let mean = (sum as f64 / pixels_of.len() as f64 + 0.5) as u8;
@@ -48,7 +48,7 @@ pub fn contrast(pixels: &mut [u8], factor: f32) {
 }
 
 /// Changes the saturation: 0 is grey, 1 the image.
-pub fn saturation(pixels: &mut [u8], factor: f32) {
+pub(crate) fn saturation(pixels: &mut [u8], factor: f32) {
     for pixel in pixels_of(pixels) {
         let grey = grey(pixel);
         pixel.iter_mut().for_each(|v| *v = blend(grey, *v, factor));
@@ -56,7 +56,7 @@ pub fn saturation(pixels: &mut [u8], factor: f32) {
 }
 
 /// Changes the sharpness: 0 is the smoothed image (3x3, the pixel itself five times), 1 the image. The edge stays.
-pub fn sharpness(pixels: &mut [u8], [h, w]: [usize; 2], factor: f32) {
+pub(crate) fn sharpness(pixels: &mut [u8], [h, w]: [usize; 2], factor: f32) {
     let row = w * 3;
     let before = pixels.to_vec();
     for y in 1..h.saturating_sub(1) {
@@ -119,18 +119,18 @@ fn to_rgb([h, s, v]: [u8; 3]) -> [u8; 3] {
 }
 
 /// Keeps the highest `bits` bits of each byte.
-pub fn posterize(pixels: &mut [u8], bits: u32) {
+pub(crate) fn posterize(pixels: &mut [u8], bits: u32) {
     let mask = !((1u32 << (8 - bits)) - 1) as u8;
     look_up(pixels, |v| v & mask);
 }
 
 /// Inverts the values from `threshold` on.
-pub fn solarize(pixels: &mut [u8], threshold: f64) {
+pub(crate) fn solarize(pixels: &mut [u8], threshold: f64) {
     look_up(pixels, |v| if f64::from(v) < threshold { v } else { 255 - v });
 }
 
 /// Stretches each channel so that it reaches from 0 to 255.
-pub fn auto_contrast(pixels: &mut [u8]) {
+pub(crate) fn auto_contrast(pixels: &mut [u8]) {
     look_up_channels(pixels, |histogram| {
         let least = histogram.iter().position(|&n| n > 0).unwrap_or(0);
         let most = histogram.iter().rposition(|&n| n > 0).unwrap_or(0);
@@ -144,7 +144,7 @@ pub fn auto_contrast(pixels: &mut [u8]) {
 }
 
 /// Spreads the values of each channel so that all are about as frequent.
-pub fn equalize(pixels: &mut [u8]) {
+pub(crate) fn equalize(pixels: &mut [u8]) {
     look_up_channels(pixels, |histogram| {
         let greatest = histogram.iter().rfind(|&&n| n > 0).copied().unwrap_or(0);
         // Where all have one value this is 0 too.
@@ -169,13 +169,13 @@ pub(super) mod tests {
     const FOUR: [u8; 12] = [10, 20, 30, 200, 100, 0, 255, 255, 255, 0, 90, 180];
 
     /// What the noise image of [`noise`] has after `change`, in one number: sum of byte times (place modulo 97, plus 1).
-    pub fn sum_after(change: impl FnOnce(&mut [u8])) -> u64 {
+    pub(crate) fn sum_after(change: impl FnOnce(&mut [u8])) -> u64 {
         let mut pixels = noise();
         change(&mut pixels);
         pixels.iter().enumerate().map(|(i, &v)| u64::from(v) * (i as u64 % 97 + 1)).sum()
     }
 
-    pub const SIZE: [usize; 2] = [37, 23];
+    pub(crate) const SIZE: [usize; 2] = [37, 23];
 
     fn noise() -> Vec<u8> {
         (0..37 * 23 * 3).map(|i: u64| ((i * 2_654_435_761) >> 7) as u8).collect()

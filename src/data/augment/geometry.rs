@@ -9,22 +9,22 @@ type Affine = [f64; 6];
 const BITS: u32 = 16;
 
 /// Moves rows to the left by `share` times their distance from the top.
-pub fn shear_x(pixels: &mut [u8], size: [usize; 2], share: f64) {
+pub(crate) fn shear_x(pixels: &mut [u8], size: [usize; 2], share: f64) {
     affine(pixels, size, [1.0, share, 0.0, 0.0, 1.0, 0.0]);
 }
 
 /// Moves columns up by `share` times their distance from the left.
-pub fn shear_y(pixels: &mut [u8], size: [usize; 2], share: f64) {
+pub(crate) fn shear_y(pixels: &mut [u8], size: [usize; 2], share: f64) {
     affine(pixels, size, [1.0, 0.0, 0.0, share, 1.0, 0.0]);
 }
 
 /// Moves the image by whole pixels down and to the right.
-pub fn translate(pixels: &mut [u8], size: [usize; 2], [down, right]: [i32; 2]) {
+pub(crate) fn translate(pixels: &mut [u8], size: [usize; 2], [down, right]: [i32; 2]) {
     affine(pixels, size, [1.0, 0.0, -f64::from(right), 0.0, 1.0, -f64::from(down)]);
 }
 
 /// Rotates counter-clockwise around the middle.
-pub fn rotate(pixels: &mut [u8], [h, w]: [usize; 2], degrees: f64) {
+pub(crate) fn rotate(pixels: &mut [u8], [h, w]: [usize; 2], degrees: f64) {
     let (sin, cos) = (-degrees).to_radians().sin_cos();
     let [x, y] = [w, h].map(|side| side as f64 / 2.0);
     affine(pixels, [h, w], [cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y]);

@@ -18,12 +18,12 @@ pub enum Step {
 }
 
 /// Returns whether any of the four settings is above 0.
-pub fn is_on(augment: &Augment) -> bool {
+pub(crate) fn is_on(augment: &Augment) -> bool {
     [augment.brightness, augment.contrast, augment.saturation, augment.hue].iter().any(|&most| most > 0.0)
 }
 
 /// Draws the changes whose settings are above 0, in the order in which they are applied.
-pub fn draw(augment: &Augment, rng: &mut impl Rng) -> Vec<Step> {
+pub(crate) fn draw(augment: &Augment, rng: &mut impl Rng) -> Vec<Step> {
     if !is_on(augment) {
         return Vec::new();
     }

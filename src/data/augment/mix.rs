@@ -20,7 +20,7 @@ pub enum Mix {
 impl Mix {
     /// Draws the mixing of a batch of images of `[height, width]`: `None` if both alphas are 0, and one of the two at random if neither
     /// is. `rng` belongs to this batch and epoch.
-    pub fn draw(augment: &Augment, size: [usize; 2], rng: &mut impl Rng) -> Option<Mix> {
+    pub(crate) fn draw(augment: &Augment, size: [usize; 2], rng: &mut impl Rng) -> Option<Mix> {
         let beta = |alpha: f32| (alpha > 0.0).then(|| Beta::new(f64::from(alpha), f64::from(alpha)).ok()).flatten();
         let blends = rng.random::<bool>();
         match (beta(augment.mixup), beta(augment.cutmix)) {

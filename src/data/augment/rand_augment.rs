@@ -37,7 +37,7 @@ pub enum Op {
 const OPS: usize = 14;
 
 /// Draws the operations for an image of `[height, width]`, in order.
-pub fn draw(augment: &Augment, size: [usize; 2], rng: &mut impl Rng) -> Vec<Op> {
+pub(crate) fn draw(augment: &Augment, size: [usize; 2], rng: &mut impl Rng) -> Vec<Op> {
     let mut one = || {
         let (which, negative) = (rng.random_range(0..OPS), rng.random::<bool>());
         Op::new(which, augment.rand_magnitude, negative, size)

@@ -13,7 +13,7 @@ impl ClassDataset {
     ///
     /// # Errors
     /// The network does not know a class, or has no names and another number of classes.
-    pub fn take_labels_of(&mut self, names: &[String], count: usize) -> Result<()> {
+    pub(crate) fn take_labels_of(&mut self, names: &[String], count: usize) -> Result<()> {
         let refuse = |reason: String| refuse(Path::new(&self.name), reason);
         if names.is_empty() {
             return match self.classes.len() == count {

@@ -28,7 +28,7 @@ impl Budget {
     }
 
     /// Returns the budget of the process.
-    pub fn of_process() -> &'static Budget {
+    pub(crate) fn of_process() -> &'static Budget {
         static BUDGET: OnceLock<Budget> = OnceLock::new();
         BUDGET.get_or_init(|| {
             let half = memory::total_and_available().map_or(MOST, |(_, available)| available / 2);
@@ -63,7 +63,7 @@ impl Budget {
 
 impl Share {
     /// Changes the size of the share to `bytes`, if enough are free. Returns whether they were.
-    pub fn try_resize(&mut self, bytes: u64) -> bool {
+    pub(crate) fn try_resize(&mut self, bytes: u64) -> bool {
         let mut free = self.budget.free();
         let Some(left) = (*free + self.bytes).checked_sub(bytes) else { return false };
         *free = left;

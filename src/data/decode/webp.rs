@@ -1,12 +1,12 @@
 //! Checks the chunks of a WebP file.
 
 /// Returns whether these are the first bytes of a WebP file.
-pub fn is_webp(bytes: &[u8]) -> bool {
+pub(crate) fn is_webp(bytes: &[u8]) -> bool {
     bytes.len() >= 12 && bytes.starts_with(b"RIFF") && &bytes[8..12] == b"WEBP"
 }
 
 /// Returns whether a chunk claims to reach beyond the end of the file: the decoder would allocate as much memory as it claims.
-pub fn is_cut_off(bytes: &[u8]) -> bool {
+pub(crate) fn is_cut_off(bytes: &[u8]) -> bool {
     let mut at = 12;
     while let Some(header) = bytes.get(at..at + 8) {
         let size = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;

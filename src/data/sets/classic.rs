@@ -14,14 +14,14 @@ use crate::data::{DatasetKind, Subsets};
 use crate::{Error, Result};
 
 /// The file with the splits, beside the images.
-pub const CLASSIC_FILE: &str = "splits.json";
+pub(crate) const CLASSIC_FILE: &str = "splits.json";
 
 /// Bytes of the largest such file.
 const LARGEST_FILE: u64 = 256 << 20;
 
 /// Content of [`CLASSIC_FILE`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ClassicSplits {
+pub(crate) struct ClassicSplits {
     pub dataset: DatasetKind,
     /// (path relative to the file, identity, camera)
     pub images: Vec<(PathBuf, i64, i64)>,

@@ -21,7 +21,7 @@ const JUNK: i64 = -1;
 const DISTRACTOR: i64 = 0;
 
 /// Reads identity and camera from a name like `0002_c1s1_000451_03.jpg`, `-1_c10s1_..` or `0001_c2_f0046182.jpg`.
-pub fn parse_name(name: &str) -> Option<(i64, i64)> {
+pub(crate) fn parse_name(name: &str) -> Option<(i64, i64)> {
     let (pid, rest) = name.split_once('_')?;
     let camera = rest.strip_prefix(['c', 'C'])?;
     let digits = camera.len() - camera.trim_start_matches(|c: char| c.is_ascii_digit()).len();

@@ -13,7 +13,7 @@ use crate::Result;
 use crate::base::text::Shown;
 use locate::Layout;
 
-pub use classic::{CLASSIC_FILE, ClassicSplits};
+pub(crate) use classic::{CLASSIC_FILE, ClassicSplits};
 pub use known::Verdict;
 pub(crate) use market::parse_name;
 

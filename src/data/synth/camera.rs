@@ -131,7 +131,7 @@ impl Camera {
     }
 
     /// Draws an image of a person. Returns `[height, width, 3]` bytes.
-    pub fn photograph(&self, who: &Identity, width: usize, height: usize, rng: &mut impl Rng) -> Vec<u8> {
+    pub(crate) fn photograph(&self, who: &Identity, width: usize, height: usize, rng: &mut impl Rng) -> Vec<u8> {
         let mut canvas = self.background(width, height, rng);
         let heading = match rng.random_range(0..10) {
             0..6 => self.heading + rng.random_range(-0.4..0.4),
@@ -154,7 +154,7 @@ impl Camera {
     }
 
     /// Draws a false detection: background, or a part of a person. Returns `[height, width, 3]` bytes.
-    pub fn false_detection(&self, who: &Identity, width: usize, height: usize, rng: &mut impl Rng) -> Vec<u8> {
+    pub(crate) fn false_detection(&self, who: &Identity, width: usize, height: usize, rng: &mut impl Rng) -> Vec<u8> {
         let mut canvas = self.background(width, height, rng);
         if rng.random_bool(0.6) {
             let scale = rng.random_range(1.3..2.2) * height as f32;

@@ -153,7 +153,7 @@ impl Canvas {
     }
 
     /// Applies a Gaussian blur; `sigma` is in pixels.
-    pub fn blur(&mut self, sigma: f32) {
+    pub(crate) fn blur(&mut self, sigma: f32) {
         let radius = (2.5 * sigma).ceil() as usize;
         if sigma < 0.2 {
             return;
@@ -184,7 +184,7 @@ impl Canvas {
     }
 
     /// Reduces the resolution: resizes to 1 / `factor` of the size and back, bilinearly.
-    pub fn lose_resolution(&mut self, factor: f32) {
+    pub(crate) fn lose_resolution(&mut self, factor: f32) {
         let small = |n: usize| ((n as f32 / factor).round() as usize).max(1);
         let shrunk = self.resized(small(self.width), small(self.height));
         *self = shrunk.resized(self.width, self.height);

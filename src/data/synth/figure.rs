@@ -48,7 +48,7 @@ pub(super) struct Figure<'a> {
 
 impl Figure<'_> {
     /// Draws the whole person, far parts first.
-    pub fn draw(&mut self) {
+    pub(crate) fn draw(&mut self) {
         let (facing, turn) = (self.pose.heading.cos(), self.pose.heading.sin());
         // The side that is farther from the camera is drawn first.
         let far = if turn > 0.0 { 1.0 } else { -1.0 };

@@ -51,7 +51,7 @@ pub(super) struct Garment {
 impl Garment {
     /// Returns the colour at `p`, in body heights from the body's axis and from the garment's upper edge. `facing` is 1 from the front
     /// and -1 from behind.
-    pub fn colour_at(&self, p: Point, facing: f32) -> Colour {
+    pub(crate) fn colour_at(&self, p: Point, facing: f32) -> Colour {
         // A wave that is 1 on half of each period, with soft edges.
         let wave = |v: f32| (0.5 + 4.0 * (v / self.period * std::f32::consts::TAU).sin()).clamp(0.0, 1.0);
         let step = |inside: f32| (0.5 + inside * 80.0).clamp(0.0, 1.0);

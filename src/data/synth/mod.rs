@@ -226,7 +226,7 @@ pub fn generate(
 }
 
 /// Whether [`generate`] has written all of a data set into `dir`.
-pub fn is_complete(dir: &Path) -> bool {
+pub(crate) fn is_complete(dir: &Path) -> bool {
     FOLDERS.iter().all(|name| dir.join(name).is_dir())
 }
 

@@ -54,12 +54,12 @@ impl RightMatrix<'_> {
     }
 
     /// Returns the number of elements of the packed panels.
-    pub fn packed_len(k: usize, n: usize, nr: usize) -> usize {
+    pub(crate) fn packed_len(k: usize, n: usize, nr: usize) -> usize {
         k * n.div_ceil(nr) * nr
     }
 
     /// Packs the matrix into panels `[n / nr][k][nr]`, with zeros beyond the last column.
-    pub fn pack(&self, nr: usize, packed: &mut [f32]) {
+    pub(crate) fn pack(&self, nr: usize, packed: &mut [f32]) {
         let k = self.k();
         packed.par_chunks_mut(k * nr).enumerate().for_each(|(p, panel)| {
             let column = |j: usize| {
@@ -239,7 +239,7 @@ impl<L: LeftRows> Product<'_, L> {
 
     /// Computes `tile` `[rows, nr]` of panel `p` over all of the inner dimension, for callers that go on from there. `rows` is at most
     /// [`MC`]; `tile` has room for whole groups of [`MR`] rows.
-    pub fn panel_tile(&self, pointers: &[[*const f32; MR]], rows: usize, p: usize, tile: &mut [f32]) {
+    pub(crate) fn panel_tile(&self, pointers: &[[*const f32; MR]], rows: usize, p: usize, tile: &mut [f32]) {
         assert!(tile.len() >= rows.next_multiple_of(MR) * self.nr);
         let tile = tile.as_mut_ptr();
         for (block, range) in depth_blocks(self.taps, self.depth).into_iter().enumerate() {

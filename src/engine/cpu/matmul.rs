@@ -8,12 +8,12 @@ use super::gemm::{self, LeftRows, Product, RightMatrix, Shared};
 use super::microkernel::{self, Isa, MAX_NR, MR};
 
 /// Column ranges of [`matmul_nt`] start at multiples of this.
-pub const COLUMN_ALIGNMENT: usize = MAX_NR;
+pub(crate) const COLUMN_ALIGNMENT: usize = MAX_NR;
 /// How many numbers are packed at a time.
 const GROUP_VALUES: usize = 1 << 16;
 
 /// The rows of `B` `[rows, depth]`, packed into panels for the microkernel.
-pub struct PackedRows {
+pub(crate) struct PackedRows {
     isa: Isa,
     panels: Vec<f32>,
     rows: usize,
@@ -49,11 +49,6 @@ impl PackedRows {
     pub fn rows(&self) -> usize {
         self.rows
     }
-
-    /// Returns the length of a row.
-    pub fn depth(&self) -> usize {
-        self.depth
-    }
 }
 
 struct PlainRows<'a> {
@@ -76,7 +71,7 @@ impl LeftRows for PlainRows<'_> {
 ///
 /// # Panics
 /// If sizes do not fit, or the range does not start at a multiple of [`COLUMN_ALIGNMENT`].
-pub fn matmul_nt(a: &[f32], b: &PackedRows, columns: Range<usize>, out: &mut [f32]) {
+pub(crate) fn matmul_nt(a: &[f32], b: &PackedRows, columns: Range<usize>, out: &mut [f32]) {
     let (depth, n) = (b.depth, columns.len());
     let rows = a.len() / depth;
     assert_eq!((a.len(), out.len()), (rows * depth, rows * n), "sizes of a and out");
@@ -94,7 +89,7 @@ pub fn matmul_nt(a: &[f32], b: &PackedRows, columns: Range<usize>, out: &mut [f3
 
 /// Returns how many products of a row of `depth` [`matmul_nt`] adds one after the other, before it adds this sum to that of the products
 /// before them.
-pub fn summed_at_once(depth: usize) -> usize {
+pub(crate) fn summed_at_once(depth: usize) -> usize {
     gemm::depth_blocks(1, depth)[0].3
 }
 

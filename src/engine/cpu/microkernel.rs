@@ -45,7 +45,7 @@ pub(super) struct Isa {
 
 impl Isa {
     /// Returns the width of tiles for `n` columns.
-    pub fn nr(&self, n: usize) -> usize {
+    pub(crate) fn nr(&self, n: usize) -> usize {
         n.div_ceil(self.lanes).clamp(1, self.rows.len()) * self.lanes
     }
 
@@ -146,6 +146,6 @@ pub(super) fn best() -> Isa {
 }
 
 /// Returns the name of the instruction set that matrix products use on this machine.
-pub fn isa_name() -> &'static str {
+pub(crate) fn isa_name() -> &'static str {
     best().name
 }

@@ -11,7 +11,7 @@ mod pairs;
 pub mod par;
 mod simd;
 
-pub use matmul::{COLUMN_ALIGNMENT, PackedRows, matmul_nt, summed_at_once};
-pub use microkernel::isa_name;
-pub use pairs::{squared_distances, squared_distances_of_directions};
+pub(crate) use matmul::{PackedRows, matmul_nt, summed_at_once};
+pub(crate) use microkernel::isa_name;
+pub(crate) use pairs::{squared_distances, squared_distances_of_directions};
 pub(crate) use simd::with_best_isa;

@@ -10,7 +10,7 @@ const LANES: usize = 16;
 ///
 /// # Panics
 /// If rows have different lengths.
-pub fn squared_distances<const N: usize>(a: &[f32], b: [&[f32]; N], scale: f64) -> [f64; N] {
+pub(crate) fn squared_distances<const N: usize>(a: &[f32], b: [&[f32]; N], scale: f64) -> [f64; N] {
     sums(
         a,
         b,
@@ -24,7 +24,7 @@ pub fn squared_distances<const N: usize>(a: &[f32], b: [&[f32]; N], scale: f64) 
 ///
 /// # Panics
 /// If rows have different lengths.
-pub fn squared_distances_of_directions<const N: usize>(
+pub(crate) fn squared_distances_of_directions<const N: usize>(
     (a, norm): (&[f32], f64),
     b: [&[f32]; N],
     norms: [f64; N],

@@ -8,12 +8,12 @@ use super::simd::with_best_isa;
 const TASK_LEN: usize = 1 << 15;
 
 /// Returns the rows of a task, for rows of `row_len` elements.
-pub fn task_rows(row_len: usize) -> usize {
+pub(crate) fn task_rows(row_len: usize) -> usize {
     (TASK_LEN / row_len.max(1)).max(1)
 }
 
 /// Calls `f(first row, rows)` on chunks of `data`, which has rows of `row_len` elements.
-pub fn rows_mut(data: &mut [f32], row_len: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+pub(crate) fn rows_mut(data: &mut [f32], row_len: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = task_rows(row_len);
     data.par_chunks_mut(rows * row_len).enumerate().for_each(|(i, chunk)| with_best_isa(|| f(i * rows, chunk)));
 }
@@ -30,7 +30,7 @@ pub fn put(destination: &mut [f32], source: &[f32], accumulate: bool) {
 }
 
 /// Returns the sums of `width` columns over `rows` rows. `f(row range, sums)` adds up one chunk; chunks are added in order, in f64.
-pub fn column_sums(
+pub(crate) fn column_sums(
     rows: usize,
     width: usize,
     row_len: usize,

@@ -103,7 +103,7 @@ impl Mirrored {
     }
 
     /// Sets all numbers to 0.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.host.take();
         if let Some(copy) = &mut self.device {
             copy.stale = true;

@@ -26,7 +26,7 @@ impl<T> Ptr<T> {
     }
 
     /// Returns the same address with another type.
-    pub fn cast<U>(self) -> Ptr<U> {
+    pub(crate) fn cast<U>(self) -> Ptr<U> {
         Ptr::new(self.address)
     }
 

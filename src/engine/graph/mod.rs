@@ -49,7 +49,7 @@ pub(crate) struct Value {
 
 impl Value {
     /// Returns the bytes of an element on `gpu`.
-    pub fn element_bytes(&self, gpu: &Gpu) -> usize {
+    pub(crate) fn element_bytes(&self, gpu: &Gpu) -> usize {
         if self.exact { 4 } else { gpu.activation_bytes() }
     }
 }

@@ -64,7 +64,7 @@ impl<'a> ConvLaunch<'a> {
     }
 
     /// Returns the words of workspace that [`ConvLaunch::step_cell`] needs.
-    pub fn cell_workspace(&self) -> usize {
+    pub(crate) fn cell_workspace(&self) -> usize {
         let g = self.geometry;
         if self.dense() {
             self.step_words((g.out_c / 4).div_ceil(32), g.k())
@@ -77,7 +77,7 @@ impl<'a> ConvLaunch<'a> {
     ///
     /// # Errors
     /// The vendor has no algorithm.
-    pub fn backward_workspace(&self) -> Result<usize> {
+    pub(crate) fn backward_workspace(&self) -> Result<usize> {
         match self.vendor {
             Some(vendor) => Ok(self.vendor_parts(vendor)?[1].parts.words()),
             None => Ok(self.backward_parts().parts.words()),
@@ -108,7 +108,7 @@ impl<'a> ConvLaunch<'a> {
     }
 
     /// Enqueues one step of the cell whose gates are this convolution's outputs. `gates` gets the activated gates, unless it is null.
-    pub fn step_cell(
+    pub(crate) fn step_cell(
         &self,
         x: Ptr,
         weight: Ptr<f32>,
@@ -181,7 +181,7 @@ impl<'a> ConvLaunch<'a> {
     }
 
     /// Enqueues `dbias (+)= Σ dy`, the sum over pixels.
-    pub fn backward_bias(&self, dy: Ptr, dbias: GpuGrad<Ptr<f32>>, workspace: Ptr) -> Result<()> {
+    pub(crate) fn backward_bias(&self, dy: Ptr, dbias: GpuGrad<Ptr<f32>>, workspace: Ptr) -> Result<()> {
         let g = self.geometry;
         let partials = self.backward_parts().bias_partials.of(workspace);
         let (split_rows, splits) = self.bias_splits();

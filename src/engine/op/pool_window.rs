@@ -63,12 +63,12 @@ impl Window {
     }
 
     /// Returns the pixels of a window.
-    pub fn area(&self) -> usize {
+    pub(crate) fn area(&self) -> usize {
         self.kernel[0] * self.kernel[1]
     }
 
     /// Returns the elements of an input image and of an output image.
-    pub fn image_lens(&self) -> (usize, usize) {
+    pub(crate) fn image_lens(&self) -> (usize, usize) {
         (self.input.len() / self.input.n, self.output.len() / self.output.n)
     }
 }

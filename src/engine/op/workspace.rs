@@ -6,13 +6,13 @@ use crate::engine::device::Ptr;
 
 /// The parts of a block of memory, one after the other, each on its own cache lines.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Parts {
+pub(crate) struct Parts {
     bytes: usize,
 }
 
 /// A part of a block.
 #[derive(Debug)]
-pub struct Part<T> {
+pub(crate) struct Part<T> {
     offset: usize,
     element: PhantomData<T>,
 }
@@ -24,7 +24,7 @@ impl Parts {
     }
 
     /// Adds a part of `bytes` bytes.
-    pub fn add_bytes<T>(&mut self, bytes: usize) -> Part<T> {
+    pub(crate) fn add_bytes<T>(&mut self, bytes: usize) -> Part<T> {
         let offset = self.bytes;
         self.bytes += bytes.next_multiple_of(64);
         Part { offset, element: PhantomData }
@@ -44,9 +44,9 @@ impl<T> Part<T> {
 }
 
 /// So many blocks fill a large GPU about twice; long sums are split until there are as many.
-pub const ENOUGH_BLOCKS: usize = 264;
+pub(crate) const ENOUGH_BLOCKS: usize = 264;
 
 /// Returns the rows of each partial sum over `rows` rows. They depend on the shape only, so that sums do not depend on the device.
-pub fn split_rows(rows: usize, at_least: usize, most_splits: usize) -> usize {
+pub(crate) fn split_rows(rows: usize, at_least: usize, most_splits: usize) -> usize {
     rows.div_ceil(most_splits).max(at_least)
 }

@@ -21,7 +21,7 @@ pub(super) struct GpuMemory {
 
 /// The addresses of everything outside the arena that a step uses. A recording is valid only for the addresses that it was made with.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Bound {
+pub(crate) struct Bound {
     /// [`Store::values`]
     pub values: Ptr<f32>,
     /// [`Store::grads`]

@@ -37,7 +37,7 @@ impl Arena {
         ArenaPtr { data: self.lines.as_mut_ptr().cast(), len: self.lines.len() * 16 }
     }
 
-    pub fn slice_mut(&mut self, block: Block) -> &mut [f32] {
+    pub(crate) fn slice_mut(&mut self, block: Block) -> &mut [f32] {
         // SAFETY: `&mut self`: no other slice of the arena is alive.
         unsafe { self.base().get_mut(block) }
     }
@@ -116,7 +116,7 @@ impl Arena {
     }
 
     /// Fills everything but the inputs with NaN.
-    pub fn poison(&mut self, graph: &Graph, plan: &Plan) {
+    pub(crate) fn poison(&mut self, graph: &Graph, plan: &Plan) {
         let kept: Vec<(Block, Vec<f32>)> = (0..graph.values.len())
             .filter(|&i| graph.is_input(Var(i)))
             .map(|i| (plan.values[i], self.slice(plan.values[i]).to_vec()))

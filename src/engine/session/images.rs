@@ -120,7 +120,7 @@ impl Session {
     }
 
     /// Uploads the batch of the next [`Session::set_images`] while the GPU works on the present one. Does nothing on the CPU.
-    pub fn stage_images(&mut self, images: Var, batch: &dyn ImageBatch) -> Result<()> {
+    pub(crate) fn stage_images(&mut self, images: Var, batch: &dyn ImageBatch) -> Result<()> {
         let Some(gpu) = self.gpu().cloned() else { return Ok(()) };
         let _upload = profile::range("upload");
         if self.staging.is_none() {

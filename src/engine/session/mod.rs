@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 pub use blocks::{Pass, Placed};
 pub use case::CaseRun;
-pub use gpu::Bound;
+pub(crate) use gpu::Bound;
 use gpu::GpuMemory;
 use host::Arena;
 pub use images::ImageBatch;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// Number of bins of the largest probability, as in the publication.
-pub const BINS: usize = 15;
+pub(crate) const BINS: usize = 15;
 
 /// Images whose largest probability is in ((i - 1) / [`BINS`], i / [`BINS`]].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -16,7 +16,7 @@ pub struct CalibrationBin {
 }
 
 /// Sorts images, each as (largest probability, whether it is correct), into [`BINS`] bins of equal width.
-pub fn calibration_bins(images: impl IntoIterator<Item = (f32, bool)>) -> Vec<CalibrationBin> {
+pub(crate) fn calibration_bins(images: impl IntoIterator<Item = (f32, bool)>) -> Vec<CalibrationBin> {
     // First the sums, then the means.
     let mut bins = vec![CalibrationBin::default(); BINS];
     for (confidence, right) in images {
@@ -34,7 +34,7 @@ pub fn calibration_bins(images: impl IntoIterator<Item = (f32, bool)>) -> Vec<Ca
 }
 
 /// Returns the expected calibration error: the mean over images of |accuracy - confidence| of their bin; 0 without images.
-pub fn calibration_error(bins: &[CalibrationBin]) -> f64 {
+pub(crate) fn calibration_error(bins: &[CalibrationBin]) -> f64 {
     let images: usize = bins.iter().map(|bin| bin.images).sum();
     let gap = |bin: &CalibrationBin| bin.images as f64 * (bin.accuracy - bin.confidence).abs();
     bins.iter().map(gap).sum::<f64>() / images.max(1) as f64

@@ -23,7 +23,7 @@ pub fn evaluate(mut model: Model<'_>, samples: &[Sample], classes: &[String]) ->
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn write_files(
+pub(crate) fn write_files(
     folder: &Path,
     report: &ClassificationReport,
     samples: &[Sample],

@@ -8,7 +8,7 @@ use crate::Result;
 use crate::base::csv_out::{Cells, write_csv};
 
 /// Columns of [`ClassificationReport::write_items_csv`].
-pub const ITEM_COLUMNS: [&str; 7] = ["image", "label", "predicted", "confidence", "top1", "top5", "nll"];
+pub(crate) const ITEM_COLUMNS: [&str; 7] = ["image", "label", "predicted", "confidence", "top1", "top5", "nll"];
 
 impl ClassificationReport {
     /// Writes the confusion matrix: numbers of images, with a row for each true class and a column for each predicted one. The header

@@ -14,9 +14,12 @@ use std::fmt;
 use rayon::prelude::*;
 use serde::Serialize;
 
-pub use self::calibration::{BINS, CalibrationBin, calibration_bins, calibration_error};
-pub use self::evaluate::{evaluate, write_files};
-pub use self::files::ITEM_COLUMNS;
+pub use self::calibration::CalibrationBin;
+
+pub(crate) use self::calibration::{BINS, calibration_bins, calibration_error};
+pub use self::evaluate::evaluate;
+pub(crate) use self::evaluate::write_files;
+pub(crate) use self::files::ITEM_COLUMNS;
 use crate::base::report::Table;
 use crate::base::text::plural;
 use crate::{Error, Result};

@@ -12,7 +12,7 @@ use crate::eval::products::{Conditioned, block_rows};
 use crate::eval::rerank::{ExactReranking, RerankOptions, Reranker};
 
 /// Distances between queries and a gallery that is packed once for all of them.
-pub struct CpuDistances<'a> {
+pub(crate) struct CpuDistances<'a> {
     conditioned: Arc<Conditioned<'a>>,
     /// Squared length of each row, less its slack.
     low_norms: Vec<f32>,

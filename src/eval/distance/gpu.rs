@@ -11,7 +11,7 @@ use crate::eval::products::{Columns, Conditioned, RowTerms, allocate, rows_that_
 use crate::eval::rerank::{ExactReranking, GpuReranker, RerankOptions};
 
 /// Distances between queries and a gallery that are on a GPU.
-pub struct GpuDistances<'a> {
+pub(crate) struct GpuDistances<'a> {
     gpu: Gpu,
     conditioned: Arc<Conditioned<'a>>,
     /// `[queries + gallery, dim]`, the queries first.

@@ -25,7 +25,7 @@ const NEAR: f32 = 1e-4;
 
 /// Lower bounds of the distances of some queries to the whole gallery. Its memory is reused from block to block.
 #[derive(Debug, Default)]
-pub struct DistanceBlock {
+pub(crate) struct DistanceBlock {
     /// Squared Euclidean distances in the unit of the conditioned rows, `[rows, gallery]`.
     plain: Vec<f32>,
     /// Re-ranked distances, `[rows, gallery]`; empty without re-ranking.
@@ -35,7 +35,7 @@ pub struct DistanceBlock {
 }
 
 /// Computes bounds of distances between queries and a gallery: the CPU or a GPU.
-pub trait DistanceSource<'a> {
+pub(crate) trait DistanceSource<'a> {
     /// Returns how many queries a block has.
     fn block_rows(&self) -> usize;
 
@@ -96,7 +96,7 @@ impl<'a> Distances<'a> {
     }
 
     /// Reports a fallback to the CPU, and warns of features that are all equal and so cannot rank anything.
-    pub fn report_notices(&self, reporter: &Reporter) {
+    pub(crate) fn report_notices(&self, reporter: &Reporter) {
         self.report_fallback(reporter);
         if self.conditioned.len() > 1 && self.conditioned.all_equal() {
             reporter.warn(&format!(
@@ -128,7 +128,7 @@ impl<'a> Distances<'a> {
     ///
     /// # Errors
     /// As [`RerankOptions::validate`]; it does not fit into memory; the device fails.
-    pub fn prepare_reranking(&mut self, options: RerankOptions, reporter: &Reporter) -> Result<()> {
+    pub(crate) fn prepare_reranking(&mut self, options: RerankOptions, reporter: &Reporter) -> Result<()> {
         options.validate()?;
         let because = match self.source.reranking_bytes(&options) {
             None => format!("k1 {} and k2 {} are too large for re-ranking on the GPU", options.k1, options.k2),

@@ -77,7 +77,7 @@ impl ImageLabels {
     }
 
     /// Reads the labels from the names of images. Returns `None` if a name does not tell identity and camera.
-    pub fn of_names(paths: &[PathBuf]) -> Option<ImageLabels> {
+    pub(crate) fn of_names(paths: &[PathBuf]) -> Option<ImageLabels> {
         let mut labels = ImageLabels::default();
         for path in paths {
             let (path, pid, camid) = named_entry(path)?;

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 
 /// Format of a file, by the ending of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FeatureFormat {
+pub(crate) enum FeatureFormat {
     Safetensors,
     Npy,
 }
@@ -47,7 +47,7 @@ impl FeatureFormat {
     ///
     /// # Errors
     /// [`Error::FeatureFile`] with the first such path.
-    pub fn check_paths(self, paths: &[PathBuf]) -> Result<()> {
+    pub(crate) fn check_paths(self, paths: &[PathBuf]) -> Result<()> {
         let broken = |path: &Path| path.to_string_lossy().contains(['\n', '\r']);
         let bad = |path: &&PathBuf| path.to_str().is_none() || (self == FeatureFormat::Npy && broken(path));
         let Some(path) = paths.iter().find(bad) else { return Ok(()) };

@@ -18,7 +18,7 @@ const CENTRE_ROWS: usize = 256;
 /// Numbers whose squares are summed before the error bound of the sum is updated.
 const CHUNK: usize = 32;
 /// Relative rounding error of f32.
-pub const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
+pub(crate) const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
 /// Rounding errors of a squared distance beside those of the product: in the centred row (4), its norm (5), the three terms (3) and
 /// the bounds (4), with a reserve.
 const OTHER_ROUNDINGS: f64 = 24.0;
@@ -26,7 +26,7 @@ const OTHER_ROUNDINGS: f64 = 24.0;
 const VANISHED: f64 = 1e-32;
 
 /// Queries and gallery, scaled and centred.
-pub struct Conditioned<'a> {
+pub(crate) struct Conditioned<'a> {
     /// The original features, `[queries, dim]` and `[gallery, dim]`.
     features: [&'a [f32]; 2],
     dim: usize,
@@ -77,7 +77,7 @@ impl<'a> Conditioned<'a> {
     }
 
     /// Returns whether all rows are the same.
-    pub fn all_equal(&self) -> bool {
+    pub(crate) fn all_equal(&self) -> bool {
         (1..self.len()).all(|i| self.source(i) == self.source(0))
     }
 
@@ -117,17 +117,17 @@ impl<'a> Conditioned<'a> {
     }
 
     /// Returns half of what each row adds to the uncertainty of a squared distance.
-    pub fn slack(&self) -> &[f32] {
+    pub(crate) fn slack(&self) -> &[f32] {
         &self.slack
     }
 
     /// Returns the squared length of each row less `slack`: the terms of lower bounds.
-    pub fn low_norms(&self, slack: &[f32]) -> Vec<f32> {
+    pub(crate) fn low_norms(&self, slack: &[f32]) -> Vec<f32> {
         self.norms.iter().zip(slack).map(|(norm, slack)| norm - slack).collect()
     }
 
     /// Returns the length of the centre, in the unit of the conditioned rows.
-    pub fn centre_length(&self) -> f64 {
+    pub(crate) fn centre_length(&self) -> f64 {
         self.centre_length
     }
 
@@ -150,7 +150,7 @@ impl<'a> Conditioned<'a> {
 
     /// Returns 2 - 2 cos of original rows in f64, for each j; `lengths` are [`Conditioned::lengths`]. The result for a row of length 0
     /// is NaN.
-    pub fn pairs_of_directions<const N: usize>(&self, i: usize, j: [usize; N], lengths: &[f64]) -> [f64; N] {
+    pub(crate) fn pairs_of_directions<const N: usize>(&self, i: usize, j: [usize; N], lengths: &[f64]) -> [f64; N] {
         let norm = |i: usize| lengths[i] / self.unit;
         squared_distances_of_directions((self.source(i), norm(i)), j.map(|j| self.source(j)), j.map(norm))
     }

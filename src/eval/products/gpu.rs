@@ -13,7 +13,7 @@ use crate::engine::geometry::Conv2dGeometry;
 const TILE: [usize; 2] = [128, 64];
 
 /// Features as the right factor of products.
-pub struct Columns {
+pub(crate) struct Columns {
     /// `[dim, count]`
     values: Buffer,
     pub count: usize,
@@ -52,7 +52,7 @@ impl Columns {
 ///
 /// For the squared Euclidean distance, lengths are 0 and scales are 1. For 2 - 2 cos, lengths are those of the rows before they
 /// were centred, and scales are their reciprocals.
-pub struct RowTerms {
+pub(crate) struct RowTerms {
     /// `[n]` each
     pub offset: Buffer,
     pub length: Buffer,
@@ -66,7 +66,13 @@ impl RowTerms {
     }
 
     /// Turns products of the images `rows` with the images `columns` into bounds of d.
-    pub fn to_distances(&self, gpu: &Gpu, block: Ptr<f32>, rows: Range<usize>, columns: Range<usize>) -> Result<()> {
+    pub(crate) fn to_distances(
+        &self,
+        gpu: &Gpu,
+        block: Ptr<f32>,
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> Result<()> {
         let of = |images: &Range<usize>| {
             [&self.offset, &self.length, &self.scale].map(|terms| terms.ptr::<f32>().add(images.start))
         };
@@ -93,7 +99,7 @@ pub fn upload<T: NoUninit>(gpu: &Gpu, values: &[T]) -> Result<Buffer> {
 
 /// Returns how many rows a block of distances to `n` items may have where the GPU holds `blocks` such blocks at a time: they take
 /// at most half of its free memory, and the host can hold one of them.
-pub fn rows_that_fit(gpu: &Gpu, n: usize, blocks: usize) -> Result<usize> {
+pub(crate) fn rows_that_fit(gpu: &Gpu, n: usize, blocks: usize) -> Result<usize> {
     let [free, _] = gpu.memory()?;
     let fitting = free / 2 / (4 * n.max(1) * blocks) as u64;
     Ok((fitting as usize).clamp(1, block_rows(n)))

@@ -2,7 +2,7 @@
 //! suffice.
 
 /// Exact distances of a query and an image of the gallery, in f64.
-pub trait Pairs: Sync {
+pub(crate) trait Pairs: Sync {
     /// Returns a number that orders the gallery images of a query as their distances do.
     fn exact(&self, query: usize, item: usize) -> f64;
 
@@ -12,7 +12,7 @@ pub trait Pairs: Sync {
 
 /// The difference between upper and lower bounds: own + factors[0]·of[0] + factors[1]·of[1].
 #[derive(Clone, Copy)]
-pub struct Width<'a> {
+pub(crate) struct Width<'a> {
     pub own: f32,
     pub factors: [f32; 2],
     /// `[gallery]` each

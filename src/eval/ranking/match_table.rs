@@ -63,7 +63,7 @@ impl MatchTable {
     /// Returns how many matches are nearer than an item between these bounds, where each match is certainly nearer or certainly
     /// farther. `None` where that is not certain, or the table is too coarse to tell.
     #[inline(always)]
-    pub fn nearer(&self, lower: f32, upper: f32) -> Option<usize> {
+    pub(crate) fn nearer(&self, lower: f32, upper: f32) -> Option<usize> {
         let [first, last] = [self.cells[self.cell(lower)], self.cells[self.cell(upper)]];
         (first == last && first != UNDECIDED).then_some(first as usize)
     }

@@ -20,11 +20,12 @@ use serde::Serialize;
 #[cfg(test)]
 pub(super) use self::given::GivenDistances;
 pub use self::given::evaluate_distances;
-pub use self::queries_csv::{QUERY_COLUMNS, write_queries_csv};
+pub(crate) use self::queries_csv::QUERY_COLUMNS;
+pub use self::queries_csv::write_queries_csv;
 pub(super) use self::query::rank_query;
 pub(super) use self::ranker::Ranker;
 pub use self::scores::Scores;
-pub use self::single_shot::REPEATS;
+pub(crate) use self::single_shot::REPEATS;
 use super::distance::DistanceBlock;
 pub use super::labels::Labels;
 use super::sets::Sets;
@@ -48,7 +49,7 @@ pub enum GalleryFilter {
 
 impl GalleryFilter {
     /// Returns whether gallery item `g` is removed for a query of `pid` and `camid`.
-    pub fn removes(self, pid: i64, camid: i64, gallery: Labels, g: usize) -> bool {
+    pub(crate) fn removes(self, pid: i64, camid: i64, gallery: Labels, g: usize) -> bool {
         match self {
             GalleryFilter::SamePidAndCamera => gallery.pids[g] == pid && gallery.camids[g] == camid,
             GalleryFilter::SameCamera => gallery.camids[g] == camid,
@@ -74,7 +75,7 @@ pub struct RankingOptions {
 
 impl RankingOptions {
     /// Returns the filter that the protocol prescribes, or else the chosen one.
-    pub fn effective_filter(&self) -> GalleryFilter {
+    pub(crate) fn effective_filter(&self) -> GalleryFilter {
         match self.protocol {
             Protocol::CrossCamera => self.filter,
             Protocol::SingleGalleryShot => GalleryFilter::SameCamera,

@@ -8,7 +8,7 @@ use crate::base::csv_out::{Cells, write_csv};
 use crate::data::ImageRecord;
 
 /// Columns of [`write_queries_csv`].
-pub const QUERY_COLUMNS: [&str; 6] = ["image", "pid", "camid", "AP", "rank1", "INP"];
+pub(crate) const QUERY_COLUMNS: [&str; 6] = ["image", "pid", "camid", "AP", "rank1", "INP"];
 
 /// Writes the columns `image,pid,camid,AP,rank1,INP` with a row for each query that was not skipped; rank1 is 0 or 1. `queries` are
 /// those of the report, in its order. Paths of images are relative to `root`. Under

@@ -10,7 +10,7 @@ use crate::base::rng::{Purpose, stream};
 use crate::eval::products::Row;
 
 /// Random galleries for each query.
-pub const REPEATS: usize = 10;
+pub(crate) const REPEATS: usize = 10;
 
 /// How many identities are ranked before the query's own, in each random gallery.
 pub(super) type Draws = [u32; REPEATS];

@@ -67,12 +67,12 @@ impl<'a> BaseDistance<'a> {
         self.offset.len()
     }
 
-    pub fn conditioned(&self) -> &Conditioned<'a> {
+    pub(crate) fn conditioned(&self) -> &Conditioned<'a> {
         &self.conditioned
     }
 
     /// Turns products of image `i` and the images from `first` on into lower bounds of d.
-    pub fn to_bounds(&self, i: usize, first: usize, row: &mut [f32]) {
+    pub(crate) fn to_bounds(&self, i: usize, first: usize, row: &mut [f32]) {
         let offset = self.offset[i];
         if self.lengths.is_empty() {
             for (value, o) in row.iter_mut().zip(&self.offset[first..]) {
@@ -89,17 +89,17 @@ impl<'a> BaseDistance<'a> {
     }
 
     /// Returns whether the distances of an image have no useful bounds.
-    pub fn is_unbounded(&self, i: usize) -> bool {
+    pub(crate) fn is_unbounded(&self, i: usize) -> bool {
         self.scale[i] == 0.0
     }
 
     /// Returns whether there is an image without useful bounds.
-    pub fn has_unbounded(&self) -> bool {
+    pub(crate) fn has_unbounded(&self) -> bool {
         self.has_unbounded
     }
 
     /// Returns the images without useful bounds.
-    pub fn unbounded(&self) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn unbounded(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.len()).filter(|i| self.is_unbounded(*i))
     }
 
@@ -112,7 +112,7 @@ impl<'a> BaseDistance<'a> {
     }
 
     /// Returns an upper bound of the widths of image `i` with all images that have bounds.
-    pub fn widest(&self, i: usize) -> f32 {
+    pub(crate) fn widest(&self, i: usize) -> f32 {
         let [scale, slack] = self.largest;
         let widest = 2.0 * (self.slack[i] * scale + slack) * self.scale[i] * (1.0 + 4.0 * f32::EPSILON);
         if self.is_unbounded(i) { f32::INFINITY } else { widest }
@@ -120,12 +120,12 @@ impl<'a> BaseDistance<'a> {
 
     /// Returns `shares` such that the width of image `i` with image j is 2 (`shares[0]`·scale_j + `shares[1]`·slack_j scale_j), if both
     /// have bounds.
-    pub fn width_shares(&self, i: usize) -> [f32; 2] {
+    pub(crate) fn width_shares(&self, i: usize) -> [f32; 2] {
         [self.slack[i] * self.scale[i], self.scale[i]]
     }
 
     /// Returns slack times scale of image `i`; infinity without bounds.
-    pub fn scaled_slack(&self, i: usize) -> f32 {
+    pub(crate) fn scaled_slack(&self, i: usize) -> f32 {
         if self.is_unbounded(i) { f32::INFINITY } else { self.slack[i] * self.scale[i] }
     }
 
@@ -135,7 +135,7 @@ impl<'a> BaseDistance<'a> {
     }
 
     /// Computes d_ij for each j of `others`.
-    pub fn exact_of(&self, i: usize, others: &[u32]) -> Vec<f64> {
+    pub(crate) fn exact_of(&self, i: usize, others: &[u32]) -> Vec<f64> {
         let (groups, rest) = others.as_chunks::<AT_ONCE>();
         let groups = groups.iter().flat_map(|js| self.exact_at_once(i, js.map(|j| j as usize)));
         groups.chain(rest.iter().map(|j| self.exact(i, *j as usize))).collect()
@@ -162,14 +162,14 @@ impl<'a> BaseDistance<'a> {
     }
 
     /// Returns D for a bound of d, in f32.
-    pub fn normalised_bound(&self, d: f32, max: f32) -> f32 {
+    pub(crate) fn normalised_bound(&self, d: f32, max: f32) -> f32 {
         let share = if max > 0.0 { d / max } else { 0.0 };
         if self.square { share * share } else { share }
     }
 
     /// Returns s such that D is above that of a bound by less than s times what d is above the bound, divided by the largest d: an
     /// upper bound of the slope of f where D is at most 1.
-    pub fn steepness(&self) -> f32 {
+    pub(crate) fn steepness(&self) -> f32 {
         if self.square { 3.0 } else { 1.0 }
     }
 }

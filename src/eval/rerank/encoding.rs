@@ -14,7 +14,7 @@ use crate::eval::products::{Pairs, Width};
 pub(super) type SparseRow = Box<[(u32, f64)]>;
 
 /// Exact re-ranked distances, in f64: the neighbours, and the rows V, which are computed on first use.
-pub struct ExactReranking<'a> {
+pub(crate) struct ExactReranking<'a> {
     pub(super) base: BaseDistance<'a>,
     pub(super) options: RerankOptions,
     pub(super) found: Neighbours,

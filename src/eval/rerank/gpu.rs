@@ -25,7 +25,7 @@ const FAR: usize = 4;
 const WEIGHT_ROUNDINGS: usize = 64;
 
 /// The encodings of queries and gallery on a GPU, and what is needed to compute re-ranked distances from them.
-pub struct GpuReranker<'a> {
+pub(crate) struct GpuReranker<'a> {
     exact: ExactReranking<'a>,
     terms: RowTerms,
     /// `[n]`: the largest d of each image, over all images.
@@ -146,7 +146,13 @@ impl<'a> GpuReranker<'a> {
     }
 
     /// Turns products `[queries, gallery]` of two ranges of images into final distances.
-    pub fn to_distances(&self, gpu: &Gpu, queries: Range<usize>, gallery: Range<usize>, block: Ptr<f32>) -> Result<()> {
+    pub(crate) fn to_distances(
+        &self,
+        gpu: &Gpu,
+        queries: Range<usize>,
+        gallery: Range<usize>,
+        block: Ptr<f32>,
+    ) -> Result<()> {
         let SparseRows { columns, weights, sizes, capacity } = &self.encoding;
         let (set, weight, size) = (columns.ptr(), weights.ptr(), sizes.ptr());
         let shared = allocate::<f32>(gpu, queries.len() * gallery.len())?;
@@ -168,7 +174,7 @@ impl<'a> GpuReranker<'a> {
 
     /// Turns final distances of `queries` that were downloaded into lower bounds. Returns for each query how far its distances may be
     /// above the bounds, without the uncertainty of the plain distances.
-    pub fn to_bounds(&self, queries: Range<usize>, block: &mut [f32]) -> Vec<f32> {
+    pub(crate) fn to_bounds(&self, queries: Range<usize>, block: &mut [f32]) -> Vec<f32> {
         // Without a finite margin, a number below all distances.
         let lower = |d: &mut f32| *d = if self.margin.is_finite() { *d - self.margin } else { -1.0 };
         block.par_iter_mut().for_each(lower);

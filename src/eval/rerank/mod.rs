@@ -28,7 +28,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use self::base::BaseDistance;
-pub use self::encoding::ExactReranking;
+pub(crate) use self::encoding::ExactReranking;
 use self::encoding::InvertedIndex;
 pub(super) use self::gpu::GpuReranker;
 use super::products::{Conditioned, ROUNDING};
@@ -126,7 +126,7 @@ impl fmt::Display for RerankOptions {
 }
 
 /// The encodings of queries and gallery, and what is needed to compute re-ranked distances from them.
-pub struct Reranker<'a> {
+pub(crate) struct Reranker<'a> {
     exact: ExactReranking<'a>,
     /// Rows V of the gallery, by column.
     gallery_index: InvertedIndex,
@@ -155,7 +155,7 @@ impl<'a> Reranker<'a> {
 
     /// Turns products of the queries from `first` on, `[rows, gallery]`, into lower bounds of final distances. Returns for each query
     /// how far its distances may be above the bounds, without the uncertainty of the plain distances.
-    pub fn to_bounds(&self, first: usize, block: &mut [f32]) -> Vec<f32> {
+    pub(crate) fn to_bounds(&self, first: usize, block: &mut [f32]) -> Vec<f32> {
         let conditioned = self.exact.base.conditioned();
         let n_gallery = conditioned.len() - conditioned.queries();
         block.par_chunks_mut(n_gallery.max(1)).enumerate().map(|(i, row)| self.row(first + i, row)).collect()

@@ -40,7 +40,7 @@ impl Neighbours {
 
     /// Selects the nearest images and the largest distances from candidates for the nearest and for the farthest of each image, which
     /// include all that may be one. Images without bounds are always candidates for the farthest.
-    pub fn decide(base: &BaseDistance, count: usize, candidates: Vec<[Vec<Candidate>; 2]>) -> Neighbours {
+    pub(crate) fn decide(base: &BaseDistance, count: usize, candidates: Vec<[Vec<Candidate>; 2]>) -> Neighbours {
         let unbounded: Vec<u32> = base.unbounded().map(|i| i as u32).collect();
         let decided = candidates.into_par_iter().enumerate().map(|(i, [near, far])| {
             let near = in_order(base, i, near, count);

@@ -20,9 +20,9 @@ use super::ranking::{GalleryFilter, Labels};
 use crate::base::report::Table;
 
 /// Pairs that are sorted (a few ten MiB).
-pub const EXACT_PAIRS: usize = 1 << 22;
+pub(crate) const EXACT_PAIRS: usize = 1 << 22;
 /// Bins for more pairs.
-pub const BINS: usize = 1 << 17;
+pub(crate) const BINS: usize = 1 << 17;
 /// A distance whose bounds are farther apart than this many bins is computed in f64.
 const BINS_OFF: f64 = 16.0;
 /// False positive rates to report.

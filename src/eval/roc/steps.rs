@@ -34,7 +34,7 @@ pub struct Step {
 }
 
 /// Pairs by ascending lower bound.
-pub struct Steps<'a> {
+pub(crate) struct Steps<'a> {
     pairs: Vec<Pair>,
     /// `[pairs + 1]`: genuine pairs among the first i.
     genuine: Vec<u32>,

@@ -17,7 +17,7 @@ const HEADS: [&str; 9] =
 
 /// The difference between the backbone in a file and that of a network.
 #[derive(Debug)]
-pub struct Gap {
+pub(crate) struct Gap {
     /// Number of tensors in the network's backbone.
     pub all: usize,
     /// Number of those that the file does not have, or has in another shape.

@@ -40,7 +40,7 @@ impl File {
     ///
     /// # Errors
     /// As [`File::open`]; nothing has that name.
-    pub fn open_dictionary(path: &Path, dictionary: Option<&str>) -> Result<File> {
+    pub(crate) fn open_dictionary(path: &Path, dictionary: Option<&str>) -> Result<File> {
         let opened = input::open(path)?;
         memory::ensure("a file of weights", opened.1)?;
         let bytes = input::read_opened(path, opened, u64::MAX)?;
@@ -114,12 +114,12 @@ impl File {
     }
 
     /// Returns all names in the file, sorted, including those of tensors that cannot be read.
-    pub fn all_names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn all_names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 
     /// Returns why a tensor cannot be read: `its type complex64 is not read`. `None` if it can be read, or is not there.
-    pub fn unread(&self, name: &str) -> Option<&str> {
+    pub(crate) fn unread(&self, name: &str) -> Option<&str> {
         match self.entries.get(name)? {
             Entry::Unread(why) => Some(why),
             Entry::View(_) => None,

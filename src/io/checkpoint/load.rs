@@ -13,7 +13,7 @@ use crate::engine::store::Store;
 use crate::io::Dtype;
 
 /// What a network's tensors are called in a file of another program, and where the network is in it.
-pub type ForeignNames<'a> = (&'a dyn TensorNames, &'a Place);
+pub(crate) type ForeignNames<'a> = (&'a dyn TensorNames, &'a Place);
 
 /// Fills every tensor of `store` from the tensor of the same name in the file, a checkpoint of the same model. A counter
 /// (`num_batches_tracked`) may be missing, as in files of old torch versions. A `foreign` file may have losses, counters and an average
@@ -29,7 +29,7 @@ pub fn load_exact(store: &mut Store, file: &File, foreign: Option<ForeignNames<'
 ///
 /// # Errors
 /// A tensor is missing, surplus, or has another shape.
-pub fn fits_exactly(store: &Store, file: &File, foreign: Option<ForeignNames<'_>>) -> Result<()> {
+pub(crate) fn fits_exactly(store: &Store, file: &File, foreign: Option<ForeignNames<'_>>) -> Result<()> {
     exactly(store, file, foreign).map(drop)
 }
 

@@ -13,7 +13,8 @@ mod torch;
 mod words;
 
 pub use file::File;
-pub use load::{FineTune, ForeignNames, fine_tune, fits_exactly, load_exact};
+pub(crate) use load::fits_exactly;
+pub use load::{FineTune, fine_tune, load_exact};
 pub use place::{Place, TensorNames};
 pub use report::{LoadReport, Unused};
 pub use safetensors_out::{Tensor, state_dict, write};

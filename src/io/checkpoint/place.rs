@@ -83,7 +83,7 @@ impl Place {
 
     /// Says which of several dictionaries of tensors, or of several networks in one, was taken: ` (its dictionary state_dict; it also
     /// has state_dict_ema: ...)`. Returns an empty text if there was no choice.
-    pub fn choice(&self, file: &File) -> String {
+    pub(crate) fn choice(&self, file: &File) -> String {
         let shown = |name: &str| name.trim_end_matches('.').shown().to_string();
         let others: Vec<String> =
             file.other_dictionaries.iter().chain(&self.others).take(8).map(|name| shown(name)).collect();
@@ -107,7 +107,7 @@ impl Place {
     }
 
     /// Returns whether the file has any tensor of the backbone here, by its name.
-    pub fn has_backbone(&self, store: &Store, file: &File, names: &dyn TensorNames) -> bool {
+    pub(crate) fn has_backbone(&self, store: &Store, file: &File, names: &dyn TensorNames) -> bool {
         tensors(store)
             .filter(|(name, _)| names.is_backbone(name))
             .any(|(name, _)| self.sources(names, name).iter().any(|source| file.shape(source).is_some()))
@@ -115,7 +115,7 @@ impl Place {
 
     /// Returns the names in the file from which the tensor `name` of the network may start, the best one first. All of a backbone has the
     /// same prefix; other parts, such as a classifier, may have any of the shorter prefixes.
-    pub fn sources(&self, names: &dyn TensorNames, name: &str) -> Vec<String> {
+    pub(crate) fn sources(&self, names: &dyn TensorNames, name: &str) -> Vec<String> {
         let own = names.pretrained_names(name);
         let mut prefix = &self.prefix[..];
         let mut sources: Vec<String> = own.iter().map(|name| format!("{prefix}{name}")).collect();

@@ -21,7 +21,7 @@ pub enum Unused {
 
 impl Unused {
     /// Returns whether only the shape differs.
-    pub fn is_shape(&self) -> bool {
+    pub(crate) fn is_shape(&self) -> bool {
         matches!(self, Unused::Shape { .. })
     }
 }

@@ -8,7 +8,7 @@ use super::tensor::{Entry, View};
 use crate::io::Dtype;
 
 /// Returns whether the bytes begin with a safetensors header: a length in 8 bytes, then a JSON object.
-pub fn recognises(bytes: &[u8]) -> bool {
+pub(crate) fn recognises(bytes: &[u8]) -> bool {
     bytes.len() > 8 && bytes[5..9] == *b"\0\0\0{"
 }
 

@@ -33,7 +33,7 @@ pub(super) struct View {
 
 impl View {
     /// Creates a view in row-major order; `bytes` must be as many as `shape` needs.
-    pub fn contiguous(dtype: Dtype, shape: &[usize], bytes: Range<usize>) -> View {
+    pub(crate) fn contiguous(dtype: Dtype, shape: &[usize], bytes: Range<usize>) -> View {
         View { dtype, shape: shape.to_vec(), strides: row_major(shape), bytes }
     }
 
@@ -41,7 +41,7 @@ impl View {
     ///
     /// # Errors
     /// Elements are outside of the storage, or repeat it to more than [`MAX_REPEATED`] elements.
-    pub fn of_storage(
+    pub(crate) fn of_storage(
         dtype: Dtype,
         shape: &[usize],
         strides: &[usize],
@@ -83,7 +83,7 @@ impl View {
     }
 
     /// Returns the elements' bytes in row-major order, copied only if the view is not contiguous.
-    pub fn gather<'a>(&self, file: &'a [u8]) -> Cow<'a, [u8]> {
+    pub(crate) fn gather<'a>(&self, file: &'a [u8]) -> Cow<'a, [u8]> {
         let size = self.dtype.size();
         let storage = &file[self.bytes.clone()];
         if self.is_contiguous() {

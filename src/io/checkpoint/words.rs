@@ -37,19 +37,19 @@ const NO_WEIGHTS: [&str; 25] = [
 ];
 
 /// Returns the name without the segments of wrappers.
-pub fn unwrapped(name: &str) -> String {
+pub(crate) fn unwrapped(name: &str) -> String {
     let kept: Vec<&str> = name.split('.').filter(|segment| !WRAPPERS.contains(segment)).collect();
     if kept.is_empty() { name.to_string() } else { kept.join(".") }
 }
 
 /// Returns whether a segment of a name, or a key, means averaged weights: `model_ema`, `teacher`, `encoder_k`.
-pub fn is_averaged(segment: &str) -> bool {
+pub(crate) fn is_averaged(segment: &str) -> bool {
     segment == "encoder_k"
         || segment.split(['_', '-', '.']).any(|word| AVERAGED.contains(&word.to_ascii_lowercase().as_str()))
 }
 
 /// Returns whether a tensor is no weight of a network, by its name.
-pub fn is_no_weight(name: &str) -> bool {
+pub(crate) fn is_no_weight(name: &str) -> bool {
     name.split('.').any(|segment| NO_WEIGHTS.contains(&segment))
 }
 

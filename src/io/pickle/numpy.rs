@@ -9,7 +9,7 @@ use super::value::{Array, Global, Heap, Id, Value};
 const MAX_DIMENSIONS: usize = 64;
 
 /// Returns the global of a name, or `None` if it is not on the list. numpy 2 renamed `numpy.core`.
-pub fn global(module: &str, name: &str) -> Option<Global> {
+pub(crate) fn global(module: &str, name: &str) -> Option<Global> {
     Some(match (module, name) {
         ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => Global::Reconstruct,
         ("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer") => Global::FromBuffer,

@@ -7,7 +7,7 @@ use super::value::{Element, Global};
 use crate::io::Dtype;
 
 /// Returns the global of a name, or `None` if it is not on the list.
-pub fn global(module: &str, name: &str) -> Option<Global> {
+pub(crate) fn global(module: &str, name: &str) -> Option<Global> {
     match module {
         "collections" => match name {
             "OrderedDict" => Some(Global::OrderedDict),

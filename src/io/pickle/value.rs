@@ -7,7 +7,7 @@ use std::ops::Range;
 use crate::io::Dtype;
 
 /// Number of a value in a [`Heap`].
-pub type Id = u32;
+pub(crate) type Id = u32;
 
 /// A value. Text and bytes are ranges of the pickle.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +42,7 @@ pub enum Value {
 
 /// The names that a pickle may use, by the value that they make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Global {
+pub(crate) enum Global {
     OrderedDict,
     /// `collections.defaultdict`: a dictionary.
     DefaultDict,
@@ -78,7 +78,7 @@ pub enum Global {
 
 /// The element type of a storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Element {
+pub(crate) enum Element {
     /// A type that can be read.
     Known(Dtype),
     /// A type that cannot be read: torch's name of it, and its bytes.
@@ -97,7 +97,7 @@ impl Element {
 
 /// A storage in the file, by its key.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Storage {
+pub(crate) struct Storage {
     pub element: Element,
     /// Text in the pickle.
     pub key: Range<usize>,
@@ -131,7 +131,7 @@ pub struct Array {
 
 /// Values of a pickle, and the pickle with their text.
 #[derive(Debug)]
-pub struct Heap<'a> {
+pub(crate) struct Heap<'a> {
     pub pickle: &'a [u8],
     pub values: Vec<Value>,
 }

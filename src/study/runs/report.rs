@@ -24,7 +24,7 @@ impl fmt::Display for Verdict {
 
 impl RunComparison {
     /// Returns a row for each arm: its seeds, and its figures as mean ± sample standard deviation over them.
-    pub fn arms_table(&self) -> Table {
+    pub(crate) fn arms_table(&self) -> Table {
         let figures = items::figures(self.task);
         let title =
             |figure: &items::Figure| if figure.percent { format!("{} %", figure.title) } else { figure.title.into() };
@@ -42,7 +42,7 @@ impl RunComparison {
     }
 
     /// Returns a row for each arm but the baseline, with differences in percentage points of the main figure.
-    pub fn comparisons_table(&self) -> Table {
+    pub(crate) fn comparisons_table(&self) -> Table {
         let holm = self.comparisons.iter().any(|c| c.p_holm.is_some());
         let mut header = vec!["arm", "difference", "by seed", "95 % interval", "drawn seeds", "p"];
         header.extend(holm.then_some("p (Holm)"));
@@ -96,7 +96,7 @@ impl RunComparison {
     }
 
     /// Describes the procedure in a line.
-    pub fn procedure(&self) -> String {
+    pub(crate) fn procedure(&self) -> String {
         let (images, bootstrap) = (if self.task == TaskKind::Reid { "queries" } else { "images" }, self.bootstrap);
         let runs = |arm: usize| self.arms[arm].runs.len();
         let all_single = (0..self.arms.len()).all(|arm| runs(arm) == 1);

@@ -22,7 +22,7 @@ const FAINT: f64 = 0.02;
 
 /// The texts around a square matrix.
 #[derive(Clone, Copy, Debug)]
-pub struct HeatMap<'a> {
+pub(crate) struct HeatMap<'a> {
     /// Title of the picture.
     pub title: &'a str,
     /// A line below the title, or an empty text.
@@ -55,7 +55,7 @@ struct Layout {
 ///
 /// # Errors
 /// [`crate::Error::Io`] where the file cannot be written.
-pub fn heat_map(path: &Path, map: &HeatMap, counts: &[usize]) -> Result<()> {
+pub(crate) fn heat_map(path: &Path, map: &HeatMap, counts: &[usize]) -> Result<()> {
     let cells = counts.len().isqrt();
     assert_eq!(cells * cells, counts.len(), "a square matrix");
     let layout = Layout::new(map, cells);

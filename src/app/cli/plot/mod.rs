@@ -4,8 +4,9 @@
 mod heat_map;
 mod reliability;
 
-pub use heat_map::{HeatMap, heat_map};
-pub use reliability::{ReliabilityBin, reliability};
+pub(crate) use heat_map::{HeatMap, heat_map};
+pub(crate) use reliability::ReliabilityBin;
+pub use reliability::reliability;
 
 use std::ops::Range;
 use std::path::Path;
@@ -39,7 +40,7 @@ const PALETTE: [RGBColor; 6] = [
 
 /// The texts of a chart.
 #[derive(Clone, Copy, Debug)]
-pub struct Captions<'a> {
+pub(crate) struct Captions<'a> {
     /// Title of the chart.
     pub title: &'a str,
     /// Name of the horizontal axis.
@@ -50,7 +51,7 @@ pub struct Captions<'a> {
 
 /// One line of a chart.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Series {
+pub(crate) struct Series {
     /// Name in the legend.
     pub name: String,
     /// (x, y). The line is interrupted where y is not finite.
@@ -59,7 +60,7 @@ pub struct Series {
 
 /// One colour of a bar chart.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Arm {
+pub(crate) struct Arm {
     /// Name in the legend.
     pub name: String,
     /// One value for each group; a standard deviation is drawn as an error bar.

@@ -16,7 +16,7 @@ const GAP: RGBColor = RGBColor(242, 190, 158);
 
 /// A bin of images with similar confidence. All figures are in [0, 1].
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ReliabilityBin {
+pub(crate) struct ReliabilityBin {
     /// Share of all images.
     pub share: f64,
     /// Share of its images that are classified correctly.

@@ -24,7 +24,7 @@ pub use protocol::{Listed, NewProtocol};
 pub use write::{Job, Outcome, convert};
 
 /// Number of camera pairs.
-pub const PAIRS: usize = 5;
+pub(crate) const PAIRS: usize = 5;
 
 /// Who drew the boxes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

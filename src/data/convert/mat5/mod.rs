@@ -27,28 +27,28 @@ const DEEPEST: usize = 8;
 
 /// Types of data elements.
 mod mi {
-    pub const INT8: u32 = 1;
-    pub const UINT8: u32 = 2;
-    pub const INT16: u32 = 3;
-    pub const UINT16: u32 = 4;
-    pub const INT32: u32 = 5;
-    pub const UINT32: u32 = 6;
-    pub const SINGLE: u32 = 7;
-    pub const DOUBLE: u32 = 9;
-    pub const INT64: u32 = 12;
-    pub const UINT64: u32 = 13;
-    pub const MATRIX: u32 = 14;
-    pub const COMPRESSED: u32 = 15;
-    pub const UTF8: u32 = 16;
-    pub const UTF16: u32 = 17;
+    pub(crate) const INT8: u32 = 1;
+    pub(crate) const UINT8: u32 = 2;
+    pub(crate) const INT16: u32 = 3;
+    pub(crate) const UINT16: u32 = 4;
+    pub(crate) const INT32: u32 = 5;
+    pub(crate) const UINT32: u32 = 6;
+    pub(crate) const SINGLE: u32 = 7;
+    pub(crate) const DOUBLE: u32 = 9;
+    pub(crate) const INT64: u32 = 12;
+    pub(crate) const UINT64: u32 = 13;
+    pub(crate) const MATRIX: u32 = 14;
+    pub(crate) const COMPRESSED: u32 = 15;
+    pub(crate) const UTF8: u32 = 16;
+    pub(crate) const UTF16: u32 = 17;
 }
 
 /// Classes of arrays.
 mod mx {
-    pub const CELL: u8 = 1;
-    pub const CHAR: u8 = 4;
-    pub const DOUBLE: u8 = 6;
-    pub const UINT64: u8 = 15;
+    pub(crate) const CELL: u8 = 1;
+    pub(crate) const CHAR: u8 = 4;
+    pub(crate) const DOUBLE: u8 = 6;
+    pub(crate) const UINT64: u8 = 15;
 }
 
 /// One variable.

@@ -108,11 +108,11 @@ impl Context {
         Ok(format!("{} (compute capability {major}.{minor}, driver for CUDA {cuda}.{point})", name(self.device)?))
     }
 
-    pub fn capability(&self) -> Result<[c_int; 2]> {
+    pub(crate) fn capability(&self) -> Result<[c_int; 2]> {
         capability(self.device)
     }
 
-    pub fn attribute(&self, which: CUdevice_attribute) -> Result<c_int> {
+    pub(crate) fn attribute(&self, which: CUdevice_attribute) -> Result<c_int> {
         attribute(self.device, which)
     }
 }
@@ -218,7 +218,7 @@ impl Pinned {
     }
 
     /// Makes room for `bytes`. The earlier content is lost, so no copy may be running.
-    pub fn reserve(&mut self, bytes: usize) -> Result<()> {
+    pub(crate) fn reserve(&mut self, bytes: usize) -> Result<()> {
         if bytes <= self.bytes {
             return Ok(());
         }

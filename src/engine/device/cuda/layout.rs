@@ -120,7 +120,7 @@ impl Product {
     }
 
     /// Returns the operands a and b and the result c of a pass, chosen from x, w and y, or their gradients.
-    pub fn operands<T>(pass: Pass, x: T, w: T, y: T) -> [T; 3] {
+    pub(crate) fn operands<T>(pass: Pass, x: T, w: T, y: T) -> [T; 3] {
         match pass {
             Pass::Forward => [w, x, y],
             Pass::BackwardData => [w, y, x],

@@ -16,7 +16,7 @@ pub(super) struct Capture<'a>(&'a Stream);
 
 impl<'a> Capture<'a> {
     /// Starts the capture. Only calls of this thread can break it, so loader threads may continue.
-    pub fn begin(stream: &'a Stream) -> Result<Capture<'a>> {
+    pub(crate) fn begin(stream: &'a Stream) -> Result<Capture<'a>> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is valid.
         unsafe { sys::cuStreamBeginCapture_v2(stream.get(), mode) }.check("beginning to record")?;

@@ -11,7 +11,7 @@ const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0
 const PROTOCOL: i64 = 1001;
 
 /// Returns whether it begins like a pickle; [`read`] checks whether it is torch's.
-pub fn recognises(bytes: &[u8]) -> bool {
+pub(crate) fn recognises(bytes: &[u8]) -> bool {
     matches!(bytes, [0x80, 0..=5, ..])
 }
 

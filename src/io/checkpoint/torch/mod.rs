@@ -14,7 +14,7 @@ use crate::base::text::Shown;
 use crate::io::pickle::{Element, Heap, Id, Tensor, Value};
 
 /// The tensors of a checkpoint.
-pub struct Contents {
+pub(crate) struct Contents {
     pub entries: BTreeMap<String, Entry>,
     /// The dictionary with these tensors: keys joined by dots, empty at the top.
     pub dictionary: String,
@@ -23,7 +23,7 @@ pub struct Contents {
 }
 
 /// Returns whether it is a zip archive or begins with a pickle.
-pub fn recognises(bytes: &[u8]) -> bool {
+pub(crate) fn recognises(bytes: &[u8]) -> bool {
     zip::recognises(bytes) || legacy::recognises(bytes)
 }
 

@@ -43,7 +43,7 @@ const MAX_DEPTH: usize = 8;
 const FAR_MORE: usize = 4;
 
 /// A dictionary of tensors.
-pub struct Found {
+pub(crate) struct Found {
     /// Names and tensors.
     pub tensors: Vec<(String, Id)>,
     /// Keys that lead to it, joined by dots; empty at the top.

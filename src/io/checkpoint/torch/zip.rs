@@ -14,7 +14,7 @@ use crate::base::text::Shown;
 use crate::io::pickle::{self, Names};
 
 /// Returns whether it is a zip archive.
-pub fn recognises(bytes: &[u8]) -> bool {
+pub(crate) fn recognises(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04")
 }
 
