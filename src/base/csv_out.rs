@@ -2,7 +2,7 @@
 //!
 //! A spreadsheet evaluates a cell that begins with one of `= + - @` (or their wide forms). Unless it is a number, such a cell gets an
 //! apostrophe in front, with which spreadsheets show it as text. So does a cell that begins with apostrophes before such a character, so
-//! that [`plain_cell`] can undo it. Control characters are escaped as in messages.
+//! that `plain_cell` can undo it. Control characters are escaped as in messages.
 
 use std::borrow::Cow;
 use std::io::{self, Write};

@@ -108,7 +108,7 @@ impl Store {
     /// Takes the memory for the parameters of a store of shapes, and fills it with zeros.
     ///
     /// # Errors
-    /// As [`Store::with_room`].
+    /// As `Store::with_room`.
     pub fn allocate(&mut self) -> Result<()> {
         let len = self.values.len();
         let mut values = memory::reserved("the weights", len)?;

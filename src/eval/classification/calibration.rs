@@ -5,7 +5,7 @@ use serde::Serialize;
 /// Number of bins of the largest probability, as in the publication.
 pub(crate) const BINS: usize = 15;
 
-/// Images whose largest probability is in ((i - 1) / [`BINS`], i / [`BINS`]].
+/// Images whose largest probability is in ((i - 1) / `BINS`, i / `BINS`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct CalibrationBin {
     pub images: usize,

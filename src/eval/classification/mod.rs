@@ -69,7 +69,7 @@ pub struct ClassificationReport {
     pub macro_f1: f64,
     /// Mean negative log-likelihood of the labels, in nats.
     pub nll: f64,
-    /// Expected calibration error over [`BINS`] bins of equal width of the largest probability.
+    /// Expected calibration error over `BINS` bins of equal width of the largest probability.
     pub ece: f64,
     /// In the order of the classes.
     pub per_class: Vec<ClassResult>,

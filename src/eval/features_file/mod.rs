@@ -80,7 +80,7 @@ impl FeatureTable<'_> {
     /// - `.npy`: f32 `[n, dim]` in C order; the paths are in a file beside it that ends in `.txt`, one on each line.
     ///
     /// # Errors
-    /// As [`FeatureFormat::of`] and [`FeatureFormat::check_paths`]; [`Error::Io`].
+    /// As `FeatureFormat::of` and `FeatureFormat::check_paths`; [`Error::Io`].
     ///
     /// # Panics
     /// The numbers of rows differ.

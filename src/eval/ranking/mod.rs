@@ -185,8 +185,8 @@ pub fn comparison(columns: &[(&str, &RankingReport)]) -> String {
 /// The rows of `query` `[queries, dim]` and `gallery` `[gallery, dim]` usually have unit length, but need not.
 ///
 /// # Errors
-/// [`Error::FeatureRows`] where features and labels differ in number, [`Error::NotFiniteFeature`] for NaN or infinity,
-/// [`Error::NoValidQuery`]; the device fails.
+/// [`Error::FeatureRows`](crate::Error::FeatureRows) where features and labels differ in number, [`Error::NotFiniteFeature`](crate::Error::NotFiniteFeature) for NaN or infinity,
+/// [`Error::NoValidQuery`](crate::Error::NoValidQuery); the device fails.
 pub fn evaluate(
     query: &[f32],
     query_labels: Labels,

@@ -10,8 +10,8 @@
 //!   ·).
 //! - J_ij = 1 - m / (2 - m), m = Σ_l min(V_il, V_jl). The result is (1 - λ) J + λ D for queries against the gallery.
 //!
-//! `neighbours` finds N and the row maxima from blocks of distances, `encoding` computes the sparse rows V, and [`Reranker`] turns
-//! blocks of products into bounds of final distances. `GpuReranker` does the same on a GPU. [`ExactReranking`] has N and the maxima,
+//! `neighbours` finds N and the row maxima from blocks of distances, `encoding` computes the sparse rows V, and `Reranker` turns
+//! blocks of products into bounds of final distances. `GpuReranker` does the same on a GPU. `ExactReranking` has N and the maxima,
 //! decided in f64, and computes single final distances in f64.
 
 mod base;

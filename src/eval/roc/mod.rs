@@ -2,8 +2,8 @@
 //! the filter keeps.
 //!
 //! A pair is accepted if its distance is at most the threshold. TPR is the accepted share of the pairs of one identity
-//! (genuine), FPR that of the others (impostors). Up to [`EXACT_PAIRS`] pairs, every distance is a possible threshold. With more
-//! pairs, distances are counted in [`BINS`] equal bins from 0 to the largest possible distance, and the thresholds are the upper
+//! (genuine), FPR that of the others (impostors). Up to `EXACT_PAIRS` pairs, every distance is a possible threshold. With more
+//! pairs, distances are counted in `BINS` equal bins from 0 to the largest possible distance, and the thresholds are the upper
 //! edges of the bins (at most 1.5e-5 apart for features of unit length); rounding moves a distance by fewer than `BINS_OFF` bins.
 //! Both ways bound the memory.
 

@@ -20,7 +20,7 @@ pub(crate) type ForeignNames<'a> = (&'a dyn TensorNames, &'a Place);
 /// of the weights beside the network.
 ///
 /// # Errors
-/// As [`fits_exactly`]; a value is not finite.
+/// As `fits_exactly`; a value is not finite.
 pub fn load_exact(store: &mut Store, file: &File, foreign: Option<ForeignNames<'_>>) -> Result<()> {
     exactly(store, file, foreign)?.fill(store, file)
 }

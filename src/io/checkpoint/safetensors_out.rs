@@ -48,7 +48,7 @@ impl Tensor {
     }
 }
 
-/// Writes a safetensors file through [`atomic_write`](crate::base::atomic::atomic_write). Names must be unique. (The crate `safetensors`
+/// Writes a safetensors file through `atomic_write`. Names must be unique. (The crate `safetensors`
 /// would write the metadata in the random order of a hash map, and copy all tensors once more.)
 ///
 /// # Errors
