@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use super::augment::{change_colours, changes_colours};
+use super::augment::change_colours;
 use super::transforms::Transform;
 use super::{AugmentParams, Batch, ImageCache, Mix, Sample};
 use crate::base::error::IoContext;
@@ -126,7 +126,7 @@ fn prepare(work: &Work, number: usize) -> Result<Batch> {
             (Crop::RandomResized, None) => pixels.extend_from_slice(&transform.fixed(&image).pixels),
             _ => pixels.extend_from_slice(&image.pixels),
         }
-        if let Some(augment) = augment.as_ref().filter(|augment| changes_colours(augment)) {
+        if let Some(augment) = augment {
             change_colours(augment, &mut pixels[start..], size, &mut draw(Purpose::Colour));
         }
         params.push(augment.as_ref().map_or_else(AugmentParams::default, |augment| {

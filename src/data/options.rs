@@ -3,13 +3,7 @@
 use std::path::PathBuf;
 
 use super::DatasetKind;
-use crate::base::settings::{
-    CLASSES, HELD_OUT, Kind, MSMT17, ON_DATA_SETS, ON_IMAGES, REID, SPLITS, SettingType, TARGET, settings,
-};
-
-impl SettingType for DatasetKind {
-    const KIND: Kind = Kind::Choice(DatasetKind::NAMES);
-}
+use crate::base::settings::{CLASSES, HELD_OUT, MSMT17, ON_DATA_SETS, ON_IMAGES, REID, SPLITS, TARGET, settings};
 
 settings! {
     /// `[data]`: the images.

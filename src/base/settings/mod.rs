@@ -323,11 +323,30 @@ macro_rules! choice {
             const KIND: $crate::base::settings::Kind = $crate::base::settings::Kind::Choice(&[$($word),+]);
         }
 
+        impl $name {
+            /// All values, in the order of their declaration.
+            pub const ALL: &'static [$name] = &[$($name::$variant),+];
+
+            /// Returns the word of this value.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $($name::$variant => $word,)+
+                }
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<$name, String> {
+                let found = $name::ALL.iter().find(|value| value.name() == text);
+                found.copied().ok_or_else(|| format!("choose {}", [$($word),+].join(", ")))
+            }
+        }
+
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(match self {
-                    $($name::$variant => $word,)+
-                })
+                f.write_str(self.name())
             }
         }
     };

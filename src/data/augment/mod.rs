@@ -2,7 +2,8 @@
 //! ([`rand_augment`], [`jitter`]), all in the loader's threads; then shift, mirror and erasing ([`AugmentParams`]), and mixing the pairs
 //! of a batch ([`Mix`]), both where the batch is used, on the CPU or by `kernels/image.cu`.
 //!
-//! Each step has a random stream of its own, so switching one on does not change the random numbers of the others.
+//! The part of the image, its colours and geometry, shift with mirror and erasing, and the mixing have a random stream each, so
+//! switching one on does not change the random numbers of the others. RandAugment and jitter share one: RandAugment draws first.
 
 mod colour;
 mod crop;
@@ -19,11 +20,6 @@ pub(super) use crop::random_resized;
 pub use mix::Mix;
 pub use options::{Augment, Crop, Interpolation};
 pub use params::{AugmentParams, MEAN, STD};
-
-/// Returns whether [`change_colours`] does anything.
-pub(super) fn changes_colours(augment: &Augment) -> bool {
-    augment.rand_ops > 0 || jitter::is_on(augment)
-}
 
 /// Applies RandAugment, then colour jitter, to `pixels` `[height, width, 3]` in place; `rng` belongs to this image and epoch.
 pub(super) fn change_colours(augment: &Augment, pixels: &mut [u8], size: [usize; 2], rng: &mut impl Rng) {

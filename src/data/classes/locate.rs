@@ -21,7 +21,7 @@ pub(super) enum Form {
 /// [`Error::NotADataset`]: no data set was found, or several.
 pub(super) fn find(root: &Path, kind: DatasetKind) -> Result<(DatasetKind, Form)> {
     let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
-    if DatasetKind::REID.contains(&kind) {
+    if kind.has_classes() == Some(false) {
         return refuse(format!("{kind} has identities, not classes: it is for `task` reid"));
     }
     if root.is_file() {

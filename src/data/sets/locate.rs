@@ -25,11 +25,14 @@ pub(super) enum Layout {
 const LAYOUTS: [Layout; 3] = [Layout::Msmt17, Layout::Classic, Layout::Market];
 
 impl Layout {
-    fn of(kind: DatasetKind) -> Layout {
+    /// Returns the layout of a named re-identification data set.
+    fn of(kind: DatasetKind) -> Option<Layout> {
+        use DatasetKind::*;
         match kind {
-            DatasetKind::Msmt17 => Layout::Msmt17,
-            DatasetKind::Cuhk03ClassicDetected | DatasetKind::Cuhk03ClassicLabeled => Layout::Classic,
-            _ => Layout::Market,
+            Msmt17 => Some(Layout::Msmt17),
+            Cuhk03ClassicDetected | Cuhk03ClassicLabeled => Some(Layout::Classic),
+            Market1501 | DukeMtmcReid | Cuhk03NpDetected | Cuhk03NpLabeled => Some(Layout::Market),
+            Auto | ClassFolders | Cifar10 | Cifar100 | Mnist | Csv => None,
         }
     }
 
@@ -85,30 +88,31 @@ fn usual_folders(kind: DatasetKind) -> &'static [&'static str] {
 /// [`Error::NotADataset`]: no data set was found, or several.
 pub(super) fn find(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<(PathBuf, Layout)> {
     let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
-    if DatasetKind::CLASSES.contains(&kind) {
+    if kind.has_classes() == Some(true) {
         return refuse(format!("{kind} has classes, not identities: add `task` classify"));
     }
     if !root.is_dir() {
         return refuse("there is no such folder".into());
     }
-    if kind == DatasetKind::Auto {
+    let Some(layout) = Layout::of(kind) else {
         return match LAYOUTS.into_iter().find(|layout| layout.is_in(root, subsets)) {
             Some(layout) => Ok((root.to_path_buf(), layout)),
             None => refuse(nothing_known(root, subsets)),
         };
-    }
-    let layout = Layout::of(kind);
+    };
     if layout.is_in(root, subsets) {
         return Ok((root.to_path_buf(), layout));
     }
     let found = below(root, kind, subsets);
     match &found[..] {
         [folder] => Ok((folder.clone(), layout)),
-        [] => refuse(format!(
-            "{kind} needs {}: neither it nor one of its folders {} has that",
-            layout.parts(subsets),
-            usual_folders(kind).join(", ")
-        )),
+        [] => {
+            let has = match usual_folders(kind) {
+                [] => "it does not have that".into(),
+                folders => format!("neither it nor one of its folders {} has that", folders.join(", ")),
+            };
+            refuse(format!("{kind} needs {}: {has}", layout.parts(subsets)))
+        }
         several => {
             let list: Vec<String> = several.iter().map(|folder| folder.shown().to_string()).collect();
             refuse(format!("it holds {kind} more than once: name one of {}", list.join(", ")))
@@ -118,7 +122,7 @@ pub(super) fn find(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<(
 
 /// Returns the usual folders that have the data set. On a file system that ignores case, two names may be the same folder.
 fn below(root: &Path, kind: DatasetKind, subsets: Subsets) -> Vec<PathBuf> {
-    let layout = Layout::of(kind);
+    let Some(layout) = Layout::of(kind) else { return Vec::new() };
     let mut found: Vec<PathBuf> = Vec::new();
     let mut real: Vec<PathBuf> = Vec::new();
     for folder in usual_folders(kind).iter().map(|name| root.join(name)).filter(|folder| layout.is_in(folder, subsets))
@@ -134,8 +138,8 @@ fn below(root: &Path, kind: DatasetKind, subsets: Subsets) -> Vec<PathBuf> {
 
 /// Says why a folder has no known layout, and which folder may have been meant.
 fn nothing_known(root: &Path, subsets: Subsets) -> String {
-    let hint = |&kind| below(root, kind, subsets).into_iter().next().map(|folder| (kind, folder));
-    let hint = DatasetKind::REID.iter().find_map(hint);
+    let hint = |kind| below(root, kind, subsets).into_iter().next().map(|folder| (kind, folder));
+    let hint = DatasetKind::reid().find_map(hint);
     if let Some((kind, folder)) = hint {
         return format!("{kind} seems to be in {}: name that folder, or the data set's name", folder.shown());
     }
