@@ -15,9 +15,12 @@ pub enum DatasetKind {
     /// To be recognised by the layout of the folder.
     #[default]
     Auto,
+    /// Market-1501.
     Market1501,
+    /// DukeMTMC-reID.
     #[serde(rename = "dukemtmcreid")]
     DukeMtmcReid,
+    /// MSMT17.
     Msmt17,
     /// The 767/700 protocol (Zhong et al., CVPR 2017) on boxes from a detector.
     Cuhk03NpDetected,
