@@ -13,6 +13,7 @@ use crate::{Error, Result};
 /// An image with its identity and camera.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRecord {
+    /// File of the image.
     pub path: PathBuf,
     /// Identity. In a gallery, 0 is a distractor.
     pub pid: i64,
@@ -44,10 +45,13 @@ pub struct Dataset {
     pub variant: &'static str,
     /// Name of the data set in results, for example `msmt17 (V1, train+val)`.
     pub label: String,
+    /// How the data set is evaluated.
     pub protocol: Protocol,
     /// Empty if only the test images were loaded.
     pub train: Vec<ImageRecord>,
+    /// Query images: each is searched for in the gallery.
     pub query: Vec<ImageRecord>,
+    /// Gallery images, distractors among them.
     pub gallery: Vec<ImageRecord>,
     /// Warnings from loading, one sentence each.
     pub warnings: Vec<String>,

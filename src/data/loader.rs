@@ -21,11 +21,15 @@ const AHEAD: usize = 2;
 /// How images are loaded.
 #[derive(Clone, Debug)]
 pub struct LoaderOptions {
+    /// How images become the network's input.
     pub transform: Transform,
     /// `None` for evaluation.
     pub augment: Option<Augment>,
+    /// Seed of the random numbers of the augmentation.
     pub seed: u64,
+    /// Number of the epoch: each has random numbers of its own.
     pub epoch: u64,
+    /// Threads that load images; 0 counts as 1.
     pub workers: usize,
 }
 

@@ -47,6 +47,7 @@ settings! {
 /// Which images are loaded; others need not be there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Subsets {
+    /// Training images and test images.
     #[default]
     All,
     /// Query and gallery: `Dataset::train` stays empty.
@@ -56,6 +57,7 @@ pub enum Subsets {
 /// Options for loading a re-identification data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
+    /// Which images are loaded.
     pub subsets: Subsets,
     /// MSMT17: train on `list_train.txt` and `list_val.txt`, not on the first alone.
     pub msmt17_val: bool,

@@ -5,8 +5,11 @@ use std::borrow::Cow;
 /// A decoded image, `[height, width, 3]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rgb {
+    /// Width, pixels.
     pub width: usize,
+    /// Height, pixels.
     pub height: usize,
+    /// Bytes of red, green and blue, `[height, width, 3]`.
     pub pixels: Vec<u8>,
 }
 

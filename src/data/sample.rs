@@ -12,6 +12,7 @@ use crate::base::text::Shown;
 /// An image and its class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
+    /// Where the image is stored.
     pub image: ImageSource,
     /// Class, less than the number of classes.
     pub label: u32,
@@ -20,10 +21,13 @@ pub struct Sample {
 /// Where an image is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ImageSource {
+    /// A file of its own.
     File(PathBuf),
     /// One of many images in memory.
     Packed {
+        /// All images of the file.
         images: Arc<PackedImages>,
+        /// Which of them it is, from 0.
         index: usize,
     },
 }
@@ -33,7 +37,9 @@ pub enum ImageSource {
 pub struct PackedImages {
     /// The file that they were read from.
     pub file: PathBuf,
+    /// Height of each image, pixels.
     pub height: usize,
+    /// Width of each image, pixels.
     pub width: usize,
     /// 1 (grey) or 3 (RGB).
     pub channels: usize,

@@ -14,11 +14,15 @@ use crate::data::{Crop, Interpolation};
 /// Size of the network's input, the filter for resizing to it, and which part of an image is used.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Transform {
+    /// Height of the network's input, pixels.
     pub height: usize,
+    /// Width of the network's input, pixels.
     pub width: usize,
     /// Rotate and mirror images as their EXIF data say.
     pub upright: bool,
+    /// Filter for resizing.
     pub interpolation: Interpolation,
+    /// Which part of an image is used.
     pub crop: Crop,
     /// Share of the shorter side that the middle covers.
     pub crop_share: f32,

@@ -12,12 +12,16 @@ use crate::base::report::Table;
 /// Queries of one camera against the gallery images of one camera.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CameraPair {
+    /// Camera of the queries.
     pub query_camera: i64,
+    /// Camera of the gallery images.
     pub gallery_camera: i64,
     /// Queries that have a match in the gallery camera.
     pub queries: usize,
+    /// Mean average precision of these queries, in [0, 1].
     #[serde(rename = "mAP")]
     pub map: f64,
+    /// Share of these queries whose first gallery image is a match, in [0, 1].
     pub rank1: f64,
 }
 

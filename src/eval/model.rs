@@ -32,12 +32,17 @@ pub struct Inference {
 
 /// A network with its weights, the latent states of its training, options and device.
 pub struct Model<'a> {
+    /// The network.
     pub network: &'a dyn Network,
+    /// Its weights and the statistics of its batch normalisations.
     pub store: &'a mut Store,
     /// Latent states of the training.
     pub states: &'a LatentStates,
+    /// How outputs are computed.
     pub options: Inference,
+    /// Where the network runs.
     pub device: &'a Device,
+    /// Receives messages and progress.
     pub reporter: &'a Reporter,
     /// Set to end the work early.
     pub stop: StopFlag,

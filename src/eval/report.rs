@@ -29,6 +29,7 @@ pub struct Evaluation<'a> {
 /// What is computed beside the ranking.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Details {
+    /// Figures of the receiver operating characteristic.
     pub roc: bool,
     /// Metrics by pairs of cameras; none under [`Protocol::SingleGalleryShot`].
     pub camera_pairs: bool,
@@ -37,10 +38,13 @@ pub struct Details {
 /// Results of an [`Evaluation`].
 #[derive(Clone, Debug)]
 pub struct Outcome {
+    /// Metrics of the ranking by distance.
     pub plain: RankingReport,
+    /// Settings of the re-ranking and metrics of its ranking, if one was asked for.
     pub reranked: Option<(RerankOptions, RankingReport)>,
     /// Computed from the plain distances: re-ranked ones are relative to their query.
     pub roc: Option<Roc>,
+    /// Metrics by pairs of cameras; `None` unless they were asked for and the protocol has them.
     pub camera_pairs: Option<Vec<CameraPair>>,
 }
 

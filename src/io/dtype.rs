@@ -3,15 +3,25 @@
 /// The element types that are supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
+    /// IEEE 754 half precision, 2 bytes.
     F16,
+    /// bfloat16: the upper half of an [`F32`](Dtype::F32), 2 bytes.
     BF16,
+    /// IEEE 754 single precision, 4 bytes.
     F32,
+    /// IEEE 754 double precision, 8 bytes.
     F64,
+    /// Signed integer of 8 bytes.
     I64,
+    /// Signed integer of 4 bytes.
     I32,
+    /// Signed integer of 2 bytes.
     I16,
+    /// Signed integer of 1 byte.
     I8,
+    /// Unsigned integer of 1 byte.
     U8,
+    /// Truth value of 1 byte: 0 is false.
     Bool,
 }
 

@@ -14,13 +14,17 @@ use crate::io::checkpoint::TensorNames;
 /// Configuration of a baseline.
 #[derive(Clone, Debug)]
 pub struct BaselineConfig {
+    /// The ResNet.
     pub architecture: Architecture,
     /// Channels of the stem; 64 as published.
     pub base: usize,
+    /// How images enter the ResNet.
     pub stem: StemKind,
+    /// Stride of the ResNet's last stage: 2 as published, 1 keeps a larger map.
     pub last_stride: usize,
     /// Length of a linear embedding; 0 for the pooled vector itself.
     pub embedding: usize,
+    /// How the feature map becomes a vector.
     pub pool: Pool,
     /// The PTL branch, if any.
     pub ptl: Option<PtlOptions>,
@@ -31,7 +35,9 @@ pub struct BaselineConfig {
 /// The modules of a baseline.
 #[derive(Clone, Debug)]
 pub struct Baseline {
+    /// The ResNet, without a classifier of its own.
     pub backbone: ResNet,
+    /// The PTL branch, if any.
     pub ptl: Option<PtlBranch>,
     reduction: Option<Linear>,
     bottleneck: BatchNorm2d,

@@ -11,7 +11,9 @@ use crate::engine::store::{Layout, ParamId, Store};
 pub struct BConvCell {
     /// Name of the cell and of its latent state.
     pub name: String,
+    /// Weight of the gates, `[4·out_channels, in, k, k]` in torch's order.
     pub weight: ParamId,
+    /// Channels of the output and of the latent state.
     pub out_channels: usize,
     stride: usize,
     padding: usize,
@@ -26,6 +28,10 @@ impl BConvCell {
         BConvCell { name: scope.path("latent_state"), weight, out_channels, stride, padding }
     }
 
+    /// Records one step of the cell on `x`; the result has `out_channels` channels.
+    ///
+    /// # Errors
+    /// `x` has other channels than the weight, or the kernel does not fit.
     pub fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
         op::bconv_cell(g, store, &self.name, x, self.weight, [self.stride; 2], [self.padding; 2])
     }

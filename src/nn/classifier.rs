@@ -17,6 +17,7 @@ pub struct ClassifierConfig {
     pub pool: Pool,
     /// The PTL branch, if any.
     pub ptl: Option<PtlOptions>,
+    /// Number of classes.
     pub classes: usize,
 }
 

@@ -9,6 +9,7 @@ use crate::engine::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
 /// Distribution of the initial values of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
+    /// The same value everywhere.
     Constant(f32),
     /// N(0, 2/fan_in), where fan_in is the product of all sizes but the first.
     KaimingFanIn,
@@ -16,11 +17,14 @@ pub enum Init {
     KaimingFanOut,
     /// N(mean, std²).
     Normal {
+        /// Mean of the values.
         mean: f32,
+        /// Standard deviation of the values.
         std: f32,
     },
     /// U(-1/√fan_in, 1/√fan_in), PyTorch's default for biases; the fan is the weight's.
     Uniform {
+        /// Inputs of one output: input channels times taps of the kernel.
         fan_in: usize,
     },
 }

@@ -9,7 +9,9 @@ use crate::engine::store::{Layout, ParamId, Store};
 /// `torch.nn.Conv2d` (no dilation, no groups).
 #[derive(Clone, Debug)]
 pub struct Conv2d {
+    /// Weight, `[out, in, k, k]` in torch's order.
     pub weight: ParamId,
+    /// Bias `[out]`, if any.
     pub bias: Option<ParamId>,
     stride: [usize; 2],
     padding: [usize; 2],
@@ -37,6 +39,10 @@ impl Conv2d {
         self
     }
 
+    /// Records the convolution of `x` `[n, h, w, in]`.
+    ///
+    /// # Errors
+    /// `x` has other channels than the weight, or the kernel does not fit.
     pub fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
         op::conv2d(g, store, x, self.weight, self.bias, self.stride, self.padding)
     }
@@ -68,10 +74,15 @@ impl BatchNorm2d {
         BatchNorm2d { norm }
     }
 
+    /// Returns the bias, `[channels]`.
     pub fn bias(&self) -> ParamId {
         self.norm.bias
     }
 
+    /// Records the normalisation of `x` `[n, h, w, channels]`.
+    ///
+    /// # Errors
+    /// `x` has other channels, or training would normalise a single value per channel, which has no variance.
     pub fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
         op::batch_norm(g, store, x, &self.norm, None, false)
     }
@@ -90,7 +101,9 @@ impl BatchNorm2d {
 /// `torch.nn.Linear` on `[n, 1, 1, in]`.
 #[derive(Clone, Debug)]
 pub struct Linear {
+    /// Weight, `[out, in]` in torch's order.
     pub weight: ParamId,
+    /// Bias `[out]`, if any.
     pub bias: Option<ParamId>,
 }
 
@@ -102,6 +115,10 @@ impl Linear {
         Linear { weight, bias }
     }
 
+    /// Records `x Wᵀ + b` for `x` `[n, 1, 1, in]`: `[n, 1, 1, out]`.
+    ///
+    /// # Errors
+    /// `x` has other channels than the weight.
     pub fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
         op::linear(g, store, x, self.weight, self.bias)
     }

@@ -46,7 +46,9 @@ pub enum Family {
 /// A network's name, parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arch {
+    /// What surrounds the ResNet.
     pub family: Family,
+    /// The ResNet.
     pub backbone: Architecture,
     /// With BConv-Cells.
     pub ptl: bool,

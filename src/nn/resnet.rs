@@ -15,16 +15,24 @@ use crate::{Error, Result};
 /// The ResNets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
+    /// ResNet-18: 4 stages of 2 basic blocks each.
     ResNet18,
+    /// ResNet-34: 4 stages of 3, 4, 6 and 3 basic blocks.
     ResNet34,
+    /// ResNet-50: 4 stages of 3, 4, 6 and 3 bottlenecks.
     ResNet50,
+    /// ResNet-101: 4 stages of 3, 4, 23 and 3 bottlenecks.
     ResNet101,
+    /// ResNet-20 for images of 32x32 pixels: 3 stages of 3 basic blocks each.
     CifarResNet20,
+    /// ResNet-32 for images of 32x32 pixels: 3 stages of 5 basic blocks each.
     CifarResNet32,
+    /// ResNet-56 for images of 32x32 pixels: 3 stages of 9 basic blocks each.
     CifarResNet56,
 }
 
 impl Architecture {
+    /// All of them.
     pub const ALL: [Architecture; 7] = [
         Architecture::ResNet18,
         Architecture::ResNet34,
@@ -67,6 +75,7 @@ impl Architecture {
         matches!(self, Architecture::ResNet50 | Architecture::ResNet101)
     }
 
+    /// Returns the name, such as `resnet50`.
     pub fn name(self) -> &'static str {
         match self {
             Architecture::ResNet18 => "resnet18",
@@ -123,9 +132,11 @@ impl FromStr for Architecture {
 /// Geometry of a ResNet.
 #[derive(Clone, Copy, Debug)]
 pub struct ResNetConfig {
+    /// Which ResNet.
     pub architecture: Architecture,
     /// Channels of the stem; 64 as published, the stages follow (×1, 2, 4, 8).
     pub base: usize,
+    /// How images enter it.
     pub stem: StemKind,
     /// Stride of the last stage: 2 as published, 1 keeps a larger map, as is usual in re-identification.
     pub last_stride: usize,
@@ -206,6 +217,10 @@ impl Block {
         Block { convs, downsample }
     }
 
+    /// Records the block on `x` `[n, h, w, in]`.
+    ///
+    /// # Errors
+    /// `x` has other channels than the weights, or a batch normalisation has a single value per channel in training.
     pub fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
         let shortcut = match &self.downsample {
             Some((conv, bn)) => {
@@ -230,6 +245,7 @@ impl Block {
 /// One of `layer1` to `layer4`, or a part of it.
 #[derive(Clone, Debug)]
 pub struct Stage {
+    /// Its blocks, in the order in which they run.
     pub blocks: Vec<Block>,
 }
 
@@ -249,6 +265,10 @@ impl Stage {
         Stage { blocks: range.map(block).collect() }
     }
 
+    /// Records all blocks on `x` `[n, h, w, in]`.
+    ///
+    /// # Errors
+    /// As [`Block::forward`].
     pub fn forward(&self, g: &mut Graph, store: &Store, mut x: Var) -> Result<Var> {
         for block in &self.blocks {
             x = block.forward(g, store, x)?;
@@ -276,6 +296,10 @@ impl Stem {
         Stem { kind, conv1, bn1: BatchNorm2d::new(&mut scope.child(names[1]), base) }
     }
 
+    /// Records the stem on `images` `[n, h, w, 3]`; the result has the sides divided by [`StemKind::stride`], rounded up.
+    ///
+    /// # Errors
+    /// `images` have other channels than 3, or the batch normalisation has a single value per channel in training.
     pub fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Var> {
         let x = self.conv1.forward(g, store, images)?;
         let x = self.bn1.forward_relu(g, store, x)?;
@@ -289,7 +313,9 @@ impl Stem {
 /// A ResNet whose stages can be run one by one, so that a PTL branch can run beside them.
 #[derive(Clone, Debug)]
 pub struct ResNet {
+    /// Its geometry.
     pub config: ResNetConfig,
+    /// What images pass before the stages.
     pub stem: Stem,
     /// `layer1` and so on.
     pub layers: Vec<Stage>,

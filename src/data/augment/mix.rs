@@ -12,9 +12,17 @@ use crate::engine::cpu::with_best_isa;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mix {
     /// Mixup: every pixel is `share` times the image's own plus 1 - `share` times the partner's.
-    Blend { share: f32 },
+    Blend {
+        /// Weight of the image's own pixels and label, in [0, 1].
+        share: f32,
+    },
     /// CutMix: the pixels in `rectangle` (top, left, height, width) are the partner's; `share` is 1 - its share of the area.
-    Paste { rectangle: [i32; 4], share: f32 },
+    Paste {
+        /// Top, left, height and width, pixels.
+        rectangle: [i32; 4],
+        /// Share of the area that stays the image's own, in [0, 1].
+        share: f32,
+    },
 }
 
 impl Mix {

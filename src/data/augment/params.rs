@@ -10,6 +10,7 @@ use crate::data::Augment;
 
 /// ImageNet's channel means and standard deviations, of values in [0, 1].
 pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// ImageNet's channel standard deviations, of values in [0, 1].
 pub const STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// Area share of an erased rectangle, and the smallest ratio of its sides.
@@ -24,6 +25,7 @@ const ERASE_ATTEMPTS: usize = 100;
 pub struct AugmentParams {
     /// Rows down and columns to the right by which the crop is moved; negative is up and left.
     pub shift: [i32; 2],
+    /// Whether the image is mirrored left to right.
     pub mirror: bool,
     /// Top, left, height and width of a rectangle of the result.
     pub erase: Option<[i32; 4]>,

@@ -27,6 +27,7 @@ pub struct ClassDataset {
     pub root: PathBuf,
     /// The form that the user named or that was recognised.
     pub kind: DatasetKind,
+    /// Where the validation images come from.
     pub validation: ValidationImages,
     /// Name of the data set in results, for example `cifar10` or `class-folders (20 % of each class for validation)`.
     pub label: String,
@@ -34,6 +35,7 @@ pub struct ClassDataset {
     pub classes: Vec<String>,
     /// Empty if only the validation images were loaded.
     pub train: Vec<Sample>,
+    /// Images for validation.
     pub val: Vec<Sample>,
     /// Warnings from loading, one sentence each.
     pub warnings: Vec<String>,

@@ -74,6 +74,7 @@ impl FromStr for Domain {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SynthConfig {
+    /// Which cameras and which palette of clothes.
     pub domain: Domain,
     /// Identities 1 to `train_ids`.
     pub train_ids: usize,
@@ -83,9 +84,11 @@ pub struct SynthConfig {
     pub cams: usize,
     /// Images of an identity by a camera.
     pub images_per_cam: usize,
+    /// Seed of all random numbers.
     pub seed: u64,
-    /// Size of an image in pixels.
+    /// Height of an image, pixels.
     pub height: usize,
+    /// Width of an image, pixels.
     pub width: usize,
 }
 
@@ -189,6 +192,7 @@ fn draws(config: &SynthConfig, what: Draw, item: usize) -> rand_chacha::ChaCha8R
 /// How drawing ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// All images are written.
     Finished,
     /// Stopped on request; nothing is left.
     Stopped,

@@ -8,6 +8,7 @@ pub(crate) const BINS: usize = 15;
 /// Images whose largest probability is in ((i - 1) / `BINS`, i / `BINS`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct CalibrationBin {
+    /// Number of images in the bin.
     pub images: usize,
     /// Share of them that are classified correctly; 0 without images.
     pub accuracy: f64,

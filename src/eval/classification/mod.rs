@@ -30,6 +30,7 @@ const TOP: usize = 5;
 /// The result of one image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClassifiedImage {
+    /// Class of the image in the data set.
     pub label: u32,
     /// Class of the largest probability.
     pub predicted: u32,
@@ -44,7 +45,9 @@ pub struct ClassifiedImage {
 /// Metrics of one class. All shares are in [0, 1].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClassResult {
+    /// Name of the class.
     pub class: String,
+    /// Number of images of the class.
     pub images: usize,
     /// Share of its images that are classified correctly (recall); `None` without images.
     pub accuracy: Option<f64>,
@@ -58,6 +61,7 @@ pub struct ClassResult {
 /// files of their own.
 #[derive(Clone, Debug, Serialize)]
 pub struct ClassificationReport {
+    /// Number of images.
     pub images: usize,
     /// Share of images whose label has the largest probability.
     pub top1: f64,

@@ -67,7 +67,9 @@ impl FeatureFormat {
 pub struct FeatureTable<'a> {
     /// `[paths.len(), dim]`
     pub features: &'a [f32],
+    /// Length of a feature.
     pub dim: usize,
+    /// Path of each image.
     pub paths: &'a [PathBuf],
     /// Identities and cameras of the images, if known.
     pub labels: Option<(&'a [i64], &'a [i64])>,

@@ -20,6 +20,7 @@ const JUNK: i64 = -1;
 pub struct FeatureSet {
     /// `[n, dim]`
     pub features: Vec<f32>,
+    /// Length of a feature.
     pub dim: usize,
     /// `[n]`
     pub pids: Vec<i64>,

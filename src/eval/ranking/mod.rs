@@ -61,6 +61,7 @@ impl GalleryFilter {
 /// How to rank; the default is the protocol of Market-1501.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RankingOptions {
+    /// Which gallery items are removed for a query.
     pub filter: GalleryFilter,
     /// Length of the CMC curve.
     pub max_rank: usize,
@@ -113,6 +114,7 @@ pub struct QueryResult {
 /// Metrics over all valid queries. All shares are in [0, 1].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RankingReport {
+    /// Protocol of the data set, by which it was ranked.
     #[serde(skip)]
     pub protocol: Protocol,
     /// Mean of [`QueryResult::ap`]. NaN where the protocol defines none; files and tables then leave it out.
@@ -126,6 +128,7 @@ pub struct RankingReport {
     pub minp: f64,
     /// `[max_rank]`: CMC@k, the share of queries with a match among the first k, is `cmc[k - 1]`.
     pub cmc: Vec<f64>,
+    /// Queries with a match after filtering.
     pub valid_queries: usize,
     /// Queries without a match after filtering.
     pub skipped_queries: usize,

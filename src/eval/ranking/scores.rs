@@ -7,12 +7,17 @@ use super::RankingReport;
 /// Metrics of one ranking, in percent.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Scores {
+    /// Mean average precision; NaN where the protocol defines none.
     #[serde(rename = "mAP")]
     pub map: f64,
+    /// Mean inverse negative penalty; NaN where the protocol defines none.
     #[serde(rename = "mINP")]
     pub minp: f64,
+    /// CMC@1: queries with a match in the first place.
     pub rank1: f64,
+    /// CMC@5: queries with a match among the first 5; NaN if the curve is shorter.
     pub rank5: f64,
+    /// CMC@10: queries with a match among the first 10; NaN if the curve is shorter.
     pub rank10: f64,
 }
 

@@ -74,6 +74,7 @@ impl fmt::Display for RerankVariant {
 /// How to re-rank.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RerankOptions {
+    /// Published implementation that is matched.
     pub variant: RerankVariant,
     /// Number of nearest neighbours in which reciprocal ones are sought.
     pub k1: usize,

@@ -31,15 +31,20 @@ pub const FALSE_POSITIVE_RATES: [f64; 5] = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
 /// TPR at the largest threshold whose FPR is at most `fpr`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct OperatingPoint {
+    /// Largest accepted false positive rate (FPR: share of impostor pairs that are accepted), in [0, 1].
     pub fpr: f64,
+    /// True positive rate (TPR: share of genuine pairs that are accepted), in [0, 1].
     pub tpr: f64,
+    /// Largest distance at which a pair is accepted.
     pub threshold: f64,
 }
 
 /// Figures of the receiver operating characteristic. Shares are in [0, 1]; thresholds are distances.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Roc {
+    /// Number of pairs of a query and a gallery image of one identity.
     pub genuine_pairs: u64,
+    /// Number of pairs of a query and a gallery image of two identities.
     pub impostor_pairs: u64,
     /// One for each of [`FALSE_POSITIVE_RATES`] that is at least the rate of a single impostor.
     pub points: Vec<OperatingPoint>,

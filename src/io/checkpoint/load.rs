@@ -51,6 +51,7 @@ fn is_beside(name: &str) -> bool {
 /// How to start training from a file.
 #[derive(Clone, Copy)]
 pub struct FineTune<'a> {
+    /// What the network's tensors may be called in the file.
     pub names: &'a dyn TensorNames,
     /// Tells the tensors that are always newly initialised: those of a classifier.
     pub is_head: &'a dyn Fn(&str) -> bool,

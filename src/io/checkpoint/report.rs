@@ -10,7 +10,12 @@ use crate::base::report::Table;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unused {
     /// The model's tensor of this name has another shape.
-    Shape { file: Vec<usize>, model: Vec<usize> },
+    Shape {
+        /// Sizes in the file, in torch's order.
+        file: Vec<usize>,
+        /// Sizes in the model, in torch's order.
+        model: Vec<usize>,
+    },
     /// It belongs to a classifier, which is newly initialised.
     Head,
     /// It is stored in a form that cannot be read; the text is the reason.

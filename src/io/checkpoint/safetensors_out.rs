@@ -10,7 +10,9 @@ use crate::engine::store::Store;
 
 /// A named tensor to be written.
 pub struct Tensor {
+    /// Name in the file.
     pub name: String,
+    /// Sizes in torch's order; empty for a scalar.
     pub shape: Vec<usize>,
     data: Data,
 }

@@ -30,7 +30,9 @@ const MAX_INFLATION: u64 = 1032;
 /// Identifies an image; all numbers count from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ImageKey {
+    /// Pair of cameras, 1 to 5.
     pub pair: usize,
+    /// Number of the person among those of the pair.
     pub person: usize,
     /// 1 to 10.
     pub column: usize,

@@ -36,6 +36,7 @@ pub enum BoxKind {
 }
 
 impl BoxKind {
+    /// Both kinds; arrays with one entry for each kind have this order.
     pub const ALL: [BoxKind; 2] = [BoxKind::Detected, BoxKind::Labeled];
 
     /// Returns the name in files and folders.

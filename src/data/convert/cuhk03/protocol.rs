@@ -17,7 +17,9 @@ const FOLDERS: [(&str, &str); 3] =
 pub struct Listed {
     /// Path relative to the data set: `query/0004/0004_c1_03.jpg`.
     pub path: PathBuf,
+    /// The image in the `.mat` of images.
     pub key: ImageKey,
+    /// Identity in the new protocol, from 1.
     pub pid: i64,
 }
 

@@ -43,15 +43,20 @@ pub struct Job<'a> {
     pub configs: [Option<&'a Path>; 2],
     /// Folder to write, new or empty.
     pub out: &'a Path,
+    /// Receives messages and progress.
     pub reporter: &'a Reporter,
+    /// Set to end the work early.
     pub stop: &'a StopFlag,
 }
 
 /// How a conversion ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Number of image files written.
-    Finished { images: usize },
+    /// Everything is written.
+    Finished {
+        /// Number of image files written.
+        images: usize,
+    },
     /// It was stopped on request, and left nothing.
     Stopped,
 }

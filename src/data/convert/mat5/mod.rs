@@ -54,9 +54,11 @@ mod mx {
 /// One variable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variable {
+    /// Name of the variable in the file.
     pub name: String,
     /// Rows, columns, ...; values are stored column by column.
     pub dims: Vec<usize>,
+    /// Content of its array.
     pub value: Value,
 }
 
@@ -65,7 +67,9 @@ pub struct Variable {
 pub enum Value {
     /// Real numbers of any type.
     Numbers(Vec<f64>),
+    /// The characters of a char array.
     Text(String),
+    /// The arrays in a cell array, column by column.
     Cell(Vec<Value>),
     /// Structures, objects, sparse and complex arrays.
     Other,
