@@ -10,14 +10,15 @@ use crate::base::report::Table;
 use crate::base::text::{Shown, listed, plural};
 use crate::{Error, Result};
 
-/// An image with its identity and camera.
+/// An image with its identity and camera. A reader returns records in the order of the bytes of their paths, and leaves out what the
+/// data set marks as junk (such as identity -1 of Market-1501).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRecord {
     /// File of the image.
     pub path: PathBuf,
-    /// Identity. In a gallery, 0 is a distractor.
+    /// Identity, at least 0. In a gallery, 0 is a distractor: it matches no query.
     pub pid: i64,
-    /// Camera number in the file name.
+    /// Number of the camera. In the cross-camera protocol, images of the query's identity by the query's camera do not count.
     pub camid: i64,
 }
 

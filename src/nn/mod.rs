@@ -1,5 +1,6 @@
 //! Neural network modules. Each has the ids of its parameters, which have torch's names, and records its operations into a graph.
 
+mod arch;
 mod baseline;
 mod bconv_cell;
 mod classifier;
@@ -13,6 +14,7 @@ mod ptl;
 mod resnet;
 mod task;
 
+pub use arch::{Arch, DEFAULT_ARCH, Family, ModelOptions, NetworkConfig, check_image_size};
 pub use baseline::{Baseline, BaselineConfig};
 pub use bconv_cell::BConvCell;
 pub use classifier::{Classifier, ClassifierConfig};
@@ -21,7 +23,7 @@ pub use init::{Init, Scope};
 pub use layers::{BatchNorm2d, Conv2d, Linear};
 pub use mgn::{Mgn, MgnConfig};
 pub use mgn_ptl::MgnCells;
-pub use network::{Arch, DEFAULT_ARCH, Family, ModelOptions, Network, NetworkConfig, Outputs, check_image_size};
+pub use network::{Network, Outputs};
 pub use ptl::{Pool, PtlBranch, PtlOptions};
 pub use resnet::{Architecture, Block, ResNet, ResNetConfig, Stage, Stem, StemKind};
 pub use task::TaskKind;

@@ -133,7 +133,7 @@ fn errors_name_the_line() {
         "path,label\nimg/a.png,x\nimg/b.png,x\nimg/a.png,y\n",
         &["line 4", "is in line 2, too", "label x, here with y"],
     );
-    bad("path,label,split\nimg/a.png,x,train\n./img/a.png,x,val\n", &["line 3", "line 2 too", "another split"]);
+    bad("path,label,split\nimg/a.png,x,train\n./img/a.png,x,val\n", &["line 3", "line 2, too", "another split"]);
     bad("path,label,split\nimg/a.png,x,train\nimg/b.png,y,val\n", &["1 class has validation images", "(y)"]);
     bad("path,label,split\nimg/a.png,x,val\n", &["has no train images"]);
     let root = folder("");
@@ -148,7 +148,7 @@ fn lines_are_counted_behind_quotes_and_empty_lines() {
     bad("path,label\n\n\nimg/b.png,\n", &["line 4", "label is empty"]);
     bad("\u{feff}path,label\nimg/b.png,\n", &["line 2", "label is empty"]);
     bad("path,label\r\n\r\nimg/a.png,x\r\nimg/a.png,y", &["line 4", "is in line 3, too"]);
-    bad("path,label\r\nimg/a.png,x\r\nimg/b.png\r\n", &["line 3", "1 fields"]);
+    bad("path,label\r\nimg/a.png,x\r\nimg/b.png\r\n", &["line 3", "1 field"]);
 }
 
 #[test]

@@ -1,0 +1,238 @@
+//! The names of all networks, and how a network is built from its name and its settings.
+
+use super::{
+    Architecture, Baseline, BaselineConfig, Classifier, ClassifierConfig, Mgn, MgnConfig, Network, Pool, PtlOptions,
+    ResNetConfig, StemKind, TaskKind,
+};
+use crate::base::settings::{ON_IMAGES, ON_NETWORKS, settings};
+use crate::engine::store::Store;
+use crate::{Error, Result};
+
+/// The family of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// A ResNet with pooled embedding, BN neck and classifier.
+    Baseline,
+    /// The multiple granularity network.
+    Mgn,
+    /// A ResNet as in torchvision.
+    Classifier,
+}
+
+/// A network's name, parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arch {
+    /// What surrounds the ResNet.
+    pub family: Family,
+    /// The ResNet.
+    pub backbone: Architecture,
+    /// With BConv-Cells.
+    pub ptl: bool,
+}
+
+impl Arch {
+    /// All names; those with BConv-Cells end in `-ptl`.
+    pub const NAMES: [&str; 18] = [
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "cifar-resnet20",
+        "cifar-resnet32",
+        "cifar-resnet56",
+        "mgn",
+        "mgn-resnet101",
+        "resnet18-ptl",
+        "resnet34-ptl",
+        "resnet50-ptl",
+        "resnet101-ptl",
+        "cifar-resnet20-ptl",
+        "cifar-resnet32-ptl",
+        "cifar-resnet56-ptl",
+        "mgn-ptl",
+        "mgn-resnet101-ptl",
+    ];
+
+    /// Parses the name of a network for `task`.
+    ///
+    /// # Errors
+    /// There is no such network, or it is not for this task.
+    pub fn new(name: &str, task: TaskKind) -> Result<Arch> {
+        let refuse = |reason: String| Error::Setting { setting: "model.arch".into(), value: name.into(), reason };
+        if !Arch::NAMES.contains(&name) {
+            return Err(refuse(format!("known are {}", Arch::NAMES.join(", "))));
+        }
+        let (plain, ptl) = name.strip_suffix("-ptl").map_or((name, false), |plain| (plain, true));
+        let (family, backbone) = match (plain.strip_prefix("mgn"), task) {
+            (Some(_), TaskKind::Classify) => {
+                return Err(refuse("mgn is for re-identification: name a resnet to classify with".into()));
+            }
+            (Some(""), _) => (Family::Mgn, Architecture::ResNet50),
+            (Some(backbone), _) => (Family::Mgn, backbone.trim_start_matches('-').parse()?),
+            (None, TaskKind::Reid) => (Family::Baseline, plain.parse()?),
+            (None, TaskKind::Classify) => (Family::Classifier, plain.parse()?),
+        };
+        Ok(Arch { family, backbone, ptl })
+    }
+
+    /// Returns whether the tensor `name` belongs to the classifier, which is newly initialised for other identities or classes.
+    pub(crate) fn is_head(self, name: &str) -> bool {
+        match self.family {
+            Family::Baseline => name == "classifier.weight",
+            Family::Mgn => name.starts_with("fc_id_"),
+            Family::Classifier => name.starts_with("fc."),
+        }
+    }
+}
+
+settings! {
+    /// `[model]`: the network.
+    pub struct ModelOptions in "model", "Network" {
+        /// Network; -ptl adds BConv-Cells. For mgn* the defaults are the published recipe: 384x128 images, 450 epochs, rate / 10 at
+        /// 320, 360 and 400, margin 1.2.
+        #[setting(flag("arch").choice(&Arch::NAMES).of_network().taken_by(ON_IMAGES))]
+        pub arch: String = DEFAULT_ARCH.into();
+        /// Multiplier of the backbone's channel counts.
+        #[setting(flag("width").at_least(0.02).at_most(16.0).of_network())]
+        pub width: f32 = 1.0;
+        /// Input height in pixels.
+        #[setting(flag("height").at_least(16.0).at_most(4096.0).taken_by(ON_NETWORKS))]
+        pub height: usize = 256, Mgn => 384, Classify => 224, SmallImages => 32;
+        /// Input width in pixels.
+        #[setting(flag("image-width").at_least(16.0).at_most(4096.0).taken_by(ON_NETWORKS))]
+        pub image_width: usize = 128, Classify => 224, SmallImages => 32;
+        /// How images enter: by 7x7 stride 2 and a max pool (imagenet), or for small images by 3x3 stride 1 (cifar); fixed for mgn* and
+        /// cifar-*.
+        #[setting(flag("stem").of_network())]
+        pub stem: StemKind = StemKind::Imagenet, SmallImages => StemKind::Cifar;
+        /// Stride of the backbone's last stage, 1 or 2 (fixed for mgn*).
+        #[setting(flag("last-stride").at_least(1.0).at_most(2.0).of_network())]
+        pub last_stride: usize = 1, Classify => 2, SmallImages => 2;
+        /// Length of the embedding; 0 takes the pooled vector itself, or for each of mgn*'s eight branches 256 x width.
+        #[setting(flag("embedding").at_most(65536.0).of_network())]
+        pub embedding: usize = 0;
+        /// Global pooling (max for mgn*).
+        #[setting(flag("pool").of_network())]
+        pub pool: Pool = Pool::Avg, Mgn => Pool::Max;
+    }
+}
+
+/// The network that is trained by default.
+pub const DEFAULT_ARCH: &str = "resnet50-ptl";
+
+/// Configuration of a network.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// The parsed name in `model`.
+    pub arch: Arch,
+    /// The settings of the network; the size of its input is not used.
+    pub model: ModelOptions,
+    /// Settings of the BConv-Cells, if `arch` has them.
+    pub ptl: PtlOptions,
+    /// Number of training identities, or of classes.
+    pub classes: usize,
+}
+
+impl NetworkConfig {
+    /// Registers the network in `store`, with initial values drawn from `seed`.
+    ///
+    /// # Errors
+    /// The settings do not make a network.
+    pub fn build(&self, store: &mut Store, seed: u64) -> Result<Box<dyn Network>> {
+        let published = self.arch.backbone.base();
+        let model = &self.model;
+        let base = (published as f32 * model.width).round();
+        if !(1.0..=1024.0).contains(&base) {
+            return Err(Error::Setting {
+                setting: "model.width".into(),
+                value: model.width.to_string(),
+                reason: format!("the stem has {published} channels times this: choose from 1 to 1024"),
+            });
+        }
+        if !(1..=1 << 24).contains(&self.classes) {
+            return Err(Error::Setting {
+                setting: "classes".into(),
+                value: self.classes.to_string(),
+                reason: "a classifier has from 1 to 16777216".into(),
+            });
+        }
+        let (base, classes, architecture) = (base as usize, self.classes, self.arch.backbone);
+        let ptl = self.arch.ptl.then(|| self.ptl.clone());
+        let &ModelOptions { stem, last_stride, embedding, pool, .. } = model;
+        Ok(match self.arch.family {
+            Family::Classifier => {
+                let backbone = ResNetConfig { architecture, base, stem, last_stride, classes: None };
+                Box::new(Classifier::new(store, &ClassifierConfig { backbone, pool, ptl, classes }, seed)?)
+            }
+            Family::Baseline => {
+                let config = BaselineConfig { architecture, base, stem, last_stride, embedding, pool, ptl, classes };
+                Box::new(Baseline::new(store, &config, seed)?)
+            }
+            Family::Mgn => {
+                let embedding = if embedding == 0 { (4 * base).max(1) } else { embedding };
+                let cell_width = self.arch.ptl.then_some(self.ptl.cell_width);
+                Box::new(Mgn::new(store, &MgnConfig { architecture, base, embedding, cell_width, classes }, seed))
+            }
+        })
+    }
+}
+
+/// Refuses image sizes that `arch` cannot take.
+///
+/// # Errors
+/// [`Error::Setting`] says which multiples both sides must be.
+pub fn check_image_size(arch: Arch, [h, w]: [usize; 2], stem: StemKind, last_stride: usize) -> Result<()> {
+    let resnet = ResNetConfig { architecture: arch.backbone, base: 1, stem, last_stride, classes: None };
+    let (multiples, why) = match arch.family {
+        // Any size, as in torchvision.
+        Family::Classifier => return Ok(()),
+        Family::Baseline => ([resnet.total_stride(); 2], "the network's total stride"),
+        Family::Mgn => (super::mgn::SIZE_MULTIPLES, "so that two and three stripes divide the feature map"),
+    };
+    if [h, w].contains(&0) || !h.is_multiple_of(multiples[0]) || !w.is_multiple_of(multiples[1]) {
+        return Err(Error::Setting {
+            setting: "model.height x model.image_width".into(),
+            value: format!("{h}x{w}"),
+            reason: format!("the height must be a multiple of {}, the width of {}: {why}", multiples[0], multiples[1]),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_apart() {
+        let arch = |name: &str| Arch::new(name, TaskKind::Reid).unwrap();
+        for name in Arch::NAMES {
+            assert_eq!(arch(name).ptl, name.ends_with("-ptl"), "{name}");
+            assert_eq!(arch(name).family == Family::Mgn, name.starts_with("mgn"), "{name}");
+        }
+        let expected = Arch { family: Family::Mgn, backbone: Architecture::ResNet101, ptl: true };
+        assert_eq!(arch("mgn-resnet101-ptl"), expected);
+        assert_eq!(arch("mgn").backbone, Architecture::ResNet50);
+        let error = Arch::new("mgn-resnet18", TaskKind::Reid).unwrap_err().to_string();
+        assert!(error.contains("mgn-resnet18") && error.contains("resnet50-ptl"), "{error}");
+        let classifier = Arch::new("cifar-resnet20-ptl", TaskKind::Classify).unwrap();
+        let expected = Arch { family: Family::Classifier, backbone: Architecture::CifarResNet20, ptl: true };
+        assert_eq!(classifier, expected);
+        assert!(Arch::new("mgn", TaskKind::Classify).unwrap_err().to_string().contains("name a resnet"));
+    }
+
+    #[test]
+    fn image_sizes_that_lose_pixels_are_refused() {
+        let check =
+            |name: &str, size| check_image_size(Arch::new(name, TaskKind::Reid).unwrap(), size, StemKind::Imagenet, 2);
+        for size in [[384, 128], [96, 32], [192, 96]] {
+            check("mgn-ptl", size).unwrap();
+        }
+        for size in [[256, 128], [384, 48], [0, 32], [96, 0]] {
+            let error = check("mgn", size).unwrap_err().to_string();
+            assert!(error.contains("multiple of 96, the width of 32"), "{error}");
+        }
+        check("resnet50", [256, 128]).unwrap();
+        assert!(check("resnet50", [240, 128]).unwrap_err().to_string().contains("multiple of 32"));
+    }
+}
