@@ -80,6 +80,7 @@ fn aligned(row: &[String], widths: &[usize]) -> Vec<String> {
 /// Mean and sample standard deviation of a figure over several seeds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MeanStd {
+    /// Arithmetic mean of the values.
     pub mean: f64,
     /// Sample standard deviation (divided by n - 1); `None` for fewer than two values.
     pub std: Option<f64>,

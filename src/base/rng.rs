@@ -8,17 +8,29 @@ use rand_chacha::ChaCha8Rng;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Purpose {
+    /// Initial values of parameters.
     Init = 1,
+    /// Which images form which batch.
     Sampler = 2,
+    /// Shift, mirroring and erasing of training images.
     Augment = 3,
+    /// Initial values of latent states.
     LatentState = 4,
+    /// Images of generated data sets.
     Synth = 5,
+    /// Numbers of tests, self-tests and benches.
     Test = 6,
+    /// Gallery images of the single-shot protocol.
     SingleShot = 16,
+    /// Random crops that are resized.
     Crop = 18,
+    /// Changes of colour.
     Colour = 19,
+    /// Mixing of the images of a batch: Mixup and CutMix.
     Mix = 20,
+    /// Resamples of the bootstrap.
     Bootstrap = 24,
+    /// Which images of a class are held out.
     Split = 17,
 }
 

@@ -18,13 +18,16 @@ pub struct SeededValues {
 /// Options of the resampling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Bootstrap {
+    /// Number of resamples, at least 1.
     pub resamples: usize,
+    /// Seed of the resamples.
     pub seed: u64,
 }
 
 /// An arm's mean minus the baseline's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Difference {
+    /// The arm's mean over all items and seeds minus the baseline's.
     pub mean: f64,
     /// 95 % percentile interval.
     pub interval: [f64; 2],

@@ -5,13 +5,21 @@ use crate::{Error, Result};
 /// The sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2dGeometry {
+    /// Number of images.
     pub batch: usize,
+    /// Height of the input, pixels.
     pub in_h: usize,
+    /// Width of the input, pixels.
     pub in_w: usize,
+    /// Channels of the input.
     pub in_c: usize,
+    /// Channels of the output.
     pub out_c: usize,
+    /// Height and width of the kernel.
     pub kernel: [usize; 2],
+    /// Input rows and columns between neighbouring outputs.
     pub stride: [usize; 2],
+    /// Rows of zeros above and below, and columns of zeros left and right.
     pub padding: [usize; 2],
 }
 
@@ -43,10 +51,12 @@ impl Conv2dGeometry {
         Ok(Conv2dGeometry { batch, in_h, in_w, in_c, out_c, kernel, stride, padding })
     }
 
+    /// Returns the height of the output, pixels.
     pub fn out_h(&self) -> usize {
         (self.in_h + 2 * self.padding[0] - self.kernel[0]) / self.stride[0] + 1
     }
 
+    /// Returns the width of the output, pixels.
     pub fn out_w(&self) -> usize {
         (self.in_w + 2 * self.padding[1] - self.kernel[1]) / self.stride[1] + 1
     }

@@ -77,13 +77,16 @@ impl ScheduleOptions {
 /// A learning-rate schedule. The default keeps the rate constant.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Schedule {
+    /// Warm-up at the start, if there is one.
     pub warmup: Option<Warmup>,
+    /// What follows.
     pub decay: Decay,
 }
 
 /// Linear warm-up: the factor rises from `start_factor` at t = 0 to 1 at t = `iters`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Warmup {
+    /// Length of the warm-up, in the unit of `t`.
     pub iters: u64,
     /// Share of the base rate at t = 0, in (0, 1].
     pub start_factor: f64,
@@ -92,15 +95,31 @@ pub struct Warmup {
 /// What follows the warm-up.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Decay {
+    /// The base rate throughout.
     #[default]
     Constant,
     /// base · gamma^⌊t / step_size⌋, t counted from the end of the warm-up.
-    Step { step_size: u64, gamma: f64 },
+    Step {
+        /// Length between drops, in the unit of `t`.
+        step_size: u64,
+        /// Factor of a drop.
+        gamma: f64,
+    },
     /// base · gamma^#{m ≤ t}. Milestones name points of the whole training, so a warm-up does not shift them.
-    MultiStep { milestones: Vec<u64>, gamma: f64 },
+    MultiStep {
+        /// Points at which the rate drops, in the unit of `t`.
+        milestones: Vec<u64>,
+        /// Factor of a drop.
+        gamma: f64,
+    },
     /// eta_min + (base - eta_min) · (1 + cos(π t / t_max)) / 2, t counted from the end of the warm-up; `eta_min` (a rate,
     /// not a factor) from t_max on.
-    Cosine { t_max: u64, eta_min: f64 },
+    Cosine {
+        /// Length of the descent, in the unit of `t`.
+        t_max: u64,
+        /// Learning rate at the end.
+        eta_min: f64,
+    },
 }
 
 impl Schedule {

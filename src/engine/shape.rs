@@ -5,9 +5,13 @@ use std::fmt;
 /// An NHWC shape; a vector per image is `[n, 1, 1, c]`, a scalar `[1, 1, 1, 1]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
+    /// Number of images.
     pub n: usize,
+    /// Height, pixels.
     pub h: usize,
+    /// Width, pixels.
     pub w: usize,
+    /// Number of channels.
     pub c: usize,
 }
 
@@ -15,6 +19,7 @@ impl Shape {
     /// One number, e.g. a loss.
     pub(crate) const SCALAR: Shape = Shape { n: 1, h: 1, w: 1, c: 1 };
 
+    /// Returns the shape `[n, h, w, c]`.
     pub const fn new(n: usize, h: usize, w: usize, c: usize) -> Shape {
         Shape { n, h, w, c }
     }

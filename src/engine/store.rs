@@ -47,7 +47,9 @@ pub struct Param {
     pub name: String,
     /// torch's shape.
     pub shape: Vec<usize>,
+    /// Order of the numbers in memory.
     pub layout: Layout,
+    /// The part of the network that it belongs to.
     pub group: Group,
     /// The stage of the backbone, from 1; 0 is the stem, or a parameter outside the backbone.
     pub stage: usize,
@@ -60,18 +62,22 @@ pub struct Param {
 /// A tensor that is saved but not trained, e.g. `running_mean`; always one-dimensional.
 #[derive(Clone, Debug)]
 pub struct Buffer {
+    /// Name in the state dict, e.g. `backbone.bn1.running_mean`.
     pub name: String,
+    /// The numbers, `[len]`.
     pub values: Mirrored,
 }
 
 /// All numbers of a model.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
+    /// Names, shapes and places of the parameters; a [`ParamId`] is an index.
     pub params: Vec<Param>,
     /// Parameters, one after the other.
     pub values: Mirrored,
     /// Gradients, at the offsets of `values`.
     pub grads: Mirrored,
+    /// Running statistics; a [`BufferId`] is an index.
     pub buffers: Vec<Buffer>,
     /// `num_batches_tracked` by name.
     pub counters: Vec<(String, u64)>,
@@ -155,6 +161,7 @@ impl Store {
         CounterId(self.counters.len() - 1)
     }
 
+    /// Returns a parameter's name, shape and place.
     pub fn param(&self, id: ParamId) -> &Param {
         &self.params[id.0]
     }

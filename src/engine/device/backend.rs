@@ -10,6 +10,7 @@ use crate::engine::geometry::Conv2dGeometry;
 /// A compiled kernel of `kernels/*.cu`; the generated launch functions refer to these.
 #[derive(Debug)]
 pub struct Kernel {
+    /// Name of the kernel's function.
     pub name: &'static str,
     /// Threads of a block: the kernel's `__launch_bounds__`.
     pub threads: u32,

@@ -20,10 +20,12 @@ impl Buffer {
         Ok(Buffer { backend, address, bytes })
     }
 
+    /// Returns the address of the memory, for elements of type `T`.
     pub fn ptr<T>(&self) -> Ptr<T> {
         Ptr::new(self.address)
     }
 
+    /// Returns the size in bytes, as it was asked for.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -64,6 +66,7 @@ impl Mirrored {
         self.len
     }
 
+    /// Returns whether there are no numbers.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -14,10 +14,12 @@ pub struct Gpu {
 }
 
 impl Gpu {
+    /// Returns the GPU of `backend`, on which convolutions compute in `precision`.
     pub fn new(backend: Arc<dyn Backend>, precision: Precision) -> Gpu {
         Gpu { backend, precision }
     }
 
+    /// Returns what convolutions compute in.
     pub fn precision(&self) -> Precision {
         self.precision
     }
@@ -62,6 +64,10 @@ impl Gpu {
         self.backend.download(copies)
     }
 
+    /// Waits for all enqueued work.
+    ///
+    /// # Errors
+    /// That work failed, or the device was lost.
     pub fn synchronize(&self) -> Result<()> {
         self.backend.synchronize()
     }
@@ -71,6 +77,7 @@ impl Gpu {
         self.backend.record(work)
     }
 
+    /// Returns the vendor's convolutions: see [`Backend::vendor`].
     pub fn vendor(&self) -> Option<&dyn Vendor> {
         self.backend.vendor()
     }

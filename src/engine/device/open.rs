@@ -36,7 +36,9 @@ settings! {
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceOptions {
+    /// Which device computes.
     pub kind: DeviceKind,
+    /// What convolutions compute in; the CPU has f32 only.
     pub precision: Precision,
     /// Plain convolutions by cuDNN and cuBLASLt instead of our own kernels.
     pub vendor: bool,
@@ -45,10 +47,12 @@ pub struct DeviceOptions {
 /// Where a session computes.
 #[derive(Clone, Debug, Default)]
 pub enum Device {
+    /// The CPU.
     #[default]
     Cpu,
     /// The CPU, because of what this says.
     CpuBecause(String),
+    /// A GPU, real or emulated.
     Gpu(Gpu),
 }
 

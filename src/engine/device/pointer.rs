@@ -17,10 +17,12 @@ impl<T> Ptr<T> {
     /// The null address, which kernels take for an operand that is left out.
     pub const NULL: Ptr<T> = Ptr { address: 0, element: PhantomData };
 
+    /// Returns `address`, in bytes, as that of elements of type `T`.
     pub fn new(address: u64) -> Ptr<T> {
         Ptr { address, element: PhantomData }
     }
 
+    /// Returns the address in bytes.
     pub fn address(self) -> u64 {
         self.address
     }
@@ -62,7 +64,9 @@ impl<T> std::fmt::Debug for Ptr<T> {
 /// The blocks of a launch, and the bytes of dynamic shared memory of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
+    /// Number of blocks in x, y and z.
     pub blocks: [usize; 3],
+    /// Dynamic shared memory of a block, bytes.
     pub shared_bytes: u32,
 }
 
@@ -73,6 +77,7 @@ impl Grid {
         [count.div_ceil(256).clamp(1, 4096), 1, 1].into()
     }
 
+    /// Returns the same grid with `bytes` of dynamic shared memory for each block.
     pub fn shared(self, bytes: usize) -> Grid {
         Grid { shared_bytes: bytes as u32, ..self }
     }

@@ -65,15 +65,20 @@ pub(crate) struct Node {
 /// What an op uses besides its inputs.
 #[derive(Clone, Debug, Default)]
 pub struct Attachments {
+    /// Parameters, in the order that the op expects.
     pub params: Vec<ParamId>,
+    /// Running statistics, in the order that the op expects.
     pub buffers: Vec<BufferId>,
+    /// Counter of training batches, of a batch normalisation.
     pub counter: Option<CounterId>,
+    /// Latent state, of a cell.
     pub state: Option<StateId>,
 }
 
 /// One latent state of the network: a slot of `[h, w, c]` for each image of the batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDecl {
+    /// Name in checkpoints and messages.
     pub name: String,
     /// `n` is 1: the shape of one slot.
     pub slot: Shape,
@@ -101,6 +106,7 @@ impl Graph {
         self
     }
 
+    /// Returns whether the graph is differentiated, and which statistics it uses.
     pub fn mode(&self) -> Mode {
         self.mode
     }
@@ -165,6 +171,7 @@ impl Graph {
         self.values[var.0].keep = true;
     }
 
+    /// Returns the shape of `var`.
     pub fn shape(&self, var: Var) -> Shape {
         self.values[var.0].shape
     }

@@ -69,36 +69,51 @@ fn no_kernels(op: &'static str) -> Error {
 
 /// The operands of forward. All memory is distinct; `output`, `saved` and `workspace` hold arbitrary bits at the start.
 pub struct Forward<'a> {
+    /// Inputs, each `[n, h, w, c]`, in the order of recording.
     pub inputs: Vec<&'a [f32]>,
+    /// Parameters, in the order of [`Attachments::params`](super::Attachments::params).
     pub params: Vec<&'a [f32]>,
+    /// Running statistics, which forward may update.
     pub buffers: Vec<&'a mut [f32]>,
     /// The latent state before and after this step, for a cell.
     pub state: Option<(&'a [f32], &'a mut [f32])>,
+    /// Output `[n, h, w, c]`, to be written.
     pub output: &'a mut [f32],
     /// Empty if there will be no backward.
     pub saved: &'a mut [f32],
+    /// Scratch memory of [`Needs::forward_workspace`] words.
     pub workspace: &'a mut [f32],
 }
 
 /// The operands of backward. Inputs and output are empty unless [`Needs`] asked for them.
 pub struct Backward<'a> {
+    /// Inputs, each `[n, h, w, c]`.
     pub inputs: Vec<&'a [f32]>,
+    /// Parameters, as in forward.
     pub params: Vec<&'a [f32]>,
+    /// Running statistics.
     pub buffers: Vec<&'a [f32]>,
     /// The latent state before the step, for a cell.
     pub prev_state: &'a [f32],
+    /// Output of forward.
     pub output: &'a [f32],
+    /// Gradient of the output, with its shape.
     pub grad_output: &'a [f32],
     /// `None` where no gradient is needed.
     pub grad_inputs: Vec<Option<Grad<'a>>>,
+    /// `None` where no gradient is needed.
     pub grad_params: Vec<Option<Grad<'a>>>,
+    /// What forward saved.
     pub saved: &'a mut [f32],
+    /// Scratch memory of [`Needs::backward_workspace`] words.
     pub workspace: &'a mut [f32],
 }
 
 /// A gradient to write: the first writer overwrites, the others add.
 pub struct Grad<'a> {
+    /// The memory of the gradient.
     pub data: &'a mut [f32],
+    /// Whether to add to what is there.
     pub accumulate: bool,
 }
 
@@ -112,38 +127,54 @@ impl Grad<'_> {
 
 /// The operands of forward on a GPU: those of [`Forward`] as addresses. Activations have the type of the GPU's precision.
 pub struct GpuForward<'a> {
+    /// The GPU.
     pub gpu: &'a Gpu,
+    /// Inputs, each `[n, h, w, c]`.
     pub inputs: Vec<Ptr>,
+    /// Parameters.
     pub params: Vec<Ptr<f32>>,
+    /// Running statistics, which forward may update.
     pub buffers: Vec<Ptr<f32>>,
     /// The latent state before and after this step, for a cell.
     pub state: Option<[Ptr<f32>; 2]>,
+    /// Output `[n, h, w, c]`, to be written.
     pub output: Ptr,
     /// Null if there will be no backward.
     pub saved: Ptr,
+    /// Scratch memory; null if the op needs none.
     pub workspace: Ptr,
 }
 
 /// The operands of backward on a GPU: those of [`Backward`] as addresses. Inputs and output are null unless [`Needs`] asked for them.
 pub struct GpuBackward<'a> {
+    /// The GPU.
     pub gpu: &'a Gpu,
+    /// Inputs, each `[n, h, w, c]`.
     pub inputs: Vec<Ptr>,
+    /// Parameters.
     pub params: Vec<Ptr<f32>>,
     /// The latent state before the step, for a cell.
     pub prev_state: Ptr<f32>,
+    /// Output of forward.
     pub output: Ptr,
+    /// Gradient of the output, with its shape.
     pub grad_output: Ptr,
     /// `None` where no gradient is needed.
     pub grad_inputs: Vec<Option<GpuGrad<Ptr>>>,
+    /// `None` where no gradient is needed.
     pub grad_params: Vec<Option<GpuGrad<Ptr<f32>>>>,
+    /// What forward saved; null if that is nothing.
     pub saved: Ptr,
+    /// Scratch memory; null if the op needs none.
     pub workspace: Ptr,
 }
 
 /// A gradient to write: the first writer overwrites, the others add.
 #[derive(Clone, Copy, Debug)]
 pub struct GpuGrad<P> {
+    /// Address of the gradient.
     pub data: P,
+    /// Whether to add to what is there.
     pub accumulate: bool,
 }
 

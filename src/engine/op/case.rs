@@ -9,6 +9,7 @@ type Build = fn(&mut Graph, &mut Store, &[Var], &[ParamId], Option<Var>) -> Resu
 
 /// An op with the sizes of its operands.
 pub struct OpCase {
+    /// Name of the case: the op, and what is special about the sizes.
     pub name: &'static str,
     /// Shapes of the differentiated inputs.
     pub inputs: Vec<Shape>,

@@ -25,11 +25,30 @@ const CHUNK: usize = 1 << 15;
 #[derive(Clone, Debug, PartialEq)]
 pub enum UpdateRule {
     /// Adam; weight decay is added to the gradient (L2).
-    Adam { betas: [f64; 2], eps: f64, amsgrad: bool },
+    Adam {
+        /// Decay rates of the two moments, in [0, 1).
+        betas: [f64; 2],
+        /// Added to the denominator, greater than 0.
+        eps: f64,
+        /// Whether to divide by the largest second moment so far (AMSGrad).
+        amsgrad: bool,
+    },
     /// Adam with decoupled weight decay: the parameter itself is scaled by 1 - lr · weight_decay.
-    AdamW { betas: [f64; 2], eps: f64, amsgrad: bool },
+    AdamW {
+        /// Decay rates of the two moments, in [0, 1).
+        betas: [f64; 2],
+        /// Added to the denominator, greater than 0.
+        eps: f64,
+        /// Whether to divide by the largest second moment so far (AMSGrad).
+        amsgrad: bool,
+    },
     /// Gradient descent; weight decay is added to the gradient (L2).
-    Sgd { momentum: f64, nesterov: bool },
+    Sgd {
+        /// Share of the momentum buffer that a step keeps, in [0, 1); 0 needs no buffer.
+        momentum: f64,
+        /// Whether to apply Nesterov's rule, which needs a momentum.
+        nesterov: bool,
+    },
 }
 
 impl UpdateRule {
@@ -78,7 +97,9 @@ impl UpdateRule {
 pub struct Segment {
     /// Elements of the flat buffers.
     pub range: Range<usize>,
+    /// Learning rate.
     pub lr: f32,
+    /// Weight decay, as [`UpdateRule`] applies it.
     pub weight_decay: f32,
 }
 

@@ -8,6 +8,7 @@ use crate::engine::plan::Block;
 pub struct Placed {
     /// `input 0`, `output`, `saved`, `workspace`, `gradient of input 0`, `gradient of output`.
     pub name: String,
+    /// Address on the GPU, bytes.
     pub address: u64,
     /// Rounded up to whole words of 4 bytes.
     pub bytes: usize,
@@ -16,7 +17,9 @@ pub struct Placed {
 /// A pass over the nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
+    /// From the inputs to the outputs.
     Forward,
+    /// From the gradients of the roots to those of inputs and parameters.
     Backward,
 }
 

@@ -15,10 +15,15 @@ use crate::engine::store::{Group, ParamId, Store};
 
 /// A recorded case whose inputs, parameters, latent state and gradient of the output are filled with numbers from [-1, 1).
 pub struct CaseRun {
+    /// The session that runs the op.
     pub session: Session,
+    /// The parameters and their gradients.
     pub store: Store,
+    /// The differentiated inputs.
     pub inputs: Vec<Var>,
+    /// The op's parameters, in [`CaseRun::store`].
     pub params: Vec<ParamId>,
+    /// The op's output.
     pub output: Var,
     /// The numbers of each of `inputs`.
     pub input_values: Vec<Vec<f32>>,

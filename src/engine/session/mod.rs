@@ -59,10 +59,12 @@ impl Session {
         self
     }
 
+    /// Returns the graph that the session runs.
     pub fn graph(&self) -> &Graph {
         &self.graph
     }
 
+    /// Returns the graph's plan: which memory holds what.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }

@@ -18,12 +18,19 @@ use crate::engine::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
 /// The parameters, statistics and settings of a batch normalisation.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchNorm {
+    /// Scale γ, `[c]`.
     pub weight: ParamId,
+    /// Offset β, `[c]`.
     pub bias: ParamId,
+    /// Running mean, `[c]`.
     pub running_mean: BufferId,
+    /// Running unbiased variance, `[c]`.
     pub running_var: BufferId,
+    /// Counter of the training batches so far.
     pub num_batches_tracked: CounterId,
+    /// ε, which is added to the variance.
     pub eps: f32,
+    /// Weight of a batch in the running statistics, as in torch.
     pub momentum: f32,
 }
 
