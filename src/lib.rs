@@ -71,6 +71,7 @@
 //! - `cli` (default): the program `ptl-train` with its command line, progress bars and pictures. A library needs none of it.
 //! - `emulator`: [`Device::open`](engine::device::Device::open) can run the CUDA kernels on the CPU, for tests. Needs a C++17 compiler.
 
+#![deny(missing_docs)]
 // Some private functions serve the program alone.
 #![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
