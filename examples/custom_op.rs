@@ -34,7 +34,7 @@ impl Op for Silu {
 }
 
 fn main() -> ptl::Result<()> {
-    // Two layers learn the exclusive or of two numbers.
+    // A network of two layers learns the exclusive or of two numbers.
     let mut store = Store::new();
     let mut param = |name: &str, shape: &[usize]| store.add_param(name.into(), shape, Layout::Conv, Group::Head);
     let [w1, w2] = [param("w1", &[8, 3]), param("w2", &[2, 8])];
@@ -49,7 +49,7 @@ fn main() -> ptl::Result<()> {
     let mut session = Session::new(graph, &store, &Device::Cpu)?;
     session.set(x, &[0., 0., 1., 0., 1., 1., 1., 0., 1., 1., 1., 1.])?; // The third number of each row stands for a bias.
     session.set(labels, &[0, 1, 1, 0].map(f32::from_bits))?;
-    let mut states = LatentStates::new(StateInit::Zeros, 0); // For BConv-Cells. This network has none.
+    let mut states = LatentStates::new(StateInit::Zeros, 0); // `Session` needs them for BConv-Cells, which this network does not have.
     let mut run = |store: &mut Store| -> ptl::Result<f32> {
         session.forward(store, &mut states)?;
         session.set_grad(loss, &[1.0])?;

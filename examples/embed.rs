@@ -1,4 +1,4 @@
-//! Prints for each image of a folder the other image with the nearest feature:
+//! Prints, for each image of a folder, the other image whose feature is nearest:
 //! `cargo run --release --example embed -- RUN_OR_CHECKPOINT IMAGES`
 
 use std::path::Path;

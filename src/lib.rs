@@ -68,11 +68,11 @@
 //!
 //! # Features
 //!
-//! - `cli` (default): the program `ptl-train` with its command line, progress bars and pictures. A library needs none of it.
+//! - `cli` (default): the program `ptl-train` with its command line, progress bars and pictures. Users of the library do not need it.
 //! - `emulator`: [`Device::open`](engine::device::Device::open) can run the CUDA kernels on the CPU, for tests. Needs a C++17 compiler.
 
 #![deny(missing_docs)]
-// Some private functions serve the program alone.
+// Only the program uses some private functions.
 #![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
 pub mod app;

@@ -1,4 +1,4 @@
-//! Fine-tune re-identification models with Progressive Transfer Learning.
+//! Fine-tunes person re-identification networks and image classifiers by Progressive Transfer Learning.
 
 use std::process::ExitCode;
 

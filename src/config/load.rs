@@ -1,4 +1,4 @@
-//! Loads settings: defaults, then a TOML file, then flags, merged as trees and parsed once.
+//! Loads settings: defaults, overridden by a TOML file, then by flags. They are merged as TOML tables and parsed once.
 
 use std::path::{Path, PathBuf};
 
@@ -14,8 +14,8 @@ use crate::{Error, Result};
 /// Largest accepted file, bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// TOML has signed 64-bit integers only.
-const TOO_LARGE: &str = "one of its settings is an integer of 2^63 or more: a run has none";
+/// The reason why settings are refused that TOML cannot hold: its integers have 64 bits with a sign.
+const TOO_LARGE: &str = "one of the settings is an integer of 2^63 or more, which a TOML file cannot hold";
 
 impl Config {
     /// Loads settings as [`Config::load`] does, from the recipe of the task and network that flags or file name; `arch` is the network if
@@ -29,8 +29,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Loads the settings that a run has stored in `file`; `flags` override them. A setting that the file lacks has the value of the
-    /// versions before it existed.
+    /// Loads the settings that a run has stored in `file`; `flags` override them. A file of an earlier version
+    /// lacks newer settings: these get the values with which that version worked.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -123,7 +123,7 @@ impl Config {
     }
 }
 
-/// Returns the absolute path for `path`, so that a run can be resumed and measured from any folder. `setting` is its name, for messages.
+/// Returns `path` as an absolute path, so that a run can be resumed and measured from any folder. `setting` names the setting in errors.
 ///
 /// # Errors
 /// [`Error::Setting`]: the path is not UTF-8.
@@ -140,7 +140,7 @@ pub(crate) fn whole_path(setting: &str, path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Replaces values of `tree` by those of `over`, key by key.
+/// Replaces values of `tree` by those of `over`, and merges tables key by key.
 fn merge(tree: &mut Table, over: Table) {
     for (key, value) in over {
         match (tree.get_mut(&key), value) {
@@ -169,6 +169,7 @@ fn check_file(text: &str, file: &Path) -> Result<()> {
     check_table(text, file, "", table.get_ref())
 }
 
+/// Checks the keys and values of `table`, which is the section `section` of the file; the top of the file has no name.
 fn check_table(text: &str, file: &Path, section: &str, table: &DeTable<'_>) -> Result<()> {
     for (key, value) in table {
         let path = if section.is_empty() { key.get_ref().to_string() } else { format!("{section}.{}", key.get_ref()) };
@@ -199,7 +200,7 @@ fn check_table(text: &str, file: &Path, section: &str, table: &DeTable<'_>) -> R
     Ok(())
 }
 
-/// Returns "; did you mean `optim.lr`?" if a setting or section has a similar name, or a setting of another section has the same key.
+/// Returns "; did you mean `optim.lr`?" if a setting or section has a similar name or key; otherwise names the command that lists all.
 fn suggestion(path: &str) -> String {
     let near = |section: &&str| strsim::damerau_levenshtein(section, path) <= 2;
     if let Some(section) = Config::settings().map(Setting::section).filter(|s| !s.is_empty()).find(near) {

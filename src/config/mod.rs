@@ -1,4 +1,4 @@
-//! Every setting of a run: one struct that a TOML file, the command line and a run folder share.
+//! Every setting of a run: one struct that is read from TOML files and flags, and stored in run folders.
 //!
 //! Each section is declared in the module that uses it, by [`crate::base::settings`]; [`Config`] composes them.
 
@@ -84,7 +84,7 @@ impl Config {
         Config::recipe_for(task, arch, false)
     }
 
-    /// Returns the defaults as [`Config::recipe`] does; `small_images` takes those of small images for any network.
+    /// Returns the defaults as [`Config::recipe`] does; `small_images` selects the defaults for small images, whatever the network.
     fn recipe_for(task: TaskKind, arch: &str, small_images: bool) -> Config {
         let known = Arch::new(arch, task).ok();
         let of_cifar = known.is_some_and(|arch| arch.backbone.for_small_images());
@@ -95,7 +95,7 @@ impl Config {
             (of_cifar, Recipe::ThreeStages),
         ]
         .into_iter()
-        .filter_map(|(is_meant, recipe)| is_meant.then_some(recipe))
+        .filter_map(|(applies, recipe)| applies.then_some(recipe))
         .collect();
         let mut config = Config::defaults(&recipes);
         config.task = task;
@@ -103,7 +103,7 @@ impl Config {
         config
     }
 
-    /// Returns the first setting that `counted` accepts and that differs from `other`'s.
+    /// Returns the first setting that `counted` accepts and whose value differs from that in `other`.
     pub fn first_difference(&self, other: &Config, counted: impl Fn(&Setting) -> bool) -> Option<&'static Setting> {
         Config::settings().find(|setting| counted(setting) && self.shown(setting) != other.shown(setting))
     }

@@ -1,7 +1,7 @@
 //! Settings from flags, and the check that each flag has an effect.
 //!
-//! A file may hold settings without effect: it may serve several commands, networks and tasks, and the config.toml of a run names every
-//! setting.
+//! Only flags are checked. A file may hold settings without effect: several commands, networks and tasks may share it, and the
+//! config.toml of a run holds every setting.
 
 use toml::Value;
 
@@ -30,7 +30,7 @@ impl Overrides {
         self.0.push((setting, value));
     }
 
-    /// Returns whether no flag was given.
+    /// Returns whether there are no settings.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -55,10 +55,10 @@ impl Overrides {
         self.0.iter().rev().find(|(setting, _)| setting.path == path).map(|(_, value)| value)
     }
 
-    /// Refuses the first given flag among `paths`, with this reason.
+    /// Refuses the flags of the settings at `paths`.
     ///
     /// # Errors
-    /// [`Error::Setting`].
+    /// [`Error::Setting`] with `reason`, for the first such flag that was given.
     pub fn refuse(&self, paths: &[&str], reason: &str) -> Result<()> {
         match self.iter().find(|(setting, _)| paths.contains(&setting.path)) {
             None => Ok(()),

@@ -53,7 +53,7 @@ settings! {
         /// Keep the classifier of --init, for the same classes.
         #[setting(flag("keep-head").needs(&[INIT]))]
         pub keep_head: bool = false;
-        /// Accept an --init that has only a part of the network's backbone.
+        /// Accept a file for --init that has only a part of the network's backbone, or other blocks.
         #[setting(flag("init-partial").needs(&[INIT]))]
         pub init_partial: bool = false;
         /// Which dictionary of weights to take from a file with several: its name, such as state_dict_ema, or the first part of its

@@ -11,7 +11,7 @@ use crate::nn::{self, Family, Pool, StemKind, TaskKind};
 use crate::{Error, Result};
 
 impl Config {
-    /// Refuses values that cannot work, whatever the data.
+    /// Refuses values that cannot work with any data.
     ///
     /// # Errors
     /// [`Error::Setting`] for the first such value.
@@ -24,9 +24,8 @@ impl Config {
 
     /// Refuses numbers that are not finite or beyond the limits of their declaration.
     fn validate_bounds(&self) -> Result<()> {
-        let no_toml =
-            |reason| Error::Setting { setting: "configuration".into(), value: "configuration".into(), reason };
-        let table = self.to_table().map_err(no_toml)?;
+        let too_large = |reason| Error::Setting { setting: "configuration".into(), value: "(given)".into(), reason };
+        let table = self.to_table().map_err(too_large)?;
         for setting in Config::settings() {
             let value = setting.value_in(&table);
             let holds = value.is_none_or(|value| setting.bounds.hold(value));
@@ -141,7 +140,7 @@ impl Config {
     }
 }
 
-/// Refuses a value with this reason unless `holds`.
+/// Refuses the value of `setting` with `reason`, unless `holds`.
 fn check(setting: &str, value: impl ToString, holds: bool, reason: &str) -> Result<()> {
     if holds {
         return Ok(());

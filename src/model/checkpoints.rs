@@ -1,5 +1,5 @@
-//! The checkpoints of a run. Each is a folder `step-N` that is created and removed atomically. If a process is killed meanwhile, the
-//! next one repairs what it left (`heal`).
+//! The checkpoints of a run. Each is a folder `step-N` that is created and removed atomically. If a process is killed while it does so,
+//! the process that resumes the run repairs what it left (`heal`).
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -15,12 +15,14 @@ use crate::data::{Sample, middle};
 pub struct TrainingImages {
     /// Number of images.
     pub count: usize,
-    /// CRC-32 of the sorted list of images: path below the data set's folder, label, size of the file, and bytes from its middle.
+    /// CRC-32 of the sorted list of images. An entry has the path below the data set's folder, the label, the size of the file in bytes,
+    /// and the CRC-32 of bytes from its middle.
     pub crc32: u32,
 }
 
 impl TrainingImages {
-    /// Computes the fingerprint of `samples`; paths count from the folder `root`. Ignores files that cannot be read: decoding reports them.
+    /// Computes the fingerprint of `samples`; paths are relative to the folder `root`. Ignores files that cannot be read: decoding
+    /// reports them.
     pub fn new(samples: &[Sample], root: &Path) -> TrainingImages {
         let files: HashSet<&Path> = samples.iter().map(|sample| sample.image.file()).collect();
         let files: HashMap<&Path, (u64, u32)> = files.into_par_iter().map(|path| (path, fingerprint(path))).collect();

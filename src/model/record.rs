@@ -1,5 +1,5 @@
-//! The progress of a run, which each checkpoint stores as `record.json`. The file is written with the checkpoint and replaced
-//! atomically after its evaluation. So weights and record belong together, whenever the run ends.
+//! The progress of a run, which each checkpoint stores as `record.json`. The file is written with the checkpoint, and replaced atomically
+//! after the evaluation of the checkpoint. So weights and record belong together, whenever the run ends.
 
 use std::path::Path;
 
@@ -38,11 +38,12 @@ pub struct Position {
 pub struct Best {
     /// mAP, Rank-1 or top-1 accuracy, in [0, 1].
     pub score: f64,
-    /// Epochs that were done.
+    /// Number of epochs that were done then.
     pub epoch: usize,
     /// Number of later evaluations, none of which was better.
     pub evaluations_since: usize,
-    /// Updates that were done, as in the checkpoint's name; `None` in records of earlier versions, which kept a copy called `best`.
+    /// Number of updates that were done then, as in the checkpoint's name. `None` in records of earlier versions, which kept a copy
+    /// called `best`.
     #[serde(default)]
     pub step: Option<u64>,
 }
@@ -56,7 +57,7 @@ pub struct Record {
     pub best: Option<Best>,
     /// Updates that were done at the last evaluation.
     pub evaluated: Option<u64>,
-    /// Sums over the steps of the current epoch.
+    /// Sums over the batches of the current epoch.
     pub sums: Sums,
     /// Bytes of `metrics.jsonl` at this checkpoint; `None` in checkpoints of earlier versions.
     pub metrics: Option<u64>,
@@ -139,7 +140,7 @@ impl Record {
             return Err(format!(
                 "its accuracies sum up to {} over {}",
                 sums.accuracy,
-                plural(sums.steps, "step", "steps")
+                plural(sums.steps, "batch", "batches")
             ));
         }
         if batch > 0 && batch >= batches {
@@ -152,7 +153,7 @@ impl Record {
     }
 }
 
-/// Losses and accuracy of a training step.
+/// Losses and accuracy of a training step on one batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepReport {
     /// Weighted sum of `cross_entropy` and `triplet`.
@@ -167,7 +168,7 @@ pub struct StepReport {
     pub grad_norm: Option<f64>,
 }
 
-/// Sums over the steps of an epoch.
+/// Sums over the batches of an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sums {
     /// Number of batches.
@@ -187,7 +188,7 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// Adds a step on `images` images.
+    /// Adds the report of a batch of `images` images.
     pub fn add(&mut self, report: &StepReport, images: usize) {
         self.steps += 1;
         self.images += images;

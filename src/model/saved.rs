@@ -36,7 +36,7 @@ pub(crate) struct OldPosition {
     best: Option<Best>,
 }
 
-/// Returns whether `folder` holds all files of a checkpoint. A file only has its name when it is complete.
+/// Returns whether `folder` holds all files of a checkpoint. A file gets its name only when it is complete.
 pub(super) fn is_whole(folder: &Path) -> bool {
     let has = |name| folder.join(name).is_file();
     let old = || {
@@ -85,7 +85,7 @@ impl Saved {
     }
 }
 
-/// Fills `states` from the training file next to the file `model`; leaves them empty if there is none.
+/// Fills `states`, which `decls` declare, from the training file next to the file `model`; leaves them empty if there is none.
 ///
 /// # Errors
 /// The file is broken, or its states have other shapes.

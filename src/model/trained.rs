@@ -39,7 +39,7 @@ pub struct TrainedModel {
     pub classes: usize,
     /// Names of the classes or identities; empty if the file has none.
     pub class_names: Vec<String>,
-    /// The dictionary of weights that was taken from the file, for messages; empty if there was no choice.
+    /// A message about which of several dictionaries of weights was taken from the file; empty if the file has only one.
     choice: String,
 }
 
@@ -55,8 +55,8 @@ impl TrainedModel {
         let file = checkpoint::File::open_dictionary(&path, flags.text("train.weights_dict"))?;
         let (about, place) = if has_header(&file) { (described(&file, flags)?, None) } else { foreign(&file, flags)? };
         let About { config, classes, class_names, trained_on, trained_root } = about;
-        flags.refuse_without_effect(&measured(&config, flags), true)?;
-        // A header may ask for a huge network: it is compared with the tensors before anything is allocated.
+        flags.refuse_without_effect(&evaluation_settings(&config, flags), true)?;
+        // A damaged header may describe a huge network, so it is compared with the tensors before anything is allocated.
         let mut store = Store::of_shapes();
         let network = config.network(classes).and_then(|network| network.build(&mut store, config.seed));
         let network = if place.is_none() { network.map_err(|error| of_header(&path, error))? } else { network? };
@@ -76,7 +76,7 @@ impl TrainedModel {
             Some(_) => load_latent_states(&path, graph.states(), &mut states),
             None => Ok(()),
         };
-        // They may be of another image size, for example: only an evaluation that starts from them needs them.
+        // The states may not fit, for example if the image size was changed. Only an evaluation that starts from them needs them.
         if loaded.is_err() && config.ptl.eval_state != EvalState::Mean {
             states = LatentStates::new(config.ptl.state_init, config.seed);
         } else {
@@ -124,8 +124,8 @@ impl TrainedModel {
     }
 }
 
-/// Returns the settings of an evaluation. If a flag names a folder, the `data.kind` of the training does not apply to it.
-fn measured(config: &Config, flags: &Overrides) -> Config {
+/// Returns the settings of an evaluation. The `data.kind` of the training does not apply to a folder that a flag names.
+fn evaluation_settings(config: &Config, flags: &Overrides) -> Config {
     let mut config = config.clone();
     if flags.has("data.root") {
         if !flags.has("data.kind") {
@@ -149,7 +149,7 @@ struct About {
 /// Reads settings and classes from the header of a file.
 fn described(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
     let header = model_header(file.path(), file)?;
-    // The model does not depend on the device that trained it.
+    // The settings of the device that trained the model do not apply here.
     let Config { device, precision, gpu, .. } = Config::default();
     let stored = Config { device, precision, gpu, ..header.config.clone() };
     stored.validate().map_err(|error| of_header(file.path(), error))?;
@@ -265,7 +265,7 @@ mod tests {
         let mut flags = Overrides::default();
         let mut check = |path: &str, value: &str| {
             flags.add(path, value).unwrap();
-            flags.refuse_without_effect(&measured(&config, &flags), false)
+            flags.refuse_without_effect(&evaluation_settings(&config, &flags), false)
         };
         assert!(check("data.val_share", "0.3").unwrap_err().to_string().contains("validation images of its own"));
         check("data.root", "photos").unwrap();

@@ -23,8 +23,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file `path` and keeps its first `length` bytes: a run that resumes from a checkpoint repeats what followed. If the
-    /// length is `None` or does not fit the file, keeps the complete lines for which `keep` is true.
+    /// Opens the file `path` and keeps its first `length` bytes: a run that resumes from a checkpoint writes the rest again. If the length
+    /// is `None` or does not end a line of the file, keeps the complete lines for which `keep` is true.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).

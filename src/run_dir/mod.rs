@@ -22,7 +22,7 @@ use lock::{LOCK_FILE, Lock};
 pub(crate) use metrics::LARGEST;
 pub use metrics::Metrics;
 
-/// The folder of runs for which no folder is named.
+/// The folder, in the working directory, for runs for which no folder is named.
 pub const RUNS: &str = "runs";
 
 const CONFIG_FILE: &str = "config.toml";
@@ -30,7 +30,8 @@ const LOG_FILE: &str = "log.txt";
 const METRICS_FILE: &str = "metrics.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
 /// What the folder of a run may hold before its first checkpoint.
-const OF_A_BEGINNING: [&str; 6] = [LOCK_FILE, LOG_FILE, CONFIG_FILE, ".config.toml.tmp", METRICS_FILE, CHECKPOINTS];
+const BEFORE_FIRST_CHECKPOINT: [&str; 6] =
+    [LOCK_FILE, LOG_FILE, CONFIG_FILE, ".config.toml.tmp", METRICS_FILE, CHECKPOINTS];
 
 /// The folder of one run.
 #[derive(Clone, Debug)]
@@ -38,7 +39,7 @@ pub struct RunDir {
     root: PathBuf,
     /// `None` if the run is only read.
     _lock: Option<Lock>,
-    /// Folders that were created for the run, the innermost first: its own, and those above it.
+    /// Folders that were created for the run, the innermost first: its own folder, and folders above it.
     made: Vec<PathBuf>,
 }
 
@@ -95,7 +96,7 @@ impl RunDir {
         }
     }
 
-    /// Opens an existing run to continue it. Nobody else can continue it until the result and all its clones are dropped.
+    /// Opens an existing run to continue it. No other process can continue it until the returned value and all its clones are dropped.
     ///
     /// # Errors
     /// [`Error::NotARun`] if there is no folder with a config.toml; [`Error::RunBusy`] while another process writes it; [`Error::Io`].
@@ -121,7 +122,7 @@ impl RunDir {
         } else if may_be_used(path)? {
             "it ended before its first checkpoint: start it again, with this folder as `out`"
         } else {
-            "it has no config.toml: name the folder that a run was started in with `out`"
+            "it has no config.toml: name the folder that a run was started with, its `out`"
         };
         Err(Error::NotARun { path: path.into(), reason: reason.into() })
     }
@@ -132,8 +133,8 @@ impl RunDir {
         Ok(self)
     }
 
-    /// Removes a run that ended before its settings were written, for example because its weights did not fit, and the folders that were
-    /// created for it. Leaves what cannot be removed.
+    /// Removes the folder of a run that ended before its settings were written, for example because its weights did not fit, and the
+    /// folders above it that were created for it. Ignores what cannot be removed.
     pub(crate) fn discard_unstarted(&self) {
         if !self.config_path().exists() {
             let _ = fs::remove_file(self.log_path());
@@ -143,7 +144,7 @@ impl RunDir {
         }
     }
 
-    /// Removes the results of an earlier end of a continued run: they would be mistaken for its own.
+    /// Removes the summary and the items that a run wrote at an earlier end. If the run continues, they would be mistaken for its results.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -159,7 +160,7 @@ impl RunDir {
         &self.root
     }
 
-    /// Returns the path of a file in the folder.
+    /// Returns the path of the file `name` in the folder.
     pub fn file(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
@@ -223,7 +224,8 @@ impl RunDir {
         })
     }
 
-    /// Opens the metrics to continue them after their first `length` bytes: see [`Metrics::resume`].
+    /// Opens the metrics to continue them after their first `length` bytes. If that length is not known, keeps the lines for which `keep`
+    /// is true: see [`Metrics::resume`].
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -261,7 +263,7 @@ fn refuse_content(root: &Path) -> Result<()> {
 fn may_be_used(root: &Path) -> Result<bool> {
     let begun = root.join(CONFIG_FILE).exists();
     let (all, checkpoints) = (names(root)?, root.join(CHECKPOINTS));
-    if !all.iter().all(|name| OF_A_BEGINNING.iter().any(|known| OsStr::new(known) == name)) {
+    if !all.iter().all(|name| BEFORE_FIRST_CHECKPOINT.iter().any(|known| OsStr::new(known) == name)) {
         return Ok(false);
     }
     let inside = if checkpoints.is_dir() { names(&checkpoints)? } else { Vec::new() };
@@ -369,7 +371,7 @@ mod tests {
         for (path, reason) in [
             (folder.path().join("x"), "it does not exist"),
             (folder.path().into(), "it is empty: start a run there, with this folder as `out`"),
-            (other, "it has no config.toml: name the folder that a run was started in with `out`"),
+            (other, "it has no config.toml: name the folder that a run was started with, its `out`"),
         ] {
             let error = RunDir::open(&path).unwrap_err().to_string();
             assert!(error.ends_with(&format!("is not a run folder: {reason}")), "{error}");

@@ -1,5 +1,5 @@
-//! The effect of latent states: the same network is trained with each policy (`carry`, `carry-epochs`, `reset`) from the same weights,
-//! data order and seeds, and each result is evaluated from each state (`zeros`, `mean`, `normal`).
+//! The effect of latent states. The same network is trained with each policy (`carry`, `carry-epochs`, `reset`), with the same weights,
+//! data order and seeds. Each trained network is evaluated from each state (`zeros`, `mean`, `normal`).
 
 use std::path::PathBuf;
 
@@ -38,7 +38,8 @@ pub struct Ablation<'a> {
     pub study: Study<'a>,
 }
 
-/// Scores by training policy, evaluation state and seed.
+/// Scores `[policy][state][seed]`: by training policy (carry, carry-epochs, reset), by the state from which the evaluation starts (zeros,
+/// mean, normal), and in the order of [`Study::seeds`].
 pub type Results = [[Vec<Scores>; 3]; 3];
 
 /// Refuses a network without latent states, and a repeated seed.

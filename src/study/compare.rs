@@ -1,5 +1,5 @@
-//! Compares plain fine-tuning with PTL: pre-trains on a source domain, fine-tunes on a target domain once plainly and once with PTL,
-//! from the same weights and seeds, and measures both networks and the pre-trained one.
+//! Compares plain fine-tuning with PTL: pre-trains a network on a source domain, and fine-tunes it on a target domain, once plainly and
+//! once with PTL, with the same weights and seeds. Measures both networks, and the pre-trained one (zero-shot).
 
 use serde_json::{Map, Value, json};
 
@@ -28,7 +28,7 @@ pub struct Comparison<'a> {
     pub study: Study<'a>,
 }
 
-/// Scores of the arms for each seed.
+/// For each seed, in the order of [`Study::seeds`], the scores of the arms: zero-shot, plain fine-tuning, PTL.
 pub type Results = Vec<[Scores; 3]>;
 
 /// Refuses a network that already has cells, and a repeated seed.
@@ -76,7 +76,7 @@ pub fn run(comparison: &Comparison<'_>) -> Result<Option<Results>> {
     Ok(Some(results))
 }
 
-/// Pre-trains and runs both arms; returns `None` if stopped.
+/// Pre-trains and fine-tunes with one seed; returns `None` if stopped.
 fn one_seed(comparison: &Comparison<'_>, seed: u64) -> Result<Option<[Scores; 3]>> {
     let Comparison { source, target, study, .. } = comparison;
     // The settings of an arm name its data, so that each arm can be resumed by itself.

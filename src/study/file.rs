@@ -1,4 +1,4 @@
-//! The file `study.toml`, written into the folder of a study before its first arm. From it, an interrupted study continues.
+//! The file `study.toml`, which is written into the folder of a study before its first arm. An interrupted study continues from it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -44,9 +44,9 @@ impl fmt::Display for StudyKind {
 pub struct StudyFile {
     /// The command that made the study.
     pub kind: StudyKind,
-    /// Every arm is trained once with each seed.
+    /// Seeds; every arm is trained once with each.
     pub seeds: Vec<u64>,
-    /// Whether a demo has only a few steps.
+    /// Whether a demo trains only a few steps.
     #[serde(default)]
     pub quick: bool,
     /// Initial weights of every arm of an ablation.
@@ -93,7 +93,7 @@ impl StudyFile {
         }
         study.check().map_err(|reason| no(format!("its {FILE} {reason}")))?;
         study.take(flags)?;
-        // A study that was killed at its very start has no such file.
+        // A study that was killed right after its start may lack this file.
         let config = folder.join("config.toml");
         if !config.exists() {
             atomic_write(&config, |file| file.write_all(study.config.to_toml().as_bytes()))?;
@@ -125,12 +125,12 @@ impl StudyFile {
         Ok(())
     }
 
-    /// Returns whether `folder` is that of a study.
+    /// Returns whether `folder` holds a study.
     pub(crate) fn is_in(folder: &Path) -> bool {
         folder.join(FILE).is_file()
     }
 
-    /// Takes flags that cannot change results, and refuses others that contradict the study.
+    /// Applies flags that cannot change results, and refuses others whose values differ from the study's.
     fn take(&mut self, flags: &Overrides) -> Result<()> {
         let given = Config::load(&self.config, None, flags)?;
         let mut harmless = Overrides::default();

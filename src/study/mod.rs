@@ -31,7 +31,7 @@ use crate::{Error, Result};
 
 /// What all arms share.
 pub struct Study<'a> {
-    /// Every arm is trained once with each seed.
+    /// Seeds; every arm is trained once with each.
     pub seeds: Vec<u64>,
     /// Folder of the study.
     pub run: &'a RunDir,
@@ -39,19 +39,19 @@ pub struct Study<'a> {
     pub reporter: &'a Reporter,
     /// Request to stop the current training.
     pub stop: &'a StopFlag,
-    /// Called with the run of each arm when its training has ended or was stopped. The command line draws its curves.
+    /// Called with the run of each arm when its training has ended or was stopped, for example to draw its curves.
     pub arm_ended: &'a dyn Fn(&RunDir) -> Result<()>,
 }
 
 impl Study<'_> {
-    /// Returns the folder of an arm, within a folder for its seed if there are several seeds.
+    /// Returns the folder of an arm: `ARM`, or `seed-N/ARM` if there are several seeds.
     pub fn folder(&self, seed: u64, arm: &str) -> PathBuf {
         let root = self.run.root();
         if self.seeds.len() == 1 { root.join(arm) } else { root.join(format!("seed-{seed}")).join(arm) }
     }
 
-    /// Trains an arm in `folder` and evaluates it. Returns its scores and its file of weights, or `None` if stopped. Keeps a finished arm,
-    /// and resumes one that has a checkpoint.
+    /// Trains an arm in `folder` and evaluates it. Does not train a finished arm again, and resumes one that has a checkpoint. Returns its
+    /// scores and its file of weights, or `None` if stopped.
     fn arm(
         &self,
         folder: &Path,
@@ -63,7 +63,7 @@ impl Study<'_> {
         if let Some(scores) = Scores::read(folder)? {
             let run = RunDir::view(folder)?;
             check_settings(&run, config)?;
-            self.reporter.message("it has finished already");
+            self.reporter.message("this arm has finished already");
             (self.arm_ended)(&run)?;
             return Ok(Some((scores, model_file(folder)?)));
         }
@@ -76,7 +76,7 @@ impl Study<'_> {
             check_settings(&run, config)?;
             (run, Start::Resume)
         } else {
-            // Without a checkpoint, it holds nothing to keep.
+            // Without a checkpoint, the folder holds nothing to keep.
             if folder.exists() {
                 fs::remove_dir_all(folder).at("remove", folder)?;
             }
@@ -97,7 +97,7 @@ impl Study<'_> {
     }
 }
 
-/// Refuses an arm with other settings than the study's: it may have been resumed by itself.
+/// Refuses an arm whose settings differ from the study's: it may have been resumed by itself, with other flags.
 fn check_settings(run: &RunDir, config: &Config) -> Result<()> {
     let stored = run.read_config(&Overrides::default())?;
     let Some(setting) = config.first_difference(&stored, |setting| setting.changes_results) else { return Ok(()) };
@@ -122,7 +122,7 @@ fn check(config: &Config, seeds: &[u64]) -> Result<()> {
         return Err(Error::Setting {
             setting: "seeds".into(),
             value: format!("{seeds:?}"),
-            reason: "each seed is a whole study of its own: name it once".into(),
+            reason: "every arm is trained once with each seed: name each seed once".into(),
         });
     }
     Ok(())

@@ -50,9 +50,9 @@ pub struct Memory {
 /// Sizes of the data. They determine the memory that a training takes in addition to [`Memory`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DataSizes {
-    /// Images of an evaluation.
+    /// Number of images of an evaluation.
     pub measured: usize,
-    /// Batches of an epoch.
+    /// Number of batches of an epoch.
     pub batches: usize,
 }
 
@@ -63,13 +63,13 @@ impl Memory {
         sum([weights, update, activations, evaluation, batches])
     }
 
-    /// Returns the part that is in host memory when a GPU computes.
+    /// Returns the part that takes host memory when a GPU computes.
     fn beside_gpu(self) -> Memory {
         Memory { activations: 0, evaluation: 0, ..self }
     }
 }
 
-/// Returns the cost of the network that `config` describes, for `classes` identities or classes. Allocates nothing of it.
+/// Returns the cost of the network that `config` describes, for `classes` identities or classes, without allocating the network.
 ///
 /// # Errors
 /// Settings from which no network can be built.
@@ -161,7 +161,7 @@ pub(crate) fn ensure_training(config: &Config, classes: usize, data: DataSizes, 
     Ok(cost)
 }
 
-/// Returns the size of the image cache in MiB: `data.cache_mb`, or less if the rest of the training leaves less.
+/// Returns the size of the image cache in MiB: `data.cache_mb`, or what the rest of the training leaves of the memory if that is less.
 pub fn cache_mb(config: &Config, cost: &Cost, data: DataSizes) -> usize {
     let Some((_, available)) = memory::total_and_available() else { return config.data.cache_mb };
     // Weights and training activations are allocated already, or are in the memory of a device.

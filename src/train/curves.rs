@@ -11,7 +11,7 @@ use crate::run_dir::{self, RunDir};
 /// # Errors
 /// The metrics cannot be read.
 pub fn per_epoch<const N: usize>(run: &RunDir, figures: [&str; N]) -> Result<[Vec<(f64, f64)>; N]> {
-    let epochs: Vec<Value> = records(run)?.into_iter().filter(|record| record["type"] == "epoch").collect();
+    let epochs: Vec<Value> = lines(run)?.into_iter().filter(|line| line["type"] == "epoch").collect();
     Ok(figures.map(|figure| {
         epochs.iter().filter_map(|epoch| Some((epoch["step"].as_f64()?, epoch[figure].as_f64()?))).collect()
     }))
@@ -19,11 +19,11 @@ pub fn per_epoch<const N: usize>(run: &RunDir, figures: [&str; N]) -> Result<[Ve
 
 /// Returns whether the metrics have an evaluation after `epoch` epochs.
 pub(super) fn evaluated(run: &RunDir, epoch: usize) -> Result<bool> {
-    Ok(records(run)?.iter().any(|record| record["type"] == "evaluation" && record["epoch"] == epoch))
+    Ok(lines(run)?.iter().any(|line| line["type"] == "evaluation" && line["epoch"] == epoch))
 }
 
 /// Returns the lines of the metrics that can be parsed.
-fn records(run: &RunDir) -> Result<Vec<Value>> {
+fn lines(run: &RunDir) -> Result<Vec<Value>> {
     let path = run.metrics_path();
     let text = input::read(&path, run_dir::LARGEST)?;
     Ok(text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())

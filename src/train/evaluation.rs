@@ -64,7 +64,7 @@ impl<T: Task> Training<'_, T> {
         }
     }
 
-    /// Evaluates the network; if there is a moving average of its weights, with that.
+    /// Evaluates the network, with the moving average of its weights if there is one.
     fn evaluate(&mut self) -> Result<T::Report> {
         self.trainer.swap_average();
         let report = self.measure();
@@ -72,7 +72,7 @@ impl<T: Task> Training<'_, T> {
         report
     }
 
-    /// Evaluates the network with its present weights.
+    /// Evaluates the network with its current weights.
     fn measure(&mut self) -> Result<T::Report> {
         let _evaluation = profile::range("evaluation");
         let Job { config, task, reporter, stop, .. } = *self.job;
@@ -106,7 +106,7 @@ impl<T: Task> Training<'_, T> {
     pub(super) fn finish(&mut self) -> Result<T::Report> {
         let Job { config, task, run, .. } = *self.job;
         let Record { position, best, sums, .. } = self.record.clone();
-        // This line follows the metrics of the checkpoint: a run that is continued drops it and completes the epoch.
+        // The checkpoint's record does not count this line, so a run that is continued drops it and completes the epoch.
         if position.batch > 0 && sums.steps > 0 {
             self.metrics.write(&sums.json(position.epoch + 1, position.step))?;
         }

@@ -54,7 +54,7 @@ pub(super) fn resume<T: Task>(
     let before = position.batches / saved.header.config.train.accumulate.max(1);
     if position.step > 0 && before != updates {
         reporter.message(&format!(
-            "an epoch has {} now, and had {before}: the learning rate follows the epochs",
+            "an epoch has {} now, and had {before}: the learning rate follows the position in epochs",
             plural(updates, "update", "updates")
         ));
     }
@@ -83,10 +83,10 @@ fn refuse_changes(then: &Config, now: &Config) -> Result<()> {
     })
 }
 
-/// Refuses to change settings that must stay the same in a run: its results would come from both values but name one.
+/// Refuses to change settings that must stay the same in a run: its results would come from two values, but its settings name only one.
 fn refuse_mixtures(then: &Config, now: &Config) -> Result<()> {
     const ONE: [(&str, &str); 3] = [
-        ("seed", "its weights and first steps are of that seed"),
+        ("seed", "its weights and first steps come from that seed"),
         ("data.split", "images of its training would be used for validation"),
         ("data.val_share", "images of its training would be used for validation"),
     ];
@@ -107,7 +107,7 @@ fn refuse_mixtures(then: &Config, now: &Config) -> Result<()> {
 /// Refuses settings that change the network or the state of the optimiser: the checkpoint would not fit.
 fn refuse_other_shapes(then: &Config, now: &Config) -> Result<()> {
     let [stored, needed] = [then, now].map(|config| config.optim.rule().buffer_names());
-    // AMSGrad first: it may be the only difference in the state even if the rule differs too.
+    // AMSGrad comes first: Adam and AdamW have the same state, so it may be the reason even if the rule has changed too.
     const STATE: [&str; 3] = ["optim.amsgrad", "optim.kind", "optim.momentum"];
     let of_network = now.first_difference(then, |setting| setting.is_of_network).map(|setting| (setting, "model"));
     let of_state = || {
@@ -129,7 +129,7 @@ fn refuse_other_shapes(then: &Config, now: &Config) -> Result<()> {
     })
 }
 
-/// Refuses settings with which a run cannot continue at `position`.
+/// Refuses settings with which a run cannot continue at `position`; `updates` is the number of updates that an epoch has now.
 fn check_position<T: Task>(job: &Job<'_, T>, position: Position, updates: usize) -> Result<()> {
     let (epochs, accumulate) = (job.config.schedule.epochs, job.config.train.accumulate);
     let Position { epoch, batch, batches: then, .. } = position;

@@ -87,7 +87,7 @@ pub(super) struct Training<'a, T: Task> {
     pub sampler: Box<dyn Sampler>,
     pub transform: Transform,
     pub cache: Arc<ImageCache>,
-    /// Evaluation of the present weights.
+    /// Evaluation of the current weights.
     pub last_report: Option<T::Report>,
 }
 
@@ -104,11 +104,12 @@ impl<T: Task> Training<'_, T> {
             }
             self.epoch()?;
             let stop = self.job.stop.requested();
-            let within = self.record.position.batch > 0;
-            let patient = self.job.config.train.patience > 0 && self.evaluation_is_due();
-            if within
+            let within_epoch = self.record.position.batch > 0;
+            // If the evaluation is the best one so far, its weights must be in a checkpoint.
+            let may_be_best = self.job.config.train.patience > 0 && self.evaluation_is_due();
+            if within_epoch
                 || stop
-                || patient
+                || may_be_best
                 || self.record.at_end(self.job.config)
                 || self.every(self.job.config.train.checkpoint_every)
             {
@@ -120,7 +121,7 @@ impl<T: Task> Training<'_, T> {
         }
     }
 
-    /// Trains to the end of the epoch, to the last step, or until a stop is requested.
+    /// Trains until the epoch ends, the last step of the run is done, or a stop is requested.
     fn epoch(&mut self) -> Result<()> {
         let Job { config, reporter, stop, .. } = *self.job;
         let Position { epoch, batch: first, .. } = self.record.position;
@@ -156,7 +157,7 @@ impl<T: Task> Training<'_, T> {
         Ok(())
     }
 
-    /// Returns the batches of the epoch from the present position on, and their number.
+    /// Returns the batches of the epoch from the current position on, and their number.
     fn loader(&self) -> Result<(Peekable<Loader>, usize)> {
         let config = self.job.config;
         let Position { epoch, batch: first, batches: count, .. } = self.record.position;
@@ -178,7 +179,7 @@ impl<T: Task> Training<'_, T> {
         let config = self.job.config;
         let position = &mut self.record.position;
         let _step = profile::range(format_args!("step {}", position.step + 1));
-        // Counts epochs, not steps: before the run was resumed, epochs may have had another length.
+        // Follows the position in epochs, not the step: epochs may have had another length before the run was resumed.
         let update = position.epoch as u64 * self.updates + (position.batch / config.train.accumulate) as u64;
         let lr = self.schedule.lr(config.optim.lr, update);
         let report = self.trainer.step(batch, next, lr);
@@ -201,7 +202,7 @@ impl<T: Task> Training<'_, T> {
         every > 0 && epoch > 0 && batch == 0 && epoch.is_multiple_of(every)
     }
 
-    /// Saves a checkpoint at the present position, if there is none.
+    /// Saves a checkpoint at the current position, if there is none, and returns the position.
     fn stop(&mut self) -> Result<Position> {
         let position = self.record.position;
         if self.saved != Some(position.step) {
@@ -247,7 +248,7 @@ fn step_line(position: Position, lr: f64, report: &StepReport) -> Value {
     line
 }
 
-/// Adds to an error of a step the files of the batch, or the settings that make batches smaller.
+/// Adds what helps to the error of a step: some files of the batch, or the settings that make batches smaller.
 fn explained(error: Error, config: &Config, samples: &[Sample], indices: &[usize]) -> Error {
     match error {
         Error::NonFinite { what, value, lr, .. } => {

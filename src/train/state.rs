@@ -12,9 +12,9 @@ use crate::model::{
     restore_latent_states,
 };
 
-/// Prefix of the weights that training continues with, if the model file holds their moving average.
+/// Prefix of the running statistics that training continues with, if the model file holds moving averages.
 const TRAINED: &str = "trained.";
-/// All these parameters as one tensor.
+/// All parameters that training continues with, as one tensor.
 const TRAINED_VALUES: &str = "trained.values";
 
 /// The classes of a model, for its header.
@@ -84,13 +84,13 @@ fn write_files(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>) -> Res
     checkpoint::write(&folder.join(TRAINING_FILE), &tensors, HashMap::from([("ptl".to_string(), header)]))
 }
 
-/// Restores `trainer` from `saved`. It must have been built with the same settings.
+/// Restores `trainer` from `saved`. The trainer must have been built with the same settings.
 ///
 /// # Errors
 /// The checkpoint is broken or of another model.
 pub fn restore(saved: &Saved, trainer: &mut Trainer) -> Result<()> {
     let Saved { model, training, .. } = saved;
-    // With a moving average, the model file holds that.
+    // If there is a moving average, the model file holds it, and the training file the weights themselves.
     checkpoint::load_exact(&mut trainer.store, model, None)?;
     trainer.start_average();
     let header: TrainingHeader = read_header(training.path(), &training.metadata)?;

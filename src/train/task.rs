@@ -20,13 +20,13 @@ pub trait Task {
     /// Refuses data that cannot be trained on or evaluated.
     ///
     /// # Errors
-    /// A sentence about the data.
+    /// The data are too few, or lack a subset.
     fn check(&self, config: &Config) -> Result<()>;
 
-    /// Returns the training images; labels count from 0.
+    /// Returns the training images. A label is an index into [`Task::class_names`].
     fn samples(&self) -> Arc<[Sample]>;
 
-    /// Returns the folder from which the paths of images count.
+    /// Returns the folder to which the paths of images are relative in results.
     fn root(&self) -> &Path;
 
     /// Returns the names of the classes or identities by label.
@@ -53,7 +53,7 @@ pub trait Task {
     /// A file cannot be written.
     fn write_details(&self, report: &Self::Report, run: &RunDir, config: &Config) -> Result<()>;
 
-    /// Returns what `summary.json` says of the data.
+    /// Returns the fields of `summary.json` that describe the data.
     fn describe(&self) -> Map<String, Value>;
 }
 

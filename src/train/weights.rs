@@ -11,7 +11,7 @@ use crate::model::{has_header, model_header};
 use crate::nn::Network;
 use crate::{Error, Result};
 
-/// Loads the file `path` into `store`, as far as it fits, and reports the result.
+/// Loads the tensors of the file `path` that fit into `store`, and reports what was loaded.
 pub(super) fn load<T: Task>(job: &Job<'_, T>, path: &Path, network: &dyn Network, store: &mut Store) -> Result<()> {
     let Job { config, task, .. } = *job;
     let arch = config.arch()?;

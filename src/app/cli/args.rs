@@ -8,7 +8,7 @@ use super::flags::{EvalFlags, ExtractFlags, InfoFlags, PredictFlags, RankFlags, 
 use crate::data::DatasetKind;
 use crate::nn::Arch;
 
-/// Fine-tune person re-identification models with Progressive Transfer Learning.
+/// Fine-tune person re-identification networks and image classifiers by Progressive Transfer Learning (PTL).
 ///
 /// Settings come from defaults, then a TOML file (--config), then flags; `train --help` lists them all.
 #[derive(Debug, Parser)]
@@ -20,7 +20,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show the method at work: synthesise data, pre-train, fine-tune plainly and with PTL, compare.
+    /// Show the method at work: draw images, pre-train, fine-tune plainly and with PTL, compare.
     Demo(Box<DemoArgs>),
     /// Compare finished runs; or pre-train on one data set, fine-tune on another plainly and with PTL, and compare.
     ///
@@ -34,10 +34,13 @@ pub enum Command {
     /// Train or fine-tune a model.
     Train(Box<TrainArgs>),
     /// Measure a model on a data set: mAP, mINP, CMC, or a classifier's accuracies.
+    ///
+    /// Settings are those of the model's training, unless a flag changes them; --data names the data set. A checkpoint of another program
+    /// has no settings: --arch and the other flags of the network describe it.
     Evaluate(Box<EvaluateArgs>),
     /// Classify the images in a folder.
     Predict(Box<PredictArgs>),
-    /// Measure features from files: mAP, mINP, CMC.
+    /// Rank features from files, and measure the ranking: mAP, mINP, CMC.
     Rank(Box<RankArgs>),
     /// Write the features of images to a file.
     Extract(Box<ExtractArgs>),
@@ -48,7 +51,7 @@ pub enum Command {
     Convert(ConvertCommand),
     /// Check GPU results against the CPU, on random numbers.
     Selftest(SelftestArgs),
-    /// Show build, device and model-cost information.
+    /// Show the build, the machine and the GPU; or the cost of a network.
     Info(Box<InfoArgs>),
 }
 
@@ -91,7 +94,7 @@ pub(crate) struct DemoArgs {
     /// Folder for the run [default: runs/DATE_TIME-demo].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Run a few steps only, to see that everything works.
+    /// Train a few steps only, to see that everything works.
     #[arg(long)]
     pub quick: bool,
     /// Continue this interrupted demo.
@@ -121,10 +124,10 @@ pub(crate) struct CompareArgs {
     /// Data set to pre-train on; --target names the one to fine-tune and measure on.
     #[arg(long, value_name = "DIR", required_unless_present_any = ["runs", "resume"])]
     pub source: Option<PathBuf>,
-    /// Kind of the data set --source, with the names of --target-dataset.
+    /// Kind of the data set --source; takes the words of --target-dataset.
     #[arg(long, value_name = "WORD", default_value = "auto", hide_possible_values = true)]
     pub source_dataset: DatasetKind,
-    /// Seeds; each is a whole comparison.
+    /// Seeds; each takes a pre-training and two fine-tunings.
     #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "0", value_parser = seed())]
     pub seeds: Vec<u64>,
     /// Epochs of pre-training [default: as for fine-tuning].
@@ -166,7 +169,7 @@ pub(crate) struct AblateArgs {
     /// Continue this interrupted ablation; finished arms are kept.
     #[arg(long, value_name = "STUDY", conflicts_with_all = ["config", "out", "init", "seeds"])]
     pub resume: Option<PathBuf>,
-    /// Seeds; each is a training with every policy.
+    /// Seeds; each takes a training with every policy.
     #[arg(long, value_name = "S,S,...", value_delimiter = ',', default_value = "0", value_parser = seed())]
     pub seeds: Vec<u64>,
     #[command(flatten)]
@@ -198,11 +201,9 @@ pub(crate) struct EvaluateArgs {
     pub checkpoint: PathBuf,
     #[command(flatten)]
     pub report: ReportArgs,
-    /// For a classifier: write confusion matrix, classes, calibration and each image's prediction to this folder.
+    /// For a classifier: write the confusion matrix, figures of each class, the calibration and each image's prediction to this folder.
     #[arg(long, value_name = "DIR")]
     pub details: Option<PathBuf>,
-    /// Settings default to those of the model's training; --data names the data set. A checkpoint of another program has no settings:
-    /// --arch and the other flags of the network describe it.
     #[command(flatten)]
     pub settings: EvalFlags,
 }

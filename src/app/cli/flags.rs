@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use crate::config::{Command, Config, Kind, Overrides, Section, Setting};
 
-/// Returns the settings that `command` takes as flags, each with its section; `None` is a command that trains, which takes all.
+/// Returns the settings that `command` takes as flags, each with its section. `None` stands for a command that trains, which takes all.
 fn taken_by(command: Option<Command>) -> impl Iterator<Item = (&'static Section, &'static Setting)> {
     let taken = move |setting: &Setting| command.is_none_or(|command| setting.commands.contains(&command));
     let all =
@@ -54,7 +54,7 @@ fn flag(section: &'static Section, setting: &'static Setting, defaults: &Table) 
     }
 }
 
-/// Returns the parser of a form of values.
+/// Returns the parser for values of `kind`.
 fn parser(kind: Kind) -> ValueParser {
     match kind {
         Kind::Choice(words) => PossibleValuesParser::new(words).map(Value::String).into(),
@@ -66,7 +66,7 @@ fn parser(kind: Kind) -> ValueParser {
 fn shown(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
-        // f32 has no extra digits, such as those of 0.1 in f64.
+        // Without the extra digits of a value that was f32 before, such as 0.30000001192092896.
         Value::Float(x) => Some((*x as f32).to_string()),
         Value::Array(items) => Some(items.iter().filter_map(shown).collect::<Vec<_>>().join(",")),
         other => Some(other.to_string()),
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn every_setting_is_a_flag_in_each_of_its_forms() {
         for setting in Config::settings() {
-            // Some settings need others.
+            // Some settings are refused without others.
             let beside: &[&str] = match setting.path {
                 "augment.mixup" | "augment.cutmix" => &["--task", "classify"],
                 "train.patience" => &["--eval-every", "5"],

@@ -1,4 +1,4 @@
-//! `ptl-train info`: information for a problem report.
+//! Information about the build, the machine and the GPU, as `ptl-train info` prints it: for problem reports.
 
 use std::env::consts::{ARCH, OS};
 use std::fs;
@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 
 use crate::engine::device::{Device, DeviceKind, DeviceOptions};
 
-/// Returns one `name: value` per line.
+/// Returns the information, with one `name: value` per line.
 pub fn text() -> String {
     let cores = available_parallelism().map_or_else(|_| "unknown".into(), |n| n.to_string());
     let lines = [
@@ -35,7 +35,7 @@ pub fn text() -> String {
     lines.iter().map(|(name, value)| format!("{:<14}{value}\n", format!("{name}:"))).collect()
 }
 
-/// Returns the vector instructions that the kernels can use.
+/// Returns the vector instructions of this processor that matter for speed.
 fn instructions() -> Vec<&'static str> {
     let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]

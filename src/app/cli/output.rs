@@ -38,7 +38,7 @@ pub(crate) fn print_error(error: &Error) {
     let _ = writeln!(io::stderr(), "error: {}", with_flags(&error.to_string()).shown());
 }
 
-/// Options of commands that are no settings, but that messages of the library name.
+/// Options of commands that are not settings, but are named in messages of the library.
 const OPTIONS: [&str; 8] =
     ["baseline", "gallery-labels", "gallery-pictures", "init", "mat", "out", "query-labels", "resume"];
 
@@ -69,7 +69,7 @@ pub(crate) fn with_flags(text: &str) -> String {
 
 /// Prints what is wrong with the command line, or the help that it asks for.
 pub(crate) fn print_usage(mut error: clap::Error) {
-    // Standard output may be closed.
+    // Errors of printing are ignored: standard output may be closed.
     if !error.use_stderr() || std::env::args_os().all(|arg| is_plain(&arg.to_string_lossy())) {
         return drop(error.print());
     }
@@ -106,7 +106,7 @@ pub(crate) fn escape_panics() {
     }));
 }
 
-/// Returns a flag that the first request to stop sets; the second request ends the process at once.
+/// Returns a flag that the first request to stop (Ctrl-C) sets; the second request ends the process at once.
 pub(crate) fn stop_on_ctrl_c(reporter: &Reporter) -> StopFlag {
     stop_with_message(
         reporter,

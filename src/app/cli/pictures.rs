@@ -11,7 +11,7 @@ use crate::study::Study;
 use crate::study::compare::{ARMS, Results};
 use crate::train::curves;
 
-/// File in the folder of a run or a comparison.
+/// Name of the picture of losses in the folder of a run or a comparison.
 const CURVES_FILE: &str = "curves.svg";
 /// Largest number of rows and columns in the picture of a confusion matrix.
 const MAX_CELLS: usize = 200;
@@ -75,7 +75,9 @@ fn draw_confusion(report: &ClassificationReport, path: &Path) -> Result<()> {
     let note = match together {
         1 => String::new(),
         _ => {
-            format!("{classes} classes, {together} neighbours to a cell: the diagonal includes confusions among them")
+            format!(
+                "{classes} classes, {together} neighbouring ones in each cell: the diagonal includes confusions of these"
+            )
         }
     };
     let names: Vec<&str> = report.per_class.iter().map(|class| class.class.as_str()).collect();
@@ -120,12 +122,12 @@ mod tests {
     fn many_classes_share_cells() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("confusion.svg");
-        // 401 classes: three neighbours to a cell.
+        // 401 classes: three neighbouring ones share a cell.
         let classes: Vec<String> = (0..401).map(|i| format!("class{i}")).collect();
         let labels: Vec<u32> = (0..401).collect();
         let p: Vec<f32> = (0..401 * 401).map(|i| if i % 401 == i / 401 { 1.0 } else { 0.0 }).collect();
         draw_confusion(&ClassificationReport::new(&p, &labels, &classes).unwrap(), &path).unwrap();
         let confusion = fs::read_to_string(path).unwrap();
-        assert!(confusion.contains("401 classes, 3 neighbours to a cell") && !confusion.contains("class40"));
+        assert!(confusion.contains("401 classes, 3 neighbouring ones in each cell") && !confusion.contains("class40"));
     }
 }

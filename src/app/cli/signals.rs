@@ -1,8 +1,8 @@
 //! Ends a command on request: Ctrl-C (SIGINT), a batch system or container (SIGTERM), a closed terminal (SIGHUP).
 //!
 //! A command that saves its work before it ends calls [`stop_flag`]. Any other command ends at the first signal, but not in the middle
-//! of a write. The second signal ends every command at once. That damages no checkpoint, because each file is written beside its place
-//! and then renamed.
+//! of a write. The second signal ends every command at once. That damages no checkpoint, because each file is written under a
+//! temporary name and then renamed.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +13,7 @@ use crate::base::write_guard::between_writes;
 /// The number of SIGINT.
 const INTERRUPT: i32 = 2;
 
-/// The flag that the first signal sets, and a function that is called then. Without a flag, the first signal ends the process.
+/// The flag that the first signal sets, and a function that it calls. Without a flag, the first signal ends the process.
 static FLAG: Mutex<Option<(StopFlag, Box<dyn Fn() + Send>)>> = Mutex::new(None);
 /// The first signal.
 static SIGNAL: AtomicI32 = AtomicI32::new(INTERRUPT);
@@ -62,7 +62,7 @@ mod unix {
     /// Signals within this time count as one: `timeout` and batch systems send one to the process and one to its group.
     const ONE_REQUEST: Duration = Duration::from_millis(100);
 
-    /// Starts to handle signals.
+    /// Starts to handle signals, in a thread of its own.
     ///
     /// # Errors
     /// The system refuses.

@@ -1,4 +1,4 @@
-//! Checks the input of a network made from bytes: shifted crops, mirrors, erased rectangles, mixed pairs, and a batch that is not full.
+//! Checks how bytes become the input of a network: shifted crops, mirrors, erased rectangles, mixed pairs, and a batch that is not full.
 
 use rand::RngExt;
 
@@ -31,7 +31,7 @@ pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, visit: &mut dyn FnMut(&
         session.set_images(images, batch)?;
         Ok(session.value(images)?.to_vec())
     };
-    // Both do the same operations in the same order; bf16 keeps 8 significant bits, and mixing rounds once more.
+    // Both devices do the same operations in the same order; bf16 keeps 8 significant bits, and mixing rounds once more.
     let bf16 = gpu.precision() == Precision::Bf16;
     let cases = [
         ("images from bytes", None, 1.0 / 256.0),

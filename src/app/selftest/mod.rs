@@ -1,4 +1,4 @@
-//! Compares everything that a GPU computes with the CPU, on random numbers.
+//! Compares the results of a GPU with those of the CPU, on random numbers.
 
 mod images;
 mod ops;
@@ -28,7 +28,7 @@ impl Check {
     }
 }
 
-/// Runs all checks of `device` on numbers drawn from `seed`, and passes each result to `visit`. With `full`, also checks the ops at their
+/// Runs all checks of `device` on random numbers from `seed`, and passes each result to `visit`. With `full`, also checks the ops at their
 /// sizes in a ResNet-50.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use crate::engine::session::CaseRun;
 pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, full: bool, visit: &mut dyn FnMut(&Check)) -> Result<()> {
     let large = if full { bench_cases() } else { Vec::new() };
     let small = cases();
-    // Sums over a hundred thousand pixels.
+    // The large cases have sums over a hundred thousand pixels.
     let allowed = |large: bool| if large { 5.0 * rounding(gpu) } else { rounding(gpu) };
     let all = small.iter().map(|case| (case, allowed(false))).chain(large.iter().map(|case| (case, allowed(true))));
     for (case, allowed) in all {

@@ -1,4 +1,4 @@
-//! Checks training steps of small networks with BConv-Cells: the reports against the CPU, and replayed against launched steps.
+//! Checks training steps of small networks with BConv-Cells. Compares their reports with the CPU's, and replayed steps with launched ones.
 
 use rand::RngExt;
 
@@ -34,11 +34,11 @@ fn configs(seed: u64) -> [Config; 2] {
 }
 
 pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, visit: &mut dyn FnMut(&Check)) -> Result<()> {
-    configs(seed).into_iter().try_for_each(|config| of_network(config, device, gpu, visit))
+    configs(seed).into_iter().try_for_each(|config| check_network(config, device, gpu, visit))
 }
 
 /// Checks the network of `config`.
-fn of_network(mut config: Config, device: &Device, gpu: &Gpu, visit: &mut dyn FnMut(&Check)) -> Result<()> {
+fn check_network(mut config: Config, device: &Device, gpu: &Gpu, visit: &mut dyn FnMut(&Check)) -> Result<()> {
     config.gpu.graph = false;
     let mixes = config.augment.mixup > 0.0;
     let size = [config.model.height, config.model.image_width];
@@ -67,19 +67,19 @@ fn of_network(mut config: Config, device: &Device, gpu: &Gpu, visit: &mut dyn Fn
     let first = |reports: &[StepReport]| -> Vec<f32> {
         [Some(reports[0].cross_entropy), reports[0].triplet].into_iter().flatten().map(|loss| loss as f32).collect()
     };
-    // About twenty layers in a row.
+    // Rounding adds up over about twenty layers in a row.
     let allowed = match gpu.precision() {
         Precision::F32 => 1e-3,
         Precision::Tf32 => 2e-2,
         Precision::Bf16 => 0.1,
     };
-    let off = deviation(&first(&launched), &first(&want));
+    let loss_deviation = deviation(&first(&launched), &first(&want));
     let arch = &config.model.arch;
-    visit(&Check { name: format!("training step of {arch}"), deviation: off, allowed });
+    visit(&Check { name: format!("training step of {arch}"), deviation: loss_deviation, allowed });
     // The norm of the first update: for the classifier, of the mean over a group of batches.
     let norm = |reports: &[StepReport]| [reports.iter().find_map(|report| report.grad_norm).unwrap_or(f64::NAN) as f32];
-    let (name, off) = (format!("gradient norm of {arch}"), deviation(&norm(&launched), &norm(&want)));
-    visit(&Check { name, deviation: off, allowed: 5.0 * allowed });
+    let (name, norm_deviation) = (format!("gradient norm of {arch}"), deviation(&norm(&launched), &norm(&want)));
+    visit(&Check { name, deviation: norm_deviation, allowed: 5.0 * allowed });
 
     config.gpu.graph = true;
     let (replayed, replayed_values) = steps(&config, device)?;

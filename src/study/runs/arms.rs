@@ -10,7 +10,7 @@ use crate::base::text::Shown;
 use crate::config::{Config, Setting};
 use crate::{Error, Result};
 
-/// With more differing settings than this, a name contains only some of them.
+/// If arms differ in more settings than this, their names contain only some of them.
 const NAMED: usize = 3;
 
 /// Runs that differ only in their seed.
@@ -20,8 +20,8 @@ pub(super) struct Arm {
     pub runs: Vec<FinishedRun>,
 }
 
-/// Returns the main figure of each run on each item.
 impl Arm {
+    /// Returns the main figure of each run on each item.
     pub fn values(&self) -> SeededValues {
         SeededValues {
             seeds: self.runs.iter().map(|run| run.config.seed).collect(),
@@ -69,7 +69,7 @@ pub(super) fn group(runs: Vec<FinishedRun>) -> Result<Vec<Arm>> {
     Ok(arms.into_iter().zip(names).map(|((_, runs), name)| Arm { name, runs }).collect())
 }
 
-/// Returns the values of the settings that can change results, in the order of the table; the seed and all others are empty.
+/// Returns a value for each of [`Config::settings`]: empty for the seed and for settings that cannot change results.
 fn counted(config: &Config) -> Vec<String> {
     let value = |setting: &Setting| match setting.path {
         "seed" => String::new(),
@@ -152,7 +152,7 @@ fn distinct<T: PartialEq>(values: &[T]) -> bool {
 }
 
 /// Names arms by the settings in which they differ: `ptl.state_policy = reset, ptl.state_init = normal`. If there are many, as between
-/// two networks' recipes, keeps those that distinguish more arms than the ones before, and adds `...`.
+/// two networks' recipes, keeps those that tell more arms apart than the ones before, and adds `...`.
 fn by_settings(arms: &[&[String]]) -> Vec<String> {
     let differs = |i: &usize| arms.iter().any(|arm| arm[*i] != arms[0][*i]);
     let all: Vec<usize> = (0..arms[0].len()).filter(differs).collect();

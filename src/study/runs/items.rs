@@ -10,7 +10,7 @@ use crate::eval::ranking::QUERY_COLUMNS;
 use crate::nn::TaskKind;
 use crate::{Error, Result};
 
-/// A figure of a run.
+/// A figure of a run, such as its mAP.
 pub(super) struct Figure {
     /// Its name in files.
     pub key: &'static str,
@@ -25,7 +25,7 @@ const fn share(key: &'static str, title: &'static str) -> Figure {
     Figure { key, title, percent: true }
 }
 
-/// Returns the figures of a task; arms are compared by the first.
+/// Returns the figures of a task. The first is the main figure, by which arms are compared.
 pub(super) fn figures(task: TaskKind) -> &'static [Figure] {
     const CLASSIFICATION: [Figure; 5] = [
         share("top1", "top-1"),

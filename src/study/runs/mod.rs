@@ -22,7 +22,7 @@ use crate::nn::TaskKind;
 use crate::run_dir::RunDir;
 use crate::{Error, Result};
 
-/// A difference with a smaller p is significant.
+/// A difference with a p-value below this is significant.
 const SIGNIFICANT: f64 = 0.05;
 
 /// Options of [`compare`].
@@ -95,10 +95,10 @@ fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error>
 pub struct ArmComparison {
     /// Index of the arm.
     pub arm: usize,
-    /// Difference of the main figure, with its interval and p.
+    /// Difference of the main figure, with its interval and p-value.
     #[serde(flatten)]
     pub difference: Difference,
-    /// p adjusted by Holm's method; `None` with a single comparison.
+    /// The p-value adjusted by Holm's method; `None` with a single comparison.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p_holm: Option<f64>,
     /// Difference for each seed that both arms have.
@@ -116,7 +116,7 @@ pub struct SeedDifference {
     pub difference: f64,
 }
 
-/// The result of the test at 95 %; with several comparisons, of Holm's p.
+/// The result of the test at the 5 % level; with several comparisons, by the p-value that is adjusted by Holm's method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {

@@ -77,17 +77,17 @@ impl RunComparison {
         value
     }
 
-    /// Says how the bootstrap drew the seeds of both arms.
+    /// Returns the cell that says how the bootstrap drew the seeds of both arms.
     fn drawn_seeds(&self, comparison: &ArmComparison) -> String {
         let [own, base] = [comparison.arm, self.baseline].map(|arm| self.arms[arm].runs.len());
         match (comparison.difference.paired_seeds, own, base) {
             (_, 1, 1) => "one each".into(),
             (true, ..) => format!("{own} pairs"),
-            _ => format!("{own} and {base} apart"),
+            _ => format!("{own} and {base}, separately"),
         }
     }
 
-    /// Returns the line above the comparisons.
+    /// Returns the line above the table of comparisons.
     fn caption(&self) -> String {
         let title = items::figures(self.task)[0].title;
         // A backtick would end the quotation.
@@ -95,18 +95,18 @@ impl RunComparison {
         format!("{title} against `{baseline}`, in points:")
     }
 
-    /// Describes the procedure in a line.
+    /// Describes the bootstrap in a line.
     pub(crate) fn procedure(&self) -> String {
         let (images, bootstrap) = (if self.task == TaskKind::Reid { "queries" } else { "images" }, self.bootstrap);
         let runs = |arm: usize| self.arms[arm].runs.len();
         let all_single = (0..self.arms.len()).all(|arm| runs(arm) == 1);
         let seeds = match all_single {
-            true => format!("; with one seed each the interval covers {images} only, not the spread of trainings"),
-            false => ", and one seed less than there are: in pairs where both arms have the same ones, else of each arm apart".into(),
+            true => format!("; each arm has one seed, so the interval covers {images} only, not the variation between trainings"),
+            false => ", and n - 1 of the n seeds of an arm: the same for two arms that have the same seeds, otherwise separately".into(),
         };
         let few = match (0..self.arms.len()).map(runs).min() {
             Some(1..10) if !all_single => {
-                "; of few seeds an interval is too narrow where trainings differ more than images do"
+                "; with fewer than ten seeds, an interval is too narrow if trainings differ more than images"
             }
             _ => "",
         };
@@ -115,8 +115,8 @@ impl RunComparison {
             _ => " by Holm's p",
         };
         format!(
-            "paired bootstrap (Efron and Tibshirani, 1993), {} resamples, seed {}: {} {images} are drawn with replacement, the \
-             same for all arms{seeds}{few}; verdicts at 95 %{holm}",
+            "paired bootstrap (Efron and Tibshirani, 1993), {} resamples, seed {}: a resample draws {} {images} with \
+             replacement, the same for all arms{seeds}{few}; verdicts at 95 %{holm}",
             bootstrap.resamples, bootstrap.seed, self.items,
         )
     }

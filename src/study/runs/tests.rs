@@ -79,7 +79,7 @@ fn a_study_has_arms_by_folder() {
     {
         assert!(text.contains(part), "{part} in\n{text}");
     }
-    assert!(text.contains("500 resamples, seed 0: 60 images are drawn with replacement"), "{text}");
+    assert!(text.contains("500 resamples, seed 0: a resample draws 60 images with replacement"), "{text}");
     let json = found.to_json();
     assert_eq!((&json["baseline"], &json["comparisons"][0]["arm"]), (&"plain".into(), &"ptl".into()));
     assert_eq!(json["arms"][1]["runs"][2]["figures"]["top1"], 55.0 / 60.0);
@@ -117,7 +117,9 @@ fn arms_are_named_by_the_settings_in_which_they_differ() {
         (c.difference.mean, c.difference.p, c.p_holm, c.verdict),
         (0.0, 1.0, Some(1.0), Verdict::NotSignificant)
     );
-    assert!(found.text(false).contains("2 and 2 apart") && found.procedure().contains("verdicts at 95 % by Holm's p"));
+    assert!(
+        found.text(false).contains("2 and 2, separately") && found.procedure().contains("verdicts at 95 % by Holm's p")
+    );
     // With many settings, the name has those that distinguish the arms.
     run(&root.join("d"), 0, 4, |c| {
         c.model.arch = "resnet34".into();
@@ -162,7 +164,7 @@ fn the_baseline_is_chosen_by_name_or_number() {
     assert_eq!(with("2").unwrap().baseline, 1);
     let first = with("a").unwrap();
     assert_eq!(first.comparisons[0].verdict, Verdict::Worse);
-    assert!(first.procedure().contains("with one seed each the interval covers images only"));
+    assert!(first.procedure().contains("each arm has one seed, so the interval covers images only"));
     assert!(first.text(true).contains("| arm |") && first.text(true).contains(" one each | "), "{}", first.text(true));
     for named in ["c", "0", "3"] {
         let error = with(named).unwrap_err().to_string();
@@ -220,7 +222,9 @@ fn reidentification_is_compared_by_map() {
     let b = &found.arms[1].mean;
     assert_eq!((b["mAP"], b["rank1"], b["mINP"]), (0.75, 0.5, 0.75));
     assert_eq!((found.comparisons[0].difference.mean, found.comparisons[0].verdict), (-0.25, Verdict::NotSignificant));
-    assert!(found.text(false).contains("mAP against `a`") && found.procedure().contains("2 queries are drawn"));
+    assert!(
+        found.text(false).contains("mAP against `a`") && found.procedure().contains("draws 2 queries with replacement")
+    );
     run(&root.join("c"), 0, 3, |_| ());
     let error = compare_in(root, &["a", "c"]).unwrap_err().to_string();
     assert!(error.starts_with("these runs cannot be compared: ") && error.ends_with("c classifies"), "{error}");

@@ -16,10 +16,10 @@ impl Trainer {
         self.session.forward(&mut self.store, &mut self.states)?;
         let losses =
             |vars: &[Var]| vars.iter().map(|&v| Ok(f64::from(self.session.value(v)?[0]))).collect::<Result<_>>();
-        let hits = self.ends.logits.iter().map(|&v| Ok(top1_hits(&self.session.value(v)?, labels)));
+        let hits = self.vars.logits.iter().map(|&v| Ok(top1_hits(&self.session.value(v)?, labels)));
         let hits: Vec<f64> = hits.collect::<Result<_>>()?;
         let (cross_entropies, triplets): (Vec<f64>, Vec<f64>) =
-            (losses(&self.ends.cross_entropies)?, losses(&self.ends.triplets)?);
+            (losses(&self.vars.cross_entropies)?, losses(&self.vars.triplets)?);
         let mut report = self.report(&cross_entropies, &triplets, &hits, labels.len());
         check_finite("loss", report.loss, lr)?;
         for (loss, weight) in self.loss_weights() {

@@ -26,14 +26,14 @@ impl Trainer {
         // The update writes the parameters, which the session only reads.
         self.store.values.on_device_mut(gpu)?;
         let recorded = self.recorded.as_mut().expect("made with the session");
-        let (session, store, optimizer, ends) = (&self.session, &self.store, &self.optimizer, &self.ends);
-        let (clip_norm, classes) = (self.config.optim.clip_norm, session.graph().shape(ends.logits[0]).c);
-        let labels = session.address(ends.labels).cast();
+        let (session, store, optimizer, vars) = (&self.session, &self.store, &self.optimizer, &self.vars);
+        let (clip_norm, classes) = (self.config.optim.clip_norm, session.graph().shape(vars.logits[0]).c);
+        let labels = session.address(vars.labels).cast();
         let len = store.grads.len();
         let sum = if part == Part::Whole { Ptr::NULL } else { self.summed.on_device_mut(gpu)? };
         recorded.run(gpu, part, &bound, &update, &mut |hits| {
             session.launch_forward(store, &bound)?;
-            for (i, &logits) in ends.logits.iter().enumerate() {
+            for (i, &logits) in vars.logits.iter().enumerate() {
                 let logits = session.address(logits);
                 kernels::top1_hits(gpu, 1, logits, labels, hits.add(i), batch as i32, classes as i32)?;
             }
@@ -53,18 +53,18 @@ impl Trainer {
         })?;
 
         if let Some(next) = next {
-            self.session.stage_images(self.ends.images, next)?;
+            self.session.stage_images(self.vars.images, next)?;
         }
 
         let _read = profile::range("wait for the GPU");
-        let (session, ends) = (&self.session, &self.ends);
-        let losses = ends.cross_entropies.iter().chain(&ends.triplets).map(|&loss| session.address(loss).cast());
-        let hits = (0..ends.logits.len()).map(|i| recorded.hits().add(i));
+        let (session, vars) = (&self.session, &self.vars);
+        let losses = vars.cross_entropies.iter().chain(&vars.triplets).map(|&loss| session.address(loss).cast());
+        let hits = (0..vars.logits.len()).map(|i| recorded.hits().add(i));
         let norm = part.updates().then_some(update.norm);
         let read = read_numbers(gpu, losses.chain(hits).chain(norm))?;
-        let (cross_entropies, rest) = read.split_at(ends.cross_entropies.len());
-        let (triplets, rest) = rest.split_at(ends.triplets.len());
-        let (hits, norm) = rest.split_at(ends.logits.len());
+        let (cross_entropies, rest) = read.split_at(vars.cross_entropies.len());
+        let (triplets, rest) = rest.split_at(vars.triplets.len());
+        let (hits, norm) = rest.split_at(vars.logits.len());
         let mut report = self.report(cross_entropies, triplets, hits, batch);
         check_finite("loss", report.loss, lr)?;
         if let [norm] = *norm {

@@ -32,7 +32,7 @@ pub struct Trainer {
     /// The device that computes.
     pub device: Device,
     session: Session,
-    ends: StepVars,
+    vars: StepVars,
     /// Recorded steps, on a GPU.
     recorded: Option<Recorded>,
     /// Sum of the gradients of the current group of batches; empty if every batch updates.
@@ -82,8 +82,8 @@ pub(super) fn record(
         triplets.push(op::batch_hard_triplet(&mut graph, embedding, labels, config.loss.triplet_margin)?);
     }
     cross_entropies.iter().chain(&triplets).for_each(|&loss| graph.root(loss));
-    let ends = StepVars { images, labels, targets, logits: outputs.logits, cross_entropies, triplets };
-    Ok((graph, ends))
+    let vars = StepVars { images, labels, targets, logits: outputs.logits, cross_entropies, triplets };
+    Ok((graph, vars))
 }
 
 impl Trainer {
@@ -118,10 +118,10 @@ impl Trainer {
         if config.train.freeze_backbone {
             store.set_trainable(Group::Backbone, false);
         }
-        let (graph, ends) = record(config, classes, network.as_ref(), &store)?;
+        let (graph, vars) = record(config, classes, network.as_ref(), &store)?;
         let session = Session::new(graph, &store, &device)?;
         let optimizer = Optimizer::new(&config.optim.rule(), store.values.len())?;
-        let recorded = device.gpu().map(|gpu| Recorded::new(gpu, ends.logits.len(), config.gpu.graph)).transpose()?;
+        let recorded = device.gpu().map(|gpu| Recorded::new(gpu, vars.logits.len(), config.gpu.graph)).transpose()?;
         let states = LatentStates::new(config.ptl.state_init, config.seed);
         let summed = Mirrored::zeros(if config.train.accumulate > 1 { store.values.len() } else { 0 });
         let ema = (config.train.ema > 0.0).then(|| Ema::new(config.train.ema, &store));
@@ -134,7 +134,7 @@ impl Trainer {
             optimizer,
             device,
             session,
-            ends,
+            vars,
             recorded,
             summed,
             batches_done,
@@ -160,9 +160,9 @@ impl Trainer {
         if self.config.ptl.state_policy == StatePolicy::Reset {
             self.states.reset();
         }
-        self.session.set_images(self.ends.images, batch)?;
-        self.session.set(self.ends.labels, bytemuck::cast_slice(&batch.labels))?;
-        if let Some(targets) = self.ends.targets {
+        self.session.set_images(self.vars.images, batch)?;
+        self.session.set(self.vars.labels, bytemuck::cast_slice(&batch.labels))?;
+        if let Some(targets) = self.vars.targets {
             let classes = self.session.graph().shape(targets).c;
             self.session.set(targets, &batch.targets(classes, self.config.loss.label_smoothing))?;
         }
@@ -179,9 +179,10 @@ impl Trainer {
         Ok(report)
     }
 
-    /// Returns each loss with its weight in the minimised sum, which is a mean over the batches of an update.
+    /// Returns each loss with its weight in the sum that training minimises. The weights are divided by the number of batches of an update,
+    /// so the sum of the gradients is their mean.
     fn loss_weights(&self) -> Vec<(Var, f32)> {
-        let StepVars { cross_entropies, triplets, .. } = &self.ends;
+        let StepVars { cross_entropies, triplets, .. } = &self.vars;
         let (ce, triplet) = (self.config.loss.ce_weight, self.config.loss.triplet_weight);
         let batches = self.config.train.accumulate as f32;
         let share = |vars: &[Var], weight: f32| -> Vec<(Var, f32)> {
@@ -204,7 +205,7 @@ impl Trainer {
         }
     }
 
-    /// Returns whether the next batch begins a group: then a checkpoint loses no accumulated gradient.
+    /// Returns whether the next batch begins a group. A checkpoint is saved only then, because it does not hold accumulated gradients.
     pub fn between_updates(&self) -> bool {
         self.batches_done == 0
     }
@@ -216,7 +217,7 @@ impl Trainer {
         }
     }
 
-    /// Restarts the moving average, if there is one, at the present weights.
+    /// Restarts the moving average, if there is one, at the current weights.
     pub fn start_average(&mut self) {
         if self.averages() {
             self.ema = Some(Ema::new(self.config.train.ema, &self.store));

@@ -6,7 +6,7 @@ use crate::engine::device::{Buffer, Gpu, Ptr, Recording};
 use crate::engine::optim::Update;
 use crate::engine::session::Bound;
 
-/// Largest number of recordings: latent states alternate between two places, and a step may have three parts.
+/// Largest number of recordings: two for each of three parts of a step, because latent states alternate between two places.
 const KEPT: usize = 6;
 
 /// How a batch uses its gradient, where several batches make one update (`train.accumulate`).
@@ -42,7 +42,7 @@ impl Part {
 /// The recorded steps of a training.
 pub(super) struct Recorded {
     replay: bool,
-    /// Parts that have run once without recording: a first call loads and chooses things, which cannot be recorded.
+    /// Parts that have run once without recording: a first call loads kernels and chooses algorithms, which cannot be recorded.
     warm: Vec<Part>,
     /// Number of correct predictions of each classifier.
     hits: Buffer,

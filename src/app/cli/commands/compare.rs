@@ -67,7 +67,7 @@ fn refuse_without_effect(config: &Config, flags: &Overrides) -> Result<()> {
     flags.refuse_without_effect(&ptl, false)
 }
 
-/// Runs the comparison in `run`, or in a new folder for a new study.
+/// Runs the comparison of `file` in `run`, or in a new folder if that is `None`.
 fn train_and_compare(args: &CompareArgs, run: Option<RunDir>, file: StudyFile) -> Result<ExitCode> {
     let config = &file.config;
     set_threads(config)?;
@@ -146,7 +146,8 @@ fn new_demo(args: &DemoArgs) -> Result<StudyFile> {
     Ok(StudyFile { kind: StudyKind::Demo, seeds, quick: args.quick, init: None, config, pretraining })
 }
 
-/// Opens both domains; draws them into the run's folder if they are not there. Returns `None` if stopped.
+/// Opens the data sets of both domains, source and target; draws them into the run's folder if they are not there. Returns `None` if
+/// stopped.
 fn demo_data(file: &StudyFile, run: &RunDir, stop: &StopFlag, reporter: &Reporter) -> Result<Option<[Dataset; 2]>> {
     let config = &file.config;
     let open = |domain: Domain, name: &str, [train_ids, test_ids]: [usize; 2]| -> Result<Option<Dataset>> {
@@ -179,7 +180,7 @@ fn demo_data(file: &StudyFile, run: &RunDir, stop: &StopFlag, reporter: &Reporte
     Ok(Some([source, target]))
 }
 
-/// Returns settings that are small enough for two cores and three minutes.
+/// Returns settings that are small enough for half a minute on two cores.
 fn demo_config(quick: bool) -> Config {
     let mut config = Config::default();
     config.model.arch = "resnet18".into();

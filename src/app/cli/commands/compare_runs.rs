@@ -30,14 +30,14 @@ pub(super) fn compare_runs(args: &CompareArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses flags of settings that apply to training only.
+/// Refuses flags of settings that do not apply to a comparison of runs.
 fn refuse_settings(flags: &Overrides) -> Result<()> {
     match Config::settings().find(|setting| !USED.contains(&setting.path) && flags.has(setting.path)) {
         Some(setting) => Err(Error::Setting {
             setting: setting.path.into(),
             value: "(given)".into(),
             reason:
-                "finished runs have their settings: leave it out, or name data to train on with --source instead of RUN"
+                "the settings of finished runs are fixed: leave it out, or name data to train on with --source instead of RUN"
                     .into(),
         }),
         None => Ok(()),
@@ -82,6 +82,6 @@ mod tests {
     fn settings_of_a_training_are_refused() {
         let args = parse("ptl-train compare a b --seed 1 --lr 0.5").unwrap();
         let error = compare_runs(&args).unwrap_err().to_string();
-        assert!(error.starts_with("optim.lr = (given): finished runs have their settings"), "{error}");
+        assert!(error.starts_with("optim.lr = (given): the settings of finished runs are fixed"), "{error}");
     }
 }

@@ -98,13 +98,16 @@ fn classify(
     if let Some(folder) = &args.details {
         classification::write_files(folder, &report, &dataset.val, &dataset.root, cells)?;
         draw_classification(&report, folder)?;
-        reporter.message(&format!("confusion matrix, classes, calibration and predictions in {}", folder.shown()));
+        reporter.message(&format!(
+            "confusion matrix, figures of each class, calibration and predictions in {}",
+            folder.shown()
+        ));
     }
     print(&format!("{origin}evaluated on {evaluated_on}\n{report}\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses flags of rankings.
+/// Refuses flags that apply to rankings only.
 fn refuse_ranking(args: &ReportArgs) -> Result<()> {
     let given = [
         ("--roc", args.roc),
@@ -118,7 +121,7 @@ fn refuse_ranking(args: &ReportArgs) -> Result<()> {
     }
 }
 
-/// Returns the error for a flag without use.
+/// Returns the error for a flag that has no effect here.
 fn unused(flag: &str, reason: &str) -> Error {
     Error::Setting { setting: flag.into(), value: "(given)".into(), reason: reason.into() }
 }

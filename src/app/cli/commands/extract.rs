@@ -41,7 +41,7 @@ pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
         return Err(Error::Setting {
             setting: "--images".into(),
             value: "(none)".into(),
-            reason: "a classifier's images have no identities to write beside their features: name a folder of them"
+            reason: "the data of a classifier have no identities to write with the features: name a folder of images"
                 .into(),
         });
     }

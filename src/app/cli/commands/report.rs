@@ -19,7 +19,7 @@ use crate::eval::ranking::{RankingOptions, RankingReport};
 use crate::eval::report::{Details, Evaluation};
 use crate::eval::rerank::RerankOptions;
 
-/// Features and their origin.
+/// The features to rank, and where they come from.
 pub(super) struct Subject<'a> {
     pub query: &'a FeatureSet,
     pub gallery: &'a FeatureSet,
@@ -27,7 +27,7 @@ pub(super) struct Subject<'a> {
     pub evaluated_on: &'a str,
 }
 
-/// Refuses outputs that cannot be written, before any work.
+/// Creates the folder of the report, and refuses a folder for pictures that cannot be used, before any work.
 pub(super) fn check_report(args: &ReportArgs) -> Result<()> {
     if let Some(folder) = args.out.as_ref().and_then(|path| path.parent()) {
         fs::create_dir_all(folder).at("create", folder)?;

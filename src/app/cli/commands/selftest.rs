@@ -31,7 +31,7 @@ pub fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
     let mut checks = Vec::new();
     let done = selftest::run(&device, seed, args.full, &mut |check| checks.push(check.clone()));
     let verdict = |passed| if passed { "ok" } else { "FAILED" };
-    let mut table = Table::new(["what", "largest deviation", "allowed", ""]);
+    let mut table = Table::new(["comparison", "largest deviation", "allowed", ""]);
     for check in &checks {
         let numbers = [check.deviation, check.allowed].map(|number| format!("{number:.1e}"));
         let [deviation, allowed] = numbers;

@@ -16,7 +16,7 @@ use crate::run_dir::{RUNS, RunDir};
 use crate::study::StudyKind;
 use crate::{Error, Result};
 
-/// Draws pedestrians into `folder` and shows the progress.
+/// Draws a data set of pedestrians into `folder`, and shows the progress.
 pub(super) fn synthesise(
     folder: &Path,
     config: &SynthConfig,
@@ -58,7 +58,7 @@ pub(super) fn open_dataset(
     reporter: &Reporter,
 ) -> Result<Dataset> {
     let mut dataset = data::load(root, kind, &config.data.load_options(subsets))?;
-    // Decoding takes long, so this check comes first.
+    // This check comes first, because decoding takes long.
     if subsets == Subsets::All {
         dataset.check_for_training(config.sampler.ids)?;
     }
@@ -123,13 +123,13 @@ pub(super) fn check_classes(dataset: &mut ClassDataset, config: &Config, reporte
     checking(&name, images, reporter, |each| dataset.drop_or_refuse_broken(config.data.skip_broken, each))
 }
 
-/// Reports classes and warnings of a data set.
+/// Reports the label, the counts and the warnings of a data set of classes.
 pub(super) fn describe_classes(reporter: &Reporter, dataset: &ClassDataset) {
     reporter.message(&format!("{}: {}\n{}", dataset.name, dataset.label, dataset.banner()));
     dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
 }
 
-/// Reports numbers, verdicts and warnings of data sets.
+/// Reports the counts of data sets, whether these are the published ones, and warnings.
 pub(super) fn describe_datasets(reporter: &Reporter, datasets: [Option<&Dataset>; 2]) {
     for dataset in datasets.into_iter().flatten() {
         let Dataset { name, label, .. } = dataset;
@@ -139,6 +139,9 @@ pub(super) fn describe_datasets(reporter: &Reporter, datasets: [Option<&Dataset>
 }
 
 /// Returns the folder of the training data set.
+///
+/// # Errors
+/// [`Error::Setting`]: none is named.
 pub(super) fn data_root(config: &Config) -> Result<&Path> {
     if config.data.root.as_os_str().is_empty() {
         return Err(Error::Setting {

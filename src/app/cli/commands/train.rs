@@ -36,7 +36,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
             }
             let run = RunDir::open(path)?;
             let mut config = run.read_config(flags)?;
-            // A limit applies only to the command line that gives it.
+            // A limit of steps applies only to the command that names it.
             config.train.max_steps = config.train.max_steps.filter(|_| flags.has("train.max_steps"));
             (config, Some(run))
         }
@@ -73,7 +73,7 @@ pub fn train(args: &TrainArgs) -> Result<ExitCode> {
     }
 }
 
-/// Refuses flags without effect on data of these kinds (training data and target), which are known only after loading.
+/// Refuses flags without effect on data of `kinds` (of the training data and of the target), which are known only after loading.
 fn refuse_on_data(args: &TrainArgs, config: &Config, kinds: [DatasetKind; 2]) -> Result<()> {
     let mut config = config.clone();
     // Data of unknown kind have the layout of Market-1501.

@@ -13,11 +13,14 @@ use crate::base::text::Shown;
 const NAMED: usize = 20;
 /// Largest width of a name in pixels; longer names are cut.
 const NAME_WIDTH: f64 = 150.0;
-/// Pixels above the matrix without and with a note; to its right (the scale of colours); below the ticks (the name of the axis).
+/// Height above the matrix in pixels, without and with a note.
 const HEAD: [i32; 2] = [52, 74];
+/// Width of the scale of colours, to the right of the matrix, in pixels.
 const SCALE: i32 = 96;
+/// Height of the name of the axis, below the ticks, in pixels.
 const FOOT: i32 = 36;
-/// Smaller shares are not drawn in cells without counts. A row then has at most fifty cells, which limits the size of the file.
+/// In a matrix without counts in its cells, smaller shares are not drawn. A row then has at most fifty cells, which limits the size of
+/// the file.
 const FAINT: f64 = 0.02;
 
 /// The texts around a square matrix.
@@ -33,7 +36,7 @@ pub(crate) struct HeatMap<'a> {
     pub y: &'a str,
     /// One name for each row and column. Without names, or with more than 20, the axes have numbers.
     pub names: &'a [&'a str],
-    /// The number of classes in a row: numbers on the axes count in these steps.
+    /// Number of classes that share a row. The axes show the number of the first class of a row.
     pub step: usize,
 }
 
@@ -46,8 +49,8 @@ struct Layout {
     /// Labels of the axes with their cells: all names, shortened, or numbers at some cells.
     labels: Vec<(usize, String)>,
     named: bool,
-    /// Column names are rotated.
-    upright: bool,
+    /// Whether the names of columns are rotated.
+    rotated: bool,
     size: (u32, u32),
 }
 
@@ -84,13 +87,13 @@ impl Layout {
         };
         let side = cell * cells as i32;
         let extent = labels.iter().map(|(_, text)| width(text).ceil() as i32).max().unwrap_or(0);
-        let upright = named && extent > cell - 4;
+        let rotated = named && extent > cell - 4;
         let left = 34 + extent + 10;
         let top = HEAD[usize::from(!map.note.is_empty())];
-        let below = if upright { extent } else { 14 } + 10 + FOOT;
+        let below = if rotated { extent } else { 14 } + 10 + FOOT;
         let text = (map.title.chars().count() as f64 * 11.0).max(map.note.chars().count() as f64 * 7.0) as i32 + 48;
         let size = ((left + side + SCALE).max(text) as u32, (top + side + below) as u32);
-        Layout { cells, cell, left, top, labels, named, upright, size }
+        Layout { cells, cell, left, top, labels, named, rotated, size }
     }
 
     fn side(&self) -> i32 {
@@ -128,7 +131,7 @@ impl Layout {
         let side = self.side();
         let style = ("sans-serif", 14).into_font().color(&TEXT);
         let row = style.pos(Pos::new(HPos::Right, VPos::Center));
-        let column = match self.upright {
+        let column = match self.rotated {
             true => style.transform(FontTransform::Rotate270).pos(Pos::new(HPos::Right, VPos::Center)),
             false => style.pos(Pos::new(HPos::Center, VPos::Top)),
         };

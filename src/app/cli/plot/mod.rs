@@ -23,7 +23,7 @@ use crate::base::text::Shown;
 
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (880, 500);
-/// Height of the title and legend rows.
+/// Height of the title and the legend together, in pixels.
 const HEAD: u32 = 84;
 const TEXT: RGBColor = RGBColor(45, 51, 59);
 const QUIET: RGBColor = RGBColor(110, 119, 129);
@@ -196,19 +196,19 @@ fn mesh(chart: &mut Chart, captions: Captions, x_labels: usize, x_label: &dyn Fn
     Ok(())
 }
 
-/// Returns the smallest and the largest value.
+/// Returns the smallest and the largest value; `None` without values.
 fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     values.fold(None, |extent, v| extent.map_or(Some((v, v)), |(low, high)| Some((v.min(low), v.max(high)))))
 }
 
-/// Returns a range with a margin above the values, which starts at zero unless the values are far from zero.
+/// Returns a range for an axis: the values with a margin. It starts or ends at zero, unless the values are far from zero.
 fn padded(extent: Option<(f64, f64)>) -> Range<f64> {
     let (low, high) = extent.unwrap_or((0.0, 1.0));
     let low = if low >= 0.0 && low <= 0.6 * high { 0.0 } else { low };
     let high = if high <= 0.0 && high >= 0.6 * low { 0.0 } else { high };
-    let air = 0.07 * (high - low);
-    let air = if air > 0.0 { air } else { 0.5 * high.abs().max(1.0) };
-    (if low == 0.0 { low } else { low - air })..(if high == 0.0 && low < 0.0 { high } else { high + air })
+    let margin = 0.07 * (high - low);
+    let margin = if margin > 0.0 { margin } else { 0.5 * high.abs().max(1.0) };
+    (if low == 0.0 { low } else { low - margin })..(if high == 0.0 && low < 0.0 { high } else { high + margin })
 }
 
 /// Formats with up to four decimals, and very small and very large values with an exponent.

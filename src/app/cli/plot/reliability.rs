@@ -7,11 +7,12 @@ use plotters::prelude::*;
 use super::{Captions, PALETTE, QUIET, chart, head, mesh, padded, write};
 use crate::Result;
 
-/// Width and height in pixels, and the part of it above the second chart.
+/// Width and height in pixels.
 const SIZE: (u32, u32) = (720, 760);
+/// Height of the first of the two charts, in pixels.
 const UPPER: u32 = 420;
 
-/// The palette's colour of the gap, lighter.
+/// The colour that fills a gap: that of its frame in the palette, but lighter.
 const GAP: RGBColor = RGBColor(242, 190, 158);
 
 /// A bin of images with similar confidence. All figures are in [0, 1].
@@ -33,7 +34,7 @@ pub fn reliability(path: &Path, title: &str, bins: &[ReliabilityBin]) -> Result<
     let [accuracy, gap, images, ..] = PALETTE;
     let width = 100.0 / bins.len().max(1) as f64;
     let filled = || bins.iter().enumerate().filter(|(_, bin)| bin.share > 0.0);
-    // Leaves a gap between bars.
+    // Leaves some space between bars.
     let ends = |i: usize| (width * (i as f64 + 0.04), width * (i as f64 + 0.96));
     let bar = |i: usize, from: f64, to: f64, style: ShapeStyle| {
         let (left, right) = ends(i);
