@@ -29,6 +29,10 @@ const CONFIG_FILE: &str = "config.toml";
 const LOG_FILE: &str = "log.txt";
 const METRICS_FILE: &str = "metrics.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
+const SUMMARY_FILE: &str = "summary.json";
+/// What a run writes at its end; the last four for classes only.
+const RESULTS: [&str; 6] =
+    [SUMMARY_FILE, ITEMS_FILE, "per-class.csv", "confusion.csv", "confusion.svg", "calibration.svg"];
 /// What the folder of a run may hold before its first checkpoint.
 const BEFORE_FIRST_CHECKPOINT: [&str; 6] =
     [LOCK_FILE, LOG_FILE, CONFIG_FILE, ".config.toml.tmp", METRICS_FILE, CHECKPOINTS];
@@ -144,15 +148,12 @@ impl RunDir {
         }
     }
 
-    /// Removes the summary and the items that a run wrote at an earlier end. If the run continues, they would be mistaken for its results.
+    /// Removes the results that a run wrote at an earlier end. If the run continues, they would be mistaken for its own.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub(crate) fn discard_results(&self) -> Result<()> {
-        for path in [self.summary_path(), self.items_path()] {
-            remove_if_there(&path)?;
-        }
-        Ok(())
+        RESULTS.iter().try_for_each(|name| remove_if_there(&self.file(name)))
     }
 
     /// Returns the path of the folder.
@@ -194,7 +195,7 @@ impl RunDir {
 
     /// Returns the path of the summary of the results.
     pub fn summary_path(&self) -> PathBuf {
-        self.file("summary.json")
+        self.file(SUMMARY_FILE)
     }
 
     /// Writes the effective settings.

@@ -46,6 +46,7 @@ pub struct Emulator {
 /// A launch with its arguments by value.
 #[derive(Clone)]
 pub struct Launch {
+    /// The kernel that is launched.
     pub kernel: &'static Kernel,
     grid: [u32; 3],
     shared_bytes: u32,

@@ -34,7 +34,7 @@ pub(super) fn compare_runs(args: &CompareArgs) -> Result<ExitCode> {
 fn refuse_settings(flags: &Overrides) -> Result<()> {
     match Config::settings().find(|setting| !USED.contains(&setting.path) && flags.has(setting.path)) {
         Some(setting) => Err(Error::Setting {
-            setting: setting.path.into(),
+            setting: format!("`{}`", setting.path),
             value: "(given)".into(),
             reason:
                 "the settings of finished runs are fixed: leave it out, or name data to train on with --source instead of RUN"
@@ -82,6 +82,6 @@ mod tests {
     fn settings_of_a_training_are_refused() {
         let args = parse("ptl-train compare a b --seed 1 --lr 0.5").unwrap();
         let error = compare_runs(&args).unwrap_err().to_string();
-        assert!(error.starts_with("optim.lr = (given): the settings of finished runs are fixed"), "{error}");
+        assert!(error.starts_with("`optim.lr` = (given): the settings of finished runs are fixed"), "{error}");
     }
 }

@@ -145,7 +145,7 @@ pub(super) fn describe_datasets(reporter: &Reporter, datasets: [Option<&Dataset>
 pub(super) fn data_root(config: &Config) -> Result<&Path> {
     if config.data.root.as_os_str().is_empty() {
         return Err(Error::Setting {
-            setting: "data.root".into(),
+            setting: "`data.root`".into(),
             value: "(none)".into(),
             reason: "name the folder of a data set with --data; ptl-train synth draws one".into(),
         });
@@ -177,7 +177,7 @@ pub(super) fn new_run(out: Option<&Path>, kind: &str) -> Result<RunDir> {
 pub(super) fn refuse_unused(flags: &Overrides, unused: &[&str]) -> Result<()> {
     match unused.iter().find(|path| flags.has(path)) {
         Some(setting) => Err(Error::Setting {
-            setting: setting.to_string(),
+            setting: format!("`{setting}`"),
             value: "(given)".into(),
             reason: "this command does not use it: see its own options in --help".into(),
         }),
