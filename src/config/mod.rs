@@ -32,7 +32,7 @@ settings! {
         #[setting(flag("seed").taken_by(ON_IMAGES))]
         pub seed: u64 = 0;
         /// Compute threads; 0: all cores (results are the same).
-        #[setting(flag("threads").at_most(1024.0).same_results().taken_by(EVERYWHERE))]
+        #[setting(flag("threads").at_most(1024.0).because("0 takes all cores").same_results().taken_by(EVERYWHERE))]
         pub threads: usize = 0;
         /// Device that computes; auto takes a GPU if one can be used, emulated runs the CUDA kernels on the CPU (for tests).
         #[setting(flag("device").same_results().taken_by(EVERYWHERE))]

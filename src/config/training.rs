@@ -30,7 +30,7 @@ settings! {
         #[setting(flag("freeze-bn").needs(&[FROZEN_BACKBONE]))]
         pub freeze_bn: bool = false;
         /// Loader threads; 0: two.
-        #[setting(flag("workers").at_most(1024.0).same_results().taken_by(ON_IMAGES))]
+        #[setting(flag("workers").at_most(1024.0).because("0 chooses").same_results().taken_by(ON_IMAGES))]
         pub workers: usize = 0;
         /// Epochs between checkpoints.
         #[setting(at_least(1.0).same_results())]

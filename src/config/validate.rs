@@ -29,7 +29,12 @@ impl Config {
         for setting in Config::settings() {
             let value = setting.value_in(&table);
             let holds = value.is_none_or(|value| setting.bounds.hold(value));
-            check(setting.path, value.map_or_else(String::new, Value::to_string), holds, &setting.bounds.to_string())?;
+            let shown = match value {
+                // `0`, which TOML writes as `0.0`.
+                Some(Value::Float(number)) => number.to_string(),
+                other => other.map_or_else(String::new, Value::to_string),
+            };
+            check(setting.path, shown, holds, &setting.bounds.to_string())?;
         }
         Ok(())
     }

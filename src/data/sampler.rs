@@ -13,10 +13,10 @@ settings! {
     /// `[sampler]`: P identities x K images, or any images for classes.
     pub struct SamplerOptions in "sampler", "Batches" {
         /// P: identities in a batch.
-        #[setting(flag("ids").at_least(2.0).at_most(4096.0).because("a triplet needs two").needs(&[REID]).taken_by(ON_COST))]
+        #[setting(flag("ids").at_least(2.0).at_most(4096.0).because("a triplet needs two identities").needs(&[REID]).taken_by(ON_COST))]
         pub ids: usize = 4;
         /// K: images of each identity in a batch.
-        #[setting(flag("images").at_least(2.0).at_most(4096.0).because("a triplet needs two").needs(&[REID]).taken_by(ON_COST))]
+        #[setting(flag("images").at_least(2.0).at_most(4096.0).because("a triplet needs two images of an identity").needs(&[REID]).taken_by(ON_COST))]
         pub images: usize = 4;
         /// Times each identity is visited in an epoch.
         #[setting(flag("passes").at_least(1.0).at_most(65536.0).needs(&[REID]))]

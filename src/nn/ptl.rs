@@ -28,8 +28,7 @@ settings! {
         /// Width of cells and fuse modules, relative to the default.
         #[setting(flag("cell-width").above(0.0).at_most(16.0).needs(&[CELLS, CELL_WIDTHS]).of_network())]
         pub cell_width: f32 = 1.0;
-        /// Channels of the cell beside each of --ptl-stages, and of the fuse module before it (not for mgn*) [default: derived
-        /// from --cell-width].
+        /// Channels of the cell beside each of --ptl-stages, and of the fuse module before it (not for mgn*); empty: by --cell-width.
         #[setting(flag("cell-channels").needs(&[CELLS]).of_network())]
         pub cell_channels: Vec<usize> = Vec::new();
         /// When training resets the latent states: at each epoch's start (carry), never (carry-epochs), or at every step (reset).

@@ -68,6 +68,7 @@ fn shown(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
         // Without the extra digits of a value that was f32 before, such as 0.30000001192092896.
         Value::Float(x) => Some((*x as f32).to_string()),
+        Value::Array(items) if items.is_empty() => None,
         Value::Array(items) => Some(items.iter().filter_map(shown).collect::<Vec<_>>().join(",")),
         other => Some(other.to_string()),
     }

@@ -35,7 +35,12 @@ pub(crate) fn stderr_reporter() -> Reporter {
 
 /// Writes `error: ` and the error in one line, with names escaped.
 pub(crate) fn print_error(error: &Error) {
-    let _ = writeln!(io::stderr(), "error: {}", with_flags(&error.to_string()).shown());
+    let text = match error {
+        // Its keys are those of a file.
+        Error::ConfigFile { .. } => error.to_string(),
+        _ => with_flags(&error.to_string()),
+    };
+    let _ = writeln!(io::stderr(), "error: {}", text.shown());
 }
 
 /// Options of commands that are not settings, but are named in messages of the library.

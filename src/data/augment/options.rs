@@ -6,12 +6,12 @@ settings! {
     /// `[augment]`: what happens to training images.
     pub struct Augment in "augment", "Augmentation" {
         /// Probability of mirroring.
-        #[setting(at_least(0.0).at_most(1.0))]
+        #[setting(at_least(0.0).at_most(1.0).because("it is a probability"))]
         pub flip: f32 = 0.5;
         /// Pixels added on each side before a random crop of the input size.
         pub pad: usize = 0, SmallImages => 4;
         /// Probability of erasing a rectangle.
-        #[setting(at_least(0.0).at_most(1.0))]
+        #[setting(at_least(0.0).at_most(1.0).because("it is a probability"))]
         pub random_erasing: f32 = 0.5, Classify => 0.0;
         /// Filter used to resize.
         #[setting(taken_by(ON_IMAGES))]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::app::cli::args::InfoArgs;
 use crate::app::cli::info;
-use crate::app::cli::output::print;
+use crate::app::cli::output::{print, with_flags};
 use crate::base::report::Table;
 use crate::base::text::plural;
 use crate::config::{Config, Overrides};
@@ -22,7 +22,7 @@ pub fn info(args: &InfoArgs) -> Result<ExitCode> {
                 reason: "the other flags describe a network: name it".into(),
             });
         }
-        None => print(&info::text())?,
+        None => print(&with_flags(&info::text()))?,
         Some(model) => print(&network(model, args.classes, flags)?)?,
     }
     Ok(ExitCode::SUCCESS)
