@@ -147,7 +147,7 @@ pub(super) fn data_root(config: &Config) -> Result<&Path> {
         return Err(Error::Setting {
             setting: "`data.root`".into(),
             value: "(none)".into(),
-            reason: "name the folder of a data set with --data; ptl-train synth draws one".into(),
+            reason: "name the folder of a data set; ptl-train synth draws one".into(),
         });
     }
     Ok(&config.data.root)
