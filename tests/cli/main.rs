@@ -572,7 +572,7 @@ fn what_cannot_work_is_refused_before_the_work() {
         fails_with(1, &[&tiny(&["train", "--out", &new])[..], args].concat(), parts);
         assert!(!Path::new(&new).exists(), "{args:?} left a run folder");
     };
-    train(&[], &["--data = (none)", "--data"]);
+    train(&[], &["--data = (none)"]);
     train(&["--data", "/no/such/folder"], &["/no/such/folder", "no such folder"]);
     train(&["--data", run], &["no folder bounding_box_train"]);
     train(&["--data", data, "--ids", "5"], &["4 training identities", "needs 5", "--ids"]);
@@ -587,7 +587,7 @@ fn what_cannot_work_is_refused_before_the_work() {
         assert!(!Path::new(&new).exists(), "{args:?} left a run folder");
     };
     compare(&["--arch", "resnet18-ptl"], &["resnet18-ptl", "plain network"]);
-    compare(&["--data", data], &["--data = (none)", "does not use it"]);
+    compare(&["--data", data], &["--data = (given)", "does not use it"]);
     compare(&["--seeds", "1,2,1"], &["seeds", "once"]);
     compare(&["--pretrain-lr", "-1"], &["optim.lr"]);
     compare(&["--ids", "5"], &["4 training identities"]);
