@@ -65,7 +65,7 @@ impl GpuMemory {
         self.gpu.upload(to, bytemuck::cast_slice(&short))
     }
 
-    /// Reads all of `value`.
+    /// Returns all numbers of `value` as f32.
     pub fn read(&self, block: Block, value: &Value) -> Result<Vec<f32>> {
         let from = self.at::<f32>(block).address();
         let mut data = vec![0.0f32; value.shape.len()];
