@@ -60,8 +60,8 @@ impl Device {
     /// Opens a device; [`DeviceKind::Auto`] takes the CPU if no GPU can be used.
     ///
     /// # Errors
-    /// [`Error::NoDevice`] says what is missing; [`Error::Setting`] refuses a precision that the CPU does not have; [`Error::Device`] if the
-    /// driver fails.
+    /// [`Error::NoDevice`] says what is missing; [`Error::Setting`] refuses a precision that the CPU does not have;
+    /// [`Error::Device`] if the driver fails.
     pub fn open(options: &DeviceOptions) -> Result<Device> {
         match options.kind {
             DeviceKind::Cpu => only_f32(options.precision).map(|()| Device::Cpu),
