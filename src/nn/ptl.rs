@@ -106,8 +106,8 @@ impl PtlBranch {
     /// Registers the branch for a backbone of the given geometry; parameters belong to the group [`Group::Ptl`].
     ///
     /// # Errors
-    /// [`Error::Setting`]: there is no stage, a stage is unknown, or stages are not in order; there is not one number of cell channels for each
-    /// stage; or the cell width is not positive.
+    /// [`Error::Setting`]: there is no stage, a stage is unknown, or stages are not in order; there is not one number of cell channels
+    /// for each stage; or the cell width is not positive.
     pub fn new(scope: Scope<'_>, backbone: &ResNetConfig, config: &PtlOptions) -> Result<PtlBranch> {
         let stages = &config.stages;
         let last = backbone.architecture.stages();
