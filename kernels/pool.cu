@@ -22,14 +22,14 @@ DEVICE Pixel pixel_at(int i, int height, int width) {
     return Pixel{n, line - n * height, i - line * width};
 }
 
-// visit(input pixel within its image) over the window of an output, in row-major order.
+// Calls visit(input pixel within its image) over the window of an output, in row-major order.
 template <class F> DEVICE void for_each_in_window(const ConvSizes& pool, const Pixel& out, F visit) {
     int top = out.y * pool.stride_y - pool.padding_y, left = out.x * pool.stride_x - pool.padding_x;
     for (int y = max(top, 0); y < min(top + pool.kernel_h, pool.in_h); y++)
         for (int x = max(left, 0); x < min(left + pool.kernel_w, pool.in_w); x++) visit(y * pool.in_w + x);
 }
 
-// visit(output pixel within its image) over the windows that hold an input, in row-major order.
+// Calls visit(output pixel within its image) over the windows that hold an input, in row-major order.
 template <class F> DEVICE void for_each_window(const ConvSizes& pool, const Pixel& in, F visit) {
     // Window o covers kernel pixels from o·stride - padding on.
     int y = in.y + pool.padding_y, x = in.x + pool.padding_x;
