@@ -31,7 +31,7 @@ template <class F> DEVICE void for_each_in_window(const ConvSizes& pool, const P
 
 // Calls visit(output pixel within its image) over the windows that hold an input, in row-major order.
 template <class F> DEVICE void for_each_window(const ConvSizes& pool, const Pixel& in, F visit) {
-    // Window o covers kernel pixels from o·stride - padding on.
+    // Window o covers `kernel` pixels from o·stride - padding on.
     int y = in.y + pool.padding_y, x = in.x + pool.padding_x;
     int first_y = y < pool.kernel_h ? 0 : (y - pool.kernel_h) / pool.stride_y + 1, last_y = min(y / pool.stride_y, pool.out_h - 1);
     int first_x = x < pool.kernel_w ? 0 : (x - pool.kernel_w) / pool.stride_x + 1, last_x = min(x / pool.stride_x, pool.out_w - 1);
@@ -48,7 +48,7 @@ template <class T> DEVICE void max_pool(const T* x, T* y, int* winners, const Co
         int winner = -1;
         for_each_in_window(pool, out, [&](int pixel) {
             float v = load(image + (long long)pixel * pool.in_c);
-            // The second test makes the first pixel win even at -∞.
+            // The second condition lets the first pixel win even at -∞, the third lets NaN win.
             if (v > best || winner < 0 || v != v) {
                 best = v;
                 winner = pixel;
