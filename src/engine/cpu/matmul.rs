@@ -87,7 +87,7 @@ pub(crate) fn matmul_nt(a: &[f32], b: &PackedRows, columns: Range<usize>, out: &
     product.run(false, None, |row| unsafe { destination.get().add(row * n) });
 }
 
-/// Returns the length of the partial sums of [`matmul_nt`] for rows of `depth` numbers. It adds up so many products one after the other,
+/// Returns the length of the partial sums of [`matmul_nt`] for rows of `depth` numbers. It adds up that many products one after the other,
 /// and then adds the partial sums one after the other.
 pub(crate) fn summed_at_once(depth: usize) -> usize {
     gemm::depth_blocks(1, depth)[0].3

@@ -25,7 +25,7 @@ pub struct Kernel {
 /// A device with memory, one queue of work, and kernels.
 ///
 /// Addresses are those of the device. Work is enqueued and runs in that order. Only [`Backend::download`] and [`Backend::synchronize`] are
-/// sure to wait for it. Every method returns an error if the device fails, and may return an error of earlier work.
+/// sure to wait for it. Methods return an error if the device fails, or an error of earlier work.
 pub trait Backend: Send + Sync + Debug {
     /// Returns the device's name and its driver, for messages and reports.
     fn description(&self) -> String;

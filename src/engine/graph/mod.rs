@@ -1,4 +1,4 @@
-//! Recording: ops become nodes in order of execution; nothing is computed here.
+//! Graphs: to record an op adds a node, in the order of execution. Nothing is computed here.
 
 mod op;
 

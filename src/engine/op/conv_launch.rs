@@ -134,7 +134,7 @@ impl<'a> ConvLaunch<'a> {
         kernels::bconv_forward(gpu, grid, x, weight, prev, next, y, gates, sizes)
     }
 
-    /// Enqueues `dx (+)= convᵀ(dy, weight)`.
+    /// Enqueues `dx (+)= convᵀ(dy, weight)`; `(+)=` adds if `dx.accumulate`, else overwrites.
     pub fn backward_data(&self, dy: Ptr, weight: Ptr<f32>, dx: GpuGrad<Ptr>, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
         if let Some(vendor) = self.vendor {
@@ -158,7 +158,7 @@ impl<'a> ConvLaunch<'a> {
         kernels::conv2d_backward_data(gpu, grid, dy, weight, dx.data, sizes, dx.flag())
     }
 
-    /// Enqueues `dweight (+)= corr(x, dy)`.
+    /// Enqueues `dweight (+)= corr(x, dy)`, the correlation of `x` with `dy`.
     pub fn backward_weight(&self, x: Ptr, dy: Ptr, dweight: GpuGrad<Ptr<f32>>, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
         if let Some(vendor) = self.vendor {

@@ -16,7 +16,7 @@ pub(super) struct Tables {
     buffer: Buffer,
 }
 
-/// The addresses and sizes of an update. A recording is valid only for those that it was made with.
+/// The addresses and sizes of an update. Recorded launches are valid only for those that they were recorded with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Update {
     state: Vec<Ptr<f32>>,

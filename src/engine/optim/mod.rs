@@ -207,7 +207,7 @@ struct AdamStep {
     one_minus_beta1: f32,
     one_minus_beta2: f32,
     eps: f32,
-    /// Times the parameter, this is added to the gradient.
+    /// The parameter multiplied by this is added to the gradient.
     l2: f32,
     /// The parameter is multiplied by this before the update.
     shrink: f32,

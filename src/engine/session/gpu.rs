@@ -19,7 +19,8 @@ pub(super) struct GpuMemory {
     arena: Buffer,
 }
 
-/// The addresses of everything outside the arena that a step uses. A recording is valid only for the addresses that it was made with.
+/// The addresses of everything outside the arena that a step uses. Recorded launches are valid only for the addresses that they were
+/// recorded with.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Bound {
     /// [`Store::values`]
