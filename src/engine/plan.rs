@@ -1,5 +1,5 @@
-//! Plans a graph: which gradients are computed, which op writes a gradient first and which ones add to it, and the place of everything in one
-//! arena.
+//! Plans a graph: which gradients are computed, which op writes a gradient first and which ones add to it, and the place of everything in
+//! one arena.
 //!
 //! Time is counted in nodes. Of n nodes, node i runs forward at time `i` and backward at time `2n - 1 - i`. A block of memory
 //! is alive from its first write to its last read; blocks that are never alive at the same time may share addresses.
