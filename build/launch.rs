@@ -1,6 +1,6 @@
 //! Writes the launch functions: one typed function for each kernel, and one for each family of kernels that differ in the type of
-//! their elements only (`add_f32`, `add_bf16`: `add`), which picks by the GPU's precision. Also writes the struct that kernels take by
-//! value.
+//! their elements only. That of a family (`add` for `add_f32` and `add_bf16`) picks the kernel by the GPU's precision. Also writes the
+//! struct that kernels take by value.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -48,7 +48,7 @@ fn find() -> Option<PathBuf> {
     candidates.chain(in_path.map(|folder| folder.join("nvcc"))).find(|path| path.is_file())
 }
 
-/// `lib/python3.x/site-packages/nvidia/{cu13, cuda_nvcc}/bin/nvcc`
+/// Returns the nvcc of a Python environment: `lib/python3.x/site-packages/nvidia/{cu13, cuda_nvcc}/bin/nvcc`.
 fn in_environment(root: &Path) -> Option<PathBuf> {
     let pythons = fs::read_dir(root.join("lib")).ok()?.flatten().map(|entry| entry.path());
     let packages = pythons.map(|python| python.join("site-packages/nvidia"));

@@ -22,7 +22,7 @@ template <int N> struct NormTile {
     static METHOD int row() { return threadIdx.x / THREADS; }
 };
 
-// Adds a and b of all rows of the tile, in an order that never changes, into partials[blockIdx.y][0 and 1][channel].
+// Sums a and b over the rows of the tile, in a fixed order, and writes the sums to partials[blockIdx.y][0 and 1][channel].
 template <int N> DEVICE void norm_write_partials(Vec<N> a, Vec<N> b, float* partials, int channels) {
     SHARED(float2, sums, [8][32]);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

@@ -7,7 +7,8 @@
 // The channels of a cell, whose convolution computes four gates for each. (The unsigned division takes fewer registers.)
 DEVICE int cell_channels(const ConvSizes& conv) { return (int)((unsigned)conv.out_c / 4); }
 
-// In bf16 tanh.approx, whose error of 2^-11 is below that of rounding the operands; exact functions in f32 and tf32.
+// The activation functions: in bf16 tanh.approx, whose error of 2^-11 is below that of rounding the operands; in f32 and tf32 the
+// accurate functions.
 template <class T> struct Activations;
 template <> struct Activations<bf16> {
     static METHOD float sigmoid_of(float v) { return sigmoid_fast(v); }

@@ -24,9 +24,9 @@ static_assert(Slab<bf16>::BYTES == Slab<float>::BYTES, "both forms take the same
 const int WEIGHT_STAGE_BYTES = 2 * Slab<bf16>::BYTES;
 const int WEIGHT_SHARED = MMA_STAGES * WEIGHT_STAGE_BYTES;  // 52224 bytes: a kernel needs the opt-in above 48 KiB
 
-// Fills 16 bytes of shared memory from `source`: `live` numbers, then zeros. Where rows are aligned by cp.async, all or nothing;
-// else number by number, which other threads see after the barrier that follows the wait for cp.async. `readable` is any valid
-// address.
+// Fills 16 bytes of shared memory from `source`: `live` numbers, then zeros. If the rows are `aligned`, a `live` above 0 stands for all,
+// and cp.async copies them. Otherwise they are copied one by one, and other threads see them after the barrier that follows the wait for
+// cp.async. `readable` is any valid address.
 template <class T> DEVICE void fetch_row(T* to, const T* source, const T* readable, int live, bool aligned) {
     const int wide = Slab<T>::WIDE;
     if (aligned) {

@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-// A bfloat16 in memory: a type of our own, so that no CUDA header is needed on the host.
+// A bfloat16 in memory. It is not the type of CUDA's headers, so that no CUDA header is needed on the host.
 struct bf16 {
     uint16_t bits;
 };

@@ -1,7 +1,8 @@
-// Elementwise work, copies between pitches, casts.
+// Elementwise work, copies between matrices with rows of different lengths, casts.
 //
-// Contract. Every kernel writes its whole output and reads only its inputs. An output may be the same buffer as an input of the
-// same type, but must not overlap an input in another way. `accumulate`: 0 overwrites the output, any other value adds to it.
+// Contract. Every kernel but copy_columns writes its whole output, and reads only its operands. An output may be the same buffer as
+// an input of the same type, but must not overlap an input in another way. `accumulate`: 0 overwrites the output, any other value
+// adds to it.
 // launch: any grid of one dimension.
 
 #include "common.cuh"

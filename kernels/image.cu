@@ -3,9 +3,9 @@
 //
 // Contract. Reads pixels [n, h, w, 3] as bytes and overwrites out [n, h, w, out_channels]. out_channels is at least 3; channels
 // from the fourth on are 0, for convolutions that want aligned pixels. The augmentation of each image is in tables, each of which
-// may be null: shift [n, 2] (how far down and right of the image its crop starts), mirror [n] (1 mirrors the crop), erase [n, 4]
+// may be null: shift [n, 2] (the y and x in the image at which its crop starts), mirror [n] (1 mirrors the crop), erase [n, 4]
 // (top, left, height, width of a rectangle of the result). Pixels outside the image and erased ones become 0, the mean colour.
-// In f32 the bits are those of the CPU (src/data/augment/drawn.rs), as long as nvcc divides exactly (no --use_fast_math).
+// In f32 the bits are those of the CPU (src/data/augment/params.rs), as long as nvcc divides exactly (no --use_fast_math).
 // launch: any grid of one dimension
 
 #include "common.cuh"

@@ -72,7 +72,8 @@ template <class T> struct MmaPixels {
             if (channels % wide == 0) {
                 cp_async_16(to, source, inside);
             } else {
-                // Rows of an odd length are not aligned: one by one, visible after the barrier that follows the wait.
+                // Rows that are no multiple of 16 bytes long are not aligned. They are copied number by number, which other threads
+                // see after the barrier that follows the wait for cp.async.
 #pragma unroll
                 for (int e = 0; e < wide; e++) {
                     T zero;
@@ -117,7 +118,7 @@ template <class T> struct MmaDensePixels {
                 cp_async_16(to, valid ? image + at : image, valid);
                 continue;
             }
-            // Number by number, which other threads see after the barrier that follows the wait for cp.async. Successive numbers of
+            // Copied number by number, which other threads see after the barrier that follows the wait for cp.async. Successive numbers of
             // depth are successive in memory too, except at the end of a line of taps.
             struct alignas(16) {
                 T of[wide];

@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(32)
     if (threadIdx.x == 0) grad[0] = fabsf(loss[0]) < INFINITY ? weight : NAN;
 }
 
-// Computes the maximum of a row of logits, and with it log Σ exp, by all threads of a block.
+// Returns log Σ exp(z) of a row of logits to every thread, and sets *sum_z to Σ z. All 256 threads of a block call it.
 template <class T> DEVICE double log_sum_exp(const T* z, int classes, double* sum_z) {
     SHARED(float, maxima, [256]);
     float largest = -INFINITY;

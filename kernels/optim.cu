@@ -16,7 +16,7 @@
 // How many elements of all segments together one block visits.
 const int STEP_CHUNK = 1024, NORM_CHUNK = 8192;
 
-// visit(flat element, segment) for this thread's elements of the block's chunk.
+// Calls visit(flat element, segment) for this thread's elements of the block's chunk.
 template <class F>
 DEVICE void for_each_element(const long long* begin, const long long* first, int segments, long long count, int chunk, F visit) {
     long long start = (long long)blockIdx.x * chunk, end = min(start + chunk, count);

@@ -1,4 +1,4 @@
-// Which pixels the rows of a tile are, for the main loops of all convolutions.
+// The pixels that the rows of a tile stand for, for the main loops of all convolutions.
 //
 // Pixels are numbered from the first pixel of the first image to the last of the last image; there are fewer than 2^31. The place
 // of a row is the pixel that tap (0, 0) reads in the gathered image, as int4(n·height, y, x, unused).

@@ -22,16 +22,16 @@ DEVICE Pixel pixel_at(int i, int height, int width) {
     return Pixel{n, line - n * height, i - line * width};
 }
 
-// visit(input pixel within its image) over the window of an output, in row-major order.
+// Calls visit(input pixel within its image) over the window of an output, in row-major order.
 template <class F> DEVICE void for_each_in_window(const ConvSizes& pool, const Pixel& out, F visit) {
     int top = out.y * pool.stride_y - pool.padding_y, left = out.x * pool.stride_x - pool.padding_x;
     for (int y = max(top, 0); y < min(top + pool.kernel_h, pool.in_h); y++)
         for (int x = max(left, 0); x < min(left + pool.kernel_w, pool.in_w); x++) visit(y * pool.in_w + x);
 }
 
-// visit(output pixel within its image) over the windows that hold an input, in row-major order.
+// Calls visit(output pixel within its image) over the windows that hold an input, in row-major order.
 template <class F> DEVICE void for_each_window(const ConvSizes& pool, const Pixel& in, F visit) {
-    // Window o covers kernel pixels from o·stride - padding on.
+    // Window o covers `kernel` pixels from o·stride - padding on.
     int y = in.y + pool.padding_y, x = in.x + pool.padding_x;
     int first_y = y < pool.kernel_h ? 0 : (y - pool.kernel_h) / pool.stride_y + 1, last_y = min(y / pool.stride_y, pool.out_h - 1);
     int first_x = x < pool.kernel_w ? 0 : (x - pool.kernel_w) / pool.stride_x + 1, last_x = min(x / pool.stride_x, pool.out_w - 1);
@@ -48,7 +48,7 @@ template <class T> DEVICE void max_pool(const T* x, T* y, int* winners, const Co
         int winner = -1;
         for_each_in_window(pool, out, [&](int pixel) {
             float v = load(image + (long long)pixel * pool.in_c);
-            // The second test makes the first pixel win even at -∞.
+            // The second condition lets the first pixel win even at -∞, the third lets NaN win.
             if (v > best || winner < 0 || v != v) {
                 best = v;
                 winner = pixel;

@@ -94,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(256)
 // The list of this warp in dynamic shared memory.
 DEVICE int* warp_list(unsigned char* shared, int length) { return (int*)shared + (long long)(threadIdx.x / 32) * length; }
 
-// R(i, k), ascending. launch: grid (ceil(n / 8)), dynamic shared memory 32·(k + 1)
+// Finds R(i, k), ascending. launch: grid (ceil(n / 8)), dynamic shared memory 32·(k + 1)
 extern "C" __global__ void __launch_bounds__(256)
     k_reciprocal(const int* __restrict__ nearest,  // [n, count]
                  int* __restrict__ columns,        // [n, k + 1]
@@ -136,7 +136,7 @@ DEVICE bool contains(const int* ascending, int size, int value) {
     return low < size && ascending[low] == value;
 }
 
-// R*(i), ascending, from R(·, k1) and R(·, half). capacity = (k1 + 1)·(half + 2) always suffices.
+// Finds R*(i), ascending, from R(·, k1) and R(·, half), where half is k1/2. capacity = (k1 + 1)·(half + 2) always suffices.
 // launch: grid (ceil(n / 8)), dynamic shared memory 32·capacity
 extern "C" __global__ void __launch_bounds__(256)
     expand_sets(const int* __restrict__ sets, const int* __restrict__ set_sizes,    // [n, k1 + 1], [n]
@@ -181,7 +181,7 @@ extern "C" __global__ void __launch_bounds__(256)
     if (lane == 0) sizes[i] = different;
 }
 
-// V before averaging. The distances of neighbours are given; those of the images that expand_sets added are computed from the
+// Computes V before averaging. The distances of neighbours are given; those of the images that expand_sets added are computed from the
 // features.
 // launch: grid (n)
 extern "C" __global__ void __launch_bounds__(256, 4)
@@ -222,7 +222,7 @@ extern "C" __global__ void __launch_bounds__(256, 4)
     for (int a = threadIdx.x; a < size; a += 256) row[a] /= sum;
 }
 
-// Mean of V over i and its k2 - 1 nearest. out_capacity = k2·capacity always suffices.
+// Computes the mean of V over i and its k2 - 1 nearest. out_capacity = k2·capacity always suffices.
 // launch: grid (n), dynamic shared memory 8·k2·capacity
 extern "C" __global__ void __launch_bounds__(256)
     mean_of_nearest(const int* __restrict__ columns, const float* __restrict__ weights,  // [n, capacity] each

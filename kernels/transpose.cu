@@ -1,5 +1,5 @@
-// Transposes for the vendor's convolution library, which wants weights as [out, kh, kw, in] in its own type: with the rows (kh, kw,
-// in) and the columns out, weights [kh, kw, in, out] in f32 become that, and their gradients are turned back.
+// Transposes for the vendor's convolution library, which wants weights as [out, kh, kw, in] in its own type. The weights [kh, kw, in,
+// out] in f32 are a matrix with the rows (kh, kw, in) and the columns out. Its transpose has that order; gradients are transposed back.
 //
 // Contract. x is [rows, columns], y is [columns, rows]; the buffers are distinct. `accumulate`: 0 overwrites y, any other value
 // adds to it.

@@ -48,7 +48,7 @@ unsigned ptl_emu_threads(const char* kernel) {
 }
 
 // Runs a kernel to its end. `arguments` has one pointer for each parameter, to a value of the parameter's type. `schedule` is the
-// order of threads: 0 forward, 1 backward, 2 random, from `seed`. Returns 0, or 1 with the reason in `message`. Several host
+// order of threads: 0 forward, 1 backward, 2 random by `seed`. Returns 0, or 1 with the reason in `message`. Several host
 // threads may launch at the same time.
 int ptl_emu_launch(const char* kernel, const unsigned grid[3], const unsigned block[3], unsigned shared_bytes,
                    void** arguments, unsigned schedule, unsigned long long seed, char* message, size_t message_len) {

@@ -4,7 +4,7 @@ using namespace test;
 static const float MEAN[3] = {0.485f, 0.456f, 0.406f}, STD[3] = {0.229f, 0.224f, 0.225f};
 #define NORMAL MEAN[0], MEAN[1], MEAN[2], STD[0], STD[1], STD[2]
 
-// As src/data/augment/drawn.rs does it, in the same arithmetic: crops the image, mirrors the crop, erases from the result.
+// As src/data/augment/params.rs does it, in the same arithmetic: crops the image, mirrors the crop, erases from the result.
 static Floats augmented(const Buffer<unsigned char>& pixels, const Ints& shift, const Ints& mirror, const Ints& erase, int n, int h,
                         int w, int channels) {
     Floats out(n * h * w * channels);

@@ -244,7 +244,7 @@ CASE(triplet_loss) {
                   }()), 300, 1.2f});
     // Corners of a square: exact ties among positives and among negatives.
     check_triplet("ties", {{0, 0, 1, 0, 0, 1, 1, 1, -1, 0, 0, -1}, {0, 0, 0, 1, 1, 1}, 2, 0.5f});
-    // All in one place: clamped distances have no gradient.
+    // All features are equal: clamped distances have no gradient.
     check_triplet("clamped", {{1, 2, 1, 2, 1, 2, 1, 2}, {0, 0, 1, 1}, 2, 0.3f});
     check_triplet("one identity", {random_floats(3 * 4), {5, 5, 5}, 4, 1.0f});
 }

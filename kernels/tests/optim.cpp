@@ -7,7 +7,7 @@ static const Buffer<long long> begin{3, 500, 1500}, first{0, 401, 411};
 static const long long lengths[] = {401, 10, 1400}, count = 1811;
 static const Floats lr{1e-2f, 1e-1f, 3e-3f}, decay{5e-4f, 0.0f, 1e-1f};
 
-// segment of a flat element, or -1
+// Returns the segment of a flat element, or -1 if it is in none.
 static int segment_of(long long at) {
     for (int s = 0; s < 3; s++)
         if (at >= begin[s] && at < begin[s] + lengths[s]) return s;

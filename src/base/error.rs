@@ -1,4 +1,4 @@
-//! The crate's one error type. Variants carry the operands; `Display` says in one sentence what happened and what to do.
+//! The crate's one error type. Variants carry the values concerned; `Display` says in one sentence what happened and what to do.
 
 use crate::base::text::{Shown, are, plural, shortened};
 use std::path::PathBuf;
@@ -31,15 +31,15 @@ pub enum Error {
     NotAFile {
         /// What was named instead of a file.
         path: PathBuf,
-        /// With its article: "a pipe".
+        /// What it is, with the article: "a pipe".
         what: &'static str,
     },
-    /// A file is larger than anything of its kind.
+    /// A file is larger than a file of its kind can be.
     #[error("{} is larger than {} MiB: nothing of its kind is", path.shown(), limit >> 20)]
     FileTooLarge {
         /// The file.
         path: PathBuf,
-        /// Bytes.
+        /// The largest size, bytes.
         limit: u64,
     },
     // --- engine ---
@@ -133,7 +133,7 @@ pub enum Error {
         /// What is missing or unexpected in it.
         reason: String,
     },
-    /// A line of a list of images that says something else.
+    /// A line of a list of images is wrong.
     #[error("{}, line {line}: {reason}", path.shown())]
     ListLine {
         /// The file with the list.
@@ -160,7 +160,7 @@ pub enum Error {
         /// What may be done.
         advice: &'static str,
     },
-    /// A MATLAB file that is broken, of another version, or holds something else.
+    /// A MATLAB file is broken, of another version, or does not hold the data set.
     #[error("MATLAB file {}: {reason}", path.shown())]
     MatFile {
         /// The MATLAB file.
@@ -176,7 +176,7 @@ pub enum Error {
         /// Name or folder of the data set.
         dataset: String,
     },
-    /// Classes of one image each, of which none can be held out.
+    /// Every class has one image only, so none can be held out for validation.
     #[error(
         "{dataset} has one image of each class, which is needed for training: give two or more of a class, or images for validation"
     )]
@@ -217,7 +217,7 @@ pub enum Error {
         /// Number of training images.
         images: usize,
     },
-    /// Nothing can be measured.
+    /// No query of a data set has a match from another camera, so nothing can be measured.
     #[error("none of the queries of {dataset} ({queries} in all) has a match from another camera in the gallery")]
     NoCrossCameraMatch {
         /// Name of the data set.
@@ -293,7 +293,7 @@ pub enum Error {
         /// The image that it was given.
         image: String,
     },
-    /// Nothing to average over.
+    /// No query has a match that counts, so there is nothing to average over.
     #[error(
         "none of the queries ({queries} in all) has a match in the gallery that counts: query and gallery need images of the same \
          identities from different cameras"
@@ -321,7 +321,7 @@ pub enum Error {
         "the prediction for image {image} is not made of finite probabilities: the network has diverged or the image is broken"
     )]
     NotAProbability {
-        /// 0-based.
+        /// Index of the image, from 0.
         image: usize,
     },
     /// Features of different networks.
@@ -335,7 +335,7 @@ pub enum Error {
         gallery: usize,
     },
     // --- run folder, checkpoints ---
-    /// A configuration file says something that is no setting.
+    /// A line of a configuration file is wrong.
     #[error("{}, line {line}: {message}", path.shown())]
     ConfigFile {
         /// The configuration file.
@@ -360,7 +360,7 @@ pub enum Error {
     /// Work ended before its time, because somebody asked for it.
     #[error("stopped on request")]
     Stopped,
-    /// A folder that was named as a run is none.
+    /// The named folder is no run folder.
     #[error("{} is not a run folder: {reason}", path.shown())]
     NotARun {
         /// The folder that was named.
@@ -377,7 +377,7 @@ pub enum Error {
     OtherImages {
         /// The run with other images.
         run: PathBuf,
-        /// The run that it is held against.
+        /// The run that it is compared with.
         first: PathBuf,
         /// Images of `first`, with their labels.
         total: usize,
@@ -427,7 +427,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Names the `settings` by which a batch becomes smaller, where a GPU's memory is too small.
+    /// Adds to [`Error::DeviceMemory`] which `settings` make a batch smaller; returns other errors unchanged.
     pub(crate) fn with_batch_settings(self, settings: &str) -> Error {
         match self {
             Error::DeviceMemory { purpose, needed, free, total, advice } => {
@@ -444,7 +444,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Attaches the path and the verb to an I/O error.
 pub(crate) trait IoContext<T> {
-    /// `action` is a verb phrase such as "read" or "create".
+    /// Adds `action`, a verb phrase such as "read" or "create", and `path` to the error.
     fn at(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T>;
 }
 

@@ -11,7 +11,8 @@ use crate::{Error, Result};
 /// Opens the regular file `path` for reading. Returns it with its length in bytes. Links are followed.
 ///
 /// # Errors
-/// [`Error::NotAFile`] for a folder, a pipe, a socket or a device: reading one may never end. [`Error::Io`].
+/// [`Error::NotAFile`] for a folder, a pipe, a socket or a device: reading one may never end. [`Error::Io`] if the
+/// file cannot be opened.
 pub fn open(path: &Path) -> Result<(File, u64)> {
     // Checked before opening, as opening a pipe waits for a writer.
     let metadata = fs::metadata(path).at("read", path)?;
@@ -25,7 +26,7 @@ pub fn open(path: &Path) -> Result<(File, u64)> {
 /// Reads the whole regular file `path`, of at most `limit` bytes.
 ///
 /// # Errors
-/// As [`open`]; [`Error::FileTooLarge`].
+/// As [`open`]; [`Error::FileTooLarge`] beyond the limit; [`Error::OutOfMemory`].
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     read_opened(path, open(path)?, limit)
 }
@@ -33,7 +34,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
 /// Reads the whole file that [`open`] has opened at `path`, of at most `limit` bytes.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::FileTooLarge`].
+/// [`Error::Io`] if reading fails; [`Error::FileTooLarge`] beyond the limit; [`Error::OutOfMemory`].
 pub(crate) fn read_opened(path: &Path, (file, len): (File, u64), limit: u64) -> Result<Vec<u8>> {
     let too_large = || Error::FileTooLarge { path: path.into(), limit };
     if len > limit {

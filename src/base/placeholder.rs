@@ -3,7 +3,7 @@
 /// Number of bytes that suffice to recognise a placeholder.
 const START: usize = 256;
 
-/// Says what `bytes` are instead of the wanted file, and the way out: a pointer of Git LFS, or a web page.
+/// Returns what `bytes` are instead of the wanted file, and the way out; `None` if they are no pointer of Git LFS and no web page.
 pub(crate) fn placeholder(bytes: &[u8]) -> Option<&'static str> {
     let start = String::from_utf8_lossy(&bytes[..bytes.len().min(START)]);
     let start = start.trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();

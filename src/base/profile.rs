@@ -61,7 +61,8 @@ impl Drop for Paused {
     }
 }
 
-/// The variable with the library that receives the ranges, set by a profiler. NVTX itself reads it once, and nothing else.
+/// Returns whether a profiler is attached: it sets the variable that names the library which receives the ranges. NVTX itself reads only
+/// this variable, once.
 fn listening() -> bool {
     static LISTENING: OnceLock<bool> = OnceLock::new();
     let variable = if cfg!(target_pointer_width = "64") { "NVTX_INJECTION64_PATH" } else { "NVTX_INJECTION32_PATH" };

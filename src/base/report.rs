@@ -87,7 +87,7 @@ pub struct MeanStd {
 }
 
 impl MeanStd {
-    /// Returns `None` if there are no values.
+    /// Returns the mean and the standard deviation of `values`; `None` if there are no values.
     pub fn of(values: &[f64]) -> Option<Self> {
         if values.is_empty() {
             return None;

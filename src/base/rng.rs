@@ -34,7 +34,7 @@ pub enum Purpose {
     Split = 17,
 }
 
-/// Returns the generator for one item: `item` is the index of a sample, a parameter, an image ...
+/// Returns the generator of one stream. `epoch` and `item` number the streams of a purpose, for example by epoch and sample.
 pub fn stream(seed: u64, purpose: Purpose, epoch: u64, item: u64) -> ChaCha8Rng {
     let mut key = [0u8; 32];
     for (chunk, word) in key.chunks_exact_mut(8).zip([seed, purpose as u64, epoch, item]) {

@@ -1,4 +1,5 @@
-//! Tests whether differences between trained arms are significant: the paired bootstrap, and Holm's correction.
+//! Tests whether differences between arms are significant: the paired bootstrap, and Holm's correction. An arm is one way of training, run
+//! with one or more seeds.
 
 use rand::RngExt;
 use rayon::prelude::*;
@@ -9,9 +10,9 @@ use crate::base::rng::{Purpose, stream};
 /// The values of one arm on every item, for each of its seeds.
 #[derive(Clone, Debug)]
 pub struct SeededValues {
-    /// Ascending, without duplicates.
+    /// The seeds, ascending, without duplicates.
     pub seeds: Vec<u64>,
-    /// `[seeds][items]`; all arms have the same items in the same order.
+    /// The values, `[seeds][items]`; all arms have the same items in the same order.
     pub values: Vec<Vec<f64>>,
 }
 
@@ -31,7 +32,8 @@ pub struct Difference {
     pub mean: f64,
     /// 95 % percentile interval.
     pub interval: [f64; 2],
-    /// Two-sided p-value: twice the share of resamples on the other side of 0, counting at least one resample; at most 1.
+    /// Two-sided p-value: of the resamples at or below 0 and of those at or above 0, twice the smaller share, at most 1. One more
+    /// resample is counted in that share and in all.
     pub p: f64,
     /// Whether both arms have the same seeds, which were resampled as pairs.
     pub paired_seeds: bool,
@@ -45,7 +47,7 @@ pub struct Difference {
 /// so results do not depend on threads.
 ///
 /// # Panics
-/// There are no items, seeds or resamples, or the numbers of items differ.
+/// If there are no items, seeds or resamples, or the numbers of items differ.
 pub fn paired_bootstrap(arms: &[SeededValues], baseline: usize, options: Bootstrap) -> Vec<Difference> {
     let items = arms[0].values[0].len();
     assert!(items > 0 && options.resamples > 0 && arms.iter().all(|arm| arm.values.iter().all(|v| v.len() == items)));
@@ -91,7 +93,7 @@ pub fn paired_bootstrap(arms: &[SeededValues], baseline: usize, options: Bootstr
     (0..arms.len()).map(difference).collect()
 }
 
-/// Returns the p-value of sorted resampled differences: the largest level at which their percentile interval excludes 0.
+/// Returns the p-value of sorted resampled differences; see [`Difference::p`].
 fn two_sided(sorted: &[f64]) -> f64 {
     let up_to_0 = sorted.partition_point(|d| *d <= 0.0);
     let from_0 = sorted.len() - sorted.partition_point(|d| *d < 0.0);
@@ -105,7 +107,7 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     low + place.fract() * (high - low)
 }
 
-/// Computes Σ a b in a fixed order, with eight sums that the compiler vectorises.
+/// Returns Σ a b, summed in a fixed order, in eight sums that the compiler vectorises.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));

@@ -41,7 +41,7 @@ pub(crate) fn plural(count: usize, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
 }
 
-/// Returns the verb for a count.
+/// Returns the verb that goes with a count: is or are.
 pub fn are(count: usize) -> &'static str {
     if count == 1 { "is" } else { "are" }
 }

@@ -15,7 +15,7 @@ pub(crate) struct TextTable {
 
 const UNCLOSED: &str = "a quotation mark in it is not closed in the same line: close it, or write it twice where it is meant as a character";
 
-/// In the order in which they are tried.
+/// The separators, in the order in which they are tried.
 const SEPARATORS: [u8; 3] = *b",;\t";
 
 impl TextTable {
@@ -64,8 +64,8 @@ impl TextTable {
         self.separator.into()
     }
 
-    /// Returns the line of the record at a byte. (The crate's own line count leaves out empty lines, and is too low if lines end in CR and
-    /// LF.)
+    /// Returns the line, from 1, of the record that begins at byte `at` behind the start. (The line count of the crate csv leaves out empty
+    /// lines, and is too low if lines end in CR and LF.)
     pub fn line(&self, at: usize) -> usize {
         let ends = |byte: &&u8| matches!(**byte, b'\r' | b'\n');
         let at = at + self.start;
@@ -129,7 +129,7 @@ pub fn byte(position: Option<&Position>) -> usize {
     position.map_or(0, |position| position.byte() as usize)
 }
 
-/// Removes quotes that follow a space, which the crate does not treat as quotes.
+/// Removes quotes that follow a space, which the crate csv does not treat as quotes.
 pub fn field(text: &str) -> &str {
     let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
     inner.filter(|inner| !inner.contains('"')).map_or(text, str::trim)

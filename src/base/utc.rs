@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A point in time, in seconds. Its `Display` is RFC 3339: `2026-03-01T12:00:05Z`.
+/// A point in time, to the second. Its `Display` is RFC 3339: `2026-03-01T12:00:05Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UtcTime {
     year: u64,

@@ -2,7 +2,7 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// While one exists, [`between_writes`] waits. It is held for the time in which a file, or several files that belong together, are
+/// While a guard exists, [`between_writes`] waits. It is held for the time in which a file, or several files that belong together, are
 /// incomplete.
 pub(crate) struct WriteGuard(());
 

@@ -1,4 +1,4 @@
-//! The sizes of a convolution, and which input pixel a tap reads.
+//! The sizes of a convolution, and which input pixel each position in the kernel (a tap) reads.
 
 use crate::{Error, Result};
 
@@ -61,7 +61,7 @@ impl Conv2dGeometry {
         (self.in_w + 2 * self.padding[1] - self.kernel[1]) / self.stride[1] + 1
     }
 
-    /// Returns the rows of the weight matrix.
+    /// Returns the number of rows of the weight matrix, `kh·kw·in_c`.
     pub fn k(&self) -> usize {
         self.taps() * self.in_c
     }
@@ -71,11 +71,12 @@ impl Conv2dGeometry {
         self.batch * self.out_h() * self.out_w()
     }
 
-    /// Returns the floating-point operations of one pass (forward, or either gradient).
+    /// Returns the floating-point operations of one pass (forward, or either gradient). A multiplication and its addition count as two.
     pub fn flops(&self) -> u64 {
         2 * (self.pixels() * self.k() * self.out_c) as u64
     }
 
+    /// Returns the number of positions in the kernel.
     pub(crate) fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]
     }

@@ -74,7 +74,7 @@ impl LatentStates {
         LatentStates { init, seed, resets: 0, pairs: Vec::new() }
     }
 
-    /// Resets all states: the next step starts from initial ones.
+    /// Resets all states: the next step starts from initial values ([`StateInit`]).
     pub fn reset(&mut self) {
         self.resets += 1;
         self.pairs.iter_mut().for_each(|pair| pair.held = 0);
@@ -83,12 +83,12 @@ impl LatentStates {
     /// Brings the current states to the host: see [`Mirrored::fetch`].
     ///
     /// # Errors
-    /// A device that was lost.
+    /// The device was lost.
     pub fn fetch(&self) -> Result<()> {
         self.pairs.iter().filter(|pair| pair.held > 0).try_for_each(|pair| pair.current.fetch())
     }
 
-    /// Returns the current content of a state, `[slots, h, w, c]`.
+    /// Returns the current content of a state, `[slots, h, w, c]`; empty after a reset.
     pub fn current(&self, id: StateId) -> &[f32] {
         self.pairs[id.0].current()
     }
@@ -101,10 +101,10 @@ impl LatentStates {
         pair.current = data.into();
     }
 
-    /// Returns the states that evaluation starts from, for a batch of `batch` images.
+    /// Returns the states that evaluation starts from, for a batch of `batch` images. Random values depend on `seed`.
     ///
     /// # Errors
-    /// [`EvalState::Mean`] if no state is stored; a device that was lost.
+    /// [`Error::NoLatentState`] for [`EvalState::Mean`] if a state is empty; or the device was lost.
     pub fn for_evaluation(
         &self,
         mode: EvalState,
@@ -158,7 +158,7 @@ impl LatentStates {
     /// Makes the current states the previous ones of a step with `batch` slots.
     ///
     /// # Errors
-    /// A device that was lost.
+    /// The device was lost.
     pub(crate) fn begin_step(&mut self, decls: &[StateDecl], batch: usize) -> Result<()> {
         self.grow_list(decls.len());
         for (i, (decl, pair)) in decls.iter().zip(&mut self.pairs).enumerate() {
@@ -195,7 +195,7 @@ impl LatentStates {
         Ok(())
     }
 
-    /// Returns a state before and after the step, for the cell that runs now.
+    /// Returns a state before the step, and the place of the state after it, for the cell that runs now.
     pub(crate) fn step(&mut self, id: StateId) -> (&[f32], &mut [f32]) {
         let pair = &mut self.pairs[id.0];
         (&pair.previous, &mut pair.current)

@@ -1,7 +1,7 @@
-//! Planning: which gradients are computed, which op writes a gradient first and which ones add to it, and the place of everything in one
-//! arena.
+//! Plans a graph: which gradients are computed, which op writes a gradient first and which ones add to it, and the place of everything in
+//! one arena.
 //!
-//! Time counts the n nodes forward and then backward: node i runs forward at time `i` and backward at time `2n - 1 - i`. A block of memory
+//! Time is counted in nodes. Of n nodes, node i runs forward at time `i` and backward at time `2n - 1 - i`. A block of memory
 //! is alive from its first write to its last read; blocks that are never alive at the same time may share addresses.
 
 use crate::Result;
@@ -40,7 +40,7 @@ pub(crate) struct NodePlan {
     pub backward_workspace: Block,
 }
 
-/// The plan of a graph; see the module's description.
+/// Where everything lies in the arena, and which gradients each node writes.
 #[derive(Debug)]
 pub struct Plan {
     pub(crate) values: Vec<Block>,
@@ -51,7 +51,7 @@ pub struct Plan {
     pub(crate) arena_len: usize,
 }
 
-/// Sizes of things on the device that the plan is for.
+/// The sizes that depend on the device of the plan.
 struct Sizes<'a> {
     gpu: Option<&'a Gpu>,
 }
@@ -156,7 +156,7 @@ impl Plan {
         Ok(Plan { values, grads, nodes, param_written, arena_len })
     }
 
-    /// Returns the bytes of the arena.
+    /// Returns the size of the arena, bytes.
     pub fn arena_bytes(&self) -> usize {
         self.arena_len.saturating_mul(size_of::<f32>())
     }

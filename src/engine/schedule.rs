@@ -1,6 +1,6 @@
 //! Learning-rate schedules: an optional linear warm-up, then a decay.
 //!
-//! `t` counts what the caller steps by, epochs or iterations, from 0; every length here is in the same unit.
+//! `t` is the time from 0, in epochs or iterations, as the caller chooses. Every length here is in the same unit.
 
 use crate::base::settings::{COSINE, DROPS, MULTISTEP, STEP, WARMUP, choice, settings};
 
@@ -49,12 +49,12 @@ settings! {
     }
 }
 
-/// Epochs of a run, at most: what is counted in steps must not overflow.
+/// The most epochs of a run. With it, numbers of steps do not overflow.
 pub(crate) const MOST_EPOCHS: f64 = 1e6;
 
 impl ScheduleOptions {
-    /// The schedule over steps (from 0), for epochs of `steps` batches. Milestones count epochs from 1, as in the published
-    /// recipe: epoch e runs at lr · gamma^#{m ≤ e}.
+    /// Returns the schedule in steps (from 0), for epochs of `steps` batches. Milestones count epochs from 1, as in the published recipe:
+    /// epoch e runs at lr · gamma^(number of milestones ≤ e).
     pub fn per_step(&self, steps: u64) -> Schedule {
         let warmup = (self.warmup_epochs > 0)
             .then_some(Warmup { iters: self.warmup_epochs * steps, start_factor: self.warmup_factor });
@@ -98,22 +98,22 @@ pub enum Decay {
     /// The base rate throughout.
     #[default]
     Constant,
-    /// base · gamma^⌊t / step_size⌋, t counted from the end of the warm-up.
+    /// base · gamma^⌊t / step_size⌋, with t counted from the end of the warm-up.
     Step {
         /// Length between drops, in the unit of `t`.
         step_size: u64,
         /// Factor of a drop.
         gamma: f64,
     },
-    /// base · gamma^#{m ≤ t}. Milestones name points of the whole training, so a warm-up does not shift them.
+    /// base · gamma^(number of milestones ≤ t). Milestones count from the start of training, so a warm-up does not shift them.
     MultiStep {
         /// Points at which the rate drops, in the unit of `t`.
         milestones: Vec<u64>,
         /// Factor of a drop.
         gamma: f64,
     },
-    /// eta_min + (base - eta_min) · (1 + cos(π t / t_max)) / 2, t counted from the end of the warm-up; `eta_min` (a rate,
-    /// not a factor) from t_max on.
+    /// eta_min + (base - eta_min) · (1 + cos(π t / t_max)) / 2, with t counted from the end of the warm-up. From
+    /// t_max on, the rate is `eta_min` (a rate, not a factor).
     Cosine {
         /// Length of the descent, in the unit of `t`.
         t_max: u64,
@@ -123,7 +123,7 @@ pub enum Decay {
 }
 
 impl Schedule {
-    /// The learning rate in effect at `t` for the base rate `base`.
+    /// Returns the learning rate at time `t` for the base rate `base`.
     pub fn lr(&self, base: f64, t: u64) -> f64 {
         let warmup_iters = self.warmup.as_ref().map_or(0, |w| w.iters);
         match &self.warmup {
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(schedule.lr(1.0, 25), 0.01);
     }
 
-    /// The published recipe: epoch e, counted from 1, runs at lr · 0.1^#{m ≤ e}.
+    /// The published recipe: epoch e, counted from 1, runs at lr · 0.1^(number of milestones ≤ e).
     #[test]
     fn milestones_count_epochs_from_one() {
         let options =

@@ -18,12 +18,13 @@ pub struct BufferId(pub(crate) usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CounterId(pub(crate) usize);
 
-/// The order of a parameter in memory, compared with torch's order, which `shape` has.
+/// The order of a parameter's numbers in memory. [`Param::shape`] is in torch's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// As in torch.
     Plain,
-    /// `[out, in, kh, kw]` (or `[out, in]`) in torch, `[kh, kw, in, out]` here: the right-hand matrix of an NHWC convolution.
+    /// `[out, in, kh, kw]` (or `[out, in]`) in torch, `[kh, kw, in, out]` in memory: the right-hand matrix of an NHWC
+    /// convolution.
     Conv,
 }
 
@@ -40,7 +41,7 @@ pub enum Group {
     Head,
 }
 
-/// A trainable tensor.
+/// A tensor that can be trained.
 #[derive(Clone, Debug)]
 pub struct Param {
     /// Name in the state dict, e.g. `backbone.layer1.0.conv1.weight`.
@@ -114,7 +115,7 @@ impl Store {
     /// Takes the memory for the parameters of a store of shapes, and fills it with zeros.
     ///
     /// # Errors
-    /// As `Store::with_room`.
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) if there is not enough memory.
     pub fn allocate(&mut self) -> Result<()> {
         let len = self.values.len();
         let mut values = memory::reserved("the weights", len)?;
@@ -127,13 +128,13 @@ impl Store {
     /// Brings parameters and statistics to the host: see [`Mirrored::fetch`].
     ///
     /// # Errors
-    /// A device that was lost.
+    /// The device was lost.
     pub fn fetch(&self) -> Result<()> {
         self.values.fetch()?;
         self.buffers.iter().try_for_each(|buffer| buffer.values.fetch())
     }
 
-    /// Registers a parameter with the shape `shape` in torch, filled with zeros.
+    /// Registers a parameter that has the shape `shape` in torch, and fills it with zeros.
     pub fn add_param(&mut self, name: String, shape: &[usize], layout: Layout, group: Group) -> ParamId {
         let start = self.values.len();
         let range = start..start + shape.iter().product::<usize>();
@@ -147,7 +148,7 @@ impl Store {
         ParamId(self.params.len() - 1)
     }
 
-    /// Registers a buffer of `len` values.
+    /// Registers a buffer of `len` numbers, each `value`.
     pub fn add_buffer(&mut self, name: String, len: usize, value: f32) -> BufferId {
         // A store of shapes gets zeros, which take memory only when they are read.
         let values = if self.shapes_only { Mirrored::zeros(len) } else { vec![value; len].into() };
@@ -205,7 +206,7 @@ impl Param {
         torch
     }
 
-    /// Reorders from torch's order to the order of memory.
+    /// Reorders `torch` from torch's order to the order of memory, into `values`.
     pub fn from_torch(&self, torch: &[f32], values: &mut [f32]) {
         self.for_each_pair(|memory, t| values[memory] = torch[t]);
     }

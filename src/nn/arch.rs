@@ -26,7 +26,7 @@ pub struct Arch {
     pub family: Family,
     /// The ResNet.
     pub backbone: Architecture,
-    /// With BConv-Cells.
+    /// Whether the network has BConv-Cells.
     pub ptl: bool,
 }
 
@@ -123,7 +123,7 @@ pub const DEFAULT_ARCH: &str = "resnet50-ptl";
 /// Configuration of a network.
 #[derive(Clone, Debug)]
 pub struct NetworkConfig {
-    /// The parsed name in `model`.
+    /// The network's name in `model`, parsed.
     pub arch: Arch,
     /// The settings of the network; the size of its input is not used.
     pub model: ModelOptions,
@@ -137,7 +137,7 @@ impl NetworkConfig {
     /// Registers the network in `store`, with initial values drawn from `seed`.
     ///
     /// # Errors
-    /// The settings do not make a network.
+    /// [`Error::Setting`] names a setting that does not fit.
     pub fn build(&self, store: &mut Store, seed: u64) -> Result<Box<dyn Network>> {
         let published = self.arch.backbone.base();
         let model = &self.model;
@@ -177,7 +177,7 @@ impl NetworkConfig {
     }
 }
 
-/// Refuses image sizes that `arch` cannot take.
+/// Checks that `arch` can take images of height h and width w, pixels.
 ///
 /// # Errors
 /// [`Error::Setting`] says which multiples both sides must be.

@@ -16,7 +16,7 @@ use crate::io::checkpoint::TensorNames;
 pub struct BaselineConfig {
     /// The ResNet.
     pub architecture: Architecture,
-    /// Channels of the stem; 64 as published.
+    /// Channels of the stem; as published 64, or 16 for CIFAR.
     pub base: usize,
     /// How images enter the ResNet.
     pub stem: StemKind,
@@ -49,7 +49,7 @@ impl Baseline {
     /// Registers the model in `store` with initial values drawn from `seed`.
     ///
     /// # Errors
-    /// The settings do not make a network.
+    /// The settings of the PTL branch do not fit the ResNet.
     pub fn new(store: &mut Store, config: &BaselineConfig, seed: u64) -> Result<Baseline> {
         let mut root = Scope::root(store, seed);
         let backbone_config = ResNetConfig {

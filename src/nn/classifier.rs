@@ -11,7 +11,7 @@ use crate::io::checkpoint::TensorNames;
 /// Configuration of a classifier.
 #[derive(Clone, Debug)]
 pub struct ClassifierConfig {
-    /// Without classes: `fc` belongs to the classifier.
+    /// The ResNet. Its `classes` are ignored, because `fc` belongs to the classifier.
     pub backbone: ResNetConfig,
     /// How a feature map is pooled; by its mean as published.
     pub pool: Pool,

@@ -103,7 +103,7 @@ impl<'a> Scope<'a> {
         id
     }
 
-    /// Registers a buffer of `len` values.
+    /// Registers a buffer of `len` numbers, each `value`.
     pub fn buffer(&mut self, name: &str, len: usize, value: f32) -> BufferId {
         let name = self.path(name);
         self.store.add_buffer(name, len, value)
@@ -116,7 +116,7 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// FNV-1a, to turn a name into a stream number.
+/// Returns the FNV-1a hash of a name, which is the number of its random stream.
 fn fnv1a(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

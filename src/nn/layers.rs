@@ -18,7 +18,7 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// Registers a convolution with a square kernel `k` and without bias.
+    /// Registers a convolution without bias. `sizes` are input and output channels; the kernel has `k` x `k` taps.
     pub fn new(
         scope: &mut Scope<'_>,
         sizes: [usize; 2],
@@ -32,7 +32,7 @@ impl Conv2d {
         Conv2d { weight, bias: None, stride: [stride; 2], padding: [padding; 2] }
     }
 
-    /// Adds a bias with PyTorch's default initial values.
+    /// Adds a bias with PyTorch's default initial values; `sizes` and `k` are those of [`Conv2d::new`].
     pub fn with_bias(mut self, scope: &mut Scope<'_>, sizes: [usize; 2], k: usize) -> Conv2d {
         let init = Init::Uniform { fan_in: sizes[0] * k * k };
         self.bias = Some(scope.param("bias", &[sizes[1]], Layout::Plain, init));
@@ -87,12 +87,12 @@ impl BatchNorm2d {
         op::batch_norm(g, store, x, &self.norm, None, false)
     }
 
-    /// Computes `relu(bn(x))` in one pass.
+    /// Records `relu(bn(x))` as one op.
     pub(crate) fn forward_relu(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
         op::batch_norm(g, store, x, &self.norm, None, true)
     }
 
-    /// Computes `relu(bn(x) + residual)` in one pass.
+    /// Records `relu(bn(x) + residual)` as one op.
     pub(crate) fn forward_residual_relu(&self, g: &mut Graph, store: &Store, x: Var, residual: Var) -> Result<Var> {
         op::batch_norm(g, store, x, &self.norm, Some(residual), true)
     }
@@ -108,7 +108,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Registers the layer; the bias is initialised with 0.
+    /// Registers the layer; `sizes` are inputs and outputs. The bias starts at 0.
     pub fn new(scope: &mut Scope<'_>, sizes: [usize; 2], bias: bool, init: Init) -> Linear {
         let weight = scope.param("weight", &[sizes[1], sizes[0]], Layout::Conv, init);
         let bias = bias.then(|| scope.param("bias", &[sizes[1]], Layout::Plain, Init::Constant(0.0)));

@@ -6,7 +6,7 @@
 //!            layer3[0] ────┴ p3: layer3[1:], layer4 (stride 1) ─ pool, pool in 3 stripes ── g3, s30, s31, s32
 //! ```
 //! One shared reduction (1x1 convolution, BN, ReLU) is applied to each of the eight pooled vectors in the order g1 g2 g3 s20
-//! s21 s30 s31 s32, each then has a classifier of its own. The retrieval feature is their concatenation in that order; g1,
+//! s21 s30 s31 s32. Each result has a classifier of its own. The retrieval feature is their concatenation in that order; g1,
 //! g2 and g3 have triplet losses. With cells ([`super::mgn_ptl`]) each vector gets that of a cell appended before the
 //! reduction.
 //!
@@ -177,7 +177,7 @@ impl Branch {
     }
 }
 
-/// Pools the maxima of `stripes` horizontal stripes of equal height: one `[n, 1, 1, c]` each, from the top.
+/// Records the maximum over each of `stripes` horizontal stripes of equal height, from the top: `[n, 1, 1, c]` each.
 fn pool_stripes(g: &mut Graph, x: Var, stripes: usize) -> Result<Vec<Var>> {
     let Shape { h, w, .. } = g.shape(x);
     let kernel = [h / stripes, w];

@@ -62,7 +62,10 @@ impl MgnCells {
         self.bconv[7].out_channels
     }
 
-    /// Returns the outputs of the last three cells, from the images and the trunk's four maps.
+    /// Records the branch on the images and the trunk's four maps, and returns the outputs of the last three cells.
+    ///
+    /// # Errors
+    /// The image size does not fit.
     pub fn forward(&self, g: &mut Graph, store: &Store, images: Var, maps: [Var; 4]) -> Result<[Var; 3]> {
         let [x1, x2, x3, x4] = maps;
         let cell = |g: &mut Graph, number: usize, x: Var| self.bconv[number - 1].forward(g, store, x);

@@ -54,7 +54,7 @@ choice! {
     }
 }
 
-/// Pools the feature map of `backbone`; with a branch, returns `[backbone, cell]`: `[n, 1, 1, c]`.
+/// Records `backbone` and its pooled feature map, `[n, 1, 1, c]`. With a branch, appends the pooled output of its last cell.
 pub(super) fn pooled(
     backbone: &ResNet,
     branch: Option<&PtlBranch>,
@@ -105,7 +105,8 @@ impl PtlBranch {
     /// Registers the branch for a backbone of the given geometry; parameters belong to the group [`Group::Ptl`].
     ///
     /// # Errors
-    /// There is no stage, a stage is unknown, or stages are not in order; the cell width is not positive.
+    /// [`Error::Setting`]: there is no stage, a stage is unknown, or stages are not in order; there is not one number of cell channels
+    /// for each stage; or the cell width is not positive.
     pub fn new(scope: Scope<'_>, backbone: &ResNetConfig, config: &PtlOptions) -> Result<PtlBranch> {
         let stages = &config.stages;
         let last = backbone.architecture.stages();
@@ -185,7 +186,10 @@ impl PtlBranch {
         self.cells.last().map_or(0, |c| c.cell.out_channels)
     }
 
-    /// Runs backbone and branch. Returns the feature map after the last stage, and the last cell's output.
+    /// Records backbone and branch on `images` `[n, h, w, 3]`. Returns the feature map after the last stage, and the last cell's output.
+    ///
+    /// # Errors
+    /// The image size does not fit.
     pub fn forward(&self, g: &mut Graph, store: &Store, backbone: &ResNet, images: Var) -> Result<(Var, Var)> {
         let mut x = backbone.stem.forward(g, store, images)?;
         let mut z = x;

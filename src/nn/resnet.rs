@@ -32,7 +32,7 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    /// All of them.
+    /// All ResNets.
     pub const ALL: [Architecture; 7] = [
         Architecture::ResNet18,
         Architecture::ResNet34,
@@ -65,7 +65,7 @@ impl Architecture {
         if self.for_small_images() { 16 } else { 64 }
     }
 
-    /// Returns whether it is made for images of 32 pixels.
+    /// Returns whether it is made for images of 32x32 pixels.
     pub(crate) fn for_small_images(self) -> bool {
         self.stages() == 3
     }
@@ -134,13 +134,14 @@ impl FromStr for Architecture {
 pub struct ResNetConfig {
     /// Which ResNet.
     pub architecture: Architecture,
-    /// Channels of the stem; 64 as published, the stages follow (×1, 2, 4, 8).
+    /// Channels of the stem: as published 64, or 16 for CIFAR. The stages have 1, 2, 4 and 8 times as many; bottlenecks end with four times
+    /// these.
     pub base: usize,
     /// How images enter it.
     pub stem: StemKind,
     /// Stride of the last stage: 2 as published, 1 keeps a larger map, as is usual in re-identification.
     pub last_stride: usize,
-    /// Outputs of an unused classifier `fc`, which is part of checkpoints.
+    /// Outputs of a classifier `fc`, which checkpoints contain but nothing uses; `None` for no `fc`.
     pub classes: Option<usize>,
 }
 
@@ -299,7 +300,7 @@ impl Stem {
     /// Records the stem on `images` `[n, h, w, 3]`; the result has the sides divided by [`StemKind::stride`], rounded up.
     ///
     /// # Errors
-    /// `images` have other channels than 3, or the batch normalisation has a single value per channel in training.
+    /// `images` do not have 3 channels, or the batch normalisation has a single value per channel in training.
     pub fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Var> {
         let x = self.conv1.forward(g, store, images)?;
         let x = self.bn1.forward_relu(g, store, x)?;
@@ -339,7 +340,10 @@ impl ResNet {
         ResNet { config, stem, layers }
     }
 
-    /// Returns the feature map after the last stage.
+    /// Records the network on `images` `[n, h, w, 3]`, and returns the feature map after the last stage.
+    ///
+    /// # Errors
+    /// As [`Stem::forward`] and [`Block::forward`].
     pub fn features(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Var> {
         let mut x = self.stem.forward(g, store, images)?;
         for layer in &self.layers {

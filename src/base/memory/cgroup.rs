@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use super::Room;
 
 const LIMIT: &str = "the limit of the control group";
-/// The limit in version 1 that means no limit, rounded down to whole pages of any size.
+/// A limit of at least this means no limit in version 1, for any size of pages.
 const UNLIMITED: u64 = 1 << 62;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ enum Version {
     Two,
 }
 
-/// A group of the process, and the folder of the topmost visible one.
+/// A group of the process: its folder, and that of the topmost visible group above it.
 #[derive(Debug, PartialEq)]
 struct Group {
     version: Version,

@@ -30,22 +30,23 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Reports to `console`.
+    /// Returns a reporter that reports to `console`.
     pub fn new(console: impl Console + 'static) -> Reporter {
         Reporter { console: Arc::new(console), logs: Vec::new(), words: str::to_owned }
     }
 
-    /// Reports nothing.
+    /// Returns a reporter that shows nothing.
     pub fn silent() -> Reporter {
         Reporter::new(Silent)
     }
 
-    /// Writes lines to `sink`, about progress at most once in `every`. A closed pipe ends the output, not the work.
+    /// Returns a reporter that writes lines to `sink`, those about progress at most once in `every`. A closed pipe ends the output, not the
+    /// work.
     pub fn lines(sink: impl Write + Send + 'static, every: Duration) -> Reporter {
         Reporter::new(Lines::new(sink, every))
     }
 
-    /// Writes lines to standard error, about progress every five seconds.
+    /// Returns a reporter that writes lines to standard error, those about progress at most every five seconds.
     pub fn stderr() -> Reporter {
         Reporter::lines(io::stderr(), LINE_EVERY)
     }

@@ -37,7 +37,7 @@ use toml::{Table, Value};
 pub struct Setting {
     /// `section.key`, or only the key for settings at the top: the key in files and the long flag.
     pub path: &'static str,
-    /// Short flag, without the dashes.
+    /// Shorter name of the flag, without the dashes, such as `lr` for `optim.lr`.
     pub alias: Option<&'static str>,
     /// The form of its values.
     pub kind: Kind,
@@ -130,7 +130,7 @@ impl Setting {
         }
     }
 
-    /// Sets the short flag, without the dashes.
+    /// Sets the shorter name of the flag, without the dashes.
     pub const fn flag(self, alias: &'static str) -> Setting {
         Setting { alias: Some(alias), ..self }
     }

@@ -17,8 +17,8 @@ pub fn forward_workspace(gates: &Conv2dGeometry) -> usize {
     gates.k() * (gates.out_c / 4).div_ceil(nr / 4) * nr
 }
 
-/// Runs one step of a cell. `gates.out_c` is 4·C. `weight` is `[k, 4·C]` with the columns i, f, o, g; `previous`, `current` and `y` are
-/// `[pixels, C]`; `saved` `[pixels, 4·C]` gets the activated gates for backward.
+/// Runs one step of a cell. `gates.out_c` is 4·C. `x` is `[batch, in_h, in_w, in_c]`; `weight` is `[k, 4·C]` with the columns i, f, o, g;
+/// `previous`, `current` and `y` are `[pixels, C]`; `saved` `[pixels, 4·C]` gets the activated gates for backward.
 #[expect(clippy::too_many_arguments, reason = "the operands of one fused kernel")]
 pub fn bconv_forward(
     gates: &Conv2dGeometry,
@@ -103,8 +103,9 @@ fn forward_on(
     });
 }
 
-/// Turns the activated gates `[pixels, 4·channels]` into the gradients of their pre-activations, in place:
-/// with `c = f·c' + i·g` and `dc = dy·o·(1 - tanh²c)`: `da_i = dc·g·i(1-i)`, `da_f = dc·c'·f(1-f)`, `da_o = dy·tanh(c)·o(1-o)`,
+/// Turns the activated gates `[pixels, 4·channels]` into the gradients of their pre-activations, in place. `previous` (c') and `grad_y`
+/// (dy) are `[pixels, channels]`. With `c = f·c' + i·g` and `dc = dy·o·(1 - tanh²c)`:
+/// `da_i = dc·g·i(1-i)`, `da_f = dc·c'·f(1-f)`, `da_o = dy·tanh(c)·o(1-o)`,
 /// `da_g = dc·i·(1-g²)`.
 pub fn gate_gradients(channels: usize, gates: &mut [f32], previous: &[f32], grad_y: &[f32]) {
     par::rows_mut(gates, 4 * channels, |first, rows| {

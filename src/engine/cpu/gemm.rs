@@ -86,8 +86,7 @@ impl RightMatrix<'_> {
         });
     }
 
-    /// Packs a panel of a matrix whose columns are rows in memory. Reads along these, sixteen at a time, so that whole cache lines are
-    /// written.
+    /// Packs a panel of a matrix whose columns are rows in memory. Takes sixteen columns at a time, so that whole cache lines are written.
     fn pack_transposed(&self, block: &mut [f32], columns: &[Option<usize>], start: usize) {
         let nr = columns.len();
         for (group, part) in columns.chunks(16).enumerate() {
@@ -142,7 +141,8 @@ pub(super) fn depth_blocks(taps: usize, depth: usize) -> Vec<(usize, usize, usiz
 }
 
 impl<L: LeftRows> Product<'_, L> {
-    /// Computes whole rows and writes them, or adds to them; `destination(row)` points at `n` elements.
+    /// Computes all rows, plus `bias` if there is one, and writes them or adds them to what is there. `destination(row)` points at `n`
+    /// elements.
     pub fn run(&self, accumulate: bool, bias: Option<&[f32]>, destination: impl Fn(usize) -> *mut f32 + Sync) {
         let panels = self.n.div_ceil(self.nr);
         let row_blocks = self.rows.div_ceil(MC);
@@ -237,8 +237,8 @@ impl<L: LeftRows> Product<'_, L> {
         unsafe { self.isa.rows(self.nr)(&tile) }
     }
 
-    /// Computes `tile` `[rows, nr]` of panel `p` over all of the inner dimension, for callers that go on from there. `rows` is at most
-    /// [`MC`]; `tile` has room for whole groups of [`MR`] rows.
+    /// Computes `tile` `[rows, nr]` of panel `p` over all of the inner dimension, for callers that use it while it is in the cache.
+    /// `rows` is at most [`MC`]; `tile` has room for whole groups of [`MR`] rows.
     pub(crate) fn panel_tile(&self, pointers: &[[*const f32; MR]], rows: usize, p: usize, tile: &mut [f32]) {
         assert!(tile.len() >= rows.next_multiple_of(MR) * self.nr);
         let tile = tile.as_mut_ptr();

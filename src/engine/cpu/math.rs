@@ -1,6 +1,6 @@
 //! Sigmoid and hyperbolic tangent in f32, without branches, so that loops over them vectorise. Errors are a few units of the last place.
 
-/// Returns `e^x` for `x <= 0`, to about 1 ulp; 0 below -87.
+/// Returns `e^x` for `x <= 0`, to about 1 ulp; for `x` below -87 returns `e^-87`, about 1.6e-38.
 #[inline(always)]
 fn exp_nonpositive(x: f32) -> f32 {
     let x = if x < -87.0 { -87.0 } else { x };

@@ -26,7 +26,7 @@ impl PackedRows {
     /// ranges of rows in any order.
     ///
     /// # Panics
-    /// `depth` is 0.
+    /// If `depth` is 0.
     pub fn new(n: usize, depth: usize, fill: impl Fn(Range<usize>, &mut [f32]) + Sync) -> PackedRows {
         assert!(depth > 0, "rows of at least one number");
         let isa = microkernel::best();
@@ -87,8 +87,8 @@ pub(crate) fn matmul_nt(a: &[f32], b: &PackedRows, columns: Range<usize>, out: &
     product.run(false, None, |row| unsafe { destination.get().add(row * n) });
 }
 
-/// Returns how many products of a row of `depth` [`matmul_nt`] adds one after the other, before it adds this sum to that of the products
-/// before them.
+/// Returns the length of the partial sums of [`matmul_nt`] for rows of `depth` numbers. It adds up that many products one after the other,
+/// and then adds the partial sums one after the other.
 pub(crate) fn summed_at_once(depth: usize) -> usize {
     gemm::depth_blocks(1, depth)[0].3
 }

@@ -1,4 +1,5 @@
-//! Distances of pairs of rows in f64. Computes several pairs that share one row at a time, so that the memory reads of the others overlap.
+//! Distances between pairs of rows in f64. Several pairs with one row in common are computed at a time, so that the reads of the other rows
+//! overlap.
 
 use super::simd::with_best_isa;
 

@@ -29,7 +29,8 @@ pub fn put(destination: &mut [f32], source: &[f32], accumulate: bool) {
     });
 }
 
-/// Returns the sums of `width` columns over `rows` rows. `f(row range, sums)` adds up one chunk; chunks are added in order, in f64.
+/// Returns the sums of `width` columns over `rows` rows. `f(row range, sums)` adds up one chunk of rows, which
+/// have `row_len` elements; chunks are added in order, in f64.
 pub(crate) fn column_sums(
     rows: usize,
     width: usize,

@@ -1,7 +1,7 @@
 //! Vectors of f32 for the microkernel: AVX-512, AVX2 with FMA, and arrays that the compiler vectorises (NEON, others).
 
-/// Runs `f`, compiled for the best instruction set of this machine. If `f` is inlined, its loops use the widest vectors, where code for any
-/// x86-64 uses SSE2.
+/// Runs `f`, compiled for the best instruction set of this machine. If `f` is inlined, its loops use the widest vectors; otherwise they use
+/// SSE2, which every x86-64 has.
 #[inline(always)]
 pub(crate) fn with_best_isa<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]

@@ -16,7 +16,7 @@ pub struct Kernel {
     pub threads: u32,
     /// The index in [`super::kernels::ALL`].
     pub index: usize,
-    /// The size of each parameter.
+    /// The size of each parameter, bytes.
     pub parameter_bytes: &'static [usize],
     /// For each parameter that is an address, whether the kernel may write there.
     pub writes: &'static [Option<bool>],
@@ -24,8 +24,8 @@ pub struct Kernel {
 
 /// A device with memory, one queue of work, and kernels.
 ///
-/// Addresses are those of the device. Work is enqueued and runs in that order; only [`Backend::download`],
-/// [`Backend::synchronize`] and errors wait for it. Any later call may return an error of earlier work.
+/// Addresses are those of the device. Work is enqueued and runs in that order. Only [`Backend::download`] and [`Backend::synchronize`] are
+/// sure to wait for it. Methods return an error if the device fails, or an error of earlier work.
 pub trait Backend: Send + Sync + Debug {
     /// Returns the device's name and its driver, for messages and reports.
     fn description(&self) -> String;
@@ -77,9 +77,9 @@ pub trait Backend: Send + Sync + Debug {
     fn vendor(&self) -> Option<&dyn Vendor>;
 }
 
-/// Recorded launches, on an NVIDIA GPU a CUDA graph.
+/// Recorded launches; on an NVIDIA GPU, a CUDA graph.
 pub trait Recording: Send {
-    /// Enqueues all of them again.
+    /// Enqueues all recorded launches again.
     fn replay(&self) -> Result<()>;
 }
 
@@ -87,7 +87,7 @@ pub trait Recording: Send {
 ///
 /// Activations are NHWC, in bf16 for [`Precision::Bf16`], else in f32. Weights and their gradients have the same type and the order
 /// `[out, kh, kw, in]`. Addresses are of the device and multiples of 16; `workspace` has as many bytes as [`Vendor::workspace`] says. The
-/// first call for a geometry may load code, which is not possible in a recording, so the work must have run once before.
+/// first call for a geometry may load code, which is not possible while launches are recorded. So run the work once before it is recorded.
 pub trait Vendor {
     /// Returns the bytes of workspace of forward and of backward (either gradient). The first call for a geometry and a precision chooses
     /// the algorithms.

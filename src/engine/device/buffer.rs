@@ -38,8 +38,8 @@ impl Drop for Buffer {
 }
 
 /// Numbers that are used on the host and on a device. They are copied when the other side needs them: reading as a slice copies from the
-/// device if its copy is newer; writing as a slice makes the device's copy stale. Before a slice is read that may be on a device, call
-/// [`Mirrored::fetch`], which returns an error where the slice would panic.
+/// device if its copy is newer; writing as a slice makes the device's copy stale. If the copy from the device fails, reading panics. To get
+/// an error instead, call [`Mirrored::fetch`] first.
 #[derive(Debug, Default)]
 pub struct Mirrored {
     len: usize,
@@ -71,14 +71,17 @@ impl Mirrored {
         self.len == 0
     }
 
-    /// Changes the length; added numbers are `value`.
+    /// Changes the length, on the host; added numbers are `value`.
     pub fn resize(&mut self, len: usize, value: f32) {
         self.host_mut().resize(len, value);
         self.len = len;
         self.device = None;
     }
 
-    /// Returns the device's copy, for reading.
+    /// Returns the address of the copy on `gpu`, for reading. Makes or updates the copy first.
+    ///
+    /// # Errors
+    /// There is not enough memory, or the device fails.
     pub fn on_device(&mut self, gpu: &Gpu) -> Result<Ptr<f32>> {
         if self.device.as_ref().is_none_or(|copy| !copy.gpu.is(gpu)) {
             if self.device.is_some() {
@@ -98,7 +101,10 @@ impl Mirrored {
         Ok(copy.buffer.ptr())
     }
 
-    /// Returns the device's copy, for writing, and drops the host's copy.
+    /// Returns the address of the copy on `gpu`, for writing, and drops the host's copy.
+    ///
+    /// # Errors
+    /// As [`Mirrored::on_device`].
     pub fn on_device_mut(&mut self, gpu: &Gpu) -> Result<Ptr<f32>> {
         let ptr = self.on_device(gpu)?;
         self.host.take();
@@ -130,6 +136,8 @@ impl Mirrored {
         Ok(())
     }
 
+    /// Returns the numbers on the host.
+    ///
     /// # Panics
     /// If [`Mirrored::fetch`] was not called before, and the device fails.
     fn host(&self) -> &Vec<f32> {
@@ -166,7 +174,7 @@ impl From<Vec<f32>> for Mirrored {
     }
 }
 
-/// Copies the numbers, to the host.
+/// Copies the numbers; the clone is on the host.
 impl Clone for Mirrored {
     fn clone(&self) -> Mirrored {
         self.to_vec().into()

@@ -39,27 +39,30 @@ impl Gpu {
         Ptr::new(ptr.address() + (count * self.activation_bytes()) as u64)
     }
 
-    /// Allocates uninitialised memory.
+    /// Allocates `bytes` of uninitialised memory.
+    ///
+    /// # Errors
+    /// [`Error::DeviceMemory`] if it does not fit, [`Error::Device`] if the device fails.
     pub fn allocate(&self, bytes: usize) -> Result<Buffer> {
         Buffer::new(self.backend.clone(), bytes)
     }
 
-    /// See [`Backend::memory`].
+    /// Returns the free bytes and all bytes of memory: see [`Backend::memory`].
     pub fn memory(&self) -> Result<[u64; 2]> {
         self.backend.memory()
     }
 
-    /// See [`Backend::upload`].
+    /// Copies to the device: see [`Backend::upload`].
     pub fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
         self.backend.upload(to, from)
     }
 
-    /// See [`Backend::upload_async`].
+    /// Copies to the device while work runs: see [`Backend::upload_async`].
     pub fn upload_async(&self, to: u64, from: &[u8]) -> Result<()> {
         self.backend.upload_async(to, from)
     }
 
-    /// See [`Backend::download`].
+    /// Copies to the host: see [`Backend::download`].
     pub fn download(&self, copies: &mut [(&mut [u8], u64)]) -> Result<()> {
         self.backend.download(copies)
     }
@@ -72,7 +75,7 @@ impl Gpu {
         self.backend.synchronize()
     }
 
-    /// See [`Backend::record`].
+    /// Records launches without running them: see [`Backend::record`].
     pub fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
         self.backend.record(work)
     }
@@ -105,7 +108,7 @@ impl Gpu {
         unsafe { self.backend.launch(kernel, blocks, grid.shared_bytes, arguments) }
     }
 
-    /// Returns the error of a family of kernels that has none for the precision.
+    /// Returns the error for a family of kernels without a kernel for the precision.
     pub(super) fn no_kernel(&self, family: &str) -> Error {
         Error::Device {
             device: "GPU",

@@ -33,14 +33,14 @@ settings! {
     }
 }
 
-/// What is asked for.
+/// The device that is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceOptions {
     /// Which device computes.
     pub kind: DeviceKind,
     /// What convolutions compute in; the CPU has f32 only.
     pub precision: Precision,
-    /// Plain convolutions by cuDNN and cuBLASLt instead of our own kernels.
+    /// Whether cuDNN and cuBLASLt run plain convolutions, instead of the crate's own kernels.
     pub vendor: bool,
 }
 
@@ -50,17 +50,18 @@ pub enum Device {
     /// The CPU.
     #[default]
     Cpu,
-    /// The CPU, because of what this says.
+    /// The CPU, with the reason why no GPU is used.
     CpuBecause(String),
     /// A GPU, real or emulated.
     Gpu(Gpu),
 }
 
 impl Device {
-    /// Opens what is asked for; [`DeviceKind::Auto`] takes the CPU where no GPU can be used.
+    /// Opens a device; [`DeviceKind::Auto`] takes the CPU if no GPU can be used.
     ///
     /// # Errors
-    /// [`Error::NoDevice`] says what is missing; a precision that the CPU does not have.
+    /// [`Error::NoDevice`] says what is missing; [`Error::Setting`] refuses a precision that the CPU does not have;
+    /// [`Error::Device`] if the driver fails.
     pub fn open(options: &DeviceOptions) -> Result<Device> {
         match options.kind {
             DeviceKind::Cpu => only_f32(options.precision).map(|()| Device::Cpu),
@@ -70,7 +71,7 @@ impl Device {
                 Ok(gpu) => Ok(Device::Gpu(gpu)),
                 Err(error) => {
                     let text = error.to_string();
-                    // What is missing; how to get it is for those who ask for a GPU.
+                    // Keeps what is missing, and drops how to get it: nobody asked for a GPU.
                     let reason = text.trim_start_matches("cuda: ").split(": ").next().unwrap_or_default();
                     only_f32(options.precision).map(|()| Device::CpuBecause(reason.into()))
                 }
@@ -78,7 +79,7 @@ impl Device {
         }
     }
 
-    /// The GPU, if it is one.
+    /// Returns the GPU, or `None` for the CPU.
     pub fn gpu(&self) -> Option<&Gpu> {
         match self {
             Device::Cpu | Device::CpuBecause(_) => None,
@@ -87,7 +88,7 @@ impl Device {
     }
 }
 
-/// What computes, and why.
+/// Writes what computes, and for a CPU why no GPU does.
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

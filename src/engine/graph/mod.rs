@@ -1,4 +1,4 @@
-//! Recording: ops become nodes in order of execution; nothing is computed here.
+//! Graphs: to record an op adds a node, in the order of execution. Nothing is computed here.
 
 mod op;
 
@@ -41,7 +41,7 @@ pub(crate) struct Value {
     pub requires_grad: bool,
     /// Has 4 bytes an element in every precision: labels and losses.
     pub exact: bool,
-    /// Can be read after the run.
+    /// Keeps its memory, so that it can be read after the run.
     pub keep: bool,
     /// Its gradient is set by the caller: a loss, or a tensor under test.
     pub root: bool,
@@ -69,9 +69,9 @@ pub struct Attachments {
     pub params: Vec<ParamId>,
     /// Running statistics, in the order that the op expects.
     pub buffers: Vec<BufferId>,
-    /// Counter of training batches, of a batch normalisation.
+    /// Counter of training batches, for a batch normalisation.
     pub counter: Option<CounterId>,
-    /// Latent state, of a cell.
+    /// Latent state, for a BConv-Cell.
     pub state: Option<StateId>,
 }
 
@@ -80,7 +80,7 @@ pub struct Attachments {
 pub struct StateDecl {
     /// Name in checkpoints and messages.
     pub name: String,
-    /// `n` is 1: the shape of one slot.
+    /// Shape of one slot, `[1, h, w, c]`.
     pub slot: Shape,
 }
 
@@ -100,7 +100,8 @@ impl Graph {
         Graph { mode, values: Vec::new(), nodes: Vec::new(), states: Vec::new(), freeze_backbone_bn: false }
     }
 
-    /// Keeps the running statistics of the backbone as they are, and normalises with them (`train.freeze_bn`).
+    /// Sets whether the batch normalisations of the backbone use their running statistics and leave them unchanged, in training too
+    /// (`train.freeze_bn`). Holds for what is recorded afterwards.
     pub fn freeze_backbone_bn(mut self, freeze: bool) -> Graph {
         self.freeze_backbone_bn = freeze;
         self

@@ -11,7 +11,7 @@ pub struct Needs {
     pub inputs: Vec<bool>,
     /// Whether backward reads the output.
     pub output: bool,
-    /// Size of what forward saves for backward, which may overwrite it.
+    /// Size of what forward saves for backward. Backward may overwrite it.
     pub saved: usize,
     /// Size of the scratch memory of forward.
     pub forward_workspace: usize,
@@ -43,11 +43,17 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     }
 
     /// Enqueues forward, which writes all of `cx.output`.
+    ///
+    /// # Errors
+    /// The op has no kernels, or a launch fails.
     fn gpu_forward(&self, _: &GpuForward<'_>) -> Result<()> {
         Err(no_kernels(self.name()))
     }
 
     /// Enqueues backward, which writes every gradient that is `Some`, or adds to it.
+    ///
+    /// # Errors
+    /// The op has no kernels, or a launch fails.
     fn gpu_backward(&self, _: &GpuBackward<'_>) -> Result<()> {
         Err(no_kernels(self.name()))
     }

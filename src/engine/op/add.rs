@@ -15,6 +15,9 @@ struct Add {
 }
 
 /// Records `a + b`; both have the same shape.
+///
+/// # Errors
+/// The shapes differ, or `a` and `b` are the same tensor.
 pub fn add(g: &mut Graph, a: Var, b: Var) -> Result<Var> {
     let (left, right) = (g.shape(a), g.shape(b));
     if left != right {

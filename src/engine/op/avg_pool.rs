@@ -14,13 +14,20 @@ struct AvgPool {
     window: Window,
 }
 
-/// Records the pooling of `x` `[n, h, w, c]` to `[n, (h + 2p - k)/s + 1, .., c]`.
+/// Records the pooling of `x` `[n, h, w, c]` to `[n, oh, ow, c]`, with
+/// `oh = ⌊(h + 2·padding[0] - kernel[0])/stride[0]⌋ + 1` and the same for `ow`.
+///
+/// # Errors
+/// The window does not fit the image, the padding is more than half the kernel, or a size is 0.
 pub fn avg_pool2d(g: &mut Graph, x: Var, kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2]) -> Result<Var> {
     let window = Window::new("avg_pool2d", g.shape(x), kernel, stride, padding)?;
     g.push(AvgPool { window }, &[x], window.output, Attachments::default())
 }
 
 /// Records the mean over the whole image: `[n, h, w, c]` to `[n, 1, 1, c]`.
+///
+/// # Errors
+/// A size is 0.
 pub fn global_avg_pool(g: &mut Graph, x: Var) -> Result<Var> {
     let Shape { h, w, .. } = g.shape(x);
     avg_pool2d(g, x, [h, w], [h, w], [0, 0])

@@ -21,7 +21,8 @@ struct BConvCell {
     gates: Conv2dGeometry,
 }
 
-/// Records one step of the cell `name`. `weight` is its `gates.weight`, of shape `[4·channels, in, kh, kw]` in torch.
+/// Records one step of the cell `name`, from `x` `[n, h, w, in]` to `[n, oh, ow, channels]`, and declares its latent state. `weight` is its
+/// `gates.weight`, of shape `[4·channels, in, kh, kw]` in torch.
 ///
 /// # Errors
 /// The weight has other input channels than `x`, its outputs are not a multiple of 4, or the kernel does not fit.

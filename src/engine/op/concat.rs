@@ -16,6 +16,9 @@ struct Concat {
 }
 
 /// Records the concatenation of `[n, h, w, c1], [n, h, w, c2], ...` to `[n, h, w, c1 + c2 + ...]`.
+///
+/// # Errors
+/// There are no inputs, two are the same tensor, or they differ in more than channels.
 pub fn concat(g: &mut Graph, inputs: &[Var]) -> Result<Var> {
     let shapes: Vec<Shape> = inputs.iter().map(|v| g.shape(*v)).collect();
     let Some(&first) = shapes.first() else {

@@ -19,7 +19,8 @@ struct Conv2d {
     bias: bool,
 }
 
-/// Records the convolution of `x` with a `Conv` weight of shape `[out, in, kh, kw]` in torch, and an optional bias `[out]`.
+/// Records the convolution of `x` `[n, h, w, in]` to `[n, oh, ow, out]`. The weight has the layout [`Layout::Conv`] and the shape
+/// `[out, in, kh, kw]` in torch; the optional bias is `[out]`.
 ///
 /// # Errors
 /// The weight has other input channels than `x`, or the kernel does not fit.
@@ -45,7 +46,10 @@ pub fn conv2d(
     g.push(Conv2d { geometry, bias: bias.is_some() }, &[x], shape, Attachments { params, ..Attachments::default() })
 }
 
-/// Records `x Wᵀ + b` for vectors `[n, 1, 1, in]` and a `Conv` weight of shape `[out, in]` in torch.
+/// Records `x Wᵀ + b` for vectors `[n, 1, 1, in]`. The weight has the layout [`Layout::Conv`] and the shape `[out, in]` in torch.
+///
+/// # Errors
+/// The weight has other input channels than `x`.
 pub fn linear(g: &mut Graph, store: &Store, x: Var, weight: ParamId, bias: Option<ParamId>) -> Result<Var> {
     conv2d(g, store, x, weight, bias, [1, 1], [0, 0])
 }

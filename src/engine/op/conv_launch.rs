@@ -40,8 +40,8 @@ struct BackwardParts {
 }
 
 impl<'a> ConvLaunch<'a> {
-    /// Returns a plain convolution. The vendor's libraries run it if they are switched on and have a deterministic algorithm. One with a
-    /// bias is small, and always run by the crate's own kernels.
+    /// Returns a plain convolution. The vendor's libraries run it if they are switched on and have a deterministic algorithm. A convolution
+    /// with a bias is small; the crate's own kernels always run it.
     pub fn plain(gpu: &'a Gpu, geometry: &'a Conv2dGeometry, bias: bool) -> ConvLaunch<'a> {
         let vendor = gpu.vendor().filter(|vendor| !bias && vendor.workspace(geometry, gpu.precision()).is_ok());
         ConvLaunch { gpu, geometry, vendor }
@@ -134,7 +134,7 @@ impl<'a> ConvLaunch<'a> {
         kernels::bconv_forward(gpu, grid, x, weight, prev, next, y, gates, sizes)
     }
 
-    /// Enqueues `dx (+)= convᵀ(dy, weight)`.
+    /// Enqueues `dx (+)= convᵀ(dy, weight)`; `(+)=` adds if `dx.accumulate`, else overwrites.
     pub fn backward_data(&self, dy: Ptr, weight: Ptr<f32>, dx: GpuGrad<Ptr>, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
         if let Some(vendor) = self.vendor {
@@ -158,7 +158,7 @@ impl<'a> ConvLaunch<'a> {
         kernels::conv2d_backward_data(gpu, grid, dy, weight, dx.data, sizes, dx.flag())
     }
 
-    /// Enqueues `dweight (+)= corr(x, dy)`.
+    /// Enqueues `dweight (+)= corr(x, dy)`, the correlation of `x` with `dy`.
     pub fn backward_weight(&self, x: Ptr, dy: Ptr, dweight: GpuGrad<Ptr<f32>>, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
         if let Some(vendor) = self.vendor {
@@ -222,8 +222,8 @@ impl<'a> ConvLaunch<'a> {
         BackwardParts { packed, weight_partials, bias_partials, parts }
     }
 
-    /// Returns the words of the weights packed for tensor cores, 0 in f32: for each tap, blocks of 128 columns (one for every `a_block` of
-    /// the `outputs`) by steps of 64 bytes of `inputs`.
+    /// Returns the words of the weights packed for tensor cores; 0 in f32. Each tap has one block for every `a_block` of the `outputs`. A
+    /// block has 128 columns, and steps of 64 bytes along `inputs`.
     fn packed_words(&self, outputs: usize, inputs: usize, a_block: usize) -> usize {
         if self.gpu.precision() == Precision::F32 {
             return 0;
@@ -231,7 +231,7 @@ impl<'a> ConvLaunch<'a> {
         self.geometry.taps() * self.step_words(outputs.div_ceil(a_block), inputs)
     }
 
-    /// Returns the words of `blocks` of 128 columns by as many steps of 64 bytes as hold `depth` numbers.
+    /// Returns the words of `blocks` blocks of 128 columns, each with enough steps of 64 bytes for `depth` numbers a column.
     fn step_words(&self, blocks: usize, depth: usize) -> usize {
         blocks * depth.div_ceil(self.step_depth()) * 128 * 64 / 4
     }

@@ -1,4 +1,4 @@
-//! Softmax cross-entropy, mean over the batch, with label smoothing:
+//! Softmax cross-entropy, mean over the n images of the batch, with label smoothing s over C classes:
 //! `loss = mean(logsumexp(z) - (1-s)·z_label - s·mean(z))`, `dz = (softmax(z) - (1-s)·onehot - s/C)/n`.
 
 use super::workspace::Parts;
@@ -16,6 +16,9 @@ struct CrossEntropy {
 }
 
 /// Records the loss of `logits` `[n, 1, 1, classes]` against `labels` `[n, 1, 1, 1]` (u32 bits, each below the number of classes).
+///
+/// # Errors
+/// The shapes do not fit.
 pub fn cross_entropy(g: &mut Graph, logits: Var, labels: Var, label_smoothing: f32) -> Result<Var> {
     let (z, l) = (g.shape(logits), g.shape(labels));
     if z != Shape::vectors(z.n, z.c) || l != Shape::vectors(z.n, 1) {
@@ -34,7 +37,7 @@ pub(super) fn log_sum_exp(z: &[f32]) -> f64 {
     f64::from(max) + z.iter().map(|&v| (f64::from(v) - f64::from(max)).exp()).sum::<f64>().ln()
 }
 
-/// Returns what a loss needs on a GPU whose backward reads `log_sum_exp` of each row.
+/// Returns the memory on a GPU of a loss whose backward reads `log_sum_exp` of each row.
 pub(super) fn gpu_needs(batch: usize) -> Needs {
     let (mut saved, mut workspace) = (Parts::default(), Parts::default());
     saved.add::<f64>(batch);

@@ -1,5 +1,5 @@
 //! Softmax cross-entropy against class probabilities (as torch's `cross_entropy` takes them), mean over the batch:
-//! `loss = mean(Σ_c t_c (logsumexp(z) - z_c))`, `dz = (softmax(z)·Σ_c t_c - t)/n`. For mixed images.
+//! `loss = mean(Σ_c t_c (logsumexp(z) - z_c))`, `dz = (softmax(z)·Σ_c t_c - t)/n`. Used for mixed images.
 
 use super::cross_entropy::{gpu_needs, gpu_places, log_sum_exp};
 use super::{OpCase, mismatch};
@@ -15,6 +15,9 @@ struct SoftCrossEntropy {
 }
 
 /// Records the loss of `logits` `[n, 1, 1, classes]` against `targets` of the same shape ([`Graph::targets`]), which get no gradient.
+///
+/// # Errors
+/// The shapes do not fit.
 pub fn soft_cross_entropy(g: &mut Graph, logits: Var, targets: Var) -> Result<Var> {
     let (z, t) = (g.shape(logits), g.shape(targets));
     if z != Shape::vectors(z.n, z.c) || t != z {

@@ -25,6 +25,9 @@ struct Triplet {
 
 /// Records the loss of `features` `[n, 1, 1, d]` with the identities `labels` `[n, 1, 1, 1]` (u32 bits).
 /// An anchor without any negative in the batch (a single identity) contributes nothing.
+///
+/// # Errors
+/// The shapes do not fit.
 pub fn batch_hard_triplet(g: &mut Graph, features: Var, labels: Var, margin: f32) -> Result<Var> {
     let (f, l) = (g.shape(features), g.shape(labels));
     if f != Shape::vectors(f.n, f.c) || l != Shape::vectors(f.n, 1) {

@@ -43,10 +43,11 @@ impl<T> Part<T> {
     }
 }
 
-/// So many blocks fill a large GPU about twice; long sums are split until there are as many.
+/// This many blocks fill a large GPU about twice. Long sums are split until there are about as many.
 pub(crate) const ENOUGH_BLOCKS: usize = 264;
 
-/// Returns the rows of each partial sum over `rows` rows. They depend on the shape only, so that sums do not depend on the device.
+/// Returns how many of `rows` rows each partial sum takes: at least `at_least`, and enough for at most `most_splits` partial sums. The
+/// result does not depend on the device, so that sums do not either.
 pub(crate) fn split_rows(rows: usize, at_least: usize, most_splits: usize) -> usize {
     rows.div_ceil(most_splits).max(at_least)
 }

@@ -15,7 +15,7 @@ pub struct Ema {
 }
 
 impl Ema {
-    /// Returns an average that starts at the weights of `store`.
+    /// Returns an average that starts at the weights of `store`. A step keeps the share `decay` of it, in [0, 1).
     pub fn new(decay: f32, store: &Store) -> Ema {
         let buffers = store.buffers.iter().map(|buffer| buffer.values.clone()).collect();
         Ema { decay: f64::from(decay), values: store.values.clone(), buffers }
@@ -24,7 +24,7 @@ impl Ema {
     /// Brings the average to the host: see [`Mirrored::fetch`].
     ///
     /// # Errors
-    /// A device that was lost.
+    /// The device was lost.
     pub fn fetch(&self) -> Result<()> {
         self.values.fetch()?;
         self.buffers.iter().try_for_each(Mirrored::fetch)
@@ -34,7 +34,7 @@ impl Ema {
     /// averages forget the initial weights faster.
     ///
     /// # Errors
-    /// A GPU that fails.
+    /// The GPU fails.
     pub fn update(&mut self, store: &mut Store, step: u64, gpu: Option<&Gpu>) -> Result<()> {
         let keep = self.decay.min((1 + step) as f64 / (10 + step) as f64) as f32;
         average(&mut self.values, &mut store.values, keep, gpu)?;

@@ -16,7 +16,7 @@ pub(super) struct Tables {
     buffer: Buffer,
 }
 
-/// The addresses and sizes of an update. A recording is valid only for those that it was made with.
+/// The addresses and sizes of an update. Recorded launches are valid only for those that they were recorded with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Update {
     state: Vec<Ptr<f32>>,
@@ -35,6 +35,9 @@ pub struct Update {
 
 impl Optimizer {
     /// Brings the state and the tables of the next step to the GPU, and returns their addresses.
+    ///
+    /// # Errors
+    /// The GPU fails, or has too little memory.
     pub fn bind(&mut self, gpu: &Gpu, segments: &[Segment]) -> Result<Update> {
         let count: usize = segments.iter().map(|segment| segment.range.len()).sum();
         let n = segments.len();
@@ -76,7 +79,10 @@ impl Optimizer {
         })
     }
 
-    /// Enqueues the norm, clipping (unless `max_norm` is 0) and the step. If the norm is not finite, nothing is changed.
+    /// Enqueues the norm, clipping (unless `max_norm` is 0) and the step. If the norm is not finite, the step changes nothing.
+    ///
+    /// # Errors
+    /// A launch fails.
     pub fn launch(&self, gpu: &Gpu, update: &Update, values: Ptr<f32>, grads: Ptr<f32>, max_norm: f32) -> Result<()> {
         let Update { state, begin, first, partials, lr, weight_decay, corrections, scale, norm, .. } = update;
         let (begin, first, partials, lr, weight_decay) = (*begin, *first, *partials, *lr, *weight_decay);

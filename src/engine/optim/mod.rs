@@ -1,8 +1,8 @@
 //! Optimisers over one flat parameter buffer and one flat gradient buffer, with PyTorch's update rules.
 //!
-//! A step visits the elements of the given segments only. What lies outside (parameters that took no part in the
-//! loss) keeps its value and its moments: no gradient means no weight decay either. Every element is computed by
-//! itself, so the result does not depend on the number of threads, and state plus step count continue a run bit for bit.
+//! A step updates only the elements of the given segments. All others (parameters that took no part in the loss) keep their values and
+//! moments: without a gradient there is no weight decay either. Each element is computed on its own, so the result does not depend on the
+//! number of threads. State and step count are enough to continue a run with the same bits.
 
 mod ema;
 mod gpu;
@@ -18,10 +18,10 @@ use rayon::prelude::*;
 use crate::engine::device::Mirrored;
 use crate::{Error, Result};
 
-/// Elements one task works on.
+/// How many elements one task handles.
 const CHUNK: usize = 1 << 15;
 
-/// Which update rule, with what does not vary between segments.
+/// An update rule with the settings that all segments share.
 #[derive(Clone, Debug, PartialEq)]
 pub enum UpdateRule {
     /// Adam; weight decay is added to the gradient (L2).
@@ -52,10 +52,10 @@ pub enum UpdateRule {
 }
 
 impl UpdateRule {
-    /// Refuses values that cannot work.
+    /// Checks the settings.
     ///
     /// # Errors
-    /// [`Error::Setting`] names the first one.
+    /// [`Error::Setting`] names the first setting with a value that cannot work.
     pub fn validate(&self) -> Result<()> {
         let refuse = |setting: &str, value: String, reason: &str| {
             Err(Error::Setting { setting: format!("optim.{setting}"), value, reason: reason.into() })
@@ -81,7 +81,7 @@ impl UpdateRule {
         Ok(())
     }
 
-    /// Names of the state buffers, PyTorch's.
+    /// Returns the names of the state buffers, as in PyTorch.
     pub fn buffer_names(&self) -> &'static [&'static str] {
         match self {
             Self::Adam { amsgrad: false, .. } | Self::AdamW { amsgrad: false, .. } => &["exp_avg", "exp_avg_sq"],
@@ -92,10 +92,10 @@ impl UpdateRule {
     }
 }
 
-/// A run of parameters that is updated with one learning rate and weight decay.
+/// A range of parameters that share one learning rate and one weight decay.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segment {
-    /// Elements of the flat buffers.
+    /// The range of elements in the flat buffers.
     pub range: Range<usize>,
     /// Learning rate.
     pub lr: f32,
@@ -115,10 +115,10 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// An optimiser for `len` parameters, with zero state.
+    /// Returns an optimiser for `len` parameters, whose state is zero.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a configuration that cannot work.
+    /// [`Error::Setting`] for a setting that cannot work.
     pub fn new(config: &UpdateRule, len: usize) -> Result<Self> {
         config.validate()?;
         let buffers = config.buffer_names().iter().map(|_| Mirrored::zeros(len)).collect();
@@ -128,17 +128,17 @@ impl Optimizer {
     /// Brings the state buffers to the host: see [`Mirrored::fetch`].
     ///
     /// # Errors
-    /// A device that was lost.
+    /// The device was lost.
     pub fn fetch(&self) -> Result<()> {
         self.buffers.iter().try_for_each(Mirrored::fetch)
     }
 
-    /// Steps taken so far.
+    /// Returns the number of steps so far.
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// The state buffers `[len]` by name (`exp_avg`, `exp_avg_sq`, `max_exp_avg_sq`, `momentum_buffer`), for a checkpoint.
+    /// Returns the state buffers `[len]` by name (`exp_avg`, `exp_avg_sq`, `max_exp_avg_sq`, `momentum_buffer`), for a checkpoint.
     pub fn state(&self) -> impl Iterator<Item = (&'static str, &[f32])> {
         self.config.buffer_names().iter().copied().zip(self.buffers.iter().map(|buffer| &buffer[..]))
     }
@@ -146,7 +146,7 @@ impl Optimizer {
     /// Takes over the step count and the state buffers of a checkpoint.
     ///
     /// # Errors
-    /// [`Error::OptimizerState`] where names or lengths are not those of this optimiser, which then stays as it was.
+    /// [`Error::OptimizerState`] if names or lengths differ from those of this optimiser, which then stays as it was.
     pub fn restore(&mut self, steps: u64, state: &[(&str, &[f32])]) -> Result<()> {
         let mut buffers = Vec::with_capacity(self.buffers.len());
         for (name, own) in self.state() {
@@ -164,12 +164,12 @@ impl Optimizer {
         Ok(())
     }
 
-    /// One update of the parameters inside `segments`. Segments must not overlap.
+    /// Updates the parameters inside `segments` once, on the CPU. Segments must not overlap.
     ///
-    /// The step count, and with it Adam's bias correction, is one for all parameters.
+    /// All parameters have one step count, so Adam's bias correction is the same for all.
     ///
     /// # Panics
-    /// If the buffers differ in length from this optimiser or a segment reaches beyond them.
+    /// If `params`, `grads` and the state differ in length, or a segment reaches beyond them.
     pub fn step(&mut self, params: &mut [f32], grads: &[f32], segments: &[Segment]) {
         assert_eq!(params.len(), grads.len(), "parameters and gradients differ in length");
         assert!(self.buffers.iter().all(|b| b.len() == params.len()), "the state is of another length");
@@ -207,9 +207,9 @@ struct AdamStep {
     one_minus_beta1: f32,
     one_minus_beta2: f32,
     eps: f32,
-    /// Added to the gradient for each unit of the parameter.
+    /// The parameter multiplied by this is added to the gradient.
     l2: f32,
-    /// Factor of the parameter before the update.
+    /// The parameter is multiplied by this before the update.
     shrink: f32,
     /// lr / (1 - β1^t)
     step_size: f32,
@@ -235,10 +235,10 @@ impl AdamStep {
     }
 }
 
-/// `buffers`: exp_avg, exp_avg_sq and, with AMSGrad, max_exp_avg_sq.
+/// Applies Adam to one segment. `buffers`: exp_avg, exp_avg_sq and, with AMSGrad, max_exp_avg_sq.
 fn adam<'a>(params: &mut [f32], grads: &[f32], mut buffers: impl Iterator<Item = &'a mut [f32]>, c: &AdamStep) {
     let (m, v) = (buffers.next().expect("exp_avg"), buffers.next().expect("exp_avg_sq"));
-    // One element; returns the new second moment, whose place in the denominator the running maximum may take.
+    // Updates the moments of one element. Returns the new second moment, which AMSGrad replaces by the maximum so far.
     let moments = |p: &mut f32, g: f32, m: &mut f32, v: &mut f32| {
         let g = g + c.l2 * *p;
         *p *= c.shrink;
@@ -267,8 +267,8 @@ fn adam<'a>(params: &mut [f32], grads: &[f32], mut buffers: impl Iterator<Item =
     }
 }
 
-/// `buffers`: momentum_buffer, or nothing without momentum. It starts at zero, so that an element's first step makes it
-/// the gradient itself, as PyTorch's does.
+/// Applies SGD to one segment. `buffers`: momentum_buffer, or nothing without momentum. The buffer starts at zero, so that after the first
+/// step it is the gradient itself, as in PyTorch.
 fn sgd<'a>(
     params: &mut [f32],
     grads: &[f32],
@@ -294,7 +294,7 @@ fn sgd<'a>(
     });
 }
 
-/// L2 norm of the gradients inside `segments`. The order of the sums is fixed, whatever the number of threads.
+/// Returns the L2 norm of the gradients inside `segments`. The order of the sums is the same for any number of threads.
 pub fn global_norm(grads: &[f32], segments: &[Segment]) -> f64 {
     let mut sum = 0.0;
     for segment in segments {
@@ -316,9 +316,9 @@ fn sum_of_squares(values: &[f32]) -> f64 {
     lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()
 }
 
-/// Scales the gradients inside `segments` so that their [`global_norm`] is at most `max_norm`; returns the norm before.
+/// Scales the gradients inside `segments` so that their [`global_norm`] is at most `max_norm`. Returns the norm before.
 ///
-/// A norm that is not finite leaves them as they are: the caller sees it in the returned value.
+/// If the norm is not finite, leaves the gradients as they are; the caller sees it in the returned value.
 pub fn clip_grad_norm(grads: &mut [f32], segments: &[Segment], max_norm: f64) -> f64 {
     let norm = global_norm(grads, segments);
     if norm.is_finite() && norm > max_norm {

@@ -62,7 +62,7 @@ settings! {
 }
 
 impl OptimOptions {
-    /// The update rule with what belongs to it.
+    /// Returns the update rule with its settings.
     pub fn rule(&self) -> UpdateRule {
         let OptimOptions { betas, eps, amsgrad, momentum, nesterov, .. } = *self;
         match self.kind {

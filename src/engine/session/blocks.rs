@@ -6,11 +6,11 @@ use crate::engine::plan::Block;
 /// A tensor of a node on a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
-    /// `input 0`, `output`, `saved`, `workspace`, `gradient of input 0`, `gradient of output`.
+    /// Its role: `input 0`, `output`, `saved`, `workspace`, `gradient of input 0`, `gradient of output`.
     pub name: String,
     /// Address on the GPU, bytes.
     pub address: u64,
-    /// Rounded up to whole words of 4 bytes.
+    /// Size in bytes, rounded up to whole words of 4 bytes.
     pub bytes: usize,
 }
 
@@ -24,7 +24,7 @@ pub enum Pass {
 }
 
 impl Session {
-    /// Returns what node number `node` has in the arena during `pass`. Parameters and latent states are not in the arena. Empty on the CPU.
+    /// Returns what node number `node` has in the arena during `pass`; nothing on the CPU. Parameters and latent states lie elsewhere.
     pub fn blocks(&self, node: usize, pass: Pass) -> Vec<Placed> {
         let Memory::Gpu(memory) = &self.memory else { return Vec::new() };
         let (node, plan) = (&self.graph.nodes[node], &self.plan.nodes[node]);

@@ -19,7 +19,8 @@ pub(super) struct GpuMemory {
     arena: Buffer,
 }
 
-/// The addresses of everything outside the arena that a step uses. A recording is valid only for the addresses that it was made with.
+/// The addresses of everything outside the arena that a step uses. Recorded launches are valid only for the addresses that they were
+/// recorded with.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Bound {
     /// [`Store::values`]
@@ -65,7 +66,7 @@ impl GpuMemory {
         self.gpu.upload(to, bytemuck::cast_slice(&short))
     }
 
-    /// Reads all of `value`.
+    /// Returns all numbers of `value` as f32.
     pub fn read(&self, block: Block, value: &Value) -> Result<Vec<f32>> {
         let from = self.at::<f32>(block).address();
         let mut data = vec![0.0f32; value.shape.len()];

@@ -19,7 +19,7 @@ pub trait ImageBatch {
     /// Returns the pixels `[images, height, width, 3]`.
     fn pixels(&self) -> &[u8];
 
-    /// Returns the mean and the standard deviation of each channel, of values in [0, 1].
+    /// Returns the means and the standard deviations of the channels, for pixel values scaled to [0, 1].
     fn normalization(&self) -> [[f32; 3]; 2];
 
     /// Returns the tables that `kernels/image.cu` reads: for each image the shift `[images, 2]`, whether it is mirrored `[images]` (0 or
@@ -27,6 +27,7 @@ pub trait ImageBatch {
     fn tables(&self) -> [Vec<i32>; 3];
 
     /// Returns the rectangle in which pairs of images are mixed (top, left, height, width), and the weight of an image's own pixels there.
+    /// `None` if images are not mixed.
     fn mixed(&self) -> Option<([i32; 4], f32)>;
 
     /// Writes the network's input `[images, height, width, 3]`, augmented, normalised and mixed, on the CPU.
@@ -92,6 +93,9 @@ impl Staging {
 
 impl Session {
     /// Sets the input `images` to a batch, augmented, normalised and mixed. If the batch has fewer images than the input, the rest is 0.
+    ///
+    /// # Errors
+    /// The GPU fails.
     ///
     /// # Panics
     /// If the images have another size than the input or are more, which is a bug of the caller.

@@ -42,7 +42,7 @@ impl Session {
     /// Plans `graph` for `device` and allocates its arena there.
     ///
     /// # Errors
-    /// The arena is larger than the available memory.
+    /// The GPU cannot run one of the ops, or the arena is larger than the available memory.
     pub fn new(graph: Graph, store: &Store, device: &Device) -> Result<Session> {
         let plan = Plan::new(&graph, store, device.gpu())?;
         let memory = match device {
@@ -52,8 +52,8 @@ impl Session {
         Ok(Session { graph, plan, memory, staging: None, poison: false })
     }
 
-    /// Returns the same session, which fills all memory that must not be read with NaN and checks that nothing is written beyond a block's
-    /// end (for tests).
+    /// Returns the session in a mode for tests: it fills memory that must not be read with NaN. On a GPU it also checks that no op writes
+    /// beyond the end of a block.
     pub fn poisoned(mut self) -> Session {
         self.poison = true;
         self
@@ -79,6 +79,9 @@ impl Session {
 
     /// Sets an input. Class labels are given as the bits of u32 ([`bytemuck::cast_slice`]).
     ///
+    /// # Errors
+    /// The GPU fails.
+    ///
     /// # Panics
     /// If the length is not that of `var`, which is a bug of the caller.
     pub fn set(&mut self, var: Var, data: &[f32]) -> Result<()> {
@@ -92,6 +95,12 @@ impl Session {
     }
 
     /// Sets the gradient of a root before [`Session::backward`].
+    ///
+    /// # Errors
+    /// The GPU fails.
+    ///
+    /// # Panics
+    /// If `var` is no root of a differentiable graph, or the length is not that of `var`.
     pub fn set_grad(&mut self, var: Var, data: &[f32]) -> Result<()> {
         let block = self.plan.grads[var.0].expect("a root of a differentiable graph");
         match &mut self.memory {
@@ -101,7 +110,13 @@ impl Session {
         Ok(())
     }
 
-    /// Returns a kept value after forward.
+    /// Returns a kept value ([`Graph::keep`]) after forward.
+    ///
+    /// # Errors
+    /// The GPU fails.
+    ///
+    /// # Panics
+    /// If `var` is not kept.
     pub fn value(&self, var: Var) -> Result<Cow<'_, [f32]>> {
         assert!(self.graph.values[var.0].keep, "value was not kept");
         match &self.memory {
@@ -110,7 +125,13 @@ impl Session {
         }
     }
 
-    /// Returns the gradient of an input after backward.
+    /// Returns the gradient of an input ([`Graph::input_with_grad`]) after backward.
+    ///
+    /// # Errors
+    /// The GPU fails.
+    ///
+    /// # Panics
+    /// If no gradient is computed for `var`.
     pub fn grad(&self, var: Var) -> Result<Cow<'_, [f32]>> {
         let block = self.plan.grads[var.0].expect("input recorded with gradient");
         match &self.memory {
@@ -145,6 +166,9 @@ impl Session {
     ///
     /// # Errors
     /// The GPU fails.
+    ///
+    /// # Panics
+    /// If the graph's mode is [`Mode::Eval`].
     pub fn backward(&mut self, store: &mut Store, states: &mut LatentStates) -> Result<()> {
         assert_ne!(self.graph.mode, Mode::Eval, "an evaluation graph keeps nothing for backward");
         match &mut self.memory {
@@ -164,7 +188,7 @@ impl Session {
         self.plan.param_written[index]
     }
 
-    /// Does what a step changes on the host: the current states become the previous ones, and the counters of batches go up.
+    /// Makes the changes of a step that belong to the host: the current states become the previous ones, and the counters of batches go up.
     pub(crate) fn begin_step(&self, store: &mut Store, states: &mut LatentStates) -> Result<()> {
         let batch = self.graph.values.first().map_or(0, |v| v.shape.n);
         states.begin_step(&self.graph.states, batch)?;

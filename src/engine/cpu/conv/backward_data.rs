@@ -24,7 +24,8 @@ impl OutputWindows<'_> {
         (n, self.phase[0] + i * self.geometry.stride[0], self.phase[1] + j * self.geometry.stride[1])
     }
 
-    /// Returns the output coordinate that reads input coordinate `i` at kernel offset `k`.
+    /// Returns the output coordinate that reads input coordinate `i` at kernel offset `k`, or `None` if it is outside. `k` must reach this
+    /// phase.
     fn output(&self, axis: usize, i: usize, k: usize) -> Option<usize> {
         let g = self.geometry;
         let size = [g.out_h(), g.out_w()][axis];

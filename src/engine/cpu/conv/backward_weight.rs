@@ -12,7 +12,7 @@ const WEIGHT_ROWS: usize = 32 * MR;
 const PIXEL_BLOCK: usize = 192;
 /// A gradient is split into at least this many tasks, by pixels too if its rows give fewer and there are enough pixels.
 const WEIGHT_TASKS: usize = 16;
-/// The fewest pixels of a split, so that it is worth its partial result.
+/// The fewest pixels of a split; fewer do not pay for another partial result.
 const SPLIT_PIXELS: usize = 512;
 
 /// Returns how many parts the pixels are split into. It depends on the shape only, so that sums have one order.
@@ -27,7 +27,7 @@ pub fn backward_weight_workspace(geometry: &Conv2dGeometry) -> usize {
     if splits > 1 { splits * geometry.k() * geometry.out_c } else { 0 }
 }
 
-/// Computes `grad_weight (+)= Σ_pixels windowᵀ · grad_y`, `[k, out_c]`.
+/// Computes `grad_weight (+)= Σ_pixels windowᵀ · grad_y`, `[k, out_c]`; the other shapes are as in `conv2d_forward`.
 pub fn conv2d_backward_weight(
     geometry: &Conv2dGeometry,
     x: &[f32],

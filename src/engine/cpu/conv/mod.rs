@@ -1,8 +1,8 @@
 //! 2-D convolution on NHWC tensors and its gradients, all as matrix products without an im2col copy.
 //!
 //! Weights are the right matrix, `[kh·kw·in, out]`. Forward reads input pixels through pointers, padding through a pointer to zeros.
-//! Input pixels with the same `ih mod sh` and `iw mod sw` form a stride phase, which the same taps reach; the gradient of the input is
-//! a product per stride phase, over these taps only. The gradient of the weight is a product over pixels.
+//! Input pixels with the same `ih mod sh` and `iw mod sw` form a stride phase: the same taps reach all of them. The gradient of the input
+//! is a product per stride phase, over these taps only. The gradient of the weight is a product over pixels.
 
 mod backward_data;
 mod backward_weight;

@@ -36,6 +36,8 @@ pub(super) struct Descriptors {
 }
 
 impl Descriptors {
+    /// Returns the descriptors of a convolution.
+    ///
     /// # Errors
     /// [`Error::Shape`] for a tensor of 2³¹ elements or more.
     pub fn new(g: &Conv2dGeometry) -> Result<Descriptors> {

@@ -32,6 +32,7 @@ pub(super) struct Needed {
     pub packages: [&'static str; 2],
     /// The Debian package in NVIDIA's repository, without the version of CUDA at its end: the major version, or major and minor.
     pub apt: &'static str,
+    /// Whether the minor version is a part of that name.
     pub apt_minor: bool,
 }
 
@@ -122,7 +123,7 @@ pub(super) fn open_vendor(driver: usize) -> Result<()> {
     judge(&CUDNN, &Found { version: cudnn_version(version), cuda, file }, driver)
 }
 
-/// cuBLASLt must be present.
+/// Returns cuBLASLt's version: major, minor, patch. The library must be present.
 fn cublaslt_version() -> Result<[usize; 3]> {
     use cublaslt::libraryPropertyType::{MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
     let mut version = [0; 3];
@@ -148,6 +149,8 @@ impl Found {
     }
 }
 
+/// Checks the CUDA version of the driver.
+///
 /// # Errors
 /// The driver is too old.
 pub(super) fn judge_driver(version: usize) -> Result<()> {
@@ -161,6 +164,8 @@ pub(super) fn judge_driver(version: usize) -> Result<()> {
     )))
 }
 
+/// Checks the version of a library.
+///
 /// # Errors
 /// The version has other functions, or needs a newer driver.
 pub(super) fn judge(needed: &Needed, found: &Found, driver: usize) -> Result<()> {

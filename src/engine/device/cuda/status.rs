@@ -16,6 +16,8 @@ pub(super) trait Status: Copy {
     /// Returns what went wrong and what to do, or `None` if the call succeeded.
     fn reason(self) -> Option<String>;
 
+    /// Checks that the call succeeded.
+    ///
     /// # Errors
     /// [`Error::Device`] with `action` if the call failed.
     fn check(self, action: &str) -> Result<()> {
