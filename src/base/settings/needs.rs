@@ -106,7 +106,7 @@ pub(crate) const RAND_AUGMENT: Need =
 /// Has an effect in networks with BConv-Cells.
 pub(crate) const CELLS: Need = need(
     |c| c.text("model.arch").ends_with("-ptl"),
-    "in a network without BConv-Cells: leave it out, or name an `model.arch` that ends in -ptl",
+    "in a network without BConv-Cells: leave it out, or name one that ends in -ptl by `model.arch`",
 );
 /// Has an effect if the channels of the cells are not given.
 pub(crate) const CELL_WIDTHS: Need = need(
