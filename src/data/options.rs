@@ -72,7 +72,7 @@ impl Default for LoadOptions {
 }
 
 impl DataOptions {
-    /// What loading a re-identification data set needs beside folder and kind.
+    /// Returns the options for loading a re-identification data set.
     pub fn load_options(&self, subsets: Subsets) -> LoadOptions {
         LoadOptions { subsets, msmt17_val: self.msmt17_val, split: self.split }
     }

@@ -16,7 +16,7 @@ pub enum Mix {
         /// Weight of the image's own pixels and label, in [0, 1].
         share: f32,
     },
-    /// CutMix: the pixels in `rectangle` (top, left, height, width) are the partner's; `share` is 1 - its share of the area.
+    /// CutMix: the pixels in `rectangle` are the partner's; `share` is 1 - the rectangle's share of the area.
     Paste {
         /// Top, left, height and width, pixels.
         rectangle: [i32; 4],

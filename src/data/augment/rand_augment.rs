@@ -27,7 +27,7 @@ pub enum Op {
     Sharpness(f32),
     /// Bits that are kept.
     Posterize(u32),
-    /// Values from this threshold on are inverted.
+    /// Threshold from which on values are inverted.
     Solarize(f64),
     AutoContrast,
     Equalize,

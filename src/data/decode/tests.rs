@@ -17,7 +17,7 @@ fn blocks() -> GrayImage {
     GrayImage::from_fn(3 * BLOCK, 2 * BLOCK, |x, y| Luma([VALUES[(y / BLOCK * 3 + x / BLOCK) as usize]]))
 }
 
-/// EXIF data that say nothing but the orientation; in TIFF's own format.
+/// Returns EXIF data with the orientation alone, in TIFF's own format.
 fn exif(orientation: u16) -> Vec<u8> {
     let entry =
         [&0x112u16.to_le_bytes()[..], &3u16.to_le_bytes(), &1u32.to_le_bytes(), &orientation.to_le_bytes(), &[0; 2]];
@@ -115,7 +115,7 @@ fn all_orientations_are_applied_in_every_format_that_has_them() {
             assert_eq!(letters(&decode(&path, false).unwrap()), upright[0], "{}", path.display());
         }
     }
-    // What is no orientation changes nothing.
+    // A value that is no orientation changes nothing.
     for (ending, bytes) in with_orientation(9) {
         assert_eq!(letters(&decode(&folder.write(&format!("9.{ending}"), bytes), true).unwrap()), upright[0]);
     }

@@ -1,4 +1,4 @@
-//! Every form on disk, written by the tests byte by byte, and what is refused with which sentence.
+//! Tests every form on disk with files that the tests write byte by byte, and the messages of refusals.
 
 mod checks;
 mod cifar;

@@ -1,4 +1,4 @@
-//! Small files of the published form, written here, and what the conversion makes of them, whole and spoilt.
+//! Tests the conversion on small files in the published form, intact and damaged.
 
 use std::fs;
 
@@ -275,7 +275,7 @@ fn lists_that_contradict_themselves_are_refused() {
     }
 }
 
-/// Cut anywhere or with a byte changed anywhere, the file gives images or an error: no panic, nothing endless.
+/// A file cut anywhere, or with a byte changed anywhere, gives images or an error. It never panics and always ends.
 #[test]
 fn a_broken_image_file_never_panics() {
     let folder = published();

@@ -1,4 +1,4 @@
-//! A small writer of the format, for tests here and of the conversions, and what the reader makes of good and bad bytes.
+//! Tests the reader on good and bad bytes. The small writer of the format also serves the tests of the conversions.
 
 use std::io::Write;
 
