@@ -214,7 +214,7 @@ mod tests {
     use crate::eval::rerank::RerankVariant;
     use crate::eval::reranked_distances;
 
-    /// `n` images of 8 identities by 3 cameras, in 6 dimensions.
+    /// Returns features of `n` images of 8 identities by 3 cameras, in 6 dimensions.
     fn set(n: usize, seed: f32) -> FeatureSet {
         let pids: Vec<i64> = (0..n).map(|i| 1 + (i % 8) as i64).collect();
         let value =

@@ -11,7 +11,7 @@ fn close(a: f64, b: f64) -> bool {
     (a - b).abs() < 1e-6
 }
 
-/// Four images of three classes; class c has none.
+/// Returns the report of four images of three classes; class c has none.
 fn report() -> ClassificationReport {
     let probabilities = [
         0.7, 0.2, 0.1, // a, right

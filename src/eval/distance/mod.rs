@@ -201,6 +201,9 @@ impl<'a> Distances<'a> {
 ///
 /// # Errors
 /// As [`RerankOptions::validate`]; it does not fit into memory; the device fails.
+///
+/// # Panics
+/// `dim` is 0.
 pub fn reranked_distances(
     query: &[f32],
     gallery: &[f32],

@@ -56,7 +56,7 @@ fn filters_differ_in_what_they_remove() {
     assert_eq!((all.first_match_rank, all.matches), (1, 2));
 }
 
-/// The definition, by sorting everything.
+/// Computes the metrics by their definition, sorting all items.
 fn by_sorting(distances: &[f32], pid: i64, camid: i64, gallery: Labels) -> Option<(f64, f64)> {
     let mut order: Vec<usize> =
         (0..distances.len()).filter(|&g| gallery.pids[g] != pid || gallery.camids[g] != camid).collect();

@@ -4,7 +4,7 @@ use super::*;
 
 const KIND: DatasetKind = DatasetKind::Csv;
 
-/// A folder with `list.csv` and the images a.png to f.png.
+/// Creates a folder with `list.csv` and the images a.png to f.png.
 fn folder(list: &str) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     touch(root.path(), &["img/a.png", "img/b.png", "img/c.png", "img/d.png", "img/e.png", "img/f.png"]);

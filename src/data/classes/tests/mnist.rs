@@ -19,7 +19,7 @@ fn gz(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Three training images and two others of 2x3, under names with this separator and ending.
+/// Writes three training images and two test images of 2x3, under names with this separator and, if `zipped`, the ending `.gz`.
 fn good(folder: &Path, separator: char, zipped: bool) {
     let train: Vec<u8> = (0..18).collect();
     let files = [

@@ -47,7 +47,7 @@ fn labels(samples: &[Sample]) -> Vec<u32> {
     samples.iter().map(|sample| sample.label).collect()
 }
 
-/// Decoded pixels.
+/// Returns the decoded pixels.
 fn pixels(sample: &Sample) -> Vec<u8> {
     assert!(matches!(sample.image, ImageSource::Packed { .. }));
     sample.image.decode(false).unwrap().0.pixels
