@@ -263,7 +263,7 @@ mod tests {
         assert!(error.contains("1 of the 2 values of bn.running_var is negative"), "{error}");
     }
 
-    /// Two branches that may start from one stage, a head, a running mean and its counter.
+    /// Returns a model of two branches that may start from one stage, a head, a running mean and its counter.
     fn store() -> Store {
         let mut store = Store::new();
         for name in ["p1.0.weight", "p2.0.weight"] {

@@ -175,7 +175,7 @@ fn elements<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec
 mod tests {
     use super::*;
 
-    /// The numbers 0 to 11 behind a header of 3 bytes.
+    /// Returns the numbers 0 to 11 behind a header of 3 bytes.
     fn file() -> Vec<u8> {
         (0..3).chain(0..12).collect()
     }

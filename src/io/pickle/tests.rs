@@ -41,7 +41,7 @@ impl Writer {
         }
     }
 
-    /// `numpy.dtype(name)` with its state.
+    /// Returns `numpy.dtype(name)` with its state.
     fn element(self, name: &str) -> Vec<u8> {
         let (dtype, flags) = match self {
             Writer::Python2 => (&b"cnumpy\ndtype\nq\x06"[..], &b"K\x00K\x01\x87Rq\x07"[..]),

@@ -20,7 +20,7 @@ fn text(s: &str) -> Vec<u8> {
     [&[b'X'][..], &(s.len() as u32).to_le_bytes(), s.as_bytes()].concat()
 }
 
-/// A dictionary of these entries.
+/// Returns a dictionary of these entries.
 pub(super) fn dict(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let items: Vec<u8> = entries.iter().flat_map(|(key, value)| [text(key), value.clone()].concat()).collect();
     [b"}(".to_vec(), items, b"u".to_vec()].concat()

@@ -9,7 +9,7 @@ pub(super) fn parse(bytes: Vec<u8>) -> Result<File, String> {
     File::parse(Path::new("x"), bytes, None)
 }
 
-/// A legacy file whose object is `pickle`.
+/// Returns a legacy file whose object is `pickle`.
 pub(super) fn legacy(pickle: &[u8]) -> Vec<u8> {
     let head = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.";
     [&head[..], pickle, b"\x80\x02]."].concat()

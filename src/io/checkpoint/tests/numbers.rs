@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::engine::store::{Group, Layout, Store};
 use crate::io::checkpoint::{File, FineTune, Tensor, TensorNames, fine_tune, load_exact, write};
 
-/// A weight, a running variance, and a classifier.
+/// Returns a model of a weight, a running variance, and a classifier.
 fn store() -> Store {
     let mut store = Store::new();
     store.add_param("conv.weight".into(), &[2, 1, 1, 1], Layout::Conv, Group::Backbone);
@@ -26,7 +26,7 @@ impl TensorNames for OneConvolution {
     }
 }
 
-/// A safetensors file of a tensor of one type, with these bytes.
+/// Returns a safetensors file with one tensor of these bytes.
 fn typed(name: &str, dtype: &str, shape: &[usize], bytes: &[u8]) -> Vec<u8> {
     let header =
         serde_json::json!({ name: { "dtype": dtype, "shape": shape, "data_offsets": [0, bytes.len()] } }).to_string();
