@@ -15,7 +15,7 @@ pub(crate) trait Pairs: Sync {
 pub(crate) struct Width<'a> {
     pub own: f32,
     pub factors: [f32; 2],
-    /// `[gallery]` each
+    /// The two terms of each gallery image, `[gallery]` each.
     pub of: [&'a [f32]; 2],
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct GpuReranker<'a> {
 
 /// Rows of (column, weight), ascending by column.
 struct SparseRows {
-    /// `[n, capacity]` each
+    /// Columns and weights of the entries, `[n, capacity]` each.
     columns: Buffer,
     weights: Buffer,
     /// `[n]`: entries of each row.
