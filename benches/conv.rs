@@ -1,5 +1,5 @@
-//! The convolutions of ResNet-50 (256x128 images, batch 16), each layer's forward pass and both gradients, against this
-//! machine's own rate for large matrix products (the crate `gemm`), measured in the same run.
+//! Measures the convolutions of ResNet-50 (256x128 images, batch 16): forward pass and both gradients of each layer, compared with this
+//! machine's rate for large matrix products (the crate `gemm`) in the same run.
 //!
 //! Criterion prints floating-point operations per second (read GFLOP/s for Gelem/s); the table at the end lists every layer
 //! and sums them.
@@ -24,7 +24,7 @@ struct Layer {
     count: usize,
 }
 
-/// All 53 convolutions, equal ones together. The last stage has stride 1, as in the re-identification models.
+/// Returns all 53 convolutions, equal ones together. The last stage has stride 1, as in the re-identification models.
 fn resnet50() -> Vec<Layer> {
     let mut layers: Vec<Layer> = Vec::new();
     let mut conv = |name: String, size: [usize; 2], input, output, kernel: usize, stride: usize| {
@@ -58,7 +58,7 @@ fn resnet50() -> Vec<Layer> {
     layers
 }
 
-/// Median times of the forward pass, the gradient of the input and that of the weight. Images need no gradient.
+/// Measures the median times of the forward pass, the gradient of the input and that of the weight. Images need no gradient.
 fn layer(group: &mut BenchmarkGroup<'_, WallTime>, layer: &Layer) -> [Option<Duration>; 3] {
     let g = &layer.geometry;
     let flops = Throughput::Elements(g.flops());

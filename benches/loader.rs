@@ -1,4 +1,4 @@
-//! Images per second that loader threads prepare: JPEGs of 500x375 to random parts of 224x224, without and with RandAugment.
+//! Measures the images per second that loader threads prepare: JPEGs of 500x375 to random parts of 224x224, without and with RandAugment.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use ptl::data::{Augment, Crop, ImageCache, ImageSource, Interpolation, Loader, L
 
 const IMAGES: usize = 32;
 
-/// Smooth colours with some noise, so that decoding takes about as long as for photographs.
+/// Writes images of smooth colours with some noise, so that decoding takes about as long as for photographs.
 fn jpegs(folder: &std::path::Path) -> Arc<[Sample]> {
     let sample = |i: usize| {
         let path = folder.join(format!("{i}.jpg"));

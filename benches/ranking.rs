@@ -1,7 +1,7 @@
-//! Distances with ranking, and re-ranking, on drawn features around one centre for each identity.
+//! Measures distances with ranking, and re-ranking, on random features around one centre for each identity.
 //!
-//! `PTL_RANKING=QUERIES,GALLERY,LENGTH,IDENTITIES` sets the size; Market-1501's is `3368,15913,2048,750`. The largest
-//! memory of the process so far is printed after each group, where the system tells.
+//! `PTL_RANKING=QUERIES,GALLERY,LENGTH,IDENTITIES` sets the size; Market-1501's is `3368,15913,2048,750`. After each group, the largest
+//! memory of the process so far is printed, where the system reports it.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use ptl::eval::rerank::{RerankOptions, RerankVariant};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Queries, gallery images, numbers of a feature, identities.
+/// Numbers of queries, gallery images, values of a feature, identities.
 const SMALL: [usize; 4] = [336, 1591, 512, 75];
 const CAMERAS: usize = 6;
 

@@ -1,4 +1,4 @@
-//! One training step (forward, backward, optimiser) of ResNet-50 with and without BConv-Cells on 16 images of 256x128.
+//! Measures a training step (forward, backward, optimiser) of ResNet-50 with and without BConv-Cells on 16 images of 256x128.
 //!
 //! Criterion prints images per second (elem/s); the lines at the end add GFLOP/s.
 

@@ -1,4 +1,4 @@
-//! The eight cells of MGN_PTL, fused, and as a convolution with 4·channels outputs followed by an elementwise pass.
+//! Measures the eight cells of MGN_PTL, fused, and as a convolution with 4·channels outputs followed by an elementwise pass.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub fn run(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) ->
     let mut gains = Vec::new();
     for &batch in machine.batches() {
         for (i, cell) in cells(batch).into_iter().enumerate() {
-            // As an op on its own the first cell makes the images' gradient too.
+            // As an op on its own, the first cell computes the gradient of the images too.
             let cell = Cell { input_gradient: true, ..cell };
             let mut fused = [(); 2].map(|()| Duration::ZERO);
             let (moved, name) = (cell.fused(machine.precision()), format!("cell {}", i + 1));
@@ -61,7 +61,7 @@ fn id(name: &str, pass: &str, batch: usize) -> BenchmarkId {
     BenchmarkId::new(format!("{name} {pass}"), batch)
 }
 
-/// The cell's convolution as an op.
+/// Returns the cell's convolution as an op.
 fn convolution(cell: &Cell) -> OpCase {
     OpCase {
         name: "the convolution of a cell",
@@ -107,7 +107,7 @@ struct DeviceGates {
     buffer: ptl::engine::device::Buffer,
     step: u64,
     pre: u64,
-    /// Where the activated gates go in training: the convolution's backward reads them as its output's gradient, once they are gradients.
+    /// Address of the activated gates in training. Their gradients replace them, which the convolution's backward pass reads.
     gates: Option<u64>,
     pixels: i64,
     channels: i32,
@@ -152,7 +152,7 @@ impl DeviceGates {
     }
 }
 
-/// The elementwise half on the CPU: `[pixels, i f o g, channels]` to state and output.
+/// Computes the elementwise half on the CPU: `[pixels, i f o g, channels]` to state and output.
 fn host_gates(channels: usize, pre: &[f32], before: &[f32], next: &mut [f32], y: &mut [f32]) {
     const PIXELS: usize = 64;
     let rows = pre.par_chunks(4 * channels * PIXELS).zip(before.par_chunks(channels * PIXELS));

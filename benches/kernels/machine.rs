@@ -1,4 +1,4 @@
-//! The device that is measured: which one, what it can do at most, and how time is taken on it.
+//! The device that is measured: its choice, its ceilings, and how times are measured on it.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use ptl::engine::store::Layout;
 
 use crate::support::{large_gemm, measure, measure_all};
 
-/// Passes that a GPU gets as one recording, so that launching them costs no time.
+/// Number of passes that a GPU gets as one recording, so that launching them costs no time.
 const PASSES: u64 = 10;
 
 pub type Group<'a> = BenchmarkGroup<'a, WallTime>;
@@ -27,8 +27,8 @@ pub struct Machine {
     pub product: f64,
 }
 
-/// The device that `PTL_BENCH_DEVICE` names, once for each precision that it has; without it a GPU where one can be used, else the
-/// CPU.
+/// Returns the device that `PTL_BENCH_DEVICE` names, once for each precision that it has. If the variable is not set, takes a GPU where
+/// one can be used, else the CPU.
 pub fn devices() -> Vec<Device> {
     let kind = std::env::var("PTL_BENCH_DEVICE").unwrap_or_else(|_| "auto".into());
     let open = |kind, precision| Device::open(&DeviceOptions { kind, precision, vendor: false });
@@ -47,7 +47,7 @@ fn refuse(reason: &str) -> ! {
     std::process::exit(1)
 }
 
-/// Ten samples, over at least `seconds` altogether.
+/// Creates a group of measurements with ten samples each, over at least `seconds` altogether.
 pub fn group<'a>(criterion: &'a mut Criterion, name: &str, seconds: f32) -> Group<'a> {
     let mut group = criterion.benchmark_group(name);
     group.sampling_mode(SamplingMode::Flat).sample_size(10);
@@ -75,12 +75,12 @@ impl Machine {
         precision(&self.device)
     }
 
-    /// Batches that are worth measuring here.
+    /// Returns the batch sizes that are worth measuring on this device.
     pub fn batches(&self) -> &'static [usize] {
         if self.gpu().is_some() { &[16, 64] } else { &[16] }
     }
 
-    /// Time of `pass`, which runs twice before anything is measured. On a GPU it is recorded, so it must only launch.
+    /// Measures the time of `pass`, which runs twice before anything is measured. On a GPU it is recorded, so it must only launch kernels.
     pub fn time(
         &self,
         group: &mut Group<'_>,
@@ -104,7 +104,7 @@ fn precision(device: &Device) -> Precision {
     device.gpu().map_or(Precision::F32, Gpu::precision)
 }
 
-/// Our own copy of 1.5 GB.
+/// Measures this crate's own copy of 1.5 GB.
 fn device_copy(machine: &Machine, group: &mut Group<'_>, gpu: &Gpu) -> f64 {
     let len = 375_000_000usize;
     let [from, to] = [(); 2].map(|()| gpu.allocate(4 * len).expect("3 GB of the GPU's memory"));
@@ -116,7 +116,7 @@ fn device_copy(machine: &Machine, group: &mut Group<'_>, gpu: &Gpu) -> f64 {
     bytes as f64 / time.as_secs_f64()
 }
 
-/// Our own product of 8192x4096 with 4096x4096, as a 1x1 convolution.
+/// Measures this crate's own product of 8192x4096 with 4096x4096, as a 1x1 convolution.
 fn own_product(machine: &Machine, group: &mut Group<'_>) -> f64 {
     let case = OpCase {
         name: "product",
@@ -133,7 +133,7 @@ fn own_product(machine: &Machine, group: &mut Group<'_>) -> f64 {
     flops as f64 / time.as_secs_f64()
 }
 
-/// `memcpy` of 256 MB by all threads.
+/// Measures `memcpy` of 256 MB by all threads.
 fn host_copy(group: &mut Group<'_>) -> f64 {
     use rayon::prelude::*;
     const PART: usize = 1 << 18;

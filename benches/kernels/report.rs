@@ -1,4 +1,4 @@
-//! What was measured, as tables.
+//! Formats measurements as tables.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub struct Row {
     pub batch: usize,
     pub pass: &'static str,
     pub time: Duration,
-    /// Counted from shapes.
+    /// Bytes read and written, counted from shapes; `None` if unknown.
     pub bytes: Option<u64>,
     pub flops: u64,
 }
@@ -22,7 +22,7 @@ impl Row {
         if amount == 0 { "-".into() } else { format!("{:.1}", amount as f64 / self.time.as_secs_f64() / unit) }
     }
 
-    /// The least time that the device's ceilings allow, as a share of the time that it took.
+    /// Returns the least time that the device's ceilings allow, as a share of the measured time.
     fn share(&self, machine: &Machine) -> String {
         let Some(bytes) = self.bytes else { return "-".into() };
         let least = (bytes as f64 / machine.copy).max(self.flops as f64 / machine.product);
@@ -30,7 +30,7 @@ impl Row {
     }
 }
 
-/// A cell, fused and not.
+/// Times of a cell, fused and not.
 pub struct Gain {
     pub cell: String,
     pub batch: usize,
@@ -43,7 +43,7 @@ fn microseconds(time: Duration) -> String {
     format!("{:.1}", 1e6 * time.as_secs_f64())
 }
 
-/// All rows with rates and shares.
+/// Returns a table of all rows with rates and shares.
 pub fn rows(machine: &Machine, rows: &[Row]) -> String {
     let mut table = Table::new(["what", "batch", "pass", "µs", "GB/s", "GFLOP/s", "of the roofline"]);
     for row in rows {
@@ -62,7 +62,7 @@ pub fn rows(machine: &Machine, rows: &[Row]) -> String {
     format!("\n== {}: copy {copy:.0} GB/s, product {product:.0} GFLOP/s\n\n{}", machine.device, table.to_markdown())
 }
 
-/// What the fused cell is worth.
+/// Returns a table of the times that fusing saves.
 pub fn gains(gains: &[Gain]) -> String {
     let header =
         ["cell", "batch", "evaluation, fused µs", "unfused µs", "gain", "training, fused µs", "unfused µs", "gain"];
@@ -91,7 +91,7 @@ pub fn gains(gains: &[Gain]) -> String {
     table.to_markdown()
 }
 
-/// What the numbers are.
+/// Explanation of the numbers.
 pub const NOTES: &str = "\
 Bytes are counted from shapes, each tensor once for each launch that has it. A cell's: tests/emulated/cells.rs. An op's: inputs, parameters
 and output forward; backward the output's gradient, inputs and parameters again, and the gradients of both. The optimiser's: gradient twice

@@ -1,4 +1,4 @@
-//! Everything else that a step consists of: each op, the update of the parameters, images, and whole steps.
+//! Measures the other parts of a step: each op, the update of the parameters, images, and whole steps.
 
 use std::hint::black_box;
 
@@ -21,7 +21,7 @@ use crate::machine::{Machine, group};
 use crate::report::Row;
 use crate::support::{self, CLASSES, measure_all, uniform};
 
-/// Each op at its size in a ResNet-50 on 16 images of 256x128.
+/// Measures each op at its size in a ResNet-50 on 16 images of 256x128.
 pub fn ops(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) {
     let mut group = group(criterion, &format!("ops {}", machine.precision()), 0.2);
     for case in bench_cases() {
@@ -41,7 +41,7 @@ pub fn ops(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) {
     }
 }
 
-/// Of forward, and of forward with backward.
+/// Counts the bytes of forward, and of forward with backward.
 fn bytes(case: &OpCase, output: usize, precision: Precision) -> [u64; 2] {
     let element = if precision == Precision::Bf16 { 2 } else { 4 };
     let inputs = element * case.inputs.iter().map(Shape::len).sum::<usize>();
@@ -50,7 +50,7 @@ fn bytes(case: &OpCase, output: usize, precision: Precision) -> [u64; 2] {
     [forward, forward + element * output + 2 * inputs + 2 * parameters].map(|bytes| bytes as u64)
 }
 
-/// Adam with AMSGrad over as many parameters as MGN_PTL has; over a tenth on the CPU.
+/// Measures Adam with AMSGrad over as many parameters as MGN_PTL has; over a tenth of them on the CPU.
 pub fn update(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) {
     let len = if machine.gpu().is_some() { 80_000_000 } else { 8_000_000 };
     let mut group = group(criterion, &format!("update {}", machine.precision()), 0.3);
@@ -76,7 +76,8 @@ pub fn update(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>)
     rows.push(Row { what, batch: 1, pass: "update", time, bytes: Some(bytes), flops: 0 });
 }
 
-/// Bytes of 384x128 images to the network's input, all mirrored, cropped and erased as training does; on a GPU with their upload.
+/// Measures how bytes of 384x128 images become the network's input, all mirrored, cropped and erased as in training; on a GPU with their
+/// upload.
 pub fn images(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) {
     let mut group = group(criterion, &format!("images {}", machine.precision()), 0.3);
     for &count in machine.batches() {
@@ -97,7 +98,7 @@ pub fn images(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>)
     }
 }
 
-/// Whole training steps; the lines say images per second.
+/// Measures whole training steps. Returns lines that say the images per second.
 pub fn steps(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) -> Vec<String> {
     let mut group = group(criterion, &format!("train step {}", machine.precision()), 2.0);
     let mut lines = Vec::new();
@@ -119,7 +120,7 @@ pub fn steps(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) 
                 trainer.step(&batch, Some(&batch), 1e-6).expect("a finite loss");
             };
             let work = Throughput::Elements(count as u64);
-            // A step ends when its losses have come back.
+            // A step ends when its losses have been read back.
             let time = measure_all(&mut group, BenchmarkId::new(arch, count), work, pass, || ());
             rows.push(Row { what: arch.into(), batch: count, pass: "step", time, bytes: Some(0), flops });
             lines.push(format!(

@@ -1,4 +1,4 @@
-//! What several benches share.
+//! Helpers that several benches share.
 #![allow(dead_code)] // Each bench takes a part of it.
 
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ pub fn measure(
     measure_all(group, id, work, f, || ())
 }
 
-/// The same for an `f` that only asks for work: `wait` returns when it is done.
+/// Measures like [`measure`] an `f` that only launches work: `wait` returns when the work is done.
 pub fn measure_all(
     group: &mut BenchmarkGroup<'_, WallTime>,
     id: BenchmarkId,
@@ -57,7 +57,7 @@ pub fn measure_all(
     samples.get(samples.len() / 2).copied().unwrap_or_default()
 }
 
-/// FLOP/s of a large product of the crate `gemm` on all cores.
+/// Measures the FLOP/s of a large product with the crate `gemm` on all cores.
 pub fn large_gemm(group: &mut BenchmarkGroup<'_, WallTime>) -> f64 {
     let (a, b, mut c) = (uniform(LARGE * LARGE), uniform(LARGE * LARGE), vec![0.0f32; LARGE * LARGE]);
     let flops = 2 * (LARGE * LARGE * LARGE) as u64;
@@ -92,7 +92,7 @@ pub fn large_gemm(group: &mut BenchmarkGroup<'_, WallTime>) -> f64 {
     flops as f64 / time.as_secs_f64()
 }
 
-/// A batch of random images of the size and number that `config` trains on.
+/// Returns a batch of random images of the size and number that `config` trains on.
 pub fn batch(config: &Config) -> Batch {
     let mut rng = stream(0, Purpose::Test, 0, 0);
     let size = [config.model.height, config.model.image_width];

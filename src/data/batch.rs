@@ -17,9 +17,9 @@ pub struct Batch {
     pub params: Vec<AugmentParams>,
     /// Class of each image.
     pub labels: Vec<u32>,
-    /// Index of the sample that each image is.
+    /// Index of the sample of each image.
     pub indices: Vec<usize>,
-    /// How pairs of the augmented images are mixed.
+    /// How pairs of the augmented images are mixed; `None` if they are not.
     pub mix: Option<Mix>,
 }
 

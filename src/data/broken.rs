@@ -1,4 +1,4 @@
-//! Finds images that cannot be decoded before long work: they are refused, or left out.
+//! Finds images that cannot be decoded before a long run starts. Such images are refused, or left out.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

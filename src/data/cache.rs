@@ -19,7 +19,7 @@ pub struct ImageCache {
 }
 
 impl ImageCache {
-    /// Creates a cache for as many of `samples` images as fit into `megabytes`.
+    /// Creates a cache for as many of `samples` images as fit into `megabytes` (MiB).
     pub fn new(samples: usize, transform: &Transform, megabytes: usize) -> Arc<ImageCache> {
         let budget = megabytes.saturating_mul(1 << 20);
         let slots = match transform.crop {
@@ -124,7 +124,7 @@ mod tests {
                 });
             }
         });
-        // Those that met may have found no room; afterwards nothing but the image is missing.
+        // Threads that loaded it at the same time may have found no room. In the end, the budget lacks the bytes of one image only.
         cache.load(1, &files[1], &transform).unwrap();
         assert_eq!(cache.left.load(Ordering::Relaxed), (2 << 20) - 400 * 333 * 3);
     }

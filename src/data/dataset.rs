@@ -1,4 +1,4 @@
-//! A re-identification data set, and its checks before long work.
+//! A re-identification data set, and its checks before a long run starts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -36,7 +36,7 @@ pub enum Protocol {
 /// Training images, queries and gallery.
 #[derive(Clone, Debug, Default)]
 pub struct Dataset {
-    /// The folder as the user wrote it, safe to show.
+    /// The folder as the user wrote it, with control characters escaped.
     pub name: String,
     /// The folder as the user wrote it.
     pub root: PathBuf,
@@ -48,7 +48,7 @@ pub struct Dataset {
     pub label: String,
     /// How the data set is evaluated.
     pub protocol: Protocol,
-    /// Empty if only the test images were loaded.
+    /// Training images; empty if only the test images were loaded.
     pub train: Vec<ImageRecord>,
     /// Query images: each is searched for in the gallery.
     pub query: Vec<ImageRecord>,
@@ -59,7 +59,8 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Converts records to samples for the loader. The label of a sample is the rank of its identity among the records.
+    /// Converts records to samples for the loader. The label of a sample is the position of its identity among the sorted identities of
+    /// the records.
     pub fn samples(records: &[ImageRecord]) -> Arc<[Sample]> {
         let mut pids: Vec<i64> = records.iter().map(|r| r.pid).collect();
         pids.sort_unstable();

@@ -38,8 +38,8 @@ impl Groups {
         Groups(groups.into_values().filter(|group| group.len() > 1).collect())
     }
 
-    /// Returns the files in `second` that are copies of files in `first`, two ranges of the files, ascending: each with the first file in
-    /// `first` of the same content. The same path in both is no copy.
+    /// Returns the indices of files in the range `second` that are copies of files in the range `first`, ascending, each with that of the
+    /// first such file. The same path in both is no copy.
     pub fn copies(&self, files: &[&Path], first: Range<usize>, second: Range<usize>) -> Vec<(usize, usize)> {
         let mut found = Vec::new();
         for group in &self.0 {

@@ -23,9 +23,9 @@ const UNREAD: [&str; 41] = [
 /// Images of a folder, and warnings.
 #[derive(Debug)]
 pub struct ImageList {
-    /// Sorted by the bytes of their paths.
+    /// Paths of the images, sorted by their bytes.
     pub images: Vec<PathBuf>,
-    /// One sentence each.
+    /// Warnings, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -288,7 +288,7 @@ mod tests {
         touch(root, &["a/0.jpg", "z/5.jpg"]);
         symlink(other.join("x"), root.join("a/linked")).unwrap();
         symlink(other.join("y/3.jpg"), root.join("file.jpg")).unwrap();
-        // To where it lies, above, to a folder that is searched under its own name, and in a circle outside.
+        // Links to a folder above, to one above the root, to a folder that is searched under its own name, and a circle outside.
         symlink(root, root.join("a/up")).unwrap();
         symlink(root.parent().unwrap(), root.join("above")).unwrap();
         symlink(root.join("z"), root.join("b")).unwrap();

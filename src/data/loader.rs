@@ -185,7 +185,7 @@ mod tests {
     use crate::data::{ImageSource, Interpolation};
     use crate::engine::session::ImageBatch;
 
-    /// Six images of 8x4 in two classes; the value of the first channel of image i is 40 i.
+    /// Creates six images of 8x4 in two classes; the value of the first channel of image i is 40 i.
     fn samples(folder: &std::path::Path) -> Arc<[Sample]> {
         let sample = |i: u8| {
             let path = folder.join(format!("{i}.png"));
@@ -238,7 +238,7 @@ mod tests {
         }
     }
 
-    /// One step of augmentation does not change the numbers of the others.
+    /// Checks that one step of augmentation does not change the random numbers of the others.
     #[test]
     fn steps_draw_from_streams_of_their_own() {
         let folder = tempfile::tempdir().unwrap();

@@ -68,8 +68,8 @@ fn names_in(folder: &Path) -> HashMap<String, Vec<OsString>> {
 /// What to do where images of a whole data set are missing.
 pub(super) const UNPACK_AGAIN: &str = "unpack the archive again, or name the folder that holds the images too";
 
-/// Composes the letters of a name: each with an accent becomes one character where there is one. The same name may be written
-/// either way.
+/// Composes the letters of a name (Unicode NFC): a letter with an accent becomes one character if there is one. The same name may be
+/// written either way.
 pub(super) fn composed(name: &str) -> String {
     name.nfc().collect()
 }

@@ -44,13 +44,13 @@ settings! {
     }
 }
 
-/// Which images are loaded; others need not be there.
+/// Which images are loaded; others need not exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Subsets {
     /// Training images and test images.
     #[default]
     All,
-    /// Query and gallery: `Dataset::train` stays empty.
+    /// Query and gallery, or the validation images of classes; the list of training images stays empty.
     Test,
 }
 
@@ -59,7 +59,7 @@ pub enum Subsets {
 pub struct LoadOptions {
     /// Which images are loaded.
     pub subsets: Subsets,
-    /// MSMT17: train on `list_train.txt` and `list_val.txt`, not on the first alone.
+    /// MSMT17: whether to train on `list_train.txt` and `list_val.txt`, not on the first alone.
     pub msmt17_val: bool,
     /// CUHK03 classic: which of the splits, from 0.
     pub split: usize,
@@ -72,7 +72,7 @@ impl Default for LoadOptions {
 }
 
 impl DataOptions {
-    /// What loading a re-identification data set needs beside folder and kind.
+    /// Returns the options for loading a re-identification data set.
     pub fn load_options(&self, subsets: Subsets) -> LoadOptions {
         LoadOptions { subsets, msmt17_val: self.msmt17_val, split: self.split }
     }

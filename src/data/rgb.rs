@@ -14,7 +14,7 @@ pub struct Rgb {
 }
 
 impl Rgb {
-    /// Returns a part: top, left, height, width. The whole image is not copied.
+    /// Returns the part (top, left, height, width) of the image. If it is the whole image, nothing is copied.
     ///
     /// # Panics
     /// The part reaches beyond the edge.

@@ -41,9 +41,9 @@ pub struct PackedImages {
     pub height: usize,
     /// Width of each image, pixels.
     pub width: usize,
-    /// 1 (grey) or 3 (RGB).
+    /// Number of channels: 1 (grey) or 3 (RGB).
     pub channels: usize,
-    /// `[n, height, width, channels]`
+    /// Bytes of all images, `[n, height, width, channels]`.
     pub pixels: Vec<u8>,
 }
 
@@ -95,7 +95,7 @@ impl ImageSource {
     }
 }
 
-/// [`ImageSource::name`], safe to show.
+/// Writes [`ImageSource::name`] with control characters escaped.
 impl fmt::Display for ImageSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.name().shown())

@@ -32,14 +32,14 @@ settings! {
 
 /// Draws the batches of an epoch: a function of (seed, epoch) and the images, nothing else.
 pub trait Sampler {
-    /// Batches of an epoch; an incomplete last one is dropped.
+    /// Returns the number of batches of an epoch; an incomplete last one is dropped.
     fn batches(&self) -> usize;
 
-    /// Indices of the images of every batch of `epoch`.
+    /// Returns the indices of the images of each batch of `epoch`.
     fn epoch(&self, seed: u64, epoch: u64) -> Vec<Vec<usize>>;
 }
 
-/// P x K.
+/// Draws batches of P identities with K images each.
 #[derive(Clone, Debug)]
 pub struct IdentitySampler {
     /// Indices of each identity's images, identities ascending.
@@ -50,7 +50,7 @@ pub struct IdentitySampler {
 }
 
 impl IdentitySampler {
-    /// `ids` = P, `images` = K; each identity is visited `passes` times an epoch.
+    /// Creates a sampler of `records` with P = `ids` and K = `images`. Each identity is visited `passes` times an epoch.
     pub fn new(records: &[ImageRecord], ids: usize, images: usize, passes: usize) -> IdentitySampler {
         let mut by_pid: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
         for (i, record) in records.iter().enumerate() {
@@ -65,8 +65,8 @@ impl Sampler for IdentitySampler {
         self.identities.len().saturating_mul(self.passes) / self.ids
     }
 
-    /// Identities are shuffled; K images are drawn without replacement, from a list repeated K times where an identity has fewer
-    /// than K.
+    /// Shuffles the identities, and draws K images of each without replacement. If an identity has fewer than K images, they are drawn
+    /// from a list that repeats its images K times.
     fn epoch(&self, seed: u64, epoch: u64) -> Vec<Vec<usize>> {
         let mut order = Vec::new();
         for pass in 0..self.passes {
@@ -85,7 +85,7 @@ impl Sampler for IdentitySampler {
     }
 }
 
-/// As many batches as all images fill.
+/// Draws as many batches as all images fill, for images of classes.
 #[derive(Clone, Debug)]
 pub struct ClassSampler {
     /// Indices of each class's images.
@@ -96,7 +96,8 @@ pub struct ClassSampler {
 }
 
 impl ClassSampler {
-    /// Batches of `batch` images; `balanced` draws every class as often as the others, instead of every image once.
+    /// Creates a sampler with batches of `batch` images. `balanced` draws every class as often as the others, instead of every image
+    /// once.
     pub fn new(samples: &[Sample], batch: usize, balanced: bool) -> ClassSampler {
         let mut classes: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (i, sample) in samples.iter().enumerate() {
@@ -105,7 +106,7 @@ impl ClassSampler {
         ClassSampler { classes: classes.into_values().collect(), images: samples.len(), batch, balanced }
     }
 
-    /// Rounds of all classes in a random order; a class gives its images in a random order, and again when they are used up.
+    /// Draws rounds of all classes in a random order. A class gives its images in a random order, and again when they are used up.
     fn balanced(&self, seed: u64, epoch: u64) -> Vec<usize> {
         let mut rng = stream(seed, Purpose::Sampler, epoch, 0);
         let mut left: Vec<Vec<usize>> = vec![Vec::new(); self.classes.len()];

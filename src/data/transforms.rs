@@ -18,7 +18,7 @@ pub struct Transform {
     pub height: usize,
     /// Width of the network's input, pixels.
     pub width: usize,
-    /// Rotate and mirror images as their EXIF data say.
+    /// Whether to rotate and mirror images as their EXIF data say.
     pub upright: bool,
     /// Filter for resizing.
     pub interpolation: Interpolation,

@@ -30,10 +30,10 @@ pub(super) struct CameraPairs<'a> {
     query: Labels<'a>,
     gallery: Labels<'a>,
     options: &'a RankingOptions,
-    /// Gallery images of each camera.
+    /// Gallery indices of the images of each camera.
     items: BTreeMap<i64, Vec<usize>>,
     next: usize,
-    /// (queries, sum of AP, first ranks)
+    /// By (query camera, gallery camera): number of queries, sum of their average precisions, number whose first image is a match.
     sums: BTreeMap<(i64, i64), (usize, f64, usize)>,
 }
 
@@ -102,7 +102,8 @@ mod tests {
         let gallery = Labels { pids: &[1, 2, 1, 1, 2], camids: &[1, 2, 2, 3, 3] };
         let options = RankingOptions::default();
         let mut pairs = CameraPairs::new(query, gallery, &options);
-        // Query 0: camera 2 holds another before its match, camera 3 the match first. Query 1: camera 3 the match last.
+        // Query 0: in camera 2, another person ranks before its match; in camera 3, the match ranks first. Query 1: in camera 3, the match
+        // ranks last.
         let distances = GivenDistances::new(&[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.0, 0.5, 0.1, 0.2], 5);
         distances.rows().chunks(1).for_each(|rows| pairs.add(rows));
         let pairs = pairs.finish();

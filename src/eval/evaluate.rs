@@ -8,7 +8,7 @@ use super::sets::Sets;
 use crate::Result;
 use crate::data::{Dataset, ImageRecord};
 
-/// Computes the features of the queries and of the gallery of `dataset`, of unit length.
+/// Computes the features of the queries and of the gallery of `dataset`, in this order. Each feature has unit length, or is all zeros.
 ///
 /// # Errors
 /// As [`Model::run`].

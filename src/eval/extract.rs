@@ -13,7 +13,7 @@ use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 use crate::nn::Network;
 
-/// The kind of output.
+/// What a network computes for an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// The retrieval feature, scaled to unit length; with mirroring, the sum of both images' features before scaling.
@@ -36,7 +36,7 @@ impl Output {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExtractOptions {
     pub output: Output,
-    /// Add the output of the mirrored image.
+    /// Whether to add the output of the mirrored image.
     pub flip: bool,
     pub batch: usize,
     pub eval_state: EvalState,
@@ -47,7 +47,7 @@ pub(crate) struct ExtractOptions {
 /// A recorded evaluation graph for one batch size.
 pub(crate) struct Extractor {
     session: Session,
-    /// Latent states of the present batch.
+    /// Latent states of the current batch.
     states: Option<LatentStates>,
     images: Var,
     output: Var,
@@ -149,7 +149,7 @@ pub(super) fn zero_rows(rows: &[f32], dim: usize) -> usize {
 }
 
 /// Turns `logits` `[n, classes]` into probabilities, row by row, computing in f64. A row with NaN or +∞ becomes NaN, which
-/// [`ClassificationReport::new`](super::classification::ClassificationReport::new) names.
+/// [`ClassificationReport::new`](super::classification::ClassificationReport::new) refuses.
 ///
 /// # Panics
 /// `classes` is 0.

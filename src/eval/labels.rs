@@ -5,14 +5,14 @@ use crate::{Error, Result};
 /// Identity and camera of each image.
 #[derive(Clone, Copy, Debug)]
 pub struct Labels<'a> {
-    /// `[n]`
+    /// Identity of each image, `[n]`.
     pub pids: &'a [i64],
-    /// `[n]`
+    /// Camera of each image, `[n]`.
     pub camids: &'a [i64],
 }
 
 impl Labels<'_> {
-    /// Checks that there are as many rows of `dim` among `values` numbers as labels. `set` is the name for messages.
+    /// Checks that `values` numbers make one row of `dim` numbers for each label. `set` is the name for messages.
     ///
     /// # Errors
     /// [`Error::FeatureRows`].

@@ -22,11 +22,11 @@ pub struct Inference {
     pub eval: EvalOptions,
     /// How images become the network's input.
     pub transform: Transform,
-    /// Loader threads.
+    /// Number of threads that load images.
     pub workers: usize,
     /// The latent states that cells start from.
     pub eval_state: EvalState,
-    /// Seed of all random numbers.
+    /// Seed of all random numbers of the evaluation.
     pub seed: u64,
 }
 
@@ -52,7 +52,8 @@ impl Model<'_> {
     /// Computes `output` for each image. Returns `[samples, dim]` and `dim`. Warns of features that are all zeros.
     ///
     /// # Errors
-    /// An image cannot be read; the network's output is not finite; [`EvalState::Mean`] without stored states; [`Error::Stopped`].
+    /// An image cannot be read; the network's output is not finite; [`EvalState::Mean`] without stored states; the features do not fit into
+    /// memory; the device fails; [`Error::Stopped`].
     pub fn run(&mut self, samples: Arc<[Sample]>, output: Output) -> Result<(Vec<f32>, usize)> {
         self.run_batches(samples, output).map_err(|error| error.with_batch_settings("`eval.batch`"))
     }

@@ -53,12 +53,12 @@ settings! {
 }
 
 impl EvalOptions {
-    /// How cells of CSV files are written.
+    /// Returns how cells of CSV files are written.
     pub fn cells(&self) -> Cells {
         if self.raw_csv { Cells::Raw } else { Cells::Guarded }
     }
 
-    /// How results are re-ranked, if they are. `published` is the implementation that [`Rerank::Auto`] matches.
+    /// Returns how results are re-ranked; `None` if they are not. `published` is the implementation that [`Rerank::Auto`] matches.
     pub fn rerank_options(&self, published: RerankVariant) -> Option<RerankOptions> {
         let variant = match self.rerank {
             Rerank::None => return None,

@@ -12,15 +12,15 @@ use crate::base::text::Shown;
 use crate::data::{Interpolation, decode};
 use crate::{Error, Result};
 
-/// Gallery images in a picture.
+/// Largest number of gallery images in a picture.
 const SHOWN: usize = 10;
-/// Size of an image, without its border.
+/// Width and height of an image without its border, pixels.
 const TILE: (u32, u32) = (96, 192);
 const BORDER: u32 = 5;
 const GAP: u32 = 6;
-/// Height of the line with the ranks.
+/// Height of the line with the ranks, pixels.
 const LINE: u32 = 18;
-/// Pixels that a dot of a digit is wide and high.
+/// Width and height of a dot of a digit, pixels.
 const DOT: u32 = 2;
 const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
 const TEXT: Rgb<u8> = Rgb([45, 51, 59]);

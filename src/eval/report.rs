@@ -1,5 +1,5 @@
-//! A whole evaluation of query and gallery features: ranked plainly and re-ranked, by cameras, and as verification. The results as
-//! text and as JSON.
+//! A whole evaluation of query and gallery features: plain and re-ranked ranking, pairs of cameras, and verification. Writes the
+//! results as text and as JSON.
 
 use std::fmt;
 
@@ -26,12 +26,12 @@ pub struct Evaluation<'a> {
     rerank: Option<RerankOptions>,
 }
 
-/// What is computed beside the ranking.
+/// Which results are computed beside the ranking.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Details {
-    /// Figures of the receiver operating characteristic.
+    /// Whether to compute the figures of the receiver operating characteristic.
     pub roc: bool,
-    /// Metrics by pairs of cameras; none under [`Protocol::SingleGalleryShot`].
+    /// Whether to compute metrics by pairs of cameras. [`Protocol::SingleGalleryShot`] has none.
     pub camera_pairs: bool,
 }
 
@@ -42,7 +42,8 @@ pub struct Outcome {
     pub plain: RankingReport,
     /// Settings of the re-ranking and metrics of its ranking, if one was asked for.
     pub reranked: Option<(RerankOptions, RankingReport)>,
-    /// Computed from the plain distances: re-ranked ones are relative to their query.
+    /// Figures of the receiver operating characteristic, from the plain distances: re-ranked distances of different queries are not
+    /// comparable. `None` unless they were asked for and there are pairs of one identity and of two.
     pub roc: Option<Roc>,
     /// Metrics by pairs of cameras; `None` unless they were asked for and the protocol has them.
     pub camera_pairs: Option<Vec<CameraPair>>,
@@ -213,7 +214,7 @@ mod tests {
     use crate::eval::rerank::RerankVariant;
     use crate::eval::reranked_distances;
 
-    /// `n` images of 8 identities by 3 cameras, in 6 dimensions.
+    /// Returns features of `n` images of 8 identities by 3 cameras, in 6 dimensions.
     fn set(n: usize, seed: f32) -> FeatureSet {
         let pids: Vec<i64> = (0..n).map(|i| 1 + (i % 8) as i64).collect();
         let value =

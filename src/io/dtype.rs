@@ -1,6 +1,6 @@
 //! Element types of tensors in files.
 
-/// The element types that are supported.
+/// An element type that can be read. Numbers are stored little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
     /// IEEE 754 half precision, 2 bytes.

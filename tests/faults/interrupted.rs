@@ -1,5 +1,5 @@
-//! Trainings that are ended at random moments and at chosen system calls, or whose disk fails: the command that the program names goes
-//! on, and in the end nothing tells the run from one that was left alone.
+//! Tests trainings that are killed at random moments and at chosen system calls, or whose disk fails. The command that the program names
+//! must continue the run, and its final files must equal those of an undisturbed run.
 //!
 //! `cargo test` tries twenty kills and four failing calls; `scripts/kill-tests` as many as wanted.
 
@@ -25,7 +25,7 @@ use crate::small_run::{Task, resume};
 
 /// Calls that change what is on disk, as `shim.c` names them.
 const KINDS: [&str; 7] = ["open", "write", "fsync", "rename", "unlink", "rmdir", "mkdir"];
-/// Commands after which a run that is no longer disturbed must have ended.
+/// Number of undisturbed commands after which a run must have ended.
 const COMMANDS: usize = 3;
 
 /// What happens to a command.
@@ -33,9 +33,9 @@ const COMMANDS: usize = 3;
 enum Fault {
     /// It is killed after a while.
     Moment(Duration),
-    /// It is killed at a call, `torn` after half of what it writes.
+    /// It is killed at a call; with `torn`, after half of the bytes that the call writes.
     Call { number: usize, torn: bool, call: String },
-    /// A call fails, and with `stays` the later ones that need space.
+    /// A call fails; with `stays`, so do all later calls that need space.
     Error { number: usize, errno: i32, stays: bool, call: String },
 }
 
@@ -53,7 +53,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The library that makes calls fail; `None` without a C compiler.
+/// Returns the library that makes calls fail; `None` without a C compiler.
 fn shim() -> Option<&'static Path> {
     static SHIM: OnceLock<Option<TempDir>> = OnceLock::new();
     let built = SHIM.get_or_init(|| {
@@ -101,7 +101,7 @@ fn disturbed(mut command: Command, out: &Path, fault: &Fault) -> Output {
     }
 }
 
-/// The calls of an undisturbed run: number, kind, path below the run.
+/// Returns the calls of an undisturbed run: number, kind, path below the run's folder.
 fn calls(task: Task) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let (out, log) = (folder.path().join("run"), folder.path().join("calls"));
@@ -115,7 +115,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Starts a run that the `faults` disturb, one a command, and goes on until it has ended. An error says what was wrong.
+/// Starts a run and disturbs each command by one of the `faults`, then continues until the run has ended. The error says what was wrong.
 fn survives(task: Task, faults: &[Fault]) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
@@ -145,7 +145,7 @@ fn survives(task: Task, faults: &[Fault]) -> Result<(), String> {
     }
 }
 
-/// The command that an error names: the same again, or `--resume`.
+/// Returns the command that an error names: the same again, or `--resume`.
 fn named(task: Task, out: &Path, output: &Output) -> Result<Command, String> {
     one_sentence(output)?;
     match text(&output.stderr) {
@@ -154,7 +154,7 @@ fn named(task: Task, out: &Path, output: &Output) -> Result<Command, String> {
     }
 }
 
-/// It ended with an error in one sentence.
+/// Checks that a command ended with an error in one sentence.
 fn one_sentence(output: &Output) -> Result<(), String> {
     let words = text(&output.stderr);
     let sentences = words.lines().filter(|line| line.starts_with("error: ")).count();
@@ -170,7 +170,7 @@ fn last_words(output: &Output) -> String {
     lines[lines.len().saturating_sub(4)..].join(" | ")
 }
 
-/// Whether two runs have the same files with the same content, but for times.
+/// Checks that two runs have the same files with the same content, apart from times.
 fn same(whole: &Path, out: &Path) -> Result<(), String> {
     let [whole, out] = [whole, out].map(content);
     let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
@@ -183,7 +183,7 @@ fn same(whole: &Path, out: &Path) -> Result<(), String> {
     if differing.is_empty() { Ok(()) } else { Err(format!("other content: {differing:?}")) }
 }
 
-/// Files and empty folders below `root`, without what depends on time.
+/// Returns the files and empty folders below `root`, without what depends on time.
 fn content(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let metrics = fs::read(root.join("metrics.jsonl")).unwrap();
     let mut found = BTreeMap::new();
@@ -210,7 +210,7 @@ fn content(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// Lines of metrics without the figure that no two runs share.
+/// Returns the lines of metrics without the figure that differs between all runs.
 fn timeless(bytes: &[u8]) -> Vec<u8> {
     let line = |line: &str| match serde_json::from_str::<Map<String, Value>>(line) {
         Ok(mut figures) => {
@@ -222,7 +222,7 @@ fn timeless(bytes: &[u8]) -> Vec<u8> {
     text(bytes).split('\n').map(line).collect::<Vec<_>>().join("\n").into_bytes()
 }
 
-/// A checkpoint's record, with the length of the metrics in lines: figures of speed have more digits or fewer.
+/// Returns a checkpoint's record, with the length of the metrics in lines instead of bytes: figures of speed vary in their digits.
 fn in_lines(record: &[u8], metrics: &[u8]) -> Vec<u8> {
     let mut record: Value = serde_json::from_slice(record).unwrap();
     let before = record["metrics"].as_u64().and_then(|bytes| metrics.get(..bytes as usize));
@@ -231,7 +231,7 @@ fn in_lines(record: &[u8], metrics: &[u8]) -> Vec<u8> {
     record.to_string().into_bytes()
 }
 
-/// Which faults are tried: at least one kill at each kind of call and three at random moments, or what the environment asks for.
+/// Chooses the faults: at least one kill at each kind of call and three at random moments, or what the environment asks for.
 fn plan(task: Task, calls: &[String], time: Duration) -> Vec<Vec<Fault>> {
     let rng = &mut stream(number("PTL_KILL_SEED").unwrap_or(0), Purpose::Test, task as u64, 0);
     let kind = |call: &str| call.split(' ').nth(1).expect("number, kind, path").to_string();
@@ -243,7 +243,7 @@ fn plan(task: Task, calls: &[String], time: Duration) -> Vec<Vec<Fault>> {
         call: calls[index].clone(),
     };
     let (eio, enospc) = (5, 28);
-    // Weights are written in blocks, of these one is as good as the others; the log belongs to nobody's results.
+    // Left out: weights are written in many equivalent blocks, and the log is not part of the results.
     let matters = |call: &str| kind(call) != "write" || !(call.contains("safetensors") || call.contains("log.txt"));
     let every = |stride: u64| (0..calls.len()).filter(|index| matters(&calls[*index])).step_by(stride as usize);
     if let Some(stride) = number("PTL_KILL_CALLS") {

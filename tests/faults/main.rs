@@ -1,5 +1,5 @@
-//! What the program must survive: damaged or hostile files, being killed at any moment, a disk that fails.
-//! `docs/reliability.md` says what was tried, and how to try more.
+//! Tests that the program survives damaged or hostile files, kills at any moment, and a disk that fails. `docs/reliability.md` says what
+//! was tried, and how to try more.
 
 #![cfg(unix)]
 
@@ -10,7 +10,7 @@ mod fuzz;
 mod interrupted;
 mod small_run;
 
-/// A whole number from the environment.
+/// Reads a whole number from the environment.
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}: a whole number is needed")))

@@ -1,4 +1,4 @@
-//! Trainings that take about a second and use everything that a run keeps: the weights' average, groups of batches, patience,
+//! Trainings that take about a second and use all that a run stores: the average of the weights, groups of batches, patience, and
 //! checkpoints and evaluations after every epoch.
 
 use std::fs;
@@ -14,7 +14,7 @@ pub enum Task {
     Classify,
 }
 
-/// Both tasks' data in one folder, drawn once.
+/// Returns the folder with both tasks' data, which is generated once.
 fn data() -> &'static Path {
     static DATA: OnceLock<TempDir> = OnceLock::new();
     let folder = DATA.get_or_init(|| {
@@ -55,7 +55,7 @@ pub fn succeeds(command: &mut Command) {
 }
 
 impl Task {
-    /// Trains in the new folder `out`.
+    /// Returns the command that trains in the new folder `out`.
     pub fn train(self, out: &Path) -> Command {
         let (data, settings) = match self {
             Task::Reid => ("reid", "--arch resnet18-ptl --width 0.125 --height 32 --image-width 16 --ids 2 --images 2"),
@@ -72,7 +72,7 @@ impl Task {
         command
     }
 
-    /// A run that nothing interrupted.
+    /// Returns the folder of a run that nothing interrupted.
     pub fn whole(self) -> &'static Path {
         static RUNS: [OnceLock<TempDir>; 2] = [OnceLock::new(), OnceLock::new()];
         let folder = RUNS[self as usize].get_or_init(|| {
@@ -85,7 +85,7 @@ impl Task {
     }
 }
 
-/// Goes on with the run `out`.
+/// Returns the command that continues the run `out`.
 pub fn resume(out: &Path) -> Command {
     let mut command = program();
     command.arg("train").arg("--resume").arg(out);

@@ -1,4 +1,4 @@
-//! BConv-Cells over four steps, with a state that shrinks with the batch.
+//! Compares BConv-Cells over four steps, with a state that shrinks with the batch.
 
 use ptl::engine::graph::Mode;
 use ptl::engine::op;
@@ -56,7 +56,7 @@ fn check(golden: &GoldenFile, variant: &Variant) {
         let dx = run.backward(&mut store, &r);
         let dw = grad(&store, id);
         checker.that(y.iter().chain(&dx).chain(&dw).all(|v| v.is_finite()), || format!("step {t} has NaN or infinity"));
-        // Pre-activations in the hundreds are rounded by tenths in short formats, of which gates are not a smooth function.
+        // Short formats round pre-activations in the hundreds by tenths, and saturated gates change abruptly with them.
         if saturated && variant.floor > 0.0 {
             continue;
         }

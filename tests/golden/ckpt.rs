@@ -1,4 +1,4 @@
-//! torch's checkpoints against their safetensors twins; damaged and hostile ones are refused.
+//! Compares torch's checkpoints with safetensors files of the same tensors, and checks that damaged and hostile ones are refused.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ fn json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// `expected.json` has torch's names of types, the file's those of safetensors.
+/// Converts a name of a type from that of safetensors to torch's, which `expected.json` has.
 fn torch_name(dtype: &str) -> &'static str {
     match dtype {
         "F16" => "float16",
@@ -68,7 +68,7 @@ fn an_optimiser_beside_the_weights_is_left_alone() {
     }
 }
 
-/// The files that must be refused, with what the reason must hold.
+/// Checks files that must be refused, and the words that the reason must contain.
 #[test]
 fn hostile_and_damaged_files_are_refused_and_nothing_is_run() {
     let full = std::env::var_os("PTL_GOLDEN").is_some();
@@ -87,8 +87,8 @@ fn hostile_and_damaged_files_are_refused_and_nothing_is_run() {
     assert!(!Path::new("pwned.mark").exists(), "a pickle was run");
 }
 
-/// Weights of torchvision's ResNet-18 (narrow) become a classifier, and what the classifier writes is the same file: torchvision
-/// loads it as it loads its own.
+/// Checks that a narrow ResNet-18 of torchvision becomes a classifier, and that the classifier writes the same tensors: torchvision can
+/// load them like its own.
 #[test]
 fn a_classifier_has_torchvisions_state_dict() {
     for path in files("ckpt/tiny_resnet18*").iter().filter(|path| path.extension().is_some_and(|e| e != "json")) {

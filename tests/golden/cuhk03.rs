@@ -1,4 +1,4 @@
-//! CUHK03 in its published form: which images, their pixels, and where the conversion puts them.
+//! Converts CUHK03 from its published form, and compares the images, their pixels and their places.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::support::{Checker, bytes, folders};
 
-/// The published files in a folder of their own, unzipped, and what is expected of them.
+/// Returns the published files, unzipped in a folder of their own, and the expected results.
 fn published(folder: &Path) -> (TempDir, Value) {
     let copy = tempfile::tempdir().expect("a folder");
     let configs = BoxKind::ALL.map(|kind| format!("cuhk03_new_protocol_config_{}.mat", kind.name()));

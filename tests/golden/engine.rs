@@ -7,7 +7,7 @@ use ptl::engine::session::Session;
 use ptl::engine::shape::Shape;
 use ptl::engine::store::{Group, Layout, ParamId, Store};
 
-/// `[n, c, h, w]` to `[n, h, w, c]`.
+/// Converts `[n, c, h, w]` to `[n, h, w, c]`.
 pub fn to_nhwc(x: &[f32], shape: Shape) -> Vec<f32> {
     let Shape { n, h, w, c } = shape;
     let mut out = vec![0.0; x.len()];
@@ -21,14 +21,14 @@ pub fn to_nhwc(x: &[f32], shape: Shape) -> Vec<f32> {
     out
 }
 
-/// `[n, h, w, c]` to `[n, c, h, w]`.
+/// Converts `[n, h, w, c]` to `[n, c, h, w]`.
 pub fn to_nchw(x: &[f32], shape: Shape) -> Vec<f32> {
     let Shape { n, h, w, c } = shape;
     // The same permutation with the roles of channels and pixels exchanged.
     to_nhwc(x, Shape { n, h: c, w: 1, c: h * w })
 }
 
-/// The shape of a torch tensor `[n, c, h, w]` or `[n, c]`.
+/// Returns the shape of a torch tensor `[n, c, h, w]` or `[n, c]`.
 pub fn nhwc_shape(torch: &[usize]) -> Shape {
     match *torch {
         [n, c] => Shape::vectors(n, c),
@@ -46,7 +46,7 @@ pub fn param(store: &mut Store, name: &str, shape: &[usize], torch: &[f32]) -> P
     id
 }
 
-/// Gradient of a parameter in torch's order.
+/// Returns the gradient of a parameter in torch's order.
 pub fn grad(store: &Store, id: ParamId) -> Vec<f32> {
     store.param(id).to_torch(store.grad(id))
 }
@@ -60,7 +60,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Records `build` on an input of `shape`; all memory starts poisoned.
+    /// Records `build` on an input of `shape`. Memory is filled with NaN before it is written, so that a value that is read too early shows.
     pub fn new(
         device: &Device,
         store: &mut Store,
@@ -83,14 +83,14 @@ impl Run {
         self.states.set_current(StateId::from_index(index), state);
     }
 
-    /// The state after the last step, NCHW.
+    /// Returns the state after the last step, NCHW.
     pub fn state(&self, index: usize) -> Vec<f32> {
         let slot = self.session.graph().states()[index].slot;
         let state = self.states.current(StateId::from_index(index));
         to_nchw(state, Shape { n: state.len() / slot.len(), ..slot })
     }
 
-    /// Output, NCHW.
+    /// Runs the forward pass on `x`, NCHW. Returns the output, NCHW.
     pub fn forward(&mut self, store: &mut Store, x: &[f32]) -> Vec<f32> {
         let shape = self.session.graph().shape(self.x);
         self.session.set(self.x, &to_nhwc(x, shape)).unwrap();
@@ -98,7 +98,7 @@ impl Run {
         to_nchw(&self.session.value(self.y).unwrap(), self.session.graph().shape(self.y))
     }
 
-    /// Gradient of the input for the loss `Σ y·r`, NCHW; parameters' gradients go to the store.
+    /// Returns the gradient of the input for the loss `Σ y·r`, NCHW. The gradients of parameters go to the store.
     pub fn backward(&mut self, store: &mut Store, r: &[f32]) -> Vec<f32> {
         let shape = self.session.graph().shape(self.y);
         self.session.set_grad(self.y, &to_nhwc(r, shape)).unwrap();

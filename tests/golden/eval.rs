@@ -1,4 +1,4 @@
-//! Ranking metrics, from features where the file has them, otherwise from the distances.
+//! Compares ranking metrics, from features where the file has them, otherwise from distances.
 
 use ptl::engine::device::Device;
 use ptl::eval::ranking::{
@@ -11,7 +11,7 @@ use crate::support::{Checker, GoldenFile, files};
 
 const TOLERANCE: f64 = 1e-6;
 
-/// By `distances`, else by the features of the file, else by its distances.
+/// Ranks by `distances` if given, else by the features of the file, else by its distances.
 fn rank(golden: &GoldenFile, distances: Option<&[f32]>, options: &RankingOptions) -> RankingReport {
     let labels = |side: &str| (golden.i64(&format!("{side}_ids")), golden.i64(&format!("{side}_cams")));
     let ((q_pids, q_cams), (g_pids, g_cams)) = (labels("q"), labels("g"));
@@ -28,7 +28,7 @@ fn rank(golden: &GoldenFile, distances: Option<&[f32]>, options: &RankingOptions
     report.unwrap_or_else(|e| panic!("{}: {e}", golden.name))
 }
 
-/// A metric of each query, -1 for a skipped one.
+/// Returns a metric of each query, -1 for a skipped one.
 fn per_query(report: &RankingReport, metric: fn(&QueryResult) -> f64) -> Vec<f64> {
     report.per_query.iter().map(|q| q.as_ref().map_or(-1.0, metric)).collect()
 }
@@ -70,7 +70,7 @@ fn golden_ranking() {
     }
 }
 
-/// Distances in f32 against f64; near-ties may swap two items, which moves the last match of a query.
+/// Tolerance of distances in f32 against f64. Two items at nearly equal distances may swap, which moves the last match of a query.
 const DISTANCE_TOLERANCE: f64 = 1e-5;
 const INP_TOLERANCE: f64 = 5e-4;
 
@@ -81,7 +81,7 @@ fn golden_reranking() {
         let golden = GoldenFile::open(&path);
         let names = golden.keys().into_iter().filter_map(|key| key.strip_suffix(".dist"));
         for name in names.filter(|name| name.starts_with("rr_")) {
-            // rr_k1_k2_lambda
+            // The name is `rr_K1_K2_LAMBDA`.
             let [k1, k2, lambda] = name.split('_').skip(1).collect::<Vec<_>>()[..] else { panic!("{name}") };
             let options = RerankOptions {
                 variant: RerankVariant::Ptl,

@@ -1,8 +1,8 @@
-//! The support code itself: formula numbers, formula weights and inputs agree with the stored ones.
+//! Tests the support code itself: numbers, weights and inputs by formula agree with the stored ones.
 
 use crate::support::{Checker, GoldenFile, Summary, files, fnv1a64, formula, formula_tensor, input, state_dict_tensor};
 
-/// The JSON reader may miss the last bit of an f64.
+/// Largest error of the JSON reader, which may miss the last bit of an f64.
 const ROUNDED: f64 = 1e-15;
 
 fn numbers(json: &serde_json::Value) -> Vec<f64> {
@@ -54,8 +54,8 @@ fn golden_formula_networks() {
         }
 
         for (key, first) in golden.json["weight_check"].as_object().expect("weight_check") {
-            // Only the first elements are stored, without the shape. In a weight of two or more dimensions their scale
-            // sqrt(3 / fan_in) gives it back, and the whole number found proves the rule.
+            // Only the first elements are stored, without the shape. In a weight of two or more dimensions, their scale sqrt(3 / fan_in)
+            // gives fan_in; that this is a whole number confirms the rule.
             let want = numbers(first);
             let batch_norm = key.contains("bn") || want.iter().all(|&w| w > 0.5);
             let vector = key.ends_with("bias") || batch_norm;

@@ -1,4 +1,4 @@
-//! Single layers and residual blocks.
+//! Compares single layers and residual blocks.
 
 use ptl::engine::device::Precision;
 use ptl::engine::graph::{Graph, Mode, Var};
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::engine::{Run, nhwc_shape, param};
 use crate::support::{GoldenFile, Variant, all_precisions, files};
 
-/// A size given as one number or one for each axis.
+/// Returns a size that is stored as one number, or as one for each axis.
 fn pair(meta: &Value, key: &str) -> [usize; 2] {
     let number = |v: &Value| v.as_u64().unwrap_or_else(|| panic!("{key} in {meta}")) as usize;
     match &meta[key] {
@@ -61,8 +61,8 @@ fn check(golden: &GoldenFile, case: &str, variant: &Variant) {
     let y = run.forward(&mut store, &golden.f32(&key("x")));
     let dx = run.backward(&mut store, &golden.f32(&key("r")));
     checker.close("y", &y, &golden.f32(&key("y")), tolerance);
-    // In a short format a few values change their sign before a ReLU, and whole gradients come or go: of 1 % of the elements, say, which
-    // is 10 to 15 % of the norm, and more where a sum cancels (biases).
+    // In a short format a few values change their sign before a ReLU, and their whole gradients appear or vanish. If these are 1 % of the
+    // elements, they are 10 to 15 % of the norm, and more where a sum cancels (biases).
     let flips = variant.floor > 0.0 && (case.contains("block") || case.contains("bottleneck"));
     let mut gradient = |name: &str, got: &[f32], want: &[f32]| match flips {
         true => checker.close_in_norm(name, got, want, 0.25),
@@ -129,7 +129,7 @@ fn record(golden: &GoldenFile, case: &str, meta: &Value, g: &mut Graph, store: &
     }
 }
 
-/// Parameters and running statistics by name.
+/// Fills parameters and running statistics by name.
 fn fill(golden: &GoldenFile, case: &str, store: &mut Store) {
     for param in &store.params {
         let torch = golden.f32(&format!("{case}.{}", param.name));

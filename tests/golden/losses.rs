@@ -1,4 +1,4 @@
-//! Cross-entropy and batch-hard triplet loss.
+//! Compares cross-entropy and batch-hard triplet loss.
 
 use ptl::engine::device::Device;
 use ptl::engine::graph::{Graph, Mode, Var};
@@ -10,7 +10,7 @@ use ptl::engine::store::Store;
 
 use crate::support::{GoldenFile, Variant, exact, files};
 
-/// Loss and gradient of one loss op on `x` `[n, d]`.
+/// Computes loss and gradient of one loss op on `x` `[n, d]`.
 fn run(
     device: &Device,
     x: &[f32],
@@ -37,7 +37,7 @@ fn run(
     (loss, session.grad(input).unwrap().to_vec())
 }
 
-/// Names of the cases: what stands before `.{suffix}`.
+/// Returns the names of the cases: the part of each key before `suffix`.
 fn cases(golden: &GoldenFile, suffix: &str) -> Vec<String> {
     let found: Vec<String> =
         golden.keys().iter().filter_map(|key| key.strip_suffix(suffix)).map(String::from).collect();
@@ -45,7 +45,7 @@ fn cases(golden: &GoldenFile, suffix: &str) -> Vec<String> {
     found
 }
 
-/// Each case with each device. In bf16 another example may be the hardest, which changes more than rounding does.
+/// Returns each case with each exact device. In bf16 another example may be the hardest, which changes more than rounding does.
 fn on_each(cases: Vec<String>) -> Vec<(String, Variant)> {
     cases.into_iter().flat_map(|case| exact().into_iter().map(move |variant| (case.clone(), variant))).collect()
 }

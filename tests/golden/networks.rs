@@ -1,4 +1,4 @@
-//! Whole networks with formula weights: evaluation, gradients, two training steps, three Adam steps.
+//! Compares whole networks with weights by formula: evaluation, gradients, two training steps, three Adam steps.
 
 use std::collections::HashMap;
 
@@ -27,7 +27,7 @@ fn golden_resnets() {
     }
 }
 
-/// One after the other: each takes 2 to 3.5 GB.
+/// Runs the networks one after the other: each takes 2 to 3.5 GB.
 #[test]
 fn golden_mgn() {
     for path in files("net_mgn*.json") {
@@ -35,7 +35,7 @@ fn golden_mgn() {
     }
 }
 
-/// Full size in the emulator takes long.
+/// Runs the networks of full size in the emulator, which takes long.
 #[test]
 #[ignore = "hours in the emulator"]
 fn golden_mgn_on_the_emulated_gpu() {
@@ -46,7 +46,7 @@ fn golden_mgn_on_the_emulated_gpu() {
     }
 }
 
-/// Names and shapes of the published state dicts.
+/// Compares names and shapes with the published state dicts.
 #[test]
 fn golden_mgn_keys() {
     for path in files("keys_mgn*.json") {
@@ -80,7 +80,7 @@ fn golden_mgn_keys() {
     }
 }
 
-/// Name and shape of one line of a list of keys.
+/// Returns name and shape in one line of a list of keys.
 fn entry(line: &Value) -> (String, Vec<usize>) {
     let shape = serde_json::from_value(line[1].clone()).expect("a shape");
     (line[0].as_str().expect("a name").to_string(), shape)
@@ -106,7 +106,7 @@ struct Recorded {
     session: Session,
     images: Var,
     labels: Var,
-    /// By their names in the golden file.
+    /// Outputs by their names in the golden file.
     outputs: Vec<(&'static str, Var)>,
     /// Each loss with its weight in the sum.
     losses: Vec<(Var, f32)>,
@@ -146,7 +146,7 @@ impl Network {
         network
     }
 
-    /// Formula weights and statistics.
+    /// Sets weights and statistics by formula.
     fn fill(&mut self) {
         let salt = self.golden.salt();
         for param in &self.store.params {
@@ -204,7 +204,7 @@ impl Network {
         Recorded { session, images, labels, outputs, losses }
     }
 
-    /// Sum of the losses, and each of them.
+    /// Runs the forward pass. Returns the sum of the losses, and each of them.
     fn forward(&mut self, recorded: &mut Recorded, which: usize) -> (f64, Vec<f64>) {
         let [n, c, h, w] = self.input_shape;
         let x = input(self.golden.salt(), &self.tag, &format!("input{which}"), self.input_shape);
@@ -288,7 +288,7 @@ impl Network {
         }
     }
 
-    /// The single losses of an MGN.
+    /// Compares the single losses of an MGN.
     fn parts(&self, checker: &mut Checker, key: &str, parts: &[f64]) {
         if matches!(self.modules, Modules::Mgn { .. }) {
             let stored = &self.golden.json[format!("{key}.parts")];
@@ -312,7 +312,7 @@ impl Network {
         }
     }
 
-    /// The retrieval feature: image and mirror image, states at zero before each.
+    /// Compares the retrieval feature of image and mirror image together, with states of zero before each.
     fn features(&mut self, checker: &mut Checker, key: &str) {
         let Modules::Mgn { mgn, .. } = &self.modules else { return };
         let [n, c, h, w] = self.input_shape;
@@ -340,7 +340,7 @@ impl Network {
         checker.close(&name, &features, &self.golden.f32(&name), 1e-5);
     }
 
-    /// Every parameter's gradient, and the median over parameters, in l2 and proj (relative to l2).
+    /// Compares every parameter's gradient in l2 and proj (relative to l2), and the median deviations over parameters.
     fn gradients(&self, checker: &mut Checker, recorded: &Recorded, key: &str, each: [f64; 2], median: [f64; 2]) {
         let mut deviations = [Vec::new(), Vec::new()];
         for (i, param) in self.store.params.iter().enumerate() {
@@ -353,7 +353,7 @@ impl Network {
             let torch = param.to_torch(&self.store.grads[param.range.clone()]);
             let got = Summary::of(&torch, self.golden.salt(), &self.tag, &param.name, 0);
             if want.l2 < 1e-8 {
-                // Zero by the algebra (a bias before a batch norm): only its size means something.
+                // Exactly zero by algebra (a bias before a batch norm): only its size can be checked.
                 checker.that(got.l2 <= 1e-5, || format!("{key} gradient of {}: {:e}, not 0", param.name, got.l2));
                 continue;
             }
@@ -408,7 +408,7 @@ impl Network {
         self.states.reset();
         let mut recorded = self.record(Mode::EvalGrad);
         self.forward(&mut recorded, 1);
-        // An MGN's is its retrieval feature.
+        // Of an MGN, the stored output is the retrieval feature.
         for (name, var) in &recorded.outputs {
             let key = format!("adam.eval_after3.{name}");
             if self.golden.has(&key) {
@@ -431,7 +431,7 @@ impl Network {
 const MGN_OUTPUTS: [&str; 12] =
     ["fg_p1", "fg_p2", "fg_p3", "l_p1", "l_p2", "l_p3", "l0_p2", "l1_p2", "l0_p3", "l1_p3", "l2_p3", "predict"];
 
-/// `bconv3` of `ptl.bconv3.latent_state`.
+/// Returns the cell of a state: `bconv3` of `ptl.bconv3.latent_state`.
 fn cell_name(state: &str) -> &str {
     state.split('.').nth(1).expect("a cell in a branch")
 }

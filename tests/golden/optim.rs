@@ -1,4 +1,4 @@
-//! Optimisers: every configuration of the metadata, parameters after the stored steps and the final state.
+//! Compares optimisers in every configuration of the metadata: parameters after the stored steps, and the final state.
 
 use ptl::engine::device::{Device, Mirrored};
 use ptl::engine::optim::{Optimizer, Segment, UpdateRule};
@@ -37,7 +37,7 @@ fn flat(golden: &GoldenFile, prefix: &str, names: &[&str]) -> Vec<f32> {
     names.iter().flat_map(|name| golden.f32(&format!("{prefix}{name}"))).collect()
 }
 
-/// One step where `device` computes.
+/// Updates the parameters by one step on `device`.
 pub fn update(
     device: &Device,
     optimizer: &mut Optimizer,
@@ -96,7 +96,7 @@ fn golden_optim() {
     }
 }
 
-/// Compares each tensor `<prefix><name>`, where stored, with its part of the flat buffer; returns how many there were.
+/// Compares each stored tensor `<prefix><name>` with its part of the flat buffer. Returns the number of compared tensors.
 fn compare(golden: &GoldenFile, prefix: &str, names: &[&str], flat: &[f32], checker: &mut Checker) -> usize {
     let (mut start, mut compared) = (0, 0);
     for name in names {

@@ -1,11 +1,11 @@
-//! Learning-rate schedules.
+//! Compares learning-rate schedules.
 
 use ptl::engine::schedule::{Decay, Schedule, Warmup};
 use serde_json::Value;
 
 use crate::support::{Checker, GoldenFile, files};
 
-/// The schedule a stored case describes; its fields tell which it is.
+/// Returns the schedule that a stored case describes; its fields tell the kind.
 fn schedule(case: &Value) -> Schedule {
     let number = |key: &str| case[key].as_f64().unwrap_or_else(|| panic!("no number {key} in {case}"));
     let count = |key: &str| case[key].as_u64().unwrap_or_else(|| panic!("no count {key} in {case}"));

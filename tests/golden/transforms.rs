@@ -1,4 +1,4 @@
-//! Decoding, resizing and normalising against Pillow's results.
+//! Compares decoding, resizing and normalising with Pillow's results.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use ptl::data::{AugmentParams, Crop, Interpolation, Rgb, Transform, decode};
 
 use crate::support::{Checker, GoldenFile, files};
 
-/// For every stored tensor `family.IMAGE`: the image and the stored bytes.
+/// Visits every stored tensor `family.IMAGE` with its image and its key.
 fn each(family: &str, visit: impl Fn(&mut Checker, &str, Rgb, &GoldenFile, &str)) {
     for path in files("transforms.safetensors") {
         let golden = GoldenFile::open(&path);
@@ -21,7 +21,7 @@ fn each(family: &str, visit: impl Fn(&mut Checker, &str, Rgb, &GoldenFile, &str)
     }
 }
 
-/// Largest and mean deviation, and the share of values that are equal.
+/// Returns the largest and the mean deviation, and the share of values that are equal.
 fn deviation(got: &[u8], want: &[u8]) -> (u8, f64, f64) {
     assert_eq!(got.len(), want.len());
     let differences = || got.iter().zip(want).map(|(g, w)| g.abs_diff(*w));
@@ -51,7 +51,7 @@ fn decoding() {
     });
 }
 
-/// The recipe that the golden data describe is Pillow's before 13, and ours: no pixel differs.
+/// Compares resized images. The golden data have the recipe of Pillow before 13, as this crate has: no pixel differs.
 fn resized(family: &str, resize: impl Fn(&Rgb) -> Rgb) {
     each(family, |check, image, pixels, golden, key| {
         let out = resize(&pixels);
@@ -72,7 +72,7 @@ fn enlarging_and_shrinking_bicubically() {
     }
 }
 
-/// Families that are too large for the committed part.
+/// Compares families that are too large for `tests/fixtures/golden`.
 fn resized_in_full(family: &str, size: [usize; 2], interpolation: Interpolation) {
     let path = Path::new(&std::env::var_os("PTL_GOLDEN").expect("checked")).join("transforms.safetensors");
     let golden = GoldenFile::open(&path);
@@ -102,7 +102,7 @@ fn normalised(image: &Rgb, mirror: bool) -> Vec<f32> {
     out
 }
 
-/// Every eighth row and column, `[3, 48, 16]`.
+/// Returns every eighth row and column, `[3, 48, 16]`.
 fn every_eighth(image: &[f32]) -> Vec<f32> {
     let at = |c: usize, y: usize, x: usize| image[(8 * y * 128 + 8 * x) * 3 + c];
     (0..3).flat_map(|c| (0..48).flat_map(move |y| (0..16).map(move |x| at(c, y, x)))).collect()

@@ -1,7 +1,7 @@
-//! Listings of data set folders: paths, identities, cameras, labels and counts.
+//! Compares listings of data set folders: paths, identities, cameras, labels and counts.
 //!
-//! The stored listing has two rules that ours leaves: it takes lower-case endings only, and the first digit of a camera. Where
-//! it gives `cameras_true`, those are compared.
+//! The stored listing has two rules that this crate has not: it takes only lower-case endings, and only the first digit of a camera.
+//! Where it has `cameras_true`, those are compared.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn integers(json: &Value) -> Vec<i64> {
     serde_json::from_value(json.clone()).expect("a list of integers")
 }
 
-/// Path below the data set, with `/`.
+/// Returns the path below the data set, with `/`.
 fn relative(root: &Path, record: &ImageRecord) -> String {
     let path = record.path.strip_prefix(root).expect("a path in the data set");
     path.components().map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
@@ -70,7 +70,7 @@ fn subsets(check: &mut Checker, root: &Path, dataset: &Dataset, expected: &Value
     }
 }
 
-/// The one file that the stored listing leaves out for its ending is an image to us.
+/// Checks that the one file that the stored listing leaves out for its ending is loaded as an image.
 #[test]
 fn endings_in_upper_case_are_images() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/trees/market");

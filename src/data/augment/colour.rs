@@ -34,12 +34,12 @@ fn look_up_channels(pixels: &mut [u8], table: impl Fn(&[usize; 256]) -> [u8; 256
     }
 }
 
-/// Changes the brightness: 0 is black, 1 the image.
+/// Changes the brightness: factor 0 gives black, 1 the image itself.
 pub fn brightness(pixels: &mut [u8], factor: f32) {
     look_up(pixels, |v| blend(0, v, factor));
 }
 
-/// Changes the contrast: 0 is the mean grey value, 1 the image.
+/// Changes the contrast: factor 0 gives the mean grey value everywhere, 1 the image itself.
 pub(crate) fn contrast(pixels: &mut [u8], factor: f32) {
     let pixels_of = pixels.as_chunks::<3>().0;
     let sum: u64 = pixels_of.iter().map(|pixel| u64::from(grey(pixel))).sum();
@@ -47,7 +47,7 @@ pub(crate) fn contrast(pixels: &mut [u8], factor: f32) {
     look_up(pixels, |v| blend(mean, v, factor));
 }
 
-/// Changes the saturation: 0 is grey, 1 the image.
+/// Changes the saturation: factor 0 gives a grey image, 1 the image itself.
 pub(crate) fn saturation(pixels: &mut [u8], factor: f32) {
     for pixel in pixels_of(pixels) {
         let grey = grey(pixel);
@@ -55,7 +55,7 @@ pub(crate) fn saturation(pixels: &mut [u8], factor: f32) {
     }
 }
 
-/// Changes the sharpness: 0 is the smoothed image (3x3, the pixel itself five times), 1 the image. The edge stays.
+/// Changes the sharpness: factor 0 gives the smoothed image (3x3, the middle with weight 5), 1 the image itself. Pixels at the edge stay.
 pub(crate) fn sharpness(pixels: &mut [u8], [h, w]: [usize; 2], factor: f32) {
     let row = w * 3;
     let before = pixels.to_vec();
@@ -69,7 +69,7 @@ pub(crate) fn sharpness(pixels: &mut [u8], [h, w]: [usize; 2], factor: f32) {
     }
 }
 
-/// Rotates the hue by `turn` / 255 of the circle, in HSV of bytes, whose rounding changes colours a little even for 0.
+/// Rotates the hue by `turn` / 255 of the circle. The HSV values are bytes: their rounding changes colours a little even for 0.
 pub fn hue(pixels: &mut [u8], turn: u8) {
     for pixel in pixels_of(pixels) {
         let [h, s, v] = to_hsv(*pixel);
@@ -147,7 +147,7 @@ pub(crate) fn auto_contrast(pixels: &mut [u8]) {
 pub(crate) fn equalize(pixels: &mut [u8]) {
     look_up_channels(pixels, |histogram| {
         let greatest = histogram.iter().rfind(|&&n| n > 0).copied().unwrap_or(0);
-        // Where all have one value this is 0 too.
+        // If all pixels have one value, this is 0 too.
         let step = (histogram.iter().sum::<usize>() - greatest) / 255;
         if step == 0 {
             return std::array::from_fn(|v| v as u8);
@@ -168,7 +168,7 @@ pub(super) mod tests {
     /// A mixed, an orange, a white and a blue pixel; their grey values are 18, 118, 255 and 73, with the mean 116.
     const FOUR: [u8; 12] = [10, 20, 30, 200, 100, 0, 255, 255, 255, 0, 90, 180];
 
-    /// What the noise image of [`noise`] has after `change`, in one number: sum of byte times (place modulo 97, plus 1).
+    /// Returns a checksum of the image [`noise`] after `change`: the sum of each byte times (its place modulo 97, plus 1).
     pub(crate) fn sum_after(change: impl FnOnce(&mut [u8])) -> u64 {
         let mut pixels = noise();
         change(&mut pixels);

@@ -55,7 +55,7 @@ mod tests {
     use super::super::colour::tests::{SIZE, sum_after};
     use super::*;
 
-    /// What becomes of 10 20 30 / 40 50 60 / 70 80 90.
+    /// Returns what `change` makes of the image 10 20 30 / 40 50 60 / 70 80 90.
     fn changed(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
         let mut pixels: Vec<u8> = (1..10).flat_map(|v| [v * 10; 3]).collect();
         change(&mut pixels);

@@ -13,7 +13,7 @@ pub enum Step {
     Brightness(f32),
     Contrast(f32),
     Saturation(f32),
-    /// In 1 / 255 of the circle; values above 127 rotate the other way.
+    /// Rotation of the hue in 1 / 255 of the circle; values above 127 rotate the other way.
     Hue(u8),
 }
 

@@ -16,7 +16,7 @@ pub enum Mix {
         /// Weight of the image's own pixels and label, in [0, 1].
         share: f32,
     },
-    /// CutMix: the pixels in `rectangle` (top, left, height, width) are the partner's; `share` is 1 - its share of the area.
+    /// CutMix: the pixels in `rectangle` are the partner's; `share` is 1 - the rectangle's share of the area.
     Paste {
         /// Top, left, height and width, pixels.
         rectangle: [i32; 4],
@@ -147,7 +147,7 @@ mod tests {
         assert!(clipped > 50, "{clipped}");
     }
 
-    /// Three images of 1x2 pixels: 1 2, 10 20 and 100 200.
+    /// Returns three images of 1x2 pixels, 1 2, 10 20 and 100 200, after `mix`.
     fn mixed(mix: Mix) -> Vec<f32> {
         let mut images: Vec<f32> = [1, 2, 10, 20, 100, 200].into_iter().flat_map(|v| [v as f32; 3]).collect();
         mix.apply(&mut images, [1, 2]);

@@ -54,7 +54,7 @@ settings! {
 }
 
 impl Augment {
-    /// Images as they are.
+    /// Returns settings that leave images as they are.
     pub fn none() -> Augment {
         Augment { flip: 0.0, random_erasing: 0.0, ..Augment::default() }
     }

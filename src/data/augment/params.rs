@@ -8,9 +8,9 @@ use rand::{Rng, RngExt};
 
 use crate::data::Augment;
 
-/// ImageNet's channel means and standard deviations, of values in [0, 1].
+/// ImageNet's channel means (red, green, blue), of values in [0, 1].
 pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-/// ImageNet's channel standard deviations, of values in [0, 1].
+/// ImageNet's channel standard deviations (red, green, blue), of values in [0, 1].
 pub const STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// Area share of an erased rectangle, and the smallest ratio of its sides.
@@ -27,7 +27,7 @@ pub struct AugmentParams {
     pub shift: [i32; 2],
     /// Whether the image is mirrored left to right.
     pub mirror: bool,
-    /// Top, left, height and width of a rectangle of the result.
+    /// Top, left, height and width of the erased rectangle of the result, pixels; `None` erases nothing.
     pub erase: Option<[i32; 4]>,
 }
 
@@ -119,7 +119,7 @@ mod tests {
         applied(AugmentParams::sample(augment, size, &mut stream(0, Purpose::Test, 0, item)), pixels, size)
     }
 
-    /// Runs that exist go on with the same images: numbers and their order must stay.
+    /// Existing runs must continue with the same images, so the numbers drawn and their order must stay.
     #[test]
     fn what_is_drawn_stays_the_same() {
         let augment = Augment { flip: 0.5, pad: 10, random_erasing: 0.5, ..nothing() };

@@ -27,7 +27,7 @@ pub enum Op {
     Sharpness(f32),
     /// Bits that are kept.
     Posterize(u32),
-    /// Values from this threshold on are inverted.
+    /// Threshold from which on values are inverted.
     Solarize(f64),
     AutoContrast,
     Equalize,
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(draw(&Augment::none(), [32, 32], &mut stream(0, Purpose::Test, 0, 0)), []);
     }
 
-    /// Each operation is the change that it is named after.
+    /// Checks that each operation makes the change that it is named after.
     #[test]
     fn operations_do_what_they_say() {
         let after = |op: Op| sum_after(|p| op.apply(p, SIZE));

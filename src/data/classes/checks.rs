@@ -1,4 +1,4 @@
-//! What was loaded, as a table, and its checks before long work.
+//! Shows what was loaded as a table, and checks it before a long run starts.
 
 use std::path::Path;
 
@@ -42,7 +42,7 @@ impl ClassDataset {
         images
     }
 
-    /// Returns name and number of images of the smallest and of the largest class that have any; the first of several.
+    /// Returns name and number of images of the smallest and of the largest class that have any; of several equal ones, the first.
     fn extremes(&self, samples: &[Sample]) -> Option<[(&str, usize); 2]> {
         let images = self.images_by_class(samples);
         let classes = || self.classes.iter().map(String::as_str).zip(images.iter().copied()).filter(|&(_, n)| n > 0);

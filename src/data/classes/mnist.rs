@@ -30,7 +30,7 @@ const CLASSES: usize = 10;
 const MAX_SIDE: usize = 4096;
 /// Largest number of bytes that a compressed byte may become; images and labels become far fewer.
 const MAX_INFLATION: u64 = 100;
-/// Numbers of bytes and images that a file of any length may become: sorted labels and empty images compress to almost nothing.
+/// Numbers of bytes and images that are allowed even from the shortest file: sorted labels and empty images compress to almost nothing.
 const SMALL: u64 = 64 << 20;
 const FEW: u64 = 1 << 20;
 

@@ -21,7 +21,7 @@ use locate::Form;
 /// Images of named classes for training and validation.
 #[derive(Clone, Debug, Default)]
 pub struct ClassDataset {
-    /// The folder or file as the user wrote it, safe to show.
+    /// The folder or file as the user wrote it, with control characters escaped.
     pub name: String,
     /// The folder that the user named, or that of the list.
     pub root: PathBuf,
@@ -33,7 +33,7 @@ pub struct ClassDataset {
     pub label: String,
     /// Names of the classes, in the order of their labels.
     pub classes: Vec<String>,
-    /// Empty if only the validation images were loaded.
+    /// Images for training; empty if only the validation images were loaded.
     pub train: Vec<Sample>,
     /// Images for validation.
     pub val: Vec<Sample>,

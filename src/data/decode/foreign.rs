@@ -1,8 +1,8 @@
-//! What a file is that no decoder reads, told by its first bytes.
+//! Recognises files that no decoder reads, by their first bytes.
 
 use crate::base::placeholder::placeholder;
 
-/// Says what a file is that no decoder takes, and the way out.
+/// Says what a file is that no decoder reads, and what to do. Returns `None` for any other file.
 pub(super) fn reason(bytes: &[u8]) -> Option<String> {
     let convert =
         |format: &str| Some(format!("it is of the format {format}, which is not read: convert it to JPEG or PNG"));

@@ -64,13 +64,13 @@ fn end_of_scan(bytes: &[u8], mut at: usize) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// A segment of these bytes.
+    /// Returns a segment with this code and content.
     fn segment(code: u8, content: &[u8]) -> Vec<u8> {
         let length = (content.len() as u16 + 2).to_be_bytes();
         [&[0xFF, code], &length[..], content].concat()
     }
 
-    /// A picture whose thumbnail has an end of its own, with two scans, restarts and a stuffed 0xFF.
+    /// Returns a picture whose thumbnail has its own end marker, with two scans, restarts and a stuffed 0xFF.
     fn picture() -> Vec<u8> {
         let thumbnail = [&b"Exif\0\0"[..], &[0xFF, 0xD8, 0xFF, 0xDA, 0, 2, 7, 0xFF, 0xD9]].concat();
         let scan = [0x12, 0xFF, 0x00, 0x34, 0xFF, 0xD0, 0x56, 0xFF, 0xD7, 0x78];

@@ -12,12 +12,12 @@ const BLOCK: u32 = 16;
 /// Values of the blocks `a` to `f`.
 const VALUES: [u8; 6] = [20, 60, 100, 140, 180, 220];
 
-/// Three blocks wide and two high: `abc` over `def`.
+/// Returns an image of three blocks by two: `abc` over `def`.
 fn blocks() -> GrayImage {
     GrayImage::from_fn(3 * BLOCK, 2 * BLOCK, |x, y| Luma([VALUES[(y / BLOCK * 3 + x / BLOCK) as usize]]))
 }
 
-/// EXIF data that say nothing but the orientation; in TIFF's own format.
+/// Returns EXIF data with the orientation alone, in TIFF's own format.
 fn exif(orientation: u16) -> Vec<u8> {
     let entry =
         [&0x112u16.to_le_bytes()[..], &3u16.to_le_bytes(), &1u32.to_le_bytes(), &orientation.to_le_bytes(), &[0; 2]];
@@ -31,7 +31,7 @@ fn encoded(encoder: impl ImageEncoder, orientation: u16) {
     encoder.write_image(image.as_raw(), image.width(), image.height(), image::ExtendedColorType::Rgb8).unwrap();
 }
 
-/// An uncompressed grey TIFF with an orientation.
+/// Returns an uncompressed grey TIFF with an orientation.
 fn tiff(orientation: u16) -> Vec<u8> {
     let (width, height) = (3 * BLOCK, 2 * BLOCK);
     let tags: [(u16, u16, u32); 9] = [
@@ -53,7 +53,7 @@ fn tiff(orientation: u16) -> Vec<u8> {
     [&b"II*\0\x08\0\0\0\x09\0"[..], &tags, &[0; 4], blocks().as_raw()].concat()
 }
 
-/// A file of each format that can say how the image is to be turned.
+/// Returns a file, with its ending, of each format that can store an orientation.
 fn with_orientation(orientation: u16) -> [(&'static str, Vec<u8>); 4] {
     let [mut jpeg, mut png, mut webp] = [const { Vec::new() }; 3];
     encoded(image::codecs::jpeg::JpegEncoder::new_with_quality(&mut jpeg, 95), orientation);
@@ -82,7 +82,7 @@ impl Folder {
     }
 }
 
-/// The blocks as letters, row by row.
+/// Returns the blocks as letters, row by row.
 fn letters(image: &Rgb) -> Vec<String> {
     let block = BLOCK as usize;
     let letter = |x: usize, y: usize| {
@@ -115,7 +115,7 @@ fn all_orientations_are_applied_in_every_format_that_has_them() {
             assert_eq!(letters(&decode(&path, false).unwrap()), upright[0], "{}", path.display());
         }
     }
-    // What is no orientation changes nothing.
+    // A value that is no orientation changes nothing.
     for (ending, bytes) in with_orientation(9) {
         assert_eq!(letters(&decode(&folder.write(&format!("9.{ending}"), bytes), true).unwrap()), upright[0]);
     }

@@ -21,7 +21,7 @@ pub(super) enum Layout {
     Classic,
 }
 
-/// In the order in which they are tried.
+/// All layouts, in the order in which they are tried.
 const LAYOUTS: [Layout; 3] = [Layout::Msmt17, Layout::Classic, Layout::Market];
 
 impl Layout {

@@ -3,7 +3,7 @@ use std::fs;
 use super::*;
 use crate::data::{ImageRecord, Protocol, Subsets};
 
-/// A folder with these files; a name that ends in `=TEXT` has that content.
+/// Creates a folder with these files. `NAME=TEXT` is a file NAME with the content TEXT.
 fn tree(files: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in files {

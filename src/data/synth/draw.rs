@@ -210,7 +210,7 @@ impl Canvas {
 mod tests {
     use super::*;
 
-    /// Sum of what white shapes cover on black, in square units.
+    /// Returns the area that a white shape covers on black, in square units.
     fn area(shape: Shape) -> f32 {
         let mut canvas = Canvas::new(100, 80, |_, _| [0.0; 3]);
         canvas.fill(&View { origin: [50.0, 40.0], scale: 30.0 }, &shape, |_| [1.0; 3]);

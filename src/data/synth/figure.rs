@@ -269,7 +269,7 @@ impl Figure<'_> {
         }
     }
 
-    /// The strap of a shoulder bag, from the other shoulder to the bag; it is drawn on the near side of the body.
+    /// Draws the strap of a shoulder bag, from the other shoulder to the bag, on the near side of the body.
     fn strap(&mut self) {
         let side = self.who.bag_side;
         let z = 0.06 * self.pose.heading.cos().signum();

@@ -76,13 +76,13 @@ impl FromStr for Domain {
 pub struct SynthConfig {
     /// Which cameras and which palette of clothes.
     pub domain: Domain,
-    /// Identities 1 to `train_ids`.
+    /// Number of training identities, which are 1 to `train_ids`.
     pub train_ids: usize,
-    /// Identities after those, in query and gallery.
+    /// Number of test identities, which follow those of training; they are in query and gallery.
     pub test_ids: usize,
-    /// Cameras, at least 2: a query needs a match from another one.
+    /// Number of cameras, at least 2: a query needs a match from another one.
     pub cams: usize,
-    /// Images of an identity by a camera.
+    /// Number of images of each identity by each camera.
     pub images_per_cam: usize,
     /// Seed of all random numbers.
     pub seed: u64,
@@ -127,12 +127,12 @@ impl SynthConfig {
         }
     }
 
-    /// Images that [`generate`] writes.
+    /// Returns the number of images that [`generate`] writes.
     pub fn images(&self) -> usize {
         self.jobs().len()
     }
 
-    /// All images in a fixed order, whose positions name their random numbers.
+    /// Returns all images in a fixed order. The position of an image selects its random numbers.
     fn jobs(&self) -> Vec<Job> {
         let mut jobs = Vec::new();
         for pid in 1..=self.train_ids + self.test_ids {
@@ -194,7 +194,7 @@ fn draws(config: &SynthConfig, what: Draw, item: usize) -> rand_chacha::ChaCha8R
 pub enum Outcome {
     /// All images are written.
     Finished,
-    /// Stopped on request; nothing is left.
+    /// It was stopped on request, and left nothing.
     Stopped,
 }
 
@@ -229,7 +229,7 @@ pub fn generate(
     drawn
 }
 
-/// Whether [`generate`] has written all of a data set into `dir`.
+/// Returns whether [`generate`] has written all of a data set into `dir`.
 pub(crate) fn is_complete(dir: &Path) -> bool {
     FOLDERS.iter().all(|name| dir.join(name).is_dir())
 }
@@ -275,7 +275,7 @@ fn draw(
     Ok(Outcome::Finished)
 }
 
-/// Pixels of image number `index`, `[height, width, 3]`.
+/// Returns the pixels of image number `index`, `[height, width, 3]`.
 fn render(config: &SynthConfig, cameras: &[Camera], job: &Job, index: usize) -> Vec<u8> {
     let camera = &cameras[job.cam];
     let mut rng = draws(config, Draw::Image, index);

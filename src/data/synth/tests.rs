@@ -17,7 +17,7 @@ fn generated(config: &SynthConfig) -> (tempfile::TempDir, Dataset) {
     (folder, dataset)
 }
 
-/// Path within the folder and bytes of every file.
+/// Returns the path within the folder and the bytes of every file.
 fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     for name in [TRAIN, QUERY, GALLERY] {
@@ -132,7 +132,7 @@ fn settings_that_cannot_work_are_named() {
     }
 }
 
-/// Shares of 8x8x8 colours in each of `stripes` horizontal stripes.
+/// Returns the shares of 8x8x8 colours in each of `stripes` horizontal stripes.
 fn histogram(record: &ImageRecord, stripes: usize) -> Vec<f32> {
     let transform = Transform::squeeze([96, 48], Interpolation::Bilinear);
     let pixels = transform.load(&record.path).unwrap();
@@ -144,7 +144,7 @@ fn histogram(record: &ImageRecord, stripes: usize) -> Vec<f32> {
     bins
 }
 
-/// mAP of ranking a test split by the L1 distance of colour histograms.
+/// Returns the mAP of ranking a test split by the L1 distance of colour histograms.
 fn histogram_map(data: &Dataset, stripes: usize) -> f64 {
     let features = |records: &[ImageRecord]| records.par_iter().map(|r| histogram(r, stripes)).collect::<Vec<_>>();
     let (query, gallery) = (features(&data.query), features(&data.gallery));

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-/// Number of bins of the largest probability, as in the publication.
+/// Number of bins into which largest probabilities are sorted, as in the publication.
 pub(crate) const BINS: usize = 15;
 
-/// Images whose largest probability is in ((i - 1) / `BINS`, i / `BINS`].
+/// Bin number i, from 1 to `BINS`: images whose largest probability is in ((i - 1) / `BINS`, i / `BINS`]. The first bin also holds 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct CalibrationBin {
     /// Number of images in the bin.

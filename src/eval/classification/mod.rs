@@ -53,7 +53,7 @@ pub struct ClassResult {
     pub accuracy: Option<f64>,
     /// Share of images of this class among those predicted as it; `None` if there are none.
     pub precision: Option<f64>,
-    /// Harmonic mean of both: 2 TP / (2 TP + FP + FN); `None` without images.
+    /// Harmonic mean of accuracy and precision: 2 TP / (2 TP + FP + FN); `None` without images.
     pub f1: Option<f64>,
 }
 
@@ -75,11 +75,11 @@ pub struct ClassificationReport {
     pub nll: f64,
     /// Expected calibration error over `BINS` bins of equal width of the largest probability.
     pub ece: f64,
-    /// In the order of the classes.
+    /// Metrics of each class, in the order of the labels.
     pub per_class: Vec<ClassResult>,
     /// The bins from which the calibration error is computed.
     pub calibration: Vec<CalibrationBin>,
-    /// In the order of the images.
+    /// Result of each image, in the order of the images.
     #[serde(skip)]
     pub per_image: Vec<ClassifiedImage>,
     /// Number of images by (label, predicted class), for pairs that have images.
@@ -88,8 +88,8 @@ pub struct ClassificationReport {
 }
 
 impl ClassificationReport {
-    /// Computes the metrics from `probabilities` `[n, classes]` and `labels` `[n]`, which are less than the number of `classes` (their
-    /// names).
+    /// Computes the metrics from `probabilities` `[n, classes]`, `labels` `[n]` and the names of the `classes`. A label is an index of
+    /// `classes`.
     ///
     /// # Errors
     /// [`Error::Predictions`]: there is no image, the counts do not match, or a label has no class; [`Error::NotAProbability`] with the

@@ -11,7 +11,7 @@ fn close(a: f64, b: f64) -> bool {
     (a - b).abs() < 1e-6
 }
 
-/// Four images of three classes; class c has none.
+/// Returns the report of four images of three classes; class c has none.
 fn report() -> ClassificationReport {
     let probabilities = [
         0.7, 0.2, 0.1, // a, right
@@ -26,7 +26,7 @@ fn report() -> ClassificationReport {
 fn figures_by_hand() {
     let report = report();
     assert_eq!((report.images, report.top1, report.top5), (4, 0.5, 1.0));
-    // a: 1 of 2 and 1 of 1 taken for it; b: 1 of 2, and 1 of 2; c is taken for once.
+    // a: 1 of its 2 images is right, and 1 of 1 predicted as a; b: 1 of 2, and 1 of 2; c: one image is predicted as c, wrongly.
     let share = |c: usize| (report.per_class[c].accuracy, report.per_class[c].precision);
     assert_eq!([share(0), share(1), share(2)], [(Some(0.5), Some(1.0)), (Some(0.5), Some(0.5)), (None, Some(0.0))]);
     assert_eq!((report.per_class[2].images, report.per_class[2].f1), (0, None));

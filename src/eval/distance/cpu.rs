@@ -1,4 +1,4 @@
-//! Bounds of distances by the CPU.
+//! Computes bounds of distances on the CPU.
 
 use std::ops::Range;
 use std::sync::Arc;

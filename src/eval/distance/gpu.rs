@@ -1,4 +1,4 @@
-//! Bounds of distances by a GPU: always in f32 and by this crate's own kernels, whatever precision the run uses.
+//! Computes bounds of distances on a GPU: always in f32 and with this crate's own kernels, whatever precision the run uses.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -72,8 +72,8 @@ pub struct Distances<'a> {
 }
 
 impl<'a> Distances<'a> {
-    /// Builds the distances of finite features `[query, gallery]` on `device`. Falls back to the CPU where the GPU's free memory does
-    /// not suffice.
+    /// Prepares the distances of finite features `[queries, dim]` and `[gallery, dim]` on `device`. Falls back to the CPU if the GPU has
+    /// too little free memory.
     ///
     /// # Errors
     /// The device fails.
@@ -196,11 +196,14 @@ impl<'a> Distances<'a> {
     }
 }
 
-/// Computes all re-ranked distances `[queries, gallery]` on `device` and holds them in memory, for sets that are small enough.
-/// Those that rounding leaves uncertain by more than 10⁻⁴ are computed in f64.
+/// Computes all re-ranked distances `[queries, gallery]` on `device`, from finite features `query` `[queries, dim]` and `gallery`
+/// `[gallery, dim]`. All of them are in memory at once. Distances that rounding leaves uncertain by 10⁻⁴ or more are computed in f64.
 ///
 /// # Errors
 /// As [`RerankOptions::validate`]; it does not fit into memory; the device fails.
+///
+/// # Panics
+/// `dim` is 0.
 pub fn reranked_distances(
     query: &[f32],
     gallery: &[f32],

@@ -1,4 +1,4 @@
-//! Bounds hold; who computes where a GPU's memory does not suffice.
+//! Tests that bounds hold, and that the CPU takes over where a GPU has too little memory.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ fn what_does_not_fit_into_the_gpus_memory_is_left_to_the_cpu() {
     let gallery: Vec<f32> = (7..60).flat_map(row).collect();
     let options = RerankOptions::new(RerankVariant::Zhong);
     let want = reranked_distances(&query, &gallery, 3, options, &Device::Cpu).unwrap();
-    // Features and what turns their products into distances take 2028 bytes; what else re-ranking holds takes more than 100 kB.
+    // Features and row terms take 2028 bytes; the rest of the re-ranking takes more than 100 kB.
     for (limit, ranks) in [(1000, false), (4000, true)] {
         let small = Small { limit, used: AtomicU64::new(0) };
         let device = Device::Gpu(Gpu::new(Arc::new(small), Precision::F32));
@@ -93,7 +93,7 @@ fn what_does_not_fit_into_the_gpus_memory_is_left_to_the_cpu() {
     }
 }
 
-/// Rows of many kinds: a common offset, a scale, rows that are others' twins.
+/// Returns random rows with a common offset and scale. The last row is a copy of the first.
 fn rows(n: usize, dim: usize, offset: f32, scale: f32, seed: u64) -> Vec<f32> {
     let mut rng = stream(seed, Purpose::Test, 7, 0);
     let mut rows: Vec<f32> = (0..n * dim).map(|_| (offset + rng.random_range(-1.0f32..1.0)) * scale).collect();

@@ -1,5 +1,5 @@
-//! Features on disk, also for and from other programs: safetensors with labels and paths inside, or .npy with the paths in a file
-//! beside it.
+//! Reads and writes features, which other programs may read and write too: safetensors with labels and paths inside, or .npy with the
+//! paths in a file beside it.
 
 mod labels;
 mod narrow;
@@ -65,13 +65,13 @@ impl FeatureFormat {
 /// Features of images, row by row.
 #[derive(Clone, Copy, Debug)]
 pub struct FeatureTable<'a> {
-    /// `[paths.len(), dim]`
+    /// Features, `[n, dim]` with n the number of `paths`.
     pub features: &'a [f32],
     /// Length of a feature.
     pub dim: usize,
     /// Path of each image.
     pub paths: &'a [PathBuf],
-    /// Identities and cameras of the images, if known.
+    /// Identities and cameras of the images, `[n]` each, if known.
     pub labels: Option<(&'a [i64], &'a [i64])>,
 }
 
@@ -82,7 +82,8 @@ impl FeatureTable<'_> {
     /// - `.npy`: f32 `[n, dim]` in C order; the paths are in a file beside it that ends in `.txt`, one on each line.
     ///
     /// # Errors
-    /// As `FeatureFormat::of` and `FeatureFormat::check_paths`; [`Error::Io`].
+    /// [`Error::FeatureFile`] for another ending, or a path that could not be read back: it is no UTF-8 text, or for `.npy` has a line
+    /// break; [`Error::Io`].
     ///
     /// # Panics
     /// The numbers of rows differ.

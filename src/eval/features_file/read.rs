@@ -18,23 +18,22 @@ const JUNK: i64 = -1;
 /// Features of images with known identity and camera, row by row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FeatureSet {
-    /// `[n, dim]`
+    /// Features, `[n, dim]`.
     pub features: Vec<f32>,
     /// Length of a feature.
     pub dim: usize,
-    /// `[n]`
+    /// Identity of each image, `[n]`.
     pub pids: Vec<i64>,
-    /// `[n]`
+    /// Camera of each image, `[n]`.
     pub camids: Vec<i64>,
-    /// `[n]`, or empty if the images have no names.
+    /// Path of each image, `[n]`; empty if the images have no names.
     pub paths: Vec<PathBuf>,
 }
 
 impl FeatureSet {
     /// Reads a `.safetensors` file (`features` `[n, dim]`, `pids` and `camids` `[n]`, as
-    /// [`FeatureTable::write`](super::FeatureTable) writes them) or a `.npy` file (`[n, dim]`, f32, f64 or f16). Labels are those in the
-    /// file `labels` if given, else those in the file itself, else those beside it in `NAME.csv` or `NAME.txt`, else those in the names
-    /// of its images.
+    /// [`FeatureTable::write`](super::FeatureTable) writes them) or a `.npy` file (`[n, dim]`, f32, f64 or f16). Labels come from the first
+    /// of these that exists: the file `labels`; the file itself; `NAME.csv` or `NAME.txt` beside it; the names of its images.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::FeatureFile`]: the format is another, there are no labels, or not as many labels as features.
@@ -97,7 +96,7 @@ impl FeatureSet {
         Labels { pids: &self.pids, camids: &self.camids }
     }
 
-    /// Returns the name of an image: its path, or else its row.
+    /// Returns the name of an image: its path, or `row-N` without paths.
     pub fn name(&self, row: usize) -> String {
         self.paths.get(row).map_or_else(|| format!("row-{row}"), |path| path.shown().to_string())
     }

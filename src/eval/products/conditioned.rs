@@ -22,7 +22,7 @@ pub(crate) const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
 /// Rounding errors of a squared distance beside those of the product: in the centred row (4), its norm (5), the three terms (3) and
 /// the bounds (4), with a reserve.
 const OTHER_ROUNDINGS: f64 = 24.0;
-/// More than what all products that underflow can add up to. The largest number of all rows is between 1 and 2.
+/// An upper bound of the sum of all products that underflow. After scaling, the largest magnitude in all rows is between 1 and 2.
 const VANISHED: f64 = 1e-32;
 
 /// Queries and gallery, scaled and centred.
@@ -45,8 +45,8 @@ pub(crate) struct Conditioned<'a> {
 }
 
 impl<'a> Conditioned<'a> {
-    /// Conditions finite features. Error bounds assume that products of rows are summed in parts of `part` numbers, in order, and the
-    /// sums of the parts in order.
+    /// Scales and centres finite features. Error bounds assume that a product of rows is summed in parts of `part` numbers, each in
+    /// order, and that the sums of the parts are added in order.
     pub fn new(features: [&'a [f32]; 2], dim: usize, part: usize) -> Conditioned<'a> {
         let [queries, gallery] = features.map(|rows| rows.len() / dim);
         let n = queries + gallery;

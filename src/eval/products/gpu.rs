@@ -14,7 +14,7 @@ const TILE: [usize; 2] = [128, 64];
 
 /// Features as the right factor of products.
 pub(crate) struct Columns {
-    /// `[dim, count]`
+    /// Transposed features, `[dim, count]`.
     values: Buffer,
     pub count: usize,
     pub dim: usize,
@@ -53,7 +53,7 @@ impl Columns {
 /// For the squared Euclidean distance, lengths are 0 and scales are 1. For 2 - 2 cos, lengths are those of the rows before they
 /// were centred, and scales are their reciprocals.
 pub(crate) struct RowTerms {
-    /// `[n]` each
+    /// Terms of each image, `[n]` for each of the three.
     pub offset: Buffer,
     pub length: Buffer,
     pub scale: Buffer,

@@ -1,5 +1,5 @@
-//! What distances and re-ranking are both computed from: conditioned features, products of their rows, and bounds of what
-//! these products say about a pair.
+//! The common base of distances and re-ranking: scaled and centred features, products of their rows, and the bounds that these
+//! products give for a pair.
 
 mod conditioned;
 mod gpu;
@@ -9,7 +9,7 @@ pub(super) use self::conditioned::{Conditioned, ROUNDING, largest};
 pub(super) use self::gpu::{Columns, RowTerms, allocate, rows_that_fit, upload};
 pub(super) use self::row::{Pairs, Row, Width};
 
-/// Products held in memory at a time (64 MiB), unless fewer than [`MIN_BLOCK_ROWS`] rows fit.
+/// Number of products in memory at a time (64 MiB), unless fewer than [`MIN_BLOCK_ROWS`] rows fit.
 const BLOCK_VALUES: usize = 1 << 24;
 /// With fewer rows, reading the whole gallery for them takes longer than the products.
 const MIN_BLOCK_ROWS: usize = 64;

@@ -1,4 +1,4 @@
-//! Distances of one query to the gallery: bounds, which are there already, and exact values, which are computed where bounds do not
+//! Distances of one query to the gallery: bounds that are known already, and exact values that are computed where bounds do not
 //! suffice.
 
 /// Exact distances of a query and an image of the gallery, in f64.
@@ -15,7 +15,7 @@ pub(crate) trait Pairs: Sync {
 pub(crate) struct Width<'a> {
     pub own: f32,
     pub factors: [f32; 2],
-    /// `[gallery]` each
+    /// The two terms of each gallery image, `[gallery]` each.
     pub of: [&'a [f32]; 2],
 }
 
@@ -29,7 +29,7 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// Combines lower bounds, how far upper ones are above them, and the exact values behind both.
+    /// Creates the row of `query` from lower bounds `[gallery]`, the width from each to its upper bound, and the source of exact values.
     pub fn new(query: usize, lower: &'a [f32], width: Width<'a>, pairs: &'a dyn Pairs) -> Row<'a> {
         Row { query, lower, width, pairs }
     }

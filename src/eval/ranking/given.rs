@@ -6,7 +6,7 @@ use crate::{Error, Result};
 
 /// A matrix of distances.
 pub(in crate::eval) struct GivenDistances<'a> {
-    /// `[queries, columns]`
+    /// Distances, `[queries, columns]`.
     distances: &'a [f32],
     columns: usize,
     zeros: Vec<f32>,

@@ -1,11 +1,11 @@
-//! A table that tells how many matches of a query are nearer than an item: a binary search for each item of a gallery takes longer than
-//! computing its distance.
+//! A table that tells how many matches of a query are nearer than an item. It replaces a binary search for each gallery item, which would
+//! take longer than computing the item's distance.
 
 /// Cells of the table for each match. With so many, most cells contain no match.
 const CELLS_PER_MATCH: usize = 128;
-/// Filling a larger table takes more time than it saves.
+/// Largest number of steps: filling a larger table takes more time than it saves.
 const MAX_CELLS: usize = 1 << 13;
-/// The range of distances that are all equal.
+/// Smallest range that the steps cover, even if all distances are equal.
 const SMALLEST_RANGE: f32 = 1e-32;
 /// From this number to its double, every f32 is a whole number.
 const WHOLE: f32 = (1 << 23) as f32;
@@ -60,8 +60,8 @@ impl MatchTable {
         ((step + WHOLE).to_bits() - WHOLE.to_bits()) as usize
     }
 
-    /// Returns how many matches are nearer than an item between these bounds, where each match is certainly nearer or certainly
-    /// farther. `None` where that is not certain, or the table is too coarse to tell.
+    /// Returns how many matches are nearer than an item whose distance lies between these bounds. `None` if that is not certain for
+    /// some match, or the table is too coarse to tell.
     #[inline(always)]
     pub(crate) fn nearer(&self, lower: f32, upper: f32) -> Option<usize> {
         let [first, last] = [self.cells[self.cell(lower)], self.cells[self.cell(upper)]];

@@ -65,10 +65,10 @@ pub struct RankingOptions {
     pub filter: GalleryFilter,
     /// Length of the CMC curve.
     pub max_rank: usize,
-    /// In CMC and mINP, items at the same distance as a match are ranked before it, instead of in the order of the gallery.
+    /// Whether, in CMC and mINP, other items at the same distance as a match rank before it, instead of in the order of the gallery.
     pub pessimistic_ties: bool,
-    /// A property of the data set. [`Protocol::SingleGalleryShot`] removes every image of the query's camera and defines neither mAP
-    /// nor mINP.
+    /// Protocol of the data set. [`Protocol::SingleGalleryShot`] removes every image of the query's camera, whatever `filter` is, and
+    /// defines neither mAP nor mINP.
     pub protocol: Protocol,
     /// Seed of the gallery images that [`Protocol::SingleGalleryShot`] draws.
     pub seed: u64,
@@ -99,7 +99,7 @@ impl Default for RankingOptions {
 /// Metrics of one query. All shares are in [0, 1].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct QueryResult {
-    /// Average precision Σ (R_k - R_{k-1}) P_k over distinct distances: tied items enter together.
+    /// Average precision Σ (R_k - R_{k-1}) P_k over distinct distances, with recall R and precision P: tied items enter together.
     pub ap: f64,
     /// Average precision by the trapezoid rule of Market-1501's own evaluation.
     pub ap_trapezoid: f64,
@@ -114,16 +114,16 @@ pub struct QueryResult {
 /// Metrics over all valid queries. All shares are in [0, 1].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RankingReport {
-    /// Protocol of the data set, by which it was ranked.
+    /// Protocol by which the queries were ranked.
     #[serde(skip)]
     pub protocol: Protocol,
     /// Mean of [`QueryResult::ap`]. NaN where the protocol defines none; files and tables then leave it out.
     #[serde(rename = "mAP", skip_serializing_if = "is_nan")]
     pub map: f64,
-    /// Mean of [`QueryResult::ap_trapezoid`].
+    /// Mean of [`QueryResult::ap_trapezoid`]; NaN where `map` is.
     #[serde(rename = "mAP_trapezoid", skip_serializing_if = "is_nan")]
     pub map_trapezoid: f64,
-    /// Mean of [`QueryResult::inp`].
+    /// Mean of [`QueryResult::inp`]; NaN where `map` is.
     #[serde(rename = "mINP", skip_serializing_if = "is_nan")]
     pub minp: f64,
     /// `[max_rank]`: CMC@k, the share of queries with a match among the first k, is `cmc[k - 1]`.
@@ -132,7 +132,7 @@ pub struct RankingReport {
     pub valid_queries: usize,
     /// Queries without a match after filtering.
     pub skipped_queries: usize,
-    /// In the order of the queries; `None` for a skipped one. Empty under [`Protocol::SingleGalleryShot`].
+    /// Metrics of each query, in the order of the queries; `None` for a skipped one. Empty under [`Protocol::SingleGalleryShot`].
     pub per_query: Vec<Option<QueryResult>>,
 }
 
@@ -188,8 +188,9 @@ pub fn comparison(columns: &[(&str, &RankingReport)]) -> String {
 /// The rows of `query` `[queries, dim]` and `gallery` `[gallery, dim]` usually have unit length, but need not.
 ///
 /// # Errors
-/// [`Error::FeatureRows`](crate::Error::FeatureRows) where features and labels differ in number, [`Error::NotFiniteFeature`](crate::Error::NotFiniteFeature) for NaN or infinity,
-/// [`Error::NoValidQuery`](crate::Error::NoValidQuery); the device fails.
+/// [`Error::FeatureRows`](crate::Error::FeatureRows) where features and labels differ in number;
+/// [`Error::NotFiniteFeature`](crate::Error::NotFiniteFeature) for NaN or infinity;
+/// [`Error::NoValidQuery`](crate::Error::NoValidQuery) if no query has a match; the device fails.
 pub fn evaluate(
     query: &[f32],
     query_labels: Labels,

@@ -14,9 +14,9 @@ struct Match {
     exact: bool,
 }
 
-/// Computes the metrics of one query over the gallery items `items` (ascending). Only the matches are sorted; other items are counted
-/// between which matches they are. `row` has the distances to the whole gallery; where its bounds overlap, exact distances decide.
-/// Returns `None` if no match is left.
+/// Computes the metrics of one query over the gallery items `items` (ascending). Sorts only the matches, and counts the other items that
+/// lie between them. `row` has the distances to the whole gallery; where its bounds overlap, exact distances decide. Returns `None` if the
+/// filter leaves no match.
 pub(in crate::eval) fn rank_query(
     row: Row,
     items: impl Iterator<Item = usize> + Clone,

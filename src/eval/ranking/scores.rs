@@ -13,11 +13,11 @@ pub struct Scores {
     /// Mean inverse negative penalty; NaN where the protocol defines none.
     #[serde(rename = "mINP")]
     pub minp: f64,
-    /// CMC@1: queries with a match in the first place.
+    /// CMC@1: share of queries with a match in the first place.
     pub rank1: f64,
-    /// CMC@5: queries with a match among the first 5; NaN if the curve is shorter.
+    /// CMC@5: share of queries with a match among the first 5; NaN if the curve is shorter.
     pub rank5: f64,
-    /// CMC@10: queries with a match among the first 10; NaN if the curve is shorter.
+    /// CMC@10: share of queries with a match among the first 10; NaN if the curve is shorter.
     pub rank10: f64,
 }
 

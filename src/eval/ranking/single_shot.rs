@@ -9,7 +9,7 @@ use super::{Labels, RankingOptions};
 use crate::base::rng::{Purpose, stream};
 use crate::eval::products::Row;
 
-/// Random galleries for each query.
+/// Number of random galleries for each query.
 pub(crate) const REPEATS: usize = 10;
 
 /// How many identities are ranked before the query's own, in each random gallery.

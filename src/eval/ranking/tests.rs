@@ -17,7 +17,7 @@ fn one_query(distances: &[f32], pids: &[i64], camids: &[i64], options: &RankingO
 
 #[test]
 fn metrics_by_hand() {
-    // Ranks 2 and 4 of 5 match; the item at rank 1 of the whole gallery is the query's own camera and goes.
+    // Ranks 2 and 4 of 5 match; the nearest item of the whole gallery is by the query's own camera and is removed.
     let report = one_query(&[0.0, 0.1, 0.2, 0.3, 0.4, 0.5], &[1, 2, 1, 3, 1, 4], &[1, 2, 2, 2, 3, 1], &MARKET).unwrap();
     let close = |got: f64, want: f64| assert!((got - want).abs() < 1e-12, "{got} instead of {want}");
     close(report.map, (1.0 / 2.0 + 2.0 / 4.0) / 2.0);
@@ -56,7 +56,7 @@ fn filters_differ_in_what_they_remove() {
     assert_eq!((all.first_match_rank, all.matches), (1, 2));
 }
 
-/// The definition, by sorting everything.
+/// Computes the metrics by their definition, sorting all items.
 fn by_sorting(distances: &[f32], pid: i64, camid: i64, gallery: Labels) -> Option<(f64, f64)> {
     let mut order: Vec<usize> =
         (0..distances.len()).filter(|&g| gallery.pids[g] != pid || gallery.camids[g] != camid).collect();

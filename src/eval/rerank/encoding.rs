@@ -167,7 +167,7 @@ fn expanded<'a>(found: &Neighbours, i: usize, k1: usize, half: impl Fn(usize) ->
     expanded
 }
 
-/// Sparse rows by column: the rows that have an entry in it, and their weights.
+/// Sparse rows by column: for each column, the rows that have an entry in it, and their weights.
 pub(super) struct InvertedIndex {
     /// Entries of column c are `starts[c]..starts[c + 1]`.
     starts: Vec<usize>,

@@ -15,7 +15,7 @@ use crate::Result;
 use crate::engine::device::{Buffer, Gpu, Grid, Ptr, kernels};
 use crate::eval::products::{Columns, Conditioned, RowTerms, allocate, block_rows, rows_that_fit, upload};
 
-/// Bytes of dynamic shared memory that a block has on every device by default: 48 KiB, less what kernels declare statically.
+/// Bytes of dynamic shared memory that a thread block has on every device by default: 48 KiB, less what kernels declare statically.
 const SHARED_BYTES: usize = 47 << 10;
 /// Candidates beyond the wanted number of nearest images.
 const SPARE: usize = 8;
@@ -38,7 +38,7 @@ pub(crate) struct GpuReranker<'a> {
 
 /// Rows of (column, weight), ascending by column.
 struct SparseRows {
-    /// `[n, capacity]` each
+    /// Columns and weights of the entries, `[n, capacity]` each.
     columns: Buffer,
     weights: Buffer,
     /// `[n]`: entries of each row.
@@ -79,7 +79,7 @@ impl Limits {
 }
 
 impl<'a> GpuReranker<'a> {
-    /// Returns how many bytes [`GpuReranker::new`] takes at most; `None` where the sets of such options do not fit into the shared
+    /// Returns how many bytes [`GpuReranker::new`] takes at most; `None` if the sets R* of these options do not fit into the shared
     /// memory in which the kernels build them.
     pub fn bytes(options: &RerankOptions, n: usize, dim: usize) -> Option<usize> {
         let Limits { k1, half, k2, count, capacity } = Limits::new(options, n);

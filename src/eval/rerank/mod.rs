@@ -6,8 +6,8 @@
 //! - N(i, k): image i and its k nearest others, by (distance, index). R(i, k) = {j ∈ N(i, k): i ∈ N(j, k)}.
 //! - R*(i): R(i, k1) together with every R(j, k1/2), j ∈ R(i, k1), that shares more than 2/3 of its images with R(i, k1); k1/2 is
 //!   rounded half to even.
-//! - V_ij = exp(-D_ij) / Σ over R*(i), else 0. With k2 > 1, V_i becomes the mean of V over the first k2 images of N(i,
-//!   ·).
+//! - V_ij = exp(-D_ij) / Σ_{l ∈ R*(i)} exp(-D_il) for j ∈ R*(i), else 0. With k2 > 1, V_i becomes the mean of V over the first k2 images
+//!   of N(i, ·).
 //! - J_ij = 1 - m / (2 - m), m = Σ_l min(V_il, V_jl). The result is (1 - λ) J + λ D for queries against the gallery.
 //!
 //! `neighbours` finds N and the row maxima from blocks of distances, `encoding` computes the sparse rows V, and `Reranker` turns

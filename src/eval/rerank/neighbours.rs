@@ -59,7 +59,7 @@ fn in_order(base: &BaseDistance, i: usize, mut candidates: Vec<Candidate>, count
     let mut ordered = Vec::with_capacity(candidates.len());
     let mut rest = &candidates[..];
     while ordered.len() < count && !rest.is_empty() {
-        // All up to the first candidate that is farther than all before it.
+        // The group ends before the first candidate that is certainly farther than all before it.
         let mut upper = rest[0].upper;
         let others = rest[1..].iter().take_while(|c| {
             let overlaps = c.lower <= upper;
@@ -116,8 +116,8 @@ enum Side {
 impl Side {
     const BOTH: [Side; 2] = [Side::Near, Side::Far];
 
-    /// Packs the bits of a lower bound of d, so that keys are in the order of this side, and the index. Bounds are not negative, so
-    /// their bits are ordered as they are.
+    /// Packs a lower bound of d and the index of its image into a key. Keys ascend in the order of this side. Bounds are not negative,
+    /// so their bits are ordered as the bounds are.
     fn key(self, lower: f32, other: u32) -> u64 {
         u64::from(lower.to_bits() ^ self.mask()) << 32 | u64::from(other)
     }
@@ -176,7 +176,7 @@ impl Seen<'_> {
         keys.zip(bounds).map(|(keys, bounds)| Seen { keys: keys.into(), bounds: bounds.into() })
     }
 
-    /// Adds image `other` to the candidates of image `own`, which is number `at` here.
+    /// Adds image `other` to the candidates of image `own`, which has the index `at` in `self`.
     fn add(&mut self, base: &BaseDistance, counts: Counts, at: usize, own: usize, other: usize, lower: f32) {
         // Images without bounds are candidates anyway.
         if base.has_unbounded() && (base.is_unbounded(own) || base.is_unbounded(other)) {
@@ -233,6 +233,7 @@ fn keep(keys: &mut [u64], base: &BaseDistance, side: Side, count: usize, own: us
 }
 
 /// Finds the `count` (at most n - 1) nearest others of all rows; `packed` has the same rows. Bounds of d_ij = d_ji are computed once.
+/// After each block, `done` is called with the number of images that have been compared with all others.
 pub(super) fn find(packed: &PackedRows, base: &BaseDistance, count: usize, done: &mut impl FnMut(usize)) -> Neighbours {
     let n = base.len();
     let counts = Counts([count, 1]);

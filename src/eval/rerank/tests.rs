@@ -8,7 +8,7 @@ use crate::base::rng::{Purpose, stream};
 use crate::engine::device::Device;
 use crate::eval::reranked_distances;
 
-/// `n` points of length about `length` around `n / 6` centres.
+/// Returns `n` points of length `length` around about `n / 6` directions.
 fn clustered(n: usize, dim: usize, length: f32, seed: u64) -> Vec<f32> {
     let mut rng = stream(seed, Purpose::Test, 0, 0);
     let mut normal = |scale: f32| -> f32 {
@@ -26,7 +26,7 @@ fn clustered(n: usize, dim: usize, length: f32, seed: u64) -> Vec<f32> {
     rows
 }
 
-/// The definition with whole matrices in f64, step by step as the published codes go.
+/// Computes re-ranked distances by their definition, with whole matrices in f64, in the steps of the published codes.
 fn dense(query: &[f32], gallery: &[f32], dim: usize, options: &RerankOptions) -> Vec<f64> {
     let all: Vec<f64> = query.iter().chain(gallery).map(|x| f64::from(*x)).collect();
     let (n, n_query) = (all.len() / dim, query.len() / dim);

@@ -19,16 +19,16 @@ use super::products::{Pairs as Exact, Row};
 use super::ranking::{GalleryFilter, Labels};
 use crate::base::report::Table;
 
-/// Pairs that are sorted (a few ten MiB).
+/// Largest number of pairs that are sorted (a few tens of MiB).
 pub(crate) const EXACT_PAIRS: usize = 1 << 22;
-/// Bins for more pairs.
+/// Number of bins in which the distances of more pairs are counted.
 pub(crate) const BINS: usize = 1 << 17;
 /// A distance whose bounds are farther apart than this many bins is computed in f64.
 const BINS_OFF: f64 = 16.0;
 /// False positive rates to report.
 pub const FALSE_POSITIVE_RATES: [f64; 5] = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
 
-/// TPR at the largest threshold whose FPR is at most `fpr`.
+/// TPR at the largest threshold whose FPR is at most `fpr`. Without such a threshold, `tpr` and `threshold` are 0.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct OperatingPoint {
     /// Largest accepted false positive rate (FPR: share of impostor pairs that are accepted), in [0, 1].
@@ -46,7 +46,7 @@ pub struct Roc {
     pub genuine_pairs: u64,
     /// Number of pairs of a query and a gallery image of two identities.
     pub impostor_pairs: u64,
-    /// One for each of [`FALSE_POSITIVE_RATES`] that is at least the rate of a single impostor.
+    /// One point for each of [`FALSE_POSITIVE_RATES`] that is at least 1 / `impostor_pairs`.
     pub points: Vec<OperatingPoint>,
     /// Equal error rate: mean of FPR and 1 - TPR where they are closest.
     pub eer: f64,
@@ -168,7 +168,7 @@ fn bin_of(row: &Row, item: usize, per_distance: f64) -> usize {
     }
 }
 
-/// Returns the rates that are at least that of one impostor among so many, without their figures.
+/// Returns a point, still without its figures, for each rate that is at least 1 / `impostor_pairs`.
 fn measurable(impostor_pairs: u64) -> Vec<OperatingPoint> {
     let point = |fpr| OperatingPoint { fpr, tpr: 0.0, threshold: 0.0 };
     FALSE_POSITIVE_RATES.into_iter().filter(|fpr| fpr * impostor_pairs as f64 >= 1.0).map(point).collect()

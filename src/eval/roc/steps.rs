@@ -1,4 +1,4 @@
-//! Pairs in the order of their distances, of which only bounds are known, and the thresholds at which a rate is reached.
+//! Orders pairs by their distances, of which only bounds are known, and finds the thresholds at which a rate is reached.
 
 use rayon::prelude::*;
 
@@ -14,7 +14,8 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// `[least, most]`: bounds of the number that orders pairs; `index`: place in the matrix `[queries, gallery]`, fewer than 2³¹.
+    /// Creates a pair from the bounds `[lower, upper]` of the number that orders pairs. `index` is its place in the matrix
+    /// `[queries, gallery]`, less than 2³¹.
     pub fn new([lower, upper]: [f32; 2], index: usize, genuine: bool) -> Pair {
         Pair { lower, upper, index: (2 * index + usize::from(genuine)) as u32 }
     }

@@ -8,7 +8,7 @@ use super::{File, LoadReport, Place, TensorNames};
 use crate::base::text::Shown;
 use crate::engine::store::Store;
 
-/// Segments before a network's own names that do not tell what is under them.
+/// Segments before a network's own names that tell nothing about the part of the network below them.
 const PLAIN: [&str; 6] = ["model", "net", "network", "student", "encoder_q", "models"];
 
 /// Beginnings of the names of classifiers and embeddings, which may be under a backbone.

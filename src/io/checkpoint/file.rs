@@ -16,7 +16,7 @@ pub struct File {
     path: PathBuf,
     bytes: Vec<u8>,
     entries: BTreeMap<String, Entry>,
-    /// The dictionary of tensors that was taken: keys joined by dots, empty at the top.
+    /// The dictionary of tensors that was taken: its keys joined by dots; empty if it is the top of the file.
     pub(super) dictionary: String,
     /// Other dictionaries of tensors.
     pub(super) other_dictionaries: Vec<String>,
@@ -136,18 +136,18 @@ impl File {
         self.view(name).ok().map(|view| view.dtype)
     }
 
-    /// Returns the elements' little-endian bytes in row-major order.
+    /// Returns the little-endian bytes of a tensor's elements, in row-major order.
     ///
     /// # Errors
-    /// There is no such tensor.
+    /// There is no such tensor, or it cannot be read.
     pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
         Ok(self.view(name)?.gather(&self.bytes))
     }
 
-    /// Returns the values of a floating-point tensor of any type as f32.
+    /// Returns the values of a floating-point tensor of any type as f32, in row-major order.
     ///
     /// # Errors
-    /// There is no such tensor, or its type is no floating point.
+    /// There is no such tensor, it cannot be read, or its type is no floating point.
     pub fn f32(&self, name: &str) -> Result<Vec<f32>> {
         let view = self.view(name)?;
         view.f32(&self.bytes).ok_or_else(|| self.wrong_type(name, view, "f32, f64, f16 or bf16"))
@@ -156,7 +156,7 @@ impl File {
     /// Returns the values of a tensor of f64, or `None` for another type.
     ///
     /// # Errors
-    /// There is no such tensor.
+    /// There is no such tensor, or it cannot be read.
     pub fn f64(&self, name: &str) -> Result<Option<Vec<f64>>> {
         Ok(self.view(name)?.f64(&self.bytes))
     }
@@ -187,7 +187,7 @@ impl File {
     /// Returns the values of an integer tensor of any type; booleans are 0 and 1.
     ///
     /// # Errors
-    /// There is no such tensor, or its type is floating point.
+    /// There is no such tensor, it cannot be read, or its type is floating point.
     pub fn i64(&self, name: &str) -> Result<Vec<i64>> {
         let view = self.view(name)?;
         view.i64(&self.bytes).ok_or_else(|| self.wrong_type(name, view, "an integer type"))

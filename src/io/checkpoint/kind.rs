@@ -2,7 +2,7 @@
 
 use crate::base::placeholder::placeholder;
 
-/// Says in one sentence what a file is whose first bytes are neither safetensors nor torch's.
+/// Says in one sentence what a file is that begins neither like safetensors nor like torch's files.
 pub fn other(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "it is empty: if it was downloaded, download it again".into();
@@ -66,7 +66,7 @@ fn is_tensorflow(bytes: &[u8]) -> bool {
     saved || graph || bytes.ends_with(b"\x57\xfb\x80\x8b\x24\x75\x47\xdb")
 }
 
-/// Says what a file is that is text. Returns `None` if it is not.
+/// Says what a text file is. Returns `None` if the file is no text.
 fn text(bytes: &[u8]) -> Option<String> {
     let head = &bytes[..bytes.len().min(1024)];
     let head = match std::str::from_utf8(head) {

@@ -12,7 +12,7 @@ use crate::base::text::{Shown, are, plural};
 use crate::engine::store::Store;
 use crate::io::Dtype;
 
-/// What a network's tensors are called in a file of another program, and where the network is in it.
+/// The names of a network's tensors in another program's file, and the place of the network in it.
 pub(crate) type ForeignNames<'a> = (&'a dyn TensorNames, &'a Place);
 
 /// Fills every tensor of `store` from the tensor of the same name in the file, a checkpoint of the same model. A counter
@@ -20,12 +20,12 @@ pub(crate) type ForeignNames<'a> = (&'a dyn TensorNames, &'a Place);
 /// of the weights beside the network.
 ///
 /// # Errors
-/// As `fits_exactly`; a value is not finite.
+/// A tensor is missing, surplus, or has another shape; a value is not finite, or a variance is negative.
 pub fn load_exact(store: &mut Store, file: &File, foreign: Option<ForeignNames<'_>>) -> Result<()> {
     exactly(store, file, foreign)?.fill(store, file)
 }
 
-/// Checks whether [`load_exact`] could fill `store`, which may be one of shapes only.
+/// Checks whether [`load_exact`] could fill `store`, which may have shapes without values.
 ///
 /// # Errors
 /// A tensor is missing, surplus, or has another shape.
@@ -59,10 +59,10 @@ pub struct FineTune<'a> {
     pub partial: bool,
 }
 
-/// Fills the tensors that fit by name and shape; several may be filled from one.
+/// Fills the tensors of `store` that fit by name and shape; several may be filled from one tensor of the file.
 ///
 /// # Errors
-/// Nothing fits; not the whole backbone fits, and `partial` is not set; a value is not finite.
+/// Nothing fits; not the whole backbone fits, and `partial` is not set; a value is not finite, or a variance is negative.
 pub fn fine_tune(store: &mut Store, file: &File, how: FineTune<'_>) -> Result<LoadReport> {
     let FineTune { names, is_head, partial } = how;
     let place = Place::find(store, file, names)?;
@@ -263,7 +263,7 @@ mod tests {
         assert!(error.contains("1 of the 2 values of bn.running_var is negative"), "{error}");
     }
 
-    /// Two branches that may start from one stage, a head, a running mean and its counter.
+    /// Returns a model of two branches that may start from one stage, a head, a running mean and its counter.
     fn store() -> Store {
         let mut store = Store::new();
         for name in ["p1.0.weight", "p2.0.weight"] {

@@ -14,10 +14,10 @@ const MAX_CANDIDATES: usize = 16;
 
 /// What a network's tensors may be called in files.
 pub trait TensorNames {
-    /// Names in a file of pre-trained weights from which the tensor `name` of the network may start, the best one first.
+    /// Returns the names in a file of pre-trained weights from which the tensor `name` of the network may start, the best one first.
     fn pretrained_names(&self, name: &str) -> Vec<String>;
 
-    /// Whether the tensor `name` belongs to the backbone: a file that training starts from must have all of it.
+    /// Returns whether the tensor `name` belongs to the backbone: a file that training starts from must have all of it.
     fn is_backbone(&self, name: &str) -> bool;
 }
 

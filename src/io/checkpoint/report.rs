@@ -47,7 +47,7 @@ impl fmt::Display for Unused {
 pub struct LoadReport {
     /// Names in the model of tensors that were filled.
     pub loaded: Vec<String>,
-    /// Name in the file of each of them; several may be filled from one.
+    /// For each tensor of `loaded`, the name in the file of the tensor that filled it; one may fill several.
     pub sources: Vec<String>,
     /// Names in the file of tensors that were not used, and why.
     pub skipped: Vec<(String, Unused)>,

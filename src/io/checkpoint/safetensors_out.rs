@@ -24,12 +24,18 @@ enum Data {
 
 impl Tensor {
     /// Creates a tensor of f32 values in torch's order.
+    ///
+    /// # Panics
+    /// The number of values is not that of `shape`.
     pub fn f32(name: impl Into<String>, shape: &[usize], values: Vec<f32>) -> Tensor {
         assert_eq!(values.len(), shape.iter().product::<usize>(), "values of a tensor of shape {shape:?}");
         Tensor { name: name.into(), shape: shape.to_vec(), data: Data::F32(values) }
     }
 
     /// Creates a tensor of i64 values; a scalar has the shape `[]`.
+    ///
+    /// # Panics
+    /// The number of values is not that of `shape`.
     pub fn i64(name: impl Into<String>, shape: &[usize], values: Vec<i64>) -> Tensor {
         assert_eq!(values.len(), shape.iter().product::<usize>(), "values of a tensor of shape {shape:?}");
         Tensor { name: name.into(), shape: shape.to_vec(), data: Data::I64(values) }
@@ -50,8 +56,8 @@ impl Tensor {
     }
 }
 
-/// Writes a safetensors file through `atomic_write`. Names must be unique. (The crate `safetensors`
-/// would write the metadata in the random order of a hash map, and copy all tensors once more.)
+/// Writes a safetensors file, which replaces `path` only when it is complete. Names must be unique. (The crate `safetensors` would
+/// write the metadata in the random order of a hash map, and copy all tensors once more.)
 ///
 /// # Errors
 /// The file cannot be written.

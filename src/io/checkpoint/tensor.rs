@@ -25,9 +25,9 @@ pub(super) enum Entry {
 pub(super) struct View {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// In elements.
+    /// Distance between neighbours along each axis, in elements.
     pub strides: Vec<usize>,
-    /// Bytes from the first element to the end of the storage.
+    /// Position in the file: from the tensor's first element to the end of its storage, bytes.
     pub bytes: Range<usize>,
 }
 
@@ -115,7 +115,7 @@ impl View {
         self.len() == 0 || (0..self.shape.len()).all(agrees)
     }
 
-    /// Returns the values of a floating-point type as f32.
+    /// Returns the values of a floating-point type as f32, or `None` for another type.
     pub fn f32(&self, file: &[u8]) -> Option<Vec<f32>> {
         let data = self.gather(file);
         Some(match self.dtype {
@@ -127,12 +127,12 @@ impl View {
         })
     }
 
-    /// Returns the values of the type f64.
+    /// Returns the values of the type f64, or `None` for another type.
     pub fn f64(&self, file: &[u8]) -> Option<Vec<f64>> {
         (self.dtype == Dtype::F64).then(|| elements(&self.gather(file), f64::from_le_bytes))
     }
 
-    /// Returns the values of an integer or boolean type.
+    /// Returns the values of an integer or boolean type, or `None` for another type.
     pub fn i64(&self, file: &[u8]) -> Option<Vec<i64>> {
         let data = self.gather(file);
         Some(match self.dtype {
@@ -175,7 +175,7 @@ fn elements<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec
 mod tests {
     use super::*;
 
-    /// The numbers 0 to 11 behind a header of 3 bytes.
+    /// Returns the numbers 0 to 11 behind a header of 3 bytes.
     fn file() -> Vec<u8> {
         (0..3).chain(0..12).collect()
     }

@@ -6,8 +6,8 @@ const WRAPPERS: [&str; 4] = ["module", "_orig_mod", "_fsdp_wrapped_module", "_ch
 /// Words for an average of weights, or for a network that follows another one.
 const AVERAGED: [&str; 8] = ["ema", "averaged", "avg", "swa", "shadow", "teacher", "momentum", "target"];
 
-/// Segments of names of tensors that are no weights but saved among them: counters, the mean and deviation of images, losses and their
-/// centres, metrics, queues, optimisers.
+/// Segments in the names of tensors that are saved among the weights but are none: counters, the mean and deviation of images, losses and
+/// their centres, metrics, queues, optimisers.
 const NO_WEIGHTS: [&str; 25] = [
     "n_averaged",
     "num_batches_tracked",

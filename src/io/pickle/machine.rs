@@ -34,7 +34,7 @@ pub(super) struct Machine<'a> {
     pub(super) heap: Heap<'a>,
     pub(super) at: usize,
     pub(super) stack: Vec<Id>,
-    /// Heights of the stack.
+    /// Heights of the stack at which marks were set.
     pub(super) marks: Vec<usize>,
     /// Values by number; `None` for unused numbers.
     pub(super) memo: Vec<Option<Id>>,

@@ -69,7 +69,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    /// Returns the height down to which values may be popped.
+    /// Returns the height of the stack below which no value may be popped: that of the last mark.
     pub(super) fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }

@@ -1,4 +1,4 @@
-//! Arrays as numpy 1.16 under Python 2.7 and numpy 2.4 under Python 3.11 write them, opcode by opcode, and what is refused.
+//! Tests arrays as numpy 1.16 under Python 2.7 and numpy 2.4 under Python 3.11 write them, opcode by opcode, and the refusals.
 
 use super::{Names, Value, read};
 
@@ -41,7 +41,7 @@ impl Writer {
         }
     }
 
-    /// `numpy.dtype(name)` with its state.
+    /// Returns `numpy.dtype(name)` with its state.
     fn element(self, name: &str) -> Vec<u8> {
         let (dtype, flags) = match self {
             Writer::Python2 => (&b"cnumpy\ndtype\nq\x06"[..], &b"K\x00K\x01\x87Rq\x07"[..]),
@@ -52,7 +52,7 @@ impl Writer {
         [dtype, &self.text(name), flags, &state].concat()
     }
 
-    /// An array of shape `[rows, row]`; with `fortran`, `bytes` lie column by column.
+    /// Returns an array of shape `[rows, row]`; with `fortran`, `bytes` lie column by column.
     pub(crate) fn array(self, element: &str, [rows, row]: [u16; 2], fortran: bool, bytes: &[u8]) -> Vec<u8> {
         let [a, b] = [rows, row].map(|side| [&b"M"[..], &side.to_le_bytes()].concat());
         let shape = [&a[..], &b, b"\x86"].concat();
@@ -84,7 +84,7 @@ impl Writer {
         [b"](".to_vec(), texts.iter().flat_map(|text| self.text(text)).collect(), b"e".to_vec()].concat()
     }
 
-    /// A whole pickle of a dictionary.
+    /// Returns a whole pickle of a dictionary.
     pub(crate) fn dict(self, entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
         let items: Vec<u8> = entries.iter().flat_map(|(key, value)| [self.text(key), value.clone()].concat()).collect();
         let body = [b"}(".to_vec(), items, b"u.".to_vec()].concat();

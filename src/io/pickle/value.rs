@@ -19,10 +19,10 @@ pub enum Value {
     Plain,
     /// A whole number of more than 64 bits, as little-endian bytes.
     BigInt(Range<usize>),
-    /// UTF-8.
+    /// Text in UTF-8.
     Text(Range<usize>),
     Bytes(Range<usize>),
-    /// Bytes that are each stored as the character of their number, in UTF-8.
+    /// Bytes, each stored as the Unicode character with its number, in UTF-8.
     Latin1(Range<usize>),
     List(Vec<Id>),
     Tuple(Vec<Id>),
@@ -36,7 +36,7 @@ pub enum Value {
     Module(Option<Id>),
     /// The name of numpy's element type, such as `u1`.
     ElementType(Range<usize>),
-    /// Empty until its state is set.
+    /// An array of numpy; `None` until its state is set.
     Array(Option<Array>),
 }
 
@@ -95,7 +95,7 @@ impl Element {
     }
 }
 
-/// A storage in the file, by its key.
+/// A reference to a storage in the file, by its key.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Storage {
     pub element: Element,
@@ -125,7 +125,7 @@ pub struct Array {
     pub shape: Vec<usize>,
     /// Whether the first index varies fastest.
     pub fortran: bool,
-    /// Its bytes.
+    /// The value with the elements' bytes.
     pub data: Id,
 }
 
@@ -137,7 +137,7 @@ pub(crate) struct Heap<'a> {
 }
 
 impl Value {
-    /// Returns the number of elements that the value has.
+    /// Returns how much the value counts towards `MAX_VALUES`: its elements, or the sizes of a tensor or an array.
     pub fn len(&self) -> usize {
         match self {
             Value::List(items) | Value::Tuple(items) => items.len(),

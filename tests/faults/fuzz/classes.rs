@@ -1,4 +1,4 @@
-//! Images with classes, many in a file or listed by one.
+//! Fuzzes images with classes: many in one file, or listed in a CSV file.
 
 use std::io::Write;
 use std::path::Path;
@@ -43,7 +43,7 @@ fn gzipped(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Two images of 3x4, under names with this ending.
+/// Loads images and labels from IDX files with these bytes, under names with this ending.
 fn idx_images(folder: &Path, ending: &str, images: &[u8], labels: &[u8]) -> ptl::Result<()> {
     written(folder, &format!("t10k-images-idx3-ubyte{ending}"), images);
     written(folder, &format!("t10k-labels-idx1-ubyte{ending}"), labels);
@@ -75,7 +75,7 @@ fn binary_files_of_cifar() {
     fuzz("cifar-names", &[names.into()], |folder, bytes| read(folder, &images, bytes));
 }
 
-/// Two images as Python 2 writes them, and as numpy 2 does with protocol 5.
+/// Returns two images as Python 2 pickles them, and as numpy 2 does in protocol 5.
 fn pickled_images() -> [Vec<u8>; 2] {
     let (pixels, len) = ([90; 2 * IMAGE], 2 * IMAGE as u32);
     let shape = b"M\x02\x00M\x00\x0c\x86";

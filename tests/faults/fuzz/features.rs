@@ -1,4 +1,4 @@
-//! Features from elsewhere, and their labels.
+//! Fuzzes files of features, and their labels.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ fn read(path: &Path, labels: Option<&Path>) -> ptl::Result<()> {
     Ok(())
 }
 
-/// Three features as this program writes them.
+/// Returns three features as this program writes them.
 fn seed(name: &str, labels: bool) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);

@@ -1,4 +1,4 @@
-//! Images of every format that is read.
+//! Fuzzes images of every format that is read.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn read(folder: &Path, bytes: &[u8]) -> ptl::Result<()> {
     Ok(())
 }
 
-/// A picture in colour, one in grey, and one with alpha where `format` has that.
+/// Returns an image in colour, one in grey, and one with alpha where `format` has that.
 fn seeds(format: ImageFormat) -> Vec<Vec<u8>> {
     let colour = DynamicImage::from(RgbImage::from_fn(23, 17, |x, y| {
         image::Rgb([(9 * x) as u8, (11 * y) as u8, (x * y) as u8])
@@ -47,7 +47,7 @@ fn png_files() {
     fuzz("png-checksums", &seeds, |folder, bytes| read(folder, &with_checksums(bytes)));
 }
 
-/// The chunks of a PNG file with the checksums that they should have.
+/// Returns a PNG file whose chunks have correct checksums.
 fn with_checksums(bytes: &[u8]) -> Vec<u8> {
     let mut fixed = bytes.to_vec();
     let mut at = 8;

@@ -1,4 +1,4 @@
-//! An allocator that counts: readers promise how much memory they use at most.
+//! An allocator that counts the bytes in use, to check that readers keep within their bounds of memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -14,19 +14,19 @@ static ALLOCATOR: Counting = Counting;
 
 struct Counting;
 
-/// Forgets the largest use; returns the present one.
+/// Starts a new measurement of the largest use. Returns the present use, bytes.
 pub fn restart() -> usize {
     let now = IN_USE.load(Relaxed);
     PEAK.store(now, Relaxed);
     now
 }
 
-/// Largest use since [`restart`].
+/// Returns the largest use since [`restart`], bytes.
 pub fn peak() -> usize {
     PEAK.load(Relaxed)
 }
 
-/// Counts `size` bytes more. Returns false where they are too many: then only the peak counts them.
+/// Adds `size` bytes to the count. Returns false if that is too much: then only the peak counts them.
 fn take(size: usize) -> bool {
     let now = IN_USE.fetch_add(size, Relaxed).saturating_add(size);
     PEAK.fetch_max(now, Relaxed);

@@ -1,7 +1,7 @@
-//! Every reader of bytes that somebody else wrote, on mutations of good files: it reads them or refuses them with an error. It does
-//! not panic, end the program, take long or ask for much memory.
+//! Tests every reader of foreign bytes on mutations of good files. A reader must read them or refuse them with an error; it must not
+//! panic, end the program, take long or ask for much memory.
 //!
-//! `cargo test` tries a few hundred inputs a reader, always the same ones; `scripts/fuzz` as many others as wanted.
+//! `cargo test` tries a few hundred inputs for each reader, always the same ones; `scripts/fuzz` tries as many others as wanted.
 
 mod classes;
 mod features;
@@ -22,26 +22,26 @@ use std::time::{Duration, Instant};
 use crate::common::say;
 use crate::number;
 
-/// Most memory that an input below 1 MB may take.
+/// Largest number of bytes of memory that an input of at most [`LONGEST`] may take.
 const MEMORY: usize = 1 << 30;
 /// Longest time for one input; a busy machine needs a thousandth of it.
 const TIME: Duration = Duration::from_secs(30);
-/// Longest input: bytes.
+/// Bytes of the longest input.
 const LONGEST: usize = 1 << 20;
-/// Failures after which a reader is left alone.
+/// Number of failures after which no more inputs are tried on a reader.
 const ENOUGH: usize = 20;
 
-/// Memory is counted for the whole process: one reader at a time.
+/// Lets one reader run at a time, because memory is counted for the whole process.
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// How much is tried.
 struct Plan {
-    /// Of all mutations.
+    /// Seed of all mutations.
     seed: u64,
     /// Number of the first input.
     first: u64,
     inputs: u64,
-    /// At most this long, if set.
+    /// Longest time for each call of `fuzz`, seconds, if set.
     seconds: Option<u64>,
 }
 
@@ -78,7 +78,7 @@ fn fuzz(reader: &str, seeds: &[Vec<u8>], read: impl Fn(&Path, &[u8]) -> ptl::Res
         }
         let whole = seeds.get(number as usize);
         let bytes = whole.cloned().unwrap_or_else(|| mutate::mutated(reader, plan.seed, number, seeds));
-        // Written before it is tried: it stays where the program is ended.
+        // The input is written before it is tried, so that it remains if the program is ended.
         let kept = Kept::new(reader, plan.seed, number, &bytes);
         let (outcome, took, memory) =
             watch.over(&kept, || catch_unwind(AssertUnwindSafe(|| read(folder.path(), &bytes))));
@@ -136,7 +136,7 @@ impl Kept {
 
 /// Ends the program when one input takes too long.
 struct Watch {
-    /// The input that is tried, and since when.
+    /// When the trial of the current input began, and how to repeat it.
     current: Arc<Mutex<Option<(Instant, String)>>>,
     /// Dropped at the end.
     _running: Sender<()>,
@@ -158,7 +158,7 @@ impl Watch {
         Watch { current, _running: running }
     }
 
-    /// What `read` returns, how long it took and its largest use of memory.
+    /// Runs `read`. Returns its result, how long it took and its largest use of memory, bytes.
     fn over<T>(&self, kept: &Kept, read: impl FnOnce() -> T) -> (T, Duration, usize) {
         let begun = Instant::now();
         *self.current.lock().unwrap() = Some((begun, kept.recipe()));
@@ -174,13 +174,13 @@ impl Watch {
 fn written(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
     let path = folder.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    // A new file: where one is written over, file systems wait for the disk.
+    // Removed first: some file systems wait for the disk when a file is overwritten.
     let _ = fs::remove_file(&path);
     fs::write(&path, bytes).unwrap();
     path
 }
 
-/// A file of the tests' fixtures.
+/// Reads a file of the tests' fixtures.
 fn fixture(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

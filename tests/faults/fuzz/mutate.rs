@@ -1,4 +1,4 @@
-//! Mutations of files: what damage does to bytes, and what an attacker does to lengths and numbers.
+//! Mutates files as damage changes bytes, and as an attacker changes lengths and numbers.
 
 use std::ops::Range;
 
@@ -11,12 +11,12 @@ use super::LONGEST;
 const EXTREMES: [u64; 13] =
     [0, 1, 2, 0x7f, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 32, 1 << 40, i64::MAX as u64, 1 << 63, u64::MAX];
 
-/// What a single byte is changed by.
+/// Values that are combined with a single byte by exclusive or.
 const FLIPS: [u8; 3] = [0x01, 0x80, 0xff];
-/// Distance of such bytes: a prime, so that the first ones lie all over the file and later ones between them.
+/// Distance between successive bytes that are changed: a prime, so that the first ones lie all over the file and later ones between them.
 const STRIDE: usize = 7919;
 
-/// The same in text.
+/// Tokens that break readers of text.
 const TOKENS: [&str; 18] = [
     "0",
     "-1",
@@ -38,12 +38,12 @@ const TOKENS: [&str; 18] = [
     "[[]]",
 ];
 
-/// Input `number` of `reader`: always the same for the same seed.
+/// Returns input `number` of `reader`: always the same for the same seed.
 pub fn mutated(reader: &str, seed: u64, number: u64, seeds: &[Vec<u8>]) -> Vec<u8> {
     // Readers get different mutations of the same number.
     let name = reader.bytes().fold(0u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
     let rng = &mut stream(seed, Purpose::Test, name, number);
-    // Every other input changes one byte, and in the end each byte of each seed three times.
+    // Every other input changes one byte. Together, these inputs change each byte of each seed file three times.
     if number.is_multiple_of(2) {
         let step = (number / 2).wrapping_add(seed.wrapping_mul(1_000_003)) as usize;
         let (flip, place) = (FLIPS[step % FLIPS.len()], step / FLIPS.len());
@@ -89,7 +89,7 @@ fn mutate(rng: &mut impl Rng, bytes: &mut Vec<u8>, seeds: &[Vec<u8>]) {
     }
 }
 
-/// Half of the time near the start, where headers are.
+/// Draws a place in `len` bytes: half of the time near the start, where headers are.
 fn place(rng: &mut impl Rng, len: usize) -> usize {
     let end = if rng.random() { len.min(256) } else { len };
     if end == 0 { 0 } else { rng.random_range(0..end) }

@@ -1,4 +1,4 @@
-//! Data sets of identities as they are published: names of files, lists, MATLAB's and HDF5's files.
+//! Fuzzes re-identification data sets in their published form: names of files, lists, MATLAB's and HDF5's files.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -22,7 +22,7 @@ fn load_as(folder: &Path, kind: DatasetKind) -> ptl::Result<()> {
     dataset.check_for_evaluation()
 }
 
-/// Names are the only labels of Market-1501's layout; they may hold any bytes but two.
+/// Fuzzes names of images, the only labels of Market-1501's layout. They may hold any bytes but two.
 #[test]
 fn names_of_images() {
     let seeds = ["0002_c1s1_000451_03.jpg", "-1_c3.png", "0001_c12_f0246350.jpg"].map(Into::into);
@@ -105,7 +105,7 @@ fn matlab_files() {
     fuzz("mat5", &protocols(), read_protocol);
 }
 
-/// The arrays within compressed elements, as elements of the file.
+/// Fuzzes the arrays of compressed elements, stored uncompressed.
 #[test]
 fn arrays_of_matlab_files() {
     fuzz("mat5-arrays", &protocols().map(|file| inflated(&file)), read_protocol);
@@ -125,7 +125,7 @@ fn inflated(file: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// MATLAB's block before HDF5's file.
+/// Bytes of MATLAB's block before the HDF5 file.
 const BLOCK: usize = 512;
 
 #[test]

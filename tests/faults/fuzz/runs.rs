@@ -1,4 +1,4 @@
-//! What a run leaves behind, and a user or a stranger may have changed.
+//! Fuzzes the files of a run, which somebody may have changed.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -19,18 +19,18 @@ use safetensors::SafeTensors;
 use super::{fuzz, written};
 use crate::small_run::Task;
 
-/// The newest checkpoint of a finished run.
+/// Returns the newest checkpoint of a finished run.
 fn checkpoint() -> PathBuf {
     ptl::model::checkpoints::newest(&Task::Classify.whole().join("checkpoints")).unwrap()
 }
 
-/// The description in a file of tensors.
+/// Returns the description in a file of tensors.
 fn description(file: &[u8]) -> Vec<u8> {
     let (_, metadata) = SafeTensors::read_metadata(file).unwrap();
     metadata.metadata().as_ref().unwrap()["ptl"].clone().into_bytes()
 }
 
-/// The file with another description; its tensors stay.
+/// Returns the file with another description and the same tensors.
 fn described(file: &[u8], description: &[u8]) -> Vec<u8> {
     let tensors = SafeTensors::deserialize(file).unwrap().tensors();
     let metadata = HashMap::from([("ptl".to_string(), String::from_utf8_lossy(description).into_owned())]);

@@ -1,4 +1,4 @@
-//! Files of weights: torch's two formats and safetensors.
+//! Fuzzes files of weights: torch's two formats and safetensors.
 
 use std::io::{Cursor, Read, Write};
 use std::path::Path;
@@ -9,7 +9,7 @@ use zip::{ZipArchive, ZipWriter};
 
 use super::{fixture, fuzz, written};
 
-/// Reads all tensors; their sizes agree.
+/// Reads all tensors, and checks that their sizes agree.
 fn read(folder: &Path, bytes: &[u8]) -> ptl::Result<()> {
     let file = File::open(&written(folder, "weights", bytes))?;
     for name in file.names() {
@@ -39,7 +39,7 @@ fn safetensors_files() {
     fuzz("safetensors", &[safetensors()], read);
 }
 
-/// The description alone: its length stays true.
+/// Fuzzes the header alone; its stored length stays correct.
 #[test]
 fn safetensors_headers() {
     let file = safetensors();
@@ -60,7 +60,7 @@ fn zipped_torch_files() {
     fuzz("torch-zip", &zipped(), read);
 }
 
-/// The pickle in an archive whose checksums are true.
+/// Fuzzes the pickle in an archive whose checksums stay correct.
 #[test]
 fn pickles_of_torch() {
     let [archive, other] = zipped().map(entries);

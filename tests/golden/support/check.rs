@@ -4,24 +4,24 @@
 pub struct Checker {
     context: String,
     checked: usize,
-    /// Tolerances are at least this.
+    /// Smallest tolerance.
     floor: f64,
     failures: Vec<String>,
 }
 
 impl Checker {
-    /// `context` names the golden file and case in the report.
+    /// Creates a checker; `context` names the golden file and case in its report.
     pub fn new(context: impl Into<String>) -> Self {
         Self { context: context.into(), checked: 0, floor: 0.0, failures: Vec::new() }
     }
 
-    /// Raises all smaller tolerances to `floor`, of the largest reference value.
+    /// Raises all smaller tolerances to `floor`, a share of the largest reference value.
     pub fn at_least(mut self, floor: f64) -> Self {
         self.floor = floor;
         self
     }
 
-    /// max|got - want| <= tolerance * max|want|.
+    /// Checks that max|got - want| <= tolerance * max|want|.
     pub fn close<G, W>(&mut self, name: &str, got: &[G], want: &[W], tolerance: f64)
     where
         G: Copy + Into<f64>,
@@ -31,7 +31,7 @@ impl Checker {
         self.compare(name, got, want, tolerance * scale, &format!("{tolerance:e} of max|ref| {scale:e}"));
     }
 
-    /// max|got - want| <= tolerance.
+    /// Checks that max|got - want| <= tolerance.
     pub fn close_absolute<G, W>(&mut self, name: &str, got: &[G], want: &[W], tolerance: f64)
     where
         G: Copy + Into<f64>,
@@ -41,7 +41,7 @@ impl Checker {
         self.compare(name, got, want, tolerance, &format!("{tolerance:e} absolute"));
     }
 
-    /// ‖got - want‖ <= tolerance * ‖want‖ in the Euclidean norm.
+    /// Checks that ‖got - want‖ <= tolerance * ‖want‖ in the Euclidean norm.
     pub fn close_in_norm(&mut self, name: &str, got: &[f32], want: &[f32], tolerance: f64) {
         let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
         let difference = norm(&mut got.iter().zip(want).map(|(g, w)| f64::from(*g) - f64::from(*w)));
@@ -50,7 +50,7 @@ impl Checker {
         self.that(good, || format!("{name}: off by {found:e} in norm, allowed {tolerance:e}"));
     }
 
-    /// Any other condition, with its own words.
+    /// Checks any other condition; `failure` returns the words for the report.
     pub fn that(&mut self, condition: bool, failure: impl FnOnce() -> String) {
         self.checked += 1;
         if !condition {

@@ -9,7 +9,7 @@ use crate::common::say;
 pub struct Variant {
     pub device: Device,
     pub name: String,
-    /// What rounding alone may cost; 0 where a test's own tolerance holds.
+    /// Deviation that rounding alone may cause; 0 where a test's own tolerance holds.
     pub floor: f64,
 }
 
@@ -18,24 +18,24 @@ impl Variant {
         self.device.gpu().map_or(Precision::F32, Gpu::precision)
     }
 
-    /// A checker whose tolerances are at least what the variant's rounding costs.
+    /// Returns a checker whose tolerances are at least the deviation that the variant's rounding may cause.
     pub fn checker(&self, context: &str) -> Checker {
         Checker::new(format!("{context} on {}", self.name)).at_least(self.floor)
     }
 }
 
-/// The CPU, and the emulated GPU in 32 bits.
+/// Returns the CPU, and the emulated GPU in f32.
 pub fn exact() -> Vec<Variant> {
     let cpu = Variant { device: Device::Cpu, name: "the CPU".into(), floor: 0.0 };
     std::iter::once(cpu).chain(emulated(Precision::F32, 0.0)).collect()
 }
 
-/// The same, and the emulated GPU in the shorter formats.
+/// Returns the variants of [`exact`], and the emulated GPU in the shorter formats.
 ///
 /// A tf32 product rounds both factors to 10 bits after the point (relative error up to 2^-11 each), a bf16 one to 7 (2^-8 each), and
-/// bf16 activations are rounded once more wherever they are stored. Errors of the terms of a sum add up like a random walk, and the sum
-/// does too, so a product's error stays near that of one factor relative to the largest result; a chain of a few layers, batch
-/// normalisation's division by a spread, or saturated gates multiply it by a small factor: 8 is allowed for that.
+/// bf16 activations are rounded once more wherever they are stored. The errors of the terms of a sum add up like a random walk, and so
+/// do the terms themselves. So the error of a product, relative to the largest result, stays near that of one factor. A chain of a few
+/// layers, batch normalisation's division by a spread, or saturated gates multiply it by a small factor, for which 8 is allowed.
 pub fn all_precisions() -> Vec<Variant> {
     let rounding = |bits: i32| 8.0 * 2f64.powi(-bits);
     exact()

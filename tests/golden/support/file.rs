@@ -9,10 +9,11 @@ use serde_json::Value;
 
 use crate::common::say;
 
-/// Golden files whose name matches `pattern` (at most one `*`, in the name; folders may stand before it): those of the folder `PTL_GOLDEN`, then the committed
-/// fixtures that differ from them.
+/// Returns the golden files whose name matches `pattern` (folders, then a name with at most one `*`): those of the folder `PTL_GOLDEN`,
+/// then the committed fixtures that differ from them. If `PTL_GOLDEN` is not set, stderr says what was skipped.
 ///
-/// Panics if `PTL_GOLDEN` is set and its folder holds no such file. Where it is unset, stderr says what was skipped.
+/// # Panics
+/// `PTL_GOLDEN` is set, and its folder holds no such file.
 pub fn files(pattern: &str) -> Vec<PathBuf> {
     let fixtures = matching(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden"), pattern);
     let Some(folder) = std::env::var_os("PTL_GOLDEN") else {
@@ -94,7 +95,7 @@ impl GoldenFile {
         golden
     }
 
-    /// Keys of all tensors, sorted.
+    /// Returns the keys of all tensors, sorted.
     pub fn keys(&self) -> Vec<&str> {
         let mut keys: Vec<_> = self.tensors.keys().map(String::as_str).collect();
         keys.sort_unstable();
@@ -105,14 +106,14 @@ impl GoldenFile {
         self.tensors.contains_key(key)
     }
 
-    /// The salt of the formula numbers: of the metadata, or of the JSON file (at its top or under `meta`).
+    /// Returns the salt of the formula numbers, from the metadata or from the JSON file (at its top or under `meta`).
     pub fn salt(&self) -> &str {
         let json = || self.json["salt"].as_str().or(self.json["meta"]["salt"].as_str());
         let salt = self.metadata.get("salt").map(String::as_str).or_else(json);
         salt.unwrap_or_else(|| panic!("{}: no salt", self.name))
     }
 
-    /// Metadata entry `key`, read as JSON (numbers, lists and objects are stored as their JSON text).
+    /// Returns the metadata entry `key`, read as JSON (numbers, lists and objects are stored as their JSON text).
     pub fn meta(&self, key: &str) -> Value {
         let text = self.metadata.get(key).unwrap_or_else(|| panic!("{}: no metadata {key}", self.name));
         serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone()))
@@ -138,7 +139,7 @@ impl GoldenFile {
         self.elements(key, Dtype::U8, |[byte]| byte)
     }
 
-    /// Name of the element type, as safetensors writes it, and the bytes.
+    /// Returns the name of the element type, as safetensors writes it, and the bytes.
     pub fn raw(&self, key: &str) -> (String, &[u8]) {
         let stored = self.stored(key);
         (format!("{:?}", stored.dtype), &stored.bytes)
@@ -157,7 +158,7 @@ impl GoldenFile {
     }
 }
 
-/// Golden folders `name`: that of `PTL_GOLDEN`, then the committed one. As with [`files`], stderr says what was skipped.
+/// Returns the golden folders `name`: that of `PTL_GOLDEN`, then the committed one. As with [`files`], stderr says what was skipped.
 pub fn folders(name: &str) -> Vec<PathBuf> {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(name);
     let Some(folder) = std::env::var_os("PTL_GOLDEN") else {
@@ -169,7 +170,7 @@ pub fn folders(name: &str) -> Vec<PathBuf> {
     vec![full, fixture]
 }
 
-/// The bytes of a file, or of its gzipped form beside it.
+/// Reads the bytes of a file, or of its gzipped form beside it.
 pub fn bytes(path: &Path) -> Vec<u8> {
     if path.is_file() {
         return read(path);

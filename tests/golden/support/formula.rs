@@ -1,11 +1,11 @@
-//! Portable formula numbers: an endless sequence u(key) in [-1, 1), the same in every language.
+//! Formula numbers: an endless sequence u(key) in [-1, 1) that is easily computed, with equal results, in any programming language.
 
-/// FNV-1a, 64 bits.
+/// Computes the hash FNV-1a of 64 bits.
 pub fn fnv1a64(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-/// u(key): SplitMix64 from the hash of `salt:key`, its upper 24 bits scaled to [-1, 1); each exact in f32.
+/// Returns u(key): SplitMix64 from the hash of `salt:key`, its upper 24 bits scaled to [-1, 1); each number is exact in f32.
 pub fn formula(salt: &str, key: &str) -> impl Iterator<Item = f64> + use<> {
     let mut state = fnv1a64(&format!("{salt}:{key}"));
     std::iter::repeat_with(move || {
@@ -18,7 +18,7 @@ pub fn formula(salt: &str, key: &str) -> impl Iterator<Item = f64> + use<> {
     })
 }
 
-/// `n` elements of f32(shift + scale * u(key)), rounded once.
+/// Returns the first `n` numbers f32(shift + scale * u(key)), rounded once.
 pub fn formula_tensor(salt: &str, key: &str, n: usize, shift: f64, scale: f64) -> Vec<f32> {
     formula(salt, key).take(n).map(|u| (shift + scale * u) as f32).collect()
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::formula::{formula, formula_tensor};
 
-/// The tensor `key` of a formula state dict, in the layout of its `shape` (convolutions: [out, in, kh, kw]).
+/// Returns the tensor `key` of a state dict by formula, in the layout of its `shape` (convolutions: [out, in, kh, kw]).
 pub fn state_dict_tensor(salt: &str, tag: &str, key: &str, shape: &[usize]) -> Vec<f32> {
     let n = shape.iter().product();
     let full_key = format!("{tag}/{key}");
@@ -27,8 +27,8 @@ pub fn state_dict_tensor(salt: &str, tag: &str, key: &str, shape: &[usize]) -> V
     }
 }
 
-/// A network input [N, C, H, W]: noise plus an offset and a vertical slope for each image and channel.
-/// `name` is `input1` or `input2`.
+/// Returns a network input [N, C, H, W]: noise plus an offset and a vertical slope for each image and channel. `name` is `input1` or
+/// `input2`.
 pub fn input(salt: &str, tag: &str, name: &str, shape: [usize; 4]) -> Vec<f32> {
     let [n, c, h, w] = shape;
     let plane = |what: &str| formula(salt, &format!("{tag}/{name}.{what}")).take(n * c).collect::<Vec<_>>();
@@ -66,8 +66,8 @@ impl Summary {
         })
     }
 
-    /// Summary of `tensor` (row-major in torch's layout). `probe` is the parameter or buffer name, `act` for
-    /// activations, `lat.bconvN` for latent states, `input1` for input gradients.
+    /// Summarises `tensor` (row-major in torch's layout). `probe` is the parameter or buffer name, `act` for activations, `lat.bconvN` for
+    /// latent states, `input1` for input gradients.
     pub fn of(tensor: &[f32], salt: &str, tag: &str, probe: &str, first: usize) -> Self {
         let values = || tensor.iter().map(|&t| f64::from(t));
         let probe = formula(salt, &format!("{tag}/probe/{probe}"));

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::Error;
 
-/// A data set of files that need not be there, so many of each class.
+/// Returns a data set with the given numbers of images of each class; the files need not exist.
 fn of(train: &[usize], val: &[usize]) -> ClassDataset {
     let samples = |subset: &str, counts: &[usize]| -> Vec<Sample> {
         let class = |(label, &n): (usize, &usize)| {

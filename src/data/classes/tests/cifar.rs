@@ -11,7 +11,7 @@ fn planes(image: usize) -> Vec<u8> {
     (0..IMAGE).map(|i| ((i / 1024 * 80 + i % 1024 * 7 + image * 13) % 251) as u8).collect()
 }
 
-/// What its pixel (y, x) should be.
+/// Returns the expected pixel (y, x) of an image.
 fn expected(image: usize, y: usize, x: usize) -> [u8; 3] {
     let planes = planes(image);
     [0, 1, 2].map(|plane| planes[plane * 1024 + y * 32 + x])
@@ -63,7 +63,7 @@ fn the_binary_version_is_read_in_place_or_in_its_usual_folder() {
         dataset.val.iter().enumerate().for_each(|(image, sample)| assert_image(sample, 100 + image));
         assert!(dataset.val[2].image.to_string().ends_with("test_batch.bin#2"));
     }
-    // Validation alone needs its file alone, and names have a substitute.
+    // Validation alone needs only its own file; numbers replace missing names of classes.
     (1..=5).for_each(|batch| fs::remove_file(folder.join(format!("data_batch_{batch}.bin"))).unwrap());
     fs::remove_file(folder.join("batches.meta.txt")).unwrap();
     let dataset = load_classes(root.path(), DatasetKind::Cifar10, &TEST).unwrap();
@@ -111,7 +111,7 @@ fn broken_binary_files_are_refused() {
     refused(root, kind, &["cifar10 needs data_batch_4.bin too"]);
 }
 
-/// A batch of images by `writer`.
+/// Returns a batch of images as `writer` pickles it.
 fn batch(writer: Writer, fortran: bool, key: &str, images: &[(u8, usize)]) -> Vec<u8> {
     let labels: Vec<u8> = images.iter().map(|(label, _)| *label).collect();
     let planes: Vec<Vec<u8>> = images.iter().map(|(_, image)| planes(*image)).collect();

@@ -4,7 +4,7 @@ use super::*;
 
 const KIND: DatasetKind = DatasetKind::Csv;
 
-/// A folder with `list.csv` and the images a.png to f.png.
+/// Creates a folder with `list.csv` and the images a.png to f.png.
 fn folder(list: &str) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     touch(root.path(), &["img/a.png", "img/b.png", "img/c.png", "img/d.png", "img/e.png", "img/f.png"]);
@@ -66,7 +66,7 @@ fn other_column_names_and_numbers_as_classes_work_without_splits() {
     let mut held_out = labels(&dataset.val);
     held_out.sort();
     assert_eq!(held_out, [0, 1]);
-    // One text among them, and all are texts.
+    // If one label is no number, all are sorted as text.
     let root = folder("file,label\nimg/a.png,10\nimg/b.png,9\nimg/c.png,x\n");
     assert_eq!(load(root.path(), KIND).classes, ["10", "9", "x"]);
 }
@@ -86,7 +86,7 @@ fn val_goes_before_test_and_repeated_lines_count_once() {
 fn which_list_is_meant() {
     let root = folder(DIVIDED);
     let root = root.path();
-    // A list of something else does not matter to recognition, but to the form itself.
+    // A CSV file with other columns does not disturb recognition, but is an error if the form was named.
     write(root, "results.csv", "epoch,loss\n1,2\n");
     assert_eq!(load(root, DatasetKind::Auto).kind, KIND);
     refused(root, KIND, &["several CSV files", "list.csv", "results.csv"]);

@@ -97,7 +97,7 @@ fn bad_folders_are_refused_by_name() {
     refused(root, KIND, &["train/empty", "it has no image (jpg, jpeg, ", "remove the folder"]);
 }
 
-/// `classes` folders with so many images each, in an order of creation that depends on `backwards`.
+/// Creates folders of `classes` with the given numbers of images; `backwards` reverses the order of creation.
 fn numbered(root: &Path, classes: &[(&str, usize)], backwards: bool) {
     let mut names: Vec<String> =
         classes.iter().flat_map(|(class, n)| (0..*n).map(move |i| format!("{class}/{i:03}.png"))).collect();

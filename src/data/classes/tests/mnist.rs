@@ -19,7 +19,7 @@ fn gz(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Three training images and two others of 2x3, under names with this separator and ending.
+/// Writes three training images and two test images of 2x3, under names with this separator and, if `zipped`, the ending `.gz`.
 fn good(folder: &Path, separator: char, zipped: bool) {
     let train: Vec<u8> = (0..18).collect();
     let files = [
@@ -98,7 +98,7 @@ fn broken_files_are_refused() {
     refuse(labels, idx(&[2], &[4, 10]), &["image 1 has the label 10, but labels are 0 to 9"]);
     refuse(labels, idx(&[3], &[4, 1, 1]), &["it has 3 labels", "has 2 images"]);
     refuse("t10k-images-idx3-ubyte.gz", zipped[..zipped.len() - 9].to_vec(), &["cut off or damaged"]);
-    // Without the checksum at its end, which nothing but reading to the end finds.
+    // Without the checksum at its end: only reading to the end finds this.
     refuse("t10k-images-idx3-ubyte.gz", zipped[..zipped.len() - 4].to_vec(), &["cut off or damaged"]);
     refuse("t10k-images-idx3-ubyte.gz", whole, &["cut off or damaged"]);
     refuse("t10k-images-idx3-ubyte.gz", gz(&idx(&[9000, 2, 3], &[7; 12])), &["need 54000 bytes"]);

@@ -1,4 +1,4 @@
-//! Every form on disk, written by the tests byte by byte, and what is refused with which sentence.
+//! Tests every form on disk with files that the tests write byte by byte, and the messages of refusals.
 
 mod checks;
 mod cifar;
@@ -47,7 +47,7 @@ fn labels(samples: &[Sample]) -> Vec<u32> {
     samples.iter().map(|sample| sample.label).collect()
 }
 
-/// Decoded pixels.
+/// Returns the decoded pixels.
 fn pixels(sample: &Sample) -> Vec<u8> {
     assert!(matches!(sample.image, ImageSource::Packed { .. }));
     sample.image.decode(false).unwrap().0.pixels

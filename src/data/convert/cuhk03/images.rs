@@ -34,7 +34,7 @@ pub struct ImageKey {
     pub pair: usize,
     /// Number of the person among those of the pair.
     pub person: usize,
-    /// 1 to 10.
+    /// Column in the table of the pair, 1 to 10.
     pub column: usize,
 }
 

@@ -29,9 +29,9 @@ pub(crate) const PAIRS: usize = 5;
 /// Who drew the boxes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BoxKind {
-    /// A pedestrian detector.
+    /// By a pedestrian detector.
     Detected,
-    /// People.
+    /// By hand.
     Labeled,
 }
 

@@ -17,7 +17,7 @@ const FOLDERS: [(&str, &str); 3] =
 pub struct Listed {
     /// Path relative to the data set: `query/0004/0004_c1_03.jpg`.
     pub path: PathBuf,
-    /// The image in the `.mat` of images.
+    /// The image in `cuhk-03.mat`.
     pub key: ImageKey,
     /// Identity in the new protocol, from 1.
     pub pid: i64,

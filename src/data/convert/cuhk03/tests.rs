@@ -1,4 +1,4 @@
-//! Small files of the published form, written here, and what the conversion makes of them, whole and spoilt.
+//! Tests the conversion on small files in the published form, intact and damaged.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ const PEOPLE: [usize; PAIRS] = [2, 1, 1, 1, 1];
 /// Width and height of all images.
 const SIZE: [usize; 2] = [4, 6];
 
-/// Pixel value of an image by column, row and colour.
+/// Returns the value of an image at a column, row and colour.
 fn pixel(kind: BoxKind, key: ImageKey, x: usize, y: usize, c: usize) -> u8 {
     (kind as usize * 100 + key.pair * 20 + key.person * 10 + key.column + 5 * x + 3 * y + c) as u8
 }
@@ -38,7 +38,7 @@ fn keys(kind: BoxKind) -> Vec<ImageKey> {
     keys
 }
 
-/// `cuhk-03.mat`; test sets hold pairs and people in this order.
+/// Returns the bytes of `cuhk-03.mat`. Each test set has the pairs, then the people, of two identities.
 fn image_file(test_sets: &[[f64; 4]]) -> Vec<u8> {
     let mut file = FileBuilder::new();
     file.with_userblock(512);
@@ -89,7 +89,7 @@ fn one_image(refs: &mut GroupBuilder, name: &str, kind: BoxKind, key: ImageKey) 
     }
 }
 
-/// The lists of the new protocol: the first pair is tested, column 1 is the query.
+/// Returns the lists of the new protocol: the first pair is tested, column 1 is the query.
 fn lists(kind: BoxKind) -> Vec<u8> {
     let keys = keys(kind);
     let indices = |wanted: fn(&ImageKey) -> bool| {
@@ -108,7 +108,7 @@ fn lists(kind: BoxKind) -> Vec<u8> {
     ])
 }
 
-/// A folder with the three published files.
+/// Creates a folder with the three published files.
 fn published() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(mat(&folder), image_file(&[[1.0, 3.0, 2.0, 1.0], [1.0, 1.0, 1.0, 2.0]])).unwrap();
@@ -275,7 +275,7 @@ fn lists_that_contradict_themselves_are_refused() {
     }
 }
 
-/// Cut anywhere or with a byte changed anywhere, the file gives images or an error: no panic, nothing endless.
+/// Checks that a file cut anywhere, or with a byte changed anywhere, gives images or an error: no panic, no endless loop.
 #[test]
 fn a_broken_image_file_never_panics() {
     let folder = published();

@@ -1,4 +1,4 @@
-//! A small writer of the format, for tests here and of the conversions, and what the reader makes of good and bad bytes.
+//! Tests the reader on good and bad bytes. The small writer of the format also serves the tests of the conversions.
 
 use std::io::Write;
 
@@ -7,7 +7,7 @@ use flate2::write::ZlibEncoder;
 
 use super::*;
 
-/// An element with its tag and padding.
+/// Returns an element with its tag and padding.
 fn tagged(kind: u32, data: &[u8]) -> Vec<u8> {
     let mut bytes = [kind.to_le_bytes(), (data.len() as u32).to_le_bytes()].concat();
     bytes.extend_from_slice(data);
@@ -28,13 +28,13 @@ fn matrix(class: u8, dims: [i32; 2], name: &str, content: &[u8]) -> Vec<u8> {
     tagged(mi::MATRIX, &parts.concat())
 }
 
-/// A column of numbers.
+/// Returns a column of numbers.
 pub(in crate::data::convert) fn column(name: &str, values: &[f64]) -> Vec<u8> {
     let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     matrix(mx::DOUBLE, [values.len() as i32, 1], name, &tagged(mi::DOUBLE, &data))
 }
 
-/// A column of strings, in UTF-16 as MATLAB has them.
+/// Returns a column of strings, in UTF-16 as MATLAB stores them.
 pub(in crate::data::convert) fn strings(name: &str, values: &[String]) -> Vec<u8> {
     let cell = |text: &String| {
         let units: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -127,7 +127,7 @@ fn lengths_dimensions_and_depth_are_held_against_the_bytes() {
     assert!(with(nested).contains("cells are nested"));
 }
 
-/// Any cut and any changed byte gives variables or an error, never a panic.
+/// Checks that any cut and any changed byte gives variables or an error, never a panic.
 #[test]
 fn broken_bytes_never_panic() {
     let good = sample();

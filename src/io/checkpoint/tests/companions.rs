@@ -1,11 +1,11 @@
-//! Weights among all that torch.save takes: found in their dictionary, and what lies beside them in no way hinders.
+//! Tests that weights are found in their dictionary, whatever else torch.save has stored beside them.
 
 use std::path::Path;
 
 use super::damage::{legacy, parse};
 use crate::io::checkpoint::File;
 
-/// A checkpoint of one storage "0" of 4 bytes of u8, with this object.
+/// Opens a checkpoint with the object `pickle` and one storage "0" of 4 bytes of u8.
 pub(super) fn with_storage(pickle: &[u8], dictionary: Option<&str>) -> Result<File, String> {
     let head = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.";
     let keys = b"\x80\x02]X\x01\x00\x00\x000a.\x04\x00\x00\x00\x00\x00\x00\x00\x09\x08\x07\x06";
@@ -20,7 +20,7 @@ fn text(s: &str) -> Vec<u8> {
     [&[b'X'][..], &(s.len() as u32).to_le_bytes(), s.as_bytes()].concat()
 }
 
-/// A dictionary of these entries.
+/// Returns a dictionary of these entries.
 pub(super) fn dict(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let items: Vec<u8> = entries.iter().flat_map(|(key, value)| [text(key), value.clone()].concat()).collect();
     [b"}(".to_vec(), items, b"u".to_vec()].concat()
@@ -39,7 +39,7 @@ pub(super) fn names_of(object: Vec<u8>, dictionary: Option<&str>) -> Result<Vec<
     })
 }
 
-/// What lies beside the weights, one line for each value, as torch.save's pickle has it in protocol 2.
+/// Values that may lie beside the weights, one on each line, as torch.save pickles them in protocol 2.
 const COMPANIONS: [(&str, &[u8]); 35] = [
     ("Counter", b"ccollections\nCounter\n}K\x01K\x02s\x85R"),
     ("OrderedDict", b"ccollections\nOrderedDict\n)R"),
@@ -89,7 +89,7 @@ fn companions_of_every_kind_do_not_stop_the_weights() {
     }
 }
 
-/// Calls that give a tensor back: parameters, tensors with attributes, tensors that were on a device.
+/// Tests calls that return a tensor: parameters, tensors with attributes, tensors that were on a device.
 #[test]
 fn tensors_in_wrappings_are_read() {
     let wrapped = |before: &[u8], after: &[u8]| dict(&[("w", [before, TENSOR, after].concat())]);
@@ -139,7 +139,7 @@ fn scripts_are_read_by_their_attributes() {
     let object =
         module(dict(&[("conv1", conv.clone()), ("layer1", module(dict(&[("0", conv)]))), ("scale", TENSOR.to_vec())]));
     assert_eq!(names(object).unwrap(), ["conv1.weight", "layer1.0.weight", "scale"]);
-    // One that holds itself.
+    // A module that contains itself.
     let object = b"c__torch__\nNet\n)\x81q\0}X\x04\0\0\0selfh\0sb.";
     assert!(parse(legacy(object)).unwrap().names().is_empty());
 }

@@ -1,4 +1,5 @@
-//! Hostile pickles, opcode by opcode: always an error, never more memory than stated. (Damage at random: `tests/faults/fuzz`.)
+//! Tests hostile pickles, opcode by opcode: each is an error, and none takes more memory than stated. (`tests/faults/fuzz` has random
+//! damage.)
 
 use std::path::Path;
 
@@ -8,7 +9,7 @@ pub(super) fn parse(bytes: Vec<u8>) -> Result<File, String> {
     File::parse(Path::new("x"), bytes, None)
 }
 
-/// A legacy file whose object is `pickle`.
+/// Returns a legacy file whose object is `pickle`.
 pub(super) fn legacy(pickle: &[u8]) -> Vec<u8> {
     let head = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}.";
     [&head[..], pickle, b"\x80\x02]."].concat()
@@ -34,12 +35,12 @@ fn names_beyond_the_list_are_refused_in_every_form() {
     refused(b"c\x1b[2J\nx\n.", "\\u{1b}[2J.x");
     refused(b"\x82\x01.", "0x82");
     refused(b"(ccollections\nOrderedDict\no.", "0x6f");
-    // What is on the list does nothing but what it is there for.
+    // A name on the list can be used for its own purpose only.
     refused(b"ctorch\nFloatStorage\n)R.", "calls Storage(Known(F32))");
     refused(b"X\x01\x00\x00\x00a)R.", "calls something that is no name");
     refused(b"ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x01))tR.", "no storage");
     refused(b"K\x01Q.", "storage in an unknown form");
-    // A function that makes a tensor by another one never makes it by itself.
+    // A function that makes a tensor with another function must not name itself.
     let again = b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._tensor\n_rebuild_from_type_v2\nN)NtR.";
     refused(again, "by something that is no function");
 }
@@ -52,7 +53,7 @@ fn bombs_end_in_an_error() {
     refused(&deep, "more than");
     let nested: Vec<u8> = [vec![b']'; 100_000], vec![b'a'; 99_999], vec![b'.']].concat();
     refused(&nested, "no dictionary of tensors");
-    // Each list holds the one before twice: 2^60 in all, if it were unfolded.
+    // Each list contains the one before twice: 2^60 elements, if they were copied.
     let mut doubling = b"]q\x00".to_vec();
     for _ in 0..60 {
         doubling.extend(b"](h\x00h\x00eq\x00");

@@ -1,4 +1,4 @@
-//! Which of the dictionaries in a checkpoint is the one of the weights.
+//! Tests which dictionary of a checkpoint is taken for that of the weights.
 
 use super::companions::{TENSOR, dict, names, names_of, with_storage};
 use super::damage::{legacy, parse};
@@ -18,7 +18,7 @@ fn the_one_dictionary_of_tensors_is_found() {
     // The optimiser's state lies deeper and is no candidate.
     let optimizer = dict(&[("state", dict(&[("0", weights("exp_avg"))]))]);
     assert_eq!(names(dict(&[("model", weights("w")), ("optimizer", optimizer)])).unwrap(), ["w"]);
-    // What wrappers put into names goes, unless two names would become one.
+    // The segments that wrappers add to names are removed, unless two names would become equal.
     assert_eq!(names(dict(&[("module.a", tensor()), ("b._orig_mod.c", tensor())])).unwrap(), ["a", "b.c"]);
     assert_eq!(names(dict(&[("module.a", tensor()), ("a", tensor())])).unwrap(), ["a", "module.a"]);
     // Few numbers beside many weights are no weights.

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::engine::store::{Group, Layout, Store};
 use crate::io::checkpoint::{File, FineTune, Tensor, TensorNames, fine_tune, load_exact, write};
 
-/// A weight, a running variance, and a classifier.
+/// Returns a model of a weight, a running variance, and a classifier.
 fn store() -> Store {
     let mut store = Store::new();
     store.add_param("conv.weight".into(), &[2, 1, 1, 1], Layout::Conv, Group::Backbone);
@@ -26,7 +26,7 @@ impl TensorNames for OneConvolution {
     }
 }
 
-/// A safetensors file of a tensor of one type, with these bytes.
+/// Returns a safetensors file with one tensor of these bytes.
 fn typed(name: &str, dtype: &str, shape: &[usize], bytes: &[u8]) -> Vec<u8> {
     let header =
         serde_json::json!({ name: { "dtype": dtype, "shape": shape, "data_offsets": [0, bytes.len()] } }).to_string();
@@ -65,7 +65,7 @@ fn a_number_that_is_not_finite_is_named_where_it_is_used() {
             assert!(error.contains(part) && !error.contains("`optim.lr`"), "{error}");
         }
     }
-    // A classifier that starts afresh is not looked at.
+    // The values of a classifier that is newly initialised are not checked.
     let file = with(1.0, 1.0, f32::NAN);
     start(&file, false).unwrap();
     assert!(start(&file, true).unwrap_err().to_string().contains("4 of the 4 values of fc.weight"));
@@ -115,7 +115,8 @@ fn types_that_safetensors_has_and_we_do_not_are_set_aside() {
     }
 }
 
-/// torch's own archive, with these bytes changed in the headers of the entries whose name ends so: local headers and the directory.
+/// Returns an archive of torch in which `change` has edited the headers of the entries whose names end in `ending`: local headers and
+/// those of the directory.
 fn archive(ending: &str, change: impl Fn(&mut [u8], usize, usize)) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/ckpt");
     let mut bytes = std::fs::read(folder.join("dtypes_strides_zip.pth")).unwrap();
@@ -148,7 +149,7 @@ fn an_archive_without_checksums_is_read_and_a_wrong_checksum_is_not() {
 #[test]
 fn compressed_entries_matter_only_where_they_are_needed() {
     let deflated = |ending: &str| archive(ending, |bytes, method, _| bytes[method] = 8);
-    // Such as TorchScript's code.
+    // Entries that are not needed may be compressed, such as TorchScript's code.
     assert!(!parse(deflated("version")).unwrap().names().is_empty());
     for needed in ["data.pkl", "data/0"] {
         let error = parse(deflated(needed)).err().unwrap();

@@ -16,7 +16,7 @@ use crate::io::pickle::{Element, Heap, Id, Tensor, Value};
 /// The tensors of a checkpoint.
 pub(crate) struct Contents {
     pub entries: BTreeMap<String, Entry>,
-    /// The dictionary with these tensors: keys joined by dots, empty at the top.
+    /// The dictionary with these tensors: its keys joined by dots; empty if it is the top of the file.
     pub dictionary: String,
     /// Other dictionaries of tensors.
     pub others: Vec<String>,

@@ -46,7 +46,7 @@ const FAR_MORE: usize = 4;
 pub(crate) struct Found {
     /// Names and tensors.
     pub tensors: Vec<(String, Id)>,
-    /// Keys that lead to it, joined by dots; empty at the top.
+    /// Keys that lead to it, joined by dots; empty if it is the top of the file.
     pub path: String,
     /// Other dictionaries of tensors in the file.
     pub others: Vec<String>,
