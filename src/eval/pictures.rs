@@ -73,7 +73,11 @@ pub(crate) fn draw(
             place(&mut picture, rank as u32 + 1, &gallery.paths[*g], colour, Some(rank + 1))?;
         }
         let stem = query.paths[q].file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let name = if taken.insert(stem.clone()) { stem } else { format!("{stem}-{q}") };
+        // In lower case, because some file systems ignore case.
+        let mut name = stem;
+        while !taken.insert(name.to_lowercase()) {
+            name = format!("{name}-{q}");
+        }
         let path = folder.join(format!("{name}.png"));
         picture.save(&path).map_err(std::io::Error::other).at("write", &path)?;
         written.push(path);

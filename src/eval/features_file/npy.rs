@@ -91,14 +91,18 @@ fn read_dict(file: &mut impl Read) -> io::Result<String> {
     if !start.starts_with(MAGIC) {
         return Err(io::Error::other("the magic number is missing"));
     }
-    let length = if start[6] == 1 {
-        let mut bytes = [0; 2];
-        file.read_exact(&mut bytes)?;
-        usize::from(u16::from_le_bytes(bytes))
-    } else {
-        let mut bytes = [0; 4];
-        file.read_exact(&mut bytes)?;
-        u32::from_le_bytes(bytes) as usize
+    let length = match start[6] {
+        1 => {
+            let mut bytes = [0; 2];
+            file.read_exact(&mut bytes)?;
+            usize::from(u16::from_le_bytes(bytes))
+        }
+        2 | 3 => {
+            let mut bytes = [0; 4];
+            file.read_exact(&mut bytes)?;
+            u32::from_le_bytes(bytes) as usize
+        }
+        other => return Err(io::Error::other(format!("its version is {other}: versions 1 to 3 are known"))),
     };
     if length > MAX_HEADER {
         return Err(io::Error::other("the header is too long"));
