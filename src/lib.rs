@@ -72,6 +72,7 @@
 //! - `emulator`: [`Device::open`](engine::device::Device::open) can run the CUDA kernels on the CPU, for tests. Needs a C++17 compiler.
 
 #![deny(missing_docs)]
+#![deny(unreachable_pub)]
 // Only the program uses some private functions.
 #![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 

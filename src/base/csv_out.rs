@@ -33,7 +33,7 @@ impl CsvOut<'_> {
     ///
     /// # Errors
     /// Writing fails, or a row does not have as many cells as the first one.
-    pub fn row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) -> io::Result<()> {
+    pub(crate) fn row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) -> io::Result<()> {
         for cell in cells {
             match self.cells {
                 Cells::Guarded => self.csv.write_field(guarded(cell.as_ref()))?,

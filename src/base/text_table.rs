@@ -24,7 +24,7 @@ impl TextTable {
     ///
     /// # Errors
     /// The reason why the bytes cannot be read as text.
-    pub fn new(bytes: Vec<u8>, fits: impl Fn(&[&str]) -> bool) -> Result<TextTable, String> {
+    pub(crate) fn new(bytes: Vec<u8>, fits: impl Fn(&[&str]) -> bool) -> Result<TextTable, String> {
         let bytes = utf8(bytes)?;
         let start = behind_separator(&bytes);
         let mut table = TextTable { bytes, start, separator: SEPARATORS[0] };
@@ -39,7 +39,7 @@ impl TextTable {
     }
 
     /// Returns a reader of the records, the first of which is the header. With `ragged`, they may have any number of fields.
-    pub fn reader(&self, ragged: bool) -> Reader<&[u8]> {
+    pub(crate) fn reader(&self, ragged: bool) -> Reader<&[u8]> {
         ReaderBuilder::new()
             .trim(Trim::All)
             .has_headers(false)
@@ -49,13 +49,13 @@ impl TextTable {
     }
 
     /// Returns the first record, if there is any.
-    pub fn header(&self) -> csv::Result<Option<StringRecord>> {
+    pub(crate) fn header(&self) -> csv::Result<Option<StringRecord>> {
         let mut header = StringRecord::new();
         Ok(self.reader(true).read_record(&mut header)?.then_some(header))
     }
 
     /// Returns all of the text without its byte order mark; `None` if it is no text.
-    pub fn text(&self) -> Option<&str> {
+    pub(crate) fn text(&self) -> Option<&str> {
         std::str::from_utf8(&self.bytes).ok().map(|text| text.trim_start_matches('\u{feff}'))
     }
 
@@ -66,7 +66,7 @@ impl TextTable {
 
     /// Returns the line, from 1, of the record that begins at byte `at` behind the start. (The line count of the crate csv leaves out empty
     /// lines, and is too low if lines end in CR and LF.)
-    pub fn line(&self, at: usize) -> usize {
+    pub(crate) fn line(&self, at: usize) -> usize {
         let ends = |byte: &&u8| matches!(**byte, b'\r' | b'\n');
         let at = at + self.start;
         let start = at + self.bytes[at..].iter().take_while(ends).count();
@@ -125,12 +125,12 @@ fn behind_separator(bytes: &[u8]) -> usize {
 }
 
 /// Returns the byte at which a record begins.
-pub fn byte(position: Option<&Position>) -> usize {
+pub(crate) fn byte(position: Option<&Position>) -> usize {
     position.map_or(0, |position| position.byte() as usize)
 }
 
 /// Removes quotes that follow a space, which the crate csv does not treat as quotes.
-pub fn field(text: &str) -> &str {
+pub(crate) fn field(text: &str) -> &str {
     let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
     inner.filter(|inner| !inner.contains('"')).map_or(text, str::trim)
 }
@@ -139,7 +139,7 @@ pub fn field(text: &str) -> &str {
 ///
 /// # Errors
 /// The reason: the header has the column more than once.
-pub fn column(header: &[&str], names: &[&str]) -> Result<Option<usize>, String> {
+pub(crate) fn column(header: &[&str], names: &[&str]) -> Result<Option<usize>, String> {
     for name in names {
         let named = header.iter().enumerate().filter(|(_, column)| column.eq_ignore_ascii_case(name));
         let found: Vec<usize> = named.map(|(index, _)| index).collect();
@@ -153,7 +153,7 @@ pub fn column(header: &[&str], names: &[&str]) -> Result<Option<usize>, String> 
 }
 
 /// Returns all fields of a record.
-pub fn fields(record: &StringRecord) -> Vec<&str> {
+pub(crate) fn fields(record: &StringRecord) -> Vec<&str> {
     record.iter().map(field).collect()
 }
 

@@ -14,7 +14,7 @@ pub(crate) struct UtcTime {
 
 impl UtcTime {
     /// Returns the present time.
-    pub fn now() -> UtcTime {
+    pub(crate) fn now() -> UtcTime {
         UtcTime::from_unix(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
     }
 

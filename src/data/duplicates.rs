@@ -24,7 +24,7 @@ pub(super) struct Groups(Vec<Vec<usize>>);
 impl Groups {
     /// Groups the indices of `files` with the same content, ascending within each group. Files are compared by size, then by a few KiB
     /// in their middle; only those that agree in both are read. Empty and unreadable files are in no group: decoding reports them.
-    pub fn new(files: &[&Path]) -> Groups {
+    pub(super) fn new(files: &[&Path]) -> Groups {
         let size = |path: &Path| input::open(path).ok().map(|(_, len)| len).filter(|&len| len > 0);
         let alike = shared(files, (0..files.len()).collect(), size);
         let alike = shared(files, alike, |path| middle(path).ok().map(|middle| hash(&middle)));
@@ -40,7 +40,7 @@ impl Groups {
 
     /// Returns the indices of files in the range `second` that are copies of files in the range `first`, ascending, each with that of the
     /// first such file. The same path in both is no copy.
-    pub fn copies(&self, files: &[&Path], first: Range<usize>, second: Range<usize>) -> Vec<(usize, usize)> {
+    pub(super) fn copies(&self, files: &[&Path], first: Range<usize>, second: Range<usize>) -> Vec<(usize, usize)> {
         let mut found = Vec::new();
         for group in &self.0 {
             let Some(&original) = group.iter().find(|index| first.contains(index)) else { continue };

@@ -98,7 +98,7 @@ impl PassedBy {
     }
 
     /// Returns a possible reason why there is no image, to be appended to a sentence that says so.
-    pub fn hint(&self) -> String {
+    pub(super) fn hint(&self) -> String {
         if !self.unread.is_empty() {
             format!(", but {} of formats that are not: convert them to JPEG or PNG", self.kinds())
         } else if let Some(link) = self.broken.first() {

@@ -16,7 +16,7 @@ pub(super) struct Finder {
 impl Finder {
     /// Returns the file that `name` means, relative to `folder` unless it is an absolute path: the file of exactly that name, else the one
     /// with `/` for `\`, else the only one whose accented letters are encoded differently. If there is none, returns the path as named.
-    pub fn find(&mut self, folder: &Path, name: &str) -> PathBuf {
+    pub(super) fn find(&mut self, folder: &Path, name: &str) -> PathBuf {
         let named = folder.join(name);
         if named.is_file() {
             return named;

@@ -38,14 +38,14 @@ pub(super) struct CameraPairs<'a> {
 }
 
 impl<'a> CameraPairs<'a> {
-    pub fn new(query: Labels<'a>, gallery: Labels<'a>, options: &'a RankingOptions) -> CameraPairs<'a> {
+    pub(super) fn new(query: Labels<'a>, gallery: Labels<'a>, options: &'a RankingOptions) -> CameraPairs<'a> {
         let mut items: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
         gallery.camids.iter().enumerate().for_each(|(g, camera)| items.entry(*camera).or_default().push(g));
         CameraPairs { query, gallery, options, items, next: 0, sums: BTreeMap::new() }
     }
 
     /// Ranks the next queries.
-    pub fn add(&mut self, rows: &[Row]) {
+    pub(super) fn add(&mut self, rows: &[Row]) {
         let (query, first) = (self.query, self.next);
         let of_row = |(i, row): (usize, &Row)| {
             let (pid, camid) = (query.pids[first + i], query.camids[first + i]);
@@ -66,7 +66,7 @@ impl<'a> CameraPairs<'a> {
     }
 
     /// Returns the pairs of cameras that have a query with a match, in the order of their numbers.
-    pub fn finish(self) -> Vec<CameraPair> {
+    pub(super) fn finish(self) -> Vec<CameraPair> {
         let pair = |((query_camera, gallery_camera), (queries, ap, first)): ((i64, i64), (usize, f64, usize))| {
             let n = queries as f64;
             CameraPair { query_camera, gallery_camera, queries, map: ap / n, rank1: first as f64 / n }

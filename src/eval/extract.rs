@@ -59,7 +59,7 @@ impl Extractor {
     ///
     /// # Errors
     /// An image size that the network cannot take.
-    pub fn new(
+    pub(crate) fn new(
         network: &dyn Network,
         store: &Store,
         [height, width]: [usize; 2],
@@ -80,7 +80,7 @@ impl Extractor {
     }
 
     /// Returns the length of a feature, or the number of classes.
-    pub fn dim(&self) -> usize {
+    pub(crate) fn dim(&self) -> usize {
         self.session.graph().shape(self.output).c
     }
 
@@ -89,7 +89,7 @@ impl Extractor {
     ///
     /// # Errors
     /// [`EvalState::Mean`] where `training` has no states; the device fails.
-    pub fn extract(
+    pub(crate) fn extract(
         &mut self,
         store: &mut Store,
         training: &LatentStates,

@@ -22,7 +22,7 @@ impl<'a> Sets<'a> {
     /// # Errors
     /// [`Error::FeatureRows`] where features and labels differ in number, [`Error::NotFiniteFeature`],
     /// [`Error::NoValidQuery`] where there is no gallery; the device fails.
-    pub fn new(
+    pub(super) fn new(
         query: &'a [f32],
         query_labels: Labels<'a>,
         gallery: &'a [f32],

@@ -77,7 +77,7 @@ pub(crate) struct Evaluation {
 
 impl Evaluation {
     /// Returns the bytes of activations and latent states.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.arena.saturating_add(self.states)
     }
 }

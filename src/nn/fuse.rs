@@ -14,7 +14,7 @@ pub(super) struct Fuse {
 }
 
 impl Fuse {
-    pub fn new(scope: &mut Scope<'_>, sizes: [usize; 2]) -> Fuse {
+    pub(super) fn new(scope: &mut Scope<'_>, sizes: [usize; 2]) -> Fuse {
         let mut conv_scope = scope.child(0);
         let conv =
             Conv2d::new(&mut conv_scope, sizes, 1, 1, 0, Init::KaimingFanIn).with_bias(&mut conv_scope, sizes, 1);
@@ -22,7 +22,7 @@ impl Fuse {
     }
 
     /// Concatenates `parts` along the channels, in this order.
-    pub fn forward(&self, g: &mut Graph, store: &Store, parts: &[Var]) -> Result<Var> {
+    pub(super) fn forward(&self, g: &mut Graph, store: &Store, parts: &[Var]) -> Result<Var> {
         let x = op::concat(g, parts)?;
         let x = self.conv.forward(g, store, x)?;
         self.bn.forward_relu(g, store, x)

@@ -21,7 +21,7 @@ impl Lock {
     ///
     /// # Errors
     /// [`Error::RunBusy`] if another process, or another [`RunDir`](super::RunDir) of this one, holds the lock; [`Error::Io`].
-    pub fn take(root: &Path) -> Result<Lock> {
+    pub(super) fn take(root: &Path) -> Result<Lock> {
         let path = root.join(LOCK_FILE);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).at("write", &path)?;
         match file.try_lock() {

@@ -19,7 +19,7 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Show the method at work: draw images, pre-train, fine-tune plainly and with PTL, compare.
     Demo(Box<DemoArgs>),
     /// Compare finished runs; or pre-train on one data set, fine-tune on another plainly and with PTL, and compare.
@@ -338,7 +338,7 @@ fn seed() -> clap::builder::RangedU64ValueParser {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Domain {
+pub(super) enum Domain {
     Source,
     Target,
 }

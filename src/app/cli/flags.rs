@@ -78,7 +78,7 @@ macro_rules! settings_as_args {
     ($($(#[doc = $doc:literal])+ $flags:ident($command:expr);)+) => {$(
         $(#[doc = $doc])+
         #[derive(Debug)]
-        pub struct $flags(pub Overrides);
+        pub(crate) struct $flags(pub Overrides);
 
         impl FromArgMatches for $flags {
             fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {

@@ -7,7 +7,7 @@ use std::thread::available_parallelism;
 use crate::engine::device::{Device, DeviceKind, DeviceOptions};
 
 /// Returns the information, with one `name: value` per line.
-pub fn text() -> String {
+pub(super) fn text() -> String {
     let cores = available_parallelism().map_or_else(|_| "unknown".into(), |n| n.to_string());
     let lines = [
         ("version", format!("ptl-train {}", env!("CARGO_PKG_VERSION"))),

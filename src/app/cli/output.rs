@@ -126,7 +126,7 @@ pub(crate) fn stop_with_message(reporter: &Reporter, message: &'static str) -> S
 }
 
 /// Returns the exit code of a command that ended on request.
-pub fn interrupted() -> ExitCode {
+pub(super) fn interrupted() -> ExitCode {
     ExitCode::from(signals::exit_code())
 }
 

@@ -45,7 +45,7 @@ fn first(signal: i32) {
 #[cfg(unix)]
 use unix::exit;
 #[cfg(unix)]
-pub use unix::watch;
+pub(super) use unix::watch;
 
 #[cfg(unix)]
 mod unix {
@@ -66,7 +66,7 @@ mod unix {
     ///
     /// # Errors
     /// The system refuses.
-    pub fn watch() -> io::Result<()> {
+    pub(crate) fn watch() -> io::Result<()> {
         // With any handler for it, a write beyond `ulimit -f` fails like a write to a full disk, instead of ending the process.
         flag::register(SIGXFSZ, Arc::default())?;
         // `nohup` sets SIGHUP to be ignored, and that is kept.

@@ -35,7 +35,7 @@ fn look_up_channels(pixels: &mut [u8], table: impl Fn(&[usize; 256]) -> [u8; 256
 }
 
 /// Changes the brightness: factor 0 gives black, 1 the image itself.
-pub fn brightness(pixels: &mut [u8], factor: f32) {
+pub(super) fn brightness(pixels: &mut [u8], factor: f32) {
     look_up(pixels, |v| blend(0, v, factor));
 }
 
@@ -70,7 +70,7 @@ pub(crate) fn sharpness(pixels: &mut [u8], [h, w]: [usize; 2], factor: f32) {
 }
 
 /// Rotates the hue by `turn` / 255 of the circle. The HSV values are bytes: their rounding changes colours a little even for 0.
-pub fn hue(pixels: &mut [u8], turn: u8) {
+pub(super) fn hue(pixels: &mut [u8], turn: u8) {
     for pixel in pixels_of(pixels) {
         let [h, s, v] = to_hsv(*pixel);
         *pixel = to_rgb([h.wrapping_add(turn), s, v]);

@@ -9,7 +9,7 @@ use crate::data::Augment;
 
 /// One change of an image's colours.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Step {
+pub(super) enum Step {
     Brightness(f32),
     Contrast(f32),
     Saturation(f32),
@@ -41,7 +41,7 @@ pub(crate) fn draw(augment: &Augment, rng: &mut impl Rng) -> Vec<Step> {
 }
 
 impl Step {
-    pub fn apply(self, pixels: &mut [u8]) {
+    pub(super) fn apply(self, pixels: &mut [u8]) {
         match self {
             Step::Brightness(factor) => colour::brightness(pixels, factor),
             Step::Contrast(factor) => colour::contrast(pixels, factor),

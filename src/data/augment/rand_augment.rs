@@ -11,7 +11,7 @@ const STRONGEST: f64 = 30.0;
 
 /// One operation with its strength.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Op {
+pub(super) enum Op {
     Identity,
     ShearX(f64),
     ShearY(f64),
@@ -71,7 +71,7 @@ impl Op {
     }
 
     /// Applies the operation to `pixels` `[height, width, 3]`.
-    pub fn apply(self, pixels: &mut [u8], size: [usize; 2]) {
+    pub(super) fn apply(self, pixels: &mut [u8], size: [usize; 2]) {
         match self {
             Op::Identity => {}
             Op::ShearX(share) => geometry::shear_x(pixels, size, share),

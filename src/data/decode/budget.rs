@@ -36,7 +36,7 @@ impl Budget {
         })
     }
 
-    pub fn total(&self) -> u64 {
+    pub(super) fn total(&self) -> u64 {
         self.total
     }
 
@@ -45,7 +45,7 @@ impl Budget {
     ///
     /// # Panics
     /// `bytes` are more than the whole budget.
-    pub fn take(&'static self, bytes: u64) -> Share {
+    pub(super) fn take(&'static self, bytes: u64) -> Share {
         assert!(bytes <= self.total, "more than the whole budget");
         let mut free = self.free();
         while *free < bytes {

@@ -16,7 +16,7 @@ use super::rgb::Rgb;
 use crate::base::input;
 use crate::{Error, Result};
 use budget::Budget;
-pub use budget::Share;
+pub(super) use budget::Share;
 
 /// Bytes of the largest file.
 const LARGEST_FILE: u64 = 512 << 20;

@@ -99,7 +99,7 @@ fn within([low, high]: [f32; 2], rng: &mut impl Rng) -> f32 {
 
 impl Camera {
     /// Draws camera number `index` of a domain.
-    pub fn random(domain: Domain, index: usize, rng: &mut impl Rng) -> Camera {
+    pub(super) fn random(domain: Domain, index: usize, rng: &mut impl Rng) -> Camera {
         let ranges = match domain {
             Domain::Source => &SOURCE,
             Domain::Target => &TARGET,

@@ -126,13 +126,13 @@ pub(super) struct Canvas {
 
 impl Canvas {
     /// Creates a canvas with colours from a function of a pixel's column and row.
-    pub fn new(width: usize, height: usize, paint: impl Fn(usize, usize) -> Colour) -> Canvas {
+    pub(super) fn new(width: usize, height: usize, paint: impl Fn(usize, usize) -> Colour) -> Canvas {
         let pixels = (0..width * height).map(|i| paint(i % width, i / width)).collect();
         Canvas { width, height, pixels }
     }
 
     /// Fills a shape; `paint` returns the colour at a point in the view's units.
-    pub fn fill(&mut self, view: &View, shape: &Shape, paint: impl Fn(Point) -> Colour) {
+    pub(super) fn fill(&mut self, view: &View, shape: &Shape, paint: impl Fn(Point) -> Colour) {
         let (low, high) = shape.bounds();
         let size = [self.width, self.height];
         let first: [usize; 2] =

@@ -27,7 +27,7 @@ pub(super) struct Pose {
 }
 
 impl Pose {
-    pub fn random(heading: f32, rng: &mut impl Rng) -> Pose {
+    pub(super) fn random(heading: f32, rng: &mut impl Rng) -> Pose {
         Pose {
             heading,
             stride: rng.random_range(-0.45..0.45),

@@ -167,7 +167,7 @@ const TARGET_LOWER: [Colour; 5] =
 
 impl Identity {
     /// Draws a person of a domain.
-    pub fn random(domain: Domain, rng: &mut impl Rng) -> Identity {
+    pub(super) fn random(domain: Domain, rng: &mut impl Rng) -> Identity {
         let (uppers, lowers) = match domain {
             Domain::Source => (&SOURCE_UPPER, &SOURCE_LOWER),
             Domain::Target => (&TARGET_UPPER, &TARGET_LOWER),

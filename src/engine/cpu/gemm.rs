@@ -24,7 +24,7 @@ unsafe impl Sync for Shared {}
 
 impl Shared {
     /// Returns the pointer. A method, so that closures capture the wrapper and not the pointer.
-    pub fn get(self) -> *mut f32 {
+    pub(super) fn get(self) -> *mut f32 {
         self.0
     }
 }
@@ -143,7 +143,7 @@ pub(super) fn depth_blocks(taps: usize, depth: usize) -> Vec<(usize, usize, usiz
 impl<L: LeftRows> Product<'_, L> {
     /// Computes all rows, plus `bias` if there is one, and writes them or adds them to what is there. `destination(row)` points at `n`
     /// elements.
-    pub fn run(&self, accumulate: bool, bias: Option<&[f32]>, destination: impl Fn(usize) -> *mut f32 + Sync) {
+    pub(super) fn run(&self, accumulate: bool, bias: Option<&[f32]>, destination: impl Fn(usize) -> *mut f32 + Sync) {
         let panels = self.n.div_ceil(self.nr);
         let row_blocks = self.rows.div_ceil(MC);
         let column_blocks = MIN_TASKS.div_ceil(row_blocks.max(1)).min(panels);

@@ -27,7 +27,7 @@ impl PackedRows {
     ///
     /// # Panics
     /// If `depth` is 0.
-    pub fn new(n: usize, depth: usize, fill: impl Fn(Range<usize>, &mut [f32]) + Sync) -> PackedRows {
+    pub(crate) fn new(n: usize, depth: usize, fill: impl Fn(Range<usize>, &mut [f32]) + Sync) -> PackedRows {
         assert!(depth > 0, "rows of at least one number");
         let isa = microkernel::best();
         let nr = isa.nr(n);
@@ -46,7 +46,7 @@ impl PackedRows {
     }
 
     /// Returns the number of rows.
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.rows
     }
 }

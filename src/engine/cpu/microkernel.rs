@@ -50,12 +50,12 @@ impl Isa {
     }
 
     /// Returns the kernel for tiles of `nr` columns.
-    pub fn rows(&self, nr: usize) -> Kernel {
+    pub(super) fn rows(&self, nr: usize) -> Kernel {
         self.rows[nr / self.lanes - 1]
     }
 
     /// Returns the kernel for tiles of `nr` columns and a packed left matrix.
-    pub fn packed(&self, nr: usize) -> Kernel {
+    pub(super) fn packed(&self, nr: usize) -> Kernel {
         self.packed[nr / self.lanes - 1]
     }
 }

@@ -42,13 +42,13 @@ struct BackwardParts {
 impl<'a> ConvLaunch<'a> {
     /// Returns a plain convolution. The vendor's libraries run it if they are switched on and have a deterministic algorithm. A convolution
     /// with a bias is small; the crate's own kernels always run it.
-    pub fn plain(gpu: &'a Gpu, geometry: &'a Conv2dGeometry, bias: bool) -> ConvLaunch<'a> {
+    pub(super) fn plain(gpu: &'a Gpu, geometry: &'a Conv2dGeometry, bias: bool) -> ConvLaunch<'a> {
         let vendor = gpu.vendor().filter(|vendor| !bias && vendor.workspace(geometry, gpu.precision()).is_ok());
         ConvLaunch { gpu, geometry, vendor }
     }
 
     /// Returns the convolution of a cell to its four gates, which the crate's own kernels run.
-    pub fn cell(gpu: &'a Gpu, geometry: &'a Conv2dGeometry) -> ConvLaunch<'a> {
+    pub(super) fn cell(gpu: &'a Gpu, geometry: &'a Conv2dGeometry) -> ConvLaunch<'a> {
         ConvLaunch { gpu, geometry, vendor: None }
     }
 
@@ -56,7 +56,7 @@ impl<'a> ConvLaunch<'a> {
     ///
     /// # Errors
     /// The vendor has no algorithm.
-    pub fn forward_workspace(&self) -> Result<usize> {
+    pub(super) fn forward_workspace(&self) -> Result<usize> {
         match self.vendor {
             Some(vendor) => Ok(self.vendor_parts(vendor)?[0].parts.words()),
             None => Ok(self.packed_words(self.geometry.out_c, self.geometry.in_c, 128)),
@@ -85,7 +85,7 @@ impl<'a> ConvLaunch<'a> {
     }
 
     /// Enqueues `y = conv(x, weight) + bias`; a null `bias` adds nothing.
-    pub fn forward(&self, x: Ptr, weight: Ptr<f32>, bias: Ptr<f32>, y: Ptr, workspace: Ptr) -> Result<()> {
+    pub(super) fn forward(&self, x: Ptr, weight: Ptr<f32>, bias: Ptr<f32>, y: Ptr, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
         if let Some(vendor) = self.vendor {
             let [parts, _] = self.vendor_parts(vendor)?;
@@ -135,7 +135,7 @@ impl<'a> ConvLaunch<'a> {
     }
 
     /// Enqueues `dx (+)= convᵀ(dy, weight)`; `(+)=` adds if `dx.accumulate`, else overwrites.
-    pub fn backward_data(&self, dy: Ptr, weight: Ptr<f32>, dx: GpuGrad<Ptr>, workspace: Ptr) -> Result<()> {
+    pub(super) fn backward_data(&self, dy: Ptr, weight: Ptr<f32>, dx: GpuGrad<Ptr>, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
         if let Some(vendor) = self.vendor {
             let [_, parts] = self.vendor_parts(vendor)?;
@@ -159,7 +159,7 @@ impl<'a> ConvLaunch<'a> {
     }
 
     /// Enqueues `dweight (+)= corr(x, dy)`, the correlation of `x` with `dy`.
-    pub fn backward_weight(&self, x: Ptr, dy: Ptr, dweight: GpuGrad<Ptr<f32>>, workspace: Ptr) -> Result<()> {
+    pub(super) fn backward_weight(&self, x: Ptr, dy: Ptr, dweight: GpuGrad<Ptr<f32>>, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
         if let Some(vendor) = self.vendor {
             let [_, parts] = self.vendor_parts(vendor)?;

@@ -16,7 +16,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    pub fn new(
+    pub(super) fn new(
         op: &'static str,
         input: Shape,
         kernel: [usize; 2],
@@ -37,7 +37,7 @@ impl Window {
     }
 
     /// Calls `visit(output pixel, input pixel)` for every pixel of every window of image `n`. Pixels are counted over all images.
-    pub fn for_each(&self, n: usize, mut visit: impl FnMut(usize, usize)) {
+    pub(super) fn for_each(&self, n: usize, mut visit: impl FnMut(usize, usize)) {
         let span = |o: usize, axis: usize, size: usize| {
             let start = o * self.stride[axis];
             let from = start.saturating_sub(self.padding[axis]);
@@ -56,7 +56,7 @@ impl Window {
     }
 
     /// Returns the sizes as kernels take them: those of a convolution from `c` channels to as many.
-    pub fn sizes(&self) -> ConvSizes {
+    pub(super) fn sizes(&self) -> ConvSizes {
         let Window { input: Shape { n, h, w, c }, kernel, stride, padding, .. } = *self;
         let geometry = Conv2dGeometry { batch: n, in_h: h, in_w: w, in_c: c, out_c: c, kernel, stride, padding };
         ConvSizes::from(&geometry)

@@ -19,7 +19,7 @@ pub(crate) struct Part<T> {
 
 impl Parts {
     /// Adds a part of `count` elements.
-    pub fn add<T>(&mut self, count: usize) -> Part<T> {
+    pub(super) fn add<T>(&mut self, count: usize) -> Part<T> {
         self.add_bytes(count * size_of::<T>())
     }
 
@@ -31,14 +31,14 @@ impl Parts {
     }
 
     /// Returns the size of all parts in the words of [`Needs`](crate::engine::graph::Needs).
-    pub fn words(&self) -> usize {
+    pub(super) fn words(&self) -> usize {
         self.bytes / 4
     }
 }
 
 impl<T> Part<T> {
     /// Returns the part's address in `block`.
-    pub fn of(&self, block: Ptr) -> Ptr<T> {
+    pub(super) fn of(&self, block: Ptr) -> Ptr<T> {
         Ptr::new(block.address() + self.offset as u64)
     }
 }

@@ -33,7 +33,7 @@ pub(crate) struct Bound {
 }
 
 impl GpuMemory {
-    pub fn new(gpu: &Gpu, graph: &Graph, plan: &Plan) -> Result<GpuMemory> {
+    pub(super) fn new(gpu: &Gpu, graph: &Graph, plan: &Plan) -> Result<GpuMemory> {
         let bytes = plan.arena_bytes();
         let arena = gpu.allocate(bytes).map_err(|error| match error {
             Error::DeviceMemory { needed, free, total, .. } => too_large(graph, needed, free, total),
@@ -42,11 +42,11 @@ impl GpuMemory {
         Ok(GpuMemory { gpu: gpu.clone(), arena })
     }
 
-    pub fn gpu(&self) -> &Gpu {
+    pub(super) fn gpu(&self) -> &Gpu {
         &self.gpu
     }
 
-    pub fn at<T>(&self, block: Block) -> Ptr<T> {
+    pub(super) fn at<T>(&self, block: Block) -> Ptr<T> {
         Ptr::new(self.arena.ptr::<f32>().add(block.offset).address())
     }
 
@@ -56,7 +56,7 @@ impl GpuMemory {
     }
 
     /// Writes `data`, converted to the type of `value`.
-    pub fn write(&self, block: Block, value: &Value, data: &[f32]) -> Result<()> {
+    pub(super) fn write(&self, block: Block, value: &Value, data: &[f32]) -> Result<()> {
         let to = self.at::<f32>(block).address();
         if value.element_bytes(&self.gpu) == 4 {
             return self.gpu.upload(to, bytemuck::cast_slice(data));
@@ -67,7 +67,7 @@ impl GpuMemory {
     }
 
     /// Returns all numbers of `value` as f32.
-    pub fn read(&self, block: Block, value: &Value) -> Result<Vec<f32>> {
+    pub(super) fn read(&self, block: Block, value: &Value) -> Result<Vec<f32>> {
         let from = self.at::<f32>(block).address();
         let mut data = vec![0.0f32; value.shape.len()];
         if value.element_bytes(&self.gpu) == 4 {

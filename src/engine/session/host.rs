@@ -24,7 +24,7 @@ impl Arena {
     ///
     /// # Errors
     /// It is larger than the available memory.
-    pub fn new(plan: &Plan) -> Result<Arena> {
+    pub(super) fn new(plan: &Plan) -> Result<Arena> {
         let (purpose, len) = ("the memory for activations and gradients", plan.arena_len.div_ceil(16));
         let advice = "use smaller batches, smaller images or a smaller network";
         memory::ensure_or(purpose, plan.arena_bytes() as u64, advice)?;
@@ -42,14 +42,14 @@ impl Arena {
         unsafe { self.base().get_mut(block) }
     }
 
-    pub fn slice(&self, block: Block) -> &[f32] {
+    pub(super) fn slice(&self, block: Block) -> &[f32] {
         // SAFETY: `Line` is 16 f32 without padding; the view covers exactly the allocation.
         let all = unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<f32>(), self.lines.len() * 16) };
         &all[block.offset..block.offset + block.len]
     }
 
     /// Runs all nodes.
-    pub fn forward(&mut self, graph: &Graph, plan: &Plan, store: &mut Store, states: &mut LatentStates) {
+    pub(super) fn forward(&mut self, graph: &Graph, plan: &Plan, store: &mut Store, states: &mut LatentStates) {
         let _forward = profile::range("forward");
         let blocks = plan;
         let base = self.base();
@@ -75,7 +75,7 @@ impl Arena {
     }
 
     /// Runs the differentiated nodes in reverse.
-    pub fn backward(&mut self, graph: &Graph, plan: &Plan, store: &mut Store, states: &LatentStates) {
+    pub(super) fn backward(&mut self, graph: &Graph, plan: &Plan, store: &mut Store, states: &LatentStates) {
         let _backward = profile::range("backward");
         let blocks = plan;
         let base = self.base();

@@ -21,7 +21,7 @@ pub(crate) struct CpuDistances<'a> {
 }
 
 impl<'a> CpuDistances<'a> {
-    pub fn new(conditioned: Arc<Conditioned<'a>>) -> CpuDistances<'a> {
+    pub(super) fn new(conditioned: Arc<Conditioned<'a>>) -> CpuDistances<'a> {
         let low_norms = conditioned.low_norms(conditioned.slack());
         let packed = conditioned.packed(conditioned.queries()..conditioned.len());
         CpuDistances { conditioned, low_norms, packed, reranker: None }

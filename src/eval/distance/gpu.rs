@@ -27,7 +27,7 @@ impl<'a> GpuDistances<'a> {
     ///
     /// # Errors
     /// [`crate::Error::DeviceMemory`]; the device fails.
-    pub fn new(gpu: &Gpu, conditioned: Arc<Conditioned<'a>>) -> Result<GpuDistances<'a>> {
+    pub(super) fn new(gpu: &Gpu, conditioned: Arc<Conditioned<'a>>) -> Result<GpuDistances<'a>> {
         let (n, queries, dim) = (conditioned.len(), conditioned.queries(), conditioned.dim());
         memory::ensure("ranking", 4 * (n * dim) as u64)?;
         let features = upload(gpu, &conditioned.rows(0..n))?;

@@ -62,7 +62,7 @@ pub(crate) trait DistanceSource<'a> {
 }
 
 /// Distances between queries and a gallery.
-pub struct Distances<'a> {
+pub(super) struct Distances<'a> {
     conditioned: Arc<Conditioned<'a>>,
     source: Box<dyn DistanceSource<'a> + 'a>,
     /// `[gallery]`: twice the slack of each image.
@@ -77,7 +77,7 @@ impl<'a> Distances<'a> {
     ///
     /// # Errors
     /// The device fails.
-    pub fn new(features: [&'a [f32]; 2], dim: usize, device: &Device) -> Result<Distances<'a>> {
+    pub(super) fn new(features: [&'a [f32]; 2], dim: usize, device: &Device) -> Result<Distances<'a>> {
         // A GPU sums a whole row in one go.
         let part = if device.gpu().is_some() { dim } else { summed_at_once(dim) };
         let conditioned = Arc::new(Conditioned::new(features, dim, part));
@@ -114,12 +114,12 @@ impl<'a> Distances<'a> {
     }
 
     /// Returns an upper bound of all distances between a query and an image of the gallery.
-    pub fn largest(&self) -> f64 {
+    pub(super) fn largest(&self) -> f64 {
         self.conditioned.largest()
     }
 
     /// Returns the exact Euclidean distances of single pairs.
-    pub fn pairs(&self) -> &dyn Pairs {
+    pub(super) fn pairs(&self) -> &dyn Pairs {
         &*self.conditioned
     }
 
@@ -162,7 +162,7 @@ impl<'a> Distances<'a> {
     }
 
     /// Returns the ranges of queries that make up the blocks.
-    pub fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (step, queries) = (self.source.block_rows(), self.conditioned.queries());
         (0..queries).step_by(step).map(move |start| start..(start + step).min(queries))
     }
@@ -171,12 +171,12 @@ impl<'a> Distances<'a> {
     ///
     /// # Errors
     /// The device fails.
-    pub fn fill(&self, rows: Range<usize>, block: &mut DistanceBlock) -> Result<()> {
+    pub(super) fn fill(&self, rows: Range<usize>, block: &mut DistanceBlock) -> Result<()> {
         self.source.fill(rows, block)
     }
 
     /// Returns the Euclidean distances of the queries `rows`, for which `block` was filled.
-    pub fn plain<'b>(&'b self, rows: Range<usize>, block: &'b DistanceBlock) -> Vec<Row<'b>> {
+    pub(super) fn plain<'b>(&'b self, rows: Range<usize>, block: &'b DistanceBlock) -> Vec<Row<'b>> {
         let slack = self.conditioned.slack();
         let of_row = |(query, lower): (usize, &'b [f32])| {
             let width = Width { own: 2.0 * slack[query], factors: [1.0, 0.0], of: [&self.widths; 2] };
@@ -186,7 +186,7 @@ impl<'a> Distances<'a> {
     }
 
     /// Returns the re-ranked distances of the queries `rows`, for which `block` was filled; an empty list without re-ranking.
-    pub fn reranked<'b>(&'b self, rows: Range<usize>, block: &'b DistanceBlock) -> Vec<Row<'b>> {
+    pub(super) fn reranked<'b>(&'b self, rows: Range<usize>, block: &'b DistanceBlock) -> Vec<Row<'b>> {
         let Some(exact) = self.source.exact_reranking() else { return Vec::new() };
         let lower = block.reranked.chunks_exact(self.widths.len().max(1));
         let of_row = |((query, lower), margin): ((usize, &'b [f32]), &f32)| {

@@ -29,7 +29,7 @@ impl ImageLabels {
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::FeatureFile`] with the wrong line.
-    pub fn read(file: &Path) -> Result<ImageLabels> {
+    pub(super) fn read(file: &Path) -> Result<ImageLabels> {
         let bad = |reason: String| Error::FeatureFile { path: file.into(), reason };
         let is_table = |header: &[&str]| !matches!(columns(header), Ok(None));
         let table = TextTable::new(input::read(file, LARGEST)?, is_table).map_err(bad)?;

@@ -31,7 +31,7 @@ impl FeatureFormat {
     ///
     /// # Errors
     /// [`Error::FeatureFile`] for any other ending than `.safetensors` and `.npy`.
-    pub fn of(path: &Path) -> Result<FeatureFormat> {
+    pub(crate) fn of(path: &Path) -> Result<FeatureFormat> {
         match path.extension().and_then(|ending| ending.to_str()) {
             Some("safetensors") => Ok(FeatureFormat::Safetensors),
             Some("npy") => Ok(FeatureFormat::Npy),

@@ -15,12 +15,12 @@ pub(super) struct Narrow {
 }
 
 impl Narrow {
-    pub fn new(dim: usize) -> Narrow {
+    pub(super) fn new(dim: usize) -> Narrow {
         Narrow { dim, count: 0, largest: 0.0, too_large: 0, vanished: 0 }
     }
 
     /// Converts the next number. It may become 0 if it is small compared with others of its feature, as in any rounding to float32.
-    pub fn next(&mut self, wide: f64) -> f32 {
+    pub(super) fn next(&mut self, wide: f64) -> f32 {
         let narrow = wide as f32;
         self.too_large += usize::from(wide.is_finite() && !narrow.is_finite());
         self.largest = self.largest.max(wide.abs());
@@ -33,7 +33,7 @@ impl Narrow {
     }
 
     /// Returns the reason if float32 cannot represent the features.
-    pub fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         let Narrow { too_large, vanished, .. } = *self;
         if too_large > 0 {
             return Err(format!(

@@ -47,7 +47,7 @@ pub(crate) struct Conditioned<'a> {
 impl<'a> Conditioned<'a> {
     /// Scales and centres finite features. Error bounds assume that a product of rows is summed in parts of `part` numbers, each in
     /// order, and that the sums of the parts are added in order.
-    pub fn new(features: [&'a [f32]; 2], dim: usize, part: usize) -> Conditioned<'a> {
+    pub(crate) fn new(features: [&'a [f32]; 2], dim: usize, part: usize) -> Conditioned<'a> {
         let [queries, gallery] = features.map(|rows| rows.len() / dim);
         let n = queries + gallery;
         let source = |i: usize| row_of(features, queries, dim, i);
@@ -72,7 +72,7 @@ impl<'a> Conditioned<'a> {
     }
 
     /// Returns the number of rows, queries and gallery together.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.norms.len()
     }
 
@@ -82,37 +82,37 @@ impl<'a> Conditioned<'a> {
     }
 
     /// Returns the number of queries, which are the first rows.
-    pub fn queries(&self) -> usize {
+    pub(crate) fn queries(&self) -> usize {
         self.queries
     }
 
     /// Returns the length of a row.
-    pub fn dim(&self) -> usize {
+    pub(crate) fn dim(&self) -> usize {
         self.dim
     }
 
     /// Fills `out` `[rows.len(), dim]` with those rows, conditioned.
-    pub fn fill(&self, rows: Range<usize>, out: &mut [f32]) {
+    pub(crate) fn fill(&self, rows: Range<usize>, out: &mut [f32]) {
         for (i, out) in rows.zip(out.chunks_exact_mut(self.dim)) {
             condition(self.source(i), self.factors, &self.centre, out);
         }
     }
 
     /// Returns those rows, conditioned: `[rows.len(), dim]`.
-    pub fn rows(&self, rows: Range<usize>) -> Vec<f32> {
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Vec<f32> {
         let mut out = vec![0.0; rows.len() * self.dim];
         out.par_chunks_exact_mut(self.dim).zip(rows).for_each(|(out, i)| self.fill(i..i + 1, out));
         out
     }
 
     /// Returns those rows, conditioned and packed for products.
-    pub fn packed(&self, rows: Range<usize>) -> PackedRows {
+    pub(crate) fn packed(&self, rows: Range<usize>) -> PackedRows {
         let first = rows.start;
         PackedRows::new(rows.len(), self.dim, |own, out| self.fill(first + own.start..first + own.end, out))
     }
 
     /// Returns the squared length of each row.
-    pub fn norms(&self) -> &[f32] {
+    pub(crate) fn norms(&self) -> &[f32] {
         &self.norms
     }
 
@@ -132,7 +132,7 @@ impl<'a> Conditioned<'a> {
     }
 
     /// Returns the length of each row before it was centred, in f64 and in the unit of the conditioned rows.
-    pub fn lengths(&self) -> Vec<f64> {
+    pub(crate) fn lengths(&self) -> Vec<f64> {
         let zeros = vec![0.0; self.dim];
         let length = |i| squared_distances(self.source(i), [&zeros], self.unit)[0].sqrt();
         (0..self.len()).into_par_iter().map(length).collect()
@@ -144,7 +144,7 @@ impl<'a> Conditioned<'a> {
     }
 
     /// Returns |x_i - x_j|² for each j, in f64 and in the unit of the conditioned rows.
-    pub fn pairs<const N: usize>(&self, i: usize, j: [usize; N]) -> [f64; N] {
+    pub(crate) fn pairs<const N: usize>(&self, i: usize, j: [usize; N]) -> [f64; N] {
         squared_distances(self.source(i), j.map(|j| self.source(j)), self.unit)
     }
 
@@ -156,7 +156,7 @@ impl<'a> Conditioned<'a> {
     }
 
     /// Returns an upper bound of all distances between a query and an image of the gallery, in the unit of the original features.
-    pub fn largest(&self) -> f64 {
+    pub(crate) fn largest(&self) -> f64 {
         let (query, gallery) = self.norms.split_at(self.queries);
         let longest = |norms: &[f32]| f64::from(norms.iter().copied().fold(0.0, f32::max)).sqrt();
         (longest(query) + longest(gallery)) * (1.0 + OTHER_ROUNDINGS * ROUNDING) / self.unit
@@ -179,7 +179,7 @@ fn row_of(features: [&[f32]; 2], queries: usize, dim: usize, i: usize) -> &[f32]
 }
 
 /// Returns the bits of the largest magnitude. Bits are ordered as magnitudes are, with infinity and NaN above all others.
-pub fn largest(values: &[f32]) -> u32 {
+pub(crate) fn largest(values: &[f32]) -> u32 {
     let of = |values: &[f32]| {
         with_best_isa(
             #[inline(always)]

@@ -22,7 +22,7 @@ pub(crate) struct Columns {
 
 impl Columns {
     /// Transposes `features` `[count, dim]`.
-    pub fn new(gpu: &Gpu, features: Ptr<f32>, count: usize, dim: usize) -> Result<Columns> {
+    pub(crate) fn new(gpu: &Gpu, features: Ptr<f32>, count: usize, dim: usize) -> Result<Columns> {
         let values = allocate::<f32>(gpu, count * dim)?;
         kernels::transpose_cast_f32(gpu, Grid::any(count * dim), features, values.ptr(), count as i32, dim as i32)?;
         Ok(Columns { values, count, dim })
@@ -30,7 +30,7 @@ impl Columns {
 
     /// Fills `products` `[rows, count]` with the products of `left` `[rows, dim]` and the columns: a 1x1 convolution of
     /// `rows` images of one pixel.
-    pub fn products(&self, gpu: &Gpu, left: Ptr<f32>, rows: usize, products: Ptr<f32>) -> Result<()> {
+    pub(crate) fn products(&self, gpu: &Gpu, left: Ptr<f32>, rows: usize, products: Ptr<f32>) -> Result<()> {
         let pixels = Conv2dGeometry {
             batch: rows,
             in_h: 1,
@@ -61,7 +61,7 @@ pub(crate) struct RowTerms {
 
 impl RowTerms {
     /// Uploads the terms of all images.
-    pub fn new(gpu: &Gpu, offset: &[f32], length: &[f32], scale: &[f32]) -> Result<RowTerms> {
+    pub(crate) fn new(gpu: &Gpu, offset: &[f32], length: &[f32], scale: &[f32]) -> Result<RowTerms> {
         Ok(RowTerms { offset: upload(gpu, offset)?, length: upload(gpu, length)?, scale: upload(gpu, scale)? })
     }
 
@@ -86,12 +86,12 @@ impl RowTerms {
 }
 
 /// Allocates memory for `count` values.
-pub fn allocate<T>(gpu: &Gpu, count: usize) -> Result<Buffer> {
+pub(crate) fn allocate<T>(gpu: &Gpu, count: usize) -> Result<Buffer> {
     gpu.allocate(size_of::<T>() * count)
 }
 
 /// Copies `values` to a buffer of their size.
-pub fn upload<T: NoUninit>(gpu: &Gpu, values: &[T]) -> Result<Buffer> {
+pub(crate) fn upload<T: NoUninit>(gpu: &Gpu, values: &[T]) -> Result<Buffer> {
     let buffer = allocate::<T>(gpu, values.len())?;
     gpu.upload(buffer.ptr::<f32>().address(), bytemuck::cast_slice(values))?;
     Ok(buffer)

@@ -21,7 +21,7 @@ pub(crate) struct Width<'a> {
 
 /// Bounds of [`Pairs::exact`] for one query and each image of the gallery.
 #[derive(Clone, Copy)]
-pub struct Row<'a> {
+pub(crate) struct Row<'a> {
     query: usize,
     lower: &'a [f32],
     width: Width<'a>,
@@ -30,38 +30,38 @@ pub struct Row<'a> {
 
 impl<'a> Row<'a> {
     /// Creates the row of `query` from lower bounds `[gallery]`, the width from each to its upper bound, and the source of exact values.
-    pub fn new(query: usize, lower: &'a [f32], width: Width<'a>, pairs: &'a dyn Pairs) -> Row<'a> {
+    pub(crate) fn new(query: usize, lower: &'a [f32], width: Width<'a>, pairs: &'a dyn Pairs) -> Row<'a> {
         Row { query, lower, width, pairs }
     }
 
     /// Returns the number of images in the gallery.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.lower.len()
     }
 
     /// Returns the lower bound of [`Row::exact`].
-    pub fn lower(&self, item: usize) -> f32 {
+    pub(crate) fn lower(&self, item: usize) -> f32 {
         self.lower[item]
     }
 
     /// Returns the upper bound of [`Row::exact`].
-    pub fn upper(&self, item: usize) -> f32 {
+    pub(crate) fn upper(&self, item: usize) -> f32 {
         let Width { own, factors, of } = self.width;
         self.lower[item] + (own + factors[0] * of[0][item] + factors[1] * of[1][item])
     }
 
     /// Returns the number by which images are ordered, in f64.
-    pub fn exact(&self, item: usize) -> f64 {
+    pub(crate) fn exact(&self, item: usize) -> f64 {
         self.pairs.exact(self.query, item)
     }
 
     /// Converts a number of [`Row::exact`] to the distance.
-    pub fn distance(&self, exact: f64) -> f64 {
+    pub(crate) fn distance(&self, exact: f64) -> f64 {
         self.pairs.distance(exact)
     }
 
     /// Returns the first `count` of `items` by (distance, index), with their distances.
-    pub fn nearest(&self, items: impl Iterator<Item = usize>, count: usize) -> Vec<(usize, f32)> {
+    pub(crate) fn nearest(&self, items: impl Iterator<Item = usize>, count: usize) -> Vec<(usize, f32)> {
         let mut bounds: Vec<(f32, usize)> = items.map(|item| (self.upper(item), item)).collect();
         bounds.sort_by(|a, b| a.0.total_cmp(&b.0));
         let bound = bounds.get(count.saturating_sub(1)).map_or(f32::INFINITY, |(upper, _)| *upper);

@@ -5,7 +5,7 @@ use crate::eval::products::{Pairs, Row, Width};
 use crate::{Error, Result};
 
 /// A matrix of distances.
-pub(in crate::eval) struct GivenDistances<'a> {
+pub(crate) struct GivenDistances<'a> {
     /// Distances, `[queries, columns]`.
     distances: &'a [f32],
     columns: usize,
@@ -13,12 +13,12 @@ pub(in crate::eval) struct GivenDistances<'a> {
 }
 
 impl<'a> GivenDistances<'a> {
-    pub fn new(distances: &'a [f32], columns: usize) -> GivenDistances<'a> {
+    pub(crate) fn new(distances: &'a [f32], columns: usize) -> GivenDistances<'a> {
         GivenDistances { distances, columns, zeros: vec![0.0; columns] }
     }
 
     /// Returns the rows of all queries; their bounds are the distances themselves.
-    pub fn rows(&self) -> Vec<Row<'_>> {
+    pub(crate) fn rows(&self) -> Vec<Row<'_>> {
         let width = Width { own: 0.0, factors: [0.0; 2], of: [&self.zeros; 2] };
         let rows = self.distances.chunks_exact(self.columns.max(1)).enumerate();
         rows.map(|(query, row)| Row::new(query, row, width, self)).collect()

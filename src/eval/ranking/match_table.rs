@@ -26,7 +26,7 @@ pub(super) struct MatchTable {
 
 impl MatchTable {
     /// Builds the table from the bounds of at least one match. Lower bounds must ascend, and so must upper bounds.
-    pub fn new(bounds: &[[f32; 2]]) -> MatchTable {
+    pub(super) fn new(bounds: &[[f32; 2]]) -> MatchTable {
         let steps = (bounds.len() * CELLS_PER_MATCH).min(MAX_CELLS);
         let (from, to) = (bounds[0][0], bounds[bounds.len() - 1][1]);
         let range = (to - from).max(f32::EPSILON * to.abs()).max(SMALLEST_RANGE);

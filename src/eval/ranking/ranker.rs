@@ -19,12 +19,12 @@ pub(in crate::eval) struct Ranker<'a> {
 }
 
 impl<'a> Ranker<'a> {
-    pub fn new(query: Labels<'a>, gallery: Labels<'a>, options: &'a RankingOptions) -> Ranker<'a> {
+    pub(crate) fn new(query: Labels<'a>, gallery: Labels<'a>, options: &'a RankingOptions) -> Ranker<'a> {
         Ranker { query, gallery, options, ranked: Vec::new(), draws: Vec::new() }
     }
 
     /// Ranks the next queries.
-    pub fn add(&mut self, rows: &[Row]) {
+    pub(crate) fn add(&mut self, rows: &[Row]) {
         let (query, gallery, options) = (self.query, self.gallery, self.options);
         let first = self.ranked.len().max(self.draws.len());
         let rows = rows.par_iter().enumerate().map(|(i, row)| (first + i, *row));
@@ -42,7 +42,7 @@ impl<'a> Ranker<'a> {
     ///
     /// # Errors
     /// [`Error::NoValidQuery`].
-    pub fn finish(self) -> Result<RankingReport> {
+    pub(crate) fn finish(self) -> Result<RankingReport> {
         let queries = self.query.pids.len();
         match self.options.protocol {
             Protocol::CrossCamera => summarise(self.ranked, queries, self.options),

@@ -33,7 +33,7 @@ pub(super) struct BaseDistance<'a> {
 }
 
 impl<'a> BaseDistance<'a> {
-    pub fn new(conditioned: Arc<Conditioned<'a>>, variant: RerankVariant) -> BaseDistance<'a> {
+    pub(super) fn new(conditioned: Arc<Conditioned<'a>>, variant: RerankVariant) -> BaseDistance<'a> {
         let n = conditioned.len();
         let (mut slack, mut length, mut scale) = (conditioned.slack().to_vec(), vec![0.0; n], vec![1.0; n]);
         let mut lengths = Vec::new();
@@ -63,7 +63,7 @@ impl<'a> BaseDistance<'a> {
         }
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.offset.len()
     }
 
@@ -104,7 +104,7 @@ impl<'a> BaseDistance<'a> {
     }
 
     /// Returns how far d_ij may be above its lower bound.
-    pub fn width(&self, i: usize, j: usize) -> f32 {
+    pub(super) fn width(&self, i: usize, j: usize) -> f32 {
         if self.is_unbounded(i) || self.is_unbounded(j) {
             return f32::INFINITY;
         }
@@ -130,7 +130,7 @@ impl<'a> BaseDistance<'a> {
     }
 
     /// Computes d_ij in f64 from the original features.
-    pub fn exact(&self, i: usize, j: usize) -> f64 {
+    pub(super) fn exact(&self, i: usize, j: usize) -> f64 {
         self.exact_at_once(i, [j])[0]
     }
 
@@ -156,7 +156,7 @@ impl<'a> BaseDistance<'a> {
     }
 
     /// Returns D = f(d) / max f(d), or 0 where all images are the same.
-    pub fn normalised(&self, d: f64, max: f64) -> f64 {
+    pub(super) fn normalised(&self, d: f64, max: f64) -> f64 {
         let share = if max > 0.0 { d / max } else { 0.0 };
         if self.square { share * share } else { share }
     }

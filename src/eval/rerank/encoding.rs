@@ -105,7 +105,7 @@ impl<'a> ExactReranking<'a> {
     }
 
     /// Returns how far final distances of `query` may be above their bounds: by `margin`, and by the uncertainty of plain distances.
-    pub fn width(&self, query: usize, margin: f32) -> Width<'_> {
+    pub(crate) fn width(&self, query: usize, margin: f32) -> Width<'_> {
         let max = self.found.max[query];
         // Never 0, so that the width is infinite for images without bounds.
         let share = 2.02 * f64::from(self.base.steepness()) * f64::from(self.options.lambda) / max;
@@ -175,7 +175,7 @@ pub(super) struct InvertedIndex {
 }
 
 impl InvertedIndex {
-    pub fn new(rows: &[&[(u32, f64)]], columns: usize) -> InvertedIndex {
+    pub(super) fn new(rows: &[&[(u32, f64)]], columns: usize) -> InvertedIndex {
         let mut starts = vec![0usize; columns + 1];
         rows.iter().copied().flatten().for_each(|(column, _)| starts[*column as usize + 1] += 1);
         (0..columns).for_each(|c| starts[c + 1] += starts[c]);
@@ -191,7 +191,7 @@ impl InvertedIndex {
     }
 
     /// Returns the (row, weight) entries of a column, ascending by row.
-    pub fn column(&self, column: usize) -> &[(u32, f32)] {
+    pub(super) fn column(&self, column: usize) -> &[(u32, f32)] {
         &self.entries[self.starts[column]..self.starts[column + 1]]
     }
 }

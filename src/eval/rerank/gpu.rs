@@ -81,7 +81,7 @@ impl Limits {
 impl<'a> GpuReranker<'a> {
     /// Returns how many bytes [`GpuReranker::new`] takes at most; `None` if the sets R* of these options do not fit into the shared
     /// memory in which the kernels build them.
-    pub fn bytes(options: &RerankOptions, n: usize, dim: usize) -> Option<usize> {
+    pub(crate) fn bytes(options: &RerankOptions, n: usize, dim: usize) -> Option<usize> {
         let Limits { k1, half, k2, count, capacity } = Limits::new(options, n);
         let shared = capacity * usize::max(32, 8 * k2);
         let averaged = if k2 > 1 { (k2 * capacity).min(n) } else { 0 };
@@ -96,7 +96,7 @@ impl<'a> GpuReranker<'a> {
     ///
     /// # Errors
     /// [`crate::Error::DeviceMemory`]; the device fails.
-    pub fn new(
+    pub(crate) fn new(
         gpu: &Gpu,
         features: Ptr<f32>,
         conditioned: Arc<Conditioned<'a>>,
@@ -141,7 +141,7 @@ impl<'a> GpuReranker<'a> {
     }
 
     /// Returns the exact re-ranked distances.
-    pub fn exact(&self) -> &ExactReranking<'a> {
+    pub(crate) fn exact(&self) -> &ExactReranking<'a> {
         &self.exact
     }
 

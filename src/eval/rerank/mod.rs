@@ -136,7 +136,11 @@ pub(crate) struct Reranker<'a> {
 impl<'a> Reranker<'a> {
     /// Computes the encodings with valid `options`. After each block, `done` is called with the number of images that have been
     /// compared with all others.
-    pub fn new(conditioned: Arc<Conditioned<'a>>, options: RerankOptions, mut done: impl FnMut(usize)) -> Reranker<'a> {
+    pub(crate) fn new(
+        conditioned: Arc<Conditioned<'a>>,
+        options: RerankOptions,
+        mut done: impl FnMut(usize),
+    ) -> Reranker<'a> {
         let (n, queries) = (conditioned.len(), conditioned.queries());
         let base = BaseDistance::new(conditioned, options.variant);
         let found = {
@@ -150,7 +154,7 @@ impl<'a> Reranker<'a> {
     }
 
     /// Returns the exact re-ranked distances.
-    pub fn exact(&self) -> &ExactReranking<'a> {
+    pub(crate) fn exact(&self) -> &ExactReranking<'a> {
         &self.exact
     }
 

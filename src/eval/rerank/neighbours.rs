@@ -29,12 +29,12 @@ pub(super) struct Neighbours {
 
 impl Neighbours {
     /// Returns up to `k` nearest others of `i`, nearest first.
-    pub fn nearest(&self, i: usize, k: usize) -> &[u32] {
+    pub(super) fn nearest(&self, i: usize, k: usize) -> &[u32] {
         &self.nearest[i * self.count..][..k.min(self.count)]
     }
 
     /// Returns whether j ∈ N(i, k).
-    pub fn contains(&self, i: usize, k: usize, j: u32) -> bool {
+    pub(super) fn contains(&self, i: usize, k: usize, j: u32) -> bool {
         i == j as usize || self.nearest(i, k).contains(&j)
     }
 
@@ -96,12 +96,12 @@ pub(super) struct Candidate {
 
 impl Candidate {
     /// Creates a candidate of image `i` from the lower bound of its d.
-    pub fn new(base: &BaseDistance, i: usize, other: usize, lower: f32) -> Candidate {
+    pub(super) fn new(base: &BaseDistance, i: usize, other: usize, lower: f32) -> Candidate {
         Candidate { lower, upper: lower + base.width(i, other), other: other as u32 }
     }
 
     /// Creates a candidate without bounds.
-    pub fn unknown(other: usize) -> Candidate {
+    pub(super) fn unknown(other: usize) -> Candidate {
         Candidate { lower: 0.0, upper: f32::INFINITY, other: other as u32 }
     }
 }

@@ -94,7 +94,7 @@ enum Pairs {
 
 impl<'a> RocBuilder<'a> {
     /// Starts the collection. `largest` is an upper bound of all distances; `exact_pairs` is usually [`EXACT_PAIRS`].
-    pub fn new(
+    pub(super) fn new(
         query: Labels<'a>,
         gallery: Labels<'a>,
         filter: GalleryFilter,
@@ -111,7 +111,7 @@ impl<'a> RocBuilder<'a> {
     }
 
     /// Adds the pairs of the next queries. Queries without a match after filtering are skipped, as in the ranking.
-    pub fn add(&mut self, rows: &[Row]) {
+    pub(super) fn add(&mut self, rows: &[Row]) {
         let n_gallery = self.gallery.pids.len();
         let (query, gallery, filter, first) = (self.query, self.gallery, self.filter, self.next);
         let of_row = |i: usize| {
@@ -142,7 +142,7 @@ impl<'a> RocBuilder<'a> {
     }
 
     /// Returns the figures, or `None` without a genuine pair or without an impostor. `exact` has the exact distances.
-    pub fn finish(self, exact: &dyn Exact) -> Option<Roc> {
+    pub(super) fn finish(self, exact: &dyn Exact) -> Option<Roc> {
         match self.pairs {
             Pairs::Exact(pairs) => by_selection(&Steps::new(pairs, self.gallery.pids.len(), exact)),
             Pairs::Binned { counts, per_distance } => {

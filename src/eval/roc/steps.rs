@@ -6,7 +6,7 @@ use crate::eval::products::Pairs;
 
 /// A query and an image of the gallery.
 #[derive(Clone, Copy)]
-pub struct Pair {
+pub(super) struct Pair {
     lower: f32,
     upper: f32,
     /// Twice the index in the matrix of all pairs, plus 1 for a genuine pair.
@@ -16,7 +16,7 @@ pub struct Pair {
 impl Pair {
     /// Creates a pair from the bounds `[lower, upper]` of the number that orders pairs. `index` is its place in the matrix
     /// `[queries, gallery]`, less than 2³¹.
-    pub fn new([lower, upper]: [f32; 2], index: usize, genuine: bool) -> Pair {
+    pub(super) fn new([lower, upper]: [f32; 2], index: usize, genuine: bool) -> Pair {
         Pair { lower, upper, index: (2 * index + usize::from(genuine)) as u32 }
     }
 
@@ -27,7 +27,7 @@ impl Pair {
 
 /// The pairs up to a threshold.
 #[derive(Clone, Copy, Debug)]
-pub struct Step {
+pub(super) struct Step {
     /// Genuine pairs and impostors.
     pub accepted: [u64; 2],
     /// Distance of the last pair.
@@ -46,7 +46,7 @@ pub(crate) struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    pub fn new(mut pairs: Vec<Pair>, n_gallery: usize, exact: &'a dyn Pairs) -> Steps<'a> {
+    pub(super) fn new(mut pairs: Vec<Pair>, n_gallery: usize, exact: &'a dyn Pairs) -> Steps<'a> {
         pairs.par_sort_unstable_by(|a, b| a.lower.total_cmp(&b.lower));
         let mut genuine = vec![0; pairs.len() + 1];
         for (i, pair) in pairs.iter().enumerate() {
@@ -58,7 +58,7 @@ impl<'a> Steps<'a> {
     }
 
     /// Counts all genuine pairs and impostors.
-    pub fn all(&self) -> [u64; 2] {
+    pub(super) fn all(&self) -> [u64; 2] {
         self.first(self.pairs.len())
     }
 
@@ -102,7 +102,7 @@ impl<'a> Steps<'a> {
 
     /// Returns the last step at which `reached` does not hold yet, if there is one, and the first at which it holds. `reached` must be
     /// monotonic, and hold for all pairs together.
-    pub fn around(&self, reached: impl Fn([u64; 2]) -> bool) -> [Option<Step>; 2] {
+    pub(super) fn around(&self, reached: impl Fn([u64; 2]) -> bool) -> [Option<Step>; 2] {
         // The earliest pair at which it can be reached: where it would be if all distances were equal to their lower bounds.
         let earliest = {
             let (mut low, mut high) = (0, self.pairs.len());

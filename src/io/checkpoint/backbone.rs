@@ -27,7 +27,13 @@ pub(crate) struct Gap {
 
 impl Gap {
     /// Finds the difference that `report` leaves, if there is one.
-    pub fn of(store: &Store, file: &File, names: &dyn TensorNames, place: &Place, report: &LoadReport) -> Option<Gap> {
+    pub(super) fn of(
+        store: &Store,
+        file: &File,
+        names: &dyn TensorNames,
+        place: &Place,
+        report: &LoadReport,
+    ) -> Option<Gap> {
         let backbone: Vec<(&str, Vec<usize>)> = tensors(store).filter(|(name, _)| names.is_backbone(name)).collect();
         let new: HashSet<&str> = report.new.iter().map(String::as_str).collect();
         let missing: Vec<&(&str, Vec<usize>)> = backbone.iter().filter(|(name, _)| new.contains(name)).collect();
@@ -55,7 +61,7 @@ impl Gap {
     }
 
     /// Says what is missing, and what is surplus.
-    pub fn sentence(&self) -> &str {
+    pub(super) fn sentence(&self) -> &str {
         &self.sentence
     }
 }

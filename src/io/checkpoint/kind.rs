@@ -3,7 +3,7 @@
 use crate::base::placeholder::placeholder;
 
 /// Says in one sentence what a file is that begins neither like safetensors nor like torch's files.
-pub fn other(bytes: &[u8]) -> String {
+pub(super) fn other(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "it is empty: if it was downloaded, download it again".into();
     }

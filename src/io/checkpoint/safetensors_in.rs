@@ -16,7 +16,7 @@ pub(crate) fn recognises(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// The file is damaged.
-pub fn read(bytes: &[u8]) -> Result<(BTreeMap<String, Entry>, HashMap<String, String>), String> {
+pub(super) fn read(bytes: &[u8]) -> Result<(BTreeMap<String, Entry>, HashMap<String, String>), String> {
     let damaged = |e: safetensors::SafeTensorError| {
         format!("it is no intact safetensors file ({e}): if it was downloaded, download it again")
     };

@@ -77,7 +77,7 @@ impl View {
     }
 
     /// Returns the number of elements.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         // The other sides of an empty tensor may be of any size, so their product may overflow.
         if self.shape.contains(&0) { 0 } else { self.shape.iter().product() }
     }
@@ -116,7 +116,7 @@ impl View {
     }
 
     /// Returns the values of a floating-point type as f32, or `None` for another type.
-    pub fn f32(&self, file: &[u8]) -> Option<Vec<f32>> {
+    pub(super) fn f32(&self, file: &[u8]) -> Option<Vec<f32>> {
         let data = self.gather(file);
         Some(match self.dtype {
             Dtype::F32 => elements(&data, f32::from_le_bytes),
@@ -128,12 +128,12 @@ impl View {
     }
 
     /// Returns the values of the type f64, or `None` for another type.
-    pub fn f64(&self, file: &[u8]) -> Option<Vec<f64>> {
+    pub(super) fn f64(&self, file: &[u8]) -> Option<Vec<f64>> {
         (self.dtype == Dtype::F64).then(|| elements(&self.gather(file), f64::from_le_bytes))
     }
 
     /// Returns the values of an integer or boolean type, or `None` for another type.
-    pub fn i64(&self, file: &[u8]) -> Option<Vec<i64>> {
+    pub(super) fn i64(&self, file: &[u8]) -> Option<Vec<i64>> {
         let data = self.gather(file);
         Some(match self.dtype {
             Dtype::I64 => elements(&data, i64::from_le_bytes),

@@ -9,7 +9,7 @@ use super::{Names, Parsed, numpy, pairs, torch};
 ///
 /// # Errors
 /// The pickle is truncated, malformed or too large, or refers to a name that is not on the list.
-pub fn read(bytes: &[u8], names: Names) -> Parsed<(Heap<'_>, Id, usize)> {
+pub(crate) fn read(bytes: &[u8], names: Names) -> Parsed<(Heap<'_>, Id, usize)> {
     let mut machine = Machine {
         names,
         heap: Heap { pickle: bytes, values: Vec::new() },

@@ -24,7 +24,7 @@ pub(crate) fn global(module: &str, name: &str) -> Option<Global> {
 ///
 /// # Errors
 /// The name cannot be called, or its arguments have another form.
-pub fn call(heap: &Heap<'_>, global: Global, arguments: &[Id]) -> Result<Value, String> {
+pub(super) fn call(heap: &Heap<'_>, global: Global, arguments: &[Id]) -> Result<Value, String> {
     match (global, arguments) {
         // Shape and type are placeholders.
         (Global::Reconstruct, &[class, _, _]) if *heap.get(class) == Value::Global(Global::Ndarray) => {
@@ -55,7 +55,7 @@ pub fn call(heap: &Heap<'_>, global: Global, arguments: &[Id]) -> Result<Value, 
 ///
 /// # Errors
 /// The state has another form.
-pub fn array(heap: &Heap<'_>, state: Id) -> Result<Array, String> {
+pub(super) fn array(heap: &Heap<'_>, state: Id) -> Result<Array, String> {
     let wrong = || "its pickle has an array in an unknown form".to_string();
     let Value::Tuple(state) = heap.get(state) else { return Err(wrong()) };
     let &[version, shape, element, fortran, data] = &state[..] else { return Err(wrong()) };

@@ -12,7 +12,7 @@ const MAX_DIMENSIONS: usize = 64;
 ///
 /// # Errors
 /// The name cannot be called, or its arguments have another form.
-pub fn call(heap: &Heap<'_>, global: Global, arguments: &[Id]) -> Result<Value, String> {
+pub(super) fn call(heap: &Heap<'_>, global: Global, arguments: &[Id]) -> Result<Value, String> {
     match (global, arguments) {
         (Global::OrderedDict, []) => Ok(Value::Dict(Vec::new())),
         (Global::OrderedDict, &[items]) => ordered_dict(heap, items),
@@ -97,7 +97,7 @@ fn tensor(
 ///
 /// # Errors
 /// The id has another form.
-pub fn storage(heap: &Heap<'_>, id: Id) -> Result<Storage, String> {
+pub(super) fn storage(heap: &Heap<'_>, id: Id) -> Result<Storage, String> {
     let wrong = || "its pickle refers to a storage in an unknown form".to_string();
     let Value::Tuple(parts) = heap.get(id) else { return Err(wrong()) };
     let (kind, class, key, len) = match parts[..] {

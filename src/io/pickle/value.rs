@@ -11,7 +11,7 @@ pub(crate) type Id = u32;
 
 /// A value. Text and bytes are ranges of the pickle.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub(crate) enum Value {
     None,
     Bool(bool),
     Int(i64),
@@ -87,7 +87,7 @@ pub(crate) enum Element {
 
 impl Element {
     /// Returns the number of bytes of an element.
-    pub fn size(self) -> usize {
+    pub(crate) fn size(self) -> usize {
         match self {
             Element::Known(dtype) => dtype.size(),
             Element::Other(_, size) => size,
@@ -107,7 +107,7 @@ pub(crate) struct Storage {
 
 /// A view of a storage, not yet checked against its size.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tensor {
+pub(crate) struct Tensor {
     pub storage: Id,
     pub element: Element,
     /// In elements.
@@ -119,7 +119,7 @@ pub struct Tensor {
 
 /// An array of numpy, not yet checked against its bytes.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Array {
+pub(crate) struct Array {
     /// Name of the element type: text in the pickle.
     pub element: Range<usize>,
     pub shape: Vec<usize>,
@@ -138,7 +138,7 @@ pub(crate) struct Heap<'a> {
 
 impl Value {
     /// Returns how much the value counts towards `MAX_VALUES`: its elements, or the sizes of a tensor or an array.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Value::List(items) | Value::Tuple(items) => items.len(),
             Value::Dict(pairs) => 2 * pairs.len(),
@@ -150,12 +150,12 @@ impl Value {
 }
 
 impl<'a> Heap<'a> {
-    pub fn get(&self, id: Id) -> &Value {
+    pub(crate) fn get(&self, id: Id) -> &Value {
         &self.values[id as usize]
     }
 
     /// Returns text, or `None` for any other value.
-    pub fn text(&self, id: Id) -> Option<&'a str> {
+    pub(crate) fn text(&self, id: Id) -> Option<&'a str> {
         match self.get(id) {
             Value::Text(range) => self.str(range),
             _ => None,
@@ -163,7 +163,7 @@ impl<'a> Heap<'a> {
     }
 
     /// Returns bytes in any of the forms in which Python 2 and 3 write them, or `None` for any other value.
-    pub fn bytes(&self, id: Id) -> Option<Cow<'a, [u8]>> {
+    pub(crate) fn bytes(&self, id: Id) -> Option<Cow<'a, [u8]>> {
         match self.get(id) {
             Value::Text(range) | Value::Bytes(range) => Some(Cow::Borrowed(&self.pickle[range.clone()])),
             Value::Latin1(range) => {
@@ -175,7 +175,7 @@ impl<'a> Heap<'a> {
     }
 
     /// Returns the text in a range of the pickle, which was checked to be UTF-8 when it was read.
-    pub fn str(&self, range: &Range<usize>) -> Option<&'a str> {
+    pub(crate) fn str(&self, range: &Range<usize>) -> Option<&'a str> {
         std::str::from_utf8(&self.pickle[range.clone()]).ok()
     }
 }

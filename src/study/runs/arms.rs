@@ -22,7 +22,7 @@ pub(super) struct Arm {
 
 impl Arm {
     /// Returns the main figure of each run on each item.
-    pub fn values(&self) -> SeededValues {
+    pub(super) fn values(&self) -> SeededValues {
         SeededValues {
             seeds: self.runs.iter().map(|run| run.config.seed).collect(),
             values: self.runs.iter().map(|run| run.items.main.clone()).collect(),
@@ -30,7 +30,7 @@ impl Arm {
     }
 
     /// Returns the figures of the arm and of its runs.
-    pub fn result(&self) -> ArmResult {
+    pub(super) fn result(&self) -> ArmResult {
         let (mut mean, mut std) = (BTreeMap::new(), BTreeMap::new());
         let figures = items::figures(self.runs[0].items.task);
         for (i, figure) in figures.iter().enumerate() {

@@ -64,7 +64,7 @@ impl Items {
     /// # Errors
     /// [`Error::Io`]; [`Error::ListLine`] for another header or a line that cannot be parsed; [`Error::NotComparable`] if there are no
     /// lines.
-    pub fn read(path: &Path) -> Result<(Items, Vec<String>)> {
+    pub(super) fn read(path: &Path) -> Result<(Items, Vec<String>)> {
         let (file, _) = input::open(path)?;
         let mut csv = csv::Reader::from_reader(std::io::BufReader::new(file));
         let header = csv.headers().map_err(|error| broken(path, &error))?;
@@ -106,7 +106,7 @@ impl Items {
     }
 
     /// Returns the number of items.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.main.len()
     }
 }

@@ -24,7 +24,7 @@ pub(super) enum Part {
 
 impl Part {
     /// Returns the part of batch number `done` (from 0) in a group of `of` batches.
-    pub fn new(done: usize, of: usize) -> Part {
+    pub(super) fn new(done: usize, of: usize) -> Part {
         match done {
             _ if of == 1 => Part::Whole,
             0 => Part::First,
@@ -34,7 +34,7 @@ impl Part {
     }
 
     /// Returns whether the batch updates the parameters.
-    pub fn updates(self) -> bool {
+    pub(super) fn updates(self) -> bool {
         matches!(self, Part::Whole | Part::Last)
     }
 }
@@ -59,17 +59,17 @@ struct Step {
 
 impl Recorded {
     /// Allocates memory for the correct predictions of `classifiers` classifiers; `replay` says whether to record steps.
-    pub fn new(gpu: &Gpu, classifiers: usize, replay: bool) -> Result<Recorded> {
+    pub(super) fn new(gpu: &Gpu, classifiers: usize, replay: bool) -> Result<Recorded> {
         Ok(Recorded { replay, warm: Vec::new(), hits: gpu.allocate(4 * classifiers)?, steps: Vec::new() })
     }
 
     /// Returns the address of the correct predictions.
-    pub fn hits(&self) -> Ptr<f32> {
+    pub(super) fn hits(&self) -> Ptr<f32> {
         self.hits.ptr()
     }
 
     /// Runs a part of a step. `launch` enqueues it, given the address of the correct predictions; once recorded, the part is replayed.
-    pub fn run(
+    pub(super) fn run(
         &mut self,
         gpu: &Gpu,
         part: Part,

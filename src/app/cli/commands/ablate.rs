@@ -20,7 +20,7 @@ use crate::study::ablation::{self, Ablation};
 use crate::study::{Study, StudyFile, StudyKind};
 
 /// Runs `ptl-train ablate`.
-pub fn ablate(args: &AblateArgs) -> Result<ExitCode> {
+pub(crate) fn ablate(args: &AblateArgs) -> Result<ExitCode> {
     let (run, file) = match &args.resume {
         Some(folder) => {
             let (run, file) = StudyFile::resume(folder, StudyKind::Ablate, &args.settings.0)?;

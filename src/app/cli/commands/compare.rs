@@ -24,7 +24,7 @@ use crate::study::{Study, StudyFile, StudyKind};
 use crate::{Error, Result};
 
 /// Runs `ptl-train compare`, in both its forms.
-pub fn compare(args: &CompareArgs) -> Result<ExitCode> {
+pub(crate) fn compare(args: &CompareArgs) -> Result<ExitCode> {
     match (&args.source, &args.resume) {
         (Some(source), _) => train_and_compare(args, None, new_comparison(args, source)?),
         (None, Some(folder)) => {
@@ -102,7 +102,7 @@ fn begin(run: Option<RunDir>, out: Option<&Path>, file: &StudyFile) -> Result<Ru
 }
 
 /// Runs `ptl-train demo`.
-pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
+pub(crate) fn demo(args: &DemoArgs) -> Result<ExitCode> {
     let (run, file) = match &args.resume {
         Some(folder) => {
             let (run, file) = StudyFile::resume(folder, StudyKind::Demo, &args.settings.0)?;

@@ -10,7 +10,7 @@ use crate::base::text::{Shown, plural};
 use crate::data::convert::cuhk03::{self, BoxKind, Job, Outcome};
 
 /// Runs `ptl-train convert`.
-pub fn convert(command: &ConvertCommand) -> Result<ExitCode> {
+pub(crate) fn convert(command: &ConvertCommand) -> Result<ExitCode> {
     match command {
         ConvertCommand::Cuhk03(args) => cuhk03(args),
     }

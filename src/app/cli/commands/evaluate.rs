@@ -23,7 +23,7 @@ use crate::nn::TaskKind;
 use crate::{Error, Result};
 
 /// Runs `ptl-train evaluate`.
-pub fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
+pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
     check_report(&args.report)?;
     if args.details.is_none() && flags.has("eval.raw_csv") {

@@ -17,7 +17,7 @@ use crate::nn::TaskKind;
 use crate::{Error, Result};
 
 /// Runs `ptl-train extract`.
-pub fn extract(args: &ExtractArgs) -> Result<ExitCode> {
+pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
     // A .npy file has a file of paths beside it.
     let beside = (FeatureFormat::of(&args.out)? == FeatureFormat::Npy).then(|| args.out.with_extension("txt"));

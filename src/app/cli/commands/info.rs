@@ -12,7 +12,7 @@ use crate::train::cost::cost;
 use crate::{Error, Result};
 
 /// Runs `ptl-train info`.
-pub fn info(args: &InfoArgs) -> Result<ExitCode> {
+pub(crate) fn info(args: &InfoArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
     match &args.model {
         None if !flags.is_empty() => {

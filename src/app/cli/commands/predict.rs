@@ -17,7 +17,7 @@ use crate::nn::TaskKind;
 use crate::{Error, Result};
 
 /// Runs `ptl-train predict`.
-pub fn predict(args: &PredictArgs) -> Result<ExitCode> {
+pub(crate) fn predict(args: &PredictArgs) -> Result<ExitCode> {
     let mut trained = TrainedModel::open(&args.checkpoint, &args.settings.0)?;
     if trained.config.task != TaskKind::Classify {
         return Err(Error::Checkpoint {

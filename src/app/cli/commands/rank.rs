@@ -15,7 +15,7 @@ use crate::eval::features_file::FeatureSet;
 use crate::eval::ranking::RankingOptions;
 
 /// Runs `ptl-train rank`.
-pub fn rank(args: &RankArgs) -> Result<ExitCode> {
+pub(crate) fn rank(args: &RankArgs) -> Result<ExitCode> {
     check_report(&args.report)?;
     let config = Config::load(&Config::default(), None, &args.settings.0)?;
     args.settings.0.refuse_without_effect(&config, false)?;

@@ -14,7 +14,7 @@ use crate::base::report::Table;
 use crate::engine::device::{Device, DeviceKind, DeviceOptions, Precision};
 
 /// Runs `ptl-train selftest`. The exit code is 1 if a comparison fails.
-pub fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
+pub(crate) fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
     // clap accepts no other words.
     let kind = if args.device == "cuda" { DeviceKind::Cuda } else { DeviceKind::Emulated };
     let precision = match args.precision.as_str() {

@@ -9,7 +9,7 @@ use crate::app::cli::output::{interrupted, stderr_reporter, stop_with_message};
 use crate::data::synth::{Domain, Outcome, SynthConfig};
 
 /// Runs `ptl-train synth`.
-pub fn synth(args: &SynthArgs) -> Result<ExitCode> {
+pub(crate) fn synth(args: &SynthArgs) -> Result<ExitCode> {
     let ids = args.ids as usize;
     let domain = match args.domain {
         args::Domain::Source => Domain::Source,

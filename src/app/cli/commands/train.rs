@@ -22,7 +22,7 @@ use crate::train::{self, Classify, Job, Outcome, Reid, Start, Task};
 use crate::{Error, Result};
 
 /// Runs `ptl-train train`.
-pub fn train(args: &TrainArgs) -> Result<ExitCode> {
+pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
     let (config, resumed) = match &args.resume {
         Some(path) => {

@@ -6,7 +6,7 @@ mod reliability;
 
 pub(crate) use heat_map::{HeatMap, heat_map};
 pub(crate) use reliability::ReliabilityBin;
-pub use reliability::reliability;
+pub(super) use reliability::reliability;
 
 use std::ops::Range;
 use std::path::Path;
@@ -75,7 +75,7 @@ type Drawn = Result<(), Box<dyn std::error::Error>>;
 ///
 /// # Errors
 /// [`crate::Error::Io`] where the file cannot be written.
-pub fn curves(path: &Path, captions: Captions, series: &[Series]) -> Result<()> {
+pub(super) fn curves(path: &Path, captions: Captions, series: &[Series]) -> Result<()> {
     let finite = || series.iter().flat_map(|s| &s.points).filter(|(x, y)| x.is_finite() && y.is_finite());
     let x_range = extent(finite().map(|p| p.0)).unwrap_or((0.0, 1.0));
     let x_range = if x_range.0 < x_range.1 { x_range.0..x_range.1 } else { x_range.0 - 0.5..x_range.1 + 0.5 };
@@ -102,7 +102,7 @@ pub fn curves(path: &Path, captions: Captions, series: &[Series]) -> Result<()> 
 ///
 /// # Errors
 /// [`crate::Error::Io`] where the file cannot be written.
-pub fn bars(path: &Path, captions: Captions, groups: &[&str], arms: &[Arm]) -> Result<()> {
+pub(super) fn bars(path: &Path, captions: Captions, groups: &[&str], arms: &[Arm]) -> Result<()> {
     let ends = |v: &MeanStd| [0.0, v.mean - v.std.unwrap_or(0.0), v.mean + v.std.unwrap_or(0.0)];
     let y_range = padded(extent(arms.iter().flat_map(|arm| &arm.values).flat_map(ends).filter(|y| y.is_finite())));
     let names: Vec<&str> = arms.iter().map(|arm| arm.name.as_str()).collect();

@@ -30,7 +30,7 @@ pub(crate) struct ReliabilityBin {
 ///
 /// # Errors
 /// [`crate::Error::Io`] where the file cannot be written.
-pub fn reliability(path: &Path, title: &str, bins: &[ReliabilityBin]) -> Result<()> {
+pub(crate) fn reliability(path: &Path, title: &str, bins: &[ReliabilityBin]) -> Result<()> {
     let [accuracy, gap, images, ..] = PALETTE;
     let width = 100.0 / bins.len().max(1) as f64;
     let filled = || bins.iter().enumerate().filter(|(_, bin)| bin.share > 0.0);

@@ -57,7 +57,7 @@ impl InputWindows<'_> {
 
     /// Returns the elements `first .. first + len` of the window of output pixel `row`: in place if they are contiguous, else gathered into
     /// `scratch` (`[k]`).
-    pub fn part<'a>(&'a self, row: usize, first: usize, len: usize, scratch: &'a mut [f32]) -> &'a [f32] {
+    pub(crate) fn part<'a>(&'a self, row: usize, first: usize, len: usize, scratch: &'a mut [f32]) -> &'a [f32] {
         let g = self.geometry;
         if Self::gathers(g) {
             self.gather(row, &mut scratch[..g.k()]);

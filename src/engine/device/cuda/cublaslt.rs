@@ -53,14 +53,14 @@ struct Plan {
 
 impl CublasLt {
     /// Opens cuBLASLt for the current context; all work is enqueued in `stream`.
-    pub fn open(stream: &Arc<Stream>) -> Result<CublasLt> {
+    pub(super) fn open(stream: &Arc<Stream>) -> Result<CublasLt> {
         // SAFETY: `cublasLtDestroy` takes what `cublasLtCreate` writes.
         let handle = unsafe { Owned::new(|to| sys::cublasLtCreate(to), sys::cublasLtDestroy, "starting cuBLASLt")? };
         Ok(CublasLt { plans: Vec::new(), handle, stream: Arc::clone(stream) })
     }
 
     /// Returns the bytes of workspace of each pass.
-    pub fn workspace(&mut self, geometry: &Conv2dGeometry, precision: Precision) -> Result<[usize; 3]> {
+    pub(super) fn workspace(&mut self, geometry: &Conv2dGeometry, precision: Precision) -> Result<[usize; 3]> {
         let at = self.plan(geometry, precision)?;
         Ok(self.plans[at].2.each_ref().map(|plan| plan.workspace))
     }
@@ -70,7 +70,7 @@ impl CublasLt {
     /// # Safety
     /// Addresses must be of device memory with the sizes of `geometry`, `workspace` with the size that [`CublasLt::workspace`] says.
     #[allow(clippy::too_many_arguments)]
-    pub unsafe fn run(
+    pub(super) unsafe fn run(
         &mut self,
         geometry: &Conv2dGeometry,
         precision: Precision,

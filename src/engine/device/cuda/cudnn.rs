@@ -47,7 +47,7 @@ struct Plan {
 
 impl Cudnn {
     /// Opens cuDNN for the current context; all work is enqueued in `stream`.
-    pub fn open(stream: &Arc<Stream>) -> Result<Cudnn> {
+    pub(super) fn open(stream: &Arc<Stream>) -> Result<Cudnn> {
         // SAFETY: `cudnnDestroy` takes what `cudnnCreate` writes.
         let handle = unsafe { Owned::new(|to| sys::cudnnCreate(to), sys::cudnnDestroy, "starting cuDNN")? };
         // SAFETY: both handles are valid, and the two stream types are the same type.
@@ -56,7 +56,7 @@ impl Cudnn {
     }
 
     /// Returns the bytes of workspace of forward and of backward.
-    pub fn workspace(&mut self, geometry: &Conv2dGeometry, precision: Precision) -> Result<[usize; 2]> {
+    pub(super) fn workspace(&mut self, geometry: &Conv2dGeometry, precision: Precision) -> Result<[usize; 2]> {
         let plan = self.plan(geometry, precision)?;
         let backward_data = plan.backward_data.map_or(0, |(_, bytes)| bytes);
         Ok([plan.forward.1, backward_data.max(plan.backward_weight.1)])
@@ -66,7 +66,7 @@ impl Cudnn {
     ///
     /// # Safety
     /// Addresses must be of device memory with the sizes of `geometry`, `workspace` with the size that [`Cudnn::workspace`] says.
-    pub unsafe fn forward(
+    pub(super) unsafe fn forward(
         &mut self,
         geometry: &Conv2dGeometry,
         precision: Precision,
@@ -101,7 +101,7 @@ impl Cudnn {
     ///
     /// # Safety
     /// As for [`Cudnn::forward`].
-    pub unsafe fn backward_data(
+    pub(super) unsafe fn backward_data(
         &mut self,
         geometry: &Conv2dGeometry,
         precision: Precision,
@@ -139,7 +139,7 @@ impl Cudnn {
     ///
     /// # Safety
     /// As for [`Cudnn::forward`].
-    pub unsafe fn backward_weight(
+    pub(super) unsafe fn backward_weight(
         &mut self,
         geometry: &Conv2dGeometry,
         precision: Precision,

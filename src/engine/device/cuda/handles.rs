@@ -31,7 +31,7 @@ impl<T, S: Status> Owned<T, S> {
     ///
     /// # Safety
     /// If `create` succeeds, it must write a handle that `destroy` takes, and that nothing else destroys.
-    pub unsafe fn new(
+    pub(super) unsafe fn new(
         create: impl FnOnce(*mut *mut T) -> S,
         destroy: unsafe fn(*mut T) -> S,
         action: &str,
@@ -43,7 +43,7 @@ impl<T, S: Status> Owned<T, S> {
 }
 
 impl<T, S> Owned<T, S> {
-    pub fn get(&self) -> *mut T {
+    pub(super) fn get(&self) -> *mut T {
         self.handle.0
     }
 }
@@ -67,7 +67,7 @@ impl Context {
     ///
     /// # Errors
     /// [`crate::Error::NoDevice`] if there is no such GPU or it is too old, [`crate::Error::Device`] if the driver fails.
-    pub fn open(ordinal: usize) -> Result<Context> {
+    pub(super) fn open(ordinal: usize) -> Result<Context> {
         let mut count = 0;
         // SAFETY: the count is written to.
         unsafe { sys::cuDeviceGetCount(&mut count) }.check("counting the GPUs")?;
@@ -96,13 +96,13 @@ impl Context {
     }
 
     /// Makes the context current in this thread.
-    pub fn bind(&self) -> Result<()> {
+    pub(super) fn bind(&self) -> Result<()> {
         // SAFETY: the context is retained until `self` is dropped.
         unsafe { sys::cuCtxSetCurrent(self.handle.0) }.check("entering the GPU's context")
     }
 
     /// Returns the GPU's name, its compute capability, and the CUDA version of the driver (`12040` is 12.4).
-    pub fn describe(&self, driver: usize) -> Result<String> {
+    pub(super) fn describe(&self, driver: usize) -> Result<String> {
         let [major, minor] = self.capability()?;
         let (cuda, point) = (driver / 1000, driver % 1000 / 10);
         Ok(format!("{} (compute capability {major}.{minor}, driver for CUDA {cuda}.{point})", name(self.device)?))
@@ -154,7 +154,7 @@ pub(super) struct Stream(Owned<CUstream_st, CUresult>);
 
 impl Stream {
     /// Creates a stream that does not wait for the null stream; one that did could not be captured.
-    pub fn new() -> Result<Stream> {
+    pub(super) fn new() -> Result<Stream> {
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: `cuStreamDestroy` takes what `cuStreamCreate` writes.
         unsafe {
@@ -162,18 +162,18 @@ impl Stream {
         }
     }
 
-    pub fn get(&self) -> sys::CUstream {
+    pub(super) fn get(&self) -> sys::CUstream {
         self.0.get()
     }
 
     /// Waits for all work of the stream, and returns the first error of it.
-    pub fn synchronize(&self) -> Result<()> {
+    pub(super) fn synchronize(&self) -> Result<()> {
         // SAFETY: the stream is valid.
         unsafe { sys::cuStreamSynchronize(self.get()) }.check("waiting for the GPU")
     }
 
     /// Makes later work of this stream wait until the position where `event` was last recorded is reached.
-    pub fn wait_for(&self, event: &Event) -> Result<()> {
+    pub(super) fn wait_for(&self, event: &Event) -> Result<()> {
         // SAFETY: both are valid.
         unsafe { sys::cuStreamWaitEvent(self.get(), event.0.get(), 0) }.check("ordering two streams")
     }
@@ -184,7 +184,7 @@ pub(super) struct Event(Owned<CUevent_st, CUresult>);
 
 impl Event {
     /// Creates an event, which counts as reached until it is recorded.
-    pub fn new() -> Result<Event> {
+    pub(super) fn new() -> Result<Event> {
         let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
         // SAFETY: `cuEventDestroy` takes what `cuEventCreate` writes.
         unsafe {
@@ -193,12 +193,12 @@ impl Event {
     }
 
     /// Records the position after the work that `stream` has so far.
-    pub fn record(&self, stream: &Stream) -> Result<()> {
+    pub(super) fn record(&self, stream: &Stream) -> Result<()> {
         // SAFETY: both are valid.
         unsafe { sys::cuEventRecord(self.0.get(), stream.get()) }.check("marking a place in a stream")
     }
 
-    pub fn wait(&self) -> Result<()> {
+    pub(super) fn wait(&self) -> Result<()> {
         // SAFETY: the event is valid.
         unsafe { sys::cuEventSynchronize(self.0.get()) }.check("waiting for a copy")
     }
@@ -213,7 +213,7 @@ pub(super) struct Pinned {
 
 impl Pinned {
     /// Returns an empty buffer. `flags` are `CU_MEMHOSTALLOC_*`.
-    pub const fn new(flags: u32) -> Pinned {
+    pub(super) const fn new(flags: u32) -> Pinned {
         Pinned { address: Raw(ptr::null_mut()), bytes: 0, flags }
     }
 
@@ -235,7 +235,7 @@ impl Pinned {
     }
 
     /// Returns the start of the memory, which is valid for as many bytes as were reserved.
-    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+    pub(super) fn as_mut_ptr(&mut self) -> *mut u8 {
         self.address.0.cast()
     }
 

@@ -13,7 +13,7 @@ pub(super) enum Pass {
 }
 
 impl Pass {
-    pub const ALL: [Pass; 3] = [Pass::Forward, Pass::BackwardData, Pass::BackwardWeight];
+    pub(super) const ALL: [Pass; 3] = [Pass::Forward, Pass::BackwardData, Pass::BackwardWeight];
 }
 
 /// A tensor in cuDNN's order of dimensions: n, c, h, w.
@@ -40,7 +40,7 @@ impl Descriptors {
     ///
     /// # Errors
     /// [`Error::Shape`] for a tensor of 2³¹ elements or more.
-    pub fn new(g: &Conv2dGeometry) -> Result<Descriptors> {
+    pub(super) fn new(g: &Conv2dGeometry) -> Result<Descriptors> {
         let too_large = || Error::Shape {
             op: "conv2d",
             detail: format!("{g:?} has a tensor of 2³¹ elements or more: use smaller batches"),
@@ -94,7 +94,7 @@ pub(super) struct Product {
 
 impl Product {
     /// Returns whether a convolution is a matrix product without any reordering.
-    pub fn is(g: &Conv2dGeometry) -> bool {
+    pub(super) fn is(g: &Conv2dGeometry) -> bool {
         g.kernel == [1, 1] && g.stride == [1, 1] && g.padding == [0, 0]
     }
 
@@ -109,7 +109,7 @@ impl Product {
     /// gradient of x     dx = dy w                  dX = dxᵀ = wᵀ dyᵀ = W dY    I x P, over O
     /// gradient of w     dw = dyᵀ x                 dW = dwᵀ = xᵀ dy  = X dYᵀ   I x O, over P
     /// ```
-    pub fn new(g: &Conv2dGeometry, pass: Pass) -> Product {
+    pub(super) fn new(g: &Conv2dGeometry, pass: Pass) -> Product {
         let (p, i, o) = (g.pixels(), g.in_c, g.out_c);
         let matrix = |rows, columns, transposed| Matrix { rows, columns, leading: rows, transposed };
         let (x, w, y) = (matrix(i, p, false), matrix(i, o, false), matrix(o, p, false));

@@ -33,7 +33,7 @@ use super::{Backend, Kernel, Recording, Vendor};
 use crate::{Error, Result};
 
 /// One GPU. Any thread may use it; the order of calls from several threads at the same time is not defined.
-pub struct Cuda(Arc<Shared>);
+pub(super) struct Cuda(Arc<Shared>);
 
 /// What a device and its recordings share, and keep alive. Fields are dropped in the order of their declaration.
 struct Shared {
@@ -63,7 +63,12 @@ impl Cuda {
     /// # Errors
     /// [`Error::NoDevice`] if the driver, the GPU, a library or the kernels are missing or too old, [`Error::Device`] if the driver
     /// fails.
-    pub fn open(ordinal: usize, fatbin: &'static [u8], kernels: &'static [Kernel], vendor: bool) -> Result<Cuda> {
+    pub(super) fn open(
+        ordinal: usize,
+        fatbin: &'static [u8],
+        kernels: &'static [Kernel],
+        vendor: bool,
+    ) -> Result<Cuda> {
         let driver = libraries::open_driver()?;
         if vendor {
             libraries::open_vendor(driver)?;

@@ -22,7 +22,7 @@ impl Module {
     ///
     /// # Errors
     /// [`Error::NoDevice`] if the binary is broken, lacks a kernel, or is not for this GPU or driver.
-    pub fn load(context: &Context, driver: usize, fatbin: &[u8], kernels: &[Kernel]) -> Result<Module> {
+    pub(super) fn load(context: &Context, driver: usize, fatbin: &[u8], kernels: &[Kernel]) -> Result<Module> {
         debug_assert!(kernels.iter().enumerate().all(|(index, kernel)| kernel.index == index));
         let image = aligned(fatbin)?;
         let load = |to| {
@@ -41,7 +41,7 @@ impl Module {
     }
 
     /// Returns the function of a kernel.
-    pub fn function(&self, kernel: &Kernel) -> sys::CUfunction {
+    pub(super) fn function(&self, kernel: &Kernel) -> sys::CUfunction {
         self.functions[kernel.index].0
     }
 }

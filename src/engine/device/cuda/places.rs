@@ -20,7 +20,7 @@ pub(super) struct Places {
 
 impl Places {
     /// Returns the places of this process: `VIRTUAL_ENV`, `CONDA_PREFIX`, `CUDA_HOME`, then the usual folders.
-    pub fn here() -> Places {
+    pub(super) fn here() -> Places {
         let folder = |variable: &str| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
         Places {
             venv: folder("VIRTUAL_ENV"),
@@ -34,7 +34,7 @@ impl Places {
     }
 
     /// Returns all folders in order; some may not exist.
-    pub fn folders(&self) -> Vec<PathBuf> {
+    pub(super) fn folders(&self) -> Vec<PathBuf> {
         let mut folders: Vec<PathBuf> = self.venv.iter().flat_map(|venv| pip_folders(venv)).collect();
         if let Some(conda) = &self.conda {
             folders.extend(pip_folders(conda));
@@ -46,7 +46,7 @@ impl Places {
     }
 
     /// Returns the files with one of the `names`, folder by folder, within a folder in the order of `names`.
-    pub fn find(&self, names: &[&str]) -> Vec<PathBuf> {
+    pub(super) fn find(&self, names: &[&str]) -> Vec<PathBuf> {
         let files = self.folders().into_iter().flat_map(|folder| names.iter().map(move |name| folder.join(name)));
         files.filter(|file| file.is_file()).collect()
     }

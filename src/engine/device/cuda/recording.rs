@@ -24,7 +24,7 @@ impl<'a> Capture<'a> {
     }
 
     /// Ends the capture, and returns what was recorded.
-    pub fn end(self) -> Result<Owned<CUgraph_st, CUresult>> {
+    pub(super) fn end(self) -> Result<Owned<CUgraph_st, CUresult>> {
         let stream = self.0;
         std::mem::forget(self);
         // SAFETY: `cuGraphDestroy` takes what `cuStreamEndCapture` writes if it succeeds.
@@ -54,7 +54,7 @@ pub(super) struct Graph {
 }
 
 impl Graph {
-    pub fn new(recorded: Owned<CUgraph_st, CUresult>, shared: Arc<Shared>) -> Result<Graph> {
+    pub(super) fn new(recorded: Owned<CUgraph_st, CUresult>, shared: Arc<Shared>) -> Result<Graph> {
         let instantiate = |to| {
             // SAFETY: the graph is valid; the result does not refer to it.
             unsafe { sys::cuGraphInstantiateWithFlags(to, recorded.get(), 0) }

@@ -33,12 +33,12 @@ impl Slot {
 }
 
 impl Upload {
-    pub fn new() -> Result<Upload> {
+    pub(super) fn new() -> Result<Upload> {
         Ok(Upload { slots: [Slot::new()?, Slot::new()?], next: 0 })
     }
 
     /// Copies to `to`, after the work that `stream` has so far. `from` may be reused when this returns.
-    pub fn copy(&mut self, stream: &Stream, mut to: u64, from: &[u8]) -> Result<()> {
+    pub(super) fn copy(&mut self, stream: &Stream, mut to: u64, from: &[u8]) -> Result<()> {
         for piece in from.chunks(PIECE) {
             let slot = &mut self.slots[self.next];
             self.next = 1 - self.next;
@@ -64,12 +64,12 @@ pub(super) struct Download {
 }
 
 impl Download {
-    pub fn new() -> Download {
+    pub(super) fn new() -> Download {
         Download { pinned: Pinned::new(0) }
     }
 
     /// Copies each `(to, from)`, after the work that `stream` has so far, and waits: once, if all fit one buffer.
-    pub fn copy(&mut self, stream: &Stream, copies: &mut [(&mut [u8], u64)]) -> Result<()> {
+    pub(super) fn copy(&mut self, stream: &Stream, copies: &mut [(&mut [u8], u64)]) -> Result<()> {
         let capacity = copies.iter().map(|(to, _)| to.len()).sum::<usize>().min(PIECE);
         self.pinned.reserve(capacity)?;
         let (mut pending, mut used) = (Vec::new(), 0);

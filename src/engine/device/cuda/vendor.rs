@@ -20,7 +20,7 @@ pub(super) struct Libraries {
 
 impl Libraries {
     /// Opens both for `context`, which is current; all work is enqueued in `stream`.
-    pub fn open(context: &Arc<Context>, stream: &Arc<Stream>) -> Result<Libraries> {
+    pub(super) fn open(context: &Arc<Context>, stream: &Arc<Stream>) -> Result<Libraries> {
         Ok(Libraries {
             cudnn: Mutex::new(Cudnn::open(stream)?),
             cublaslt: Mutex::new(CublasLt::open(stream)?),

@@ -19,7 +19,7 @@ pub(crate) fn recognises(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// It is damaged or another pickle, or has something that [`pickle`] refuses.
-pub fn read(bytes: &[u8], dictionary: Option<&str>) -> Result<Contents, String> {
+pub(super) fn read(bytes: &[u8], dictionary: Option<&str>) -> Result<Contents, String> {
     let mut at = 0;
     let mut next = || {
         let (heap, root, len) = pickle::read(&bytes[at..], Names::Torch)?;

@@ -31,7 +31,7 @@ pub(crate) fn recognises(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// It is damaged or no checkpoint, has no or several state dicts, or refers to a name that is refused.
-pub fn read(bytes: &[u8], dictionary: Option<&str>) -> Result<Contents, String> {
+pub(super) fn read(bytes: &[u8], dictionary: Option<&str>) -> Result<Contents, String> {
     if zip::recognises(bytes) { zip::read(bytes, dictionary) } else { legacy::read(bytes, dictionary) }
 }
 

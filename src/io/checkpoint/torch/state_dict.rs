@@ -57,7 +57,7 @@ pub(crate) struct Found {
 ///
 /// # Errors
 /// There is none, or several of which not exactly one has a known key.
-pub fn find(heap: &Heap<'_>, root: Id, wanted: Option<&str>) -> Result<Found, String> {
+pub(super) fn find(heap: &Heap<'_>, root: Id, wanted: Option<&str>) -> Result<Found, String> {
     if let Value::Module(Some(_)) = heap.get(root) {
         return Ok(Found { tensors: attributes(heap, root), path: String::new(), others: Vec::new() });
     }

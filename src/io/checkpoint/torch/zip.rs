@@ -22,7 +22,7 @@ pub(crate) fn recognises(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// It is damaged or another archive, or has something that [`pickle`] refuses.
-pub fn read(bytes: &[u8], dictionary: Option<&str>) -> Result<Contents, String> {
+pub(super) fn read(bytes: &[u8], dictionary: Option<&str>) -> Result<Contents, String> {
     let entries = entries(bytes)?;
     let mut pickles = entries.iter().filter(|(name, _)| name.ends_with("/data.pkl") || *name == "data.pkl");
     let (name, place) = match (pickles.next(), pickles.next()) {
@@ -89,7 +89,7 @@ fn entries(bytes: &[u8]) -> Result<HashMap<String, Option<Range<usize>>>, String
 }
 
 /// Says what to do about a compressed entry.
-pub fn compressed(name: &str) -> String {
+pub(super) fn compressed(name: &str) -> String {
     format!(
         "the archive's entry {} is compressed, which torch.save never does: unpack the archive and pack it again uncompressed \
          (zip -0 -r)",
