@@ -7,6 +7,7 @@ use toml::{Table, Value};
 
 use super::{Config, DataOptions, Overrides, Setting};
 use crate::base::input;
+use crate::base::settings::value_at;
 use crate::base::text::Shown;
 use crate::nn::DEFAULT_ARCH;
 use crate::{Error, Result};
@@ -48,11 +49,8 @@ impl Config {
     fn recipe_of(arch: &str, file: Option<&Path>, flags: &Overrides) -> Config {
         // `load` reports what is wrong with the file.
         let text = file.and_then(|file| input::read_text(file, LARGEST).ok());
-        let table: Option<Value> = text.and_then(|text| toml::from_str(&text).ok()).map(Value::Table);
-        let named = |path: &str| {
-            let in_file = table.as_ref().and_then(|table| path.split('.').try_fold(table, |value, key| value.get(key)));
-            flags.get(path).or(in_file)
-        };
+        let table: Table = text.and_then(|text| toml::from_str(&text).ok()).unwrap_or_default();
+        let named = |path: &str| flags.get(path).or_else(|| value_at(&table, path));
         let task = named("task").and_then(|task| task.clone().try_into().ok()).unwrap_or_default();
         let arch = named("model.arch").and_then(Value::as_str).unwrap_or(arch);
         let small_images = named("model.stem").and_then(Value::as_str) == Some("cifar");

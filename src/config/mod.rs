@@ -105,7 +105,8 @@ impl Config {
 
     /// Returns the first setting that `counted` accepts and whose value differs from that in `other`.
     pub fn first_difference(&self, other: &Config, counted: impl Fn(&Setting) -> bool) -> Option<&'static Setting> {
-        Config::settings().find(|setting| counted(setting) && self.shown(setting) != other.shown(setting))
+        let [own, others] = [self, other].map(|config| config.to_table().expect("validated settings"));
+        Config::settings().find(|setting| counted(setting) && setting.value_in(&own) != setting.value_in(&others))
     }
 
     /// Parses the name of the network.

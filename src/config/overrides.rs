@@ -76,7 +76,10 @@ impl Overrides {
     /// # Errors
     /// [`Error::Setting`] says what the first such flag needs.
     pub(crate) fn refuse_without_effect(&self, config: &Config, init: bool) -> Result<()> {
-        let chosen = Chosen { settings: &config.to_table().expect("validated settings"), init };
+        let table = |config: &Config| config.to_table().expect("validated settings");
+        let (chosen, defaults) = (Chosen { settings: &table(config), init }, table(&Config::default()));
+        let off = Value::Boolean(false);
+        let is_off = |setting: &Setting, value: &Value| *value == off && setting.value_in(&defaults) == Some(&off);
         for (setting, _) in self.iter().filter(|(setting, value)| !is_off(setting, value)) {
             if let Some(need) = setting.needs.iter().find(|need| !(need.holds)(&chosen)) {
                 return Err(Error::Setting {
@@ -88,11 +91,6 @@ impl Overrides {
         }
         Ok(())
     }
-}
-
-/// Returns whether a switch is given as off and is off by default.
-fn is_off(setting: &Setting, value: &Value) -> bool {
-    *value == Value::Boolean(false) && Config::default().shown(setting) == "false"
 }
 
 #[cfg(test)]

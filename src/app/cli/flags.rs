@@ -19,7 +19,7 @@ fn add_flags(
     command: ClapCommand,
     settings: impl Iterator<Item = (&'static Section, &'static Setting)>,
 ) -> ClapCommand {
-    let defaults = Table::try_from(Config::default()).expect("a configuration is valid TOML");
+    let defaults = Config::default().to_table().expect("defaults have no large integers");
     settings.fold(command, |command, (section, setting)| command.arg(flag(section, setting, &defaults)))
 }
 
@@ -66,8 +66,7 @@ fn parser(kind: Kind) -> ValueParser {
 fn shown(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
-        // Without the extra digits of a value that was f32 before, such as 0.30000001192092896.
-        Value::Float(x) => Some((*x as f32).to_string()),
+        Value::Float(x) => Some(x.to_string()),
         Value::Array(items) if items.is_empty() => None,
         Value::Array(items) => Some(items.iter().filter_map(shown).collect::<Vec<_>>().join(",")),
         other => Some(other.to_string()),

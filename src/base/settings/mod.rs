@@ -208,15 +208,20 @@ impl Setting {
 
     /// Returns its value in a table of settings; `None` if an optional setting is not set.
     pub(crate) fn value_in<'a>(&self, file: &'a Table) -> Option<&'a Value> {
-        match self.path.split_once('.') {
-            None => file.get(self.path),
-            Some((section, key)) => file.get(section)?.get(key),
-        }
+        value_at(file, self.path)
     }
 
     /// Returns the flag that is shown first, without the dashes.
     pub(crate) fn flag_name(&self) -> &'static str {
         self.alias.unwrap_or(self.path)
+    }
+}
+
+/// Returns the value at `path`, such as `optim.lr`, in a table of settings; `None` if there is none.
+pub(crate) fn value_at<'a>(file: &'a Table, path: &str) -> Option<&'a Value> {
+    match path.split_once('.') {
+        None => file.get(path),
+        Some((section, key)) => file.get(section)?.get(key),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use toml::{Table, Value};
 
+use super::value_at;
+
 /// A condition under which a setting has an effect.
 #[derive(Clone, Copy, Debug)]
 pub struct Need {
@@ -48,9 +50,7 @@ impl<'a> Chosen<'a> {
     }
 
     fn value(&self, path: &str) -> Option<&'a Value> {
-        let (section, key) = path.split_once('.').unwrap_or(("", path));
-        let table = if section.is_empty() { Some(self.settings) } else { self.settings.get(section)?.as_table() };
-        table?.get(key)
+        value_at(self.settings, path)
     }
 }
 
