@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use crate::Result;
+use crate::base::text::plural;
 use crate::data::Batch;
 use crate::engine::device::Device;
 use crate::engine::graph::{Graph, Mode, Var};
@@ -146,6 +147,16 @@ pub fn normalize(row: &mut [f32]) {
 /// Counts the rows `[n, dim]` that are all zeros: they have no direction.
 pub(super) fn zero_rows(rows: &[f32], dim: usize) -> usize {
     rows.chunks_exact(dim.max(1)).filter(|row| row.iter().all(|value| *value == 0.0)).count()
+}
+
+/// Returns the warning about so many features that are all zeros; `None` for none.
+pub(crate) fn zeros_warning(zeros: usize) -> Option<String> {
+    let warning = plural(
+        zeros,
+        "feature is all zeros and cannot be scaled to unit length: its distances mean nothing",
+        "features are all zeros and cannot be scaled to unit length: their distances mean nothing",
+    );
+    (zeros > 0).then_some(warning)
 }
 
 /// Turns `logits` `[n, classes]` into probabilities, row by row, computing in f64. A row with NaN or +∞ becomes NaN, which

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use super::EvalOptions;
-use super::extract::{ExtractOptions, Extractor, Output, zero_rows};
+use super::extract::{ExtractOptions, Extractor, Output, zero_rows, zeros_warning};
 use crate::base::memory;
 use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
-use crate::base::text::plural;
 use crate::data::{Loader, LoaderOptions, Sample, Transform};
 use crate::engine::device::Device;
 use crate::engine::latent_state::{EvalState, LatentStates};
@@ -83,15 +82,10 @@ impl Model<'_> {
         }
         task.finish("");
         let dim = extractor.dim();
-        if output == Output::Feature {
-            let zeros = zero_rows(&rows, dim);
-            if zeros > 0 {
-                reporter.warn(&plural(
-                    zeros,
-                    "image has a feature of all zeros, which cannot be scaled to unit length: its distances mean nothing",
-                    "images have features of all zeros, which cannot be scaled to unit length: their distances mean nothing",
-                ));
-            }
+        if output == Output::Feature
+            && let Some(warning) = zeros_warning(zero_rows(&rows, dim))
+        {
+            reporter.warn(&warning);
         }
         Ok((rows, dim))
     }

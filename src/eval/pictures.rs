@@ -72,9 +72,8 @@ pub(crate) fn draw(
             let colour = if gallery.pids[*g] == query.pids[q] { MATCH } else { OTHER };
             place(&mut picture, rank as u32 + 1, &gallery.paths[*g], colour, Some(rank + 1))?;
         }
-        let stem = query.paths[q].file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let mut name = query.paths[q].file_stem().unwrap_or_default().to_string_lossy().into_owned();
         // In lower case, because some file systems ignore case.
-        let mut name = stem;
         while !taken.insert(name.to_lowercase()) {
             name = format!("{name}-{q}");
         }

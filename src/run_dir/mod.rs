@@ -17,6 +17,7 @@ use crate::base::error::IoContext;
 use crate::base::utc::UtcTime;
 use crate::config::{Config, Overrides};
 use crate::eval::ITEMS_FILE;
+use crate::eval::classification::{CONFUSION_FILE, PER_CLASS_FILE};
 use crate::{Error, Result};
 use lock::{LOCK_FILE, Lock};
 pub(crate) use metrics::LARGEST;
@@ -30,9 +31,13 @@ const LOG_FILE: &str = "log.txt";
 const METRICS_FILE: &str = "metrics.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
 const SUMMARY_FILE: &str = "summary.json";
+/// Picture of the confusion matrix of a classifier.
+pub(crate) const CONFUSION_PICTURE: &str = "confusion.svg";
+/// Picture of the calibration of a classifier.
+pub(crate) const CALIBRATION_PICTURE: &str = "calibration.svg";
 /// What a run writes at its end; the last four for classes only.
 const RESULTS: [&str; 6] =
-    [SUMMARY_FILE, ITEMS_FILE, "per-class.csv", "confusion.csv", "confusion.svg", "calibration.svg"];
+    [SUMMARY_FILE, ITEMS_FILE, PER_CLASS_FILE, CONFUSION_FILE, CONFUSION_PICTURE, CALIBRATION_PICTURE];
 /// What the folder of a run may hold before its first checkpoint.
 const BEFORE_FIRST_CHECKPOINT: [&str; 6] =
     [LOCK_FILE, LOG_FILE, CONFIG_FILE, ".config.toml.tmp", METRICS_FILE, CHECKPOINTS];

@@ -6,7 +6,7 @@ use super::plot::{self, Arm, Captions, HeatMap, ReliabilityBin, Series};
 use crate::Result;
 use crate::base::report::MeanStd;
 use crate::eval::classification::{BINS, CalibrationBin, ClassificationReport};
-use crate::run_dir::RunDir;
+use crate::run_dir::{CALIBRATION_PICTURE, CONFUSION_PICTURE, RunDir};
 use crate::study::Study;
 use crate::study::compare::{ARMS, Results};
 use crate::train::curves;
@@ -58,8 +58,8 @@ pub(crate) fn draw_comparison(study: &Study, results: &Results) -> Result<()> {
 /// # Errors
 /// A picture cannot be written.
 pub(crate) fn draw_classification(report: &ClassificationReport, folder: &Path) -> Result<()> {
-    draw_confusion(report, &folder.join("confusion.svg"))?;
-    draw_calibration(report, &folder.join("calibration.svg"))
+    draw_confusion(report, &folder.join(CONFUSION_PICTURE))?;
+    draw_calibration(report, &folder.join(CALIBRATION_PICTURE))
 }
 
 /// Draws the confusion matrix: the colour of a cell is its share of the images of its true class. With up to 20 classes, cells have

@@ -99,10 +99,6 @@ mod tests {
     use super::*;
     use crate::base::rng::{Purpose, stream};
 
-    fn nothing() -> Augment {
-        Augment::none()
-    }
-
     const SMALL: [usize; 2] = [8, 4];
 
     fn ramp() -> Vec<u8> {
@@ -122,7 +118,7 @@ mod tests {
     /// Existing runs must continue with the same images, so the numbers drawn and their order must stay.
     #[test]
     fn what_is_drawn_stays_the_same() {
-        let augment = Augment { flip: 0.5, pad: 10, random_erasing: 0.5, ..nothing() };
+        let augment = Augment { flip: 0.5, pad: 10, random_erasing: 0.5, ..Augment::none() };
         let params: Vec<AugmentParams> = (0..4)
             .map(|item| AugmentParams::sample(&augment, [256, 128], &mut stream(7, Purpose::Augment, 2, item)))
             .collect();
@@ -139,8 +135,8 @@ mod tests {
     #[test]
     fn without_chance_augmenting_is_normalising_and_flipping_mirrors_rows() {
         let plain = applied(AugmentParams::default(), &ramp(), SMALL);
-        assert_eq!(plain, augmented(&nothing(), &ramp(), SMALL, 0));
-        let mirrored = augmented(&Augment { flip: 1.0, ..nothing() }, &ramp(), SMALL, 0);
+        assert_eq!(plain, augmented(&Augment::none(), &ramp(), SMALL, 0));
+        let mirrored = augmented(&Augment { flip: 1.0, ..Augment::none() }, &ramp(), SMALL, 0);
         for y in 0..8 {
             for x in 0..4 {
                 assert_eq!(mirrored[(y * 4 + x) * 3..][..3], plain[(y * 4 + 3 - x) * 3..][..3]);
@@ -151,7 +147,7 @@ mod tests {
 
     #[test]
     fn pad_and_crop_shifts_by_at_most_the_padding() {
-        let augment = Augment { pad: 1, ..nothing() };
+        let augment = Augment { pad: 1, ..Augment::none() };
         let plain = applied(AugmentParams::default(), &ramp(), SMALL);
         let mut shifts = std::collections::BTreeSet::new();
         for item in 0..100 {
@@ -194,7 +190,7 @@ mod tests {
     fn erasing_takes_one_rectangle_of_the_stated_area() {
         let size = [64, 32];
         let pixels = vec![255u8; 64 * 32 * 3];
-        let augment = Augment { random_erasing: 0.5, ..nothing() };
+        let augment = Augment { random_erasing: 0.5, ..Augment::none() };
         let mut erased = 0;
         for item in 0..400 {
             let out = augmented(&augment, &pixels, size, item);

@@ -8,6 +8,11 @@ use crate::base::csv_out::Cells;
 use crate::data::Sample;
 use crate::eval::{ITEMS_FILE, Model, Output};
 
+/// File of the figures of each class.
+pub(crate) const PER_CLASS_FILE: &str = "per-class.csv";
+/// File of the confusions.
+pub(crate) const CONFUSION_FILE: &str = "confusion.csv";
+
 /// Evaluates `samples`, whose labels are indices of `classes`.
 ///
 /// # Errors
@@ -31,6 +36,6 @@ pub(crate) fn write_files(
     cells: Cells,
 ) -> Result<()> {
     report.write_items_csv(&folder.join(ITEMS_FILE), cells, samples.iter().map(|sample| sample.image.below(root)))?;
-    report.write_per_class_csv(&folder.join("per-class.csv"), cells)?;
-    report.write_confusion_csv(&folder.join("confusion.csv"), cells)
+    report.write_per_class_csv(&folder.join(PER_CLASS_FILE), cells)?;
+    report.write_confusion_csv(&folder.join(CONFUSION_FILE), cells)
 }

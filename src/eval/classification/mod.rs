@@ -18,7 +18,7 @@ pub use self::calibration::CalibrationBin;
 
 pub(crate) use self::calibration::{BINS, calibration_bins, calibration_error};
 pub use self::evaluate::evaluate;
-pub(crate) use self::evaluate::write_files;
+pub(crate) use self::evaluate::{CONFUSION_FILE, PER_CLASS_FILE, write_files};
 pub(crate) use self::files::ITEM_COLUMNS;
 use crate::base::report::Table;
 use crate::base::text::plural;

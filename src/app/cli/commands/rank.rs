@@ -11,6 +11,7 @@ use crate::app::cli::output::stderr_reporter;
 use crate::base::text::{Shown, are, plural};
 use crate::config::Config;
 use crate::engine::device::{Device, DeviceOptions};
+use crate::eval::extract::zeros_warning;
 use crate::eval::features_file::FeatureSet;
 use crate::eval::ranking::RankingOptions;
 
@@ -33,14 +34,10 @@ pub(crate) fn rank(args: &RankArgs) -> Result<ExitCode> {
             plural(set.len(), "feature", "features"),
             plural(set.dim, "number", "numbers")
         ));
-        let zeros = if args.normalize { set.normalize() } else { 0 };
-        if zeros > 0 {
-            let those = plural(
-                zeros,
-                "feature is all zeros and cannot be scaled to unit length: its distances mean nothing",
-                "features are all zeros and cannot be scaled to unit length: their distances mean nothing",
-            );
-            reporter.warn(&format!("{}: {those}", path.shown()));
+        if args.normalize
+            && let Some(warning) = zeros_warning(set.normalize())
+        {
+            reporter.warn(&format!("{}: {warning}", path.shown()));
         }
         Ok(set)
     };
