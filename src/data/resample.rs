@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use super::Rgb;
 use crate::data::Interpolation;
-use crate::engine::cpu::with_best_isa;
+use crate::engine::cpu::for_each_isa;
 
 /// Fraction bits of a weight.
 const BITS: u32 = 22;
@@ -136,38 +136,35 @@ fn transpose(pixels: &[u8], [h, w]: [usize; 2]) -> Vec<u8> {
     out
 }
 
-/// Computes output rows, each a weighted sum of rows of `row` bytes.
-fn sum_rows(rows: &[u8], row: usize, axis: &Axis) -> Vec<u8> {
-    let mut out = vec![0; axis.starts.len() * row];
-    with_best_isa(
-        #[inline(always)]
-        || {
-            for (i, out) in out.chunks_exact_mut(row).enumerate() {
-                let weights = &axis.weights[i * axis.taps..][..axis.taps];
-                let rows = &rows[axis.starts[i] * row..][..axis.taps * row];
-                let (blocks, rest) = out.as_chunks_mut::<BLOCK>();
-                let whole = blocks.len() * BLOCK;
-                for (b, out) in blocks.iter_mut().enumerate() {
-                    let mut sums = [1i32 << (BITS - 1); BLOCK];
-                    for (&weight, row) in weights.iter().zip(rows.chunks_exact(row)) {
-                        let bytes: &[u8; BLOCK] = row[b * BLOCK..][..BLOCK].try_into().expect("a block");
-                        for j in 0..BLOCK {
-                            sums[j] += weight * i32::from(bytes[j]);
-                        }
-                    }
+for_each_isa! {
+    /// Computes output rows, each a weighted sum of rows of `row` bytes.
+    fn sum_rows(rows: &[u8], row: usize, axis: &Axis) -> Vec<u8> {
+        let mut out = vec![0; axis.starts.len() * row];
+        for (i, out) in out.chunks_exact_mut(row).enumerate() {
+            let weights = &axis.weights[i * axis.taps..][..axis.taps];
+            let rows = &rows[axis.starts[i] * row..][..axis.taps * row];
+            let (blocks, rest) = out.as_chunks_mut::<BLOCK>();
+            let whole = blocks.len() * BLOCK;
+            for (b, out) in blocks.iter_mut().enumerate() {
+                let mut sums = [1i32 << (BITS - 1); BLOCK];
+                for (&weight, row) in weights.iter().zip(rows.chunks_exact(row)) {
+                    let bytes: &[u8; BLOCK] = row[b * BLOCK..][..BLOCK].try_into().expect("a block");
                     for j in 0..BLOCK {
-                        out[j] = (sums[j] >> BITS).clamp(0, 255) as u8;
+                        sums[j] += weight * i32::from(bytes[j]);
                     }
                 }
-                for (j, out) in rest.iter_mut().enumerate() {
-                    let terms = weights.iter().zip(rows.chunks_exact(row));
-                    let sum: i32 = terms.map(|(&weight, row)| weight * i32::from(row[whole + j])).sum();
-                    *out = ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8;
+                for j in 0..BLOCK {
+                    out[j] = (sums[j] >> BITS).clamp(0, 255) as u8;
                 }
             }
-        },
-    );
-    out
+            for (j, out) in rest.iter_mut().enumerate() {
+                let terms = weights.iter().zip(rows.chunks_exact(row));
+                let sum: i32 = terms.map(|(&weight, row)| weight * i32::from(row[whole + j])).sum();
+                *out = ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8;
+            }
+        }
+        out
+    }
 }
 
 #[cfg(test)]

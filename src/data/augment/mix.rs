@@ -6,7 +6,7 @@ use rand_distr::{Beta, Distribution};
 use rayon::prelude::*;
 
 use crate::data::Augment;
-use crate::engine::cpu::with_best_isa;
+use crate::engine::cpu::for_each_isa;
 
 /// How the pairs of a batch are mixed. `share` is the weight of the image's own label, and 1 - `share` that of its partner's.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,18 +82,15 @@ impl Mix {
     }
 }
 
-/// Makes both images `own` times themselves plus 1 - `own` times the other, rounded as in `kernels/image.cu`: the second product
-/// first, then a fused multiply-add.
-fn blend(a: &mut [f32], b: &mut [f32], own: f32) {
-    let rest = 1.0 - own;
-    with_best_isa(
-        #[inline(always)]
-        || {
-            for (a, b) in a.iter_mut().zip(b) {
-                (*a, *b) = (own.mul_add(*a, rest * *b), own.mul_add(*b, rest * *a));
-            }
-        },
-    );
+for_each_isa! {
+    /// Makes both images `own` times themselves plus 1 - `own` times the other, rounded as in `kernels/image.cu`: the second product
+    /// first, then a fused multiply-add.
+    fn blend(a: &mut [f32], b: &mut [f32], own: f32) {
+        let rest = 1.0 - own;
+        for (a, b) in a.iter_mut().zip(b) {
+            (*a, *b) = (own.mul_add(*a, rest * *b), own.mul_add(*b, rest * *a));
+        }
+    }
 }
 
 #[cfg(test)]

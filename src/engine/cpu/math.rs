@@ -25,8 +25,8 @@ fn exp_nonpositive(x: f32) -> f32 {
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
     let e = exp_nonpositive(-x.abs());
-    let small = e / (1.0 + e);
-    if x >= 0.0 { 1.0 / (1.0 + e) } else { small }
+    let numerator = if x >= 0.0 { 1.0 } else { e };
+    numerator / (1.0 + e)
 }
 
 /// Returns the hyperbolic tangent, NaN for NaN.

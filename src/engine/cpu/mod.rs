@@ -4,14 +4,17 @@
 pub mod cell;
 pub mod conv;
 mod gemm;
+mod isa;
 pub mod math;
 mod matmul;
 mod microkernel;
 mod pairs;
 pub mod par;
+mod scratch;
 mod simd;
 
+pub use isa::InstructionSet;
+pub(crate) use isa::for_each_isa;
 pub(crate) use matmul::{PackedRows, matmul_nt, summed_at_once};
 pub(crate) use microkernel::isa_name;
 pub(crate) use pairs::{squared_distances, squared_distances_of_directions};
-pub(crate) use simd::with_best_isa;

@@ -1,42 +1,45 @@
 //! Distances between pairs of rows in f64. Several pairs with one row in common are computed at a time, so that the reads of the other rows
 //! overlap.
 
-use super::simd::with_best_isa;
+use super::isa::for_each_isa;
 
 /// The number of partial sums. It is the same on every machine, so that the result has the same bits everywhere.
 const LANES: usize = 16;
 
-/// Returns |a - b|²·scale² for each row b, in f64 throughout; the scale is a power of two. The result is the same for (a, b) and (b, a),
-/// and 0 for equal rows.
-///
-/// # Panics
-/// If rows have different lengths.
-pub(crate) fn squared_distances<const N: usize>(a: &[f32], b: [&[f32]; N], scale: f64) -> [f64; N] {
-    sums(
-        a,
-        b,
-        #[inline(always)]
-        |a, b, _| (f64::from(a) - f64::from(b)) * scale,
-    )
-}
+for_each_isa! {
+    /// Returns |a - b|²·scale² for each row b, in f64 throughout; the scale is a power of two. The result is the same for (a, b) and
+    /// (b, a), and 0 for equal rows.
+    ///
+    /// # Panics
+    /// If rows have different lengths.
+    pub(crate) fn squared_distances<const N: usize>(a: &[f32], b: [&[f32]; N], scale: f64) -> [f64; N] {
+        sums(
+            a,
+            b,
+            #[inline(always)]
+            |a, b, _| (f64::from(a) - f64::from(b)) * scale,
+        )
+    }
 
-/// Returns |a/|a| - b/|b||² = 2 - 2 cos for each row b, from the norms of the rows, which must not be 0. In f64 throughout; 0 for equal
-/// rows.
-///
-/// # Panics
-/// If rows have different lengths.
-pub(crate) fn squared_distances_of_directions<const N: usize>(
-    (a, norm): (&[f32], f64),
-    b: [&[f32]; N],
-    norms: [f64; N],
-) -> [f64; N] {
-    let (inverse, inverses) = (1.0 / norm, norms.map(|norm| 1.0 / norm));
-    sums(
-        a,
-        b,
-        #[inline(always)]
-        |a, b, pair| quotient(a, norm, inverse) - quotient(b, norms[pair], inverses[pair]),
-    )
+    /// Returns |a/|a| - b/|b||² = 2 - 2 cos for each row b, from the norms of the rows, which must not be 0. In f64 throughout; 0 for
+    /// equal rows.
+    ///
+    /// # Panics
+    /// If rows have different lengths.
+    pub(crate) fn squared_distances_of_directions<const N: usize>(
+        a: (&[f32], f64),
+        b: [&[f32]; N],
+        norms: [f64; N],
+    ) -> [f64; N] {
+        let (a, norm) = a;
+        let (inverse, inverses) = (1.0 / norm, norms.map(|norm| 1.0 / norm));
+        sums(
+            a,
+            b,
+            #[inline(always)]
+            |a, b, pair| quotient(a, norm, inverse) - quotient(b, norms[pair], inverses[pair]),
+        )
+    }
 }
 
 /// Returns x / norm with the bits of a division, in a fraction of the time.
@@ -51,30 +54,25 @@ fn quotient(x: f32, norm: f64, inverse: f64) -> f64 {
 #[inline(always)]
 fn sums<const N: usize>(a: &[f32], b: [&[f32]; N], difference: impl Fn(f32, f32, usize) -> f64) -> [f64; N] {
     assert!(b.iter().all(|b| b.len() == a.len()), "rows of one length");
-    with_best_isa(
-        #[inline(always)]
-        || {
-            let (a, a_rest) = a.as_chunks::<LANES>();
-            let b = b.map(|b| b.as_chunks::<LANES>());
-            let mut sums = [[0f64; LANES]; N];
-            for (k, a) in a.iter().enumerate() {
-                for pair in 0..N {
-                    let b = &b[pair].0[k];
-                    for lane in 0..LANES {
-                        let d = difference(a[lane], b[lane], pair);
-                        sums[pair][lane] += d * d;
-                    }
-                }
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let b = b.map(|b| b.as_chunks::<LANES>());
+    let mut sums = [[0f64; LANES]; N];
+    for (k, a) in a.iter().enumerate() {
+        for pair in 0..N {
+            let b = &b[pair].0[k];
+            for lane in 0..LANES {
+                let d = difference(a[lane], b[lane], pair);
+                sums[pair][lane] += d * d;
             }
-            for pair in 0..N {
-                for (sum, (a, b)) in sums[pair].iter_mut().zip(a_rest.iter().zip(b[pair].1)) {
-                    let d = difference(*a, *b, pair);
-                    *sum += d * d;
-                }
-            }
-            sums.map(|sums| sums.iter().sum())
-        },
-    )
+        }
+    }
+    for pair in 0..N {
+        for (sum, (a, b)) in sums[pair].iter_mut().zip(a_rest.iter().zip(b[pair].1)) {
+            let d = difference(*a, *b, pair);
+            *sum += d * d;
+        }
+    }
+    sums.map(|sums| sums.iter().sum())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::simd::with_best_isa;
+use super::isa::for_each_isa;
 
 /// How many elements one task handles: enough to pay for the task, few enough to balance many cores.
 const TASK_LEN: usize = 1 << 15;
@@ -12,21 +12,29 @@ pub(crate) fn task_rows(row_len: usize) -> usize {
     (TASK_LEN / row_len.max(1)).max(1)
 }
 
-/// Calls `f(first row, rows)` on chunks of `data`, which has rows of `row_len` elements.
+/// Calls `f(first row, rows)` on chunks of `data`, which has rows of `row_len` elements. Loops of `f` belong into functions of
+/// [`for_each_isa`].
 pub(crate) fn rows_mut(data: &mut [f32], row_len: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = task_rows(row_len);
-    data.par_chunks_mut(rows * row_len).enumerate().for_each(|(i, chunk)| with_best_isa(|| f(i * rows, chunk)));
+    data.par_chunks_mut(rows * row_len).enumerate().for_each(|(i, chunk)| f(i * rows, chunk));
 }
 
 /// Computes `destination[i] = source[i]`, or `+=`.
 pub fn put(destination: &mut [f32], source: &[f32], accumulate: bool) {
     destination.par_chunks_mut(TASK_LEN).zip(source.par_chunks(TASK_LEN)).for_each(|(d, s)| {
         if accumulate {
-            d.iter_mut().zip(s).for_each(|(d, s)| *d += s);
+            add_assign(d, s);
         } else {
             d.copy_from_slice(s);
         }
     });
+}
+
+for_each_isa! {
+    /// Computes `sums[i] += values[i]`.
+    pub(crate) fn add_assign(sums: &mut [f32], values: &[f32]) {
+        sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+    }
 }
 
 /// Returns the sums of `width` columns over `rows` rows. `f(row range, sums)` adds up one chunk of rows, which
@@ -42,7 +50,7 @@ pub(crate) fn column_sums(
         .into_par_iter()
         .map(|i| {
             let mut sums = vec![0.0; width];
-            with_best_isa(|| f(i * step..((i + 1) * step).min(rows), &mut sums));
+            f(i * step..((i + 1) * step).min(rows), &mut sums);
             sums
         })
         .collect();

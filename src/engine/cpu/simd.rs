@@ -1,32 +1,15 @@
 //! Vectors of f32 for the microkernel: AVX-512, AVX2 with FMA, and arrays that the compiler vectorises (NEON, others).
 
-/// Runs `f`, compiled for the best instruction set of this machine. If `f` is inlined, its loops use the widest vectors; otherwise they use
-/// SSE2, which every x86-64 has.
+/// Asks the processor to load the cache line at `address`. Does nothing where it does not matter; any address is allowed.
 #[inline(always)]
-pub(crate) fn with_best_isa<R>(f: impl FnOnce() -> R) -> R {
+pub(super) fn prefetch(address: *const f32) {
     #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
-        fn avx512<R>(f: impl FnOnce() -> R) -> R {
-            f()
-        }
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2<R>(f: impl FnOnce() -> R) -> R {
-            f()
-        }
-        if is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-        {
-            // SAFETY: these were detected, and every CPU that has them has the rest of the list.
-            return unsafe { avx512(f) };
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: detected.
-            return unsafe { avx2(f) };
-        }
+    // SAFETY: a hint, which reads nothing that the program sees.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
     }
-    f()
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// A SIMD register of f32 lanes.
@@ -42,6 +25,8 @@ pub(super) trait Simd: Copy {
     /// Returns `self * b + c`, rounded once if the machine can.
     unsafe fn mul_add(self, b: Self, c: Self) -> Self;
     unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -77,6 +62,14 @@ mod x86 {
         unsafe fn add(self, other: Self) -> Self {
             Avx512(unsafe { _mm512_add_ps(self.0, other.0) })
         }
+        #[inline(always)]
+        unsafe fn sub(self, other: Self) -> Self {
+            Avx512(unsafe { _mm512_sub_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        unsafe fn mul(self, other: Self) -> Self {
+            Avx512(unsafe { _mm512_mul_ps(self.0, other.0) })
+        }
     }
 
     /// 8 lanes.
@@ -105,6 +98,14 @@ mod x86 {
         #[inline(always)]
         unsafe fn add(self, other: Self) -> Self {
             Avx2(unsafe { _mm256_add_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        unsafe fn sub(self, other: Self) -> Self {
+            Avx2(unsafe { _mm256_sub_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        unsafe fn mul(self, other: Self) -> Self {
+            Avx2(unsafe { _mm256_mul_ps(self.0, other.0) })
         }
     }
 }
@@ -145,5 +146,13 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         Portable(std::array::from_fn(|i| self.0[i] + other.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        Portable(std::array::from_fn(|i| self.0[i] - other.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        Portable(std::array::from_fn(|i| self.0[i] * other.0[i]))
     }
 }

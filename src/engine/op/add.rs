@@ -1,10 +1,8 @@
 //! Elementwise sum of two tensors: `y = a + b`, `da = dy`, `db = dy`.
 
-use rayon::prelude::*;
-
 use super::{OpCase, mismatch};
 use crate::Result;
-use crate::engine::cpu::par;
+use crate::engine::cpu::{for_each_isa, par};
 use crate::engine::device::{Gpu, Grid, kernels};
 use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
@@ -36,8 +34,8 @@ impl Op for Add {
     }
 
     fn forward(&self, cx: &mut Forward<'_>) {
-        let inputs = cx.inputs[0].par_iter().zip(cx.inputs[1]);
-        cx.output.par_iter_mut().with_min_len(4096).zip(inputs).for_each(|(y, (a, b))| *y = a + b);
+        let (a, b) = (cx.inputs[0], cx.inputs[1]);
+        par::rows_mut(cx.output, 1, |first, y| sum(&a[first..], &b[first..], y));
     }
 
     fn backward(&self, cx: &mut Backward<'_>) {
@@ -58,6 +56,13 @@ impl Op for Add {
         cx.grad_inputs.iter().flatten().try_for_each(|grad| {
             kernels::put(cx.gpu, Grid::any(self.len), cx.grad_output, grad.data, self.len as i64, grad.flag())
         })
+    }
+}
+
+for_each_isa! {
+    /// Computes `y = a + b`.
+    fn sum(a: &[f32], b: &[f32], y: &mut [f32]) {
+        y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y = a + b);
     }
 }
 

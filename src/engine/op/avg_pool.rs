@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::OpCase;
 use super::pool_window::Window;
 use crate::Result;
+use crate::engine::cpu::for_each_isa;
 use crate::engine::device::{Gpu, Grid, kernels};
 use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
@@ -43,24 +44,16 @@ impl Op for AvgPool {
     }
 
     fn forward(&self, cx: &mut Forward<'_>) {
-        let channels = self.window.input.c;
         let (in_len, out_len) = self.window.image_lens();
         let scale = 1.0 / self.window.area() as f32;
         let x = cx.inputs[0];
         cx.output.par_chunks_mut(out_len).enumerate().for_each(|(n, y)| {
-            let x = &x[n * in_len..(n + 1) * in_len];
-            y.fill(0.0);
-            self.window.for_each(0, |out, input| {
-                let row = &x[input * channels..(input + 1) * channels];
-                y[out * channels..(out + 1) * channels].iter_mut().zip(row).for_each(|(y, x)| *y += x);
-            });
-            y.iter_mut().for_each(|y| *y *= scale);
+            average(&self.window, scale, &x[n * in_len..(n + 1) * in_len], y);
         });
     }
 
     fn backward(&self, cx: &mut Backward<'_>) {
         let Some(grad) = &mut cx.grad_inputs[0] else { return };
-        let channels = self.window.input.c;
         let (in_len, out_len) = self.window.image_lens();
         let scale = 1.0 / self.window.area() as f32;
         let (dy, accumulate) = (cx.grad_output, grad.accumulate);
@@ -68,11 +61,7 @@ impl Op for AvgPool {
             if !accumulate {
                 dx.fill(0.0);
             }
-            let dy = &dy[n * out_len..(n + 1) * out_len];
-            self.window.for_each(0, |out, input| {
-                let row = &dy[out * channels..(out + 1) * channels];
-                dx[input * channels..(input + 1) * channels].iter_mut().zip(row).for_each(|(d, g)| *d += g * scale);
-            });
+            spread(&self.window, scale, &dy[n * out_len..(n + 1) * out_len], dx);
         });
     }
 
@@ -89,6 +78,28 @@ impl Op for AvgPool {
         let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
         let (grid, dy, dx, flag) = (Grid::any(self.window.input.len()), cx.grad_output, grad.data, grad.flag());
         kernels::avg_pool_backward(cx.gpu, grid, dy, dx, self.window.sizes(), flag)
+    }
+}
+
+for_each_isa! {
+    /// Computes one image of `y`: `scale` times the sum of each window of `x`.
+    fn average(window: &Window, scale: f32, x: &[f32], y: &mut [f32]) {
+        let channels = window.input.c;
+        y.fill(0.0);
+        window.for_each(0, |out, input| {
+            let row = &x[input * channels..(input + 1) * channels];
+            y[out * channels..(out + 1) * channels].iter_mut().zip(row).for_each(|(y, x)| *y += x);
+        });
+        y.iter_mut().for_each(|y| *y *= scale);
+    }
+
+    /// Adds `scale` times the gradient of each window to all of its pixels, for one image.
+    fn spread(window: &Window, scale: f32, dy: &[f32], dx: &mut [f32]) {
+        let channels = window.input.c;
+        window.for_each(0, |out, input| {
+            let row = &dy[out * channels..(out + 1) * channels];
+            dx[input * channels..(input + 1) * channels].iter_mut().zip(row).for_each(|(d, g)| *d += g * scale);
+        });
     }
 }
 

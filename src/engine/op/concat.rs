@@ -66,7 +66,7 @@ impl Op for Concat {
                     for (i, row) in rows.chunks_exact_mut(width).enumerate() {
                         let source = &dy[(first + i) * total + at..][..width];
                         if accumulate {
-                            row.iter_mut().zip(source).for_each(|(d, s)| *d += s);
+                            par::add_assign(row, source);
                         } else {
                             row.copy_from_slice(source);
                         }

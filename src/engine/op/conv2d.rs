@@ -96,7 +96,7 @@ impl Op for Conv2d {
             let dy = cx.grad_output;
             let sums = par::column_sums(dy.len() / channels, channels, channels, |rows, sums| {
                 for row in dy[rows.start * channels..rows.end * channels].chunks_exact(channels) {
-                    sums.iter_mut().zip(row).for_each(|(s, v)| *s += v);
+                    par::add_assign(sums, row);
                 }
             });
             sums.iter().enumerate().for_each(|(i, &sum)| grad.put(i, sum as f32));

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::OpCase;
 use super::pool_window::Window;
 use crate::Result;
+use crate::engine::cpu::for_each_isa;
 use crate::engine::device::{Gpu, Grid, kernels};
 use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
@@ -44,34 +45,10 @@ impl Op for MaxPool {
     }
 
     fn forward(&self, cx: &mut Forward<'_>) {
-        let channels = self.window.input.c;
         let (in_len, out_len) = self.window.image_lens();
         let x = cx.inputs[0];
         let run = |n: usize, y: &mut [f32], winner: &mut [u32]| {
-            let x = &x[n * in_len..(n + 1) * in_len];
-            y.fill(f32::NEG_INFINITY);
-            winner.fill(u32::MAX);
-            self.window.for_each(0, |out, input| {
-                let row = &x[input * channels..(input + 1) * channels];
-                let y = &mut y[out * channels..(out + 1) * channels];
-                let winner = winner.get_mut(out * channels..(out + 1) * channels);
-                match winner {
-                    Some(winner) => {
-                        for c in 0..channels {
-                            // The other two conditions let the first pixel win even at -∞, and NaN win always.
-                            if row[c] > y[c] || winner[c] == u32::MAX || row[c].is_nan() {
-                                y[c] = row[c];
-                                winner[c] = input as u32;
-                            }
-                        }
-                    }
-                    None => y.iter_mut().zip(row).for_each(|(y, &v)| {
-                        if v > *y || v.is_nan() {
-                            *y = v;
-                        }
-                    }),
-                }
-            });
+            maxima(&self.window, &x[n * in_len..(n + 1) * in_len], y, winner);
         };
         let images = cx.output.par_chunks_mut(out_len).enumerate();
         if cx.saved.is_empty() {
@@ -93,8 +70,11 @@ impl Op for MaxPool {
                 dx.fill(0.0);
             }
             let span = n * out_len..(n + 1) * out_len;
-            for (i, (&winner, &dy)) in winners[span.clone()].iter().zip(&dy[span]).enumerate() {
-                dx[winner as usize * channels + i % channels] += dy;
+            let pixels = winners[span.clone()].chunks_exact(channels).zip(dy[span].chunks_exact(channels));
+            for (winners, dy) in pixels {
+                for (c, (&winner, &dy)) in winners.iter().zip(dy).enumerate() {
+                    dx[winner as usize * channels + c] += dy;
+                }
             }
         });
     }
@@ -113,6 +93,37 @@ impl Op for MaxPool {
         let (grid, dy, dx, flag) = (Grid::any(self.window.input.len()), cx.grad_output, grad.data, grad.flag());
         let winners = cx.saved.cast();
         kernels::max_pool_backward(cx.gpu, grid, dy, winners, dx, self.window.sizes(), flag)
+    }
+}
+
+for_each_isa! {
+    /// Computes one image of `y`, the maximum of each window of `x`, and the input row of each winner if `winners` is not empty.
+    fn maxima(window: &Window, x: &[f32], y: &mut [f32], winners: &mut [u32]) {
+        let channels = window.input.c;
+        let mut started = usize::MAX;
+        window.for_each(0, |out, input| {
+            let span = out * channels..(out + 1) * channels;
+            let row = &x[input * channels..][..channels];
+            let y = &mut y[span.clone()];
+            // The first pixel wins even at -∞.
+            if started != out {
+                started = out;
+                y.copy_from_slice(row);
+                winners.get_mut(span).into_iter().for_each(|winners| winners.fill(input as u32));
+                return;
+            }
+            // NaN always wins.
+            match winners.get_mut(span) {
+                Some(winners) => {
+                    for c in 0..channels {
+                        let wins = (row[c] > y[c]) | row[c].is_nan();
+                        y[c] = if wins { row[c] } else { y[c] };
+                        winners[c] = if wins { input as u32 } else { winners[c] };
+                    }
+                }
+                None => y.iter_mut().zip(row).for_each(|(y, &v)| *y = if (v > *y) | v.is_nan() { v } else { *y }),
+            }
+        });
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{OpCase, mismatch};
 use crate::Result;
+use crate::engine::cpu::par;
 use crate::engine::device::{Gpu, Grid, kernels};
 use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
@@ -51,7 +52,7 @@ impl Op for NarrowRows {
         let images = grad.data.chunks_exact_mut(self.image).zip(cx.grad_output.chunks_exact(self.part.len()));
         for (dx, dy) in images {
             if grad.accumulate {
-                dx[self.part.clone()].iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
+                par::add_assign(&mut dx[self.part.clone()], dy);
             } else {
                 dx.fill(0.0);
                 dx[self.part.clone()].copy_from_slice(dy);

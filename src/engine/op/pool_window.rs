@@ -37,6 +37,7 @@ impl Window {
     }
 
     /// Calls `visit(output pixel, input pixel)` for every pixel of every window of image `n`. Pixels are counted over all images.
+    #[inline(always)]
     pub(super) fn for_each(&self, n: usize, mut visit: impl FnMut(usize, usize)) {
         let span = |o: usize, axis: usize, size: usize| {
             let start = o * self.stride[axis];

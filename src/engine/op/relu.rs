@@ -2,7 +2,7 @@
 
 use super::OpCase;
 use crate::Result;
-use crate::engine::cpu::par;
+use crate::engine::cpu::{for_each_isa, par};
 use crate::engine::device::{Gpu, Grid, kernels};
 use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
@@ -29,21 +29,13 @@ impl Op for Relu {
 
     fn forward(&self, cx: &mut Forward<'_>) {
         let x = cx.inputs[0];
-        par::rows_mut(cx.output, 1, |first, y| {
-            // A comparison instead of `max`, so that NaN stays NaN.
-            y.iter_mut().zip(&x[first..]).for_each(|(y, &x)| *y = if x < 0.0 { 0.0 } else { x });
-        });
+        par::rows_mut(cx.output, 1, |first, y| positive_part(&x[first..], y));
     }
 
     fn backward(&self, cx: &mut Backward<'_>) {
         let Some(grad) = &mut cx.grad_inputs[0] else { return };
         let (y, dy, accumulate) = (cx.output, cx.grad_output, grad.accumulate);
-        par::rows_mut(grad.data, 1, |first, dx| {
-            for ((dx, y), dy) in dx.iter_mut().zip(&y[first..]).zip(&dy[first..]) {
-                let value = if *y > 0.0 { *dy } else { 0.0 };
-                *dx = if accumulate { *dx + value } else { value };
-            }
-        });
+        par::rows_mut(grad.data, 1, |first, dx| pass_where_positive(&y[first..], &dy[first..], dx, accumulate));
     }
 
     fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
@@ -58,6 +50,24 @@ impl Op for Relu {
         let Some(grad) = cx.grad_inputs[0] else { return Ok(()) };
         let len = self.len as i64;
         kernels::relu_backward(cx.gpu, Grid::any(self.len), cx.output, cx.grad_output, grad.data, len, grad.flag())
+    }
+}
+
+for_each_isa! {
+    /// Computes `y = max(0, x)`.
+    fn positive_part(x: &[f32], y: &mut [f32]) {
+        // A comparison instead of `max`, so that NaN stays NaN.
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = if x < 0.0 { 0.0 } else { x });
+    }
+
+    /// Computes `dx (+)= dy` where `y` is positive, and 0 elsewhere.
+    fn pass_where_positive(y: &[f32], dy: &[f32], dx: &mut [f32], accumulate: bool) {
+        let values = dx.iter_mut().zip(y.iter().zip(dy));
+        if accumulate {
+            values.for_each(|(dx, (y, dy))| *dx += if *y > 0.0 { *dy } else { 0.0 });
+        } else {
+            values.for_each(|(dx, (y, dy))| *dx = if *y > 0.0 { *dy } else { 0.0 });
+        }
     }
 }
 

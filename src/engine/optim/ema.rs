@@ -2,7 +2,9 @@
 
 use rayon::prelude::*;
 
+use super::CHUNK;
 use crate::Result;
+use crate::engine::cpu::for_each_isa;
 use crate::engine::device::{Gpu, Grid, Mirrored, kernels};
 use crate::engine::store::Store;
 
@@ -54,11 +56,18 @@ impl Ema {
 fn average(average: &mut Mirrored, now: &mut Mirrored, keep: f32, gpu: Option<&Gpu>) -> Result<()> {
     let Some(gpu) = gpu else {
         let now: &[f32] = now;
-        average.par_iter_mut().zip(now).for_each(|(average, &now)| *average += (1.0 - keep) * (now - *average));
+        let chunks = average.par_chunks_mut(CHUNK).zip(now.par_chunks(CHUNK));
+        chunks.for_each(|(average, now)| approach(average, now, 1.0 - keep));
         return Ok(());
     };
     let len = now.len();
     kernels::average_f32(gpu, Grid::any(len), now.on_device(gpu)?, average.on_device_mut(gpu)?, keep, len as i64)
+}
+
+for_each_isa! {
+    fn approach(average: &mut [f32], now: &[f32], share: f32) {
+        average.iter_mut().zip(now).for_each(|(average, now)| *average += share * (now - *average));
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub use gpu::Update;
 pub use options::{OptimKind, OptimOptions};
 use rayon::prelude::*;
 
+use crate::engine::cpu::for_each_isa;
 use crate::engine::device::Mirrored;
 use crate::{Error, Result};
 
@@ -238,32 +239,86 @@ impl AdamStep {
 /// Applies Adam to one segment. `buffers`: exp_avg, exp_avg_sq and, with AMSGrad, max_exp_avg_sq.
 fn adam<'a>(params: &mut [f32], grads: &[f32], mut buffers: impl Iterator<Item = &'a mut [f32]>, c: &AdamStep) {
     let (m, v) = (buffers.next().expect("exp_avg"), buffers.next().expect("exp_avg_sq"));
-    // Updates the moments of one element. Returns the new second moment, which AMSGrad replaces by the maximum so far.
-    let moments = |p: &mut f32, g: f32, m: &mut f32, v: &mut f32| {
-        let g = g + c.l2 * *p;
-        *p *= c.shrink;
-        *m = c.beta1 * *m + c.one_minus_beta1 * g;
-        *v = c.beta2 * *v + c.one_minus_beta2 * g * g;
-        *v
-    };
-    let update = |p: &mut f32, m: f32, v: f32| *p -= c.step_size * (m / (v.sqrt() * c.rsqrt_correction2 + c.eps));
     let chunks = params.par_chunks_mut(CHUNK).zip(grads.par_chunks(CHUNK));
     let chunks = chunks.zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK));
     match buffers.next() {
-        None => chunks.for_each(|(((p, g), m), v)| {
-            for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                let v = moments(p, g, m, v);
-                update(p, *m, v);
+        None => chunks.for_each(|(((p, g), m), v)| adam_chunk(c, p, g, m, v)),
+        Some(max) => {
+            chunks.zip(max.par_chunks_mut(CHUNK)).for_each(|((((p, g), m), v), max)| amsgrad_chunk(c, p, g, m, v, max))
+        }
+    }
+}
+
+impl AdamStep {
+    /// Updates the moments of one element. Returns the new second moment, which AMSGrad replaces by the maximum so far.
+    #[inline(always)]
+    fn moments(&self, p: &mut f32, g: f32, m: &mut f32, v: &mut f32) -> f32 {
+        let g = g + self.l2 * *p;
+        *p *= self.shrink;
+        *m = self.beta1 * *m + self.one_minus_beta1 * g;
+        *v = self.beta2 * *v + self.one_minus_beta2 * g * g;
+        *v
+    }
+
+    /// Updates one element from its moments.
+    #[inline(always)]
+    fn update(&self, p: &mut f32, m: f32, v: f32) {
+        *p -= self.step_size * (m / (v.sqrt() * self.rsqrt_correction2 + self.eps));
+    }
+}
+
+for_each_isa! {
+    fn adam_chunk(c: &AdamStep, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+        for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+            let v = c.moments(p, g, m, v);
+            c.update(p, *m, v);
+        }
+    }
+
+    fn amsgrad_chunk(c: &AdamStep, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], max: &mut [f32]) {
+        for ((((p, &g), m), v), max) in p.iter_mut().zip(g).zip(m).zip(v).zip(max) {
+            // The maximum is of v before bias correction.
+            let v = c.moments(p, g, m, v);
+            *max = if v > *max { v } else { *max };
+            c.update(p, *m, *max);
+        }
+    }
+
+    fn sgd_chunk(lr: f32, weight_decay: f32, p: &mut [f32], g: &[f32]) {
+        for (p, g) in p.iter_mut().zip(g) {
+            *p -= lr * (g + weight_decay * *p);
+        }
+    }
+
+    fn momentum_chunk(
+        lr: f32,
+        weight_decay: f32,
+        momentum: f32,
+        nesterov: bool,
+        p: &mut [f32],
+        g: &[f32],
+        buffer: &mut [f32],
+    ) {
+        for ((p, &g), b) in p.iter_mut().zip(g).zip(buffer) {
+            let g = g + weight_decay * *p;
+            *b = momentum * *b + g;
+            *p -= lr * if nesterov { g + momentum * *b } else { *b };
+        }
+    }
+
+    fn scale_chunk(values: &mut [f32], factor: f32) {
+        values.iter_mut().for_each(|value| *value *= factor);
+    }
+
+    fn sum_of_squares(values: &[f32]) -> f64 {
+        let mut lanes = [0f64; 16];
+        let (groups, rest) = values.as_chunks::<16>();
+        for group in groups {
+            for (lane, &x) in lanes.iter_mut().zip(group) {
+                *lane += f64::from(x) * f64::from(x);
             }
-        }),
-        Some(max) => chunks.zip(max.par_chunks_mut(CHUNK)).for_each(|((((p, g), m), v), max)| {
-            for ((((p, &g), m), v), max) in p.iter_mut().zip(g).zip(m).zip(v).zip(max) {
-                // The maximum is of v before bias correction.
-                let v = moments(p, g, m, v);
-                *max = if v > *max { v } else { *max };
-                update(p, *m, *max);
-            }
-        }),
+        }
+        lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()
     }
 }
 
@@ -279,19 +334,10 @@ fn sgd<'a>(
 ) {
     let chunks = params.par_chunks_mut(CHUNK).zip(grads.par_chunks(CHUNK));
     let Some(buffer) = buffers.next() else {
-        return chunks.for_each(|(p, g)| {
-            for (p, g) in p.iter_mut().zip(g) {
-                *p -= lr * (g + weight_decay * *p);
-            }
-        });
+        return chunks.for_each(|(p, g)| sgd_chunk(lr, weight_decay, p, g));
     };
-    chunks.zip(buffer.par_chunks_mut(CHUNK)).for_each(|((p, g), buffer)| {
-        for ((p, &g), b) in p.iter_mut().zip(g).zip(buffer) {
-            let g = g + weight_decay * *p;
-            *b = momentum * *b + g;
-            *p -= lr * if nesterov { g + momentum * *b } else { *b };
-        }
-    });
+    let chunks = chunks.zip(buffer.par_chunks_mut(CHUNK));
+    chunks.for_each(|((p, g), buffer)| momentum_chunk(lr, weight_decay, momentum, nesterov, p, g, buffer));
 }
 
 /// Returns the L2 norm of the gradients inside `segments`. The order of the sums is the same for any number of threads.
@@ -305,17 +351,6 @@ pub fn global_norm(grads: &[f32], segments: &[Segment]) -> f64 {
     sum.sqrt()
 }
 
-fn sum_of_squares(values: &[f32]) -> f64 {
-    let mut lanes = [0f64; 8];
-    let (groups, rest) = values.as_chunks::<8>();
-    for group in groups {
-        for (lane, &x) in lanes.iter_mut().zip(group) {
-            *lane += f64::from(x) * f64::from(x);
-        }
-    }
-    lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>()
-}
-
 /// Scales the gradients inside `segments` so that their [`global_norm`] is at most `max_norm`. Returns the norm before.
 ///
 /// If the norm is not finite, leaves the gradients as they are; the caller sees it in the returned value.
@@ -324,7 +359,7 @@ pub fn clip_grad_norm(grads: &mut [f32], segments: &[Segment], max_norm: f64) ->
     if norm.is_finite() && norm > max_norm {
         let factor = (max_norm / norm) as f32;
         for segment in segments {
-            grads[segment.range.clone()].par_chunks_mut(CHUNK).for_each(|g| g.iter_mut().for_each(|g| *g *= factor));
+            grads[segment.range.clone()].par_chunks_mut(CHUNK).for_each(|g| scale_chunk(g, factor));
         }
     }
     norm

@@ -11,7 +11,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::row::Pairs;
-use crate::engine::cpu::{PackedRows, squared_distances, squared_distances_of_directions, with_best_isa};
+use crate::engine::cpu::{PackedRows, for_each_isa, squared_distances, squared_distances_of_directions};
 
 /// The centre is the mean of this many rows, spread evenly over all.
 const CENTRE_ROWS: usize = 256;
@@ -180,13 +180,13 @@ fn row_of(features: [&[f32]; 2], queries: usize, dim: usize, i: usize) -> &[f32]
 
 /// Returns the bits of the largest magnitude. Bits are ordered as magnitudes are, with infinity and NaN above all others.
 pub(crate) fn largest(values: &[f32]) -> u32 {
-    let of = |values: &[f32]| {
-        with_best_isa(
-            #[inline(always)]
-            || values.iter().map(|v| v.to_bits() & !(1 << 31)).fold(0, u32::max),
-        )
-    };
-    values.par_chunks(1 << 16).map(of).max().unwrap_or(0)
+    values.par_chunks(1 << 16).map(largest_of_chunk).max().unwrap_or(0)
+}
+
+for_each_isa! {
+    fn largest_of_chunk(values: &[f32]) -> u32 {
+        values.iter().map(|v| v.to_bits() & !(1 << 31)).fold(0, u32::max)
+    }
 }
 
 /// Returns the exponent of the largest power of two that is not above `value`, a positive number.
@@ -195,45 +195,37 @@ fn exponent(value: f32) -> i32 {
     (f64::from(value).to_bits() >> 52) as i32 - 1023
 }
 
-/// Fills `row` with the scaled and centred `source`.
-fn condition(source: &[f32], [a, b]: [f32; 2], centre: &[f32], row: &mut [f32]) {
-    with_best_isa(
-        #[inline(always)]
-        || {
-            for ((out, x), c) in row.iter_mut().zip(source).zip(centre) {
-                *out = x * a * b - c;
-            }
-        },
-    )
-}
+for_each_isa! {
+    /// Fills `row` with the scaled and centred `source`. The scale is the product of `scales`.
+    fn condition(source: &[f32], scales: [f32; 2], centre: &[f32], row: &mut [f32]) {
+        for ((out, x), c) in row.iter_mut().zip(source).zip(centre) {
+            *out = x * scales[0] * scales[1] - c;
+        }
+    }
 
-/// Returns the squared length of a conditioned row, and its slack.
-fn measure(row: &[f32], part: usize) -> (f32, f32) {
-    with_best_isa(
-        #[inline(always)]
-        || {
-            // The rounding error of a product is bounded by its partial sums, and a partial sum of q·g is at most half of the sum of
-            // the squared lengths of the numbers that it covers.
-            let (mut norm, mut partial_sums) = (0f64, 0f64);
-            for part in row.chunks(part) {
-                let mut within = 0f64;
-                for chunk in part.chunks(CHUNK) {
-                    let (eights, rest) = chunk.as_chunks::<8>();
-                    let mut sums = [0f32; 8];
-                    for eight in eights {
-                        for lane in 0..8 {
-                            sums[lane] += eight[lane] * eight[lane];
-                        }
+    /// Returns the squared length of a conditioned row, and its slack.
+    fn measure(row: &[f32], part: usize) -> (f32, f32) {
+        // The rounding error of a product is bounded by its partial sums, and a partial sum of q·g is at most half of the sum of
+        // the squared lengths of the numbers that it covers.
+        let (mut norm, mut partial_sums) = (0f64, 0f64);
+        for part in row.chunks(part) {
+            let mut within = 0f64;
+            for chunk in part.chunks(CHUNK) {
+                let (eights, rest) = chunk.as_chunks::<8>();
+                let mut sums = [0f32; 8];
+                for eight in eights {
+                    for lane in 0..8 {
+                        sums[lane] += eight[lane] * eight[lane];
                     }
-                    rest.iter().zip(&mut sums).for_each(|(x, sum)| *sum += x * x);
-                    within += sums.iter().map(|sum| f64::from(*sum)).sum::<f64>();
-                    partial_sums += chunk.len() as f64 * within;
                 }
-                norm += within;
-                partial_sums += norm;
+                rest.iter().zip(&mut sums).for_each(|(x, sum)| *sum += x * x);
+                within += sums.iter().map(|sum| f64::from(*sum)).sum::<f64>();
+                partial_sums += chunk.len() as f64 * within;
             }
-            let slack = ROUNDING * (1.02 * partial_sums + OTHER_ROUNDINGS * norm) + VANISHED;
-            (norm as f32, slack as f32)
-        },
-    )
+            norm += within;
+            partial_sums += norm;
+        }
+        let slack = ROUNDING * (1.02 * partial_sums + OTHER_ROUNDINGS * norm) + VANISHED;
+        (norm as f32, slack as f32)
+    }
 }

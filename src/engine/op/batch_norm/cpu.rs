@@ -1,24 +1,50 @@
 //! Batch normalisation on the CPU.
+//!
+//! Loops go over rows of several pixels where pixels have few channels, so that a row fills vectors; the numbers of each channel are then
+//! repeated for each pixel of the row.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
 
 use super::BatchNormOp;
-use crate::engine::cpu::par;
+use crate::engine::cpu::{for_each_isa, par};
 use crate::engine::graph::{Backward, Forward};
+
+/// A row has at least this many elements, if there are as many.
+const ROW: usize = 64;
+
+/// Returns the elements of a row: a multiple of `channels`.
+fn row_len(channels: usize) -> usize {
+    channels * (ROW / channels).max(1)
+}
+
+/// Repeats the numbers of the channels for each pixel of a row.
+fn repeated(values: impl IntoIterator<Item = f32>, row: usize) -> Vec<f32> {
+    let values: Vec<f32> = values.into_iter().collect();
+    values.repeat(row / values.len())
+}
+
+/// Returns two sums for each channel, `[2][channels]`. `add(elements, sums)` adds those of a range of elements to `[2][row]`.
+fn two_sums(channels: usize, len: usize, add: impl Fn(Range<usize>, &mut [f32]) + Sync) -> Vec<f64> {
+    let row = row_len(channels);
+    let sums = par::column_sums(len.div_ceil(row), 2 * row, row, |rows, sums| {
+        add(rows.start * row..(rows.end * row).min(len), sums);
+    });
+    let mut folded = vec![0.0; 2 * channels];
+    for (which, sums) in sums.chunks_exact(row).enumerate() {
+        sums.iter().enumerate().for_each(|(i, sum)| folded[which * channels + i % channels] += sum);
+    }
+    folded
+}
 
 /// Returns the batch mean and the biased variance. Subtracts the first row before squaring, so that a large mean costs no digits.
 fn statistics(channels: usize, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let (rows, pivot) = (x.len() / channels, &x[..channels]);
-    let sums = par::column_sums(rows, 2 * channels, channels, |range, sums| {
-        let (sum, square) = sums.split_at_mut(channels);
-        for row in x[range.start * channels..range.end * channels].chunks_exact(channels) {
-            for (((sum, square), x), pivot) in sum.iter_mut().zip(&mut *square).zip(row).zip(pivot) {
-                let d = x - pivot;
-                *sum += d;
-                *square += d * d;
-            }
-        }
-    });
-    let count = rows as f64;
-    let mean = (0..channels).map(|c| (f64::from(pivot[c]) + sums[c] / count) as f32).collect();
+    let count = (x.len() / channels) as f64;
+    let first = &x[..channels];
+    let pivot = repeated(first.iter().copied(), row_len(channels));
+    let sums = two_sums(channels, x.len(), |range, sums| add_moments(&x[range], &pivot, sums));
+    let mean = (0..channels).map(|c| (f64::from(first[c]) + sums[c] / count) as f32).collect();
     let var = (0..channels)
         .map(|c| {
             let d = sums[c] / count;
@@ -48,90 +74,183 @@ pub(super) fn forward(op: &BatchNormOp, cx: &mut Forward<'_>) {
         cx.saved[..channels].copy_from_slice(&mean);
         cx.saved[channels..].copy_from_slice(&inv_std);
     }
-    let scale: Vec<f32> = inv_std.iter().zip(cx.params[0]).map(|(s, w)| s * w).collect();
-    let bias = cx.params[1];
+    let row = row_len(channels);
+    let scale = repeated(inv_std.iter().zip(cx.params[0]).map(|(s, w)| s * w), row);
+    let (mean, bias) = (repeated(mean, row), repeated(cx.params[1].iter().copied(), row));
     let residual = op.residual.then(|| cx.inputs[1]);
     let floor = if op.relu { 0.0 } else { f32::NEG_INFINITY };
-    par::rows_mut(cx.output, channels, |first, y| {
-        let start = first * channels;
-        let (mean, scale, bias) = (&mean[..channels], &scale[..channels], &bias[..channels]);
-        for (i, y) in y.chunks_exact_mut(channels).enumerate() {
-            let at = start + i * channels;
-            let x = &x[at..at + channels];
-            match residual {
-                None => {
-                    for c in 0..channels {
-                        y[c] = at_least(floor, (x[c] - mean[c]) * scale[c] + bias[c]);
-                    }
-                }
-                Some(residual) => {
-                    let r = &residual[at..at + channels];
-                    for c in 0..channels {
-                        y[c] = at_least(floor, (x[c] - mean[c]) * scale[c] + bias[c] + r[c]);
-                    }
-                }
-            }
-        }
+    par::rows_mut(cx.output, row, |first, y| {
+        let span = first * row..first * row + y.len();
+        normalize(&x[span.clone()], residual.map(|r| &r[span]), [&mean, &scale, &bias], floor, y);
     });
 }
 
 pub(super) fn backward(op: &BatchNormOp, cx: &mut Backward<'_>) {
     let channels = op.channels;
-    let (x, y, dy) = (cx.inputs[0], cx.output, cx.grad_output);
+    let (x, dy) = (cx.inputs[0], cx.grad_output);
+    let y = op.relu.then_some(cx.output);
     let (mean, inv_std) = cx.saved.split_at(channels);
-    let rows = x.len() / channels;
-    // Without ReLU every gradient passes: no number is at or below NaN, and `dy` serves as `y`, which was not kept.
-    let (y, floor) = if op.relu { (y, 0.0) } else { (dy, f32::NAN) };
-    let row_of = |row: usize| row * channels..(row + 1) * channels;
+    let (count, row) = (x.len() / channels, row_len(channels));
+    let centre = repeated(mean.iter().copied(), row);
 
-    let sums = par::column_sums(rows, 2 * channels, channels, |range, sums| {
-        let (sum, dot) = sums.split_at_mut(channels);
-        let (mean, inv_std) = (&mean[..channels], &inv_std[..channels]);
-        for row in range {
-            let span = row_of(row);
-            let (x, y, dy) = (&x[span.clone()], &y[span.clone()], &dy[span]);
-            for c in 0..channels {
-                let g = if blocked(y[c], floor) { 0.0 } else { dy[c] };
-                sum[c] += g;
-                dot[c] += g * ((x[c] - mean[c]) * inv_std[c]);
-            }
-        }
+    let sums = two_sums(channels, x.len(), |range, sums| {
+        add_gradient_sums(&x[range.clone()], y.map(|y| &y[range.clone()]), &dy[range], &centre, sums);
     });
     let (sum, dot) = sums.split_at(channels);
-    for (grad, total) in cx.grad_params.iter_mut().zip([dot, sum]) {
+    let dot: Vec<f64> = dot.iter().zip(inv_std).map(|(dot, &inv_std)| dot * f64::from(inv_std)).collect();
+    for (grad, total) in cx.grad_params.iter_mut().zip([&dot[..], sum]) {
         if let Some(grad) = grad {
             total.iter().enumerate().for_each(|(c, &v)| grad.put(c, v as f32));
         }
     }
-    if let Some(grad) = &mut cx.grad_inputs[0] {
-        let accumulate = grad.accumulate;
-        let scale: Vec<f32> = inv_std.iter().zip(cx.params[0]).map(|(s, w)| s * w).collect();
-        let share = if op.batch_statistics { 1.0 / rows as f64 } else { 0.0 };
-        let mean_g: Vec<f32> = sum.iter().map(|s| (s * share) as f32).collect();
-        let mean_dot: Vec<f32> = dot.iter().zip(inv_std).map(|(s, &i)| (s * share) as f32 * i).collect();
-        par::rows_mut(grad.data, channels, |first, dx| {
-            let (mean, scale) = (&mean[..channels], &scale[..channels]);
-            let (mean_g, mean_dot) = (&mean_g[..channels], &mean_dot[..channels]);
-            for (i, dx) in dx.chunks_exact_mut(channels).enumerate() {
-                let span = row_of(first + i);
-                let (x, y, dy) = (&x[span.clone()], &y[span.clone()], &dy[span]);
-                for c in 0..channels {
-                    let g = if blocked(y[c], floor) { 0.0 } else { dy[c] };
-                    let value = scale[c] * (g - mean_g[c] - (x[c] - mean[c]) * mean_dot[c]);
-                    dx[c] = value + if accumulate { dx[c] } else { 0.0 };
+    let [grad_x, rest @ ..] = &mut cx.grad_inputs[..] else { unreachable!("batch_norm has an input") };
+    let grad_residual = rest.first_mut().and_then(Option::as_mut);
+    let share = if op.batch_statistics { 1.0 / count as f64 } else { 0.0 };
+    let scale = repeated(inv_std.iter().zip(cx.params[0]).map(|(s, w)| s * w), row);
+    let mean_g = repeated(sum.iter().map(|s| (s * share) as f32), row);
+    let mean_dot = repeated(dot.iter().zip(inv_std).map(|(s, &i)| (s * share) as f32 * i), row);
+    let numbers = [&centre[..], &scale, &mean_g, &mean_dot];
+    let len = par::task_rows(row) * row;
+    let (add_x, add_residual) =
+        (grad_x.as_ref().is_some_and(|g| g.accumulate), grad_residual.as_ref().is_some_and(|g| g.accumulate));
+    let chunk = |i: usize, dx: &mut [f32], dr: &mut [f32]| {
+        let span = i * len..i * len + dx.len().max(dr.len());
+        let y = y.map(|y| &y[span.clone()]);
+        gradients(&x[span.clone()], y, &dy[span], numbers, (dx, add_x), (dr, add_residual));
+    };
+    match (grad_x, grad_residual) {
+        (Some(dx), Some(dr)) => {
+            let chunks = dx.data.par_chunks_mut(len).zip(dr.data.par_chunks_mut(len));
+            chunks.enumerate().for_each(|(i, (dx, dr))| chunk(i, dx, dr));
+        }
+        (Some(dx), None) => dx.data.par_chunks_mut(len).enumerate().for_each(|(i, dx)| chunk(i, dx, &mut [])),
+        (None, Some(dr)) => dr.data.par_chunks_mut(len).enumerate().for_each(|(i, dr)| chunk(i, &mut [], dr)),
+        (None, None) => {}
+    }
+}
+
+for_each_isa! {
+    /// Adds the sums of `x - pivot` and of its squares to `sums` `[2][row]`.
+    fn add_moments(x: &[f32], pivot: &[f32], sums: &mut [f32]) {
+        let len = pivot.len();
+        let (sum, square) = sums.split_at_mut(len);
+        let (fours, rest) = x.split_at(x.len() / (4 * len) * (4 * len));
+        for four in fours.chunks_exact(4 * len) {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|i| &four[i * len..][..len]);
+            for i in 0..len {
+                let [a, b, c, d] = [a[i], b[i], c[i], d[i]].map(|x| x - pivot[i]);
+                sum[i] += (a + b) + (c + d);
+                square[i] += (a * a + b * b) + (c * c + d * d);
+            }
+        }
+        for row in rest.chunks(len) {
+            for (((sum, square), x), pivot) in sum.iter_mut().zip(&mut *square).zip(row).zip(pivot) {
+                let d = x - pivot;
+                *sum += d;
+                *square += d * d;
+            }
+        }
+    }
+
+    /// Computes `y = max(floor, (x - mean)·scale + bias + residual)`. `numbers` are mean, scale and bias of a row.
+    fn normalize(x: &[f32], residual: Option<&[f32]>, numbers: [&[f32]; 3], floor: f32, y: &mut [f32]) {
+        let len = numbers[0].len();
+        for (i, y) in y.chunks_mut(len).enumerate() {
+            let span = i * len..i * len + y.len();
+            let x = &x[span.clone()];
+            let [mean, scale, bias] = numbers.map(|n| &n[..y.len()]);
+            match residual {
+                None => {
+                    for c in 0..y.len() {
+                        y[c] = at_least(floor, (x[c] - mean[c]) * scale[c] + bias[c]);
+                    }
+                }
+                Some(residual) => {
+                    let r = &residual[span];
+                    for c in 0..y.len() {
+                        y[c] = at_least(floor, (x[c] - mean[c]) * scale[c] + bias[c] + r[c]);
+                    }
                 }
             }
-        });
+        }
     }
-    if let Some(Some(grad)) = cx.grad_inputs.get_mut(1) {
-        let accumulate = grad.accumulate;
-        par::rows_mut(grad.data, channels, |first, dr| {
-            let span = first * channels..first * channels + dr.len();
-            for ((dr, y), dy) in dr.iter_mut().zip(&y[span.clone()]).zip(&dy[span]) {
-                let g = if blocked(*y, floor) { 0.0 } else { *dy };
-                *dr = g + if accumulate { *dr } else { 0.0 };
+
+    /// Adds the sums of `g` and of `g·(x - mean)` to `sums` `[2][row]`, where `g` is `dy` masked by the ReLU with the output `y`.
+    fn add_gradient_sums(x: &[f32], y: Option<&[f32]>, dy: &[f32], mean: &[f32], sums: &mut [f32]) {
+        let len = mean.len();
+        let (sum, dot) = sums.split_at_mut(len);
+        // Without ReLU every gradient passes: no number is at or below NaN.
+        let (y, floor) = y.map_or((dy, f32::NAN), |y| (y, 0.0));
+        let whole = x.len() / (2 * len) * (2 * len);
+        for start in (0..whole).step_by(2 * len) {
+            let [x0, x1] = [start, start + len].map(|at| &x[at..][..len]);
+            let [y0, y1] = [start, start + len].map(|at| &y[at..][..len]);
+            let [dy0, dy1] = [start, start + len].map(|at| &dy[at..][..len]);
+            for c in 0..len {
+                let g0 = if blocked(y0[c], floor) { 0.0 } else { dy0[c] };
+                let g1 = if blocked(y1[c], floor) { 0.0 } else { dy1[c] };
+                sum[c] += g0 + g1;
+                dot[c] += g0 * (x0[c] - mean[c]) + g1 * (x1[c] - mean[c]);
             }
-        });
+        }
+        let rest = x[whole..].chunks(len).zip(y[whole..].chunks(len)).zip(dy[whole..].chunks(len));
+        for ((x, y), dy) in rest {
+            for c in 0..x.len() {
+                let g = if blocked(y[c], floor) { 0.0 } else { dy[c] };
+                sum[c] += g;
+                dot[c] += g * (x[c] - mean[c]);
+            }
+        }
+    }
+
+    /// Computes `dx (+)= scale·(g - mean_g - (x - mean)·mean_dot)` and `dr (+)= g`, unless they are empty, where `g` is `dy` masked by
+    /// the ReLU with the output `y`. `numbers` are mean, scale, mean_g and mean_dot of a row. The flags say whether to add.
+    fn gradients(
+        x: &[f32],
+        y: Option<&[f32]>,
+        dy: &[f32],
+        numbers: [&[f32]; 4],
+        dx: (&mut [f32], bool),
+        dr: (&mut [f32], bool),
+    ) {
+        let ((dx, add_x), (dr, add_residual)) = (dx, dr);
+        let len = numbers[0].len();
+        let mut masked = vec![0.0; len];
+        for start in (0..dy.len()).step_by(len) {
+            let span = start..(start + len).min(dy.len());
+            let count = span.len();
+            let dy = &dy[span.clone()];
+            let g = match y {
+                None => dy,
+                Some(y) => {
+                    let (y, masked) = (&y[span.clone()], &mut masked[..count]);
+                    for c in 0..count {
+                        masked[c] = if blocked(y[c], 0.0) { 0.0 } else { dy[c] };
+                    }
+                    &*masked
+                }
+            };
+            if let Some(dr) = dr.get_mut(span.clone()) {
+                if add_residual {
+                    dr.iter_mut().zip(g).for_each(|(dr, g)| *dr += g);
+                } else {
+                    dr.copy_from_slice(g);
+                }
+            }
+            if let Some(dx) = dx.get_mut(span.clone()) {
+                let [mean, scale, mean_g, mean_dot] = numbers.map(|n| &n[..count]);
+                let x = &x[span];
+                if add_x {
+                    for c in 0..count {
+                        dx[c] += scale[c] * (g[c] - mean_g[c] - (x[c] - mean[c]) * mean_dot[c]);
+                    }
+                } else {
+                    for c in 0..count {
+                        dx[c] = scale[c] * (g[c] - mean_g[c] - (x[c] - mean[c]) * mean_dot[c]);
+                    }
+                }
+            }
+        }
     }
 }
 
