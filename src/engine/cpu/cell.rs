@@ -4,17 +4,22 @@
 use rayon::prelude::*;
 
 use super::conv;
+use super::conv::winograd::{self, PIXELS, Product as Winograd};
 use super::gemm::{LeftRows, MC, Shared};
+use super::isa::for_each_isa;
 use super::math::{sigmoid, tanh};
 use super::microkernel::{self, Isa, MR};
 use super::par;
-use super::simd::with_best_isa;
+use super::scratch::with_scratch;
 use crate::engine::geometry::Conv2dGeometry;
 
 /// Returns the workspace of [`bconv_forward`], in f32.
 pub fn forward_workspace(gates: &Conv2dGeometry) -> usize {
-    let nr = conv::gates_nr(microkernel::best());
-    gates.k() * (gates.out_c / 4).div_ceil(nr / 4) * nr
+    let isa = microkernel::best();
+    if winograd_applies(gates) {
+        return conv::winograd_gates_workspace(isa, gates);
+    }
+    gates.k() * conv::gates_columns(isa, gates.out_c)
 }
 
 /// Runs one step of a cell. `gates.out_c` is 4·C. `x` is `[batch, in_h, in_w, in_c]`; `weight` is `[k, 4·C]` with the columns i, f, o, g;
@@ -53,54 +58,118 @@ fn forward_on(
     }
     let (current, y) = (Shared(current.as_mut_ptr()), Shared(y.as_mut_ptr()));
     let saved = saved.map(|s| Shared(s.as_mut_ptr()));
+    let lanes = isa.lanes;
+    let end = |pixels: &[usize], first: usize, row: usize, gates: [&[f32]; 4]| {
+        let live = lanes.min(channels - first);
+        let operands = Operands { pixels, channels, first, live, row, gates, previous, current, y, saved };
+        if lanes == 16 { finish::<16>(&operands) } else { finish::<8>(&operands) }
+    };
+    if winograd_applies(gates) {
+        let weight = conv::winograd_gates(isa, gates, weight, workspace);
+        let panels = conv::panels_of_gates(isa);
+        return Winograd::new(gates, x, weight).run(panels, |sums| {
+            let row = 4 * lanes;
+            let mut pixels = Vec::with_capacity(sums.tiles.len() * PIXELS);
+            with_scratch(sums.tiles.len() * PIXELS * row, |rows| {
+                for tile in sums.tiles.clone() {
+                    let places = sums.outputs(tile).map(|pixel| match pixel {
+                        None => std::ptr::null_mut(),
+                        Some(pixel) => {
+                            pixels.push(pixel);
+                            rows[(pixels.len() - 1) * row..][..row].as_mut_ptr()
+                        }
+                    });
+                    // SAFETY: rows of this task, each of `row` numbers; a group of gates is that many columns.
+                    unsafe { sums.write(tile, row, &places, false) };
+                }
+                let gates = [0, 1, 2, 3].map(|gate| &rows[gate * lanes..]);
+                end(&pixels, sums.column / 4, row, gates);
+            });
+        });
+    }
     conv::with_forward_product(gates, isa, x, weight, true, workspace, |product| {
         let nr = product.nr;
-        let width = nr / 4;
+        let panels = conv::panels_of_gates(isa);
         (0..pixels.div_ceil(MC)).into_par_iter().for_each(|block| {
             let rows = block * MC..((block + 1) * MC).min(pixels);
-            let mut scratch = vec![0.0; product.left.scratch_len()];
+            let scratch_len = product.left.scratch_len();
+            let tile_len = rows.len().next_multiple_of(MR) * nr;
             let mut pointers = Vec::new();
-            // SAFETY: `scratch` outlives the loop below.
-            unsafe { product.left.pointers(rows.clone(), &mut scratch, &mut pointers) };
-            let mut tile = vec![0.0f32; rows.len().next_multiple_of(MR) * nr];
-            for p in 0..channels.div_ceil(width) {
-                product.panel_tile(&pointers, rows.len(), p, &mut tile);
-                let first = p * width;
-                let live = width.min(channels - first);
-                with_best_isa(|| {
-                    for (row, a) in rows.clone().zip(tile.chunks_exact_mut(nr)) {
-                        let (sigmoids, g) = a.split_at_mut(3 * width);
-                        sigmoids.iter_mut().for_each(|v| *v = sigmoid(*v));
-                        g.iter_mut().for_each(|v| *v = tanh(*v));
-                        let at = row * channels + first;
-                        let before = &previous[at..at + live];
-                        // SAFETY: only this task has this row and these channels; the lengths were asserted above.
-                        let (state, out) = unsafe {
-                            (
-                                std::slice::from_raw_parts_mut(current.get().add(at), live),
-                                std::slice::from_raw_parts_mut(y.get().add(at), live),
-                            )
-                        };
-                        let (i, f, o) = (&sigmoids[..live], &sigmoids[width..][..live], &sigmoids[2 * width..][..live]);
-                        for c in 0..live {
-                            state[c] = f[c] * before[c] + i[c] * g[c];
-                            out[c] = o[c] * tanh(state[c]);
-                        }
-                        if let Some(saved) = saved {
-                            for (gate, values) in a.chunks_exact(width).enumerate() {
-                                // SAFETY: as above, for the columns from `gate · C + first` on.
-                                let to = unsafe {
-                                    let start = saved.get().add(row * 4 * channels + gate * channels + first);
-                                    std::slice::from_raw_parts_mut(start, live)
-                                };
-                                to.copy_from_slice(&values[..live]);
-                            }
-                        }
+            let pixels: Vec<usize> = rows.clone().collect();
+            with_scratch(scratch_len + panels * tile_len, |scratch| {
+                let (scratch, tiles) = scratch.split_at_mut(scratch_len);
+                // SAFETY: `scratch` outlives the loop below.
+                unsafe { product.left.pointers(rows.clone(), scratch, &mut pointers) };
+                for (group, first) in (0..channels).step_by(lanes).enumerate() {
+                    for (p, tile) in tiles.chunks_exact_mut(tile_len).enumerate() {
+                        product.panel_tile(&pointers, rows.len(), group * panels + p, tile);
                     }
-                });
-            }
+                    let gates = [0, 1, 2, 3].map(|gate| &tiles[gate * lanes / nr * tile_len + gate * lanes % nr..]);
+                    end(&pixels, first, nr, gates);
+                }
+            });
         });
     });
+}
+
+/// Returns whether the gates of a cell are computed by Winograd's method: then there are whole vectors of channels.
+fn winograd_applies(gates: &Conv2dGeometry) -> bool {
+    winograd::applies(gates) && (gates.out_c / 4).is_multiple_of(winograd::CHANNELS)
+}
+
+/// What the end of a cell needs for some rows and up to a vector of channels.
+struct Operands<'a> {
+    pixels: &'a [usize],
+    channels: usize,
+    /// The first channel, and how many there are.
+    first: usize,
+    live: usize,
+    /// The pre-activations of each gate: those of the next pixel are `row` elements further.
+    row: usize,
+    gates: [&'a [f32]; 4],
+    /// `[pixels, channels]`, as the next two.
+    previous: &'a [f32],
+    current: Shared,
+    y: Shared,
+    /// `[pixels, 4 * channels]`.
+    saved: Option<Shared>,
+}
+
+for_each_isa! {
+    /// Applies the gates to `LANES` channels of some rows: writes the state, the output and what backward needs.
+    fn finish<const LANES: usize>(operands: &Operands<'_>) {
+        let &Operands { pixels, channels, first, live, row, gates, previous, current, y, saved } = operands;
+        for (r, pixel) in pixels.iter().enumerate() {
+            let [mut i, mut f, mut o, mut g] = gates.map(|gate| {
+                let values: &[f32; LANES] = gate[r * row..][..LANES].try_into().expect("a vector of lanes");
+                *values
+            });
+            let at = pixel * channels + first;
+            let mut before = [0.0; LANES];
+            if live == LANES {
+                before.copy_from_slice(&previous[at..at + LANES]);
+            } else {
+                before[..live].copy_from_slice(&previous[at..at + live]);
+            }
+            let (mut state, mut out) = ([0.0; LANES], [0.0; LANES]);
+            for c in 0..LANES {
+                (i[c], f[c], o[c], g[c]) = (sigmoid(i[c]), sigmoid(f[c]), sigmoid(o[c]), tanh(g[c]));
+                state[c] = f[c] * before[c] + i[c] * g[c];
+                out[c] = o[c] * tanh(state[c]);
+            }
+            let put = |base: Shared, start: usize, values: &[f32; LANES]| {
+                // SAFETY: only this task has these channels of this row, which the caller's buffers contain.
+                unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), base.get().add(start), live) };
+            };
+            put(current, at, &state);
+            put(y, at, &out);
+            if let Some(saved) = saved {
+                for (gate, values) in [i, f, o, g].iter().enumerate() {
+                    put(saved, pixel * 4 * channels + gate * channels + first, values);
+                }
+            }
+        }
+    }
 }
 
 /// Turns the activated gates `[pixels, 4·channels]` into the gradients of their pre-activations, in place. `previous` (c') and `grad_y`
@@ -109,12 +178,19 @@ fn forward_on(
 /// `da_g = dc·i·(1-g²)`.
 pub fn gate_gradients(channels: usize, gates: &mut [f32], previous: &[f32], grad_y: &[f32]) {
     par::rows_mut(gates, 4 * channels, |first, rows| {
-        for (r, row) in rows.chunks_exact_mut(4 * channels).enumerate() {
-            let at = (first + r) * channels;
-            let (before, dy) = (&previous[at..at + channels], &grad_y[at..at + channels]);
+        let span = first * channels..first * channels + rows.len() / 4;
+        gate_gradients_of(channels, rows, &previous[span.clone()], &grad_y[span]);
+    });
+}
+
+for_each_isa! {
+    fn gate_gradients_of(channels: usize, gates: &mut [f32], previous: &[f32], grad_y: &[f32]) {
+        let pixels = previous.chunks_exact(channels).zip(grad_y.chunks_exact(channels));
+        for (row, (before, dy)) in gates.chunks_exact_mut(4 * channels).zip(pixels) {
             let (i, rest) = row.split_at_mut(channels);
             let (f, rest) = rest.split_at_mut(channels);
             let (o, g) = rest.split_at_mut(channels);
+            let (before, dy, g) = (&before[..channels], &dy[..channels], &mut g[..channels]);
             for c in 0..channels {
                 let (vi, vf, vo, vg) = (i[c], f[c], o[c], g[c]);
                 let t = tanh(vf * before[c] + vi * vg);
@@ -125,5 +201,5 @@ pub fn gate_gradients(channels: usize, gates: &mut [f32], previous: &[f32], grad
                 g[c] = dc * vi * (1.0 - vg * vg);
             }
         }
-    });
+    }
 }

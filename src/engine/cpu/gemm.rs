@@ -6,6 +6,8 @@
 use rayon::prelude::*;
 
 use super::microkernel::{Isa, MAX_NR, MR, Tile};
+use super::scratch::with_scratch;
+use super::simd::prefetch;
 
 /// Rows of a task. With [`KC`] columns they stay in the second-level cache while the task reads all panels.
 pub(super) const MC: usize = 16 * MR;
@@ -37,15 +39,16 @@ pub(super) struct RightMatrix<'a> {
     pub n: usize,
     pub k_stride: usize,
     pub n_stride: usize,
-    /// The columns are gates `[4][n / 4]`; a panel has the same channels of all four (see [`gate_column`]).
-    pub gates: bool,
+    /// Set if the columns are gates `[4][n / 4]`: panels then have vectors of gates of the same channels (see [`gate_column`]).
+    pub gates: Option<Isa>,
 }
 
-/// Returns the source column of a panel's column `j`, for a matrix of four gates with `channels` each, or `None` in the padding.
-fn gate_column(panel: usize, j: usize, nr: usize, channels: usize) -> Option<usize> {
-    let width = nr / 4;
-    let channel = panel * width + j % width;
-    (channel < channels).then_some(j / width * channels + channel)
+/// Returns the source of column `column` of all panels, for a matrix of four gates with `channels` each, or `None` in the padding. Four
+/// vectors of columns, in one panel or several, are the four gates of the same channels.
+pub(super) fn gate_column(isa: Isa, column: usize, channels: usize) -> Option<usize> {
+    let (group, column) = (column / (4 * isa.lanes), column % (4 * isa.lanes));
+    let channel = group * isa.lanes + column % isa.lanes;
+    (channel < channels).then_some(column / isa.lanes * channels + channel)
 }
 
 impl RightMatrix<'_> {
@@ -62,12 +65,13 @@ impl RightMatrix<'_> {
     pub(crate) fn pack(&self, nr: usize, packed: &mut [f32]) {
         let k = self.k();
         packed.par_chunks_mut(k * nr).enumerate().for_each(|(p, panel)| {
-            let column = |j: usize| {
-                if self.gates { gate_column(p, j, nr, self.n / 4) } else { (p * nr + j < self.n).then_some(p * nr + j) }
+            let column = |j: usize| match self.gates {
+                Some(isa) => gate_column(isa, p * nr + j, self.n / 4),
+                None => (p * nr + j < self.n).then_some(p * nr + j),
             };
             let columns: [Option<usize>; MAX_NR] = std::array::from_fn(|j| if j < nr { column(j) } else { None });
             let columns = &columns[..nr];
-            let contiguous = self.n_stride == 1 && !self.gates && columns[nr - 1].is_some();
+            let contiguous = self.n_stride == 1 && self.gates.is_none() && columns[nr - 1].is_some();
             for (tap, &start) in self.tap_offsets.iter().enumerate() {
                 let block = &mut panel[tap * self.depth * nr..(tap + 1) * self.depth * nr];
                 if contiguous {
@@ -135,7 +139,8 @@ pub(super) fn depth_blocks(taps: usize, depth: usize) -> Vec<(usize, usize, usiz
         let split = |tap| (0..parts).map(move |i| (tap, 1, i * len, len.min(depth - i * len)));
         (0..taps).flat_map(split).collect()
     } else {
-        let together = (KC / depth).max(1);
+        // Equal blocks.
+        let together = taps.div_ceil(taps.div_ceil((KC / depth).max(1)));
         (0..taps).step_by(together).map(|tap| (tap, together.min(taps - tap), 0, depth)).collect()
     }
 }
@@ -165,10 +170,24 @@ impl<L: LeftRows> Product<'_, L> {
         bias: Option<&[f32]>,
         destination: &impl Fn(usize) -> *mut f32,
     ) {
-        let mut scratch = vec![0.0; self.left.scratch_len()];
-        let mut pointers = Vec::new();
-        // SAFETY: `scratch` lives to the end of this function.
-        unsafe { self.left.pointers(rows.clone(), &mut scratch, &mut pointers) };
+        with_scratch(self.left.scratch_len(), |scratch| {
+            let mut pointers = Vec::new();
+            // SAFETY: `scratch` outlives the use of the pointers.
+            unsafe { self.left.pointers(rows.clone(), scratch, &mut pointers) };
+            self.tiles(rows, panels, &pointers, accumulate, bias, destination);
+        });
+    }
+
+    /// Computes the tiles of a block.
+    fn tiles(
+        &self,
+        rows: std::ops::Range<usize>,
+        panels: std::ops::Range<usize>,
+        pointers: &[[*const f32; MR]],
+        accumulate: bool,
+        bias: Option<&[f32]>,
+        destination: &impl Fn(usize) -> *mut f32,
+    ) {
         let starts: Vec<*mut f32> = rows.clone().map(destination).collect();
         let mut edge = [0.0f32; MR * MAX_NR];
         let edge = edge.as_mut_ptr();
@@ -188,7 +207,10 @@ impl<L: LeftRows> Product<'_, L> {
                         // SAFETY: MR rows of at most MAX_NR elements.
                         std::array::from_fn(|r| unsafe { edge.add(r * self.nr) })
                     };
-                    self.tile(&pointers, group, (tap, taps, from, len), p, c, add && whole);
+                    if p == panels.start {
+                        self.prefetch(pointers, group + 1, (tap, taps, from, len));
+                    }
+                    self.tile(pointers, group, (tap, taps, from, len), p, c, add && whole);
                     if !whole {
                         for (r, start) in starts.iter().enumerate() {
                             // SAFETY: as above, only the `width` columns that exist.
@@ -206,6 +228,20 @@ impl<L: LeftRows> Product<'_, L> {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// Asks for the part of a group of rows that a tile will read, so that it comes from memory while the tile before is computed.
+    fn prefetch(
+        &self,
+        pointers: &[[*const f32; MR]],
+        group: usize,
+        (tap, taps, from, len): (usize, usize, usize, usize),
+    ) {
+        for row in pointers.iter().skip(group * self.taps + tap).take(taps).flatten() {
+            for at in (from..from + len).step_by(16) {
+                prefetch(row.wrapping_add(at));
             }
         }
     }

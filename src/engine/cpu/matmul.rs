@@ -39,7 +39,7 @@ impl PackedRows {
             rows.resize(own.len() * depth, 0.0);
             fill(own.clone(), rows);
             let (data, n) = (&rows[..], own.len());
-            RightMatrix { data, tap_offsets: &[0], depth, n, k_stride: 1, n_stride: depth, gates: false }
+            RightMatrix { data, tap_offsets: &[0], depth, n, k_stride: 1, n_stride: depth, gates: None }
                 .pack(nr, panels);
         });
         PackedRows { isa, panels, rows: n, depth, nr }

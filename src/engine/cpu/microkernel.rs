@@ -3,10 +3,10 @@
 //! The left matrix is read in place through row pointers, and its elements are broadcast one by one; the right matrix is packed into
 //! panels as wide as the tile. A convolution therefore needs no im2col copy: a row pointer per output pixel and tap is enough.
 
-use std::sync::OnceLock;
-
+use super::isa::InstructionSet;
 #[cfg(target_arch = "x86_64")]
-use super::simd::{Avx2, Avx512, Portable, Simd};
+use super::simd::{Avx2, Avx512};
+use super::simd::{Portable, Simd, prefetch};
 
 /// Rows of a tile.
 pub(super) const MR: usize = 6;
@@ -28,19 +28,37 @@ pub(super) struct Tile {
     pub accumulate: bool,
 }
 
+/// The work of one tile whose left matrix has the numbers of a column next to each other:
+/// `c[r·c_step..] (+)= Σ_k a[k·a_step + r] · b[k][..]`.
+pub(super) struct Columns {
+    pub a: *const f32,
+    pub a_step: usize,
+    /// The packed panel: `depth` rows as wide as the tile.
+    pub b: *const f32,
+    pub depth: usize,
+    pub c: *mut f32,
+    pub c_step: usize,
+    /// Whether to add to `c` instead of overwriting it.
+    pub accumulate: bool,
+}
+
 /// # Safety
 /// The pointers of the tile must be valid for what its fields say, rows of `c` must not overlap, and the CPU must have the instructions.
-type Kernel = unsafe fn(&Tile);
+type RowsKernel = unsafe fn(&Tile);
+/// # Safety
+/// As for [`RowsKernel`].
+type ColumnsKernel = unsafe fn(&Columns);
 
 /// The kernels of one instruction set.
 #[derive(Clone, Copy)]
 pub(super) struct Isa {
+    pub set: InstructionSet,
     pub name: &'static str,
     pub lanes: usize,
     /// For tiles of 1, 2, ... vectors, with rows of the left matrix that are contiguous in k.
-    rows: &'static [Kernel],
-    /// The same, for a left matrix that is packed as `[k][MR]`.
-    packed: &'static [Kernel],
+    rows: &'static [RowsKernel],
+    /// The same, for a left matrix whose columns are contiguous.
+    columns: &'static [ColumnsKernel],
 }
 
 impl Isa {
@@ -50,28 +68,29 @@ impl Isa {
     }
 
     /// Returns the kernel for tiles of `nr` columns.
-    pub(super) fn rows(&self, nr: usize) -> Kernel {
+    pub(super) fn rows(&self, nr: usize) -> RowsKernel {
         self.rows[nr / self.lanes - 1]
     }
 
-    /// Returns the kernel for tiles of `nr` columns and a packed left matrix.
-    pub(super) fn packed(&self, nr: usize) -> Kernel {
-        self.packed[nr / self.lanes - 1]
+    /// Returns the kernel for tiles of `nr` columns and a left matrix whose columns are contiguous.
+    pub(super) fn columns(&self, nr: usize) -> ColumnsKernel {
+        self.columns[nr / self.lanes - 1]
     }
 }
 
 #[inline(always)]
-unsafe fn tile<S: Simd, const NV: usize, const STEP: usize>(t: &Tile) {
-    // SAFETY: the contract of `Kernel`.
+unsafe fn rows<S: Simd, const NV: usize>(t: &Tile) {
+    // SAFETY: the contract of `RowsKernel`.
     unsafe {
         let mut acc = [[S::splat(0.0); NV]; MR];
         let mut b = t.b;
+        t.c.iter().for_each(|c| prefetch(*c));
         for s in 0..t.segment_count {
             let rows = (*t.segments.add(s)).map(|row| row.add(t.offset));
             for k in 0..t.segment_len {
                 let columns: [S; NV] = std::array::from_fn(|v| S::load(b.add(v * S::LANES)));
                 for r in 0..MR {
-                    let a = S::splat(*rows[r].add(k * STEP));
+                    let a = S::splat(*rows[r].add(k));
                     for v in 0..NV {
                         acc[r][v] = a.mul_add(columns[v], acc[r][v]);
                     }
@@ -89,60 +108,88 @@ unsafe fn tile<S: Simd, const NV: usize, const STEP: usize>(t: &Tile) {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn avx512<const NV: usize, const STEP: usize>(t: &Tile) {
-    // SAFETY: the contract of `Kernel`; the instruction set is enabled here.
-    unsafe { tile::<Avx512, NV, STEP>(t) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<const NV: usize, const STEP: usize>(t: &Tile) {
-    // SAFETY: the contract of `Kernel`; the instruction set is enabled here.
-    unsafe { tile::<Avx2, NV, STEP>(t) }
-}
-
-unsafe fn portable<const NV: usize, const STEP: usize>(t: &Tile) {
-    // SAFETY: the contract of `Kernel`.
-    unsafe { tile::<Portable, NV, STEP>(t) }
-}
-
-/// Returns the instruction sets of this machine, the best one first.
-pub(super) fn available() -> Vec<Isa> {
-    let mut found = Vec::new();
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            found.push(Isa {
-                name: "AVX-512",
-                lanes: 16,
-                rows: &[avx512::<1, 1>, avx512::<2, 1>, avx512::<3, 1>, avx512::<4, 1>],
-                packed: &[avx512::<1, MR>, avx512::<2, MR>, avx512::<3, MR>, avx512::<4, MR>],
-            });
+#[inline(always)]
+unsafe fn columns<S: Simd, const NV: usize>(t: &Columns) {
+    // SAFETY: the contract of `ColumnsKernel`.
+    unsafe {
+        let mut acc = [[S::splat(0.0); NV]; MR];
+        let (mut a, mut b) = (t.a, t.b);
+        (0..MR).for_each(|r| prefetch(t.c.add(r * t.c_step)));
+        for _ in 0..t.depth {
+            let columns: [S; NV] = std::array::from_fn(|v| S::load(b.add(v * S::LANES)));
+            for r in 0..MR {
+                let a = S::splat(*a.add(r));
+                for v in 0..NV {
+                    acc[r][v] = a.mul_add(columns[v], acc[r][v]);
+                }
+            }
+            a = a.add(t.a_step);
+            b = b.add(NV * S::LANES);
         }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            found.push(Isa {
-                name: "AVX2",
-                lanes: 8,
-                rows: &[avx2::<1, 1>, avx2::<2, 1>],
-                packed: &[avx2::<1, MR>, avx2::<2, MR>],
-            });
+        for r in 0..MR {
+            for v in 0..NV {
+                let c = t.c.add(r * t.c_step + v * S::LANES);
+                let sum = if t.accumulate { acc[r][v].add(S::load(c)) } else { acc[r][v] };
+                sum.store(c);
+            }
         }
     }
-    found.push(Isa {
-        name: "portable",
-        lanes: 8,
-        rows: &[portable::<1, 1>, portable::<2, 1>],
-        packed: &[portable::<1, MR>, portable::<2, MR>],
-    });
-    found
 }
 
-/// Returns the instruction set in use.
+/// Defines the kernels of one instruction set for tiles of up to four vectors.
+macro_rules! kernels_of {
+    ($set:ident, $vector:ident $(, $(#[$feature:meta])+)?) => {
+        mod $set {
+            use super::*;
+            $($(#[$feature])+)?
+            unsafe fn rows<const NV: usize>(t: &Tile) {
+                // SAFETY: the contract of `RowsKernel`; the instruction set is enabled here.
+                unsafe { super::rows::<$vector, NV>(t) }
+            }
+            $($(#[$feature])+)?
+            unsafe fn columns<const NV: usize>(t: &Columns) {
+                // SAFETY: the contract of `ColumnsKernel`; the instruction set is enabled here.
+                unsafe { super::columns::<$vector, NV>(t) }
+            }
+            pub(super) static ROWS: [RowsKernel; 4] = [rows::<1>, rows::<2>, rows::<3>, rows::<4>];
+            pub(super) static COLUMNS: [ColumnsKernel; 4] = [columns::<1>, columns::<2>, columns::<3>, columns::<4>];
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+kernels_of!(avx512, Avx512, #[target_feature(enable = "avx512f,avx2,fma")]);
+#[cfg(target_arch = "x86_64")]
+kernels_of!(avx2, Avx2, #[target_feature(enable = "avx2,fma")]);
+kernels_of!(portable, Portable);
+
+/// Returns the kernels of the instruction sets that may be used here, the best one first.
+#[cfg(test)]
+pub(super) fn available() -> Vec<Isa> {
+    InstructionSet::available().map(kernels_of).collect()
+}
+
+/// Returns the kernels of an instruction set. Sixteen registers hold tiles of two vectors, 32 registers tiles of four.
+fn kernels_of(set: InstructionSet) -> Isa {
+    match set {
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx512 => {
+            Isa { set, name: "AVX-512", lanes: 16, rows: &avx512::ROWS, columns: &avx512::COLUMNS }
+        }
+        #[cfg(target_arch = "x86_64")]
+        InstructionSet::Avx2 => {
+            Isa { set, name: "AVX2", lanes: 8, rows: avx2::ROWS.split_at(2).0, columns: avx2::COLUMNS.split_at(2).0 }
+        }
+        _ => {
+            let (rows, columns) = (portable::ROWS.split_at(2).0, portable::COLUMNS.split_at(2).0);
+            Isa { set, name: "portable", lanes: 8, rows, columns }
+        }
+    }
+}
+
+/// Returns the kernels in use.
 pub(super) fn best() -> Isa {
-    static BEST: OnceLock<Isa> = OnceLock::new();
-    *BEST.get_or_init(|| available()[0])
+    kernels_of(InstructionSet::best())
 }
 
 /// Returns the name of the instruction set that matrix products use on this machine.

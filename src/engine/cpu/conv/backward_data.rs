@@ -1,5 +1,6 @@
 //! The gradient of the input.
 
+use super::winograd;
 use crate::engine::cpu::gemm::{LeftRows, Product, RightMatrix, Shared};
 use crate::engine::cpu::microkernel::{self, Isa, MR};
 use crate::engine::geometry::Conv2dGeometry;
@@ -59,8 +60,11 @@ fn phase_taps(geometry: &Conv2dGeometry, axis: usize, phase: usize) -> Vec<usize
 
 /// Returns the workspace of [`conv2d_backward_data`], in f32.
 pub fn backward_data_workspace(geometry: &Conv2dGeometry) -> usize {
-    let nr = microkernel::best().nr(geometry.in_c);
-    RightMatrix::packed_len(geometry.taps() * geometry.out_c, geometry.in_c, nr)
+    let isa = microkernel::best();
+    if winograd::applies(geometry) {
+        return winograd::input_gradient_workspace(isa, geometry);
+    }
+    RightMatrix::packed_len(geometry.taps() * geometry.out_c, geometry.in_c, isa.nr(geometry.in_c))
 }
 
 /// Computes `grad_x (+)= convᵀ(grad_y, weight)`; shapes as in `conv2d_forward`.
@@ -86,6 +90,9 @@ pub(super) fn backward_data_on(
 ) {
     let g = geometry;
     assert_eq!(grad_x.len(), g.batch * g.in_h * g.in_w * g.in_c);
+    if winograd::applies(g) {
+        return winograd::input_gradient(isa, g, grad_y, weight, grad_x, accumulate, workspace);
+    }
     let nr = isa.nr(g.in_c);
     let destination = Shared(grad_x.as_mut_ptr());
     for ph in 0..g.stride[0].min(g.in_h) {
@@ -114,7 +121,7 @@ pub(super) fn backward_data_on(
                 n: g.in_c,
                 k_stride: 1,
                 n_stride: g.out_c,
-                gates: false,
+                gates: None,
             };
             let k = offsets.len() * g.out_c;
             let packed = &mut workspace[..RightMatrix::packed_len(k, g.in_c, nr)];

@@ -3,11 +3,14 @@
 use rayon::prelude::*;
 
 use super::forward::InputWindows;
-use crate::engine::cpu::microkernel::{self, Isa, MR, Tile};
+use super::winograd;
+use crate::engine::cpu::for_each_isa;
+use crate::engine::cpu::microkernel::{self, Columns, Isa, MR};
+use crate::engine::cpu::scratch::with_scratch;
 use crate::engine::geometry::Conv2dGeometry;
 
-/// How many rows of the weight's gradient one task computes.
-const WEIGHT_ROWS: usize = 32 * MR;
+/// How many rows of the weight's gradient one task computes at most.
+const WEIGHT_ROWS: usize = 86 * MR;
 /// Pixels of a block of the inner dimension.
 const PIXEL_BLOCK: usize = 192;
 /// A gradient is split into at least this many tasks, by pixels too if its rows give fewer and there are enough pixels.
@@ -15,14 +18,23 @@ const WEIGHT_TASKS: usize = 16;
 /// The fewest pixels of a split; fewer do not pay for another partial result.
 const SPLIT_PIXELS: usize = 512;
 
+/// Returns the rows of a task: about equal parts.
+fn task_rows(geometry: &Conv2dGeometry) -> usize {
+    let k = geometry.k();
+    k.div_ceil(k.div_ceil(WEIGHT_ROWS)).next_multiple_of(MR)
+}
+
 /// Returns how many parts the pixels are split into. It depends on the shape only, so that sums have one order.
 fn weight_splits(geometry: &Conv2dGeometry) -> usize {
-    let row_blocks = geometry.k().div_ceil(WEIGHT_ROWS);
+    let row_blocks = geometry.k().div_ceil(task_rows(geometry));
     WEIGHT_TASKS.div_ceil(row_blocks).min(geometry.pixels() / SPLIT_PIXELS).max(1)
 }
 
 /// Returns the workspace of [`conv2d_backward_weight`], in f32.
 pub fn backward_weight_workspace(geometry: &Conv2dGeometry) -> usize {
+    if winograd::applies(geometry) {
+        return winograd::weight_gradient_workspace(microkernel::best(), geometry);
+    }
     let splits = weight_splits(geometry);
     if splits > 1 { splits * geometry.k() * geometry.out_c } else { 0 }
 }
@@ -48,22 +60,25 @@ pub(super) fn backward_weight_on(
     accumulate: bool,
     workspace: &mut [f32],
 ) {
+    if winograd::applies(geometry) {
+        return winograd::weight_gradient(isa, geometry, x, grad_y, grad_weight, accumulate, workspace);
+    }
     let (k, n) = (geometry.k(), geometry.out_c);
-    let splits = weight_splits(geometry);
+    let (splits, task) = (weight_splits(geometry), task_rows(geometry));
     let windows = InputWindows { geometry, x, zeros: vec![0.0; geometry.in_c] };
     let chunk = geometry.pixels().div_ceil(splits);
     let run = |split: usize, block: usize, rows: &mut [f32], accumulate: bool| {
         let pixels = (split * chunk).min(geometry.pixels())..((split + 1) * chunk).min(geometry.pixels());
-        weight_block(isa, &windows, grad_y, block * WEIGHT_ROWS, pixels, rows, accumulate);
+        weight_block(isa, &windows, grad_y, block * task, pixels, rows, accumulate);
     };
     if splits == 1 {
-        let blocks = grad_weight.par_chunks_mut(WEIGHT_ROWS * n).enumerate();
+        let blocks = grad_weight.par_chunks_mut(task * n).enumerate();
         blocks.for_each(|(block, rows)| run(0, block, rows, accumulate));
         return;
     }
     let partial = &mut workspace[..splits * k * n];
     partial.par_chunks_mut(k * n).enumerate().for_each(|(split, part)| {
-        let blocks = part.par_chunks_mut(WEIGHT_ROWS * n).enumerate();
+        let blocks = part.par_chunks_mut(task * n).enumerate();
         blocks.for_each(|(block, rows)| run(split, block, rows, false));
     });
     let partial = &*partial;
@@ -79,7 +94,8 @@ pub(super) fn backward_weight_on(
     });
 }
 
-/// Computes rows of the weight's gradient from `first` on, summed over `pixels`. Both operands are packed block by block.
+/// Computes rows of the weight's gradient from `first` on, summed over `pixels`. Both operands are copied block by block, so that a block
+/// is in few pages and in all sets of the caches.
 fn weight_block(
     isa: Isa,
     windows: &InputWindows<'_>,
@@ -92,64 +108,72 @@ fn weight_block(
     let n = windows.geometry.out_c;
     let nr = isa.nr(n);
     let rows = out.len() / n;
-    let groups = rows.div_ceil(MR);
-    let mut left = vec![0.0f32; groups * PIXEL_BLOCK * MR];
-    let mut right = vec![0.0f32; PIXEL_BLOCK * nr];
-    let mut window = vec![0.0f32; windows.geometry.k().max(groups * MR)];
-    let mut edge = [0.0f32; MR * microkernel::MAX_NR];
+    let left_step = rows.next_multiple_of(MR);
     if pixels.is_empty() && !accumulate {
         out.fill(0.0);
     }
-    for start in pixels.clone().step_by(PIXEL_BLOCK) {
-        let count = PIXEL_BLOCK.min(pixels.end - start);
-        for pixel in 0..count {
-            let values = windows.part(start + pixel, first, rows, &mut window);
-            for (group, values) in values.chunks(MR).enumerate() {
-                left[(group * count + pixel) * MR..][..values.len()].copy_from_slice(values);
+    let panels = n.div_ceil(nr);
+    let (left_len, right_len) = (PIXEL_BLOCK * left_step, PIXEL_BLOCK * panels * nr);
+    let window_len = windows.geometry.k().max(left_step);
+    with_scratch(left_len + right_len + window_len, |scratch| {
+        let (left, rest) = scratch.split_at_mut(left_len);
+        let (right, window) = rest.split_at_mut(right_len);
+        let mut edge = [0.0f32; MR * microkernel::MAX_NR];
+        for start in pixels.clone().step_by(PIXEL_BLOCK) {
+            let count = PIXEL_BLOCK.min(pixels.end - start);
+            for (pixel, row) in left.chunks_exact_mut(left_step).take(count).enumerate() {
+                row[..rows].copy_from_slice(windows.part(start + pixel, first, rows, window));
+                row[rows..].fill(0.0);
             }
-        }
-        let add = accumulate || start > pixels.start;
-        for p in 0..n.div_ceil(nr) {
-            let width = nr.min(n - p * nr);
-            // The rows of a single panel need no reordering.
-            let in_place = n == nr;
-            if !in_place {
-                for (pixel, row) in right.chunks_exact_mut(nr).take(count).enumerate() {
-                    row[..width].copy_from_slice(&grad_y[(start + pixel) * n + p * nr..][..width]);
-                    row[width..].fill(0.0);
+            // The rows of a single panel are in order already.
+            let right = if n == nr {
+                &grad_y[start * n..][..count * n]
+            } else {
+                let right = &mut right[..panels * count * nr];
+                pack_panels(&grad_y[start * n..][..count * n], n, nr, right);
+                &*right
+            };
+            let add = accumulate || start > pixels.start;
+            for (p, b) in right.chunks_exact(count * nr).enumerate() {
+                let width = nr.min(n - p * nr);
+                for group in 0..rows.div_ceil(MR) {
+                    let live = MR.min(rows - group * MR);
+                    let whole = live == MR && width == nr;
+                    let (c, c_step) = if whole {
+                        (out[group * MR * n + p * nr..][..(MR - 1) * n + nr].as_mut_ptr(), n)
+                    } else {
+                        (edge[..MR * nr].as_mut_ptr(), nr)
+                    };
+                    let a = left[group * MR..][..(count - 1) * left_step + MR].as_ptr();
+                    let accumulate = add && whole;
+                    let tile = Columns { a, a_step: left_step, b: b.as_ptr(), depth: count, c, c_step, accumulate };
+                    // SAFETY: `a`, `b` and `c` were sliced above to what the tile reads and writes; the ISA was detected.
+                    unsafe { isa.columns(nr)(&tile) };
+                    if !whole {
+                        for r in 0..live {
+                            let c = &mut out[(group * MR + r) * n + p * nr..][..width];
+                            c.iter_mut().zip(&edge[r * nr..]).for_each(|(c, t)| *c = if add { *c + t } else { *t });
+                        }
+                    }
                 }
             }
-            let b = if in_place { grad_y[start * n..][..count * nr].as_ptr() } else { right.as_ptr() };
-            for group in 0..groups {
-                let live = MR.min(rows - group * MR);
-                let whole = live == MR && width == nr;
-                // All rows of the tile share one base pointer.
-                let (base, row_len) = if whole {
-                    (out[group * MR * n + p * nr..][..(MR - 1) * n + nr].as_mut_ptr(), n)
+        }
+    });
+}
+
+for_each_isa! {
+    /// Copies rows of `n` numbers to panels `[n / nr][rows][nr]`, filled up with zeros. Reads row by row, in the order of memory.
+    fn pack_panels(from: &[f32], n: usize, nr: usize, to: &mut [f32]) {
+        let rows = from.len() / n;
+        for (i, row) in from.chunks_exact(n).enumerate() {
+            for (p, from) in row.chunks(nr).enumerate() {
+                let to = &mut to[(p * rows + i) * nr..][..nr];
+                if from.len() == nr {
+                    let vectors = to.as_chunks_mut::<8>().0.iter_mut().zip(from.as_chunks::<8>().0);
+                    vectors.for_each(|(to, from)| *to = *from);
                 } else {
-                    (edge[..MR * nr].as_mut_ptr(), nr)
-                };
-                // SAFETY: MR rows of `nr` elements, sliced above.
-                let c = std::array::from_fn(|r| unsafe { base.add(r * row_len) });
-                let base = left[group * count * MR..][..count * MR].as_ptr();
-                // SAFETY: element r of the first [k][MR] row; the kernel steps by MR within the slice.
-                let segment: [*const f32; MR] = std::array::from_fn(|r| unsafe { base.add(r) });
-                let tile = Tile {
-                    segments: &raw const segment,
-                    segment_count: 1,
-                    segment_len: count,
-                    offset: 0,
-                    b,
-                    c,
-                    accumulate: add && whole,
-                };
-                // SAFETY: `left` and `b` hold `count` packed rows, `c` MR rows of `nr`; the ISA was detected.
-                unsafe { isa.packed(nr)(&tile) };
-                if !whole {
-                    for r in 0..live {
-                        let c = &mut out[(group * MR + r) * n + p * nr..][..width];
-                        c.iter_mut().zip(&edge[r * nr..]).for_each(|(c, t)| *c = if add { *c + t } else { *t });
-                    }
+                    to[..from.len()].copy_from_slice(from);
+                    to[from.len()..].fill(0.0);
                 }
             }
         }

@@ -1,7 +1,11 @@
 //! The forward pass: windows of the input as rows of pointers.
 
-use crate::engine::cpu::gemm::{LeftRows, MC, Product, RightMatrix, Shared};
+use rayon::prelude::*;
+
+use super::winograd;
+use crate::engine::cpu::gemm::{LeftRows, MC, Product, RightMatrix, Shared, gate_column};
 use crate::engine::cpu::microkernel::{self, Isa, MR};
+use crate::engine::cpu::par;
 use crate::engine::geometry::Conv2dGeometry;
 
 /// With fewer input channels than this, the taps are gathered into a small tile, because segments would be too short.
@@ -125,9 +129,9 @@ pub(in crate::engine::cpu) fn with_forward_product<R>(
     f: impl FnOnce(&Product<'_, InputWindows<'_>>) -> R,
 ) -> R {
     let (k, n) = (geometry.k(), geometry.out_c);
-    let nr = if gates { gates_nr(isa) } else { isa.nr(n) };
-    let panels = if gates { (n / 4).div_ceil(nr / 4) } else { n.div_ceil(nr) };
-    let packed = &mut packed[..k * panels * nr];
+    let (nr, columns) = if gates { (gates_nr(isa), gates_columns(isa, n)) } else { (isa.nr(n), n) };
+    let packed = &mut packed[..RightMatrix::packed_len(k, columns, nr)];
+    let gates = gates.then_some(isa);
     let right = RightMatrix { data: weight, tap_offsets: &[0], depth: k, n, k_stride: n, n_stride: 1, gates };
     right.pack(nr, packed);
     let left = InputWindows { geometry, x, zeros: vec![0.0; geometry.in_c] };
@@ -135,15 +139,45 @@ pub(in crate::engine::cpu) fn with_forward_product<R>(
     f(&Product { isa, left: &left, rows: geometry.pixels(), taps, depth, n, packed, nr })
 }
 
-/// Returns the width of panels of gates: a multiple of 4, so that a panel has all gates of its channels.
-pub(in crate::engine::cpu) fn gates_nr(isa: Isa) -> usize {
+/// Returns the width of panels of gates, the largest one.
+fn gates_nr(isa: Isa) -> usize {
     isa.nr(usize::MAX / 2)
+}
+
+/// Returns how many panels hold the four gates of a vector of channels.
+pub(in crate::engine::cpu) fn panels_of_gates(isa: Isa) -> usize {
+    4 * isa.lanes / gates_nr(isa)
+}
+
+/// Returns the workspace of [`winograd_gates`], in f32.
+pub(in crate::engine::cpu) fn winograd_gates_workspace(isa: Isa, gates: &Conv2dGeometry) -> usize {
+    winograd::packed_len(gates.in_c, gates_columns(isa, gates.out_c), gates_nr(isa))
+}
+
+/// Transforms the weight of a cell's gates for Winograd's method.
+pub(in crate::engine::cpu) fn winograd_gates<'a>(
+    isa: Isa,
+    gates: &Conv2dGeometry,
+    weight: &[f32],
+    workspace: &'a mut [f32],
+) -> winograd::Weight<'a> {
+    let columns = (gates_columns(isa, gates.out_c), gates_nr(isa));
+    let source = |column| gate_column(isa, column, gates.out_c / 4);
+    winograd::Weight::new(isa, weight, [gates.in_c, gates.out_c], columns, source, workspace)
+}
+
+/// Returns the columns of all panels for `n` columns of gates: whole groups of four vectors.
+pub(in crate::engine::cpu) fn gates_columns(isa: Isa, n: usize) -> usize {
+    (n / 4).next_multiple_of(isa.lanes) * 4
 }
 
 /// Returns the workspace of [`conv2d_forward`], in f32.
 pub fn forward_workspace(geometry: &Conv2dGeometry) -> usize {
-    let nr = microkernel::best().nr(geometry.out_c);
-    RightMatrix::packed_len(geometry.k(), geometry.out_c, nr)
+    let isa = microkernel::best();
+    if winograd::applies(geometry) {
+        return winograd::workspace(isa, geometry);
+    }
+    RightMatrix::packed_len(geometry.k(), geometry.out_c, isa.nr(geometry.out_c))
 }
 
 /// Computes `y = conv(x, weight) + bias`. `x` is `[batch, in_h, in_w, in_c]`, `weight` `[k, out_c]`, `y` `[batch, out_h, out_w, out_c]`.
@@ -169,6 +203,13 @@ pub(super) fn forward_on(
 ) {
     let n = geometry.out_c;
     assert_eq!(y.len(), geometry.pixels() * n);
+    if winograd::applies(geometry) {
+        winograd::convolve(isa, geometry, x, weight, y, false, workspace);
+        if let Some(bias) = bias {
+            y.par_chunks_mut(n).for_each(|pixel| par::add_assign(pixel, bias));
+        }
+        return;
+    }
     let destination = Shared(y.as_mut_ptr());
     with_forward_product(geometry, isa, x, weight, false, workspace, |product| {
         // SAFETY: `y` has `pixels` rows of `n` elements (asserted).

@@ -9,8 +9,11 @@ mod backward_weight;
 mod forward;
 #[cfg(test)]
 mod tests;
+pub(super) mod winograd;
 
 pub use backward_data::{backward_data_workspace, conv2d_backward_data};
 pub use backward_weight::{backward_weight_workspace, conv2d_backward_weight};
 pub use forward::{conv2d_forward, forward_workspace};
-pub(super) use forward::{gates_nr, with_forward_product};
+pub(super) use forward::{
+    gates_columns, panels_of_gates, winograd_gates, winograd_gates_workspace, with_forward_product,
+};

@@ -28,6 +28,12 @@ fn geometries() -> Vec<Conv2dGeometry> {
         case(1, [6, 6], [17, 9], [5, 5], [1, 2], [4, 0]),
         case(9, [16, 16], [24, 12], [3, 3], [1, 1], [1, 1]),
         case(70, [1, 1], [50, 7], [1, 1], [1, 1], [0, 0]),
+        // By Winograd's method: tiles that reach beyond the image, one tile, several blocks of channels, every padding.
+        case(2, [9, 7], [32, 48], [3, 3], [1, 1], [1, 1]),
+        case(1, [4, 4], [16, 16], [3, 3], [1, 1], [1, 1]),
+        case(3, [5, 13], [16, 80], [3, 3], [1, 1], [0, 0]),
+        case(2, [3, 3], [304, 16], [3, 3], [1, 1], [2, 2]),
+        case(9, [16, 15], [16, 16], [3, 3], [1, 1], [1, 0]),
     ]
 }
 
@@ -72,13 +78,14 @@ fn reference(g: &Conv2dGeometry, x: &[f32], weight: &[f32], grad_y: &[f32]) -> R
     Reference { y, grad_x, grad_weight }
 }
 
-/// Asserts that the largest difference is at most 2e-6 of the largest value.
+/// Asserts that the largest difference is at most 4e-6 of the largest value: Winograd's method has about twice the rounding error of direct
+/// sums.
 fn assert_close(found: &[f32], expected: impl Iterator<Item = f64>, what: &str) {
     let expected: Vec<f64> = expected.collect();
     let scale = expected.iter().fold(1e-3, |m: f64, v| m.max(v.abs()));
     for (i, (f, e)) in found.iter().zip(&expected).enumerate() {
         let error = (f64::from(*f) - e).abs();
-        assert!(error <= 2e-6 * scale, "{what}[{i}]: {f}, expected {e}");
+        assert!(error <= 4e-6 * scale, "{what}[{i}]: {f}, expected {e}");
     }
 }
 
@@ -93,7 +100,7 @@ fn every_instruction_set_matches_direct_sums() {
         for isa in microkernel::available() {
             let what = |pass: &str| format!("{pass}, {}, {g:?}", isa.name);
             // The earlier content of a buffer is overwritten, or added to.
-            let mut workspace = vec![f32::NAN; (g.k() + g.taps() * g.out_c) * (g.in_c + g.out_c + 64)];
+            let mut workspace = vec![f32::NAN; 2 * forward_workspace(&g).max(backward_data_workspace(&g))];
             let mut y = vec![f32::NAN; expected.y.len()];
             forward_on(isa, &g, &x, &weight, Some(&bias), &mut y, &mut workspace);
             let with_bias = expected.y.iter().enumerate().map(|(i, v)| v + f64::from(bias[i % g.out_c]));
@@ -105,7 +112,7 @@ fn every_instruction_set_matches_direct_sums() {
             backward_data_on(isa, &g, &grad_y, &weight, &mut grad_x, true, &mut workspace);
             assert_close(&grad_x, expected.grad_x.iter().map(|v| 2.0 * v), &what("gradient of the input, added"));
 
-            let mut workspace = vec![f32::NAN; backward_weight_workspace(&g)];
+            let mut workspace = vec![f32::NAN; 2 * backward_weight_workspace(&g)];
             let mut grad_weight = vec![f32::NAN; weight.len()];
             backward_weight_on(isa, &g, &x, &grad_y, &mut grad_weight, false, &mut workspace);
             assert_close(&grad_weight, expected.grad_weight.iter().copied(), &what("gradient of the weight"));
