@@ -1,6 +1,20 @@
 //! Flags that change nothing are refused, and leave nothing.
 
-use super::{fails_with, fixture, path, tiny};
+use super::{fails_with, fixture, path, program, text, tiny};
+
+#[test]
+fn the_instruction_set_can_be_limited() {
+    let info = |limit: &str| program().arg("info").env("PTL_MAX_ISA", limit).output().unwrap();
+    let portable = info("portable");
+    assert!(
+        portable.status.success() && text(&portable.stdout).contains("matrix products use portable"),
+        "{portable:?}"
+    );
+    let unknown = info("sse9");
+    assert_eq!(unknown.status.code(), Some(1));
+    let message = text(&unknown.stderr);
+    assert!(["PTL_MAX_ISA = sse9", "avx2"].iter().all(|part| message.contains(part)), "{message}");
+}
 
 #[test]
 fn a_flag_without_effect_is_refused_before_the_run_exists() {

@@ -16,6 +16,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::base::error::IoContext;
+use crate::engine::cpu::InstructionSet;
 use crate::{Error, Result};
 use args::{Cli, Command};
 
@@ -32,7 +33,8 @@ pub fn run() -> ExitCode {
         }
     };
     let watched = signals::watch().at("watch for", "signals");
-    let result = watched.and_then(|()| run_command(cli.command));
+    let checked = watched.and_then(|()| InstructionSet::in_use());
+    let result = checked.and_then(|_| run_command(cli.command));
     match result {
         Ok(code) => code,
         Err(Error::Stopped) => output::interrupted(),

@@ -4,13 +4,14 @@
 use rayon::prelude::*;
 
 use super::conv;
-use super::conv::winograd::{self, PIXELS, Product as Winograd};
+use super::conv::winograd::{self, Product as Winograd};
 use super::gemm::{LeftRows, MC, Shared};
-use super::isa::for_each_isa;
+use super::isa::InstructionSet;
 use super::math::{sigmoid, tanh};
 use super::microkernel::{self, Isa, MR};
 use super::par;
 use super::scratch::with_scratch;
+use super::simd::for_each_vector;
 use crate::engine::geometry::Conv2dGeometry;
 
 /// Returns the workspace of [`bconv_forward`], in f32.
@@ -62,23 +63,25 @@ fn forward_on(
     let end = |pixels: &[usize], first: usize, row: usize, gates: [&[f32]; 4]| {
         let live = lanes.min(channels - first);
         let operands = Operands { pixels, channels, first, live, row, gates, previous, current, y, saved };
-        if lanes == 16 { finish::<16>(&operands) } else { finish::<8>(&operands) }
+        // SAFETY: the operands are those of this task alone, and the caller chose an instruction set of this machine.
+        unsafe { finish(isa.set, &operands) }
     };
     if winograd_applies(gates) {
         let weight = conv::winograd_gates(isa, gates, weight, workspace);
         let panels = conv::panels_of_gates(isa);
         return Winograd::new(gates, x, weight).run(panels, |sums| {
             let row = 4 * lanes;
-            let mut pixels = Vec::with_capacity(sums.tiles.len() * PIXELS);
-            with_scratch(sums.tiles.len() * PIXELS * row, |rows| {
+            let mut pixels = Vec::new();
+            with_scratch(sums.tiles.len() * winograd::TILE_PIXELS * row, |rows| {
                 for tile in sums.tiles.clone() {
-                    let places = sums.outputs(tile).map(|pixel| match pixel {
+                    let place = |pixel: Option<usize>| match pixel {
                         None => std::ptr::null_mut(),
                         Some(pixel) => {
                             pixels.push(pixel);
                             rows[(pixels.len() - 1) * row..][..row].as_mut_ptr()
                         }
-                    });
+                    };
+                    let places: Vec<*mut f32> = sums.outputs(tile).map(place).collect();
                     // SAFETY: rows of this task, each of `row` numbers; a group of gates is that many columns.
                     unsafe { sums.write(tile, row, &places, false) };
                 }
@@ -135,37 +138,59 @@ struct Operands<'a> {
     saved: Option<Shared>,
 }
 
-for_each_isa! {
-    /// Applies the gates to `LANES` channels of some rows: writes the state, the output and what backward needs.
-    fn finish<const LANES: usize>(operands: &Operands<'_>) {
+for_each_vector! {
+    /// Applies the gates to a vector of channels of some pixels: writes the state, the output and what backward needs.
+    ///
+    /// # Safety
+    /// Nobody else may use these channels of these pixels.
+    unsafe fn finish<S>(operands: &Operands<'_>) {
         let &Operands { pixels, channels, first, live, row, gates, previous, current, y, saved } = operands;
         for (r, pixel) in pixels.iter().enumerate() {
-            let [mut i, mut f, mut o, mut g] = gates.map(|gate| {
-                let values: &[f32; LANES] = gate[r * row..][..LANES].try_into().expect("a vector of lanes");
-                *values
-            });
             let at = pixel * channels + first;
-            let mut before = [0.0; LANES];
-            if live == LANES {
-                before.copy_from_slice(&previous[at..at + LANES]);
-            } else {
-                before[..live].copy_from_slice(&previous[at..at + live]);
+            let pre_activations = gates.map(|gate| gate[r * row..][..S::LANES].as_ptr());
+            // SAFETY: the caller's promise; the buffers contain `live` channels of the pixel, and a row of gates a whole vector.
+            unsafe {
+                let [i, f, o, g] = pre_activations.map(|gate| S::load(gate));
+                let (i, f, o, g) = (sigmoid(i), sigmoid(f), sigmoid(o), tanh(g));
+                let before = S::load_part(previous[at..at + live].as_ptr(), live);
+                let state = f.mul_add(before, i.mul(g));
+                state.store_part(current.get().add(at), live);
+                o.mul(tanh(state)).store_part(y.get().add(at), live);
+                if let Some(saved) = saved {
+                    for (gate, values) in [i, f, o, g].into_iter().enumerate() {
+                        values.store_part(saved.get().add((pixel * 4 + gate) * channels + first), live);
+                    }
+                }
             }
-            let (mut state, mut out) = ([0.0; LANES], [0.0; LANES]);
-            for c in 0..LANES {
-                (i[c], f[c], o[c], g[c]) = (sigmoid(i[c]), sigmoid(f[c]), sigmoid(o[c]), tanh(g[c]));
-                state[c] = f[c] * before[c] + i[c] * g[c];
-                out[c] = o[c] * tanh(state[c]);
-            }
-            let put = |base: Shared, start: usize, values: &[f32; LANES]| {
-                // SAFETY: only this task has these channels of this row, which the caller's buffers contain.
-                unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), base.get().add(start), live) };
-            };
-            put(current, at, &state);
-            put(y, at, &out);
-            if let Some(saved) = saved {
-                for (gate, values) in [i, f, o, g].iter().enumerate() {
-                    put(saved, pixel * 4 * channels + gate * channels + first, values);
+        }
+    }
+
+    /// Computes [`gate_gradients`] for some pixels.
+    ///
+    /// # Safety
+    /// The machine must have the instruction set.
+    unsafe fn gate_gradients_of<S>(channels: usize, gates: &mut [f32], previous: &[f32], grad_y: &[f32]) {
+        let pixels = previous.chunks_exact(channels).zip(grad_y.chunks_exact(channels));
+        for (row, (before, dy)) in gates.chunks_exact_mut(4 * channels).zip(pixels) {
+            for c in (0..channels).step_by(S::LANES) {
+                let live = S::LANES.min(channels - c);
+                // SAFETY: `live` channels of the pixel from `c` on, of each gate.
+                unsafe {
+                    let places = [0, 1, 2, 3].map(|gate| row.as_mut_ptr().add(gate * channels + c));
+                    let [i, f, o, g] = places.map(|place| S::load_part(place, live));
+                    let (before, dy) = (S::load_part(before[c..].as_ptr(), live), S::load_part(dy[c..].as_ptr(), live));
+                    let one = S::splat(1.0);
+                    let t = tanh(f.mul_add(before, i.mul(g)));
+                    let dc = dy.mul(o).mul(one.sub(t.mul(t)));
+                    let gradients = [
+                        dc.mul(g).mul(i).mul(one.sub(i)),
+                        dc.mul(before).mul(f).mul(one.sub(f)),
+                        dy.mul(t).mul(o).mul(one.sub(o)),
+                        dc.mul(i).mul(one.sub(g.mul(g))),
+                    ];
+                    for (gradient, place) in gradients.into_iter().zip(places) {
+                        gradient.store_part(place, live);
+                    }
                 }
             }
         }
@@ -179,27 +204,10 @@ for_each_isa! {
 pub fn gate_gradients(channels: usize, gates: &mut [f32], previous: &[f32], grad_y: &[f32]) {
     par::rows_mut(gates, 4 * channels, |first, rows| {
         let span = first * channels..first * channels + rows.len() / 4;
-        gate_gradients_of(channels, rows, &previous[span.clone()], &grad_y[span]);
-    });
-}
-
-for_each_isa! {
-    fn gate_gradients_of(channels: usize, gates: &mut [f32], previous: &[f32], grad_y: &[f32]) {
-        let pixels = previous.chunks_exact(channels).zip(grad_y.chunks_exact(channels));
-        for (row, (before, dy)) in gates.chunks_exact_mut(4 * channels).zip(pixels) {
-            let (i, rest) = row.split_at_mut(channels);
-            let (f, rest) = rest.split_at_mut(channels);
-            let (o, g) = rest.split_at_mut(channels);
-            let (before, dy, g) = (&before[..channels], &dy[..channels], &mut g[..channels]);
-            for c in 0..channels {
-                let (vi, vf, vo, vg) = (i[c], f[c], o[c], g[c]);
-                let t = tanh(vf * before[c] + vi * vg);
-                let dc = dy[c] * vo * (1.0 - t * t);
-                i[c] = dc * vg * vi * (1.0 - vi);
-                f[c] = dc * before[c] * vf * (1.0 - vf);
-                o[c] = dy[c] * t * vo * (1.0 - vo);
-                g[c] = dc * vi * (1.0 - vg * vg);
-            }
+        // SAFETY: the instruction set in use.
+        unsafe {
+            let set = InstructionSet::best();
+            gate_gradients_of(set, channels, rows, &previous[span.clone()], &grad_y[span]);
         }
-    }
+    });
 }

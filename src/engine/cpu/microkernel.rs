@@ -28,9 +28,9 @@ pub(super) struct Tile {
     pub accumulate: bool,
 }
 
-/// The work of one tile whose left matrix has the numbers of a column next to each other:
-/// `c[r·c_step..] (+)= Σ_k a[k·a_step + r] · b[k][..]`.
-pub(super) struct Columns {
+/// The work of one tile whose rows are at equal distances. With a left matrix by rows, `c[r·c_step..] (+)= Σ_k a[r·a_step + k] · b[k][..]`;
+/// by columns, it is `a[k·a_step + r]`.
+pub(super) struct Strided {
     pub a: *const f32,
     pub a_step: usize,
     /// The packed panel: `depth` rows as wide as the tile.
@@ -47,7 +47,7 @@ pub(super) struct Columns {
 type RowsKernel = unsafe fn(&Tile);
 /// # Safety
 /// As for [`RowsKernel`].
-type ColumnsKernel = unsafe fn(&Columns);
+type StridedKernel = unsafe fn(&Strided);
 
 /// The kernels of one instruction set.
 #[derive(Clone, Copy)]
@@ -58,7 +58,9 @@ pub(super) struct Isa {
     /// For tiles of 1, 2, ... vectors, with rows of the left matrix that are contiguous in k.
     rows: &'static [RowsKernel],
     /// The same, for a left matrix whose columns are contiguous.
-    columns: &'static [ColumnsKernel],
+    columns: &'static [StridedKernel],
+    /// The same, for rows at equal distances, contiguous in k.
+    strided_rows: &'static [StridedKernel],
 }
 
 impl Isa {
@@ -73,8 +75,13 @@ impl Isa {
     }
 
     /// Returns the kernel for tiles of `nr` columns and a left matrix whose columns are contiguous.
-    pub(super) fn columns(&self, nr: usize) -> ColumnsKernel {
+    pub(super) fn columns(&self, nr: usize) -> StridedKernel {
         self.columns[nr / self.lanes - 1]
+    }
+
+    /// Returns the kernel for tiles of `nr` columns and rows at equal distances.
+    pub(super) fn strided_rows(&self, nr: usize) -> StridedKernel {
+        self.strided_rows[nr / self.lanes - 1]
     }
 }
 
@@ -109,8 +116,8 @@ unsafe fn rows<S: Simd, const NV: usize>(t: &Tile) {
 }
 
 #[inline(always)]
-unsafe fn columns<S: Simd, const NV: usize>(t: &Columns) {
-    // SAFETY: the contract of `ColumnsKernel`.
+unsafe fn strided<S: Simd, const NV: usize, const COLUMNS: bool>(t: &Strided) {
+    // SAFETY: the contract of `StridedKernel`.
     unsafe {
         let mut acc = [[S::splat(0.0); NV]; MR];
         let (mut a, mut b) = (t.a, t.b);
@@ -118,12 +125,12 @@ unsafe fn columns<S: Simd, const NV: usize>(t: &Columns) {
         for _ in 0..t.depth {
             let columns: [S; NV] = std::array::from_fn(|v| S::load(b.add(v * S::LANES)));
             for r in 0..MR {
-                let a = S::splat(*a.add(r));
+                let a = S::splat(*a.add(if COLUMNS { r } else { r * t.a_step }));
                 for v in 0..NV {
                     acc[r][v] = a.mul_add(columns[v], acc[r][v]);
                 }
             }
-            a = a.add(t.a_step);
+            a = a.add(if COLUMNS { t.a_step } else { 1 });
             b = b.add(NV * S::LANES);
         }
         for r in 0..MR {
@@ -147,12 +154,19 @@ macro_rules! kernels_of {
                 unsafe { super::rows::<$vector, NV>(t) }
             }
             $($(#[$feature])+)?
-            unsafe fn columns<const NV: usize>(t: &Columns) {
-                // SAFETY: the contract of `ColumnsKernel`; the instruction set is enabled here.
-                unsafe { super::columns::<$vector, NV>(t) }
+            unsafe fn columns<const NV: usize>(t: &Strided) {
+                // SAFETY: the contract of `StridedKernel`; the instruction set is enabled here.
+                unsafe { super::strided::<$vector, NV, true>(t) }
+            }
+            $($(#[$feature])+)?
+            unsafe fn strided_rows<const NV: usize>(t: &Strided) {
+                // SAFETY: as above.
+                unsafe { super::strided::<$vector, NV, false>(t) }
             }
             pub(super) static ROWS: [RowsKernel; 4] = [rows::<1>, rows::<2>, rows::<3>, rows::<4>];
-            pub(super) static COLUMNS: [ColumnsKernel; 4] = [columns::<1>, columns::<2>, columns::<3>, columns::<4>];
+            pub(super) static COLUMNS: [StridedKernel; 4] = [columns::<1>, columns::<2>, columns::<3>, columns::<4>];
+            pub(super) static STRIDED_ROWS: [StridedKernel; 4] =
+                [strided_rows::<1>, strided_rows::<2>, strided_rows::<3>, strided_rows::<4>];
         }
     };
 }
@@ -171,19 +185,24 @@ pub(super) fn available() -> Vec<Isa> {
 
 /// Returns the kernels of an instruction set. Sixteen registers hold tiles of two vectors, 32 registers tiles of four.
 fn kernels_of(set: InstructionSet) -> Isa {
+    macro_rules! isa {
+        ($kernels:ident, $name:literal, $lanes:literal, $vectors:literal) => {
+            Isa {
+                set,
+                name: $name,
+                lanes: $lanes,
+                rows: $kernels::ROWS.split_at($vectors).0,
+                columns: $kernels::COLUMNS.split_at($vectors).0,
+                strided_rows: $kernels::STRIDED_ROWS.split_at($vectors).0,
+            }
+        };
+    }
     match set {
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 => {
-            Isa { set, name: "AVX-512", lanes: 16, rows: &avx512::ROWS, columns: &avx512::COLUMNS }
-        }
+        InstructionSet::Avx512 => isa!(avx512, "AVX-512", 16, 4),
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx2 => {
-            Isa { set, name: "AVX2", lanes: 8, rows: avx2::ROWS.split_at(2).0, columns: avx2::COLUMNS.split_at(2).0 }
-        }
-        _ => {
-            let (rows, columns) = (portable::ROWS.split_at(2).0, portable::COLUMNS.split_at(2).0);
-            Isa { set, name: "portable", lanes: 8, rows, columns }
-        }
+        InstructionSet::Avx2 => isa!(avx2, "AVX2", 8, 2),
+        _ => isa!(portable, "portable", 8, 2),
     }
 }
 

@@ -27,6 +27,44 @@ pub(super) trait Simd: Copy {
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn div(self, other: Self) -> Self;
+    /// Returns the larger one, or `self` where it is NaN.
+    unsafe fn at_least(self, limit: Self) -> Self;
+    unsafe fn abs(self) -> Self;
+    /// Returns `self`, which is not negative, with the sign of `sign`.
+    unsafe fn with_sign(self, sign: Self) -> Self;
+    /// Returns `then` where `self` is less than `limit`, and `otherwise` elsewhere and for NaN.
+    unsafe fn select_less(self, limit: Self, then: Self, otherwise: Self) -> Self;
+    /// Returns 2 to the power of `self`, whole numbers from -126 to 127.
+    unsafe fn exp2(self) -> Self;
+
+    /// Loads `count` numbers, at most `LANES`, and zeros.
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, count: usize) -> Self {
+        // SAFETY: the caller's promise, for `count` numbers.
+        unsafe {
+            if count == Self::LANES {
+                return Self::load(from);
+            }
+            let mut values = [0.0f32; 16];
+            std::ptr::copy_nonoverlapping(from, values.as_mut_ptr(), count);
+            Self::load(values.as_ptr())
+        }
+    }
+
+    /// Stores the first `count` numbers, at most `LANES`.
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut f32, count: usize) {
+        // SAFETY: the caller's promise, for `count` numbers.
+        unsafe {
+            if count == Self::LANES {
+                return self.store(to);
+            }
+            let mut values = [0.0f32; 16];
+            self.store(values.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(values.as_ptr(), to, count);
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -70,6 +108,40 @@ mod x86 {
         unsafe fn mul(self, other: Self) -> Self {
             Avx512(unsafe { _mm512_mul_ps(self.0, other.0) })
         }
+        #[inline(always)]
+        unsafe fn div(self, other: Self) -> Self {
+            Avx512(unsafe { _mm512_div_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        unsafe fn at_least(self, limit: Self) -> Self {
+            // The second operand is the result if one is NaN.
+            Avx512(unsafe { _mm512_max_ps(limit.0, self.0) })
+        }
+        #[inline(always)]
+        unsafe fn abs(self) -> Self {
+            Avx512(unsafe { _mm512_abs_ps(self.0) })
+        }
+        #[inline(always)]
+        unsafe fn with_sign(self, sign: Self) -> Self {
+            unsafe {
+                let sign = _mm512_and_epi32(_mm512_castps_si512(sign.0), _mm512_set1_epi32(i32::MIN));
+                Avx512(_mm512_castsi512_ps(_mm512_or_epi32(_mm512_castps_si512(self.0), sign)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn select_less(self, limit: Self, then: Self, otherwise: Self) -> Self {
+            unsafe {
+                let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, limit.0);
+                Avx512(_mm512_mask_blend_ps(less, otherwise.0, then.0))
+            }
+        }
+        #[inline(always)]
+        unsafe fn exp2(self) -> Self {
+            unsafe {
+                let biased = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
+                Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
+            }
+        }
     }
 
     /// 8 lanes.
@@ -106,6 +178,37 @@ mod x86 {
         #[inline(always)]
         unsafe fn mul(self, other: Self) -> Self {
             Avx2(unsafe { _mm256_mul_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        unsafe fn div(self, other: Self) -> Self {
+            Avx2(unsafe { _mm256_div_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        unsafe fn at_least(self, limit: Self) -> Self {
+            // The second operand is the result if one is NaN.
+            Avx2(unsafe { _mm256_max_ps(limit.0, self.0) })
+        }
+        #[inline(always)]
+        unsafe fn abs(self) -> Self {
+            Avx2(unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0) })
+        }
+        #[inline(always)]
+        unsafe fn with_sign(self, sign: Self) -> Self {
+            Avx2(unsafe { _mm256_or_ps(self.0, _mm256_and_ps(sign.0, _mm256_set1_ps(-0.0))) })
+        }
+        #[inline(always)]
+        unsafe fn select_less(self, limit: Self, then: Self, otherwise: Self) -> Self {
+            unsafe {
+                let less = _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, limit.0);
+                Avx2(_mm256_blendv_ps(otherwise.0, then.0, less))
+            }
+        }
+        #[inline(always)]
+        unsafe fn exp2(self) -> Self {
+            unsafe {
+                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(127));
+                Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased)))
+            }
         }
     }
 }
@@ -155,4 +258,71 @@ impl Simd for Portable {
     unsafe fn mul(self, other: Self) -> Self {
         Portable(std::array::from_fn(|i| self.0[i] * other.0[i]))
     }
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        Portable(std::array::from_fn(|i| self.0[i] / other.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn at_least(self, limit: Self) -> Self {
+        Portable(std::array::from_fn(|i| if self.0[i] < limit.0[i] { limit.0[i] } else { self.0[i] }))
+    }
+    #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        Portable(self.0.map(f32::abs))
+    }
+    #[inline(always)]
+    unsafe fn with_sign(self, sign: Self) -> Self {
+        Portable(std::array::from_fn(|i| self.0[i].copysign(sign.0[i])))
+    }
+    #[inline(always)]
+    unsafe fn select_less(self, limit: Self, then: Self, otherwise: Self) -> Self {
+        Portable(std::array::from_fn(|i| if self.0[i] < limit.0[i] { then.0[i] } else { otherwise.0[i] }))
+    }
+    #[inline(always)]
+    unsafe fn exp2(self) -> Self {
+        Portable(self.0.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23)))
+    }
 }
+
+/// Defines functions over vectors of a type `S`, compiled for each instruction set. The first argument of the defined function, which the
+/// definition does not list, is the instruction set; the machine must have it.
+macro_rules! for_each_vector {
+    ($(
+        $(#[$meta:meta])*
+        $vis:vis unsafe fn $name:ident<$vector:ident>($($arg:ident: $type:ty),* $(,)?) $body:block
+    )+) => {$(
+        $(#[$meta])*
+        $vis unsafe fn $name(set: $crate::engine::cpu::InstructionSet, $($arg: $type),*) {
+            #[cfg(target_arch = "x86_64")]
+            use $crate::engine::cpu::simd::{Avx2, Avx512};
+            use $crate::engine::cpu::simd::{Portable, Simd};
+
+            #[inline(always)]
+            unsafe fn body<$vector: Simd>($($arg: $type),*) $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx2,fma")]
+            unsafe fn avx512($($arg: $type),*) {
+                // SAFETY: the caller's promise; the instruction set is enabled here.
+                unsafe { body::<Avx512>($($arg),*) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn avx2($($arg: $type),*) {
+                // SAFETY: as above.
+                unsafe { body::<Avx2>($($arg),*) }
+            }
+            // SAFETY: the caller's promise.
+            unsafe {
+                match set {
+                    #[cfg(target_arch = "x86_64")]
+                    $crate::engine::cpu::InstructionSet::Avx512 => avx512($($arg),*),
+                    #[cfg(target_arch = "x86_64")]
+                    $crate::engine::cpu::InstructionSet::Avx2 => avx2($($arg),*),
+                    _ => body::<Portable>($($arg),*),
+                }
+            }
+        }
+    )+};
+}
+pub(super) use for_each_vector;

@@ -61,7 +61,7 @@ fn phase_taps(geometry: &Conv2dGeometry, axis: usize, phase: usize) -> Vec<usize
 /// Returns the workspace of [`conv2d_backward_data`], in f32.
 pub fn backward_data_workspace(geometry: &Conv2dGeometry) -> usize {
     let isa = microkernel::best();
-    if winograd::applies(geometry) {
+    if winograd::applies_to_gradients(geometry) {
         return winograd::input_gradient_workspace(isa, geometry);
     }
     RightMatrix::packed_len(geometry.taps() * geometry.out_c, geometry.in_c, isa.nr(geometry.in_c))
@@ -90,7 +90,7 @@ pub(super) fn backward_data_on(
 ) {
     let g = geometry;
     assert_eq!(grad_x.len(), g.batch * g.in_h * g.in_w * g.in_c);
-    if winograd::applies(g) {
+    if winograd::applies_to_gradients(g) {
         return winograd::input_gradient(isa, g, grad_y, weight, grad_x, accumulate, workspace);
     }
     let nr = isa.nr(g.in_c);

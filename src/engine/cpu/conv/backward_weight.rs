@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::forward::InputWindows;
 use super::winograd;
 use crate::engine::cpu::for_each_isa;
-use crate::engine::cpu::microkernel::{self, Columns, Isa, MR};
+use crate::engine::cpu::microkernel::{self, Isa, MR, Strided};
 use crate::engine::cpu::scratch::with_scratch;
 use crate::engine::geometry::Conv2dGeometry;
 
@@ -32,7 +32,7 @@ fn weight_splits(geometry: &Conv2dGeometry) -> usize {
 
 /// Returns the workspace of [`conv2d_backward_weight`], in f32.
 pub fn backward_weight_workspace(geometry: &Conv2dGeometry) -> usize {
-    if winograd::applies(geometry) {
+    if winograd::applies_to_gradients(geometry) {
         return winograd::weight_gradient_workspace(microkernel::best(), geometry);
     }
     let splits = weight_splits(geometry);
@@ -60,7 +60,7 @@ pub(super) fn backward_weight_on(
     accumulate: bool,
     workspace: &mut [f32],
 ) {
-    if winograd::applies(geometry) {
+    if winograd::applies_to_gradients(geometry) {
         return winograd::weight_gradient(isa, geometry, x, grad_y, grad_weight, accumulate, workspace);
     }
     let (k, n) = (geometry.k(), geometry.out_c);
@@ -146,7 +146,7 @@ fn weight_block(
                     };
                     let a = left[group * MR..][..(count - 1) * left_step + MR].as_ptr();
                     let accumulate = add && whole;
-                    let tile = Columns { a, a_step: left_step, b: b.as_ptr(), depth: count, c, c_step, accumulate };
+                    let tile = Strided { a, a_step: left_step, b: b.as_ptr(), depth: count, c, c_step, accumulate };
                     // SAFETY: `a`, `b` and `c` were sliced above to what the tile reads and writes; the ISA was detected.
                     unsafe { isa.columns(nr)(&tile) };
                     if !whole {

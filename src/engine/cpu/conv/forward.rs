@@ -163,7 +163,7 @@ pub(in crate::engine::cpu) fn winograd_gates<'a>(
 ) -> winograd::Weight<'a> {
     let columns = (gates_columns(isa, gates.out_c), gates_nr(isa));
     let source = |column| gate_column(isa, column, gates.out_c / 4);
-    winograd::Weight::new(isa, weight, [gates.in_c, gates.out_c], columns, source, workspace)
+    winograd::Weight::new(isa, gates.stride[0], weight, [gates.in_c, gates.out_c], columns, source, workspace)
 }
 
 /// Returns the columns of all panels for `n` columns of gates: whole groups of four vectors.

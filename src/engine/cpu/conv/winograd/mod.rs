@@ -1,26 +1,33 @@
-//! 3x3 convolutions with stride 1 by Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, 2016): a tile of 4x4 outputs takes 36
-//! products for each pair of channels instead of 144.
+//! 3x3 convolutions with stride 1 or 2 by Winograd's minimal filtering (Lavin and Gray, 2016): a tile of 4x4 outputs takes 36 products for
+//! each pair of channels instead of 144, with stride 2 81.
 //!
-//! Each of the 36 products of all tiles is a matrix product, `[tiles, in] · [in, out]`. The gradient of the input is the same with the
-//! weight turned around. The gradient of the weight is a product over tiles, `[in, tiles] · [tiles, out]`.
+//! Each product of all tiles is a matrix product, `[tiles, in] · [in, out]`. With stride 1, the gradient of the input is the same with the
+//! weight turned around; the gradient of the weight is a product over tiles, `[in, tiles] · [tiles, out]`. With stride 2 both gradients are
+//! faster as direct sums.
 
 mod transform;
 mod weight;
 
 use rayon::prelude::*;
 
-pub(in crate::engine::cpu) use self::transform::PIXELS;
-use self::transform::{OUT, PRODUCTS, SIDE, transforms};
+use self::transform::{OUT, Transforms, WEIGHTS, maps, weight_of};
 pub(super) use self::weight::{weight_gradient, weight_gradient_workspace};
-use crate::engine::cpu::gemm::{RightMatrix, Shared, depth_blocks};
-use crate::engine::cpu::microkernel::{Isa, MR, Tile};
+use crate::engine::cpu::gemm::{RightMatrix, Shared};
+use crate::engine::cpu::microkernel::{Isa, MR, Strided};
 use crate::engine::cpu::scratch::with_scratch;
 use crate::engine::geometry::Conv2dGeometry;
 
 /// Channels come in multiples of this, so that every instruction set has whole vectors.
 pub(in crate::engine::cpu) const CHANNELS: usize = 16;
-/// Tiles of a task. Their transform stays in the second cache level, and each panel of the weight is used for all of them.
+/// Output pixels of a tile.
+pub(in crate::engine::cpu) const TILE_PIXELS: usize = OUT * OUT;
+/// Tiles of a task. Their products stay in the caches, and each panel of the weight is used for all tiles.
 const TASK_TILES: usize = 8 * MR;
+/// Products of channels that are summed one after the other; longer sums are sums of such. Most of the rounding error comes from here: with
+/// 256 it is twice as large.
+const DEPTH: usize = 96;
+/// With stride 2 and fewer input channels than this, direct sums are faster.
+const STRIDE_2_CHANNELS: usize = 128;
 /// Columns of the products that are computed before their outputs are.
 const CHUNK: usize = 128;
 /// A convolution is split into at least this many tasks, by columns too if its tiles give fewer.
@@ -31,68 +38,79 @@ const SKEW: usize = 16;
 /// Returns whether this method computes the convolution. The answer does not depend on the batch, so that the result for an image does not
 /// either.
 pub(in crate::engine::cpu) fn applies(g: &Conv2dGeometry) -> bool {
+    let sizes = [g.out_h(), g.out_w()];
     let channels = g.in_c.is_multiple_of(CHANNELS) && g.out_c.is_multiple_of(CHANNELS);
-    g.kernel == [3, 3] && g.stride == [1, 1] && g.padding.iter().all(|p| *p <= 2) && channels
+    // With stride 2 there is less to gain, and it is lost where tiles reach beyond the image, or where the weight is used for few of them.
+    let whole = sizes.iter().all(|side| side.is_multiple_of(OUT)) && sizes[0] * sizes[1] >= 8 * OUT * OUT;
+    let stride = g.stride == [1, 1] || g.stride == [2, 2] && whole && g.in_c >= STRIDE_2_CHANNELS;
+    g.kernel == [3, 3] && g.padding.iter().all(|p| *p <= 2) && channels && stride
 }
 
-/// The tiles of an image of `size` output pixels.
+/// Returns whether this method computes the gradients too.
+pub(super) fn applies_to_gradients(g: &Conv2dGeometry) -> bool {
+    applies(g) && g.stride == [1, 1]
+}
+
+/// The tiles of all images, row by row.
 #[derive(Clone, Copy)]
 struct Tiles {
-    size: [usize; 2],
-    /// Input pixel that the first output pixel starts to read: minus the padding.
-    padding: [usize; 2],
-    input: [usize; 2],
-    counts: [usize; 2],
     batch: usize,
+    input: [usize; 2],
+    output: [usize; 2],
+    padding: [usize; 2],
+    /// Tiles of a column and of a row.
+    counts: [usize; 2],
+    /// Side of a tile of the input, and pixels from one to the next.
+    side: usize,
+    step: usize,
 }
 
 impl Tiles {
-    fn new(g: &Conv2dGeometry) -> Tiles {
-        let size = [g.out_h(), g.out_w()];
-        let counts = size.map(|side| side.div_ceil(OUT));
-        Tiles { size, padding: g.padding, input: [g.in_h, g.in_w], counts, batch: g.batch }
+    fn new(g: &Conv2dGeometry, maps: &Transforms) -> Tiles {
+        let (input, output) = ([g.in_h, g.in_w], [g.out_h(), g.out_w()]);
+        let counts = output.map(|side| side.div_ceil(OUT));
+        Tiles { batch: g.batch, input, output, padding: g.padding, counts, side: maps.products, step: maps.step }
     }
 
     fn count(&self) -> usize {
         self.batch * self.counts[0] * self.counts[1]
     }
 
-    /// Returns the image and the first output pixel of a tile.
+    /// Returns the image of a tile, and its place in the image.
     fn place(&self, tile: usize) -> (usize, [usize; 2]) {
         let [h, w] = self.counts;
-        (tile / (h * w), [tile / w % h * OUT, tile % w * OUT])
+        (tile / (h * w), [tile / w % h, tile % w])
     }
 
-    /// Returns the pixel numbers of a tile's outputs, `None` outside the image.
-    fn outputs(&self, tile: usize) -> [Option<usize>; PIXELS] {
+    /// Returns the numbers of a tile's input pixels, `None` in the padding.
+    fn inputs(&self, tile: usize) -> impl Iterator<Item = Option<usize>> {
+        let (n, place) = self.place(tile);
+        let Tiles { input: [h, w], padding, side, step, .. } = *self;
+        let pixel = move |axis: usize, i: usize, size: usize| {
+            (place[axis] * step + i).checked_sub(padding[axis]).filter(|&at| at < size)
+        };
+        (0..side * side).map(move |i| Some((n * h + pixel(0, i / side, h)?) * w + pixel(1, i % side, w)?))
+    }
+
+    /// Returns the numbers of a tile's output pixels, `None` outside the image.
+    fn outputs(&self, tile: usize) -> impl Iterator<Item = Option<usize>> {
         let (n, [y, x]) = self.place(tile);
-        let [h, w] = self.size;
-        std::array::from_fn(|i| {
-            let (y, x) = (y + i / OUT, x + i % OUT);
+        let [h, w] = self.output;
+        (0..OUT * OUT).map(move |i| {
+            let (y, x) = (y * OUT + i / OUT, x * OUT + i % OUT);
             (y < h && x < w).then_some((n * h + y) * w + x)
         })
     }
-
-    /// Returns the pixel numbers of a tile's inputs, `None` in the padding.
-    fn inputs(&self, tile: usize) -> [Option<usize>; PRODUCTS] {
-        let (n, [y, x]) = self.place(tile);
-        let [h, w] = self.input;
-        let inside = |at: usize, padding: usize, size: usize| at.checked_sub(padding).filter(|&at| at < size);
-        std::array::from_fn(|i| {
-            let y = inside(y + i / SIDE, self.padding[0], h)?;
-            let x = inside(x + i % SIDE, self.padding[1], w)?;
-            Some((n * h + y) * w + x)
-        })
-    }
 }
 
-/// Returns pointers to the pixels, each of `channels` numbers, and to `zeros` for those outside.
-fn pointers<const N: usize>(pixels: [Option<usize>; N], data: &[f32], zeros: &[f32]) -> [*const f32; N] {
+/// Fills `to` with pointers to pixels, each of `zeros.len()` numbers, and to `zeros` for those outside.
+fn point(to: &mut Vec<*const f32>, pixels: impl Iterator<Item = Option<usize>>, data: &[f32], zeros: &[f32]) {
     let channels = zeros.len();
-    pixels.map(|pixel| pixel.map_or(zeros, |pixel| &data[pixel * channels..][..channels]).as_ptr())
+    to.clear();
+    to.extend(pixels.map(|pixel| pixel.map_or(zeros, |pixel| &data[pixel * channels..][..channels]).as_ptr()));
 }
 
-/// The transformed weight, in panels: `[36][panels][depth][nr]`, planes `plane` apart.
+/// The transformed weight, in panels: `[WEIGHTS²][panels][depth][nr]`, planes `plane` apart.
 pub(in crate::engine::cpu) struct Weight<'a> {
     isa: Isa,
     packed: &'a [f32],
@@ -104,7 +122,7 @@ pub(in crate::engine::cpu) struct Weight<'a> {
 
 /// Returns the length of a transformed weight with `columns` columns in panels of `nr`.
 pub(in crate::engine::cpu) fn packed_len(depth: usize, columns: usize, nr: usize) -> usize {
-    PRODUCTS * plane_len(depth, columns, nr)
+    WEIGHTS * WEIGHTS * plane_len(depth, columns, nr)
 }
 
 fn plane_len(depth: usize, columns: usize, nr: usize) -> usize {
@@ -116,6 +134,7 @@ impl<'a> Weight<'a> {
     /// that starts at `column` comes from, or `None` in the padding.
     pub(in crate::engine::cpu) fn new(
         isa: Isa,
+        stride: usize,
         weight: &[f32],
         [depth, out]: [usize; 2],
         (columns, nr): (usize, usize),
@@ -124,10 +143,10 @@ impl<'a> Weight<'a> {
     ) -> Weight<'a> {
         assert_eq!(weight.len(), 9 * depth * out, "a 3x3 weight");
         let plane = plane_len(depth, columns, nr);
-        let packed = &mut packed[..PRODUCTS * plane];
+        let packed = &mut packed[..WEIGHTS * WEIGHTS * plane];
         let panels = columns.div_ceil(nr);
         let to = Shared(packed.as_mut_ptr());
-        let map = transforms(isa.set).weight;
+        let map = maps(isa.set).weight[stride - 1];
         (0..panels * depth).into_par_iter().with_min_len(64).for_each(|i| {
             let (panel, row) = (i / depth, i % depth);
             for v in (0..nr).step_by(isa.lanes) {
@@ -135,9 +154,11 @@ impl<'a> Weight<'a> {
                 match source(panel * nr + v).filter(|source| source + isa.lanes <= out) {
                     // SAFETY: the vector is in row `row` of all nine taps, and has a place in each plane of its own.
                     Some(source) => unsafe {
-                        map(weight[row * out + source..].as_ptr(), depth * out, to.get().add(at), plane);
+                        let taps: [*const f32; 9] =
+                            std::array::from_fn(|tap| weight[(tap * depth + row) * out + source..].as_ptr());
+                        map(&taps, isa.lanes, to.get().add(at), plane);
                     },
-                    None => (0..PRODUCTS).for_each(|p| {
+                    None => (0..WEIGHTS * WEIGHTS).for_each(|p| {
                         // SAFETY: as above, this place is nobody else's.
                         unsafe { std::slice::from_raw_parts_mut(to.get().add(p * plane + at), isa.lanes) }.fill(0.0);
                     }),
@@ -150,7 +171,8 @@ impl<'a> Weight<'a> {
 
 /// A convolution whose weight was transformed.
 pub(in crate::engine::cpu) struct Product<'a> {
-    pub weight: Weight<'a>,
+    weight: Weight<'a>,
+    maps: &'static Transforms,
     tiles: Tiles,
     x: &'a [f32],
     zeros: Vec<f32>,
@@ -170,11 +192,11 @@ pub(in crate::engine::cpu) struct Sums<'a> {
 
 impl Sums<'_> {
     /// Returns the pixel numbers of a tile's outputs, `None` outside the image.
-    pub(in crate::engine::cpu) fn outputs(&self, tile: usize) -> [Option<usize>; PIXELS] {
+    pub(in crate::engine::cpu) fn outputs(&self, tile: usize) -> impl Iterator<Item = Option<usize>> {
         self.product.tiles.outputs(tile)
     }
 
-    /// Writes `count` columns of the outputs of a tile to 16 places, or adds them. Skips null pointers.
+    /// Writes `count` columns of the outputs of a tile to their places, or adds them. Skips null pointers.
     ///
     /// # Safety
     /// The pointers must be valid for `count` numbers each, which nobody else uses. `count` is a multiple of the lanes, and within the
@@ -183,10 +205,10 @@ impl Sums<'_> {
         &self,
         tile: usize,
         count: usize,
-        pixels: &[*mut f32; PIXELS],
+        pixels: &[*mut f32],
         accumulate: bool,
     ) {
-        let map = transforms(self.product.weight.isa.set).output;
+        let map = self.product.maps.from_products;
         // SAFETY: the row of this tile in each plane has the columns; the rest is the caller's promise.
         unsafe { map(self.sums.add((tile - self.tiles.start) * self.row), self.plane, count, pixels, accumulate) }
     }
@@ -196,7 +218,8 @@ impl<'a> Product<'a> {
     /// Returns the convolution of `x` `[batch, in_h, in_w, in_c]`.
     pub(in crate::engine::cpu) fn new(g: &Conv2dGeometry, x: &'a [f32], weight: Weight<'a>) -> Product<'a> {
         assert_eq!(x.len(), g.batch * g.in_h * g.in_w * g.in_c, "the input of a convolution");
-        Product { weight, tiles: Tiles::new(g), x, zeros: vec![0.0; g.in_c] }
+        let maps = &maps(weight.isa.set).forward[g.stride[0] - 1];
+        Product { maps, tiles: Tiles::new(g, maps), x, zeros: vec![0.0; g.in_c], weight }
     }
 
     /// Computes everything in tasks, `chunk` panels of columns at a time, and hands each part to `finish`.
@@ -226,13 +249,15 @@ impl<'a> Product<'a> {
         let Weight { isa, packed, plane: weight_plane, depth, nr, panels } = self.weight;
         let rows = tiles.len().next_multiple_of(MR);
         let (image_plane, sum_plane) = (rows * depth + SKEW, rows * chunk * nr + SKEW);
-        let image = transforms(isa.set).image;
-        with_scratch(PRODUCTS * (image_plane + sum_plane), |scratch| {
-            let (images, sums) = scratch.split_at_mut(PRODUCTS * image_plane);
+        let side = self.maps.products;
+        let products = side * side;
+        with_scratch(products * (image_plane + sum_plane), |scratch| {
+            let (images, sums) = scratch.split_at_mut(products * image_plane);
+            let mut pixels = Vec::new();
             for (i, tile) in tiles.clone().enumerate() {
-                let pixels = pointers(self.tiles.inputs(tile), self.x, &self.zeros);
+                point(&mut pixels, self.tiles.inputs(tile), self.x, &self.zeros);
                 // SAFETY: each pixel has `depth` numbers, and so has row `i` of each plane.
-                unsafe { image(&pixels, depth, images[i * depth..].as_mut_ptr(), image_plane) };
+                unsafe { (self.maps.to_products)(&pixels, depth, images[i * depth..].as_mut_ptr(), image_plane) };
             }
             for plane in images.chunks_exact_mut(image_plane) {
                 plane[tiles.len() * depth..rows * depth].fill(0.0);
@@ -240,33 +265,22 @@ impl<'a> Product<'a> {
             let (images, sums) = (&*images, sums.as_mut_ptr());
             for c in chunks {
                 let own = c * chunk..((c + 1) * chunk).min(panels);
-                for p in 0..PRODUCTS {
+                for p in 0..products {
                     let image = images[p * image_plane..].as_ptr();
+                    let packed = &packed[(weight_of(p / side) * WEIGHTS + weight_of(p % side)) * weight_plane..];
                     for panel in own.clone() {
-                        for (_, _, from, len) in depth_blocks(1, depth) {
-                            let b = packed[p * weight_plane + (panel * depth + from) * nr..][..len * nr].as_ptr();
+                        for from in (0..depth).step_by(DEPTH) {
+                            let len = DEPTH.min(depth - from);
+                            let b = packed[(panel * depth + from) * nr..][..len * nr].as_ptr();
                             for row in (0..rows).step_by(MR) {
-                                // SAFETY: rows of the plane of `image`, and of that of `sums`.
-                                let (segment, c) = unsafe {
-                                    let segment: [*const f32; MR] =
-                                        std::array::from_fn(|r| image.add((row + r) * depth));
-                                    let sums = sums.add(p * sum_plane + (panel - own.start) * nr);
-                                    (segment, std::array::from_fn(|r| sums.add((row + r) * chunk * nr)))
-                                };
-                                let segments = &raw const segment;
-                                let accumulate = from > 0;
-                                let tile = Tile {
-                                    segments,
-                                    segment_count: 1,
-                                    segment_len: len,
-                                    offset: from,
-                                    b,
-                                    c,
-                                    accumulate,
-                                };
-                                // SAFETY: `b` was sliced to what the tile reads, its rows are within their planes (above), and
+                                // SAFETY: MR rows of a plane of `images` and of one of `sums`; `b` was sliced to what the tile reads;
                                 // the instruction set was detected.
-                                unsafe { isa.rows(nr)(&tile) };
+                                unsafe {
+                                    let a = image.add(row * depth + from);
+                                    let c = sums.add(p * sum_plane + row * chunk * nr + (panel - own.start) * nr);
+                                    let (a_step, c_step, accumulate) = (depth, chunk * nr, from > 0);
+                                    isa.strided_rows(nr)(&Strided { a, a_step, b, depth: len, c, c_step, accumulate });
+                                }
                             }
                         }
                     }
@@ -276,11 +290,6 @@ impl<'a> Product<'a> {
             }
         });
     }
-}
-
-/// Returns the panels of a chunk for plain outputs.
-fn chunk_panels(nr: usize) -> usize {
-    (CHUNK / nr).max(1)
 }
 
 /// Returns the workspace of [`convolve`], in f32.
@@ -300,16 +309,17 @@ pub(super) fn convolve(
 ) {
     let (depth, out, nr) = (g.in_c, g.out_c, isa.nr(g.out_c));
     assert_eq!(y.len(), g.pixels() * out, "the output of a convolution");
-    let weight = Weight::new(isa, weight, [depth, out], (out, nr), Some, workspace);
+    let weight = Weight::new(isa, g.stride[0], weight, [depth, out], (out, nr), Some, workspace);
     let to = Shared(y.as_mut_ptr());
-    let chunk = chunk_panels(nr);
+    let chunk = (CHUNK / nr).max(1);
     Product::new(g, x, weight).run(chunk, |sums| {
         let count = (chunk * nr).min(out - sums.column);
         for tile in sums.tiles.clone() {
-            let places = sums.outputs(tile).map(|pixel| {
+            let place = |pixel: Option<usize>| {
                 // SAFETY: a pixel of `y`, which has `out` numbers.
                 pixel.map_or(std::ptr::null_mut(), |pixel| unsafe { to.get().add(pixel * out + sums.column) })
-            });
+            };
+            let places: Vec<*mut f32> = sums.outputs(tile).map(place).collect();
             // SAFETY: only this task has these pixels and columns; the columns are whole vectors (`applies`).
             unsafe { sums.write(tile, count, &places, accumulate) };
         }
@@ -318,14 +328,7 @@ pub(super) fn convolve(
 
 /// Returns the workspace of [`input_gradient`], in f32.
 pub(super) fn input_gradient_workspace(isa: Isa, g: &Conv2dGeometry) -> usize {
-    let g = &transposed(g);
-    workspace(isa, g) + g.k() * g.out_c
-}
-
-/// Returns the convolution that computes the gradient of the input from that of the output.
-fn transposed(g: &Conv2dGeometry) -> Conv2dGeometry {
-    let padding = g.padding.map(|p| 2 - p);
-    Conv2dGeometry { in_h: g.out_h(), in_w: g.out_w(), in_c: g.out_c, out_c: g.in_c, padding, ..*g }
+    g.k() * g.out_c + packed_len(g.out_c, g.in_c, isa.nr(g.in_c))
 }
 
 /// Computes `grad_x (+)= convᵀ(grad_y, weight)`. Shapes are those of `conv2d_backward_data`.
@@ -340,7 +343,9 @@ pub(super) fn input_gradient(
 ) {
     let (turned, rest) = workspace.split_at_mut(g.k() * g.out_c);
     turn(g, weight, turned);
-    convolve(isa, &transposed(g), grad_y, turned, grad_x, accumulate, rest);
+    let padding = g.padding.map(|p| 2 - p);
+    let back = Conv2dGeometry { in_h: g.out_h(), in_w: g.out_w(), in_c: g.out_c, out_c: g.in_c, padding, ..*g };
+    convolve(isa, &back, grad_y, turned, grad_x, accumulate, rest);
 }
 
 /// Writes a weight `[9, in, out]` with its taps in reverse as `[9, out, in]`.

@@ -1,17 +1,19 @@
-//! The gradient of the weight: for each of the 36 products, the sum over tiles of transformed images times transformed gradients.
+//! The gradient of the weight with stride 1: for each product, the sum over tiles of transformed images times transformed gradients.
 
 use rayon::prelude::*;
 
-use super::transform::{PRODUCTS, transforms};
-use super::{CHANNELS, SKEW, Tiles, pointers};
+use super::transform::{WEIGHTS, maps};
+use super::{CHANNELS, SKEW, Tiles, point};
 use crate::engine::cpu::gemm::{KC, Shared};
-use crate::engine::cpu::microkernel::{Columns, Isa, MR};
+use crate::engine::cpu::microkernel::{Isa, MR, Strided};
 use crate::engine::geometry::Conv2dGeometry;
 
 /// Most input channels of a block of transformed images. A block of [`KC`] tiles stays in the second cache level, and is in few pages.
 const BLOCK: usize = 128;
 /// How many numbers of transformed images and gradients exist at a time, roughly.
 const BUDGET: usize = 3 << 20;
+/// Products of a tile, each with a transformed weight of its own.
+const PRODUCTS: usize = WEIGHTS * WEIGHTS;
 /// Tiles that a task transforms.
 const TASK_TILES: usize = 8;
 
@@ -35,7 +37,8 @@ impl Sizes {
         let (blocks, width) = (g.in_c.div_ceil(channels), channels.next_multiple_of(MR));
         let columns = g.out_c.next_multiple_of(nr);
         let fitting = (BUDGET / (PRODUCTS * (blocks * width + columns))).max(TASK_TILES);
-        Sizes { blocks, channels, width, columns, nr, tiles: fitting.min(Tiles::new(g).count()) }
+        let tiles = fitting.min(Tiles::new(g, &maps(isa.set).forward[0]).count());
+        Sizes { blocks, channels, width, columns, nr, tiles }
     }
 
     /// Returns the length of a plane of transformed images, of transformed gradients, and of sums.
@@ -69,33 +72,39 @@ pub(in crate::engine::cpu::conv) fn weight_gradient(
     let (gradients, sums) = rest.split_at_mut(PRODUCTS * gradient_plane);
     let (images, gradients) = (Shared(images.as_mut_ptr()), Shared(gradients.as_mut_ptr()));
     let sums = Shared(sums[..PRODUCTS * sum_plane].as_mut_ptr());
-    let tiles = Tiles::new(g);
+    let maps = maps(isa.set);
+    let forward = &maps.forward[0];
+    let tiles = Tiles::new(g, forward);
     let (no_image, no_gradient) = (vec![0.0; depth], vec![0.0; out]);
-    let maps = transforms(isa.set);
     for first in (0..tiles.count()).step_by(at_once) {
         let count = at_once.min(tiles.count() - first);
         (0..count.div_ceil(TASK_TILES)).into_par_iter().for_each(|task| {
+            let (mut pixels, mut parts) = (Vec::new(), Vec::new());
             for i in task * TASK_TILES..((task + 1) * TASK_TILES).min(count) {
-                let inputs = pointers(tiles.inputs(first + i), x, &no_image);
+                point(&mut pixels, tiles.inputs(first + i), x, &no_image);
                 for block in 0..blocks {
                     let own = channels.min(depth - block * channels);
                     // SAFETY: the block's channels of each pixel, and their place in each plane, which is `[blocks][tiles][width]`.
                     unsafe {
                         let to = images.get().add((block * at_once + i) * width);
-                        (maps.image)(&inputs.map(|pixel| pixel.add(block * channels)), own, to, image_plane);
+                        parts.clear();
+                        parts.extend(pixels.iter().map(|pixel| pixel.add(block * channels)));
+                        (forward.to_products)(&parts, own, to, image_plane);
                         // The rest of the row is computed with too.
                         for p in 0..PRODUCTS {
                             std::slice::from_raw_parts_mut(to.add(p * image_plane + own), width - own).fill(0.0);
                         }
                     }
                 }
-                let outputs = pointers(tiles.outputs(first + i), grad_y, &no_gradient);
+                point(&mut pixels, tiles.outputs(first + i), grad_y, &no_gradient);
                 for panel in (0..out).step_by(nr) {
                     let own = nr.min(out - panel);
                     // SAFETY: the panel's channels of each pixel, and their place in each plane, which is `[panels][tiles][nr]`.
                     unsafe {
                         let to = gradients.get().add(panel * at_once + i * nr);
-                        (maps.output_gradient)(&outputs.map(|pixel| pixel.add(panel)), own, to, gradient_plane);
+                        parts.clear();
+                        parts.extend(pixels.iter().map(|pixel| pixel.add(panel)));
+                        (maps.output_gradient)(&parts, own, to, gradient_plane);
                         for p in 0..PRODUCTS {
                             std::slice::from_raw_parts_mut(to.add(p * gradient_plane + own), nr - own).fill(0.0);
                         }
@@ -106,18 +115,17 @@ pub(in crate::engine::cpu::conv) fn weight_gradient(
         (0..PRODUCTS * blocks).into_par_iter().for_each(|task| {
             let (p, block) = (task % PRODUCTS, task / PRODUCTS);
             for start in (0..count).step_by(KC) {
-                let tiles = KC.min(count - start);
+                let depth = KC.min(count - start);
                 for panel in (0..columns).step_by(nr) {
                     for group in (0..width).step_by(MR) {
-                        // SAFETY: MR channels of `tiles` tiles of a block, a panel of them, and MR rows of sums, which are all
-                        // within their planes and written by this task alone.
+                        // SAFETY: MR channels of `depth` tiles of a block, a panel of them, and MR rows of sums, which are all
+                        // within their planes, and the sums are this task's alone.
                         unsafe {
                             let a = images.get().add(p * image_plane + (block * at_once + start) * width + group);
                             let b = gradients.get().add(p * gradient_plane + panel * at_once + start * nr);
                             let c = sums.get().add(p * sum_plane + (block * width + group) * columns + panel);
                             let accumulate = first + start > 0;
-                            let tile = Columns { a, a_step: width, b, depth: tiles, c, c_step: columns, accumulate };
-                            isa.columns(nr)(&tile);
+                            isa.columns(nr)(&Strided { a, a_step: width, b, depth, c, c_step: columns, accumulate });
                         }
                     }
                 }
@@ -129,7 +137,8 @@ pub(in crate::engine::cpu::conv) fn weight_gradient(
         // SAFETY: row `row` of each plane of sums, and of the gradient of each tap.
         unsafe {
             let from = sums.get().add((row / channels * width + row % channels) * columns);
-            (maps.weight_gradient)(from, sum_plane, out, to.get().add(row * out), depth * out, accumulate);
+            let taps: [*mut f32; 9] = std::array::from_fn(|tap| to.get().add((tap * depth + row) * out));
+            (maps.weight_gradient)(from, sum_plane, out, &taps, accumulate);
         }
     });
 }
