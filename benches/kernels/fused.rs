@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
-use ptl::engine::cpu::math::{sigmoid, tanh};
+use ptl::engine::cpu::cell;
 use ptl::engine::device::{Gpu, Grid, Ptr, kernels};
 use ptl::engine::graph::Mode;
 use ptl::engine::op::{OpCase, conv2d};
 use ptl::engine::session::CaseRun;
 use ptl::engine::session::Pass;
 use ptl::engine::store::Layout;
-use rayon::prelude::*;
 
 use crate::cells::{Cell, cells};
 use crate::machine::{Group, Machine, group};
@@ -91,7 +90,7 @@ fn unfused(group: &mut Group<'_>, machine: &Machine, cell: &Cell, name: &str) ->
                 let (before, mut next, mut y) = (vec![0.5f32; len], vec![0.0; len], vec![0.0; len]);
                 machine.time(group, id, flops, || {
                     run.forward_again()?;
-                    host_gates(cell.channels, &run.session.value(run.output)?, &before, &mut next, &mut y);
+                    cell::apply_gates(cell.channels, &run.session.value(run.output)?, &before, &mut next, &mut y);
                     Ok(())
                 })
             }
@@ -150,22 +149,4 @@ impl DeviceGates {
         kernels::bconv_gate_gradients(gpu, grid, gates, self.at(0), self.at(3), pixels, channels)?;
         run.backward_again()
     }
-}
-
-/// Computes the elementwise half on the CPU: `[pixels, i f o g, channels]` to state and output.
-fn host_gates(channels: usize, pre: &[f32], before: &[f32], next: &mut [f32], y: &mut [f32]) {
-    const PIXELS: usize = 64;
-    let rows = pre.par_chunks(4 * channels * PIXELS).zip(before.par_chunks(channels * PIXELS));
-    let outputs = next.par_chunks_mut(channels * PIXELS).zip(y.par_chunks_mut(channels * PIXELS));
-    rows.zip(outputs).for_each(|((pre, before), (next, y))| {
-        for (pixel, gates) in pre.chunks_exact(4 * channels).enumerate() {
-            for c in 0..channels {
-                let at = pixel * channels + c;
-                let (i, f) = (sigmoid(gates[c]), sigmoid(gates[channels + c]));
-                let (o, g) = (sigmoid(gates[2 * channels + c]), tanh(gates[3 * channels + c]));
-                next[at] = f * before[at] + i * g;
-                y[at] = o * tanh(next[at]);
-            }
-        }
-    });
 }

@@ -147,10 +147,10 @@ for_each_vector! {
         let &Operands { pixels, channels, first, live, row, gates, previous, current, y, saved } = operands;
         for (r, pixel) in pixels.iter().enumerate() {
             let at = pixel * channels + first;
-            let pre_activations = gates.map(|gate| gate[r * row..][..S::LANES].as_ptr());
-            // SAFETY: the caller's promise; the buffers contain `live` channels of the pixel, and a row of gates a whole vector.
+            let pre_activations = gates.map(|gate| gate[r * row..][..live].as_ptr());
+            // SAFETY: the caller's promise; the buffers contain `live` channels of the pixel.
             unsafe {
-                let [i, f, o, g] = pre_activations.map(|gate| S::load(gate));
+                let [i, f, o, g] = pre_activations.map(|gate| S::load_part(gate, live));
                 let (i, f, o, g) = (sigmoid(i), sigmoid(f), sigmoid(o), tanh(g));
                 let before = S::load_part(previous[at..at + live].as_ptr(), live);
                 let state = f.mul_add(before, i.mul(g));
@@ -195,6 +195,31 @@ for_each_vector! {
             }
         }
     }
+}
+
+/// Computes a step of a cell from its pre-activations `[pixels, 4·channels]`, as an unfused cell does after its convolution. The other
+/// shapes are those of [`bconv_forward`].
+///
+/// # Panics
+/// If sizes do not fit.
+pub fn apply_gates(channels: usize, pre_activations: &[f32], previous: &[f32], current: &mut [f32], y: &mut [f32]) {
+    let pixels = pre_activations.len() / (4 * channels);
+    let sizes = [pre_activations.len() / 4, previous.len(), current.len(), y.len()];
+    assert!(sizes.iter().all(|len| *len == pixels * channels), "sizes of a cell");
+    let (set, lanes) = (InstructionSet::best(), microkernel::best().lanes);
+    let (current, y) = (Shared(current.as_mut_ptr()), Shared(y.as_mut_ptr()));
+    (0..pixels.div_ceil(MC)).into_par_iter().for_each(|block| {
+        let pixels: Vec<usize> = (block * MC..((block + 1) * MC).min(pixels)).collect();
+        for first in (0..channels).step_by(lanes) {
+            let at = pixels[0] * 4 * channels + first;
+            let gates = [0, 1, 2, 3].map(|gate| &pre_activations[at + gate * channels..]);
+            let live = lanes.min(channels - first);
+            let (pixels, row, saved) = (&pixels[..], 4 * channels, None);
+            let operands = Operands { pixels, channels, first, live, row, gates, previous, current, y, saved };
+            // SAFETY: only this task has these pixels; the instruction set is in use.
+            unsafe { finish(set, &operands) };
+        }
+    });
 }
 
 /// Turns the activated gates `[pixels, 4·channels]` into the gradients of their pre-activations, in place. `previous` (c') and `grad_y`

@@ -5,7 +5,7 @@ pub mod cell;
 pub mod conv;
 mod gemm;
 mod isa;
-pub mod math;
+mod math;
 mod matmul;
 mod microkernel;
 mod pairs;
