@@ -57,6 +57,34 @@ pub fn measure_all(
     samples.get(samples.len() / 2).copied().unwrap_or_default()
 }
 
+/// Measures `f`; `prepare` runs before each call and is not measured.
+pub fn measure_prepared<S>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    id: BenchmarkId,
+    work: Throughput,
+    state: &mut S,
+    prepare: impl Fn(&mut S),
+    f: impl Fn(&mut S),
+) -> Duration {
+    group.throughput(work);
+    let mut samples = Vec::new();
+    group.bench_function(id, |bencher| {
+        bencher.iter_custom(|iterations| {
+            let mut elapsed = Duration::ZERO;
+            for _ in 0..iterations {
+                prepare(state);
+                let start = Instant::now();
+                f(state);
+                elapsed += start.elapsed();
+            }
+            samples.push(elapsed / iterations.max(1) as u32);
+            elapsed
+        });
+    });
+    samples.sort();
+    samples.get(samples.len() / 2).copied().unwrap_or_default()
+}
+
 /// Measures the FLOP/s of a large product with the crate `gemm` on all cores.
 pub fn large_gemm(group: &mut BenchmarkGroup<'_, WallTime>) -> f64 {
     let (a, b, mut c) = (uniform(LARGE * LARGE), uniform(LARGE * LARGE), vec![0.0f32; LARGE * LARGE]);

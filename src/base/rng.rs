@@ -18,7 +18,7 @@ pub enum Purpose {
     LatentState = 4,
     /// Images of generated data sets.
     Synth = 5,
-    /// Numbers of tests, self-tests and benches.
+    /// Numbers of tests, self-tests, profiles and benches.
     Test = 6,
     /// Gallery images of the single-shot protocol.
     SingleShot = 16,

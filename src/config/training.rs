@@ -1,6 +1,6 @@
 //! `[loss]` and `[train]`: the settings of the training loop.
 
-use crate::base::settings::{CROSS_ENTROPY, FROZEN_BACKBONE, INIT, ON_IMAGES, REID, TRIPLET, settings};
+use crate::base::settings::{CROSS_ENTROPY, FROZEN_BACKBONE, INIT, ON_IMAGES, ON_STEPS, REID, TRIPLET, settings};
 
 settings! {
     /// `[loss]`: cross-entropy and batch-hard triplet loss.
@@ -24,10 +24,10 @@ settings! {
     /// `[train]`: the training loop.
     pub struct TrainOptions in "train", "Training" {
         /// Train everything but the backbone.
-        #[setting(flag("freeze-backbone"))]
+        #[setting(flag("freeze-backbone").taken_by(ON_STEPS))]
         pub freeze_backbone: bool = false;
         /// Also stop the running statistics of a frozen backbone.
-        #[setting(flag("freeze-bn").needs(&[FROZEN_BACKBONE]))]
+        #[setting(flag("freeze-bn").needs(&[FROZEN_BACKBONE]).taken_by(ON_STEPS))]
         pub freeze_bn: bool = false;
         /// Loader threads; 0: two.
         #[setting(flag("workers").at_most(1024.0).because("0 chooses").same_results().taken_by(ON_IMAGES))]
@@ -45,7 +45,7 @@ settings! {
         #[setting(flag("accumulate").at_least(1.0).at_most(4096.0))]
         pub accumulate: usize = 1;
         /// Decay of the moving average of weights that is evaluated and saved; 0 for none.
-        #[setting(flag("ema").at_least(0.0).below(1.0))]
+        #[setting(flag("ema").at_least(0.0).below(1.0).taken_by(ON_STEPS))]
         pub ema: f32 = 0.0;
         /// Stop after N evaluations (--eval-every) without improvement, with the best weights; 0: never.
         #[setting(flag("patience").free_at_end())]

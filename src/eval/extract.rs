@@ -9,7 +9,7 @@ use crate::data::Batch;
 use crate::engine::device::Device;
 use crate::engine::graph::{Graph, Mode, Var};
 use crate::engine::latent_state::{EvalState, LatentStates};
-use crate::engine::session::Session;
+use crate::engine::session::{Session, Work};
 use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 use crate::nn::Network;
@@ -83,6 +83,11 @@ impl Extractor {
     /// Returns the length of a feature, or the number of classes.
     pub(crate) fn dim(&self) -> usize {
         self.session.graph().shape(self.output).c
+    }
+
+    /// Returns the work of a pass over the network on the CPU.
+    pub(crate) fn work(&self, store: &Store) -> Vec<Work> {
+        self.session.work(store)
     }
 
     /// Appends the outputs for the images of `batch` (at most [`ExtractOptions::batch`]) to `rows`. `training` are the latent states

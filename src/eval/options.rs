@@ -2,7 +2,7 @@
 
 use super::rerank::{RerankOptions, RerankVariant};
 use crate::base::csv_out::Cells;
-use crate::base::settings::{MIDDLE, ON_CSV, ON_IMAGES, ON_RANKINGS, REID, RERANK, choice, settings};
+use crate::base::settings::{MIDDLE, ON_CSV, ON_IMAGES, ON_RANKINGS, ON_RUNS, REID, RERANK, choice, settings};
 
 choice! {
     /// Whether results are re-ranked too, and which published implementation the numbers match.
@@ -25,10 +25,10 @@ settings! {
     /// `[eval]`: features and predictions.
     pub struct EvalOptions in "eval", "Evaluation" {
         /// Add the feature, or the prediction, of the mirrored image.
-        #[setting(taken_by(ON_IMAGES))]
+        #[setting(taken_by(ON_RUNS))]
         pub flip: bool = true, Classify => false;
         /// Images in a batch.
-        #[setting(flag("eval-batch").at_least(1.0).at_most(65536.0).taken_by(ON_IMAGES))]
+        #[setting(flag("eval-batch").at_least(1.0).at_most(65536.0).taken_by(ON_RUNS))]
         pub batch: usize = 64;
         /// The middle's share of the shorter side, where the middle is taken.
         #[setting(above(0.0).at_most(1.0).needs(&[MIDDLE]).taken_by(ON_IMAGES))]

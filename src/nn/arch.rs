@@ -4,7 +4,7 @@ use super::{
     Architecture, Baseline, BaselineConfig, Classifier, ClassifierConfig, Mgn, MgnConfig, Network, Pool, PtlOptions,
     ResNetConfig, StemKind, TaskKind,
 };
-use crate::base::settings::{ON_IMAGES, ON_NETWORKS, settings};
+use crate::base::settings::{ON_NETWORKS, ON_RUNS, settings};
 use crate::engine::store::Store;
 use crate::{Error, Result};
 
@@ -90,7 +90,7 @@ settings! {
     pub struct ModelOptions in "model", "Network" {
         /// Network; -ptl adds BConv-Cells. For mgn* the defaults are the published recipe: 384x128 images, 450 epochs, rate / 10 at
         /// 320, 360 and 400, margin 1.2.
-        #[setting(flag("arch").choice(&Arch::NAMES).of_network().taken_by(ON_IMAGES))]
+        #[setting(flag("arch").choice(&Arch::NAMES).of_network().taken_by(ON_RUNS))]
         pub arch: String = DEFAULT_ARCH.into();
         /// Multiplier of the backbone's channel counts.
         #[setting(flag("width").at_least(0.02).at_most(16.0).of_network())]

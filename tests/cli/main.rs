@@ -9,6 +9,7 @@ mod effect;
 mod ends;
 mod memory;
 mod names;
+mod profile;
 mod rank;
 mod studies;
 

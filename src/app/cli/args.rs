@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::flags::{EvalFlags, ExtractFlags, InfoFlags, PredictFlags, RankFlags, TrainFlags};
+use super::flags::{EvalFlags, ExtractFlags, InfoFlags, PredictFlags, ProfileFlags, RankFlags, TrainFlags};
 use crate::data::DatasetKind;
 use crate::nn::Arch;
 
@@ -51,6 +51,10 @@ pub(super) enum Command {
     Convert(ConvertCommand),
     /// Check GPU results against the CPU, on random numbers.
     Selftest(SelftestArgs),
+    /// Measure what a training step spends its time on, op by op, on the CPU.
+    ///
+    /// Images and labels are generated: no data are needed. docs/profiling.md explains the table.
+    Profile(Box<ProfileArgs>),
     /// Show the build, the machine and the GPU; or the cost of a network.
     Info(Box<InfoArgs>),
 }
@@ -65,6 +69,30 @@ pub(crate) struct InfoArgs {
     pub classes: usize,
     #[command(flatten)]
     pub settings: InfoFlags,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ProfileArgs {
+    /// TOML file with settings, as in a run's config.toml.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Number of steps to measure, after one to warm up.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub steps: u32,
+    /// Number of identities or classes.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=10_000_000))]
+    pub classes: u32,
+    /// Measure the evaluation of a batch (--eval-batch) instead of a training step.
+    #[arg(long)]
+    pub eval: bool,
+    /// Print a line for each node of the network, instead of one for each kind of op.
+    #[arg(long)]
+    pub nodes: bool,
+    /// Write everything to this JSON file.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: ProfileFlags,
 }
 
 #[derive(Args, Debug)]

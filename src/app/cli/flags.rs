@@ -122,6 +122,8 @@ settings_as_args! {
     PredictFlags(Some(Command::Predict));
     /// Flags of the settings that matter to the cost of a network, except its name.
     InfoFlags(Some(Command::Info));
+    /// Flags of the settings that matter to the time of a step.
+    ProfileFlags(Some(Command::Profile));
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod info;
 mod output;
 mod pictures;
 mod plot;
+mod profile;
 mod signals;
 
 use std::process::ExitCode;
@@ -58,6 +59,7 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::Synth(args) => commands::synth(&args),
         Command::Convert(args) => commands::convert(&args),
         Command::Selftest(args) => commands::selftest(&args),
+        Command::Profile(args) => commands::profile(&args),
         Command::Info(args) => commands::info(&args),
     }
 }

@@ -95,10 +95,13 @@ pub enum Command {
     Rank,
     /// `ptl-train info`.
     Info,
+    /// `ptl-train profile`.
+    Profile,
 }
 
-/// The commands that compute something for images or features.
-pub(crate) const EVERYWHERE: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict, Command::Rank];
+/// The commands that compute something.
+pub(crate) const EVERYWHERE: &[Command] =
+    &[Command::Evaluate, Command::Extract, Command::Predict, Command::Rank, Command::Profile];
 /// The commands that run a network on images.
 pub(crate) const ON_IMAGES: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict];
 /// The commands that read a data set.
@@ -108,9 +111,14 @@ pub(crate) const ON_CSV: &[Command] = &[Command::Evaluate, Command::Predict];
 /// The commands that rank galleries.
 pub(crate) const ON_RANKINGS: &[Command] = &[Command::Evaluate, Command::Rank];
 /// The commands that build a network.
-pub(crate) const ON_NETWORKS: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict, Command::Info];
-/// The command that estimates the cost of a training.
-pub(crate) const ON_COST: &[Command] = &[Command::Info];
+pub(crate) const ON_NETWORKS: &[Command] =
+    &[Command::Evaluate, Command::Extract, Command::Predict, Command::Info, Command::Profile];
+/// The commands that run a network.
+pub(crate) const ON_RUNS: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict, Command::Profile];
+/// The commands that tell the cost of a training.
+pub(crate) const ON_COST: &[Command] = &[Command::Info, Command::Profile];
+/// The command that measures training steps.
+pub(crate) const ON_STEPS: &[Command] = &[Command::Profile];
 
 impl Setting {
     /// Returns a setting that only training takes. `doc` is its doc comment, with a space before each line.

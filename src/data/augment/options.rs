@@ -1,6 +1,6 @@
 //! What happens to images on their way to the network.
 
-use crate::base::settings::{ON_IMAGES, RAND_AUGMENT, RANDOM_CROP, choice, settings};
+use crate::base::settings::{ON_IMAGES, ON_STEPS, RAND_AUGMENT, RANDOM_CROP, choice, settings};
 
 settings! {
     /// `[augment]`: what happens to training images.
@@ -45,10 +45,10 @@ settings! {
         #[setting(flag("rand-magnitude").at_most(30.0).needs(&[RAND_AUGMENT]))]
         pub rand_magnitude: usize = 9;
         /// Alpha of mixup (classify); 0 does not mix.
-        #[setting(flag("mixup").at_least(0.0).at_most(100.0))]
+        #[setting(flag("mixup").at_least(0.0).at_most(100.0).taken_by(ON_STEPS))]
         pub mixup: f32 = 0.0;
         /// Alpha of CutMix (classify); 0 does not mix. With mixup, each batch takes one of the two.
-        #[setting(flag("cutmix").at_least(0.0).at_most(100.0))]
+        #[setting(flag("cutmix").at_least(0.0).at_most(100.0).taken_by(ON_STEPS))]
         pub cutmix: f32 = 0.0;
     }
 }

@@ -67,6 +67,13 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     fn flops(&self) -> u64 {
         0
     }
+
+    /// Returns whether the gradients of the inputs do not read the inputs, those of the parameters do not read the parameters, and neither
+    /// needs anything of the other. Then [`Op::backward`] is called for the first and again for the second, so that profiles tell them
+    /// apart.
+    fn gradients_are_apart(&self) -> bool {
+        false
+    }
 }
 
 fn no_kernels(op: &'static str) -> Error {

@@ -72,6 +72,6 @@ pub(super) fn cases() -> Vec<OpCase> {
 }
 
 pub(super) fn bench_cases() -> Vec<OpCase> {
-    let shape = Shape::new(16, 32, 16, 256);
+    let shape = Shape::new(16, 64, 32, 256);
     vec![OpCase::new("add", &[shape, shape], &[], |g, _, x, _, _| add(g, x[0], x[1]))]
 }

@@ -113,5 +113,5 @@ pub(super) fn cases() -> Vec<OpCase> {
 }
 
 pub(super) fn bench_cases() -> Vec<OpCase> {
-    vec![OpCase::new("global_avg_pool", &[Shape::new(16, 16, 8, 2048)], &[], |g, _, x, _, _| global_avg_pool(g, x[0]))]
+    vec![OpCase::new("global_avg_pool", &[Shape::new(64, 16, 8, 2048)], &[], |g, _, x, _, _| global_avg_pool(g, x[0]))]
 }

@@ -132,6 +132,10 @@ impl Op for Conv2d {
     fn flops(&self) -> u64 {
         self.geometry.flops()
     }
+
+    fn gradients_are_apart(&self) -> bool {
+        true
+    }
 }
 
 pub(super) fn cases() -> Vec<OpCase> {

@@ -143,7 +143,10 @@ pub(super) fn cases() -> Vec<OpCase> {
 }
 
 pub(super) fn bench_cases() -> Vec<OpCase> {
-    vec![OpCase::new("max_pool2d 3x3 s2", &[Shape::new(16, 128, 64, 64)], &[], |g, _, x, _, _| {
-        max_pool2d(g, x[0], [3, 3], [2, 2], [1, 1])
-    })]
+    vec![
+        OpCase::new("max_pool2d 3x3 s2", &[Shape::new(16, 128, 64, 64)], &[], |g, _, x, _, _| {
+            max_pool2d(g, x[0], [3, 3], [2, 2], [1, 1])
+        }),
+        OpCase::new("global_max_pool", &[Shape::new(64, 16, 8, 2048)], &[], |g, _, x, _, _| global_max_pool(g, x[0])),
+    ]
 }

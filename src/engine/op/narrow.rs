@@ -97,5 +97,10 @@ pub(super) fn cases() -> Vec<OpCase> {
 }
 
 pub(super) fn bench_cases() -> Vec<OpCase> {
-    vec![OpCase::new("narrow_rows", &[Shape::new(16, 3, 1, 2048)], &[], |g, _, x, _, _| narrow_rows(g, x[0], 1..2))]
+    vec![
+        OpCase::new("narrow_rows", &[Shape::new(16, 3, 1, 2048)], &[], |g, _, x, _, _| narrow_rows(g, x[0], 1..2)),
+        OpCase::new("narrow_rows large", &[Shape::new(64, 16, 8, 2048)], &[], |g, _, x, _, _| {
+            narrow_rows(g, x[0], 0..8)
+        }),
+    ]
 }

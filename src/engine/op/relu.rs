@@ -76,5 +76,5 @@ pub(super) fn cases() -> Vec<OpCase> {
 }
 
 pub(super) fn bench_cases() -> Vec<OpCase> {
-    vec![OpCase::new("relu", &[Shape::new(16, 64, 32, 64)], &[], |g, _, x, _, _| relu(g, x[0]))]
+    vec![OpCase::new("relu", &[Shape::new(16, 128, 64, 64)], &[], |g, _, x, _, _| relu(g, x[0]))]
 }

@@ -1,7 +1,7 @@
 //! `[optim]`: the settings of the optimiser.
 
 use super::UpdateRule;
-use crate::base::settings::{ADAM, CELLS, ON_COST, SGD, TRAINED_BACKBONE, choice, settings};
+use crate::base::settings::{ADAM, CELLS, ON_COST, ON_STEPS, SGD, TRAINED_BACKBONE, choice, settings};
 
 choice! {
     /// The update rule.
@@ -41,10 +41,10 @@ settings! {
         #[setting(flag("momentum").needs(&[SGD]).taken_by(ON_COST))]
         pub momentum: f64 = 0.9;
         /// SGD: Nesterov's rule.
-        #[setting(needs(&[SGD]))]
+        #[setting(needs(&[SGD]).taken_by(ON_STEPS))]
         pub nesterov: bool = false;
         /// Largest L2 norm of the gradient; 0 does not clip.
-        #[setting(flag("clip-norm").at_least(0.0))]
+        #[setting(flag("clip-norm").at_least(0.0).taken_by(ON_STEPS))]
         pub clip_norm: f32 = 0.0;
         /// Multiplier of the learning rate in the PTL branch.
         #[setting(flag("ptl-lr").at_least(0.0).needs(&[CELLS]))]

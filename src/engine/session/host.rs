@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::work::{self, Part, RangeName};
 use crate::Result;
 use crate::base::{memory, profile};
 use crate::engine::graph::{Backward, Forward, Grad, Graph, Var};
@@ -54,7 +55,7 @@ impl Arena {
         let blocks = plan;
         let base = self.base();
         for (i, (node, plan)) in graph.nodes.iter().zip(&plan.nodes).enumerate() {
-            let _op = profile::range(format_args!("{} {i}", node.op.name()));
+            let _op = profile::range(RangeName { op: node.op.name(), node: i, part: Part::Forward });
             let attached = &node.attachments;
             let Store { params, values, buffers, .. } = store;
             let ids: Vec<usize> = attached.buffers.iter().map(|id| id.0).collect();
@@ -83,34 +84,40 @@ impl Arena {
             if !plan.differentiated {
                 continue;
             }
-            let _op = profile::range(format_args!("{} {i} backward", node.op.name()));
+            let range = |part| profile::range(RangeName { op: node.op.name(), node: i, part });
+            let _op = range(Part::Backward);
             let Store { params, values, grads, buffers, .. } = store;
             let attached = &node.attachments;
             let ranges: Vec<_> = attached.params.iter().map(|id| params[id.0].range.clone()).collect();
-            let grad_params = split_mut(grads, &ranges);
             let kept = |i: usize| if plan.needs.inputs[i] { blocks.values[node.inputs[i].0] } else { Block::default() };
             let output = if plan.needs.output { blocks.values[node.output.0] } else { Block::default() };
-            // SAFETY: as in `forward`. Gradients are blocks of their own that are alive together with all that this node reads, and
-            // distinct inputs have distinct gradients.
-            unsafe {
-                node.op.backward(&mut Backward {
-                    inputs: (0..node.inputs.len()).map(|i| base.get(kept(i))).collect(),
-                    params: ranges.iter().map(|range| &values[range.clone()]).collect(),
-                    buffers: attached.buffers.iter().map(|id| &buffers[id.0].values[..]).collect(),
-                    prev_state: attached.state.map_or(&[], |id| states.previous(id)),
-                    output: base.get(output),
-                    grad_output: base.get(blocks.grads[node.output.0].expect("reached by a root")),
-                    grad_inputs: (node.inputs.iter().zip(&plan.grad_inputs))
-                        .map(|(v, &write)| {
-                            grad(write, || base.get_mut(blocks.grads[v.0].expect("planned with its writers")))
-                        })
-                        .collect(),
-                    grad_params: (grad_params.into_iter().zip(&plan.grad_params))
-                        .map(|(data, &write)| grad(write, || data))
-                        .collect(),
-                    saved: base.get_mut(plan.saved),
-                    workspace: base.get_mut(plan.backward_workspace),
-                });
+            for part in work::backward_parts(node, plan) {
+                let _part = (part != Part::Backward).then(|| range(part));
+                let grad_params = split_mut(grads, &ranges);
+                // SAFETY: as in `forward`. Gradients are blocks of their own that are alive together with all that this node reads, and
+                // distinct inputs have distinct gradients.
+                unsafe {
+                    node.op.backward(&mut Backward {
+                        inputs: (0..node.inputs.len()).map(|i| base.get(kept(i))).collect(),
+                        params: ranges.iter().map(|range| &values[range.clone()]).collect(),
+                        buffers: attached.buffers.iter().map(|id| &buffers[id.0].values[..]).collect(),
+                        prev_state: attached.state.map_or(&[], |id| states.previous(id)),
+                        output: base.get(output),
+                        grad_output: base.get(blocks.grads[node.output.0].expect("reached by a root")),
+                        grad_inputs: (node.inputs.iter().zip(&plan.grad_inputs))
+                            .map(|(v, &write)| {
+                                grad(part.of_input(write), || {
+                                    base.get_mut(blocks.grads[v.0].expect("planned with its writers"))
+                                })
+                            })
+                            .collect(),
+                        grad_params: (grad_params.into_iter().zip(&plan.grad_params))
+                            .map(|(data, &write)| grad(part.of_param(write), || data))
+                            .collect(),
+                        saved: base.get_mut(plan.saved),
+                        workspace: base.get_mut(plan.backward_workspace),
+                    });
+                }
             }
         }
     }

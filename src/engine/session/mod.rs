@@ -5,6 +5,7 @@ mod case;
 mod gpu;
 mod host;
 mod images;
+mod work;
 
 use std::borrow::Cow;
 
@@ -15,6 +16,7 @@ use gpu::GpuMemory;
 use host::Arena;
 pub use images::ImageBatch;
 use images::Staging;
+pub use work::{Part, Work};
 
 use crate::Result;
 use crate::engine::device::{Device, Gpu};

@@ -4,6 +4,7 @@ mod cpu;
 mod gpu;
 mod recorded;
 
+use crate::base::profile;
 use crate::config::Config;
 use crate::data::Batch;
 use crate::engine::device::{Device, Mirrored};
@@ -11,7 +12,7 @@ use crate::engine::graph::{Graph, Mode, Var};
 use crate::engine::latent_state::{LatentStates, StatePolicy};
 use crate::engine::op;
 use crate::engine::optim::{Ema, Optimizer, Segment};
-use crate::engine::session::Session;
+use crate::engine::session::{Session, Work};
 use crate::engine::shape::Shape;
 use crate::engine::store::{Group, Store};
 use crate::model::StepReport;
@@ -174,6 +175,7 @@ impl Trainer {
         };
         self.batches_done = if part.updates() { 0 } else { self.batches_done + 1 };
         if let Some(ema) = self.ema.as_mut().filter(|_| part.updates()) {
+            let _average = profile::range("average");
             ema.update(&mut self.store, self.optimizer.steps(), gpu.as_ref())?;
         }
         Ok(report)
@@ -259,6 +261,11 @@ impl Trainer {
     /// Returns the floating-point operations of the forward pass of a batch.
     pub fn forward_flops(&self) -> u64 {
         self.session.graph().flops()
+    }
+
+    /// Returns the work of forward and backward of a batch on the CPU, in the order in which it is done.
+    pub fn work(&self) -> Vec<Work> {
+        self.session.work(&self.store)
     }
 
     /// Returns the declarations of the latent states, for checkpoints.

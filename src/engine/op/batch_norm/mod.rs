@@ -163,10 +163,21 @@ fn case_norm(store: &mut Store, p: &[ParamId], channels: usize) -> BatchNorm {
 }
 
 pub(super) fn bench_cases() -> Vec<OpCase> {
-    let shape = Shape::new(16, 64, 32, 256);
     let params: [(&[usize], Layout); 2] = [(&[256], Layout::Plain), (&[256], Layout::Plain)];
-    vec![OpCase::new("batch_norm residual relu", &[shape, shape], &params, |g, s, x, p, _| {
-        let norm = case_norm(s, p, 256);
-        batch_norm(g, s, x[0], &norm, Some(x[1]), true)
-    })]
+    let shape = Shape::new(16, 64, 32, 256);
+    let of_stem: [(&[usize], Layout); 2] = [(&[64], Layout::Plain), (&[64], Layout::Plain)];
+    vec![
+        OpCase::new("batch_norm", &[shape], &params, |g, s, x, p, _| {
+            let norm = case_norm(s, p, 256);
+            batch_norm(g, s, x[0], &norm, None, false)
+        }),
+        OpCase::new("batch_norm relu", &[Shape::new(16, 128, 64, 64)], &of_stem, |g, s, x, p, _| {
+            let norm = case_norm(s, p, 64);
+            batch_norm(g, s, x[0], &norm, None, true)
+        }),
+        OpCase::new("batch_norm residual relu", &[shape, shape], &params, |g, s, x, p, _| {
+            let norm = case_norm(s, p, 256);
+            batch_norm(g, s, x[0], &norm, Some(x[1]), true)
+        }),
+    ]
 }

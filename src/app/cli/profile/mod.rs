@@ -1,0 +1,10 @@
+//! The profile of a step on the CPU: what takes the time, and how near it is to what the machine can do.
+
+mod machine;
+mod measure;
+mod report;
+
+pub(super) use machine::Machine;
+use measure::{Piece, Profile};
+pub(super) use measure::{evaluation, training};
+pub(super) use report::{steps, table, to_json};
