@@ -1,0 +1,133 @@
+"""Training steps, and networks in evaluation."""
+
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+import networks
+from torch_check import Check
+from torch_compile import compiled
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+# Steps of a check: from the second on, a loss tells whether gradients and updates are equal too.
+CHECKED = 3
+
+
+def build(spec, variant):
+    """Returns the network with the weights that the Rust program wrote, and its images and labels."""
+    folder = Path(spec["folder"])
+    network, named = networks.build(spec["arch"], spec["task"], spec["classes"])
+    named.load_state_dict(load_file(folder / "weights.safetensors"))
+    inputs = load_file(folder / "inputs.safetensors")
+    images = (inputs["pixels"].float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    layout = torch.channels_last if variant["channels_last"] else torch.contiguous_format
+    images = images.permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    return network.to(memory_format=layout), images, inputs["labels"]
+
+
+def batch_hard_triplet(embedding, labels, margin):
+    """Returns the triplet loss of the hardest positive and the hardest negative of each image."""
+    # Products would lose the digits of small distances.
+    distances = torch.cdist(embedding, embedding, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=1e-6)
+    same = labels[:, None] == labels
+    positive = distances.masked_fill(~same, 0).amax(1)
+    negative = distances.masked_fill(same, float("inf")).amin(1)
+    return F.relu(positive - negative + margin).mean()
+
+
+class Step:
+    """The same training step again and again."""
+
+    def __init__(self, spec, variant):
+        self.spec = spec
+        network, self.images, self.labels = build(spec, variant)
+        self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        options = {"lr": spec["lr"], "weight_decay": spec["weight_decay"], "fused": variant["fused"] or None}
+        if spec["optimizer"] == "sgd":
+            self.optimizer = torch.optim.SGD(self.parameters, momentum=0.9, **options)
+        else:
+            self.optimizer = torch.optim.Adam(self.parameters, amsgrad=True, **options)
+        network.train()
+        self.network = compiled(network, spec, variant)
+
+    def loss(self):
+        embeddings, logits = self.network(self.images)
+        smoothing, margin = self.spec["label_smoothing"], self.spec["margin"]
+        loss = sum(F.cross_entropy(z, self.labels, label_smoothing=smoothing) for z in logits) / len(logits)
+        if embeddings:
+            loss = loss + sum(batch_hard_triplet(e, self.labels, margin) for e in embeddings) / len(embeddings)
+        return loss
+
+    def backward(self):
+        self.optimizer.zero_grad()
+        loss = self.loss()
+        loss.backward()
+        return loss
+
+    def check(self):
+        check = Check()
+        for number in range(1, CHECKED + 1):
+            loss = self.backward().item()
+            if number > 1:
+                check.derivative(f"loss of step {number}", loss)
+            else:
+                check.scalar("loss of step 1", loss)
+                gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+                check.derivative("norm of the gradient", sum(g.double().square().sum() for g in gradients).sqrt())
+            self.optimizer.step()
+        return check
+
+    def run(self):
+        start = time.perf_counter()
+        loss = self.backward()
+        self.optimizer.step()
+        loss = loss.item()
+        return {"seconds": time.perf_counter() - start, "loss": loss}
+
+
+class Inference:
+    """A network in evaluation."""
+
+    def __init__(self, spec, variant):
+        network, self.images, _ = build(spec, variant)
+        self.plain = network.eval()
+        self.network = compiled(network, spec, variant, frozen=True)
+
+    def run(self):
+        start = time.perf_counter()
+        self.compute()
+        return {"seconds": time.perf_counter() - start}
+
+
+class Evaluation(Inference):
+    """The logits of a classifier."""
+
+    def compute(self):
+        with torch.inference_mode():
+            return self.network(self.images)[1][0]
+
+    def check(self):
+        check = Check()
+        check.tensor("logits", self.compute())
+        return check
+
+
+class Features(Inference):
+    """Features of images and their mirror images, added and scaled to unit length."""
+
+    def compute(self):
+        features = 0
+        with torch.inference_mode():
+            for images in (self.images, self.images.flip(3)):
+                networks.reset_states(self.plain)
+                features = features + self.network(images)
+            return F.normalize(features)
+
+    def check(self):
+        check = Check()
+        check.tensor("features", self.compute())
+        return check
