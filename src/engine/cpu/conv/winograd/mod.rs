@@ -25,7 +25,7 @@ pub(in crate::engine::cpu) const TILE_PIXELS: usize = OUT * OUT;
 const TASK_TILES: usize = 8 * MR;
 /// Products of channels that are summed one after the other; longer sums are sums of such. Most of the rounding error comes from here: with
 /// 256 it is twice as large.
-const DEPTH: usize = 96;
+const DEPTH: usize = 48;
 /// With stride 2 and fewer input channels than this, direct sums are faster.
 const STRIDE_2_CHANNELS: usize = 128;
 /// Columns of the products that are computed before their outputs are.
