@@ -18,3 +18,6 @@ pub(crate) use isa::for_each_isa;
 pub(crate) use matmul::{PackedRows, matmul_nt, summed_at_once};
 pub(crate) use microkernel::isa_name;
 pub(crate) use pairs::{squared_distances, squared_distances_of_directions};
+#[cfg(target_arch = "x86_64")]
+pub(in crate::engine) use simd::{Avx2, Avx512};
+pub(in crate::engine) use simd::{Portable, Simd, for_each_vector};

@@ -17,7 +17,7 @@ pub(super) fn prefetch(address: *const f32) {
 /// # Safety
 /// The functions of an implementation may only run where its instruction set is present; pointers must be valid for
 /// `LANES` elements (any alignment).
-pub(super) trait Simd: Copy {
+pub(in crate::engine) trait Simd: Copy {
     const LANES: usize;
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
@@ -75,7 +75,7 @@ mod x86 {
 
     /// 16 lanes.
     #[derive(Clone, Copy)]
-    pub(in crate::engine::cpu) struct Avx512(__m512);
+    pub(in crate::engine) struct Avx512(__m512);
 
     // SAFETY of all bodies: the trait's contract, each is one instruction.
     impl Simd for Avx512 {
@@ -146,7 +146,7 @@ mod x86 {
 
     /// 8 lanes.
     #[derive(Clone, Copy)]
-    pub(in crate::engine::cpu) struct Avx2(__m256);
+    pub(in crate::engine) struct Avx2(__m256);
 
     // SAFETY of all bodies: the trait's contract, each is one instruction.
     impl Simd for Avx2 {
@@ -214,11 +214,11 @@ mod x86 {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+pub(in crate::engine) use x86::{Avx2, Avx512};
 
 /// 8 lanes without intrinsics.
 #[derive(Clone, Copy)]
-pub(super) struct Portable([f32; 8]);
+pub(in crate::engine) struct Portable([f32; 8]);
 
 impl Simd for Portable {
     const LANES: usize = 8;
@@ -294,8 +294,8 @@ macro_rules! for_each_vector {
         $(#[$meta])*
         $vis unsafe fn $name(set: $crate::engine::cpu::InstructionSet, $($arg: $type),*) {
             #[cfg(target_arch = "x86_64")]
-            use $crate::engine::cpu::simd::{Avx2, Avx512};
-            use $crate::engine::cpu::simd::{Portable, Simd};
+            use $crate::engine::cpu::{Avx2, Avx512};
+            use $crate::engine::cpu::{Portable, Simd};
 
             #[inline(always)]
             unsafe fn body<$vector: Simd>($($arg: $type),*) $body
@@ -325,4 +325,4 @@ macro_rules! for_each_vector {
         }
     )+};
 }
-pub(super) use for_each_vector;
+pub(in crate::engine) use for_each_vector;

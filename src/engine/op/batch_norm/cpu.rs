@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::BatchNormOp;
-use crate::engine::cpu::{for_each_isa, par};
+use crate::engine::cpu::{InstructionSet, Simd, for_each_isa, for_each_vector, par};
 use crate::engine::graph::{Backward, Forward};
 
 /// A row has at least this many elements, if there are as many.
@@ -94,7 +94,9 @@ pub(super) fn backward(op: &BatchNormOp, cx: &mut Backward<'_>) {
     let centre = repeated(mean.iter().copied(), row);
 
     let sums = two_sums(channels, x.len(), |range, sums| {
-        add_gradient_sums(&x[range.clone()], y.map(|y| &y[range.clone()]), &dy[range], &centre, sums);
+        let y = y.map(|y| &y[range.clone()]);
+        // SAFETY: parts of equal length; the instruction set in use.
+        unsafe { add_gradient_sums(InstructionSet::best(), &x[range.clone()], y, &dy[range], &centre, sums) }
     });
     let (sum, dot) = sums.split_at(channels);
     let dot: Vec<f64> = dot.iter().zip(inv_std).map(|(dot, &inv_std)| dot * f64::from(inv_std)).collect();
@@ -116,7 +118,9 @@ pub(super) fn backward(op: &BatchNormOp, cx: &mut Backward<'_>) {
     let chunk = |i: usize, dx: &mut [f32], dr: &mut [f32]| {
         let span = i * len..i * len + dx.len().max(dr.len());
         let y = y.map(|y| &y[span.clone()]);
-        gradients(&x[span.clone()], y, &dy[span], numbers, (dx, add_x), (dr, add_residual));
+        let (x, dy, dx, dr) = (&x[span.clone()], &dy[span], (dx, add_x), (dr, add_residual));
+        // SAFETY: parts of equal length; the instruction set in use.
+        unsafe { gradients(InstructionSet::best(), x, y, dy, numbers, dx, dr) }
     };
     match (grad_x, grad_residual) {
         (Some(dx), Some(dr)) => {
@@ -174,38 +178,48 @@ for_each_isa! {
             }
         }
     }
+}
 
+for_each_vector! {
     /// Adds the sums of `g` and of `g·(x - mean)` to `sums` `[2][row]`, where `g` is `dy` masked by the ReLU with the output `y`.
-    fn add_gradient_sums(x: &[f32], y: Option<&[f32]>, dy: &[f32], mean: &[f32], sums: &mut [f32]) {
-        let len = mean.len();
-        let (sum, dot) = sums.split_at_mut(len);
-        // Without ReLU every gradient passes: no number is at or below NaN.
-        let (y, floor) = y.map_or((dy, f32::NAN), |y| (y, 0.0));
-        let whole = x.len() / (2 * len) * (2 * len);
-        for start in (0..whole).step_by(2 * len) {
-            let [x0, x1] = [start, start + len].map(|at| &x[at..][..len]);
-            let [y0, y1] = [start, start + len].map(|at| &y[at..][..len]);
-            let [dy0, dy1] = [start, start + len].map(|at| &dy[at..][..len]);
-            for c in 0..len {
-                let g0 = if blocked(y0[c], floor) { 0.0 } else { dy0[c] };
-                let g1 = if blocked(y1[c], floor) { 0.0 } else { dy1[c] };
-                sum[c] += g0 + g1;
-                dot[c] += g0 * (x0[c] - mean[c]) + g1 * (x1[c] - mean[c]);
-            }
-        }
-        let rest = x[whole..].chunks(len).zip(y[whole..].chunks(len)).zip(dy[whole..].chunks(len));
-        for ((x, y), dy) in rest {
-            for c in 0..x.len() {
-                let g = if blocked(y[c], floor) { 0.0 } else { dy[c] };
-                sum[c] += g;
-                dot[c] += g * (x[c] - mean[c]);
+    ///
+    /// # Safety
+    /// The operands have equal lengths, and `sums` is twice as long as `mean`.
+    unsafe fn add_gradient_sums<S>(x: &[f32], y: Option<&[f32]>, dy: &[f32], mean: &[f32], sums: &mut [f32]) {
+        let (len, row) = (x.len(), mean.len());
+        let (sum, dot) = sums.split_at_mut(row);
+        let (sum, dot) = (sum.as_mut_ptr(), dot.as_mut_ptr());
+        // Two rows at a time, the second of which may be missing or short.
+        for start in (0..len).step_by(2 * row) {
+            for c in (0..row.min(len - start)).step_by(S::LANES) {
+                // SAFETY: the caller's promise; `count` numbers of a row, those of the second row as far as there are any.
+                unsafe {
+                    let count = S::LANES.min(row - c).min(len - start - c);
+                    let mean = S::load_part(mean.as_ptr().add(c), count);
+                    let (mut own_sum, mut own_dot) = (S::load_part(sum.add(c), count), S::load_part(dot.add(c), count));
+                    for at in [start + c, start + row + c] {
+                        let count = count.min(len.saturating_sub(at));
+                        if count == 0 {
+                            break;
+                        }
+                        let g = passed::<S>(y, dy, at, count);
+                        let x = S::load_part(x.as_ptr().add(at), count);
+                        own_sum = own_sum.add(g);
+                        own_dot = g.mul_add(x.sub(mean), own_dot);
+                    }
+                    own_sum.store_part(sum.add(c), count);
+                    own_dot.store_part(dot.add(c), count);
+                }
             }
         }
     }
 
     /// Computes `dx (+)= scale·(g - mean_g - (x - mean)·mean_dot)` and `dr (+)= g`, unless they are empty, where `g` is `dy` masked by
     /// the ReLU with the output `y`. `numbers` are mean, scale, mean_g and mean_dot of a row. The flags say whether to add.
-    fn gradients(
+    ///
+    /// # Safety
+    /// The operands that are not empty have equal lengths, and so have the numbers.
+    unsafe fn gradients<S>(
         x: &[f32],
         y: Option<&[f32]>,
         dy: &[f32],
@@ -214,39 +228,27 @@ for_each_isa! {
         dr: (&mut [f32], bool),
     ) {
         let ((dx, add_x), (dr, add_residual)) = (dx, dr);
-        let len = numbers[0].len();
-        let mut masked = vec![0.0; len];
-        for start in (0..dy.len()).step_by(len) {
-            let span = start..(start + len).min(dy.len());
-            let count = span.len();
-            let dy = &dy[span.clone()];
-            let g = match y {
-                None => dy,
-                Some(y) => {
-                    let (y, masked) = (&y[span.clone()], &mut masked[..count]);
-                    for c in 0..count {
-                        masked[c] = if blocked(y[c], 0.0) { 0.0 } else { dy[c] };
+        let (len, row) = (dy.len(), numbers[0].len());
+        for start in (0..len).step_by(row) {
+            let end = (start + row).min(len);
+            for at in (start..end).step_by(S::LANES) {
+                // SAFETY: the caller's promise; `count` numbers of a row.
+                unsafe {
+                    let count = S::LANES.min(end - at);
+                    let g = passed::<S>(y, dy, at, count);
+                    if !dr.is_empty() {
+                        let to = dr.as_mut_ptr().add(at);
+                        let sum = if add_residual { S::load_part(to, count).add(g) } else { g };
+                        sum.store_part(to, count);
                     }
-                    &*masked
-                }
-            };
-            if let Some(dr) = dr.get_mut(span.clone()) {
-                if add_residual {
-                    dr.iter_mut().zip(g).for_each(|(dr, g)| *dr += g);
-                } else {
-                    dr.copy_from_slice(g);
-                }
-            }
-            if let Some(dx) = dx.get_mut(span.clone()) {
-                let [mean, scale, mean_g, mean_dot] = numbers.map(|n| &n[..count]);
-                let x = &x[span];
-                if add_x {
-                    for c in 0..count {
-                        dx[c] += scale[c] * (g[c] - mean_g[c] - (x[c] - mean[c]) * mean_dot[c]);
-                    }
-                } else {
-                    for c in 0..count {
-                        dx[c] = scale[c] * (g[c] - mean_g[c] - (x[c] - mean[c]) * mean_dot[c]);
+                    if !dx.is_empty() {
+                        let to = dx.as_mut_ptr().add(at);
+                        let [mean, scale, mean_g, mean_dot] =
+                            numbers.map(|n| S::load_part(n.as_ptr().add(at - start), count));
+                        let x = S::load_part(x.as_ptr().add(at), count);
+                        let inner = g.sub(mean_g).sub(x.sub(mean).mul(mean_dot));
+                        let sum = if add_x { scale.mul_add(inner, S::load_part(to, count)) } else { scale.mul(inner) };
+                        sum.store_part(to, count);
                     }
                 }
             }
@@ -254,10 +256,25 @@ for_each_isa! {
     }
 }
 
-/// Returns whether ReLU stopped the value. False for NaN, so that a diverged network does not look healthy.
+/// Returns `count` gradients from `at` on, with zeros where ReLU stopped the output `y`. A NaN was not stopped, so that a diverged network
+/// does not look healthy.
+///
+/// # Safety
+/// The instruction set must be there, and both slices must have the numbers.
 #[inline(always)]
-fn blocked(y: f32, floor: f32) -> bool {
-    y <= floor
+unsafe fn passed<S: Simd>(y: Option<&[f32]>, dy: &[f32], at: usize, count: usize) -> S {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let dy = S::load_part(dy.as_ptr().add(at), count);
+        match y {
+            None => dy,
+            Some(y) => {
+                // Less than the smallest positive number: zero and less.
+                let smallest = S::splat(f32::from_bits(1));
+                S::load_part(y.as_ptr().add(at), count).select_less(smallest, S::splat(0.0), dy)
+            }
+        }
+    }
 }
 
 /// Returns `max(floor, value)`, or NaN for NaN, so that a diverged network does not look healthy.
