@@ -14,6 +14,10 @@ use super::scratch::with_scratch;
 use super::simd::for_each_vector;
 use crate::engine::geometry::Conv2dGeometry;
 
+/// Columns of gates that are computed before the gates are applied. Their sums stay in the second-level cache, and the input is read once for
+/// all of them.
+const CHUNK: usize = 128;
+
 /// Returns the workspace of [`bconv_forward`], in f32.
 pub fn forward_workspace(gates: &Conv2dGeometry) -> usize {
     let isa = microkernel::best();
@@ -93,22 +97,25 @@ fn forward_on(
     conv::with_forward_product(gates, isa, x, weight, true, workspace, |product| {
         let nr = product.nr;
         let panels = conv::panels_of_gates(isa);
+        // Groups of channels, each of a vector, and how many of them are computed before their gates are.
+        let (groups, at_once) = (channels.div_ceil(lanes), (CHUNK / (4 * lanes)).max(1));
         (0..pixels.div_ceil(MC)).into_par_iter().for_each(|block| {
             let rows = block * MC..((block + 1) * MC).min(pixels);
             let scratch_len = product.left.scratch_len();
             let tile_len = rows.len().next_multiple_of(MR) * nr;
             let mut pointers = Vec::new();
             let pixels: Vec<usize> = rows.clone().collect();
-            with_scratch(scratch_len + panels * tile_len, |scratch| {
+            with_scratch(scratch_len + at_once * panels * tile_len, |scratch| {
                 let (scratch, tiles) = scratch.split_at_mut(scratch_len);
                 // SAFETY: `scratch` outlives the loop below.
                 unsafe { product.left.pointers(rows.clone(), scratch, &mut pointers) };
-                for (group, first) in (0..channels).step_by(lanes).enumerate() {
-                    for (p, tile) in tiles.chunks_exact_mut(tile_len).enumerate() {
-                        product.panel_tile(&pointers, rows.len(), group * panels + p, tile);
+                for start in (0..groups).step_by(at_once) {
+                    let own = start..(start + at_once).min(groups);
+                    product.panel_tiles(&pointers, rows.len(), own.start * panels..own.end * panels, tiles);
+                    for (group, tiles) in own.zip(tiles.chunks_exact(panels * tile_len)) {
+                        let gates = [0, 1, 2, 3].map(|gate| &tiles[gate * lanes / nr * tile_len + gate * lanes % nr..]);
+                        end(&pixels, group * lanes, nr, gates);
                     }
-                    let gates = [0, 1, 2, 3].map(|gate| &tiles[gate * lanes / nr * tile_len + gate * lanes % nr..]);
-                    end(&pixels, first, nr, gates);
                 }
             });
         });

@@ -3,6 +3,8 @@
 //! Every task computes its part of the result alone, in an order that depends on shapes only, so the result has the same bits for
 //! any number of threads.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::microkernel::{Isa, MAX_NR, MR, Tile};
@@ -51,6 +53,11 @@ pub(super) fn gate_column(isa: Isa, column: usize, channels: usize) -> Option<us
     (channel < channels).then_some(column / isa.lanes * channels + channel)
 }
 
+/// Columns that are packed together: the shortest vector.
+const PACKED: usize = 8;
+/// Rows that a task packs. Reads are in the order of memory, and what is written to a panel is a few whole cache lines.
+const PACKED_ROWS: usize = 32;
+
 impl RightMatrix<'_> {
     fn k(&self) -> usize {
         self.tap_offsets.len() * self.depth
@@ -63,42 +70,67 @@ impl RightMatrix<'_> {
 
     /// Packs the matrix into panels `[n / nr][k][nr]`, with zeros beyond the last column.
     pub(crate) fn pack(&self, nr: usize, packed: &mut [f32]) {
-        let k = self.k();
-        packed.par_chunks_mut(k * nr).enumerate().for_each(|(p, panel)| {
-            let column = |j: usize| match self.gates {
-                Some(isa) => gate_column(isa, p * nr + j, self.n / 4),
-                None => (p * nr + j < self.n).then_some(p * nr + j),
-            };
-            let columns: [Option<usize>; MAX_NR] = std::array::from_fn(|j| if j < nr { column(j) } else { None });
-            let columns = &columns[..nr];
-            let contiguous = self.n_stride == 1 && self.gates.is_none() && columns[nr - 1].is_some();
+        if self.n_stride == 1 {
+            return self.pack_rows(nr, packed);
+        }
+        assert!(self.gates.is_none(), "gates are packed from rows");
+        packed.par_chunks_mut(self.k() * nr).enumerate().for_each(|(p, panel)| {
+            let columns = p * nr..((p + 1) * nr).min(self.n);
             for (tap, &start) in self.tap_offsets.iter().enumerate() {
                 let block = &mut panel[tap * self.depth * nr..(tap + 1) * self.depth * nr];
-                if contiguous {
-                    for (k, row) in block.chunks_exact_mut(nr).enumerate() {
-                        row.copy_from_slice(&self.data[start + k * self.k_stride + p * nr..][..nr]);
+                self.pack_transposed(block, nr, columns.clone(), start);
+            }
+        });
+    }
+
+    /// Packs a matrix whose rows are rows in memory.
+    fn pack_rows(&self, nr: usize, packed: &mut [f32]) {
+        let k = self.k();
+        // For each vector of columns: the first one, how many there are, and where row 0 of them goes.
+        let vectors: Vec<(usize, usize, usize)> = (0..packed.len() / k)
+            .step_by(PACKED)
+            .map(|column| {
+                let (first, end) = match self.gates {
+                    None => (column, self.n),
+                    Some(isa) => {
+                        let first = gate_column(isa, column, self.n / 4).unwrap_or(self.n);
+                        (first, ((first / (self.n / 4) + 1) * (self.n / 4)).min(self.n))
                     }
-                } else if self.n_stride == 1 {
-                    for (k, row) in block.chunks_exact_mut(nr).enumerate() {
-                        let source = &self.data[start + k * self.k_stride..];
-                        row.iter_mut().zip(columns).for_each(|(v, c)| *v = c.map_or(0.0, |c| source[c]));
+                };
+                let live = end.saturating_sub(first).min(PACKED);
+                (first.min(self.n), live, column / nr * k * nr + column % nr)
+            })
+            .collect();
+        let to = Shared(packed.as_mut_ptr());
+        (0..k.div_ceil(PACKED_ROWS)).into_par_iter().for_each(|block| {
+            for row in block * PACKED_ROWS..((block + 1) * PACKED_ROWS).min(k) {
+                let source = &self.data[self.tap_offsets[row / self.depth] + row % self.depth * self.k_stride..];
+                for &(first, live, at) in &vectors {
+                    // SAFETY: row `row` of the panel, `PACKED` columns of it, which only this task writes.
+                    let to = unsafe { std::slice::from_raw_parts_mut(to.get().add(at + row * nr), PACKED) };
+                    if live == PACKED {
+                        to.copy_from_slice(&source[first..first + PACKED]);
+                    } else {
+                        to[..live].copy_from_slice(&source[first..first + live]);
+                        to[live..].fill(0.0);
                     }
-                } else {
-                    self.pack_transposed(block, columns, start);
                 }
             }
         });
     }
 
     /// Packs a panel of a matrix whose columns are rows in memory. Takes sixteen columns at a time, so that whole cache lines are written.
-    fn pack_transposed(&self, block: &mut [f32], columns: &[Option<usize>], start: usize) {
-        let nr = columns.len();
-        for (group, part) in columns.chunks(16).enumerate() {
+    fn pack_transposed(&self, block: &mut [f32], nr: usize, columns: Range<usize>, start: usize) {
+        for group in (0..nr).step_by(16) {
+            let width = 16.min(nr - group);
+            let live = columns.len().saturating_sub(group).min(width);
+            let from = start + (columns.start + group) * self.n_stride;
             for k in 0..self.depth {
-                let row = &mut block[k * nr + group * 16..][..part.len()];
-                for (v, column) in row.iter_mut().zip(part) {
-                    *v = column.map_or(0.0, |c| self.data[start + k * self.k_stride + c * self.n_stride]);
+                let row = &mut block[k * nr + group..][..width];
+                for (c, v) in row[..live].iter_mut().enumerate() {
+                    *v = self.data[from + k * self.k_stride + c * self.n_stride];
                 }
+                row[live..].fill(0.0);
             }
         }
     }
@@ -115,7 +147,7 @@ pub(super) trait LeftRows: Sync {
     ///
     /// # Safety
     /// `scratch` must outlive the use of the pointers.
-    unsafe fn pointers(&self, rows: std::ops::Range<usize>, scratch: &mut [f32], out: &mut Vec<[*const f32; MR]>);
+    unsafe fn pointers(&self, rows: Range<usize>, scratch: &mut [f32], out: &mut Vec<[*const f32; MR]>);
 }
 
 /// A product `[rows, k] · [k, n]`, computed in blocks.
@@ -164,8 +196,8 @@ impl<L: LeftRows> Product<'_, L> {
 
     fn block(
         &self,
-        rows: std::ops::Range<usize>,
-        panels: std::ops::Range<usize>,
+        rows: Range<usize>,
+        panels: Range<usize>,
         accumulate: bool,
         bias: Option<&[f32]>,
         destination: &impl Fn(usize) -> *mut f32,
@@ -181,8 +213,8 @@ impl<L: LeftRows> Product<'_, L> {
     /// Computes the tiles of a block.
     fn tiles(
         &self,
-        rows: std::ops::Range<usize>,
-        panels: std::ops::Range<usize>,
+        rows: Range<usize>,
+        panels: Range<usize>,
         pointers: &[[*const f32; MR]],
         accumulate: bool,
         bias: Option<&[f32]>,
@@ -273,16 +305,29 @@ impl<L: LeftRows> Product<'_, L> {
         unsafe { self.isa.rows(self.nr)(&tile) }
     }
 
-    /// Computes `tile` `[rows, nr]` of panel `p` over all of the inner dimension, for callers that use it while it is in the cache.
-    /// `rows` is at most [`MC`]; `tile` has room for whole groups of [`MR`] rows.
-    pub(crate) fn panel_tile(&self, pointers: &[[*const f32; MR]], rows: usize, p: usize, tile: &mut [f32]) {
-        assert!(tile.len() >= rows.next_multiple_of(MR) * self.nr);
-        let tile = tile.as_mut_ptr();
+    /// Computes the tiles of some panels over all of the inner dimension, for callers that use them while they are in the cache. `tiles` is
+    /// `[panels][rows][nr]`, with whole groups of [`MR`] rows; `rows` is at most [`MC`].
+    pub(crate) fn panel_tiles(
+        &self,
+        pointers: &[[*const f32; MR]],
+        rows: usize,
+        panels: Range<usize>,
+        tiles: &mut [f32],
+    ) {
+        let groups = rows.div_ceil(MR);
+        assert!(tiles.len() >= panels.len() * groups * MR * self.nr);
+        let tiles = tiles.as_mut_ptr();
         for (block, range) in depth_blocks(self.taps, self.depth).into_iter().enumerate() {
-            for group in 0..rows.div_ceil(MR) {
-                // SAFETY: inside `tile`, asserted above.
-                let c = std::array::from_fn(|r| unsafe { tile.add((group * MR + r) * self.nr) });
-                self.tile(pointers, group, range, p, c, block > 0);
+            for p in panels.clone() {
+                for group in 0..groups {
+                    let row = ((p - panels.start) * groups + group) * MR;
+                    // SAFETY: inside `tiles`, asserted above.
+                    let c = std::array::from_fn(|r| unsafe { tiles.add((row + r) * self.nr) });
+                    if p == panels.start {
+                        self.prefetch(pointers, group + 1, range);
+                    }
+                    self.tile(pointers, group, range, p, c, block > 0);
+                }
             }
         }
     }

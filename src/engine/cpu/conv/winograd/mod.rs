@@ -30,6 +30,8 @@ const DEPTH: usize = 48;
 const STRIDE_2_CHANNELS: usize = 128;
 /// Columns of the products that are computed before their outputs are.
 const CHUNK: usize = 128;
+/// Rows of the weight that are transformed before the next panel is begun: in the order of memory, nearly, and whole cache lines are written.
+const WEIGHT_ROWS: usize = 4;
 /// A convolution is split into at least this many tasks, by columns too if its tiles give fewer.
 const MIN_TASKS: usize = 16;
 /// Added to the length of a plane, so that the planes of one number are in different sets of the caches.
@@ -147,10 +149,12 @@ impl<'a> Weight<'a> {
         let panels = columns.div_ceil(nr);
         let to = Shared(packed.as_mut_ptr());
         let map = maps(isa.set).weight[stride - 1];
-        (0..panels * depth).into_par_iter().with_min_len(64).for_each(|i| {
-            let (panel, row) = (i / depth, i % depth);
-            for v in (0..nr).step_by(isa.lanes) {
-                let at = i * nr + v;
+        let blocks = depth.div_ceil(WEIGHT_ROWS);
+        (0..blocks * panels).into_par_iter().with_min_len(16).for_each(|task| {
+            let (panel, first) = (task % panels, task / panels * WEIGHT_ROWS);
+            let rows = first..(first + WEIGHT_ROWS).min(depth);
+            for (row, v) in rows.flat_map(|row| (0..nr).step_by(isa.lanes).map(move |v| (row, v))) {
+                let at = (panel * depth + row) * nr + v;
                 match source(panel * nr + v).filter(|source| source + isa.lanes <= out) {
                     // SAFETY: the vector is in row `row` of all nine taps, and has a place in each plane of its own.
                     Some(source) => unsafe {
