@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::few_channels::{self, Blocks};
 use super::forward::InputWindows;
 use super::winograd;
 use crate::engine::cpu::for_each_isa;
@@ -12,27 +13,37 @@ use crate::engine::geometry::Conv2dGeometry;
 /// How many rows of the weight's gradient one task computes at most.
 const WEIGHT_ROWS: usize = 86 * MR;
 /// Pixels of a block of the inner dimension.
-const PIXEL_BLOCK: usize = 192;
+const PIXEL_BLOCK: usize = 120;
 /// A gradient is split into at least this many tasks, by pixels too if its rows give fewer and there are enough pixels.
 const WEIGHT_TASKS: usize = 16;
+/// A gradient of few pixels is split into at least this many tasks by rows; each of them copies the whole gradient of the output.
+const ROW_TASKS: usize = 8;
 /// The fewest pixels of a split; fewer do not pay for another partial result.
 const SPLIT_PIXELS: usize = 512;
 
-/// Returns the rows of a task: about equal parts.
+/// Returns the rows of a task: about equal parts, smaller ones where the pixels are too few to be split.
 fn task_rows(geometry: &Conv2dGeometry) -> usize {
-    let k = geometry.k();
-    k.div_ceil(k.div_ceil(WEIGHT_ROWS)).next_multiple_of(MR)
+    let (k, splits) = (geometry.k(), (geometry.pixels() / SPLIT_PIXELS).max(1));
+    let blocks = k.div_ceil(WEIGHT_ROWS).max(ROW_TASKS.div_ceil(splits));
+    k.div_ceil(blocks).next_multiple_of(MR)
 }
 
 /// Returns how many parts the pixels are split into. It depends on the shape only, so that sums have one order.
 fn weight_splits(geometry: &Conv2dGeometry) -> usize {
+    if few_channels::applies(geometry) {
+        return WEIGHT_TASKS.min(Blocks::new(geometry).count());
+    }
     let row_blocks = geometry.k().div_ceil(task_rows(geometry));
     WEIGHT_TASKS.div_ceil(row_blocks).min(geometry.pixels() / SPLIT_PIXELS).max(1)
 }
 
+fn uses_winograd(geometry: &Conv2dGeometry) -> bool {
+    winograd::applies_to_gradients(geometry) && !few_channels::applies(geometry)
+}
+
 /// Returns the workspace of [`conv2d_backward_weight`], in f32.
 pub fn backward_weight_workspace(geometry: &Conv2dGeometry) -> usize {
-    if winograd::applies_to_gradients(geometry) {
+    if uses_winograd(geometry) {
         return winograd::weight_gradient_workspace(microkernel::best(), geometry);
     }
     let splits = weight_splits(geometry);
@@ -60,31 +71,48 @@ pub(super) fn backward_weight_on(
     accumulate: bool,
     workspace: &mut [f32],
 ) {
-    if winograd::applies_to_gradients(geometry) {
+    if uses_winograd(geometry) {
         return winograd::weight_gradient(isa, geometry, x, grad_y, grad_weight, accumulate, workspace);
     }
-    let (k, n) = (geometry.k(), geometry.out_c);
-    let (splits, task) = (weight_splits(geometry), task_rows(geometry));
-    let windows = InputWindows { geometry, x, zeros: vec![0.0; geometry.in_c] };
-    let chunk = geometry.pixels().div_ceil(splits);
-    let run = |split: usize, block: usize, rows: &mut [f32], accumulate: bool| {
-        let pixels = (split * chunk).min(geometry.pixels())..((split + 1) * chunk).min(geometry.pixels());
-        weight_block(isa, &windows, grad_y, block * task, pixels, rows, accumulate);
-    };
-    if splits == 1 {
-        let blocks = grad_weight.par_chunks_mut(task * n).enumerate();
-        blocks.for_each(|(block, rows)| run(0, block, rows, accumulate));
-        return;
+    let n = geometry.out_c;
+    let splits = weight_splits(geometry);
+    let part = |count: usize, split: usize| split * count / splits..(split + 1) * count / splits;
+    if few_channels::applies(geometry) {
+        let blocks = Blocks::new(geometry);
+        let all = 0..blocks.count();
+        return in_parts(splits, grad_weight, accumulate, workspace, |split, out, accumulate| {
+            blocks.weight_gradient(isa, x, grad_y, part(all.len(), split), out, accumulate);
+        });
     }
-    let partial = &mut workspace[..splits * k * n];
-    partial.par_chunks_mut(k * n).enumerate().for_each(|(split, part)| {
-        let blocks = part.par_chunks_mut(task * n).enumerate();
-        blocks.for_each(|(block, rows)| run(split, block, rows, false));
+    let task = task_rows(geometry);
+    let windows = InputWindows { geometry, x, zeros: vec![0.0; geometry.in_c] };
+    in_parts(splits, grad_weight, accumulate, workspace, |split, out, accumulate| {
+        out.par_chunks_mut(task * n).enumerate().for_each(|(block, rows)| {
+            let pixels = part(geometry.pixels(), split);
+            weight_block(isa, &windows, grad_y, block * task, pixels, rows, accumulate);
+        });
     });
+}
+
+/// Computes `out (+)= ` the sum of `splits` parts, each by a task of its own, added in their order. `compute(split, out, accumulate)` computes
+/// one. `workspace` has room for all parts if there are several.
+fn in_parts(
+    splits: usize,
+    out: &mut [f32],
+    accumulate: bool,
+    workspace: &mut [f32],
+    compute: impl Fn(usize, &mut [f32], bool) + Sync,
+) {
+    if splits == 1 {
+        return compute(0, out, accumulate);
+    }
+    let len = out.len();
+    let partial = &mut workspace[..splits * len];
+    partial.par_chunks_mut(len).enumerate().for_each(|(split, part)| compute(split, part, false));
     let partial = &*partial;
-    grad_weight.par_chunks_mut(4096).enumerate().for_each(|(i, out)| {
+    out.par_chunks_mut(4096).enumerate().for_each(|(i, out)| {
         for split in 0..splits {
-            let part = &partial[split * k * n + i * 4096..][..out.len()];
+            let part = &partial[split * len + i * 4096..][..out.len()];
             if split == 0 && !accumulate {
                 out.copy_from_slice(part);
             } else {
@@ -118,7 +146,6 @@ fn weight_block(
     with_scratch(left_len + right_len + window_len, |scratch| {
         let (left, rest) = scratch.split_at_mut(left_len);
         let (right, window) = rest.split_at_mut(right_len);
-        let mut edge = [0.0f32; MR * microkernel::MAX_NR];
         for start in pixels.clone().step_by(PIXEL_BLOCK) {
             let count = PIXEL_BLOCK.min(pixels.end - start);
             for (pixel, row) in left.chunks_exact_mut(left_step).take(count).enumerate() {
@@ -130,44 +157,61 @@ fn weight_block(
                 &grad_y[start * n..][..count * n]
             } else {
                 let right = &mut right[..panels * count * nr];
-                pack_panels(&grad_y[start * n..][..count * n], n, nr, right);
+                pack_panels(&grad_y[start * n..][..count * n], n, nr, count, right);
                 &*right
             };
-            let add = accumulate || start > pixels.start;
-            for (p, b) in right.chunks_exact(count * nr).enumerate() {
-                let width = nr.min(n - p * nr);
-                for group in 0..rows.div_ceil(MR) {
-                    let live = MR.min(rows - group * MR);
-                    let whole = live == MR && width == nr;
-                    let (c, c_step) = if whole {
-                        (out[group * MR * n + p * nr..][..(MR - 1) * n + nr].as_mut_ptr(), n)
-                    } else {
-                        (edge[..MR * nr].as_mut_ptr(), nr)
-                    };
-                    let a = left[group * MR..][..(count - 1) * left_step + MR].as_ptr();
-                    let accumulate = add && whole;
-                    let tile = Strided { a, a_step: left_step, b: b.as_ptr(), depth: count, c, c_step, accumulate };
-                    // SAFETY: `a`, `b` and `c` were sliced above to what the tile reads and writes; the ISA was detected.
-                    unsafe { isa.columns(nr)(&tile) };
-                    if !whole {
-                        for r in 0..live {
-                            let c = &mut out[(group * MR + r) * n + p * nr..][..width];
-                            c.iter_mut().zip(&edge[r * nr..]).for_each(|(c, t)| *c = if add { *c + t } else { *t });
-                        }
-                    }
-                }
-            }
+            add_product(isa, left, left_step, right, count, n, out, accumulate || start > pixels.start);
         }
     });
 }
 
+/// Computes `out (+)= Σ_pixel a[pixel·a_step + row] · right[pixel]`, `[rows, n]`, for panels `[n / nr][pixels][nr]`. `a` has [`MR`] more numbers
+/// than the last row needs.
+#[expect(clippy::too_many_arguments, reason = "a product of two matrices with their sizes")]
+pub(super) fn add_product(
+    isa: Isa,
+    a: &[f32],
+    a_step: usize,
+    right: &[f32],
+    pixels: usize,
+    n: usize,
+    out: &mut [f32],
+    add: bool,
+) {
+    let (rows, nr) = (out.len() / n, isa.nr(n));
+    let mut edge = [0.0f32; MR * microkernel::MAX_NR];
+    for (p, b) in right.chunks_exact(pixels * nr).enumerate() {
+        let width = nr.min(n - p * nr);
+        for group in 0..rows.div_ceil(MR) {
+            let live = MR.min(rows - group * MR);
+            let whole = live == MR && width == nr;
+            let (c, c_step) = if whole {
+                (out[group * MR * n + p * nr..][..(MR - 1) * n + nr].as_mut_ptr(), n)
+            } else {
+                (edge[..MR * nr].as_mut_ptr(), nr)
+            };
+            let a = a[group * MR..][..(pixels - 1) * a_step + MR].as_ptr();
+            let accumulate = add && whole;
+            let tile = Strided { a, a_step, b: b.as_ptr(), depth: pixels, c, c_step, accumulate };
+            // SAFETY: `a`, `b` and `c` were sliced above to what the tile reads and writes; the ISA was detected.
+            unsafe { isa.columns(nr)(&tile) };
+            if !whole {
+                for r in 0..live {
+                    let c = &mut out[(group * MR + r) * n + p * nr..][..width];
+                    c.iter_mut().zip(&edge[r * nr..]).for_each(|(c, t)| *c = if add { *c + t } else { *t });
+                }
+            }
+        }
+    }
+}
+
 for_each_isa! {
-    /// Copies rows of `n` numbers to panels `[n / nr][rows][nr]`, filled up with zeros. Reads row by row, in the order of memory.
-    fn pack_panels(from: &[f32], n: usize, nr: usize, to: &mut [f32]) {
-        let rows = from.len() / n;
+    /// Copies rows of `n` numbers to the first rows of panels `[n / nr][panel_rows][nr]`, filled up with zeros. Reads row by row, in the
+    /// order of memory.
+    pub(super) fn pack_panels(from: &[f32], n: usize, nr: usize, panel_rows: usize, to: &mut [f32]) {
         for (i, row) in from.chunks_exact(n).enumerate() {
             for (p, from) in row.chunks(nr).enumerate() {
-                let to = &mut to[(p * rows + i) * nr..][..nr];
+                let to = &mut to[(p * panel_rows + i) * nr..][..nr];
                 if from.len() == nr {
                     let vectors = to.as_chunks_mut::<8>().0.iter_mut().zip(from.as_chunks::<8>().0);
                     vectors.for_each(|(to, from)| *to = *from);

@@ -6,6 +6,7 @@
 
 mod backward_data;
 mod backward_weight;
+mod few_channels;
 mod forward;
 #[cfg(test)]
 mod tests;
