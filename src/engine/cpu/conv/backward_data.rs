@@ -13,24 +13,22 @@ struct OutputWindows<'a> {
     phase: [usize; 2],
     /// How many input rows and columns this phase has.
     size: [usize; 2],
-    /// The kernel offsets (kh, kw) that reach this phase.
-    taps: Vec<(usize, usize)>,
+    /// For each tap that reaches this phase: the output pixel that input pixel 0 of the phase reaches, may be outside the image.
+    origins: Vec<[isize; 2]>,
 }
 
 impl OutputWindows<'_> {
-    /// Returns the image and the input coordinates of row `row` of the product.
-    fn pixel(&self, row: usize) -> (usize, usize, usize) {
+    /// Returns the image of row `row` of the product, and the place of its pixel in this phase.
+    fn place(&self, row: usize) -> (usize, [usize; 2]) {
         let [h, w] = self.size;
-        let (n, i, j) = (row / (h * w), row / w % h, row % w);
-        (n, self.phase[0] + i * self.geometry.stride[0], self.phase[1] + j * self.geometry.stride[1])
+        (row / (h * w), [row / w % h, row % w])
     }
 
-    /// Returns the output coordinate that reads input coordinate `i` at kernel offset `k`, or `None` if it is outside. `k` must reach this
-    /// phase.
-    fn output(&self, axis: usize, i: usize, k: usize) -> Option<usize> {
-        let g = self.geometry;
-        let size = [g.out_h(), g.out_w()][axis];
-        (i + g.padding[axis]).checked_sub(k).map(|scaled| scaled / g.stride[axis]).filter(|&o| o < size)
+    /// Returns where the input pixel of row `row` of the product starts.
+    fn start(&self, row: usize) -> usize {
+        let (g, (n, place)) = (self.geometry, self.place(row));
+        let [ih, iw] = [0, 1].map(|axis| self.phase[axis] + place[axis] * g.stride[axis]);
+        ((n * g.in_h + ih) * g.in_w + iw) * g.in_c
     }
 }
 
@@ -39,13 +37,15 @@ impl LeftRows for OutputWindows<'_> {
         let g = self.geometry;
         let (out_h, out_w) = (g.out_h(), g.out_w());
         for group in rows.clone().step_by(MR) {
-            let pixels: [_; MR] = std::array::from_fn(|r| self.pixel((group + r).min(rows.end - 1)));
-            for &(kh, kw) in &self.taps {
-                out.push(pixels.map(|(n, ih, iw)| match (self.output(0, ih, kh), self.output(1, iw, kw)) {
-                    (Some(oh), Some(ow)) => {
-                        self.grad_y[((n * out_h + oh) * out_w + ow) * g.out_c..][..g.out_c].as_ptr()
+            let places: [_; MR] = std::array::from_fn(|r| self.place((group + r).min(rows.end - 1)));
+            for &[top, left] in &self.origins {
+                out.push(places.map(|(n, [i, j])| {
+                    // Negative numbers become too large ones.
+                    let (oh, ow) = (i.wrapping_add_signed(top), j.wrapping_add_signed(left));
+                    if oh >= out_h || ow >= out_w {
+                        return self.zeros.as_ptr();
                     }
-                    _ => self.zeros.as_ptr(),
+                    self.grad_y[((n * out_h + oh) * out_w + ow) * g.out_c..][..g.out_c].as_ptr()
                 }));
             }
         }
@@ -103,11 +103,14 @@ pub(super) fn backward_data_on(
             let size = [(g.in_h - ph).div_ceil(g.stride[0]), (g.in_w - pw).div_ceil(g.stride[1])];
             let rows = g.batch * size[0] * size[1];
             let offsets: Vec<usize> = taps.iter().map(|(kh, kw)| (kh * g.kernel[1] + kw) * g.in_c * g.out_c).collect();
-            let left = OutputWindows { geometry, grad_y, zeros: vec![0.0; g.out_c], phase: [ph, pw], size, taps };
-            let row_start = |row: usize| {
-                let (n, ih, iw) = left.pixel(row);
-                ((n * g.in_h + ih) * g.in_w + iw) * g.in_c
+            let phase = [ph, pw];
+            // Whole numbers, as the taps reach this phase.
+            let origin = |axis: usize, k: usize| {
+                ((phase[axis] + g.padding[axis]) as isize - k as isize) / g.stride[axis] as isize
             };
+            let origins = taps.iter().map(|(kh, kw)| [origin(0, *kh), origin(1, *kw)]).collect();
+            let left = OutputWindows { geometry, grad_y, zeros: vec![0.0; g.out_c], phase, size, origins };
+            let row_start = |row: usize| left.start(row);
             if offsets.is_empty() {
                 if !accumulate {
                     (0..rows).for_each(|row| grad_x_row(destination, row_start(row), g.in_c).fill(0.0));
