@@ -88,15 +88,22 @@ pub(super) fn forward(op: &BatchNormOp, cx: &mut Forward<'_>) {
 pub(super) fn backward(op: &BatchNormOp, cx: &mut Backward<'_>) {
     let channels = op.channels;
     let (x, dy) = (cx.inputs[0], cx.grad_output);
-    let y = op.relu.then_some(cx.output);
     let (mean, inv_std) = cx.saved.split_at(channels);
     let (count, row) = (x.len() / channels, row_len(channels));
     let centre = repeated(mean.iter().copied(), row);
+    let scale = repeated(inv_std.iter().zip(cx.params[0]).map(|(s, w)| s * w), row);
+    let bias = repeated(cx.params[1].iter().copied(), row);
+    // Without a residual, the input tells what ReLU stopped: the output need not be read.
+    let relu = |range: Range<usize>| match (op.relu, op.residual) {
+        (false, _) => Relu::Absent,
+        (true, true) => Relu::Output(&cx.output[range]),
+        (true, false) => Relu::OfInput([&centre, &scale, &bias]),
+    };
 
     let sums = two_sums(channels, x.len(), |range, sums| {
-        let y = y.map(|y| &y[range.clone()]);
+        let (x, dy, relu) = (&x[range.clone()], &dy[range.clone()], relu(range));
         // SAFETY: parts of equal length; the instruction set in use.
-        unsafe { add_gradient_sums(InstructionSet::best(), &x[range.clone()], y, &dy[range], &centre, sums) }
+        unsafe { add_gradient_sums(InstructionSet::best(), x, relu, dy, &centre, sums) }
     });
     let (sum, dot) = sums.split_at(channels);
     let dot: Vec<f64> = dot.iter().zip(inv_std).map(|(dot, &inv_std)| dot * f64::from(inv_std)).collect();
@@ -108,7 +115,6 @@ pub(super) fn backward(op: &BatchNormOp, cx: &mut Backward<'_>) {
     let [grad_x, rest @ ..] = &mut cx.grad_inputs[..] else { unreachable!("batch_norm has an input") };
     let grad_residual = rest.first_mut().and_then(Option::as_mut);
     let share = if op.batch_statistics { 1.0 / count as f64 } else { 0.0 };
-    let scale = repeated(inv_std.iter().zip(cx.params[0]).map(|(s, w)| s * w), row);
     let mean_g = repeated(sum.iter().map(|s| (s * share) as f32), row);
     let mean_dot = repeated(dot.iter().zip(inv_std).map(|(s, &i)| (s * share) as f32 * i), row);
     let numbers = [&centre[..], &scale, &mean_g, &mean_dot];
@@ -117,10 +123,9 @@ pub(super) fn backward(op: &BatchNormOp, cx: &mut Backward<'_>) {
         (grad_x.as_ref().is_some_and(|g| g.accumulate), grad_residual.as_ref().is_some_and(|g| g.accumulate));
     let chunk = |i: usize, dx: &mut [f32], dr: &mut [f32]| {
         let span = i * len..i * len + dx.len().max(dr.len());
-        let y = y.map(|y| &y[span.clone()]);
-        let (x, dy, dx, dr) = (&x[span.clone()], &dy[span], (dx, add_x), (dr, add_residual));
+        let (x, dy, dx, dr) = (&x[span.clone()], &dy[span.clone()], (dx, add_x), (dr, add_residual));
         // SAFETY: parts of equal length; the instruction set in use.
-        unsafe { gradients(InstructionSet::best(), x, y, dy, numbers, dx, dr) }
+        unsafe { gradients(InstructionSet::best(), x, relu(span), dy, numbers, dx, dr) }
     };
     match (grad_x, grad_residual) {
         (Some(dx), Some(dr)) => {
@@ -181,11 +186,11 @@ for_each_isa! {
 }
 
 for_each_vector! {
-    /// Adds the sums of `g` and of `g·(x - mean)` to `sums` `[2][row]`, where `g` is `dy` masked by the ReLU with the output `y`.
+    /// Adds the sums of `g` and of `g·(x - mean)` to `sums` `[2][row]`, where `g` is what `relu` passes of `dy`.
     ///
     /// # Safety
-    /// The operands have equal lengths, and `sums` is twice as long as `mean`.
-    unsafe fn add_gradient_sums<S>(x: &[f32], y: Option<&[f32]>, dy: &[f32], mean: &[f32], sums: &mut [f32]) {
+    /// The operands have equal lengths, and `sums` is twice as long as `mean` and what `relu` has for a row.
+    unsafe fn add_gradient_sums<S>(x: &[f32], relu: Relu<'_>, dy: &[f32], mean: &[f32], sums: &mut [f32]) {
         let (len, row) = (x.len(), mean.len());
         let (sum, dot) = sums.split_at_mut(row);
         let (sum, dot) = (sum.as_mut_ptr(), dot.as_mut_ptr());
@@ -202,8 +207,8 @@ for_each_vector! {
                         if count == 0 {
                             break;
                         }
-                        let g = passed::<S>(y, dy, at, count);
                         let x = S::load_part(x.as_ptr().add(at), count);
+                        let g = relu.passed(x, S::load_part(dy.as_ptr().add(at), count), at, c, count);
                         own_sum = own_sum.add(g);
                         own_dot = g.mul_add(x.sub(mean), own_dot);
                     }
@@ -214,14 +219,14 @@ for_each_vector! {
         }
     }
 
-    /// Computes `dx (+)= scale·(g - mean_g - (x - mean)·mean_dot)` and `dr (+)= g`, unless they are empty, where `g` is `dy` masked by
-    /// the ReLU with the output `y`. `numbers` are mean, scale, mean_g and mean_dot of a row. The flags say whether to add.
+    /// Computes `dx (+)= scale·(g - mean_g - (x - mean)·mean_dot)` and `dr (+)= g`, unless they are empty, where `g` is what `relu`
+    /// passes of `dy`. `numbers` are mean, scale, mean_g and mean_dot of a row. The flags say whether to add.
     ///
     /// # Safety
     /// The operands that are not empty have equal lengths, and so have the numbers.
     unsafe fn gradients<S>(
         x: &[f32],
-        y: Option<&[f32]>,
+        relu: Relu<'_>,
         dy: &[f32],
         numbers: [&[f32]; 4],
         dx: (&mut [f32], bool),
@@ -235,7 +240,8 @@ for_each_vector! {
                 // SAFETY: the caller's promise; `count` numbers of a row.
                 unsafe {
                     let count = S::LANES.min(end - at);
-                    let g = passed::<S>(y, dy, at, count);
+                    let x = S::load_part(x.as_ptr().add(at), count);
+                    let g = relu.passed(x, S::load_part(dy.as_ptr().add(at), count), at, at - start, count);
                     if !dr.is_empty() {
                         let to = dr.as_mut_ptr().add(at);
                         let sum = if add_residual { S::load_part(to, count).add(g) } else { g };
@@ -245,7 +251,6 @@ for_each_vector! {
                         let to = dx.as_mut_ptr().add(at);
                         let [mean, scale, mean_g, mean_dot] =
                             numbers.map(|n| S::load_part(n.as_ptr().add(at - start), count));
-                        let x = S::load_part(x.as_ptr().add(at), count);
                         let inner = g.sub(mean_g).sub(x.sub(mean).mul(mean_dot));
                         let sum = if add_x { scale.mul_add(inner, S::load_part(to, count)) } else { scale.mul(inner) };
                         sum.store_part(to, count);
@@ -256,23 +261,38 @@ for_each_vector! {
     }
 }
 
-/// Returns `count` gradients from `at` on, with zeros where ReLU stopped the output `y`. A NaN was not stopped, so that a diverged network
-/// does not look healthy.
-///
-/// # Safety
-/// The instruction set must be there, and both slices must have the numbers.
-#[inline(always)]
-unsafe fn passed<S: Simd>(y: Option<&[f32]>, dy: &[f32], at: usize, count: usize) -> S {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let dy = S::load_part(dy.as_ptr().add(at), count);
-        match y {
-            None => dy,
-            Some(y) => {
-                // Less than the smallest positive number: zero and less.
-                let smallest = S::splat(f32::from_bits(1));
-                S::load_part(y.as_ptr().add(at), count).select_less(smallest, S::splat(0.0), dy)
-            }
+/// The ReLU after batch normalisation, as its gradient needs it.
+#[derive(Clone, Copy)]
+enum Relu<'a> {
+    /// There is none: every gradient passes.
+    Absent,
+    /// The output is not above zero where it stopped a gradient.
+    Output(&'a [f32]),
+    /// The output is `(x - mean)·scale + bias`, with mean, scale and bias of a row.
+    OfInput([&'a [f32]; 3]),
+}
+
+impl Relu<'_> {
+    /// Returns the `count` gradients `dy` of the inputs `x`, from element `at` and column `c` of its row on, with zeros where ReLU stopped
+    /// them. It stops no NaN, so that a diverged network does not look healthy.
+    ///
+    /// # Safety
+    /// The instruction set must be there, and the numbers within their slices.
+    #[inline(always)]
+    unsafe fn passed<S: Simd>(self, x: S, dy: S, at: usize, c: usize, count: usize) -> S {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let y = match self {
+                Relu::Absent => return dy,
+                Relu::Output(y) => S::load_part(y.as_ptr().add(at), count),
+                Relu::OfInput(numbers) => {
+                    let [mean, scale, bias] = numbers.map(|n| S::load_part(n.as_ptr().add(c), count));
+                    // The operations of `normalize`, so that the result has its bits.
+                    x.sub(mean).mul(scale).add(bias)
+                }
+            };
+            // Less than the smallest positive number: zero and less.
+            y.select_less(S::splat(f32::from_bits(1)), S::splat(0.0), dy)
         }
     }
 }
