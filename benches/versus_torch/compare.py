@@ -1,6 +1,7 @@
 """Measures every work in both programs in turn, and reports the times."""
 
 import argparse
+import contextlib
 import math
 import shutil
 import statistics
@@ -36,6 +37,16 @@ class Series:
     our_parts: list = field(default_factory=list)
     their_parts: list = field(default_factory=list)
     peaks_kib: list = field(default_factory=list)
+
+    def add(self, ours, theirs):
+        """Adds a run of ours and one of theirs."""
+        self.ours.append(ours["seconds"])
+        self.theirs.append(theirs["seconds"])
+        self.our_parts.append(ours.get("parts", []))
+        self.their_parts.append(theirs.get("parts", []))
+
+    def __str__(self):
+        return f"in turn with {self.variant}: ours {statistics.median(self.ours):.4g} s, ratio {self.ratio():.2f}"
 
     def ratio(self):
         """Returns PyTorch's median by ours: above 1 we are faster."""
@@ -92,12 +103,8 @@ class Comparison:
         if self.options.check:
             return
         best = min(seconds, key=seconds.get)
-        ours.seconds()
-        result.best = self.pairs(ours, folder, result.work, best, expected)
-        result.plain = result.best if best == plain else self.pairs(ours, folder, result.work, plain, expected)
-        peak = ours.ask("quit")["peak_kib"]
-        for series in (result.plain, result.best):
-            series.peaks_kib = [peak, series.peaks_kib[-1]]
+        series = self.in_turn(ours, folder, result.work, dict.fromkeys([plain, best]), expected)
+        result.plain, result.best = series[plain], series[best]
 
     def try_out(self, expected, theirs, work):
         """Checks a variant's numbers, and returns their largest difference with the time of a run."""
@@ -109,24 +116,29 @@ class Comparison:
         count = count_for(theirs.seconds())
         return difference, min(theirs.seconds(count) for _ in range(1 if self.options.quick else 2))
 
-    def pairs(self, ours, folder, work, variant, expected):
-        """Measures our program and a variant in turn."""
-        series = Series(variant)
-        with self.programs.start_torch(work, folder, variant) as theirs:
-            compare(expected, theirs.ask("check"), work.tolerance)
-            first = theirs.seconds()
-            counts = count_for(ours.seconds()), count_for(first)
-            for _ in range(self.options.pairs if first < LONGEST else 1):
-                for program, count, times, parts in (
-                    (ours, counts[0], series.ours, series.our_parts),
-                    (theirs, counts[1], series.theirs, series.their_parts),
-                ):
-                    run = program.ask(f"run {count}")
-                    times.append(run["seconds"])
-                    parts.append(run.get("parts", []))
-            series.peaks_kib.append(theirs.ask("quit")["peak_kib"])
-        say(f"    in turn with {variant}: ours {statistics.median(series.ours):.4g} s, ratio {series.ratio():.2f}")
-        return series
+    def in_turn(self, ours, folder, work, chosen, expected):
+        """Measures our program and variants in turn, and returns a series for each variant."""
+        ours.seconds()
+        with contextlib.ExitStack() as stack:
+            others = {}
+            for variant in chosen:
+                theirs = stack.enter_context(self.programs.start_torch(work, folder, variant))
+                compare(expected, theirs.ask("check"), work.tolerance)
+                first = theirs.seconds()
+                others[variant] = theirs, count_for(first), Series(variant)
+            count = count_for(ours.seconds())
+            for number in range(self.options.pairs):
+                run = ours.ask(f"run {count}")
+                for theirs, their_count, series in others.values():
+                    if number > 0 and series.theirs[0] > LONGEST:
+                        continue
+                    their_run = theirs.ask(f"run {their_count}")
+                    series.add(run, their_run)
+            peak = ours.ask("quit")["peak_kib"]
+            for theirs, _, series in others.values():
+                series.peaks_kib = [peak, theirs.ask("quit")["peak_kib"]]
+                say(f"    {series}")
+        return {variant: series for variant, (_, _, series) in others.items()}
 
 
 def say(line):

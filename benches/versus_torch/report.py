@@ -4,11 +4,10 @@ import math
 import statistics
 
 NOTES = """\
-Each work is done by two processes with the same weights and inputs, which stay warm and work in turn. Before anything is timed, losses,
+Each work is done by processes with the same weights and inputs, which stay warm and work in turn. Before anything is timed, losses,
 gradients or outputs of every variant are compared with ours; a difference beyond rounding is an error. A time is the median of the runs,
 with the smallest and the largest. Works that take less than 0.3 s are repeated within a run; one that takes more than 30 s in PyTorch runs
-once. **A ratio is PyTorch's time by ours: above 1, ours is faster.** Each ratio is taken of runs in turn; the column *ours* has those in
-turn with the best variant.
+once. **A ratio is PyTorch's time by ours: above 1, ours is faster.** All three programs run in turn: ours, plain, best.
 
 *plain* is PyTorch as most people write it: the default memory format, the default optimiser, the system's allocator. *best* is the fastest
 of these, found by a run of each: default format or channels_last, the fused optimiser, tcmalloc, `torch.compile` (with frozen weights in
