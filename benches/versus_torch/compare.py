@@ -104,7 +104,8 @@ class Comparison:
             return
         best = min(seconds, key=seconds.get)
         series = self.in_turn(ours, folder, result.work, dict.fromkeys([plain, best]), expected)
-        result.plain, result.best = series[plain], series[best]
+        # The first tries may have been disturbed: runs in turn decide.
+        result.plain, result.best = series[plain], min(series.values(), key=Series.ratio)
 
     def try_out(self, expected, theirs, work):
         """Checks a variant's numbers, and returns their largest difference with the time of a run."""
@@ -172,13 +173,20 @@ def read_options():
     for internal in ("--ours", "--tcmalloc", "--scratch"):
         parser.add_argument(internal, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    for isa in options.isa.split(","):
+        if isa not in ("native", "avx2", "avx512"):
+            parser.error(f"--isa {isa}: use native, avx2 or avx512")
+        if isa != "native" and not machine.has(isa):
+            parser.error(f"--isa {isa}: this processor does not have it")
+    if options.only and not works.chosen(works.all_works(1, options.quick), options.only):
+        parser.error(f"--only {' '.join(options.only)}: no work has such a name; --list shows them all")
     options.scratch = Path(options.scratch).resolve()
     options.no_compile |= options.quick
     options.pairs = options.pairs or (2 if options.quick else 5)
     if options.no_tcmalloc:
         options.tcmalloc = ""
     if options.output is None:
-        whole = not (options.only or options.quick or options.check)
+        whole = not (options.only or options.quick or options.check or options.no_compile) and options.pairs >= 5
         options.output = DOCUMENT if whole else options.scratch / "report.md"
     return options
 

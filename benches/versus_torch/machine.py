@@ -32,6 +32,13 @@ def output(*command):
         return ""
 
 
+def has(isa):
+    """Returns whether the processor has an instruction set, as far as the system tells."""
+    flags = field("/proc/cpuinfo", "flags").split()
+    needed = {"avx2": ("avx2", "fma"), "avx512": ("avx512f", "avx512vl", "avx512bw", "avx512dq")}[isa]
+    return flags == ["unknown"] or all(flag in flags for flag in needed)
+
+
 def processor():
     """Returns the name of the processor, with its numbers in case the name says little, and its vector instructions."""
     names = [field("/proc/cpuinfo", name) for name in ("model name", "cpu family", "model\t", "stepping")]

@@ -17,13 +17,14 @@ class Failed(Exception):
 
 
 class Program:
-    """A program that has set a work up; it ends with the `with` block."""
+    """A program that has set a work up; it ends with the `with` block. Variables of the environment that are `None` are taken away."""
 
     def __init__(self, command, environment, log):
         self.log = log
         with open(log, "w") as errors:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
-            self.process = subprocess.Popen(command, env={**os.environ, **environment}, text=True, **pipes)
+            variables = {name: value for name, value in {**os.environ, **environment}.items() if value is not None}
+            self.process = subprocess.Popen(command, env=variables, text=True, **pipes)
         self.about = self.answer()
 
     def __enter__(self):
@@ -70,9 +71,8 @@ class Programs:
 
     def start_ours(self, work, folder):
         """Starts the Rust program."""
-        environment = {"RAYON_NUM_THREADS": str(self.threads)}
-        if self.isa != "native":
-            environment["PTL_MAX_ISA"] = self.isa
+        environment = {"RAYON_NUM_THREADS": str(self.threads), "LD_PRELOAD": None}
+        environment["PTL_MAX_ISA"] = None if self.isa == "native" else self.isa
         return Program([self.ours, self.spec(work, folder)], environment, folder / "ours.log")
 
     def start_torch(self, work, folder, variant):
@@ -80,10 +80,8 @@ class Programs:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         environment = dict.fromkeys(names, str(self.threads))
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(self.scratch / "inductor")
-        if self.isa != "native":
-            environment |= dict(zip(TORCH_ISA, ISA[self.isa]))
-        if variant.tcmalloc:
-            environment["LD_PRELOAD"] = self.tcmalloc
+        environment |= dict(zip(TORCH_ISA, ISA.get(self.isa, [None] * len(TORCH_ISA))))
+        environment["LD_PRELOAD"] = self.tcmalloc if variant.tcmalloc else None
         command = [sys.executable, str(HERE / "torch_worker.py"), self.spec(work, folder)]
         command += [json.dumps(variant.spec()), str(self.threads)]
         return Program(command, environment, folder / f"{variant}.log")

@@ -20,7 +20,8 @@ class Variant:
 
     def __str__(self):
         words = [self.style] if self.style else ["channels_last" if self.channels_last else "default layout"]
-        words += [word for word in ("compile", "tcmalloc") if getattr(self, word)]
+        options = {"fused": "fused optimiser", "compile": "compile", "tcmalloc": "tcmalloc"}
+        words += [word for option, word in options.items() if getattr(self, option)]
         return ", ".join(words)
 
     def spec(self):

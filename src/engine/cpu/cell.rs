@@ -77,12 +77,14 @@ fn forward_on(
             let row = 4 * lanes;
             let mut pixels = Vec::new();
             with_scratch(sums.tiles.len() * winograd::TILE_PIXELS * row, |rows| {
+                let base = rows.as_mut_ptr();
                 for tile in sums.tiles.clone() {
                     let place = |pixel: Option<usize>| match pixel {
                         None => std::ptr::null_mut(),
                         Some(pixel) => {
                             pixels.push(pixel);
-                            rows[(pixels.len() - 1) * row..][..row].as_mut_ptr()
+                            // SAFETY: there is a row for each pixel of a tile.
+                            unsafe { base.add((pixels.len() - 1) * row) }
                         }
                     };
                     let places: Vec<*mut f32> = sums.outputs(tile).map(place).collect();
@@ -179,11 +181,12 @@ for_each_vector! {
     unsafe fn gate_gradients_of<S>(channels: usize, gates: &mut [f32], previous: &[f32], grad_y: &[f32]) {
         let pixels = previous.chunks_exact(channels).zip(grad_y.chunks_exact(channels));
         for (row, (before, dy)) in gates.chunks_exact_mut(4 * channels).zip(pixels) {
+            let row = row.as_mut_ptr();
             for c in (0..channels).step_by(S::LANES) {
                 let live = S::LANES.min(channels - c);
                 // SAFETY: `live` channels of the pixel from `c` on, of each gate.
                 unsafe {
-                    let places = [0, 1, 2, 3].map(|gate| row.as_mut_ptr().add(gate * channels + c));
+                    let places = [0, 1, 2, 3].map(|gate| row.add(gate * channels + c));
                     let [i, f, o, g] = places.map(|place| S::load_part(place, live));
                     let (before, dy) = (S::load_part(before[c..].as_ptr(), live), S::load_part(dy[c..].as_ptr(), live));
                     let one = S::splat(1.0);

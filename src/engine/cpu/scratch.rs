@@ -8,19 +8,20 @@ use std::cell::RefCell;
 struct Line([f32; 16]);
 
 thread_local! {
-    static KEPT: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    /// Blocks that are not in use, the one given back last at the end.
+    static KEPT: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Calls `f` with `len` numbers of any value, which start at a cache line.
 pub(super) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     // Taken, not borrowed: `f` may ask for scratch memory too, and gets another block then.
-    let mut lines = KEPT.take();
+    let mut lines = KEPT.with_borrow_mut(Vec::pop).unwrap_or_default();
     if lines.len() < len.div_ceil(16) {
         lines.resize(len.div_ceil(16), Line([0.0; 16]));
     }
     // SAFETY: `Line` is 16 f32 without padding, and there are enough lines.
     let result = f(unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) });
-    KEPT.set(lines);
+    KEPT.with_borrow_mut(|kept| kept.push(lines));
     result
 }
 

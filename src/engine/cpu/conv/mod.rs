@@ -1,4 +1,7 @@
-//! 2-D convolution on NHWC tensors and its gradients, all as matrix products without an im2col copy.
+//! 2-D convolution on NHWC tensors and its gradients, as matrix products without an im2col copy of the whole input.
+//!
+//! 3x3 kernels with stride 1, and some with stride 2, go through Winograd's method (`winograd`). The gradient of the weight has a way of
+//! its own for few channels (`few_channels`). The rest, described here, are direct sums.
 //!
 //! Weights are the right matrix, `[kh·kw·in, out]`. Forward reads input pixels through pointers, padding through a pointer to zeros.
 //! Input pixels with the same `ih mod sh` and `iw mod sw` form a stride phase: the same taps reach all of them. The gradient of the input

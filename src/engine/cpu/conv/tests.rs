@@ -38,6 +38,9 @@ fn geometries() -> Vec<Conv2dGeometry> {
         case(1, [3, 4], [16, 16], [3, 3], [2, 2], [0, 2]),
         case(3, [8, 23], [16, 80], [3, 3], [2, 2], [0, 1]),
         case(9, [16, 15], [144, 16], [3, 3], [2, 2], [2, 0]),
+        // The same with stride 2: 16x8 outputs of 128 channels or more.
+        case(1, [32, 16], [128, 48], [3, 3], [2, 2], [1, 1]),
+        case(2, [33, 17], [144, 16], [3, 3], [2, 2], [0, 0]),
         // Few channels: several blocks of rows and images, a kernel smaller than the stride, columns and rows that no window reaches.
         case(3, [20, 33], [16, 16], [3, 3], [1, 1], [1, 1]),
         case(5, [11, 14], [5, 20], [2, 2], [3, 3], [0, 1]),

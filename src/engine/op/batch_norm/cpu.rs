@@ -11,7 +11,7 @@ use super::BatchNormOp;
 use crate::engine::cpu::{InstructionSet, Simd, for_each_isa, for_each_vector, par};
 use crate::engine::graph::{Backward, Forward};
 
-/// A row has at least this many elements, if there are as many.
+/// A row has at most this many elements, unless one pixel has more.
 const ROW: usize = 64;
 
 /// Returns the elements of a row: a multiple of `channels`.
@@ -48,7 +48,9 @@ fn statistics(channels: usize, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let var = (0..channels)
         .map(|c| {
             let d = sums[c] / count;
-            (sums[channels + c] / count - d * d).max(0.0) as f32
+            let var = sums[channels + c] / count - d * d;
+            // Rounding may make it negative; NaN stays.
+            (if var < 0.0 { 0.0 } else { var }) as f32
         })
         .collect();
     (mean, var)

@@ -21,10 +21,10 @@ use crate::engine::geometry::Conv2dGeometry;
 pub(in crate::engine::cpu) const CHANNELS: usize = 16;
 /// Output pixels of a tile.
 pub(in crate::engine::cpu) const TILE_PIXELS: usize = OUT * OUT;
-/// Tiles of a task. Their products stay in the caches, and each panel of the weight is used for all tiles.
+/// Tiles of a task. Each panel of the weight is used for all of them.
 const TASK_TILES: usize = 8 * MR;
-/// Products of channels that are summed one after the other; longer sums are sums of such. Most of the rounding error comes from here: with
-/// 256 it is twice as large.
+/// This many products of channels are summed one after the other; longer sums are sums of such. Most of the rounding error comes from here:
+/// with 256 it is twice as large.
 const DEPTH: usize = 48;
 /// With stride 2 and fewer input channels than this, direct sums are faster.
 const STRIDE_2_CHANNELS: usize = 128;
@@ -236,6 +236,7 @@ impl<'a> Product<'a> {
         let blocks = count.div_ceil(block);
         let column_tasks = MIN_TASKS.div_ceil(blocks).min(chunks);
         let chunks_each = chunks.div_ceil(column_tasks);
+        let column_tasks = chunks.div_ceil(chunks_each);
         (0..blocks * column_tasks).into_par_iter().for_each(|task| {
             let first = task / column_tasks * block;
             let chunks = task % column_tasks * chunks_each..((task % column_tasks + 1) * chunks_each).min(chunks);
