@@ -13,7 +13,7 @@ struct OutputWindows<'a> {
     phase: [usize; 2],
     /// How many input rows and columns this phase has.
     size: [usize; 2],
-    /// For each tap that reaches this phase: the output pixel that input pixel 0 of the phase reaches, may be outside the image.
+    /// For each tap that reaches this phase: the output pixel that reads the phase's first input pixel. It may be outside the image.
     origins: Vec<[isize; 2]>,
 }
 
@@ -40,7 +40,7 @@ impl LeftRows for OutputWindows<'_> {
             let places: [_; MR] = std::array::from_fn(|r| self.place((group + r).min(rows.end - 1)));
             for &[top, left] in &self.origins {
                 out.push(places.map(|(n, [i, j])| {
-                    // Negative numbers become too large ones.
+                    // A negative number wraps around, and is then larger than any size.
                     let (oh, ow) = (i.wrapping_add_signed(top), j.wrapping_add_signed(left));
                     if oh >= out_h || ow >= out_w {
                         return self.zeros.as_ptr();
@@ -104,7 +104,7 @@ pub(super) fn backward_data_on(
             let rows = g.batch * size[0] * size[1];
             let offsets: Vec<usize> = taps.iter().map(|(kh, kw)| (kh * g.kernel[1] + kw) * g.in_c * g.out_c).collect();
             let phase = [ph, pw];
-            // Whole numbers, as the taps reach this phase.
+            // The division leaves no remainder, because the taps reach this phase.
             let origin = |axis: usize, k: usize| {
                 ((phase[axis] + g.padding[axis]) as isize - k as isize) / g.stride[axis] as isize
             };

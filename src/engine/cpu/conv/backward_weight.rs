@@ -37,6 +37,7 @@ fn weight_splits(geometry: &Conv2dGeometry) -> usize {
     WEIGHT_TASKS.div_ceil(row_blocks).min(geometry.pixels() / SPLIT_PIXELS).max(1)
 }
 
+/// Returns whether Winograd's method computes the gradient.
 fn uses_winograd(geometry: &Conv2dGeometry) -> bool {
     winograd::applies_to_gradients(geometry) && !few_channels::applies(geometry)
 }
@@ -79,9 +80,8 @@ pub(super) fn backward_weight_on(
     let part = |count: usize, split: usize| split * count / splits..(split + 1) * count / splits;
     if few_channels::applies(geometry) {
         let blocks = Blocks::new(geometry);
-        let all = 0..blocks.count();
         return in_parts(splits, grad_weight, accumulate, workspace, |split, out, accumulate| {
-            blocks.weight_gradient(isa, x, grad_y, part(all.len(), split), out, accumulate);
+            blocks.weight_gradient(isa, x, grad_y, part(blocks.count(), split), out, accumulate);
         });
     }
     let task = task_rows(geometry);
@@ -94,8 +94,8 @@ pub(super) fn backward_weight_on(
     });
 }
 
-/// Computes `out (+)= ` the sum of `splits` parts, each by a task of its own, added in their order. `compute(split, out, accumulate)` computes
-/// one. `workspace` has room for all parts if there are several.
+/// Writes the sum of `splits` parts to `out`, or adds it if `accumulate`. `compute(split, out, accumulate)` computes one part, in a task of its
+/// own; the parts are added in their order. `workspace` has room for all of them if there are several.
 fn in_parts(
     splits: usize,
     out: &mut [f32],
@@ -165,8 +165,8 @@ fn weight_block(
     });
 }
 
-/// Computes `out (+)= Σ_pixel a[pixel·a_step + row] · right[pixel]`, `[rows, n]`, for panels `[n / nr][pixels][nr]`. `a` has [`MR`] more numbers
-/// than the last row needs.
+/// Computes `out (+)= Σ_pixel a[pixel·a_step + row] · right[pixel]`, `[rows, n]`, for panels `[n / nr][pixels][nr]`. It also
+/// reads, and ignores, what follows the last row in `a`, so that whole groups of [`MR`] rows are read.
 #[expect(clippy::too_many_arguments, reason = "a product of two matrices with their sizes")]
 pub(super) fn add_product(
     isa: Isa,

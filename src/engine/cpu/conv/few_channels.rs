@@ -1,8 +1,8 @@
 //! The gradient of the weight where the input has few channels.
 //!
-//! Rows of the input are copied with their padding. The taps of a kernel row are then neighbours in memory, and no window is copied. Rows of
-//! the output's gradient are copied with zeros at their end, as many as make the windows of all pixels of a block equally far apart, from
-//! one row to the next too.
+//! Rows of the input are copied with their padding, so that the taps of a kernel row are neighbours in memory. Their windows then start at equal
+//! distances, and the microkernel reads them in place. The windows at the start of a row continue those of the row before, after a few windows
+//! that belong to no output pixel: there, the copy of the output's gradient has zeros.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::engine::geometry::Conv2dGeometry;
 
 /// With fewer input channels than this, the method is faster than the others.
 const FEW: usize = 48;
-/// Pixels of a block, roughly: what is copied for it stays in the first two cache levels.
+/// A block has about this many pixels: what is copied for it stays in the first two cache levels.
 const PIXELS: usize = 256;
 
 /// Returns whether this method computes the gradient.
@@ -61,7 +61,8 @@ impl Blocks<'_> {
         if blocks.is_empty() && !accumulate {
             out.fill(0.0);
         }
-        // Rows of the input with the same remainder by the stride are one after the other, for the tap rows that need them.
+        // Output row r reads input row r·stride + kh. Input rows are sorted by their remainder modulo the stride, so that the rows that kh
+        // needs follow each other.
         let phases = g.stride[0].min(g.kernel[0]);
         let phase_rows = self.rows + (g.kernel[0] - 1) / g.stride[0];
         let line = self.pitch * g.stride[1] * g.in_c;
