@@ -20,19 +20,19 @@ fn build(arch: &str, task: TaskKind, store: &mut Store, seed: u64) -> Box<dyn Ne
 }
 
 /// Tensors of a network, its numbers drawn from seed 1.
-fn tensors(arch: &str, task: TaskKind) -> Vec<Tensor> {
-    let mut store = Store::new();
-    build(arch, task, &mut store, 1);
+fn tensors(arch: &str, task: TaskKind) -> Vec<Tensor<'static>> {
+    let store = Box::leak(Box::new(Store::new()));
+    build(arch, task, store, 1);
     store
         .buffers
         .iter_mut()
         .enumerate()
         .for_each(|(i, buffer)| buffer.values = vec![1.5 + i as f32; buffer.values.len()].into());
-    checkpoint::state_dict(&store)
+    checkpoint::state_dict(store)
 }
 
-fn renamed(tensors: Vec<Tensor>, rename: impl Fn(&str) -> Option<String>) -> Vec<Tensor> {
-    let renamed = |mut tensor: Tensor| {
+fn renamed<'a>(tensors: Vec<Tensor<'a>>, rename: impl Fn(&str) -> Option<String>) -> Vec<Tensor<'a>> {
+    let renamed = |mut tensor: Tensor<'a>| {
         tensor.name = rename(&tensor.name)?;
         Some(tensor)
     };

@@ -63,20 +63,16 @@ fn write_files(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>) -> Res
     if trainer.averages() {
         // The weights that training continues with.
         let store = &trainer.store;
-        tensors.push(Tensor::f32(TRAINED_VALUES, &[store.values.len()], store.values.to_vec()));
+        tensors.push(Tensor::f32(TRAINED_VALUES, &[store.values.len()], &store.values[..]));
         for buffer in &store.buffers {
-            tensors.push(Tensor::f32(
-                format!("{TRAINED}{}", buffer.name),
-                &[buffer.values.len()],
-                buffer.values.to_vec(),
-            ));
+            tensors.push(Tensor::f32(format!("{TRAINED}{}", buffer.name), &[buffer.values.len()], &buffer.values[..]));
         }
     }
     for (name, values) in trainer.optimizer.state() {
-        tensors.push(Tensor::f32(format!("optimizer.{name}"), &[values.len()], values.to_vec()));
+        tensors.push(Tensor::f32(format!("optimizer.{name}"), &[values.len()], values));
     }
     for (name, shape, values) in trainer.states.export(trainer.state_decls()) {
-        tensors.push(Tensor::f32(name, &shape, values.to_vec()));
+        tensors.push(Tensor::f32(name, &shape, values));
     }
     let (state_resets, optimizer_steps) = (trainer.states.resets(), trainer.optimizer.steps());
     let header = TrainingHeader { position: None, state_resets, optimizer_steps };

@@ -246,9 +246,9 @@ mod tests {
         File::parse(Path::new("x"), std::fs::read(path).unwrap(), None).unwrap()
     }
 
-    fn ramp(name: &str, shape: &[usize], from: usize) -> Tensor {
+    fn ramp(name: &str, shape: &[usize], from: usize) -> Tensor<'static> {
         let len = shape.iter().product::<usize>();
-        Tensor::f32(name, shape, (from..from + len).map(|i| i as f32).collect())
+        Tensor::f32(name, shape, (from..from + len).map(|i| i as f32).collect::<Vec<_>>())
     }
 
     #[test]
