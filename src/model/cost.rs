@@ -91,9 +91,9 @@ pub(crate) fn evaluation(config: &Config, network: &dyn Network, store: &Store, 
     let row = if config.task == TaskKind::Reid { outputs.feature } else { outputs.logits[0] };
     Ok(Evaluation {
         flops: graph.flops(),
-        arena: Plan::new(&graph, store, None)?.arena_bytes() as u64,
         states: state_bytes(&graph, batch),
         outputs: graph.shape(row).c,
+        arena: Plan::new(&graph.fused(), store, None)?.arena_bytes() as u64,
     })
 }
 

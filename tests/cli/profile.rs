@@ -102,7 +102,10 @@ fn nodes_have_a_line_each_and_an_evaluation_has_no_gradients() {
     assert!(table.contains("evaluation: ") && !table.contains("gradient") && !table.contains("optimiser"), "{table}");
     let report = json(&out);
     // The images and their mirror images.
-    assert_eq!((report["batch"].as_u64(), entry(&report["nodes"], "conv2d 0")["calls"].as_f64()), (Some(3), Some(2.0)));
+    assert_eq!(
+        (report["batch"].as_u64(), entry(&report["nodes"], "conv2d_batch_norm 0")["calls"].as_f64()),
+        (Some(3), Some(2.0))
+    );
     assert!(report["nodes"].as_array().unwrap().iter().all(|node| !node["op"].as_str().unwrap().ends_with("backward")));
 }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::conv;
 use super::conv::winograd::{self, Product as Winograd};
-use super::gemm::{LeftRows, MC, Shared};
+use super::gemm::{LeftRows, MC, Shared, column_blocks};
 use super::isa::InstructionSet;
 use super::math::{sigmoid, tanh};
 use super::microkernel::{self, Isa, MR};
@@ -101,8 +101,11 @@ fn forward_on(
         let panels = conv::panels_of_gates(isa);
         // Groups of channels, each of a vector, and how many of them are computed before their gates are.
         let (groups, at_once) = (channels.div_ceil(lanes), (CHUNK / (4 * lanes)).max(1));
-        (0..pixels.div_ceil(MC)).into_par_iter().for_each(|block| {
-            let rows = block * MC..((block + 1) * MC).min(pixels);
+        let parts = column_blocks(pixels.div_ceil(MC), groups.div_ceil(at_once));
+        let groups_each = groups.div_ceil(at_once).div_ceil(parts) * at_once;
+        (0..pixels.div_ceil(MC) * parts).into_par_iter().for_each(|task| {
+            let rows = task / parts * MC..((task / parts + 1) * MC).min(pixels);
+            let groups = task % parts * groups_each..((task % parts + 1) * groups_each).min(groups);
             let scratch_len = product.left.scratch_len();
             let tile_len = rows.len().next_multiple_of(MR) * nr;
             let mut pointers = Vec::new();
@@ -111,8 +114,8 @@ fn forward_on(
                 let (scratch, tiles) = scratch.split_at_mut(scratch_len);
                 // SAFETY: `scratch` outlives the loop below.
                 unsafe { product.left.pointers(rows.clone(), scratch, &mut pointers) };
-                for start in (0..groups).step_by(at_once) {
-                    let own = start..(start + at_once).min(groups);
+                for start in groups.clone().step_by(at_once) {
+                    let own = start..(start + at_once).min(groups.end);
                     product.panel_tiles(&pointers, rows.len(), own.start * panels..own.end * panels, tiles);
                     for (group, tiles) in own.zip(tiles.chunks_exact(panels * tile_len)) {
                         let gates = [0, 1, 2, 3].map(|gate| &tiles[gate * lanes / nr * tile_len + gate * lanes % nr..]);
@@ -245,4 +248,87 @@ pub fn gate_gradients(channels: usize, gates: &mut [f32], previous: &[f32], grad
             gate_gradients_of(set, channels, rows, &previous[span.clone()], &grad_y[span]);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::RngExt;
+
+    use super::*;
+    use crate::base::rng::{Purpose, stream};
+
+    fn uniform(len: usize, item: u64) -> Vec<f32> {
+        let mut rng = stream(4, Purpose::Test, 0, item);
+        (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
+    }
+
+    /// Returns output, state and activated gates from direct sums in f64.
+    fn reference(g: &Conv2dGeometry, x: &[f32], weight: &[f32], previous: &[f32]) -> [Vec<f64>; 3] {
+        let channels = g.out_c / 4;
+        let [mut y, mut state, mut gates] = [channels, channels, 4 * channels].map(|c| vec![0.0; g.pixels() * c]);
+        for pixel in 0..g.pixels() {
+            let (n, oh, ow) = g.pixel(pixel);
+            let mut sums = vec![0.0; g.out_c];
+            for tap in 0..g.taps() {
+                let source = (g.source(0, oh, tap / g.kernel[1]), g.source(1, ow, tap % g.kernel[1]));
+                let (Some(ih), Some(iw)) = source else { continue };
+                for c in 0..g.in_c {
+                    let v = f64::from(x[((n * g.in_h + ih) * g.in_w + iw) * g.in_c + c]);
+                    let row = &weight[(tap * g.in_c + c) * g.out_c..][..g.out_c];
+                    sums.iter_mut().zip(row).for_each(|(sum, w)| *sum += v * f64::from(*w));
+                }
+            }
+            let sigmoid = |v: f64| 1.0 / (1.0 + (-v).exp());
+            for c in 0..channels {
+                let [i, f, o, g] = [0, 1, 2, 3].map(|gate| sums[gate * channels + c]);
+                let activated = [sigmoid(i), sigmoid(f), sigmoid(o), g.tanh()];
+                let [i, f, o, g] = activated;
+                let at = pixel * channels + c;
+                state[at] = f * f64::from(previous[at]) + i * g;
+                y[at] = o * state[at].tanh();
+                activated.iter().enumerate().for_each(|(gate, v)| gates[(pixel * 4 + gate) * channels + c] = *v);
+            }
+        }
+        [y, state, gates]
+    }
+
+    #[test]
+    fn every_instruction_set_matches_direct_sums() {
+        // Parts of a vector of channels, several parts of columns, gathered windows, Winograd's method for both strides, several tasks.
+        let cases = [
+            (2, [9, 7], 3, 5, 2),
+            (1, [6, 11], 16, 16, 1),
+            (2, [5, 6], 7, 48, 1),
+            (1, [12, 12], 40, 160, 2),
+            (7, [13, 12], 20, 12, 1),
+            (2, [10, 9], 48, 64, 1),
+            (1, [32, 32], 128, 32, 2),
+        ];
+        for (batch, size, input, channels, stride) in cases {
+            let g = Conv2dGeometry::new(batch, size, input, 4 * channels, [3, 3], [stride; 2], [1, 1]).unwrap();
+            let x = uniform(batch * size[0] * size[1] * input, 0);
+            let weight: Vec<f32> = uniform(g.k() * g.out_c, 1).iter().map(|w| 0.1 * w).collect();
+            let previous = uniform(g.pixels() * channels, 2);
+            let expected = reference(&g, &x, &weight, &previous);
+            for isa in microkernel::available() {
+                for keep in [false, true] {
+                    let [mut y, mut state] = [(); 2].map(|()| vec![f32::NAN; previous.len()]);
+                    let mut gates = vec![f32::NAN; 4 * previous.len()];
+                    let saved = keep.then_some(&mut gates[..]);
+                    let mut workspace = vec![f32::NAN; 2 * forward_workspace(&g)];
+                    forward_on(isa, &g, &x, &weight, &previous, &mut state, &mut y, saved, &mut workspace);
+                    let found = [&y, &state, &gates];
+                    for (what, (found, expected)) in ["y", "state", "gates"].iter().zip(found.iter().zip(&expected)) {
+                        if *what == "gates" && !keep {
+                            continue;
+                        }
+                        for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+                            let error = (f64::from(*f) - e).abs();
+                            assert!(error <= 4e-6, "{what}[{i}], {}, {g:?}: {f}, expected {e}", isa.name);
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

@@ -7,14 +7,21 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::microkernel::{Isa, MAX_NR, MR, Tile};
+use super::microkernel::{Isa, MAX_NR, MR, NormalizedTile, Tile};
+use super::normalize::Normalization;
 use super::scratch::with_scratch;
 use super::simd::prefetch;
 
 /// Rows of a task. With [`KC`] columns they stay in the second-level cache while the task reads all panels.
-pub(super) const MC: usize = 16 * MR;
+pub(super) const MC: usize = 32 * MR;
 /// Depth of a block. `KC` rows of a panel stay in the first two cache levels while the task goes through its rows.
 pub(super) const KC: usize = 256;
+/// Groups of rows that go through all panels before the next groups do, unless there are [`MANY_PANELS`]: then the rows of all groups have
+/// enough time to come from memory.
+const GROUPS: usize = 8;
+const MANY_PANELS: usize = 32;
+/// Numbers of a cache line.
+const LINE: usize = 16;
 /// A product is split into at least this many tasks, by columns too if its rows give fewer.
 const MIN_TASKS: usize = 16;
 
@@ -31,6 +38,11 @@ impl Shared {
     pub(super) fn get(self) -> *mut f32 {
         self.0
     }
+}
+
+/// Returns how many parts the columns are split into, at most `most`, so that there are enough tasks.
+pub(super) fn column_blocks(row_blocks: usize, most: usize) -> usize {
+    MIN_TASKS.div_ceil(row_blocks.max(1)).min(most)
 }
 
 /// The right matrix `[taps · depth, n]`, whose elements are at `data[tap_offsets[t] + k·k_stride + column·n_stride]`.
@@ -163,8 +175,11 @@ pub(super) struct Product<'a, L> {
     pub nr: usize,
 }
 
-/// Returns the blocks of the inner dimension: (first tap, taps, first element within each tap, elements).
-pub(super) fn depth_blocks(taps: usize, depth: usize) -> Vec<(usize, usize, usize, usize)> {
+/// A block of the inner dimension: first tap, taps, first element within each tap, elements.
+type DepthBlock = (usize, usize, usize, usize);
+
+/// Returns the blocks of the inner dimension.
+pub(super) fn depth_blocks(taps: usize, depth: usize) -> Vec<DepthBlock> {
     if depth >= KC {
         let parts = depth.div_ceil(KC);
         let len = depth.div_ceil(parts);
@@ -179,38 +194,35 @@ pub(super) fn depth_blocks(taps: usize, depth: usize) -> Vec<(usize, usize, usiz
 
 impl<L: LeftRows> Product<'_, L> {
     /// Computes all rows, plus `bias` if there is one, and writes them or adds them to what is there. `destination(row)` points at `n`
-    /// elements.
-    pub(super) fn run(&self, accumulate: bool, bias: Option<&[f32]>, destination: impl Fn(usize) -> *mut f32 + Sync) {
+    /// elements. If there is a normalisation, the results are normalised; its residual is `[rows, n]`.
+    pub(super) fn run(
+        &self,
+        accumulate: bool,
+        bias: Option<&[f32]>,
+        normalization: Option<&Normalization<'_>>,
+        destination: impl Fn(usize) -> *mut f32 + Sync,
+    ) {
+        assert!(normalization.is_none_or(|norm| norm.fits(self.rows, self.n)), "sizes of a normalisation");
         let panels = self.n.div_ceil(self.nr);
         let row_blocks = self.rows.div_ceil(MC);
-        let column_blocks = MIN_TASKS.div_ceil(row_blocks.max(1)).min(panels);
+        let column_blocks = column_blocks(row_blocks, panels);
         let panels_each = panels.div_ceil(column_blocks);
         (0..row_blocks * column_blocks).into_par_iter().for_each(|task| {
             let first = task / column_blocks * MC;
             let rows = first..(first + MC).min(self.rows);
             let start = (task % column_blocks * panels_each).min(panels);
             let panels = start..(start + panels_each).min(panels);
-            self.block(rows, panels, accumulate, bias, &destination);
-        });
-    }
-
-    fn block(
-        &self,
-        rows: Range<usize>,
-        panels: Range<usize>,
-        accumulate: bool,
-        bias: Option<&[f32]>,
-        destination: &impl Fn(usize) -> *mut f32,
-    ) {
-        with_scratch(self.left.scratch_len(), |scratch| {
-            let mut pointers = Vec::new();
-            // SAFETY: `scratch` outlives the use of the pointers.
-            unsafe { self.left.pointers(rows.clone(), scratch, &mut pointers) };
-            self.tiles(rows, panels, &pointers, accumulate, bias, destination);
+            with_scratch(self.left.scratch_len(), |scratch| {
+                let mut pointers = Vec::new();
+                // SAFETY: `scratch` outlives the use of the pointers.
+                unsafe { self.left.pointers(rows.clone(), scratch, &mut pointers) };
+                self.tiles(rows, panels, &pointers, accumulate, bias, normalization, &destination);
+            });
         });
     }
 
     /// Computes the tiles of a block.
+    #[expect(clippy::too_many_arguments, reason = "the operands of a product")]
     fn tiles(
         &self,
         rows: Range<usize>,
@@ -218,75 +230,112 @@ impl<L: LeftRows> Product<'_, L> {
         pointers: &[[*const f32; MR]],
         accumulate: bool,
         bias: Option<&[f32]>,
+        normalization: Option<&Normalization<'_>>,
         destination: &impl Fn(usize) -> *mut f32,
     ) {
         let starts: Vec<*mut f32> = rows.clone().map(destination).collect();
         let mut edge = [0.0f32; MR * MAX_NR];
         let edge = edge.as_mut_ptr();
-        for (block, (tap, taps, from, len)) in depth_blocks(self.taps, self.depth).into_iter().enumerate() {
-            for p in panels.clone() {
-                let width = self.nr.min(self.n - p * self.nr);
-                for (group, row) in rows.clone().step_by(MR).enumerate() {
-                    let live = MR.min(rows.end - row);
-                    let starts = &starts[group * MR..][..live];
-                    let first = block == 0;
-                    let add = accumulate || !first;
-                    let whole = width == self.nr && live == MR;
-                    let c = if whole {
-                        // SAFETY: `destination` points at rows of `n` elements, and the columns from `p * nr` on are inside.
-                        std::array::from_fn(|r| unsafe { starts[r].add(p * self.nr) })
-                    } else {
-                        // SAFETY: MR rows of at most MAX_NR elements.
-                        std::array::from_fn(|r| unsafe { edge.add(r * self.nr) })
-                    };
-                    if p == panels.start {
-                        self.prefetch(pointers, group + 1, (tap, taps, from, len));
-                    }
-                    self.tile(pointers, group, (tap, taps, from, len), p, c, add && whole);
-                    if !whole {
-                        for (r, start) in starts.iter().enumerate() {
-                            // SAFETY: as above, only the `width` columns that exist.
-                            let c = unsafe { std::slice::from_raw_parts_mut(start.add(p * self.nr), width) };
-                            // SAFETY: row r of the tile just computed.
-                            let tile = unsafe { std::slice::from_raw_parts(edge.add(r * self.nr), width) };
-                            c.iter_mut().zip(tile).for_each(|(c, t)| *c = if add { *c + t } else { *t });
+        let blocks = depth_blocks(self.taps, self.depth).len();
+        self.for_each_tile(pointers, panels, |block, part, p, group| {
+            let (row, width) = (rows.start + group * MR, self.nr.min(self.n - p * self.nr));
+            let live = MR.min(rows.end - row);
+            let starts = &starts[group * MR..][..live];
+            let first = block == 0;
+            let add = accumulate || !first;
+            let whole = width == self.nr && live == MR;
+            let c = if whole {
+                // SAFETY: `destination` points at rows of `n` elements, and the columns from `p * nr` on are inside.
+                std::array::from_fn(|r| unsafe { starts[r].add(p * self.nr) })
+            } else {
+                // SAFETY: MR rows of at most MAX_NR elements.
+                std::array::from_fn(|r| unsafe { edge.add(r * self.nr) })
+            };
+            let own = normalization.filter(|_| block + 1 == blocks);
+            let tile =
+                own.filter(|_| whole && bias.is_none()).map(|norm| norm.tile(row, p * self.nr..(p + 1) * self.nr));
+            let rest = own.filter(|_| tile.is_none());
+            self.tile(pointers, group, part, p, c, add && whole, tile);
+            if !whole {
+                for (r, start) in starts.iter().enumerate() {
+                    // SAFETY: as above, only the `width` columns that exist.
+                    let c = unsafe { std::slice::from_raw_parts_mut(start.add(p * self.nr), width) };
+                    // SAFETY: row r of the tile just computed.
+                    let tile = unsafe { std::slice::from_raw_parts(edge.add(r * self.nr), width) };
+                    c.iter_mut().zip(tile).for_each(|(c, t)| *c = if add { *c + t } else { *t });
+                }
+            }
+            if let Some(bias) = bias.filter(|_| first) {
+                for start in starts {
+                    // SAFETY: as above.
+                    let c = unsafe { std::slice::from_raw_parts_mut(start.add(p * self.nr), width) };
+                    c.iter_mut().zip(&bias[p * self.nr..]).for_each(|(c, b)| *c += b);
+                }
+            }
+            if let Some(norm) = rest {
+                for (r, start) in starts.iter().enumerate() {
+                    // SAFETY: as above.
+                    let c = unsafe { std::slice::from_raw_parts_mut(start.add(p * self.nr), width) };
+                    norm.part((row + r) * self.n + p * self.nr, p * self.nr, c);
+                }
+            }
+        });
+    }
+
+    /// Calls `tile(number of the block, block, panel, group of rows)` for everything: block by block of the inner dimension. While it works
+    /// on some groups of rows, it asks for what comes next, so that memory has as much time as there are panels.
+    fn for_each_tile(
+        &self,
+        pointers: &[[*const f32; MR]],
+        panels: Range<usize>,
+        mut tile: impl FnMut(usize, DepthBlock, usize, usize),
+    ) {
+        let groups = pointers.len() / self.taps;
+        let at_once = if panels.len() < MANY_PANELS { GROUPS } else { groups };
+        let blocks = depth_blocks(self.taps, self.depth);
+        for (b, &block) in blocks.iter().enumerate() {
+            for first in (0..groups).step_by(at_once) {
+                let own = first..(first + at_once).min(groups);
+                let next =
+                    if own.end < groups { Some((own.end, block)) } else { blocks.get(b + 1).map(|next| (0, *next)) };
+                for (i, p) in panels.clone().enumerate() {
+                    for group in own.clone() {
+                        if let Some((start, block)) = next {
+                            self.prefetch(pointers, start + group - first, block, (i, panels.len()));
                         }
-                    }
-                    if let Some(bias) = bias.filter(|_| first) {
-                        for start in starts {
-                            // SAFETY: as above.
-                            let c = unsafe { std::slice::from_raw_parts_mut(start.add(p * self.nr), width) };
-                            c.iter_mut().zip(&bias[p * self.nr..]).for_each(|(c, b)| *c += b);
-                        }
+                        tile(b, block, p, group);
                     }
                 }
             }
         }
     }
 
-    /// Asks for the part of a group of rows that a tile will read, so that it comes from memory while the tile before is computed.
+    /// Asks for part `i` of `parts` of a group's rows in a block of the inner dimension.
     fn prefetch(
         &self,
         pointers: &[[*const f32; MR]],
         group: usize,
-        (tap, taps, from, len): (usize, usize, usize, usize),
+        (tap, taps, from, len): DepthBlock,
+        (i, parts): (usize, usize),
     ) {
-        for row in pointers.iter().skip(group * self.taps + tap).take(taps).flatten() {
-            for at in (from..from + len).step_by(16) {
-                prefetch(row.wrapping_add(at));
-            }
+        let lines = len.div_ceil(LINE);
+        for line in i * taps * lines / parts..(i + 1) * taps * lines / parts {
+            let Some(rows) = pointers.get(group * self.taps + tap + line / lines) else { return };
+            rows.iter().for_each(|row| prefetch(row.wrapping_add(from + line % lines * LINE)));
         }
     }
 
     /// Runs the kernel on one tile and one block of the inner dimension.
+    #[expect(clippy::too_many_arguments, reason = "what a tile reads and writes")]
     fn tile(
         &self,
         pointers: &[[*const f32; MR]],
         group: usize,
-        (tap, taps, from, len): (usize, usize, usize, usize),
+        (tap, taps, from, len): DepthBlock,
         panel: usize,
         c: [*mut f32; MR],
         accumulate: bool,
+        normalize: Option<NormalizedTile>,
     ) {
         let k = self.taps * self.depth;
         let b = &self.packed[(panel * k + tap * self.depth + from) * self.nr..][..taps * len * self.nr];
@@ -299,6 +348,7 @@ impl<L: LeftRows> Product<'_, L> {
             b: b.as_ptr(),
             c,
             accumulate,
+            normalize,
         };
         // SAFETY: row pointers are valid for `depth` elements (`LeftRows`), `b` holds the block (sliced above), the caller
         // gives MR rows of `nr` elements that no other task touches; the instruction set was detected.
@@ -317,18 +367,11 @@ impl<L: LeftRows> Product<'_, L> {
         let groups = rows.div_ceil(MR);
         assert!(tiles.len() >= panels.len() * groups * MR * self.nr);
         let tiles = tiles.as_mut_ptr();
-        for (block, range) in depth_blocks(self.taps, self.depth).into_iter().enumerate() {
-            for p in panels.clone() {
-                for group in 0..groups {
-                    let row = ((p - panels.start) * groups + group) * MR;
-                    // SAFETY: inside `tiles`, asserted above.
-                    let c = std::array::from_fn(|r| unsafe { tiles.add((row + r) * self.nr) });
-                    if p == panels.start {
-                        self.prefetch(pointers, group + 1, range);
-                    }
-                    self.tile(pointers, group, range, p, c, block > 0);
-                }
-            }
-        }
+        self.for_each_tile(pointers, panels.clone(), |block, part, p, group| {
+            let row = ((p - panels.start) * groups + group) * MR;
+            // SAFETY: inside `tiles`, asserted above.
+            let c = std::array::from_fn(|r| unsafe { tiles.add((row + r) * self.nr) });
+            self.tile(pointers, group, part, p, c, block > 0, None);
+        });
     }
 }

@@ -4,6 +4,7 @@
 //! panels as wide as the tile. A convolution therefore needs no im2col copy: a row pointer per output pixel and tap is enough.
 
 use super::isa::InstructionSet;
+use super::normalize::normalized;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Portable, Simd, prefetch};
@@ -26,6 +27,17 @@ pub(super) struct Tile {
     pub c: [*mut f32; MR],
     /// Whether to add to `c` instead of overwriting it.
     pub accumulate: bool,
+    /// What is done with the sums before they are written.
+    pub normalize: Option<NormalizedTile>,
+}
+
+/// The numbers by which a tile is normalised (see [`Normalization`](super::normalize::Normalization)).
+pub(super) struct NormalizedTile {
+    /// Mean, scale and bias of the tile's first column; those of the other columns follow.
+    pub numbers: [*const f32; 3],
+    /// The residual of each row, or null pointers.
+    pub residual: [*const f32; MR],
+    pub floor: f32,
 }
 
 /// The work of one tile whose rows are at equal distances. With a left matrix by rows, `c[r·c_step..] (+)= Σ_k a[r·a_step + k] · b[k][..]`;
@@ -92,6 +104,9 @@ unsafe fn rows<S: Simd, const NV: usize>(t: &Tile) {
         let mut acc = [[S::splat(0.0); NV]; MR];
         let mut b = t.b;
         t.c.iter().for_each(|c| prefetch(*c));
+        if let Some(normalize) = &t.normalize {
+            normalize.residual.iter().for_each(|residual| prefetch(*residual));
+        }
         for s in 0..t.segment_count {
             let rows = (*t.segments.add(s)).map(|row| row.add(t.offset));
             for k in 0..t.segment_len {
@@ -109,7 +124,19 @@ unsafe fn rows<S: Simd, const NV: usize>(t: &Tile) {
             for v in 0..NV {
                 let c = t.c[r].add(v * S::LANES);
                 let sum = if t.accumulate { acc[r][v].add(S::load(c)) } else { acc[r][v] };
-                sum.store(c);
+                acc[r][v] = sum;
+                if t.normalize.is_none() {
+                    sum.store(c);
+                }
+            }
+        }
+        if let Some(NormalizedTile { numbers, residual, floor }) = &t.normalize {
+            for v in 0..NV {
+                let numbers = numbers.map(|n| S::load(n.add(v * S::LANES)));
+                for r in 0..MR {
+                    let residual = (!residual[r].is_null()).then(|| S::load(residual[r].add(v * S::LANES)));
+                    normalized(acc[r][v], numbers, residual, *floor).store(t.c[r].add(v * S::LANES));
+                }
             }
         }
     }

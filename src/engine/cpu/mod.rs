@@ -8,6 +8,7 @@ mod isa;
 mod math;
 mod matmul;
 mod microkernel;
+mod normalize;
 mod pairs;
 pub mod par;
 mod scratch;
@@ -17,6 +18,7 @@ pub use isa::InstructionSet;
 pub(crate) use isa::for_each_isa;
 pub(crate) use matmul::{PackedRows, matmul_nt, summed_at_once};
 pub(crate) use microkernel::isa_name;
+pub(in crate::engine) use normalize::Normalization;
 pub(crate) use pairs::{squared_distances, squared_distances_of_directions};
 #[cfg(target_arch = "x86_64")]
 pub(in crate::engine) use simd::{Avx2, Avx512};

@@ -6,6 +6,8 @@ use super::isa::for_each_isa;
 
 /// How many elements one task handles: enough to pay for the task, few enough to balance many cores.
 const TASK_LEN: usize = 1 << 15;
+/// A result of this many numbers or more is stored past the caches: about the share of a core in the last level.
+const STREAMED: usize = 1 << 21;
 
 /// Returns the rows of a task, for rows of `row_len` elements.
 pub(crate) fn task_rows(row_len: usize) -> usize {
@@ -17,6 +19,12 @@ pub(crate) fn task_rows(row_len: usize) -> usize {
 pub(crate) fn rows_mut(data: &mut [f32], row_len: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
     let rows = task_rows(row_len);
     data.par_chunks_mut(rows * row_len).enumerate().for_each(|(i, chunk)| f(i * rows, chunk));
+}
+
+/// Returns whether an operation on `len` numbers should store its result past the caches: if they would not stay there until they are read.
+/// `to` and rows of `row` numbers must be whole cache lines.
+pub(crate) fn streams(to: &[f32], len: usize, row: usize) -> bool {
+    len >= STREAMED && row.is_multiple_of(16) && to.as_ptr().addr().is_multiple_of(64)
 }
 
 /// Computes `destination[i] = source[i]`, or `+=`.
@@ -38,7 +46,8 @@ for_each_isa! {
 }
 
 /// Returns the sums of `width` columns over `rows` rows. `f(row range, sums)` adds up one chunk of rows, which
-/// have `row_len` elements; chunks are added in order, in f64.
+/// have `row_len` elements; chunks are added in order, in f64. Each thread begins with its last rows: they were written last, and are the
+/// likeliest to be in a cache; then a pass that begins with the first rows finds these there.
 pub(crate) fn column_sums(
     rows: usize,
     width: usize,
@@ -48,6 +57,7 @@ pub(crate) fn column_sums(
     let step = task_rows(row_len);
     let partial: Vec<Vec<f32>> = (0..rows.div_ceil(step))
         .into_par_iter()
+        .rev()
         .map(|i| {
             let mut sums = vec![0.0; width];
             f(i * step..((i + 1) * step).min(rows), &mut sums);
@@ -55,7 +65,7 @@ pub(crate) fn column_sums(
         })
         .collect();
     let mut total = vec![0.0; width];
-    for sums in partial {
+    for sums in partial.into_iter().rev() {
         total.iter_mut().zip(sums).for_each(|(t, s)| *t += f64::from(s));
     }
     total

@@ -12,6 +12,16 @@ pub(super) fn prefetch(address: *const f32) {
     let _ = address;
 }
 
+/// Makes what [`Simd::stream`] stored visible to other threads, as ordinary stores are.
+#[inline(always)]
+pub(in crate::engine) fn end_stream() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a fence, which every x86-64 processor has.
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
 /// A SIMD register of f32 lanes.
 ///
 /// # Safety
@@ -22,6 +32,8 @@ pub(in crate::engine) trait Simd: Copy {
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
+    /// Stores past the caches, where the machine can; `to` is aligned to the vector. [`end_stream`] must follow before another thread reads.
+    unsafe fn stream(self, to: *mut f32);
     /// Returns `self * b + c`, rounded once if the machine can.
     unsafe fn mul_add(self, b: Self, c: Self) -> Self;
     unsafe fn add(self, other: Self) -> Self;
@@ -50,6 +62,13 @@ pub(in crate::engine) trait Simd: Copy {
             std::ptr::copy_nonoverlapping(from, values.as_mut_ptr(), count);
             Self::load(values.as_ptr())
         }
+    }
+
+    /// Stores the first `count` numbers, at most `LANES`; past the caches if `stream`, and then all and aligned.
+    #[inline(always)]
+    unsafe fn put(self, to: *mut f32, count: usize, stream: bool) {
+        // SAFETY: the caller's promise.
+        unsafe { if stream && count == Self::LANES { self.stream(to) } else { self.store_part(to, count) } }
     }
 
     /// Stores the first `count` numbers, at most `LANES`.
@@ -91,6 +110,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn stream(self, to: *mut f32) {
+            unsafe { _mm512_stream_ps(to, self.0) }
         }
         #[inline(always)]
         unsafe fn mul_add(self, b: Self, c: Self) -> Self {
@@ -162,6 +185,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             unsafe { _mm256_storeu_ps(to, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn stream(self, to: *mut f32) {
+            unsafe { _mm256_stream_ps(to, self.0) }
         }
         #[inline(always)]
         unsafe fn mul_add(self, b: Self, c: Self) -> Self {
@@ -237,6 +264,11 @@ impl Simd for Portable {
         unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
     }
     #[inline(always)]
+    unsafe fn stream(self, to: *mut f32) {
+        // SAFETY: as in `load`.
+        unsafe { self.store(to) }
+    }
+    #[inline(always)]
     unsafe fn mul_add(self, b: Self, c: Self) -> Self {
         Portable(std::array::from_fn(|i| {
             if cfg!(target_feature = "fma") || cfg!(target_arch = "aarch64") {
@@ -292,6 +324,7 @@ macro_rules! for_each_vector {
         $vis:vis unsafe fn $name:ident<$vector:ident>($($arg:ident: $type:ty),* $(,)?) $body:block
     )+) => {$(
         $(#[$meta])*
+        #[allow(clippy::too_many_arguments, reason = "operands of one loop")]
         $vis unsafe fn $name(set: $crate::engine::cpu::InstructionSet, $($arg: $type),*) {
             #[cfg(target_arch = "x86_64")]
             use $crate::engine::cpu::{Avx2, Avx512};

@@ -192,6 +192,44 @@ impl Graph {
         self.nodes.iter().map(|node| node.op.flops()).sum()
     }
 
+    /// Returns the graph with pairs of ops replaced by one op, where there is one ([`Op::fused_with`]). Only a graph without backward is
+    /// changed, for there are no fused gradients.
+    pub(crate) fn fused(mut self) -> Graph {
+        if self.mode != Mode::Eval {
+            return self;
+        }
+        let mut uses = vec![0; self.values.len()];
+        let mut producer = vec![None; self.values.len()];
+        for (i, node) in self.nodes.iter().enumerate() {
+            node.inputs.iter().for_each(|var| uses[var.0] += 1);
+            producer[node.output.0] = Some(i);
+        }
+        let mut gone = vec![false; self.nodes.len()];
+        for i in 0..self.nodes.len() {
+            let Some(between) = self.nodes[i].inputs.first().filter(|var| uses[var.0] == 1 && !self.values[var.0].keep)
+            else {
+                continue;
+            };
+            let Some(first) = producer[between.0] else { continue };
+            let (one, two) = (&self.nodes[first], &self.nodes[i]);
+            let inputs: Vec<Var> = one.inputs.iter().chain(&two.inputs[1..]).copied().collect();
+            let apart = two.inputs[1..].iter().all(|var| !one.inputs.contains(var));
+            let Some(op) = one.op.fused_with(&*two.op).filter(|_| apart) else { continue };
+            let (one, two) = (one.attachments.clone(), two.attachments.clone());
+            let attachments = Attachments {
+                params: [one.params, two.params].concat(),
+                buffers: [one.buffers, two.buffers].concat(),
+                counter: one.counter.or(two.counter),
+                state: one.state.or(two.state),
+            };
+            self.nodes[i] = Node { op, inputs, output: self.nodes[i].output, attachments };
+            gone[first] = true;
+        }
+        let mut gone = gone.into_iter();
+        self.nodes.retain(|_| !gone.next().expect("a flag for each node"));
+        self
+    }
+
     fn value(&mut self, value: Value) -> Var {
         self.values.push(value);
         Var(self.values.len() - 1)

@@ -1,6 +1,8 @@
 //! The trait of all ops: how much memory an op needs, and how it runs on the CPU and on a GPU. The ops themselves are in
 //! `src/engine/op/`.
 
+use std::any::Any;
+
 use crate::engine::device::{Gpu, Ptr};
 use crate::{Error, Result};
 
@@ -20,7 +22,7 @@ pub struct Needs {
 }
 
 /// An operation with one output. Its sizes are fixed when it is recorded.
-pub trait Op: std::fmt::Debug + Send + Sync {
+pub trait Op: Any + std::fmt::Debug + Send + Sync {
     /// Returns the op's name for messages and profiles.
     fn name(&self) -> &'static str;
 
@@ -56,6 +58,12 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     /// The op has no kernels, or a launch fails.
     fn gpu_backward(&self, _: &GpuBackward<'_>) -> Result<()> {
         Err(no_kernels(self.name()))
+    }
+
+    /// Returns an op that does this one's work and then that of `next`, whose first input is this op's output: forward only, and on the CPU.
+    /// It takes the inputs, parameters and running statistics of both, but for the output in between. `None` where there is no such op.
+    fn fused_with(&self, _next: &dyn Op) -> Option<Box<dyn Op>> {
+        None
     }
 
     /// Returns whether the output is f32 in every precision, as losses are.

@@ -5,7 +5,7 @@ use crate::engine::graph::{Graph, Var};
 use crate::engine::shape::Shape;
 use crate::engine::store::{Layout, ParamId, Store};
 
-type Build = fn(&mut Graph, &mut Store, &[Var], &[ParamId], Option<Var>) -> Result<Var>;
+pub(super) type Build = fn(&mut Graph, &mut Store, &[Var], &[ParamId], Option<Var>) -> Result<Var>;
 
 /// An op with the sizes of its operands.
 pub struct OpCase {

@@ -2,7 +2,11 @@
 //!
 //! `dx` is the transposed convolution of `dy`, `dW` the correlation of `x` with `dy`; see [`crate::engine::cpu::conv`].
 
+use std::any::Any;
+
+use super::batch_norm::BatchNormOp;
 use super::conv_launch::ConvLaunch;
+use super::conv2d_norm::Conv2dNorm;
 use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::conv;
@@ -127,6 +131,12 @@ impl Op for Conv2d {
             launch.backward_bias(cx.grad_output, *grad, cx.workspace)?;
         }
         Ok(())
+    }
+
+    fn fused_with(&self, next: &dyn Op) -> Option<Box<dyn Op>> {
+        let norm = (next as &dyn Any).downcast_ref::<BatchNormOp>()?;
+        let possible = !self.bias && norm.is_fixed();
+        possible.then(|| Box::new(Conv2dNorm { geometry: self.geometry, norm: norm.clone() }) as Box<dyn Op>)
     }
 
     fn flops(&self) -> u64 {

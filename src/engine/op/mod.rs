@@ -11,6 +11,7 @@ pub mod bconv_cell;
 mod case;
 pub mod concat;
 pub mod conv2d;
+mod conv2d_norm;
 mod conv_launch;
 pub mod cross_entropy;
 pub mod max_pool;

@@ -82,6 +82,12 @@ impl CaseRun {
         CaseRun { session: self.session.poisoned(), ..self }
     }
 
+    /// Returns how many nodes the graph has.
+    #[cfg(test)]
+    pub(crate) fn nodes(&self) -> usize {
+        self.session.graph().nodes.len()
+    }
+
     /// Runs forward once on `input_values` from the initial latent state, and returns the output.
     ///
     /// # Errors

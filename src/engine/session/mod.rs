@@ -41,11 +41,12 @@ enum Memory {
 }
 
 impl Session {
-    /// Plans `graph` for `device` and allocates its arena there.
+    /// Plans `graph` for `device` and allocates its arena there. On the CPU, a graph without backward gets fused ops where there are some.
     ///
     /// # Errors
     /// The GPU cannot run one of the ops, or the arena is larger than the available memory.
     pub fn new(graph: Graph, store: &Store, device: &Device) -> Result<Session> {
+        let graph = if device.gpu().is_some() { graph } else { graph.fused() };
         let plan = Plan::new(&graph, store, device.gpu())?;
         let memory = match device {
             Device::Cpu | Device::CpuBecause(_) => Memory::Host(Arena::new(&plan)?),

@@ -12,7 +12,7 @@ use crate::engine::cpu::scratch::with_scratch;
 use crate::engine::geometry::Conv2dGeometry;
 
 /// With fewer input channels than this, the method is faster than the others.
-const FEW: usize = 48;
+const FEW: usize = 32;
 /// A block has about this many pixels: what is copied for it stays in the first two cache levels.
 const PIXELS: usize = 256;
 

@@ -17,6 +17,7 @@ pub(super) mod winograd;
 
 pub use backward_data::{backward_data_workspace, conv2d_backward_data};
 pub use backward_weight::{backward_weight_workspace, conv2d_backward_weight};
+pub(in crate::engine) use forward::conv2d_forward_normalized;
 pub use forward::{conv2d_forward, forward_workspace};
 pub(super) use forward::{
     gates_columns, panels_of_gates, winograd_gates, winograd_gates_workspace, with_forward_product,

@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::BatchNormOp;
-use crate::engine::cpu::{InstructionSet, Simd, for_each_isa, for_each_vector, par};
+use crate::engine::cpu::{InstructionSet, Normalization, Simd, for_each_isa, for_each_vector, par};
 use crate::engine::graph::{Backward, Forward};
 
 /// A row has at most this many elements, unless one pixel has more.
@@ -56,6 +56,35 @@ fn statistics(channels: usize, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
     (mean, var)
 }
 
+/// Returns the normalisation with these statistics; the parameters are weight and bias.
+fn normalization<'a>(
+    op: &BatchNormOp,
+    mean: &[f32],
+    inv_std: &[f32],
+    params: [&[f32]; 2],
+    residual: Option<&'a [f32]>,
+) -> Normalization<'a> {
+    let row = row_len(op.channels);
+    let scale = inv_std.iter().zip(params[0]).map(|(s, w)| s * w);
+    let numbers = [repeated(mean.iter().copied(), row), repeated(scale, row), repeated(params[1].iter().copied(), row)];
+    Normalization { numbers, channels: op.channels, residual, relu: op.relu }
+}
+
+/// Returns the normalisation with running statistics `[mean, variance]`; the parameters are weight and bias.
+pub(in crate::engine::op) fn fixed_normalization<'a>(
+    op: &BatchNormOp,
+    [mean, var]: [&[f32]; 2],
+    params: [&[f32]; 2],
+    residual: Option<&'a [f32]>,
+) -> Normalization<'a> {
+    normalization(op, mean, &inverse_deviation(op, var), params, residual)
+}
+
+/// Returns `1/√(variance + ε)` of each channel.
+fn inverse_deviation(op: &BatchNormOp, var: &[f32]) -> Vec<f32> {
+    var.iter().map(|v| 1.0 / (v + op.eps).sqrt()).collect()
+}
+
 pub(super) fn forward(op: &BatchNormOp, cx: &mut Forward<'_>) {
     let channels = op.channels;
     let x = cx.inputs[0];
@@ -71,20 +100,13 @@ pub(super) fn forward(op: &BatchNormOp, cx: &mut Forward<'_>) {
     } else {
         (cx.buffers[0].to_vec(), cx.buffers[1].to_vec())
     };
-    let inv_std: Vec<f32> = var.iter().map(|v| 1.0 / (v + op.eps).sqrt()).collect();
+    let inv_std = inverse_deviation(op, &var);
     if !cx.saved.is_empty() {
         cx.saved[..channels].copy_from_slice(&mean);
         cx.saved[channels..].copy_from_slice(&inv_std);
     }
-    let row = row_len(channels);
-    let scale = repeated(inv_std.iter().zip(cx.params[0]).map(|(s, w)| s * w), row);
-    let (mean, bias) = (repeated(mean, row), repeated(cx.params[1].iter().copied(), row));
     let residual = op.residual.then(|| cx.inputs[1]);
-    let floor = if op.relu { 0.0 } else { f32::NEG_INFINITY };
-    par::rows_mut(cx.output, row, |first, y| {
-        let span = first * row..first * row + y.len();
-        normalize(&x[span.clone()], residual.map(|r| &r[span]), [&mean, &scale, &bias], floor, y);
-    });
+    normalization(op, &mean, &inv_std, [cx.params[0], cx.params[1]], residual).run(x, cx.output);
 }
 
 pub(super) fn backward(op: &BatchNormOp, cx: &mut Backward<'_>) {
@@ -159,29 +181,6 @@ for_each_isa! {
                 let d = x - pivot;
                 *sum += d;
                 *square += d * d;
-            }
-        }
-    }
-
-    /// Computes `y = max(floor, (x - mean)·scale + bias + residual)`. `numbers` are mean, scale and bias of a row.
-    fn normalize(x: &[f32], residual: Option<&[f32]>, numbers: [&[f32]; 3], floor: f32, y: &mut [f32]) {
-        let len = numbers[0].len();
-        for (i, y) in y.chunks_mut(len).enumerate() {
-            let span = i * len..i * len + y.len();
-            let x = &x[span.clone()];
-            let [mean, scale, bias] = numbers.map(|n| &n[..y.len()]);
-            match residual {
-                None => {
-                    for c in 0..y.len() {
-                        y[c] = at_least(floor, (x[c] - mean[c]) * scale[c] + bias[c]);
-                    }
-                }
-                Some(residual) => {
-                    let r = &residual[span];
-                    for c in 0..y.len() {
-                        y[c] = at_least(floor, (x[c] - mean[c]) * scale[c] + bias[c] + r[c]);
-                    }
-                }
             }
         }
     }
@@ -289,7 +288,7 @@ impl Relu<'_> {
                 Relu::Output(y) => S::load_part(y.as_ptr().add(at), count),
                 Relu::OfInput(numbers) => {
                     let [mean, scale, bias] = numbers.map(|n| S::load_part(n.as_ptr().add(c), count));
-                    // The operations of `normalize`, so that the result has its bits.
+                    // The operations of forward, so that the result has its bits.
                     x.sub(mean).mul(scale).add(bias)
                 }
             };
@@ -297,10 +296,4 @@ impl Relu<'_> {
             y.select_less(S::splat(f32::from_bits(1)), S::splat(0.0), dy)
         }
     }
-}
-
-/// Returns `max(floor, value)`, or NaN for NaN, so that a diverged network does not look healthy.
-#[inline(always)]
-fn at_least(floor: f32, value: f32) -> f32 {
-    if value < floor { floor } else { value }
 }

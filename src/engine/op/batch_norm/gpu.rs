@@ -46,7 +46,7 @@ impl BatchNormOp {
 pub(super) fn needs(op: &BatchNormOp) -> Needs {
     let forward_workspace = op.forward_parts().parts.words();
     let backward_workspace = op.backward_parts().parts.words();
-    Needs { forward_workspace, backward_workspace, ..op.needs() }
+    Needs { output: op.relu, forward_workspace, backward_workspace, ..op.needs() }
 }
 
 pub(super) fn forward(op: &BatchNormOp, cx: &GpuForward<'_>) -> Result<()> {

@@ -5,7 +5,7 @@
 //! `g` = `dy` masked by the ReLU: `dβ = Σg`, `dγ = Σg·x̂`, `dx = γ/√(σ²+ε)·(g - Σg/M - x̂·Σg·x̂/M)`, `dresidual = g`.
 //! With running statistics the two sums drop out of `dx`.
 
-mod cpu;
+pub(super) mod cpu;
 mod gpu;
 
 use super::{OpCase, mismatch};
@@ -34,8 +34,8 @@ pub struct BatchNorm {
     pub momentum: f32,
 }
 
-#[derive(Debug)]
-struct BatchNormOp {
+#[derive(Clone, Debug)]
+pub(super) struct BatchNormOp {
     rows: usize,
     channels: usize,
     eps: f32,
@@ -44,6 +44,13 @@ struct BatchNormOp {
     batch_statistics: bool,
     residual: bool,
     relu: bool,
+}
+
+impl BatchNormOp {
+    /// Returns whether the numbers of each channel are known before the input is.
+    pub(super) fn is_fixed(&self) -> bool {
+        !self.batch_statistics
+    }
 }
 
 /// Records the normalisation of `x`, the sum with `residual` if there is one, and ReLU if `relu`.
@@ -104,7 +111,8 @@ impl Op for BatchNormOp {
     fn needs(&self) -> Needs {
         let mut inputs = vec![true];
         inputs.extend(self.residual.then_some(false));
-        Needs { inputs, output: self.relu, saved: 2 * self.channels, ..Needs::default() }
+        // Without a residual, the input tells what ReLU stopped.
+        Needs { inputs, output: self.relu && self.residual, saved: 2 * self.channels, ..Needs::default() }
     }
 
     fn forward(&self, cx: &mut Forward<'_>) {
@@ -150,7 +158,7 @@ pub(super) fn cases() -> Vec<OpCase> {
 }
 
 /// Returns a batch normalisation, with the statistics that a case cannot declare as parameters.
-fn case_norm(store: &mut Store, p: &[ParamId], channels: usize) -> BatchNorm {
+pub(super) fn case_norm(store: &mut Store, p: &[ParamId], channels: usize) -> BatchNorm {
     BatchNorm {
         weight: p[0],
         bias: p[1],

@@ -14,6 +14,7 @@ use self::transform::{OUT, Transforms, WEIGHTS, maps, weight_of};
 pub(super) use self::weight::{weight_gradient, weight_gradient_workspace};
 use crate::engine::cpu::gemm::{RightMatrix, Shared};
 use crate::engine::cpu::microkernel::{Isa, MR, Strided};
+use crate::engine::cpu::normalize::Normalization;
 use crate::engine::cpu::scratch::with_scratch;
 use crate::engine::geometry::Conv2dGeometry;
 
@@ -28,6 +29,9 @@ const TASK_TILES: usize = 8 * MR;
 const DEPTH: usize = 48;
 /// With stride 2 and fewer input channels than this, direct sums are faster.
 const STRIDE_2_CHANNELS: usize = 128;
+/// With stride 2 and a weight of this many pairs of channels or more, direct sums are faster: the transformed weight, of 36 MB, would come from
+/// memory again and again.
+const STRIDE_2_WEIGHT: usize = 1 << 18;
 /// Columns of the products that are computed before their outputs are.
 const CHUNK: usize = 128;
 /// Rows of the weight that are transformed before the next panel is begun: in the order of memory, nearly, and whole cache lines are written.
@@ -44,7 +48,8 @@ pub(in crate::engine::cpu) fn applies(g: &Conv2dGeometry) -> bool {
     let channels = g.in_c.is_multiple_of(CHANNELS) && g.out_c.is_multiple_of(CHANNELS);
     // With stride 2 there is less to gain, and it is lost where tiles reach beyond the image, or where the weight is used for few of them.
     let whole = sizes.iter().all(|side| side.is_multiple_of(OUT)) && sizes[0] * sizes[1] >= 8 * OUT * OUT;
-    let stride = g.stride == [1, 1] || g.stride == [2, 2] && whole && g.in_c >= STRIDE_2_CHANNELS;
+    let some = g.in_c >= STRIDE_2_CHANNELS && g.in_c * g.out_c < STRIDE_2_WEIGHT;
+    let stride = g.stride == [1, 1] || g.stride == [2, 2] && whole && some;
     g.kernel == [3, 3] && g.padding.iter().all(|p| *p <= 2) && channels && stride
 }
 
@@ -302,18 +307,21 @@ pub(super) fn workspace(isa: Isa, g: &Conv2dGeometry) -> usize {
     packed_len(g.in_c, g.out_c, isa.nr(g.out_c))
 }
 
-/// Computes `y (+)= conv(x, weight)`. Shapes are those of `conv2d_forward`.
+/// Computes `y (+)= conv(x, weight)`, normalised if there is a normalisation. Shapes are those of `conv2d_forward_normalized`.
+#[expect(clippy::too_many_arguments, reason = "the operands of a convolution")]
 pub(super) fn convolve(
     isa: Isa,
     g: &Conv2dGeometry,
     x: &[f32],
     weight: &[f32],
+    normalization: Option<&Normalization<'_>>,
     y: &mut [f32],
     accumulate: bool,
     workspace: &mut [f32],
 ) {
     let (depth, out, nr) = (g.in_c, g.out_c, isa.nr(g.out_c));
     assert_eq!(y.len(), g.pixels() * out, "the output of a convolution");
+    assert!(normalization.is_none_or(|norm| norm.fits(g.pixels(), out)), "sizes of a normalisation");
     let weight = Weight::new(isa, g.stride[0], weight, [depth, out], (out, nr), Some, workspace);
     let to = Shared(y.as_mut_ptr());
     let chunk = (CHUNK / nr).max(1);
@@ -327,6 +335,13 @@ pub(super) fn convolve(
             let places: Vec<*mut f32> = sums.outputs(tile).map(place).collect();
             // SAFETY: only this task has these pixels and columns; the columns are whole vectors (`applies`).
             unsafe { sums.write(tile, count, &places, accumulate) };
+            let Some(normalization) = normalization else { continue };
+            for pixel in sums.outputs(tile).flatten() {
+                let at = pixel * out + sums.column;
+                // SAFETY: as above.
+                let values = unsafe { std::slice::from_raw_parts_mut(to.get().add(at), count) };
+                normalization.part(at, sums.column, values);
+            }
         }
     });
 }
@@ -350,7 +365,7 @@ pub(super) fn input_gradient(
     turn(g, weight, turned);
     let padding = g.padding.map(|p| 2 - p);
     let back = Conv2dGeometry { in_h: g.out_h(), in_w: g.out_w(), in_c: g.out_c, out_c: g.in_c, padding, ..*g };
-    convolve(isa, &back, grad_y, turned, grad_x, accumulate, rest);
+    convolve(isa, &back, grad_y, turned, None, grad_x, accumulate, rest);
 }
 
 /// Writes a weight `[9, in, out]` with its taps in reverse as `[9, out, in]`.

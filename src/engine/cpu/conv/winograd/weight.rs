@@ -10,8 +10,10 @@ use crate::engine::geometry::Conv2dGeometry;
 
 /// Most input channels of a block of transformed images. A block of [`KC`] tiles stays in the second cache level, and is in few pages.
 const BLOCK: usize = 128;
-/// How many numbers of transformed images and gradients exist at a time, roughly.
-const BUDGET: usize = 3 << 20;
+/// How many numbers of transformed images and gradients exist at a time, roughly: so few that they stay in the last cache level.
+const BUDGET: usize = 1 << 20;
+/// At least this many tiles are transformed at a time, because all sums are read and written for each time.
+const FEWEST_TILES: usize = 128;
 /// Products of a tile, each with a transformed weight of its own.
 const PRODUCTS: usize = WEIGHTS * WEIGHTS;
 /// Tiles that a task transforms.
@@ -36,8 +38,10 @@ impl Sizes {
         let channels = g.in_c.div_ceil(g.in_c.div_ceil(BLOCK)).next_multiple_of(CHANNELS);
         let (blocks, width) = (g.in_c.div_ceil(channels), channels.next_multiple_of(MR));
         let columns = g.out_c.next_multiple_of(nr);
-        let fitting = (BUDGET / (PRODUCTS * (blocks * width + columns))).max(TASK_TILES);
-        let tiles = fitting.min(Tiles::new(g, &maps(isa.set).forward[0]).count());
+        let fitting = (BUDGET / (PRODUCTS * (blocks * width + columns))).max(FEWEST_TILES);
+        let count = Tiles::new(g, &maps(isa.set).forward[0]).count();
+        // Equal parts: the last one would otherwise be small.
+        let tiles = count.div_ceil(count.div_ceil(fitting));
         Sizes { blocks, channels, width, columns, nr, tiles }
     }
 
