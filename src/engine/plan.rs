@@ -175,10 +175,9 @@ fn requests(
     let end = 2 * count;
     let mut last_use = vec![0; graph.values.len()];
     let mut born = vec![0; graph.values.len()];
-    let mut written = vec![false; graph.values.len()];
     let mut grad_end = vec![end; graph.values.len()];
     for (i, (node, plan)) in graph.nodes.iter().zip(nodes).enumerate() {
-        (born[node.output.0], written[node.output.0]) = (i, true);
+        born[node.output.0] = i;
         last_use[node.output.0] = if plan.differentiated && plan.needs.output { backward_time(i) } else { i };
         for (var, &kept) in node.inputs.iter().zip(&plan.needs.inputs) {
             let time = if plan.differentiated && kept { backward_time(i) } else { i };
@@ -191,9 +190,7 @@ fn requests(
     let mut requests = Vec::new();
     for (i, value) in graph.values.iter().enumerate() {
         let to = if value.keep { end } else { last_use[i] };
-        // Fused ops leave values that nobody writes.
-        let len = if value.keep || written[i] { sizes.words(value) } else { 0 };
-        requests.push(Request { len, from: born[i], to });
+        requests.push(Request { len: sizes.words(value), from: born[i], to });
     }
     let mut wanted = Vec::new();
     for (i, value) in graph.values.iter().enumerate() {

@@ -206,10 +206,8 @@ impl Graph {
         }
         let mut gone = vec![false; self.nodes.len()];
         for i in 0..self.nodes.len() {
-            let Some(between) = self.nodes[i].inputs.first().filter(|var| uses[var.0] == 1 && !self.values[var.0].keep)
-            else {
-                continue;
-            };
+            let read_once = |var: &&Var| uses[var.0] == 1 && !self.values[var.0].keep;
+            let Some(&between) = self.nodes[i].inputs.first().filter(read_once) else { continue };
             let Some(first) = producer[between.0] else { continue };
             let (one, two) = (&self.nodes[first], &self.nodes[i]);
             let inputs: Vec<Var> = one.inputs.iter().chain(&two.inputs[1..]).copied().collect();
@@ -224,6 +222,8 @@ impl Graph {
             };
             self.nodes[i] = Node { op, inputs, output: self.nodes[i].output, attachments };
             gone[first] = true;
+            // Nobody writes it any more, so it takes no memory.
+            self.values[between.0].shape = Shape::vectors(0, 0);
         }
         let mut gone = gone.into_iter();
         self.nodes.retain(|_| !gone.next().expect("a flag for each node"));
