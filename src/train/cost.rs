@@ -86,7 +86,8 @@ pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
     let average = if config.train.ema > 0.0 { weights } else { 0 };
     let gradients = if config.train.accumulate > 1 { 2 } else { 1 };
     let states = state_bytes(&batch, config.batch());
-    // A checkpoint's files are written one after the other, each from a copy: the weights, then all the rest.
+    // There is room for the larger one of a checkpoint's two files: the weights, or all the rest. Writing them needs less, because one tensor
+    // is copied at a time.
     let rest = sum([times(bytes(parameters), moments), average, states / 2]);
     Ok(Cost {
         parameters,

@@ -21,8 +21,8 @@ pub(crate) fn rows_mut(data: &mut [f32], row_len: usize, f: impl Fn(usize, &mut 
     data.par_chunks_mut(rows * row_len).enumerate().for_each(|(i, chunk)| f(i * rows, chunk));
 }
 
-/// Returns whether an operation on `len` numbers should store its result past the caches: if they would not stay there until they are read.
-/// `to` and rows of `row` numbers must be whole cache lines.
+/// Returns whether a loop that writes `len` numbers in all should store its part `to` past the caches: so many numbers would not stay there
+/// until they are read. It can be done only if `to` and its rows of `row` numbers begin and end with cache lines.
 pub(crate) fn streams(to: &[f32], len: usize, row: usize) -> bool {
     len >= STREAMED && row.is_multiple_of(16) && to.as_ptr().addr().is_multiple_of(64)
 }

@@ -64,7 +64,7 @@ pub(in crate::engine) trait Simd: Copy {
         }
     }
 
-    /// Stores the first `count` numbers, at most `LANES`; past the caches if `stream`, and then all and aligned.
+    /// Stores the first `count` numbers, at most `LANES`. If `stream`, a whole vector goes past the caches; then `to` must be aligned to it.
     #[inline(always)]
     unsafe fn put(self, to: *mut f32, count: usize, stream: bool) {
         // SAFETY: the caller's promise.

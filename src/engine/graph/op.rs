@@ -60,8 +60,9 @@ pub trait Op: Any + std::fmt::Debug + Send + Sync {
         Err(no_kernels(self.name()))
     }
 
-    /// Returns an op that does this one's work and then that of `next`, whose first input is this op's output: forward only, and on the CPU.
-    /// It takes the inputs, parameters and running statistics of both, but for the output in between. `None` where there is no such op.
+    /// Returns an op that does the work of this op and then that of `next`, whose first input is this op's output. It runs forward on the CPU
+    /// only. Its inputs are those of this op, then those of `next` without the first; its parameters and running statistics are those of this
+    /// op, then those of `next`. `None` if there is no such op.
     fn fused_with(&self, _next: &dyn Op) -> Option<Box<dyn Op>> {
         None
     }
