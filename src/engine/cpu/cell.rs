@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::conv;
 use super::conv::winograd::{self, Product as Winograd};
-use super::gemm::{LeftRows, MC, Shared, column_blocks};
+use super::gemm::{LeftRows, MC, Shared, for_each_block};
 use super::isa::InstructionSet;
 use super::math::{sigmoid, tanh};
 use super::microkernel::{self, Isa, MR};
@@ -101,11 +101,7 @@ fn forward_on(
         let panels = conv::panels_of_gates(isa);
         // Groups of channels, each of a vector, and how many of them are computed before their gates are.
         let (groups, at_once) = (channels.div_ceil(lanes), (CHUNK / (4 * lanes)).max(1));
-        let parts = column_blocks(pixels.div_ceil(MC), groups.div_ceil(at_once));
-        let groups_each = groups.div_ceil(at_once).div_ceil(parts) * at_once;
-        (0..pixels.div_ceil(MC) * parts).into_par_iter().for_each(|task| {
-            let rows = task / parts * MC..((task / parts + 1) * MC).min(pixels);
-            let groups = task % parts * groups_each..((task % parts + 1) * groups_each).min(groups);
+        for_each_block(pixels, MC, groups.div_ceil(at_once), |rows, chunks| {
             let scratch_len = product.left.scratch_len();
             let tile_len = rows.len().next_multiple_of(MR) * nr;
             let mut pointers = Vec::new();
@@ -114,8 +110,8 @@ fn forward_on(
                 let (scratch, tiles) = scratch.split_at_mut(scratch_len);
                 // SAFETY: `scratch` outlives the loop below.
                 unsafe { product.left.pointers(rows.clone(), scratch, &mut pointers) };
-                for start in groups.clone().step_by(at_once) {
-                    let own = start..(start + at_once).min(groups.end);
+                for chunk in chunks {
+                    let own = chunk * at_once..((chunk + 1) * at_once).min(groups);
                     product.panel_tiles(&pointers, rows.len(), own.start * panels..own.end * panels, tiles);
                     for (group, tiles) in own.zip(tiles.chunks_exact(panels * tile_len)) {
                         let gates = [0, 1, 2, 3].map(|gate| &tiles[gate * lanes / nr * tile_len + gate * lanes % nr..]);
@@ -252,32 +248,15 @@ pub fn gate_gradients(channels: usize, gates: &mut [f32], previous: &[f32], grad
 
 #[cfg(test)]
 mod tests {
-    use rand::RngExt;
-
     use super::*;
-    use crate::base::rng::{Purpose, stream};
-
-    fn uniform(len: usize, item: u64) -> Vec<f32> {
-        let mut rng = stream(4, Purpose::Test, 0, item);
-        (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
-    }
+    use crate::engine::cpu::conv::tests::{reference as convolution, uniform};
 
     /// Returns output, state and activated gates from direct sums in f64.
     fn reference(g: &Conv2dGeometry, x: &[f32], weight: &[f32], previous: &[f32]) -> [Vec<f64>; 3] {
         let channels = g.out_c / 4;
+        let pre_activations = convolution(g, x, weight, &vec![0.0; g.pixels() * g.out_c]).y;
         let [mut y, mut state, mut gates] = [channels, channels, 4 * channels].map(|c| vec![0.0; g.pixels() * c]);
-        for pixel in 0..g.pixels() {
-            let (n, oh, ow) = g.pixel(pixel);
-            let mut sums = vec![0.0; g.out_c];
-            for tap in 0..g.taps() {
-                let source = (g.source(0, oh, tap / g.kernel[1]), g.source(1, ow, tap % g.kernel[1]));
-                let (Some(ih), Some(iw)) = source else { continue };
-                for c in 0..g.in_c {
-                    let v = f64::from(x[((n * g.in_h + ih) * g.in_w + iw) * g.in_c + c]);
-                    let row = &weight[(tap * g.in_c + c) * g.out_c..][..g.out_c];
-                    sums.iter_mut().zip(row).for_each(|(sum, w)| *sum += v * f64::from(*w));
-                }
-            }
+        for (pixel, sums) in pre_activations.chunks_exact(g.out_c).enumerate() {
             let sigmoid = |v: f64| 1.0 / (1.0 + (-v).exp());
             for c in 0..channels {
                 let [i, f, o, g] = [0, 1, 2, 3].map(|gate| sums[gate * channels + c]);

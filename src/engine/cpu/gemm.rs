@@ -40,9 +40,15 @@ impl Shared {
     }
 }
 
-/// Returns how many parts the columns are split into, at most `most`, so that there are enough tasks.
-pub(super) fn column_blocks(row_blocks: usize, most: usize) -> usize {
-    MIN_TASKS.div_ceil(row_blocks.max(1)).min(most)
+/// Calls `f(rows, columns)` in a task for each block of `block` rows. If these give too few tasks, the columns are split too.
+pub(super) fn for_each_block(rows: usize, block: usize, columns: usize, f: impl Fn(Range<usize>, Range<usize>) + Sync) {
+    let row_blocks = rows.div_ceil(block);
+    let each = columns.div_ceil(MIN_TASKS.div_ceil(row_blocks.max(1)).min(columns));
+    let column_blocks = columns.div_ceil(each);
+    (0..row_blocks * column_blocks).into_par_iter().for_each(|task| {
+        let (row, column) = (task / column_blocks * block, task % column_blocks * each);
+        f(row..(row + block).min(rows), column..(column + each).min(columns));
+    });
 }
 
 /// The right matrix `[taps · depth, n]`, whose elements are at `data[tap_offsets[t] + k·k_stride + column·n_stride]`.
@@ -162,6 +168,16 @@ pub(super) trait LeftRows: Sync {
     unsafe fn pointers(&self, rows: Range<usize>, scratch: &mut [f32], out: &mut Vec<[*const f32; MR]>);
 }
 
+/// What is done with a product besides writing it.
+#[derive(Clone, Copy)]
+pub(super) enum Then<'a> {
+    Nothing,
+    /// Adds `[n]` to each row.
+    AddBias(&'a [f32]),
+    /// Normalises the result, whose columns are channels; a residual is `[rows, n]`.
+    Normalize(&'a Normalization<'a>),
+}
+
 /// A product `[rows, k] · [k, n]`, computed in blocks.
 pub(super) struct Product<'a, L> {
     pub isa: Isa,
@@ -193,44 +209,30 @@ pub(super) fn depth_blocks(taps: usize, depth: usize) -> Vec<DepthBlock> {
 }
 
 impl<L: LeftRows> Product<'_, L> {
-    /// Computes all rows, plus `bias` if there is one, and writes them or adds them to what is there. `destination(row)` points at `n`
-    /// elements. If there is a normalisation, the results are normalised; its residual is `[rows, n]`.
-    pub(super) fn run(
-        &self,
-        accumulate: bool,
-        bias: Option<&[f32]>,
-        normalization: Option<&Normalization<'_>>,
-        destination: impl Fn(usize) -> *mut f32 + Sync,
-    ) {
-        assert!(normalization.is_none_or(|norm| norm.fits(self.rows, self.n)), "sizes of a normalisation");
+    /// Computes all rows, and writes them or adds them to what is there. `destination(row)` points at `n` elements.
+    pub(super) fn run(&self, accumulate: bool, then: Then<'_>, destination: impl Fn(usize) -> *mut f32 + Sync) {
+        if let Then::Normalize(norm) = then {
+            assert!(norm.fits(self.rows, self.n), "sizes of a normalisation");
+        }
         let panels = self.n.div_ceil(self.nr);
-        let row_blocks = self.rows.div_ceil(MC);
-        let column_blocks = column_blocks(row_blocks, panels);
-        let panels_each = panels.div_ceil(column_blocks);
-        (0..row_blocks * column_blocks).into_par_iter().for_each(|task| {
-            let first = task / column_blocks * MC;
-            let rows = first..(first + MC).min(self.rows);
-            let start = (task % column_blocks * panels_each).min(panels);
-            let panels = start..(start + panels_each).min(panels);
+        for_each_block(self.rows, MC, panels, |rows, panels| {
             with_scratch(self.left.scratch_len(), |scratch| {
                 let mut pointers = Vec::new();
                 // SAFETY: `scratch` outlives the use of the pointers.
                 unsafe { self.left.pointers(rows.clone(), scratch, &mut pointers) };
-                self.tiles(rows, panels, &pointers, accumulate, bias, normalization, &destination);
+                self.tiles(rows, panels, &pointers, accumulate, then, &destination);
             });
         });
     }
 
     /// Computes the tiles of a block.
-    #[expect(clippy::too_many_arguments, reason = "the operands of a product")]
     fn tiles(
         &self,
         rows: Range<usize>,
         panels: Range<usize>,
         pointers: &[[*const f32; MR]],
         accumulate: bool,
-        bias: Option<&[f32]>,
-        normalization: Option<&Normalization<'_>>,
+        then: Then<'_>,
         destination: &impl Fn(usize) -> *mut f32,
     ) {
         let starts: Vec<*mut f32> = rows.clone().map(destination).collect();
@@ -241,7 +243,7 @@ impl<L: LeftRows> Product<'_, L> {
             let (row, width) = (rows.start + group * MR, self.nr.min(self.n - p * self.nr));
             let live = MR.min(rows.end - row);
             let starts = &starts[group * MR..][..live];
-            let first = block == 0;
+            let (first, last) = (block == 0, block + 1 == blocks);
             let add = accumulate || !first;
             let whole = width == self.nr && live == MR;
             let c = if whole {
@@ -251,10 +253,10 @@ impl<L: LeftRows> Product<'_, L> {
                 // SAFETY: MR rows of at most MAX_NR elements.
                 std::array::from_fn(|r| unsafe { edge.add(r * self.nr) })
             };
-            let own = normalization.filter(|_| block + 1 == blocks);
-            let tile =
-                own.filter(|_| whole && bias.is_none()).map(|norm| norm.tile(row, p * self.nr..(p + 1) * self.nr));
-            let rest = own.filter(|_| tile.is_none());
+            let tile = match then {
+                Then::Normalize(norm) if last && whole => Some(norm.tile(row, p * self.nr..(p + 1) * self.nr)),
+                _ => None,
+            };
             self.tile(pointers, group, part, p, c, add && whole, tile);
             if !whole {
                 for (r, start) in starts.iter().enumerate() {
@@ -265,18 +267,17 @@ impl<L: LeftRows> Product<'_, L> {
                     c.iter_mut().zip(tile).for_each(|(c, t)| *c = if add { *c + t } else { *t });
                 }
             }
-            if let Some(bias) = bias.filter(|_| first) {
-                for start in starts {
-                    // SAFETY: as above.
-                    let c = unsafe { std::slice::from_raw_parts_mut(start.add(p * self.nr), width) };
-                    c.iter_mut().zip(&bias[p * self.nr..]).for_each(|(c, b)| *c += b);
-                }
-            }
-            if let Some(norm) = rest {
-                for (r, start) in starts.iter().enumerate() {
-                    // SAFETY: as above.
-                    let c = unsafe { std::slice::from_raw_parts_mut(start.add(p * self.nr), width) };
-                    norm.part((row + r) * self.n + p * self.nr, p * self.nr, c);
+            for (r, start) in starts.iter().enumerate() {
+                // SAFETY: as above.
+                let c = || unsafe { std::slice::from_raw_parts_mut(start.add(p * self.nr), width) };
+                match then {
+                    Then::AddBias(bias) if first => {
+                        c().iter_mut().zip(&bias[p * self.nr..]).for_each(|(c, b)| *c += b);
+                    }
+                    Then::Normalize(norm) if last && !whole => {
+                        norm.part((row + r) * self.n + p * self.nr, p * self.nr, c());
+                    }
+                    _ => {}
                 }
             }
         });

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::gemm::{self, LeftRows, Product, RightMatrix, Shared};
+use super::gemm::{self, LeftRows, Product, RightMatrix, Shared, Then};
 use super::microkernel::{self, Isa, MAX_NR, MR};
 
 /// Column ranges of [`matmul_nt`] start at multiples of this.
@@ -84,7 +84,7 @@ pub(crate) fn matmul_nt(a: &[f32], b: &PackedRows, columns: Range<usize>, out: &
     let left = PlainRows { data: a, depth };
     let product = Product { isa: b.isa, left: &left, rows, taps: 1, depth, n, packed, nr: b.nr };
     // SAFETY: row `row` of `out`, which has `n` elements.
-    product.run(false, None, None, |row| unsafe { destination.get().add(row * n) });
+    product.run(false, Then::Nothing, |row| unsafe { destination.get().add(row * n) });
 }
 
 /// Returns the length of the partial sums of [`matmul_nt`] for rows of `depth` numbers. It adds up that many products one after the other,

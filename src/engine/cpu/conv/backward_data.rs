@@ -1,7 +1,7 @@
 //! The gradient of the input.
 
 use super::winograd;
-use crate::engine::cpu::gemm::{LeftRows, Product, RightMatrix, Shared};
+use crate::engine::cpu::gemm::{LeftRows, Product, RightMatrix, Shared, Then};
 use crate::engine::cpu::microkernel::{self, Isa, MR};
 use crate::engine::geometry::Conv2dGeometry;
 
@@ -132,7 +132,7 @@ pub(super) fn backward_data_on(
             let product =
                 Product { isa, left: &left, rows, taps: offsets.len(), depth: g.out_c, n: g.in_c, packed, nr };
             // SAFETY: `row_start` is the start of an input pixel of `in_c` elements, and each row is another pixel.
-            product.run(accumulate, None, None, |row| unsafe { destination.get().add(row_start(row)) });
+            product.run(accumulate, Then::Nothing, |row| unsafe { destination.get().add(row_start(row)) });
         }
     }
 }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::winograd;
-use crate::engine::cpu::gemm::{LeftRows, MC, Product, RightMatrix, Shared, gate_column};
+use crate::engine::cpu::gemm::{LeftRows, MC, Product, RightMatrix, Shared, Then, gate_column};
 use crate::engine::cpu::microkernel::{self, Isa, MR};
 use crate::engine::cpu::normalize::Normalization;
 use crate::engine::cpu::par;
@@ -190,7 +190,8 @@ pub fn conv2d_forward(
     y: &mut [f32],
     workspace: &mut [f32],
 ) {
-    forward_on(microkernel::best(), geometry, x, weight, bias, None, y, workspace);
+    let then = bias.map_or(Then::Nothing, Then::AddBias);
+    forward_on(microkernel::best(), geometry, x, weight, then, y, workspace);
 }
 
 /// Computes the convolution without bias, and normalises it while it is in registers or in a cache. Shapes are those of [`conv2d_forward`];
@@ -203,25 +204,24 @@ pub(in crate::engine) fn conv2d_forward_normalized(
     y: &mut [f32],
     workspace: &mut [f32],
 ) {
-    forward_on(microkernel::best(), geometry, x, weight, None, Some(normalization), y, workspace);
+    forward_on(microkernel::best(), geometry, x, weight, Then::Normalize(normalization), y, workspace);
 }
 
-#[expect(clippy::too_many_arguments, reason = "the operands of a convolution")]
 pub(super) fn forward_on(
     isa: Isa,
     geometry: &Conv2dGeometry,
     x: &[f32],
     weight: &[f32],
-    bias: Option<&[f32]>,
-    normalization: Option<&Normalization<'_>>,
+    then: Then<'_>,
     y: &mut [f32],
     workspace: &mut [f32],
 ) {
     let n = geometry.out_c;
     assert_eq!(y.len(), geometry.pixels() * n);
     if winograd::applies(geometry) {
+        let normalization = if let Then::Normalize(norm) = then { Some(norm) } else { None };
         winograd::convolve(isa, geometry, x, weight, normalization, y, false, workspace);
-        if let Some(bias) = bias {
+        if let Then::AddBias(bias) = then {
             y.par_chunks_mut(n).for_each(|pixel| par::add_assign(pixel, bias));
         }
         return;
@@ -229,6 +229,6 @@ pub(super) fn forward_on(
     let destination = Shared(y.as_mut_ptr());
     with_forward_product(geometry, isa, x, weight, false, workspace, |product| {
         // SAFETY: `y` has `pixels` rows of `n` elements (asserted).
-        product.run(false, bias, normalization, |row| unsafe { destination.get().add(row * n) });
+        product.run(false, then, |row| unsafe { destination.get().add(row * n) });
     });
 }

@@ -12,7 +12,7 @@ mod backward_weight;
 mod few_channels;
 mod forward;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 pub(super) mod winograd;
 
 pub use backward_data::{backward_data_workspace, conv2d_backward_data};

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use self::transform::{OUT, Transforms, WEIGHTS, maps, weight_of};
 pub(super) use self::weight::{weight_gradient, weight_gradient_workspace};
-use crate::engine::cpu::gemm::{RightMatrix, Shared};
+use crate::engine::cpu::gemm::{RightMatrix, Shared, for_each_block};
 use crate::engine::cpu::microkernel::{Isa, MR, Strided};
 use crate::engine::cpu::normalize::Normalization;
 use crate::engine::cpu::scratch::with_scratch;
@@ -36,8 +36,6 @@ const STRIDE_2_WEIGHT: usize = 1 << 18;
 const CHUNK: usize = 128;
 /// Rows of the weight that are transformed before the next panel is begun: in the order of memory, nearly, and whole cache lines are written.
 const WEIGHT_ROWS: usize = 4;
-/// A convolution is split into at least this many tasks, by columns too if its tiles give fewer.
-const MIN_TASKS: usize = 16;
 /// Added to the length of a plane, so that the planes of one number are in different sets of the caches.
 const SKEW: usize = 16;
 
@@ -48,8 +46,8 @@ pub(in crate::engine::cpu) fn applies(g: &Conv2dGeometry) -> bool {
     let channels = g.in_c.is_multiple_of(CHANNELS) && g.out_c.is_multiple_of(CHANNELS);
     // With stride 2 there is less to gain, and it is lost where tiles reach beyond the image, or where the weight is used for few of them.
     let whole = sizes.iter().all(|side| side.is_multiple_of(OUT)) && sizes[0] * sizes[1] >= 8 * OUT * OUT;
-    let some = g.in_c >= STRIDE_2_CHANNELS && g.in_c * g.out_c < STRIDE_2_WEIGHT;
-    let stride = g.stride == [1, 1] || g.stride == [2, 2] && whole && some;
+    let sized = g.in_c >= STRIDE_2_CHANNELS && g.in_c * g.out_c < STRIDE_2_WEIGHT;
+    let stride = g.stride == [1, 1] || g.stride == [2, 2] && whole && sized;
     g.kernel == [3, 3] && g.padding.iter().all(|p| *p <= 2) && channels && stride
 }
 
@@ -238,15 +236,7 @@ impl<'a> Product<'a> {
         let blocks = count.div_ceil(TASK_TILES);
         // Equal blocks: the last one would otherwise be small.
         let block = count.div_ceil(blocks).next_multiple_of(MR);
-        let blocks = count.div_ceil(block);
-        let column_tasks = MIN_TASKS.div_ceil(blocks).min(chunks);
-        let chunks_each = chunks.div_ceil(column_tasks);
-        let column_tasks = chunks.div_ceil(chunks_each);
-        (0..blocks * column_tasks).into_par_iter().for_each(|task| {
-            let first = task / column_tasks * block;
-            let chunks = task % column_tasks * chunks_each..((task % column_tasks + 1) * chunks_each).min(chunks);
-            self.task(first..(first + block).min(count), chunks, chunk, &finish);
-        });
+        for_each_block(count, block, chunks, |tiles, chunks| self.task(tiles, chunks, chunk, &finish));
     }
 
     fn task(
