@@ -1,13 +1,13 @@
 //! Numerical gradient check of every op, driven by the ops' own cases.
 
 use ptl::engine::device::Device;
-use ptl::engine::graph::{Graph, Mode};
+use ptl::engine::graph::{Attachments, Backward, Forward, Graph, Mode, Needs, Op};
 use ptl::engine::latent_state::{LatentStates, StateInit};
 use ptl::engine::op::{OpCase, cases};
 use ptl::engine::session::CaseRun;
 use ptl::engine::session::Session;
 use ptl::engine::shape::Shape;
-use ptl::engine::store::Store;
+use ptl::engine::store::{Group, Layout, Store};
 
 /// `Σ y·r` for the output y and the gradient r that backward starts from.
 fn loss(run: &mut CaseRun) -> f64 {
@@ -94,12 +94,45 @@ fn gradients_of_a_value_with_several_consumers_add_up() {
     assert_eq!(session.grad(x).unwrap(), expected);
 }
 
+#[derive(Debug)]
+struct Duplicate;
+
+impl Op for Duplicate {
+    fn name(&self) -> &'static str {
+        "duplicate"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { inputs: vec![false], ..Needs::default() }
+    }
+
+    fn forward(&self, cx: &mut Forward<'_>) {
+        cx.output.copy_from_slice(cx.inputs[0]);
+    }
+
+    fn backward(&self, _: &mut Backward<'_>) {}
+}
+
 #[test]
-fn the_same_tensor_twice_is_refused_with_the_ops_name() {
-    let mut graph = Graph::new(Mode::Train);
-    let x = graph.input(Shape::new(1, 2, 2, 1));
+fn the_same_tensor_twice_and_one_of_another_graph_are_refused_with_the_ops_name() {
+    let shape = Shape::new(1, 2, 2, 1);
+    let [mut graph, mut other] = [(); 2].map(|()| Graph::new(Mode::Train));
+    let (x, _) = (graph.input(shape), other.input(shape));
+    let foreign = other.input(shape);
     let error = ptl::engine::op::add(&mut graph, x, x).unwrap_err().to_string();
-    assert!(error.starts_with("add: "), "{error}");
+    assert!(error.starts_with("add: input 1 is the same"), "{error}");
+    let error = graph.push(Duplicate, &[foreign], shape, Attachments::default()).unwrap_err().to_string();
+    assert!(error.starts_with("duplicate: ") && error.contains("not of this graph"), "{error}");
+}
+
+#[test]
+fn a_bias_of_another_length_is_refused() {
+    let (mut graph, mut store) = (Graph::new(Mode::Train), Store::default());
+    let mut param = |name: &str, shape: &[usize], layout| store.add_param(name.into(), shape, layout, Group::Head);
+    let (weight, bias) = (param("weight", &[3, 2], Layout::Conv), param("bias", &[2], Layout::Plain));
+    let x = graph.input(Shape::vectors(1, 2));
+    let error = ptl::engine::op::linear(&mut graph, &store, x, weight, Some(bias)).unwrap_err().to_string();
+    assert!(error.contains("bias has the shape [2], the output has 3 channels"), "{error}");
 }
 
 #[test]

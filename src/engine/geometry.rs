@@ -2,7 +2,10 @@
 
 use crate::{Error, Result};
 
-/// The sizes of a convolution.
+/// Most multiplications of a convolution, so that no size overflows.
+const LARGEST: f64 = (1u64 << 60) as f64;
+
+/// The sizes of a convolution. [`Conv2dGeometry::new`] checks them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2dGeometry {
     /// Number of images.
@@ -27,7 +30,7 @@ impl Conv2dGeometry {
     /// Returns the sizes if the kernel fits the image.
     ///
     /// # Errors
-    /// A size is 0, or the kernel is larger than the padded image.
+    /// A size is 0, the kernel is larger than the padded image, or the convolution takes more than 2^60 multiplications.
     pub fn new(
         batch: usize,
         [in_h, in_w]: [usize; 2],
@@ -38,8 +41,12 @@ impl Conv2dGeometry {
         padding: [usize; 2],
     ) -> Result<Conv2dGeometry> {
         let sizes = [batch, in_h, in_w, in_c, out_c, kernel[0], kernel[1], stride[0], stride[1]];
-        let fits = in_h + 2 * padding[0] >= kernel[0] && in_w + 2 * padding[1] >= kernel[1];
-        if sizes.contains(&0) || !fits {
+        let padded = |side: usize, padding: usize| padding.saturating_mul(2).saturating_add(side);
+        let [height, width] = [padded(in_h, padding[0]), padded(in_w, padding[1])];
+        let fits = height >= kernel[0] && width >= kernel[1];
+        // As if there were an output for each padded pixel. No tensor of the three passes has more elements.
+        let multiplications = [batch, height, width, kernel[0], kernel[1], in_c, out_c].map(|side| side as f64);
+        if sizes.contains(&0) || !fits || multiplications.iter().product::<f64>() > LARGEST {
             return Err(Error::Shape {
                 op: "conv2d",
                 detail: format!(

@@ -93,8 +93,11 @@ impl Plan {
             let differentiated = differentiable
                 && (node.inputs.iter().any(|v| needs_grad[v.0]) || node.attachments.params.iter().any(trainable));
             needs_grad[node.output.0] = differentiated;
+            let needs = gpu.map_or_else(|| Ok(node.op.needs()), |gpu| node.op.gpu_needs(gpu))?;
+            // The lifetimes of values depend on it, so that no output gets the memory of its input.
+            assert_eq!(needs.inputs.len(), node.inputs.len(), "`Needs::inputs` of {}", node.op.name());
             nodes.push(NodePlan {
-                needs: gpu.map_or_else(|| Ok(node.op.needs()), |gpu| node.op.gpu_needs(gpu))?,
+                needs,
                 differentiated,
                 grad_inputs: Vec::new(),
                 grad_params: Vec::new(),

@@ -112,7 +112,10 @@ fn forward_on(
                 unsafe { product.left.pointers(rows.clone(), scratch, &mut pointers) };
                 for chunk in chunks {
                     let own = chunk * at_once..((chunk + 1) * at_once).min(groups);
-                    product.panel_tiles(&pointers, rows.len(), own.start * panels..own.end * panels, tiles);
+                    // SAFETY: the pointers are those of these rows; `scratch` is still borrowed.
+                    unsafe {
+                        product.panel_tiles(&pointers, rows.len(), own.start * panels..own.end * panels, tiles);
+                    }
                     for (group, tiles) in own.zip(tiles.chunks_exact(panels * tile_len)) {
                         let gates = [0, 1, 2, 3].map(|gate| &tiles[gate * lanes / nr * tile_len + gate * lanes % nr..]);
                         end(&pixels, group * lanes, nr, gates);
@@ -150,13 +153,15 @@ for_each_vector! {
     /// Applies the gates to a vector of channels of some pixels: writes the state, the output and what backward needs.
     ///
     /// # Safety
-    /// Nobody else may use these channels of these pixels.
+    /// `current` and `y` are as long as `previous`, `saved` four times that; nobody else may use these channels of these pixels. The machine
+    /// must have the instruction set.
     unsafe fn finish<S>(operands: &Operands<'_>) {
         let &Operands { pixels, channels, first, live, row, gates, previous, current, y, saved } = operands;
         for (r, pixel) in pixels.iter().enumerate() {
             let at = pixel * channels + first;
             let pre_activations = gates.map(|gate| gate[r * row..][..live].as_ptr());
-            // SAFETY: the caller's promise; the buffers contain `live` channels of the pixel.
+            // SAFETY: the slices were just bounds-checked; `current`, `y` and `saved` have as many pixels as `previous` (asserted by the
+            // callers), and nobody else uses these channels.
             unsafe {
                 let [i, f, o, g] = pre_activations.map(|gate| S::load_part(gate, live));
                 let (i, f, o, g) = (sigmoid(i), sigmoid(f), sigmoid(o), tanh(g));

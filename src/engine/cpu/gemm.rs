@@ -88,6 +88,7 @@ impl RightMatrix<'_> {
 
     /// Packs the matrix into panels `[n / nr][k][nr]`, with zeros beyond the last column.
     pub(crate) fn pack(&self, nr: usize, packed: &mut [f32]) {
+        assert!(nr.is_multiple_of(PACKED) && packed.len().is_multiple_of(self.k() * nr), "whole panels");
         if self.n_stride == 1 {
             return self.pack_rows(nr, packed);
         }
@@ -155,7 +156,17 @@ impl RightMatrix<'_> {
 }
 
 /// The rows of the left matrix: for each row and tap a pointer to `depth` contiguous elements.
-pub(super) trait LeftRows: Sync {
+///
+/// # Safety
+/// `taps` and `depth` never change. `pointers` adds a group of pointers for each tap of every [`MR`] rows; all of them must be valid for
+/// reads of `depth` elements as long as the matrix and `scratch` are borrowed.
+pub(super) unsafe trait LeftRows: Sync {
+    /// Returns the number of pieces of each row.
+    fn taps(&self) -> usize;
+
+    /// Returns the number of contiguous elements of each piece.
+    fn depth(&self) -> usize;
+
     /// Returns the length of a task's scratch memory (an im2col tile, or nothing).
     fn scratch_len(&self) -> usize {
         0
@@ -183,8 +194,6 @@ pub(super) struct Product<'a, L> {
     pub isa: Isa,
     pub left: &'a L,
     pub rows: usize,
-    pub taps: usize,
-    pub depth: usize,
     pub n: usize,
     /// Panels from [`RightMatrix::pack`] of the width `isa.nr(n)`, or that of the gates.
     pub packed: &'a [f32],
@@ -210,7 +219,10 @@ pub(super) fn depth_blocks(taps: usize, depth: usize) -> Vec<DepthBlock> {
 
 impl<L: LeftRows> Product<'_, L> {
     /// Computes all rows, and writes them or adds them to what is there. `destination(row)` points at `n` elements.
-    pub(super) fn run(&self, accumulate: bool, then: Then<'_>, destination: impl Fn(usize) -> *mut f32 + Sync) {
+    ///
+    /// # Safety
+    /// The `n` elements of each row's destination are valid for reads and writes, and nothing else uses them, not even another row.
+    pub(super) unsafe fn run(&self, accumulate: bool, then: Then<'_>, destination: impl Fn(usize) -> *mut f32 + Sync) {
         if let Then::Normalize(norm) = then {
             assert!(norm.fits(self.rows, self.n), "sizes of a normalisation");
         }
@@ -220,13 +232,17 @@ impl<L: LeftRows> Product<'_, L> {
                 let mut pointers = Vec::new();
                 // SAFETY: `scratch` outlives the use of the pointers.
                 unsafe { self.left.pointers(rows.clone(), scratch, &mut pointers) };
-                self.tiles(rows, panels, &pointers, accumulate, then, &destination);
+                // SAFETY: the caller's promise; the pointers are those of these rows.
+                unsafe { self.tiles(rows, panels, &pointers, accumulate, then, &destination) };
             });
         });
     }
 
     /// Computes the tiles of a block.
-    fn tiles(
+    ///
+    /// # Safety
+    /// As for [`Product::run`] and [`Product::panel_tiles`].
+    unsafe fn tiles(
         &self,
         rows: Range<usize>,
         panels: Range<usize>,
@@ -238,7 +254,7 @@ impl<L: LeftRows> Product<'_, L> {
         let starts: Vec<*mut f32> = rows.clone().map(destination).collect();
         let mut edge = [0.0f32; MR * MAX_NR];
         let edge = edge.as_mut_ptr();
-        let blocks = depth_blocks(self.taps, self.depth).len();
+        let blocks = depth_blocks(self.left.taps(), self.left.depth()).len();
         self.for_each_tile(pointers, panels, |block, part, p, group| {
             let (row, width) = (rows.start + group * MR, self.nr.min(self.n - p * self.nr));
             let live = MR.min(rows.end - row);
@@ -257,7 +273,8 @@ impl<L: LeftRows> Product<'_, L> {
                 Then::Normalize(norm) if last && whole => Some(norm.tile(row, p * self.nr..(p + 1) * self.nr)),
                 _ => None,
             };
-            self.tile(pointers, group, part, p, c, add && whole, tile);
+            // SAFETY: the caller's promise; `c` are rows of the destination or of `edge`.
+            unsafe { self.tile(pointers, group, part, p, c, add && whole, tile) };
             if !whole {
                 for (r, start) in starts.iter().enumerate() {
                     // SAFETY: as above, only the `width` columns that exist.
@@ -291,9 +308,9 @@ impl<L: LeftRows> Product<'_, L> {
         panels: Range<usize>,
         mut tile: impl FnMut(usize, DepthBlock, usize, usize),
     ) {
-        let groups = pointers.len() / self.taps;
+        let groups = pointers.len() / self.left.taps();
         let at_once = if panels.len() < MANY_PANELS { GROUPS } else { groups };
-        let blocks = depth_blocks(self.taps, self.depth);
+        let blocks = depth_blocks(self.left.taps(), self.left.depth());
         for (b, &block) in blocks.iter().enumerate() {
             for first in (0..groups).step_by(at_once) {
                 let own = first..(first + at_once).min(groups);
@@ -321,14 +338,17 @@ impl<L: LeftRows> Product<'_, L> {
     ) {
         let lines = len.div_ceil(LINE);
         for line in i * taps * lines / parts..(i + 1) * taps * lines / parts {
-            let Some(rows) = pointers.get(group * self.taps + tap + line / lines) else { return };
+            let Some(rows) = pointers.get(group * self.left.taps() + tap + line / lines) else { return };
             rows.iter().for_each(|row| prefetch(row.wrapping_add(from + line % lines * LINE)));
         }
     }
 
     /// Runs the kernel on one tile and one block of the inner dimension.
+    ///
+    /// # Safety
+    /// `pointers` as for [`Product::panel_tiles`]; `c` points at rows of `nr` elements that nothing else uses.
     #[expect(clippy::too_many_arguments, reason = "what a tile reads and writes")]
-    fn tile(
+    unsafe fn tile(
         &self,
         pointers: &[[*const f32; MR]],
         group: usize,
@@ -338,9 +358,9 @@ impl<L: LeftRows> Product<'_, L> {
         accumulate: bool,
         normalize: Option<NormalizedTile>,
     ) {
-        let k = self.taps * self.depth;
-        let b = &self.packed[(panel * k + tap * self.depth + from) * self.nr..][..taps * len * self.nr];
-        let segments = &pointers[group * self.taps + tap..][..taps];
+        let k = self.left.taps() * self.left.depth();
+        let b = &self.packed[(panel * k + tap * self.left.depth() + from) * self.nr..][..taps * len * self.nr];
+        let segments = &pointers[group * self.left.taps() + tap..][..taps];
         let tile = Tile {
             segments: segments.as_ptr(),
             segment_count: taps,
@@ -351,14 +371,17 @@ impl<L: LeftRows> Product<'_, L> {
             accumulate,
             normalize,
         };
-        // SAFETY: row pointers are valid for `depth` elements (`LeftRows`), `b` holds the block (sliced above), the caller
-        // gives MR rows of `nr` elements that no other task touches; the instruction set was detected.
+        // SAFETY: row pointers are valid for `depth` elements (`LeftRows`), `b` holds the block (sliced above), `c` is the caller's promise;
+        // the instruction set was detected.
         unsafe { self.isa.rows(self.nr)(&tile) }
     }
 
     /// Computes the tiles of some panels over all of the inner dimension, for callers that use them while they are in the cache. `tiles` is
     /// `[panels][rows][nr]`, with whole groups of [`MR`] rows; `rows` is at most [`MC`].
-    pub(crate) fn panel_tiles(
+    ///
+    /// # Safety
+    /// `pointers` are those of the left matrix for these rows, and what they point at is still borrowed.
+    pub(crate) unsafe fn panel_tiles(
         &self,
         pointers: &[[*const f32; MR]],
         rows: usize,
@@ -372,7 +395,8 @@ impl<L: LeftRows> Product<'_, L> {
             let row = ((p - panels.start) * groups + group) * MR;
             // SAFETY: inside `tiles`, asserted above.
             let c = std::array::from_fn(|r| unsafe { tiles.add((row + r) * self.nr) });
-            self.tile(pointers, group, part, p, c, block > 0, None);
+            // SAFETY: the caller's promise; rows of `tiles`.
+            unsafe { self.tile(pointers, group, part, p, c, block > 0, None) };
         });
     }
 }

@@ -89,7 +89,7 @@ macro_rules! for_each_isa {
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2 $(<$(const $generic: $kind),+>)? ($($arg: $type),*) $(-> $result)? $body
                 match InstructionSet::best() {
-                    // SAFETY: these were detected, and every processor that has them has AVX2 and FMA.
+                    // SAFETY: all of these were detected (`InstructionSet::detected`).
                     InstructionSet::Avx512 => return unsafe { avx512 $(::<$($generic),+>)? ($($arg),*) },
                     // SAFETY: detected.
                     InstructionSet::Avx2 => return unsafe { avx2 $(::<$($generic),+>)? ($($arg),*) },

@@ -56,7 +56,16 @@ struct PlainRows<'a> {
     depth: usize,
 }
 
-impl LeftRows for PlainRows<'_> {
+// SAFETY: each pointer is that of a slice of `depth` elements of the matrix.
+unsafe impl LeftRows for PlainRows<'_> {
+    fn taps(&self) -> usize {
+        1
+    }
+
+    fn depth(&self) -> usize {
+        self.depth
+    }
+
     unsafe fn pointers(&self, rows: Range<usize>, _scratch: &mut [f32], out: &mut Vec<[*const f32; MR]>) {
         let row = |r: usize| self.data[r.min(rows.end - 1) * self.depth..][..self.depth].as_ptr();
         out.extend(rows.clone().step_by(MR).map(|group| std::array::from_fn(|r| row(group + r))));
@@ -82,9 +91,9 @@ pub(crate) fn matmul_nt(a: &[f32], b: &PackedRows, columns: Range<usize>, out: &
     let destination = Shared(out.as_mut_ptr());
     let packed = &b.panels[columns.start * depth..];
     let left = PlainRows { data: a, depth };
-    let product = Product { isa: b.isa, left: &left, rows, taps: 1, depth, n, packed, nr: b.nr };
-    // SAFETY: row `row` of `out`, which has `n` elements.
-    product.run(false, Then::Nothing, |row| unsafe { destination.get().add(row * n) });
+    let product = Product { isa: b.isa, left: &left, rows, n, packed, nr: b.nr };
+    // SAFETY: row `row` of `out`, which has `n` elements and is borrowed mutably.
+    unsafe { product.run(false, Then::Nothing, |row| destination.get().add(row * n)) };
 }
 
 /// Returns the length of the partial sums of [`matmul_nt`] for rows of `depth` numbers. It adds up that many products one after the other,

@@ -14,7 +14,7 @@ pub(super) const MR: usize = 6;
 /// Columns of the widest tile of all instruction sets.
 pub(super) const MAX_NR: usize = 64;
 
-/// The work of one tile: `c[r][..] (+)= Σ_segment Σ_k segment[r][offset + k·step] · b[k][..]`.
+/// The work of one tile: `c[r][..] (+)= Σ_segment Σ_k segment[r][offset + k] · b[k][..]`.
 pub(super) struct Tile {
     /// Row pointers of each segment.
     pub segments: *const [*const f32; MR],
@@ -229,7 +229,9 @@ fn kernels_of(set: InstructionSet) -> Isa {
         InstructionSet::Avx512 => isa!(avx512, "AVX-512", 16, 4),
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx2 => isa!(avx2, "AVX2", 8, 2),
-        _ => isa!(portable, "portable", 8, 2),
+        #[cfg(not(target_arch = "x86_64"))]
+        InstructionSet::Avx2 | InstructionSet::Avx512 => unreachable!("not detected"),
+        InstructionSet::Portable => isa!(portable, "portable", 8, 2),
     }
 }
 

@@ -86,7 +86,7 @@ for_each_vector! {
     ///
     /// # Safety
     /// `x` and `y` are valid for `len` numbers, and may be the same; `residual` has as many; the numbers have equal lengths. Nobody else uses
-    /// `y`. If `stream`, rows and `y` are whole cache lines.
+    /// `y`. If `stream`, `y` and its rows begin with cache lines.
     unsafe fn normalize<S>(
         x: *const f32,
         residual: Option<&[f32]>,

@@ -22,7 +22,7 @@ pub(crate) fn rows_mut(data: &mut [f32], row_len: usize, f: impl Fn(usize, &mut 
 }
 
 /// Returns whether a loop that writes `len` numbers in all should store its part `to` past the caches: so many numbers would not stay there
-/// until they are read. It can be done only if `to` and its rows of `row` numbers begin and end with cache lines.
+/// until they are read. It can be done only if `to` begins with a cache line, and so do its rows of `row` numbers.
 pub(crate) fn streams(to: &[f32], len: usize, row: usize) -> bool {
     len >= STREAMED && row.is_multiple_of(16) && to.as_ptr().addr().is_multiple_of(64)
 }

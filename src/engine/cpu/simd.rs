@@ -1,4 +1,4 @@
-//! Vectors of f32 for the microkernel: AVX-512, AVX2 with FMA, and arrays that the compiler vectorises (NEON, others).
+//! Vectors of f32: AVX-512, AVX2 with FMA, and arrays that the compiler vectorises (NEON, others).
 
 /// Asks the processor to load the cache line at `address`. Does nothing where it does not matter; any address is allowed.
 #[inline(always)]
@@ -58,6 +58,7 @@ pub(in crate::engine) trait Simd: Copy {
             if count == Self::LANES {
                 return Self::load(from);
             }
+            const { assert!(Self::LANES <= 16) };
             let mut values = [0.0f32; 16];
             std::ptr::copy_nonoverlapping(from, values.as_mut_ptr(), count);
             Self::load(values.as_ptr())
@@ -79,6 +80,7 @@ pub(in crate::engine) trait Simd: Copy {
             if count == Self::LANES {
                 return self.store(to);
             }
+            const { assert!(Self::LANES <= 16) };
             let mut values = [0.0f32; 16];
             self.store(values.as_mut_ptr());
             std::ptr::copy_nonoverlapping(values.as_ptr(), to, count);
@@ -96,7 +98,7 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub(in crate::engine) struct Avx512(__m512);
 
-    // SAFETY of all bodies: the trait's contract, each is one instruction.
+    // SAFETY of all bodies: the trait's contract: the instructions exist, and the pointers are valid.
     impl Simd for Avx512 {
         const LANES: usize = 16;
         #[inline(always)]
@@ -171,7 +173,7 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub(in crate::engine) struct Avx2(__m256);
 
-    // SAFETY of all bodies: the trait's contract, each is one instruction.
+    // SAFETY of all bodies: the trait's contract: the instructions exist, and the pointers are valid.
     impl Simd for Avx2 {
         const LANES: usize = 8;
         #[inline(always)]
@@ -352,7 +354,9 @@ macro_rules! for_each_vector {
                     $crate::engine::cpu::InstructionSet::Avx512 => avx512($($arg),*),
                     #[cfg(target_arch = "x86_64")]
                     $crate::engine::cpu::InstructionSet::Avx2 => avx2($($arg),*),
-                    _ => body::<Portable>($($arg),*),
+                    #[cfg(not(target_arch = "x86_64"))]
+                    $crate::engine::cpu::InstructionSet::Avx2 | $crate::engine::cpu::InstructionSet::Avx512 => unreachable!("not detected"),
+                    $crate::engine::cpu::InstructionSet::Portable => body::<Portable>($($arg),*),
                 }
             }
         }

@@ -141,7 +141,7 @@ impl Graph {
     /// Records an op with an output of `shape`.
     ///
     /// # Errors
-    /// The same value is given twice as an input: its two gradients would be written to one place.
+    /// An input is of another graph, or given twice: its two gradients would be written to one place.
     pub fn push(
         &mut self,
         op: impl Op + 'static,
@@ -150,9 +150,12 @@ impl Graph {
         attachments: Attachments,
     ) -> Result<Var> {
         for (i, var) in inputs.iter().enumerate() {
+            let wrong = |how: &str| Err(Error::Shape { op: op.name(), detail: format!("input {i} is {how}") });
+            if var.0 >= self.values.len() {
+                return wrong("not of this graph");
+            }
             if inputs[..i].contains(var) {
-                let detail = format!("input {i} is the same tensor as an earlier input");
-                return Err(Error::Shape { op: op.name(), detail });
+                return wrong("the same tensor as an earlier input");
             }
         }
         let exact = op.exact();
@@ -211,6 +214,7 @@ impl Graph {
             let Some(first) = producer[between.0] else { continue };
             let (one, two) = (&self.nodes[first], &self.nodes[i]);
             let inputs: Vec<Var> = one.inputs.iter().chain(&two.inputs[1..]).copied().collect();
+            // An op must not get one value twice: the convolution's input may be the residual.
             let apart = two.inputs[1..].iter().all(|var| !one.inputs.contains(var));
             let Some(op) = one.op.fused_with(&*two.op).filter(|_| apart) else { continue };
             let (one, two) = (one.attachments.clone(), two.attachments.clone());

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// The memory that an op needs, in words of 4 bytes. The planner reuses everything else.
 #[derive(Clone, Debug, Default)]
 pub struct Needs {
-    /// For each input, whether backward reads it.
+    /// For each input, whether backward reads it. There must be as many as the op has inputs.
     pub inputs: Vec<bool>,
     /// Whether backward reads the output.
     pub output: bool,
@@ -62,7 +62,7 @@ pub trait Op: Any + std::fmt::Debug + Send + Sync {
 
     /// Returns an op that does the work of this op and then that of `next`, whose first input is this op's output. It runs forward on the CPU
     /// only. Its inputs are those of this op, then those of `next` without the first; its parameters and running statistics are those of this
-    /// op, then those of `next`. `None` if there is no such op.
+    /// op, then those of `next`. It runs at the place of `next`, so this op must not change a latent state. `None` if there is no such op.
     fn fused_with(&self, _next: &dyn Op) -> Option<Box<dyn Op>> {
         None
     }

@@ -27,7 +27,7 @@ struct Conv2d {
 /// `[out, in, kh, kw]` in torch; the optional bias is `[out]`.
 ///
 /// # Errors
-/// The weight has other input channels than `x`, or the kernel does not fit.
+/// The weight has other input channels than `x`, the bias other channels than the weight, or the kernel does not fit.
 pub fn conv2d(
     g: &mut Graph,
     store: &Store,
@@ -44,6 +44,11 @@ pub fn conv2d(
         let detail = format!("{} has {} input channels, the input is {input}", param.name, param.shape[1]);
         return Err(mismatch("conv2d", detail));
     }
+    if let Some(bias) = bias.map(|bias| store.param(bias)).filter(|bias| bias.shape != [param.shape[0]]) {
+        let detail =
+            format!("{} has the shape {:?}, the output has {} channels", bias.name, bias.shape, param.shape[0]);
+        return Err(mismatch("conv2d", detail));
+    }
     let geometry = Conv2dGeometry::new(input.n, [input.h, input.w], input.c, param.shape[0], kernel, stride, padding)?;
     let shape = Shape::new(input.n, geometry.out_h(), geometry.out_w(), geometry.out_c);
     let params = std::iter::once(weight).chain(bias).collect();
@@ -53,7 +58,7 @@ pub fn conv2d(
 /// Records `x Wᵀ + b` for vectors `[n, 1, 1, in]`. The weight has the layout [`Layout::Conv`] and the shape `[out, in]` in torch.
 ///
 /// # Errors
-/// The weight has other input channels than `x`.
+/// As [`conv2d`].
 pub fn linear(g: &mut Graph, store: &Store, x: Var, weight: ParamId, bias: Option<ParamId>) -> Result<Var> {
     conv2d(g, store, x, weight, bias, [1, 1], [0, 0])
 }

@@ -21,8 +21,8 @@ impl Op for Conv2dNorm {
     }
 
     fn needs(&self) -> Needs {
-        let inputs = [false, false];
-        Needs { inputs: inputs.into(), forward_workspace: conv::forward_workspace(&self.geometry), ..Needs::default() }
+        let inputs = vec![false; 1 + usize::from(self.norm.residual)];
+        Needs { inputs, forward_workspace: conv::forward_workspace(&self.geometry), ..Needs::default() }
     }
 
     fn forward(&self, cx: &mut Forward<'_>) {

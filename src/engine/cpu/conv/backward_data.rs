@@ -1,9 +1,14 @@
 //! The gradient of the input.
 
+use rayon::prelude::*;
+
 use super::winograd;
 use crate::engine::cpu::gemm::{LeftRows, Product, RightMatrix, Shared, Then};
 use crate::engine::cpu::microkernel::{self, Isa, MR};
 use crate::engine::geometry::Conv2dGeometry;
+
+/// The fewest pixels of a task that sets them to zero.
+const ZEROED: usize = 1 << 10;
 
 /// One stride phase of the input's gradient: the input pixels `phase + i·stride`, and the taps that reach them.
 struct OutputWindows<'a> {
@@ -32,7 +37,16 @@ impl OutputWindows<'_> {
     }
 }
 
-impl LeftRows for OutputWindows<'_> {
+// SAFETY: each pointer is that of an output pixel's `out_c` elements, or of as many zeros.
+unsafe impl LeftRows for OutputWindows<'_> {
+    fn taps(&self) -> usize {
+        self.origins.len()
+    }
+
+    fn depth(&self) -> usize {
+        self.geometry.out_c
+    }
+
     unsafe fn pointers(&self, rows: std::ops::Range<usize>, _scratch: &mut [f32], out: &mut Vec<[*const f32; MR]>) {
         let g = self.geometry;
         let (out_h, out_w) = (g.out_h(), g.out_w());
@@ -43,7 +57,7 @@ impl LeftRows for OutputWindows<'_> {
                     // A negative number wraps around, and is then larger than any size.
                     let (oh, ow) = (i.wrapping_add_signed(top), j.wrapping_add_signed(left));
                     if oh >= out_h || ow >= out_w {
-                        return self.zeros.as_ptr();
+                        return self.zeros[..g.out_c].as_ptr();
                     }
                     self.grad_y[((n * out_h + oh) * out_w + ow) * g.out_c..][..g.out_c].as_ptr()
                 }));
@@ -113,7 +127,11 @@ pub(super) fn backward_data_on(
             let row_start = |row: usize| left.start(row);
             if offsets.is_empty() {
                 if !accumulate {
-                    (0..rows).for_each(|row| grad_x_row(destination, row_start(row), g.in_c).fill(0.0));
+                    (0..rows).into_par_iter().with_min_len(ZEROED).for_each(|row| {
+                        // SAFETY: as below, and `grad_x` is borrowed mutably.
+                        unsafe { std::slice::from_raw_parts_mut(destination.get().add(row_start(row)), g.in_c) }
+                            .fill(0.0);
+                    });
                 }
                 continue;
             }
@@ -129,15 +147,9 @@ pub(super) fn backward_data_on(
             let k = offsets.len() * g.out_c;
             let packed = &mut workspace[..RightMatrix::packed_len(k, g.in_c, nr)];
             right.pack(nr, packed);
-            let product =
-                Product { isa, left: &left, rows, taps: offsets.len(), depth: g.out_c, n: g.in_c, packed, nr };
+            let product = Product { isa, left: &left, rows, n: g.in_c, packed, nr };
             // SAFETY: `row_start` is the start of an input pixel of `in_c` elements, and each row is another pixel.
-            product.run(accumulate, Then::Nothing, |row| unsafe { destination.get().add(row_start(row)) });
+            unsafe { product.run(accumulate, Then::Nothing, |row| destination.get().add(row_start(row))) };
         }
     }
-}
-
-fn grad_x_row<'a>(base: Shared, start: usize, len: usize) -> &'a mut [f32] {
-    // SAFETY: called by one thread, for pixels of a buffer that the caller borrows mutably.
-    unsafe { std::slice::from_raw_parts_mut(base.get().add(start), len) }
 }

@@ -56,7 +56,7 @@ impl InputWindows<'_> {
         let g = self.geometry;
         match (g.source(0, oh, kh), g.source(1, ow, kw)) {
             (Some(ih), Some(iw)) => self.x[((n * g.in_h + ih) * g.in_w + iw) * g.in_c..][..g.in_c].as_ptr(),
-            _ => self.zeros.as_ptr(),
+            _ => self.zeros[..g.in_c].as_ptr(),
         }
     }
 
@@ -90,7 +90,16 @@ impl InputWindows<'_> {
     }
 }
 
-impl LeftRows for InputWindows<'_> {
+// SAFETY: each pointer is that of an input pixel's `in_c` elements, of as many zeros, or of a gathered window of `k` elements in `scratch`.
+unsafe impl LeftRows for InputWindows<'_> {
+    fn taps(&self) -> usize {
+        if Self::gathers(self.geometry) { 1 } else { self.geometry.taps() }
+    }
+
+    fn depth(&self) -> usize {
+        if Self::gathers(self.geometry) { self.geometry.k() } else { self.geometry.in_c }
+    }
+
     fn scratch_len(&self) -> usize {
         if Self::gathers(self.geometry) { MC * self.geometry.k() } else { 0 }
     }
@@ -136,8 +145,7 @@ pub(in crate::engine::cpu) fn with_forward_product<R>(
     let right = RightMatrix { data: weight, tap_offsets: &[0], depth: k, n, k_stride: n, n_stride: 1, gates };
     right.pack(nr, packed);
     let left = InputWindows { geometry, x, zeros: vec![0.0; geometry.in_c] };
-    let (taps, depth) = if InputWindows::gathers(geometry) { (1, k) } else { (geometry.taps(), geometry.in_c) };
-    f(&Product { isa, left: &left, rows: geometry.pixels(), taps, depth, n, packed, nr })
+    f(&Product { isa, left: &left, rows: geometry.pixels(), n, packed, nr })
 }
 
 /// Returns the width of panels of gates, the largest one.
@@ -218,6 +226,9 @@ pub(super) fn forward_on(
 ) {
     let n = geometry.out_c;
     assert_eq!(y.len(), geometry.pixels() * n);
+    if let Then::AddBias(bias) = then {
+        assert_eq!(bias.len(), n, "the bias of a convolution");
+    }
     if winograd::applies(geometry) {
         let normalization = if let Then::Normalize(norm) = then { Some(norm) } else { None };
         winograd::convolve(isa, geometry, x, weight, normalization, y, false, workspace);
@@ -228,7 +239,7 @@ pub(super) fn forward_on(
     }
     let destination = Shared(y.as_mut_ptr());
     with_forward_product(geometry, isa, x, weight, false, workspace, |product| {
-        // SAFETY: `y` has `pixels` rows of `n` elements (asserted).
-        product.run(false, then, |row| unsafe { destination.get().add(row * n) });
+        // SAFETY: `y`, which is borrowed mutably, has `pixels` rows of `n` elements (asserted).
+        unsafe { product.run(false, then, |row| destination.get().add(row * n)) };
     });
 }

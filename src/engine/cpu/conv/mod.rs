@@ -1,6 +1,6 @@
 //! 2-D convolution on NHWC tensors and its gradients, as matrix products without an im2col copy of the whole input.
 //!
-//! 3x3 kernels with stride 1, and some with stride 2, go through Winograd's method (`winograd`). The gradient of the weight has a way of
+//! 3x3 kernels with stride 1, and some with stride 2, go through Winograd's method (`winograd`) if channels are whole vectors. The gradient of the weight has a way of
 //! its own for few channels (`few_channels`). The rest, described here, are direct sums.
 //!
 //! Weights are the right matrix, `[kh·kw·in, out]`. Forward reads input pixels through pointers, padding through a pointer to zeros.

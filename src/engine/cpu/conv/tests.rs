@@ -142,4 +142,8 @@ fn a_kernel_that_does_not_fit_is_refused() {
         let error = Conv2dGeometry::new(1, [4, 4], 3, 8, kernel, stride, [0, 0]).unwrap_err().to_string();
         assert!(error.starts_with("conv2d: kernel"), "{error}");
     }
+    // Sizes whose products would overflow.
+    for (batch, out, padding) in [(usize::MAX / 2, 1, 0), (1, 16, (1 << 29) - 1), (1, 1, usize::MAX / 2 + 1)] {
+        assert!(Conv2dGeometry::new(batch, [2, 2], 1, out, [1, 1], [1, 1], [padding; 2]).is_err());
+    }
 }

@@ -42,7 +42,7 @@ pub(super) struct BatchNormOp {
     momentum: f32,
     /// Normalises with batch statistics and updates the running ones, instead of normalising with the running ones.
     batch_statistics: bool,
-    residual: bool,
+    pub(super) residual: bool,
     relu: bool,
 }
 

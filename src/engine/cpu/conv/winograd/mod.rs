@@ -87,7 +87,7 @@ impl Tiles {
         (tile / (h * w), [tile / w % h, tile % w])
     }
 
-    /// Returns the numbers of a tile's input pixels, `None` in the padding.
+    /// Returns the indices of a tile's input pixels, `None` in the padding.
     fn inputs(&self, tile: usize) -> impl Iterator<Item = Option<usize>> {
         let (n, place) = self.place(tile);
         let Tiles { input: [h, w], padding, side, step, .. } = *self;
@@ -97,7 +97,7 @@ impl Tiles {
         (0..side * side).map(move |i| Some((n * h + pixel(0, i / side, h)?) * w + pixel(1, i % side, w)?))
     }
 
-    /// Returns the numbers of a tile's output pixels, `None` outside the image.
+    /// Returns the indices of a tile's output pixels, `None` outside the image.
     fn outputs(&self, tile: usize) -> impl Iterator<Item = Option<usize>> {
         let (n, [y, x]) = self.place(tile);
         let [h, w] = self.output;
@@ -198,7 +198,7 @@ pub(in crate::engine::cpu) struct Sums<'a> {
 }
 
 impl Sums<'_> {
-    /// Returns the pixel numbers of a tile's outputs, `None` outside the image.
+    /// Returns the indices of the pixels of a tile's outputs, `None` outside the image.
     pub(in crate::engine::cpu) fn outputs(&self, tile: usize) -> impl Iterator<Item = Option<usize>> {
         self.product.tiles.outputs(tile)
     }
@@ -207,7 +207,7 @@ impl Sums<'_> {
     ///
     /// # Safety
     /// The pointers must be valid for `count` numbers each, which nobody else uses. `count` is a multiple of the lanes, and within the
-    /// columns that were computed.
+    /// columns that were computed; `tile` is one of `tiles`.
     pub(in crate::engine::cpu) unsafe fn write(
         &self,
         tile: usize,
@@ -225,6 +225,7 @@ impl<'a> Product<'a> {
     /// Returns the convolution of `x` `[batch, in_h, in_w, in_c]`.
     pub(in crate::engine::cpu) fn new(g: &Conv2dGeometry, x: &'a [f32], weight: Weight<'a>) -> Product<'a> {
         assert_eq!(x.len(), g.batch * g.in_h * g.in_w * g.in_c, "the input of a convolution");
+        assert!(g.in_c.is_multiple_of(CHANNELS) && weight.depth == g.in_c, "input channels are whole vectors");
         let maps = &maps(weight.isa.set).forward[g.stride[0] - 1];
         Product { maps, tiles: Tiles::new(g, maps), x, zeros: vec![0.0; g.in_c], weight }
     }

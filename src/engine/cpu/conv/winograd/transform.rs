@@ -383,6 +383,8 @@ pub(super) fn maps(set: InstructionSet) -> &'static Maps {
         InstructionSet::Avx512 => maps!(to_planes_avx512, from_planes_avx512),
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx2 => maps!(to_planes_avx2, from_planes_avx2),
-        _ => maps!(to_planes_portable, from_planes_portable),
+        #[cfg(not(target_arch = "x86_64"))]
+        InstructionSet::Avx2 | InstructionSet::Avx512 => unreachable!("not detected"),
+        InstructionSet::Portable => maps!(to_planes_portable, from_planes_portable),
     }
 }

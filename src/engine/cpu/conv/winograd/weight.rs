@@ -68,6 +68,7 @@ pub(in crate::engine::cpu::conv) fn weight_gradient(
     workspace: &mut [f32],
 ) {
     let (depth, out) = (g.in_c, g.out_c);
+    assert!([depth, out].iter().all(|channels| channels.is_multiple_of(CHANNELS)), "channels are whole vectors");
     assert!(grad_weight.len() == g.k() * out && grad_y.len() == g.pixels() * out, "sizes of a convolution");
     let sizes = Sizes::new(isa, g);
     let Sizes { blocks, channels, width, columns, nr, tiles: at_once } = sizes;
