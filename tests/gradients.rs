@@ -122,7 +122,7 @@ fn the_same_tensor_twice_and_one_of_another_graph_are_refused_with_the_ops_name(
     let error = ptl::engine::op::add(&mut graph, x, x).unwrap_err().to_string();
     assert!(error.starts_with("add: input 1 is the same"), "{error}");
     let error = graph.push(Duplicate, &[foreign], shape, Attachments::default()).unwrap_err().to_string();
-    assert!(error.starts_with("duplicate: ") && error.contains("not of this graph"), "{error}");
+    assert!(error.starts_with("duplicate: ") && error.contains("no value of this graph"), "{error}");
 }
 
 #[test]

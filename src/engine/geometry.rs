@@ -2,7 +2,7 @@
 
 use crate::{Error, Result};
 
-/// Most multiplications of a convolution, so that no size overflows.
+/// The most multiplications of a convolution. With more, products of its sizes could overflow.
 const LARGEST: f64 = (1u64 << 60) as f64;
 
 /// The sizes of a convolution. [`Conv2dGeometry::new`] checks them.
@@ -44,9 +44,7 @@ impl Conv2dGeometry {
         let padded = |side: usize, padding: usize| padding.saturating_mul(2).saturating_add(side);
         let [height, width] = [padded(in_h, padding[0]), padded(in_w, padding[1])];
         let fits = height >= kernel[0] && width >= kernel[1];
-        // As if there were an output for each padded pixel. No tensor of the three passes has more elements.
-        let multiplications = [batch, height, width, kernel[0], kernel[1], in_c, out_c].map(|side| side as f64);
-        if sizes.contains(&0) || !fits || multiplications.iter().product::<f64>() > LARGEST {
+        if sizes.contains(&0) || !fits {
             return Err(Error::Shape {
                 op: "conv2d",
                 detail: format!(
@@ -54,6 +52,13 @@ impl Conv2dGeometry {
                      use larger images or fewer strides"
                 ),
             });
+        }
+        // As if there were an output for each padded pixel. No tensor of the three passes has more elements.
+        let factors = [batch, height, width, kernel[0], kernel[1], in_c, out_c].map(|size| size as f64);
+        if factors.iter().product::<f64>() > LARGEST {
+            let images = format!("images [{batch}, {in_h}, {in_w}, {in_c}] with padding {padding:?}");
+            let detail = format!("{images} to {out_c} channels are too large: use smaller images or batches");
+            return Err(Error::Shape { op: "conv2d", detail });
         }
         Ok(Conv2dGeometry { batch, in_h, in_w, in_c, out_c, kernel, stride, padding })
     }

@@ -94,7 +94,7 @@ impl Plan {
                 && (node.inputs.iter().any(|v| needs_grad[v.0]) || node.attachments.params.iter().any(trainable));
             needs_grad[node.output.0] = differentiated;
             let needs = gpu.map_or_else(|| Ok(node.op.needs()), |gpu| node.op.gpu_needs(gpu))?;
-            // The lifetimes of values depend on it, so that no output gets the memory of its input.
+            // Lifetimes follow from these flags. Without a flag for an input, the output could get the input's memory.
             assert_eq!(needs.inputs.len(), node.inputs.len(), "`Needs::inputs` of {}", node.op.name());
             nodes.push(NodePlan {
                 needs,

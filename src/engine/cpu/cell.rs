@@ -160,8 +160,8 @@ for_each_vector! {
         for (r, pixel) in pixels.iter().enumerate() {
             let at = pixel * channels + first;
             let pre_activations = gates.map(|gate| gate[r * row..][..live].as_ptr());
-            // SAFETY: the slices were just bounds-checked; `current`, `y` and `saved` have as many pixels as `previous` (asserted by the
-            // callers), and nobody else uses these channels.
+            // SAFETY: the slices are checked here. `current`, `y` and `saved` have as many pixels as `previous`, and nobody else uses these
+            // channels (the caller's promise).
             unsafe {
                 let [i, f, o, g] = pre_activations.map(|gate| S::load_part(gate, live));
                 let (i, f, o, g) = (sigmoid(i), sigmoid(f), sigmoid(o), tanh(g));

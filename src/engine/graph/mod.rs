@@ -141,7 +141,7 @@ impl Graph {
     /// Records an op with an output of `shape`.
     ///
     /// # Errors
-    /// An input is of another graph, or given twice: its two gradients would be written to one place.
+    /// An input is no value of this graph. An input is given twice, so that its two gradients would be written to one place.
     pub fn push(
         &mut self,
         op: impl Op + 'static,
@@ -152,7 +152,7 @@ impl Graph {
         for (i, var) in inputs.iter().enumerate() {
             let wrong = |how: &str| Err(Error::Shape { op: op.name(), detail: format!("input {i} is {how}") });
             if var.0 >= self.values.len() {
-                return wrong("not of this graph");
+                return wrong("no value of this graph");
             }
             if inputs[..i].contains(var) {
                 return wrong("the same tensor as an earlier input");
