@@ -143,30 +143,30 @@ for_each_isa! {
         for (i, out) in out.chunks_exact_mut(row).enumerate() {
             let weights = &axis.weights[i * axis.taps..][..axis.taps];
             let rows = &rows[axis.starts[i] * row..][..axis.taps * row];
-            let (blocks, rest) = out.as_chunks_mut::<BLOCK>();
-            let whole = blocks.len() * BLOCK;
-            for (b, out) in blocks.iter_mut().enumerate() {
+            // Only rows that are shorter than a block are not cut into blocks.
+            let whole = row - row % BLOCK;
+            let ends_with_row = row.checked_sub(BLOCK).filter(|_| whole < row);
+            for start in (0..whole).step_by(BLOCK).chain(ends_with_row) {
                 let mut sums = [1i32 << (BITS - 1); BLOCK];
                 for (&weight, row) in weights.iter().zip(rows.chunks_exact(row)) {
-                    let bytes: &[u8; BLOCK] = row[b * BLOCK..][..BLOCK].try_into().expect("a block");
+                    let bytes: &[u8; BLOCK] = row[start..][..BLOCK].try_into().expect("a block");
                     for j in 0..BLOCK {
                         sums[j] += weight * i32::from(bytes[j]);
                     }
                 }
                 for j in 0..BLOCK {
-                    out[j] = (sums[j] >> BITS).clamp(0, 255) as u8;
+                    out[start + j] = (sums[j] >> BITS).clamp(0, 255) as u8;
                 }
             }
-            for (j, out) in rest.iter_mut().enumerate() {
+            for (j, out) in out.iter_mut().enumerate().filter(|_| row < BLOCK) {
                 let terms = weights.iter().zip(rows.chunks_exact(row));
-                let sum: i32 = terms.map(|(&weight, row)| weight * i32::from(row[whole + j])).sum();
+                let sum: i32 = terms.map(|(&weight, row)| weight * i32::from(row[j])).sum();
                 *out = ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8;
             }
         }
         out
     }
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;

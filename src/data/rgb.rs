@@ -22,7 +22,10 @@ impl Rgb {
         if [height, width] == [self.height, self.width] {
             return Cow::Borrowed(self);
         }
-        let row = |y: usize| &self.pixels[(y * self.width + left) * 3..][..width * 3];
-        Cow::Owned(Rgb { width, height, pixels: (top..top + height).flat_map(row).copied().collect() })
+        let mut pixels = Vec::with_capacity(height * width * 3);
+        for y in top..top + height {
+            pixels.extend_from_slice(&self.pixels[(y * self.width + left) * 3..][..width * 3]);
+        }
+        Cow::Owned(Rgb { width, height, pixels })
     }
 }
