@@ -34,7 +34,7 @@ pub fn run() -> ExitCode {
         }
     };
     let watched = signals::watch().at("watch for", "signals");
-    let checked = watched.and_then(|()| InstructionSet::in_use());
+    let checked = watched.and_then(|()| InstructionSet::requested());
     let result = checked.and_then(|_| run_command(cli.command));
     match result {
         Ok(code) => code,

@@ -8,7 +8,7 @@ use super::conv::winograd::{self, Product as Winograd};
 use super::gemm::{LeftRows, MC, Shared, for_each_block};
 use super::isa::InstructionSet;
 use super::math::{sigmoid, tanh};
-use super::microkernel::{self, Isa, MR};
+use super::microkernel::{self, Kernels, MR};
 use super::par;
 use super::scratch::with_scratch;
 use super::simd::for_each_vector;
@@ -20,11 +20,11 @@ const CHUNK: usize = 128;
 
 /// Returns the workspace of [`bconv_forward`], in f32.
 pub fn forward_workspace(gates: &Conv2dGeometry) -> usize {
-    let isa = microkernel::best();
+    let kernels = microkernel::best();
     if winograd_applies(gates) {
-        return conv::winograd_gates_workspace(isa, gates);
+        return conv::winograd_gates_workspace(kernels, gates);
     }
-    gates.k() * conv::gates_columns(isa, gates.out_c)
+    gates.k() * conv::gates_columns(kernels, gates.out_c)
 }
 
 /// Runs one step of a cell. `gates.out_c` is 4·C. `x` is `[batch, in_h, in_w, in_c]`; `weight` is `[k, 4·C]` with the columns i, f, o, g;
@@ -45,7 +45,7 @@ pub fn bconv_forward(
 
 #[expect(clippy::too_many_arguments, reason = "the operands of one fused kernel")]
 fn forward_on(
-    isa: Isa,
+    kernels: Kernels,
     gates: &Conv2dGeometry,
     x: &[f32],
     weight: &[f32],
@@ -63,16 +63,16 @@ fn forward_on(
     }
     let (current, y) = (Shared(current.as_mut_ptr()), Shared(y.as_mut_ptr()));
     let saved = saved.map(|s| Shared(s.as_mut_ptr()));
-    let lanes = isa.lanes;
+    let lanes = kernels.lanes;
     let end = |pixels: &[usize], first: usize, row: usize, gates: [&[f32]; 4]| {
         let live = lanes.min(channels - first);
         let operands = Operands { pixels, channels, first, live, row, gates, previous, current, y, saved };
         // SAFETY: the operands are those of this task alone, and the caller chose an instruction set of this machine.
-        unsafe { finish(isa.set, &operands) }
+        unsafe { finish(kernels.set, &operands) }
     };
     if winograd_applies(gates) {
-        let weight = conv::winograd_gates(isa, gates, weight, workspace);
-        let panels = conv::panels_of_gates(isa);
+        let weight = conv::winograd_gates(kernels, gates, weight, workspace);
+        let panels = conv::panels_of_gates(kernels);
         return Winograd::new(gates, x, weight).run(panels, |sums| {
             let row = 4 * lanes;
             let mut pixels = Vec::new();
@@ -96,9 +96,9 @@ fn forward_on(
             });
         });
     }
-    conv::with_forward_product(gates, isa, x, weight, true, workspace, |product| {
+    conv::with_forward_product(gates, kernels, x, weight, true, workspace, |product| {
         let nr = product.nr;
-        let panels = conv::panels_of_gates(isa);
+        let panels = conv::panels_of_gates(kernels);
         // Groups of channels, each of a vector, and how many of them are computed before their gates are.
         let (groups, at_once) = (channels.div_ceil(lanes), (CHUNK / (4 * lanes)).max(1));
         for_each_block(pixels, MC, groups.div_ceil(at_once), |rows, chunks| {
@@ -294,13 +294,13 @@ mod tests {
             let weight: Vec<f32> = uniform(g.k() * g.out_c, 1).iter().map(|w| 0.1 * w).collect();
             let previous = uniform(g.pixels() * channels, 2);
             let expected = reference(&g, &x, &weight, &previous);
-            for isa in microkernel::available() {
+            for kernels in microkernel::available() {
                 for keep in [false, true] {
                     let [mut y, mut state] = [(); 2].map(|()| vec![f32::NAN; previous.len()]);
                     let mut gates = vec![f32::NAN; 4 * previous.len()];
                     let saved = keep.then_some(&mut gates[..]);
                     let mut workspace = vec![f32::NAN; 2 * forward_workspace(&g)];
-                    forward_on(isa, &g, &x, &weight, &previous, &mut state, &mut y, saved, &mut workspace);
+                    forward_on(kernels, &g, &x, &weight, &previous, &mut state, &mut y, saved, &mut workspace);
                     let found = [&y, &state, &gates];
                     for (what, (found, expected)) in ["y", "state", "gates"].iter().zip(found.iter().zip(&expected)) {
                         if *what == "gates" && !keep {
@@ -308,7 +308,7 @@ mod tests {
                         }
                         for (i, (f, e)) in found.iter().zip(expected).enumerate() {
                             let error = (f64::from(*f) - e).abs();
-                            assert!(error <= 4e-6, "{what}[{i}], {}, {g:?}: {f}, expected {e}", isa.name);
+                            assert!(error <= 4e-6, "{what}[{i}], {}, {g:?}: {f}, expected {e}", kernels.name);
                         }
                     }
                 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::microkernel::{Isa, MAX_NR, MR, NormalizedTile, Tile};
+use super::microkernel::{Kernels, MAX_NR, MR, NormalizedTile, Tile};
 use super::normalize::Normalization;
 use super::scratch::with_scratch;
 use super::simd::prefetch;
@@ -60,15 +60,15 @@ pub(super) struct RightMatrix<'a> {
     pub k_stride: usize,
     pub n_stride: usize,
     /// Set if the columns are gates `[4][n / 4]`: panels then have vectors of gates of the same channels (see [`gate_column`]).
-    pub gates: Option<Isa>,
+    pub gates: Option<Kernels>,
 }
 
 /// Returns the source of column `column` of all panels, for a matrix of four gates with `channels` each, or `None` in the padding. Four
 /// vectors of columns, in one panel or several, are the four gates of the same channels.
-pub(super) fn gate_column(isa: Isa, column: usize, channels: usize) -> Option<usize> {
-    let (group, column) = (column / (4 * isa.lanes), column % (4 * isa.lanes));
-    let channel = group * isa.lanes + column % isa.lanes;
-    (channel < channels).then_some(column / isa.lanes * channels + channel)
+pub(super) fn gate_column(kernels: Kernels, column: usize, channels: usize) -> Option<usize> {
+    let (group, column) = (column / (4 * kernels.lanes), column % (4 * kernels.lanes));
+    let channel = group * kernels.lanes + column % kernels.lanes;
+    (channel < channels).then_some(column / kernels.lanes * channels + channel)
 }
 
 /// Columns that are packed together: the shortest vector.
@@ -111,8 +111,8 @@ impl RightMatrix<'_> {
             .map(|column| {
                 let (first, end) = match self.gates {
                     None => (column, self.n),
-                    Some(isa) => {
-                        let first = gate_column(isa, column, self.n / 4).unwrap_or(self.n);
+                    Some(kernels) => {
+                        let first = gate_column(kernels, column, self.n / 4).unwrap_or(self.n);
                         (first, ((first / (self.n / 4) + 1) * (self.n / 4)).min(self.n))
                     }
                 };
@@ -191,11 +191,11 @@ pub(super) enum Then<'a> {
 
 /// A product `[rows, k] · [k, n]`, computed in blocks.
 pub(super) struct Product<'a, L> {
-    pub isa: Isa,
+    pub kernels: Kernels,
     pub left: &'a L,
     pub rows: usize,
     pub n: usize,
-    /// Panels from [`RightMatrix::pack`] of the width `isa.nr(n)`, or that of the gates.
+    /// Panels from [`RightMatrix::pack`] of the width `kernels.nr(n)`, or that of the gates.
     pub packed: &'a [f32],
     pub nr: usize,
 }
@@ -373,7 +373,7 @@ impl<L: LeftRows> Product<'_, L> {
         };
         // SAFETY: row pointers are valid for `depth` elements (`LeftRows`), `b` holds the block (sliced above), `c` is the caller's promise;
         // the instruction set was detected.
-        unsafe { self.isa.rows(self.nr)(&tile) }
+        unsafe { self.kernels.rows(self.nr)(&tile) }
     }
 
     /// Computes the tiles of some panels over all of the inner dimension, for callers that use them while they are in the cache. `tiles` is

@@ -40,11 +40,11 @@ impl InstructionSet {
         InstructionSet::Portable
     }
 
-    /// Returns the instruction set in use: the best one of this machine, or the one that the environment variable `PTL_MAX_ISA` allows.
+    /// Returns the best instruction set that this machine has and the environment variable `PTL_MAX_ISA` allows.
     ///
     /// # Errors
     /// [`Error::Setting`] if the variable names no instruction set. Loops then use the best one.
-    pub fn in_use() -> Result<InstructionSet> {
+    pub fn requested() -> Result<InstructionSet> {
         let Some(value) = std::env::var_os(LIMIT) else { return Ok(Self::detected()) };
         let limit = Self::ALL.into_iter().find(|isa| value == isa.name());
         limit.map(|limit| limit.min(Self::detected())).ok_or_else(|| Error::Setting {
@@ -54,11 +54,11 @@ impl InstructionSet {
         })
     }
 
-    /// Returns what [`InstructionSet::in_use`] said first.
+    /// Returns what [`InstructionSet::requested`] said first.
     #[inline]
     pub(crate) fn best() -> InstructionSet {
         static BEST: OnceLock<InstructionSet> = OnceLock::new();
-        *BEST.get_or_init(|| Self::in_use().unwrap_or_else(|_| Self::detected()))
+        *BEST.get_or_init(|| Self::requested().unwrap_or_else(|_| Self::detected()))
     }
 
     /// Returns the instruction sets that this machine has and the environment allows, the best one first.

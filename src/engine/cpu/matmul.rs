@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::gemm::{self, LeftRows, Product, RightMatrix, Shared, Then};
-use super::microkernel::{self, Isa, MAX_NR, MR};
+use super::microkernel::{self, Kernels, MAX_NR, MR};
 
 /// Column ranges of [`matmul_nt`] start at multiples of this.
 pub(crate) const COLUMN_ALIGNMENT: usize = MAX_NR;
@@ -14,7 +14,7 @@ const GROUP_VALUES: usize = 1 << 16;
 
 /// The rows of `B` `[rows, depth]`, packed into panels for the microkernel.
 pub(crate) struct PackedRows {
-    isa: Isa,
+    kernels: Kernels,
     panels: Vec<f32>,
     rows: usize,
     depth: usize,
@@ -29,8 +29,8 @@ impl PackedRows {
     /// If `depth` is 0.
     pub(crate) fn new(n: usize, depth: usize, fill: impl Fn(Range<usize>, &mut [f32]) + Sync) -> PackedRows {
         assert!(depth > 0, "rows of at least one number");
-        let isa = microkernel::best();
-        let nr = isa.nr(n);
+        let kernels = microkernel::best();
+        let nr = kernels.nr(n);
         let mut panels = vec![0.0; RightMatrix::packed_len(depth, n, nr)];
         // As many rows as fit a core's cache.
         let group = nr * (GROUP_VALUES / (nr * depth)).max(1);
@@ -42,7 +42,7 @@ impl PackedRows {
             RightMatrix { data, tap_offsets: &[0], depth, n, k_stride: 1, n_stride: depth, gates: None }
                 .pack(nr, panels);
         });
-        PackedRows { isa, panels, rows: n, depth, nr }
+        PackedRows { kernels, panels, rows: n, depth, nr }
     }
 
     /// Returns the number of rows.
@@ -91,7 +91,7 @@ pub(crate) fn matmul_nt(a: &[f32], b: &PackedRows, columns: Range<usize>, out: &
     let destination = Shared(out.as_mut_ptr());
     let packed = &b.panels[columns.start * depth..];
     let left = PlainRows { data: a, depth };
-    let product = Product { isa: b.isa, left: &left, rows, n, packed, nr: b.nr };
+    let product = Product { kernels: b.kernels, left: &left, rows, n, packed, nr: b.nr };
     // SAFETY: row `row` of `out`, which has `n` elements and is borrowed mutably.
     unsafe { product.run(false, Then::Nothing, |row| destination.get().add(row * n)) };
 }

@@ -63,7 +63,7 @@ type StridedKernel = unsafe fn(&Strided);
 
 /// The kernels of one instruction set.
 #[derive(Clone, Copy)]
-pub(super) struct Isa {
+pub(super) struct Kernels {
     pub set: InstructionSet,
     pub name: &'static str,
     pub lanes: usize,
@@ -75,7 +75,7 @@ pub(super) struct Isa {
     strided_rows: &'static [StridedKernel],
 }
 
-impl Isa {
+impl Kernels {
     /// Returns the width of tiles for `n` columns.
     pub(crate) fn nr(&self, n: usize) -> usize {
         n.div_ceil(self.lanes).clamp(1, self.rows.len()) * self.lanes
@@ -171,7 +171,7 @@ unsafe fn strided<S: Simd, const NV: usize, const COLUMNS: bool>(t: &Strided) {
 }
 
 /// Defines the kernels of one instruction set for tiles of up to four vectors.
-macro_rules! kernels_of {
+macro_rules! define_kernels {
     ($set:ident, $vector:ident $(, $(#[$feature:meta])+)?) => {
         mod $set {
             use super::*;
@@ -199,22 +199,22 @@ macro_rules! kernels_of {
 }
 
 #[cfg(target_arch = "x86_64")]
-kernels_of!(avx512, Avx512, #[target_feature(enable = "avx512f,avx2,fma")]);
+define_kernels!(avx512, Avx512, #[target_feature(enable = "avx512f,avx2,fma")]);
 #[cfg(target_arch = "x86_64")]
-kernels_of!(avx2, Avx2, #[target_feature(enable = "avx2,fma")]);
-kernels_of!(portable, Portable);
+define_kernels!(avx2, Avx2, #[target_feature(enable = "avx2,fma")]);
+define_kernels!(portable, Portable);
 
 /// Returns the kernels of the instruction sets that may be used here, the best one first.
 #[cfg(test)]
-pub(super) fn available() -> Vec<Isa> {
+pub(super) fn available() -> Vec<Kernels> {
     InstructionSet::available().map(kernels_of).collect()
 }
 
 /// Returns the kernels of an instruction set. Sixteen registers hold tiles of two vectors, 32 registers tiles of four.
-fn kernels_of(set: InstructionSet) -> Isa {
-    macro_rules! isa {
+fn kernels_of(set: InstructionSet) -> Kernels {
+    macro_rules! of {
         ($kernels:ident, $name:literal, $lanes:literal, $vectors:literal) => {
-            Isa {
+            Kernels {
                 set,
                 name: $name,
                 lanes: $lanes,
@@ -226,17 +226,17 @@ fn kernels_of(set: InstructionSet) -> Isa {
     }
     match set {
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 => isa!(avx512, "AVX-512", 16, 4),
+        InstructionSet::Avx512 => of!(avx512, "AVX-512", 16, 4),
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx2 => isa!(avx2, "AVX2", 8, 2),
+        InstructionSet::Avx2 => of!(avx2, "AVX2", 8, 2),
         #[cfg(not(target_arch = "x86_64"))]
         InstructionSet::Avx2 | InstructionSet::Avx512 => unreachable!("not detected"),
-        InstructionSet::Portable => isa!(portable, "portable", 8, 2),
+        InstructionSet::Portable => of!(portable, "portable", 8, 2),
     }
 }
 
 /// Returns the kernels in use.
-pub(super) fn best() -> Isa {
+pub(super) fn best() -> Kernels {
     kernels_of(InstructionSet::best())
 }
 

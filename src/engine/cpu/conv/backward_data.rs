@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::winograd;
 use crate::engine::cpu::gemm::{LeftRows, Product, RightMatrix, Shared, Then};
-use crate::engine::cpu::microkernel::{self, Isa, MR};
+use crate::engine::cpu::microkernel::{self, Kernels, MR};
 use crate::engine::geometry::Conv2dGeometry;
 
 /// The fewest pixels of a task that sets them to zero.
@@ -74,11 +74,11 @@ fn phase_taps(geometry: &Conv2dGeometry, axis: usize, phase: usize) -> Vec<usize
 
 /// Returns the workspace of [`conv2d_backward_data`], in f32.
 pub fn backward_data_workspace(geometry: &Conv2dGeometry) -> usize {
-    let isa = microkernel::best();
+    let kernels = microkernel::best();
     if winograd::applies_to_gradients(geometry) {
-        return winograd::input_gradient_workspace(isa, geometry);
+        return winograd::input_gradient_workspace(kernels, geometry);
     }
-    RightMatrix::packed_len(geometry.taps() * geometry.out_c, geometry.in_c, isa.nr(geometry.in_c))
+    RightMatrix::packed_len(geometry.taps() * geometry.out_c, geometry.in_c, kernels.nr(geometry.in_c))
 }
 
 /// Computes `grad_x (+)= convᵀ(grad_y, weight)`; shapes as in `conv2d_forward`.
@@ -94,7 +94,7 @@ pub fn conv2d_backward_data(
 }
 
 pub(super) fn backward_data_on(
-    isa: Isa,
+    kernels: Kernels,
     geometry: &Conv2dGeometry,
     grad_y: &[f32],
     weight: &[f32],
@@ -105,9 +105,9 @@ pub(super) fn backward_data_on(
     let g = geometry;
     assert_eq!(grad_x.len(), g.batch * g.in_h * g.in_w * g.in_c);
     if winograd::applies_to_gradients(g) {
-        return winograd::input_gradient(isa, g, grad_y, weight, grad_x, accumulate, workspace);
+        return winograd::input_gradient(kernels, g, grad_y, weight, grad_x, accumulate, workspace);
     }
-    let nr = isa.nr(g.in_c);
+    let nr = kernels.nr(g.in_c);
     let destination = Shared(grad_x.as_mut_ptr());
     for ph in 0..g.stride[0].min(g.in_h) {
         for pw in 0..g.stride[1].min(g.in_w) {
@@ -147,7 +147,7 @@ pub(super) fn backward_data_on(
             let k = offsets.len() * g.out_c;
             let packed = &mut workspace[..RightMatrix::packed_len(k, g.in_c, nr)];
             right.pack(nr, packed);
-            let product = Product { isa, left: &left, rows, n: g.in_c, packed, nr };
+            let product = Product { kernels, left: &left, rows, n: g.in_c, packed, nr };
             // SAFETY: `row_start` is the start of an input pixel of `in_c` elements, and each row is another pixel.
             unsafe { product.run(accumulate, Then::Nothing, |row| destination.get().add(row_start(row))) };
         }

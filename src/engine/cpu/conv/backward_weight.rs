@@ -6,7 +6,7 @@ use super::few_channels::{self, Blocks};
 use super::forward::InputWindows;
 use super::winograd;
 use crate::engine::cpu::for_each_isa;
-use crate::engine::cpu::microkernel::{self, Isa, MR, Strided};
+use crate::engine::cpu::microkernel::{self, Kernels, MR, Strided};
 use crate::engine::cpu::scratch::with_scratch;
 use crate::engine::geometry::Conv2dGeometry;
 
@@ -64,7 +64,7 @@ pub fn conv2d_backward_weight(
 }
 
 pub(super) fn backward_weight_on(
-    isa: Isa,
+    kernels: Kernels,
     geometry: &Conv2dGeometry,
     x: &[f32],
     grad_y: &[f32],
@@ -73,7 +73,7 @@ pub(super) fn backward_weight_on(
     workspace: &mut [f32],
 ) {
     if uses_winograd(geometry) {
-        return winograd::weight_gradient(isa, geometry, x, grad_y, grad_weight, accumulate, workspace);
+        return winograd::weight_gradient(kernels, geometry, x, grad_y, grad_weight, accumulate, workspace);
     }
     let n = geometry.out_c;
     let splits = weight_splits(geometry);
@@ -81,7 +81,7 @@ pub(super) fn backward_weight_on(
     if few_channels::applies(geometry) {
         let blocks = Blocks::new(geometry);
         return in_parts(splits, grad_weight, accumulate, workspace, |split, out, accumulate| {
-            blocks.weight_gradient(isa, x, grad_y, part(blocks.count(), split), out, accumulate);
+            blocks.weight_gradient(kernels, x, grad_y, part(blocks.count(), split), out, accumulate);
         });
     }
     let task = task_rows(geometry);
@@ -89,7 +89,7 @@ pub(super) fn backward_weight_on(
     in_parts(splits, grad_weight, accumulate, workspace, |split, out, accumulate| {
         out.par_chunks_mut(task * n).enumerate().for_each(|(block, rows)| {
             let pixels = part(geometry.pixels(), split);
-            weight_block(isa, &windows, grad_y, block * task, pixels, rows, accumulate);
+            weight_block(kernels, &windows, grad_y, block * task, pixels, rows, accumulate);
         });
     });
 }
@@ -125,7 +125,7 @@ fn in_parts(
 /// Computes rows of the weight's gradient from `first` on, summed over `pixels`. Both operands are copied block by block, so that a block
 /// is in few pages and in all sets of the caches.
 fn weight_block(
-    isa: Isa,
+    kernels: Kernels,
     windows: &InputWindows<'_>,
     grad_y: &[f32],
     first: usize,
@@ -134,7 +134,7 @@ fn weight_block(
     accumulate: bool,
 ) {
     let n = windows.geometry.out_c;
-    let nr = isa.nr(n);
+    let nr = kernels.nr(n);
     let rows = out.len() / n;
     let left_step = rows.next_multiple_of(MR);
     if pixels.is_empty() && !accumulate {
@@ -160,7 +160,7 @@ fn weight_block(
                 pack_panels(&grad_y[start * n..][..count * n], n, nr, count, right);
                 &*right
             };
-            add_product(isa, left, left_step, right, count, n, out, accumulate || start > pixels.start);
+            add_product(kernels, left, left_step, right, count, n, out, accumulate || start > pixels.start);
         }
     });
 }
@@ -169,7 +169,7 @@ fn weight_block(
 /// reads, and ignores, what follows the last row in `a`, so that whole groups of [`MR`] rows are read.
 #[expect(clippy::too_many_arguments, reason = "a product of two matrices with their sizes")]
 pub(super) fn add_product(
-    isa: Isa,
+    kernels: Kernels,
     a: &[f32],
     a_step: usize,
     right: &[f32],
@@ -178,7 +178,7 @@ pub(super) fn add_product(
     out: &mut [f32],
     add: bool,
 ) {
-    let (rows, nr) = (out.len() / n, isa.nr(n));
+    let (rows, nr) = (out.len() / n, kernels.nr(n));
     let mut edge = [0.0f32; MR * microkernel::MAX_NR];
     for (p, b) in right.chunks_exact(pixels * nr).enumerate() {
         let width = nr.min(n - p * nr);
@@ -193,8 +193,8 @@ pub(super) fn add_product(
             let a = a[group * MR..][..(pixels - 1) * a_step + MR].as_ptr();
             let accumulate = add && whole;
             let tile = Strided { a, a_step, b: b.as_ptr(), depth: pixels, c, c_step, accumulate };
-            // SAFETY: `a`, `b` and `c` were sliced above to what the tile reads and writes; the ISA was detected.
-            unsafe { isa.columns(nr)(&tile) };
+            // SAFETY: `a`, `b` and `c` were sliced above to what the tile reads and writes; the instruction set was detected.
+            unsafe { kernels.columns(nr)(&tile) };
             if !whole {
                 for r in 0..live {
                     let c = &mut out[(group * MR + r) * n + p * nr..][..width];

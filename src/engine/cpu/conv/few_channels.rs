@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::backward_weight::{add_product, pack_panels};
-use crate::engine::cpu::microkernel::{Isa, MR};
+use crate::engine::cpu::microkernel::{Kernels, MR};
 use crate::engine::cpu::scratch::with_scratch;
 use crate::engine::geometry::Conv2dGeometry;
 
@@ -49,7 +49,7 @@ impl Blocks<'_> {
     /// Computes `out (+)= Σ windowᵀ · grad_y` over the pixels of some blocks; `out` is `[k, out_c]`.
     pub(super) fn weight_gradient(
         &self,
-        isa: Isa,
+        kernels: Kernels,
         x: &[f32],
         grad_y: &[f32],
         blocks: Range<usize>,
@@ -57,7 +57,7 @@ impl Blocks<'_> {
         accumulate: bool,
     ) {
         let g = self.geometry;
-        let (n, nr) = (g.out_c, isa.nr(g.out_c));
+        let (n, nr) = (g.out_c, kernels.nr(g.out_c));
         if blocks.is_empty() && !accumulate {
             out.fill(0.0);
         }
@@ -87,7 +87,7 @@ impl Blocks<'_> {
                     let start = kh % g.stride[0] * phase_len + kh / g.stride[0] * line;
                     let out = &mut out[kh * taps * n..][..taps * n];
                     let add = accumulate || block > blocks.start;
-                    add_product(isa, &images[start..], g.stride[1] * g.in_c, right, pixels, n, out, add);
+                    add_product(kernels, &images[start..], g.stride[1] * g.in_c, right, pixels, n, out, add);
                 }
             }
         });

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::winograd;
 use crate::engine::cpu::gemm::{LeftRows, MC, Product, RightMatrix, Shared, Then, gate_column};
-use crate::engine::cpu::microkernel::{self, Isa, MR};
+use crate::engine::cpu::microkernel::{self, Kernels, MR};
 use crate::engine::cpu::normalize::Normalization;
 use crate::engine::cpu::par;
 use crate::engine::geometry::Conv2dGeometry;
@@ -131,7 +131,7 @@ unsafe impl LeftRows for InputWindows<'_> {
 /// Calls a function with the forward product of `geometry`, whose right side is packed from `weight`; the cell uses it too.
 pub(in crate::engine::cpu) fn with_forward_product<R>(
     geometry: &Conv2dGeometry,
-    isa: Isa,
+    kernels: Kernels,
     x: &[f32],
     weight: &[f32],
     gates: bool,
@@ -139,54 +139,54 @@ pub(in crate::engine::cpu) fn with_forward_product<R>(
     f: impl FnOnce(&Product<'_, InputWindows<'_>>) -> R,
 ) -> R {
     let (k, n) = (geometry.k(), geometry.out_c);
-    let (nr, columns) = if gates { (gates_nr(isa), gates_columns(isa, n)) } else { (isa.nr(n), n) };
+    let (nr, columns) = if gates { (gates_nr(kernels), gates_columns(kernels, n)) } else { (kernels.nr(n), n) };
     let packed = &mut packed[..RightMatrix::packed_len(k, columns, nr)];
-    let gates = gates.then_some(isa);
+    let gates = gates.then_some(kernels);
     let right = RightMatrix { data: weight, tap_offsets: &[0], depth: k, n, k_stride: n, n_stride: 1, gates };
     right.pack(nr, packed);
     let left = InputWindows { geometry, x, zeros: vec![0.0; geometry.in_c] };
-    f(&Product { isa, left: &left, rows: geometry.pixels(), n, packed, nr })
+    f(&Product { kernels, left: &left, rows: geometry.pixels(), n, packed, nr })
 }
 
 /// Returns the width of panels of gates, the largest one.
-fn gates_nr(isa: Isa) -> usize {
-    isa.nr(usize::MAX / 2)
+fn gates_nr(kernels: Kernels) -> usize {
+    kernels.nr(usize::MAX / 2)
 }
 
 /// Returns how many panels hold the four gates of a vector of channels.
-pub(in crate::engine::cpu) fn panels_of_gates(isa: Isa) -> usize {
-    4 * isa.lanes / gates_nr(isa)
+pub(in crate::engine::cpu) fn panels_of_gates(kernels: Kernels) -> usize {
+    4 * kernels.lanes / gates_nr(kernels)
 }
 
 /// Returns the workspace of [`winograd_gates`], in f32.
-pub(in crate::engine::cpu) fn winograd_gates_workspace(isa: Isa, gates: &Conv2dGeometry) -> usize {
-    winograd::packed_len(gates.in_c, gates_columns(isa, gates.out_c), gates_nr(isa))
+pub(in crate::engine::cpu) fn winograd_gates_workspace(kernels: Kernels, gates: &Conv2dGeometry) -> usize {
+    winograd::packed_len(gates.in_c, gates_columns(kernels, gates.out_c), gates_nr(kernels))
 }
 
 /// Transforms the weight of a cell's gates for Winograd's method.
 pub(in crate::engine::cpu) fn winograd_gates<'a>(
-    isa: Isa,
+    kernels: Kernels,
     gates: &Conv2dGeometry,
     weight: &[f32],
     workspace: &'a mut [f32],
 ) -> winograd::Weight<'a> {
-    let columns = (gates_columns(isa, gates.out_c), gates_nr(isa));
-    let source = |column| gate_column(isa, column, gates.out_c / 4);
-    winograd::Weight::new(isa, gates.stride[0], weight, [gates.in_c, gates.out_c], columns, source, workspace)
+    let columns = (gates_columns(kernels, gates.out_c), gates_nr(kernels));
+    let source = |column| gate_column(kernels, column, gates.out_c / 4);
+    winograd::Weight::new(kernels, gates.stride[0], weight, [gates.in_c, gates.out_c], columns, source, workspace)
 }
 
 /// Returns the columns of all panels for `n` columns of gates: whole groups of four vectors.
-pub(in crate::engine::cpu) fn gates_columns(isa: Isa, n: usize) -> usize {
-    (n / 4).next_multiple_of(isa.lanes) * 4
+pub(in crate::engine::cpu) fn gates_columns(kernels: Kernels, n: usize) -> usize {
+    (n / 4).next_multiple_of(kernels.lanes) * 4
 }
 
 /// Returns the workspace of [`conv2d_forward`], in f32.
 pub fn forward_workspace(geometry: &Conv2dGeometry) -> usize {
-    let isa = microkernel::best();
+    let kernels = microkernel::best();
     if winograd::applies(geometry) {
-        return winograd::workspace(isa, geometry);
+        return winograd::workspace(kernels, geometry);
     }
-    RightMatrix::packed_len(geometry.k(), geometry.out_c, isa.nr(geometry.out_c))
+    RightMatrix::packed_len(geometry.k(), geometry.out_c, kernels.nr(geometry.out_c))
 }
 
 /// Computes `y = conv(x, weight) + bias`. `x` is `[batch, in_h, in_w, in_c]`, `weight` `[k, out_c]`, `y` `[batch, out_h, out_w, out_c]`.
@@ -216,7 +216,7 @@ pub(in crate::engine) fn conv2d_forward_normalized(
 }
 
 pub(super) fn forward_on(
-    isa: Isa,
+    kernels: Kernels,
     geometry: &Conv2dGeometry,
     x: &[f32],
     weight: &[f32],
@@ -231,14 +231,14 @@ pub(super) fn forward_on(
     }
     if winograd::applies(geometry) {
         let normalization = if let Then::Normalize(norm) = then { Some(norm) } else { None };
-        winograd::convolve(isa, geometry, x, weight, normalization, y, false, workspace);
+        winograd::convolve(kernels, geometry, x, weight, normalization, y, false, workspace);
         if let Then::AddBias(bias) = then {
             y.par_chunks_mut(n).for_each(|pixel| par::add_assign(pixel, bias));
         }
         return;
     }
     let destination = Shared(y.as_mut_ptr());
-    with_forward_product(geometry, isa, x, weight, false, workspace, |product| {
+    with_forward_product(geometry, kernels, x, weight, false, workspace, |product| {
         // SAFETY: `y`, which is borrowed mutably, has `pixels` rows of `n` elements (asserted).
         unsafe { product.run(false, then, |row| destination.get().add(row * n)) };
     });

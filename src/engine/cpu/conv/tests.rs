@@ -110,26 +110,26 @@ fn every_instruction_set_matches_direct_sums() {
         let grad_y = uniform(g.pixels() * g.out_c, 2);
         let bias = uniform(g.out_c, 3);
         let expected = reference(&g, &x, &weight, &grad_y);
-        for isa in microkernel::available() {
-            let what = |pass: &str| format!("{pass}, {}, {g:?}", isa.name);
+        for kernels in microkernel::available() {
+            let what = |pass: &str| format!("{pass}, {}, {g:?}", kernels.name);
             // The earlier content of a buffer is overwritten, or added to.
             let mut workspace = vec![f32::NAN; 2 * forward_workspace(&g).max(backward_data_workspace(&g))];
             let mut y = vec![f32::NAN; expected.y.len()];
-            forward_on(isa, &g, &x, &weight, Then::AddBias(&bias), &mut y, &mut workspace);
+            forward_on(kernels, &g, &x, &weight, Then::AddBias(&bias), &mut y, &mut workspace);
             let with_bias = expected.y.iter().enumerate().map(|(i, v)| v + f64::from(bias[i % g.out_c]));
             assert_close(&y, with_bias, &what("forward"));
 
             let mut grad_x = vec![f32::NAN; x.len()];
-            backward_data_on(isa, &g, &grad_y, &weight, &mut grad_x, false, &mut workspace);
+            backward_data_on(kernels, &g, &grad_y, &weight, &mut grad_x, false, &mut workspace);
             assert_close(&grad_x, expected.grad_x.iter().copied(), &what("gradient of the input"));
-            backward_data_on(isa, &g, &grad_y, &weight, &mut grad_x, true, &mut workspace);
+            backward_data_on(kernels, &g, &grad_y, &weight, &mut grad_x, true, &mut workspace);
             assert_close(&grad_x, expected.grad_x.iter().map(|v| 2.0 * v), &what("gradient of the input, added"));
 
             let mut workspace = vec![f32::NAN; 2 * backward_weight_workspace(&g)];
             let mut grad_weight = vec![f32::NAN; weight.len()];
-            backward_weight_on(isa, &g, &x, &grad_y, &mut grad_weight, false, &mut workspace);
+            backward_weight_on(kernels, &g, &x, &grad_y, &mut grad_weight, false, &mut workspace);
             assert_close(&grad_weight, expected.grad_weight.iter().copied(), &what("gradient of the weight"));
-            backward_weight_on(isa, &g, &x, &grad_y, &mut grad_weight, true, &mut workspace);
+            backward_weight_on(kernels, &g, &x, &grad_y, &mut grad_weight, true, &mut workspace);
             let doubled = expected.grad_weight.iter().map(|v| 2.0 * v);
             assert_close(&grad_weight, doubled, &what("gradient of the weight, added"));
         }

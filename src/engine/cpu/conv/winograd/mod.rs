@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use self::transform::{OUT, Transforms, WEIGHTS, maps, weight_of};
 pub(super) use self::weight::{weight_gradient, weight_gradient_workspace};
 use crate::engine::cpu::gemm::{RightMatrix, Shared, for_each_block};
-use crate::engine::cpu::microkernel::{Isa, MR, Strided};
+use crate::engine::cpu::microkernel::{Kernels, MR, Strided};
 use crate::engine::cpu::normalize::Normalization;
 use crate::engine::cpu::scratch::with_scratch;
 use crate::engine::geometry::Conv2dGeometry;
@@ -117,7 +117,7 @@ fn point(to: &mut Vec<*const f32>, pixels: impl Iterator<Item = Option<usize>>, 
 
 /// The transformed weight, in panels: `[WEIGHTS²][panels][depth][nr]`, planes `plane` apart.
 pub(in crate::engine::cpu) struct Weight<'a> {
-    isa: Isa,
+    kernels: Kernels,
     packed: &'a [f32],
     plane: usize,
     depth: usize,
@@ -138,7 +138,7 @@ impl<'a> Weight<'a> {
     /// Transforms a weight `[9, depth, out]` into panels of `nr` columns. `source(column)` is the output channel where the vector of columns
     /// that starts at `column` comes from, or `None` in the padding.
     pub(in crate::engine::cpu) fn new(
-        isa: Isa,
+        kernels: Kernels,
         stride: usize,
         weight: &[f32],
         [depth, out]: [usize; 2],
@@ -151,28 +151,29 @@ impl<'a> Weight<'a> {
         let packed = &mut packed[..WEIGHTS * WEIGHTS * plane];
         let panels = columns.div_ceil(nr);
         let to = Shared(packed.as_mut_ptr());
-        let map = maps(isa.set).weight[stride - 1];
+        let map = maps(kernels.set).weight[stride - 1];
         let blocks = depth.div_ceil(WEIGHT_ROWS);
         (0..blocks * panels).into_par_iter().with_min_len(16).for_each(|task| {
             let (panel, first) = (task % panels, task / panels * WEIGHT_ROWS);
             let rows = first..(first + WEIGHT_ROWS).min(depth);
-            for (row, v) in rows.flat_map(|row| (0..nr).step_by(isa.lanes).map(move |v| (row, v))) {
+            for (row, v) in rows.flat_map(|row| (0..nr).step_by(kernels.lanes).map(move |v| (row, v))) {
                 let at = (panel * depth + row) * nr + v;
-                match source(panel * nr + v).filter(|source| source + isa.lanes <= out) {
+                match source(panel * nr + v).filter(|source| source + kernels.lanes <= out) {
                     // SAFETY: the vector is in row `row` of all nine taps, and has a place in each plane of its own.
                     Some(source) => unsafe {
                         let taps: [*const f32; 9] =
                             std::array::from_fn(|tap| weight[(tap * depth + row) * out + source..].as_ptr());
-                        map(&taps, isa.lanes, to.get().add(at), plane);
+                        map(&taps, kernels.lanes, to.get().add(at), plane);
                     },
                     None => (0..WEIGHTS * WEIGHTS).for_each(|p| {
                         // SAFETY: as above, this place is nobody else's.
-                        unsafe { std::slice::from_raw_parts_mut(to.get().add(p * plane + at), isa.lanes) }.fill(0.0);
+                        unsafe { std::slice::from_raw_parts_mut(to.get().add(p * plane + at), kernels.lanes) }
+                            .fill(0.0);
                     }),
                 }
             }
         });
-        Weight { isa, packed, plane, depth, nr, panels }
+        Weight { kernels, packed, plane, depth, nr, panels }
     }
 }
 
@@ -226,7 +227,7 @@ impl<'a> Product<'a> {
     pub(in crate::engine::cpu) fn new(g: &Conv2dGeometry, x: &'a [f32], weight: Weight<'a>) -> Product<'a> {
         assert_eq!(x.len(), g.batch * g.in_h * g.in_w * g.in_c, "the input of a convolution");
         assert!(g.in_c.is_multiple_of(CHANNELS) && weight.depth == g.in_c, "input channels are whole vectors");
-        let maps = &maps(weight.isa.set).forward[g.stride[0] - 1];
+        let maps = &maps(weight.kernels.set).forward[g.stride[0] - 1];
         Product { maps, tiles: Tiles::new(g, maps), x, zeros: vec![0.0; g.in_c], weight }
     }
 
@@ -247,7 +248,7 @@ impl<'a> Product<'a> {
         chunk: usize,
         finish: &impl Fn(&Sums<'_>),
     ) {
-        let Weight { isa, packed, plane: weight_plane, depth, nr, panels } = self.weight;
+        let Weight { kernels, packed, plane: weight_plane, depth, nr, panels } = self.weight;
         let rows = tiles.len().next_multiple_of(MR);
         let (image_plane, sum_plane) = (rows * depth + SKEW, rows * chunk * nr + SKEW);
         let side = self.maps.products;
@@ -280,7 +281,15 @@ impl<'a> Product<'a> {
                                     let a = image.add(row * depth + from);
                                     let c = sums.add(p * sum_plane + row * chunk * nr + (panel - own.start) * nr);
                                     let (a_step, c_step, accumulate) = (depth, chunk * nr, from > 0);
-                                    isa.strided_rows(nr)(&Strided { a, a_step, b, depth: len, c, c_step, accumulate });
+                                    kernels.strided_rows(nr)(&Strided {
+                                        a,
+                                        a_step,
+                                        b,
+                                        depth: len,
+                                        c,
+                                        c_step,
+                                        accumulate,
+                                    });
                                 }
                             }
                         }
@@ -294,14 +303,14 @@ impl<'a> Product<'a> {
 }
 
 /// Returns the workspace of [`convolve`], in f32.
-pub(super) fn workspace(isa: Isa, g: &Conv2dGeometry) -> usize {
-    packed_len(g.in_c, g.out_c, isa.nr(g.out_c))
+pub(super) fn workspace(kernels: Kernels, g: &Conv2dGeometry) -> usize {
+    packed_len(g.in_c, g.out_c, kernels.nr(g.out_c))
 }
 
 /// Computes `y (+)= conv(x, weight)`, normalised if there is a normalisation. Shapes are those of `conv2d_forward_normalized`.
 #[expect(clippy::too_many_arguments, reason = "the operands of a convolution")]
 pub(super) fn convolve(
-    isa: Isa,
+    kernels: Kernels,
     g: &Conv2dGeometry,
     x: &[f32],
     weight: &[f32],
@@ -310,10 +319,10 @@ pub(super) fn convolve(
     accumulate: bool,
     workspace: &mut [f32],
 ) {
-    let (depth, out, nr) = (g.in_c, g.out_c, isa.nr(g.out_c));
+    let (depth, out, nr) = (g.in_c, g.out_c, kernels.nr(g.out_c));
     assert_eq!(y.len(), g.pixels() * out, "the output of a convolution");
     assert!(normalization.is_none_or(|norm| norm.fits(g.pixels(), out)), "sizes of a normalisation");
-    let weight = Weight::new(isa, g.stride[0], weight, [depth, out], (out, nr), Some, workspace);
+    let weight = Weight::new(kernels, g.stride[0], weight, [depth, out], (out, nr), Some, workspace);
     let to = Shared(y.as_mut_ptr());
     let chunk = (CHUNK / nr).max(1);
     Product::new(g, x, weight).run(chunk, |sums| {
@@ -338,13 +347,13 @@ pub(super) fn convolve(
 }
 
 /// Returns the workspace of [`input_gradient`], in f32.
-pub(super) fn input_gradient_workspace(isa: Isa, g: &Conv2dGeometry) -> usize {
-    g.k() * g.out_c + packed_len(g.out_c, g.in_c, isa.nr(g.in_c))
+pub(super) fn input_gradient_workspace(kernels: Kernels, g: &Conv2dGeometry) -> usize {
+    g.k() * g.out_c + packed_len(g.out_c, g.in_c, kernels.nr(g.in_c))
 }
 
 /// Computes `grad_x (+)= convᵀ(grad_y, weight)`. Shapes are those of `conv2d_backward_data`.
 pub(super) fn input_gradient(
-    isa: Isa,
+    kernels: Kernels,
     g: &Conv2dGeometry,
     grad_y: &[f32],
     weight: &[f32],
@@ -356,7 +365,7 @@ pub(super) fn input_gradient(
     turn(g, weight, turned);
     let padding = g.padding.map(|p| 2 - p);
     let back = Conv2dGeometry { in_h: g.out_h(), in_w: g.out_w(), in_c: g.out_c, out_c: g.in_c, padding, ..*g };
-    convolve(isa, &back, grad_y, turned, None, grad_x, accumulate, rest);
+    convolve(kernels, &back, grad_y, turned, None, grad_x, accumulate, rest);
 }
 
 /// Writes a weight `[9, in, out]` with its taps in reverse as `[9, out, in]`.

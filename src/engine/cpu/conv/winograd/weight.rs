@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::transform::{WEIGHTS, maps};
 use super::{CHANNELS, SKEW, Tiles, point};
 use crate::engine::cpu::gemm::{KC, Shared};
-use crate::engine::cpu::microkernel::{Isa, MR, Strided};
+use crate::engine::cpu::microkernel::{Kernels, MR, Strided};
 use crate::engine::geometry::Conv2dGeometry;
 
 /// Most input channels of a block of transformed images. A block of [`KC`] tiles stays in the second cache level, and is in few pages.
@@ -33,13 +33,13 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn new(isa: Isa, g: &Conv2dGeometry) -> Sizes {
-        let nr = isa.nr(g.out_c);
+    fn new(kernels: Kernels, g: &Conv2dGeometry) -> Sizes {
+        let nr = kernels.nr(g.out_c);
         let channels = g.in_c.div_ceil(g.in_c.div_ceil(BLOCK)).next_multiple_of(CHANNELS);
         let (blocks, width) = (g.in_c.div_ceil(channels), channels.next_multiple_of(MR));
         let columns = g.out_c.next_multiple_of(nr);
         let fitting = (BUDGET / (PRODUCTS * (blocks * width + columns))).max(FEWEST_TILES);
-        let count = Tiles::new(g, &maps(isa.set).forward[0]).count();
+        let count = Tiles::new(g, &maps(kernels.set).forward[0]).count();
         // Equal parts: the last one would otherwise be small.
         let tiles = count.div_ceil(count.div_ceil(fitting));
         Sizes { blocks, channels, width, columns, nr, tiles }
@@ -53,13 +53,13 @@ impl Sizes {
 }
 
 /// Returns the workspace of [`weight_gradient`], in f32.
-pub(in crate::engine::cpu::conv) fn weight_gradient_workspace(isa: Isa, g: &Conv2dGeometry) -> usize {
-    PRODUCTS * Sizes::new(isa, g).planes().iter().sum::<usize>()
+pub(in crate::engine::cpu::conv) fn weight_gradient_workspace(kernels: Kernels, g: &Conv2dGeometry) -> usize {
+    PRODUCTS * Sizes::new(kernels, g).planes().iter().sum::<usize>()
 }
 
 /// Computes `grad_weight (+)= Σ_pixels windowᵀ · grad_y`. Shapes are those of `conv2d_backward_weight`.
 pub(in crate::engine::cpu::conv) fn weight_gradient(
-    isa: Isa,
+    kernels: Kernels,
     g: &Conv2dGeometry,
     x: &[f32],
     grad_y: &[f32],
@@ -70,14 +70,14 @@ pub(in crate::engine::cpu::conv) fn weight_gradient(
     let (depth, out) = (g.in_c, g.out_c);
     assert!([depth, out].iter().all(|channels| channels.is_multiple_of(CHANNELS)), "channels are whole vectors");
     assert!(grad_weight.len() == g.k() * out && grad_y.len() == g.pixels() * out, "sizes of a convolution");
-    let sizes = Sizes::new(isa, g);
+    let sizes = Sizes::new(kernels, g);
     let Sizes { blocks, channels, width, columns, nr, tiles: at_once } = sizes;
     let [image_plane, gradient_plane, sum_plane] = sizes.planes();
     let (images, rest) = workspace.split_at_mut(PRODUCTS * image_plane);
     let (gradients, sums) = rest.split_at_mut(PRODUCTS * gradient_plane);
     let (images, gradients) = (Shared(images.as_mut_ptr()), Shared(gradients.as_mut_ptr()));
     let sums = Shared(sums[..PRODUCTS * sum_plane].as_mut_ptr());
-    let maps = maps(isa.set);
+    let maps = maps(kernels.set);
     let forward = &maps.forward[0];
     let tiles = Tiles::new(g, forward);
     let (no_image, no_gradient) = (vec![0.0; depth], vec![0.0; out]);
@@ -130,7 +130,15 @@ pub(in crate::engine::cpu::conv) fn weight_gradient(
                             let b = gradients.get().add(p * gradient_plane + panel * at_once + start * nr);
                             let c = sums.get().add(p * sum_plane + (block * width + group) * columns + panel);
                             let accumulate = first + start > 0;
-                            isa.columns(nr)(&Strided { a, a_step: width, b, depth, c, c_step: columns, accumulate });
+                            kernels.columns(nr)(&Strided {
+                                a,
+                                a_step: width,
+                                b,
+                                depth,
+                                c,
+                                c_step: columns,
+                                accumulate,
+                            });
                         }
                     }
                 }
