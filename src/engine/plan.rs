@@ -11,6 +11,8 @@ use crate::engine::store::Store;
 
 /// The offset of a block is a multiple of this many words, a cache line.
 const ALIGN: usize = 16;
+/// An evaluation keeps scratch memory that it can use again, of as many words together: 256 MiB.
+const KEPT: usize = 64 << 20;
 /// Words behind each block on a GPU, which tests check for writes beyond the block's end (`Session::poisoned`).
 pub(crate) const GUARD: usize = 16;
 
@@ -37,6 +39,8 @@ pub(crate) struct NodePlan {
     pub grad_params: Vec<GradWrite>,
     pub saved: Block,
     pub forward_workspace: Block,
+    /// Whether nothing else uses forward's scratch memory, from run to run.
+    pub keeps_workspace: bool,
     pub backward_workspace: Block,
 }
 
@@ -103,8 +107,15 @@ impl Plan {
                 grad_params: Vec::new(),
                 saved: Block::default(),
                 forward_workspace: Block::default(),
+                keeps_workspace: false,
                 backward_workspace: Block::default(),
             });
+        }
+
+        let mut room = if graph.mode == Mode::Eval { KEPT } else { 0 };
+        for NodePlan { needs, keeps_workspace, .. } in &mut nodes {
+            *keeps_workspace = needs.reusable_workspace && needs.forward_workspace <= room;
+            room -= if *keeps_workspace { needs.forward_workspace } else { 0 };
         }
 
         // Gradients come from roots only, so nodes from which no root can be reached take no part in backward.
@@ -208,7 +219,8 @@ fn requests(
             requests.push(Request { len: needs.saved, from: i, to: back });
         }
         if needs.forward_workspace > 0 {
-            requests.push(Request { len: needs.forward_workspace, from: i, to: i });
+            let (from, to) = if plan.keeps_workspace { (0, end) } else { (i, i) };
+            requests.push(Request { len: needs.forward_workspace, from, to });
         }
         if plan.differentiated && needs.backward_workspace > 0 {
             requests.push(Request { len: needs.backward_workspace, from: back, to: back });
@@ -252,6 +264,9 @@ fn allocate(requests: &[Request], guard: usize) -> (Vec<usize>, usize) {
 mod tests {
     use super::*;
     use crate::base::rng::{Purpose, stream};
+    use crate::engine::op;
+    use crate::engine::shape::Shape;
+    use crate::engine::store::{Group, Layout};
     use rand::RngExt;
 
     fn lifetimes(seed: u64, count: usize) -> Vec<Request> {
@@ -279,5 +294,22 @@ mod tests {
             }
             assert!(arena_len < requests.iter().map(|r| r.len).sum());
         }
+    }
+
+    #[test]
+    fn evaluations_keep_packed_weights_up_to_a_limit() {
+        let kept = |mode| {
+            let (mut graph, mut store) = (Graph::new(mode), Store::of_shapes());
+            let mut x = graph.input(Shape::vectors(1, 1 << 13));
+            for (name, inputs, outputs) in [("a", 1 << 13, 1 << 12), ("b", 1 << 12, 1 << 14), ("c", 1 << 14, 16)] {
+                let weight = store.add_param(name.into(), &[outputs, inputs, 1, 1], Layout::Conv, Group::Head);
+                x = op::linear(&mut graph, &store, x, weight, None).unwrap();
+            }
+            let plan = Plan::new(&graph, &store, None).unwrap();
+            plan.nodes.iter().map(|node| node.keeps_workspace).collect::<Vec<_>>()
+        };
+        // 32, 64 and 0.25 Mi words, of which 64 Mi fit.
+        assert_eq!(kept(Mode::Eval), [true, false, true]);
+        assert_eq!(kept(Mode::Train), [false; 3]);
     }
 }

@@ -67,7 +67,7 @@ pub(crate) fn advice(ways: &[(bool, &str)]) -> String {
 pub(crate) struct Evaluation {
     /// Floating-point operations.
     pub flops: u64,
-    /// Bytes of activations.
+    /// Bytes of activations and of packed weights.
     pub arena: u64,
     /// Bytes of latent states.
     pub states: u64,
@@ -76,7 +76,7 @@ pub(crate) struct Evaluation {
 }
 
 impl Evaluation {
-    /// Returns the bytes of activations and latent states.
+    /// Returns the bytes of activations, packed weights and latent states.
     pub(crate) fn bytes(&self) -> u64 {
         self.arena.saturating_add(self.states)
     }

@@ -24,7 +24,7 @@ pub struct Cost {
     pub flops: u64,
     /// Bytes of the parameters.
     pub weights: u64,
-    /// Bytes of activations when one image is evaluated.
+    /// Bytes of activations and packed weights when one image is evaluated.
     pub evaluation: u64,
     /// Length of a feature, or number of classes.
     pub outputs: usize,
@@ -41,7 +41,7 @@ pub struct Memory {
     pub update: u64,
     /// Activations of a training batch with their gradients, and latent states.
     pub activations: u64,
-    /// Activations and latent states of a batch that is evaluated.
+    /// Activations, packed weights and latent states of a batch that is evaluated.
     pub evaluation: u64,
     /// Batches of images that are ready or in progress, and the threads that load them.
     pub batches: u64,

@@ -3,8 +3,8 @@
 
 use rayon::prelude::*;
 
-use super::conv;
 use super::conv::winograd::{self, Product as Winograd};
+use super::conv::{self, Packed};
 use super::gemm::{LeftRows, MC, Shared, for_each_block};
 use super::isa::InstructionSet;
 use super::math::{sigmoid, tanh};
@@ -38,9 +38,9 @@ pub fn bconv_forward(
     current: &mut [f32],
     y: &mut [f32],
     saved: Option<&mut [f32]>,
-    workspace: &mut [f32],
+    packed: Packed<'_>,
 ) {
-    forward_on(microkernel::best(), gates, x, weight, previous, current, y, saved, workspace);
+    forward_on(microkernel::best(), gates, x, weight, previous, current, y, saved, packed);
 }
 
 #[expect(clippy::too_many_arguments, reason = "the operands of one fused kernel")]
@@ -53,7 +53,7 @@ fn forward_on(
     current: &mut [f32],
     y: &mut [f32],
     saved: Option<&mut [f32]>,
-    workspace: &mut [f32],
+    packed: Packed<'_>,
 ) {
     let channels = gates.out_c / 4;
     let pixels = gates.pixels();
@@ -71,7 +71,7 @@ fn forward_on(
         unsafe { finish(kernels.set, &operands) }
     };
     if winograd_applies(gates) {
-        let weight = conv::winograd_gates(kernels, gates, weight, workspace);
+        let weight = conv::winograd_gates(kernels, gates, weight, packed);
         let panels = conv::panels_of_gates(kernels);
         return Winograd::new(gates, x, weight).run(panels, |sums| {
             let row = 4 * lanes;
@@ -96,7 +96,7 @@ fn forward_on(
             });
         });
     }
-    conv::with_forward_product(gates, kernels, x, weight, true, workspace, |product| {
+    conv::with_forward_product(gates, kernels, x, weight, true, packed, |product| {
         let nr = product.nr;
         let panels = conv::panels_of_gates(kernels);
         // Groups of channels, each of a vector, and how many of them are computed before their gates are.
@@ -300,7 +300,17 @@ mod tests {
                     let mut gates = vec![f32::NAN; 4 * previous.len()];
                     let saved = keep.then_some(&mut gates[..]);
                     let mut workspace = vec![f32::NAN; 2 * forward_workspace(&g)];
-                    forward_on(kernels, &g, &x, &weight, &previous, &mut state, &mut y, saved, &mut workspace);
+                    forward_on(
+                        kernels,
+                        &g,
+                        &x,
+                        &weight,
+                        &previous,
+                        &mut state,
+                        &mut y,
+                        saved,
+                        workspace.as_mut_slice().into(),
+                    );
                     let found = [&y, &state, &gates];
                     for (what, (found, expected)) in ["y", "state", "gates"].iter().zip(found.iter().zip(&expected)) {
                         if *what == "gates" && !keep {

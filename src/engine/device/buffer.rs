@@ -1,6 +1,7 @@
 //! Owned device memory, and numbers that are kept on the host and on a device.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::{Backend, Gpu, Grid, Ptr, kernels};
@@ -46,6 +47,13 @@ pub struct Mirrored {
     /// Empty while the device's copy is newer, or while all are 0 and were not read yet.
     host: OnceLock<Vec<f32>>,
     device: Option<DeviceCopy>,
+    version: u64,
+}
+
+/// Returns a number that no earlier call returned.
+fn new_version() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 #[derive(Debug)]
@@ -58,7 +66,7 @@ struct DeviceCopy {
 impl Mirrored {
     /// Returns `len` zeros, which take memory only on the side that uses them.
     pub fn zeros(len: usize) -> Mirrored {
-        Mirrored { len, ..Mirrored::default() }
+        Mirrored { len, version: new_version(), ..Mirrored::default() }
     }
 
     /// Returns how many numbers there are, without copying them.
@@ -69,6 +77,12 @@ impl Mirrored {
     /// Returns whether there are no numbers.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Returns a number that changes whenever the numbers may have been written. It is unique in this process: two objects with the same
+    /// version have the same numbers.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     /// Changes the length, on the host; added numbers are `value`.
@@ -107,12 +121,14 @@ impl Mirrored {
     /// As [`Mirrored::on_device`].
     pub fn on_device_mut(&mut self, gpu: &Gpu) -> Result<Ptr<f32>> {
         let ptr = self.on_device(gpu)?;
+        self.version = new_version();
         self.host.take();
         Ok(ptr)
     }
 
     /// Sets all numbers to 0.
     pub(crate) fn clear(&mut self) {
+        self.version = new_version();
         self.host.take();
         if let Some(copy) = &mut self.device {
             copy.stale = true;
@@ -147,6 +163,7 @@ impl Mirrored {
 
     fn host_mut(&mut self) -> &mut Vec<f32> {
         self.host();
+        self.version = new_version();
         if let Some(copy) = &mut self.device {
             copy.stale = true;
         }
@@ -170,7 +187,7 @@ impl DerefMut for Mirrored {
 
 impl From<Vec<f32>> for Mirrored {
     fn from(values: Vec<f32>) -> Mirrored {
-        Mirrored { len: values.len(), host: OnceLock::from(values), device: None }
+        Mirrored { len: values.len(), host: OnceLock::from(values), device: None, version: new_version() }
     }
 }
 
@@ -184,6 +201,30 @@ impl Clone for Mirrored {
 impl PartialEq for Mirrored {
     fn eq(&self, other: &Mirrored) -> bool {
         self[..] == other[..]
+    }
+}
+
+#[cfg(test)]
+mod version_tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_write_changes_the_version_and_reading_does_not() {
+        let mut numbers = Mirrored::from(vec![1.0, 2.0]);
+        let writes: [fn(&mut Mirrored); 5] = [
+            |numbers| numbers[0] = 5.0,
+            |numbers| numbers.resize(3, 1.0),
+            |numbers| numbers.clear(),
+            |numbers| *numbers = vec![1.0].into(),
+            |numbers| *numbers = Mirrored::zeros(1),
+        ];
+        for write in writes {
+            let version = numbers.version();
+            assert!(numbers.iter().all(|v| *v < 9.0) && numbers.version() == version);
+            assert_ne!(numbers.clone().version(), version);
+            write(&mut numbers);
+            assert_ne!(numbers.version(), version);
+        }
     }
 }
 

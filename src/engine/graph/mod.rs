@@ -218,11 +218,15 @@ impl Graph {
             let apart = two.inputs[1..].iter().all(|var| !one.inputs.contains(var));
             let Some(op) = one.op.fused_with(&*two.op).filter(|_| apart) else { continue };
             let (one, two) = (one.attachments.clone(), two.attachments.clone());
+            assert!(
+                one.counter.is_none() && one.state.is_none(),
+                "a fused op has only the second op's counter and state"
+            );
             let attachments = Attachments {
                 params: [one.params, two.params].concat(),
                 buffers: [one.buffers, two.buffers].concat(),
-                counter: one.counter.or(two.counter),
-                state: one.state.or(two.state),
+                counter: two.counter,
+                state: two.state,
             };
             self.nodes[i] = Node { op, inputs, output: self.nodes[i].output, attachments };
             gone[first] = true;

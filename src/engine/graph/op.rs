@@ -17,6 +17,9 @@ pub struct Needs {
     pub saved: usize,
     /// Size of the scratch memory of forward.
     pub forward_workspace: usize,
+    /// Whether all that forward leaves in its scratch memory follows from the parameters, so that a later forward with the same parameters can
+    /// use it again ([`Forward::workspace_is_ready`]).
+    pub reusable_workspace: bool,
     /// Size of the scratch memory of backward.
     pub backward_workspace: usize,
 }
@@ -89,7 +92,7 @@ fn no_kernels(op: &'static str) -> Error {
     Error::NoDevice { device: "GPU", reason: format!("the op {op} has no kernels: use the CPU") }
 }
 
-/// The operands of forward. All memory is distinct; `output`, `saved` and `workspace` hold arbitrary bits at the start.
+/// The operands of forward. All memory is distinct; `output`, `saved` and, unless it is ready, `workspace` hold arbitrary bits at the start.
 pub struct Forward<'a> {
     /// Inputs, each `[n, h, w, c]`, in the order of recording.
     pub inputs: Vec<&'a [f32]>,
@@ -105,6 +108,8 @@ pub struct Forward<'a> {
     pub saved: &'a mut [f32],
     /// Scratch memory of [`Needs::forward_workspace`] words.
     pub workspace: &'a mut [f32],
+    /// Whether `workspace` is as an earlier forward with the same parameters left it; only with [`Needs::reusable_workspace`].
+    pub workspace_is_ready: bool,
 }
 
 /// The operands of backward. Inputs and output are empty unless [`Needs`] asked for them.

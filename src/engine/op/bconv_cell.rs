@@ -8,7 +8,7 @@ use super::conv_launch::ConvLaunch;
 use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::cell;
-use crate::engine::cpu::conv;
+use crate::engine::cpu::conv::{self, Packed};
 use crate::engine::device::{Gpu, Grid, kernels};
 use crate::engine::geometry::Conv2dGeometry;
 use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
@@ -62,6 +62,7 @@ impl Op for BConvCell {
             inputs: vec![true],
             saved: self.gates.batch * self.gates.out_h() * self.gates.out_w() * self.gates.out_c,
             forward_workspace: cell::forward_workspace(&self.gates),
+            reusable_workspace: true,
             backward_workspace: backward,
             ..Needs::default()
         }
@@ -70,7 +71,8 @@ impl Op for BConvCell {
     fn forward(&self, cx: &mut Forward<'_>) {
         let (previous, current) = cx.state.take().expect("a cell has a state");
         let saved = (!cx.saved.is_empty()).then_some(&mut *cx.saved);
-        cell::bconv_forward(&self.gates, cx.inputs[0], cx.params[0], previous, current, cx.output, saved, cx.workspace);
+        let packed = Packed { memory: cx.workspace, ready: cx.workspace_is_ready };
+        cell::bconv_forward(&self.gates, cx.inputs[0], cx.params[0], previous, current, cx.output, saved, packed);
     }
 
     fn backward(&self, cx: &mut Backward<'_>) {

@@ -9,7 +9,7 @@ use super::conv_launch::ConvLaunch;
 use super::conv2d_norm::Conv2dNorm;
 use super::{OpCase, mismatch};
 use crate::Result;
-use crate::engine::cpu::conv;
+use crate::engine::cpu::conv::{self, Packed};
 use crate::engine::cpu::par;
 use crate::engine::device::{Gpu, Ptr};
 use crate::engine::geometry::Conv2dGeometry;
@@ -74,6 +74,7 @@ impl Op for Conv2d {
         Needs {
             inputs: vec![true],
             forward_workspace: conv::forward_workspace(&self.geometry),
+            reusable_workspace: true,
             backward_workspace: backward,
             ..Needs::default()
         }
@@ -81,7 +82,8 @@ impl Op for Conv2d {
 
     fn forward(&self, cx: &mut Forward<'_>) {
         let bias = cx.params.get(1).copied();
-        conv::conv2d_forward(&self.geometry, cx.inputs[0], cx.params[0], bias, cx.output, cx.workspace);
+        let packed = Packed { memory: cx.workspace, ready: cx.workspace_is_ready };
+        conv::conv2d_forward(&self.geometry, cx.inputs[0], cx.params[0], bias, cx.output, packed);
     }
 
     fn backward(&self, cx: &mut Backward<'_>) {

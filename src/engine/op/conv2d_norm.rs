@@ -3,7 +3,7 @@
 
 use super::batch_norm::BatchNormOp;
 use super::batch_norm::cpu::fixed_normalization;
-use crate::engine::cpu::conv;
+use crate::engine::cpu::conv::{self, Packed};
 use crate::engine::geometry::Conv2dGeometry;
 use crate::engine::graph::{Backward, Forward, Needs, Op};
 
@@ -22,7 +22,8 @@ impl Op for Conv2dNorm {
 
     fn needs(&self) -> Needs {
         let inputs = vec![false; 1 + usize::from(self.norm.residual)];
-        Needs { inputs, forward_workspace: conv::forward_workspace(&self.geometry), ..Needs::default() }
+        let forward_workspace = conv::forward_workspace(&self.geometry);
+        Needs { inputs, forward_workspace, reusable_workspace: true, ..Needs::default() }
     }
 
     fn forward(&self, cx: &mut Forward<'_>) {
@@ -30,7 +31,8 @@ impl Op for Conv2dNorm {
         let residual = cx.inputs.get(1).copied();
         let norm = fixed_normalization(&self.norm, statistics, [cx.params[1], cx.params[2]], residual);
         let (x, weight) = (cx.inputs[0], cx.params[0]);
-        conv::conv2d_forward_normalized(&self.geometry, x, weight, &norm, cx.output, cx.workspace);
+        let packed = Packed { memory: cx.workspace, ready: cx.workspace_is_ready };
+        conv::conv2d_forward_normalized(&self.geometry, x, weight, &norm, cx.output, packed);
     }
 
     fn backward(&self, _: &mut Backward<'_>) {
@@ -105,5 +107,12 @@ mod tests {
             op::add(g, y, Var(y.0 - 1))
         };
         assert_eq!(nodes(read), 3);
+    }
+
+    #[test]
+    fn a_convolution_whose_input_is_the_residual_stays() {
+        let own: Build = |g, s, x, p, fixed| build::<true>(g, s, &[x[0], x[0]], p, fixed);
+        let run = CaseRun::new(&case(Shape::new(1, 4, 4, 8), 8, 1, false, own), Mode::Eval);
+        assert_eq!(run.nodes(), 2);
     }
 }

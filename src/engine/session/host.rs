@@ -18,6 +18,8 @@ struct Line([f32; 16]);
 /// One allocation that all blocks of a plan share.
 pub(super) struct Arena {
     lines: Vec<Line>,
+    /// Version of the parameters whose scratch memory is kept ([`NodePlan::keeps_workspace`](crate::engine::plan::NodePlan)).
+    prepared: Option<u64>,
 }
 
 impl Arena {
@@ -31,7 +33,7 @@ impl Arena {
         memory::ensure_or(purpose, plan.arena_bytes() as u64, advice)?;
         let mut lines = memory::reserved(purpose, len)?;
         lines.resize(len, Line([0.0; 16]));
-        Ok(Arena { lines })
+        Ok(Arena { lines, prepared: None })
     }
 
     fn base(&mut self) -> ArenaPtr {
@@ -54,6 +56,8 @@ impl Arena {
         let _forward = profile::range("forward");
         let blocks = plan;
         let base = self.base();
+        let version = Some(store.values.version());
+        let prepared = self.prepared == version;
         for (i, (node, plan)) in graph.nodes.iter().zip(&plan.nodes).enumerate() {
             let _op = profile::range(RangeName { op: node.op.name(), node: i, part: Part::Forward });
             let attached = &node.attachments;
@@ -70,9 +74,11 @@ impl Arena {
                     output: base.get_mut(blocks.values[node.output.0]),
                     saved: base.get_mut(plan.saved),
                     workspace: base.get_mut(plan.forward_workspace),
+                    workspace_is_ready: plan.keeps_workspace && prepared,
                 });
             }
         }
+        self.prepared = version;
     }
 
     /// Runs the differentiated nodes in reverse.
@@ -122,12 +128,12 @@ impl Arena {
         }
     }
 
-    /// Fills everything but the inputs with NaN.
+    /// Fills everything but the inputs and what is kept from run to run with NaN.
     pub(crate) fn poison(&mut self, graph: &Graph, plan: &Plan) {
-        let kept: Vec<(Block, Vec<f32>)> = (0..graph.values.len())
-            .filter(|&i| graph.is_input(Var(i)))
-            .map(|i| (plan.values[i], self.slice(plan.values[i]).to_vec()))
-            .collect();
+        let inputs = (0..graph.values.len()).filter(|&i| graph.is_input(Var(i))).map(|i| plan.values[i]);
+        let workspaces = plan.nodes.iter().filter(|node| node.keeps_workspace).map(|node| node.forward_workspace);
+        let kept: Vec<(Block, Vec<f32>)> =
+            inputs.chain(workspaces).map(|block| (block, self.slice(block).to_vec())).collect();
         self.lines.fill(Line([f32::NAN; 16]));
         kept.into_iter().for_each(|(block, data)| self.slice_mut(block).copy_from_slice(&data));
     }
@@ -186,4 +192,34 @@ fn pick_mut<'a>(buffers: &'a mut [Buffer], ids: &[usize]) -> Vec<&'a mut [f32]> 
         }
     }
     picked.into_iter().map(|b| b.expect("a buffer of the store, named once")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::graph::Mode;
+    use crate::engine::op::{OpCase, cases};
+    use crate::engine::session::CaseRun;
+
+    fn bits(run: &mut CaseRun) -> Vec<u32> {
+        run.forward().unwrap().iter().map(|v| v.to_bits()).collect()
+    }
+
+    #[test]
+    fn an_evaluation_uses_packed_weights_again_until_a_parameter_changes() {
+        let mut keeping = 0;
+        for case in cases().iter().filter(|case| !case.params.is_empty()) {
+            let new = |case: &OpCase| CaseRun::new(case, Mode::Eval).poisoned();
+            let change = |run: &mut CaseRun| run.store.value_mut(run.params[0])[0] += 0.5;
+            let (mut run, mut changed) = (new(case), new(case));
+            keeping += usize::from(run.session.plan().nodes.iter().any(|node| node.keeps_workspace));
+            let first = bits(&mut run);
+            assert_eq!(bits(&mut run), first, "{}", case.name);
+            change(&mut run);
+            change(&mut changed);
+            let want = bits(&mut changed);
+            assert!(want != first, "{}", case.name);
+            assert_eq!(bits(&mut run), want, "{}", case.name);
+        }
+        assert!(keeping > 5, "{keeping} cases with convolutions");
+    }
 }

@@ -39,7 +39,8 @@ fn product() -> Result<f64> {
     let geometry = Conv2dGeometry::new(1, [ROWS, 1], COLUMNS, COLUMNS, [1, 1], [1, 1], [0, 0])?;
     let (x, weight) = (vec![0.5; ROWS * COLUMNS], vec![0.5; COLUMNS * COLUMNS]);
     let (mut y, mut workspace) = (vec![0.0; ROWS * COLUMNS], vec![0.0; conv::forward_workspace(&geometry)]);
-    let seconds = fastest(|| conv::conv2d_forward(&geometry, &x, &weight, None, &mut y, &mut workspace));
+    let seconds =
+        fastest(|| conv::conv2d_forward(&geometry, &x, &weight, None, &mut y, workspace.as_mut_slice().into()));
     Ok(geometry.flops() as f64 / seconds)
 }
 

@@ -128,6 +128,21 @@ unsafe impl LeftRows for InputWindows<'_> {
     }
 }
 
+/// The memory of a packed weight, in the form that forward needs.
+pub struct Packed<'a> {
+    /// As many numbers as [`forward_workspace`] says.
+    pub memory: &'a mut [f32],
+    /// Whether the weight is there already, from an earlier forward with the same weight and geometry.
+    pub ready: bool,
+}
+
+/// Memory without a packed weight.
+impl<'a> From<&'a mut [f32]> for Packed<'a> {
+    fn from(memory: &'a mut [f32]) -> Packed<'a> {
+        Packed { memory, ready: false }
+    }
+}
+
 /// Calls a function with the forward product of `geometry`, whose right side is packed from `weight`; the cell uses it too.
 pub(in crate::engine::cpu) fn with_forward_product<R>(
     geometry: &Conv2dGeometry,
@@ -135,15 +150,17 @@ pub(in crate::engine::cpu) fn with_forward_product<R>(
     x: &[f32],
     weight: &[f32],
     gates: bool,
-    packed: &mut [f32],
+    Packed { memory, ready }: Packed<'_>,
     f: impl FnOnce(&Product<'_, InputWindows<'_>>) -> R,
 ) -> R {
     let (k, n) = (geometry.k(), geometry.out_c);
     let (nr, columns) = if gates { (gates_nr(kernels), gates_columns(kernels, n)) } else { (kernels.nr(n), n) };
-    let packed = &mut packed[..RightMatrix::packed_len(k, columns, nr)];
+    let packed = &mut memory[..RightMatrix::packed_len(k, columns, nr)];
     let gates = gates.then_some(kernels);
     let right = RightMatrix { data: weight, tap_offsets: &[0], depth: k, n, k_stride: n, n_stride: 1, gates };
-    right.pack(nr, packed);
+    if !ready {
+        right.pack(nr, packed);
+    }
     let left = InputWindows { geometry, x, zeros: vec![0.0; geometry.in_c] };
     f(&Product { kernels, left: &left, rows: geometry.pixels(), n, packed, nr })
 }
@@ -168,11 +185,11 @@ pub(in crate::engine::cpu) fn winograd_gates<'a>(
     kernels: Kernels,
     gates: &Conv2dGeometry,
     weight: &[f32],
-    workspace: &'a mut [f32],
+    packed: Packed<'a>,
 ) -> winograd::Weight<'a> {
     let columns = (gates_columns(kernels, gates.out_c), gates_nr(kernels));
     let source = |column| gate_column(kernels, column, gates.out_c / 4);
-    winograd::Weight::new(kernels, gates.stride[0], weight, [gates.in_c, gates.out_c], columns, source, workspace)
+    winograd::Weight::new(kernels, gates.stride[0], weight, [gates.in_c, gates.out_c], columns, source, packed)
 }
 
 /// Returns the columns of all panels for `n` columns of gates: whole groups of four vectors.
@@ -189,17 +206,17 @@ pub fn forward_workspace(geometry: &Conv2dGeometry) -> usize {
     RightMatrix::packed_len(geometry.k(), geometry.out_c, kernels.nr(geometry.out_c))
 }
 
-/// Computes `y = conv(x, weight) + bias`. `x` is `[batch, in_h, in_w, in_c]`, `weight` `[k, out_c]`, `y` `[batch, out_h, out_w, out_c]`.
+/// Computes `y = conv(x, weight) + bias`, and packs the weight first unless that is done. `x` is `[batch, in_h, in_w, in_c]`, `weight` `[k, out_c]`, `y` `[batch, out_h, out_w, out_c]`.
 pub fn conv2d_forward(
     geometry: &Conv2dGeometry,
     x: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
     y: &mut [f32],
-    workspace: &mut [f32],
+    packed: Packed<'_>,
 ) {
     let then = bias.map_or(Then::Nothing, Then::AddBias);
-    forward_on(microkernel::best(), geometry, x, weight, then, y, workspace);
+    forward_on(microkernel::best(), geometry, x, weight, then, y, packed);
 }
 
 /// Computes the convolution without bias, and normalises it while it is in registers or in a cache. Shapes are those of [`conv2d_forward`];
@@ -210,9 +227,9 @@ pub(in crate::engine) fn conv2d_forward_normalized(
     weight: &[f32],
     normalization: &Normalization<'_>,
     y: &mut [f32],
-    workspace: &mut [f32],
+    packed: Packed<'_>,
 ) {
-    forward_on(microkernel::best(), geometry, x, weight, Then::Normalize(normalization), y, workspace);
+    forward_on(microkernel::best(), geometry, x, weight, Then::Normalize(normalization), y, packed);
 }
 
 pub(super) fn forward_on(
@@ -222,7 +239,7 @@ pub(super) fn forward_on(
     weight: &[f32],
     then: Then<'_>,
     y: &mut [f32],
-    workspace: &mut [f32],
+    packed: Packed<'_>,
 ) {
     let n = geometry.out_c;
     assert_eq!(y.len(), geometry.pixels() * n);
@@ -231,14 +248,14 @@ pub(super) fn forward_on(
     }
     if winograd::applies(geometry) {
         let normalization = if let Then::Normalize(norm) = then { Some(norm) } else { None };
-        winograd::convolve(kernels, geometry, x, weight, normalization, y, false, workspace);
+        winograd::convolve(kernels, geometry, x, weight, normalization, y, false, packed);
         if let Then::AddBias(bias) = then {
             y.par_chunks_mut(n).for_each(|pixel| par::add_assign(pixel, bias));
         }
         return;
     }
     let destination = Shared(y.as_mut_ptr());
-    with_forward_product(geometry, kernels, x, weight, false, workspace, |product| {
+    with_forward_product(geometry, kernels, x, weight, false, packed, |product| {
         // SAFETY: `y`, which is borrowed mutably, has `pixels` rows of `n` elements (asserted).
         unsafe { product.run(false, then, |row| destination.get().add(row * n)) };
     });

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use self::transform::{OUT, Transforms, WEIGHTS, maps, weight_of};
 pub(super) use self::weight::{weight_gradient, weight_gradient_workspace};
+use crate::engine::cpu::conv::Packed;
 use crate::engine::cpu::gemm::{RightMatrix, Shared, for_each_block};
 use crate::engine::cpu::microkernel::{Kernels, MR, Strided};
 use crate::engine::cpu::normalize::Normalization;
@@ -135,7 +136,7 @@ fn plane_len(depth: usize, columns: usize, nr: usize) -> usize {
 }
 
 impl<'a> Weight<'a> {
-    /// Transforms a weight `[9, depth, out]` into panels of `nr` columns. `source(column)` is the output channel where the vector of columns
+    /// Transforms a weight `[9, depth, out]` into panels of `nr` columns, unless that is done. `source(column)` is the output channel where the vector of columns
     /// that starts at `column` comes from, or `None` in the padding.
     pub(in crate::engine::cpu) fn new(
         kernels: Kernels,
@@ -144,15 +145,15 @@ impl<'a> Weight<'a> {
         [depth, out]: [usize; 2],
         (columns, nr): (usize, usize),
         source: impl Fn(usize) -> Option<usize> + Sync,
-        packed: &'a mut [f32],
+        Packed { memory, ready }: Packed<'a>,
     ) -> Weight<'a> {
         assert_eq!(weight.len(), 9 * depth * out, "a 3x3 weight");
         let plane = plane_len(depth, columns, nr);
-        let packed = &mut packed[..WEIGHTS * WEIGHTS * plane];
+        let packed = &mut memory[..WEIGHTS * WEIGHTS * plane];
         let panels = columns.div_ceil(nr);
         let to = Shared(packed.as_mut_ptr());
         let map = maps(kernels.set).weight[stride - 1];
-        let blocks = depth.div_ceil(WEIGHT_ROWS);
+        let blocks = if ready { 0 } else { depth.div_ceil(WEIGHT_ROWS) };
         (0..blocks * panels).into_par_iter().with_min_len(16).for_each(|task| {
             let (panel, first) = (task % panels, task / panels * WEIGHT_ROWS);
             let rows = first..(first + WEIGHT_ROWS).min(depth);
@@ -317,12 +318,12 @@ pub(super) fn convolve(
     normalization: Option<&Normalization<'_>>,
     y: &mut [f32],
     accumulate: bool,
-    workspace: &mut [f32],
+    packed: Packed<'_>,
 ) {
     let (depth, out, nr) = (g.in_c, g.out_c, kernels.nr(g.out_c));
     assert_eq!(y.len(), g.pixels() * out, "the output of a convolution");
     assert!(normalization.is_none_or(|norm| norm.fits(g.pixels(), out)), "sizes of a normalisation");
-    let weight = Weight::new(kernels, g.stride[0], weight, [depth, out], (out, nr), Some, workspace);
+    let weight = Weight::new(kernels, g.stride[0], weight, [depth, out], (out, nr), Some, packed);
     let to = Shared(y.as_mut_ptr());
     let chunk = (CHUNK / nr).max(1);
     Product::new(g, x, weight).run(chunk, |sums| {
@@ -365,7 +366,7 @@ pub(super) fn input_gradient(
     turn(g, weight, turned);
     let padding = g.padding.map(|p| 2 - p);
     let back = Conv2dGeometry { in_h: g.out_h(), in_w: g.out_w(), in_c: g.out_c, out_c: g.in_c, padding, ..*g };
-    convolve(kernels, &back, grad_y, turned, None, grad_x, accumulate, rest);
+    convolve(kernels, &back, grad_y, turned, None, grad_x, accumulate, rest.into());
 }
 
 /// Writes a weight `[9, in, out]` with its taps in reverse as `[9, out, in]`.
