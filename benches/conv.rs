@@ -67,7 +67,7 @@ fn layer(group: &mut BenchmarkGroup<'_, WallTime>, layer: &Layer) -> [Option<Dur
     let id = |pass: &str| BenchmarkId::new(layer.name.as_str(), pass);
     let mut workspace = vec![0.0; conv::forward_workspace(g)];
     let forward = measure(group, id("forward"), flops.clone(), || {
-        conv::conv2d_forward(g, &x, &weight, None, &mut y, workspace.as_mut_slice().into());
+        conv::conv2d_forward(g, &x, &weight, None, &mut y, conv::Packed::empty(&mut workspace));
     });
     let mut grad_weight = vec![0.0; weight.len()];
     let mut workspace = vec![0.0; conv::backward_weight_workspace(g)];

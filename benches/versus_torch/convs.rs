@@ -92,7 +92,7 @@ impl Layer {
     fn run(&mut self, pass: Pass) {
         let Layer { geometry, x, weight, y, workspace, .. } = self;
         match pass {
-            Pass::Forward => conv::conv2d_forward(geometry, x, weight, None, y, workspace.as_mut_slice().into()),
+            Pass::Forward => conv::conv2d_forward(geometry, x, weight, None, y, conv::Packed::empty(workspace)),
             Pass::Data => conv::conv2d_backward_data(geometry, y, weight, x, false, workspace),
             Pass::Weight => conv::conv2d_backward_weight(geometry, x, y, weight, false, workspace),
         }
@@ -160,7 +160,7 @@ impl Product {
 
     fn compute(&mut self) {
         let Product { geometry, a, b, c, workspace } = self;
-        conv::conv2d_forward(geometry, a, b, None, c, workspace.as_mut_slice().into());
+        conv::conv2d_forward(geometry, a, b, None, c, conv::Packed::empty(workspace));
     }
 }
 

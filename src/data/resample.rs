@@ -143,10 +143,16 @@ for_each_isa! {
         for (i, out) in out.chunks_exact_mut(row).enumerate() {
             let weights = &axis.weights[i * axis.taps..][..axis.taps];
             let rows = &rows[axis.starts[i] * row..][..axis.taps * row];
-            // Only rows that are shorter than a block are not cut into blocks.
-            let whole = row - row % BLOCK;
-            let ends_with_row = row.checked_sub(BLOCK).filter(|_| whole < row);
-            for start in (0..whole).step_by(BLOCK).chain(ends_with_row) {
+            if row < BLOCK {
+                for (j, out) in out.iter_mut().enumerate() {
+                    let terms = weights.iter().zip(rows.chunks_exact(row));
+                    let sum: i32 = terms.map(|(&weight, row)| weight * i32::from(row[j])).sum();
+                    *out = ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8;
+                }
+                continue;
+            }
+            // The last block ends with the row, so it may compute some bytes a second time.
+            for start in (0..row).step_by(BLOCK).map(|start| start.min(row - BLOCK)) {
                 let mut sums = [1i32 << (BITS - 1); BLOCK];
                 for (&weight, row) in weights.iter().zip(rows.chunks_exact(row)) {
                     let bytes: &[u8; BLOCK] = row[start..][..BLOCK].try_into().expect("a block");
@@ -158,15 +164,11 @@ for_each_isa! {
                     out[start + j] = (sums[j] >> BITS).clamp(0, 255) as u8;
                 }
             }
-            for (j, out) in out.iter_mut().enumerate().filter(|_| row < BLOCK) {
-                let terms = weights.iter().zip(rows.chunks_exact(row));
-                let sum: i32 = terms.map(|(&weight, row)| weight * i32::from(row[j])).sum();
-                *out = ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8;
-            }
         }
         out
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

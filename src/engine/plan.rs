@@ -11,7 +11,7 @@ use crate::engine::store::Store;
 
 /// The offset of a block is a multiple of this many words, a cache line.
 const ALIGN: usize = 16;
-/// An evaluation keeps scratch memory that it can use again, of as many words together: 256 MiB.
+/// The most words of scratch memory (256 MiB) that a plan keeps from one run of an evaluation to the next. They hold packed weights.
 const KEPT: usize = 64 << 20;
 /// Words behind each block on a GPU, which tests check for writes beyond the block's end (`Session::poisoned`).
 pub(crate) const GUARD: usize = 16;
@@ -39,7 +39,7 @@ pub(crate) struct NodePlan {
     pub grad_params: Vec<GradWrite>,
     pub saved: Block,
     pub forward_workspace: Block,
-    /// Whether nothing else uses forward's scratch memory, from run to run.
+    /// Whether forward's scratch memory is kept from run to run: nothing else gets it.
     pub keeps_workspace: bool,
     pub backward_workspace: Block,
 }

@@ -309,7 +309,7 @@ mod tests {
                         &mut state,
                         &mut y,
                         saved,
-                        workspace.as_mut_slice().into(),
+                        Packed::empty(&mut workspace),
                     );
                     let found = [&y, &state, &gates];
                     for (what, (found, expected)) in ["y", "state", "gates"].iter().zip(found.iter().zip(&expected)) {

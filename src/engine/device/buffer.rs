@@ -47,6 +47,7 @@ pub struct Mirrored {
     /// Empty while the device's copy is newer, or while all are 0 and were not read yet.
     host: OnceLock<Vec<f32>>,
     device: Option<DeviceCopy>,
+    /// See [`Mirrored::version`].
     version: u64,
 }
 
@@ -239,7 +240,11 @@ mod tests {
     fn numbers_move_only_when_the_other_side_looks_at_them() {
         let gpu = Gpu::new(Arc::new(Emulator::default()), Precision::F32);
         let mut numbers = Mirrored::from(vec![1.0, 2.0, 3.0]);
+        let version = numbers.version();
+        numbers.on_device(&gpu).unwrap();
+        assert_eq!(numbers.version(), version, "only read on the device");
         let address = numbers.on_device_mut(&gpu).unwrap();
+        assert_ne!(numbers.version(), version, "may be written on the device");
         kernels::scale_f32(&gpu, 1, address, address, 2.0, 3).unwrap();
         assert!(numbers.len() == 3 && !numbers.is_empty());
         assert!(numbers.host.get().is_none(), "the length is known on the host");

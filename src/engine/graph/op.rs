@@ -17,8 +17,8 @@ pub struct Needs {
     pub saved: usize,
     /// Size of the scratch memory of forward.
     pub forward_workspace: usize,
-    /// Whether all that forward leaves in its scratch memory follows from the parameters, so that a later forward with the same parameters can
-    /// use it again ([`Forward::workspace_is_ready`]).
+    /// Whether a later forward with the same parameters can use the content of forward's scratch memory again
+    /// ([`Forward::workspace_is_ready`]). Then the content must depend on nothing but the parameters.
     pub reusable_workspace: bool,
     /// Size of the scratch memory of backward.
     pub backward_workspace: usize,
@@ -108,7 +108,8 @@ pub struct Forward<'a> {
     pub saved: &'a mut [f32],
     /// Scratch memory of [`Needs::forward_workspace`] words.
     pub workspace: &'a mut [f32],
-    /// Whether `workspace` is as an earlier forward with the same parameters left it; only with [`Needs::reusable_workspace`].
+    /// Whether `workspace` has the content that an earlier forward with the same parameters left there. It is never set without
+    /// [`Needs::reusable_workspace`].
     pub workspace_is_ready: bool,
 }
 

@@ -56,8 +56,7 @@ impl Arena {
         let _forward = profile::range("forward");
         let blocks = plan;
         let base = self.base();
-        let version = Some(store.values.version());
-        let prepared = self.prepared == version;
+        let prepared = self.is_prepared(store);
         for (i, (node, plan)) in graph.nodes.iter().zip(&plan.nodes).enumerate() {
             let _op = profile::range(RangeName { op: node.op.name(), node: i, part: Part::Forward });
             let attached = &node.attachments;
@@ -78,7 +77,12 @@ impl Arena {
                 });
             }
         }
-        self.prepared = version;
+        self.prepared = Some(store.values.version());
+    }
+
+    /// Returns whether the kept scratch memory is that of the parameters of `store`.
+    fn is_prepared(&self, store: &Store) -> bool {
+        self.prepared == Some(store.values.version())
     }
 
     /// Runs the differentiated nodes in reverse.
@@ -128,10 +132,12 @@ impl Arena {
         }
     }
 
-    /// Fills everything but the inputs and what is kept from run to run with NaN.
-    pub(crate) fn poison(&mut self, graph: &Graph, plan: &Plan) {
+    /// Fills everything with NaN but the inputs and the scratch memory that the next forward with the parameters of `store` uses again.
+    pub(crate) fn poison(&mut self, graph: &Graph, plan: &Plan, store: &Store) {
+        let prepared = self.is_prepared(store);
         let inputs = (0..graph.values.len()).filter(|&i| graph.is_input(Var(i))).map(|i| plan.values[i]);
-        let workspaces = plan.nodes.iter().filter(|node| node.keeps_workspace).map(|node| node.forward_workspace);
+        let workspaces =
+            plan.nodes.iter().filter(|node| prepared && node.keeps_workspace).map(|node| node.forward_workspace);
         let kept: Vec<(Block, Vec<f32>)> =
             inputs.chain(workspaces).map(|block| (block, self.slice(block).to_vec())).collect();
         self.lines.fill(Line([f32::NAN; 16]));
@@ -198,7 +204,13 @@ fn pick_mut<'a>(buffers: &'a mut [Buffer], ids: &[usize]) -> Vec<&'a mut [f32]> 
 mod tests {
     use crate::engine::graph::Mode;
     use crate::engine::op::{OpCase, cases};
-    use crate::engine::session::CaseRun;
+    use crate::engine::session::{CaseRun, Memory};
+
+    /// Returns whether the next forward would use kept scratch memory.
+    fn is_prepared(run: &CaseRun) -> bool {
+        let Memory::Host(arena) = &run.session.memory else { unreachable!("cases run on the CPU") };
+        arena.is_prepared(&run.store)
+    }
 
     fn bits(run: &mut CaseRun) -> Vec<u32> {
         run.forward().unwrap().iter().map(|v| v.to_bits()).collect()
@@ -212,9 +224,12 @@ mod tests {
             let change = |run: &mut CaseRun| run.store.value_mut(run.params[0])[0] += 0.5;
             let (mut run, mut changed) = (new(case), new(case));
             keeping += usize::from(run.session.plan().nodes.iter().any(|node| node.keeps_workspace));
+            assert!(!is_prepared(&run), "{}", case.name);
             let first = bits(&mut run);
+            assert!(is_prepared(&run), "{}", case.name);
             assert_eq!(bits(&mut run), first, "{}", case.name);
             change(&mut run);
+            assert!(!is_prepared(&run), "{}", case.name);
             change(&mut changed);
             let want = bits(&mut changed);
             assert!(want != first, "{}", case.name);

@@ -152,7 +152,7 @@ impl Session {
         match &mut self.memory {
             Memory::Host(arena) => {
                 if self.poison {
-                    arena.poison(&self.graph, &self.plan);
+                    arena.poison(&self.graph, &self.plan, store);
                 }
                 arena.forward(&self.graph, &self.plan, store, states);
                 Ok(())

@@ -59,8 +59,8 @@ fn network(model: &str, classes: usize, flags: &Overrides) -> Result<String> {
         sizes = format!(
             "{}, images of {height}x{width}, training batches of {}, {:?}, f32. GFLOP: forward pass of one image, \
              with two operations for a multiplication and an addition. The share of the branch includes the longer \
-             classifier.\n\"one image\": activations and packed weights in evaluation. \"training\": memory of a run without its data: \
-             weights, gradients, moments, moving average, latent states, activations, an evaluation of \
+             classifier.\n\"one image\": activations and packed weights in evaluation. \"training\": memory of a run \
+             without its data: weights, gradients, moments, moving average, latent states, activations, an evaluation of \
              {} at a time, prefetched batches.\n",
             plural(classes, "class", "classes"),
             config.batch(),

@@ -40,7 +40,7 @@ fn product() -> Result<f64> {
     let (x, weight) = (vec![0.5; ROWS * COLUMNS], vec![0.5; COLUMNS * COLUMNS]);
     let (mut y, mut workspace) = (vec![0.0; ROWS * COLUMNS], vec![0.0; conv::forward_workspace(&geometry)]);
     let seconds =
-        fastest(|| conv::conv2d_forward(&geometry, &x, &weight, None, &mut y, workspace.as_mut_slice().into()));
+        fastest(|| conv::conv2d_forward(&geometry, &x, &weight, None, &mut y, conv::Packed::empty(&mut workspace)));
     Ok(geometry.flops() as f64 / seconds)
 }
 

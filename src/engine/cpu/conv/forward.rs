@@ -136,9 +136,9 @@ pub struct Packed<'a> {
     pub ready: bool,
 }
 
-/// Memory without a packed weight.
-impl<'a> From<&'a mut [f32]> for Packed<'a> {
-    fn from(memory: &'a mut [f32]) -> Packed<'a> {
+impl<'a> Packed<'a> {
+    /// Returns memory without a packed weight.
+    pub fn empty(memory: &'a mut [f32]) -> Packed<'a> {
         Packed { memory, ready: false }
     }
 }

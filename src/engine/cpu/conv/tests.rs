@@ -115,7 +115,7 @@ fn every_instruction_set_matches_direct_sums() {
             // The earlier content of a buffer is overwritten, or added to.
             let mut workspace = vec![f32::NAN; 2 * forward_workspace(&g).max(backward_data_workspace(&g))];
             let mut y = vec![f32::NAN; expected.y.len()];
-            forward_on(kernels, &g, &x, &weight, Then::AddBias(&bias), &mut y, workspace.as_mut_slice().into());
+            forward_on(kernels, &g, &x, &weight, Then::AddBias(&bias), &mut y, Packed::empty(&mut workspace));
             let with_bias = expected.y.iter().enumerate().map(|(i, v)| v + f64::from(bias[i % g.out_c]));
             assert_close(&y, with_bias, &what("forward"));
 

@@ -366,7 +366,7 @@ pub(super) fn input_gradient(
     turn(g, weight, turned);
     let padding = g.padding.map(|p| 2 - p);
     let back = Conv2dGeometry { in_h: g.out_h(), in_w: g.out_w(), in_c: g.out_c, out_c: g.in_c, padding, ..*g };
-    convolve(kernels, &back, grad_y, turned, None, grad_x, accumulate, rest.into());
+    convolve(kernels, &back, grad_y, turned, None, grad_x, accumulate, Packed::empty(rest));
 }
 
 /// Writes a weight `[9, in, out]` with its taps in reverse as `[9, out, in]`.
