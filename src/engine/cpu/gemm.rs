@@ -16,10 +16,9 @@ use super::simd::prefetch;
 pub(super) const MC: usize = 32 * MR;
 /// Depth of a block. `KC` rows of a panel stay in the first two cache levels while the task goes through its rows.
 pub(super) const KC: usize = 256;
-/// Groups of rows that go through all panels before the next groups do, unless there are [`MANY_PANELS`]: then the rows of all groups have
-/// enough time to come from memory.
-const GROUPS: usize = 8;
-const MANY_PANELS: usize = 32;
+/// Columns of a block. A block of the right matrix, [`KC`] by this, and the columns of the result stay in the second-level cache while the
+/// task goes through its rows.
+const NC: usize = 128;
 /// Numbers of a cache line.
 const LINE: usize = 16;
 /// A product is split into at least this many tasks, by columns too if its rows give fewer.
@@ -300,8 +299,8 @@ impl<L: LeftRows> Product<'_, L> {
         });
     }
 
-    /// Calls `tile(number of the block, block, panel, group of rows)` for everything: block by block of the inner dimension. While it works
-    /// on some groups of rows, it asks for what comes next, so that memory has as much time as there are panels.
+    /// Calls `tile(number of the block, block, panel, group of rows)` for everything: for each block of columns, block by block of the inner
+    /// dimension. A group goes through all panels of a block, and stays in the first-level cache meanwhile; the next group is asked for.
     fn for_each_tile(
         &self,
         pointers: &[[*const f32; MR]],
@@ -309,18 +308,14 @@ impl<L: LeftRows> Product<'_, L> {
         mut tile: impl FnMut(usize, DepthBlock, usize, usize),
     ) {
         let groups = pointers.len() / self.left.taps();
-        let at_once = if panels.len() < MANY_PANELS { GROUPS } else { groups };
         let blocks = depth_blocks(self.left.taps(), self.left.depth());
-        for (b, &block) in blocks.iter().enumerate() {
-            for first in (0..groups).step_by(at_once) {
-                let own = first..(first + at_once).min(groups);
-                let next =
-                    if own.end < groups { Some((own.end, block)) } else { blocks.get(b + 1).map(|next| (0, *next)) };
-                for (i, p) in panels.clone().enumerate() {
-                    for group in own.clone() {
-                        if let Some((start, block)) = next {
-                            self.prefetch(pointers, start + group - first, block, (i, panels.len()));
-                        }
+        for first in panels.clone().step_by((NC / self.nr).max(1)) {
+            let own = first..(first + (NC / self.nr).max(1)).min(panels.end);
+            for (b, &block) in blocks.iter().enumerate() {
+                for group in 0..groups {
+                    let next = if group + 1 < groups { (group + 1, block) } else { (0, blocks[(b + 1) % blocks.len()]) };
+                    for (i, p) in own.clone().enumerate() {
+                        self.prefetch(pointers, next.0, next.1, (i, own.len()));
                         tile(b, block, p, group);
                     }
                 }

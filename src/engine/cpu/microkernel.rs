@@ -97,6 +97,27 @@ impl Kernels {
     }
 }
 
+/// Elements of a segment that are handled in one turn of the loop.
+const UNROLLED: usize = 4;
+
+/// Adds the products of a column of the left matrix, whose elements are at `a`, with the row of the panel at `b`.
+///
+/// # Safety
+/// `a` is valid for reads, `b` for reads of `NV` vectors, and the CPU has the instructions.
+#[inline(always)]
+unsafe fn add_products<S: Simd, const NV: usize>(acc: &mut [[S; NV]; MR], a: [*const f32; MR], b: *const f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let columns: [S; NV] = std::array::from_fn(|v| S::load(b.add(v * S::LANES)));
+        for r in 0..MR {
+            let a = S::splat(*a[r]);
+            for v in 0..NV {
+                acc[r][v] = a.mul_add(columns[v], acc[r][v]);
+            }
+        }
+    }
+}
+
 #[inline(always)]
 unsafe fn rows<S: Simd, const NV: usize>(t: &Tile) {
     // SAFETY: the contract of `RowsKernel`.
@@ -109,14 +130,15 @@ unsafe fn rows<S: Simd, const NV: usize>(t: &Tile) {
         }
         for s in 0..t.segment_count {
             let rows = (*t.segments.add(s)).map(|row| row.add(t.offset));
-            for k in 0..t.segment_len {
-                let columns: [S; NV] = std::array::from_fn(|v| S::load(b.add(v * S::LANES)));
-                for r in 0..MR {
-                    let a = S::splat(*rows[r].add(k));
-                    for v in 0..NV {
-                        acc[r][v] = a.mul_add(columns[v], acc[r][v]);
-                    }
+            let whole = t.segment_len / UNROLLED * UNROLLED;
+            for k in (0..whole).step_by(UNROLLED) {
+                for k in k..k + UNROLLED {
+                    add_products(&mut acc, rows.map(|row| row.add(k)), b);
+                    b = b.add(NV * S::LANES);
                 }
+            }
+            for k in whole..t.segment_len {
+                add_products(&mut acc, rows.map(|row| row.add(k)), b);
                 b = b.add(NV * S::LANES);
             }
         }
@@ -150,13 +172,7 @@ unsafe fn strided<S: Simd, const NV: usize, const COLUMNS: bool>(t: &Strided) {
         let (mut a, mut b) = (t.a, t.b);
         (0..MR).for_each(|r| prefetch(t.c.add(r * t.c_step)));
         for _ in 0..t.depth {
-            let columns: [S; NV] = std::array::from_fn(|v| S::load(b.add(v * S::LANES)));
-            for r in 0..MR {
-                let a = S::splat(*a.add(if COLUMNS { r } else { r * t.a_step }));
-                for v in 0..NV {
-                    acc[r][v] = a.mul_add(columns[v], acc[r][v]);
-                }
-            }
+            add_products(&mut acc, std::array::from_fn(|r| a.add(if COLUMNS { r } else { r * t.a_step })), b);
             a = a.add(if COLUMNS { t.a_step } else { 1 });
             b = b.add(NV * S::LANES);
         }
