@@ -171,9 +171,18 @@ unsafe fn strided<S: Simd, const NV: usize, const COLUMNS: bool>(t: &Strided) {
         let mut acc = [[S::splat(0.0); NV]; MR];
         let (mut a, mut b) = (t.a, t.b);
         (0..MR).for_each(|r| prefetch(t.c.add(r * t.c_step)));
-        for _ in 0..t.depth {
-            add_products(&mut acc, std::array::from_fn(|r| a.add(if COLUMNS { r } else { r * t.a_step })), b);
-            a = a.add(if COLUMNS { t.a_step } else { 1 });
+        let rows = |a: *const f32| std::array::from_fn(|r| a.add(if COLUMNS { r } else { r * t.a_step }));
+        let step = if COLUMNS { t.a_step } else { 1 };
+        for _ in 0..t.depth / UNROLLED {
+            for _ in 0..UNROLLED {
+                add_products(&mut acc, rows(a), b);
+                a = a.add(step);
+                b = b.add(NV * S::LANES);
+            }
+        }
+        for _ in 0..t.depth % UNROLLED {
+            add_products(&mut acc, rows(a), b);
+            a = a.add(step);
             b = b.add(NV * S::LANES);
         }
         for r in 0..MR {
