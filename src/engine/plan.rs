@@ -11,8 +11,8 @@ use crate::engine::store::Store;
 
 /// The offset of a block is a multiple of this many words, a cache line.
 const ALIGN: usize = 16;
-/// The most words of scratch memory (256 MiB) that a plan keeps from one run of an evaluation to the next. They hold packed weights.
-const KEPT: usize = 64 << 20;
+/// The most words of scratch memory (224 MiB) that a plan keeps from one run of an evaluation to the next. They hold packed weights.
+const KEPT: usize = 56 << 20;
 /// Words behind each block on a GPU, which tests check for writes beyond the block's end (`Session::poisoned`).
 pub(crate) const GUARD: usize = 16;
 
