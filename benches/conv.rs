@@ -62,8 +62,10 @@ fn resnet50() -> Vec<Layer> {
 fn layer(group: &mut BenchmarkGroup<'_, WallTime>, layer: &Layer) -> [Option<Duration>; 3] {
     let g = &layer.geometry;
     let flops = Throughput::Elements(g.flops());
-    let (mut x, weight) = (uniform(BATCH * g.in_h * g.in_w * g.in_c), uniform(g.k() * g.out_c));
-    let mut y = uniform(g.pixels() * g.out_c);
+    let len = |sizes: [usize; 4]| sizes.iter().product::<usize>();
+    let [.., inputs] = g.input();
+    let (mut x, weight) = (uniform(len(g.input())), uniform(g.k() * g.output()[3]));
+    let mut y = uniform(len(g.output()));
     let id = |pass: &str| BenchmarkId::new(layer.name.as_str(), pass);
     let mut workspace = vec![0.0; conv::forward_workspace(g)];
     let forward = measure(group, id("forward"), flops.clone(), || {
@@ -75,7 +77,7 @@ fn layer(group: &mut BenchmarkGroup<'_, WallTime>, layer: &Layer) -> [Option<Dur
         conv::conv2d_backward_weight(g, &x, &y, &mut grad_weight, false, &mut workspace);
     });
     let mut workspace = vec![0.0; conv::backward_data_workspace(g)];
-    let backward_data = (g.in_c > 3).then(|| {
+    let backward_data = (inputs > 3).then(|| {
         measure(group, id("backward data"), flops.clone(), || {
             conv::conv2d_backward_data(g, &y, &weight, &mut x, false, &mut workspace);
         })
@@ -102,13 +104,14 @@ fn convolutions(criterion: &mut Criterion) {
                 *seconds += count as f64 * time.as_secs_f64();
             }
         }
+        let map = |[_, h, w, c]: [usize; 4]| format!("{h}x{w}x{c}");
         let rates = times.map(|time| time.map_or("-".into(), |time| format!("{:.0}", gflop / time.as_secs_f64())));
         let cells = [
             entry.name.clone(),
-            format!("{}x{}x{}", g.in_h, g.in_w, g.in_c),
-            format!("{}x{}x{}", g.out_h(), g.out_w(), g.out_c),
-            format!("{}x{}", g.kernel[0], g.kernel[1]),
-            g.stride[0].to_string(),
+            map(g.input()),
+            map(g.output()),
+            format!("{}x{}", g.kernel()[0], g.kernel()[1]),
+            g.stride()[0].to_string(),
             count.to_string(),
         ];
         table.row(cells.into_iter().chain(rates));

@@ -69,13 +69,26 @@ def count_for(seconds):
     return max(1, min(200, math.ceil(SHORTEST / seconds)))
 
 
+def compiler():
+    """Returns the C++ compiler that `torch.compile` would find, or `None`."""
+    return shutil.which("c++") or shutil.which("g++")
+
+
+def positive(text):
+    """Reads a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
 class Comparison:
     """Measures works with one number of threads and one instruction set."""
 
     def __init__(self, options, threads, isa):
         self.options = options
         self.programs = Programs(options, threads, isa)
-        self.compiler = not options.no_compile and (shutil.which("c++") or shutil.which("g++"))
+        self.compiler = not options.no_compile and compiler()
 
     def measure(self, work):
         """Returns the result of a work; one that fails has an error and no times."""
@@ -112,7 +125,9 @@ class Comparison:
         start = time.perf_counter()
         difference = compare(expected, theirs.ask("check"), work.tolerance)
         taken = time.perf_counter() - start
-        if self.options.check or taken > LONGEST and work.spec["kind"].endswith("ranking"):
+        # Rankings take longest, and what was checked is the same work.
+        is_ranking = work.spec["kind"] in ("ranking", "reranking")
+        if self.options.check or is_ranking and taken > LONGEST:
             return difference, taken
         count = count_for(theirs.seconds())
         return difference, min(theirs.seconds(count) for _ in range(1 if self.options.quick else 2))
@@ -129,12 +144,16 @@ class Comparison:
                 others[variant] = theirs, count_for(first), Series(variant)
             count = count_for(ours.seconds())
             for number in range(self.options.pairs):
-                run = ours.ask(f"run {count}")
-                for theirs, their_count, series in others.values():
-                    if number > 0 and series.theirs[0] > LONGEST:
-                        continue
-                    their_run = theirs.ask(f"run {their_count}")
-                    series.add(run, their_run)
+                # Each program is the first one in its turn.
+                programs = [(ours, count, None), *others.values()]
+                turn = number % len(programs)
+                runs = {}
+                for program, times, series in programs[turn:] + programs[:turn]:
+                    if series is None or number == 0 or series.theirs[0] <= LONGEST:
+                        runs[program] = program.ask(f"run {times}")
+                for theirs, _, series in others.values():
+                    if theirs in runs:
+                        series.add(runs[ours], runs[theirs])
             peak = ours.ask("quit")["peak_kib"]
             for theirs, _, series in others.values():
                 series.peaks_kib = [peak, theirs.ask("quit")["peak_kib"]]
@@ -153,12 +172,21 @@ def read_options():
     parser.add_argument(
         "--only", action="append", metavar="PATTERN", help="works whose names match, such as 'step-*'; can be repeated"
     )
-    parser.add_argument("--pairs", type=int, metavar="N", help="runs of each program, in turn (default 5)")
     parser.add_argument(
-        "--threads", default=str(machine.cores()), metavar="N[,N]", help="threads of both programs (default: all cores)"
+        "--pairs",
+        type=positive,
+        metavar="N",
+        help="runs of each program, in turn (default 5, with --quick 2); PyTorch runs once where that takes more than 30 s",
     )
     parser.add_argument(
-        "--isa", default="native", metavar="ISA[,ISA]", help="native, avx2 or avx512, for both programs"
+        "--threads",
+        type=lambda text: [positive(item) for item in text.split(",")],
+        default=[machine.cores()],
+        metavar="N[,N]",
+        help="threads of both programs (default: all cores)",
+    )
+    parser.add_argument(
+        "--isa", default="native", metavar="ISA[,ISA]", help="the most that both programs may use: native (no limit; the default), avx2 or avx512"
     )
     parser.add_argument("--quick", action="store_true", help="two pairs, no torch.compile, less to load and to rank")
     parser.add_argument(
@@ -168,7 +196,11 @@ def read_options():
     parser.add_argument("--no-tcmalloc", action="store_true", help="leave tcmalloc out")
     parser.add_argument("--list", action="store_true", help="list the works")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help=f"the report (default: {DOCUMENT.relative_to(ROOT)}, for all works)"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=f"the report (default: {DOCUMENT.relative_to(ROOT)} if every work is measured with every variant in at least 5 pairs, "
+        "else target/versus_torch/report.md)",
     )
     for internal in ("--ours", "--tcmalloc", "--scratch"):
         parser.add_argument(internal, help=argparse.SUPPRESS)
@@ -186,7 +218,8 @@ def read_options():
     if options.no_tcmalloc:
         options.tcmalloc = ""
     if options.output is None:
-        whole = not (options.only or options.quick or options.check or options.no_compile) and options.pairs >= 5
+        partial = (options.only, options.quick, options.check, options.no_compile, options.no_tcmalloc)
+        whole = not any(partial) and options.pairs >= 5 and options.tcmalloc and compiler()
         options.output = DOCUMENT if whole else options.scratch / "report.md"
     return options
 
@@ -195,8 +228,9 @@ def main():
     options = read_options()
     sections, failed = [], 0
     for isa in options.isa.split(","):
-        for threads in map(int, options.threads.split(",")):
-            chosen = works.chosen(works.all_works(threads, options.quick), options.only)
+        for threads in options.threads:
+            every = works.all_works(threads, options.quick)
+            chosen = works.chosen(every, options.only)
             if options.list:
                 print(*(f"{work.name}: {work.about}" for work in chosen), sep="\n")
                 return 0
@@ -209,7 +243,7 @@ def main():
                 if result.error:
                     failed += 1
                     say(f"    FAILED: {result.error}")
-                options.output.write_text(report.document(machine.about(options), sections))
+                options.output.write_text(report.document(machine.about(options), sections, len(chosen), every))
     print(report.terminal(sections))
     say(f"the report is {options.output}")
     return 1 if failed else 0

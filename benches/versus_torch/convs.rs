@@ -80,7 +80,7 @@ impl Layer {
         let g = &self.geometry;
         Param {
             name: self.name.clone(),
-            shape: vec![g.out_c, g.in_c, g.kernel[0], g.kernel[1]],
+            shape: vec![g.output()[3], g.input()[3], g.kernel()[0], g.kernel()[1]],
             layout: Layout::Conv,
             group: Group::Backbone,
             stage: 0,

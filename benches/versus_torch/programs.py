@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import machine
+
 HERE = Path(__file__).parent
 # Variables that limit the instructions of PyTorch and its libraries.
 TORCH_ISA = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
 ISA = {"avx2": ("AVX2", "avx2", "AVX2"), "avx512": ("AVX512_CORE", "avx512", "AVX512")}
+# NumPy takes the features that it must not use.
+NUMPY_AVX512 = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR"
 
 
 class Failed(Exception):
@@ -81,6 +85,7 @@ class Programs:
         environment = dict.fromkeys(names, str(self.threads))
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(self.scratch / "inductor")
         environment |= dict(zip(TORCH_ISA, ISA.get(self.isa, [None] * len(TORCH_ISA))))
+        environment["NPY_DISABLE_CPU_FEATURES"] = NUMPY_AVX512 if self.isa == "avx2" and machine.has("avx512") else None
         environment["LD_PRELOAD"] = self.tcmalloc if variant.tcmalloc else None
         command = [sys.executable, str(HERE / "torch_worker.py"), self.spec(work, folder)]
         command += [json.dumps(variant.spec()), str(self.threads)]

@@ -7,15 +7,19 @@ NOTES = """\
 Each work is done by processes with the same weights and inputs, which stay warm and work in turn. Before anything is timed, losses,
 gradients or outputs of every variant are compared with ours; a difference beyond rounding is an error. A time is the median of the runs,
 with the smallest and the largest. Works that take less than 0.3 s are repeated within a run; one that takes more than 30 s in PyTorch runs
-once. **A ratio is PyTorch's time by ours: above 1, ours is faster.** All three programs run in turn: ours, plain, best.
+once. **A ratio is PyTorch's time by ours: above 1, ours is faster.** The three programs, ours, plain and best, run in turn, each of them
+first in turn.
 
 *plain* is PyTorch as most people write it: the default memory format, the default optimiser, the system's allocator. *best* is the fastest
-of these, found by a run of each: default format or channels_last, the fused optimiser, tcmalloc, `torch.compile` (with frozen weights in
-evaluation). For re-ranking and ranking, plain is the usual NumPy code, and best may use PyTorch's sorts; for loading, plain is PIL, and
-best may be torchvision's decoder and transforms of tensors. Peak memory is that of the runs, setting up left out; for loaders, the
-processes' own part is added.
+of these, found by a run of each: default format or channels_last, the fused optimiser, tcmalloc, in evaluation TorchScript with frozen
+weights, and, where a C++ compiler is named above, `torch.compile` (with frozen weights in evaluation). For re-ranking and ranking, plain is
+the usual NumPy code, and best may use PyTorch's sorts; for loading, plain is PIL, and best may be torchvision's decoder and transforms of
+tensors. Peak memory is the largest resident memory of a process during the runs: what setting up needed and gave back is left out, the
+program itself with its libraries is not. For loaders, the processes' own part is added.
 
-A step of ours also normalises its images from bytes, counts hits and measures the norm of the gradient, which PyTorch's does not do.
+A step of ours also normalises its images from bytes, counts hits and measures the norm of the gradient, and an evaluation of ours
+normalises its images from bytes, which PyTorch's does not do. Cells of ours compute the forget gate from the first batch on; PyTorch's
+leave it out while there is no state. Single convolutions of ours write into memory that exists, PyTorch's allocate their results.
 """
 HEADER = [
     "work",
@@ -116,14 +120,17 @@ def title(isa, threads):
     return f"{threads} {'thread' if threads == 1 else 'threads'}, instruction set {isa}"
 
 
-def document(about, sections):
-    """Returns the whole report in Markdown."""
+def document(about, sections, chosen, every):
+    """Returns the whole report in Markdown. `chosen` is the number of works that the last section will have, of all in `every`."""
     parts = ["# The CPU path against PyTorch", "Written by `benches/versus_torch/run`."]
     parts += ["\n".join(f"- {name}: {value}" for name, value in about.items()), NOTES.strip()]
     for isa, threads, results in sections:
         parts += [f"## {title(isa, threads)}", markdown(HEADER, map(row, results))]
         if lines := means(results):
             parts += ["Geometric means of the ratios:", "\n".join(lines)]
+        names = {result.work.name for result in results}
+        if left_out := [work.name for work in every if work.name not in names] if len(results) == chosen else []:
+            parts += ["Not measured: " + ", ".join(left_out) + "."]
         parts += ["\n".join(f"- {result.work.name}: {result.work.about}" for result in results)]
         parts += [layers(result) for result in results if result.best is not None and result.best.our_parts[0]]
     return "\n\n".join(parts) + "\n"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from torch.nn import functional as F
 
 import networks
@@ -94,8 +95,17 @@ class Inference:
 
     def __init__(self, spec, variant):
         network, self.images, _ = build(spec, variant)
-        self.plain = network.eval()
-        self.network = compiled(network, spec, variant, frozen=True)
+        self.plain = self.module(network).eval()
+        if variant["frozen"]:
+            with torch.inference_mode():
+                traced = torch.jit.trace(self.plain, self.images, check_trace=False)
+                self.network = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
+        else:
+            self.network = compiled(self.plain, spec, variant, frozen=True)
+
+    def module(self, network):
+        """Returns what computes the output, a single tensor."""
+        return network
 
     def run(self):
         start = time.perf_counter()
@@ -103,12 +113,26 @@ class Inference:
         return {"seconds": time.perf_counter() - start}
 
 
+class Logits(nn.Module):
+    """The logits of a classifier, without its empty list of embeddings."""
+
+    def __init__(self, classifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images):
+        return self.classifier(images)[1][0]
+
+
 class Evaluation(Inference):
     """The logits of a classifier."""
 
+    def module(self, network):
+        return Logits(network)
+
     def compute(self):
         with torch.inference_mode():
-            return self.network(self.images)[1][0]
+            return self.network(self.images)
 
     def check(self):
         check = Check()

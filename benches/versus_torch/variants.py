@@ -11,7 +11,9 @@ class Variant:
     channels_last: bool = False
     # PyTorch's fused optimiser instead of the default one.
     fused: bool = False
-    # `torch.compile`; networks in evaluation are frozen too, so that batch normalisation becomes part of the convolutions.
+    # TorchScript with frozen weights, for networks in evaluation: batch normalisation becomes part of the convolutions.
+    frozen: bool = False
+    # `torch.compile`; networks in evaluation are frozen too.
     compile: bool = False
     # tcmalloc instead of the system's allocator.
     tcmalloc: bool = False
@@ -20,7 +22,7 @@ class Variant:
 
     def __str__(self):
         words = [self.style] if self.style else ["channels_last" if self.channels_last else "default layout"]
-        options = {"fused": "fused optimiser", "compile": "compile", "tcmalloc": "tcmalloc"}
+        options = {"fused": "fused optimiser", "frozen": "frozen", "compile": "compile", "tcmalloc": "tcmalloc"}
         words += [word for option, word in options.items() if getattr(self, option)]
         return ", ".join(words)
 
@@ -50,6 +52,8 @@ def others(kind, tcmalloc, compiler):
         return [variant for variant in every if variant != plain(kind)]
     fused = kind == "step"
     found = [Variant(layout, fused, tcmalloc=allocator) for layout in (False, True) for allocator in allocators]
+    if kind in ("evaluation", "features"):
+        found += [Variant(layout, frozen=True, tcmalloc=bool(tcmalloc)) for layout in (False, True)]
     if compiler and kind != "convs":
-        found += [Variant(layout, fused, compile=True, tcmalloc=tcmalloc) for layout in (False, True)]
+        found += [Variant(layout, fused, compile=True, tcmalloc=bool(tcmalloc)) for layout in (False, True)]
     return [variant for variant in found if variant != plain(kind)]

@@ -5,25 +5,26 @@ use crate::{Error, Result};
 /// The most multiplications of a convolution. With more, products of its sizes could overflow.
 const LARGEST: f64 = (1u64 << 60) as f64;
 
-/// The sizes of a convolution. [`Conv2dGeometry::new`] checks them.
+/// The sizes of a convolution. [`Conv2dGeometry::new`] checks them; code outside of the crate cannot change them afterwards, since kernels
+/// take their word for how long tensors are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2dGeometry {
     /// Number of images.
-    pub batch: usize,
+    pub(crate) batch: usize,
     /// Height of the input, pixels.
-    pub in_h: usize,
+    pub(crate) in_h: usize,
     /// Width of the input, pixels.
-    pub in_w: usize,
+    pub(crate) in_w: usize,
     /// Channels of the input.
-    pub in_c: usize,
+    pub(crate) in_c: usize,
     /// Channels of the output.
-    pub out_c: usize,
+    pub(crate) out_c: usize,
     /// Height and width of the kernel.
-    pub kernel: [usize; 2],
+    pub(crate) kernel: [usize; 2],
     /// Input rows and columns between neighbouring outputs.
-    pub stride: [usize; 2],
+    pub(crate) stride: [usize; 2],
     /// Rows of zeros above and below, and columns of zeros left and right.
-    pub padding: [usize; 2],
+    pub(crate) padding: [usize; 2],
 }
 
 impl Conv2dGeometry {
@@ -61,6 +62,26 @@ impl Conv2dGeometry {
             return Err(Error::Shape { op: "conv2d", detail });
         }
         Ok(Conv2dGeometry { batch, in_h, in_w, in_c, out_c, kernel, stride, padding })
+    }
+
+    /// Returns the sizes of the input: images, height, width, channels.
+    pub fn input(&self) -> [usize; 4] {
+        [self.batch, self.in_h, self.in_w, self.in_c]
+    }
+
+    /// Returns the sizes of the output: images, height, width, channels.
+    pub fn output(&self) -> [usize; 4] {
+        [self.batch, self.out_h(), self.out_w(), self.out_c]
+    }
+
+    /// Returns the height and width of the kernel.
+    pub fn kernel(&self) -> [usize; 2] {
+        self.kernel
+    }
+
+    /// Returns the input rows and columns between neighbouring outputs.
+    pub fn stride(&self) -> [usize; 2] {
+        self.stride
     }
 
     /// Returns the height of the output, pixels.

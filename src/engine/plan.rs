@@ -308,7 +308,7 @@ mod tests {
             let plan = Plan::new(&graph, &store, None).unwrap();
             plan.nodes.iter().map(|node| node.keeps_workspace).collect::<Vec<_>>()
         };
-        // 32, 64 and 0.25 Mi words, of which 64 Mi fit.
+        // 32, 64 and 0.25 Mi words, of which 56 Mi fit.
         assert_eq!(kept(Mode::Eval), [true, false, true]);
         assert_eq!(kept(Mode::Train), [false; 3]);
     }

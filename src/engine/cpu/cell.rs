@@ -153,8 +153,8 @@ for_each_vector! {
     /// Applies the gates to a vector of channels of some pixels: writes the state, the output and what backward needs.
     ///
     /// # Safety
-    /// `current` and `y` are as long as `previous`, `saved` four times that; nobody else may use these channels of these pixels. The machine
-    /// must have the instruction set.
+    /// There are at most a vector of live channels, all of them channels of the cell. `current` and `y` are as long as `previous`, `saved` four
+    /// times that; nobody else may use these channels of these pixels. The machine must have the instruction set.
     unsafe fn finish<S>(operands: &Operands<'_>) {
         let &Operands { pixels, channels, first, live, row, gates, previous, current, y, saved } = operands;
         for (r, pixel) in pixels.iter().enumerate() {

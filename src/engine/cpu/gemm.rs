@@ -12,16 +12,17 @@ use super::normalize::Normalization;
 use super::scratch::with_scratch;
 use super::simd::prefetch;
 
-/// Rows of a task. With [`KC`] columns they stay in the second-level cache while the task reads all panels.
+/// Rows of a task. A task goes through its columns in blocks of [`NC`], through the inner dimension in blocks of [`KC`], through groups of
+/// [`MR`] rows, and through the panels of the block.
 pub(super) const MC: usize = 32 * MR;
-/// Depth of a block. `KC` rows of a panel stay in the first two cache levels while the task goes through its rows.
+/// Depth of a block. A group of rows with so many columns stays in the first-level cache while it goes through the panels of a block.
 pub(super) const KC: usize = 256;
 /// Columns of a block. A block of the right matrix, [`KC`] by this, and the columns of the result stay in the second-level cache while the
 /// task goes through its rows.
 const NC: usize = 128;
 /// Numbers of a cache line.
 const LINE: usize = 16;
-/// A product is split into at least this many tasks, by columns too if its rows give fewer.
+/// A product is split into at least this many tasks if it has the panels for it, by columns too if its rows give fewer.
 const MIN_TASKS: usize = 16;
 
 /// A pointer that tasks share. Each task writes a part of its own.

@@ -1,7 +1,7 @@
 //! The innermost loop of every matrix product: a tile of six rows by up to four vectors of columns stays in registers.
 //!
-//! The left matrix is read in place through row pointers, and its elements are broadcast one by one; the right matrix is packed into
-//! panels as wide as the tile. A convolution therefore needs no im2col copy: a row pointer per output pixel and tap is enough.
+//! The left matrix is read in place, through row pointers or at equal distances, and its elements are broadcast one by one; the right matrix
+//! is packed into panels as wide as the tile. A convolution therefore needs no im2col copy: a row pointer per output pixel and tap is enough.
 
 use super::isa::InstructionSet;
 use super::normalize::normalized;
@@ -176,13 +176,14 @@ unsafe fn strided<S: Simd, const NV: usize, const COLUMNS: bool>(t: &Strided) {
         for _ in 0..t.depth / UNROLLED {
             for _ in 0..UNROLLED {
                 add_products(&mut acc, rows(a), b);
-                a = a.add(step);
+                // Beyond the last element it is not read.
+                a = a.wrapping_add(step);
                 b = b.add(NV * S::LANES);
             }
         }
         for _ in 0..t.depth % UNROLLED {
             add_products(&mut acc, rows(a), b);
-            a = a.add(step);
+            a = a.wrapping_add(step);
             b = b.add(NV * S::LANES);
         }
         for r in 0..MR {

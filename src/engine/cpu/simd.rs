@@ -26,7 +26,7 @@ pub(in crate::engine) fn end_stream() {
 ///
 /// # Safety
 /// The functions of an implementation may only run where its instruction set is present; pointers must be valid for
-/// `LANES` elements (any alignment).
+/// `LANES` elements, of any alignment but for [`Simd::stream`].
 pub(in crate::engine) trait Simd: Copy {
     const LANES: usize;
     unsafe fn splat(value: f32) -> Self;

@@ -123,7 +123,7 @@ fn in_parts(
 }
 
 /// Computes rows of the weight's gradient from `first` on, summed over `pixels`. Both operands are copied block by block, so that a block
-/// is in few pages and in all sets of the caches.
+/// is in few pages of memory, and its rows do not push each other out of the caches.
 fn weight_block(
     kernels: Kernels,
     windows: &InputWindows<'_>,

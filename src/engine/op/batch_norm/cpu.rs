@@ -147,6 +147,7 @@ pub(super) fn backward(op: &BatchNormOp, cx: &mut Backward<'_>) {
         (grad_x.as_ref().is_some_and(|g| g.accumulate), grad_residual.as_ref().is_some_and(|g| g.accumulate));
     let chunk = |i: usize, dx: &mut [f32], dr: &mut [f32]| {
         let span = i * len..i * len + dx.len().max(dr.len());
+        assert!([dx.len(), dr.len()].iter().all(|part| [0, span.len()].contains(part)), "gradients of equal length");
         let (x, dy, dx, dr) = (&x[span.clone()], &dy[span.clone()], (dx, add_x), (dr, add_residual));
         // SAFETY: parts of equal length; the instruction set in use.
         unsafe { gradients(InstructionSet::best(), x, relu(span), dy, numbers, dx, dr) }

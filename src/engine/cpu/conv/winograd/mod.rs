@@ -35,9 +35,10 @@ const STRIDE_2_CHANNELS: usize = 128;
 const STRIDE_2_WEIGHT: usize = 1 << 18;
 /// Columns of the products that are computed before their outputs are.
 const CHUNK: usize = 128;
-/// Rows of the weight that are transformed before the next panel is begun: in the order of memory, nearly, and whole cache lines are written.
+/// Rows of the weight that are transformed before the next panel is begun. So the weight is read nearly in the order of memory, and whole
+/// cache lines are written.
 const WEIGHT_ROWS: usize = 4;
-/// Added to the length of a plane, so that the planes of one number are in different sets of the caches.
+/// Added to the length of a plane, so that the same place of all planes is in different sets of the caches.
 const SKEW: usize = 16;
 
 /// Returns whether this method computes the convolution. The answer does not depend on the batch, so that the result for an image does not
@@ -322,6 +323,7 @@ pub(super) fn convolve(
 ) {
     let (depth, out, nr) = (g.in_c, g.out_c, kernels.nr(g.out_c));
     assert_eq!(y.len(), g.pixels() * out, "the output of a convolution");
+    assert!(out.is_multiple_of(CHANNELS), "channels are whole vectors");
     assert!(normalization.is_none_or(|norm| norm.fits(g.pixels(), out)), "sizes of a normalisation");
     let weight = Weight::new(kernels, g.stride[0], weight, [depth, out], (out, nr), Some, packed);
     let to = Shared(y.as_mut_ptr());
@@ -334,7 +336,7 @@ pub(super) fn convolve(
                 pixel.map_or(std::ptr::null_mut(), |pixel| unsafe { to.get().add(pixel * out + sums.column) })
             };
             let places: Vec<*mut f32> = sums.outputs(tile).map(place).collect();
-            // SAFETY: only this task has these pixels and columns; the columns are whole vectors (`applies`).
+            // SAFETY: only this task has these pixels and columns; the columns are whole vectors (asserted).
             unsafe { sums.write(tile, count, &places, accumulate) };
             let Some(normalization) = normalization else { continue };
             for pixel in sums.outputs(tile).flatten() {

@@ -4,11 +4,13 @@ use rayon::prelude::*;
 
 use super::transform::{WEIGHTS, maps};
 use super::{CHANNELS, SKEW, Tiles, point};
-use crate::engine::cpu::gemm::{KC, Shared};
+use crate::engine::cpu::gemm::Shared;
 use crate::engine::cpu::microkernel::{Kernels, MR, Strided};
 use crate::engine::geometry::Conv2dGeometry;
 
-/// Most input channels of a block of transformed images. A block of [`KC`] tiles stays in the second cache level, and is in few pages.
+/// Tiles that are summed one after the other; longer sums are sums of such.
+const SUMMED_TILES: usize = 256;
+/// Most input channels of a block of transformed images. A block of [`SUMMED_TILES`] tiles stays in the second cache level, and is in few pages.
 const BLOCK: usize = 128;
 /// How many numbers of transformed images and gradients exist at a time, roughly: so few that they stay in the last cache level.
 const BUDGET: usize = 1 << 20;
@@ -95,7 +97,7 @@ pub(in crate::engine::cpu::conv) fn weight_gradient(
                         parts.clear();
                         parts.extend(pixels.iter().map(|pixel| pixel.add(block * channels)));
                         (forward.to_products)(&parts, own, to, image_plane);
-                        // The rest of the row is computed with too.
+                        // The padding of the row is multiplied too, so it must be finite.
                         for p in 0..PRODUCTS {
                             std::slice::from_raw_parts_mut(to.add(p * image_plane + own), width - own).fill(0.0);
                         }
@@ -119,8 +121,8 @@ pub(in crate::engine::cpu::conv) fn weight_gradient(
         });
         (0..PRODUCTS * blocks).into_par_iter().for_each(|task| {
             let (p, block) = (task % PRODUCTS, task / PRODUCTS);
-            for start in (0..count).step_by(KC) {
-                let depth = KC.min(count - start);
+            for start in (0..count).step_by(SUMMED_TILES) {
+                let depth = SUMMED_TILES.min(count - start);
                 for panel in (0..columns).step_by(nr) {
                     for group in (0..width).step_by(MR) {
                         // SAFETY: MR channels of `depth` tiles of a block, a panel of them, and MR rows of sums, which are all
