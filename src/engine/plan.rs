@@ -9,12 +9,19 @@ use crate::engine::device::Gpu;
 use crate::engine::graph::{Graph, Mode, Needs, Value};
 use crate::engine::store::Store;
 
-/// The offset of a block is a multiple of this many words, a cache line.
-const ALIGN: usize = 16;
+/// The offset of a block is a multiple of this many words: a cache line of the CPU; on a GPU the 256 bytes to which its driver aligns
+/// memory, and which libraries expect of a workspace.
+const HOST_ALIGNMENT: usize = 16;
+const GPU_ALIGNMENT: usize = 64;
 /// The most words of scratch memory (224 MiB) that a plan keeps from one run of an evaluation to the next. They hold packed weights.
 const KEPT: usize = 56 << 20;
 /// Words behind each block on a GPU, which tests check for writes beyond the block's end (`Session::poisoned`).
-pub(crate) const GUARD: usize = 16;
+const GUARD: usize = 16;
+
+/// Returns the words from the start of a block of `len` words on a GPU to the end of its guard.
+pub(crate) fn guarded_end(len: usize) -> usize {
+    len.next_multiple_of(16) + GUARD
+}
 
 /// A range of the arena, in words of 4 bytes. A word is one element, or two where activations are bf16 on a GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,9 +73,12 @@ impl Sizes<'_> {
         self.gpu.map_or(len, |gpu| (len * value.element_bytes(gpu)).div_ceil(4))
     }
 
-    /// Returns the words that are kept free behind each block.
-    fn guard(&self) -> usize {
-        if self.gpu.is_some() { GUARD } else { 0 }
+    /// Returns the words that a block of `len` words takes, with those that are kept free behind it.
+    fn footprint(&self, len: usize) -> usize {
+        match self.gpu {
+            None => len.next_multiple_of(HOST_ALIGNMENT),
+            Some(_) => guarded_end(len).next_multiple_of(GPU_ALIGNMENT),
+        }
     }
 }
 
@@ -154,7 +164,7 @@ impl Plan {
         }
 
         let (requests, slots) = requests(graph, &nodes, &first_write, &sizes);
-        let (offsets, arena_len) = allocate(&requests, sizes.guard());
+        let (offsets, arena_len) = allocate(&requests, |len| sizes.footprint(len));
         let mut blocks = requests.iter().zip(&offsets).map(|(r, &offset)| Block { offset, len: r.len });
         let mut next =
             |wanted: bool| if wanted { blocks.next().expect("one block per request") } else { Block::default() };
@@ -230,17 +240,16 @@ fn requests(
 }
 
 /// Returns an offset for each request, and the arena's length. Places the largest request first, each in the lowest gap that is free during
-/// its lifetime, with `guard` words behind it.
-fn allocate(requests: &[Request], guard: usize) -> (Vec<usize>, usize) {
+/// its lifetime. `footprint(len)` is what a block of `len` words takes.
+fn allocate(requests: &[Request], footprint: impl Fn(usize) -> usize) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..requests.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(requests[i].len), requests[i].from, i));
     let mut offsets = vec![0; requests.len()];
     let mut placed: Vec<usize> = Vec::new(); // by offset
     let mut arena_len = 0;
-    let footprint = |request: &Request| request.len.next_multiple_of(ALIGN) + guard;
     for i in order {
         let request = &requests[i];
-        let len = footprint(request);
+        let len = footprint(request.len);
         let mut offset = 0;
         for &other in &placed {
             let o = &requests[other];
@@ -250,7 +259,7 @@ fn allocate(requests: &[Request], guard: usize) -> (Vec<usize>, usize) {
             if offset + len <= offsets[other] {
                 break;
             }
-            offset = offset.max(offsets[other] + footprint(o));
+            offset = offset.max(offsets[other] + footprint(o.len));
         }
         offsets[i] = offset;
         arena_len = arena_len.max(offset + len);
@@ -283,7 +292,7 @@ mod tests {
     fn blocks_alive_together_never_overlap_and_memory_is_reused() {
         for seed in 0..20 {
             let requests = lifetimes(seed, 60);
-            let (offsets, arena_len) = allocate(&requests, 0);
+            let (offsets, arena_len) = allocate(&requests, |len| len.next_multiple_of(HOST_ALIGNMENT));
             for (i, a) in requests.iter().enumerate() {
                 assert!(offsets[i] + a.len <= arena_len);
                 for (j, b) in requests.iter().enumerate().skip(i + 1) {

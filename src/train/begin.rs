@@ -102,6 +102,9 @@ fn describe<T: Task>(job: &Job<'_, T>, trainer: &Trainer) {
         _ => format!(", {:.2} M in the PTL branch", million(Some(Group::Ptl))),
     };
     job.reporter.message(&format!("device: {}", trainer.device));
+    if let Some(warning) = trainer.device.unused_gpu() {
+        job.reporter.warn(&warning);
+    }
     job.reporter.message(&format!(
         "{}: {:.2} M parameters ({:.2} M of them trained){ptl}; {} MiB for activations and gradients of a batch",
         job.config.model.arch,

@@ -14,7 +14,7 @@ use ptl::train::{self, Classify, Job, Outcome, Start, Trainer};
 use rand::RngExt;
 use std::sync::Arc;
 
-use crate::emulated;
+use crate::{WITH_AND_WITHOUT_VENDOR, emulated, emulated_with};
 
 const CLASSES: usize = 5;
 
@@ -56,12 +56,18 @@ fn steps(config: &Config, device: &Device) -> (Vec<StepReport>, Vec<f32>) {
 
 #[test]
 fn groups_of_mixed_batches_are_the_cpus_and_recorded_steps_are_the_launched_ones() {
+    for vendor in WITH_AND_WITHOUT_VENDOR {
+        let Some(device) = emulated_with(Precision::F32, vendor) else { return };
+        compare_groups(&device);
+    }
+}
+
+fn compare_groups(device: &Device) {
     let mut config = config(DeviceKind::Emulated);
-    let Some(device) = emulated(Precision::F32) else { return };
     config.gpu.graph = false;
-    let (launched, values) = steps(&config, &device);
+    let (launched, values) = steps(&config, device);
     config.gpu.graph = true;
-    let (recorded, recorded_values) = steps(&config, &device);
+    let (recorded, recorded_values) = steps(&config, device);
     assert_eq!(recorded, launched);
     assert!(recorded_values.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()));
 

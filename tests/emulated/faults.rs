@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use ptl::Error;
 use ptl::config::Config;
 use ptl::data::{AugmentParams, Batch};
-use ptl::engine::device::{Backend, Device, Emulator, Gpu, Kernel, Precision, Recording, Vendor};
+use ptl::engine::device::{Backend, Call, Device, Emulator, Gpu, Kernel, Precision, Recording, Simulated, Vendor};
 use ptl::engine::latent_state::{EvalState, StateInit};
 use ptl::model::Record;
 use ptl::nn::TaskKind;
 use ptl::train::Trainer;
 use ptl::train::state::{self, ModelInfo};
+
+use crate::WITH_AND_WITHOUT_VENDOR;
 
 /// The emulated GPU until so many calls are done; then every call fails.
 #[derive(Debug)]
@@ -85,8 +87,8 @@ impl Backend for Fragile {
         self.emulator.record(work)
     }
 
-    fn vendor(&self) -> Option<&dyn Vendor> {
-        None
+    fn vendor(&self) -> Option<&Vendor> {
+        self.emulator.vendor()
     }
 }
 
@@ -129,17 +131,22 @@ fn train(config: &Config, device: Device) -> ptl::Result<()> {
 
 #[test]
 fn a_lost_device_is_an_error_whenever_it_is_lost() {
-    let config = config();
-    let fragile = |calls: i64| Arc::new(Fragile { emulator: Emulator::default(), left: calls.into() });
+    for vendor in WITH_AND_WITHOUT_VENDOR {
+        loses_the_device(&config(), vendor.then_some(|_| Simulated::Takes));
+    }
+}
+
+fn loses_the_device(config: &Config, libraries: Option<fn(&Call) -> Simulated>) {
+    let fragile = |calls: i64| Arc::new(Fragile { emulator: Emulator::new(libraries), left: calls.into() });
     let whole = fragile(i64::MAX);
-    train(&config, Device::Gpu(Gpu::new(whole.clone(), Precision::F32))).unwrap();
+    train(config, Device::Gpu(Gpu::new(whole.clone(), Precision::F32))).unwrap();
     let calls = i64::MAX - whole.left.load(Ordering::Relaxed);
     // A few of the many calls that launch; more of the last ones, which read.
     let steps =
         (0..calls - 60).step_by((calls / 6) as usize).chain((calls - 60..calls - 1).step_by(12)).chain([calls - 1]);
     for lost_after in steps {
         let device = Device::Gpu(Gpu::new(fragile(lost_after), Precision::F32));
-        match train(&config, device) {
+        match train(config, device) {
             Err(Error::Device { reason, .. }) => {
                 assert_eq!(reason, "it was lost", "after {lost_after} of {calls} calls")
             }

@@ -13,13 +13,23 @@ mod faults;
 mod ops;
 mod ranking;
 mod training;
+#[cfg(ptl_emulator)]
+mod vendor;
 
 use ptl::engine::device::{Device, DeviceKind, DeviceOptions, Precision};
 
-/// Returns the emulated GPU, or `None` in a build without a C++ compiler. Says then that a test was skipped, on the stream itself: the
-/// harness swallows what a test that passes prints.
+/// Whether emulated libraries run plain convolutions, as on a GPU by default, or the crate's own kernels do.
+const WITH_AND_WITHOUT_VENDOR: [bool; 2] = [true, false];
+
+/// Returns the emulated GPU as it is by default, or `None` in a build without a C++ compiler.
 fn emulated(precision: Precision) -> Option<Device> {
-    match Device::open(&DeviceOptions { kind: DeviceKind::Emulated, precision, vendor: false }) {
+    emulated_with(precision, true)
+}
+
+/// Returns the emulated GPU with or without its libraries, or `None` in a build without a C++ compiler. Says then that a test was skipped,
+/// on the stream itself: the harness swallows what a test that passes prints.
+fn emulated_with(precision: Precision, vendor: bool) -> Option<Device> {
+    match Device::open(&DeviceOptions { kind: DeviceKind::Emulated, precision, vendor }) {
         Ok(device) => Some(device),
         Err(error) => {
             common::say(&format!("SKIPPED: {error}"));

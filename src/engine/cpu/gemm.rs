@@ -314,7 +314,8 @@ impl<L: LeftRows> Product<'_, L> {
             let own = first..(first + (NC / self.nr).max(1)).min(panels.end);
             for (b, &block) in blocks.iter().enumerate() {
                 for group in 0..groups {
-                    let next = if group + 1 < groups { (group + 1, block) } else { (0, blocks[(b + 1) % blocks.len()]) };
+                    let next =
+                        if group + 1 < groups { (group + 1, block) } else { (0, blocks[(b + 1) % blocks.len()]) };
                     for (i, p) in own.clone().enumerate() {
                         self.prefetch(pointers, next.0, next.1, (i, own.len()));
                         tile(b, block, p, group);

@@ -3,9 +3,8 @@
 use std::ffi::c_void;
 use std::fmt::Debug;
 
-use super::Precision;
+use super::Vendor;
 use crate::Result;
-use crate::engine::geometry::Conv2dGeometry;
 
 /// A compiled kernel of `kernels/*.cu`; the generated launch functions refer to these.
 #[derive(Debug)]
@@ -73,67 +72,12 @@ pub trait Backend: Send + Sync + Debug {
     /// meanwhile, since its launches would be recorded too.
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>>;
 
-    /// Returns the vendor's convolutions, if this device has them and they are switched on.
-    fn vendor(&self) -> Option<&dyn Vendor>;
+    /// Returns the vendor's convolutions, if they are switched on.
+    fn vendor(&self) -> Option<&Vendor>;
 }
 
 /// Recorded launches; on an NVIDIA GPU, a CUDA graph.
 pub trait Recording: Send {
     /// Enqueues all recorded launches again.
     fn replay(&self) -> Result<()>;
-}
-
-/// Plain convolutions by the vendor's libraries, with deterministic algorithms only.
-///
-/// Activations are NHWC, in bf16 for [`Precision::Bf16`], else in f32. Weights and their gradients have the same type and the order
-/// `[out, kh, kw, in]`. Addresses are of the device and multiples of 16; `workspace` has as many bytes as [`Vendor::workspace`] says. The
-/// first call for a geometry may load code, which is not possible while launches are recorded. So run the work once before it is recorded.
-pub trait Vendor {
-    /// Returns the bytes of workspace of forward and of backward (either gradient). The first call for a geometry and a precision chooses
-    /// the algorithms.
-    fn workspace(&self, geometry: &Conv2dGeometry, precision: Precision) -> Result<[usize; 2]>;
-
-    /// Enqueues `y = conv(x, weight)`.
-    ///
-    /// # Safety
-    /// Addresses must be of memory of this device with the sizes of `geometry`.
-    unsafe fn forward(
-        &self,
-        geometry: &Conv2dGeometry,
-        precision: Precision,
-        x: u64,
-        weight: u64,
-        y: u64,
-        workspace: u64,
-    ) -> Result<()>;
-
-    /// Enqueues `dx (+)= convᵀ(dy, weight)`.
-    ///
-    /// # Safety
-    /// As for [`Vendor::forward`].
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn backward_data(
-        &self,
-        geometry: &Conv2dGeometry,
-        precision: Precision,
-        dy: u64,
-        weight: u64,
-        dx: u64,
-        accumulate: bool,
-        workspace: u64,
-    ) -> Result<()>;
-
-    /// Enqueues `dweight = corr(x, dy)`.
-    ///
-    /// # Safety
-    /// As for [`Vendor::forward`].
-    unsafe fn backward_weight(
-        &self,
-        geometry: &Conv2dGeometry,
-        precision: Precision,
-        x: u64,
-        dy: u64,
-        dweight: u64,
-        workspace: u64,
-    ) -> Result<()>;
 }

@@ -81,7 +81,7 @@ impl Gpu {
     }
 
     /// Returns the vendor's convolutions: see [`Backend::vendor`].
-    pub fn vendor(&self) -> Option<&dyn Vendor> {
+    pub fn vendor(&self) -> Option<&Vendor> {
         self.backend.vendor()
     }
 

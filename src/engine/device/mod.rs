@@ -13,14 +13,16 @@ mod gpu;
 pub mod kernels;
 mod open;
 mod pointer;
+mod vendor;
 
-pub use backend::{Backend, Kernel, Recording, Vendor};
+pub use backend::{Backend, Kernel, Recording};
 pub use buffer::{Buffer, Mirrored};
 #[cfg(ptl_emulator)]
-pub use emulator::{Emulator, Launch};
+pub use emulator::{Emulator, Launch, Simulated};
 pub use gpu::Gpu;
 pub use open::{Device, DeviceKind, DeviceOptions, GpuOptions};
 pub use pointer::{Grid, Ptr, Untyped};
+pub use vendor::{Call, Pass, Vendor};
 
 use crate::base::settings::choice;
 

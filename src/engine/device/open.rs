@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{Gpu, Precision};
+use super::{Gpu, Precision, Vendor};
+use crate::base::progress::Reporter;
 use crate::base::settings::{GPU, ON_IMAGES, choice, settings};
 use crate::{Error, Result};
 
@@ -40,7 +41,7 @@ pub struct DeviceOptions {
     pub kind: DeviceKind,
     /// What convolutions compute in; the CPU has f32 only.
     pub precision: Precision,
-    /// Whether cuDNN and cuBLASLt run plain convolutions, instead of the crate's own kernels.
+    /// Whether cuDNN and cuBLASLt run plain convolutions, instead of the crate's own kernels. An emulated GPU has a substitute for them.
     pub vendor: bool,
 }
 
@@ -66,7 +67,7 @@ impl Device {
         match options.kind {
             DeviceKind::Cpu => only_f32(options.precision).map(|()| Device::Cpu),
             DeviceKind::Cuda => Ok(Device::Gpu(cuda(options)?)),
-            DeviceKind::Emulated => Ok(Device::Gpu(emulated(options.precision)?)),
+            DeviceKind::Emulated => Ok(Device::Gpu(emulated(options)?)),
             DeviceKind::Auto => match cuda(options) {
                 Ok(gpu) => Ok(Device::Gpu(gpu)),
                 Err(error) => {
@@ -77,6 +78,23 @@ impl Device {
                 }
             },
         }
+    }
+
+    /// Returns a warning if the CPU was chosen although this machine has an NVIDIA GPU.
+    pub(crate) fn unused_gpu(&self) -> Option<String> {
+        let Device::CpuBecause(reason) = self else { return None };
+        // The driver's list of GPUs, and the one GPU of WSL.
+        let listed = std::fs::read_dir("/proc/driver/nvidia/gpus").is_ok_and(|mut gpus| gpus.next().is_some());
+        (listed || std::path::Path::new("/dev/dxg").exists()).then(|| {
+            format!("the CPU computes, although this machine has an NVIDIA GPU ({reason}): `device` cuda says what to do, and `device` cpu \
+                     asks for the CPU")
+        })
+    }
+
+    /// Reports the convolutions that the vendor's libraries refused since the last call, and that ptl's own kernels compute instead.
+    pub fn report_refusals(&self, reporter: &Reporter) {
+        let vendor = self.gpu().and_then(Gpu::vendor);
+        vendor.map(Vendor::take_refusals).unwrap_or_default().iter().for_each(|refusal| reporter.message(refusal));
     }
 
     /// Returns the GPU, or `None` for the CPU.
@@ -94,7 +112,10 @@ impl fmt::Display for Device {
         match self {
             Device::Cpu => f.write_str("CPU"),
             Device::CpuBecause(reason) => write!(f, "CPU (no GPU: {reason})"),
-            Device::Gpu(gpu) => write!(f, "{}, {}", gpu.description(), gpu.precision()),
+            Device::Gpu(gpu) => {
+                let vendor = gpu.vendor().map_or_else(|| "ptl's own kernels".into(), Vendor::description);
+                write!(f, "{}, {}, convolutions by {vendor}", gpu.description(), gpu.precision())
+            }
         }
     }
 }
@@ -125,12 +146,13 @@ fn cuda(_options: &DeviceOptions) -> Result<Gpu> {
 }
 
 #[cfg(ptl_emulator)]
-fn emulated(precision: Precision) -> Result<Gpu> {
-    Ok(Gpu::new(std::sync::Arc::new(super::emulator::Emulator::default()), precision))
+fn emulated(options: &DeviceOptions) -> Result<Gpu> {
+    let emulator = super::emulator::Emulator::new(options.vendor.then_some(|_| super::Simulated::Takes));
+    Ok(Gpu::new(std::sync::Arc::new(emulator), options.precision))
 }
 
 #[cfg(not(ptl_emulator))]
-fn emulated(_precision: Precision) -> Result<Gpu> {
+fn emulated(_options: &DeviceOptions) -> Result<Gpu> {
     let reason = "this build has no emulator: build with --features emulator and a C++17 compiler".into();
     Err(Error::NoDevice { device: "emulated", reason })
 }

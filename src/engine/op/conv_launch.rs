@@ -3,7 +3,7 @@
 use super::workspace::{ENOUGH_BLOCKS, Part, Parts, split_rows};
 use crate::Result;
 use crate::engine::device::kernels::{self, ConvSizes};
-use crate::engine::device::{Gpu, Grid, Precision, Ptr, Untyped, Vendor};
+use crate::engine::device::{Call, Gpu, Grid, Pass, Precision, Ptr, Untyped, Vendor};
 use crate::engine::geometry::Conv2dGeometry;
 use crate::engine::graph::GpuGrad;
 
@@ -19,16 +19,26 @@ const WEIGHT_MMA_SHARED_BYTES: usize = 52224;
 pub(super) struct ConvLaunch<'a> {
     gpu: &'a Gpu,
     geometry: &'a Conv2dGeometry,
-    /// The vendor's libraries, if they run this convolution.
-    vendor: Option<&'a dyn Vendor>,
+    /// The vendor's libraries, which are asked for each pass.
+    vendor: Option<&'a Vendor>,
 }
 
-/// The workspace of a pass by the vendor's libraries.
-struct VendorParts {
+/// A pass by the vendor's libraries, with the parts of its workspace.
+struct VendorPass<'a> {
+    vendor: &'a Vendor,
+    call: Call,
     /// Weights, or their gradient, as `[out, kh, kw, in]`.
     weight: Part<Untyped>,
     scratch: Part<Untyped>,
-    parts: Parts,
+}
+
+impl VendorPass<'_> {
+    /// Enqueues the pass on x, the weight in its part of `workspace`, and y, or their gradients; returns whether a library took it.
+    fn run(&self, [x, y]: [Ptr; 2], accumulate: bool, workspace: Ptr) -> Result<bool> {
+        let operands = [x, self.weight.of(workspace), y].map(Ptr::address);
+        // SAFETY: the plan gave all operands the sizes of this geometry, and the workspace the size that the vendor asked for.
+        unsafe { self.vendor.run(self.call, operands, accumulate, self.scratch.of(workspace).address()) }
+    }
 }
 
 /// The workspace of the gradients by the crate's own kernels.
@@ -40,11 +50,10 @@ struct BackwardParts {
 }
 
 impl<'a> ConvLaunch<'a> {
-    /// Returns a plain convolution. The vendor's libraries run it if they are switched on and have a deterministic algorithm. A convolution
-    /// with a bias is small; the crate's own kernels always run it.
+    /// Returns a plain convolution, each pass of which the vendor's libraries run if they are switched on and take it. A convolution with a
+    /// bias is small; the crate's own kernels always run it.
     pub(super) fn plain(gpu: &'a Gpu, geometry: &'a Conv2dGeometry, bias: bool) -> ConvLaunch<'a> {
-        let vendor = gpu.vendor().filter(|vendor| !bias && vendor.workspace(geometry, gpu.precision()).is_ok());
-        ConvLaunch { gpu, geometry, vendor }
+        ConvLaunch { gpu, geometry, vendor: gpu.vendor().filter(|_| !bias) }
     }
 
     /// Returns the convolution of a cell to its four gates, which the crate's own kernels run.
@@ -52,15 +61,13 @@ impl<'a> ConvLaunch<'a> {
         ConvLaunch { gpu, geometry, vendor: None }
     }
 
-    /// Returns the words of workspace that [`ConvLaunch::forward`] needs.
+    /// Returns the words of workspace that [`ConvLaunch::forward`] needs, whoever runs it: a library may still refuse when it is called.
     ///
     /// # Errors
-    /// The vendor has no algorithm.
+    /// A library fails.
     pub(super) fn forward_workspace(&self) -> Result<usize> {
-        match self.vendor {
-            Some(vendor) => Ok(self.vendor_parts(vendor)?[0].parts.words()),
-            None => Ok(self.packed_words(self.geometry.out_c, self.geometry.in_c, 128)),
-        }
+        let own = self.packed_words(self.geometry.out_c, self.geometry.in_c, 128);
+        Ok(own.max(self.vendor_words(Pass::Forward)?))
     }
 
     /// Returns the words of workspace that [`ConvLaunch::step_cell`] needs.
@@ -73,28 +80,23 @@ impl<'a> ConvLaunch<'a> {
         }
     }
 
-    /// Returns the words of workspace that the three gradients need.
+    /// Returns the words of workspace that the three gradients need, as [`ConvLaunch::forward_workspace`].
     ///
     /// # Errors
-    /// The vendor has no algorithm.
+    /// A library fails.
     pub(crate) fn backward_workspace(&self) -> Result<usize> {
-        match self.vendor {
-            Some(vendor) => Ok(self.vendor_parts(vendor)?[1].parts.words()),
-            None => Ok(self.backward_parts().parts.words()),
-        }
+        let vendor = self.vendor_words(Pass::BackwardData)?.max(self.vendor_words(Pass::BackwardWeight)?);
+        Ok(self.backward_parts().parts.words().max(vendor))
     }
 
     /// Enqueues `y = conv(x, weight) + bias`; a null `bias` adds nothing.
     pub(super) fn forward(&self, x: Ptr, weight: Ptr<f32>, bias: Ptr<f32>, y: Ptr, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
-        if let Some(vendor) = self.vendor {
-            let [parts, _] = self.vendor_parts(vendor)?;
-            let (turned, scratch) = (parts.weight.of(workspace), parts.scratch.of(workspace));
-            self.turn_weight(weight, turned)?;
-            // SAFETY: the plan gave all operands the sizes of this geometry, and the workspace the size that the vendor asked for.
-            return unsafe {
-                vendor.forward(g, gpu.precision(), x.address(), turned.address(), y.address(), scratch.address())
-            };
+        if let Some(pass) = self.vendor_pass(Pass::Forward)? {
+            self.turn_weight(weight, pass.weight.of(workspace))?;
+            if pass.run([x, y], false, workspace)? {
+                return Ok(());
+            }
         }
         let sizes = ConvSizes::from(g);
         let tiles = g.pixels().div_ceil(TILE_PIXELS);
@@ -137,13 +139,11 @@ impl<'a> ConvLaunch<'a> {
     /// Enqueues `dx (+)= convᵀ(dy, weight)`; `(+)=` adds if `dx.accumulate`, else overwrites.
     pub(super) fn backward_data(&self, dy: Ptr, weight: Ptr<f32>, dx: GpuGrad<Ptr>, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
-        if let Some(vendor) = self.vendor {
-            let [_, parts] = self.vendor_parts(vendor)?;
-            let (turned, scratch) = (parts.weight.of(workspace), parts.scratch.of(workspace));
-            self.turn_weight(weight, turned)?;
-            let (dy, turned, to, scratch) = (dy.address(), turned.address(), dx.data.address(), scratch.address());
-            // SAFETY: as in `forward`.
-            return unsafe { vendor.backward_data(g, gpu.precision(), dy, turned, to, dx.accumulate, scratch) };
+        if let Some(pass) = self.vendor_pass(Pass::BackwardData)? {
+            self.turn_weight(weight, pass.weight.of(workspace))?;
+            if pass.run([dx.data, dy], dx.accumulate, workspace)? {
+                return Ok(());
+            }
         }
         let sizes = ConvSizes::from(g);
         let tiles = (g.batch * g.in_h.div_ceil(g.stride[0]) * g.in_w.div_ceil(g.stride[1])).div_ceil(TILE_PIXELS);
@@ -161,15 +161,12 @@ impl<'a> ConvLaunch<'a> {
     /// Enqueues `dweight (+)= corr(x, dy)`, the correlation of `x` with `dy`.
     pub(super) fn backward_weight(&self, x: Ptr, dy: Ptr, dweight: GpuGrad<Ptr<f32>>, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
-        if let Some(vendor) = self.vendor {
-            let [_, parts] = self.vendor_parts(vendor)?;
-            let (turned, scratch) = (parts.weight.of(workspace), parts.scratch.of(workspace));
-            let (x, dy, to, ws) = (x.address(), dy.address(), turned.address(), scratch.address());
-            // SAFETY: as in `forward`.
-            unsafe { vendor.backward_weight(g, gpu.precision(), x, dy, to, ws) }?;
+        if let Some(pass) = self.vendor_pass(Pass::BackwardWeight)?
+            && pass.run([x, dy], false, workspace)?
+        {
             let (rows, columns, flag) = (g.out_c as i32, g.k() as i32, dweight.flag());
-            let grid = Grid::any(g.k() * g.out_c);
-            return kernels::transpose_put(gpu, grid, turned, dweight.data, rows, columns, flag);
+            let turned = pass.weight.of(workspace);
+            return kernels::transpose_put(gpu, Grid::any(g.k() * g.out_c), turned, dweight.data, rows, columns, flag);
         }
         let sizes = ConvSizes::from(g);
         let partials = self.backward_parts().weight_partials.of(workspace);
@@ -202,15 +199,33 @@ impl<'a> ConvLaunch<'a> {
         kernels::transpose_cast(self.gpu, Grid::any(rows * columns), weight, turned, rows as i32, columns as i32)
     }
 
-    /// Returns the workspace of forward and of backward.
-    fn vendor_parts(&self, vendor: &dyn Vendor) -> Result<[VendorParts; 2]> {
-        let scratch = vendor.workspace(self.geometry, self.gpu.precision())?;
-        Ok(scratch.map(|bytes| {
-            let mut parts = Parts::default();
-            let weight = parts.add_bytes(self.geometry.k() * self.geometry.out_c * self.gpu.activation_bytes());
-            let scratch = parts.add_bytes(bytes);
-            VendorParts { weight, scratch, parts }
+    /// Returns a pass that is about to be enqueued, or `None` if the vendor's libraries do not run it.
+    fn vendor_pass(&self, pass: Pass) -> Result<Option<VendorPass<'a>>> {
+        let Some(vendor) = self.vendor else { return Ok(None) };
+        let call = self.call(pass);
+        let bytes = vendor.begin(call)?;
+        Ok(bytes.map(|bytes| {
+            let (weight, scratch, _) = self.vendor_parts(bytes);
+            VendorPass { vendor, call, weight, scratch }
         }))
+    }
+
+    /// Returns the words of workspace of a pass by the vendor's libraries; 0 if they do not run it.
+    fn vendor_words(&self, pass: Pass) -> Result<usize> {
+        let bytes = self.vendor.map_or(Ok(None), |vendor| vendor.workspace(self.call(pass)))?;
+        Ok(bytes.map_or(0, |bytes| self.vendor_parts(bytes).2.words()))
+    }
+
+    /// Returns the parts of the weight and of the libraries' own workspace, which has `bytes` bytes.
+    fn vendor_parts(&self, bytes: usize) -> (Part<Untyped>, Part<Untyped>, Parts) {
+        let mut parts = Parts::default();
+        let weight = parts.add_bytes(self.geometry.k() * self.geometry.out_c * self.gpu.activation_bytes());
+        let scratch = parts.add_bytes(bytes);
+        (weight, scratch, parts)
+    }
+
+    fn call(&self, pass: Pass) -> Call {
+        Call { geometry: *self.geometry, precision: self.gpu.precision(), pass }
     }
 
     fn backward_parts(&self) -> BackwardParts {

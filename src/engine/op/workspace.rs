@@ -4,7 +4,10 @@ use std::marker::PhantomData;
 
 use crate::engine::device::Ptr;
 
-/// The parts of a block of memory, one after the other, each on its own cache lines.
+/// The alignment of a part, bytes, which cuBLASLt expects of a workspace. Blocks have it, too (`plan.rs`).
+const ALIGNMENT: usize = 256;
+
+/// The parts of a block of memory, one after the other.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Parts {
     bytes: usize,
@@ -26,7 +29,7 @@ impl Parts {
     /// Adds a part of `bytes` bytes.
     pub(crate) fn add_bytes<T>(&mut self, bytes: usize) -> Part<T> {
         let offset = self.bytes;
-        self.bytes += bytes.next_multiple_of(64);
+        self.bytes += bytes.next_multiple_of(ALIGNMENT);
         Part { offset, element: PhantomData }
     }
 

@@ -9,7 +9,7 @@ use crate::base::text::plural;
 use crate::engine::device::{Buffer, Gpu, Ptr, kernels};
 use crate::engine::graph::{GpuBackward, GpuForward, GpuGrad, Graph, Mode, Node, Value, Var};
 use crate::engine::latent_state::LatentStates;
-use crate::engine::plan::{Block, GUARD, GradWrite, NodePlan, Plan};
+use crate::engine::plan::{Block, GradWrite, NodePlan, Plan, guarded_end};
 use crate::engine::store::Store;
 use crate::{Error, Result};
 
@@ -122,7 +122,7 @@ impl GpuMemory {
     fn poison(&self, blocks: &[(Block, bool)]) -> Result<()> {
         for &(block, contents) in blocks.iter().filter(|(block, _)| block.len > 0) {
             let (from, len) =
-                if contents { (0, guarded_end(block)) } else { (block.len, guarded_end(block) - block.len) };
+                if contents { (0, guarded_end(block.len)) } else { (block.len, guarded_end(block.len) - block.len) };
             let nan = vec![0xffu8; 4 * len];
             self.gpu.upload(self.at::<f32>(block).add(from).address(), &nan)?;
         }
@@ -132,7 +132,7 @@ impl GpuMemory {
     /// Returns an error if a node wrote into the guard behind one of `blocks`.
     fn check_guards(&self, node: &Node, blocks: &[(Block, bool)]) -> Result<()> {
         for &(block, _) in blocks.iter().filter(|(block, _)| block.len > 0) {
-            let mut guard = vec![0u8; 4 * (guarded_end(block) - block.len)];
+            let mut guard = vec![0u8; 4 * (guarded_end(block.len) - block.len)];
             self.gpu.download(&mut [(&mut guard, self.at::<f32>(block).add(block.len).address())])?;
             if guard.iter().any(|&byte| byte != 0xff) {
                 let action = format!("op {}", node.op.name());
@@ -141,11 +141,6 @@ impl GpuMemory {
         }
         Ok(())
     }
-}
-
-/// Returns the words from the start of a block to the end of its guard.
-fn guarded_end(block: Block) -> usize {
-    block.len.next_multiple_of(16) + GUARD
 }
 
 fn grad<P>(write: GradWrite, data: impl FnOnce() -> P) -> Option<GpuGrad<P>> {

@@ -63,7 +63,7 @@ impl Backend for Small {
         unimplemented!("nothing is recorded")
     }
 
-    fn vendor(&self) -> Option<&dyn Vendor> {
+    fn vendor(&self) -> Option<&Vendor> {
         None
     }
 }

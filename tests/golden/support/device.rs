@@ -45,13 +45,14 @@ pub fn all_precisions() -> Vec<Variant> {
         .collect()
 }
 
-fn emulated(precision: Precision, floor: f64) -> Option<Variant> {
-    let options = DeviceOptions { kind: DeviceKind::Emulated, precision, vendor: false };
-    match Device::open(&options) {
-        Ok(device) => Some(Variant { device, name: format!("the emulated GPU in {precision}"), floor }),
-        Err(error) => {
-            say(&format!("SKIPPED on the emulated GPU: {error}"));
-            None
-        }
-    }
+/// Returns the emulated GPU with and without the vendor's libraries, or nothing in a build without a C++ compiler.
+fn emulated(precision: Precision, floor: f64) -> Vec<Variant> {
+    let open = |vendor| {
+        let options = DeviceOptions { kind: DeviceKind::Emulated, precision, vendor };
+        Device::open(&options).map(|device| Variant { name: device.to_string(), device, floor })
+    };
+    [open(true), open(false)].into_iter().collect::<Result<_, _>>().unwrap_or_else(|error| {
+        say(&format!("SKIPPED on the emulated GPU: {error}"));
+        Vec::new()
+    })
 }

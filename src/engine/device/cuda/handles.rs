@@ -7,9 +7,10 @@ use std::ffi::{c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use cudarc::driver::sys::{self, CUctx_st, CUdevice_attribute, CUevent_st, CUresult, CUstream_st};
+use cudarc::driver::sys::{self, CUctx_st, CUdevice_attribute, CUevent_st, CUstream_st};
 
-use super::status::{Status, no_device};
+use super::calls;
+use super::status::{DriverStatus, Status, no_device};
 use crate::Result;
 
 /// An opaque handle, or the address of pinned memory.
@@ -70,7 +71,7 @@ impl Context {
     pub(super) fn open(ordinal: usize) -> Result<Context> {
         let mut count = 0;
         // SAFETY: the count is written to.
-        unsafe { sys::cuDeviceGetCount(&mut count) }.check("counting the GPUs")?;
+        unsafe { calls::cuDeviceGetCount(&mut count) }.check("counting the GPUs")?;
         let index = c_int::try_from(ordinal).ok().filter(|&index| index < count).ok_or_else(|| {
             no_device(format!(
                 "there is no GPU {ordinal}, the driver finds {count}: see `nvidia-smi`, CUDA_VISIBLE_DEVICES"
@@ -78,7 +79,7 @@ impl Context {
         })?;
         let mut device = 0;
         // SAFETY: the device is written to.
-        unsafe { sys::cuDeviceGet(&mut device, index) }.check("opening the GPU")?;
+        unsafe { calls::cuDeviceGet(&mut device, index) }.check("opening the GPU")?;
         let [major, minor] = capability(device)?;
         if major < 8 {
             return Err(no_device(format!(
@@ -89,7 +90,7 @@ impl Context {
         }
         let mut handle = ptr::null_mut();
         // SAFETY: the device is one of the driver's; `Drop` releases what is retained here.
-        unsafe { sys::cuDevicePrimaryCtxRetain(&mut handle, device) }.check("opening the GPU's context")?;
+        unsafe { calls::cuDevicePrimaryCtxRetain(&mut handle, device) }.check("opening the GPU's context")?;
         let context = Context { device, handle: Raw(handle) };
         context.bind()?;
         Ok(context)
@@ -98,7 +99,7 @@ impl Context {
     /// Makes the context current in this thread.
     pub(super) fn bind(&self) -> Result<()> {
         // SAFETY: the context is retained until `self` is dropped.
-        unsafe { sys::cuCtxSetCurrent(self.handle.0) }.check("entering the GPU's context")
+        unsafe { calls::cuCtxSetCurrent(self.handle.0) }.check("entering the GPU's context")
     }
 
     /// Returns the GPU's name, its compute capability, and the CUDA version of the driver (`12040` is 12.4).
@@ -120,14 +121,14 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: `open` retained it once.
-        let _ = unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
+        let _ = unsafe { calls::cuDevicePrimaryCtxRelease_v2(self.device) };
     }
 }
 
 fn attribute(device: sys::CUdevice, which: CUdevice_attribute) -> Result<c_int> {
     let mut value = 0;
     // SAFETY: the value is written to.
-    unsafe { sys::cuDeviceGetAttribute(&mut value, which, device) }.check("asking for an attribute of the GPU")?;
+    unsafe { calls::cuDeviceGetAttribute(&mut value, which, device) }.check("asking for an attribute of the GPU")?;
     Ok(value)
 }
 
@@ -144,13 +145,13 @@ fn capability(device: sys::CUdevice) -> Result<[c_int; 2]> {
 fn name(device: sys::CUdevice) -> Result<String> {
     let mut name = [0_u8; 128];
     // SAFETY: the driver writes a C string of at most that length.
-    unsafe { sys::cuDeviceGetName(name.as_mut_ptr().cast::<c_char>(), name.len() as c_int, device) }
+    unsafe { calls::cuDeviceGetName(name.as_mut_ptr().cast::<c_char>(), name.len() as c_int, device) }
         .check("asking for the GPU's name")?;
     Ok(name.split(|&byte| byte == 0).next().map(String::from_utf8_lossy).unwrap_or_default().into_owned())
 }
 
 /// A queue of work.
-pub(super) struct Stream(Owned<CUstream_st, CUresult>);
+pub(super) struct Stream(Owned<CUstream_st, DriverStatus>);
 
 impl Stream {
     /// Creates a stream that does not wait for the null stream; one that did could not be captured.
@@ -158,7 +159,8 @@ impl Stream {
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: `cuStreamDestroy` takes what `cuStreamCreate` writes.
         unsafe {
-            Owned::new(|to| sys::cuStreamCreate(to, flags), sys::cuStreamDestroy_v2, "creating a stream").map(Stream)
+            Owned::new(|to| calls::cuStreamCreate(to, flags), calls::cuStreamDestroy_v2, "creating a stream")
+                .map(Stream)
         }
     }
 
@@ -169,18 +171,18 @@ impl Stream {
     /// Waits for all work of the stream, and returns the first error of it.
     pub(super) fn synchronize(&self) -> Result<()> {
         // SAFETY: the stream is valid.
-        unsafe { sys::cuStreamSynchronize(self.get()) }.check("waiting for the GPU")
+        unsafe { calls::cuStreamSynchronize(self.get()) }.check("waiting for the GPU")
     }
 
     /// Makes later work of this stream wait until the position where `event` was last recorded is reached.
     pub(super) fn wait_for(&self, event: &Event) -> Result<()> {
         // SAFETY: both are valid.
-        unsafe { sys::cuStreamWaitEvent(self.get(), event.0.get(), 0) }.check("ordering two streams")
+        unsafe { calls::cuStreamWaitEvent(self.get(), event.0.get(), 0) }.check("ordering two streams")
     }
 }
 
 /// A position in a stream.
-pub(super) struct Event(Owned<CUevent_st, CUresult>);
+pub(super) struct Event(Owned<CUevent_st, DriverStatus>);
 
 impl Event {
     /// Creates an event, which counts as reached until it is recorded.
@@ -188,19 +190,19 @@ impl Event {
         let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
         // SAFETY: `cuEventDestroy` takes what `cuEventCreate` writes.
         unsafe {
-            Owned::new(|to| sys::cuEventCreate(to, flags), sys::cuEventDestroy_v2, "creating an event").map(Event)
+            Owned::new(|to| calls::cuEventCreate(to, flags), calls::cuEventDestroy_v2, "creating an event").map(Event)
         }
     }
 
     /// Records the position after the work that `stream` has so far.
     pub(super) fn record(&self, stream: &Stream) -> Result<()> {
         // SAFETY: both are valid.
-        unsafe { sys::cuEventRecord(self.0.get(), stream.get()) }.check("marking a place in a stream")
+        unsafe { calls::cuEventRecord(self.0.get(), stream.get()) }.check("marking a place in a stream")
     }
 
     pub(super) fn wait(&self) -> Result<()> {
         // SAFETY: the event is valid.
-        unsafe { sys::cuEventSynchronize(self.0.get()) }.check("waiting for a copy")
+        unsafe { calls::cuEventSynchronize(self.0.get()) }.check("waiting for a copy")
     }
 }
 
@@ -227,7 +229,7 @@ impl Pinned {
         let mut address = MaybeUninit::uninit();
         // SAFETY: the address is written if the call succeeds, and read only then.
         let address = unsafe {
-            sys::cuMemHostAlloc(address.as_mut_ptr(), bytes, self.flags).check("allocating pinned memory")?;
+            calls::cuMemHostAlloc(address.as_mut_ptr(), bytes, self.flags).check("allocating pinned memory")?;
             address.assume_init()
         };
         (self.address, self.bytes) = (Raw(address), bytes);
@@ -242,7 +244,7 @@ impl Pinned {
     fn free(&mut self) {
         if self.bytes > 0 {
             // SAFETY: `reserve` allocated the memory, and nothing refers to it any more.
-            let _ = unsafe { sys::cuMemFreeHost(self.address.0) };
+            let _ = unsafe { calls::cuMemFreeHost(self.address.0) };
             (self.address, self.bytes) = (Raw(ptr::null_mut()), 0);
         }
     }

@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 use cudarc::{cublaslt::sys as cublaslt, cudnn::sys as cudnn, driver::sys as driver};
 use libloading::Library;
 
+use super::calls;
 use super::places::{Places, mapped_file};
-use super::status::{Status, no_device};
+use super::status::{DriverStatus, Status, no_device};
 use crate::Result;
 use crate::base::text::Shown;
 
-/// CUDA 12.0: the oldest driver.
+/// CUDA 12.0: the oldest driver whose functions are called.
 const OLDEST_DRIVER: usize = 12_000;
 
 /// Folders of the driver that are not in every loader's path, on WSL and NixOS.
@@ -78,7 +79,7 @@ pub(super) fn open_driver() -> Result<usize> {
         ));
     }
     // SAFETY: the driver is loaded, and this is the first call to it. It may be called again.
-    let status = unsafe { driver::cuInit(0) };
+    let status = unsafe { calls::cuInit(0) };
     if let Some(reason) = status.reason() {
         // SAFETY: the library is present, so this returns it.
         let file = file_of(unsafe { driver::culib() }, b"cuInit");
@@ -86,37 +87,42 @@ pub(super) fn open_driver() -> Result<usize> {
     }
     let mut version: c_int = 0;
     // SAFETY: the version is written to.
-    unsafe { driver::cuDriverGetVersion(&mut version) }.check("asking for the driver's version")?;
+    unsafe { calls::cuDriverGetVersion(&mut version) }.check("asking for the driver's version")?;
     let version = usize::try_from(version).unwrap_or(0);
-    judge_driver(version)?;
+    judge_driver(version, oldest_driver(env!("PTL_BUILD_CUDA")))?;
     Ok(version)
 }
 
-/// Loads cuBLASLt and cuDNN in versions that a driver for CUDA `driver` can run.
+/// Loads cuBLASLt in a version that a driver for CUDA `driver` can run, and returns its name and version.
 ///
 /// # Errors
-/// [`crate::Error::NoDevice`] if one is missing, or has a version that does not fit.
-pub(super) fn open_vendor(driver: usize) -> Result<()> {
-    let places = Places::here();
-    // cuDNN opens cuBLASLt by its name, so cuBLASLt comes first. Libraries for CUDA 13 do not run on a driver for CUDA 12.
+/// [`crate::Error::NoDevice`] if it is missing, or has a version that does not fit.
+pub(super) fn open_cublaslt(driver: usize) -> Result<String> {
+    // Libraries for CUDA 13 do not run on a driver for CUDA 12.
     let names: &[&str] =
         if driver >= 13_000 { &["libcublasLt.so.13", "libcublasLt.so.12"] } else { &["libcublasLt.so.12"] };
-    open_first(places.find(names));
-    // SAFETY: opening it runs its initialisers, which have no preconditions; the same holds for cuDNN below.
+    open_first(Places::here().find(names));
+    // SAFETY: opening it runs its initialisers, which have no preconditions.
     if !unsafe { cublaslt::is_culib_present() } {
         return Err(missing(&CUBLASLT, driver));
     }
-    // SAFETY: it is present, and these calls only return numbers; the same holds for cuDNN below.
+    // SAFETY: it is present, and these calls only return numbers.
     let (cuda, library) = unsafe { (cublaslt::cublasLtGetCudartVersion(), cublaslt::culib()) };
     let file = file_of(library, b"cublasLtGetProperty");
-    judge(&CUBLASLT, &Found { version: cublaslt_version()?, cuda, file }, driver)?;
+    judge(&CUBLASLT, &Found { version: cublaslt_version()?, cuda, file }, driver)
+}
 
-    open_first(places.find(&["libcudnn.so.9"]));
-    // SAFETY: as for cuBLASLt.
+/// Loads cuDNN as [`open_cublaslt`] does cuBLASLt.
+///
+/// # Errors
+/// As there.
+pub(super) fn open_cudnn(driver: usize) -> Result<String> {
+    open_first(Places::here().find(&["libcudnn.so.9"]));
+    // SAFETY: as for cuBLASLt, here and below.
     if !unsafe { cudnn::is_culib_present() } {
         return Err(missing(&CUDNN, driver));
     }
-    // SAFETY: as for cuBLASLt.
+    // SAFETY: as above.
     let (version, cuda, library) =
         unsafe { (cudnn::cudnnGetVersion(), cudnn::cudnnGetCudartVersion(), cudnn::culib()) };
     let file = file_of(library, b"cudnnGetVersion");
@@ -130,7 +136,7 @@ fn cublaslt_version() -> Result<[usize; 3]> {
     for (property, part) in [MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL].into_iter().zip(&mut version) {
         let mut value: c_int = 0;
         // SAFETY: the value is written to.
-        unsafe { cublaslt::cublasLtGetProperty(property, &mut value) }.check("asking for cuBLASLt's version")?;
+        unsafe { calls::cublasLtGetProperty(property, &mut value) }.check("asking for cuBLASLt's version")?;
         *part = usize::try_from(value).unwrap_or(0);
     }
     Ok(version)
@@ -149,26 +155,35 @@ impl Found {
     }
 }
 
+/// Returns the CUDA version of the oldest driver for kernels that were built as `built` says (`nvcc 13.0: sm_80, sm_90a`): one for the same
+/// major version as nvcc's, since a driver loads code of any newer minor version, but of no newer major version.
+pub(super) fn oldest_driver(built: &str) -> usize {
+    let major = built.strip_prefix("nvcc ").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    major.map_or(OLDEST_DRIVER, |major| OLDEST_DRIVER.max(1000 * major))
+}
+
 /// Checks the CUDA version of the driver.
 ///
 /// # Errors
-/// The driver is too old.
-pub(super) fn judge_driver(version: usize) -> Result<()> {
-    if version >= OLDEST_DRIVER {
+/// The driver is older than `oldest`.
+pub(super) fn judge_driver(version: usize, oldest: usize) -> Result<()> {
+    if version >= oldest {
         return Ok(());
     }
     Err(no_device(format!(
-        "NVIDIA's driver is for CUDA {}.{}, 12.0 or newer is needed: install a newer one (https://www.nvidia.com/drivers)",
+        "NVIDIA's driver is for CUDA {}.{}, {}.{} or newer is needed: install a newer one (https://www.nvidia.com/drivers)",
         version / 1000,
-        version % 1000 / 10
+        version % 1000 / 10,
+        oldest / 1000,
+        oldest % 1000 / 10
     )))
 }
 
-/// Checks the version of a library.
+/// Checks the version of a library, and returns its name and version.
 ///
 /// # Errors
 /// The version has other functions, or needs a newer driver.
-pub(super) fn judge(needed: &Needed, found: &Found, driver: usize) -> Result<()> {
+pub(super) fn judge(needed: &Needed, found: &Found, driver: usize) -> Result<String> {
     let [major, minor, patch] = found.version;
     let (name, place) = (needed.name, found.place());
     if !needed.majors.contains(&major) {
@@ -189,13 +204,13 @@ pub(super) fn judge(needed: &Needed, found: &Found, driver: usize) -> Result<()>
             how_to_get(needed, driver)
         )));
     }
-    Ok(())
+    Ok(format!("{name} {major}.{minor}.{patch}"))
 }
 
 /// Returns the error for a library that was not found anywhere.
 pub(super) fn missing(needed: &Needed, driver: usize) -> crate::Error {
     no_device(format!(
-        "{} was not found (in VIRTUAL_ENV, CONDA_PREFIX, CUDA_HOME, the system's folders, LD_LIBRARY_PATH): {}",
+        "{} was not found (in VIRTUAL_ENV, CONDA_PREFIX, the folders of python3, CUDA_HOME, the system's folders, LD_LIBRARY_PATH): {}",
         needed.name,
         how_to_get(needed, driver)
     ))
@@ -211,19 +226,18 @@ fn how_to_get(needed: &Needed, driver: usize) -> String {
 }
 
 /// Returns the reason why the driver does not start.
-fn initialisation_failed(status: driver::CUresult, reason: &str, file: Option<&Path>) -> String {
-    use driver::CUresult::*;
+fn initialisation_failed(status: DriverStatus, reason: &str, file: Option<&Path>) -> String {
     let file = file.map_or("libcuda".to_string(), |file| file.shown().to_string());
     match status {
-        CUDA_ERROR_STUB_LIBRARY => {
+        DriverStatus::CUDA_ERROR_STUB_LIBRARY => {
             format!("{file} is the toolkit's stub, not the driver: take its folder out of LD_LIBRARY_PATH")
         }
-        CUDA_ERROR_NO_DEVICE => {
+        DriverStatus::CUDA_ERROR_NO_DEVICE => {
             format!(
                 "NVIDIA's driver ({file}) finds no GPU: see `nvidia-smi`, CUDA_VISIBLE_DEVICES, or use `device` cpu"
             )
         }
-        CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
+        DriverStatus::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
             format!("{file} and the driver's kernel module have different versions: restart the machine")
         }
         _ => format!("NVIDIA's driver ({file}) does not start, {reason}: see `nvidia-smi`"),

@@ -3,10 +3,10 @@
 //! Everything is found at run time ([`libraries`]), so the program starts on machines without CUDA. All work is enqueued in one stream and
 //! runs in that order; a second stream has the copies of [`Backend::upload_async`].
 
+mod calls;
 mod cublaslt;
 mod cudnn;
 mod handles;
-mod layout;
 mod libraries;
 mod module;
 mod places;
@@ -21,13 +21,11 @@ use std::ffi::c_void;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cudarc::driver::sys;
-
 use self::handles::{Context, Event, Stream};
 use self::module::Module;
 use self::recording::{Capture, Graph};
 use self::staging::{Download, Upload};
-use self::status::{Status, device_error};
+use self::status::{DriverStatus, Status, device_error};
 use self::vendor::Libraries;
 use super::{Backend, Kernel, Recording, Vendor};
 use crate::{Error, Result};
@@ -37,7 +35,7 @@ pub(super) struct Cuda(Arc<Shared>);
 
 /// What a device and its recordings share, and keep alive. Fields are dropped in the order of their declaration.
 struct Shared {
-    vendor: Option<Libraries>,
+    vendor: Option<Vendor>,
     upload: Mutex<Upload>,
     upload_async: Mutex<AsyncUpload>,
     download: Mutex<Download>,
@@ -58,10 +56,11 @@ struct AsyncUpload {
 }
 
 impl Cuda {
-    /// Opens GPU `ordinal`, and loads `kernels` (each at its [`Kernel::index`]) from `fatbin`, and the vendor's libraries if `vendor`.
+    /// Opens GPU `ordinal`, and loads `kernels` (each at its [`Kernel::index`]) from `fatbin`, and those of the vendor's libraries that are
+    /// there if `vendor`.
     ///
     /// # Errors
-    /// [`Error::NoDevice`] if the driver, the GPU, a library or the kernels are missing or too old, [`Error::Device`] if the driver
+    /// [`Error::NoDevice`] if the driver, the GPU or the kernels are missing or too old, [`Error::Device`] if the driver or a library
     /// fails.
     pub(super) fn open(
         ordinal: usize,
@@ -70,14 +69,11 @@ impl Cuda {
         vendor: bool,
     ) -> Result<Cuda> {
         let driver = libraries::open_driver()?;
-        if vendor {
-            libraries::open_vendor(driver)?;
-        }
         let context = Arc::new(Context::open(ordinal)?);
         let description = context.describe(driver)?;
         let module = Module::load(&context, driver, fatbin, kernels)?;
         let stream = Arc::new(Stream::new()?);
-        let vendor = if vendor { Some(Libraries::open(&context, &stream)?) } else { None };
+        let vendor = if vendor { Some(Vendor::new(Libraries::open(driver, &context, &stream)?)) } else { None };
         Ok(Cuda(Arc::new(Shared {
             vendor,
             upload: Mutex::new(Upload::new()?),
@@ -124,7 +120,7 @@ impl Backend for Cuda {
         self.0.context.bind()?;
         let (mut free, mut total) = (0, 0);
         // SAFETY: both are written to.
-        unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }.check("asking for free memory")?;
+        unsafe { calls::cuMemGetInfo_v2(&mut free, &mut total) }.check("asking for free memory")?;
         Ok([free as u64, total as u64])
     }
 
@@ -133,8 +129,8 @@ impl Backend for Cuda {
         self.0.context.bind()?;
         let mut address = 0;
         // SAFETY: the address is written to. The driver aligns to 256 bytes, and returns an error for 0 bytes.
-        let status = unsafe { sys::cuMemAlloc_v2(&mut address, bytes.max(1)) };
-        if status == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+        let status = unsafe { calls::cuMemAlloc_v2(&mut address, bytes.max(1)) };
+        if status == DriverStatus::CUDA_ERROR_OUT_OF_MEMORY {
             let [free, total] = self.memory()?;
             return Err(Error::DeviceMemory {
                 purpose: "a buffer".to_string(),
@@ -153,7 +149,7 @@ impl Backend for Cuda {
         // An error here is one of earlier work, or of a lost context; the next call returns it.
         if self.0.context.bind().and_then(|()| self.synchronize()).is_ok() {
             // SAFETY: no work runs any more, and the driver returns an error for an address that it did not allocate.
-            let _ = unsafe { sys::cuMemFree_v2(address) };
+            let _ = unsafe { calls::cuMemFree_v2(address) };
         }
     }
 
@@ -200,9 +196,9 @@ impl Backend for Cuda {
         // the driver copies before it returns.
         let status = unsafe {
             let extra = std::ptr::null_mut();
-            sys::cuLaunchKernel(function, x, y, z, kernel.threads, 1, 1, shared_bytes, stream, arguments, extra)
+            calls::cuLaunchKernel(function, x, y, z, kernel.threads, 1, 1, shared_bytes, stream, arguments, extra)
         };
-        if status == sys::CUresult::CUDA_SUCCESS {
+        if status == DriverStatus::CUDA_SUCCESS {
             return Ok(());
         }
         let action =
@@ -222,7 +218,7 @@ impl Backend for Cuda {
         Ok(Box::new(Graph::new(graph?, Arc::clone(&self.0))?))
     }
 
-    fn vendor(&self) -> Option<&dyn Vendor> {
-        self.0.vendor.as_ref().map(|libraries| libraries as &dyn Vendor)
+    fn vendor(&self) -> Option<&Vendor> {
+        self.0.vendor.as_ref()
     }
 }

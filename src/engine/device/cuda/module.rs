@@ -3,17 +3,18 @@
 use std::ffi::{CString, c_int};
 use std::ptr;
 
-use cudarc::driver::sys::{self, CUdevice_attribute, CUfunc_st, CUfunction_attribute, CUmod_st, CUresult};
+use cudarc::driver::sys::{self, CUdevice_attribute, CUfunc_st, CUfunction_attribute, CUmod_st};
 
+use super::calls;
 use super::handles::{Context, Owned, Raw};
-use super::status::{device_error, no_device};
+use super::status::{DriverStatus, device_error, no_device};
 use crate::engine::device::Kernel;
 use crate::{Error, Result};
 
 pub(super) struct Module {
     /// The functions, indexed by [`Kernel::index`].
     functions: Vec<Raw<CUfunc_st>>,
-    _module: Owned<CUmod_st, CUresult>,
+    _module: Owned<CUmod_st, DriverStatus>,
 }
 
 impl Module {
@@ -27,10 +28,10 @@ impl Module {
         let image = aligned(fatbin)?;
         let load = |to| {
             // SAFETY: the image is a whole fat binary, as long as its header says, and the driver copies what it needs.
-            unsafe { sys::cuModuleLoadData(to, image.as_ptr().cast()) }
+            unsafe { calls::cuModuleLoadData(to, image.as_ptr().cast()) }
         };
         // SAFETY: `cuModuleUnload` takes what `cuModuleLoadData` writes.
-        let module = unsafe { Owned::new(load, sys::cuModuleUnload, "loading the kernels") };
+        let module = unsafe { Owned::new(load, calls::cuModuleUnload, "loading the kernels") };
         let module = module.map_err(|error| match error {
             Error::Device { reason, .. } => not_loaded(context, driver, &reason),
             other => other,
@@ -47,14 +48,14 @@ impl Module {
 }
 
 /// Looks up a kernel, and allows it the most dynamic shared memory that a block can have: `shared` bytes minus its static ones.
-fn function(module: &Owned<CUmod_st, CUresult>, kernel: &Kernel, shared: c_int) -> Result<Raw<CUfunc_st>> {
+fn function(module: &Owned<CUmod_st, DriverStatus>, kernel: &Kernel, shared: c_int) -> Result<Raw<CUfunc_st>> {
     let name = CString::new(kernel.name).map_err(|_| no_device(format!("{:?} is no name of a kernel", kernel.name)))?;
     let failed = |status, what: &str| device_error(status, format!("{what} kernel {}", kernel.name));
     let mut function = ptr::null_mut();
     // SAFETY: the module is loaded; the function is written to.
-    match unsafe { sys::cuModuleGetFunction(&mut function, module.get(), name.as_ptr()) } {
-        CUresult::CUDA_SUCCESS => {}
-        CUresult::CUDA_ERROR_NOT_FOUND => {
+    match unsafe { calls::cuModuleGetFunction(&mut function, module.get(), name.as_ptr()) } {
+        DriverStatus::CUDA_SUCCESS => {}
+        DriverStatus::CUDA_ERROR_NOT_FOUND => {
             return Err(no_device(format!("this build's kernels lack {}: build the program again", kernel.name)));
         }
         status => return Err(failed(status, "looking up")),
@@ -62,14 +63,14 @@ fn function(module: &Owned<CUmod_st, CUresult>, kernel: &Kernel, shared: c_int) 
     let mut fixed = 0;
     let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES;
     // SAFETY: the function is of a loaded module; the value is written to.
-    match unsafe { sys::cuFuncGetAttribute(&mut fixed, attribute, function) } {
-        CUresult::CUDA_SUCCESS => {}
+    match unsafe { calls::cuFuncGetAttribute(&mut fixed, attribute, function) } {
+        DriverStatus::CUDA_SUCCESS => {}
         status => return Err(failed(status, "asking for the shared memory of")),
     }
     let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
     // SAFETY: the function is of a loaded module.
-    match unsafe { sys::cuFuncSetAttribute(function, attribute, shared - fixed) } {
-        CUresult::CUDA_SUCCESS => Ok(Raw(function)),
+    match unsafe { calls::cuFuncSetAttribute(function, attribute, shared - fixed) } {
+        DriverStatus::CUDA_SUCCESS => Ok(Raw(function)),
         status => Err(failed(status, "allowing shared memory to")),
     }
 }

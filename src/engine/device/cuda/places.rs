@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// Where to look. The loader's own search (`LD_LIBRARY_PATH`, the system's cache) comes after all of these.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +13,8 @@ pub(super) struct Places {
     pub venv: Option<PathBuf>,
     /// The active conda environment.
     pub conda: Option<PathBuf>,
+    /// The folders where `python3` looks for modules: a machine's Python may have NVIDIA's packages without being an active environment.
+    pub python: Vec<PathBuf>,
     /// A CUDA toolkit.
     pub toolkit: Option<PathBuf>,
     /// Folders of the system.
@@ -19,12 +22,13 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Returns the places of this process: `VIRTUAL_ENV`, `CONDA_PREFIX`, `CUDA_HOME`, then the usual folders.
+    /// Returns the places of this process: `VIRTUAL_ENV`, `CONDA_PREFIX`, those of `python3`, `CUDA_HOME`, then the usual folders.
     pub(super) fn here() -> Places {
         let folder = |variable: &str| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
         Places {
             venv: folder("VIRTUAL_ENV"),
             conda: folder("CONDA_PREFIX"),
+            python: module_folders("python3"),
             toolkit: folder("CUDA_HOME"),
             system: vec![
                 PathBuf::from("/usr/local/cuda/lib64"),
@@ -40,6 +44,7 @@ impl Places {
             folders.extend(pip_folders(conda));
             folders.push(conda.join("lib"));
         }
+        folders.extend(self.python.iter().flat_map(|modules| package_folders(modules)));
         folders.extend(self.toolkit.iter().map(|toolkit| toolkit.join("lib64")));
         folders.extend(self.system.iter().cloned());
         folders
@@ -56,8 +61,21 @@ impl Places {
 fn pip_folders(prefix: &Path) -> Vec<PathBuf> {
     let is_python = |path: &PathBuf| path.file_name().and_then(OsStr::to_str).is_some_and(|n| n.starts_with("python"));
     let pythons = ["lib", "lib64"].into_iter().flat_map(|lib| entries(&prefix.join(lib))).filter(is_python);
-    let packages = pythons.flat_map(|python| entries(&python.join("site-packages/nvidia")));
-    packages.map(|package| package.join("lib")).collect()
+    pythons.flat_map(|python| package_folders(&python.join("site-packages"))).collect()
+}
+
+/// Returns the folders `MODULES/nvidia/PACKAGE/lib`, sorted.
+fn package_folders(modules: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    entries(&modules.join("nvidia")).into_iter().map(|package| package.join("lib"))
+}
+
+/// Asks a Python for the folders where it looks for modules; none if it cannot be run.
+fn module_folders(python: &str) -> Vec<PathBuf> {
+    let mut command = Command::new(python);
+    command.args(["-c", "import sys; print(*sys.path, sep='\\n')"]).stdin(Stdio::null());
+    let Ok(output) = command.output() else { return Vec::new() };
+    // The first one is empty and means the current folder, from which nothing is loaded.
+    String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).filter(|folder| folder.is_absolute()).collect()
 }
 
 /// Returns the entries of a folder, sorted; none if it cannot be read.
@@ -91,12 +109,13 @@ mod tests {
 
     /// Every place has the library. It is removed from one after the other, and then found in the next.
     #[test]
-    fn pip_comes_before_conda_before_the_toolkit_before_the_system() {
+    fn pip_comes_before_conda_before_python_before_the_toolkit_before_the_system() {
         let root = tempfile::tempdir().unwrap();
         let at = |path: &str| root.path().join(path);
         let places = Places {
             venv: Some(at("venv")),
             conda: Some(at("conda")),
+            python: vec![at("dist-packages")],
             toolkit: Some(at("cuda")),
             system: vec![at("usr/local/cuda/lib64"), at("usr/lib")],
         };
@@ -107,6 +126,7 @@ mod tests {
             "venv/lib64/python3.12/site-packages/nvidia/cu13/lib",
             "conda/lib/python3.11/site-packages/nvidia/cublas/lib",
             "conda/lib",
+            "dist-packages/nvidia/cublas/lib",
             "cuda/lib64",
             "usr/local/cuda/lib64",
             "usr/lib",
@@ -117,6 +137,21 @@ mod tests {
             assert_eq!(places.find(&["libcublasLt.so.13", "libcublasLt.so.12"]), files[first..]);
             fs::remove_file(&files[first]).unwrap();
         }
+    }
+
+    /// The script stands for a Python that prints its folders.
+    #[cfg(unix)]
+    #[test]
+    fn a_python_is_asked_for_its_folders() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        let python = touch(root.path().join("python3"));
+        fs::write(&python, "#!/bin/sh\n[ \"$1\" = -c ] && printf '%s\\n' '' relative /usr/lib/python3 /opt/more\n")
+            .unwrap();
+        fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
+        let folders = module_folders(python.to_str().unwrap());
+        assert_eq!(folders, ["/usr/lib/python3", "/opt/more"].map(PathBuf::from));
+        assert!(module_folders("no-such-python").is_empty());
     }
 
     #[test]

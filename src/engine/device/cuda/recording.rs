@@ -3,11 +3,12 @@
 use std::ptr;
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUgraph_st, CUgraphExec_st, CUresult};
+use cudarc::driver::sys::{self, CUgraph_st, CUgraphExec_st};
 
 use super::Shared;
+use super::calls;
 use super::handles::{Owned, Stream};
-use super::status::Status;
+use super::status::{DriverStatus, Status};
 use crate::Result;
 use crate::engine::device::Recording;
 
@@ -19,17 +20,17 @@ impl<'a> Capture<'a> {
     pub(crate) fn begin(stream: &'a Stream) -> Result<Capture<'a>> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is valid.
-        unsafe { sys::cuStreamBeginCapture_v2(stream.get(), mode) }.check("beginning to record")?;
+        unsafe { calls::cuStreamBeginCapture_v2(stream.get(), mode) }.check("beginning to record")?;
         Ok(Capture(stream))
     }
 
     /// Ends the capture, and returns what was recorded.
-    pub(super) fn end(self) -> Result<Owned<CUgraph_st, CUresult>> {
+    pub(super) fn end(self) -> Result<Owned<CUgraph_st, DriverStatus>> {
         let stream = self.0;
         std::mem::forget(self);
         // SAFETY: `cuGraphDestroy` takes what `cuStreamEndCapture` writes if it succeeds.
         unsafe {
-            Owned::new(|to| sys::cuStreamEndCapture(stream.get(), to), sys::cuGraphDestroy, "ending the recording")
+            Owned::new(|to| calls::cuStreamEndCapture(stream.get(), to), calls::cuGraphDestroy, "ending the recording")
         }
     }
 }
@@ -39,9 +40,9 @@ impl Drop for Capture<'_> {
         let mut graph = ptr::null_mut();
         // SAFETY: the stream is valid; a graph is destroyed only if one was written.
         unsafe {
-            let _ = sys::cuStreamEndCapture(self.0.get(), &mut graph);
+            let _ = calls::cuStreamEndCapture(self.0.get(), &mut graph);
             if !graph.is_null() {
-                let _ = sys::cuGraphDestroy(graph);
+                let _ = calls::cuGraphDestroy(graph);
             }
         }
     }
@@ -49,18 +50,18 @@ impl Drop for Capture<'_> {
 
 /// A graph that can be launched. It keeps its stream, the kernels and the buffers of libraries alive.
 pub(super) struct Graph {
-    graph: Owned<CUgraphExec_st, CUresult>,
+    graph: Owned<CUgraphExec_st, DriverStatus>,
     shared: Arc<Shared>,
 }
 
 impl Graph {
-    pub(super) fn new(recorded: Owned<CUgraph_st, CUresult>, shared: Arc<Shared>) -> Result<Graph> {
+    pub(super) fn new(recorded: Owned<CUgraph_st, DriverStatus>, shared: Arc<Shared>) -> Result<Graph> {
         let instantiate = |to| {
             // SAFETY: the graph is valid; the result does not refer to it.
-            unsafe { sys::cuGraphInstantiateWithFlags(to, recorded.get(), 0) }
+            unsafe { calls::cuGraphInstantiateWithFlags(to, recorded.get(), 0) }
         };
         // SAFETY: `cuGraphExecDestroy` takes what `cuGraphInstantiate` writes.
-        let graph = unsafe { Owned::new(instantiate, sys::cuGraphExecDestroy, "preparing what was recorded") }?;
+        let graph = unsafe { Owned::new(instantiate, calls::cuGraphExecDestroy, "preparing what was recorded") }?;
         Ok(Graph { graph, shared })
     }
 }
@@ -70,7 +71,7 @@ impl Recording for Graph {
         self.shared.context.bind()?;
         // SAFETY: graph and stream are valid. Only one thread at a time may launch a graph, and only one is here: a `Recording` is
         // `Send` but not `Sync`.
-        unsafe { sys::cuGraphLaunch(self.graph.get(), self.shared.stream.get()) }.check("replaying what was recorded")
+        unsafe { calls::cuGraphLaunch(self.graph.get(), self.shared.stream.get()) }.check("replaying what was recorded")
     }
 }
 

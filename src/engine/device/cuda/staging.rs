@@ -5,6 +5,7 @@
 
 use cudarc::driver::sys;
 
+use super::calls;
 use super::handles::{Event, Pinned, Stream};
 use super::status::Status;
 use crate::Result;
@@ -48,7 +49,7 @@ impl Upload {
             // SAFETY: `pinned` has room for the piece, and no copy reads it any more.
             unsafe { std::ptr::copy_nonoverlapping(piece.as_ptr(), pinned, piece.len()) };
             // SAFETY: `pinned` is not changed until `copied` is reached.
-            unsafe { sys::cuMemcpyHtoDAsync_v2(to, pinned.cast(), piece.len(), stream.get()) }
+            unsafe { calls::cuMemcpyHtoDAsync_v2(to, pinned.cast(), piece.len(), stream.get()) }
                 .check("copying to the GPU")?;
             slot.copied.record(stream)?;
             to += piece.len() as u64;
@@ -84,7 +85,7 @@ impl Download {
                 // SAFETY: `used + bytes` are within the buffer; parts that are still to be delivered are before `used`.
                 unsafe {
                     let at = self.pinned.as_mut_ptr().add(used);
-                    sys::cuMemcpyDtoHAsync_v2(at.cast(), from, bytes, stream.get())
+                    calls::cuMemcpyDtoHAsync_v2(at.cast(), from, bytes, stream.get())
                 }
                 .check("copying from the GPU")?;
                 pending.push((piece, used));

@@ -1,104 +1,66 @@
-//! Implements [`Vendor`]: cuBLASLt for convolutions that are matrix products, cuDNN for the others.
+//! The vendor's libraries on a GPU: cuBLASLt for convolutions that are matrix products, cuDNN for the others.
 
 use std::sync::{Arc, Mutex};
 
 use super::cublaslt::CublasLt;
 use super::cudnn::Cudnn;
 use super::handles::{Context, Stream};
-use super::layout::{Pass, Product};
-use super::lock;
+use super::{libraries, lock};
 use crate::Result;
-use crate::engine::device::{Precision, Vendor};
-use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::device::vendor::{Answer, Call, Library};
 
-/// Both libraries, each for one thread at a time.
+/// Both libraries, each for one thread at a time; `None` if it is missing.
 pub(super) struct Libraries {
-    cudnn: Mutex<Cudnn>,
-    cublaslt: Mutex<CublasLt>,
+    cudnn: Option<Mutex<Cudnn>>,
+    cublaslt: Option<Mutex<CublasLt>>,
+    description: String,
     context: Arc<Context>,
 }
 
 impl Libraries {
-    /// Opens both for `context`, which is current; all work is enqueued in `stream`.
-    pub(super) fn open(context: &Arc<Context>, stream: &Arc<Stream>) -> Result<Libraries> {
+    /// Opens what is there for `context`, which is current; all work is enqueued in `stream`. `driver` is the driver's CUDA version.
+    ///
+    /// # Errors
+    /// A library is there and does not start.
+    pub(super) fn open(driver: usize, context: &Arc<Context>, stream: &Arc<Stream>) -> Result<Libraries> {
+        // cuDNN opens cuBLASLt by its name, so cuBLASLt comes first.
+        let (cublaslt, cudnn) = (libraries::open_cublaslt(driver), libraries::open_cudnn(driver));
+        let names = [&cublaslt, &cudnn].map(|found| match found {
+            Ok(name) => name.clone(),
+            Err(error) => format!("ptl's own kernels ({error})"),
+        });
+        let description = names.join(" and ");
         Ok(Libraries {
-            cudnn: Mutex::new(Cudnn::open(stream)?),
-            cublaslt: Mutex::new(CublasLt::open(stream)?),
+            cudnn: cudnn.ok().map(|_| Cudnn::open(stream)).transpose()?.map(Mutex::new),
+            cublaslt: cublaslt.ok().map(|_| CublasLt::open(stream)).transpose()?.map(Mutex::new),
+            description,
             context: Arc::clone(context),
         })
     }
 }
 
-impl Vendor for Libraries {
-    fn workspace(&self, geometry: &Conv2dGeometry, precision: Precision) -> Result<[usize; 2]> {
-        self.context.bind()?;
-        if Product::is(geometry) {
-            let [forward, data, weight] = lock(&self.cublaslt).workspace(geometry, precision)?;
-            return Ok([forward, data.max(weight)]);
-        }
-        lock(&self.cudnn).workspace(geometry, precision)
+impl Library for Libraries {
+    fn description(&self) -> String {
+        self.description.clone()
     }
 
-    unsafe fn forward(
-        &self,
-        geometry: &Conv2dGeometry,
-        precision: Precision,
-        x: u64,
-        weight: u64,
-        y: u64,
-        workspace: u64,
-    ) -> Result<()> {
+    fn plan(&self, call: &Call) -> Result<Answer<usize>> {
         self.context.bind()?;
-        let operands = [x, weight, y];
-        // SAFETY: the caller promised what these functions need.
-        unsafe {
-            if Product::is(geometry) {
-                lock(&self.cublaslt).run(geometry, precision, Pass::Forward, operands, false, workspace)
-            } else {
-                lock(&self.cudnn).forward(geometry, precision, operands, workspace)
-            }
+        if call.is_product() {
+            self.cublaslt.as_ref().map_or(Ok(Answer::Missing), |library| lock(library).workspace(call))
+        } else {
+            self.cudnn.as_ref().map_or(Ok(Answer::Missing), |library| lock(library).workspace(call))
         }
     }
 
-    unsafe fn backward_data(
-        &self,
-        geometry: &Conv2dGeometry,
-        precision: Precision,
-        dy: u64,
-        weight: u64,
-        dx: u64,
-        accumulate: bool,
-        workspace: u64,
-    ) -> Result<()> {
+    unsafe fn run(&self, call: &Call, operands: [u64; 3], accumulate: bool, workspace: u64) -> Result<Answer<()>> {
         self.context.bind()?;
-        let operands = [dx, weight, dy];
         // SAFETY: the caller promised what these functions need.
         unsafe {
-            if Product::is(geometry) {
-                lock(&self.cublaslt).run(geometry, precision, Pass::BackwardData, operands, accumulate, workspace)
-            } else {
-                lock(&self.cudnn).backward_data(geometry, precision, operands, accumulate, workspace)
-            }
-        }
-    }
-
-    unsafe fn backward_weight(
-        &self,
-        geometry: &Conv2dGeometry,
-        precision: Precision,
-        x: u64,
-        dy: u64,
-        dweight: u64,
-        workspace: u64,
-    ) -> Result<()> {
-        self.context.bind()?;
-        let operands = [x, dweight, dy];
-        // SAFETY: the caller promised what these functions need.
-        unsafe {
-            if Product::is(geometry) {
-                lock(&self.cublaslt).run(geometry, precision, Pass::BackwardWeight, operands, false, workspace)
-            } else {
-                lock(&self.cudnn).backward_weight(geometry, precision, operands, workspace)
+            match (call.is_product(), &self.cublaslt, &self.cudnn) {
+                (true, Some(library), _) => lock(library).run(call, operands, accumulate, workspace),
+                (false, _, Some(library)) => lock(library).run(call, operands, accumulate, workspace),
+                _ => Ok(Answer::Missing),
             }
         }
     }

@@ -2,13 +2,18 @@
 //!
 //! Device memory is host memory that is filled with NaN when it is allocated. The threads of each launch run in a new random order.
 
+mod library;
+
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_uint, c_ulonglong, c_void};
-use std::sync::Mutex;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-use super::{Backend, Kernel, Recording, Vendor};
+use self::library::Enqueued;
+pub use self::library::Simulated;
+use super::{Backend, Call, Kernel, Recording, Vendor};
 use crate::{Error, Result};
 
 unsafe extern "C" {
@@ -34,13 +39,45 @@ const NAME: &str = "emulated GPU";
 /// The emulated device.
 #[derive(Debug, Default)]
 pub struct Emulator {
+    state: Arc<State>,
+    vendor: Option<Vendor>,
+}
+
+/// What the device and its libraries share.
+#[derive(Debug, Default)]
+struct State {
     blocks: Mutex<HashMap<u64, Layout>>,
     /// Counts the launches; the number is the seed of a launch.
     launches: AtomicU64,
-    /// Launches that are recorded instead of run.
-    recording: Mutex<Option<Vec<Launch>>>,
+    /// Work that is recorded instead of run.
+    recording: Mutex<Option<Vec<Work>>>,
     /// Launches that ran since the last [`Emulator::take_launches`]; `None` before the first.
     log: Mutex<Option<Vec<Launch>>>,
+}
+
+/// What can be enqueued, and so recorded.
+#[derive(Clone)]
+enum Work {
+    Launch(Launch),
+    Call(Enqueued),
+}
+
+impl Work {
+    fn run(&self, state: &State, seed: u64) -> Result<()> {
+        match self {
+            Work::Launch(launch) => launch.run(seed),
+            Work::Call(call) => call.run(state),
+        }
+    }
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Work::Launch(launch) => launch.fmt(f),
+            Work::Call(_) => f.write_str("a library's call"),
+        }
+    }
 }
 
 /// A launch with its arguments by value.
@@ -91,21 +128,26 @@ impl Launch {
 }
 
 impl Emulator {
+    /// Returns a device with emulated libraries that answer to each call as `simulated` says, or without libraries.
+    pub fn new(simulated: Option<fn(&Call) -> Simulated>) -> Emulator {
+        let state = Arc::default();
+        let vendor = simulated.map(|simulated| library::vendor(&state, simulated));
+        Emulator { state, vendor }
+    }
+
     /// Returns the launches since the last call, without replays of recordings. The first call returns nothing, and launches are kept from
     /// then on.
     pub fn take_launches(&self) -> Vec<Launch> {
-        self.log.lock().expect("no panic while locked").replace(Vec::new()).unwrap_or_default()
+        self.state.log.lock().expect("no panic while locked").replace(Vec::new()).unwrap_or_default()
     }
 
     /// Returns the start and the bytes of the allocation that contains `address`.
     pub fn allocation(&self, address: u64) -> Option<(u64, usize)> {
-        let blocks = self.blocks.lock().expect("no panic while locked");
-        let holds = |(start, layout): &(&u64, &Layout)| (**start..**start + layout.size() as u64).contains(&address);
-        blocks.iter().find(holds).map(|(start, layout)| (*start, layout.size()))
+        self.state.allocation(address)
     }
 }
 
-impl Emulator {
+impl State {
     /// Returns an error while a recording is made: CUDA does not allow the action then.
     fn refuse_in_recording(&self, action: &str) -> Result<()> {
         if self.recording.lock().expect("no panic while locked").is_none() {
@@ -113,6 +155,35 @@ impl Emulator {
         }
         let reason = "a step that is being recorded may only launch kernels".into();
         Err(Error::Device { device: NAME, action: action.into(), reason })
+    }
+
+    /// Runs work, or records it.
+    fn enqueue(&self, work: Work) -> Result<()> {
+        if let Some(recorded) = &mut *self.recording.lock().expect("no panic while locked") {
+            recorded.push(work);
+            return Ok(());
+        }
+        if let (Some(log), Work::Launch(launch)) = (&mut *self.log.lock().expect("no panic while locked"), &work) {
+            log.push(launch.clone());
+        }
+        work.run(self, self.launches.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn allocation(&self, address: u64) -> Option<(u64, usize)> {
+        let blocks = self.blocks.lock().expect("no panic while locked");
+        let holds = |(start, layout): &(&u64, &Layout)| (**start..**start + layout.size() as u64).contains(&address);
+        blocks.iter().find(holds).map(|(start, layout)| (*start, layout.size()))
+    }
+
+    /// Checks that a range of addresses is in one allocation; returns what is wrong otherwise.
+    fn check_allocated(&self, range: &Range<u64>) -> std::result::Result<(), String> {
+        match self.allocation(range.start) {
+            Some((start, bytes)) if range.end <= start + bytes as u64 => Ok(()),
+            Some((start, bytes)) => {
+                Err(format!("{range:#x?} ends outside of the allocation of {bytes} bytes at {start:#x}"))
+            }
+            None => Err(format!("{range:#x?} is not allocated")),
+        }
     }
 }
 
@@ -127,7 +198,7 @@ impl Backend for Emulator {
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64> {
-        self.refuse_in_recording("allocating memory")?;
+        self.state.refuse_in_recording("allocating memory")?;
         let [free, total] = self.memory()?;
         let too_large = || {
             let (purpose, advice) =
@@ -145,18 +216,18 @@ impl Backend for Emulator {
         }
         // SAFETY: the memory was just allocated with this size.
         unsafe { start.write_bytes(0xff, bytes) };
-        self.blocks.lock().expect("no panic while locked").insert(start as u64, layout);
+        self.state.blocks.lock().expect("no panic while locked").insert(start as u64, layout);
         Ok(start as u64)
     }
 
     fn release(&self, address: u64) {
-        let layout = self.blocks.lock().expect("no panic while locked").remove(&address);
+        let layout = self.state.blocks.lock().expect("no panic while locked").remove(&address);
         // SAFETY: the block was allocated here with this layout, and is no longer in the list.
         unsafe { dealloc(address as *mut u8, layout.expect("a block of this device")) };
     }
 
     fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
-        self.refuse_in_recording("copying to the device")?;
+        self.state.refuse_in_recording("copying to the device")?;
         // SAFETY: callers copy within blocks that they allocated, and the host's slice is another allocation.
         unsafe { (to as *mut u8).copy_from_nonoverlapping(from.as_ptr(), from.len()) };
         Ok(())
@@ -167,7 +238,7 @@ impl Backend for Emulator {
     }
 
     fn download(&self, copies: &mut [(&mut [u8], u64)]) -> Result<()> {
-        self.refuse_in_recording("copying from the device")?;
+        self.state.refuse_in_recording("copying from the device")?;
         for (to, from) in copies {
             // SAFETY: as in `upload`.
             unsafe { to.as_mut_ptr().copy_from_nonoverlapping(*from as *const u8, to.len()) };
@@ -176,7 +247,7 @@ impl Backend for Emulator {
     }
 
     fn synchronize(&self) -> Result<()> {
-        self.refuse_in_recording("waiting for the device")?;
+        self.state.refuse_in_recording("waiting for the device")?;
         Ok(())
     }
 
@@ -194,35 +265,29 @@ impl Backend for Emulator {
             value
         });
         let launch = Launch { kernel, grid, shared_bytes, arguments: values.collect() };
-        if let Some(recorded) = &mut *self.recording.lock().expect("no panic while locked") {
-            recorded.push(launch);
-            return Ok(());
-        }
-        if let Some(log) = &mut *self.log.lock().expect("no panic while locked") {
-            log.push(launch.clone());
-        }
-        launch.run(self.launches.fetch_add(1, Ordering::Relaxed))
+        self.state.enqueue(Work::Launch(launch))
     }
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
-        *self.recording.lock().expect("no panic while locked") = Some(Vec::new());
+        *self.state.recording.lock().expect("no panic while locked") = Some(Vec::new());
         let done = work();
-        let launches = self.recording.lock().expect("no panic while locked").take();
+        let recorded = self.state.recording.lock().expect("no panic while locked").take();
         done?;
-        Ok(Box::new(Recorded { launches: launches.expect("set above") }))
+        Ok(Box::new(Recorded { state: Arc::clone(&self.state), work: recorded.expect("set above") }))
     }
 
-    fn vendor(&self) -> Option<&dyn Vendor> {
-        None
+    fn vendor(&self) -> Option<&Vendor> {
+        self.vendor.as_ref()
     }
 }
 
 struct Recorded {
-    launches: Vec<Launch>,
+    state: Arc<State>,
+    work: Vec<Work>,
 }
 
 impl Recording for Recorded {
     fn replay(&self) -> Result<()> {
-        self.launches.iter().enumerate().try_for_each(|(i, launch)| launch.run(i as u64))
+        self.work.iter().enumerate().try_for_each(|(i, work)| work.run(&self.state, i as u64))
     }
 }

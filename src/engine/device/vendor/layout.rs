@@ -1,24 +1,13 @@
 //! The sizes and strides of the engine's tensors for cuDNN and cuBLASLt. There are no calls here, so that tests can check them without a
 //! GPU.
 
+use super::Pass;
 use crate::engine::geometry::Conv2dGeometry;
 use crate::{Error, Result};
 
-/// The three passes of a convolution, in the order in which plans keep them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pass {
-    Forward,
-    BackwardData,
-    BackwardWeight,
-}
-
-impl Pass {
-    pub(super) const ALL: [Pass; 3] = [Pass::Forward, Pass::BackwardData, Pass::BackwardWeight];
-}
-
 /// A tensor in cuDNN's order of dimensions: n, c, h, w.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tensor4d {
+pub(in crate::engine::device) struct Tensor4d {
     pub sizes: [i32; 4],
     /// In elements.
     pub strides: [i32; 4],
@@ -26,7 +15,7 @@ pub(super) struct Tensor4d {
 
 /// A convolution in the terms of cuDNN's descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Descriptors {
+pub(in crate::engine::device) struct Descriptors {
     pub x: Tensor4d,
     pub y: Tensor4d,
     /// k, c, h, w: outputs, inputs, height, width. In memory `[k, h, w, c]`, which cuDNN calls NHWC.
@@ -40,7 +29,7 @@ impl Descriptors {
     ///
     /// # Errors
     /// [`Error::Shape`] for a tensor of 2³¹ elements or more.
-    pub(super) fn new(g: &Conv2dGeometry) -> Result<Descriptors> {
+    pub(in crate::engine::device) fn new(g: &Conv2dGeometry) -> Result<Descriptors> {
         let too_large = || Error::Shape {
             op: "conv2d",
             detail: format!("{g:?} has a tensor of 2³¹ elements or more: use smaller batches"),
@@ -76,7 +65,7 @@ fn narrow_all<const N: usize>(sizes: [usize; N]) -> [i32; N] {
 
 /// A column-major matrix, as cuBLASLt takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Matrix {
+pub(in crate::engine::device) struct Matrix {
     pub rows: usize,
     pub columns: usize,
     /// How many elements there are from one column to the next.
@@ -86,7 +75,7 @@ pub(super) struct Matrix {
 
 /// `c = op(a) · op(b)` in cuBLASLt's column-major matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Product {
+pub(in crate::engine::device) struct Product {
     pub a: Matrix,
     pub b: Matrix,
     pub c: Matrix,
@@ -94,7 +83,7 @@ pub(super) struct Product {
 
 impl Product {
     /// Returns whether a convolution is a matrix product without any reordering.
-    pub(super) fn is(g: &Conv2dGeometry) -> bool {
+    pub(in crate::engine::device) fn is(g: &Conv2dGeometry) -> bool {
         g.kernel == [1, 1] && g.stride == [1, 1] && g.padding == [0, 0]
     }
 
@@ -109,7 +98,7 @@ impl Product {
     /// gradient of x     dx = dy w                  dX = dxᵀ = wᵀ dyᵀ = W dY    I x P, over O
     /// gradient of w     dw = dyᵀ x                 dW = dwᵀ = xᵀ dy  = X dYᵀ   I x O, over P
     /// ```
-    pub(super) fn new(g: &Conv2dGeometry, pass: Pass) -> Product {
+    pub(in crate::engine::device) fn new(g: &Conv2dGeometry, pass: Pass) -> Product {
         let (p, i, o) = (g.pixels(), g.in_c, g.out_c);
         let matrix = |rows, columns, transposed| Matrix { rows, columns, leading: rows, transposed };
         let (x, w, y) = (matrix(i, p, false), matrix(i, o, false), matrix(o, p, false));
@@ -122,7 +111,7 @@ impl Product {
     }
 
     /// Returns the operands a and b and the result c of a pass, chosen from x, w and y, or their gradients.
-    pub(crate) fn operands<T>(pass: Pass, x: T, w: T, y: T) -> [T; 3] {
+    pub(in crate::engine::device) fn operands<T>(pass: Pass, x: T, w: T, y: T) -> [T; 3] {
         match pass {
             Pass::Forward => [w, x, y],
             Pass::BackwardData => [w, y, x],
