@@ -76,10 +76,9 @@ def compiler():
 
 def positive(text):
     """Reads a whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: use a whole number of at least 1")
+    return int(text)
 
 
 class Comparison:

@@ -5,8 +5,8 @@ use crate::{Error, Result};
 /// The most multiplications of a convolution. With more, products of its sizes could overflow.
 const LARGEST: f64 = (1u64 << 60) as f64;
 
-/// The sizes of a convolution. [`Conv2dGeometry::new`] checks them; code outside of the crate cannot change them afterwards, since kernels
-/// take their word for how long tensors are.
+/// The sizes of a convolution. [`Conv2dGeometry::new`] checks them. Code outside of the crate cannot change them afterwards, because kernels
+/// trust them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2dGeometry {
     /// Number of images.

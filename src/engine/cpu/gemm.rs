@@ -310,8 +310,9 @@ impl<L: LeftRows> Product<'_, L> {
     ) {
         let groups = pointers.len() / self.left.taps();
         let blocks = depth_blocks(self.left.taps(), self.left.depth());
-        for first in panels.clone().step_by((NC / self.nr).max(1)) {
-            let own = first..(first + (NC / self.nr).max(1)).min(panels.end);
+        let at_once = (NC / self.nr).max(1);
+        for first in panels.clone().step_by(at_once) {
+            let own = first..(first + at_once).min(panels.end);
             for (b, &block) in blocks.iter().enumerate() {
                 for group in 0..groups {
                     let next =

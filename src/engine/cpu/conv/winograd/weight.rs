@@ -10,7 +10,8 @@ use crate::engine::geometry::Conv2dGeometry;
 
 /// Tiles that are summed one after the other; longer sums are sums of such.
 const SUMMED_TILES: usize = 256;
-/// Most input channels of a block of transformed images. A block of [`SUMMED_TILES`] tiles stays in the second cache level, and is in few pages.
+/// Most input channels of a block of transformed images. A block of [`SUMMED_TILES`] tiles stays in the second cache level, and is in few
+/// pages.
 const BLOCK: usize = 128;
 /// How many numbers of transformed images and gradients exist at a time, roughly: so few that they stay in the last cache level.
 const BUDGET: usize = 1 << 20;
