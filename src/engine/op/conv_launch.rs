@@ -23,21 +23,28 @@ pub(super) struct ConvLaunch<'a> {
     vendor: Option<&'a Vendor>,
 }
 
-/// A pass by the vendor's libraries, with the parts of its workspace.
+/// A pass by the vendor's libraries.
 struct VendorPass<'a> {
     vendor: &'a Vendor,
     call: Call,
+    workspace: VendorParts,
+}
+
+/// The workspace of a pass by the vendor's libraries.
+struct VendorParts {
     /// Weights, or their gradient, as `[out, kh, kw, in]`.
     weight: Part<Untyped>,
     scratch: Part<Untyped>,
+    parts: Parts,
 }
 
 impl VendorPass<'_> {
     /// Enqueues the pass on x, the weight in its part of `workspace`, and y, or their gradients; returns whether a library took it.
     fn run(&self, [x, y]: [Ptr; 2], accumulate: bool, workspace: Ptr) -> Result<bool> {
-        let operands = [x, self.weight.of(workspace), y].map(Ptr::address);
+        let VendorParts { weight, scratch, .. } = &self.workspace;
+        let operands = [x, weight.of(workspace), y].map(Ptr::address);
         // SAFETY: the plan gave all operands the sizes of this geometry, and the workspace the size that the vendor asked for.
-        unsafe { self.vendor.run(self.call, operands, accumulate, self.scratch.of(workspace).address()) }
+        unsafe { self.vendor.run(self.call, operands, accumulate, scratch.of(workspace).address()) }
     }
 }
 
@@ -93,7 +100,7 @@ impl<'a> ConvLaunch<'a> {
     pub(super) fn forward(&self, x: Ptr, weight: Ptr<f32>, bias: Ptr<f32>, y: Ptr, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
         if let Some(pass) = self.vendor_pass(Pass::Forward)? {
-            self.turn_weight(weight, pass.weight.of(workspace))?;
+            self.turn_weight(weight, pass.workspace.weight.of(workspace))?;
             if pass.run([x, y], false, workspace)? {
                 return Ok(());
             }
@@ -140,7 +147,7 @@ impl<'a> ConvLaunch<'a> {
     pub(super) fn backward_data(&self, dy: Ptr, weight: Ptr<f32>, dx: GpuGrad<Ptr>, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
         if let Some(pass) = self.vendor_pass(Pass::BackwardData)? {
-            self.turn_weight(weight, pass.weight.of(workspace))?;
+            self.turn_weight(weight, pass.workspace.weight.of(workspace))?;
             if pass.run([dx.data, dy], dx.accumulate, workspace)? {
                 return Ok(());
             }
@@ -165,7 +172,7 @@ impl<'a> ConvLaunch<'a> {
             && pass.run([x, dy], false, workspace)?
         {
             let (rows, columns, flag) = (g.out_c as i32, g.k() as i32, dweight.flag());
-            let turned = pass.weight.of(workspace);
+            let turned = pass.workspace.weight.of(workspace);
             return kernels::transpose_put(gpu, Grid::any(g.k() * g.out_c), turned, dweight.data, rows, columns, flag);
         }
         let sizes = ConvSizes::from(g);
@@ -204,24 +211,21 @@ impl<'a> ConvLaunch<'a> {
         let Some(vendor) = self.vendor else { return Ok(None) };
         let call = self.call(pass);
         let bytes = vendor.begin(call)?;
-        Ok(bytes.map(|bytes| {
-            let (weight, scratch, _) = self.vendor_parts(bytes);
-            VendorPass { vendor, call, weight, scratch }
-        }))
+        Ok(bytes.map(|bytes| VendorPass { vendor, call, workspace: self.vendor_parts(bytes) }))
     }
 
     /// Returns the words of workspace of a pass by the vendor's libraries; 0 if they do not run it.
     fn vendor_words(&self, pass: Pass) -> Result<usize> {
         let bytes = self.vendor.map_or(Ok(None), |vendor| vendor.workspace(self.call(pass)))?;
-        Ok(bytes.map_or(0, |bytes| self.vendor_parts(bytes).2.words()))
+        Ok(bytes.map_or(0, |bytes| self.vendor_parts(bytes).parts.words()))
     }
 
     /// Returns the parts of the weight and of the libraries' own workspace, which has `bytes` bytes.
-    fn vendor_parts(&self, bytes: usize) -> (Part<Untyped>, Part<Untyped>, Parts) {
+    fn vendor_parts(&self, bytes: usize) -> VendorParts {
         let mut parts = Parts::default();
         let weight = parts.add_bytes(self.geometry.k() * self.geometry.out_c * self.gpu.activation_bytes());
         let scratch = parts.add_bytes(bytes);
-        (weight, scratch, parts)
+        VendorParts { weight, scratch, parts }
     }
 
     fn call(&self, pass: Pass) -> Call {

@@ -17,7 +17,7 @@ use super::handles::{Owned, Stream};
 use super::status::{CudnnStatus, Status};
 use crate::Result;
 use crate::engine::device::Precision;
-use crate::engine::device::vendor::{Answer, Call, Descriptors, Form, Pass, Tensor4d};
+use crate::engine::device::vendor::{Answer, Call, Descriptors, Pass, Tensor4d};
 use crate::engine::geometry::Conv2dGeometry;
 
 type Handle<T> = Owned<T, CudnnStatus>;
@@ -168,9 +168,8 @@ impl Cudnn {
         let at = match self.plans.iter().position(|(g, p, _)| (*g, *p) == (geometry, precision)) {
             Some(at) => at,
             None => {
-                let descriptors = match call.form() {
-                    Ok(Form::Convolution(descriptors)) => descriptors,
-                    Ok(Form::Product(_)) => return Ok(Err("it is a product of matrices".into())),
+                let descriptors = match Descriptors::new(&geometry) {
+                    Ok(descriptors) => descriptors,
                     Err(error) => return Ok(Err(error.to_string())),
                 };
                 let plan = Plan::new(self.handle.get(), &descriptors, precision)?;

@@ -97,11 +97,11 @@ pub(super) fn open_driver() -> Result<usize> {
 ///
 /// # Errors
 /// [`crate::Error::NoDevice`] if it is missing, or has a version that does not fit.
-pub(super) fn open_cublaslt(driver: usize) -> Result<String> {
+pub(super) fn open_cublaslt(places: &Places, driver: usize) -> Result<String> {
     // Libraries for CUDA 13 do not run on a driver for CUDA 12.
     let names: &[&str] =
         if driver >= 13_000 { &["libcublasLt.so.13", "libcublasLt.so.12"] } else { &["libcublasLt.so.12"] };
-    open_first(Places::here().find(names));
+    open_first(places.find(names));
     // SAFETY: opening it runs its initialisers, which have no preconditions.
     if !unsafe { cublaslt::is_culib_present() } {
         return Err(missing(&CUBLASLT, driver));
@@ -116,8 +116,8 @@ pub(super) fn open_cublaslt(driver: usize) -> Result<String> {
 ///
 /// # Errors
 /// As there.
-pub(super) fn open_cudnn(driver: usize) -> Result<String> {
-    open_first(Places::here().find(&["libcudnn.so.9"]));
+pub(super) fn open_cudnn(places: &Places, driver: usize) -> Result<String> {
+    open_first(places.find(&["libcudnn.so.9"]));
     // SAFETY: as for cuBLASLt, here and below.
     if !unsafe { cudnn::is_culib_present() } {
         return Err(missing(&CUDNN, driver));

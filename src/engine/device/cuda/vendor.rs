@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::cublaslt::CublasLt;
 use super::cudnn::Cudnn;
 use super::handles::{Context, Stream};
+use super::places::Places;
 use super::{libraries, lock};
 use crate::Result;
 use crate::engine::device::vendor::{Answer, Call, Library};
@@ -24,7 +25,8 @@ impl Libraries {
     /// A library is there and does not start.
     pub(super) fn open(driver: usize, context: &Arc<Context>, stream: &Arc<Stream>) -> Result<Libraries> {
         // cuDNN opens cuBLASLt by its name, so cuBLASLt comes first.
-        let (cublaslt, cudnn) = (libraries::open_cublaslt(driver), libraries::open_cudnn(driver));
+        let places = Places::here();
+        let (cublaslt, cudnn) = (libraries::open_cublaslt(&places, driver), libraries::open_cudnn(&places, driver));
         let names = [&cublaslt, &cudnn].map(|found| match found {
             Ok(name) => name.clone(),
             Err(error) => format!("ptl's own kernels ({error})"),

@@ -8,7 +8,7 @@ use half::bf16;
 
 use super::{NAME, State, Work};
 use crate::engine::cpu::conv::{self, Packed};
-use crate::engine::device::vendor::{Answer, Call, Descriptors, Form, Library, Matrix, Pass, Product, Tensor4d};
+use crate::engine::device::vendor::{Answer, Call, Descriptors, Library, Matrix, Pass, Product, Tensor4d};
 use crate::engine::device::{Precision, Vendor};
 use crate::engine::geometry::Conv2dGeometry;
 use crate::{Error, Result};
@@ -85,9 +85,11 @@ impl Enqueued {
             // SAFETY: the range is of memory that is allocated on this device, and was given to this call to write to.
             unsafe { (scratch.start as *mut u8).write_bytes(0xff, (scratch.end - scratch.start) as usize) };
         }
-        match self.call.form()? {
-            Form::Product(product) => self.product(state, &product, &scratch),
-            Form::Convolution(descriptors) => self.convolution(state, &descriptors, &scratch),
+        let Call { geometry, pass, .. } = &self.call;
+        if self.call.is_product() {
+            self.product(state, &Product::new(geometry, *pass), &scratch)
+        } else {
+            self.convolution(state, &Descriptors::new(geometry)?, &scratch)
         }
     }
 

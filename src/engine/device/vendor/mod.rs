@@ -52,27 +52,7 @@ pub struct Call {
     pub pass: Pass,
 }
 
-/// How a call is put to the libraries.
-pub(super) enum Form {
-    /// To cuBLASLt, as a product of matrices.
-    Product(Product),
-    /// To cuDNN.
-    Convolution(Descriptors),
-}
-
 impl Call {
-    /// Returns the call in the terms of the library that takes it.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for a tensor of 2³¹ elements or more, which cuDNN cannot describe.
-    pub(super) fn form(&self) -> Result<Form> {
-        if self.is_product() {
-            Ok(Form::Product(Product::new(&self.geometry, self.pass)))
-        } else {
-            Ok(Form::Convolution(Descriptors::new(&self.geometry)?))
-        }
-    }
-
     /// Returns whether the convolution is a product of matrices, for which cuBLASLt is asked and not cuDNN.
     pub(super) fn is_product(&self) -> bool {
         Product::is(&self.geometry)
@@ -148,7 +128,7 @@ pub struct Vendor {
 struct Asked {
     call: Call,
     answer: Answer<usize>,
-    /// Whether the call was wanted when the answer was a refusal. A plan also asks for gradients that no step needs.
+    /// Whether the call was about to be enqueued. A plan also asks for gradients that no step needs.
     wanted: bool,
     /// Whether [`Vendor::take_refusals`] returned it.
     told: bool,
@@ -170,8 +150,8 @@ impl Vendor {
         self.library.description()
     }
 
-    /// Returns the bytes of workspace of a call, or `None` if the libraries do not take it. Only the first time they are asked, which must
-    /// not be while launches are recorded.
+    /// Returns the bytes of workspace of a call, or `None` if the libraries do not take it. They are asked only once for each call. That must
+    /// not happen while launches are recorded.
     ///
     /// # Errors
     /// A library fails.
@@ -194,7 +174,7 @@ impl Vendor {
     /// w and y, or their gradients; one of these is the result, to which is added if `accumulate`.
     ///
     /// # Errors
-    /// An address has not the alignment that the libraries expect; a library fails.
+    /// An address does not have the alignment that the libraries expect; a library fails.
     ///
     /// # Safety
     /// Operands must be memory of this device with the sizes of the geometry, and `workspace` as long as [`Vendor::workspace`] says.
@@ -222,7 +202,7 @@ impl Vendor {
         }
     }
 
-    /// Returns, in a sentence each, the refusals since the last call of this function that mattered.
+    /// Returns a sentence for each refusal of a call that was about to be enqueued, but none that it returned before.
     pub fn take_refusals(&self) -> Vec<String> {
         let mut asked = self.lock();
         let news = asked.iter_mut().filter(|asked| asked.wanted && !asked.told);
