@@ -13,6 +13,7 @@ use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput
 use ptl::base::report::Table;
 use ptl::engine::cpu::conv;
 use ptl::engine::geometry::Conv2dGeometry;
+use ptl::engine::precision::Precision;
 use support::{large_gemm, measure, uniform};
 
 const BATCH: usize = 16;
@@ -69,17 +70,17 @@ fn layer(group: &mut BenchmarkGroup<'_, WallTime>, layer: &Layer) -> [Option<Dur
     let id = |pass: &str| BenchmarkId::new(layer.name.as_str(), pass);
     let mut workspace = vec![0.0; conv::forward_workspace(g)];
     let forward = measure(group, id("forward"), flops.clone(), || {
-        conv::conv2d_forward(g, &x, &weight, None, &mut y, conv::Packed::empty(&mut workspace));
+        conv::conv2d_forward(Precision::F32, g, &x, &weight, None, &mut y, conv::Packed::empty(&mut workspace));
     });
     let mut grad_weight = vec![0.0; weight.len()];
     let mut workspace = vec![0.0; conv::backward_weight_workspace(g)];
     let backward_weight = measure(group, id("backward weight"), flops.clone(), || {
-        conv::conv2d_backward_weight(g, &x, &y, &mut grad_weight, false, &mut workspace);
+        conv::conv2d_backward_weight(Precision::F32, g, &x, &y, &mut grad_weight, false, &mut workspace);
     });
     let mut workspace = vec![0.0; conv::backward_data_workspace(g)];
     let backward_data = (inputs > 3).then(|| {
         measure(group, id("backward data"), flops.clone(), || {
-            conv::conv2d_backward_data(g, &y, &weight, &mut x, false, &mut workspace);
+            conv::conv2d_backward_data(Precision::F32, g, &y, &weight, &mut x, false, &mut workspace);
         })
     });
     [Some(forward), backward_data, Some(backward_weight)]

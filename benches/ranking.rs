@@ -65,7 +65,7 @@ fn ranking(criterion: &mut Criterion) {
                 gallery.labels(),
                 dim,
                 &options,
-                &Device::Cpu,
+                &Device::cpu(),
             );
             black_box(report.expect("every identity has both"))
         });
@@ -74,7 +74,7 @@ fn ranking(criterion: &mut Criterion) {
     group.bench_function("rank and re-rank", |b| {
         b.iter(|| {
             let (silent, rerank) = (Reporter::silent(), RerankOptions::new(RerankVariant::Ptl));
-            let evaluation = Evaluation::new(&query, &gallery, options, Some(rerank), &Device::Cpu, &silent)
+            let evaluation = Evaluation::new(&query, &gallery, options, Some(rerank), &Device::cpu(), &silent)
                 .expect("finite features");
             black_box(evaluation.run(Details::default(), &silent).expect("every identity has both"))
         });
@@ -84,7 +84,7 @@ fn ranking(criterion: &mut Criterion) {
         b.iter(|| {
             let silent = Reporter::silent();
             let evaluation =
-                Evaluation::new(&query, &gallery, options, None, &Device::Cpu, &silent).expect("finite features");
+                Evaluation::new(&query, &gallery, options, None, &Device::cpu(), &silent).expect("finite features");
             let details = Details { roc: true, camera_pairs: true };
             black_box(evaluation.run(details, &silent).expect("every identity has both"))
         });

@@ -46,7 +46,7 @@ fn main() -> ptl::Result<()> {
     let logits = linear(&mut graph, &store, hidden, w2, None)?;
     let loss = cross_entropy(&mut graph, logits, labels, 0.0)?;
     graph.root(loss);
-    let mut session = Session::new(graph, &store, &Device::Cpu)?;
+    let mut session = Session::new(graph, &store, &Device::cpu())?;
     session.set(x, &[0., 0., 1., 0., 1., 1., 1., 0., 1., 1., 1., 1.])?; // The third number of each row stands for a bias.
     session.set(labels, &[0, 1, 1, 0].map(f32::from_bits))?;
     let mut states = LatentStates::new(StateInit::Zeros, 0); // `Session` needs them for BConv-Cells, which this network does not have.

@@ -82,7 +82,7 @@ fn gradients_of_a_value_with_several_consumers_add_up() {
     let b = ptl::engine::op::add(&mut graph, x, a).unwrap();
     let y = ptl::engine::op::concat(&mut graph, &[b, x, a]).unwrap();
     graph.root(y);
-    let mut session = Session::new(graph, &store, &Device::Cpu).unwrap().poisoned();
+    let mut session = Session::new(graph, &store, &Device::cpu()).unwrap().poisoned();
     let values: Vec<f32> = (0..shape.len()).map(|i| [0.5, -1.5, 2.0][i % 3]).collect();
     session.set(x, &values).unwrap();
     let mut states = LatentStates::new(StateInit::Zeros, 0);
@@ -147,6 +147,6 @@ fn a_frozen_parameter_gets_no_gradient_and_what_lies_before_it_is_skipped() {
         graph.root(y);
         graph
     };
-    let session = Session::new(graph, &probe.store, &Device::Cpu).unwrap();
+    let session = Session::new(graph, &probe.store, &Device::cpu()).unwrap();
     assert!(!session.has_grad(0) && session.has_grad(1));
 }

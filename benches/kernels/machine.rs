@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput};
-use ptl::engine::device::{Device, DeviceKind, DeviceOptions, Gpu, Grid, Precision, kernels};
+use ptl::engine::device::{Device, DeviceKind, DeviceOptions, Gpu, Grid, kernels};
 use ptl::engine::graph::Mode;
 use ptl::engine::op::{OpCase, conv2d};
+use ptl::engine::precision::Precision;
 use ptl::engine::session::CaseRun;
 use ptl::engine::shape::Shape;
 use ptl::engine::store::Layout;
@@ -34,9 +35,9 @@ pub fn devices() -> Vec<Device> {
     let open = |kind, precision| Device::open(&DeviceOptions { kind, precision, vendor: false });
     let cuda = || [Precision::F32, Precision::Tf32, Precision::Bf16].map(|precision| open(DeviceKind::Cuda, precision));
     match kind.as_str() {
-        "cpu" => vec![Device::Cpu],
+        "cpu" => vec![Device::cpu()],
         "cuda" => cuda().into_iter().map(|device| device.unwrap_or_else(|error| refuse(&error.to_string()))).collect(),
-        "auto" => cuda().into_iter().collect::<Result<_, _>>().unwrap_or_else(|_| vec![Device::Cpu]),
+        "auto" => cuda().into_iter().collect::<Result<_, _>>().unwrap_or_else(|_| vec![Device::cpu()]),
         "emulated" => refuse("the speed of an emulator means nothing: PTL_BENCH_DEVICE=cuda or cpu"),
         other => refuse(&format!("PTL_BENCH_DEVICE={other}: known are cuda and cpu")),
     }

@@ -65,7 +65,7 @@ impl Cell {
             graph.keep(output)
         }
         let outputs = graph.shape(output).len();
-        let mut session = Session::new(graph, &store, &Device::Cpu).expect("memory for a cell");
+        let mut session = Session::new(graph, &store, &Device::cpu()).expect("memory for a cell");
         session.set(x, &pool.take(0, shape.len(), 1.0)).expect("the CPU");
         Cell {
             session,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use ptl::engine::cpu::conv;
 use ptl::engine::geometry::Conv2dGeometry;
+use ptl::engine::precision::Precision;
 use ptl::engine::store::{Group, Layout, Param};
 use serde::Deserialize;
 
@@ -92,9 +93,11 @@ impl Layer {
     fn run(&mut self, pass: Pass) {
         let Layer { geometry, x, weight, y, workspace, .. } = self;
         match pass {
-            Pass::Forward => conv::conv2d_forward(geometry, x, weight, None, y, conv::Packed::empty(workspace)),
-            Pass::Data => conv::conv2d_backward_data(geometry, y, weight, x, false, workspace),
-            Pass::Weight => conv::conv2d_backward_weight(geometry, x, y, weight, false, workspace),
+            Pass::Forward => {
+                conv::conv2d_forward(Precision::F32, geometry, x, weight, None, y, conv::Packed::empty(workspace))
+            }
+            Pass::Data => conv::conv2d_backward_data(Precision::F32, geometry, y, weight, x, false, workspace),
+            Pass::Weight => conv::conv2d_backward_weight(Precision::F32, geometry, x, y, weight, false, workspace),
         }
     }
 }
@@ -160,7 +163,7 @@ impl Product {
 
     fn compute(&mut self) {
         let Product { geometry, a, b, c, workspace } = self;
-        conv::conv2d_forward(geometry, a, b, None, c, conv::Packed::empty(workspace));
+        conv::conv2d_forward(Precision::F32, geometry, a, b, None, c, conv::Packed::empty(workspace));
     }
 }
 

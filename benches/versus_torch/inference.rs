@@ -48,7 +48,7 @@ impl Recorded {
         let outputs = network.forward(&mut graph, &store, images).expect("a size that fits");
         let output = if task == TaskKind::Classify { outputs.logits[0] } else { outputs.feature };
         graph.keep(output);
-        let session = Session::new(graph, &store, &Device::Cpu).expect("memory for a batch");
+        let session = Session::new(graph, &store, &Device::cpu()).expect("memory for a batch");
         Recorded { store, states: LatentStates::new(StateInit::Zeros, 0), session, batch, images, output }
     }
 

@@ -36,7 +36,7 @@ impl Ranking {
         let [query, gallery] = &self.0;
         let options = RankingOptions::default();
         let (labels, others) = (query.labels(), gallery.labels());
-        evaluate(&query.features, labels, &gallery.features, others, query.dim, &options, &Device::Cpu)
+        evaluate(&query.features, labels, &gallery.features, others, query.dim, &options, &Device::cpu())
             .expect("every identity has both")
     }
 }
@@ -68,7 +68,7 @@ impl Reranking {
     fn rerank(&self) -> Vec<f32> {
         let [query, gallery] = &self.0;
         let options = RerankOptions::new(RerankVariant::Zhong);
-        reranked_distances(&query.features, &gallery.features, query.dim, options, &Device::Cpu)
+        reranked_distances(&query.features, &gallery.features, query.dim, options, &Device::cpu())
             .expect("finite features")
     }
 }

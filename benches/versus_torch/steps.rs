@@ -52,7 +52,7 @@ impl Step {
         }
         (config.optim.kind, config.optim.weight_decay) = (spec.optimizer, spec.weight_decay);
         (config.loss.label_smoothing, config.loss.triplet_margin) = (spec.label_smoothing, spec.margin);
-        let mut trainer = Trainer::on(Device::Cpu, &config, spec.classes, |_, _| Ok(())).expect("a network");
+        let mut trainer = Trainer::on(Device::cpu(), &config, spec.classes, |_, _| Ok(())).expect("a network");
         weights::settle_and_write(folder, &mut trainer.store);
         Step { trainer, batch: images::batch(folder), lr: spec.lr }
     }

@@ -12,10 +12,11 @@ pub use overrides::Overrides;
 pub use training::{LossOptions, TrainOptions};
 
 pub use crate::base::settings::{Command, Kind, Section, Setting};
-use crate::base::settings::{EVERYWHERE, ON_IMAGES, Recipe, settings};
+use crate::base::settings::{EVERYWHERE, ON_IMAGES, ON_RUNS, Recipe, settings};
 use crate::data::{Augment, DataOptions, SamplerOptions, Transform};
-use crate::engine::device::{DeviceKind, DeviceOptions, GpuOptions, Precision};
+use crate::engine::device::{DeviceKind, DeviceOptions, GpuOptions};
 use crate::engine::optim::OptimOptions;
+use crate::engine::precision::Precision;
 use crate::engine::schedule::ScheduleOptions;
 use crate::eval::rerank::{RerankOptions, RerankVariant};
 use crate::eval::{EvalOptions, Inference};
@@ -37,8 +38,8 @@ settings! {
         /// Device that computes; auto takes a GPU if one can be used, emulated runs the CUDA kernels on the CPU (for tests).
         #[setting(flag("device").same_results().taken_by(EVERYWHERE))]
         pub device: DeviceKind = DeviceKind::Auto;
-        /// Arithmetic of convolutions on a GPU.
-        #[setting(flag("precision").taken_by(ON_IMAGES))]
+        /// What convolutions compute in. tf32 needs a GPU; bf16 a GPU or a CPU with AVX-512 BF16, where it rounds the factors of direct products.
+        #[setting(flag("precision").taken_by(ON_RUNS))]
         pub precision: Precision = Precision::F32;
     }
     sections {

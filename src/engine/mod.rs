@@ -1,6 +1,6 @@
 //! The engine: graphs of operations, planned once and run on a CPU or a GPU, with their gradients and the update of parameters.
 //!
-//! The modules, each of which imports only those before it: [`shape`] and [`geometry`] (sizes), [`cpu`] and [`device`] (what computes),
+//! The modules, each of which imports only those before it: [`shape`] and [`geometry`] (sizes), [`precision`], [`cpu`] and [`device`] (what computes),
 //! [`store`] (parameters), [`graph`] (what is recorded), [`latent_state`], [`plan`] (what lives where in memory), [`op`] (the ops),
 //! [`session`] (running a graph). [`optim`] and [`schedule`] update the parameters.
 
@@ -12,6 +12,7 @@ pub mod latent_state;
 pub mod op;
 pub mod optim;
 pub mod plan;
+pub mod precision;
 pub mod schedule;
 pub mod session;
 pub mod shape;

@@ -165,7 +165,7 @@ mod tests {
             paths: ["a.png", "b.png", "c.png"].map(image).to_vec(),
         };
         let evaluation =
-            Evaluation::new(&query, &gallery, RankingOptions::default(), None, &Device::Cpu, &Reporter::silent())
+            Evaluation::new(&query, &gallery, RankingOptions::default(), None, &Device::cpu(), &Reporter::silent())
                 .unwrap();
         let out = folder.path().join("pictures");
         let written = draw(&out, &evaluation, &query, &gallery, &[0]).unwrap();

@@ -232,9 +232,10 @@ mod tests {
         let options = RerankOptions { k1: 6, k2: 3, ..RerankOptions::new(RerankVariant::Ptl) };
         let silent = Reporter::silent();
         let evaluation =
-            Evaluation::new(&query, &gallery, RankingOptions::default(), Some(options), &Device::Cpu, &silent).unwrap();
+            Evaluation::new(&query, &gallery, RankingOptions::default(), Some(options), &Device::cpu(), &silent)
+                .unwrap();
         let outcome = evaluation.run(Details { roc: true, camera_pairs: true }, &silent).unwrap();
-        let distances = reranked_distances(&query.features, &gallery.features, 6, options, &Device::Cpu).unwrap();
+        let distances = reranked_distances(&query.features, &gallery.features, 6, options, &Device::cpu()).unwrap();
         let want =
             evaluate_distances(&distances, query.labels(), gallery.labels(), &RankingOptions::default()).unwrap();
         let (_, reranked) = outcome.reranked.as_ref().unwrap();
@@ -267,8 +268,8 @@ mod tests {
         let ranking = RankingOptions { protocol: Protocol::SingleGalleryShot, ..RankingOptions::default() };
         let silent = Reporter::silent();
         let options = RerankOptions::new(RerankVariant::Zhong);
-        assert!(Evaluation::new(&set, &set, ranking, Some(options), &Device::Cpu, &silent).is_err());
-        let evaluation = Evaluation::new(&set, &set, ranking, None, &Device::Cpu, &silent).unwrap();
+        assert!(Evaluation::new(&set, &set, ranking, Some(options), &Device::cpu(), &silent).is_err());
+        let evaluation = Evaluation::new(&set, &set, ranking, None, &Device::cpu(), &silent).unwrap();
         let outcome = evaluation.run(Details { roc: true, camera_pairs: true }, &silent).unwrap();
         let json = evaluation.to_json(&outcome, None, "B").to_string();
         assert!(
@@ -282,7 +283,7 @@ mod tests {
     fn features_of_two_networks_are_refused() {
         let (query, gallery) = (set(8, 0.0), FeatureSet { dim: 3, ..set(8, 0.0) });
         let error =
-            Evaluation::new(&query, &gallery, RankingOptions::default(), None, &Device::Cpu, &Reporter::silent())
+            Evaluation::new(&query, &gallery, RankingOptions::default(), None, &Device::cpu(), &Reporter::silent())
                 .err()
                 .unwrap();
         assert!(error.to_string().contains("have 6 numbers each, those of the gallery 3"), "{error}");

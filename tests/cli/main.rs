@@ -807,9 +807,9 @@ fn a_gpu_that_is_not_there_is_one_clear_error() {
         assert!(succeeds(&["info"]).contains("GPU:"));
     }
     // A precision that the CPU does not have is refused.
-    let cpu = ["--device", "cpu", "--precision", "bf16"];
+    let cpu = ["--device", "cpu", "--precision", "tf32"];
     let args = [&["train", "--data", &data, "--out", &out][..], &cpu].concat();
-    fails_with(1, &args, &["precision = bf16", "need a GPU"]);
+    fails_with(1, &args, &["precision = tf32", "needs a GPU"]);
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use half::bf16;
-use ptl::engine::device::{Device, Emulator, Gpu, Launch, Precision};
+use ptl::engine::device::{Device, Emulator, Gpu, Launch};
 use ptl::engine::graph::Mode;
+use ptl::engine::precision::Precision;
 use ptl::engine::session::{CaseRun, Pass, Placed};
 use ptl::engine::shape::Shape;
 

@@ -2,9 +2,9 @@
 //! gradients read and overwrite the gates: twice). Copies of the weights packed for tensor cores and partial sums are left out.
 //! The test of bytes and the bench `kernels` share this file.
 
-use ptl::engine::device::Precision;
 use ptl::engine::graph::{Graph, Var};
 use ptl::engine::op::{OpCase, bconv_cell};
+use ptl::engine::precision::Precision;
 use ptl::engine::shape::Shape;
 use ptl::engine::store::{Layout, ParamId, Store};
 

@@ -5,7 +5,8 @@ use ptl::base::rng::{Purpose, stream};
 use ptl::base::stop::StopFlag;
 use ptl::config::{Config, Overrides};
 use ptl::data::{AugmentParams, Batch, ClassDataset, ImageSource, Mix, PackedImages, Sample};
-use ptl::engine::device::{Device, DeviceKind, Precision};
+use ptl::engine::device::{Device, DeviceKind};
+use ptl::engine::precision::Precision;
 use ptl::eval::{Model, Output};
 use ptl::model::{StepReport, TrainedModel};
 use ptl::nn::TaskKind;
@@ -71,7 +72,7 @@ fn compare_groups(device: &Device) {
     assert_eq!(recorded, launched);
     assert!(recorded_values.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()));
 
-    let (want, want_values) = steps(&config, &Device::Cpu);
+    let (want, want_values) = steps(&config, &Device::cpu());
     for (i, (got, want)) in launched.iter().zip(&want).enumerate() {
         assert_eq!((got.grad_norm.is_some(), got.triplet), (i % 3 == 2, None), "batch {i}");
         assert_eq!(got.grad_norm.is_some(), want.grad_norm.is_some());
@@ -81,7 +82,7 @@ fn compare_groups(device: &Device) {
         }
     }
     // What the steps changed, against how much.
-    let start = Trainer::on(Device::Cpu, &config, CLASSES, |_, _| Ok(())).unwrap().store.values.to_vec();
+    let start = Trainer::on(Device::cpu(), &config, CLASSES, |_, _| Ok(())).unwrap().store.values.to_vec();
     let norm = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
     let (moved, off) = (norm(&want_values, &start), norm(&values, &want_values));
     assert!(moved > 0.0 && off <= 2e-2 * moved, "moved by {moved}, apart by {off}");
@@ -111,7 +112,7 @@ fn a_whole_run_gives_the_predictions_of_its_weights_on_both() {
     let job = Job { config: &config, task, start: Start::Scratch, run: &run, reporter: &silent, stop };
     let Outcome::Finished(report) = train::run(&job).unwrap() else { panic!("it was not stopped") };
     assert_eq!(report.images, 11);
-    let predictions = [Device::Cpu, device].map(|device| {
+    let predictions = [Device::cpu(), device].map(|device| {
         let mut trained = TrainedModel::open(run.root(), &Overrides::default()).unwrap();
         let mut model = Model { device: &device, ..trained.model(&silent) };
         model.run(dataset.val.clone().into(), Output::Probabilities).unwrap().0

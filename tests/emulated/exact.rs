@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use ptl::base::progress::Reporter;
-use ptl::engine::device::{Device, Precision};
+use ptl::engine::device::Device;
+use ptl::engine::precision::Precision;
 use ptl::eval::features_file::FeatureSet;
 use ptl::eval::ranking::{RankingOptions, RankingReport};
 use ptl::eval::report::{Details, Evaluation};
@@ -116,7 +117,7 @@ fn all_cases() -> Vec<(String, Pair)> {
 }
 
 fn devices() -> Vec<Device> {
-    [Some(Device::Cpu), emulated(Precision::F32)].into_iter().flatten().collect()
+    [Some(Device::cpu()), emulated(Precision::F32)].into_iter().flatten().collect()
 }
 
 /// |q - g|² of all pairs in f64.

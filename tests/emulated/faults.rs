@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use ptl::Error;
 use ptl::config::Config;
 use ptl::data::{AugmentParams, Batch};
-use ptl::engine::device::{Backend, Call, Device, Emulator, Gpu, Kernel, Precision, Recording, Simulated, Vendor};
+use ptl::engine::device::{Backend, Call, Device, Emulator, Gpu, Kernel, Recording, Simulated, Vendor};
 use ptl::engine::latent_state::{EvalState, StateInit};
+use ptl::engine::precision::Precision;
 use ptl::model::Record;
 use ptl::nn::TaskKind;
 use ptl::train::Trainer;
@@ -158,7 +159,7 @@ fn loses_the_device(config: &Config, libraries: Option<fn(&Call) -> Simulated>) 
 /// Labels that the network rules out have an infinite loss, whose gradients are finite.
 #[test]
 fn an_infinite_loss_changes_no_weights() {
-    for device in [Device::Cpu, Device::Gpu(Gpu::new(Arc::new(Emulator::default()), Precision::F32))] {
+    for device in [Device::cpu(), Device::Gpu(Gpu::new(Arc::new(Emulator::default()), Precision::F32))] {
         let mut config = Config::recipe(TaskKind::Classify, "cifar-resnet20");
         (config.model.height, config.model.image_width, config.sampler.batch) = (32, 16, 4);
         (config.model.width, config.loss.label_smoothing) = (0.25, 0.0);

@@ -16,7 +16,8 @@ mod training;
 #[cfg(ptl_emulator)]
 mod vendor;
 
-use ptl::engine::device::{Device, DeviceKind, DeviceOptions, Precision};
+use ptl::engine::device::{Device, DeviceKind, DeviceOptions};
+use ptl::engine::precision::Precision;
 
 /// Whether emulated libraries run plain convolutions, as on a GPU by default, or the crate's own kernels do.
 const WITH_AND_WITHOUT_VENDOR: [bool; 2] = [true, false];

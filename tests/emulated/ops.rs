@@ -1,9 +1,10 @@
 //! The self-test of the emulated GPU: each op, the update rules, images and a training step against the CPU.
 
 use ptl::app::selftest;
-use ptl::engine::device::{Device, Precision};
+use ptl::engine::device::Device;
 use ptl::engine::graph::Mode;
 use ptl::engine::op::cases;
+use ptl::engine::precision::Precision;
 use ptl::engine::session::CaseRun;
 
 use crate::{WITH_AND_WITHOUT_VENDOR, emulated_with};
@@ -28,7 +29,7 @@ fn the_self_test_passes_in_every_precision() {
 
 #[test]
 fn the_cpu_is_not_compared_with_itself() {
-    let error = selftest::run(&Device::Cpu, 0, false, &mut |_| {}).unwrap_err().to_string();
+    let error = selftest::run(&Device::cpu(), 0, false, &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("choose --device cuda or emulated"), "{error}");
 }
 

@@ -1,7 +1,8 @@
 //! Distances, re-ranking and whole reports on the emulated GPU against the CPU.
 
 use ptl::base::progress::Reporter;
-use ptl::engine::device::{Device, Precision};
+use ptl::engine::device::Device;
+use ptl::engine::precision::Precision;
 use ptl::eval::features_file::FeatureSet;
 use ptl::eval::ranking::{RankingOptions, RankingReport};
 use ptl::eval::report::{Details, Evaluation, Outcome};
@@ -69,7 +70,7 @@ fn the_gallery_is_in_the_same_order_at_the_same_distances() {
         let sets = [signs(queries, dim, 1), clustered(queries, dim, 1)].map(|features| set(features, dim, 0));
         let galleries = [signs(gallery, dim, 2), clustered(gallery, dim, 2)].map(|features| set(features, dim, 3));
         for (tied, (query, gallery)) in sets.iter().zip(&galleries).enumerate() {
-            let [want, got] = [&Device::Cpu, &gpu].map(|device| evaluation(query, gallery, None, device));
+            let [want, got] = [&Device::cpu(), &gpu].map(|device| evaluation(query, gallery, None, device));
             for q in (0..queries).step_by(13) {
                 let [want, got] = [&want, &got].map(|of| of.nearest(q, gallery.len()).unwrap());
                 if tied == 0 {
@@ -107,7 +108,7 @@ fn every_variant_reranks_as_on_the_cpu() {
         for variant in VARIANTS {
             for (k1, k2, lambda) in [(9, 5, 0.3), (7, 1, 0.5), (1, 4, 0.0)] {
                 let options = RerankOptions { variant, k1, k2, lambda };
-                let [want, got] = [&Device::Cpu, &gpu]
+                let [want, got] = [&Device::cpu(), &gpu]
                     .map(|device| reranked_distances(&query, &gallery, dim, options, device).unwrap());
                 let difference = largest_difference(&got, &want);
                 assert!(difference < 1e-5, "{name}, {options}: {difference:e}");
@@ -122,7 +123,7 @@ fn blocks_of_queries_and_single_ones_rerank_as_on_the_cpu() {
     // More images than a block has rows.
     let (query, gallery) = (set(clustered(40, 4, 12), 4, 0), set(clustered(510, 4, 13), 4, 3));
     let options = RerankOptions { k1: 5, k2: 2, ..RerankOptions::new(RerankVariant::Zhong) };
-    let whole = reranked_distances(&query.features, &gallery.features, 4, options, &Device::Cpu).unwrap();
+    let whole = reranked_distances(&query.features, &gallery.features, 4, options, &Device::cpu()).unwrap();
     let evaluation = evaluation(&query, &gallery, Some(options), &gpu);
     for q in [0, 1, 39] {
         let mut row = vec![0.0; gallery.len()];
@@ -148,7 +149,7 @@ fn few_images_and_equal_ones_rerank_as_on_the_cpu() {
         for variant in VARIANTS {
             for (k1, k2) in [(20, 6), (1000, 1000)] {
                 let options = RerankOptions { variant, k1, k2, lambda: 0.3 };
-                let [want, got] = [&Device::Cpu, &gpu]
+                let [want, got] = [&Device::cpu(), &gpu]
                     .map(|device| reranked_distances(query, gallery, *dim, options, device).unwrap());
                 let difference = largest_difference(&got, &want);
                 assert!(difference < 1e-5, "{} images, {options}: {difference:e}", gallery.len() / dim + 1);
@@ -180,7 +181,7 @@ fn a_whole_report_is_the_cpus_whatever_the_precision() {
     let outcome = |device: &Device| -> Outcome {
         evaluation(&query, &gallery, Some(options), device).run(details, &Reporter::silent()).unwrap()
     };
-    let (want, got, of_short) = (outcome(&Device::Cpu), outcome(&gpu), outcome(&short));
+    let (want, got, of_short) = (outcome(&Device::cpu()), outcome(&gpu), outcome(&short));
     same_figures(&got.plain, &want.plain);
     let [(_, got_reranked), (_, want_reranked)] = [&got, &want].map(|of| of.reranked.as_ref().unwrap());
     same_figures(got_reranked, want_reranked);
@@ -204,7 +205,7 @@ fn sets_that_outgrow_the_kernels_are_reranked_by_the_cpu_which_says_so() {
         let outcome = |device: &Device| {
             Evaluation::new(&query, &gallery, ranking, Some(options), device, &reporter).unwrap().run(plain, &reporter)
         };
-        let (got, want) = (outcome(&gpu).unwrap(), outcome(&Device::Cpu).unwrap());
+        let (got, want) = (outcome(&gpu).unwrap(), outcome(&Device::cpu()).unwrap());
         same_figures(&got.reranked.unwrap().1, &want.reranked.unwrap().1);
         let text = std::fs::read_to_string(&log).unwrap();
         let said = text.contains(&format!("ranking on the CPU: k1 {k1} and k2 {k2} are too large"));

@@ -5,7 +5,8 @@ use ptl::base::stop::StopFlag;
 use ptl::config::{Config, Overrides};
 use ptl::data::synth::{self, Domain, SynthConfig};
 use ptl::data::{AugmentParams, Batch, Dataset, DatasetKind, LoadOptions, load};
-use ptl::engine::device::{Device, DeviceKind, Precision};
+use ptl::engine::device::{Device, DeviceKind};
+use ptl::engine::precision::Precision;
 use ptl::eval::ranking::RankingReport;
 use ptl::eval::{Model, Output};
 use ptl::model::TrainedModel;
@@ -92,7 +93,7 @@ fn every_network_trains_and_evaluates_as_on_the_cpu() {
             let dir = trained(name, &config);
             check_steps(&format!("{arch}, {name}"), &metrics(&dir), &want);
             // The GPU's checkpoint, evaluated on both.
-            let features = [Device::Cpu, emulated_with(Precision::F32, vendor).unwrap()].map(|device| {
+            let features = [Device::cpu(), emulated_with(Precision::F32, vendor).unwrap()].map(|device| {
                 let mut trained = TrainedModel::open(dir.root(), &Overrides::default()).unwrap();
                 let silent = Reporter::silent();
                 let mut model = Model { device: &device, ..trained.model(&silent) };

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use ptl::Error;
 use ptl::app::selftest;
-use ptl::engine::device::{Backend, Call, Device, Emulator, Gpu, Pass, Precision, Simulated};
+use ptl::engine::device::{Backend, Call, Device, Emulator, Gpu, Pass, Simulated};
 use ptl::engine::geometry::Conv2dGeometry;
 use ptl::engine::graph::Mode;
 use ptl::engine::op::cases;
+use ptl::engine::precision::Precision;
 use ptl::engine::session::CaseRun;
 
 /// An emulated GPU whose libraries answer as `simulated` says; `None` has no libraries.

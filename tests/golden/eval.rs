@@ -21,7 +21,7 @@ fn rank(golden: &GoldenFile, distances: Option<&[f32]>, options: &RankingOptions
         Some(distances) => evaluate_distances(distances, query, gallery, options),
         None if golden.has("qf") => {
             let dim = golden.shape("qf")[1];
-            evaluate(&golden.f32("qf"), query, &golden.f32("gf"), gallery, dim, options, &Device::Cpu)
+            evaluate(&golden.f32("qf"), query, &golden.f32("gf"), gallery, dim, options, &Device::cpu())
         }
         None => evaluate_distances(&golden.f32("dist"), query, gallery, options),
     };
@@ -92,7 +92,7 @@ fn golden_reranking() {
             let dim = golden.shape("qf")[1];
             let mut checker = Checker::new(format!("{} {name}", golden.name));
             let (query, gallery) = (golden.f32("qf"), golden.f32("gf"));
-            let distances = reranked_distances(&query, &gallery, dim, options, &Device::Cpu).unwrap();
+            let distances = reranked_distances(&query, &gallery, dim, options, &Device::cpu()).unwrap();
             checker.close_absolute("dist", &distances, &golden.f32(&format!("{name}.dist")), DISTANCE_TOLERANCE);
             let report = rank(&golden, Some(&distances), &RankingOptions::default());
             checker.close_absolute("cmc", &report.cmc, &golden.f64(&format!("{name}.cmc_first")), TOLERANCE);

@@ -1,8 +1,8 @@
 //! Compares single layers and residual blocks.
 
-use ptl::engine::device::Precision;
 use ptl::engine::graph::{Graph, Mode, Var};
 use ptl::engine::op::{self, BatchNorm};
+use ptl::engine::precision::Precision;
 use ptl::engine::store::{ParamId, Store};
 use ptl::nn::{Block, Scope};
 use serde_json::Value;

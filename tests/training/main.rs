@@ -13,8 +13,11 @@ use ptl::base::progress::Reporter;
 use ptl::base::stop::StopFlag;
 use ptl::config::Overrides;
 use ptl::data::{Dataset, DatasetKind, LoadOptions, load};
+use ptl::engine::cpu::InstructionSet;
+use ptl::engine::device::DeviceKind;
 use ptl::engine::latent_state::{EvalState, StateInit, StatePolicy};
 use ptl::engine::optim::OptimKind;
+use ptl::engine::precision::Precision;
 use ptl::eval::Output;
 use ptl::io::checkpoint::File;
 use ptl::model::TrainedModel;
@@ -106,6 +109,34 @@ fn threads_and_loaders_do_not_change_a_bit_and_seeds_do() {
     let other_seed = trained("other seed", 1, 1, 1);
     let differ = everything(&one.0).iter().zip(&everything(&other_seed.0)).filter(|(a, b)| a.2 != b.2).count();
     assert!(differ > 20, "{differ}");
+}
+
+#[test]
+fn a_cpu_with_bf16_trains_close_to_f32_and_others_refuse_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let [dataset, _] = datasets();
+    let first_loss = |precision: Precision| -> ptl::Result<f64> {
+        let run = RunDir::create(&folder.path().join(precision.name()))?;
+        let mut config = config();
+        (config.precision, config.device) = (precision, DeviceKind::Cpu);
+        config.schedule.epochs = 1;
+        config.schedule.warmup_epochs = 0;
+        try_job(&config, dataset, Start::Scratch, &run, &StopFlag::default())?;
+        let metrics = std::fs::read_to_string(run.metrics_path()).unwrap();
+        let mut lines = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        Ok(lines.find(|line| line["type"] == "step").unwrap()["loss"].as_f64().unwrap())
+    };
+    let want = first_loss(Precision::F32).unwrap();
+    match first_loss(Precision::Bf16) {
+        Ok(loss) => {
+            assert!(InstructionSet::has_bf16());
+            assert!(loss != want && (loss - want).abs() < 0.02 * want, "{loss}, in f32 {want}");
+        }
+        Err(error) => {
+            assert!(!InstructionSet::has_bf16());
+            assert!(error.to_string().contains("AVX-512 BF16"), "{error}");
+        }
+    }
 }
 
 #[test]

@@ -49,6 +49,7 @@ fn instructions() -> Vec<&'static str> {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
             }),
+            ("AVX-512 BF16", is_x86_feature_detected!("avx512bf16")),
         ];
         found.extend(x86.iter().filter(|(_, present)| *present).map(|(name, _)| *name));
     }

@@ -6,8 +6,9 @@ use super::{Check, deviation};
 use crate::Result;
 use crate::base::rng::{Purpose, stream};
 use crate::data::{Augment, AugmentParams, Batch, Mix};
-use crate::engine::device::{Device, Gpu, Precision};
+use crate::engine::device::{Device, Gpu};
 use crate::engine::graph::{Graph, Mode};
+use crate::engine::precision::Precision;
 use crate::engine::session::Session;
 use crate::engine::shape::Shape;
 use crate::engine::store::Store;
@@ -40,7 +41,7 @@ pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, visit: &mut dyn FnMut(&
     ];
     for (name, mix, of_bf16) in cases {
         batch.mix = mix;
-        let deviation = deviation(&input(device, &batch)?, &input(&Device::Cpu, &batch)?);
+        let deviation = deviation(&input(device, &batch)?, &input(&Device::cpu(), &batch)?);
         let allowed = if bf16 { of_bf16 } else { 1e-6 };
         visit(&Check { name: name.into(), deviation, allowed });
     }

@@ -8,7 +8,8 @@ mod step;
 
 use crate::Result;
 use crate::base::error::Error;
-use crate::engine::device::{Device, Gpu, Precision};
+use crate::engine::device::{Device, Gpu};
+use crate::engine::precision::Precision;
 
 /// The result of one comparison.
 #[derive(Clone, Debug)]

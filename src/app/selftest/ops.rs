@@ -17,7 +17,7 @@ pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, full: bool, visit: &mut
     let all = small.iter().map(|case| (case, allowed(false))).chain(large.iter().map(|case| (case, allowed(true))));
     for (case, allowed) in all {
         for mode in [Mode::Train, Mode::EvalGrad, Mode::Eval] {
-            let (got, want) = (results(device, case, mode, seed)?, results(&Device::Cpu, case, mode, seed)?);
+            let (got, want) = (results(device, case, mode, seed)?, results(&Device::cpu(), case, mode, seed)?);
             // The result with the largest deviation counts.
             let deviations = got.iter().zip(&want).map(|(got, want)| deviation(got, want));
             let deviation = deviations.fold(0.0, f64::max);

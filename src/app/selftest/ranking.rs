@@ -24,7 +24,7 @@ pub(super) fn run(device: &Device, seed: u64, visit: &mut dyn FnMut(&Check)) -> 
     for variant in [RerankVariant::Ptl, RerankVariant::Zhong, RerankVariant::Torchreid] {
         let options = RerankOptions::new(variant);
         let [got, want] =
-            [device, &Device::Cpu].map(|device| reranked_distances(&query, &gallery, DIM, options, device));
+            [device, &Device::cpu()].map(|device| reranked_distances(&query, &gallery, DIM, options, device));
         let deviation = deviation(&got?, &want?);
         visit(&Check { name: format!("re-ranked distances, {variant:?}"), deviation, allowed: 1e-4 });
     }

@@ -7,7 +7,8 @@ use crate::Result;
 use crate::base::rng::{Purpose, stream};
 use crate::config::Config;
 use crate::data::{AugmentParams, Batch, Mix};
-use crate::engine::device::{Device, Gpu, Precision};
+use crate::engine::device::{Device, Gpu};
+use crate::engine::precision::Precision;
 use crate::model::StepReport;
 use crate::nn::TaskKind;
 use crate::train::Trainer;
@@ -63,7 +64,7 @@ fn check_network(mut config: Config, device: &Device, gpu: &Gpu, visit: &mut dyn
         Ok((reports, trainer.store.values.to_vec()))
     };
     let (launched, values) = steps(&config, device)?;
-    let (want, _) = steps(&config, &Device::Cpu)?;
+    let (want, _) = steps(&config, &Device::cpu())?;
     let first = |reports: &[StepReport]| -> Vec<f32> {
         [Some(reports[0].cross_entropy), reports[0].triplet].into_iter().flatten().map(|loss| loss as f32).collect()
     };

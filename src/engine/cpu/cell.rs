@@ -13,6 +13,7 @@ use super::par;
 use super::scratch::with_scratch;
 use super::simd::for_each_vector;
 use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::precision::Precision;
 
 /// Columns of gates that are computed before the gates are applied. Their sums stay in the second-level cache, and the input is read once for
 /// all of them.
@@ -31,6 +32,7 @@ pub fn forward_workspace(gates: &Conv2dGeometry) -> usize {
 /// `previous`, `current` and `y` are `[pixels, C]`; `saved` `[pixels, 4·C]` gets the activated gates for backward.
 #[expect(clippy::too_many_arguments, reason = "the operands of one fused kernel")]
 pub fn bconv_forward(
+    precision: Precision,
     gates: &Conv2dGeometry,
     x: &[f32],
     weight: &[f32],
@@ -40,7 +42,7 @@ pub fn bconv_forward(
     saved: Option<&mut [f32]>,
     packed: Packed<'_>,
 ) {
-    forward_on(microkernel::best(), gates, x, weight, previous, current, y, saved, packed);
+    forward_on(microkernel::of(precision), gates, x, weight, previous, current, y, saved, packed);
 }
 
 #[expect(clippy::too_many_arguments, reason = "the operands of one fused kernel")]
@@ -253,6 +255,8 @@ pub fn gate_gradients(channels: usize, gates: &mut [f32], previous: &[f32], grad
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
     use crate::engine::cpu::conv::tests::{reference as convolution, uniform};
 
@@ -288,13 +292,15 @@ mod tests {
             (2, [10, 9], 48, 64, 1),
             (1, [32, 32], 128, 32, 2),
         ];
+        // The factors are exact in bf16, so that rounding to it changes nothing.
+        let exact = |values: Vec<f32>| values.iter().map(|v| bf16::from_f32(*v).to_f32()).collect::<Vec<_>>();
         for (batch, size, input, channels, stride) in cases {
             let g = Conv2dGeometry::new(batch, size, input, 4 * channels, [3, 3], [stride; 2], [1, 1]).unwrap();
-            let x = uniform(batch * size[0] * size[1] * input, 0);
-            let weight: Vec<f32> = uniform(g.k() * g.out_c, 1).iter().map(|w| 0.1 * w).collect();
+            let x = exact(uniform(batch * size[0] * size[1] * input, 0));
+            let weight = exact(uniform(g.k() * g.out_c, 1).iter().map(|w| 0.1 * w).collect());
             let previous = uniform(g.pixels() * channels, 2);
             let expected = reference(&g, &x, &weight, &previous);
-            for kernels in microkernel::available() {
+            for kernels in microkernel::available().into_iter().chain(microkernel::available_in_bf16()) {
                 for keep in [false, true] {
                     let [mut y, mut state] = [(); 2].map(|()| vec![f32::NAN; previous.len()]);
                     let mut gates = vec![f32::NAN; 4 * previous.len()];

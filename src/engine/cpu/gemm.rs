@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::microkernel::{Kernels, MAX_NR, MR, NormalizedTile, Tile};
+use super::microkernel::{Kernels, MAX_NR, MR, NormalizedTile, PairKernels, Tile};
 use super::normalize::Normalization;
 use super::scratch::with_scratch;
 use super::simd::prefetch;
@@ -102,6 +102,23 @@ impl RightMatrix<'_> {
         });
     }
 
+    /// Packs the matrix for products with `left`. If these have factors in bf16, rows `2i` and `2i + 1` of a panel become row `i` of words,
+    /// and the second half of the panel is arbitrary.
+    pub(crate) fn pack_for(&self, kernels: Kernels, left: &impl LeftRows, nr: usize, packed: &mut [f32]) {
+        self.pack(nr, packed);
+        let Some(pairs) = pairs_for(kernels, left) else { return };
+        let (k, zeros) = (self.k(), [0.0; MAX_NR]);
+        packed.par_chunks_mut(k * nr).for_each(|panel| {
+            for row in 0..k.div_ceil(2) {
+                let even = panel[2 * row * nr..][..nr].as_ptr();
+                let odd = if 2 * row + 1 < k { panel[(2 * row + 1) * nr..][..nr].as_ptr() } else { zeros.as_ptr() };
+                let to = panel[row * nr..][..nr].as_mut_ptr();
+                // SAFETY: rows of `nr` numbers; the first words take the place of the first row, later ones come before both rows.
+                unsafe { pairs.rounding.across([even, odd], nr, to) };
+            }
+        });
+    }
+
     /// Packs a matrix whose rows are rows in memory.
     fn pack_rows(&self, nr: usize, packed: &mut [f32]) {
         let k = self.k();
@@ -179,6 +196,11 @@ pub(super) unsafe trait LeftRows: Sync {
     unsafe fn pointers(&self, rows: Range<usize>, scratch: &mut [f32], out: &mut Vec<[*const f32; MR]>);
 }
 
+/// Returns the kernels for factors in bf16 if a product uses them: two numbers of a word must belong to the same tap.
+fn pairs_for(kernels: Kernels, left: &impl LeftRows) -> Option<PairKernels> {
+    kernels.pairs.filter(|_| left.taps() == 1 || left.depth().is_multiple_of(2))
+}
+
 /// What is done with a product besides writing it.
 #[derive(Clone, Copy)]
 pub(super) enum Then<'a> {
@@ -195,7 +217,7 @@ pub(super) struct Product<'a, L> {
     pub left: &'a L,
     pub rows: usize,
     pub n: usize,
-    /// Panels from [`RightMatrix::pack`] of the width `kernels.nr(n)`, or that of the gates.
+    /// Panels from [`RightMatrix::pack_for`] of the width `kernels.nr(n)`, or that of the gates.
     pub packed: &'a [f32],
     pub nr: usize,
 }
@@ -203,11 +225,31 @@ pub(super) struct Product<'a, L> {
 /// A block of the inner dimension: first tap, taps, first element within each tap, elements.
 type DepthBlock = (usize, usize, usize, usize);
 
-/// Returns the blocks of the inner dimension.
+/// A group of rows in a block of the inner dimension, as a kernel reads it.
+struct LeftTile {
+    segments: *const [*const f32; MR],
+    segment_count: usize,
+    segment_len: usize,
+    offset: usize,
+}
+
+/// Room for a group of rows as words.
+struct Words {
+    numbers: [[f32; KC / 2]; MR],
+    rows: [*const f32; MR],
+}
+
+impl Words {
+    fn new() -> Words {
+        Words { numbers: [[0.0; KC / 2]; MR], rows: [std::ptr::null(); MR] }
+    }
+}
+
+/// Returns the blocks of the inner dimension, each of an even length but for the last one.
 pub(super) fn depth_blocks(taps: usize, depth: usize) -> Vec<DepthBlock> {
     if depth >= KC {
         let parts = depth.div_ceil(KC);
-        let len = depth.div_ceil(parts);
+        let len = depth.div_ceil(parts).next_multiple_of(2);
         let split = |tap| (0..parts).map(move |i| (tap, 1, i * len, len.min(depth - i * len)));
         (0..taps).flat_map(split).collect()
     } else {
@@ -255,7 +297,7 @@ impl<L: LeftRows> Product<'_, L> {
         let mut edge = [0.0f32; MR * MAX_NR];
         let edge = edge.as_mut_ptr();
         let blocks = depth_blocks(self.left.taps(), self.left.depth()).len();
-        self.for_each_tile(pointers, panels, |block, part, p, group| {
+        let tile = |block, part, p, group, left: &LeftTile| {
             let (row, width) = (rows.start + group * MR, self.nr.min(self.n - p * self.nr));
             let live = MR.min(rows.end - row);
             let starts = &starts[group * MR..][..live];
@@ -269,12 +311,12 @@ impl<L: LeftRows> Product<'_, L> {
                 // SAFETY: MR rows of at most MAX_NR elements.
                 std::array::from_fn(|r| unsafe { edge.add(r * self.nr) })
             };
-            let tile = match then {
+            let normalize = match then {
                 Then::Normalize(norm) if last && whole => Some(norm.tile(row, p * self.nr..(p + 1) * self.nr)),
                 _ => None,
             };
             // SAFETY: the caller's promise; `c` are rows of the destination or of `edge`.
-            unsafe { self.tile(pointers, group, part, p, c, add && whole, tile) };
+            unsafe { self.tile(left, part, p, c, add && whole, normalize) };
             if !whole {
                 for (r, start) in starts.iter().enumerate() {
                     // SAFETY: as above, only the `width` columns that exist.
@@ -297,33 +339,70 @@ impl<L: LeftRows> Product<'_, L> {
                     _ => {}
                 }
             }
-        });
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.for_each_tile(pointers, panels, tile) };
     }
 
-    /// Calls `tile(number of the block, block, panel, group of rows)` for everything: for each block of columns, block by block of the inner
-    /// dimension. A group goes through all panels of a block, and stays in the first-level cache meanwhile; the next group is asked for.
-    fn for_each_tile(
+    /// Calls `tile(number of the block, block, panel, group of rows, left side)` for everything: for each block of columns, block by block of
+    /// the inner dimension. A group goes through all panels of a block, and stays in the first-level cache meanwhile; the next group is asked
+    /// for.
+    ///
+    /// # Safety
+    /// As for [`Product::panel_tiles`].
+    unsafe fn for_each_tile(
         &self,
         pointers: &[[*const f32; MR]],
         panels: Range<usize>,
-        mut tile: impl FnMut(usize, DepthBlock, usize, usize),
+        mut tile: impl FnMut(usize, DepthBlock, usize, usize, &LeftTile),
     ) {
         let groups = pointers.len() / self.left.taps();
         let blocks = depth_blocks(self.left.taps(), self.left.depth());
         let at_once = (NC / self.nr).max(1);
+        let mut words = Words::new();
         for first in panels.clone().step_by(at_once) {
             let own = first..(first + at_once).min(panels.end);
             for (b, &block) in blocks.iter().enumerate() {
                 for group in 0..groups {
                     let next =
                         if group + 1 < groups { (group + 1, block) } else { (0, blocks[(b + 1) % blocks.len()]) };
+                    // SAFETY: the caller's promise.
+                    let left = unsafe { self.left_tile(pointers, group, block, &mut words) };
                     for (i, p) in own.clone().enumerate() {
                         self.prefetch(pointers, next.0, next.1, (i, own.len()));
-                        tile(b, block, p, group);
+                        tile(b, block, p, group, &left);
                     }
                 }
             }
         }
+    }
+
+    /// Returns a group of rows in a block of the inner dimension: in place, or rounded to `words`.
+    ///
+    /// # Safety
+    /// As for [`Product::panel_tiles`].
+    unsafe fn left_tile(
+        &self,
+        pointers: &[[*const f32; MR]],
+        group: usize,
+        (tap, taps, from, len): DepthBlock,
+        words: &mut Words,
+    ) -> LeftTile {
+        let segments = &pointers[group * self.left.taps() + tap..][..taps];
+        let Some(pairs) = pairs_for(self.kernels, self.left) else {
+            return LeftTile { segments: segments.as_ptr(), segment_count: taps, segment_len: len, offset: from };
+        };
+        // Numbers of several segments are even in number, so that each starts a new word.
+        let segment_words = len.div_ceil(2);
+        for (s, segment) in segments.iter().enumerate() {
+            for (row, pointer) in words.numbers.iter_mut().zip(segment) {
+                let to = row[s * segment_words..][..segment_words].as_mut_ptr();
+                // SAFETY: row pointers are valid for `depth` elements (`LeftRows`); a block has at most `KC` numbers, of which two share a word.
+                unsafe { pairs.rounding.along(pointer.add(from), len, to) };
+            }
+        }
+        words.rows = words.numbers.each_ref().map(|row| row.as_ptr());
+        LeftTile { segments: &raw const words.rows, segment_count: 1, segment_len: taps * segment_words, offset: 0 }
     }
 
     /// Asks for part `i` of `parts` of a group's rows in a block of the inner dimension.
@@ -344,12 +423,11 @@ impl<L: LeftRows> Product<'_, L> {
     /// Runs the kernel on one tile and one block of the inner dimension.
     ///
     /// # Safety
-    /// `pointers` as for [`Product::panel_tiles`]; `c` points at rows of `nr` elements that nothing else uses.
-    #[expect(clippy::too_many_arguments, reason = "what a tile reads and writes")]
+    /// `left` is from [`Product::left_tile`], for the same block, and what it points at is unchanged; `c` points at rows of `nr` elements that
+    /// nothing else uses.
     unsafe fn tile(
         &self,
-        pointers: &[[*const f32; MR]],
-        group: usize,
+        left: &LeftTile,
         (tap, taps, from, len): DepthBlock,
         panel: usize,
         c: [*mut f32; MR],
@@ -357,21 +435,23 @@ impl<L: LeftRows> Product<'_, L> {
         normalize: Option<NormalizedTile>,
     ) {
         let k = self.left.taps() * self.left.depth();
-        let b = &self.packed[(panel * k + tap * self.left.depth() + from) * self.nr..][..taps * len * self.nr];
-        let segments = &pointers[group * self.left.taps() + tap..][..taps];
-        let tile = Tile {
-            segments: segments.as_ptr(),
-            segment_count: taps,
-            segment_len: len,
-            offset: from,
-            b: b.as_ptr(),
-            c,
-            accumulate,
-            normalize,
+        let panel = &self.packed[panel * k * self.nr..][..k * self.nr];
+        let (kernel, rows) = match pairs_for(self.kernels, self.left) {
+            None => (
+                self.kernels.rows(self.nr),
+                tap * self.left.depth() + from..tap * self.left.depth() + from + taps * len,
+            ),
+            Some(pairs) => {
+                let first = (tap * self.left.depth() + from) / 2;
+                (pairs.rows(self.nr), first..first + taps * len.div_ceil(2))
+            }
         };
-        // SAFETY: row pointers are valid for `depth` elements (`LeftRows`), `b` holds the block (sliced above), `c` is the caller's promise;
-        // the instruction set was detected.
-        unsafe { self.kernels.rows(self.nr)(&tile) }
+        let &LeftTile { segments, segment_count, segment_len, offset } = left;
+        let b = panel[rows.start * self.nr..rows.end * self.nr].as_ptr();
+        let tile = Tile { segments, segment_count, segment_len, offset, b, c, accumulate, normalize };
+        // SAFETY: the rows of `left` are valid for the block, `b` holds it (sliced above), `c` is the caller's promise; the instruction set was
+        // detected.
+        unsafe { kernel(&tile) }
     }
 
     /// Computes the tiles of some panels over all of the inner dimension, for callers that use them while they are in the cache. `tiles` is
@@ -389,12 +469,14 @@ impl<L: LeftRows> Product<'_, L> {
         let groups = rows.div_ceil(MR);
         assert!(tiles.len() >= panels.len() * groups * MR * self.nr);
         let tiles = tiles.as_mut_ptr();
-        self.for_each_tile(pointers, panels.clone(), |block, part, p, group| {
+        let tile = |block, part, p, group, left: &LeftTile| {
             let row = ((p - panels.start) * groups + group) * MR;
             // SAFETY: inside `tiles`, asserted above.
             let c = std::array::from_fn(|r| unsafe { tiles.add((row + r) * self.nr) });
             // SAFETY: the caller's promise; rows of `tiles`.
-            unsafe { self.tile(pointers, group, part, p, c, block > 0, None) };
-        });
+            unsafe { self.tile(left, part, p, c, block > 0, None) };
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.for_each_tile(pointers, panels.clone(), tile) };
     }
 }

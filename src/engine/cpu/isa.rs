@@ -61,6 +61,15 @@ impl InstructionSet {
         *BEST.get_or_init(|| Self::requested().unwrap_or_else(|_| Self::detected()))
     }
 
+    /// Returns whether the processor has dot products of bf16, and the environment allows the instruction set that they belong to.
+    pub fn has_bf16() -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if Self::best() == InstructionSet::Avx512 {
+            return is_x86_feature_detected!("avx512bf16");
+        }
+        false
+    }
+
     /// Returns the instruction sets that this machine has and the environment allows, the best one first.
     #[cfg(test)]
     pub(super) fn available() -> impl Iterator<Item = InstructionSet> {

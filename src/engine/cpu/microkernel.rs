@@ -3,11 +3,13 @@
 //! The left matrix is read in place, through row pointers or at equal distances, and its elements are broadcast one by one; the right matrix
 //! is packed into panels as wide as the tile. A convolution therefore needs no im2col copy: a row pointer per output pixel and tap is enough.
 
+use super::bf16::Rounding;
 use super::isa::InstructionSet;
 use super::normalize::normalized;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Portable, Simd, prefetch};
+use crate::engine::precision::Precision;
 
 /// Rows of a tile.
 pub(super) const MR: usize = 6;
@@ -59,7 +61,17 @@ pub(super) struct Strided {
 type RowsKernel = unsafe fn(&Tile);
 /// # Safety
 /// As for [`RowsKernel`].
-type StridedKernel = unsafe fn(&Strided);
+pub(super) type StridedKernel = unsafe fn(&Strided);
+
+/// The kernels for tiles of 1, 2, ... vectors.
+struct Tiles {
+    /// With rows of the left matrix that are contiguous in k.
+    rows: [RowsKernel; 4],
+    /// With a left matrix whose columns are contiguous.
+    columns: [StridedKernel; 4],
+    /// With rows at equal distances, contiguous in k.
+    strided_rows: [StridedKernel; 4],
+}
 
 /// The kernels of one instruction set.
 #[derive(Clone, Copy)]
@@ -67,59 +79,137 @@ pub(super) struct Kernels {
     pub set: InstructionSet,
     pub name: &'static str,
     pub lanes: usize,
-    /// For tiles of 1, 2, ... vectors, with rows of the left matrix that are contiguous in k.
-    rows: &'static [RowsKernel],
-    /// The same, for a left matrix whose columns are contiguous.
-    columns: &'static [StridedKernel],
-    /// The same, for rows at equal distances, contiguous in k.
-    strided_rows: &'static [StridedKernel],
+    /// Vectors of the widest tile.
+    vectors: usize,
+    tiles: &'static Tiles,
+    /// What direct products with factors in bf16 use; `None` if they are computed in f32.
+    pub pairs: Option<PairKernels>,
 }
 
 impl Kernels {
     /// Returns the width of tiles for `n` columns.
     pub(crate) fn nr(&self, n: usize) -> usize {
-        n.div_ceil(self.lanes).clamp(1, self.rows.len()) * self.lanes
+        n.div_ceil(self.lanes).clamp(1, self.vectors) * self.lanes
     }
 
     /// Returns the kernel for tiles of `nr` columns.
     pub(super) fn rows(&self, nr: usize) -> RowsKernel {
-        self.rows[nr / self.lanes - 1]
+        self.tiles.rows[nr / self.lanes - 1]
     }
 
     /// Returns the kernel for tiles of `nr` columns and a left matrix whose columns are contiguous.
     pub(super) fn columns(&self, nr: usize) -> StridedKernel {
-        self.columns[nr / self.lanes - 1]
+        self.tiles.columns[nr / self.lanes - 1]
     }
 
     /// Returns the kernel for tiles of `nr` columns and rows at equal distances.
     pub(super) fn strided_rows(&self, nr: usize) -> StridedKernel {
-        self.strided_rows[nr / self.lanes - 1]
+        self.tiles.strided_rows[nr / self.lanes - 1]
+    }
+}
+
+/// Kernels for words of two bf16 instead of numbers ([`Rounding`]): a dot product of two takes the place of a product, so that a tile has half
+/// the depth.
+#[derive(Clone, Copy)]
+pub(super) struct PairKernels {
+    pub rounding: Rounding,
+    lanes: usize,
+    tiles: &'static Tiles,
+}
+
+impl PairKernels {
+    /// As [`Kernels::rows`].
+    pub(super) fn rows(&self, nr: usize) -> RowsKernel {
+        self.tiles.rows[nr / self.lanes - 1]
+    }
+
+    /// As [`Kernels::columns`].
+    pub(super) fn columns(&self, nr: usize) -> StridedKernel {
+        self.tiles.columns[nr / self.lanes - 1]
     }
 }
 
 /// Elements of a segment that are handled in one turn of the loop.
 const UNROLLED: usize = 4;
 
+/// How an element of the left and a vector of elements of the right matrix are multiplied, and added to sums.
+trait Factors<S> {
+    /// # Safety
+    /// The processor has the instructions.
+    unsafe fn add_product(a: S, b: S, sums: S) -> S;
+}
+
+/// Elements are numbers.
+struct Numbers;
+
+impl<S: Simd> Factors<S> for Numbers {
+    #[inline(always)]
+    unsafe fn add_product(a: S, b: S, sums: S) -> S {
+        // SAFETY: the caller's promise.
+        unsafe { a.mul_add(b, sums) }
+    }
+}
+
+/// Elements are words of two bf16, on any processor: for tests.
+#[cfg(test)]
+struct Pairs;
+
+#[cfg(test)]
+impl<S: Simd> Factors<S> for Pairs {
+    #[inline(always)]
+    unsafe fn add_product(a: S, b: S, sums: S) -> S {
+        let numbers = |words: S| {
+            let mut bits = [0u32; 16];
+            // SAFETY: a vector has at most 16 lanes.
+            unsafe {
+                words.store(bits.as_mut_ptr().cast());
+                let half = |of: fn(u32) -> u32| S::load(bits.map(of).as_ptr().cast());
+                [half(|bits| bits << 16), half(|bits| bits & !0xffff)]
+            }
+        };
+        let ([a0, a1], [b0, b1]) = (numbers(a), numbers(b));
+        // SAFETY: the caller's promise.
+        unsafe { a0.mul_add(b0, a1.mul_add(b1, sums)) }
+    }
+}
+
+/// Elements are words of two bf16, on a processor with dot products of them.
+#[cfg(target_arch = "x86_64")]
+struct DotProducts;
+
+#[cfg(target_arch = "x86_64")]
+impl Factors<Avx512> for DotProducts {
+    #[inline(always)]
+    unsafe fn add_product(a: Avx512, b: Avx512, sums: Avx512) -> Avx512 {
+        // SAFETY: the caller's promise.
+        unsafe { a.dot_pairs(b, sums) }
+    }
+}
+
 /// Adds the products of a column of the left matrix, whose elements are at `a`, with the row of the panel at `b`.
 ///
 /// # Safety
 /// `a` is valid for reads, `b` for reads of `NV` vectors, and the CPU has the instructions.
 #[inline(always)]
-unsafe fn add_products<S: Simd, const NV: usize>(acc: &mut [[S; NV]; MR], a: [*const f32; MR], b: *const f32) {
+unsafe fn add_products<S: Simd, F: Factors<S>, const NV: usize>(
+    acc: &mut [[S; NV]; MR],
+    a: [*const f32; MR],
+    b: *const f32,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let columns: [S; NV] = std::array::from_fn(|v| S::load(b.add(v * S::LANES)));
         for r in 0..MR {
             let a = S::splat(*a[r]);
             for v in 0..NV {
-                acc[r][v] = a.mul_add(columns[v], acc[r][v]);
+                acc[r][v] = F::add_product(a, columns[v], acc[r][v]);
             }
         }
     }
 }
 
 #[inline(always)]
-unsafe fn rows<S: Simd, const NV: usize>(t: &Tile) {
+unsafe fn rows<S: Simd, F: Factors<S>, const NV: usize>(t: &Tile) {
     // SAFETY: the contract of `RowsKernel`.
     unsafe {
         let mut acc = [[S::splat(0.0); NV]; MR];
@@ -133,12 +223,12 @@ unsafe fn rows<S: Simd, const NV: usize>(t: &Tile) {
             let whole = t.segment_len / UNROLLED * UNROLLED;
             for k in (0..whole).step_by(UNROLLED) {
                 for k in k..k + UNROLLED {
-                    add_products(&mut acc, rows.map(|row| row.add(k)), b);
+                    add_products::<S, F, NV>(&mut acc, rows.map(|row| row.add(k)), b);
                     b = b.add(NV * S::LANES);
                 }
             }
             for k in whole..t.segment_len {
-                add_products(&mut acc, rows.map(|row| row.add(k)), b);
+                add_products::<S, F, NV>(&mut acc, rows.map(|row| row.add(k)), b);
                 b = b.add(NV * S::LANES);
             }
         }
@@ -165,7 +255,7 @@ unsafe fn rows<S: Simd, const NV: usize>(t: &Tile) {
 }
 
 #[inline(always)]
-unsafe fn strided<S: Simd, const NV: usize, const COLUMNS: bool>(t: &Strided) {
+unsafe fn strided<S: Simd, F: Factors<S>, const NV: usize, const COLUMNS: bool>(t: &Strided) {
     // SAFETY: the contract of `StridedKernel`.
     unsafe {
         let mut acc = [[S::splat(0.0); NV]; MR];
@@ -175,14 +265,14 @@ unsafe fn strided<S: Simd, const NV: usize, const COLUMNS: bool>(t: &Strided) {
         let step = if COLUMNS { t.a_step } else { 1 };
         for _ in 0..t.depth / UNROLLED {
             for _ in 0..UNROLLED {
-                add_products(&mut acc, rows(a), b);
+                add_products::<S, F, NV>(&mut acc, rows(a), b);
                 // Beyond the last element it is not read.
                 a = a.wrapping_add(step);
                 b = b.add(NV * S::LANES);
             }
         }
         for _ in 0..t.depth % UNROLLED {
-            add_products(&mut acc, rows(a), b);
+            add_products::<S, F, NV>(&mut acc, rows(a), b);
             a = a.wrapping_add(step);
             b = b.add(NV * S::LANES);
         }
@@ -196,39 +286,44 @@ unsafe fn strided<S: Simd, const NV: usize, const COLUMNS: bool>(t: &Strided) {
     }
 }
 
-/// Defines the kernels of one instruction set for tiles of up to four vectors.
+/// Defines the kernels of one instruction set for tiles of up to four vectors of such factors.
 macro_rules! define_kernels {
-    ($set:ident, $vector:ident $(, $(#[$feature:meta])+)?) => {
+    ($set:ident, $vector:ident, $factors:ident $(, #[$feature:meta])?) => {
         mod $set {
             use super::*;
-            $($(#[$feature])+)?
+            $(#[$feature])?
             unsafe fn rows<const NV: usize>(t: &Tile) {
                 // SAFETY: the contract of `RowsKernel`; the instruction set is enabled here.
-                unsafe { super::rows::<$vector, NV>(t) }
+                unsafe { super::rows::<$vector, $factors, NV>(t) }
             }
-            $($(#[$feature])+)?
+            $(#[$feature])?
             unsafe fn columns<const NV: usize>(t: &Strided) {
                 // SAFETY: the contract of `StridedKernel`; the instruction set is enabled here.
-                unsafe { super::strided::<$vector, NV, true>(t) }
+                unsafe { super::strided::<$vector, $factors, NV, true>(t) }
             }
-            $($(#[$feature])+)?
+            $(#[$feature])?
             unsafe fn strided_rows<const NV: usize>(t: &Strided) {
                 // SAFETY: as above.
-                unsafe { super::strided::<$vector, NV, false>(t) }
+                unsafe { super::strided::<$vector, $factors, NV, false>(t) }
             }
-            pub(super) static ROWS: [RowsKernel; 4] = [rows::<1>, rows::<2>, rows::<3>, rows::<4>];
-            pub(super) static COLUMNS: [StridedKernel; 4] = [columns::<1>, columns::<2>, columns::<3>, columns::<4>];
-            pub(super) static STRIDED_ROWS: [StridedKernel; 4] =
-                [strided_rows::<1>, strided_rows::<2>, strided_rows::<3>, strided_rows::<4>];
+            pub(super) static KERNELS: Tiles = Tiles {
+                rows: [rows::<1>, rows::<2>, rows::<3>, rows::<4>],
+                columns: [columns::<1>, columns::<2>, columns::<3>, columns::<4>],
+                strided_rows: [strided_rows::<1>, strided_rows::<2>, strided_rows::<3>, strided_rows::<4>],
+            };
         }
     };
 }
 
 #[cfg(target_arch = "x86_64")]
-define_kernels!(avx512, Avx512, #[target_feature(enable = "avx512f,avx2,fma")]);
+define_kernels!(avx512, Avx512, Numbers, #[target_feature(enable = "avx512f,avx2,fma")]);
 #[cfg(target_arch = "x86_64")]
-define_kernels!(avx2, Avx2, #[target_feature(enable = "avx2,fma")]);
-define_kernels!(portable, Portable);
+define_kernels!(avx512_bf16, Avx512, DotProducts, #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]);
+#[cfg(target_arch = "x86_64")]
+define_kernels!(avx2, Avx2, Numbers, #[target_feature(enable = "avx2,fma")]);
+define_kernels!(portable, Portable, Numbers);
+#[cfg(test)]
+define_kernels!(portable_pairs, Portable, Pairs);
 
 /// Returns the kernels of the instruction sets that may be used here, the best one first.
 #[cfg(test)]
@@ -236,34 +331,57 @@ pub(super) fn available() -> Vec<Kernels> {
     InstructionSet::available().map(kernels_of).collect()
 }
 
+/// Returns kernels with factors in bf16 that may be used here: those of this processor if it has any, and those of every processor.
+#[cfg(test)]
+pub(super) fn available_in_bf16() -> Vec<Kernels> {
+    let pairs = Some(PairKernels { rounding: Rounding::PORTABLE, lanes: 8, tiles: &portable_pairs::KERNELS });
+    let portable = Kernels { name: "portable, bf16", pairs, ..kernels_of(InstructionSet::Portable) };
+    let of_this_processor = InstructionSet::has_bf16().then(|| of(Precision::Bf16));
+    of_this_processor.into_iter().chain([portable]).collect()
+}
+
 /// Returns the kernels of an instruction set. Sixteen registers hold tiles of two vectors, 32 registers tiles of four.
 fn kernels_of(set: InstructionSet) -> Kernels {
-    macro_rules! of {
-        ($kernels:ident, $name:literal, $lanes:literal, $vectors:literal) => {
-            Kernels {
-                set,
-                name: $name,
-                lanes: $lanes,
-                rows: $kernels::ROWS.split_at($vectors).0,
-                columns: $kernels::COLUMNS.split_at($vectors).0,
-                strided_rows: $kernels::STRIDED_ROWS.split_at($vectors).0,
-            }
-        };
-    }
-    match set {
+    let (name, lanes, vectors, tiles) = match set {
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 => of!(avx512, "AVX-512", 16, 4),
+        InstructionSet::Avx512 => ("AVX-512", 16, 4, &avx512::KERNELS),
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx2 => of!(avx2, "AVX2", 8, 2),
+        InstructionSet::Avx2 => ("AVX2", 8, 2, &avx2::KERNELS),
         #[cfg(not(target_arch = "x86_64"))]
         InstructionSet::Avx2 | InstructionSet::Avx512 => unreachable!("not detected"),
-        InstructionSet::Portable => of!(portable, "portable", 8, 2),
+        InstructionSet::Portable => ("portable", 8, 2, &portable::KERNELS),
+    };
+    Kernels { set, name, lanes, vectors, tiles, pairs: None }
+}
+
+/// Returns the best kernels for f32.
+pub(super) fn best() -> Kernels {
+    kernels_of(InstructionSet::best())
+}
+
+/// Returns the best kernels for a precision; tf32 is f32 here.
+///
+/// # Panics
+/// If the processor has no dot products of bf16 ([`InstructionSet::has_bf16`]).
+pub(super) fn of(precision: Precision) -> Kernels {
+    let kernels = best();
+    match precision {
+        Precision::F32 | Precision::Tf32 => kernels,
+        Precision::Bf16 => {
+            assert!(InstructionSet::has_bf16(), "a processor with dot products of bf16");
+            Kernels { pairs: pairs_of_this_processor(), ..kernels }
+        }
     }
 }
 
-/// Returns the kernels in use.
-pub(super) fn best() -> Kernels {
-    kernels_of(InstructionSet::best())
+#[cfg(target_arch = "x86_64")]
+fn pairs_of_this_processor() -> Option<PairKernels> {
+    Some(PairKernels { rounding: Rounding::AVX512_BF16, lanes: 16, tiles: &avx512_bf16::KERNELS })
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn pairs_of_this_processor() -> Option<PairKernels> {
+    None
 }
 
 /// Returns the name of the instruction set that matrix products use on this machine.

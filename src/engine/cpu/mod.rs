@@ -1,6 +1,9 @@
 //! What ops share on the CPU: matrix products, convolution, the fused cell, and loops that give the same bits for any number of
 //! threads.
 
+// Only some processors have dot products of bf16.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod bf16;
 pub mod cell;
 pub mod conv;
 mod gemm;

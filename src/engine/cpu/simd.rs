@@ -169,6 +169,21 @@ mod x86 {
         }
     }
 
+    impl Avx512 {
+        /// Adds the dot products of lanes that hold two bf16 each to `sums`.
+        ///
+        /// # Safety
+        /// The processor has AVX-512 BF16.
+        #[inline(always)]
+        pub(in crate::engine) unsafe fn dot_pairs(self, other: Self, sums: Self) -> Self {
+            // SAFETY: the types have the same bits; the caller promises the instruction.
+            unsafe {
+                let [a, b] = [self.0, other.0].map(|words| std::mem::transmute::<__m512, __m512bh>(words));
+                Avx512(_mm512_dpbf16_ps(sums.0, a, b))
+            }
+        }
+    }
+
     /// 8 lanes.
     #[derive(Clone, Copy)]
     pub(in crate::engine) struct Avx2(__m256);

@@ -234,7 +234,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::engine::device::{Emulator, Precision};
+    use crate::engine::device::Emulator;
+    use crate::engine::precision::Precision;
 
     #[test]
     fn numbers_move_only_when_the_other_side_looks_at_them() {

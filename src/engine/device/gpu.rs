@@ -3,7 +3,8 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use super::{Backend, Buffer, Grid, Kernel, Precision, Ptr, Recording, Vendor};
+use super::{Backend, Buffer, Grid, Kernel, Ptr, Recording, Vendor};
+use crate::engine::precision::Precision;
 use crate::{Error, Result};
 
 /// A GPU, real or emulated. Clones share it.

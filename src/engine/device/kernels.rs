@@ -8,9 +8,10 @@ use std::ffi::c_void;
 
 use half::bf16;
 
-use super::{Gpu, Grid, Kernel, Precision, Ptr};
+use super::{Gpu, Grid, Kernel, Ptr};
 use crate::Result;
 use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::precision::Precision;
 
 /// Returns the address of an argument, as launches take it.
 fn argument<T>(value: &T) -> *mut c_void {

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use super::{Gpu, Precision, Vendor};
+use super::{Gpu, Vendor};
 use crate::base::progress::Reporter;
 use crate::base::settings::{GPU, ON_IMAGES, choice, settings};
+use crate::engine::cpu::InstructionSet;
+use crate::engine::precision::Precision;
 use crate::{Error, Result};
 
 choice! {
@@ -39,25 +41,66 @@ settings! {
 pub struct DeviceOptions {
     /// Which device computes.
     pub kind: DeviceKind,
-    /// What convolutions compute in; the CPU has f32 only.
+    /// What convolutions compute in.
     pub precision: Precision,
     /// Whether cuDNN and cuBLASLt run plain convolutions, instead of the crate's own kernels. An emulated GPU has a substitute for them.
     pub vendor: bool,
 }
 
 /// Where a session computes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub enum Device {
     /// The CPU.
-    #[default]
-    Cpu,
-    /// The CPU, with the reason why no GPU is used.
-    CpuBecause(String),
+    Cpu(Cpu),
     /// A GPU, real or emulated.
     Gpu(Gpu),
 }
 
+/// The CPU as a device.
+#[derive(Clone, Debug, Default)]
+pub struct Cpu {
+    precision: Precision,
+    /// Why no GPU is used, if one was wanted.
+    no_gpu: Option<String>,
+}
+
+impl Cpu {
+    /// Returns the CPU, which computes in `precision`.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if this processor does not have it.
+    pub fn new(precision: Precision) -> Result<Cpu> {
+        let reason = match precision {
+            Precision::Bf16 if !InstructionSet::has_bf16() => {
+                "this CPU has no dot products of bf16 (AVX-512 BF16), without which bf16 would be slower than f32: pass `precision` f32"
+            }
+            Precision::Tf32 => {
+                "the CPU computes in f32 or bf16: pass `precision` f32; tf32 needs a GPU (`device` cuda)"
+            }
+            Precision::F32 | Precision::Bf16 => return Ok(Cpu { precision, no_gpu: None }),
+        };
+        Err(Error::Setting { setting: "precision".into(), value: precision.to_string(), reason: reason.into() })
+    }
+
+    /// Returns what convolutions compute in.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+}
+
+/// The CPU, in f32.
+impl Default for Device {
+    fn default() -> Device {
+        Device::cpu()
+    }
+}
+
 impl Device {
+    /// Returns the CPU, in f32.
+    pub fn cpu() -> Device {
+        Device::Cpu(Cpu::default())
+    }
+
     /// Opens a device; [`DeviceKind::Auto`] takes the CPU if no GPU can be used.
     ///
     /// # Errors
@@ -65,7 +108,7 @@ impl Device {
     /// [`Error::Device`] if the driver fails.
     pub fn open(options: &DeviceOptions) -> Result<Device> {
         match options.kind {
-            DeviceKind::Cpu => only_f32(options.precision).map(|()| Device::Cpu),
+            DeviceKind::Cpu => Cpu::new(options.precision).map(Device::Cpu),
             DeviceKind::Cuda => Ok(Device::Gpu(cuda(options)?)),
             DeviceKind::Emulated => Ok(Device::Gpu(emulated(options)?)),
             DeviceKind::Auto => match cuda(options) {
@@ -74,7 +117,7 @@ impl Device {
                     let text = error.to_string();
                     // Keeps what is missing, and drops how to get it: nobody asked for a GPU.
                     let reason = text.trim_start_matches("cuda: ").split(": ").next().unwrap_or_default();
-                    only_f32(options.precision).map(|()| Device::CpuBecause(reason.into()))
+                    Ok(Device::Cpu(Cpu { no_gpu: Some(reason.into()), ..Cpu::new(options.precision)? }))
                 }
             },
         }
@@ -82,7 +125,7 @@ impl Device {
 
     /// Returns a warning if the CPU was chosen although this machine has an NVIDIA GPU.
     pub(crate) fn unused_gpu(&self) -> Option<String> {
-        let Device::CpuBecause(reason) = self else { return None };
+        let Device::Cpu(Cpu { no_gpu: Some(reason), .. }) = self else { return None };
         // The driver's list of GPUs, and the one GPU of WSL.
         let listed = std::fs::read_dir("/proc/driver/nvidia/gpus").is_ok_and(|mut gpus| gpus.next().is_some());
         (listed || std::path::Path::new("/dev/dxg").exists()).then(|| {
@@ -100,7 +143,7 @@ impl Device {
     /// Returns the GPU, or `None` for the CPU.
     pub fn gpu(&self) -> Option<&Gpu> {
         match self {
-            Device::Cpu | Device::CpuBecause(_) => None,
+            Device::Cpu(_) => None,
             Device::Gpu(gpu) => Some(gpu),
         }
     }
@@ -110,22 +153,19 @@ impl Device {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Device::Cpu => f.write_str("CPU"),
-            Device::CpuBecause(reason) => write!(f, "CPU (no GPU: {reason})"),
+            Device::Cpu(Cpu { precision, no_gpu }) => {
+                f.write_str("CPU")?;
+                if *precision != Precision::F32 {
+                    write!(f, ", {precision}")?;
+                }
+                no_gpu.as_ref().map_or(Ok(()), |reason| write!(f, " (no GPU: {reason})"))
+            }
             Device::Gpu(gpu) => {
                 let vendor = gpu.vendor().map_or_else(|| "ptl's own kernels".into(), Vendor::description);
                 write!(f, "{}, {}, convolutions by {vendor}", gpu.description(), gpu.precision())
             }
         }
     }
-}
-
-fn only_f32(precision: Precision) -> Result<()> {
-    if precision == Precision::F32 {
-        return Ok(());
-    }
-    let reason = "the CPU computes in f32: pass `precision` f32; tf32 and bf16 need a GPU (`device` cuda)".into();
-    Err(Error::Setting { setting: "precision".into(), value: precision.to_string(), reason })
 }
 
 #[cfg(ptl_cuda)]

@@ -4,6 +4,7 @@
 use std::any::Any;
 
 use crate::engine::device::{Gpu, Ptr};
+use crate::engine::precision::Precision;
 use crate::{Error, Result};
 
 /// The memory that an op needs, in words of 4 bytes. The planner reuses everything else.
@@ -94,6 +95,8 @@ fn no_kernels(op: &'static str) -> Error {
 
 /// The operands of forward. All memory is distinct; `output`, `saved` and, unless it is ready, `workspace` hold arbitrary bits at the start.
 pub struct Forward<'a> {
+    /// What convolutions compute in.
+    pub precision: Precision,
     /// Inputs, each `[n, h, w, c]`, in the order of recording.
     pub inputs: Vec<&'a [f32]>,
     /// Parameters, in the order of [`Attachments::params`](super::Attachments::params).
@@ -115,6 +118,8 @@ pub struct Forward<'a> {
 
 /// The operands of backward. Inputs and output are empty unless [`Needs`] asked for them.
 pub struct Backward<'a> {
+    /// What convolutions compute in.
+    pub precision: Precision,
     /// Inputs, each `[n, h, w, c]`.
     pub inputs: Vec<&'a [f32]>,
     /// Parameters, as in forward.

@@ -72,7 +72,17 @@ impl Op for BConvCell {
         let (previous, current) = cx.state.take().expect("a cell has a state");
         let saved = (!cx.saved.is_empty()).then_some(&mut *cx.saved);
         let packed = Packed { memory: cx.workspace, ready: cx.workspace_is_ready };
-        cell::bconv_forward(&self.gates, cx.inputs[0], cx.params[0], previous, current, cx.output, saved, packed);
+        cell::bconv_forward(
+            cx.precision,
+            &self.gates,
+            cx.inputs[0],
+            cx.params[0],
+            previous,
+            current,
+            cx.output,
+            saved,
+            packed,
+        );
     }
 
     fn backward(&self, cx: &mut Backward<'_>) {
@@ -80,11 +90,27 @@ impl Op for BConvCell {
         let grad_gates = &*cx.saved;
         if let Some(grad) = &mut cx.grad_inputs[0] {
             let (weight, workspace) = (cx.params[0], &mut *cx.workspace);
-            conv::conv2d_backward_data(&self.gates, grad_gates, weight, grad.data, grad.accumulate, workspace);
+            conv::conv2d_backward_data(
+                cx.precision,
+                &self.gates,
+                grad_gates,
+                weight,
+                grad.data,
+                grad.accumulate,
+                workspace,
+            );
         }
         if let Some(grad) = &mut cx.grad_params[0] {
             let (x, workspace) = (cx.inputs[0], &mut *cx.workspace);
-            conv::conv2d_backward_weight(&self.gates, x, grad_gates, grad.data, grad.accumulate, workspace);
+            conv::conv2d_backward_weight(
+                cx.precision,
+                &self.gates,
+                x,
+                grad_gates,
+                grad.data,
+                grad.accumulate,
+                workspace,
+            );
         }
     }
 

@@ -83,13 +83,14 @@ impl Op for Conv2d {
     fn forward(&self, cx: &mut Forward<'_>) {
         let bias = cx.params.get(1).copied();
         let packed = Packed { memory: cx.workspace, ready: cx.workspace_is_ready };
-        conv::conv2d_forward(&self.geometry, cx.inputs[0], cx.params[0], bias, cx.output, packed);
+        conv::conv2d_forward(cx.precision, &self.geometry, cx.inputs[0], cx.params[0], bias, cx.output, packed);
     }
 
     fn backward(&self, cx: &mut Backward<'_>) {
         let geometry = &self.geometry;
         if let Some(grad) = &mut cx.grad_inputs[0] {
             conv::conv2d_backward_data(
+                cx.precision,
                 geometry,
                 cx.grad_output,
                 cx.params[0],
@@ -100,7 +101,7 @@ impl Op for Conv2d {
         }
         if let Some(grad) = &mut cx.grad_params[0] {
             let (x, dy) = (cx.inputs[0], cx.grad_output);
-            conv::conv2d_backward_weight(geometry, x, dy, grad.data, grad.accumulate, cx.workspace);
+            conv::conv2d_backward_weight(cx.precision, geometry, x, dy, grad.data, grad.accumulate, cx.workspace);
         }
         if let Some(Some(grad)) = cx.grad_params.get_mut(1) {
             let channels = geometry.out_c;

@@ -32,7 +32,7 @@ impl Op for Conv2dNorm {
         let norm = fixed_normalization(&self.norm, statistics, [cx.params[1], cx.params[2]], residual);
         let (x, weight) = (cx.inputs[0], cx.params[0]);
         let packed = Packed { memory: cx.workspace, ready: cx.workspace_is_ready };
-        conv::conv2d_forward_normalized(&self.geometry, x, weight, &norm, cx.output, packed);
+        conv::conv2d_forward_normalized(cx.precision, &self.geometry, x, weight, &norm, cx.output, packed);
     }
 
     fn backward(&self, _: &mut Backward<'_>) {

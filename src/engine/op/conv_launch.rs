@@ -3,9 +3,10 @@
 use super::workspace::{ENOUGH_BLOCKS, Part, Parts, split_rows};
 use crate::Result;
 use crate::engine::device::kernels::{self, ConvSizes};
-use crate::engine::device::{Call, Gpu, Grid, Pass, Precision, Ptr, Untyped, Vendor};
+use crate::engine::device::{Call, Gpu, Grid, Pass, Ptr, Untyped, Vendor};
 use crate::engine::geometry::Conv2dGeometry;
 use crate::engine::graph::GpuGrad;
+use crate::engine::precision::Precision;
 
 /// Output pixels of a kernel's tile.
 const TILE_PIXELS: usize = 128;

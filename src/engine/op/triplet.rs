@@ -9,8 +9,9 @@ use rayon::prelude::*;
 use super::workspace::{Part, Parts};
 use super::{OpCase, mismatch};
 use crate::Result;
-use crate::engine::device::{Gpu, Grid, Precision, Ptr, Untyped, kernels};
+use crate::engine::device::{Gpu, Grid, Ptr, Untyped, kernels};
 use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
+use crate::engine::precision::Precision;
 use crate::engine::shape::Shape;
 
 /// Squared distances are at least this; the gradient of a clamped one is 0.

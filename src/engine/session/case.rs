@@ -42,7 +42,7 @@ fn uniform(seed: u64, len: usize, item: u64) -> Vec<f32> {
 impl CaseRun {
     /// Records `case` on the CPU.
     pub fn new(case: &OpCase, mode: Mode) -> CaseRun {
-        CaseRun::on(&Device::Cpu, case, mode, 7)
+        CaseRun::on(&Device::cpu(), case, mode, 7)
     }
 
     /// Records `case` on `device`, with numbers drawn from `seed`.

@@ -8,6 +8,7 @@ use crate::base::{memory, profile};
 use crate::engine::graph::{Backward, Forward, Grad, Graph, Var};
 use crate::engine::latent_state::LatentStates;
 use crate::engine::plan::{Block, GradWrite, Plan};
+use crate::engine::precision::Precision;
 use crate::engine::store::{Buffer, Store};
 
 /// A cache line of the arena, so that every block is aligned for vector loads.
@@ -18,22 +19,23 @@ struct Line([f32; 16]);
 /// One allocation that all blocks of a plan share.
 pub(super) struct Arena {
     lines: Vec<Line>,
+    precision: Precision,
     /// Version of the parameters whose scratch memory is kept ([`NodePlan::keeps_workspace`](crate::engine::plan::NodePlan)).
     prepared: Option<u64>,
 }
 
 impl Arena {
-    /// Allocates the arena of `plan`.
+    /// Allocates the arena of `plan`, whose convolutions compute in `precision`.
     ///
     /// # Errors
     /// It is larger than the available memory.
-    pub(super) fn new(plan: &Plan) -> Result<Arena> {
+    pub(super) fn new(plan: &Plan, precision: Precision) -> Result<Arena> {
         let (purpose, len) = ("the memory for activations and gradients", plan.arena_len.div_ceil(16));
         let advice = "use smaller batches, smaller images or a smaller network";
         memory::ensure_or(purpose, plan.arena_bytes() as u64, advice)?;
         let mut lines = memory::reserved(purpose, len)?;
         lines.resize(len, Line([0.0; 16]));
-        Ok(Arena { lines, prepared: None })
+        Ok(Arena { lines, precision, prepared: None })
     }
 
     fn base(&mut self) -> ArenaPtr {
@@ -66,6 +68,7 @@ impl Arena {
             // the workspace are all alive at this node, and the inputs differ from each other (`Graph::push`).
             unsafe {
                 node.op.forward(&mut Forward {
+                    precision: self.precision,
                     inputs: node.inputs.iter().map(|v| base.get(blocks.values[v.0])).collect(),
                     params: attached.params.iter().map(|id| &values[params[id.0].range.clone()]).collect(),
                     buffers: pick_mut(buffers, &ids),
@@ -108,6 +111,7 @@ impl Arena {
                 // distinct inputs have distinct gradients.
                 unsafe {
                     node.op.backward(&mut Backward {
+                        precision: self.precision,
                         inputs: (0..node.inputs.len()).map(|i| base.get(kept(i))).collect(),
                         params: ranges.iter().map(|range| &values[range.clone()]).collect(),
                         buffers: attached.buffers.iter().map(|id| &buffers[id.0].values[..]).collect(),

@@ -49,7 +49,7 @@ impl Session {
         let graph = if device.gpu().is_some() { graph } else { graph.fused() };
         let plan = Plan::new(&graph, store, device.gpu())?;
         let memory = match device {
-            Device::Cpu | Device::CpuBecause(_) => Memory::Host(Arena::new(&plan)?),
+            Device::Cpu(cpu) => Memory::Host(Arena::new(&plan, cpu.precision())?),
             Device::Gpu(gpu) => Memory::Gpu(GpuMemory::new(gpu, &graph, &plan)?),
         };
         Ok(Session { graph, plan, memory, staging: None, poison: false })

@@ -216,7 +216,7 @@ mod tests {
         let y = op::relu(&mut graph, x).unwrap();
         let sum = op::add(&mut graph, x, y).unwrap();
         graph.root(sum);
-        (Session::new(graph, &store, &Device::Cpu).unwrap(), store)
+        (Session::new(graph, &store, &Device::cpu()).unwrap(), store)
     }
 
     /// Returns range, operations and words of each piece of work.
@@ -269,7 +269,7 @@ mod tests {
             let images = graph.input_with_grad(IMAGES);
             let y = op::bconv_cell(&mut graph, &store, "cell", images, weight, [1, 1], [0, 0]).unwrap();
             graph.root(y);
-            listed(&Session::new(graph, &store, &Device::Cpu).unwrap(), &store)
+            listed(&Session::new(graph, &store, &Device::cpu()).unwrap(), &store)
         };
         let backward = ("bconv_cell 0 backward", 2 * 384, 16 + 24 + 24 + 64 + 16 + 24 + 24);
         assert_eq!(listed(Mode::Train), want(&[("bconv_cell 0", 384, 24 + 24 + 16 + 64 + 2 * 16), backward]));

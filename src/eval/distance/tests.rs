@@ -8,7 +8,8 @@ use rand::RngExt;
 
 use super::*;
 use crate::base::rng::{Purpose, stream};
-use crate::engine::device::{Backend, Gpu, Kernel, Precision, Recording, Vendor};
+use crate::engine::device::{Backend, Gpu, Kernel, Recording, Vendor};
+use crate::engine::precision::Precision;
 use crate::eval::rerank::RerankVariant;
 
 /// A device that computes nothing and refuses memory beyond a limit.
@@ -74,7 +75,7 @@ fn what_does_not_fit_into_the_gpus_memory_is_left_to_the_cpu() {
     let query: Vec<f32> = (0..5).flat_map(row).collect();
     let gallery: Vec<f32> = (7..60).flat_map(row).collect();
     let options = RerankOptions::new(RerankVariant::Zhong);
-    let want = reranked_distances(&query, &gallery, 3, options, &Device::Cpu).unwrap();
+    let want = reranked_distances(&query, &gallery, 3, options, &Device::cpu()).unwrap();
     // Features and row terms take 2028 bytes; the rest of the re-ranking takes more than 100 kB.
     for (limit, ranks) in [(1000, false), (4000, true)] {
         let small = Small { limit, used: AtomicU64::new(0) };
@@ -107,7 +108,7 @@ fn bounds_hold_and_are_narrow_for_ordinary_features() {
         for offset in [0.0, 0.3, 1e3, 1e6] {
             for scale in [1e-38, 1e-20, 1.0, 1e15, 1e32] {
                 let [query, gallery] = [rows(7, dim, offset, scale, 1), rows(40, dim, offset, scale, 2)];
-                let distances = Distances::new([&query, &gallery], dim, &Device::Cpu).unwrap();
+                let distances = Distances::new([&query, &gallery], dim, &Device::cpu()).unwrap();
                 let mut block = DistanceBlock::default();
                 distances.fill(0..7, &mut block).unwrap();
                 for (q, row) in distances.plain(0..7, &block).iter().enumerate() {
@@ -132,7 +133,7 @@ fn bounds_hold_and_are_narrow_for_ordinary_features() {
 #[test]
 fn the_nearest_are_in_order_and_twins_are_at_distance_0() {
     let gallery = rows(50, 40, 1e5, 1.0, 3);
-    let distances = Distances::new([&gallery, &gallery], 40, &Device::Cpu).unwrap();
+    let distances = Distances::new([&gallery, &gallery], 40, &Device::cpu()).unwrap();
     let mut block = DistanceBlock::default();
     distances.fill(0..50, &mut block).unwrap();
     let rows = distances.plain(0..50, &block);

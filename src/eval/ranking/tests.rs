@@ -108,13 +108,13 @@ fn blocks_and_threads_do_not_matter() {
     let (q, g) = (Labels { pids: &q_pids, camids: &q_cams }, Labels { pids: &g_pids, camids: &g_cams });
     let with = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| evaluate(&query, q, &gallery, g, dim, &MARKET, &Device::Cpu).unwrap())
+        pool.install(|| evaluate(&query, q, &gallery, g, dim, &MARKET, &Device::cpu()).unwrap())
     };
     let report = with(1);
     assert_eq!(report, with(5));
     // The last query by itself, in a block of its own.
     let alone = Labels { pids: &q_pids[n_query - 1..], camids: &q_cams[n_query - 1..] };
-    let alone = evaluate(&query[(n_query - 1) * dim..], alone, &gallery, g, dim, &MARKET, &Device::Cpu).unwrap();
+    let alone = evaluate(&query[(n_query - 1) * dim..], alone, &gallery, g, dim, &MARKET, &Device::cpu()).unwrap();
     assert_eq!(alone.per_query[0], report.per_query[n_query - 1]);
 }
 
@@ -123,7 +123,7 @@ fn bad_input_is_named() {
     let labels = Labels { pids: &[1, 2], camids: &[1, 2] };
     let good = [1.0, 0.0, 0.0, 1.0];
     let error = |query: &[f32], q: Labels, gallery: &[f32], g: Labels| {
-        evaluate(query, q, gallery, g, 2, &MARKET, &Device::Cpu).unwrap_err().to_string()
+        evaluate(query, q, gallery, g, 2, &MARKET, &Device::cpu()).unwrap_err().to_string()
     };
     assert!(error(&[1.0, 0.0, f32::NAN, 1.0], labels, &good, labels).contains("row 1 of the query features"));
     assert!(error(&good, labels, &[f32::INFINITY, 0.0, 0.0, 1.0], labels).contains("row 0 of the gallery features"));

@@ -98,7 +98,7 @@ fn every_variant_agrees_with_whole_matrices() {
     for variant in [RerankVariant::Ptl, RerankVariant::Zhong, RerankVariant::Torchreid] {
         for (k1, k2, lambda) in [(20, 6, 0.3), (5, 1, 0.5), (7, 12, 0.0), (1, 2, 1.0)] {
             let options = RerankOptions { variant, k1, k2, lambda };
-            let got = reranked_distances(&query, &gallery, 24, options, &Device::Cpu).unwrap();
+            let got = reranked_distances(&query, &gallery, 24, options, &Device::cpu()).unwrap();
             let difference = largest_difference(&got, &dense(&query, &gallery, 24, &options));
             assert!(difference < 5e-6, "{options}: {difference:e}");
         }
@@ -109,7 +109,7 @@ fn every_variant_agrees_with_whole_matrices() {
 fn zhong_is_ptl_on_unit_features_and_not_on_others() {
     let distances = |length: f32, variant| {
         let (query, gallery) = (clustered(30, 16, length, 2), clustered(150, 16, 1.0, 2));
-        reranked_distances(&query, &gallery, 16, RerankOptions::new(variant), &Device::Cpu).unwrap()
+        reranked_distances(&query, &gallery, 16, RerankOptions::new(variant), &Device::cpu()).unwrap()
     };
     let difference = |length, other| {
         let ptl: Vec<f64> = distances(length, RerankVariant::Ptl).into_iter().map(f64::from).collect();
@@ -126,7 +126,7 @@ fn threads_do_not_matter() {
     let with = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            reranked_distances(&query, &gallery, 16, RerankOptions::new(RerankVariant::Ptl), &Device::Cpu).unwrap()
+            reranked_distances(&query, &gallery, 16, RerankOptions::new(RerankVariant::Ptl), &Device::cpu()).unwrap()
         })
     };
     assert_eq!(with(1), with(5));
@@ -137,20 +137,20 @@ fn few_and_equal_images_are_no_trouble() {
     for variant in [RerankVariant::Ptl, RerankVariant::Zhong, RerankVariant::Torchreid] {
         let options = RerankOptions::new(variant);
         // All the same: the largest distance is 0.
-        let same = reranked_distances(&[1.0, 0.0], &[1.0, 0.0, 1.0, 0.0], 2, options, &Device::Cpu).unwrap();
+        let same = reranked_distances(&[1.0, 0.0], &[1.0, 0.0, 1.0, 0.0], 2, options, &Device::cpu()).unwrap();
         assert_eq!(same[0], same[1]);
         assert!(same[0].is_finite());
         // More equal images than k1, and a row without direction.
         let mut gallery = [0.6, 0.8].repeat(40);
         gallery.extend([0.0, 0.0]);
-        let many = reranked_distances(&[0.6, 0.8, 0.0, 0.0], &gallery, 2, options, &Device::Cpu).unwrap();
+        let many = reranked_distances(&[0.6, 0.8, 0.0, 0.0], &gallery, 2, options, &Device::cpu()).unwrap();
         assert!(many.iter().all(|d| (0.0..=1.0).contains(d)), "{variant}");
-        assert!(reranked_distances(&[1.0, 0.0], &[], 2, options, &Device::Cpu).unwrap().is_empty());
+        assert!(reranked_distances(&[1.0, 0.0], &[], 2, options, &Device::cpu()).unwrap().is_empty());
     }
     let mut rng = stream(4, Purpose::Test, 0, 0);
     let one: Vec<f32> = (0..2).map(|_| rng.random_range(0.1..1.0)).collect();
     assert_eq!(
-        reranked_distances(&one, &one, 2, RerankOptions::new(RerankVariant::Ptl), &Device::Cpu).unwrap().len(),
+        reranked_distances(&one, &one, 2, RerankOptions::new(RerankVariant::Ptl), &Device::cpu()).unwrap().len(),
         1
     );
 }
@@ -165,7 +165,7 @@ fn options_that_cannot_work_are_named() {
         ("eval.lambda = NaN", RerankOptions { lambda: f32::NAN, ..base }),
     ];
     for (start, options) in cases {
-        let error = reranked_distances(&[1.0], &[1.0], 1, options, &Device::Cpu).unwrap_err().to_string();
+        let error = reranked_distances(&[1.0], &[1.0], 1, options, &Device::cpu()).unwrap_err().to_string();
         assert!(error.starts_with(start), "{error}");
     }
 }

@@ -1,6 +1,7 @@
 //! The devices that golden data are checked on, and how far each may be off.
 
-use ptl::engine::device::{Device, DeviceKind, DeviceOptions, Gpu, Precision};
+use ptl::engine::device::{Device, DeviceKind, DeviceOptions, Gpu};
+use ptl::engine::precision::Precision;
 
 use super::Checker;
 use crate::common::say;
@@ -26,7 +27,7 @@ impl Variant {
 
 /// Returns the CPU, and the emulated GPU in f32.
 pub fn exact() -> Vec<Variant> {
-    let cpu = Variant { device: Device::Cpu, name: "the CPU".into(), floor: 0.0 };
+    let cpu = Variant { device: Device::cpu(), name: "the CPU".into(), floor: 0.0 };
     std::iter::once(cpu).chain(emulated(Precision::F32, 0.0)).collect()
 }
 

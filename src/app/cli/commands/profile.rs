@@ -14,7 +14,7 @@ use crate::base::error::IoContext;
 use crate::base::text::{Shown, plural};
 use crate::config::Config;
 use crate::engine::cpu::isa_name;
-use crate::engine::device::{Device, DeviceKind};
+use crate::engine::device::{Cpu, Device, DeviceKind};
 use crate::nn::{DEFAULT_ARCH, TaskKind};
 use crate::{Error, Result};
 
@@ -45,7 +45,8 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<ExitCode> {
         true => flags.refuse(&OF_TRAINING, "it has no effect with --eval: leave one of the two out")?,
         false => flags.refuse(&OF_EVALUATION, "it has no effect without --eval: add that, or leave it out")?,
     }
-    refuse_gpu(&config)?;
+    let cpu = cpu(&config)?;
+    let device = Device::Cpu(cpu.clone());
     if let Some(folder) = args.out.as_ref().and_then(|path| path.parent()) {
         fs::create_dir_all(folder).at("create", folder)?;
     }
@@ -53,21 +54,21 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<ExitCode> {
 
     let reporter = stderr_reporter();
     reporter.message("measuring a large product and a large copy");
-    let machine = Machine::measure()?;
+    let machine = Machine::measure(cpu.precision())?;
     let (count, classes) = (args.steps as usize, args.classes as usize);
     let what = if args.eval { "evaluation" } else { "training step" };
     let mut task = reporter.start("profiling", 1 + u64::from(args.steps), "steps");
     let done = || task.advance(1, "");
     let profile = match args.eval {
-        true => evaluation(&config, classes, count, done)?,
-        false => training(&config, classes, count, done)?,
+        true => evaluation(&config, &device, classes, count, done)?,
+        false => training(&config, &device, classes, count, done)?,
     };
     task.finish("");
 
     let threads = rayon::current_num_threads();
     let size = [config.model.height, config.model.image_width];
     let heading = format!(
-        "{} ({}), {} of {}x{}, {}, {}, {}\n\
+        "{} ({}), {} of {}x{}, {}, {}, {}, {}\n\
          this machine: product {:.0} GFLOP/s, copy {:.1} GB/s\n\
          {what}: {}\n",
         config.model.arch,
@@ -81,6 +82,7 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<ExitCode> {
         },
         plural(threads, "thread", "threads"),
         isa_name(),
+        cpu.precision(),
         machine.product / 1e9,
         machine.copy / 1e9,
         steps(&profile),
@@ -96,6 +98,7 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<ExitCode> {
             "classes": classes,
             "threads": threads,
             "instructions": isa_name(),
+            "precision": cpu.precision().name(),
         });
         if let (Value::Object(report), Value::Object(measured)) = (&mut report, to_json(&profile, machine)) {
             report.extend(measured);
@@ -106,18 +109,18 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses a GPU, whose time by op only its own profilers know.
-fn refuse_gpu(config: &Config) -> Result<()> {
-    let device = match config.device {
+/// Returns the CPU; refuses a GPU, whose time by op only its own profilers know.
+fn cpu(config: &Config) -> Result<Cpu> {
+    let value = match config.device {
         DeviceKind::Cuda | DeviceKind::Emulated => config.device.to_string(),
         DeviceKind::Auto | DeviceKind::Cpu => match Device::open(&config.device_options())? {
             Device::Gpu(gpu) => gpu.description(),
-            Device::Cpu | Device::CpuBecause(_) => return Ok(()),
+            Device::Cpu(cpu) => return Ok(cpu),
         },
     };
     Err(Error::Setting {
         setting: "`device`".into(),
-        value: device,
+        value,
         reason: "this command measures the CPU only: pass `device` cpu, or profile a GPU with nsys (docs/profiling.md)"
             .into(),
     })

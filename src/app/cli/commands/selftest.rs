@@ -11,7 +11,8 @@ use crate::app::cli::output::{print, stderr_reporter};
 use crate::app::selftest;
 use crate::base::atomic::atomic_write;
 use crate::base::report::Table;
-use crate::engine::device::{Device, DeviceKind, DeviceOptions, Precision};
+use crate::engine::device::{Device, DeviceKind, DeviceOptions};
+use crate::engine::precision::Precision;
 
 /// Runs `ptl-train selftest`. The exit code is 1 if a comparison fails.
 pub(crate) fn selftest(args: &SelftestArgs) -> Result<ExitCode> {

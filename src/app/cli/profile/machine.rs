@@ -6,6 +6,7 @@ use crate::Result;
 use crate::base::memory;
 use crate::engine::cpu::{conv, par};
 use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::precision::Precision;
 
 /// The product is of matrices of this many rows, and of this many columns on either side.
 const ROWS: usize = 8192;
@@ -25,22 +26,23 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Measures both rates.
+    /// Measures both rates; the product has factors of `precision`.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
-    pub(crate) fn measure() -> Result<Machine> {
-        Ok(Machine { product: product()?, copy: copy()? })
+    pub(crate) fn measure(precision: Precision) -> Result<Machine> {
+        Ok(Machine { product: product(precision)?, copy: copy()? })
     }
 }
 
 /// Measures a 1x1 convolution, which is a plain product.
-fn product() -> Result<f64> {
+fn product(precision: Precision) -> Result<f64> {
     let geometry = Conv2dGeometry::new(1, [ROWS, 1], COLUMNS, COLUMNS, [1, 1], [1, 1], [0, 0])?;
     let (x, weight) = (vec![0.5; ROWS * COLUMNS], vec![0.5; COLUMNS * COLUMNS]);
     let (mut y, mut workspace) = (vec![0.0; ROWS * COLUMNS], vec![0.0; conv::forward_workspace(&geometry)]);
-    let seconds =
-        fastest(|| conv::conv2d_forward(&geometry, &x, &weight, None, &mut y, conv::Packed::empty(&mut workspace)));
+    let seconds = fastest(|| {
+        conv::conv2d_forward(precision, &geometry, &x, &weight, None, &mut y, conv::Packed::empty(&mut workspace))
+    });
     Ok(geometry.flops() as f64 / seconds)
 }
 

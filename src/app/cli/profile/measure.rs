@@ -87,11 +87,17 @@ impl Piece {
     }
 }
 
-/// Measures `steps` training steps of the network of `config` for `classes` identities or classes.
+/// Measures `steps` training steps of the network of `config` on `device`, for `classes` identities or classes.
 ///
 /// # Errors
 /// Settings from which no network can be built; [`Error::OutOfMemory`](crate::Error::OutOfMemory).
-pub(crate) fn training(config: &Config, classes: usize, steps: usize, done: impl FnMut()) -> Result<Profile> {
+pub(crate) fn training(
+    config: &Config,
+    device: &Device,
+    classes: usize,
+    steps: usize,
+    done: impl FnMut(),
+) -> Result<Profile> {
     let batch = config.batch();
     let Memory { weights, update, activations, .. } = cost(config, classes)?.training;
     let needed = [weights, update, activations].into_iter().fold(0, u64::saturating_add);
@@ -103,7 +109,7 @@ pub(crate) fn training(config: &Config, classes: usize, steps: usize, done: impl
     let (arch, height, width) = (&config.model.arch, config.model.height, config.model.image_width);
     let purpose = format!("profiling {arch} with batches of {} of {height}x{width}", plural(batch, "image", "images"));
     memory::ensure_or(&purpose, needed, &advice)?;
-    let mut trainer = Trainer::on(Device::Cpu, config, classes, |_, _| Ok(()))?;
+    let mut trainer = Trainer::on(device.clone(), config, classes, |_, _| Ok(()))?;
     let mut pieces = vec![images(config, batch)];
     pieces.extend(trainer.work().iter().map(|work| Piece::of_node(work, &trainer.store)));
     // The gradient is read for its norm and for the update, which reads and writes the parameters and each moment.
@@ -122,11 +128,17 @@ pub(crate) fn training(config: &Config, classes: usize, steps: usize, done: impl
 ///
 /// # Errors
 /// As [`training`].
-pub(crate) fn evaluation(config: &Config, classes: usize, steps: usize, done: impl FnMut()) -> Result<Profile> {
+pub(crate) fn evaluation(
+    config: &Config,
+    device: &Device,
+    classes: usize,
+    steps: usize,
+    done: impl FnMut(),
+) -> Result<Profile> {
     // Generated images need no loader threads.
     let mut checked = config.clone();
     checked.train.workers = 1;
-    ensure_evaluation(&checked, classes, &Device::Cpu)?;
+    ensure_evaluation(&checked, classes, device)?;
     let mut store = Store::new();
     let network = config.network(classes)?.build(&mut store, config.seed)?;
     let output = if config.task == TaskKind::Reid { Output::Feature } else { Output::Probabilities };
@@ -135,7 +147,7 @@ pub(crate) fn evaluation(config: &Config, classes: usize, steps: usize, done: im
     let options =
         ExtractOptions { output, flip: config.eval.flip, batch, eval_state: EvalState::Zeros, seed: config.seed };
     let size = [config.model.height, config.model.image_width];
-    let mut extractor = Extractor::new(network.as_ref(), &store, size, options, &Device::Cpu)?;
+    let mut extractor = Extractor::new(network.as_ref(), &store, size, options, device)?;
     let mut pieces = vec![images(config, batch)];
     pieces.extend(extractor.work(&store).iter().map(|work| Piece::of_node(work, &store)));
     let states = LatentStates::new(config.ptl.state_init, config.seed);

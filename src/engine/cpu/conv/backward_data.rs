@@ -6,6 +6,7 @@ use super::winograd;
 use crate::engine::cpu::gemm::{LeftRows, Product, RightMatrix, Shared, Then};
 use crate::engine::cpu::microkernel::{self, Kernels, MR};
 use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::precision::Precision;
 
 /// The fewest pixels of a task that sets them to zero.
 const ZEROED: usize = 1 << 10;
@@ -83,6 +84,7 @@ pub fn backward_data_workspace(geometry: &Conv2dGeometry) -> usize {
 
 /// Computes `grad_x (+)= convᵀ(grad_y, weight)`; shapes as in `conv2d_forward`.
 pub fn conv2d_backward_data(
+    precision: Precision,
     geometry: &Conv2dGeometry,
     grad_y: &[f32],
     weight: &[f32],
@@ -90,7 +92,7 @@ pub fn conv2d_backward_data(
     accumulate: bool,
     workspace: &mut [f32],
 ) {
-    backward_data_on(microkernel::best(), geometry, grad_y, weight, grad_x, accumulate, workspace);
+    backward_data_on(microkernel::of(precision), geometry, grad_y, weight, grad_x, accumulate, workspace);
 }
 
 pub(super) fn backward_data_on(
@@ -146,7 +148,7 @@ pub(super) fn backward_data_on(
             };
             let k = offsets.len() * g.out_c;
             let packed = &mut workspace[..RightMatrix::packed_len(k, g.in_c, nr)];
-            right.pack(nr, packed);
+            right.pack_for(kernels, &left, nr, packed);
             let product = Product { kernels, left: &left, rows, n: g.in_c, packed, nr };
             // SAFETY: `row_start` is the start of an input pixel of `in_c` elements, and each row is another pixel.
             unsafe { product.run(accumulate, Then::Nothing, |row| destination.get().add(row_start(row))) };

@@ -6,9 +6,10 @@ use super::few_channels::{self, Blocks};
 use super::forward::InputWindows;
 use super::winograd;
 use crate::engine::cpu::for_each_isa;
-use crate::engine::cpu::microkernel::{self, Kernels, MR, Strided};
+use crate::engine::cpu::microkernel::{self, Kernels, MR, PairKernels, Strided, StridedKernel};
 use crate::engine::cpu::scratch::with_scratch;
 use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::precision::Precision;
 
 /// How many rows of the weight's gradient one task computes at most.
 const WEIGHT_ROWS: usize = 86 * MR;
@@ -53,6 +54,7 @@ pub fn backward_weight_workspace(geometry: &Conv2dGeometry) -> usize {
 
 /// Computes `grad_weight (+)= Σ_pixels windowᵀ · grad_y`, `[k, out_c]`; the other shapes are as in `conv2d_forward`.
 pub fn conv2d_backward_weight(
+    precision: Precision,
     geometry: &Conv2dGeometry,
     x: &[f32],
     grad_y: &[f32],
@@ -60,7 +62,7 @@ pub fn conv2d_backward_weight(
     accumulate: bool,
     workspace: &mut [f32],
 ) {
-    backward_weight_on(microkernel::best(), geometry, x, grad_y, grad_weight, accumulate, workspace);
+    backward_weight_on(microkernel::of(precision), geometry, x, grad_y, grad_weight, accumulate, workspace);
 }
 
 pub(super) fn backward_weight_on(
@@ -143,42 +145,80 @@ fn weight_block(
     let panels = n.div_ceil(nr);
     let (left_len, right_len) = (PIXEL_BLOCK * left_step, PIXEL_BLOCK * panels * nr);
     let window_len = windows.geometry.k().max(left_step);
-    with_scratch(left_len + right_len + window_len, |scratch| {
+    with_scratch(left_len + right_len + 2 * window_len, |scratch| {
         let (left, rest) = scratch.split_at_mut(left_len);
-        let (right, window) = rest.split_at_mut(right_len);
+        let (right, window_memory) = rest.split_at_mut(right_len);
         for start in pixels.clone().step_by(PIXEL_BLOCK) {
             let count = PIXEL_BLOCK.min(pixels.end - start);
+            let grad_y = &grad_y[start * n..][..count * n];
+            let add = accumulate || start > pixels.start;
+            if let Some(pairs) = kernels.pairs {
+                let (first_window, second_window) = window_memory.split_at_mut(window_len);
+                for (pair, row) in left.chunks_exact_mut(left_step).take(count.div_ceil(2)).enumerate() {
+                    let pixel = start + 2 * pair;
+                    let even = windows.part(pixel, first, rows, first_window);
+                    let odd = if 2 * pair + 1 < count {
+                        windows.part(pixel + 1, first, rows, second_window)
+                    } else {
+                        second_window.fill(0.0);
+                        &second_window[..rows]
+                    };
+                    pairs.rounding.rows([even, odd], row);
+                }
+                let right = &mut right[..panels * count.div_ceil(2) * nr];
+                pack_pairs(pairs, grad_y, n, nr, count, right);
+                // SAFETY: kernels for `nr` columns of this processor.
+                unsafe { add_product(pairs.columns(nr), left, left_step, right, count.div_ceil(2), (n, nr), out, add) };
+                continue;
+            }
             for (pixel, row) in left.chunks_exact_mut(left_step).take(count).enumerate() {
-                row[..rows].copy_from_slice(windows.part(start + pixel, first, rows, window));
+                row[..rows].copy_from_slice(windows.part(start + pixel, first, rows, window_memory));
                 row[rows..].fill(0.0);
             }
             // The rows of a single panel are in order already.
             let right = if n == nr {
-                &grad_y[start * n..][..count * n]
+                grad_y
             } else {
                 let right = &mut right[..panels * count * nr];
-                pack_panels(&grad_y[start * n..][..count * n], n, nr, count, right);
+                pack_panels(grad_y, n, nr, count, right);
                 &*right
             };
-            add_product(kernels, left, left_step, right, count, n, out, accumulate || start > pixels.start);
+            // SAFETY: as above.
+            unsafe { add_product(kernels.columns(nr), left, left_step, right, count, (n, nr), out, add) };
         }
     });
 }
 
+/// Copies rows of `n` numbers, as words of two rows, to panels `[n / nr][rows / 2][nr]`, filled up with zeros.
+fn pack_pairs(pairs: PairKernels, from: &[f32], n: usize, nr: usize, rows: usize, to: &mut [f32]) {
+    let zeros = vec![0.0; n];
+    for (i, two) in from.chunks(2 * n).enumerate() {
+        let (even, odd) = two.split_at(n);
+        let odd = if odd.is_empty() { &zeros } else { odd };
+        for (p, (even, odd)) in even.chunks(nr).zip(odd.chunks(nr)).enumerate() {
+            pairs.rounding.rows([even, odd], &mut to[(p * rows.div_ceil(2) + i) * nr..][..nr]);
+        }
+    }
+}
+
 /// Computes `out (+)= Σ_pixel a[pixel·a_step + row] · right[pixel]`, `[rows, n]`, for panels `[n / nr][pixels][nr]`. It also
-/// reads, and ignores, what follows the last row in `a`, so that whole groups of [`MR`] rows are read.
+/// reads, and ignores, what follows the last row in `a`, so that whole groups of [`MR`] rows are read. With kernels for words, a pixel here is
+/// a pair of pixels.
+///
+/// # Safety
+/// `kernel` is for tiles of `nr` columns, and the processor has its instructions.
 #[expect(clippy::too_many_arguments, reason = "a product of two matrices with their sizes")]
-pub(super) fn add_product(
-    kernels: Kernels,
+pub(super) unsafe fn add_product(
+    kernel: StridedKernel,
     a: &[f32],
     a_step: usize,
     right: &[f32],
     pixels: usize,
-    n: usize,
+    (n, nr): (usize, usize),
     out: &mut [f32],
     add: bool,
 ) {
-    let (rows, nr) = (out.len() / n, kernels.nr(n));
+    let rows = out.len() / n;
     let mut edge = [0.0f32; MR * microkernel::MAX_NR];
     for (p, b) in right.chunks_exact(pixels * nr).enumerate() {
         let width = nr.min(n - p * nr);
@@ -194,7 +234,7 @@ pub(super) fn add_product(
             let accumulate = add && whole;
             let tile = Strided { a, a_step, b: b.as_ptr(), depth: pixels, c, c_step, accumulate };
             // SAFETY: `a`, `b` and `c` were sliced above to what the tile reads and writes; the instruction set was detected.
-            unsafe { kernels.columns(nr)(&tile) };
+            unsafe { kernel(&tile) };
             if !whole {
                 for r in 0..live {
                     let c = &mut out[(group * MR + r) * n + p * nr..][..width];

@@ -87,7 +87,9 @@ impl Blocks<'_> {
                     let start = kh % g.stride[0] * phase_len + kh / g.stride[0] * line;
                     let out = &mut out[kh * taps * n..][..taps * n];
                     let add = accumulate || block > blocks.start;
-                    add_product(kernels, &images[start..], g.stride[1] * g.in_c, right, pixels, n, out, add);
+                    let (kernel, step) = (kernels.columns(nr), g.stride[1] * g.in_c);
+                    // SAFETY: a kernel for `nr` columns of this processor.
+                    unsafe { add_product(kernel, &images[start..], step, right, pixels, (n, nr), out, add) };
                 }
             }
         });

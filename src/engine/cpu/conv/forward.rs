@@ -8,6 +8,7 @@ use crate::engine::cpu::microkernel::{self, Kernels, MR};
 use crate::engine::cpu::normalize::Normalization;
 use crate::engine::cpu::par;
 use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::precision::Precision;
 
 /// With fewer input channels than this, the taps are gathered into a small tile, because segments would be too short.
 const GATHER_BELOW: usize = 16;
@@ -158,10 +159,10 @@ pub(in crate::engine::cpu) fn with_forward_product<R>(
     let packed = &mut memory[..RightMatrix::packed_len(k, columns, nr)];
     let gates = gates.then_some(kernels);
     let right = RightMatrix { data: weight, tap_offsets: &[0], depth: k, n, k_stride: n, n_stride: 1, gates };
-    if !ready {
-        right.pack(nr, packed);
-    }
     let left = InputWindows { geometry, x, zeros: vec![0.0; geometry.in_c] };
+    if !ready {
+        right.pack_for(kernels, &left, nr, packed);
+    }
     f(&Product { kernels, left: &left, rows: geometry.pixels(), n, packed, nr })
 }
 
@@ -208,6 +209,7 @@ pub fn forward_workspace(geometry: &Conv2dGeometry) -> usize {
 
 /// Computes `y = conv(x, weight) + bias`, and packs the weight first unless that is done. `x` is `[batch, in_h, in_w, in_c]`, `weight` `[k, out_c]`, `y` `[batch, out_h, out_w, out_c]`.
 pub fn conv2d_forward(
+    precision: Precision,
     geometry: &Conv2dGeometry,
     x: &[f32],
     weight: &[f32],
@@ -216,12 +218,13 @@ pub fn conv2d_forward(
     packed: Packed<'_>,
 ) {
     let then = bias.map_or(Then::Nothing, Then::AddBias);
-    forward_on(microkernel::best(), geometry, x, weight, then, y, packed);
+    forward_on(microkernel::of(precision), geometry, x, weight, then, y, packed);
 }
 
 /// Computes the convolution without bias, and normalises it while it is in registers or in a cache. Shapes are those of [`conv2d_forward`];
 /// the residual has that of `y`.
 pub(in crate::engine) fn conv2d_forward_normalized(
+    precision: Precision,
     geometry: &Conv2dGeometry,
     x: &[f32],
     weight: &[f32],
@@ -229,7 +232,7 @@ pub(in crate::engine) fn conv2d_forward_normalized(
     y: &mut [f32],
     packed: Packed<'_>,
 ) {
-    forward_on(microkernel::best(), geometry, x, weight, Then::Normalize(normalization), y, packed);
+    forward_on(microkernel::of(precision), geometry, x, weight, Then::Normalize(normalization), y, packed);
 }
 
 pub(super) fn forward_on(

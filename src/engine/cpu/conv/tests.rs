@@ -1,5 +1,6 @@
 //! Compares every pass on every instruction set of this machine with direct sums in f64.
 
+use half::bf16;
 use rand::RngExt;
 
 use super::backward_data::backward_data_on;
@@ -104,13 +105,15 @@ fn assert_close(found: &[f32], expected: impl Iterator<Item = f64>, what: &str) 
 
 #[test]
 fn every_instruction_set_matches_direct_sums() {
+    // The factors are exact in bf16, so that rounding to it changes nothing.
+    let uniform = |len, item| uniform(len, item).iter().map(|v| bf16::from_f32(*v).to_f32()).collect::<Vec<_>>();
     for g in geometries() {
         let x = uniform(g.batch * g.in_h * g.in_w * g.in_c, 0);
         let weight = uniform(g.k() * g.out_c, 1);
         let grad_y = uniform(g.pixels() * g.out_c, 2);
         let bias = uniform(g.out_c, 3);
         let expected = reference(&g, &x, &weight, &grad_y);
-        for kernels in microkernel::available() {
+        for kernels in microkernel::available().into_iter().chain(microkernel::available_in_bf16()) {
             let what = |pass: &str| format!("{pass}, {}, {g:?}", kernels.name);
             // The earlier content of a buffer is overwritten, or added to.
             let mut workspace = vec![f32::NAN; 2 * forward_workspace(&g).max(backward_data_workspace(&g))];
@@ -133,6 +136,29 @@ fn every_instruction_set_matches_direct_sums() {
             let doubled = expected.grad_weight.iter().map(|v| 2.0 * v);
             assert_close(&grad_weight, doubled, &what("gradient of the weight, added"));
         }
+    }
+}
+
+#[test]
+fn factors_are_rounded_to_bf16() {
+    let g = Conv2dGeometry::new(2, [5, 6], 64, 40, [1, 1], [1, 1], [0, 0]).unwrap();
+    let (x, weight, grad_y) =
+        (uniform(g.batch * 5 * 6 * 64, 0), uniform(g.k() * g.out_c, 1), uniform(g.pixels() * g.out_c, 2));
+    let rounded = |values: &[f32]| values.iter().map(|v| bf16::from_f32(*v).to_f32()).collect::<Vec<_>>();
+    let expected = reference(&g, &rounded(&x), &rounded(&weight), &rounded(&grad_y));
+    for kernels in microkernel::available_in_bf16() {
+        let what = |pass: &str| format!("{pass}, {}", kernels.name);
+        let mut workspace = vec![f32::NAN; 2 * forward_workspace(&g).max(backward_data_workspace(&g))];
+        let mut y = vec![f32::NAN; expected.y.len()];
+        forward_on(kernels, &g, &x, &weight, Then::Nothing, &mut y, Packed::empty(&mut workspace));
+        assert_close(&y, expected.y.iter().copied(), &what("forward"));
+        let mut grad_x = vec![f32::NAN; x.len()];
+        backward_data_on(kernels, &g, &grad_y, &weight, &mut grad_x, false, &mut workspace);
+        assert_close(&grad_x, expected.grad_x.iter().copied(), &what("gradient of the input"));
+        let mut workspace = vec![f32::NAN; 2 * backward_weight_workspace(&g)];
+        let mut grad_weight = vec![f32::NAN; weight.len()];
+        backward_weight_on(kernels, &g, &x, &grad_y, &mut grad_weight, false, &mut workspace);
+        assert_close(&grad_weight, expected.grad_weight.iter().copied(), &what("gradient of the weight"));
     }
 }
 

@@ -16,8 +16,8 @@ use super::calls::{self, Choice};
 use super::handles::{Owned, Stream};
 use super::status::{CublasStatus, Status};
 use crate::Result;
-use crate::engine::device::Precision;
 use crate::engine::device::vendor::{Answer, Call, Matrix, OPERAND_ALIGNMENT, Product};
+use crate::engine::precision::Precision;
 
 type Handle<T> = Owned<T, CublasStatus>;
 

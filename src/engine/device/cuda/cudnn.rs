@@ -16,9 +16,9 @@ use super::calls;
 use super::handles::{Owned, Stream};
 use super::status::{CudnnStatus, Status};
 use crate::Result;
-use crate::engine::device::Precision;
 use crate::engine::device::vendor::{Answer, Call, Descriptors, Pass, Tensor4d};
 use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::precision::Precision;
 
 type Handle<T> = Owned<T, CudnnStatus>;
 

@@ -8,9 +8,10 @@ use half::bf16;
 
 use super::{NAME, State, Work};
 use crate::engine::cpu::conv::{self, Packed};
+use crate::engine::device::Vendor;
 use crate::engine::device::vendor::{Answer, Call, Descriptors, Library, Matrix, Pass, Product, Tensor4d};
-use crate::engine::device::{Precision, Vendor};
 use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::precision::Precision;
 use crate::{Error, Result};
 
 /// The workspace of every call but products forward, bytes: no multiple of any alignment, as a library's may be.
@@ -136,7 +137,7 @@ impl Enqueued {
         let right: Vec<f32> = pairs(inner, columns).map(|(i, j)| b.factor(place(&product.b, i, j))).collect();
         let mut result = vec![0.0; rows * columns];
         let mut memory = vec![0.0; conv::forward_workspace(&one)];
-        conv::conv2d_forward(&one, &left, &right, None, &mut result, Packed::empty(&mut memory));
+        conv::conv2d_forward(Precision::F32, &one, &left, &right, None, &mut result, Packed::empty(&mut memory));
         for ((i, j), value) in pairs(rows, columns).zip(result) {
             c.put(place(&product.c, i, j), value, self.accumulate);
         }
@@ -175,21 +176,21 @@ impl Enqueued {
                 let [x, w, y] = self.memory(state, [x, w, y], scratch)?;
                 let (x, w) = (factors(&x, &x_places), factors(&w, &w_places));
                 let (mut result, mut memory) = (zeros(y_places.len()), zeros(conv::forward_workspace(&g)));
-                conv::conv2d_forward(&g, &x, &w, None, &mut result, Packed::empty(&mut memory));
+                conv::conv2d_forward(Precision::F32, &g, &x, &w, None, &mut result, Packed::empty(&mut memory));
                 (result, y_places, y)
             }
             Pass::BackwardData => {
                 let [w, dy, dx] = self.memory(state, [w, y, x], scratch)?;
                 let (w, dy) = (factors(&w, &w_places), factors(&dy, &y_places));
                 let (mut result, mut memory) = (zeros(x_places.len()), zeros(conv::backward_data_workspace(&g)));
-                conv::conv2d_backward_data(&g, &dy, &w, &mut result, false, &mut memory);
+                conv::conv2d_backward_data(Precision::F32, &g, &dy, &w, &mut result, false, &mut memory);
                 (result, x_places, dx)
             }
             Pass::BackwardWeight => {
                 let [x, dy, dw] = self.memory(state, [x, y, w], scratch)?;
                 let (x, dy) = (factors(&x, &x_places), factors(&dy, &y_places));
                 let (mut result, mut memory) = (zeros(w_places.len()), zeros(conv::backward_weight_workspace(&g)));
-                conv::conv2d_backward_weight(&g, &x, &dy, &mut result, false, &mut memory);
+                conv::conv2d_backward_weight(Precision::F32, &g, &x, &dy, &mut result, false, &mut memory);
                 (result, w_places, dw)
             }
         };

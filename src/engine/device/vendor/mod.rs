@@ -13,8 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(super) use layout::{Descriptors, Matrix, Product, Tensor4d};
 
-use super::Precision;
 use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::precision::Precision;
 use crate::{Error, Result};
 
 /// The alignment of every operand, bytes: that of the widest load of a kernel.

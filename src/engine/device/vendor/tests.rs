@@ -43,13 +43,13 @@ fn on_the_cpu(g: &Conv2dGeometry, x: &[f32], weight: &[f32], dy: &[f32]) -> [Vec
     let turned = transpose(weight, [g.out_c, g.k()]);
     let mut workspace = vec![0.0; conv::forward_workspace(g)];
     let mut y = vec![0.0; dy.len()];
-    conv::conv2d_forward(g, x, &turned, None, &mut y, conv::Packed::empty(&mut workspace));
+    conv::conv2d_forward(Precision::F32, g, x, &turned, None, &mut y, conv::Packed::empty(&mut workspace));
     let mut workspace = vec![0.0; conv::backward_data_workspace(g)];
     let mut dx = vec![0.0; x.len()];
-    conv::conv2d_backward_data(g, dy, &turned, &mut dx, false, &mut workspace);
+    conv::conv2d_backward_data(Precision::F32, g, dy, &turned, &mut dx, false, &mut workspace);
     let mut workspace = vec![0.0; conv::backward_weight_workspace(g)];
     let mut dw = vec![0.0; weight.len()];
-    conv::conv2d_backward_weight(g, x, dy, &mut dw, false, &mut workspace);
+    conv::conv2d_backward_weight(Precision::F32, g, x, dy, &mut dw, false, &mut workspace);
     [y, dx, transpose(&dw, [g.k(), g.out_c])]
 }
 
