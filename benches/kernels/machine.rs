@@ -33,7 +33,8 @@ pub struct Machine {
 pub fn devices() -> Vec<Device> {
     let kind = std::env::var("PTL_BENCH_DEVICE").unwrap_or_else(|_| "auto".into());
     let open = |kind, precision| Device::open(&DeviceOptions { kind, precision, vendor: false });
-    let cuda = || [Precision::F32, Precision::Tf32, Precision::Bf16].map(|precision| open(DeviceKind::Cuda, precision));
+    let cuda =
+        || [Precision::F32, Precision::Tf32, Precision::Bf16].map(|precision| open(DeviceKind::Cuda(0), precision));
     match kind.as_str() {
         "cpu" => vec![Device::cpu()],
         "cuda" => cuda().into_iter().map(|device| device.unwrap_or_else(|error| refuse(&error.to_string()))).collect(),

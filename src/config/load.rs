@@ -356,7 +356,7 @@ mod tests {
             ("[sampler]\nids = -4\n", "run.toml, line 2: `sampler.ids = -4`: expected a whole number of at least 0"),
             ("[ptl]\neval_state = \"media\"\n", "`ptl.eval_state = \"media\"`: expected zeros, mean or normal"),
             ("[optim]\nbetas = [0.9]\n", "line 2: `optim.betas = [0.9]`: expected two numbers such as [0.9, 0.999]"),
-            ("device = \"gpu\"\n", "run.toml, line 1: `device = \"gpu\"`: expected auto, cpu, cuda or emulated"),
+            ("device = \"gpu\"\n", "run.toml, line 1: `device = \"gpu\"`: expected auto, cpu, cuda, emulated, or the number of a GPU such as cuda:1"),
             ("seed = 1\nseed = 2\n", "run.toml, line 2: "),
             ("seed 1\n", "run.toml, line 1: "),
         ];
@@ -402,7 +402,7 @@ mod tests {
             if let Some(value) = s.value_in(&defaults) {
                 assert!(s.kind.fits(value), "{}: {value}", s.path);
             }
-            if let Kind::Choice(words) = s.kind {
+            if let Kind::Choice(words) | Kind::Device(words) = s.kind {
                 for word in words {
                     Config::load_recipe(DEFAULT_ARCH, None, &flag(s.path, word)).unwrap();
                 }
@@ -423,6 +423,10 @@ mod tests {
             (Kind::Pair, ""),
             (Kind::Pair, "0.9"),
             (Kind::Choice(&["a", "b"]), "c"),
+            (Kind::Device(&["cpu"]), "cuda"),
+            (Kind::Device(&["cpu"]), "cuda:"),
+            (Kind::Device(&["cpu"]), "cuda:+1"),
+            (Kind::Device(&["cpu"]), "cuda:1x"),
         ] {
             assert!(kind.parse(text).unwrap_err().starts_with("expected "), "{kind:?} {text}");
         }

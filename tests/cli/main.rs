@@ -800,12 +800,16 @@ fn info_says_what_this_build_can_do() {
 fn a_gpu_that_is_not_there_is_one_clear_error() {
     let folder = tempfile::tempdir().unwrap();
     let data = own_data(&folder);
-    let (out, kind) = (path(&folder, "run"), DeviceKind::Cuda);
+    let (out, kind) = (path(&folder, "run"), DeviceKind::Cuda(0));
     if Device::open(&DeviceOptions { kind, ..DeviceOptions::default() }).is_err() {
         fails_with(1, &["selftest"], &["cuda: "]);
-        fails_with(1, &["train", "--data", &data, "--out", &out, "--device", "cuda"], &["cuda: ", "--device cpu"]);
+        for device in ["cuda", "cuda:3"] {
+            fails_with(1, &["train", "--data", &data, "--out", &out, "--device", device], &["cuda: ", "--device cpu"]);
+        }
         assert!(succeeds(&["info"]).contains("GPU:"));
     }
+    fails_with(2, &["train", "--data", &data, "--device", "cuda:x"], &["--device", "cuda:1"]);
+    fails_with(2, &["selftest", "--device", "cpu"], &["--device", "emulated"]);
     // A precision that the CPU does not have is refused.
     let cpu = ["--device", "cpu", "--precision", "tf32"];
     let args = [&["train", "--data", &data, "--out", &out][..], &cpu].concat();

@@ -128,7 +128,7 @@ fn numbers_that_are_too_large_are_refused_in_one_sentence() {
 #[test]
 fn a_device_that_is_not_there_leaves_no_folder() {
     use ptl::engine::device::{Device, DeviceKind, DeviceOptions};
-    if Device::open(&DeviceOptions { kind: DeviceKind::Cuda, ..DeviceOptions::default() }).is_ok() {
+    if Device::open(&DeviceOptions { kind: DeviceKind::Cuda(0), ..DeviceOptions::default() }).is_ok() {
         return super::say("SKIPPED: there is a GPU");
     }
     let folder = tempfile::tempdir().unwrap();

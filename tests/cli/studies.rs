@@ -167,7 +167,7 @@ fn drawing_that_is_interrupted_leaves_no_data_set() {
 
 #[test]
 fn a_study_without_its_gpu_leaves_no_folder() {
-    let kind = DeviceKind::Cuda;
+    let kind = DeviceKind::Cuda(0);
     if Device::open(&DeviceOptions { kind, ..DeviceOptions::default() }).is_ok() {
         return super::say("SKIPPED: there is a GPU");
     }

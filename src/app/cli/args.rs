@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::flags::{EvalFlags, ExtractFlags, InfoFlags, PredictFlags, ProfileFlags, RankFlags, TrainFlags};
 use crate::data::DatasetKind;
+use crate::engine::device::DeviceKind;
 use crate::nn::Arch;
 
 /// Fine-tune person re-identification networks and image classifiers by Progressive Transfer Learning (PTL).
@@ -97,9 +98,9 @@ pub(crate) struct ProfileArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct SelftestArgs {
-    /// Device to check; emulated runs the CUDA kernels on the CPU.
-    #[arg(long, default_value = "cuda", value_parser = ["cuda", "emulated"])]
-    pub device: String,
+    /// Device to check: cuda (the first GPU), cuda:1 (the second one), or emulated (the CUDA kernels run by the CPU).
+    #[arg(long, default_value = "cuda", value_parser = gpu)]
+    pub device: DeviceKind,
     /// Arithmetic of convolutions.
     #[arg(long, default_value = "f32", value_parser = ["f32", "tf32", "bf16"])]
     pub precision: String,
@@ -358,6 +359,14 @@ pub(crate) struct Cuhk03Args {
     /// Folder to write, new or empty.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+}
+
+/// Parses the device of a self-test: a GPU, real or emulated.
+fn gpu(text: &str) -> Result<DeviceKind, String> {
+    match text.parse() {
+        Ok(kind @ (DeviceKind::Cuda(_) | DeviceKind::Emulated)) => Ok(kind),
+        _ => Err("expected cuda, emulated, or the number of a GPU such as cuda:1".into()),
+    }
 }
 
 /// Parses a seed: a whole number that TOML can hold.

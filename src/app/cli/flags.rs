@@ -165,7 +165,7 @@ mod tests {
             };
             let config = |flags: &[&str]| config(&[beside, flags].concat());
             let values: &[&str] = match setting.kind {
-                Kind::Choice(words) => words,
+                Kind::Choice(words) | Kind::Device(words) => words,
                 Kind::Switch => &["true", "false"],
                 Kind::Path | Kind::Word => &["some/where"],
                 Kind::Counts => &["2,3"],

@@ -23,9 +23,11 @@ pub enum Kind {
     Pair,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// One of these words, or `cuda:` and the number of a GPU.
+    Device(&'static [&'static str]),
 }
 
-use Kind::{Choice, Count, Counts, Pair, Path, Real, Switch, Word};
+use Kind::{Choice, Count, Counts, Device, Pair, Path, Real, Switch, Word};
 
 /// A type that the field of a setting may have.
 pub(crate) trait SettingType {
@@ -66,6 +68,7 @@ impl Kind {
                 let (last, rest) = words.split_last().expect("a choice has words");
                 format!("{} or {last}", rest.join(", "))
             }
+            Device(words) => format!("{}, or the number of a GPU such as cuda:1", words.join(", ")),
         }
     }
 
@@ -80,6 +83,7 @@ impl Kind {
             Counts => "N,N..",
             Pair => "X,X",
             Choice(_) => "WORD",
+            Device(_) => "DEVICE",
         }
     }
 
@@ -93,7 +97,7 @@ impl Kind {
             Count => text.parse().ok().map(Value::Integer),
             Real => text.parse().ok().map(Value::Float),
             Switch => text.parse().ok().map(Value::Boolean),
-            Path | Word | Choice(_) => Some(Value::String(text.into())),
+            Path | Word | Choice(_) | Device(_) => Some(Value::String(text.into())),
             Counts => list().map(|n| n.parse().ok().map(Value::Integer)).collect::<Option<_>>().map(Value::Array),
             Pair => list().map(|x| x.parse().ok().map(Value::Float)).collect::<Option<_>>().map(Value::Array),
         };
@@ -113,7 +117,14 @@ impl Kind {
             (Counts, Value::Array(items)) => items.iter().all(|item| Count.fits(item)),
             (Pair, Value::Array(items)) => items.len() == 2 && items.iter().all(|item| Real.fits(item)),
             (Choice(words), Value::String(word)) => words.contains(&word.as_str()),
+            (Device(words), Value::String(word)) => words.contains(&word.as_str()) || gpu_number(word).is_some(),
             _ => false,
         }
     }
+}
+
+/// Returns the number in `cuda:1`; `None` for other texts.
+pub(crate) fn gpu_number(text: &str) -> Option<usize> {
+    let digits = text.strip_prefix("cuda:").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok()
 }

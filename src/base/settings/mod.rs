@@ -23,7 +23,7 @@ mod needs;
 
 pub use bounds::Bounds;
 pub use kind::Kind;
-pub(crate) use kind::SettingType;
+pub(crate) use kind::{SettingType, gpu_number};
 pub(crate) use needs::{
     ADAM, CELL_WIDTHS, CELLS, COSINE, CROSS_ENTROPY, DROPS, FROZEN_BACKBONE, HELD_OUT, INIT, MIDDLE, MULTISTEP,
     RAND_AUGMENT, RANDOM_CROP, REID, RERANK, SGD, SPLITS, STEP, TRAINED_BACKBONE, TRIPLET, WARMUP,

@@ -1,26 +1,73 @@
 //! Which device a run computes on.
 
 use std::fmt;
+use std::str::FromStr;
 
 use super::{Gpu, Vendor};
 use crate::base::progress::Reporter;
-use crate::base::settings::{GPU, ON_IMAGES, choice, settings};
+use crate::base::settings::{GPU, Kind, ON_IMAGES, SettingType, gpu_number, settings};
 use crate::engine::cpu::InstructionSet;
 use crate::engine::precision::Precision;
 use crate::{Error, Result};
 
-choice! {
-    /// Which device computes.
-    pub enum DeviceKind {
-        /// A GPU where one can be used, else the CPU.
-        #[default]
-        Auto = "auto",
-        /// The CPU.
-        Cpu = "cpu",
-        /// An NVIDIA GPU.
-        Cuda = "cuda",
-        /// The CUDA kernels, run by the CPU: for tests.
-        Emulated = "emulated",
+/// Which device computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceKind {
+    /// The first GPU if it can be used, else the CPU: `auto`.
+    #[default]
+    Auto,
+    /// The CPU: `cpu`.
+    Cpu,
+    /// The NVIDIA GPU with this number in the driver's order: `cuda` is the first one, `cuda:1` the second.
+    Cuda(usize),
+    /// The CUDA kernels, run by the CPU, for tests: `emulated`.
+    Emulated,
+}
+
+impl SettingType for DeviceKind {
+    const KIND: Kind = Kind::Device(&["auto", "cpu", "cuda", "emulated"]);
+}
+
+impl FromStr for DeviceKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<DeviceKind, String> {
+        match text {
+            "auto" => Ok(DeviceKind::Auto),
+            "cpu" => Ok(DeviceKind::Cpu),
+            "cuda" => Ok(DeviceKind::Cuda(0)),
+            "emulated" => Ok(DeviceKind::Emulated),
+            _ => gpu_number(text)
+                .map(DeviceKind::Cuda)
+                .ok_or_else(|| format!("expected {}", DeviceKind::KIND.expected())),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceKind {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<DeviceKind, String> {
+        text.parse()
+    }
+}
+
+impl From<DeviceKind> for String {
+    fn from(kind: DeviceKind) -> String {
+        kind.to_string()
+    }
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceKind::Auto => f.write_str("auto"),
+            DeviceKind::Cpu => f.write_str("cpu"),
+            DeviceKind::Cuda(0) => f.write_str("cuda"),
+            DeviceKind::Cuda(number) => write!(f, "cuda:{number}"),
+            DeviceKind::Emulated => f.write_str("emulated"),
+        }
     }
 }
 
@@ -109,9 +156,9 @@ impl Device {
     pub fn open(options: &DeviceOptions) -> Result<Device> {
         match options.kind {
             DeviceKind::Cpu => Cpu::new(options.precision).map(Device::Cpu),
-            DeviceKind::Cuda => Ok(Device::Gpu(cuda(options)?)),
+            DeviceKind::Cuda(number) => Ok(Device::Gpu(cuda(number, options)?)),
             DeviceKind::Emulated => Ok(Device::Gpu(emulated(options)?)),
-            DeviceKind::Auto => match cuda(options) {
+            DeviceKind::Auto => match cuda(0, options) {
                 Ok(gpu) => Ok(Device::Gpu(gpu)),
                 Err(error) => {
                     let text = error.to_string();
@@ -169,15 +216,15 @@ impl fmt::Display for Device {
 }
 
 #[cfg(ptl_cuda)]
-fn cuda(options: &DeviceOptions) -> Result<Gpu> {
+fn cuda(number: usize, options: &DeviceOptions) -> Result<Gpu> {
     // The fat binary that the build script made.
     static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
-    let cuda = super::cuda::Cuda::open(0, KERNELS, super::kernels::ALL, options.vendor)?;
+    let cuda = super::cuda::Cuda::open(number, KERNELS, super::kernels::ALL, options.vendor)?;
     Ok(Gpu::new(std::sync::Arc::new(cuda), options.precision))
 }
 
 #[cfg(not(ptl_cuda))]
-fn cuda(_options: &DeviceOptions) -> Result<Gpu> {
+fn cuda(_number: usize, _options: &DeviceOptions) -> Result<Gpu> {
     let reason = format!(
         "this program has no CUDA kernels ({}): run scripts/install-nvcc, or set NVCC or CUDA_HOME, and build it with PTL_CUDA=require, or use `device` cpu",
         env!("PTL_BUILD_CUDA")

@@ -112,7 +112,7 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<ExitCode> {
 /// Returns the CPU; refuses a GPU, whose time by op only its own profilers know.
 fn cpu(config: &Config) -> Result<Cpu> {
     let value = match config.device {
-        DeviceKind::Cuda | DeviceKind::Emulated => config.device.to_string(),
+        DeviceKind::Cuda(_) | DeviceKind::Emulated => config.device.to_string(),
         DeviceKind::Auto | DeviceKind::Cpu => match Device::open(&config.device_options())? {
             Device::Gpu(gpu) => gpu.description(),
             Device::Cpu(cpu) => return Ok(cpu),

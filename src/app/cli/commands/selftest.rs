@@ -11,19 +11,18 @@ use crate::app::cli::output::{print, stderr_reporter};
 use crate::app::selftest;
 use crate::base::atomic::atomic_write;
 use crate::base::report::Table;
-use crate::engine::device::{Device, DeviceKind, DeviceOptions};
+use crate::engine::device::{Device, DeviceOptions};
 use crate::engine::precision::Precision;
 
 /// Runs `ptl-train selftest`. The exit code is 1 if a comparison fails.
 pub(crate) fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
     // clap accepts no other words.
-    let kind = if args.device == "cuda" { DeviceKind::Cuda } else { DeviceKind::Emulated };
     let precision = match args.precision.as_str() {
         "bf16" => Precision::Bf16,
         "tf32" => Precision::Tf32,
         _ => Precision::F32,
     };
-    let device = Device::open(&DeviceOptions { kind, precision, vendor: args.vendor })?;
+    let device = Device::open(&DeviceOptions { kind: args.device, precision, vendor: args.vendor })?;
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let seed = args.seed.unwrap_or_else(now);
     let reporter = stderr_reporter();
