@@ -1,5 +1,5 @@
-//! Measures the eight cells of MGN_PTL, fused, and as a convolution with 4·channels outputs followed by an elementwise pass; the convolution
-//! by our own kernels and by the vendor's library.
+//! Measures the eight cells of MGN_PTL, fused, and as a convolution with 4·channels outputs followed by an elementwise pass. That
+//! convolution is computed by our own kernels and by the vendor's library.
 
 use std::time::Duration;
 

@@ -41,7 +41,7 @@ pub struct Machine {
     /// Floating-point operations per second of the best of a few large matrix products.
     pub product: f64,
     /// What computes these products.
-    pub product_by: String,
+    pub product_by: &'static str,
 }
 
 /// Returns the device that `PTL_BENCH_DEVICE` names, once for each precision that it has or `PTL_BENCH_PRECISION` names. If the first
@@ -110,17 +110,15 @@ impl Machine {
     /// Measures the ceilings of a device.
     pub fn new(criterion: &mut Criterion, devices: Devices) -> Machine {
         let mut group = group(criterion, &format!("ceilings {}", precision(&devices.own)), 0.5);
-        let mut machine = Machine { devices, copy: 0.0, product: 0.0, product_by: "the crate gemm".into() };
+        let mut machine = Machine { devices, copy: 0.0, product: 0.0, product_by: "the crate gemm" };
         let Some(gpu) = machine.gpu().cloned() else {
             (machine.copy, machine.product) = (host_copy(&mut group), large_gemm(&mut group));
             return machine;
         };
         machine.copy = device_copy(&machine, &mut group, &gpu);
         let device = machine.best().clone();
-        machine.product_by = match device.gpu().and_then(Gpu::vendor) {
-            Some(vendor) => vendor.description(),
-            None => "ptl's own kernel".into(),
-        };
+        let vendor = device.gpu().and_then(Gpu::vendor);
+        machine.product_by = vendor.map_or("ptl's own kernel", |_| "the vendor's library");
         // 1x1 convolutions of 8192 pixels.
         let sizes = if machine.tiny() { [[2, 3, 16], [2, 3, 24]] } else { [[32, 16, 4096], [32, 16, 8192]] };
         let products = sizes.map(|size| product(&machine, &device, &mut group, size));
@@ -174,8 +172,8 @@ impl Machine {
         vendor.map(|vendor| vendor.take_refusals()).unwrap_or_default()
     }
 
-    /// Measures the time of `pass`, which runs twice before anything is measured. On a GPU it is recorded, so it must only launch kernels on
-    /// `device`, which is one of [`Machine::devices`].
+    /// Measures the time of `pass`, which runs twice before anything is measured. On a GPU it is recorded, so it must only launch kernels
+    /// on `device`, which is one of [`Machine::devices`].
     pub fn time(
         &self,
         device: &Device,

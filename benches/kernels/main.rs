@@ -2,8 +2,8 @@
 //! the ceilings of the device: a large copy and a large product in the same run.
 //!
 //! These variables say what is measured:
-//! - `PTL_BENCH_DEVICE` = `cuda` (batches of 16 and 64), `cpu` (16, f32), or `emulated`: tiny sizes on the emulated GPU, to see with `--test`
-//!   that everything runs. Default: a GPU where one can be used, else the CPU.
+//! - `PTL_BENCH_DEVICE` = `cuda` (batches of 16 and 64), `cpu` (16, f32), or `emulated`: tiny sizes on the emulated GPU, to see with
+//!   `--test` that everything runs. Default: a GPU where one can be used, else the CPU.
 //! - `PTL_BENCH_PRECISION` = `f32`, `tf32` or `bf16`. Default: all that the device has.
 //! - `PTL_BENCH_PARTS` = some of `steps,ops,convs,cells`, separated by commas. Default: all.
 //! - `PTL_BENCH_JSON` = a file for the figures. Default: none is written.

@@ -65,7 +65,7 @@ pub fn rows(machine: &Machine, rows: &[Row]) -> String {
         table.row(cells);
     }
     let (copy, product) = (machine.copy / 1e9, machine.product / 1e9);
-    let (name, by, table) = (machine.best(), &machine.product_by, table.to_markdown());
+    let (name, by, table) = (machine.best(), machine.product_by, table.to_markdown());
     format!("\n== {name}: copy {copy:.0} GB/s, product {product:.0} GFLOP/s (by {by})\n\n{table}")
 }
 
@@ -119,6 +119,7 @@ pub fn gains(gains: &[Gain]) -> String {
 pub const NOTES: &str = "\
 Bytes are counted from shapes, each tensor once for each launch that has it. A cell's: tests/emulated/cells.rs. An op's: inputs, parameters
 and output forward; backward the output's gradient, inputs and parameters again, and the gradients of both. The optimiser's: gradient twice
-(norm, update), parameter and three moments read and written. Those of a step and of a convolution of ResNet-50 are not counted: their share is
-that of their arithmetic. Tensors that fit into a cache stay there from pass to pass, so a share may exceed 100 %. \"convolutions\" says
-whose plain convolutions were used, our own or those of the vendor's libraries. An unfused cell is a plain convolution and an elementwise pass.";
+(norm, update), parameter and three moments read and written. Those of a step and of a convolution of ResNet-50 are not counted: their
+share is that of their arithmetic. Tensors that fit into a cache stay there from pass to pass, so a share may exceed 100 %. The column
+convolutions says who computed plain convolutions: our own kernels or the vendor's libraries. An unfused cell is a plain convolution and an
+elementwise pass.";
