@@ -134,6 +134,8 @@ def open_report(options, path):
     title = options.report or f"{datetime.now(timezone.utc):%Y-%m-%d-%H%M}-{re.sub('[^a-z0-9]+', '-', name.lower())}"
     if options.report and (folder / f"{title}.json").exists():
         report = Report.read(folder, title)
+        if not report.logs.is_dir():
+            raise Stop(f"{report.logs} with the outputs of earlier checks is missing: put it beside {report.json}, or name a new report")
         for key, value in same.items():
             if report.data[key] != value:
                 raise Stop(f"{report.json} has the {key} {report.data[key]}, not {value}: name a new report")

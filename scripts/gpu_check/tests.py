@@ -209,6 +209,8 @@ class GpuCheck(unittest.TestCase):
         done = self.run_script("train")
         self.assertEqual(done.returncode, 1)
         self.assertRegex(done.stderr, "has the program .* name a new report")
+        shutil.rmtree(self.folder / "r")
+        self.assertRegex(self.run_script("train").stderr, "earlier checks is missing: .* name a new report")
 
     def test_mistakes_are_one_clear_sentence(self):
         for arguments, words in (
