@@ -12,52 +12,10 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use ptl::base::report::Table;
 use ptl::engine::cpu::conv;
-use ptl::engine::geometry::Conv2dGeometry;
 use ptl::engine::precision::Precision;
-use support::{large_gemm, measure, uniform};
+use support::{Layer, large_gemm, measure, resnet50_layers, uniform};
 
 const BATCH: usize = 16;
-
-/// A kind of layer and how often ResNet-50 has it.
-struct Layer {
-    name: String,
-    geometry: Conv2dGeometry,
-    count: usize,
-}
-
-/// Returns all 53 convolutions, equal ones together. The last stage has stride 1, as in the re-identification models.
-fn resnet50() -> Vec<Layer> {
-    let mut layers: Vec<Layer> = Vec::new();
-    let mut conv = |name: String, size: [usize; 2], input, output, kernel: usize, stride: usize| {
-        let [kernel, stride, padding] = [kernel, stride, kernel / 2].map(|v| [v, v]);
-        let geometry =
-            Conv2dGeometry::new(BATCH, size, input, output, kernel, stride, padding).expect("ResNet-50 fits");
-        match layers.iter_mut().find(|layer| layer.geometry == geometry) {
-            Some(layer) => layer.count += 1,
-            None => layers.push(Layer { name, geometry, count: 1 }),
-        }
-        [geometry.out_h(), geometry.out_w()]
-    };
-    let [h, w] = conv("conv1".into(), [256, 128], 3, 64, 7, 2);
-    let mut size = [h / 2, w / 2];
-    let mut input = 64;
-    for (stage, (width, blocks, stride)) in [(64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 1)].into_iter().enumerate()
-    {
-        for block in 0..blocks {
-            let stride = if block == 0 { stride } else { 1 };
-            let name = |layer: &str| format!("layer{}.{block}.{layer}", stage + 1);
-            if block == 0 {
-                conv(name("downsample"), size, input, 4 * width, 1, stride);
-            }
-            conv(name("conv1"), size, input, width, 1, 1);
-            let inner = conv(name("conv2"), size, width, width, 3, stride);
-            size = conv(name("conv3"), inner, width, 4 * width, 1, 1);
-            input = 4 * width;
-        }
-    }
-    assert_eq!(layers.iter().map(|layer| layer.count).sum::<usize>(), 53);
-    layers
-}
 
 /// Measures the median times of the forward pass, the gradient of the input and that of the weight. Images need no gradient.
 fn layer(group: &mut BenchmarkGroup<'_, WallTime>, layer: &Layer) -> [Option<Duration>; 3] {
@@ -92,7 +50,7 @@ fn convolutions(criterion: &mut Criterion) {
     group.warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(300));
     let gemm = large_gemm(&mut group);
 
-    let layers = resnet50();
+    let layers = resnet50_layers(BATCH);
     let mut table = Table::new(["layer", "in", "out", "kernel", "stride", "count", "forward", "data", "weight"]);
     let mut totals = [(0.0, 0.0); 3];
     for entry in &layers {

@@ -1,63 +1,86 @@
-//! Measures the eight cells of MGN_PTL, fused, and as a convolution with 4·channels outputs followed by an elementwise pass.
+//! Measures the eight cells of MGN_PTL, fused, and as a convolution with 4·channels outputs followed by an elementwise pass. That
+//! convolution is computed by our own kernels and by the vendor's library.
 
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion};
 use ptl::engine::cpu::cell;
-use ptl::engine::device::{Gpu, Grid, Ptr, kernels};
+use ptl::engine::device::{Device, Gpu, Grid, Ptr, kernels};
 use ptl::engine::graph::Mode;
 use ptl::engine::op::{OpCase, conv2d};
 use ptl::engine::session::CaseRun;
 use ptl::engine::session::Pass;
+use ptl::engine::shape::Shape;
 use ptl::engine::store::Layout;
 
-use crate::cells::{Cell, cells};
-use crate::machine::{Group, Machine, group};
+use crate::cells::{Cell, Traffic, cells};
+use crate::machine::{Group, Machine, OWN, group};
 use crate::report::{Gain, Row};
 
+/// Measures evaluation and training of every cell, and returns what fusing saves.
 pub fn run(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) -> Vec<Gain> {
     let mut group = group(criterion, &format!("cells {}", machine.precision()), 0.3);
     let mut gains = Vec::new();
     for &batch in machine.batches() {
         for (i, cell) in cells(batch).into_iter().enumerate() {
             // As an op on its own, the first cell computes the gradient of the images too.
-            let cell = Cell { input_gradient: true, ..cell };
-            let mut fused = [(); 2].map(|()| Duration::ZERO);
-            let (moved, name) = (cell.fused(machine.precision()), format!("cell {}", i + 1));
-            let passes =
-                [("evaluation", Mode::Eval, moved.evaluation, 1), ("training", Mode::Train, moved.training, 3)];
-            for (at, (pass, mode, bytes, times)) in passes.into_iter().enumerate() {
-                let mut run = CaseRun::on(&machine.device, &cell.case(), mode, 1);
+            let cell = Cell { input_gradient: true, ..if machine.tiny() { tiny(cell) } else { cell } };
+            let name = format!("cell {}", i + 1);
+            let mut gain = Gain { cell: (i + 1).to_string(), batch, ..Gain::default() };
+            let mut forward = 0;
+            for (at, (pass, mode, bytes)) in passes(cell.fused(machine.precision())).into_iter().enumerate() {
+                let mut run = CaseRun::on(machine.own(), &cell.case(), mode, 1);
                 run.forward().expect("a device that works");
-                let flops = times * run.session.graph().flops();
-                fused[at] = machine.time(&mut group, id(&name, pass, batch), flops, || {
+                forward = run.session.graph().flops();
+                let flops = flops(forward, mode);
+                let time = machine.time(machine.own(), &mut group, id(&name, pass, batch), flops, || {
                     run.forward_again()?;
                     if mode == Mode::Train { run.backward_again() } else { Ok(()) }
                 });
-                rows.push(Row { what: name.clone(), batch, pass, time: fused[at], bytes: Some(bytes as u64), flops });
+                gain.fused[at] = Some(time);
+                rows.push(Row { what: name.clone(), batch, pass, by: OWN, time, bytes: Some(bytes as u64), flops });
             }
-            let unfused = unfused(&mut group, machine, &cell, &name);
-            let (forward, moved) = (rows[rows.len() - 2].flops, cell.unfused(machine.precision()));
-            let passes = [("evaluation", moved.evaluation, forward), ("training", moved.training, 3 * forward)];
-            for ((pass, bytes, flops), time) in passes.into_iter().zip(unfused) {
-                let row = |time| Row {
-                    what: format!("{name}, unfused"),
-                    batch,
-                    pass,
-                    time,
-                    bytes: Some(bytes as u64),
-                    flops,
-                };
-                rows.extend(time.map(row));
+            for (by, device) in machine.devices() {
+                for (at, (pass, mode, bytes)) in passes(cell.unfused(machine.precision())).into_iter().enumerate() {
+                    let id = id(&name, &format!("{pass}, unfused, {by}"), batch);
+                    let Some(time) = unfused(&mut group, machine, device, &cell, mode, id) else { continue };
+                    if by == OWN {
+                        gain.unfused[at] = Some(time)
+                    } else {
+                        gain.vendor[at] = Some(time)
+                    }
+                    let (what, bytes) = (format!("{name}, unfused"), Some(bytes as u64));
+                    rows.push(Row { what, batch, pass, by, time, bytes, flops: flops(forward, mode) });
+                }
             }
-            gains.push(Gain { cell: (i + 1).to_string(), batch, fused, unfused });
+            gains.push(gain);
         }
     }
     gains
 }
 
+/// Returns the names and modes of the passes with the bytes that they move.
+fn passes(moved: Traffic) -> [(&'static str, Mode, usize); 2] {
+    [("evaluation", Mode::Eval, moved.evaluation), ("training", Mode::Train, moved.training)]
+}
+
+/// Returns the operations of a pass; `forward` are those of the output.
+fn flops(forward: u64, mode: Mode) -> u64 {
+    if mode == Mode::Train { 3 * forward } else { forward }
+}
+
 fn id(name: &str, pass: &str, batch: usize) -> BenchmarkId {
     BenchmarkId::new(format!("{name} {pass}"), batch)
+}
+
+/// Returns a cell with a sixteenth of the sides and channels.
+fn tiny(cell: Cell) -> Cell {
+    let Shape { n, h, w, c } = cell.input;
+    Cell {
+        input: Shape::new(n, h.div_ceil(16), w.div_ceil(16), c.div_ceil(16)),
+        channels: cell.channels.div_ceil(16),
+        ..cell
+    }
 }
 
 /// Returns the cell's convolution as an op.
@@ -73,31 +96,32 @@ fn convolution(cell: &Cell) -> OpCase {
     }
 }
 
-fn unfused(group: &mut Group<'_>, machine: &Machine, cell: &Cell, name: &str) -> [Option<Duration>; 2] {
-    let case = convolution(cell);
-    let mut time = |pass: &str, mode: Mode| {
-        let mut run = CaseRun::on(&machine.device, &case, mode, 1);
-        run.forward().expect("a device that works");
-        let flops = run.session.graph().flops();
-        let id = id(name, &format!("{pass}, unfused"), cell.input.n);
-        match machine.gpu() {
-            Some(gpu) => {
-                let gates = DeviceGates::new(gpu, cell, &run, mode);
-                machine.time(group, id, flops, || gates.pass(gpu, &mut run))
-            }
-            None => {
-                let len = cell.output().len();
-                let (before, mut next, mut y) = (vec![0.5f32; len], vec![0.0; len], vec![0.0; len]);
-                machine.time(group, id, flops, || {
-                    run.forward_again()?;
-                    cell::apply_gates(cell.channels, &run.session.value(run.output)?, &before, &mut next, &mut y);
-                    Ok(())
-                })
-            }
-        }
+/// Measures a cell as a convolution on `device` and an elementwise pass. On the CPU that pass has no form for training.
+fn unfused(
+    group: &mut Group<'_>,
+    machine: &Machine,
+    device: &Device,
+    cell: &Cell,
+    mode: Mode,
+    id: BenchmarkId,
+) -> Option<Duration> {
+    if device.gpu().is_none() && mode == Mode::Train {
+        return None;
+    }
+    let mut run = CaseRun::on(device, &convolution(cell), mode, 1);
+    run.forward().expect("a device that works");
+    let flops = flops(run.session.graph().flops(), mode);
+    let Some(gpu) = device.gpu() else {
+        let len = cell.output().len();
+        let (before, mut next, mut y) = (vec![0.5f32; len], vec![0.0; len], vec![0.0; len]);
+        return Some(machine.time(device, group, id, flops, || {
+            run.forward_again()?;
+            cell::apply_gates(cell.channels, &run.session.value(run.output)?, &before, &mut next, &mut y);
+            Ok(())
+        }));
     };
-    let evaluation = time("evaluation", Mode::Eval);
-    [Some(evaluation), machine.gpu().map(|_| time("training", Mode::Train))]
+    let gates = DeviceGates::new(gpu, cell, &run, mode);
+    Some(machine.time(device, group, id, flops, || gates.pass(gpu, &mut run)))
 }
 
 /// Memory of the elementwise half on a GPU.

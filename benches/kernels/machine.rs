@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput};
-use ptl::engine::device::{Device, DeviceKind, DeviceOptions, Gpu, Grid, kernels};
+use ptl::engine::device::{Call, Cpu, Device, DeviceKind, DeviceOptions, Gpu, Grid, Pass, kernels};
+use ptl::engine::geometry::Conv2dGeometry;
 use ptl::engine::graph::Mode;
 use ptl::engine::op::{OpCase, conv2d};
 use ptl::engine::precision::Precision;
@@ -17,34 +18,64 @@ use crate::support::{large_gemm, measure, measure_all};
 /// Number of passes that a GPU gets as one recording, so that launching them costs no time.
 const PASSES: u64 = 10;
 
+/// Who computes plain convolutions.
+pub const OWN: &str = "own";
+pub const VENDOR: &str = "vendor";
+
 pub type Group<'a> = BenchmarkGroup<'a, WallTime>;
+
+/// A device in one precision.
+pub struct Devices {
+    /// Plain convolutions by our own kernels.
+    own: Device,
+    /// The same GPU with plain convolutions by the vendor's libraries, where both are there.
+    vendor: Option<Device>,
+    /// Whether it is emulated, and sizes are tiny.
+    tiny: bool,
+}
 
 /// A device in one precision, with its ceilings.
 pub struct Machine {
-    pub device: Device,
+    devices: Devices,
     /// Bytes per second of a large copy, read and written bytes together.
     pub copy: f64,
-    /// Floating-point operations per second of a large matrix product.
+    /// Floating-point operations per second of the best of a few large matrix products.
     pub product: f64,
+    /// What computes these products.
+    pub product_by: &'static str,
 }
 
-/// Returns the device that `PTL_BENCH_DEVICE` names, once for each precision that it has. If the variable is not set, takes a GPU where
-/// one can be used, else the CPU.
-pub fn devices() -> Vec<Device> {
+/// Returns the device that `PTL_BENCH_DEVICE` names, once for each precision that it has or `PTL_BENCH_PRECISION` names. If the first
+/// variable is not set, takes a GPU where one can be used, else the CPU.
+pub fn devices() -> Vec<Devices> {
     let kind = std::env::var("PTL_BENCH_DEVICE").unwrap_or_else(|_| "auto".into());
-    let open = |kind, precision| Device::open(&DeviceOptions { kind, precision, vendor: false });
-    let cuda =
-        || [Precision::F32, Precision::Tf32, Precision::Bf16].map(|precision| open(DeviceKind::Cuda(0), precision));
+    let wanted = std::env::var("PTL_BENCH_PRECISION").ok();
+    let mut precisions = vec![Precision::F32, Precision::Tf32, Precision::Bf16];
+    precisions.retain(|precision| wanted.as_ref().is_none_or(|wanted| precision.to_string() == *wanted));
+    if precisions.is_empty() {
+        refuse(&format!("PTL_BENCH_PRECISION={}: known are f32, tf32 and bf16", wanted.unwrap_or_default()));
+    }
+    let cpu = || {
+        let cpus = precisions.iter().map(|&precision| Cpu::new(precision));
+        let (has, has_not): (Vec<_>, Vec<_>) = cpus.partition(Result::is_ok);
+        if let ([], [Err(error), ..]) = (&has[..], &has_not[..]) {
+            refuse(&error.to_string());
+        }
+        has.into_iter().flatten().map(|cpu| Devices { own: Device::Cpu(cpu), vendor: None, tiny: false }).collect()
+    };
+    let gpu = |kind| precisions.iter().map(move |&precision| Devices::open(kind, precision)).collect::<Result<_, _>>();
+    let must = |found: ptl::Result<Vec<Devices>>| found.unwrap_or_else(|error| refuse(&error.to_string()));
     match kind.as_str() {
-        "cpu" => vec![Device::cpu()],
-        "cuda" => cuda().into_iter().map(|device| device.unwrap_or_else(|error| refuse(&error.to_string()))).collect(),
-        "auto" => cuda().into_iter().collect::<Result<_, _>>().unwrap_or_else(|_| vec![Device::cpu()]),
-        "emulated" => refuse("the speed of an emulator means nothing: PTL_BENCH_DEVICE=cuda or cpu"),
-        other => refuse(&format!("PTL_BENCH_DEVICE={other}: known are cuda and cpu")),
+        "cpu" => cpu(),
+        "cuda" => must(gpu(DeviceKind::Cuda(0))),
+        "emulated" => must(gpu(DeviceKind::Emulated)),
+        "auto" => gpu(DeviceKind::Cuda(0)).unwrap_or_else(|_: ptl::Error| cpu()),
+        other => refuse(&format!("PTL_BENCH_DEVICE={other}: known are cuda, cpu and emulated")),
     }
 }
 
-fn refuse(reason: &str) -> ! {
+/// Ends the program with a reason.
+pub fn refuse(reason: &str) -> ! {
     eprintln!("{reason}");
     std::process::exit(1)
 }
@@ -57,34 +88,98 @@ pub fn group<'a>(criterion: &'a mut Criterion, name: &str, seconds: f32) -> Grou
     group
 }
 
+impl Devices {
+    fn open(kind: DeviceKind, precision: Precision) -> ptl::Result<Devices> {
+        let open = |vendor| Device::open(&DeviceOptions { kind, precision, vendor });
+        let vendor = open(true)?;
+        let vendor = if has_both_libraries(&vendor, precision)? { Some(vendor) } else { None };
+        Ok(Devices { own: open(false)?, vendor, tiny: kind == DeviceKind::Emulated })
+    }
+}
+
+/// Returns whether `device` has a library for a product and one for a 3x3 convolution.
+fn has_both_libraries(device: &Device, precision: Precision) -> ptl::Result<bool> {
+    let Some(vendor) = device.gpu().and_then(Gpu::vendor) else { return Ok(false) };
+    for (side, padding) in [(1, 0), (3, 1)] {
+        let geometry = Conv2dGeometry::new(1, [16, 16], 64, 64, [side; 2], [1, 1], [padding; 2])?;
+        if vendor.workspace(Call { geometry, precision, pass: Pass::Forward })?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 impl Machine {
-    /// Measures the ceilings of `device`.
-    pub fn new(criterion: &mut Criterion, device: Device) -> Machine {
-        let mut group = group(criterion, &format!("ceilings {}", precision(&device)), 0.5);
-        let mut machine = Machine { device, copy: 0.0, product: 0.0 };
-        (machine.copy, machine.product) = match machine.device.gpu().cloned() {
-            Some(gpu) => (device_copy(&machine, &mut group, &gpu), own_product(&machine, &mut group)),
-            None => (host_copy(&mut group), large_gemm(&mut group)),
+    /// Measures the ceilings of a device.
+    pub fn new(criterion: &mut Criterion, devices: Devices) -> Machine {
+        let mut group = group(criterion, &format!("ceilings {}", precision(&devices.own)), 0.5);
+        let mut machine = Machine { devices, copy: 0.0, product: 0.0, product_by: "the crate gemm" };
+        let Some(gpu) = machine.gpu().cloned() else {
+            (machine.copy, machine.product) = (host_copy(&mut group), large_gemm(&mut group));
+            return machine;
         };
+        machine.copy = device_copy(&machine, &mut group, &gpu);
+        let device = machine.best().clone();
+        let vendor = device.gpu().and_then(Gpu::vendor);
+        machine.product_by = vendor.map_or("ptl's own kernel", |_| "the vendor's library");
+        // 1x1 convolutions of 8192 pixels.
+        let sizes = if machine.tiny() { [[2, 3, 16], [2, 3, 24]] } else { [[32, 16, 4096], [32, 16, 8192]] };
+        let products = sizes.map(|size| product(&machine, &device, &mut group, size));
+        machine.product = products.into_iter().fold(0.0, f64::max);
         machine
     }
 
+    /// Returns the device with each way to compute plain convolutions, our own first.
+    pub fn devices(&self) -> Vec<(&'static str, &Device)> {
+        let vendor = self.devices.vendor.as_ref().map(|device| (VENDOR, device));
+        [(OWN, self.own())].into_iter().chain(vendor).collect()
+    }
+
+    /// Returns the device whose plain convolutions our own kernels compute.
+    pub fn own(&self) -> &Device {
+        &self.devices.own
+    }
+
+    /// Returns the device with the vendor's libraries where it has them.
+    pub fn best(&self) -> &Device {
+        self.devices.vendor.as_ref().unwrap_or(self.own())
+    }
+
     pub fn gpu(&self) -> Option<&Gpu> {
-        self.device.gpu()
+        self.own().gpu()
     }
 
     pub fn precision(&self) -> Precision {
-        precision(&self.device)
+        precision(self.own())
+    }
+
+    /// Returns whether the device is emulated: sizes are tiny then.
+    pub fn tiny(&self) -> bool {
+        self.devices.tiny
     }
 
     /// Returns the batch sizes that are worth measuring on this device.
     pub fn batches(&self) -> &'static [usize] {
-        if self.gpu().is_some() { &[16, 64] } else { &[16] }
+        if self.tiny() {
+            &[4]
+        } else if self.gpu().is_some() {
+            &[16, 64]
+        } else {
+            &[16]
+        }
     }
 
-    /// Measures the time of `pass`, which runs twice before anything is measured. On a GPU it is recorded, so it must only launch kernels.
+    /// Returns what the vendor's libraries refused; our own kernels computed it.
+    pub fn refusals(&self) -> Vec<String> {
+        let vendor = self.devices.vendor.as_ref().and_then(Device::gpu).and_then(Gpu::vendor);
+        vendor.map(|vendor| vendor.take_refusals()).unwrap_or_default()
+    }
+
+    /// Measures the time of `pass`, which runs twice before anything is measured. On a GPU it is recorded, so it must only launch kernels
+    /// on `device`, which is one of [`Machine::devices`].
     pub fn time(
         &self,
+        device: &Device,
         group: &mut Group<'_>,
         id: BenchmarkId,
         work: u64,
@@ -92,13 +187,14 @@ impl Machine {
     ) -> Duration {
         let done = |result: ptl::Result<()>| result.expect("a device that works");
         (0..2).for_each(|_| done(pass()));
-        let Some(gpu) = self.gpu() else {
+        let Some(gpu) = device.gpu() else {
             return measure(group, id, Throughput::Elements(work), || done(pass()));
         };
-        let recorded = gpu.record(&mut || (0..PASSES).try_for_each(|_| pass())).expect("launches can be recorded");
+        let passes = if self.tiny() { 1 } else { PASSES };
+        let recorded = gpu.record(&mut || (0..passes).try_for_each(|_| pass())).expect("launches can be recorded");
         let wait = || done(gpu.synchronize());
-        let work = Throughput::Elements(PASSES * work);
-        measure_all(group, id, work, || done(recorded.replay()), wait) / PASSES as u32
+        let work = Throughput::Elements(passes * work);
+        measure_all(group, id, work, || done(recorded.replay()), wait) / passes as u32
     }
 }
 
@@ -106,32 +202,32 @@ fn precision(device: &Device) -> Precision {
     device.gpu().map_or(Precision::F32, Gpu::precision)
 }
 
-/// Measures this crate's own copy of 1.5 GB.
+/// Measures a copy of 1.5 GB by our own kernel.
 fn device_copy(machine: &Machine, group: &mut Group<'_>, gpu: &Gpu) -> f64 {
-    let len = 375_000_000usize;
+    let len = if machine.tiny() { 1000 } else { 375_000_000_usize };
     let [from, to] = [(); 2].map(|()| gpu.allocate(4 * len).expect("3 GB of the GPU's memory"));
     kernels::fill_f32(gpu, Grid::any(len), from.ptr(), 1.0, len as i64).expect("a GPU that works");
     let bytes = 8 * len as u64;
-    let time = machine.time(group, BenchmarkId::from_parameter("copy"), bytes, || {
+    let time = machine.time(machine.own(), group, BenchmarkId::from_parameter("copy"), bytes, || {
         kernels::put_f32(gpu, Grid::any(len), from.ptr(), to.ptr(), len as i64, 0)
     });
     bytes as f64 / time.as_secs_f64()
 }
 
-/// Measures this crate's own product of 8192x4096 with 4096x4096, as a 1x1 convolution.
-fn own_product(machine: &Machine, group: &mut Group<'_>) -> f64 {
+/// Measures the product of 16 maps of `height` times `width` pixels with a square matrix of `channels`, as a 1x1 convolution.
+fn product(machine: &Machine, device: &Device, group: &mut Group<'_>, [height, width, channels]: [usize; 3]) -> f64 {
     let case = OpCase {
         name: "product",
-        inputs: vec![Shape::new(16, 32, 16, 4096)],
-        params: vec![(vec![4096, 4096, 1, 1], Layout::Conv)],
+        inputs: vec![Shape::new(16, height, width, channels)],
+        params: vec![(vec![channels, channels, 1, 1], Layout::Conv)],
         build: |g, s, x, p, _| conv2d(g, s, x[0], p[0], None, [1, 1], [0, 0]),
         fixed: None,
         smooth: true,
     };
-    let mut run = CaseRun::on(&machine.device, &case, Mode::Eval, 1);
+    let mut run = CaseRun::on(device, &case, Mode::Eval, 1);
     run.forward().expect("a GPU that works");
     let flops = run.session.graph().flops();
-    let time = machine.time(group, BenchmarkId::from_parameter("product"), flops, || run.forward_again());
+    let time = machine.time(device, group, BenchmarkId::new("product", channels), flops, || run.forward_again());
     flops as f64 / time.as_secs_f64()
 }
 

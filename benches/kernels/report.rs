@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ptl::base::report::Table;
+use serde_json::{Value, json};
 
 use crate::machine::Machine;
 
@@ -11,6 +12,8 @@ pub struct Row {
     pub what: String,
     pub batch: usize,
     pub pass: &'static str,
+    /// Who computes plain convolutions: `OWN` or `VENDOR`.
+    pub by: &'static str,
     pub time: Duration,
     /// Bytes read and written, counted from shapes; `None` if unknown.
     pub bytes: Option<u64>,
@@ -30,13 +33,15 @@ impl Row {
     }
 }
 
-/// Times of a cell, fused and not.
+/// Times of a cell, each for evaluation and for training: fused, and unfused with the convolution by our own kernels and by the vendor's
+/// library. What a device does not have is `None`.
+#[derive(Default)]
 pub struct Gain {
     pub cell: String,
     pub batch: usize,
-    /// Evaluation and training; training unfused is measured on GPUs only.
-    pub fused: [Duration; 2],
+    pub fused: [Option<Duration>; 2],
     pub unfused: [Option<Duration>; 2],
+    pub vendor: [Option<Duration>; 2],
 }
 
 fn microseconds(time: Duration) -> String {
@@ -45,12 +50,13 @@ fn microseconds(time: Duration) -> String {
 
 /// Returns a table of all rows with rates and shares.
 pub fn rows(machine: &Machine, rows: &[Row]) -> String {
-    let mut table = Table::new(["what", "batch", "pass", "µs", "GB/s", "GFLOP/s", "of the roofline"]);
+    let mut table = Table::new(["what", "batch", "pass", "convolutions", "µs", "GB/s", "GFLOP/s", "of the roofline"]);
     for row in rows {
         let cells = [
             row.what.clone(),
             row.batch.to_string(),
             row.pass.to_string(),
+            row.by.to_string(),
             microseconds(row.time),
             row.rate(row.bytes.unwrap_or(0), 1e9),
             row.rate(row.flops, 1e9),
@@ -59,34 +65,52 @@ pub fn rows(machine: &Machine, rows: &[Row]) -> String {
         table.row(cells);
     }
     let (copy, product) = (machine.copy / 1e9, machine.product / 1e9);
-    format!("\n== {}: copy {copy:.0} GB/s, product {product:.0} GFLOP/s\n\n{}", machine.device, table.to_markdown())
+    let (name, by, table) = (machine.best(), machine.product_by, table.to_markdown());
+    format!("\n== {name}: copy {copy:.0} GB/s, product {product:.0} GFLOP/s (by {by})\n\n{table}")
+}
+
+/// Returns the ceilings and all rows as numbers.
+pub fn figures(machine: &Machine, rows: &[Row]) -> Value {
+    let row = |row: &Row| {
+        json!({
+            "what": row.what, "batch": row.batch, "pass": row.pass, "convolutions": row.by, "seconds": row.time.as_secs_f64(),
+            "bytes": row.bytes.filter(|bytes| *bytes > 0), "flops": row.flops,
+        })
+    };
+    json!({
+        "device": machine.best().to_string(),
+        "precision": machine.precision().to_string(),
+        "copy_bytes_per_second": machine.copy,
+        "product_flops_per_second": machine.product,
+        "product_by": machine.product_by,
+        "rows": rows.iter().map(row).collect::<Vec<_>>(),
+    })
 }
 
 /// Returns a table of the times that fusing saves.
 pub fn gains(gains: &[Gain]) -> String {
-    let header =
-        ["cell", "batch", "evaluation, fused µs", "unfused µs", "gain", "training, fused µs", "unfused µs", "gain"];
+    let header = ["cell", "batch", "pass", "fused µs", "unfused, own µs", "gain", "unfused, vendor µs", "gain"];
     let mut table = Table::new(header);
-    let row = |name: [String; 2], fused: [Duration; 2], unfused: [Option<Duration>; 2]| {
-        let mut cells = name.to_vec();
-        for (fused, unfused) in fused.into_iter().zip(unfused) {
-            cells.push(microseconds(fused));
-            cells.push(unfused.map_or("-".into(), microseconds));
-            let gain = unfused.map(|unfused| unfused.as_secs_f64() / fused.as_secs_f64());
-            cells.push(gain.map_or("-".into(), |gain| format!("{gain:.2}")));
-        }
-        cells
-    };
-    for gain in gains {
-        table.row(row([gain.cell.clone(), gain.batch.to_string()], gain.fused, gain.unfused));
-    }
     let mut batches: Vec<usize> = gains.iter().map(|gain| gain.batch).collect();
     batches.dedup();
-    for batch in batches {
-        let of_batch: Vec<&Gain> = gains.iter().filter(|gain| gain.batch == batch).collect();
-        let fused = [0, 1].map(|i| of_batch.iter().map(|gain| gain.fused[i]).sum());
-        let unfused = [0, 1].map(|i| of_batch.iter().map(|gain| gain.unfused[i]).sum());
-        table.row(row(["all".into(), batch.to_string()], fused, unfused));
+    for (at, pass) in ["evaluation", "training"].into_iter().enumerate() {
+        let mut add = |cell: &str, batch: usize, [fused, unfused, vendor]: [Option<Duration>; 3]| {
+            let time = |time: Option<Duration>| time.map_or("-".into(), microseconds);
+            let gain = |time: Option<Duration>| {
+                let gain = time.zip(fused).map(|(time, fused)| time.as_secs_f64() / fused.as_secs_f64());
+                gain.map_or("-".into(), |gain| format!("{gain:.2}"))
+            };
+            let times = [time(fused), time(unfused), gain(unfused), time(vendor), gain(vendor)];
+            table.row([cell.to_string(), batch.to_string(), pass.to_string()].into_iter().chain(times));
+        };
+        let of = |gain: &Gain| [gain.fused[at], gain.unfused[at], gain.vendor[at]];
+        for gain in gains {
+            add(&gain.cell, gain.batch, of(gain));
+        }
+        for &batch in &batches {
+            let of_batch: Vec<_> = gains.iter().filter(|gain| gain.batch == batch).map(of).collect();
+            add("all", batch, [0, 1, 2].map(|i| of_batch.iter().map(|times| times[i]).sum()));
+        }
     }
     table.to_markdown()
 }
@@ -95,5 +119,7 @@ pub fn gains(gains: &[Gain]) -> String {
 pub const NOTES: &str = "\
 Bytes are counted from shapes, each tensor once for each launch that has it. A cell's: tests/emulated/cells.rs. An op's: inputs, parameters
 and output forward; backward the output's gradient, inputs and parameters again, and the gradients of both. The optimiser's: gradient twice
-(norm, update), parameter and three moments read and written. A step's are not counted: its share is that of its arithmetic. Tensors that
-fit into a cache stay there from pass to pass, so a share may exceed 100 %.";
+(norm, update), parameter and three moments read and written. Those of a step and of a convolution of ResNet-50 are not counted: their
+share is that of their arithmetic. Tensors that fit into a cache stay there from pass to pass, so a share may exceed 100 %. The column
+convolutions says who computed plain convolutions: our own kernels or the vendor's libraries. An unfused cell is a plain convolution and an
+elementwise pass.";

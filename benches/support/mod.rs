@@ -9,6 +9,7 @@ use gemm::Parallelism;
 use ptl::base::rng::{Purpose, stream};
 use ptl::config::Config;
 use ptl::data::{AugmentParams, Batch};
+use ptl::engine::geometry::Conv2dGeometry;
 use rand::RngExt;
 
 /// Side of the large product.
@@ -118,6 +119,48 @@ pub fn large_gemm(group: &mut BenchmarkGroup<'_, WallTime>) -> f64 {
         }
     });
     flops as f64 / time.as_secs_f64()
+}
+
+/// A kind of convolution and how often ResNet-50 has it.
+pub struct Layer {
+    pub name: String,
+    pub geometry: Conv2dGeometry,
+    pub count: usize,
+}
+
+/// Returns all 53 convolutions of ResNet-50 on `batch` images of 256x128, equal ones together. The last stage has stride 1, as in the
+/// re-identification models.
+pub fn resnet50_layers(batch: usize) -> Vec<Layer> {
+    let mut layers: Vec<Layer> = Vec::new();
+    let mut conv = |name: String, size: [usize; 2], input, output, kernel: usize, stride: usize| {
+        let [kernel, stride, padding] = [kernel, stride, kernel / 2].map(|v| [v, v]);
+        let geometry =
+            Conv2dGeometry::new(batch, size, input, output, kernel, stride, padding).expect("ResNet-50 fits");
+        match layers.iter_mut().find(|layer| layer.geometry == geometry) {
+            Some(layer) => layer.count += 1,
+            None => layers.push(Layer { name, geometry, count: 1 }),
+        }
+        [geometry.out_h(), geometry.out_w()]
+    };
+    let [h, w] = conv("conv1".into(), [256, 128], 3, 64, 7, 2);
+    let mut size = [h / 2, w / 2];
+    let mut input = 64;
+    for (stage, (width, blocks, stride)) in [(64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 1)].into_iter().enumerate()
+    {
+        for block in 0..blocks {
+            let stride = if block == 0 { stride } else { 1 };
+            let name = |layer: &str| format!("layer{}.{block}.{layer}", stage + 1);
+            if block == 0 {
+                conv(name("downsample"), size, input, 4 * width, 1, stride);
+            }
+            conv(name("conv1"), size, input, width, 1, 1);
+            let inner = conv(name("conv2"), size, width, width, 3, stride);
+            size = conv(name("conv3"), inner, width, 4 * width, 1, 1);
+            input = 4 * width;
+        }
+    }
+    assert_eq!(layers.iter().map(|layer| layer.count).sum::<usize>(), 53);
+    layers
 }
 
 /// Returns a batch of random images of the size and number that `config` trains on.

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models import resnet18, resnet50
-from torchvision.models.resnet import BasicBlock, conv1x1
+
+from resnet import BasicBlock, conv1x1, resnet18, resnet50
 
 
 class BConvCell(nn.Module):
@@ -32,7 +32,7 @@ def reset_states(network):
 
 
 class Classifier(nn.Module):
-    """torchvision's ResNet: logits for a cross-entropy, and no embedding."""
+    """A ResNet: logits for a cross-entropy, and no embedding."""
 
     def __init__(self, resnet):
         super().__init__()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import networks
 from torch_check import Check
 from torch_compile import compiled
+from training import optimizer, total_loss
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -30,16 +31,6 @@ def build(spec, variant):
     return network.to(memory_format=layout), images, inputs["labels"]
 
 
-def batch_hard_triplet(embedding, labels, margin):
-    """Returns the triplet loss of the hardest positive and the hardest negative of each image."""
-    # Products would lose the digits of small distances.
-    distances = torch.cdist(embedding, embedding, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=1e-6)
-    same = labels[:, None] == labels
-    positive = distances.masked_fill(~same, 0).amax(1)
-    negative = distances.masked_fill(same, float("inf")).amin(1)
-    return F.relu(positive - negative + margin).mean()
-
-
 class Step:
     """The same training step again and again."""
 
@@ -47,21 +38,13 @@ class Step:
         self.spec = spec
         network, self.images, self.labels = build(spec, variant)
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        options = {"lr": spec["lr"], "weight_decay": spec["weight_decay"], "fused": variant["fused"] or None}
-        if spec["optimizer"] == "sgd":
-            self.optimizer = torch.optim.SGD(self.parameters, momentum=0.9, **options)
-        else:
-            self.optimizer = torch.optim.Adam(self.parameters, amsgrad=True, **options)
+        self.optimizer = optimizer(self.parameters, spec, fused=variant["fused"] or None)
         network.train()
         self.network = compiled(network, spec, variant)
 
     def loss(self):
         embeddings, logits = self.network(self.images)
-        smoothing, margin = self.spec["label_smoothing"], self.spec["margin"]
-        loss = sum(F.cross_entropy(z, self.labels, label_smoothing=smoothing) for z in logits) / len(logits)
-        if embeddings:
-            loss = loss + sum(batch_hard_triplet(e, self.labels, margin) for e in embeddings) / len(embeddings)
-        return loss
+        return total_loss(embeddings, logits, self.labels, self.spec)
 
     def backward(self):
         self.optimizer.zero_grad()

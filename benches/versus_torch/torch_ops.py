@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from networks import BConvCell
 from torch_check import Check
 from torch_compile import compiled
+from training import train_cell
 
 # Elements between the starts of two tensors in the pool of random numbers; the Rust program has the same.
 STEP = 1_000_003
@@ -60,10 +61,7 @@ class Cell:
         if not self.train:
             with torch.inference_mode():
                 return self.cell(self.x)
-        self.x.grad = self.plain.gates.weight.grad = None
-        y = self.cell(self.x)
-        y.backward(self.cotangent)
-        return y
+        return train_cell(self.cell, self.plain.gates.weight, self.x, self.cotangent)
 
     def check(self):
         check = Check()

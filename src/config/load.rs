@@ -356,7 +356,10 @@ mod tests {
             ("[sampler]\nids = -4\n", "run.toml, line 2: `sampler.ids = -4`: expected a whole number of at least 0"),
             ("[ptl]\neval_state = \"media\"\n", "`ptl.eval_state = \"media\"`: expected zeros, mean or normal"),
             ("[optim]\nbetas = [0.9]\n", "line 2: `optim.betas = [0.9]`: expected two numbers such as [0.9, 0.999]"),
-            ("device = \"gpu\"\n", "run.toml, line 1: `device = \"gpu\"`: expected auto, cpu, cuda, emulated, or the number of a GPU such as cuda:1"),
+            (
+                "device = \"gpu\"\n",
+                "run.toml, line 1: `device = \"gpu\"`: expected auto, cpu, cuda, emulated, or the number of a GPU such as cuda:1",
+            ),
             ("seed = 1\nseed = 2\n", "run.toml, line 2: "),
             ("seed 1\n", "run.toml, line 1: "),
         ];

@@ -1,0 +1,193 @@
+"""The phases and their checks."""
+
+import functools
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+import commands
+from report import FAILED, PASSED, SKIPPED
+
+ROOT = Path(__file__).resolve().parents[2]
+# The way in which most people use PyTorch comes first, then what takes longest.
+TORCH = [
+    ("ceilings", "eager", "bf16"),
+    ("ceilings", "eager", "tf32"),
+    ("mgn-ptl", "eager", "bf16"),
+    ("resnet50", "eager", "bf16"),
+    ("cells", "eager", "bf16"),
+    ("cells", "eager-recorded", "bf16"),
+    ("mgn-ptl", "compiled", "bf16"),
+    ("resnet50", "compiled", "bf16"),
+    ("cells", "compiled", "bf16"),
+    ("cells", "compiled-recorded", "bf16"),
+    ("mgn-ptl", "eager-recorded", "bf16"),
+    ("resnet50", "eager-recorded", "bf16"),
+    ("mgn-ptl", "compiled-recorded", "bf16"),
+    ("resnet50", "compiled-recorded", "bf16"),
+    ("cells", "eager", "tf32"),
+    ("cells", "eager-recorded", "tf32"),
+    ("cells", "compiled", "tf32"),
+    ("cells", "compiled-recorded", "tf32"),
+]
+
+
+@dataclass
+class Check:
+    """A check by its name. `run` takes the seconds that are left, and returns the result and a remark."""
+
+    name: str
+    run: Callable
+
+
+@dataclass
+class Machine:
+    """What is checked, and how."""
+
+    program: Path
+    # None if it is missing.
+    bench: Path
+    device: str
+    quick: bool
+    seed: int
+    precisions: list
+    # The folder of outputs.
+    logs: Path
+
+    @property
+    def rehearsal(self):
+        """Returns whether there is no GPU."""
+        return self.device != "cuda"
+
+    def selftest(self, name, precision, vendor, seconds, before=(), full=False):
+        """Compares the results of the GPU with those of the CPU."""
+        log, figures = self.logs / f"{name}.txt", self.logs / f"{name}.json"
+        figures.unlink(missing_ok=True)
+        arguments = [*before, self.program, "selftest", "--device", self.device, "--seed", self.seed, "--precision", precision]
+        arguments += ["--vendor", str(vendor).lower()]
+        arguments += ["--full"] if full else []
+        arguments += [] if before else ["--json", figures]
+        result, remark = commands.run(arguments, log, seconds)
+        # The program prints the device with its seed, and names its own kernels there in place of a library that is missing.
+        device = next((line for line in log.read_text(errors="replace").splitlines() if f"seed {self.seed}" in line), "")
+        if vendor and "own kernels" in device:
+            figures.unlink(missing_ok=True)
+            return SKIPPED, device
+        return result, remark
+
+    def measure(self, name, parts, precision, seconds):
+        """Runs parts of the bench; a rehearsal runs them at tiny sizes."""
+        figures = self.logs / f"{name}.json"
+        figures.unlink(missing_ok=True)
+        if self.bench is None:
+            return SKIPPED, "no cargo to build the bench; name it in PTL_BENCH"
+        variables = {"DEVICE": self.device, "PRECISION": precision, "PARTS": parts, "JSON": str(figures)}
+        environment = {f"PTL_BENCH_{variable}": value for variable, value in variables.items()}
+        arguments = [self.bench, "--bench", *(["--test"] if self.rehearsal else [])]
+        return commands.run(arguments, self.logs / f"{name}.txt", seconds, environment)
+
+    def demo(self, seconds):
+        """Trains the demo's networks."""
+        folder = self.logs / "demo"
+        shutil.rmtree(folder, ignore_errors=True)
+        arguments = [self.program, "demo", "--device", self.device, "--out", folder, "--gpu.vendor", "true"]
+        arguments += ["--quick"] if self.quick or self.rehearsal else []
+        arguments += ["--width", "0.0625", "--height", "32", "--image-width", "16"] if self.rehearsal else []
+        ended = commands.run(arguments, self.logs / "demo.txt", seconds)
+        # Runs and drawn images are large, and the report does not need them.
+        for entry in folder.glob("*/"):
+            shutil.rmtree(entry)
+        return ended
+
+    def gains(self, _seconds):
+        """Judges what the demo's networks learned."""
+        try:
+            summary = json.loads((self.logs / "demo" / "summary.json").read_text())
+        except (OSError, ValueError):
+            return SKIPPED, "the demo did not end"
+        zero, plain, ptl = (summary[arm]["mAP"] for arm in ("zero_shot", "plain", "ptl"))
+        found = f"mAP zero-shot {zero:.1f}, plain {plain:.1f}, PTL {ptl:.1f}"
+        if self.quick or self.rehearsal:
+            return SKIPPED, f"a few steps teach nothing; {found}"
+        # The figures of docs/results.md come from CPUs; seeds and rounding move them by points.
+        if plain > zero + 20 and ptl > zero + 20:
+            return PASSED, found
+        return FAILED, f"{found}; CPUs have 6.3, 60.6, 60.0 (docs/results.md)"
+
+    def torch(self, what, way, precision, seconds):
+        """Measures PyTorch; a rehearsal runs it at tiny sizes on the CPU."""
+        name = f"pytorch-{what}-{way}-{precision}"
+        figures = self.logs / f"{name}.json"
+        figures.unlink(missing_ok=True)
+        missing = torch_missing(self.device)
+        if missing:
+            return SKIPPED, missing
+        if self.rehearsal and way.endswith("recorded"):
+            return SKIPPED, "a CPU has no CUDA graphs"
+        script = ROOT / "benches" / "versus_torch" / "torch_gpu.py"
+        arguments = [sys.executable, script, "--what", what, "--way", way, "--precision", precision, "--json", figures]
+        arguments += ["--tiny"] if self.rehearsal else []
+        return commands.run(arguments, self.logs / f"{name}.txt", seconds)
+
+    def sanitizer(self, tool, precision, seconds):
+        """Runs the self-test of our kernels, at small sizes, under one of NVIDIA's sanitizers."""
+        if self.rehearsal:
+            return SKIPPED, "no GPU"
+        if not shutil.which("compute-sanitizer"):
+            return SKIPPED, "compute-sanitizer is not installed (part of the CUDA toolkit)"
+        before = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
+        return self.selftest(f"{tool}-{precision}", precision, False, seconds, before)
+
+    def phases(self):
+        """Returns the checks of every phase, in the order in which they matter."""
+
+        def each(name, check, *arguments):
+            """Returns a check for each precision; in its name, {} is the precision."""
+            return [Check(name.format(p), functools.partial(check, p, *arguments)) for p in self.precisions]
+
+        def selftest(precision, vendor, seconds):
+            name, full = f"selftest-{precision}" + ("-vendor" if vendor else ""), not self.quick and not self.rehearsal
+            return self.selftest(name, precision, vendor, seconds, full=full)
+
+        def measure(precision, name, parts, seconds):
+            return self.measure(f"bench-{name}-{precision}", parts, precision, seconds)
+
+        torch = [
+            Check(f"{what}, {way.replace('-', ', ')}, {precision}", functools.partial(self.torch, what, way, precision))
+            for what, way, precision in TORCH
+            if precision in self.precisions
+        ]
+        if not torch:
+            torch = each("in {}", lambda _precision, _seconds: (SKIPPED, "PyTorch is compared in bf16 and tf32"))
+        sanitizers = {
+            tool: each("own kernels in {}", lambda precision, tool, seconds: self.sanitizer(tool, precision, seconds), tool)
+            for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
+        }
+        return {
+            "selftest": each("own kernels in {}", selftest, False),
+            "selftest-vendor": each("cuDNN and cuBLASLt in {}", selftest, True),
+            "train": [Check("the demo runs", self.demo), Check("fine-tuning gains 20 points of mAP", self.gains)],
+            "steps": each("whole steps in {}", measure, "steps", "steps")
+            + each("ops and convolutions in {}", measure, "ops", "ops,convs"),
+            "cells": each("cells in {}", measure, "cells", "cells"),
+            "pytorch": torch,
+            **sanitizers,
+        }
+
+
+@functools.lru_cache(maxsize=None)
+def torch_missing(device):
+    """Returns why PyTorch cannot be measured, or an empty text."""
+    code = "import torch; print(torch.__version__, torch.cuda.is_available())"
+    probe = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if probe.returncode:
+        error = probe.stderr.strip().splitlines() or [f"exit status {probe.returncode}"]
+        return f"python3 cannot import torch ({error[-1]})"
+    version, available = probe.stdout.split()[-2:]
+    if device == "cuda" and available != "True":
+        return f"PyTorch {version} finds no GPU: it may be a build for CPUs"
+    return ""
