@@ -358,7 +358,9 @@ impl<L: LeftRows> Product<'_, L> {
     ) {
         let groups = pointers.len() / self.left.taps();
         let blocks = depth_blocks(self.left.taps(), self.left.depth());
-        let at_once = (NC / self.nr).max(1);
+        // Two numbers in bf16 take the memory of one.
+        let columns = if pairs_for(self.kernels, self.left).is_some() { 2 * NC } else { NC };
+        let at_once = (columns / self.nr).max(1);
         let mut words = Words::new();
         for first in panels.clone().step_by(at_once) {
             let own = first..(first + at_once).min(panels.end);
