@@ -38,7 +38,7 @@ settings! {
         /// Device that computes: cpu, cuda (the first GPU), cuda:1 (the second one), emulated (the CUDA kernels run by the CPU, for tests), or auto: the first GPU if it can be used, else the CPU.
         #[setting(flag("device").same_results().taken_by(EVERYWHERE))]
         pub device: DeviceKind = DeviceKind::Auto;
-        /// What convolutions compute in. tf32 needs a GPU; bf16 a GPU or a CPU with AVX-512 BF16, where it rounds the factors of direct products.
+        /// What convolutions compute in. tf32 needs a GPU; bf16 a GPU or a CPU with AVX-512 BF16, where it rounds the factors of convolutions that Winograd's method does not compute.
         #[setting(flag("precision").taken_by(ON_RUNS))]
         pub precision: Precision = Precision::F32;
     }

@@ -11,7 +11,7 @@ choice! {
         /// On a GPU: activations in f32; products on tensor cores with 10-bit mantissas.
         Tf32 = "tf32",
         /// On a GPU: activations and products in bf16, sums in f32. On a CPU with dot products of bf16: activations in f32; the factors of
-        /// direct products are rounded to bf16, sums are f32. Winograd's method stays in f32.
+        /// convolutions that Winograd's method does not compute are rounded to bf16, sums are f32.
         Bf16 = "bf16",
     }
 }

@@ -1,5 +1,5 @@
 //! Rounding to bf16. Two numbers share a word of 4 bytes, the first one in the low half, as dot products of bf16 take them. Words are stored
-//! as f32, whose bits they are.
+//! as f32, whose bits they are. The processor's instructions take subnormal numbers for zero.
 
 /// How numbers are rounded to words.
 #[derive(Clone, Copy)]
@@ -93,7 +93,8 @@ mod avx512_bf16 {
                 let left = len - at;
                 let load = |first: usize| {
                     let mask = if left >= first + 16 { !0 } else { ((1u32 << left.saturating_sub(first)) - 1) as u16 };
-                    _mm512_maskz_loadu_ps(mask, from.add(at + first))
+                    // What the mask leaves out may lie beyond the memory, so that `add` would not be allowed.
+                    _mm512_maskz_loadu_ps(mask, from.wrapping_add(at + first))
                 };
                 let words = _mm512_cvtne2ps_pbh(load(16), load(0));
                 let words = std::mem::transmute::<__m512bh, __m512>(words);
@@ -129,7 +130,8 @@ mod tests {
     use super::*;
     use crate::engine::cpu::InstructionSet;
 
-    /// Returns numbers that reach every case of rounding: ties to both sides, the largest numbers, infinities, NaN.
+    /// Returns numbers that reach every case of rounding: ties to both sides, the largest numbers, infinities, NaN; not
+    /// subnormal numbers, which the processor takes for zero.
     fn numbers() -> Vec<f32> {
         let bits = [
             0x3f80_8000u32,

@@ -30,6 +30,10 @@ pub fn forward_workspace(gates: &Conv2dGeometry) -> usize {
 
 /// Runs one step of a cell. `gates.out_c` is 4·C. `x` is `[batch, in_h, in_w, in_c]`; `weight` is `[k, 4·C]` with the columns i, f, o, g;
 /// `previous`, `current` and `y` are `[pixels, C]`; `saved` `[pixels, 4·C]` gets the activated gates for backward.
+///
+/// # Panics
+/// If `precision` is bf16 and the processor has no dot products of it ([`InstructionSet::has_bf16`](crate::engine::cpu::InstructionSet)).
+/// tf32 is computed in f32.
 #[expect(clippy::too_many_arguments, reason = "the operands of one fused kernel")]
 pub fn bconv_forward(
     precision: Precision,

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::microkernel::{Kernels, MAX_NR, MR, NormalizedTile, PairKernels, Tile};
+use super::microkernel::{Bf16Kernels, Kernels, Left, MAX_NR, MR, NormalizedTile, Tile};
 use super::normalize::Normalization;
 use super::scratch::with_scratch;
 use super::simd::prefetch;
@@ -17,7 +17,7 @@ use super::simd::prefetch;
 pub(super) const MC: usize = 32 * MR;
 /// Depth of a block. A group of rows with so many columns stays in the first-level cache while it goes through the panels of a block.
 pub(super) const KC: usize = 256;
-/// Columns of a block. A block of the right matrix, [`KC`] by this, and the columns of the result stay in the second-level cache while the
+/// Columns of a block, twice as many in bf16, which take the same memory. A block of the right matrix, [`KC`] by this, and the columns of the result stay in the second-level cache while the
 /// task goes through its rows.
 const NC: usize = 128;
 /// Numbers of a cache line.
@@ -106,15 +106,18 @@ impl RightMatrix<'_> {
     /// and the second half of the panel is arbitrary.
     pub(crate) fn pack_for(&self, kernels: Kernels, left: &impl LeftRows, nr: usize, packed: &mut [f32]) {
         self.pack(nr, packed);
-        let Some(pairs) = pairs_for(kernels, left) else { return };
+        let Some(bf16) = bf16_for(kernels, left) else { return };
         let (k, zeros) = (self.k(), [0.0; MAX_NR]);
         packed.par_chunks_mut(k * nr).for_each(|panel| {
+            let start = panel.as_mut_ptr();
             for row in 0..k.div_ceil(2) {
-                let even = panel[2 * row * nr..][..nr].as_ptr();
-                let odd = if 2 * row + 1 < k { panel[(2 * row + 1) * nr..][..nr].as_ptr() } else { zeros.as_ptr() };
-                let to = panel[row * nr..][..nr].as_mut_ptr();
-                // SAFETY: rows of `nr` numbers; the first words take the place of the first row, later ones come before both rows.
-                unsafe { pairs.rounding.across([even, odd], nr, to) };
+                // SAFETY: rows of `nr` numbers inside the panel. The first words take the place of the first row, later ones come before both
+                // rows. The rounding is one of this processor.
+                unsafe {
+                    let even = start.add(2 * row * nr).cast_const();
+                    let odd = if 2 * row + 1 < k { start.add((2 * row + 1) * nr).cast_const() } else { zeros.as_ptr() };
+                    bf16.rounding.across([even, odd], nr, start.add(row * nr));
+                }
             }
         });
     }
@@ -197,8 +200,8 @@ pub(super) unsafe trait LeftRows: Sync {
 }
 
 /// Returns the kernels for factors in bf16 if a product uses them: two numbers of a word must belong to the same tap.
-fn pairs_for(kernels: Kernels, left: &impl LeftRows) -> Option<PairKernels> {
-    kernels.pairs.filter(|_| left.taps() == 1 || left.depth().is_multiple_of(2))
+fn bf16_for(kernels: Kernels, left: &impl LeftRows) -> Option<Bf16Kernels> {
+    kernels.bf16.filter(|_| left.taps() == 1 || left.depth().is_multiple_of(2))
 }
 
 /// What is done with a product besides writing it.
@@ -225,27 +228,19 @@ pub(super) struct Product<'a, L> {
 /// A block of the inner dimension: first tap, taps, first element within each tap, elements.
 type DepthBlock = (usize, usize, usize, usize);
 
-/// A group of rows in a block of the inner dimension, as a kernel reads it.
-struct LeftTile {
-    segments: *const [*const f32; MR],
-    segment_count: usize,
-    segment_len: usize,
-    offset: usize,
-}
-
-/// Room for a group of rows as words.
-struct Words {
-    numbers: [[f32; KC / 2]; MR],
+/// Room for a group of rows that are rounded to bf16.
+struct RoundedRows {
+    words: [[f32; KC / 2]; MR],
     rows: [*const f32; MR],
 }
 
-impl Words {
-    fn new() -> Words {
-        Words { numbers: [[0.0; KC / 2]; MR], rows: [std::ptr::null(); MR] }
+impl RoundedRows {
+    fn new() -> RoundedRows {
+        RoundedRows { words: [[0.0; KC / 2]; MR], rows: [std::ptr::null(); MR] }
     }
 }
 
-/// Returns the blocks of the inner dimension, each of an even length but for the last one.
+/// Returns the blocks of the inner dimension. Where a tap is divided, all its blocks but the last have an even length.
 pub(super) fn depth_blocks(taps: usize, depth: usize) -> Vec<DepthBlock> {
     if depth >= KC {
         let parts = depth.div_ceil(KC);
@@ -297,7 +292,7 @@ impl<L: LeftRows> Product<'_, L> {
         let mut edge = [0.0f32; MR * MAX_NR];
         let edge = edge.as_mut_ptr();
         let blocks = depth_blocks(self.left.taps(), self.left.depth()).len();
-        let tile = |block, part, p, group, left: &LeftTile| {
+        let tile = |block, part, p, group, left: &Left| {
             let (row, width) = (rows.start + group * MR, self.nr.min(self.n - p * self.nr));
             let live = MR.min(rows.end - row);
             let starts = &starts[group * MR..][..live];
@@ -354,14 +349,13 @@ impl<L: LeftRows> Product<'_, L> {
         &self,
         pointers: &[[*const f32; MR]],
         panels: Range<usize>,
-        mut tile: impl FnMut(usize, DepthBlock, usize, usize, &LeftTile),
+        mut tile: impl FnMut(usize, DepthBlock, usize, usize, &Left),
     ) {
         let groups = pointers.len() / self.left.taps();
         let blocks = depth_blocks(self.left.taps(), self.left.depth());
-        // Two numbers in bf16 take the memory of one.
-        let columns = if pairs_for(self.kernels, self.left).is_some() { 2 * NC } else { NC };
+        let columns = if bf16_for(self.kernels, self.left).is_some() { 2 * NC } else { NC };
         let at_once = (columns / self.nr).max(1);
-        let mut words = Words::new();
+        let mut rounded = RoundedRows::new();
         for first in panels.clone().step_by(at_once) {
             let own = first..(first + at_once).min(panels.end);
             for (b, &block) in blocks.iter().enumerate() {
@@ -369,7 +363,7 @@ impl<L: LeftRows> Product<'_, L> {
                     let next =
                         if group + 1 < groups { (group + 1, block) } else { (0, blocks[(b + 1) % blocks.len()]) };
                     // SAFETY: the caller's promise.
-                    let left = unsafe { self.left_tile(pointers, group, block, &mut words) };
+                    let left = unsafe { self.left_tile(pointers, group, block, &mut rounded) };
                     for (i, p) in own.clone().enumerate() {
                         self.prefetch(pointers, next.0, next.1, (i, own.len()));
                         tile(b, block, p, group, &left);
@@ -379,7 +373,7 @@ impl<L: LeftRows> Product<'_, L> {
         }
     }
 
-    /// Returns a group of rows in a block of the inner dimension: in place, or rounded to `words`.
+    /// Returns a group of rows in a block of the inner dimension: in place, or rounded to bf16.
     ///
     /// # Safety
     /// As for [`Product::panel_tiles`].
@@ -388,23 +382,24 @@ impl<L: LeftRows> Product<'_, L> {
         pointers: &[[*const f32; MR]],
         group: usize,
         (tap, taps, from, len): DepthBlock,
-        words: &mut Words,
-    ) -> LeftTile {
+        rounded: &mut RoundedRows,
+    ) -> Left {
         let segments = &pointers[group * self.left.taps() + tap..][..taps];
-        let Some(pairs) = pairs_for(self.kernels, self.left) else {
-            return LeftTile { segments: segments.as_ptr(), segment_count: taps, segment_len: len, offset: from };
+        let Some(bf16) = bf16_for(self.kernels, self.left) else {
+            return Left { segments: segments.as_ptr(), segment_count: taps, segment_len: len, offset: from };
         };
         // Numbers of several segments are even in number, so that each starts a new word.
         let segment_words = len.div_ceil(2);
         for (s, segment) in segments.iter().enumerate() {
-            for (row, pointer) in words.numbers.iter_mut().zip(segment) {
+            for (row, pointer) in rounded.words.iter_mut().zip(segment) {
                 let to = row[s * segment_words..][..segment_words].as_mut_ptr();
-                // SAFETY: row pointers are valid for `depth` elements (`LeftRows`); a block has at most `KC` numbers, of which two share a word.
-                unsafe { pairs.rounding.along(pointer.add(from), len, to) };
+                // SAFETY: row pointers are valid for `depth` elements (`LeftRows`); a block has at most `KC` numbers, of which two share a word;
+                // the rounding is one of this processor.
+                unsafe { bf16.rounding.along(pointer.add(from), len, to) };
             }
         }
-        words.rows = words.numbers.each_ref().map(|row| row.as_ptr());
-        LeftTile { segments: &raw const words.rows, segment_count: 1, segment_len: taps * segment_words, offset: 0 }
+        rounded.rows = rounded.words.each_ref().map(|row| row.as_ptr());
+        Left { segments: &raw const rounded.rows, segment_count: 1, segment_len: taps * segment_words, offset: 0 }
     }
 
     /// Asks for part `i` of `parts` of a group's rows in a block of the inner dimension.
@@ -429,7 +424,7 @@ impl<L: LeftRows> Product<'_, L> {
     /// nothing else uses.
     unsafe fn tile(
         &self,
-        left: &LeftTile,
+        left: &Left,
         (tap, taps, from, len): DepthBlock,
         panel: usize,
         c: [*mut f32; MR],
@@ -438,19 +433,18 @@ impl<L: LeftRows> Product<'_, L> {
     ) {
         let k = self.left.taps() * self.left.depth();
         let panel = &self.packed[panel * k * self.nr..][..k * self.nr];
-        let (kernel, rows) = match pairs_for(self.kernels, self.left) {
+        let (kernel, rows) = match bf16_for(self.kernels, self.left) {
             None => (
                 self.kernels.rows(self.nr),
                 tap * self.left.depth() + from..tap * self.left.depth() + from + taps * len,
             ),
-            Some(pairs) => {
+            Some(bf16) => {
                 let first = (tap * self.left.depth() + from) / 2;
-                (pairs.rows(self.nr), first..first + taps * len.div_ceil(2))
+                (bf16.rows(self.nr), first..first + taps * len.div_ceil(2))
             }
         };
-        let &LeftTile { segments, segment_count, segment_len, offset } = left;
         let b = panel[rows.start * self.nr..rows.end * self.nr].as_ptr();
-        let tile = Tile { segments, segment_count, segment_len, offset, b, c, accumulate, normalize };
+        let tile = Tile { left: *left, b, c, accumulate, normalize };
         // SAFETY: the rows of `left` are valid for the block, `b` holds it (sliced above), `c` is the caller's promise; the instruction set was
         // detected.
         unsafe { kernel(&tile) }
@@ -471,7 +465,7 @@ impl<L: LeftRows> Product<'_, L> {
         let groups = rows.div_ceil(MR);
         assert!(tiles.len() >= panels.len() * groups * MR * self.nr);
         let tiles = tiles.as_mut_ptr();
-        let tile = |block, part, p, group, left: &LeftTile| {
+        let tile = |block, part, p, group, left: &Left| {
             let row = ((p - panels.start) * groups + group) * MR;
             // SAFETY: inside `tiles`, asserted above.
             let c = std::array::from_fn(|r| unsafe { tiles.add((row + r) * self.nr) });

@@ -16,15 +16,21 @@ pub(super) const MR: usize = 6;
 /// Columns of the widest tile of all instruction sets.
 pub(super) const MAX_NR: usize = 64;
 
-/// The work of one tile: `c[r][..] (+)= Σ_segment Σ_k segment[r][offset + k] · b[k][..]`.
-pub(super) struct Tile {
+/// A group of rows of the left matrix, as a kernel reads it: `segment_count` segments one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
     /// Row pointers of each segment.
     pub segments: *const [*const f32; MR],
     pub segment_count: usize,
     /// How many elements of each segment are read, and where they start.
     pub segment_len: usize,
     pub offset: usize,
-    /// The packed panel: `segment_count * segment_len` rows as wide as the tile.
+}
+
+/// The work of one tile: `c[r][..] (+)= Σ_segment Σ_k segment[r][offset + k] · b[k][..]`.
+pub(super) struct Tile {
+    pub left: Left,
+    /// The packed panel: as many rows, as wide as the tile, as there are elements in all segments.
     pub b: *const f32,
     pub c: [*mut f32; MR],
     /// Whether to add to `c` instead of overwriting it.
@@ -83,7 +89,7 @@ pub(super) struct Kernels {
     vectors: usize,
     tiles: &'static Tiles,
     /// What direct products with factors in bf16 use; `None` if they are computed in f32.
-    pub pairs: Option<PairKernels>,
+    pub bf16: Option<Bf16Kernels>,
 }
 
 impl Kernels {
@@ -111,13 +117,13 @@ impl Kernels {
 /// Kernels for words of two bf16 instead of numbers ([`Rounding`]): a dot product of two takes the place of a product, so that a tile has half
 /// the depth.
 #[derive(Clone, Copy)]
-pub(super) struct PairKernels {
+pub(super) struct Bf16Kernels {
     pub rounding: Rounding,
     lanes: usize,
     tiles: &'static Tiles,
 }
 
-impl PairKernels {
+impl Bf16Kernels {
     /// As [`Kernels::rows`].
     pub(super) fn rows(&self, nr: usize) -> RowsKernel {
         self.tiles.rows[nr / self.lanes - 1]
@@ -218,16 +224,17 @@ unsafe fn rows<S: Simd, F: Factors<S>, const NV: usize>(t: &Tile) {
         if let Some(normalize) = &t.normalize {
             normalize.residual.iter().for_each(|residual| prefetch(*residual));
         }
-        for s in 0..t.segment_count {
-            let rows = (*t.segments.add(s)).map(|row| row.add(t.offset));
-            let whole = t.segment_len / UNROLLED * UNROLLED;
+        let Left { segments, segment_count, segment_len, offset } = t.left;
+        for s in 0..segment_count {
+            let rows = (*segments.add(s)).map(|row| row.add(offset));
+            let whole = segment_len / UNROLLED * UNROLLED;
             for k in (0..whole).step_by(UNROLLED) {
                 for k in k..k + UNROLLED {
                     add_products::<S, F, NV>(&mut acc, rows.map(|row| row.add(k)), b);
                     b = b.add(NV * S::LANES);
                 }
             }
-            for k in whole..t.segment_len {
+            for k in whole..segment_len {
                 add_products::<S, F, NV>(&mut acc, rows.map(|row| row.add(k)), b);
                 b = b.add(NV * S::LANES);
             }
@@ -323,7 +330,7 @@ define_kernels!(avx512_bf16, Avx512, DotProducts, #[target_feature(enable = "avx
 define_kernels!(avx2, Avx2, Numbers, #[target_feature(enable = "avx2,fma")]);
 define_kernels!(portable, Portable, Numbers);
 #[cfg(test)]
-define_kernels!(portable_pairs, Portable, Pairs);
+define_kernels!(portable_bf16, Portable, Pairs);
 
 /// Returns the kernels of the instruction sets that may be used here, the best one first.
 #[cfg(test)]
@@ -334,8 +341,8 @@ pub(super) fn available() -> Vec<Kernels> {
 /// Returns kernels with factors in bf16 that may be used here: those of this processor if it has any, and those of every processor.
 #[cfg(test)]
 pub(super) fn available_in_bf16() -> Vec<Kernels> {
-    let pairs = Some(PairKernels { rounding: Rounding::PORTABLE, lanes: 8, tiles: &portable_pairs::KERNELS });
-    let portable = Kernels { name: "portable, bf16", pairs, ..kernels_of(InstructionSet::Portable) };
+    let bf16 = Some(Bf16Kernels { rounding: Rounding::PORTABLE, lanes: 8, tiles: &portable_bf16::KERNELS });
+    let portable = Kernels { name: "portable, bf16", bf16, ..kernels_of(InstructionSet::Portable) };
     let of_this_processor = InstructionSet::has_bf16().then(|| of(Precision::Bf16));
     of_this_processor.into_iter().chain([portable]).collect()
 }
@@ -351,7 +358,7 @@ fn kernels_of(set: InstructionSet) -> Kernels {
         InstructionSet::Avx2 | InstructionSet::Avx512 => unreachable!("not detected"),
         InstructionSet::Portable => ("portable", 8, 2, &portable::KERNELS),
     };
-    Kernels { set, name, lanes, vectors, tiles, pairs: None }
+    Kernels { set, name, lanes, vectors, tiles, bf16: None }
 }
 
 /// Returns the best kernels for f32.
@@ -369,18 +376,18 @@ pub(super) fn of(precision: Precision) -> Kernels {
         Precision::F32 | Precision::Tf32 => kernels,
         Precision::Bf16 => {
             assert!(InstructionSet::has_bf16(), "a processor with dot products of bf16");
-            Kernels { pairs: pairs_of_this_processor(), ..kernels }
+            Kernels { bf16: bf16_of_this_processor(), ..kernels }
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn pairs_of_this_processor() -> Option<PairKernels> {
-    Some(PairKernels { rounding: Rounding::AVX512_BF16, lanes: 16, tiles: &avx512_bf16::KERNELS })
+fn bf16_of_this_processor() -> Option<Bf16Kernels> {
+    Some(Bf16Kernels { rounding: Rounding::AVX512_BF16, lanes: 16, tiles: &avx512_bf16::KERNELS })
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn pairs_of_this_processor() -> Option<PairKernels> {
+fn bf16_of_this_processor() -> Option<Bf16Kernels> {
     None
 }
 

@@ -74,7 +74,7 @@ impl fmt::Display for DeviceKind {
 settings! {
     /// `[gpu]`: how a GPU is used.
     pub struct GpuOptions in "gpu", "GPU" {
-        /// Plain convolutions by cuDNN and cuBLASLt; false takes the crate's own kernels.
+        /// Plain convolutions and the gradients of cells by cuDNN and cuBLASLt; false takes the crate's own kernels.
         #[setting(needs(&[GPU]).taken_by(ON_IMAGES))]
         pub vendor: bool = true;
         /// Record a training step as one CUDA graph and replay it.
@@ -90,7 +90,7 @@ pub struct DeviceOptions {
     pub kind: DeviceKind,
     /// What convolutions compute in.
     pub precision: Precision,
-    /// Whether cuDNN and cuBLASLt run plain convolutions, instead of the crate's own kernels. An emulated GPU has a substitute for them.
+    /// Whether cuDNN and cuBLASLt run plain convolutions and the gradients of cells, instead of the crate's own kernels. An emulated GPU has a substitute for them.
     pub vendor: bool,
 }
 
@@ -119,11 +119,10 @@ impl Cpu {
     pub fn new(precision: Precision) -> Result<Cpu> {
         let reason = match precision {
             Precision::Bf16 if !InstructionSet::has_bf16() => {
-                "this CPU has no dot products of bf16 (AVX-512 BF16), without which bf16 would be slower than f32: pass `precision` f32"
+                "this CPU has no dot products of bf16 (AVX-512 BF16), without which bf16 would be slower than f32: pass `precision` f32, or take a \
+                 GPU (`device` cuda)"
             }
-            Precision::Tf32 => {
-                "the CPU computes in f32 or bf16: pass `precision` f32; tf32 needs a GPU (`device` cuda)"
-            }
+            Precision::Tf32 => "tf32 needs a GPU (`device` cuda): pass `precision` f32",
             Precision::F32 | Precision::Bf16 => return Ok(Cpu { precision, no_gpu: None }),
         };
         Err(Error::Setting { setting: "precision".into(), value: precision.to_string(), reason: reason.into() })
@@ -164,7 +163,8 @@ impl Device {
                     let text = error.to_string();
                     // Keeps what is missing, and drops how to get it: nobody asked for a GPU.
                     let reason = text.trim_start_matches("cuda: ").split(": ").next().unwrap_or_default();
-                    Ok(Device::Cpu(Cpu { no_gpu: Some(reason.into()), ..Cpu::new(options.precision)? }))
+                    let cpu = Cpu::new(options.precision).map_err(|error| because_of(error, reason))?;
+                    Ok(Device::Cpu(Cpu { no_gpu: Some(reason.into()), ..cpu }))
                 }
             },
         }
@@ -212,6 +212,16 @@ impl fmt::Display for Device {
                 write!(f, "{}, {}, convolutions by {vendor}", gpu.description(), gpu.precision())
             }
         }
+    }
+}
+
+/// Adds to an error of the CPU why no GPU is used.
+fn because_of(error: Error, no_gpu: &str) -> Error {
+    match error {
+        Error::Setting { setting, value, reason } => {
+            Error::Setting { setting, value, reason: format!("{reason} (no GPU: {no_gpu})") }
+        }
+        other => other,
     }
 }
 

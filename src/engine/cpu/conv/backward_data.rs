@@ -83,6 +83,10 @@ pub fn backward_data_workspace(geometry: &Conv2dGeometry) -> usize {
 }
 
 /// Computes `grad_x (+)= convᵀ(grad_y, weight)`; shapes as in `conv2d_forward`.
+///
+/// # Panics
+/// If `precision` is bf16 and the processor has no dot products of it ([`InstructionSet::has_bf16`](crate::engine::cpu::InstructionSet)).
+/// tf32 is computed in f32.
 pub fn conv2d_backward_data(
     precision: Precision,
     geometry: &Conv2dGeometry,

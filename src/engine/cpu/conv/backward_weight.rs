@@ -6,7 +6,7 @@ use super::few_channels::{self, Blocks};
 use super::forward::InputWindows;
 use super::winograd;
 use crate::engine::cpu::for_each_isa;
-use crate::engine::cpu::microkernel::{self, Kernels, MR, PairKernels, Strided, StridedKernel};
+use crate::engine::cpu::microkernel::{self, Bf16Kernels, Kernels, MR, Strided, StridedKernel};
 use crate::engine::cpu::scratch::with_scratch;
 use crate::engine::geometry::Conv2dGeometry;
 use crate::engine::precision::Precision;
@@ -53,6 +53,10 @@ pub fn backward_weight_workspace(geometry: &Conv2dGeometry) -> usize {
 }
 
 /// Computes `grad_weight (+)= Σ_pixels windowᵀ · grad_y`, `[k, out_c]`; the other shapes are as in `conv2d_forward`.
+///
+/// # Panics
+/// If `precision` is bf16 and the processor has no dot products of it ([`InstructionSet::has_bf16`](crate::engine::cpu::InstructionSet)).
+/// tf32 is computed in f32.
 pub fn conv2d_backward_weight(
     precision: Precision,
     geometry: &Conv2dGeometry,
@@ -151,52 +155,79 @@ fn weight_block(
         for start in pixels.clone().step_by(PIXEL_BLOCK) {
             let count = PIXEL_BLOCK.min(pixels.end - start);
             let grad_y = &grad_y[start * n..][..count * n];
-            let add = accumulate || start > pixels.start;
-            if let Some(pairs) = kernels.pairs {
-                let (first_window, second_window) = window_memory.split_at_mut(window_len);
-                for (pair, row) in left.chunks_exact_mut(left_step).take(count.div_ceil(2)).enumerate() {
-                    let pixel = start + 2 * pair;
-                    let even = windows.part(pixel, first, rows, first_window);
-                    let odd = if 2 * pair + 1 < count {
-                        windows.part(pixel + 1, first, rows, second_window)
-                    } else {
-                        second_window.fill(0.0);
-                        &second_window[..rows]
-                    };
-                    pairs.rounding.rows([even, odd], row);
+            let block = Block { windows, first, rows, start, count };
+            let (kernel, depth, right) = match kernels.bf16 {
+                Some(bf16) => {
+                    let depth = count.div_ceil(2);
+                    let right = &mut right[..panels * depth * nr];
+                    block.round_windows(bf16, left, left_step, window_memory);
+                    round_panels(bf16, grad_y, n, nr, depth, right);
+                    (bf16.columns(nr), depth, &*right)
                 }
-                let right = &mut right[..panels * count.div_ceil(2) * nr];
-                pack_pairs(pairs, grad_y, n, nr, count, right);
-                // SAFETY: kernels for `nr` columns of this processor.
-                unsafe { add_product(pairs.columns(nr), left, left_step, right, count.div_ceil(2), (n, nr), out, add) };
-                continue;
-            }
-            for (pixel, row) in left.chunks_exact_mut(left_step).take(count).enumerate() {
-                row[..rows].copy_from_slice(windows.part(start + pixel, first, rows, window_memory));
-                row[rows..].fill(0.0);
-            }
-            // The rows of a single panel are in order already.
-            let right = if n == nr {
-                grad_y
-            } else {
-                let right = &mut right[..panels * count * nr];
-                pack_panels(grad_y, n, nr, count, right);
-                &*right
+                None => {
+                    block.copy_windows(left, left_step, window_memory);
+                    // The rows of a single panel are in order already.
+                    let right = if n == nr {
+                        grad_y
+                    } else {
+                        let right = &mut right[..panels * count * nr];
+                        pack_panels(grad_y, n, nr, count, right);
+                        &*right
+                    };
+                    (kernels.columns(nr), count, right)
+                }
             };
-            // SAFETY: as above.
-            unsafe { add_product(kernels.columns(nr), left, left_step, right, count, (n, nr), out, add) };
+            let add = accumulate || start > pixels.start;
+            // SAFETY: a kernel for `nr` columns of this processor.
+            unsafe { add_product(kernel, left, left_step, right, depth, (n, nr), out, add) };
         }
     });
 }
 
-/// Copies rows of `n` numbers, as words of two rows, to panels `[n / nr][rows / 2][nr]`, filled up with zeros.
-fn pack_pairs(pairs: PairKernels, from: &[f32], n: usize, nr: usize, rows: usize, to: &mut [f32]) {
-    let zeros = vec![0.0; n];
+/// The elements `first .. first + rows` of the windows of `count` output pixels from `start` on.
+struct Block<'a> {
+    windows: &'a InputWindows<'a>,
+    first: usize,
+    rows: usize,
+    start: usize,
+    count: usize,
+}
+
+impl Block<'_> {
+    /// Copies the windows to rows of `step` numbers, filled up with zeros. `memory` has room for a window.
+    fn copy_windows(&self, to: &mut [f32], step: usize, memory: &mut [f32]) {
+        for (pixel, row) in to.chunks_exact_mut(step).take(self.count).enumerate() {
+            row[..self.rows].copy_from_slice(self.windows.part(self.start + pixel, self.first, self.rows, memory));
+            row[self.rows..].fill(0.0);
+        }
+    }
+
+    /// Rounds the windows of two pixels at a time to a row of `step` words. `memory` has room for two windows.
+    fn round_windows(&self, bf16: Bf16Kernels, to: &mut [f32], step: usize, memory: &mut [f32]) {
+        let (even_memory, odd_memory) = memory.split_at_mut(memory.len() / 2);
+        for (i, row) in to.chunks_exact_mut(step).take(self.count.div_ceil(2)).enumerate() {
+            let pixel = self.start + 2 * i;
+            let even = self.windows.part(pixel, self.first, self.rows, even_memory);
+            let odd = if 2 * i + 1 < self.count {
+                self.windows.part(pixel + 1, self.first, self.rows, odd_memory)
+            } else {
+                odd_memory.fill(0.0);
+                &odd_memory[..self.rows]
+            };
+            bf16.rounding.rows([even, odd], row);
+        }
+    }
+}
+
+/// Rounds two rows of `n` numbers at a time to a row of words, in panels `[n / nr][depth][nr]`, filled up with zeros. There are `2 * depth`
+/// rows, or one less.
+fn round_panels(bf16: Bf16Kernels, from: &[f32], n: usize, nr: usize, depth: usize, to: &mut [f32]) {
+    let zeros = [0.0; microkernel::MAX_NR];
     for (i, two) in from.chunks(2 * n).enumerate() {
         let (even, odd) = two.split_at(n);
-        let odd = if odd.is_empty() { &zeros } else { odd };
-        for (p, (even, odd)) in even.chunks(nr).zip(odd.chunks(nr)).enumerate() {
-            pairs.rounding.rows([even, odd], &mut to[(p * rows.div_ceil(2) + i) * nr..][..nr]);
+        for (p, even) in even.chunks(nr).enumerate() {
+            let odd = odd.get(p * nr..).map_or(&zeros[..], |odd| if odd.is_empty() { &zeros } else { odd });
+            bf16.rounding.rows([even, &odd[..even.len()]], &mut to[(p * depth + i) * nr..][..nr]);
         }
     }
 }

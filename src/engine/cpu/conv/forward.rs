@@ -133,7 +133,7 @@ unsafe impl LeftRows for InputWindows<'_> {
 pub struct Packed<'a> {
     /// As many numbers as [`forward_workspace`] says.
     pub memory: &'a mut [f32],
-    /// Whether the weight is there already, from an earlier forward with the same weight and geometry.
+    /// Whether the weight is there already, from an earlier forward with the same weight, geometry and precision.
     pub ready: bool,
 }
 
@@ -208,6 +208,10 @@ pub fn forward_workspace(geometry: &Conv2dGeometry) -> usize {
 }
 
 /// Computes `y = conv(x, weight) + bias`, and packs the weight first unless that is done. `x` is `[batch, in_h, in_w, in_c]`, `weight` `[k, out_c]`, `y` `[batch, out_h, out_w, out_c]`.
+///
+/// # Panics
+/// If `precision` is bf16 and the processor has no dot products of it ([`InstructionSet::has_bf16`](crate::engine::cpu::InstructionSet)).
+/// tf32 is computed in f32.
 pub fn conv2d_forward(
     precision: Precision,
     geometry: &Conv2dGeometry,
