@@ -1,6 +1,6 @@
 """Measures PyTorch on this machine's GPU, for `scripts/gpu-check`; needs no package but PyTorch.
 
-    python3 torch_gpu.py --what mgn-ptl|resnet50|cells|ceilings --way WAY --precision bf16|tf32 --json FILE
+    python3 torch_gpu.py --what mgn-ptl|resnet50|cells|ceilings --way WAY --precision bf16|tf32 --batch N --json FILE
 
 A way is `eager` or `compiled`, or one of them with `-recorded`: recorded as a CUDA graph and replayed, as our own passes are. With
 `--tiny`, everything runs at tiny sizes on the CPU, which shows that the program works; its times mean nothing.
@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import gc
 import json
+import os
 import statistics
 import time
 from pathlib import Path
@@ -23,7 +24,6 @@ from networks import BConvCell, build
 from training import optimizer, total_loss, train_cell
 
 WAYS = ("eager", "eager-recorded", "compiled", "compiled-recorded")
-BATCHES = (16, 64)
 SIZES = {"mgn-ptl": [384, 128], "resnet50": [256, 128]}
 CLASSES = 751
 # Bytes of a tensor that is copied, and the sizes of products: rows, inner, columns.
@@ -157,20 +157,13 @@ def cell(options, spec):
     return options.recorded(run)
 
 
-def steps_of(options, arch):
-    """Measures the step of a network at every batch size."""
-    for batch in (4,) if options.tiny else BATCHES:
-        yield measured(options, lambda: step(options, arch, batch), arch, batch, "step", passes=1)
-
-
-def cells(options):
-    """Measures the cells of MGN_PTL at every batch size, forward, and forward and backward."""
-    for batch in (4,) if options.tiny else BATCHES:
-        for work in works.cells(batch):
-            what = " ".join(work.name.split("-")[:2])
-            pass_ = "training" if work.spec["train"] else "evaluation"
-            passes = 1 if options.tiny else 10
-            yield measured(options, lambda: cell(options, work.spec), what, batch, pass_, passes)
+def cells(options, batch):
+    """Measures the cells of MGN_PTL, forward, and forward and backward."""
+    for work in works.cells(batch):
+        what = " ".join(work.name.split("-")[:2])
+        pass_ = "training" if work.spec["train"] else "evaluation"
+        passes = 1 if options.tiny else 10
+        yield measured(options, lambda: cell(options, work.spec), what, batch, pass_, passes)
 
 
 def measured(options, prepare, what, batch, pass_, passes):
@@ -207,6 +200,7 @@ def main():
     parser.add_argument("--what", required=True, choices=("ceilings", *SIZES, "cells"))
     parser.add_argument("--way", default="eager", choices=WAYS)
     parser.add_argument("--precision", default="bf16", choices=("bf16", "tf32"))
+    parser.add_argument("--batch", type=int, default=16, help="images of a step or a pass of a cell; default: 16")
     parser.add_argument("--json", required=True, type=Path)
     parser.add_argument("--tiny", action="store_true", help="tiny sizes on the CPU")
     arguments = parser.parse_args()
@@ -225,10 +219,14 @@ def main():
     if arguments.what == "ceilings":
         found = ceilings(options)
     else:
-        found = cells(options) if arguments.what == "cells" else steps_of(options, arguments.what)
+        arch, batch = arguments.what, arguments.batch
+        of_step = (measured(options, lambda: step(options, arch, batch), arch, batch, "step", passes=1) for _ in range(1))
+        found = cells(options, batch) if arch == "cells" else of_step
+    part = arguments.json.with_suffix(".part")
     for row in found:
         report["rows"].append(row)
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+        part.write_text(json.dumps(report, indent=2) + "\n")
+        os.replace(part, arguments.json)
         print(json.dumps(row), flush=True)
 
 

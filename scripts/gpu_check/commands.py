@@ -6,6 +6,8 @@ import subprocess
 
 from report import CUT_OFF, FAILED, PASSED
 
+# What ends a program from outside.
+REQUESTS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 # Advice at the end of an error, after the line that says what is wrong.
 ADVICE = ("note: ", "Set TORCH", "For even more", "You can suppress")
 
@@ -20,14 +22,17 @@ def last_line(log):
 def run(arguments, log, seconds, environment=None):
     """Runs a program for at most `seconds`, and returns how it ended and a remark. All that it started ends with it."""
     with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [str(argument) for argument in arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                [str(argument) for argument in arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+        except OSError as error:
+            return FAILED, f"{arguments[0]} cannot be run: {error}"
         try:
             code = process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -36,6 +41,8 @@ def run(arguments, log, seconds, environment=None):
             end(process)
     if code == 0:
         return PASSED, ""
+    if -code in REQUESTS or code - 128 in REQUESTS:
+        return CUT_OFF, f"it was ended from outside; last line: {last_line(log)}"
     return FAILED, last_line(log) if code > 0 else f"signal {-code}; last line: {last_line(log)}"
 
 

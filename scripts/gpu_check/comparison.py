@@ -3,9 +3,10 @@
 WAYS = ("eager", "eager-recorded", "compiled", "compiled-recorded")
 
 NOTES = """\
-Milliseconds, the medians of ten samples. "own" and "vendor" are ours, with plain convolutions by our kernels and by cuDNN and cuBLASLt. A
-step ends when its loss has been read back; ours replays a CUDA graph, and so does PyTorch where it says recorded. Passes of a cell are
-recorded in ours. PyTorch computes in bf16 by autocast, in channels_last, with a fused optimiser and cuDNN's benchmark mode; tf32 without
+Milliseconds, the medians of ten samples. "own" and "vendor" are ours, with plain convolutions and the gradients of cells by our kernels and
+by cuDNN and cuBLASLt. A step ends when its loss has been read back; ours replays a CUDA graph, and so does PyTorch where it says recorded.
+Our step also uploads the bytes of a batch and makes the network's input of them; PyTorch's images are on the GPU already. Passes of a cell
+are recorded in ours. PyTorch computes in bf16 by autocast, in channels_last, with a fused optimiser and cuDNN's benchmark mode; tf32 without
 autocast. "by ours" is PyTorch's time by ours, the better of own and vendor: above 1, ours is faster. Images/s are of the best of each.
 Memory is the most that PyTorch's tensors took in its best way."""
 

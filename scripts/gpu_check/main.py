@@ -13,7 +13,7 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from phases import ROOT, Machine
+from phases import ROOT, Checks
 from report import CUT_OFF, Report
 
 PRECISIONS = ("bf16", "tf32", "f32")
@@ -60,10 +60,16 @@ def arguments():
 
 def output(*command):
     """Returns what a command prints."""
-    done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)
+    name = " ".join(str(part) for part in command)
+    try:
+        done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    except OSError as error:
+        raise Stop(f"{name} cannot be run: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise Stop(f"{name} did not end within two minutes: the driver may hang") from error
     if done.returncode:
         lines = (done.stderr + done.stdout).strip().splitlines() or ["it printed nothing"]
-        raise Stop(f"{' '.join(str(part) for part in command)} failed: {lines[-1]}")
+        raise Stop(f"{name} failed: {lines[-1]}")
     return done.stdout.strip()
 
 
@@ -80,48 +86,69 @@ def gpu(device):
     return name.strip(), driver.strip()
 
 
-def program(device):
-    """Returns the path of ptl-train, which is built if it is missing."""
-    named = os.environ.get("PTL_BIN")
-    path = Path(named or Path(os.environ.get("CARGO_TARGET_DIR", "target")) / "release" / "ptl-train").absolute()
-    if os.access(path, os.X_OK) and path.is_file():
-        return path
-    if named:
-        raise Stop(f"PTL_BIN={named} is no program")
-    if not shutil.which("cargo"):
-        raise Stop(f"there is no {path} and no cargo to build it; name a ptl-train in PTL_BIN")
-    features = [] if device == "cuda" else ["--features", "emulator"]
-    subprocess.run(["cargo", "build", "--release", "--locked", "--bin", "ptl-train", *features], check=True)
+def named_program(variable):
+    """Returns the path of the program that a variable names; None without one."""
+    named = os.environ.get(variable)
+    if not named:
+        return None
+    path = Path(named).absolute()
+    if not (os.access(path, os.X_OK) and path.is_file()):
+        raise Stop(f"{variable}={named} is no program")
     return path
 
 
-def bench():
-    """Returns the path of the bench `kernels`, which is built if there is cargo; None without it."""
-    named = os.environ.get("PTL_BENCH")
+def build(device, *command):
+    """Builds something for a device with cargo, and returns its messages."""
+    command = ["cargo", *command, "--locked", "--message-format=json-render-diagnostics"]
+    command += [] if device == "cuda" else ["--features", "emulator"]
+    # Without nvcc, a program for a GPU would be built without its kernels.
+    environment = {**os.environ, **({"PTL_CUDA": "require"} if device == "cuda" else {})}
+    built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return [json.loads(line) for line in built.stdout.splitlines()]
+
+
+def executable(messages, name):
+    """Returns the path of a program that cargo built."""
+    found = (m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == name)
+    return Path(next(found))
+
+
+def program(device):
+    """Returns the path of ptl-train, which is built unless it is named."""
+    named = named_program("PTL_BIN")
     if named:
-        path = Path(named).absolute()
-        if not (os.access(path, os.X_OK) and path.is_file()):
-            raise Stop(f"PTL_BENCH={named} is no program")
-        return path
+        return named
     if not shutil.which("cargo"):
-        return None
-    command = ["cargo", "bench", "--locked", "--no-run", "--bench", "kernels", "--message-format=json"]
-    built = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    found = [message for message in map(json.loads, built) if message.get("target", {}).get("name") == "kernels"]
-    return Path(next(message["executable"] for message in found if message.get("executable")))
+        raise Stop("there is no cargo to build ptl-train; name a built one in PTL_BIN")
+    return executable(build(device, "build", "--release", "--bin", "ptl-train"), "ptl-train")
+
+
+def bench(device):
+    """Returns the path of the bench `kernels`, which is built unless it is named; None without cargo."""
+    named = named_program("PTL_BENCH")
+    if named or not shutil.which("cargo"):
+        return named
+    return executable(build(device, "bench", "--no-run", "--bench", "kernels"), "kernels")
+
+
+def digest(path):
+    """Returns a hash of a program, or None."""
+    return path and hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def commit():
-    """Returns the commit of the checkout."""
+    """Returns the commit of the checkout, which says nothing about a program that was built elsewhere."""
+    if os.environ.get("PTL_BIN"):
+        return "unknown"
     try:
         return output("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (Stop, OSError):
+    except Stop:
         return "unknown"
 
 
 def open_report(options, path):
     """Starts a report, or continues one of the same GPU and the same program."""
-    folder = options.out or Path("docs/measurements" if options.device == "cuda" else "target/gpu-check")
+    folder = options.out or ROOT / ("docs/measurements" if options.device == "cuda" else "target/gpu-check")
     name, driver = gpu(options.device)
     same = {
         "device": options.device,
@@ -129,7 +156,7 @@ def open_report(options, path):
         "driver": driver,
         "quick": options.quick,
         "precision": options.precision,
-        "program": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        "program": digest(path),
     }
     title = options.report or f"{datetime.now(timezone.utc):%Y-%m-%d-%H%M}-{re.sub('[^a-z0-9]+', '-', name.lower())}"
     if options.report and (folder / f"{title}.json").exists():
@@ -138,7 +165,8 @@ def open_report(options, path):
             raise Stop(f"{report.logs} with the outputs of earlier checks is missing: put it beside {report.json}, or name a new report")
         for key, value in same.items():
             if report.data[key] != value:
-                raise Stop(f"{report.json} has the {key} {report.data[key]}, not {value}: name a new report")
+                advice = "pass the same options, or name a new report"
+                raise Stop(f"{report.json} was made with {key} {report.data[key]}, and this run has {value}: {advice}")
         if options.seed not in (None, report.data["seed"]):
             raise Stop(f"{report.json} has the seed {report.data['seed']}, not {options.seed}: leave out --seed, or name a new report")
         print(f"continuing the report {report.json}", flush=True)
@@ -146,9 +174,19 @@ def open_report(options, path):
         seed = int(time.time()) if options.seed is None else options.seed
         head = {**same, "seed": seed, "commit": options.commit or commit(), "info": output(path, "info")}
         report = Report(folder, title, head)
+        for there in (report.markdown, report.logs):
+            if there.exists():
+                raise Stop(f"{there} is there already, but no {report.json}: name a new report, or remove it")
         print(f"starting the report {report.json}", flush=True)
     report.logs.mkdir(parents=True, exist_ok=True)
     return report
+
+
+def same_bench(report, path):
+    """Refuses to continue with another bench than the one that measured before."""
+    found = report.data.setdefault("bench_program", digest(path))
+    if path and found != digest(path):
+        raise Stop(f"{report.json} was measured by the bench {found}, and this one is {digest(path)}: name a new report")
 
 
 def run(phase, checks, report, minutes):
@@ -169,25 +207,32 @@ def run(phase, checks, report, minutes):
 
 def main():
     """Returns the exit code."""
-    # `timeout` and a closed terminal end what runs, too.
+    # `timeout` and a closed terminal end what runs, too; under `nohup`, a closed terminal does not.
     for request in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(request, lambda number, _frame: sys.exit(128 + number))
+        if signal.getsignal(request) != signal.SIG_IGN:
+            signal.signal(request, lambda number, _frame: sys.exit(128 + number))
+    # nvidia-smi counts GPUs in this order.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     options = arguments()
     chosen = [phase for phase in PHASES if phase in options.phases or not options.phases]
-    os.chdir(ROOT)
     path = program(options.device)
     report = open_report(options, path)
-    measures = bench() if {"steps", "cells"} & set(chosen) else None
+    measures = bench(options.device) if {"steps", "cells"} & set(chosen) else None
+    if measures:
+        same_bench(report, measures)
     precisions = [options.precision] if options.precision else list(PRECISIONS)
-    machine = Machine(path, measures, options.device, options.quick, report.data["seed"], precisions, report.logs.absolute())
-    phases = machine.phases()
+    of_machine = Checks(path, measures, options.device, options.quick, report.data["seed"], precisions, report.logs.absolute())
+    phases = of_machine.phases()
     for phase in chosen:
         run(phase, phases[phase], report, options.minutes)
     print(f"report: {report.markdown}, {report.json}")
     bad = report.bad(chosen)
     if bad:
-        again = f"scripts/gpu-check --report {report.markdown.stem}"
-        raise Stop(f"{bad} checks failed or were cut off; {again}, with the same options, runs again what was cut off")
+        again = f"scripts/gpu-check --report {report.markdown.stem}, with the same options, repeats what was cut off"
+        raise Stop(
+            f"{bad} of the checks failed or were cut off; their outputs are in {report.logs}. {again} (--minutes gives a phase more time); "
+            "a failed check is repeated in a new report only"
+        )
     return 0
 
 

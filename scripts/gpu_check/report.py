@@ -87,7 +87,7 @@ class Report:
         if data["device"] != "cuda":
             lines += ["A rehearsal with the emulated GPU: the times in it mean nothing.", ""]
         quick = ", quick" if data["quick"] else ""
-        lines += [f"Driver {data['driver']}, commit {data['commit']}, ptl-train {data['program']}, seed {data['seed']}{quick}.", ""]
+        lines += [f"Driver {data['driver']}, commit {data['commit']}, ptl-train with SHA-256 {data['program']}, seed {data['seed']}{quick}.", ""]
         lines += ["```", data["info"].rstrip(), "```", "", "| phase | check | result | s | |", "|---|---|---|---:|---|"]
         for c in self.checks:
             seconds = "" if c["seconds"] is None else f"{c['seconds']:.0f}"

@@ -31,11 +31,17 @@ with open(here / "calls.txt", "a") as calls:
     calls.write(call + "\\n")
 wrong = (here / call).read_text() if (here / call).exists() else ""
 if call.startswith("selftest"):
-    by = "ptl's own kernels (no library)" if wrong == "missing" else "a library"
+    by = "ptl's own kernels (no library)" if wrong.startswith("missing") else "a library"
     print(f"a GPU, convolutions by {by}, seed {value('--seed')}", flush=True)
 if wrong == "hang":
     (here / "pid").write_text(str(os.getpid()))
     time.sleep(60)
+if wrong == "refused":
+    print("cuDNN does not compute the output (no algorithm): ptl's own kernel does")
+if wrong == "ended":
+    os.kill(os.getpid(), 15)
+if wrong.endswith("fails"):
+    sys.exit("error: the numbers differ")
 if wrong == "fail":
     sys.exit("error: the numbers differ\\nnote: this is advice")
 if call == "demo":
@@ -121,7 +127,7 @@ class GpuCheck(unittest.TestCase):
         self.goes("selftest-tf32-false", "fail")
         done = self.run_script("selftest")
         self.assertEqual(done.returncode, 1)
-        self.assertIn("1 checks failed", done.stderr)
+        self.assertIn("1 of the checks failed", done.stderr)
         self.assertEqual(self.checks()["selftest", "own kernels in tf32"], "failed")
         self.assertEqual(self.remark("selftest", "own kernels in tf32"), "error: the numbers differ")
         self.assertEqual(self.run_script("train").returncode, 0, "the named phases count")
@@ -177,6 +183,23 @@ class GpuCheck(unittest.TestCase):
         self.run_script("selftest-vendor")
         self.assertEqual(self.calls(), ["selftest-f32-true"], "it is tried again")
 
+    def test_a_library_that_refuses_or_fails_is_not_passed_over(self):
+        self.goes("selftest-f32-true", "refused")
+        self.goes("selftest-tf32-true", "missing and fails")
+        self.assertEqual(self.run_script("selftest-vendor").returncode, 1)
+        self.assertIn("1 passes of convolutions were refused", self.remark("selftest-vendor", "cuDNN and cuBLASLt in f32"))
+        self.assertEqual(self.checks()["selftest-vendor", "cuDNN and cuBLASLt in tf32"], "failed")
+
+    def test_a_check_that_is_ended_from_outside_runs_again(self):
+        self.goes("selftest-f32-false", "ended")
+        self.assertEqual(self.run_script("selftest").returncode, 1)
+        self.assertEqual(self.checks()["selftest", "own kernels in f32"], "cut off")
+
+    def test_another_bench_is_refused(self):
+        self.assertEqual(self.run_script("cells").returncode, 0)
+        self.write("kernels", BENCH + "# changed\n")
+        self.assertRegex(self.run_script("steps").stderr, "measured by the bench .* name a new report")
+
     def test_without_a_usable_pytorch_nothing_is_compared(self):
         self.write("nvidia-smi", NVIDIA_SMI)
         without_gpu = "import types\n__version__ = '2.11'\ncuda = types.SimpleNamespace(is_available=lambda: False)\n"
@@ -188,8 +211,12 @@ class GpuCheck(unittest.TestCase):
             done = self.run_script("pytorch", device="cuda", PYTHONPATH=str(self.folder))
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertEqual(set(self.checks().values()), {"skipped"})
-            self.assertIn(words, self.remark("pytorch", "cells, compiled, bf16"))
+            self.assertIn(words, self.remark("pytorch", "cells at 16, compiled, bf16"))
         (self.folder / "r.json").unlink()
+        self.assertRegex(self.run_script("pytorch", "--precision", "f32").stderr, "r.md is there already, .* name a new report")
+        (self.folder / "r.md").unlink()
+        self.assertRegex(self.run_script("pytorch", "--precision", "f32").stderr, "/r is there already, .* name a new report")
+        shutil.rmtree(self.folder / "r")
         self.assertEqual(self.run_script("pytorch", "--precision", "f32").returncode, 0)
         self.assertEqual(self.remark("pytorch", "in f32"), "PyTorch is compared in bf16 and tf32")
 
@@ -208,7 +235,7 @@ class GpuCheck(unittest.TestCase):
         self.write("ptl-train", PROGRAM + "# changed\n")
         done = self.run_script("train")
         self.assertEqual(done.returncode, 1)
-        self.assertRegex(done.stderr, "has the program .* name a new report")
+        self.assertRegex(done.stderr, "made with program .* name a new report")
         shutil.rmtree(self.folder / "r")
         self.assertRegex(self.run_script("train").stderr, "earlier checks is missing: .* name a new report")
 
