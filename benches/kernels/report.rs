@@ -12,7 +12,7 @@ pub struct Row {
     pub what: String,
     pub batch: usize,
     pub pass: &'static str,
-    /// Who computes plain convolutions: `OWN` or `VENDOR`.
+    /// Who computes convolutions: `OWN` or `VENDOR`.
     pub by: &'static str,
     pub time: Duration,
     /// Bytes read and written, counted from shapes; `None` if unknown.
@@ -33,8 +33,8 @@ impl Row {
     }
 }
 
-/// Times of a cell, each for evaluation and for training: fused, and unfused with the convolution by our own kernels and by the vendor's
-/// library. What a device does not have is `None`.
+/// Times of a cell, each for evaluation and for training: fused, with the gradients by what is faster; and unfused, with the convolution by our
+/// own kernels and by the vendor's library. What a device does not have is `None`.
 #[derive(Default)]
 pub struct Gain {
     pub cell: String,
@@ -121,5 +121,5 @@ Bytes are counted from shapes, each tensor once for each launch that has it. A c
 and output forward; backward the output's gradient, inputs and parameters again, and the gradients of both. The optimiser's: gradient twice
 (norm, update), parameter and three moments read and written. Those of a step and of a convolution of ResNet-50 are not counted: their
 share is that of their arithmetic. Tensors that fit into a cache stay there from pass to pass, so a share may exceed 100 %. The column
-convolutions says who computed plain convolutions: our own kernels or the vendor's libraries. An unfused cell is a plain convolution and an
-elementwise pass.";
+convolutions says who computed plain convolutions and the gradients of cells: our own kernels or the vendor's libraries. An unfused cell is a plain convolution and an
+elementwise pass. A fused one computes its output by our own kernel; its gradients are by either, and the faster one counts as fused.";

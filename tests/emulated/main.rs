@@ -19,7 +19,7 @@ mod vendor;
 use ptl::engine::device::{Device, DeviceKind, DeviceOptions};
 use ptl::engine::precision::Precision;
 
-/// Whether emulated libraries run plain convolutions, as on a GPU by default, or the crate's own kernels do.
+/// Whether emulated libraries run plain convolutions and the gradients of cells, as on a GPU by default, or the crate's own kernels do.
 const WITH_AND_WITHOUT_VENDOR: [bool; 2] = [true, false];
 
 /// Returns the emulated GPU as it is by default, or `None` in a build without a C++ compiler.

@@ -115,7 +115,7 @@ impl Op for BConvCell {
     }
 
     fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
-        let launch = ConvLaunch::cell(gpu, &self.gates);
+        let launch = ConvLaunch::new(gpu, &self.gates);
         let gates = self.gates.pixels() * self.gates.out_c * gpu.activation_bytes();
         Ok(Needs {
             inputs: vec![true],
@@ -128,7 +128,7 @@ impl Op for BConvCell {
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
         let states = cx.state.expect("a cell has a state");
-        let launch = ConvLaunch::cell(cx.gpu, &self.gates);
+        let launch = ConvLaunch::new(cx.gpu, &self.gates);
         launch.step_cell(cx.inputs[0], cx.params[0], states, cx.output, cx.saved, cx.workspace)
     }
 
@@ -137,7 +137,7 @@ impl Op for BConvCell {
         let (grid, dgates) = (Grid::any(pixels * channels), cx.saved);
         let (prev, dy) = (cx.prev_state, cx.grad_output);
         kernels::bconv_gate_gradients(cx.gpu, grid, dgates, prev, dy, pixels as i64, channels as i32)?;
-        let launch = ConvLaunch::cell(cx.gpu, &self.gates);
+        let launch = ConvLaunch::new(cx.gpu, &self.gates);
         if let Some(grad) = cx.grad_inputs[0] {
             launch.backward_data(dgates, cx.params[0], grad, cx.workspace)?;
         }

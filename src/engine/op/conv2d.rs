@@ -116,19 +116,19 @@ impl Op for Conv2d {
     }
 
     fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
-        let launch = ConvLaunch::plain(gpu, &self.geometry, self.bias);
+        let launch = ConvLaunch::with_bias(gpu, &self.geometry, self.bias);
         let (forward_workspace, backward_workspace) = (launch.forward_workspace()?, launch.backward_workspace()?);
         Ok(Needs { inputs: vec![true], forward_workspace, backward_workspace, ..Needs::default() })
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
         let bias = cx.params.get(1).copied().unwrap_or(Ptr::NULL);
-        let launch = ConvLaunch::plain(cx.gpu, &self.geometry, self.bias);
+        let launch = ConvLaunch::with_bias(cx.gpu, &self.geometry, self.bias);
         launch.forward(cx.inputs[0], cx.params[0], bias, cx.output, cx.workspace)
     }
 
     fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
-        let launch = ConvLaunch::plain(cx.gpu, &self.geometry, self.bias);
+        let launch = ConvLaunch::with_bias(cx.gpu, &self.geometry, self.bias);
         if let Some(grad) = cx.grad_inputs[0] {
             launch.backward_data(cx.grad_output, cx.params[0], grad, cx.workspace)?;
         }

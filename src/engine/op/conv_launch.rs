@@ -58,15 +58,15 @@ struct BackwardParts {
 }
 
 impl<'a> ConvLaunch<'a> {
-    /// Returns a plain convolution, each pass of which the vendor's libraries run if they are switched on and take it. A convolution with a
-    /// bias is small; the crate's own kernels always run it.
-    pub(super) fn plain(gpu: &'a Gpu, geometry: &'a Conv2dGeometry, bias: bool) -> ConvLaunch<'a> {
-        ConvLaunch { gpu, geometry, vendor: gpu.vendor().filter(|_| !bias) }
+    /// Returns a convolution, each pass of which the vendor's libraries run if they are switched on and take it; [`ConvLaunch::step_cell`]
+    /// asks none.
+    pub(super) fn new(gpu: &'a Gpu, geometry: &'a Conv2dGeometry) -> ConvLaunch<'a> {
+        ConvLaunch { gpu, geometry, vendor: gpu.vendor() }
     }
 
-    /// Returns the convolution of a cell to its four gates, which the crate's own kernels run.
-    pub(super) fn cell(gpu: &'a Gpu, geometry: &'a Conv2dGeometry) -> ConvLaunch<'a> {
-        ConvLaunch { gpu, geometry, vendor: None }
+    /// Returns a convolution that may have a bias. One that has is small; the crate's own kernels always run it.
+    pub(super) fn with_bias(gpu: &'a Gpu, geometry: &'a Conv2dGeometry, bias: bool) -> ConvLaunch<'a> {
+        ConvLaunch { gpu, geometry, vendor: gpu.vendor().filter(|_| !bias) }
     }
 
     /// Returns the words of workspace that [`ConvLaunch::forward`] needs, whoever runs it: a library may still refuse when it is called.
@@ -117,7 +117,8 @@ impl<'a> ConvLaunch<'a> {
         kernels::conv2d_forward(gpu, grid, x, weight, bias, y, sizes)
     }
 
-    /// Enqueues one step of the cell whose gates are this convolution's outputs. `gates` gets the activated gates, unless it is null.
+    /// Enqueues one step of the cell whose gates are this convolution's outputs, by the crate's own fused kernel. `gates` gets the activated
+    /// gates, unless it is null.
     pub(crate) fn step_cell(
         &self,
         x: Ptr,
