@@ -7,8 +7,8 @@
 // dresidual = g. With running statistics (`batch_statistics` = 0) the two sums drop out of dx.
 //
 // Contract. Activations are [rows, channels], f32 or bf16; statistics, parameters and their gradients are f32 [channels]. The rows
-// are cut into fixed splits. Each split gives partial sums, which are added in order and in double precision; within a split the
-// order depends only on whether a row is a multiple of 16 bytes long. The first row of x is subtracted before squaring, so that a
+// are cut into fixed splits. Each split gives partial sums, which are added in a fixed order and in double precision; within a split
+// the order depends only on whether a row is a multiple of 16 bytes long. The first row of x is subtracted before squaring, so that a
 // large mean costs no digits. `accumulate`: 0 overwrites a gradient, any other value adds to it. y may be x or residual; dx may be
 // dy if dresidual is null, and dresidual may be dy. NaN passes the ReLU in both directions.
 
@@ -90,17 +90,42 @@ extern "C" __global__ void __launch_bounds__(256)
     norm_partials(x, partials, rows, channels, split_rows);
 }
 
+// Two sums over all splits.
+struct NormSums {
+    double a, b;
+};
+
+// Adds up the partial sums of 32 channels in double precision: each of the block's eight warps takes every eighth split, and their sums
+// are added in order. The result is for channel blockIdx.x * 32 + threadIdx.x, in the first 32 threads of the block only.
+DEVICE NormSums norm_add_partials(const float* partials, int splits, int channels) {
+    SHARED(NormSums, of_warps, [8][32]);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, channel = blockIdx.x * 32 + lane;
+    NormSums sums = {0.0, 0.0};
+    if (channel < channels) {
+#pragma unroll 4
+        for (int split = warp; split < splits; split += 8) {
+            sums.a += partials[(2ll * split) * channels + channel];
+            sums.b += partials[(2ll * split + 1) * channels + channel];
+        }
+    }
+    of_warps[warp][lane] = sums;
+    __syncthreads();
+    if (warp == 0) {
+        for (int w = 1; w < 8; w++) {
+            sums.a += of_warps[w][lane].a;
+            sums.b += of_warps[w][lane].b;
+        }
+    }
+    return sums;
+}
+
 template <class T>
 DEVICE void norm_finish(const T* x, const float* partials, float* mean, float* inv_std, float* running_mean,
                         float* running_var, int splits, long long rows, int channels, float eps, float momentum) {
-    int channel = (int)global_index();
-    if (channel >= channels) return;
-    double sum = 0.0, squares = 0.0;
-    for (int split = 0; split < splits; split++) {
-        sum += partials[(2ll * split) * channels + channel];
-        squares += partials[(2ll * split + 1) * channels + channel];
-    }
-    double d = sum / rows, biased = squares / rows - d * d;
+    const NormSums sums = norm_add_partials(partials, splits, channels);
+    const int channel = blockIdx.x * 32 + threadIdx.x;
+    if (threadIdx.x >= 32 || channel >= channels) return;
+    double d = sums.a / rows, biased = sums.b / rows - d * d;
     float batch_mean = (float)(load(x + channel) + d);
     // A comparison instead of fmaxf, so that NaN stays NaN.
     float variance = (float)(biased < 0.0 ? 0.0 : biased);
@@ -115,8 +140,8 @@ DEVICE void norm_finish(const T* x, const float* partials, float* mean, float* i
 
 // Mean and 1/√(biased variance + eps) of the batch. Updates the running statistics, with the unbiased variance, unless they are
 // null. Needs rows > 1.
-// launch: grid (ceil(channels / 64))
-extern "C" __global__ void __launch_bounds__(64)
+// launch: grid (ceil(channels / 32))
+extern "C" __global__ void __launch_bounds__(256)
     batch_norm_finish_f32(const float* x,         // [rows, channels], of which the first row is read
                           const float* partials,  // [splits, 2, channels]
                           float* mean, float* inv_std, float* running_mean, float* running_var,  // [channels] each
@@ -124,7 +149,7 @@ extern "C" __global__ void __launch_bounds__(64)
     norm_finish(x, partials, mean, inv_std, running_mean, running_var, splits, rows, channels, eps, momentum);
 }
 
-extern "C" __global__ void __launch_bounds__(64)
+extern "C" __global__ void __launch_bounds__(256)
     batch_norm_finish_bf16(const bf16* x, const float* partials, float* mean, float* inv_std, float* running_mean,
                            float* running_var, int splits, long long rows, int channels, float eps, float momentum) {
     norm_finish(x, partials, mean, inv_std, running_mean, running_var, splits, rows, channels, eps, momentum);
@@ -183,21 +208,30 @@ extern "C" __global__ void __launch_bounds__(256)
     norm_apply(x, residual, mean, inv_std, weight, bias, y, rows, channels, relu);
 }
 
-// dy where the ReLU let the value through, else 0. y is null without ReLU.
-template <int N, class T> DEVICE Vec<N> norm_masked(const T* y, const T* dy, long long i) {
+// From what backward knows which values the ReLU let through: there is no ReLU; y; or y computed again from x, so that y is not read.
+enum { NO_RELU = 0, RELU_OF_Y = 1, RELU_OF_X = 2 };
+
+// dy where the ReLU let the value through, else 0. v are the elements of x, scale is inv_std·weight.
+template <int N, class T>
+DEVICE Vec<N> norm_masked(const T* y, const T* dy, long long i, const Vec<N>& v, const Vec<N>& mean, const Vec<N>& scale,
+                          const Vec<N>& bias, int relu) {
     Vec<N> g = load_vec<N>(dy + i);
-    if (y) {
-        Vec<N> out = load_vec<N>(y + i);
+    if (relu == NO_RELU) return g;
+    Vec<N> out = {};
+    if (relu == RELU_OF_Y) out = load_vec<N>(y + i);
 #pragma unroll
-        for (int e = 0; e < N; e++)
-            if (out[e] <= 0.0f) g[e] = 0.0f;
+    for (int e = 0; e < N; e++) {
+        // As in norm_apply.
+        if (relu == RELU_OF_X) out[e] = (v[e] - mean[e]) * scale[e] + bias[e];
+        if (out[e] <= 0.0f) g[e] = 0.0f;
     }
     return g;
 }
 
 template <class T>
 DEVICE void norm_backward_partials(const T* x, const T* y, const T* dy, const float* mean, const float* inv_std,
-                                   float* partials, long long rows, int channels, int split_rows) {
+                                   const float* weight, const float* bias, float* partials, long long rows, int channels,
+                                   int split_rows, int relu) {
     by_width<VEC<T>>(channels % VEC<T> == 0 && aligned_16(x, y, dy), [=](auto by) {
         constexpr int N = decltype(by)::VALUE;
         const int channel = NormTile<N>::channel();
@@ -205,10 +239,13 @@ DEVICE void norm_backward_partials(const T* x, const T* y, const T* dy, const fl
         Vec<N> sum = {}, dot = {};
         if (channel < channels) {
             Vec<N> m = gather_vec<N>(mean + channel), s = gather_vec<N>(inv_std + channel);
+            Vec<N> scale = gather_vec<N>(weight + channel), shift = gather_vec<N>(bias + channel);
+#pragma unroll
+            for (int e = 0; e < N; e++) scale[e] = s[e] * scale[e];
 #pragma unroll 4
             for (long long row = first + NormTile<N>::row(); row < end; row += NormTile<N>::ROWS) {
                 long long i = row * channels + channel;
-                Vec<N> g = norm_masked<N>(y, dy, i), v = load_vec<N>(x + i);
+                Vec<N> v = load_vec<N>(x + i), g = norm_masked<N>(y, dy, i, v, m, scale, shift, relu);
 #pragma unroll
                 for (int e = 0; e < N; e++) {
                     sum[e] += g[e];
@@ -222,62 +259,60 @@ DEVICE void norm_backward_partials(const T* x, const T* y, const T* dy, const fl
 
 // launch: grid (ceil(channels / 32), splits), splits = ceil(rows / split_rows)
 extern "C" __global__ void __launch_bounds__(256)
-    batch_norm_backward_partials_f32(const float* __restrict__ x, const float* __restrict__ y,  // y: null without ReLU
+    batch_norm_backward_partials_f32(const float* __restrict__ x, const float* __restrict__ y,  // y: read for RELU_OF_Y
                                      const float* __restrict__ dy,                              // [rows, channels] each
-                                     const float* __restrict__ mean, const float* __restrict__ inv_std,  // [channels]
+                                     const float* __restrict__ mean, const float* __restrict__ inv_std,
+                                     const float* __restrict__ weight, const float* __restrict__ bias,  // [channels] each
                                      float* __restrict__ partials,  // [splits, 2, channels]: Σg, Σg·x̂
-                                     long long rows, int channels, int split_rows) {
-    norm_backward_partials(x, y, dy, mean, inv_std, partials, rows, channels, split_rows);
+                                     long long rows, int channels, int split_rows, int relu) {
+    norm_backward_partials(x, y, dy, mean, inv_std, weight, bias, partials, rows, channels, split_rows, relu);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
     batch_norm_backward_partials_bf16(const bf16* __restrict__ x, const bf16* __restrict__ y,
                                       const bf16* __restrict__ dy, const float* __restrict__ mean,
-                                      const float* __restrict__ inv_std, float* __restrict__ partials, long long rows,
-                                      int channels, int split_rows) {
-    norm_backward_partials(x, y, dy, mean, inv_std, partials, rows, channels, split_rows);
+                                      const float* __restrict__ inv_std, const float* __restrict__ weight,
+                                      const float* __restrict__ bias, float* __restrict__ partials, long long rows,
+                                      int channels, int split_rows, int relu) {
+    norm_backward_partials(x, y, dy, mean, inv_std, weight, bias, partials, rows, channels, split_rows, relu);
 }
 
-// launch: grid (ceil(channels / 64))
-extern "C" __global__ void __launch_bounds__(64)
+// launch: grid (ceil(channels / 32))
+extern "C" __global__ void __launch_bounds__(256)
     batch_norm_backward_finish(const float* __restrict__ partials,  // [splits, 2, channels]
                                float* __restrict__ sums,            // [2, channels]: Σg, Σg·x̂
                                float* __restrict__ dweight, float* __restrict__ dbias,  // [channels], each may be null
                                int splits, int channels, int accumulate_weight, int accumulate_bias) {
-    int channel = (int)global_index();
-    if (channel >= channels) return;
-    double sum = 0.0, dot = 0.0;
-    for (int split = 0; split < splits; split++) {
-        sum += partials[(2ll * split) * channels + channel];
-        dot += partials[(2ll * split + 1) * channels + channel];
-    }
-    sums[channel] = (float)sum;
-    sums[channels + channel] = (float)dot;
-    if (dweight) put(dweight + channel, (float)dot, accumulate_weight);
-    if (dbias) put(dbias + channel, (float)sum, accumulate_bias);
+    const NormSums total = norm_add_partials(partials, splits, channels);
+    const int channel = blockIdx.x * 32 + threadIdx.x;
+    if (threadIdx.x >= 32 || channel >= channels) return;
+    sums[channel] = (float)total.a;
+    sums[channels + channel] = (float)total.b;
+    if (dweight) put(dweight + channel, (float)total.b, accumulate_weight);
+    if (dbias) put(dbias + channel, (float)total.a, accumulate_bias);
 }
 
 template <class T>
 DEVICE void norm_backward_apply(const T* x, const T* y, const T* dy, const float* mean, const float* inv_std,
-                                const float* weight, const float* sums, T* dx, T* dresidual, long long rows,
-                                int channels, int batch_statistics, int accumulate_dx, int accumulate_dresidual) {
+                                const float* weight, const float* bias, const float* sums, T* dx, T* dresidual,
+                                long long rows, int channels, int batch_statistics, int relu, int accumulate_dx,
+                                int accumulate_dresidual) {
     const float share = batch_statistics ? 1.0f / (float)rows : 0.0f;
     by_width<VEC<T>>(channels % VEC<T> == 0 && aligned_16(x, y, dy, dx, dresidual), [=](auto by) {
         constexpr int N = decltype(by)::VALUE;
         for_each_in_columns(rows, channels / N, [=](int part, long long first, unsigned step) {
             const int c = part * N;
-            Vec<N> m = {}, s = {}, scale = {}, sum = {}, dot = {};
-            if (dx) {
-                m = gather_vec<N>(mean + c), s = gather_vec<N>(inv_std + c), scale = gather_vec<N>(weight + c);
-                sum = gather_vec<N>(sums + c), dot = gather_vec<N>(sums + channels + c);
+            Vec<N> m = gather_vec<N>(mean + c), s = gather_vec<N>(inv_std + c), scale = gather_vec<N>(weight + c);
+            Vec<N> shift = gather_vec<N>(bias + c), sum = {}, dot = {};
+            if (dx) sum = gather_vec<N>(sums + c), dot = gather_vec<N>(sums + channels + c);
 #pragma unroll
-                for (int e = 0; e < N; e++) scale[e] *= s[e], dot[e] *= share;
-            }
+            for (int e = 0; e < N; e++) scale[e] = s[e] * scale[e], dot[e] *= share;
             for (long long row = first; row < rows; row += step) {
                 long long i = row * channels + c;
-                Vec<N> g = norm_masked<N>(y, dy, i);
+                Vec<N> v = {};
+                if (dx || relu == RELU_OF_X) v = load_vec<N>(x + i);
+                Vec<N> g = norm_masked<N>(y, dy, i, v, m, scale, shift, relu);
                 if (dx) {
-                    Vec<N> v = load_vec<N>(x + i);
 #pragma unroll
                     for (int e = 0; e < N; e++) v[e] = scale[e] * (g[e] - sum[e] * share - (v[e] - m[e]) * s[e] * dot[e]);
                     put_vec(dx + i, v, accumulate_dx);
@@ -290,22 +325,23 @@ DEVICE void norm_backward_apply(const T* x, const T* y, const T* dy, const float
 
 // dx and dresidual may each be null. launch: any grid of one dimension
 extern "C" __global__ void __launch_bounds__(256, 4)
-    batch_norm_backward_apply_f32(const float* x, const float* y, const float* dy,  // [rows, channels], y null without ReLU
+    batch_norm_backward_apply_f32(const float* x, const float* y, const float* dy,  // [rows, channels], y as above
                                   const float* __restrict__ mean, const float* __restrict__ inv_std,
-                                  const float* __restrict__ weight,  // [channels] each
-                                  const float* __restrict__ sums,    // [2, channels]
-                                  float* dx, float* dresidual,       // [rows, channels] or null
-                                  long long rows, int channels, int batch_statistics, int accumulate_dx,
+                                  const float* __restrict__ weight, const float* __restrict__ bias,  // [channels] each
+                                  const float* __restrict__ sums,                                    // [2, channels]
+                                  float* dx, float* dresidual,  // [rows, channels] or null
+                                  long long rows, int channels, int batch_statistics, int relu, int accumulate_dx,
                                   int accumulate_dresidual) {
-    norm_backward_apply(x, y, dy, mean, inv_std, weight, sums, dx, dresidual, rows, channels, batch_statistics,
+    norm_backward_apply(x, y, dy, mean, inv_std, weight, bias, sums, dx, dresidual, rows, channels, batch_statistics, relu,
                         accumulate_dx, accumulate_dresidual);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
     batch_norm_backward_apply_bf16(const bf16* x, const bf16* y, const bf16* dy, const float* __restrict__ mean,
                                    const float* __restrict__ inv_std, const float* __restrict__ weight,
-                                   const float* __restrict__ sums, bf16* dx, bf16* dresidual, long long rows,
-                                   int channels, int batch_statistics, int accumulate_dx, int accumulate_dresidual) {
-    norm_backward_apply(x, y, dy, mean, inv_std, weight, sums, dx, dresidual, rows, channels, batch_statistics,
+                                   const float* __restrict__ bias, const float* __restrict__ sums, bf16* dx,
+                                   bf16* dresidual, long long rows, int channels, int batch_statistics, int relu,
+                                   int accumulate_dx, int accumulate_dresidual) {
+    norm_backward_apply(x, y, dy, mean, inv_std, weight, bias, sums, dx, dresidual, rows, channels, batch_statistics, relu,
                         accumulate_dx, accumulate_dresidual);
 }

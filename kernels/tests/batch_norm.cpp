@@ -24,12 +24,13 @@ template <> struct NormKernels<float> {
     static void apply(const float* x, const float* res, Floats& m, Floats& i, Floats& w, Floats& b, float* y, int r, int c, int relu) {
         NORM(apply, (Grid{3}), x, res, m, i, w, b, y, r, c, relu);
     }
-    static void backward_partials(Grid g, const Floats& x, const float* y, const Floats& dy, Floats& m, Floats& i, Floats& p, int r, int c, int s) {
-        NORM(backward_partials, g, x, y, dy, m, i, p, r, c, s);
+    static void backward_partials(Grid g, const Floats& x, const float* y, const Floats& dy, Floats& m, Floats& i, Floats& w, Floats& b, Floats& p,
+                                  int r, int c, int s, int relu) {
+        NORM(backward_partials, g, x, y, dy, m, i, w, b, p, r, c, s, relu);
     }
-    static void backward_apply(const float* x, const float* y, const Floats& dy, Floats& m, Floats& i, Floats& w, Floats& s, float* dx, float* dr,
-                               int r, int c, int batch, int adx, int adr) {
-        NORM(backward_apply, (Grid{2}), x, y, dy, m, i, w, s, dx, dr, r, c, batch, adx, adr);
+    static void backward_apply(const float* x, const float* y, const Floats& dy, Floats& m, Floats& i, Floats& w, Floats& b, Floats& s, float* dx,
+                               float* dr, int r, int c, int batch, int relu, int adx, int adr) {
+        NORM(backward_apply, (Grid{2}), x, y, dy, m, i, w, b, s, dx, dr, r, c, batch, relu, adx, adr);
     }
 #undef NORM
 };
@@ -44,12 +45,13 @@ template <> struct NormKernels<bf16> {
     static void apply(const bf16* x, const bf16* res, Floats& m, Floats& i, Floats& w, Floats& b, bf16* y, int r, int c, int relu) {
         NORM(apply, (Grid{3}), x, res, m, i, w, b, y, r, c, relu);
     }
-    static void backward_partials(Grid g, const Halves& x, const bf16* y, const Halves& dy, Floats& m, Floats& i, Floats& p, int r, int c, int s) {
-        NORM(backward_partials, g, x, y, dy, m, i, p, r, c, s);
+    static void backward_partials(Grid g, const Halves& x, const bf16* y, const Halves& dy, Floats& m, Floats& i, Floats& w, Floats& b, Floats& p,
+                                  int r, int c, int s, int relu) {
+        NORM(backward_partials, g, x, y, dy, m, i, w, b, p, r, c, s, relu);
     }
-    static void backward_apply(const bf16* x, const bf16* y, const Halves& dy, Floats& m, Floats& i, Floats& w, Floats& s, bf16* dx, bf16* dr,
-                               int r, int c, int batch, int adx, int adr) {
-        NORM(backward_apply, (Grid{2}), x, y, dy, m, i, w, s, dx, dr, r, c, batch, adx, adr);
+    static void backward_apply(const bf16* x, const bf16* y, const Halves& dy, Floats& m, Floats& i, Floats& w, Floats& b, Floats& s, bf16* dx,
+                               bf16* dr, int r, int c, int batch, int relu, int adx, int adr) {
+        NORM(backward_apply, (Grid{2}), x, y, dy, m, i, w, b, s, dx, dr, r, c, batch, relu, adx, adr);
     }
 #undef NORM
 };
@@ -74,7 +76,7 @@ template <class T> static void check_norm(const Norm& norm, bool with_residual, 
         want_var[c] = running_var[c] + 0.1 * (var[c] * rows / (rows - 1) - running_var[c]);
     }
     K::partials(Grid{blocks(channels, 32), splits}, x, partials, rows, channels, split_rows);
-    K::finish(Grid{blocks(channels, 64)}, x, partials, mean, inv_std, running_mean, running_var, (int)splits, rows, channels);
+    K::finish(Grid{blocks(channels, 32)}, x, partials, mean, inv_std, running_mean, running_var, (int)splits, rows, channels);
     expect("mean", mean, m, 1e-6, 1e-7);
     expect("inv_std", inv_std, inv, 0, 5e-6);
     expect("running mean", running_mean, want_mean, 1e-6, 1e-6);
@@ -91,41 +93,44 @@ template <class T> static void check_norm(const Norm& norm, bool with_residual, 
     }
     expect("y", y, want, 1e-6, 2 * K::rounding);
 
-    Floats sums(2 * channels), dweight = random_floats(channels), dbias(channels);
-    Doubles sum(channels), dot(channels), want_dweight(channels), want_dx(len), want_dresidual(len);
-    const T* out = relu ? (const T*)y : nullptr;
-    Doubles g(len);
+    Doubles g(len), sum(channels), dot(channels), want_dx(len), want_dresidual(len);
     for (size_t i = 0; i < len; i++) {
         g[i] = relu && value(y[i]) <= 0 ? 0 : value(dy[i]);
         sum[i % channels] += g[i];
         dot[i % channels] += g[i] * normal[i];
     }
-    for (int c = 0; c < channels; c++) want_dweight[c] = dweight[c] + dot[c];
-    K::backward_partials(Grid{blocks(channels, 32), splits}, x, out, dy, mean, inv_std, partials, rows, channels, split_rows);
-    RUN(batch_norm_backward_finish, (Grid{blocks(channels, 64)}), partials, sums, dweight, dbias, (int)splits, channels, 1, 0);
-    expect("dbias", dbias, sum, 2e-5, 1e-5);
-    expect("dweight", dweight, want_dweight, 5e-5, 1e-5);
+    // The mask of the ReLU from y, and from x where that is possible; then y is not read.
+    for (int relu_of = relu; relu_of <= (relu && !with_residual ? 2 : relu); relu_of++) {
+        const T* out = relu_of == 1 ? (const T*)y : nullptr;
+        Floats sums(2 * channels), dweight = random_floats(channels), dbias(channels);
+        Doubles want_dweight(channels);
+        for (int c = 0; c < channels; c++) want_dweight[c] = dweight[c] + dot[c];
+        K::backward_partials(Grid{blocks(channels, 32), splits}, x, out, dy, mean, inv_std, weight, bias, partials, rows, channels, split_rows, relu_of);
+        RUN(batch_norm_backward_finish, (Grid{blocks(channels, 32)}), partials, sums, dweight, dbias, (int)splits, channels, 1, 0);
+        expect("dbias", dbias, sum, 2e-5, 1e-5);
+        expect("dweight", dweight, want_dweight, 5e-5, 1e-5);
 
-    for (int batch_statistics = 0; batch_statistics < 2; batch_statistics++) {
-        Buffer<T> dx = K::random(len, 0), dresidual(len);
-        for (size_t i = 0; i < len; i++) {
-            int c = (int)(i % channels);
-            double centred = g[i] - (batch_statistics ? (sum[c] + normal[i] * dot[c]) / rows : 0);
-            want_dx[i] = value(dx[i]) + weight[c] * inv_std[c] * centred;
-            want_dresidual[i] = g[i];
+        for (int batch_statistics = 0; batch_statistics < 2; batch_statistics++) {
+            Buffer<T> dx = K::random(len, 0), dresidual(len);
+            for (size_t i = 0; i < len; i++) {
+                int c = (int)(i % channels);
+                double centred = g[i] - (batch_statistics ? (sum[c] + normal[i] * dot[c]) / rows : 0);
+                want_dx[i] = value(dx[i]) + weight[c] * inv_std[c] * centred;
+                want_dresidual[i] = g[i];
+            }
+            K::backward_apply(x, out, dy, mean, inv_std, weight, bias, sums, dx, dresidual, rows, channels, batch_statistics, relu_of, 1, 0);
+            expect("dx", dx, want_dx, 2e-5, 2 * K::rounding);
+            expect("dresidual", dresidual, want_dresidual, 0, 0);
         }
-        K::backward_apply(x, out, dy, mean, inv_std, weight, sums, dx, dresidual, rows, channels, batch_statistics, 1, 0);
-        expect("dx", dx, want_dx, 2e-5, 2 * K::rounding);
-        expect("dresidual", dresidual, want_dresidual, 0, 0);
     }
 }
 
 CASE(batch_norm_f32) {
-    for (const Norm& norm : norms) check_norm<float>(norm, false, false), check_norm<float>(norm, true, true);
+    for (const Norm& norm : norms) check_norm<float>(norm, false, false), check_norm<float>(norm, true, true), check_norm<float>(norm, false, true);
 }
 CASE(batch_norm_bf16) {
     check_norm<bf16>(norms[0], true, true), check_norm<bf16>(norms[2], false, false);
-    check_norm<bf16>(norms[4], true, true), check_norm<bf16>(norms[5], true, false);
+    check_norm<bf16>(norms[4], true, true), check_norm<bf16>(norms[5], true, false), check_norm<bf16>(norms[0], false, true);
     check_norm<bf16>(norms[6], true, true);
 }
 
@@ -143,8 +148,8 @@ template <class T> static void check_unaligned_norm() {
     Buffer<T> x1 = moved(x), dx1 = moved(dx), y1 = moved(y), dresidual1 = moved(dresidual);
     K::apply(x, residual, mean, inv_std, weight, weight, y, rows, channels, 1);
     K::apply(x1 + 1, residual, mean, inv_std, weight, weight, y1 + 1, rows, channels, 1);
-    K::backward_apply(x, y, dy, mean, inv_std, weight, sums, dx, dresidual, rows, channels, 1, 1, 0);
-    K::backward_apply(x1 + 1, y, dy, mean, inv_std, weight, sums, dx1 + 1, dresidual1 + 1, rows, channels, 1, 1, 0);
+    K::backward_apply(x, y, dy, mean, inv_std, weight, weight, sums, dx, dresidual, rows, channels, 1, 1, 1, 0);
+    K::backward_apply(x1 + 1, y, dy, mean, inv_std, weight, weight, sums, dx1 + 1, dresidual1 + 1, rows, channels, 1, 1, 1, 0);
     auto from_one = [](const Buffer<T>& b) {
         Doubles all = values(b);
         return Doubles(all.begin() + 1, all.end());
@@ -165,6 +170,6 @@ CASE(batch_norm_in_evaluation_and_nan) {
     RUN(batch_norm_apply_f32, (Grid{1}), x, nullptr, mean, inv_std, weight, bias, x, 2, 3, 1);
     expect_exact("y", x, {1.0, 0.0, NAN, 0.0, 0.0, 4.5});
     Floats dy{1, 2, 3, 4, 5, 6};
-    RUN(batch_norm_backward_apply_f32, (Grid{1}), x, x, dy, mean, inv_std, weight, nullptr, nullptr, dy, 2, 3, 0, 0, 0);
+    RUN(batch_norm_backward_apply_f32, (Grid{1}), x, x, dy, mean, inv_std, weight, bias, nullptr, nullptr, dy, 2, 3, 0, 1, 0, 0);
     expect_exact("dresidual in place of dy", dy, {1, 0, 3, 0, 0, 6});
 }

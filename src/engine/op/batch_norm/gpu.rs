@@ -6,6 +6,11 @@ use crate::engine::device::{Grid, Ptr, kernels};
 use crate::engine::graph::{GpuBackward, GpuForward, GpuGrad, Needs, Op};
 use crate::engine::op::workspace::{ENOUGH_BLOCKS, Part, Parts, split_rows};
 
+// From what backward knows which values the ReLU let through, as in batch_norm.cu: there is no ReLU; y; or y computed again from x.
+const NO_RELU: i32 = 0;
+const RELU_OF_Y: i32 = 1;
+const RELU_OF_X: i32 = 2;
+
 /// The workspace of forward.
 struct ForwardParts {
     /// Mean and 1/√(variance + ε), if they are not saved for backward.
@@ -28,6 +33,15 @@ impl BatchNormOp {
         (split, self.rows.div_ceil(split))
     }
 
+    /// Returns from what backward knows which values the ReLU let through.
+    fn relu_of(&self) -> i32 {
+        match (self.relu, self.residual) {
+            (false, _) => NO_RELU,
+            (true, true) => RELU_OF_Y,
+            (true, false) => RELU_OF_X,
+        }
+    }
+
     fn forward_parts(&self) -> ForwardParts {
         let mut parts = Parts::default();
         let statistics = parts.add(2 * self.channels);
@@ -46,7 +60,7 @@ impl BatchNormOp {
 pub(super) fn needs(op: &BatchNormOp) -> Needs {
     let forward_workspace = op.forward_parts().parts.words();
     let backward_workspace = op.backward_parts().parts.words();
-    Needs { output: op.relu, forward_workspace, backward_workspace, ..op.needs() }
+    Needs { output: op.relu_of() == RELU_OF_Y, forward_workspace, backward_workspace, ..op.needs() }
 }
 
 pub(super) fn forward(op: &BatchNormOp, cx: &GpuForward<'_>) -> Result<()> {
@@ -55,7 +69,6 @@ pub(super) fn forward(op: &BatchNormOp, cx: &GpuForward<'_>) -> Result<()> {
     let mean = if cx.saved == Ptr::NULL { statistics.of(cx.workspace) } else { cx.saved.cast() };
     let inv_std = mean.add(op.channels);
     let (running_mean, running_var) = (cx.buffers[0], cx.buffers[1]);
-    let finish = op.channels.div_ceil(64);
     if op.batch_statistics {
         let (split, splits) = op.splits();
         let (partials, grid) = (partials.of(cx.workspace), [op.channels.div_ceil(32), splits]);
@@ -63,7 +76,7 @@ pub(super) fn forward(op: &BatchNormOp, cx: &GpuForward<'_>) -> Result<()> {
         let (splits, eps, momentum) = (splits as i32, op.eps, op.momentum);
         kernels::batch_norm_finish(
             gpu,
-            finish,
+            op.channels.div_ceil(32),
             x,
             partials,
             mean,
@@ -77,7 +90,8 @@ pub(super) fn forward(op: &BatchNormOp, cx: &GpuForward<'_>) -> Result<()> {
             momentum,
         )?;
     } else {
-        kernels::batch_norm_from_running(gpu, finish, running_mean, running_var, mean, inv_std, c, op.eps)?;
+        let grid = op.channels.div_ceil(64);
+        kernels::batch_norm_from_running(gpu, grid, running_mean, running_var, mean, inv_std, c, op.eps)?;
     }
     let residual = if op.residual { cx.inputs[1] } else { Ptr::NULL };
     let (weight, bias, relu) = (cx.params[0], cx.params[1], i32::from(op.relu));
@@ -94,11 +108,27 @@ pub(super) fn backward(op: &BatchNormOp, cx: &GpuBackward<'_>) -> Result<()> {
     let inv_std = mean.add(op.channels);
     let (split, splits) = op.splits();
     let grid = [op.channels.div_ceil(32), splits];
-    kernels::batch_norm_backward_partials(gpu, grid, x, y, dy, mean, inv_std, partials, rows, c, split as i32)?;
+    let (weight, bias, relu) = (cx.params[0], cx.params[1], op.relu_of());
+    kernels::batch_norm_backward_partials(
+        gpu,
+        grid,
+        x,
+        y,
+        dy,
+        mean,
+        inv_std,
+        weight,
+        bias,
+        partials,
+        rows,
+        c,
+        split as i32,
+        relu,
+    )?;
 
     let or_null = |grad: Option<GpuGrad<Ptr<f32>>>| grad.map_or((Ptr::NULL, 0), |g| (g.data, g.flag()));
     let ((dweight, add_weight), (dbias, add_bias)) = (or_null(cx.grad_params[0]), or_null(cx.grad_params[1]));
-    let finish = op.channels.div_ceil(64);
+    let finish = op.channels.div_ceil(32);
     let splits = splits as i32;
     kernels::batch_norm_backward_finish(gpu, finish, partials, sums, dweight, dbias, splits, c, add_weight, add_bias)?;
 
@@ -116,13 +146,15 @@ pub(super) fn backward(op: &BatchNormOp, cx: &GpuBackward<'_>) -> Result<()> {
         dy,
         mean,
         inv_std,
-        cx.params[0],
+        weight,
+        bias,
         sums,
         dx,
         dresidual,
         rows,
         c,
         i32::from(op.batch_statistics),
+        relu,
         add_dx,
         add_dresidual,
     )
