@@ -303,10 +303,11 @@ DEVICE void norm_backward_apply(const T* x, const T* y, const T* dy, const float
         for_each_in_columns(rows, channels / N, [=](int part, long long first, unsigned step) {
             const int c = part * N;
             Vec<N> m = gather_vec<N>(mean + c), s = gather_vec<N>(inv_std + c), scale = gather_vec<N>(weight + c);
-            Vec<N> shift = gather_vec<N>(bias + c), sum = {}, dot = {};
-            if (dx) sum = gather_vec<N>(sums + c), dot = gather_vec<N>(sums + channels + c);
+            // Σg/rows, and 1/√(variance + eps)·Σg·x̂/rows.
+            Vec<N> shift = gather_vec<N>(bias + c), offset = {}, slope = {};
+            if (dx) offset = gather_vec<N>(sums + c), slope = gather_vec<N>(sums + channels + c);
 #pragma unroll
-            for (int e = 0; e < N; e++) scale[e] = s[e] * scale[e], dot[e] *= share;
+            for (int e = 0; e < N; e++) scale[e] = s[e] * scale[e], offset[e] *= share, slope[e] *= s[e] * share;
             for (long long row = first; row < rows; row += step) {
                 long long i = row * channels + c;
                 Vec<N> v = {};
@@ -314,7 +315,7 @@ DEVICE void norm_backward_apply(const T* x, const T* y, const T* dy, const float
                 Vec<N> g = norm_masked<N>(y, dy, i, v, m, scale, shift, relu);
                 if (dx) {
 #pragma unroll
-                    for (int e = 0; e < N; e++) v[e] = scale[e] * (g[e] - sum[e] * share - (v[e] - m[e]) * s[e] * dot[e]);
+                    for (int e = 0; e < N; e++) v[e] = scale[e] * (g[e] - offset[e] - (v[e] - m[e]) * slope[e]);
                     put_vec(dx + i, v, accumulate_dx);
                 }
                 if (dresidual) put_vec(dresidual + i, g, accumulate_dresidual);
