@@ -10,6 +10,8 @@ mod common;
 mod exact;
 #[cfg(ptl_emulator)]
 mod faults;
+#[cfg(ptl_emulator)]
+mod launches;
 mod ops;
 mod ranking;
 mod training;
