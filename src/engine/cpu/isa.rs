@@ -45,7 +45,9 @@ impl InstructionSet {
     /// # Errors
     /// [`Error::Setting`] if the variable names no instruction set. Loops then use the best one.
     pub fn requested() -> Result<InstructionSet> {
-        let Some(value) = std::env::var_os(LIMIT) else { return Ok(Self::detected()) };
+        let Some(value) = std::env::var_os(LIMIT).filter(|value| !value.is_empty()) else {
+            return Ok(Self::detected());
+        };
         let limit = Self::ALL.into_iter().find(|isa| value == isa.name());
         limit.map(|limit| limit.min(Self::detected())).ok_or_else(|| Error::Setting {
             setting: LIMIT.into(),
@@ -63,10 +65,18 @@ impl InstructionSet {
 
     /// Returns whether the processor has dot products of bf16, and the environment allows the instruction set that they belong to.
     pub fn has_bf16() -> bool {
+        Self::best() == InstructionSet::Avx512 && Self::processor_has_bf16()
+    }
+
+    /// Returns whether only the environment forbids the processor's dot products of bf16.
+    pub(crate) fn bf16_is_forbidden() -> bool {
+        Self::processor_has_bf16() && !Self::has_bf16()
+    }
+
+    fn processor_has_bf16() -> bool {
         #[cfg(target_arch = "x86_64")]
-        if Self::best() == InstructionSet::Avx512 {
-            return is_x86_feature_detected!("avx512bf16");
-        }
+        return Self::detected() == InstructionSet::Avx512 && is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
         false
     }
 

@@ -118,6 +118,9 @@ impl Cpu {
     /// [`Error::Setting`] if this processor does not have it.
     pub fn new(precision: Precision) -> Result<Cpu> {
         let reason = match precision {
+            Precision::Bf16 if InstructionSet::bf16_is_forbidden() => {
+                "the environment variable PTL_MAX_ISA forbids this CPU's dot products of bf16 (AVX-512 BF16): unset it, or pass `precision` f32"
+            }
             Precision::Bf16 if !InstructionSet::has_bf16() => {
                 "this CPU has no dot products of bf16 (AVX-512 BF16), without which bf16 would be slower than f32: pass `precision` f32, or take a \
                  GPU (`device` cuda)"
@@ -201,10 +204,7 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Device::Cpu(Cpu { precision, no_gpu }) => {
-                f.write_str("CPU")?;
-                if *precision != Precision::F32 {
-                    write!(f, ", {precision}")?;
-                }
+                write!(f, "CPU, {precision}")?;
                 no_gpu.as_ref().map_or(Ok(()), |reason| write!(f, " (no GPU: {reason})"))
             }
             Device::Gpu(gpu) => {

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use super::shared::{
-    data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, open_training, set_threads,
+    check_device, data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, open_training,
+    set_threads,
 };
 use crate::app::cli::args::TrainArgs;
 use crate::app::cli::output::{interrupted, print, stderr_reporter, stop_on_ctrl_c};
@@ -44,6 +45,7 @@ pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
     };
     flags.refuse_without_effect(&config, args.init.is_some())?;
     set_threads(&config)?;
+    check_device(&config)?;
     let terminal = stderr_reporter();
     match config.task {
         TaskKind::Reid => {
