@@ -30,6 +30,9 @@ phases, in their order:
   pytorch          PyTorch on this machine: steps and cells, eager and compiled
   memcheck, racecheck, initcheck, synccheck
                    our own kernels under compute-sanitizer
+
+PTL_BIN and PTL_BENCH name a built ptl-train and a built bench `kernels`; otherwise cargo builds them. CUDA_VISIBLE_DEVICES chooses the GPU.
+The exit code is 1 if a check failed or was cut off.
 """
 
 

@@ -111,6 +111,9 @@ fn nodes_have_a_line_each_and_an_evaluation_has_no_gradients() {
 
 #[test]
 fn a_gpu_and_flags_without_effect_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    fails_with(1, &["profile", "--device", "cpu", "--out", out], &["--out = ", "it is a folder"]);
     fails_with(1, &["profile", "--device", "emulated"], &["--device = emulated", "--device cpu", "nsys"]);
     fails_with(1, &["profile", "--device", "cuda"], &["--device = cuda", "docs/profiling.md"]);
     fails_with(1, &small(&["--eval", "--optim", "sgd"]), &["--optim = ", "it has no effect with --eval"]);

@@ -47,6 +47,10 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<ExitCode> {
     }
     let cpu = cpu(&config)?;
     let device = Device::Cpu(cpu.clone());
+    if let Some(path) = args.out.as_ref().filter(|path| path.is_dir()) {
+        let reason = "it is a folder: name a file, such as profile.json in it".into();
+        return Err(Error::Setting { setting: "--out".into(), value: path.shown().to_string(), reason });
+    }
     if let Some(folder) = args.out.as_ref().and_then(|path| path.parent()) {
         fs::create_dir_all(folder).at("create", folder)?;
     }
