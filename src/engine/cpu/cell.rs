@@ -259,10 +259,8 @@ pub fn gate_gradients(channels: usize, gates: &mut [f32], previous: &[f32], grad
 
 #[cfg(test)]
 mod tests {
-    use half::bf16;
-
     use super::*;
-    use crate::engine::cpu::conv::tests::{reference as convolution, uniform};
+    use crate::engine::cpu::conv::tests::{reference as convolution, rounded_to_bf16, uniform};
 
     /// Returns output, state and activated gates from direct sums in f64.
     fn reference(g: &Conv2dGeometry, x: &[f32], weight: &[f32], previous: &[f32]) -> [Vec<f64>; 3] {
@@ -296,15 +294,17 @@ mod tests {
             (2, [10, 9], 48, 64, 1),
             (1, [32, 32], 128, 32, 2),
         ];
-        // The factors are exact in bf16, so that rounding to it changes nothing.
-        let exact = |values: Vec<f32>| values.iter().map(|v| bf16::from_f32(*v).to_f32()).collect::<Vec<_>>();
-        for (batch, size, input, channels, stride) in cases {
+        for ((batch, size, input, channels, stride), in_bf16) in cases.into_iter().flat_map(|c| [(c, false), (c, true)])
+        {
+            // Factors that are exact in bf16 are not changed by rounding.
+            let exact = |values: Vec<f32>| if in_bf16 { rounded_to_bf16(&values) } else { values };
+            let all = if in_bf16 { microkernel::available_in_bf16() } else { microkernel::available() };
             let g = Conv2dGeometry::new(batch, size, input, 4 * channels, [3, 3], [stride; 2], [1, 1]).unwrap();
             let x = exact(uniform(batch * size[0] * size[1] * input, 0));
             let weight = exact(uniform(g.k() * g.out_c, 1).iter().map(|w| 0.1 * w).collect());
             let previous = uniform(g.pixels() * channels, 2);
             let expected = reference(&g, &x, &weight, &previous);
-            for kernels in microkernel::available().into_iter().chain(microkernel::available_in_bf16()) {
+            for kernels in all {
                 for keep in [false, true] {
                     let [mut y, mut state] = [(); 2].map(|()| vec![f32::NAN; previous.len()]);
                     let mut gates = vec![f32::NAN; 4 * previous.len()];

@@ -9,7 +9,7 @@ use super::forward::forward_on;
 use super::*;
 use crate::base::rng::{Purpose, stream};
 use crate::engine::cpu::gemm::Then;
-use crate::engine::cpu::microkernel;
+use crate::engine::cpu::microkernel::{self, Kernels};
 use crate::engine::geometry::Conv2dGeometry;
 
 /// Returns sizes that reach every path: gathered and direct windows, tails of rows and columns, several blocks of depth and of
@@ -103,63 +103,65 @@ fn assert_close(found: &[f32], expected: impl Iterator<Item = f64>, what: &str) 
     }
 }
 
+/// Asserts that every pass of some kernels gives the direct sums of these factors.
+fn assert_passes(all: &[Kernels], g: &Conv2dGeometry, [x, weight, grad_y]: [&[f32]; 3], expected: &Reference) {
+    let bias = uniform(g.out_c, 3);
+    for &kernels in all {
+        let what = |pass: &str| format!("{pass}, {}, {g:?}", kernels.name);
+        // The earlier content of a buffer is overwritten, or added to.
+        let mut workspace = vec![f32::NAN; 2 * forward_workspace(g).max(backward_data_workspace(g))];
+        let mut y = vec![f32::NAN; expected.y.len()];
+        forward_on(kernels, g, x, weight, Then::AddBias(&bias), &mut y, Packed::empty(&mut workspace));
+        let with_bias = expected.y.iter().enumerate().map(|(i, v)| v + f64::from(bias[i % g.out_c]));
+        assert_close(&y, with_bias, &what("forward"));
+
+        let mut grad_x = vec![f32::NAN; x.len()];
+        backward_data_on(kernels, g, grad_y, weight, &mut grad_x, false, &mut workspace);
+        assert_close(&grad_x, expected.grad_x.iter().copied(), &what("gradient of the input"));
+        backward_data_on(kernels, g, grad_y, weight, &mut grad_x, true, &mut workspace);
+        assert_close(&grad_x, expected.grad_x.iter().map(|v| 2.0 * v), &what("gradient of the input, added"));
+
+        let mut workspace = vec![f32::NAN; 2 * backward_weight_workspace(g)];
+        let mut grad_weight = vec![f32::NAN; weight.len()];
+        backward_weight_on(kernels, g, x, grad_y, &mut grad_weight, false, &mut workspace);
+        assert_close(&grad_weight, expected.grad_weight.iter().copied(), &what("gradient of the weight"));
+        backward_weight_on(kernels, g, x, grad_y, &mut grad_weight, true, &mut workspace);
+        let doubled = expected.grad_weight.iter().map(|v| 2.0 * v);
+        assert_close(&grad_weight, doubled, &what("gradient of the weight, added"));
+    }
+}
+
+pub(in crate::engine::cpu) fn rounded_to_bf16(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|v| bf16::from_f32(*v).to_f32()).collect()
+}
+
 #[test]
 fn every_instruction_set_matches_direct_sums() {
-    // The factors are exact in bf16, so that rounding to it changes nothing.
-    let uniform = |len, item| uniform(len, item).iter().map(|v| bf16::from_f32(*v).to_f32()).collect::<Vec<_>>();
     for g in geometries() {
-        let x = uniform(g.batch * g.in_h * g.in_w * g.in_c, 0);
-        let weight = uniform(g.k() * g.out_c, 1);
-        let grad_y = uniform(g.pixels() * g.out_c, 2);
-        let bias = uniform(g.out_c, 3);
-        let expected = reference(&g, &x, &weight, &grad_y);
-        for kernels in microkernel::available().into_iter().chain(microkernel::available_in_bf16()) {
-            let what = |pass: &str| format!("{pass}, {}, {g:?}", kernels.name);
-            // The earlier content of a buffer is overwritten, or added to.
-            let mut workspace = vec![f32::NAN; 2 * forward_workspace(&g).max(backward_data_workspace(&g))];
-            let mut y = vec![f32::NAN; expected.y.len()];
-            forward_on(kernels, &g, &x, &weight, Then::AddBias(&bias), &mut y, Packed::empty(&mut workspace));
-            let with_bias = expected.y.iter().enumerate().map(|(i, v)| v + f64::from(bias[i % g.out_c]));
-            assert_close(&y, with_bias, &what("forward"));
+        let lens = [g.batch * g.in_h * g.in_w * g.in_c, g.k() * g.out_c, g.pixels() * g.out_c];
+        let factors = [0, 1, 2].map(|i| uniform(lens[i], i as u64));
+        let factors = factors.each_ref().map(|values| &values[..]);
+        assert_passes(&microkernel::available(), &g, factors, &reference(&g, factors[0], factors[1], factors[2]));
 
-            let mut grad_x = vec![f32::NAN; x.len()];
-            backward_data_on(kernels, &g, &grad_y, &weight, &mut grad_x, false, &mut workspace);
-            assert_close(&grad_x, expected.grad_x.iter().copied(), &what("gradient of the input"));
-            backward_data_on(kernels, &g, &grad_y, &weight, &mut grad_x, true, &mut workspace);
-            assert_close(&grad_x, expected.grad_x.iter().map(|v| 2.0 * v), &what("gradient of the input, added"));
-
-            let mut workspace = vec![f32::NAN; 2 * backward_weight_workspace(&g)];
-            let mut grad_weight = vec![f32::NAN; weight.len()];
-            backward_weight_on(kernels, &g, &x, &grad_y, &mut grad_weight, false, &mut workspace);
-            assert_close(&grad_weight, expected.grad_weight.iter().copied(), &what("gradient of the weight"));
-            backward_weight_on(kernels, &g, &x, &grad_y, &mut grad_weight, true, &mut workspace);
-            let doubled = expected.grad_weight.iter().map(|v| 2.0 * v);
-            assert_close(&grad_weight, doubled, &what("gradient of the weight, added"));
-        }
+        // These are exact in bf16, so that rounding changes nothing, also where a convolution stays in f32.
+        let factors = factors.map(rounded_to_bf16);
+        let factors = factors.each_ref().map(|values| &values[..]);
+        assert_passes(
+            &microkernel::available_in_bf16(),
+            &g,
+            factors,
+            &reference(&g, factors[0], factors[1], factors[2]),
+        );
     }
 }
 
 #[test]
 fn factors_are_rounded_to_bf16() {
     let g = Conv2dGeometry::new(2, [5, 6], 64, 40, [1, 1], [1, 1], [0, 0]).unwrap();
-    let (x, weight, grad_y) =
-        (uniform(g.batch * 5 * 6 * 64, 0), uniform(g.k() * g.out_c, 1), uniform(g.pixels() * g.out_c, 2));
-    let rounded = |values: &[f32]| values.iter().map(|v| bf16::from_f32(*v).to_f32()).collect::<Vec<_>>();
-    let expected = reference(&g, &rounded(&x), &rounded(&weight), &rounded(&grad_y));
-    for kernels in microkernel::available_in_bf16() {
-        let what = |pass: &str| format!("{pass}, {}", kernels.name);
-        let mut workspace = vec![f32::NAN; 2 * forward_workspace(&g).max(backward_data_workspace(&g))];
-        let mut y = vec![f32::NAN; expected.y.len()];
-        forward_on(kernels, &g, &x, &weight, Then::Nothing, &mut y, Packed::empty(&mut workspace));
-        assert_close(&y, expected.y.iter().copied(), &what("forward"));
-        let mut grad_x = vec![f32::NAN; x.len()];
-        backward_data_on(kernels, &g, &grad_y, &weight, &mut grad_x, false, &mut workspace);
-        assert_close(&grad_x, expected.grad_x.iter().copied(), &what("gradient of the input"));
-        let mut workspace = vec![f32::NAN; 2 * backward_weight_workspace(&g)];
-        let mut grad_weight = vec![f32::NAN; weight.len()];
-        backward_weight_on(kernels, &g, &x, &grad_y, &mut grad_weight, false, &mut workspace);
-        assert_close(&grad_weight, expected.grad_weight.iter().copied(), &what("gradient of the weight"));
-    }
+    let factors = [uniform(2 * 5 * 6 * 64, 0), uniform(g.k() * g.out_c, 1), uniform(g.pixels() * g.out_c, 2)];
+    let [x, weight, grad_y] = factors.each_ref().map(|values| rounded_to_bf16(values));
+    let expected = reference(&g, &x, &weight, &grad_y);
+    assert_passes(&microkernel::available_in_bf16(), &g, factors.each_ref().map(|values| &values[..]), &expected);
 }
 
 #[test]
