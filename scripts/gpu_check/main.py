@@ -225,16 +225,17 @@ def main():
     options = arguments()
     chosen = [phase for phase in PHASES if phase in options.phases or not options.phases]
     if options.minutes <= 0:
-        raise Stop(f"--minutes {options.minutes:g} is no time: pass a number above 0")
+        raise Stop(f"--minutes {options.minutes:g} is too little: pass a number above 0")
     found = gpu(options.device)
     path = program(options.device)
-    report = open_report(options, path, found)
     measures = bench(options.device) if {"steps", "cells"} & set(chosen) else None
+    # Last, so that what cannot be started leaves no folder of a report.
+    report = open_report(options, path, found)
     if measures:
         same_bench(report, measures)
     precisions = [options.precision] if options.precision else list(PRECISIONS)
-    of_machine = Checks(path, measures, options.device, options.quick, report.data["seed"], precisions, report.logs.absolute())
-    phases = of_machine.phases()
+    checks = Checks(path, measures, options.device, options.quick, report.data["seed"], precisions, report.logs.absolute())
+    phases = checks.phases()
     for phase in chosen:
         run(phase, phases[phase], report, options.minutes)
     print(f"report: {report.markdown}, {report.json}")
