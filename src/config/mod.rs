@@ -35,10 +35,12 @@ settings! {
         /// Compute threads; 0: all cores (results are the same).
         #[setting(flag("threads").at_most(1024.0).because("0 takes all cores").same_results().taken_by(EVERYWHERE))]
         pub threads: usize = 0;
-        /// Device that computes: cpu, cuda (the first GPU), cuda:1 (the second one), emulated (the CUDA kernels run by the CPU, for tests), or auto: the first GPU if it can be used, else the CPU.
+        /// Device that computes: cpu, cuda (the first GPU), cuda:1 (the second one), emulated (the CUDA kernels run by the CPU, for tests),
+        /// or auto: the first GPU if it can be used, else the CPU.
         #[setting(flag("device").same_results().taken_by(EVERYWHERE))]
         pub device: DeviceKind = DeviceKind::Auto;
-        /// What convolutions compute in. tf32 needs a GPU; bf16 a GPU or a CPU with AVX-512 BF16, where it rounds the factors of convolutions that Winograd's method does not compute.
+        /// What convolutions compute in. tf32 needs a GPU; bf16 a GPU or a CPU with AVX-512 BF16, where it rounds the factors of convolutions
+        /// that Winograd's method does not compute.
         #[setting(flag("precision").taken_by(ON_RUNS))]
         pub precision: Precision = Precision::F32;
     }

@@ -3,32 +3,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ptl::config::Config;
-use ptl::data::{AugmentParams, Batch};
-use ptl::engine::device::{Device, Emulator, Gpu, Simulated};
+use ptl::engine::device::{Device, DeviceKind, Emulator, Gpu, Simulated};
 use ptl::engine::precision::Precision;
-use ptl::nn::TaskKind;
 use ptl::train::Trainer;
+
+use crate::training::{batch, config};
 
 /// Returns the number of launches of each kernel in a step of MGN_PTL in bf16, with the vendor's libraries; their calls are not counted.
 fn launches() -> BTreeMap<&'static str, usize> {
     let emulator = Arc::new(Emulator::new(Some(|_| Simulated::Takes)));
     let device = Device::Gpu(Gpu::new(emulator.clone(), Precision::Bf16));
-    let mut config = Config::recipe(TaskKind::Reid, "mgn-ptl");
-    (config.model.width, config.model.embedding) = (0.0625, 8);
-    (config.model.height, config.model.image_width) = (96, 32);
-    (config.sampler.ids, config.sampler.images) = (2, 2);
+    let mut config = config("mgn-ptl", DeviceKind::Emulated);
     // What a recording replays is not counted; it has the same launches.
     config.gpu.graph = false;
     let mut trainer = Trainer::on(device, &config, 4, |_, _| Ok(())).unwrap();
-    let batch = Batch {
-        pixels: (0..4 * 96 * 32 * 3).map(|i| (i % 251) as u8).collect(),
-        size: [96, 32],
-        params: vec![AugmentParams::default(); 4],
-        labels: vec![0, 0, 1, 1],
-        indices: vec![0, 1, 2, 3],
-        mix: None,
-    };
+    let batch = batch([config.model.height, config.model.image_width]);
     // The first step brings everything to the device.
     trainer.step(&batch, None, 1e-6).unwrap();
     emulator.take_launches();

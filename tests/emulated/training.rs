@@ -36,8 +36,20 @@ fn size(arch: &str) -> [usize; 2] {
     }
 }
 
+/// Four images of two identities.
+pub(crate) fn batch(size: [usize; 2]) -> Batch {
+    Batch {
+        pixels: (0..4 * size[0] * size[1] * 3).map(|i| (i % 251) as u8).collect(),
+        size,
+        params: vec![AugmentParams::default(); 4],
+        labels: vec![0, 0, 1, 1],
+        indices: vec![0, 1, 2, 3],
+        mix: None,
+    }
+}
+
 /// Two steps of the network's own recipe, at a small width and with small images.
-fn config(arch: &str, device: DeviceKind) -> Config {
+pub(crate) fn config(arch: &str, device: DeviceKind) -> Config {
     let mut config = Config::recipe(TaskKind::Reid, arch);
     (config.device, config.seed) = (device, 3);
     (config.model.width, config.model.embedding) = (0.0625, 8);
@@ -202,14 +214,7 @@ fn a_step_that_is_not_finite_changes_no_parameter() {
     let start = trainer.store.params[id].range.start;
     trainer.store.values[start] = f32::NAN;
     let before = trainer.store.values.to_vec();
-    let batch = Batch {
-        pixels: (0..4 * 32 * 16 * 3).map(|i| (i % 251) as u8).collect(),
-        size: [32, 16],
-        params: vec![AugmentParams::default(); 4],
-        labels: vec![0, 0, 1, 1],
-        indices: vec![0, 1, 2, 3],
-        mix: None,
-    };
+    let batch = batch([32, 16]);
     let error = trainer.step(&batch, None, 1e-3).unwrap_err().to_string();
     assert!(error.contains("became NaN"), "{error}");
     assert!(trainer.store.values.iter().zip(&before).all(|(now, then)| now.to_bits() == then.to_bits()));

@@ -104,7 +104,8 @@ pub(crate) struct SelftestArgs {
     /// Arithmetic of convolutions.
     #[arg(long, default_value = "f32", value_parser = ["f32", "tf32", "bf16"])]
     pub precision: String,
-    /// Use cuDNN and cuBLASLt for plain convolutions and the gradients of cells, on the emulated GPU a substitute for them; false: the crate's own kernels.
+    /// Use cuDNN and cuBLASLt for plain convolutions and the gradients of cells, on the emulated GPU a substitute for them; false: the
+    /// crate's own kernels.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub vendor: bool,
     /// Seed of the random numbers [default: from the time].

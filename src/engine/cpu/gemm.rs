@@ -17,8 +17,8 @@ use super::simd::prefetch;
 pub(super) const MC: usize = 32 * MR;
 /// Depth of a block. A group of rows with so many columns stays in the first-level cache while it goes through the panels of a block.
 pub(super) const KC: usize = 256;
-/// Columns of a block, twice as many in bf16, which take the same memory. A block of the right matrix, [`KC`] by this, and the columns of the result stay in the second-level cache while the
-/// task goes through its rows.
+/// Columns of a block, twice as many in bf16, which take the same memory. A block of the right matrix, [`KC`] by this, and the columns of the
+/// result stay in the second-level cache while the task goes through its rows.
 const NC: usize = 128;
 /// Numbers of a cache line.
 const LINE: usize = 16;
@@ -388,7 +388,7 @@ impl<L: LeftRows> Product<'_, L> {
         let Some(bf16) = bf16_for(self.kernels, self.left) else {
             return Left { segments: segments.as_ptr(), segment_count: taps, segment_len: len, offset: from };
         };
-        // Numbers of several segments are even in number, so that each starts a new word.
+        // Where there are several segments, each has an even number of numbers, so that it begins with a new word.
         let segment_words = len.div_ceil(2);
         for (s, segment) in segments.iter().enumerate() {
             for (row, pointer) in rounded.words.iter_mut().zip(segment) {
@@ -431,23 +431,19 @@ impl<L: LeftRows> Product<'_, L> {
         accumulate: bool,
         normalize: Option<NormalizedTile>,
     ) {
-        let k = self.left.taps() * self.left.depth();
+        let depth = self.left.depth();
+        let (k, first) = (self.left.taps() * depth, tap * depth + from);
         let panel = &self.packed[panel * k * self.nr..][..k * self.nr];
-        let (kernel, rows) = match bf16_for(self.kernels, self.left) {
-            None => (
-                self.kernels.rows(self.nr),
-                tap * self.left.depth() + from..tap * self.left.depth() + from + taps * len,
-            ),
-            Some(bf16) => {
-                let first = (tap * self.left.depth() + from) / 2;
-                (bf16.rows(self.nr), first..first + taps * len.div_ceil(2))
-            }
+        // In bf16, a row of words has two rows of numbers.
+        let (tiles, first, rows) = match bf16_for(self.kernels, self.left) {
+            None => (self.kernels.tiles, first, taps * len),
+            Some(bf16) => (bf16.tiles, first / 2, taps * len.div_ceil(2)),
         };
-        let b = panel[rows.start * self.nr..rows.end * self.nr].as_ptr();
+        let b = panel[first * self.nr..][..rows * self.nr].as_ptr();
         let tile = Tile { left: *left, b, c, accumulate, normalize };
         // SAFETY: the rows of `left` are valid for the block, `b` holds it (sliced above), `c` is the caller's promise; the instruction set was
         // detected.
-        unsafe { kernel(&tile) }
+        unsafe { tiles.rows(self.nr)(&tile) }
     }
 
     /// Computes the tiles of some panels over all of the inner dimension, for callers that use them while they are in the cache. `tiles` is

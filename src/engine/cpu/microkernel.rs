@@ -70,13 +70,28 @@ type RowsKernel = unsafe fn(&Tile);
 pub(super) type StridedKernel = unsafe fn(&Strided);
 
 /// The kernels for tiles of 1, 2, ... vectors.
-struct Tiles {
-    /// With rows of the left matrix that are contiguous in k.
+pub(super) struct Tiles {
+    lanes: usize,
     rows: [RowsKernel; 4],
-    /// With a left matrix whose columns are contiguous.
     columns: [StridedKernel; 4],
-    /// With rows at equal distances, contiguous in k.
     strided_rows: [StridedKernel; 4],
+}
+
+impl Tiles {
+    /// Returns the kernel for tiles of `nr` columns and rows of the left matrix that are contiguous in k.
+    pub(super) fn rows(&self, nr: usize) -> RowsKernel {
+        self.rows[nr / self.lanes - 1]
+    }
+
+    /// Returns the kernel for tiles of `nr` columns and a left matrix whose columns are contiguous.
+    pub(super) fn columns(&self, nr: usize) -> StridedKernel {
+        self.columns[nr / self.lanes - 1]
+    }
+
+    /// Returns the kernel for tiles of `nr` columns and rows at equal distances, contiguous in k.
+    pub(super) fn strided_rows(&self, nr: usize) -> StridedKernel {
+        self.strided_rows[nr / self.lanes - 1]
+    }
 }
 
 /// The kernels of one instruction set.
@@ -87,8 +102,8 @@ pub(super) struct Kernels {
     pub lanes: usize,
     /// Vectors of the widest tile.
     vectors: usize,
-    tiles: &'static Tiles,
-    /// What direct products with factors in bf16 use; `None` if they are computed in f32.
+    pub tiles: &'static Tiles,
+    /// What products with factors in bf16 use; `None` if all are computed in f32.
     pub bf16: Option<Bf16Kernels>,
 }
 
@@ -97,42 +112,14 @@ impl Kernels {
     pub(crate) fn nr(&self, n: usize) -> usize {
         n.div_ceil(self.lanes).clamp(1, self.vectors) * self.lanes
     }
-
-    /// Returns the kernel for tiles of `nr` columns.
-    pub(super) fn rows(&self, nr: usize) -> RowsKernel {
-        self.tiles.rows[nr / self.lanes - 1]
-    }
-
-    /// Returns the kernel for tiles of `nr` columns and a left matrix whose columns are contiguous.
-    pub(super) fn columns(&self, nr: usize) -> StridedKernel {
-        self.tiles.columns[nr / self.lanes - 1]
-    }
-
-    /// Returns the kernel for tiles of `nr` columns and rows at equal distances.
-    pub(super) fn strided_rows(&self, nr: usize) -> StridedKernel {
-        self.tiles.strided_rows[nr / self.lanes - 1]
-    }
 }
 
 /// Kernels for words of two bf16 instead of numbers ([`Rounding`]): a dot product of two takes the place of a product, so that a tile has half
-/// the depth.
+/// the depth. Its width is that of tiles of numbers.
 #[derive(Clone, Copy)]
 pub(super) struct Bf16Kernels {
     pub rounding: Rounding,
-    lanes: usize,
-    tiles: &'static Tiles,
-}
-
-impl Bf16Kernels {
-    /// As [`Kernels::rows`].
-    pub(super) fn rows(&self, nr: usize) -> RowsKernel {
-        self.tiles.rows[nr / self.lanes - 1]
-    }
-
-    /// As [`Kernels::columns`].
-    pub(super) fn columns(&self, nr: usize) -> StridedKernel {
-        self.tiles.columns[nr / self.lanes - 1]
-    }
+    pub tiles: &'static Tiles,
 }
 
 /// Elements of a segment that are handled in one turn of the loop.
@@ -314,6 +301,7 @@ macro_rules! define_kernels {
                 unsafe { super::strided::<$vector, $factors, NV, false>(t) }
             }
             pub(super) static KERNELS: Tiles = Tiles {
+                lanes: <$vector as Simd>::LANES,
                 rows: [rows::<1>, rows::<2>, rows::<3>, rows::<4>],
                 columns: [columns::<1>, columns::<2>, columns::<3>, columns::<4>],
                 strided_rows: [strided_rows::<1>, strided_rows::<2>, strided_rows::<3>, strided_rows::<4>],
@@ -341,7 +329,7 @@ pub(super) fn available() -> Vec<Kernels> {
 /// Returns kernels with factors in bf16 that may be used here: those of this processor if it has any, and those of every processor.
 #[cfg(test)]
 pub(super) fn available_in_bf16() -> Vec<Kernels> {
-    let bf16 = Some(Bf16Kernels { rounding: Rounding::PORTABLE, lanes: 8, tiles: &portable_bf16::KERNELS });
+    let bf16 = Some(Bf16Kernels { rounding: Rounding::PORTABLE, tiles: &portable_bf16::KERNELS });
     let portable = Kernels { name: "portable, bf16", bf16, ..kernels_of(InstructionSet::Portable) };
     let of_this_processor = InstructionSet::has_bf16().then(|| of(Precision::Bf16));
     of_this_processor.into_iter().chain([portable]).collect()
@@ -349,16 +337,16 @@ pub(super) fn available_in_bf16() -> Vec<Kernels> {
 
 /// Returns the kernels of an instruction set. Sixteen registers hold tiles of two vectors, 32 registers tiles of four.
 fn kernels_of(set: InstructionSet) -> Kernels {
-    let (name, lanes, vectors, tiles) = match set {
+    let (name, vectors, tiles) = match set {
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx512 => ("AVX-512", 16, 4, &avx512::KERNELS),
+        InstructionSet::Avx512 => ("AVX-512", 4, &avx512::KERNELS),
         #[cfg(target_arch = "x86_64")]
-        InstructionSet::Avx2 => ("AVX2", 8, 2, &avx2::KERNELS),
+        InstructionSet::Avx2 => ("AVX2", 2, &avx2::KERNELS),
         #[cfg(not(target_arch = "x86_64"))]
         InstructionSet::Avx2 | InstructionSet::Avx512 => unreachable!("not detected"),
-        InstructionSet::Portable => ("portable", 8, 2, &portable::KERNELS),
+        InstructionSet::Portable => ("portable", 2, &portable::KERNELS),
     };
-    Kernels { set, name, lanes, vectors, tiles, bf16: None }
+    Kernels { set, name, lanes: tiles.lanes, vectors, tiles, bf16: None }
 }
 
 /// Returns the best kernels for f32.
@@ -383,7 +371,7 @@ pub(super) fn of(precision: Precision) -> Kernels {
 
 #[cfg(target_arch = "x86_64")]
 fn bf16_of_this_processor() -> Option<Bf16Kernels> {
-    Some(Bf16Kernels { rounding: Rounding::AVX512_BF16, lanes: 16, tiles: &avx512_bf16::KERNELS })
+    Some(Bf16Kernels { rounding: Rounding::AVX512_BF16, tiles: &avx512_bf16::KERNELS })
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -90,7 +90,8 @@ pub struct DeviceOptions {
     pub kind: DeviceKind,
     /// What convolutions compute in.
     pub precision: Precision,
-    /// Whether cuDNN and cuBLASLt run plain convolutions and the gradients of cells, instead of the crate's own kernels. An emulated GPU has a substitute for them.
+    /// Whether cuDNN and cuBLASLt run plain convolutions and the gradients of cells, instead of the crate's own kernels. An emulated GPU has
+    /// a substitute for them.
     pub vendor: bool,
 }
 

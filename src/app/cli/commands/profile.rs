@@ -14,7 +14,7 @@ use crate::base::error::IoContext;
 use crate::base::text::{Shown, plural};
 use crate::config::Config;
 use crate::engine::cpu::isa_name;
-use crate::engine::device::{Cpu, Device, DeviceKind};
+use crate::engine::device::{Device, DeviceKind};
 use crate::nn::{DEFAULT_ARCH, TaskKind};
 use crate::{Error, Result};
 
@@ -45,8 +45,7 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<ExitCode> {
         true => flags.refuse(&OF_TRAINING, "it has no effect with --eval: leave one of the two out")?,
         false => flags.refuse(&OF_EVALUATION, "it has no effect without --eval: add that, or leave it out")?,
     }
-    let cpu = cpu(&config)?;
-    let device = Device::Cpu(cpu.clone());
+    let device = cpu(&config)?;
     if let Some(path) = args.out.as_ref().filter(|path| path.is_dir()) {
         let reason = "it is a folder: name a file, such as profile.json in it".into();
         return Err(Error::Setting { setting: "--out".into(), value: path.shown().to_string(), reason });
@@ -58,7 +57,7 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<ExitCode> {
 
     let reporter = stderr_reporter();
     reporter.message("measuring a large product and a large copy");
-    let machine = Machine::measure(cpu.precision())?;
+    let machine = Machine::measure(config.precision)?;
     let (count, classes) = (args.steps as usize, args.classes as usize);
     let what = if args.eval { "evaluation" } else { "training step" };
     let mut task = reporter.start("profiling", 1 + u64::from(args.steps), "steps");
@@ -86,7 +85,7 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<ExitCode> {
         },
         plural(threads, "thread", "threads"),
         isa_name(),
-        cpu.precision(),
+        config.precision,
         machine.product / 1e9,
         machine.copy / 1e9,
         steps(&profile),
@@ -102,7 +101,7 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<ExitCode> {
             "classes": classes,
             "threads": threads,
             "instructions": isa_name(),
-            "precision": cpu.precision().name(),
+            "precision": config.precision.name(),
         });
         if let (Value::Object(report), Value::Object(measured)) = (&mut report, to_json(&profile, machine)) {
             report.extend(measured);
@@ -114,12 +113,12 @@ pub(crate) fn profile(args: &ProfileArgs) -> Result<ExitCode> {
 }
 
 /// Returns the CPU; refuses a GPU, whose time by op only its own profilers know.
-fn cpu(config: &Config) -> Result<Cpu> {
+fn cpu(config: &Config) -> Result<Device> {
     let value = match config.device {
         DeviceKind::Cuda(_) | DeviceKind::Emulated => config.device.to_string(),
         DeviceKind::Auto | DeviceKind::Cpu => match Device::open(&config.device_options())? {
             Device::Gpu(gpu) => gpu.description(),
-            Device::Cpu(cpu) => return Ok(cpu),
+            cpu @ Device::Cpu(_) => return Ok(cpu),
         },
     };
     Err(Error::Setting {

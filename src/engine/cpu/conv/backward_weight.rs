@@ -162,7 +162,7 @@ fn weight_block(
                     let right = &mut right[..panels * depth * nr];
                     block.round_windows(bf16, left, left_step, window_memory);
                     round_panels(bf16, grad_y, n, nr, depth, right);
-                    (bf16.columns(nr), depth, &*right)
+                    (bf16.tiles.columns(nr), depth, &*right)
                 }
                 None => {
                     block.copy_windows(left, left_step, window_memory);
@@ -174,7 +174,7 @@ fn weight_block(
                         pack_panels(grad_y, n, nr, count, right);
                         &*right
                     };
-                    (kernels.columns(nr), count, right)
+                    (kernels.tiles.columns(nr), count, right)
                 }
             };
             let add = accumulate || start > pixels.start;

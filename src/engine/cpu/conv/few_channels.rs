@@ -87,7 +87,7 @@ impl Blocks<'_> {
                     let start = kh % g.stride[0] * phase_len + kh / g.stride[0] * line;
                     let out = &mut out[kh * taps * n..][..taps * n];
                     let add = accumulate || block > blocks.start;
-                    let (kernel, step) = (kernels.columns(nr), g.stride[1] * g.in_c);
+                    let (kernel, step) = (kernels.tiles.columns(nr), g.stride[1] * g.in_c);
                     // SAFETY: a kernel for `nr` columns of this processor.
                     unsafe { add_product(kernel, &images[start..], step, right, pixels, (n, nr), out, add) };
                 }

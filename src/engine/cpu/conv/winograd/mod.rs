@@ -283,7 +283,7 @@ impl<'a> Product<'a> {
                                     let a = image.add(row * depth + from);
                                     let c = sums.add(p * sum_plane + row * chunk * nr + (panel - own.start) * nr);
                                     let (a_step, c_step, accumulate) = (depth, chunk * nr, from > 0);
-                                    kernels.strided_rows(nr)(&Strided {
+                                    kernels.tiles.strided_rows(nr)(&Strided {
                                         a,
                                         a_step,
                                         b,

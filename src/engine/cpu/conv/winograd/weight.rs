@@ -133,7 +133,7 @@ pub(in crate::engine::cpu::conv) fn weight_gradient(
                             let b = gradients.get().add(p * gradient_plane + panel * at_once + start * nr);
                             let c = sums.get().add(p * sum_plane + (block * width + group) * columns + panel);
                             let accumulate = first + start > 0;
-                            kernels.columns(nr)(&Strided {
+                            kernels.tiles.columns(nr)(&Strided {
                                 a,
                                 a_step: width,
                                 b,
