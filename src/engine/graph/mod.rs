@@ -2,7 +2,7 @@
 
 mod op;
 
-pub use op::{Backward, Forward, GpuBackward, GpuForward, GpuGrad, Grad, Needs, Op};
+pub use op::{Backward, Forward, GpuBackward, GpuForward, GpuGrad, Grad, Needs, Op, Recompute};
 
 use crate::engine::device::Gpu;
 use crate::engine::shape::Shape;

@@ -23,6 +23,9 @@ pub struct Needs {
     pub reusable_workspace: bool,
     /// Size of the scratch memory of backward.
     pub backward_workspace: usize,
+    /// Whether [`Op::recompute`] writes the output again in little time. Then the CPU need not keep it for backward where it keeps the
+    /// inputs.
+    pub recomputes_output: bool,
 }
 
 /// An operation with one output. Its sizes are fixed when it is recorded.
@@ -38,6 +41,11 @@ pub trait Op: Any + std::fmt::Debug + Send + Sync {
 
     /// Writes every gradient that is `Some`, or adds to it (see [`Grad`]).
     fn backward(&self, cx: &mut Backward<'_>);
+
+    /// Writes all of `cx.output` again, with the same bits as forward. Called only with [`Needs::recomputes_output`], before backward.
+    fn recompute(&self, _: &mut Recompute<'_>) {
+        unreachable!("{} does not compute its output again", self.name())
+    }
 
     /// Returns the memory that the op needs on a GPU. An op without kernels keeps the defaults of this and of the next two methods; a
     /// graph with such an op runs on the CPU only.
@@ -114,6 +122,18 @@ pub struct Forward<'a> {
     /// Whether `workspace` has the content that an earlier forward with the same parameters left there. It is never set without
     /// [`Needs::reusable_workspace`].
     pub workspace_is_ready: bool,
+}
+
+/// The operands of [`Op::recompute`].
+pub struct Recompute<'a> {
+    /// Inputs, as in forward.
+    pub inputs: Vec<&'a [f32]>,
+    /// Parameters, as in forward.
+    pub params: Vec<&'a [f32]>,
+    /// What forward saved.
+    pub saved: &'a [f32],
+    /// Output `[n, h, w, c]`, to be written.
+    pub output: &'a mut [f32],
 }
 
 /// The operands of backward. Inputs and output are empty unless [`Needs`] asked for them.

@@ -4,7 +4,7 @@ use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::par;
 use crate::engine::device::{Gpu, Grid, kernels};
-use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Recompute, Var};
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]
@@ -32,19 +32,11 @@ pub fn concat(g: &mut Graph, inputs: &[Var]) -> Result<Var> {
     g.push(Concat { rows: shape.rows(), widths }, inputs, shape, Attachments::default())
 }
 
-impl Op for Concat {
-    fn name(&self) -> &'static str {
-        "concat"
-    }
-
-    fn needs(&self) -> Needs {
-        Needs { inputs: vec![false; self.widths.len()], ..Needs::default() }
-    }
-
-    fn forward(&self, cx: &mut Forward<'_>) {
+impl Concat {
+    /// Writes the concatenation of `inputs`.
+    fn join(&self, inputs: &[&[f32]], output: &mut [f32]) {
         let total: usize = self.widths.iter().sum();
-        let inputs = &cx.inputs;
-        par::rows_mut(cx.output, total, |first, rows| {
+        par::rows_mut(output, total, |first, rows| {
             for (i, row) in rows.chunks_exact_mut(total).enumerate() {
                 let mut at = 0;
                 for (x, &width) in inputs.iter().zip(&self.widths) {
@@ -53,6 +45,24 @@ impl Op for Concat {
                 }
             }
         });
+    }
+}
+
+impl Op for Concat {
+    fn name(&self) -> &'static str {
+        "concat"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { inputs: vec![false; self.widths.len()], recomputes_output: true, ..Needs::default() }
+    }
+
+    fn forward(&self, cx: &mut Forward<'_>) {
+        self.join(&cx.inputs, cx.output);
+    }
+
+    fn recompute(&self, cx: &mut Recompute<'_>) {
+        self.join(&cx.inputs, cx.output);
     }
 
     fn backward(&self, cx: &mut Backward<'_>) {

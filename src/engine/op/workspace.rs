@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use crate::engine::device::Ptr;
 
-/// The alignment of a part, bytes, which cuBLASLt expects of a workspace. Blocks have it, too (`plan.rs`).
+/// The alignment of a part, bytes, which cuBLASLt expects of a workspace. Blocks have it, too (`engine::plan`).
 const ALIGNMENT: usize = 256;
 
 /// The parts of a block of memory, one after the other.

@@ -96,7 +96,7 @@ impl GpuMemory {
 
     fn backward(&self, node: &Node, blocks: &Plan, plan: &NodePlan, store: &Offsets, bound: &Bound) -> Result<()> {
         let attached = &node.attachments;
-        let kept = |i: usize| plan.needs.inputs[i].then(|| self.at(blocks.values[node.inputs[i].0]));
+        let kept = |i: usize| plan.needs.inputs[i].then(|| self.at(blocks.backward_values[node.inputs[i].0]));
         let grad_inputs = node
             .inputs
             .iter()
@@ -109,7 +109,7 @@ impl GpuMemory {
             inputs: (0..node.inputs.len()).map(|i| kept(i).unwrap_or(Ptr::NULL)).collect(),
             params: attached.params.iter().map(|id| bound.values.add(store.0[id.0])).collect(),
             prev_state: attached.state.map_or(Ptr::NULL, |id| bound.states[id.0][0]),
-            output: if plan.needs.output { self.at(blocks.values[node.output.0]) } else { Ptr::NULL },
+            output: if plan.needs.output { self.at(blocks.backward_values[node.output.0]) } else { Ptr::NULL },
             grad_output: self.at(blocks.grads[node.output.0].expect("reached by a root")),
             grad_inputs: grad_inputs.collect(),
             grad_params: grad_params.collect(),

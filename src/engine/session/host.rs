@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::work::{self, Part, RangeName};
 use crate::Result;
 use crate::base::{memory, profile};
-use crate::engine::graph::{Backward, Forward, Grad, Graph, Var};
+use crate::engine::graph::{Backward, Forward, Grad, Graph, Recompute, Var};
 use crate::engine::latent_state::LatentStates;
 use crate::engine::plan::{Block, GradWrite, Plan};
 use crate::engine::precision::Precision;
@@ -97,13 +97,18 @@ impl Arena {
             if !plan.differentiated {
                 continue;
             }
+            for &again in &plan.recomputed {
+                self.recompute(graph, blocks, again, store);
+            }
             let range = |part| profile::range(RangeName { op: node.op.name(), node: i, part });
             let _op = range(Part::Backward);
             let Store { params, values, grads, buffers, .. } = store;
             let attached = &node.attachments;
             let ranges: Vec<_> = attached.params.iter().map(|id| params[id.0].range.clone()).collect();
-            let kept = |i: usize| if plan.needs.inputs[i] { blocks.values[node.inputs[i].0] } else { Block::default() };
-            let output = if plan.needs.output { blocks.values[node.output.0] } else { Block::default() };
+            let kept = |i: usize| {
+                if plan.needs.inputs[i] { blocks.backward_values[node.inputs[i].0] } else { Block::default() }
+            };
+            let output = if plan.needs.output { blocks.backward_values[node.output.0] } else { Block::default() };
             for part in work::backward_parts(node, plan) {
                 let _part = (part != Part::Backward).then(|| range(part));
                 let grad_params = split_mut(grads, &ranges);
@@ -133,6 +138,27 @@ impl Arena {
                     });
                 }
             }
+        }
+    }
+
+    /// Computes the output of node number `i` again, before the first node in backward that reads it.
+    fn recompute(&mut self, graph: &Graph, plan: &Plan, i: usize, store: &Store) {
+        let (node, blocks, plan) = (&graph.nodes[i], plan, &plan.nodes[i]);
+        let _op = profile::range(RangeName { op: node.op.name(), node: i, part: Part::Recompute });
+        let base = self.base();
+        // SAFETY: as in `forward`: all these blocks are alive now in the plan, and the inputs are those that forward read.
+        unsafe {
+            node.op.recompute(&mut Recompute {
+                inputs: node.inputs.iter().map(|v| base.get(blocks.backward_values[v.0])).collect(),
+                params: node
+                    .attachments
+                    .params
+                    .iter()
+                    .map(|id| &store.values[store.param(*id).range.clone()])
+                    .collect(),
+                saved: base.get(plan.saved),
+                output: base.get_mut(blocks.backward_values[node.output.0]),
+            });
         }
     }
 
@@ -206,9 +232,16 @@ fn pick_mut<'a>(buffers: &'a mut [Buffer], ids: &[usize]) -> Vec<&'a mut [f32]> 
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::graph::Mode;
-    use crate::engine::op::{OpCase, cases};
-    use crate::engine::session::{CaseRun, Memory};
+    use crate::base::rng::{Purpose, stream};
+    use crate::engine::device::Device;
+    use crate::engine::graph::{Graph, Mode};
+    use crate::engine::latent_state::{LatentStates, StateInit};
+    use crate::engine::op::{self, BatchNorm, OpCase, cases};
+    use crate::engine::plan::Plan;
+    use crate::engine::session::{CaseRun, Memory, Session};
+    use crate::engine::shape::Shape;
+    use crate::engine::store::{Group, Layout, Store};
+    use rand::RngExt;
 
     /// Returns whether the next forward would use kept scratch memory.
     fn is_prepared(run: &CaseRun) -> bool {
@@ -240,5 +273,66 @@ mod tests {
             assert_eq!(bits(&mut run), want, "{}", case.name);
         }
         assert!(keeping > 5, "{keeping} cases with convolutions");
+    }
+
+    /// Trains a chain of seven blocks with residuals and a concatenation for one step, with at most `ample` words or values that backward
+    /// computes again. Returns all gradients, the words of the arena, and how many outputs were computed again.
+    fn step_of_a_chain(ample: usize) -> (Vec<u32>, usize, usize) {
+        const CHANNELS: usize = 16;
+        let (mut graph, mut store) = (Graph::new(Mode::Train), Store::new());
+        let norm = |store: &mut Store, i: usize| BatchNorm {
+            weight: store.add_param(format!("weight{i}"), &[CHANNELS], Layout::Plain, Group::Head),
+            bias: store.add_param(format!("bias{i}"), &[CHANNELS], Layout::Plain, Group::Head),
+            running_mean: store.add_buffer(format!("mean{i}"), CHANNELS, 0.0),
+            running_var: store.add_buffer(format!("var{i}"), CHANNELS, 1.0),
+            num_batches_tracked: store.add_counter(format!("batches{i}")),
+            eps: 1e-5,
+            momentum: 0.1,
+        };
+        let conv = |store: &mut Store, i: usize, inputs: usize| {
+            store.add_param(format!("conv{i}"), &[CHANNELS, inputs, 3, 3], Layout::Conv, Group::Head)
+        };
+        let images = graph.input_with_grad(Shape::new(2, 6, 5, 3));
+        let mut x = images;
+        let mut blocks = Vec::new();
+        for i in 0..8 {
+            let weight = conv(&mut store, i, if i == 0 { 3 } else { CHANNELS });
+            let norm = norm(&mut store, i);
+            let y = op::conv2d(&mut graph, &store, x, weight, None, [1, 1], [1, 1]).unwrap();
+            let residual = (i > 0).then_some(x);
+            x = op::batch_norm(&mut graph, &store, y, &norm, residual, true).unwrap();
+            blocks.push(x);
+        }
+        let both = op::concat(&mut graph, &[blocks[1], x]).unwrap();
+        let weight = conv(&mut store, 8, 2 * CHANNELS);
+        let y = op::conv2d(&mut graph, &store, both, weight, None, [1, 1], [1, 1]).unwrap();
+        graph.root(y);
+
+        let mut rng = stream(3, Purpose::Test, 0, 0);
+        let mut numbers = |len: usize| -> Vec<f32> { (0..len).map(|_| rng.random_range(-0.5..0.5)).collect() };
+        let drawn = numbers(store.values.len());
+        store.values.copy_from_slice(&drawn);
+        let plan = Plan::saving_beyond(ample, &graph, &store, None).unwrap();
+        let mut session = Session::with_plan(graph, plan, &Device::cpu()).unwrap().poisoned();
+        session.set(images, &numbers(2 * 6 * 5 * 3)).unwrap();
+        let mut states = LatentStates::new(StateInit::Zeros, 0);
+        session.forward(&mut store, &mut states).unwrap();
+        session.set_grad(y, &numbers(2 * 6 * 5 * CHANNELS)).unwrap();
+        session.backward(&mut store, &mut states).unwrap();
+        let of_images = session.grad(images).unwrap();
+        let gradients = store.grads.iter().chain(of_images.iter()).map(|v| v.to_bits()).collect();
+        let plan = session.plan();
+        (gradients, plan.arena_len, plan.nodes.iter().map(|node| node.recomputed.len()).sum())
+    }
+
+    #[test]
+    fn outputs_that_are_computed_again_give_the_same_gradients_in_less_memory() {
+        let (gradients, words, again) = step_of_a_chain(0);
+        let (kept_gradients, kept_words, kept_again) = step_of_a_chain(usize::MAX);
+        assert_eq!(gradients, kept_gradients);
+        assert!(gradients.iter().all(|&bits| f32::from_bits(bits).is_finite()));
+        // Four blocks, not the fifth, three more, and the concatenation.
+        assert_eq!((again, kept_again), (8, 0));
+        assert!(words < kept_words, "{words} and {kept_words}");
     }
 }

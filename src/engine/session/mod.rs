@@ -48,6 +48,11 @@ impl Session {
     pub fn new(graph: Graph, store: &Store, device: &Device) -> Result<Session> {
         let graph = if device.gpu().is_some() { graph } else { graph.fused() };
         let plan = Plan::new(&graph, store, device.gpu())?;
+        Session::with_plan(graph, plan, device)
+    }
+
+    /// Allocates the arena of the `plan` of `graph` on `device`.
+    fn with_plan(graph: Graph, plan: Plan, device: &Device) -> Result<Session> {
         let memory = match device {
             Device::Cpu(cpu) => Memory::Host(Arena::new(&plan, cpu.precision())?),
             Device::Gpu(gpu) => Memory::Gpu(GpuMemory::new(gpu, &graph, &plan)?),

@@ -16,6 +16,8 @@ const WORD: u64 = 4;
 pub enum Part {
     /// The output.
     Forward,
+    /// The output once more, for backward.
+    Recompute,
     /// All gradients, in one call.
     Backward,
     /// The gradients of the inputs.
@@ -58,6 +60,7 @@ impl Part {
     pub fn name(self) -> &'static str {
         match self {
             Part::Forward => "forward",
+            Part::Recompute => "forward again",
             Part::Backward => "backward",
             Part::InputGradient => "input gradient",
             Part::ParamGradient => "parameter gradient",
@@ -114,8 +117,10 @@ impl Session {
         let nodes = || self.graph.nodes.iter().zip(&self.plan.nodes).enumerate();
         let forward = nodes().map(|(i, _)| (i, Part::Forward));
         let differentiated = nodes().rev().filter(|(_, (_, plan))| plan.differentiated);
-        let backward = differentiated
-            .flat_map(|(i, (node, plan))| backward_parts(node, plan).into_iter().map(move |part| (i, part)));
+        let backward = differentiated.flat_map(|(i, (node, plan))| {
+            let again = plan.recomputed.iter().map(|&again| (again, Part::Recompute));
+            again.chain(backward_parts(node, plan).into_iter().map(move |part| (i, part)))
+        });
         forward.chain(backward).map(|(i, part)| self.work_of(i, part, store)).collect()
     }
 
@@ -123,7 +128,7 @@ impl Session {
     fn work_of(&self, i: usize, part: Part, store: &Store) -> Work {
         let node = &self.graph.nodes[i];
         let (passes, words) = match part {
-            Part::Forward => (1, self.forward_words(i, store)),
+            Part::Forward | Part::Recompute => (1, self.forward_words(i, store)),
             _ => {
                 let gradients = self.gradient_words(i, part, store);
                 let computed = gradients.iter().filter(|words| **words > 0).count() as u64;

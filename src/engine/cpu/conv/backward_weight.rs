@@ -49,7 +49,7 @@ pub fn backward_weight_workspace(geometry: &Conv2dGeometry) -> usize {
         return winograd::weight_gradient_workspace(microkernel::best(), geometry);
     }
     let splits = weight_splits(geometry);
-    if splits > 1 { splits * geometry.k() * geometry.out_c } else { 0 }
+    (splits - 1) * geometry.k() * geometry.out_c
 }
 
 /// Computes `grad_weight (+)= Σ_pixels windowᵀ · grad_y`, `[k, out_c]`; the other shapes are as in `conv2d_forward`.
@@ -101,7 +101,7 @@ pub(super) fn backward_weight_on(
 }
 
 /// Writes the sum of `splits` parts to `out`, or adds it if `accumulate`. `compute(split, out, accumulate)` computes one part, in a task of its
-/// own; the parts are added in their order. `workspace` has room for all of them if there are several.
+/// own; the parts are added in their order. `workspace` has room for all of them but the first.
 fn in_parts(
     splits: usize,
     out: &mut [f32],
@@ -109,21 +109,16 @@ fn in_parts(
     workspace: &mut [f32],
     compute: impl Fn(usize, &mut [f32], bool) + Sync,
 ) {
-    if splits == 1 {
-        return compute(0, out, accumulate);
-    }
     let len = out.len();
-    let partial = &mut workspace[..splits * len];
-    partial.par_chunks_mut(len).enumerate().for_each(|(split, part)| compute(split, part, false));
-    let partial = &*partial;
+    let others = &mut workspace[..(splits - 1) * len];
+    rayon::join(
+        || compute(0, out, accumulate),
+        || others.par_chunks_mut(len).enumerate().for_each(|(i, part)| compute(i + 1, part, false)),
+    );
+    let others = &*others;
     out.par_chunks_mut(4096).enumerate().for_each(|(i, out)| {
-        for split in 0..splits {
-            let part = &partial[split * len + i * 4096..][..out.len()];
-            if split == 0 && !accumulate {
-                out.copy_from_slice(part);
-            } else {
-                out.iter_mut().zip(part).for_each(|(o, p)| *o += p);
-            }
+        for part in others.chunks_exact(len) {
+            out.iter_mut().zip(&part[i * 4096..]).for_each(|(o, p)| *o += p);
         }
     });
 }

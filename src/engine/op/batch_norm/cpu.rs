@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::BatchNormOp;
 use crate::engine::cpu::{InstructionSet, Normalization, Simd, for_each_isa, for_each_vector, par};
-use crate::engine::graph::{Backward, Forward};
+use crate::engine::graph::{Backward, Forward, Recompute};
 
 /// A row has at most this many elements, unless one pixel has more.
 const ROW: usize = 64;
@@ -107,6 +107,12 @@ pub(super) fn forward(op: &BatchNormOp, cx: &mut Forward<'_>) {
     }
     let residual = op.residual.then(|| cx.inputs[1]);
     normalization(op, &mean, &inv_std, [cx.params[0], cx.params[1]], residual).run(x, cx.output);
+}
+
+pub(super) fn recompute(op: &BatchNormOp, cx: &mut Recompute<'_>) {
+    let (mean, inv_std) = cx.saved.split_at(op.channels);
+    let residual = op.residual.then(|| cx.inputs[1]);
+    normalization(op, mean, inv_std, [cx.params[0], cx.params[1]], residual).run(cx.inputs[0], cx.output);
 }
 
 pub(super) fn backward(op: &BatchNormOp, cx: &mut Backward<'_>) {

@@ -11,7 +11,9 @@ mod gpu;
 use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::device::Gpu;
-use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Mode, Needs, Op, Var};
+use crate::engine::graph::{
+    Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Mode, Needs, Op, Recompute, Var,
+};
 use crate::engine::shape::Shape;
 use crate::engine::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
 
@@ -112,7 +114,13 @@ impl Op for BatchNormOp {
         let mut inputs = vec![true];
         inputs.extend(self.residual.then_some(false));
         // Without a residual, the input tells what ReLU stopped.
-        Needs { inputs, output: self.relu && self.residual, saved: 2 * self.channels, ..Needs::default() }
+        Needs {
+            inputs,
+            output: self.relu && self.residual,
+            saved: 2 * self.channels,
+            recomputes_output: true,
+            ..Needs::default()
+        }
     }
 
     fn forward(&self, cx: &mut Forward<'_>) {
@@ -121,6 +129,10 @@ impl Op for BatchNormOp {
 
     fn backward(&self, cx: &mut Backward<'_>) {
         cpu::backward(self, cx);
+    }
+
+    fn recompute(&self, cx: &mut Recompute<'_>) {
+        cpu::recompute(self, cx);
     }
 
     fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {

@@ -1,0 +1,44 @@
+//! Chooses the values that backward computes again instead of keeping them.
+
+use super::NodePlan;
+use super::lifetimes::Readings;
+use crate::engine::graph::{Graph, Var};
+
+/// At most as many values are computed again from each other, and are in memory together for it.
+const AGAIN_AT_ONCE: usize = 4;
+
+/// Returns the nodes whose outputs backward computes again, in the order of the graph, each with the node before whose backward that happens.
+/// Adds their readings to `readings`.
+///
+/// A value is computed again if what must be kept longer for it takes less memory than the value. Some of its inputs may be computed again too,
+/// at the same time at the latest: at most [`AGAIN_AT_ONCE`] after each other.
+pub(super) fn recomputed(graph: &Graph, nodes: &[NodePlan], readings: &mut [Readings]) -> Vec<(usize, usize)> {
+    let words = |var: &Var| graph.shape(*var).len();
+    // How many values are computed again after each other, up to this one; 0 for a value that is kept.
+    let mut depths = vec![0; graph.values.len()];
+    let mut chosen = Vec::new();
+    for (i, (node, plan)) in graph.nodes.iter().zip(nodes).enumerate() {
+        if !(plan.differentiated && plan.needs.recomputes_output) || graph.values[node.output.0].keep {
+            continue;
+        }
+        let Some((first, _)) = readings[node.output.0].backward else { continue };
+        let gone = |var: &&Var| readings[var.0].backward.is_none_or(|(_, last)| last < first);
+        let kept_longer: usize = node.inputs.iter().filter(gone).map(words).sum();
+        let depth = 1 + node.inputs.iter().map(|var| depths[var.0]).max().unwrap_or(0);
+        if kept_longer < words(&node.output) && depth <= AGAIN_AT_ONCE {
+            depths[node.output.0] = depth;
+            node.inputs.iter().for_each(|var| readings[var.0].read_backward(first));
+            chosen.push(i);
+        }
+    }
+    // A value that is computed again for another one may be needed earlier than its own readers are.
+    let mut found = Vec::new();
+    for i in chosen.into_iter().rev() {
+        let node = &graph.nodes[i];
+        let (first, _) = readings[node.output.0].backward.expect("read in backward");
+        node.inputs.iter().for_each(|var| readings[var.0].read_backward(first));
+        found.push((i, 2 * graph.nodes.len() - 1 - first));
+    }
+    found.reverse();
+    found
+}
