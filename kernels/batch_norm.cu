@@ -1,14 +1,14 @@
 // Batch normalisation over rows (n, h, w) for each channel, with an optional residual sum and ReLU:
 //   y = relu((x - mean)·inv_std·weight + bias + residual)
 //
-// Training, forward: batch_norm_partials, batch_norm_finish, batch_norm_apply. Evaluation: batch_norm_from_running, then
-// batch_norm_apply. Backward: batch_norm_backward_partials, batch_norm_backward_finish, batch_norm_backward_apply.
+// Training, forward: batch_norm_statistics, then batch_norm_apply. Evaluation: batch_norm_from_running, then batch_norm_apply.
+// Backward: batch_norm_backward_sums, then batch_norm_backward_apply.
 // With g = dy masked by the ReLU: dbias = Σg, dweight = Σg·x̂, dx = weight·inv_std·(g - Σg/rows - x̂·Σg·x̂/rows),
 // dresidual = g. With running statistics (`batch_statistics` = 0) the two sums drop out of dx.
 //
 // Contract. Activations are [rows, channels], f32 or bf16; statistics, parameters and their gradients are f32 [channels]. The rows
-// are cut into fixed splits. Each split gives partial sums, which are added in a fixed order and in double precision; within a split
-// the order depends only on whether a row is a multiple of 16 bytes long. The first row of x is subtracted before squaring, so that a
+// are cut into fixed splits. Each split gives partial sums, which the last block of a channel adds in a fixed order and in double
+// precision; within a split the order depends only on whether a row is a multiple of 16 bytes long. The first row of x is subtracted before squaring, so that a
 // large mean costs no digits. `accumulate`: 0 overwrites a gradient, any other value adds to it. y may be x or residual; dx may be
 // dy if dresidual is null, and dresidual may be dy. NaN passes the ReLU in both directions.
 
@@ -51,8 +51,39 @@ template <int N> DEVICE void norm_write_partials(Vec<N> a, Vec<N> b, float* part
     }
 }
 
+// Two sums over all splits.
+struct NormSums {
+    double a, b;
+};
+
+// Adds up the partial sums of 32 channels in double precision, in the last block of these channels: each of its eight warps takes every
+// eighth split, and their sums are added in order. The result is for channel blockIdx.x * 32 + threadIdx.x, in the first 32 threads of
+// the block only.
+DEVICE NormSums norm_add_partials(const float* partials, int channels) {
+    SHARED(NormSums, of_warps, [8][32]);
+    const int splits = gridDim.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32, channel = blockIdx.x * 32 + lane;
+    NormSums sums = {0.0, 0.0};
+    if (channel < channels) {
+#pragma unroll 4
+        for (int split = warp; split < splits; split += 8) {
+            sums.a += partials[(2ll * split) * channels + channel];
+            sums.b += partials[(2ll * split + 1) * channels + channel];
+        }
+    }
+    of_warps[warp][lane] = sums;
+    __syncthreads();
+    if (warp == 0) {
+        for (int w = 1; w < 8; w++) {
+            sums.a += of_warps[w][lane].a;
+            sums.b += of_warps[w][lane].b;
+        }
+    }
+    return sums;
+}
+
 template <class T>
-DEVICE void norm_partials(const T* x, float* partials, long long rows, int channels, int split_rows) {
+DEVICE void norm_statistics(const T* x, float* partials, unsigned* counters, float* mean, float* inv_std, float* running_mean,
+                            float* running_var, long long rows, int channels, int split_rows, float eps, float momentum) {
     by_width<VEC<T>>(channels % VEC<T> == 0 && aligned_16(x), [=](auto by) {
         constexpr int N = decltype(by)::VALUE;
         const int channel = NormTile<N>::channel();
@@ -74,55 +105,8 @@ DEVICE void norm_partials(const T* x, float* partials, long long rows, int chann
         }
         norm_write_partials(sum, squares, partials, channels);
     });
-}
-
-// launch: grid (ceil(channels / 32), splits), splits = ceil(rows / split_rows)
-extern "C" __global__ void __launch_bounds__(256)
-    batch_norm_partials_f32(const float* __restrict__ x,   // [rows, channels]
-                            float* __restrict__ partials,  // [splits, 2, channels]: Σ(x - x₀), Σ(x - x₀)²
-                            long long rows, int channels, int split_rows) {
-    norm_partials(x, partials, rows, channels, split_rows);
-}
-
-extern "C" __global__ void __launch_bounds__(256)
-    batch_norm_partials_bf16(const bf16* __restrict__ x, float* __restrict__ partials, long long rows, int channels,
-                             int split_rows) {
-    norm_partials(x, partials, rows, channels, split_rows);
-}
-
-// Two sums over all splits.
-struct NormSums {
-    double a, b;
-};
-
-// Adds up the partial sums of 32 channels in double precision: each of the block's eight warps takes every eighth split, and their sums
-// are added in order. The result is for channel blockIdx.x * 32 + threadIdx.x, in the first 32 threads of the block only.
-DEVICE NormSums norm_add_partials(const float* partials, int splits, int channels) {
-    SHARED(NormSums, of_warps, [8][32]);
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, channel = blockIdx.x * 32 + lane;
-    NormSums sums = {0.0, 0.0};
-    if (channel < channels) {
-#pragma unroll 4
-        for (int split = warp; split < splits; split += 8) {
-            sums.a += partials[(2ll * split) * channels + channel];
-            sums.b += partials[(2ll * split + 1) * channels + channel];
-        }
-    }
-    of_warps[warp][lane] = sums;
-    __syncthreads();
-    if (warp == 0) {
-        for (int w = 1; w < 8; w++) {
-            sums.a += of_warps[w][lane].a;
-            sums.b += of_warps[w][lane].b;
-        }
-    }
-    return sums;
-}
-
-template <class T>
-DEVICE void norm_finish(const T* x, const float* partials, float* mean, float* inv_std, float* running_mean,
-                        float* running_var, int splits, long long rows, int channels, float eps, float momentum) {
-    const NormSums sums = norm_add_partials(partials, splits, channels);
+    if (!is_last_block(counters + blockIdx.x, gridDim.y)) return;
+    const NormSums sums = norm_add_partials(partials, channels);
     const int channel = blockIdx.x * 32 + threadIdx.x;
     if (threadIdx.x >= 32 || channel >= channels) return;
     double d = sums.a / rows, biased = sums.b / rows - d * d;
@@ -140,19 +124,23 @@ DEVICE void norm_finish(const T* x, const float* partials, float* mean, float* i
 
 // Mean and 1/√(biased variance + eps) of the batch. Updates the running statistics, with the unbiased variance, unless they are
 // null. Needs rows > 1.
-// launch: grid (ceil(channels / 32))
+// launch: grid (ceil(channels / 32), splits), splits = ceil(rows / split_rows)
 extern "C" __global__ void __launch_bounds__(256)
-    batch_norm_finish_f32(const float* x,         // [rows, channels], of which the first row is read
-                          const float* partials,  // [splits, 2, channels]
-                          float* mean, float* inv_std, float* running_mean, float* running_var,  // [channels] each
-                          int splits, long long rows, int channels, float eps, float momentum) {
-    norm_finish(x, partials, mean, inv_std, running_mean, running_var, splits, rows, channels, eps, momentum);
+    batch_norm_statistics_f32(const float* __restrict__ x,  // [rows, channels]
+                              float* partials,     // [splits, 2, channels]: Σ(x - x₀), Σ(x - x₀)²
+                              unsigned* counters,  // [ceil(channels / 32)]: 0, before and after
+                              float* __restrict__ mean, float* __restrict__ inv_std, float* __restrict__ running_mean,
+                              float* __restrict__ running_var,  // [channels] each
+                              long long rows, int channels, int split_rows, float eps, float momentum) {
+    norm_statistics(x, partials, counters, mean, inv_std, running_mean, running_var, rows, channels, split_rows, eps, momentum);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    batch_norm_finish_bf16(const bf16* x, const float* partials, float* mean, float* inv_std, float* running_mean,
-                           float* running_var, int splits, long long rows, int channels, float eps, float momentum) {
-    norm_finish(x, partials, mean, inv_std, running_mean, running_var, splits, rows, channels, eps, momentum);
+    batch_norm_statistics_bf16(const bf16* __restrict__ x, float* partials, unsigned* counters, float* __restrict__ mean,
+                               float* __restrict__ inv_std, float* __restrict__ running_mean,
+                               float* __restrict__ running_var, long long rows, int channels, int split_rows, float eps,
+                               float momentum) {
+    norm_statistics(x, partials, counters, mean, inv_std, running_mean, running_var, rows, channels, split_rows, eps, momentum);
 }
 
 // The same mean and inv_std from the running statistics. launch: grid (ceil(channels / 64))
@@ -229,9 +217,10 @@ DEVICE Vec<N> norm_masked(const T* y, const T* dy, long long i, const Vec<N>& v,
 }
 
 template <class T>
-DEVICE void norm_backward_partials(const T* x, const T* y, const T* dy, const float* mean, const float* inv_std,
-                                   const float* weight, const float* bias, float* partials, long long rows, int channels,
-                                   int split_rows, int relu) {
+DEVICE void norm_backward_sums(const T* x, const T* y, const T* dy, const float* mean, const float* inv_std, const float* weight,
+                               const float* bias, float* partials, unsigned* counters, float* sums, float* dweight,
+                               float* dbias, long long rows, int channels, int split_rows, int relu, int accumulate_weight,
+                               int accumulate_bias) {
     by_width<VEC<T>>(channels % VEC<T> == 0 && aligned_16(x, y, dy), [=](auto by) {
         constexpr int N = decltype(by)::VALUE;
         const int channel = NormTile<N>::channel();
@@ -255,41 +244,41 @@ DEVICE void norm_backward_partials(const T* x, const T* y, const T* dy, const fl
         }
         norm_write_partials(sum, dot, partials, channels);
     });
-}
-
-// launch: grid (ceil(channels / 32), splits), splits = ceil(rows / split_rows)
-extern "C" __global__ void __launch_bounds__(256)
-    batch_norm_backward_partials_f32(const float* __restrict__ x, const float* __restrict__ y,  // y: read for RELU_OF_Y
-                                     const float* __restrict__ dy,                              // [rows, channels] each
-                                     const float* __restrict__ mean, const float* __restrict__ inv_std,
-                                     const float* __restrict__ weight, const float* __restrict__ bias,  // [channels] each
-                                     float* __restrict__ partials,  // [splits, 2, channels]: Σg, Σg·x̂
-                                     long long rows, int channels, int split_rows, int relu) {
-    norm_backward_partials(x, y, dy, mean, inv_std, weight, bias, partials, rows, channels, split_rows, relu);
-}
-
-extern "C" __global__ void __launch_bounds__(256)
-    batch_norm_backward_partials_bf16(const bf16* __restrict__ x, const bf16* __restrict__ y,
-                                      const bf16* __restrict__ dy, const float* __restrict__ mean,
-                                      const float* __restrict__ inv_std, const float* __restrict__ weight,
-                                      const float* __restrict__ bias, float* __restrict__ partials, long long rows,
-                                      int channels, int split_rows, int relu) {
-    norm_backward_partials(x, y, dy, mean, inv_std, weight, bias, partials, rows, channels, split_rows, relu);
-}
-
-// launch: grid (ceil(channels / 32))
-extern "C" __global__ void __launch_bounds__(256)
-    batch_norm_backward_finish(const float* __restrict__ partials,  // [splits, 2, channels]
-                               float* __restrict__ sums,            // [2, channels]: Σg, Σg·x̂
-                               float* __restrict__ dweight, float* __restrict__ dbias,  // [channels], each may be null
-                               int splits, int channels, int accumulate_weight, int accumulate_bias) {
-    const NormSums total = norm_add_partials(partials, splits, channels);
+    if (!is_last_block(counters + blockIdx.x, gridDim.y)) return;
+    const NormSums total = norm_add_partials(partials, channels);
     const int channel = blockIdx.x * 32 + threadIdx.x;
     if (threadIdx.x >= 32 || channel >= channels) return;
     sums[channel] = (float)total.a;
     sums[channels + channel] = (float)total.b;
     if (dweight) put(dweight + channel, (float)total.b, accumulate_weight);
     if (dbias) put(dbias + channel, (float)total.a, accumulate_bias);
+}
+
+// launch: grid (ceil(channels / 32), splits), splits = ceil(rows / split_rows)
+extern "C" __global__ void __launch_bounds__(256)
+    batch_norm_backward_sums_f32(const float* __restrict__ x, const float* __restrict__ y,  // y: read for RELU_OF_Y
+                                 const float* __restrict__ dy,                              // [rows, channels] each
+                                 const float* __restrict__ mean, const float* __restrict__ inv_std,
+                                 const float* __restrict__ weight, const float* __restrict__ bias,  // [channels] each
+                                 float* partials,           // [splits, 2, channels]: Σg, Σg·x̂
+                                 unsigned* counters,        // [ceil(channels / 32)]: 0, before and after
+                                 float* __restrict__ sums,  // [2, channels]: Σg, Σg·x̂
+                                 float* __restrict__ dweight, float* __restrict__ dbias,  // [channels], each may be null
+                                 long long rows, int channels, int split_rows, int relu, int accumulate_weight,
+                                 int accumulate_bias) {
+    norm_backward_sums(x, y, dy, mean, inv_std, weight, bias, partials, counters, sums, dweight, dbias, rows, channels,
+                       split_rows, relu, accumulate_weight, accumulate_bias);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    batch_norm_backward_sums_bf16(const bf16* __restrict__ x, const bf16* __restrict__ y, const bf16* __restrict__ dy,
+                                  const float* __restrict__ mean, const float* __restrict__ inv_std,
+                                  const float* __restrict__ weight, const float* __restrict__ bias, float* partials,
+                                  unsigned* counters, float* __restrict__ sums, float* __restrict__ dweight,
+                                  float* __restrict__ dbias, long long rows, int channels, int split_rows, int relu,
+                                  int accumulate_weight, int accumulate_bias) {
+    norm_backward_sums(x, y, dy, mean, inv_std, weight, bias, partials, counters, sums, dweight, dbias, rows, channels,
+                       split_rows, relu, accumulate_weight, accumulate_bias);
 }
 
 template <class T>

@@ -147,3 +147,16 @@ template <class T> DEVICE T block_sum(T v) {
     __syncthreads();
     return sum;
 }
+
+// Whether this block is the last one of `blocks` that call this with the same counter, which is 0 before the first and after the last of
+// them. The threads of the last block then see what all the others have written before. All threads of a block call this.
+DEVICE bool is_last_block(unsigned* counter, unsigned blocks) {
+    SHARED(int, last, [1]);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last[0] = arrive(counter) + 1 == blocks;
+        if (last[0]) *counter = 0;
+    }
+    __syncthreads();
+    return last[0];
+}

@@ -41,6 +41,15 @@ DEVICE uint32_t pack_bf16(float a, float b) {
     return r;
 }
 
+// Adds 1 to *counter and returns what it was. What this thread wrote before, or saw of others by a barrier, is seen by a thread that
+// arrives later, and by those that meet it at a barrier then.
+DEVICE unsigned arrive(unsigned* counter) {
+    __threadfence();
+    unsigned before = atomicAdd(counter, 1u);
+    __threadfence();
+    return before;
+}
+
 DEVICE uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
 // Starts a copy of 16 bytes from global to shared memory, which cp_async_wait waits for; copies zeros unless `valid`.

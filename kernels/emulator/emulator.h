@@ -129,6 +129,8 @@ static inline unsigned vote(bool v, EMU_HERE) {
 }
 static inline int count_bits(unsigned v) { return __builtin_popcount(v); }
 
+static inline unsigned arrive(unsigned* counter) { return __atomic_fetch_add(counter, 1u, __ATOMIC_ACQ_REL); }
+
 static inline float bits_to_float(uint32_t v) {
     float f;
     memcpy(&f, &v, sizeof f);

@@ -1,6 +1,8 @@
 #include "harness.h"
 using namespace test;
 
+using Counters = Buffer<unsigned>;
+
 struct Norm {
     int rows, channels;
     double offset;  // of the data's mean
@@ -17,16 +19,15 @@ template <> struct NormKernels<float> {
     static constexpr double rounding = 1e-6;
     static Floats random(size_t n, double offset) { return random_floats(n, offset - 1, offset + 1); }
 #define NORM(step, ...) RUN(batch_norm_##step##_f32, __VA_ARGS__)
-    static void partials(Grid g, const Floats& x, Floats& p, int r, int c, int s) { NORM(partials, g, x, p, r, c, s); }
-    static void finish(Grid g, const Floats& x, Floats& p, Floats& m, Floats& i, float* rm, float* rv, int s, int r, int c) {
-        NORM(finish, g, x, p, m, i, rm, rv, s, r, c, 1e-5f, 0.1f);
+    static void statistics(Grid g, const Floats& x, Floats& p, Counters& n, Floats& m, Floats& i, float* rm, float* rv, int r, int c, int s) {
+        NORM(statistics, g, x, p, n, m, i, rm, rv, r, c, s, 1e-5f, 0.1f);
     }
     static void apply(const float* x, const float* res, Floats& m, Floats& i, Floats& w, Floats& b, float* y, int r, int c, int relu) {
         NORM(apply, (Grid{3}), x, res, m, i, w, b, y, r, c, relu);
     }
-    static void backward_partials(Grid g, const Floats& x, const float* y, const Floats& dy, Floats& m, Floats& i, Floats& w, Floats& b, Floats& p,
-                                  int r, int c, int s, int relu) {
-        NORM(backward_partials, g, x, y, dy, m, i, w, b, p, r, c, s, relu);
+    static void backward_sums(Grid g, const Floats& x, const float* y, const Floats& dy, Floats& m, Floats& i, Floats& w, Floats& b, Floats& p,
+                              Counters& n, Floats& sums, Floats& dw, Floats& db, int r, int c, int s, int relu) {
+        NORM(backward_sums, g, x, y, dy, m, i, w, b, p, n, sums, dw, db, r, c, s, relu, 1, 0);
     }
     static void backward_apply(const float* x, const float* y, const Floats& dy, Floats& m, Floats& i, Floats& w, Floats& b, Floats& s, float* dx,
                                float* dr, int r, int c, int batch, int relu, int adx, int adr) {
@@ -38,16 +39,15 @@ template <> struct NormKernels<bf16> {
     static constexpr double rounding = BF16;
     static Halves random(size_t n, double offset) { return random_halves(n, offset - 1, offset + 1); }
 #define NORM(step, ...) RUN(batch_norm_##step##_bf16, __VA_ARGS__)
-    static void partials(Grid g, const Halves& x, Floats& p, int r, int c, int s) { NORM(partials, g, x, p, r, c, s); }
-    static void finish(Grid g, const Halves& x, Floats& p, Floats& m, Floats& i, float* rm, float* rv, int s, int r, int c) {
-        NORM(finish, g, x, p, m, i, rm, rv, s, r, c, 1e-5f, 0.1f);
+    static void statistics(Grid g, const Halves& x, Floats& p, Counters& n, Floats& m, Floats& i, float* rm, float* rv, int r, int c, int s) {
+        NORM(statistics, g, x, p, n, m, i, rm, rv, r, c, s, 1e-5f, 0.1f);
     }
     static void apply(const bf16* x, const bf16* res, Floats& m, Floats& i, Floats& w, Floats& b, bf16* y, int r, int c, int relu) {
         NORM(apply, (Grid{3}), x, res, m, i, w, b, y, r, c, relu);
     }
-    static void backward_partials(Grid g, const Halves& x, const bf16* y, const Halves& dy, Floats& m, Floats& i, Floats& w, Floats& b, Floats& p,
-                                  int r, int c, int s, int relu) {
-        NORM(backward_partials, g, x, y, dy, m, i, w, b, p, r, c, s, relu);
+    static void backward_sums(Grid g, const Halves& x, const bf16* y, const Halves& dy, Floats& m, Floats& i, Floats& w, Floats& b, Floats& p,
+                              Counters& n, Floats& sums, Floats& dw, Floats& db, int r, int c, int s, int relu) {
+        NORM(backward_sums, g, x, y, dy, m, i, w, b, p, n, sums, dw, db, r, c, s, relu, 1, 0);
     }
     static void backward_apply(const bf16* x, const bf16* y, const Halves& dy, Floats& m, Floats& i, Floats& w, Floats& b, Floats& s, bf16* dx,
                                bf16* dr, int r, int c, int batch, int relu, int adx, int adr) {
@@ -75,8 +75,10 @@ template <class T> static void check_norm(const Norm& norm, bool with_residual, 
         want_mean[c] = running_mean[c] + 0.1 * (m[c] - running_mean[c]);
         want_var[c] = running_var[c] + 0.1 * (var[c] * rows / (rows - 1) - running_var[c]);
     }
-    K::partials(Grid{blocks(channels, 32), splits}, x, partials, rows, channels, split_rows);
-    K::finish(Grid{blocks(channels, 32)}, x, partials, mean, inv_std, running_mean, running_var, (int)splits, rows, channels);
+    const Grid grid{blocks(channels, 32), splits};
+    Counters counters(grid.x);
+    for (size_t i = 0; i < counters.size(); i++) counters[i] = 0;
+    K::statistics(grid, x, partials, counters, mean, inv_std, running_mean, running_var, rows, channels, split_rows);
     expect("mean", mean, m, 1e-6, 1e-7);
     expect("inv_std", inv_std, inv, 0, 5e-6);
     expect("running mean", running_mean, want_mean, 1e-6, 1e-6);
@@ -105,8 +107,7 @@ template <class T> static void check_norm(const Norm& norm, bool with_residual, 
         Floats sums(2 * channels), dweight = random_floats(channels), dbias(channels);
         Doubles want_dweight(channels);
         for (int c = 0; c < channels; c++) want_dweight[c] = dweight[c] + dot[c];
-        K::backward_partials(Grid{blocks(channels, 32), splits}, x, out, dy, mean, inv_std, weight, bias, partials, rows, channels, split_rows, relu_of);
-        RUN(batch_norm_backward_finish, (Grid{blocks(channels, 32)}), partials, sums, dweight, dbias, (int)splits, channels, 1, 0);
+        K::backward_sums(grid, x, out, dy, mean, inv_std, weight, bias, partials, counters, sums, dweight, dbias, rows, channels, split_rows, relu_of);
         expect("dbias", dbias, sum, 2e-5, 1e-5);
         expect("dweight", dweight, want_dweight, 5e-5, 1e-5);
 
@@ -123,6 +124,7 @@ template <class T> static void check_norm(const Norm& norm, bool with_residual, 
             expect("dresidual", dresidual, want_dresidual, 0, 0);
         }
     }
+    expect_exact("counters", counters, Doubles(counters.size()));
 }
 
 CASE(batch_norm_f32) {

@@ -1,23 +1,27 @@
 //! A GPU as the engine uses it: a back end, and the precision of the run.
 
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Backend, Buffer, Grid, Kernel, Ptr, Recording, Vendor};
 use crate::engine::precision::Precision;
 use crate::{Error, Result};
+
+/// How many counters [`Gpu::counters`] has.
+pub(crate) const COUNTERS: usize = 1024;
 
 /// A GPU, real or emulated. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Gpu {
     backend: Arc<dyn Backend>,
     precision: Precision,
+    counters: Arc<Mutex<Option<Buffer>>>,
 }
 
 impl Gpu {
     /// Returns the GPU of `backend`, on which convolutions compute in `precision`.
     pub fn new(backend: Arc<dyn Backend>, precision: Precision) -> Gpu {
-        Gpu { backend, precision }
+        Gpu { backend, precision, counters: Arc::default() }
     }
 
     /// Returns what convolutions compute in.
@@ -46,6 +50,21 @@ impl Gpu {
     /// [`Error::DeviceMemory`] if it does not fit, [`Error::Device`] if the device fails.
     pub fn allocate(&self, bytes: usize) -> Result<Buffer> {
         Buffer::new(self.backend.clone(), bytes)
+    }
+
+    /// Returns the address of [`COUNTERS`] counters that are 0 whenever no kernel runs: kernels count blocks with them, and leave them so.
+    /// The first call allocates them, which cannot be done while launches are recorded.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(crate) fn counters(&self) -> Result<Ptr<u32>> {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        if counters.is_none() {
+            let buffer = self.allocate(4 * COUNTERS)?;
+            self.upload(buffer.ptr::<u32>().address(), &[0; 4 * COUNTERS])?;
+            *counters = Some(buffer);
+        }
+        Ok(counters.as_ref().expect("allocated above").ptr())
     }
 
     /// Returns the free bytes and all bytes of memory: see [`Backend::memory`].

@@ -19,6 +19,7 @@ pub use backend::{Backend, Kernel, Recording};
 pub use buffer::{Buffer, Mirrored};
 #[cfg(ptl_emulator)]
 pub use emulator::{Emulator, Launch, Simulated};
+pub(crate) use gpu::COUNTERS;
 pub use gpu::Gpu;
 pub use open::{Cpu, Device, DeviceKind, DeviceOptions, GpuOptions};
 pub use pointer::{Grid, Ptr, Untyped};

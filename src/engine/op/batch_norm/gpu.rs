@@ -2,8 +2,9 @@
 
 use super::BatchNormOp;
 use crate::Result;
-use crate::engine::device::{Grid, Ptr, kernels};
+use crate::engine::device::{COUNTERS, Gpu, Grid, Ptr, kernels};
 use crate::engine::graph::{GpuBackward, GpuForward, GpuGrad, Needs, Op};
+use crate::engine::op::mismatch;
 use crate::engine::op::workspace::{ENOUGH_BLOCKS, Part, Parts, split_rows};
 
 // From what backward knows which values the ReLU let through, as in batch_norm.cu: there is no ReLU; y; or y computed again from x.
@@ -57,10 +58,16 @@ impl BatchNormOp {
     }
 }
 
-pub(super) fn needs(op: &BatchNormOp) -> Needs {
+pub(super) fn needs(op: &BatchNormOp, gpu: &Gpu) -> Result<Needs> {
+    // Counters are allocated here, because launches may be recorded.
+    gpu.counters()?;
+    if op.channels.div_ceil(32) > COUNTERS {
+        let detail = format!("{} channels: on a GPU at most {}", op.channels, 32 * COUNTERS);
+        return Err(mismatch("batch_norm", detail));
+    }
     let forward_workspace = op.forward_parts().parts.words();
     let backward_workspace = op.backward_parts().parts.words();
-    Needs { output: op.relu_of() == RELU_OF_Y, forward_workspace, backward_workspace, ..op.needs() }
+    Ok(Needs { output: op.relu_of() == RELU_OF_Y, forward_workspace, backward_workspace, ..op.needs() })
 }
 
 pub(super) fn forward(op: &BatchNormOp, cx: &GpuForward<'_>) -> Result<()> {
@@ -72,20 +79,20 @@ pub(super) fn forward(op: &BatchNormOp, cx: &GpuForward<'_>) -> Result<()> {
     if op.batch_statistics {
         let (split, splits) = op.splits();
         let (partials, grid) = (partials.of(cx.workspace), [op.channels.div_ceil(32), splits]);
-        kernels::batch_norm_partials(gpu, grid, x, partials, rows, c, split as i32)?;
-        let (splits, eps, momentum) = (splits as i32, op.eps, op.momentum);
-        kernels::batch_norm_finish(
+        let (split, eps, momentum) = (split as i32, op.eps, op.momentum);
+        kernels::batch_norm_statistics(
             gpu,
-            op.channels.div_ceil(32),
+            grid,
             x,
             partials,
+            gpu.counters()?,
             mean,
             inv_std,
             running_mean,
             running_var,
-            splits,
             rows,
             c,
+            split,
             eps,
             momentum,
         )?;
@@ -109,7 +116,9 @@ pub(super) fn backward(op: &BatchNormOp, cx: &GpuBackward<'_>) -> Result<()> {
     let (split, splits) = op.splits();
     let grid = [op.channels.div_ceil(32), splits];
     let (weight, bias, relu) = (cx.params[0], cx.params[1], op.relu_of());
-    kernels::batch_norm_backward_partials(
+    let or_null = |grad: Option<GpuGrad<Ptr<f32>>>| grad.map_or((Ptr::NULL, 0), |g| (g.data, g.flag()));
+    let ((dweight, add_weight), (dbias, add_bias)) = (or_null(cx.grad_params[0]), or_null(cx.grad_params[1]));
+    kernels::batch_norm_backward_sums(
         gpu,
         grid,
         x,
@@ -120,17 +129,17 @@ pub(super) fn backward(op: &BatchNormOp, cx: &GpuBackward<'_>) -> Result<()> {
         weight,
         bias,
         partials,
+        gpu.counters()?,
+        sums,
+        dweight,
+        dbias,
         rows,
         c,
         split as i32,
         relu,
+        add_weight,
+        add_bias,
     )?;
-
-    let or_null = |grad: Option<GpuGrad<Ptr<f32>>>| grad.map_or((Ptr::NULL, 0), |g| (g.data, g.flag()));
-    let ((dweight, add_weight), (dbias, add_bias)) = (or_null(cx.grad_params[0]), or_null(cx.grad_params[1]));
-    let finish = op.channels.div_ceil(32);
-    let splits = splits as i32;
-    kernels::batch_norm_backward_finish(gpu, finish, partials, sums, dweight, dbias, splits, c, add_weight, add_bias)?;
 
     let or_null = |grad: Option<GpuGrad<Ptr>>| grad.map_or((Ptr::NULL, 0), |g| (g.data, g.flag()));
     let (dx, add_dx) = or_null(cx.grad_inputs[0]);
