@@ -106,6 +106,25 @@ extern "C" __global__ void __launch_bounds__(256) cast_bf16_f32(const bf16* x, f
     map(y, n, 0, Same{}, x);
 }
 
+// y[rows, columns] += bias[columns]
+template <class T> DEVICE void add_bias(T* y, const float* bias, long long rows, int columns) {
+    by_width<VEC<T>>(columns % VEC<T> == 0 && aligned_16(y), [=](auto by) {
+        constexpr int N = decltype(by)::VALUE;
+        for_each_in_columns(rows, columns / N, [=](int part, long long first, unsigned step) {
+            const Vec<N> b = gather_vec<N>(bias + part * N);
+            for (long long row = first; row < rows; row += step) put_vec(y + row * columns + part * N, b, 1);
+        });
+    });
+}
+
+extern "C" __global__ void __launch_bounds__(256) add_bias_f32(float* y, const float* bias, long long rows, int columns) {
+    add_bias(y, bias, rows, columns);
+}
+
+extern "C" __global__ void __launch_bounds__(256) add_bias_bf16(bf16* y, const float* bias, long long rows, int columns) {
+    add_bias(y, bias, rows, columns);
+}
+
 // Copies the first `width` elements of each row of x [rows, x_pitch] to the same row of y [rows, y_pitch], and leaves the rest of
 // y. With pointers to a first column, this serves concatenation along channels (y_pitch is their sum), its backward (x_pitch is
 // their sum), and narrowing to some rows of each image (here a row is an image) with its backward, before which dx is filled with

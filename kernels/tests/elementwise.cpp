@@ -161,3 +161,23 @@ CASE(concat_and_narrow) {
         for (int c = 0; c < 8; c++) want_part.push_back(value(h[r * total + 5 + c]));
     expect_exact("narrow bf16", part, want_part);
 }
+
+template <class T> static void check_bias(const Buffer<T>& start, int rows, int columns, void (*run)(Buffer<T>&, const Floats&, int, int), double error) {
+    Buffer<T> y = start;
+    Floats bias = random_floats(columns);
+    Doubles want(y.size());
+    for (size_t i = 0; i < want.size(); i++) want[i] = value(y[i]) + bias[i % columns];
+    run(y, bias, rows, columns);
+    expect("y", y, want, 1e-7, error);
+}
+CASE(bias_added) {
+    for (int columns : {1, 7, 24, 600}) {
+        for (int rows : {1, 5, 70}) {
+            const size_t n = (size_t)rows * columns;
+            check_bias<float>(random_floats(n), rows, columns,
+                              [](Floats& y, const Floats& b, int r, int c) { RUN(add_bias_f32, (Grid{2}), y, b, (long long)r, c); }, 1e-6);
+            check_bias<bf16>(random_halves(n), rows, columns,
+                             [](Halves& y, const Floats& b, int r, int c) { RUN(add_bias_bf16, (Grid{3}), y, b, (long long)r, c); }, BF16);
+        }
+    }
+}

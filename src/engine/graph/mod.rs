@@ -2,7 +2,7 @@
 
 mod op;
 
-pub use op::{Backward, Forward, GpuBackward, GpuForward, GpuGrad, Grad, Needs, Op, Recompute};
+pub use op::{Backward, Forward, GpuBackward, GpuForward, GpuGrad, Grad, Needs, Op, Recompute, TurnedGradient};
 
 use crate::engine::device::Gpu;
 use crate::engine::shape::Shape;

@@ -2,6 +2,7 @@
 //! `src/engine/op/`.
 
 use std::any::Any;
+use std::cell::Cell;
 
 use crate::engine::device::{Gpu, Ptr};
 use crate::engine::precision::Precision;
@@ -26,6 +27,11 @@ pub struct Needs {
     /// Whether [`Op::recompute`] writes the output again in little time. Then the CPU need not keep it for backward where it keeps the
     /// inputs.
     pub recomputes_output: bool,
+    /// Whether the op takes its first parameter, a weight, in the order of the vendor's libraries too; on a GPU only
+    /// ([`GpuForward::turned_weight`]).
+    pub turned_weight: bool,
+    /// Whether backward may give that parameter's gradient in the same order ([`GpuBackward::turned_gradient`]).
+    pub turned_gradient: bool,
 }
 
 /// An operation with one output. Its sizes are fixed when it is recorded.
@@ -186,6 +192,8 @@ pub struct GpuForward<'a> {
     pub inputs: Vec<Ptr>,
     /// Parameters.
     pub params: Vec<Ptr<f32>>,
+    /// The first parameter as `[out, kh, kw, in]` in the type of activations; null unless [`Needs::turned_weight`].
+    pub turned_weight: Ptr,
     /// Running statistics, which forward may update.
     pub buffers: Vec<Ptr<f32>>,
     /// The latent state before and after this step, for a cell.
@@ -206,6 +214,8 @@ pub struct GpuBackward<'a> {
     pub inputs: Vec<Ptr>,
     /// Parameters.
     pub params: Vec<Ptr<f32>>,
+    /// The first parameter, as [`GpuForward::turned_weight`].
+    pub turned_weight: Ptr,
     /// The latent state before the step, for a cell.
     pub prev_state: Ptr<f32>,
     /// Output of forward.
@@ -216,6 +226,9 @@ pub struct GpuBackward<'a> {
     pub grad_inputs: Vec<Option<GpuGrad<Ptr>>>,
     /// `None` where no gradient is needed.
     pub grad_params: Vec<Option<GpuGrad<Ptr<f32>>>>,
+    /// Another place for the gradient of the first parameter. `None` unless [`Needs::turned_gradient`], and where several gradients are
+    /// added.
+    pub turned_gradient: Option<TurnedGradient<'a>>,
     /// What forward saved; null if that is nothing.
     pub saved: Ptr,
     /// Scratch memory; null if the op needs none.
@@ -236,4 +249,13 @@ impl<P> GpuGrad<P> {
     pub fn flag(&self) -> i32 {
         i32::from(self.accumulate)
     }
+}
+
+/// A place for the gradient of a weight as `[out, kh, kw, in]` in the type of activations.
+#[derive(Clone, Copy)]
+pub struct TurnedGradient<'a> {
+    /// The place.
+    pub data: Ptr,
+    /// To be set if the gradient was written there, and not to [`GpuBackward::grad_params`].
+    pub written: &'a Cell<bool>,
 }

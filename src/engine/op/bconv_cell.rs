@@ -4,7 +4,7 @@
 //! constant: no gradient flows through time. Training saves only the activated gates, and backward turns them into the
 //! gradients of the pre-activations in place.
 
-use super::conv_launch::ConvLaunch;
+use super::conv_launch::{ConvLaunch, Weight};
 use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::cell;
@@ -117,7 +117,7 @@ impl Op for BConvCell {
     fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
         let launch = ConvLaunch::new(gpu, &self.gates);
         let gates = self.gates.pixels() * self.gates.out_c * gpu.activation_bytes();
-        Ok(Needs {
+        launch.turned(Needs {
             inputs: vec![true],
             saved: gates.div_ceil(4),
             forward_workspace: launch.cell_workspace(),
@@ -139,10 +139,11 @@ impl Op for BConvCell {
         kernels::bconv_gate_gradients(cx.gpu, grid, dgates, prev, dy, pixels as i64, channels as i32)?;
         let launch = ConvLaunch::new(cx.gpu, &self.gates);
         if let Some(grad) = cx.grad_inputs[0] {
-            launch.backward_data(dgates, cx.params[0], grad, cx.workspace)?;
+            let weight = Weight { own: cx.params[0], turned: cx.turned_weight };
+            launch.backward_data(dgates, weight, grad, cx.workspace)?;
         }
         if let Some(grad) = cx.grad_params[0] {
-            launch.backward_weight(cx.inputs[0], dgates, grad, cx.workspace)?;
+            launch.backward_weight(cx.inputs[0], dgates, grad, cx.turned_gradient, cx.workspace)?;
         }
         Ok(())
     }

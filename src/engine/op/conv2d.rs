@@ -5,7 +5,7 @@
 use std::any::Any;
 
 use super::batch_norm::BatchNormOp;
-use super::conv_launch::ConvLaunch;
+use super::conv_launch::{ConvLaunch, Weight};
 use super::conv2d_norm::Conv2dNorm;
 use super::{OpCase, mismatch};
 use crate::Result;
@@ -116,24 +116,26 @@ impl Op for Conv2d {
     }
 
     fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
-        let launch = ConvLaunch::with_bias(gpu, &self.geometry, self.bias);
+        let launch = ConvLaunch::new(gpu, &self.geometry);
         let (forward_workspace, backward_workspace) = (launch.forward_workspace()?, launch.backward_workspace()?);
-        Ok(Needs { inputs: vec![true], forward_workspace, backward_workspace, ..Needs::default() })
+        launch.turned(Needs { inputs: vec![true], forward_workspace, backward_workspace, ..Needs::default() })
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
         let bias = cx.params.get(1).copied().unwrap_or(Ptr::NULL);
-        let launch = ConvLaunch::with_bias(cx.gpu, &self.geometry, self.bias);
-        launch.forward(cx.inputs[0], cx.params[0], bias, cx.output, cx.workspace)
+        let launch = ConvLaunch::new(cx.gpu, &self.geometry);
+        let weight = Weight { own: cx.params[0], turned: cx.turned_weight };
+        launch.forward(cx.inputs[0], weight, bias, cx.output, cx.workspace)
     }
 
     fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
-        let launch = ConvLaunch::with_bias(cx.gpu, &self.geometry, self.bias);
+        let launch = ConvLaunch::new(cx.gpu, &self.geometry);
         if let Some(grad) = cx.grad_inputs[0] {
-            launch.backward_data(cx.grad_output, cx.params[0], grad, cx.workspace)?;
+            let weight = Weight { own: cx.params[0], turned: cx.turned_weight };
+            launch.backward_data(cx.grad_output, weight, grad, cx.workspace)?;
         }
         if let Some(grad) = cx.grad_params[0] {
-            launch.backward_weight(cx.inputs[0], cx.grad_output, grad, cx.workspace)?;
+            launch.backward_weight(cx.inputs[0], cx.grad_output, grad, cx.turned_gradient, cx.workspace)?;
         }
         if let Some(Some(grad)) = cx.grad_params.get(1) {
             launch.backward_bias(cx.grad_output, *grad, cx.workspace)?;

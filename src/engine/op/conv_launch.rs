@@ -5,7 +5,7 @@ use crate::Result;
 use crate::engine::device::kernels::{self, ConvSizes};
 use crate::engine::device::{Call, Gpu, Grid, Pass, Ptr, Untyped, Vendor};
 use crate::engine::geometry::Conv2dGeometry;
-use crate::engine::graph::GpuGrad;
+use crate::engine::graph::{GpuGrad, Needs, TurnedGradient};
 use crate::engine::precision::Precision;
 
 /// Output pixels of a kernel's tile.
@@ -24,29 +24,11 @@ pub(super) struct ConvLaunch<'a> {
     vendor: Option<&'a Vendor>,
 }
 
-/// A pass by the vendor's libraries.
-struct VendorPass<'a> {
-    vendor: &'a Vendor,
-    call: Call,
-    workspace: VendorParts,
-}
-
-/// The workspace of a pass by the vendor's libraries.
-struct VendorParts {
-    /// Weights, or their gradient, as `[out, kh, kw, in]`.
-    weight: Part<Untyped>,
-    scratch: Part<Untyped>,
-    parts: Parts,
-}
-
-impl VendorPass<'_> {
-    /// Enqueues the pass on x, the weight in its part of `workspace`, and y, or their gradients; returns whether a library took it.
-    fn run(&self, [x, y]: [Ptr; 2], accumulate: bool, workspace: Ptr) -> Result<bool> {
-        let VendorParts { weight, scratch, .. } = &self.workspace;
-        let operands = [x, weight.of(workspace), y].map(Ptr::address);
-        // SAFETY: the plan gave all operands the sizes of this geometry, and the workspace the size that the vendor asked for.
-        unsafe { self.vendor.run(self.call, operands, accumulate, scratch.of(workspace).address()) }
-    }
+/// A weight `[kh, kw, in, out]` in f32, and the same in the order of the vendor's libraries ([`Needs::turned_weight`]) or null.
+#[derive(Clone, Copy)]
+pub(super) struct Weight {
+    pub own: Ptr<f32>,
+    pub turned: Ptr,
 }
 
 /// The workspace of the gradients by the crate's own kernels.
@@ -64,9 +46,17 @@ impl<'a> ConvLaunch<'a> {
         ConvLaunch { gpu, geometry, vendor: gpu.vendor() }
     }
 
-    /// Returns a convolution that may have a bias. One that has is small; the crate's own kernels always run it.
-    pub(super) fn with_bias(gpu: &'a Gpu, geometry: &'a Conv2dGeometry, bias: bool) -> ConvLaunch<'a> {
-        ConvLaunch { gpu, geometry, vendor: gpu.vendor().filter(|_| !bias) }
+    /// Returns `needs`, in which the vendor's libraries get weights and give their gradients in their own order, where they run a pass.
+    ///
+    /// # Errors
+    /// A library fails.
+    pub(super) fn turned(&self, needs: Needs) -> Result<Needs> {
+        let runs = |pass| Ok(self.vendor.map_or(Ok(None), |vendor| vendor.workspace(self.call(pass)))?.is_some());
+        Ok(Needs {
+            turned_weight: runs(Pass::Forward)? || runs(Pass::BackwardData)?,
+            turned_gradient: runs(Pass::BackwardWeight)?,
+            ..needs
+        })
     }
 
     /// Returns the words of workspace that [`ConvLaunch::forward`] needs, whoever runs it: a library may still refuse when it is called.
@@ -98,14 +88,16 @@ impl<'a> ConvLaunch<'a> {
     }
 
     /// Enqueues `y = conv(x, weight) + bias`; a null `bias` adds nothing.
-    pub(super) fn forward(&self, x: Ptr, weight: Ptr<f32>, bias: Ptr<f32>, y: Ptr, workspace: Ptr) -> Result<()> {
+    pub(super) fn forward(&self, x: Ptr, weight: Weight, bias: Ptr<f32>, y: Ptr, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
-        if let Some(pass) = self.vendor_pass(Pass::Forward)? {
-            self.turn_weight(weight, pass.workspace.weight.of(workspace))?;
-            if pass.run([x, y], false, workspace)? {
+        if self.by_vendor(Pass::Forward, [x, weight.turned, y], false, workspace)? {
+            if bias == Ptr::NULL {
                 return Ok(());
             }
+            let (grid, rows, columns) = (Grid::any(g.pixels() * g.out_c), g.pixels() as i64, g.out_c as i32);
+            return kernels::add_bias(gpu, grid, y, bias, rows, columns);
         }
+        let weight = weight.own;
         let sizes = ConvSizes::from(g);
         let tiles = g.pixels().div_ceil(TILE_PIXELS);
         let (weight, grid): (Ptr, Grid) = if gpu.precision() == Precision::F32 {
@@ -146,14 +138,12 @@ impl<'a> ConvLaunch<'a> {
     }
 
     /// Enqueues `dx (+)= convᵀ(dy, weight)`; `(+)=` adds if `dx.accumulate`, else overwrites.
-    pub(super) fn backward_data(&self, dy: Ptr, weight: Ptr<f32>, dx: GpuGrad<Ptr>, workspace: Ptr) -> Result<()> {
+    pub(super) fn backward_data(&self, dy: Ptr, weight: Weight, dx: GpuGrad<Ptr>, workspace: Ptr) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
-        if let Some(pass) = self.vendor_pass(Pass::BackwardData)? {
-            self.turn_weight(weight, pass.workspace.weight.of(workspace))?;
-            if pass.run([dx.data, dy], dx.accumulate, workspace)? {
-                return Ok(());
-            }
+        if self.by_vendor(Pass::BackwardData, [dx.data, weight.turned, dy], dx.accumulate, workspace)? {
+            return Ok(());
         }
+        let weight = weight.own;
         let sizes = ConvSizes::from(g);
         let tiles = (g.batch * g.in_h.div_ceil(g.stride[0]) * g.in_w.div_ceil(g.stride[1])).div_ceil(TILE_PIXELS);
         let phases = g.stride[0] * g.stride[1];
@@ -167,23 +157,30 @@ impl<'a> ConvLaunch<'a> {
         kernels::conv2d_backward_data(gpu, grid, dy, weight, dx.data, sizes, dx.flag())
     }
 
-    /// Enqueues `dweight (+)= corr(x, dy)`, the correlation of `x` with `dy`.
-    pub(super) fn backward_weight(&self, x: Ptr, dy: Ptr, dweight: GpuGrad<Ptr<f32>>, workspace: Ptr) -> Result<()> {
+    /// Enqueues `dweight (+)= corr(x, dy)`, the correlation of `x` with `dy`. The vendor's libraries write it to `turned` instead, if there
+    /// is such a place.
+    pub(super) fn backward_weight(
+        &self,
+        x: Ptr,
+        dy: Ptr,
+        dweight: GpuGrad<Ptr<f32>>,
+        turned: Option<TurnedGradient<'_>>,
+        workspace: Ptr,
+    ) -> Result<()> {
         let (gpu, g) = (self.gpu, self.geometry);
-        if let Some(pass) = self.vendor_pass(Pass::BackwardWeight)?
-            && pass.run([x, dy], false, workspace)?
-        {
-            let (rows, columns, flag) = (g.out_c as i32, g.k() as i32, dweight.flag());
-            let turned = pass.workspace.weight.of(workspace);
-            return kernels::transpose_put(gpu, Grid::any(g.k() * g.out_c), turned, dweight.data, rows, columns, flag);
+        let place = turned.map_or(Ptr::NULL, |turned| turned.data);
+        if self.by_vendor(Pass::BackwardWeight, [x, place, dy], false, workspace)? {
+            turned.expect("a place that was written").written.set(true);
+            return Ok(());
         }
         let sizes = ConvSizes::from(g);
         let partials = self.backward_parts().weight_partials.of(workspace);
         let (split_pixels, splits) = self.weight_splits();
         let grid = Grid::from([g.k().div_ceil(128), g.out_c.div_ceil(self.weight_columns()), splits]);
         let grid = if gpu.precision() == Precision::F32 { grid } else { grid.shared(WEIGHT_MMA_SHARED_BYTES) };
-        kernels::conv2d_backward_weight(gpu, grid, x, dy, partials, sizes, split_pixels as i32)?;
-        self.sum_partials(partials, dweight, splits, g.k() * g.out_c)
+        self.sum_of_partials(partials, dweight, splits, g.k() * g.out_c, |partials| {
+            kernels::conv2d_backward_weight(gpu, grid, x, dy, partials, sizes, split_pixels as i32)
+        })
     }
 
     /// Enqueues `dbias (+)= Σ dy`, the sum over pixels.
@@ -193,41 +190,46 @@ impl<'a> ConvLaunch<'a> {
         let (split_rows, splits) = self.bias_splits();
         let (rows, columns) = (g.pixels() as i64, g.out_c as i32);
         let grid = [g.out_c.div_ceil(32), splits];
-        kernels::column_sums(self.gpu, grid, dy, partials, rows, columns, split_rows as i32)?;
-        self.sum_partials(partials, dbias, splits, g.out_c)
+        self.sum_of_partials(partials, dbias, splits, g.out_c, |partials| {
+            kernels::column_sums(self.gpu, grid, dy, partials, rows, columns, split_rows as i32)
+        })
     }
 
-    fn sum_partials(&self, partials: Ptr<f32>, sum: GpuGrad<Ptr<f32>>, splits: usize, count: usize) -> Result<()> {
+    /// Enqueues `compute`, which writes `splits` partial sums of `count` numbers, and their sum. A single one that is not added to anything
+    /// is written to its place at once.
+    fn sum_of_partials(
+        &self,
+        partials: Ptr<f32>,
+        sum: GpuGrad<Ptr<f32>>,
+        splits: usize,
+        count: usize,
+        compute: impl FnOnce(Ptr<f32>) -> Result<()>,
+    ) -> Result<()> {
+        if splits == 1 && !sum.accumulate {
+            return compute(sum.data);
+        }
+        compute(partials)?;
         let (splits, flag) = (splits as i32, sum.flag());
         kernels::sum_partials_f32(self.gpu, Grid::any(count), partials, sum.data, splits, count as i64, flag)
     }
 
-    /// Enqueues the transpose of the weight, from `[kh, kw, in, out]` in f32 to `[out, kh, kw, in]` in the type of activations.
-    fn turn_weight(&self, weight: Ptr<f32>, turned: Ptr) -> Result<()> {
-        let (rows, columns) = (self.geometry.k(), self.geometry.out_c);
-        kernels::transpose_cast(self.gpu, Grid::any(rows * columns), weight, turned, rows as i32, columns as i32)
-    }
-
-    /// Returns a pass that is about to be enqueued, or `None` if the vendor's libraries do not run it.
-    fn vendor_pass(&self, pass: Pass) -> Result<Option<VendorPass<'a>>> {
-        let Some(vendor) = self.vendor else { return Ok(None) };
-        let call = self.call(pass);
-        let bytes = vendor.begin(call)?;
-        Ok(bytes.map(|bytes| VendorPass { vendor, call, workspace: self.vendor_parts(bytes) }))
+    /// Enqueues a pass by the vendor's libraries on x, the weight in their order, and y, or on their gradients. Returns whether they took it;
+    /// without a weight in their order they do not.
+    fn by_vendor(&self, pass: Pass, operands: [Ptr; 3], accumulate: bool, workspace: Ptr) -> Result<bool> {
+        let Some(vendor) = self.vendor else { return Ok(false) };
+        if operands[1] == Ptr::NULL {
+            // A refusal is to be told nevertheless.
+            vendor.begin(self.call(pass))?;
+            return Ok(false);
+        }
+        // SAFETY: the plan gave all operands the sizes of this geometry, and the workspace the size that the vendor asked for.
+        unsafe { vendor.run(self.call(pass), operands.map(Ptr::address), accumulate, workspace.address()) }
     }
 
     /// Returns the words of workspace of a pass by the vendor's libraries; 0 if they do not run it.
     fn vendor_words(&self, pass: Pass) -> Result<usize> {
         let bytes = self.vendor.map_or(Ok(None), |vendor| vendor.workspace(self.call(pass)))?;
-        Ok(bytes.map_or(0, |bytes| self.vendor_parts(bytes).parts.words()))
-    }
-
-    /// Returns the parts of the weight and of the libraries' own workspace, which has `bytes` bytes.
-    fn vendor_parts(&self, bytes: usize) -> VendorParts {
-        let mut parts = Parts::default();
-        let weight = parts.add_bytes(self.geometry.k() * self.geometry.out_c * self.gpu.activation_bytes());
-        let scratch = parts.add_bytes(bytes);
-        VendorParts { weight, scratch, parts }
+        Ok(bytes.map_or(0, |bytes| bytes.div_ceil(4)))
     }
 
     fn call(&self, pass: Pass) -> Call {

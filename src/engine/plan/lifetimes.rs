@@ -3,6 +3,7 @@
 use super::allocate::Request;
 use super::{NodePlan, Sizes};
 use crate::engine::graph::Graph;
+use crate::engine::store::Store;
 
 /// When a value is read.
 #[derive(Clone, Copy, Default)]
@@ -34,10 +35,11 @@ pub(super) fn readings(graph: &Graph, nodes: &[NodePlan]) -> Vec<Readings> {
     readings
 }
 
-/// Returns the requests for every value, for every gradient that is needed, for the saved and scratch memory of each node, and for every value
-/// that is computed again.
+/// Returns the requests for every value, for every gradient that is needed, for the saved memory, the scratch memory and the turned weights of each
+/// node, and for every value that is computed again.
 pub(super) fn requests(
     graph: &Graph,
+    store: &Store,
     nodes: &[NodePlan],
     first_write: &[Option<usize>],
     readings: &[Readings],
@@ -71,7 +73,7 @@ pub(super) fn requests(
             requests.push(Request { len: sizes.words(value), from, to: grad_end[i] });
         }
     }
-    for (i, plan) in nodes.iter().enumerate() {
+    for (i, (node, plan)) in graph.nodes.iter().zip(nodes).enumerate() {
         let (needs, back) = (&plan.needs, backward_time(i));
         if plan.differentiated && needs.saved > 0 {
             requests.push(Request { len: needs.saved, from: i, to: back });
@@ -82,6 +84,13 @@ pub(super) fn requests(
         }
         if plan.differentiated && needs.backward_workspace > 0 {
             requests.push(Request { len: needs.backward_workspace, from: back, to: back });
+        }
+        let len = sizes.turned_words(node, store);
+        if needs.turned_weight {
+            requests.push(Request { len, from: 0, to: end });
+        }
+        if plan.turns_gradient() {
+            requests.push(Request { len, from: back, to: end });
         }
     }
     for i in recomputations(nodes) {

@@ -10,7 +10,7 @@ mod recompute;
 
 use crate::Result;
 use crate::engine::device::Gpu;
-use crate::engine::graph::{Graph, Mode, Needs, Value};
+use crate::engine::graph::{Graph, Mode, Needs, Node, Value};
 use crate::engine::store::{ParamId, Store};
 use allocate::allocate;
 use lifetimes::{Readings, readings, recomputations, requests};
@@ -60,6 +60,18 @@ pub(crate) struct NodePlan {
     /// Whether forward's scratch memory is kept from run to run: nothing else gets it.
     pub keeps_workspace: bool,
     pub backward_workspace: Block,
+    /// The first parameter in the order of the vendor's libraries, from run to run; empty if the op does not take it
+    /// ([`Needs::turned_weight`]).
+    pub turned_weight: Block,
+    /// Its gradient in that order, until the end of backward; empty if the op does not give it or others add to it.
+    pub turned_gradient: Block,
+}
+
+impl NodePlan {
+    /// Returns whether the gradient of the first parameter has a place in the order of the vendor's libraries.
+    fn turns_gradient(&self) -> bool {
+        self.needs.turned_gradient && self.grad_params.first() == Some(&GradWrite::Overwrite)
+    }
 }
 
 /// Where everything lies in the arena, and which gradients each node writes.
@@ -86,6 +98,12 @@ impl Sizes<'_> {
         self.gpu.map_or(len, |gpu| (len * value.element_bytes(gpu)).div_ceil(4))
     }
 
+    /// Returns the words of the first parameter of a node in the type of activations.
+    fn turned_words(&self, node: &Node, store: &Store) -> usize {
+        let bytes = self.gpu.map_or(4, Gpu::activation_bytes);
+        node.attachments.params.first().map_or(0, |id| (store.param(*id).range.len() * bytes).div_ceil(4))
+    }
+
     /// Returns the words that a block of `len` words takes, with those that are kept free behind it.
     fn footprint(&self, len: usize) -> usize {
         match self.gpu {
@@ -110,12 +128,12 @@ impl Plan {
         let mut nodes = nodes(graph, store, gpu)?;
         let Written { values: first_write, params: param_written } = gradient_writes(graph, store, &mut nodes);
         let mut readings = readings(graph, &nodes);
-        let mut places = place(graph, &mut nodes, &first_write, &readings, &sizes);
+        let mut places = place(graph, store, &mut nodes, &first_write, &readings, &sizes);
         if gpu.is_none() && places.arena_len > ample {
             for (i, reader) in recomputed(graph, &nodes, &mut readings) {
                 nodes[reader].recomputed.push(i);
             }
-            places = place(graph, &mut nodes, &first_write, &readings, &sizes);
+            places = place(graph, store, &mut nodes, &first_write, &readings, &sizes);
         }
         let Places { values, backward_values, grads, arena_len } = places;
         Ok(Plan { values, backward_values, grads, nodes, param_written, arena_len })
@@ -150,6 +168,8 @@ fn nodes(graph: &Graph, store: &Store, gpu: Option<&Gpu>) -> Result<Vec<NodePlan
             forward_workspace: Block::default(),
             keeps_workspace: false,
             backward_workspace: Block::default(),
+            turned_weight: Block::default(),
+            turned_gradient: Block::default(),
         });
     }
 
@@ -190,7 +210,8 @@ fn gradient_writes(graph: &Graph, store: &Store, nodes: &mut [NodePlan]) -> Writ
     let set_before = |v: &Value| (v.root && graph.mode != Mode::Eval).then_some(count);
     let mut values: Vec<Option<usize>> = graph.values.iter().map(set_before).collect();
     let mut params = vec![false; store.params.len()];
-    for (i, (node, plan)) in graph.nodes.iter().zip(nodes).enumerate().rev() {
+    let mut shared = params.clone();
+    for (i, (node, plan)) in graph.nodes.iter().zip(&mut *nodes).enumerate().rev() {
         let inputs = node.inputs.iter().zip(&mut plan.grad_inputs);
         for (var, write) in inputs.filter(|(_, write)| **write != GradWrite::Skip) {
             if values[var.0].is_some() {
@@ -203,8 +224,12 @@ fn gradient_writes(graph: &Graph, store: &Store, nodes: &mut [NodePlan]) -> Writ
         for (id, write) in attached.filter(|(_, write)| **write != GradWrite::Skip) {
             if std::mem::replace(&mut params[id.0], true) {
                 *write = GradWrite::Accumulate;
+                shared[id.0] = true;
             }
         }
+    }
+    for (node, plan) in graph.nodes.iter().zip(nodes) {
+        plan.needs.turned_gradient &= node.attachments.params.first().is_some_and(|id| !shared[id.0]);
     }
     Written { values, params }
 }
@@ -220,12 +245,13 @@ struct Places {
 /// Finds a place for everything; writes those of `nodes` there.
 fn place(
     graph: &Graph,
+    store: &Store,
     nodes: &mut [NodePlan],
     first_write: &[Option<usize>],
     readings: &[Readings],
     sizes: &Sizes<'_>,
 ) -> Places {
-    let requests = requests(graph, nodes, first_write, readings, sizes);
+    let requests = requests(graph, store, nodes, first_write, readings, sizes);
     let (offsets, arena_len) = allocate(&requests, |len| sizes.footprint(len));
     let mut blocks = requests.iter().zip(&offsets).map(|(r, &offset)| Block { offset, len: r.len });
     let mut next = |wanted: bool| if wanted { blocks.next().expect("one block per request") } else { Block::default() };
@@ -237,6 +263,8 @@ fn place(
         plan.saved = next(plan.differentiated && plan.needs.saved > 0);
         plan.forward_workspace = next(plan.needs.forward_workspace > 0);
         plan.backward_workspace = next(plan.differentiated && plan.needs.backward_workspace > 0);
+        plan.turned_weight = next(plan.needs.turned_weight);
+        plan.turned_gradient = next(plan.turns_gradient());
     }
     let mut backward_values = values.clone();
     for i in recomputations(nodes) {

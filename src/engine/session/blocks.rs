@@ -6,7 +6,8 @@ use crate::engine::plan::Block;
 /// A tensor of a node on a GPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
-    /// Its role: `input 0`, `output`, `saved`, `workspace`, `gradient of input 0`, `gradient of output`.
+    /// Its role: `input 0`, `output`, `saved`, `workspace`, `turned weight`, `gradient of input 0`, `gradient of output`, `gradient of
+    /// turned weight`.
     pub name: String,
     /// Address on the GPU, bytes.
     pub address: u64,
@@ -38,7 +39,9 @@ impl Session {
             ),
         ];
         named.extend(node.inputs.iter().enumerate().map(|(i, v)| (format!("input {i}"), Some(values[v.0]))));
+        named.push(("turned weight".into(), Some(plan.turned_weight)));
         if pass == Pass::Backward {
+            named.push(("gradient of turned weight".into(), Some(plan.turned_gradient)));
             named.push(("gradient of output".into(), grads[node.output.0]));
             let inputs = node.inputs.iter().enumerate();
             named.extend(inputs.map(|(i, v)| (format!("gradient of input {i}"), grads[v.0])));

@@ -1,13 +1,16 @@
 //! Runs a plan on a GPU: ops get addresses in one arena there, and enqueue launches.
 
+use std::cell::Cell;
+
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 
+use super::turned::TurnedWeights;
 use super::{Memory, Session};
 use crate::base::profile;
 use crate::base::text::plural;
 use crate::engine::device::{Buffer, Gpu, Ptr, kernels};
-use crate::engine::graph::{GpuBackward, GpuForward, GpuGrad, Graph, Mode, Node, Value, Var};
+use crate::engine::graph::{GpuBackward, GpuForward, GpuGrad, Graph, Mode, Node, TurnedGradient, Value, Var};
 use crate::engine::latent_state::LatentStates;
 use crate::engine::plan::{Block, GradWrite, NodePlan, Plan, guarded_end};
 use crate::engine::store::Store;
@@ -17,6 +20,7 @@ use crate::{Error, Result};
 pub(super) struct GpuMemory {
     gpu: Gpu,
     arena: Buffer,
+    turned: TurnedWeights,
 }
 
 /// The addresses of everything outside the arena that a step uses. Recorded launches are valid only for the addresses that they were
@@ -33,13 +37,13 @@ pub(crate) struct Bound {
 }
 
 impl GpuMemory {
-    pub(super) fn new(gpu: &Gpu, graph: &Graph, plan: &Plan) -> Result<GpuMemory> {
+    pub(super) fn new(gpu: &Gpu, graph: &Graph, plan: &Plan, store: &Store) -> Result<GpuMemory> {
         let bytes = plan.arena_bytes();
         let arena = gpu.allocate(bytes).map_err(|error| match error {
             Error::DeviceMemory { needed, free, total, .. } => too_large(graph, needed, free, total),
             other => other,
         })?;
-        Ok(GpuMemory { gpu: gpu.clone(), arena })
+        Ok(GpuMemory { gpu: gpu.clone(), arena, turned: TurnedWeights::new(gpu, graph, plan, store)? })
     }
 
     pub(super) fn gpu(&self) -> &Gpu {
@@ -86,6 +90,7 @@ impl GpuMemory {
             gpu: &self.gpu,
             inputs: node.inputs.iter().map(|v| self.at(blocks.values[v.0])).collect(),
             params: attached.params.iter().map(|id| bound.values.add(store.0[id.0])).collect(),
+            turned_weight: self.at_or_null(plan.turned_weight),
             buffers: attached.buffers.iter().map(|id| bound.buffers[id.0]).collect(),
             state: attached.state.map(|id| bound.states[id.0]),
             output: self.at(blocks.values[node.output.0]),
@@ -94,7 +99,10 @@ impl GpuMemory {
         })
     }
 
-    fn backward(&self, node: &Node, blocks: &Plan, plan: &NodePlan, store: &Offsets, bound: &Bound) -> Result<()> {
+    /// Enqueues the gradients of a node. Returns whether that of its first parameter is in [`NodePlan::turned_gradient`].
+    fn backward(&self, node: &Node, blocks: &Plan, plan: &NodePlan, store: &Offsets, bound: &Bound) -> Result<bool> {
+        let written = Cell::new(false);
+        let turned = TurnedGradient { data: self.at(plan.turned_gradient), written: &written };
         let attached = &node.attachments;
         let kept = |i: usize| plan.needs.inputs[i].then(|| self.at(blocks.backward_values[node.inputs[i].0]));
         let grad_inputs = node
@@ -108,6 +116,8 @@ impl GpuMemory {
             gpu: &self.gpu,
             inputs: (0..node.inputs.len()).map(|i| kept(i).unwrap_or(Ptr::NULL)).collect(),
             params: attached.params.iter().map(|id| bound.values.add(store.0[id.0])).collect(),
+            turned_weight: self.at_or_null(plan.turned_weight),
+            turned_gradient: (plan.turned_gradient.len > 0).then_some(turned),
             prev_state: attached.state.map_or(Ptr::NULL, |id| bound.states[id.0][0]),
             output: if plan.needs.output { self.at(blocks.backward_values[node.output.0]) } else { Ptr::NULL },
             grad_output: self.at(blocks.grads[node.output.0].expect("reached by a root")),
@@ -115,7 +125,8 @@ impl GpuMemory {
             grad_params: grad_params.collect(),
             saved: self.at_or_null(plan.saved),
             workspace: self.at_or_null(plan.backward_workspace),
-        })
+        })?;
+        Ok(written.get())
     }
 
     /// Fills the guard behind each of `blocks` with NaN, and also the content of those with `true`.
@@ -130,12 +141,12 @@ impl GpuMemory {
     }
 
     /// Returns an error if a node wrote into the guard behind one of `blocks`.
-    fn check_guards(&self, node: &Node, blocks: &[(Block, bool)]) -> Result<()> {
+    fn check_guards(&self, op: &str, blocks: &[(Block, bool)]) -> Result<()> {
         for &(block, _) in blocks.iter().filter(|(block, _)| block.len > 0) {
             let mut guard = vec![0u8; 4 * (guarded_end(block.len) - block.len)];
             self.gpu.download(&mut [(&mut guard, self.at::<f32>(block).add(block.len).address())])?;
             if guard.iter().any(|&byte| byte != 0xff) {
-                let action = format!("op {}", node.op.name());
+                let action = format!("op {op}");
                 return Err(Error::Device { device: "GPU", action, reason: "wrote beyond the end of a block".into() });
             }
         }
@@ -190,11 +201,16 @@ impl Session {
         let Memory::Gpu(memory) = &self.memory else { unreachable!("bound to a GPU") };
         let _forward = profile::range("forward");
         let offsets = offsets(store);
+        let turned: Vec<(Block, bool)> = self.plan.nodes.iter().map(|plan| (plan.turned_weight, true)).collect();
+        self.guarded(memory, "turn_weights", &turned, || {
+            memory.turned.launch_weights(&memory.gpu, memory.arena.ptr(), bound)
+        })?;
         for (i, (node, plan)) in self.graph.nodes.iter().zip(&self.plan.nodes).enumerate() {
             let _op = profile::range(format_args!("{} {i}", node.op.name()));
             let output = self.plan.values[node.output.0];
             let blocks = [(output, true), (plan.saved, true), (plan.forward_workspace, true)];
-            self.guarded(memory, node, &blocks, || memory.forward(node, &self.plan, plan, &offsets, bound))?;
+            let name = node.op.name();
+            self.guarded(memory, name, &blocks, || memory.forward(node, &self.plan, plan, &offsets, bound))?;
         }
         Ok(())
     }
@@ -204,6 +220,7 @@ impl Session {
         let Memory::Gpu(memory) = &self.memory else { unreachable!("bound to a GPU") };
         let _backward = profile::range("backward");
         let offsets = offsets(store);
+        let mut written = Vec::new();
         let nodes = self.graph.nodes.iter().zip(&self.plan.nodes).enumerate().rev();
         for (i, (node, plan)) in nodes.filter(|(_, (_, plan))| plan.differentiated) {
             let _op = profile::range(format_args!("{} {i} backward", node.op.name()));
@@ -211,10 +228,13 @@ impl Session {
             let mut blocks: Vec<(Block, bool)> = grads
                 .map(|(v, &write)| (self.plan.grads[v.0].expect("planned"), write == GradWrite::Overwrite))
                 .collect();
-            blocks.extend([(plan.saved, false), (plan.backward_workspace, true)]);
-            self.guarded(memory, node, &blocks, || memory.backward(node, &self.plan, plan, &offsets, bound))?;
+            blocks.extend([(plan.saved, false), (plan.backward_workspace, true), (plan.turned_gradient, true)]);
+            let run = || memory.backward(node, &self.plan, plan, &offsets, bound);
+            if self.guarded(memory, node.op.name(), &blocks, run)? {
+                written.push((node, plan.turned_gradient));
+            }
         }
-        Ok(())
+        memory.turned.launch_gradients(&memory.gpu, memory.arena.ptr(), bound, store, &written)
     }
 
     /// Returns the address of a kept value.
@@ -236,19 +256,20 @@ impl Session {
 
     /// Runs `work`. In a poisoned session, first fills the `blocks` that are to be written (`true`) and all guards with NaN, and checks the
     /// guards afterwards.
-    fn guarded(
+    fn guarded<T>(
         &self,
         memory: &GpuMemory,
-        node: &Node,
+        op: &str,
         blocks: &[(Block, bool)],
-        work: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         if !self.poison {
             return work();
         }
         memory.poison(blocks)?;
-        work()?;
-        memory.check_guards(node, blocks)
+        let result = work()?;
+        memory.check_guards(op, blocks)?;
+        Ok(result)
     }
 }
 

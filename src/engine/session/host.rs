@@ -313,7 +313,7 @@ mod tests {
         let drawn = numbers(store.values.len());
         store.values.copy_from_slice(&drawn);
         let plan = Plan::saving_beyond(ample, &graph, &store, None).unwrap();
-        let mut session = Session::with_plan(graph, plan, &Device::cpu()).unwrap().poisoned();
+        let mut session = Session::with_plan(graph, plan, &store, &Device::cpu()).unwrap().poisoned();
         session.set(images, &numbers(2 * 6 * 5 * 3)).unwrap();
         let mut states = LatentStates::new(StateInit::Zeros, 0);
         session.forward(&mut store, &mut states).unwrap();

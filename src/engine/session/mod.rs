@@ -5,6 +5,7 @@ mod case;
 mod gpu;
 mod host;
 mod images;
+mod turned;
 mod work;
 
 use std::borrow::Cow;
@@ -48,14 +49,14 @@ impl Session {
     pub fn new(graph: Graph, store: &Store, device: &Device) -> Result<Session> {
         let graph = if device.gpu().is_some() { graph } else { graph.fused() };
         let plan = Plan::new(&graph, store, device.gpu())?;
-        Session::with_plan(graph, plan, device)
+        Session::with_plan(graph, plan, store, device)
     }
 
     /// Allocates the arena of the `plan` of `graph` on `device`.
-    fn with_plan(graph: Graph, plan: Plan, device: &Device) -> Result<Session> {
+    fn with_plan(graph: Graph, plan: Plan, store: &Store, device: &Device) -> Result<Session> {
         let memory = match device {
             Device::Cpu(cpu) => Memory::Host(Arena::new(&plan, cpu.precision())?),
-            Device::Gpu(gpu) => Memory::Gpu(GpuMemory::new(gpu, &graph, &plan)?),
+            Device::Gpu(gpu) => Memory::Gpu(GpuMemory::new(gpu, &graph, &plan, store)?),
         };
         Ok(Session { graph, plan, memory, staging: None, poison: false })
     }

@@ -24,7 +24,7 @@ impl Columns {
     /// Transposes `features` `[count, dim]`.
     pub(crate) fn new(gpu: &Gpu, features: Ptr<f32>, count: usize, dim: usize) -> Result<Columns> {
         let values = allocate::<f32>(gpu, count * dim)?;
-        kernels::transpose_cast_f32(gpu, Grid::any(count * dim), features, values.ptr(), count as i32, dim as i32)?;
+        kernels::transpose_f32(gpu, Grid::any(count * dim), features, values.ptr(), count as i32, dim as i32)?;
         Ok(Columns { values, count, dim })
     }
 
