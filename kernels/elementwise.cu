@@ -140,14 +140,17 @@ DEVICE void copy_columns(const T* x, T* y, long long rows, int width, long long 
     });
 }
 
+// Two copies at once. launch: grid (any, 1 for the first copy only or 2)
 extern "C" __global__ void __launch_bounds__(256)
-    copy_columns_f32(const float* x, float* y, long long rows, int width, long long x_pitch, long long y_pitch,
-                     int accumulate) {
-    copy_columns(x, y, rows, width, x_pitch, y_pitch, accumulate);
+    copy_columns_f32(long long rows, const float* x, float* y, int width, long long x_pitch, long long y_pitch, int accumulate,
+                     const float* x2, float* y2, int width2, long long x_pitch2, long long y_pitch2, int accumulate2) {
+    if (blockIdx.y == 0) copy_columns(x, y, rows, width, x_pitch, y_pitch, accumulate);
+    else copy_columns(x2, y2, rows, width2, x_pitch2, y_pitch2, accumulate2);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-    copy_columns_bf16(const bf16* x, bf16* y, long long rows, int width, long long x_pitch, long long y_pitch,
-                      int accumulate) {
-    copy_columns(x, y, rows, width, x_pitch, y_pitch, accumulate);
+    copy_columns_bf16(long long rows, const bf16* x, bf16* y, int width, long long x_pitch, long long y_pitch, int accumulate,
+                      const bf16* x2, bf16* y2, int width2, long long x_pitch2, long long y_pitch2, int accumulate2) {
+    if (blockIdx.y == 0) copy_columns(x, y, rows, width, x_pitch, y_pitch, accumulate);
+    else copy_columns(x2, y2, rows, width2, x_pitch2, y_pitch2, accumulate2);
 }

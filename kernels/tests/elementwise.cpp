@@ -129,8 +129,7 @@ CASE(concat_and_narrow) {
     // Concatenates two inputs, and takes their gradients apart again.
     const int rows = 37, widths[2] = {5, 8}, total = 13;
     Floats a = random_floats(rows * 5), b = random_floats(rows * 8), y(rows * total);
-    RUN(copy_columns_f32, (Grid{1}), a, y, rows, widths[0], 5, total, 0);
-    RUN(copy_columns_f32, (Grid{2}), b, y + 5, rows, widths[1], 8, total, 0);
+    RUN(copy_columns_f32, (Grid{2, 2}), rows, a, y, widths[0], 5, total, 0, b, y + 5, widths[1], 8, total, 0);
     Doubles want;
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < total; c++) want.push_back(c < 5 ? a[r * 5 + c] : b[r * 8 + c - 5]);
@@ -138,8 +137,10 @@ CASE(concat_and_narrow) {
     Floats da = random_floats(rows * 5);
     Doubles added;
     for (int i = 0; i < rows * 5; i++) added.push_back((float)(da[i] + a[i]));
-    RUN(copy_columns_f32, (Grid{1}), y, da, rows, 5, total, 5, 1);
+    Floats db(rows * 8);
+    RUN(copy_columns_f32, (Grid{1, 2}), rows, y, da, 5, total, 5, 1, y + 5, db, 8, total, 8, 0);
     expect_exact("backward, added", da, added);
+    expect_exact("backward, overwritten", db, values(b));
 
     // The same with rows and columns that are multiples of 16 bytes.
     Floats wide = random_floats(rows * 24), taken = random_floats(rows * 8);
@@ -149,13 +150,13 @@ CASE(concat_and_narrow) {
         want_taken.push_back((float)(taken[i] + wide[i / 8 * 24 + 12 + i % 8]));
         want_half.push_back(value(half_wide[i / 8 * 24 + 16 + i % 8]));
     }
-    RUN(copy_columns_f32, (Grid{1}), wide + 12, taken, rows, 8, 24, 8, 1);
-    RUN(copy_columns_bf16, (Grid{2}), half_wide + 16, half_taken, rows, 8, 24, 8, 0);
+    RUN(copy_columns_f32, (Grid{1}), rows, wide + 12, taken, 8, 24, 8, 1, nullptr, nullptr, 0, 0, 0, 0);
+    RUN(copy_columns_bf16, (Grid{2}), rows, half_wide + 16, half_taken, 8, 24, 8, 0, nullptr, nullptr, 0, 0, 0, 0);
     expect_exact("wide, added", taken, want_taken);
     expect_exact("wide bf16", half_taken, want_half);
 
     Halves h = random_halves(rows * total), part(rows * 8);
-    RUN(copy_columns_bf16, (Grid{1}), h + 5, part, rows, 8, total, 8, 0);
+    RUN(copy_columns_bf16, (Grid{1}), rows, h + 5, part, 8, total, 8, 0, nullptr, nullptr, 0, 0, 0, 0);
     Doubles want_part;
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < 8; c++) want_part.push_back(value(h[r * total + 5 + c]));

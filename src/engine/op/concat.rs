@@ -1,9 +1,10 @@
 //! Concatenation along channels.
 
+use super::columns::{self, Columns};
 use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::par;
-use crate::engine::device::{Gpu, Grid, kernels};
+use crate::engine::device::Gpu;
 use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Recompute, Var};
 use crate::engine::shape::Shape;
 
@@ -33,9 +34,22 @@ pub fn concat(g: &mut Graph, inputs: &[Var]) -> Result<Var> {
 }
 
 impl Concat {
+    /// Returns the channels of the output.
+    fn total(&self) -> usize {
+        self.widths.iter().sum()
+    }
+
+    /// Returns for each input its first channel in the output, and how many it has.
+    fn starts(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.widths.iter().scan(0, |end, &width| {
+            *end += width;
+            Some((*end - width, width))
+        })
+    }
+
     /// Writes the concatenation of `inputs`.
     fn join(&self, inputs: &[&[f32]], output: &mut [f32]) {
-        let total: usize = self.widths.iter().sum();
+        let total = self.total();
         par::rows_mut(output, total, |first, rows| {
             for (i, row) in rows.chunks_exact_mut(total).enumerate() {
                 let mut at = 0;
@@ -66,7 +80,7 @@ impl Op for Concat {
     }
 
     fn backward(&self, cx: &mut Backward<'_>) {
-        let total: usize = self.widths.iter().sum();
+        let total = self.total();
         let dy = cx.grad_output;
         let mut at = 0;
         for (grad, &width) in cx.grad_inputs.iter_mut().zip(&self.widths) {
@@ -92,29 +106,34 @@ impl Op for Concat {
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
-        let total: usize = self.widths.iter().sum();
-        let mut at = 0;
-        for (&x, &width) in cx.inputs.iter().zip(&self.widths) {
-            let (y, grid) = (cx.gpu.offset(cx.output, at), Grid::any(self.rows * width));
-            let (rows, from, to) = (self.rows as i64, width as i64, total as i64);
-            kernels::copy_columns(cx.gpu, grid, x, y, rows, width as i32, from, to, 0)?;
-            at += width;
-        }
-        Ok(())
+        let parts: Vec<Columns> = (self.starts().zip(&cx.inputs))
+            .map(|((start, width), &x)| Columns {
+                from: x,
+                from_pitch: width,
+                to: cx.gpu.offset(cx.output, start),
+                to_pitch: self.total(),
+                width,
+                accumulate: false,
+            })
+            .collect();
+        columns::copy(cx.gpu, self.rows, &parts)
     }
 
     fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
-        let total: usize = self.widths.iter().sum();
-        let mut at = 0;
-        for (grad, &width) in cx.grad_inputs.iter().zip(&self.widths) {
-            if let Some(grad) = grad {
-                let (dy, grid) = (cx.gpu.offset(cx.grad_output, at), Grid::any(self.rows * width));
-                let (rows, from, to) = (self.rows as i64, total as i64, width as i64);
-                kernels::copy_columns(cx.gpu, grid, dy, grad.data, rows, width as i32, from, to, grad.flag())?;
-            }
-            at += width;
-        }
-        Ok(())
+        let parts: Vec<Columns> = (self.starts().zip(&cx.grad_inputs))
+            .filter_map(|((start, width), grad)| {
+                let grad = grad.as_ref()?;
+                Some(Columns {
+                    from: cx.gpu.offset(cx.grad_output, start),
+                    from_pitch: self.total(),
+                    to: grad.data,
+                    to_pitch: width,
+                    width,
+                    accumulate: grad.accumulate,
+                })
+            })
+            .collect();
+        columns::copy(cx.gpu, self.rows, &parts)
     }
 }
 

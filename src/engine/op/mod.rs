@@ -9,6 +9,7 @@ pub mod avg_pool;
 pub mod batch_norm;
 pub mod bconv_cell;
 mod case;
+mod columns;
 pub mod concat;
 pub mod conv2d;
 mod conv2d_norm;

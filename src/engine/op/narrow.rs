@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::columns::{self, Columns};
 use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::par;
@@ -65,10 +66,15 @@ impl Op for NarrowRows {
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
-        let (width, grid) = (self.part.len(), Grid::any(self.batch * self.part.len()));
-        let x = cx.gpu.offset(cx.inputs[0], self.part.start);
-        let (rows, from, to) = (self.batch as i64, self.image as i64, width as i64);
-        kernels::copy_columns(cx.gpu, grid, x, cx.output, rows, width as i32, from, to, 0)
+        let part = Columns {
+            from: cx.gpu.offset(cx.inputs[0], self.part.start),
+            from_pitch: self.image,
+            to: cx.output,
+            to_pitch: self.part.len(),
+            width: self.part.len(),
+            accumulate: false,
+        };
+        columns::copy(cx.gpu, self.batch, &[part])
     }
 
     fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
@@ -77,10 +83,15 @@ impl Op for NarrowRows {
             let len = self.batch * self.image;
             kernels::fill(cx.gpu, Grid::any(len), grad.data, 0.0, len as i64)?;
         }
-        let (width, grid) = (self.part.len(), Grid::any(self.batch * self.part.len()));
-        let dx = cx.gpu.offset(grad.data, self.part.start);
-        let (rows, from, to) = (self.batch as i64, width as i64, self.image as i64);
-        kernels::copy_columns(cx.gpu, grid, cx.grad_output, dx, rows, width as i32, from, to, grad.flag())
+        let part = Columns {
+            from: cx.grad_output,
+            from_pitch: self.part.len(),
+            to: cx.gpu.offset(grad.data, self.part.start),
+            to_pitch: self.image,
+            width: self.part.len(),
+            accumulate: grad.accumulate,
+        };
+        columns::copy(cx.gpu, self.batch, &[part])
     }
 }
 
