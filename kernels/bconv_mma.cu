@@ -105,6 +105,13 @@ DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, 
     int live = min(4, channels - channel);
     bool aligned = live == 4 && channels % 4 == 0;
     if (live <= 0) return;
+    // All states before the first store: c_next may be c_prev as far as the compiler knows, so each load would wait for the stores before.
+    float before[4][4] = {};
+#pragma unroll
+    for (int part = 0; part < 4; part++) {
+        long long pixel = (long long)blockIdx.x * MMA_ROWS + mma_row(part / 2, part % 2 * 2);
+        if (pixel < count) load_four(c_prev + pixel * channels + channel, before[part], live, aligned);
+    }
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -113,7 +120,6 @@ DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, 
             if (pixel >= count) continue;
             long long at = pixel * channels + channel;
             float state[4], out[4], activated[4][4];
-            load_four(c_prev + at, state, live, aligned);
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 // Channel e is in the blocks of 8 columns 4·(e/2) + gate, in the lane's column e%2.
@@ -122,7 +128,7 @@ DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, 
                 float fv = Activations<T>::sigmoid_of(acc[i][block + 1][element]);
                 float ov = Activations<T>::sigmoid_of(acc[i][block + 2][element]);
                 float gv = Activations<T>::tanh_of(acc[i][block + 3][element]);
-                state[e] = fv * state[e] + iv * gv;
+                state[e] = fv * before[i * 2 + half][e] + iv * gv;
                 out[e] = ov * Activations<T>::tanh_of(state[e]);
                 activated[0][e] = iv, activated[1][e] = fv, activated[2][e] = ov, activated[3][e] = gv;
             }

@@ -53,14 +53,16 @@ template <class T> struct MmaPixels {
     int taps_x;
     int direction;       // 1 or -1: the sign of the tap
     const int4* places;  // [MMA_ROWS] in shared memory
+    // The tap and the first channel of the next step. They are counted, because divisions would take as long as the loads.
+    int tap_y = 0, tap_x = 0, first = 0;
 
     static METHOD MmaPixels forward(const T* x, const ConvSizes& conv, const int4* places) {
         return {x, conv.in_h, conv.in_w, conv.in_c, conv.kernel_w, 1, places};
     }
-    METHOD void load_step(unsigned char* stage, int step) const {
-        const int per_tap = steps_of_tap<T>(channels), wide = 16 / (int)sizeof(T);
-        int tap = step / per_tap, tap_y = tap / taps_x, tap_x = tap - tap_y * taps_x;
-        int channel = (step - tap * per_tap) * Mma<T>::DEPTH + (int)(threadIdx.x % 4) * wide;
+    // Starts to load the next step of depth.
+    METHOD void load_next(unsigned char* stage) {
+        const int wide = 16 / (int)sizeof(T);
+        int channel = first + (int)(threadIdx.x % 4) * wide;
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             int row = threadIdx.x / 4 + i * 64;
@@ -82,6 +84,10 @@ template <class T> struct MmaPixels {
                 }
             }
         }
+        first += Mma<T>::DEPTH;
+        if (first < channels) return;
+        first = 0;
+        if (++tap_x == taps_x) tap_x = 0, tap_y++;
     }
 };
 
@@ -98,13 +104,14 @@ template <class T> struct MmaDensePixels {
     int height, width, channels;
     int taps_y, taps_x;
     const int4* places;  // [MMA_ROWS] in shared memory
+    int step = 0;        // the next one
 
     static METHOD MmaDensePixels forward(const T* x, const ConvSizes& conv, const int4* places) {
         return {x, conv.in_h, conv.in_w, conv.in_c, conv.kernel_h, conv.kernel_w, places};
     }
-    METHOD void load_step(unsigned char* stage, int step) const {
+    METHOD void load_next(unsigned char* stage) {
         const int wide = 16 / (int)sizeof(T);
-        int depth = step * Mma<T>::DEPTH + (int)(threadIdx.x % 4) * wide, tap = depth / channels, channel = depth - tap * channels;
+        int depth = step++ * Mma<T>::DEPTH + (int)(threadIdx.x % 4) * wide, tap = depth / channels, channel = depth - tap * channels;
         int tap_y = tap / taps_x, tap_x = tap - tap_y * taps_x;
 #pragma unroll
         for (int i = 0; i < 2; i++) {
@@ -179,10 +186,10 @@ DEVICE void multiply_fragments(float (&acc)[2][8][4], const uint32_t (&left)[2][
 // 16·i and column 64·(w%2) + 8·j; lane l holds its rows l/4 and l/4 + 8, columns 2·(l%4) and the next one. The right side is packed
 // as [steps][MMA_COLUMNS][DEPTH].
 template <class T, class Pixels>
-DEVICE void multiply_mma(float (&acc)[2][8][4], unsigned char* shared, const Pixels& a, const T* packed, int steps) {
+DEVICE void multiply_mma(float (&acc)[2][8][4], unsigned char* shared, Pixels a, const T* packed, int steps) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     auto fetch = [&](unsigned char* stage, int step) {
-        a.load_step(stage, step);
+        a.load_next(stage);
         const unsigned char* source = (const unsigned char*)packed + (long long)step * MMA_COLUMNS * MMA_DEPTH_BYTES;
 #pragma unroll
         for (int i = 0; i < 2; i++) {
