@@ -52,8 +52,9 @@ impl Gpu {
         Buffer::new(self.backend.clone(), bytes)
     }
 
-    /// Returns the address of [`COUNTERS`] counters that are 0 whenever no kernel runs: kernels count blocks with them, and leave them so.
-    /// The first call allocates them, which cannot be done while launches are recorded.
+    /// Returns the address of [`COUNTERS`] counters that are 0 whenever no kernel runs: kernels count blocks with them, and leave them so. All
+    /// kernels share them, because launches of a device never overlap. The first call allocates them, which cannot be done while launches are
+    /// recorded.
     ///
     /// # Errors
     /// The device fails.

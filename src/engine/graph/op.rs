@@ -27,9 +27,11 @@ pub struct Needs {
     /// Whether [`Op::recompute`] writes the output again in little time. Then the CPU need not keep it for backward where it keeps the
     /// inputs.
     pub recomputes_output: bool,
-    /// Whether the op takes its first parameter, a weight, in the order of the vendor's libraries too; on a GPU only
-    /// ([`GpuForward::turned_weight`]).
-    pub turned_weight: bool,
+    /// Whether forward, on a GPU, takes its first parameter in the order of the vendor's libraries too ([`GpuForward::turned_weight`]).
+    /// This flag and the next two need a parameter of [`Layout::Conv`](crate::engine::store::Layout::Conv).
+    pub turned_weight_forward: bool,
+    /// Whether backward takes it to compute the input's gradient ([`GpuBackward::turned_weight`]).
+    pub turned_weight_backward: bool,
     /// Whether backward may give that parameter's gradient in the same order ([`GpuBackward::turned_gradient`]).
     pub turned_gradient: bool,
 }
@@ -48,7 +50,8 @@ pub trait Op: Any + std::fmt::Debug + Send + Sync {
     /// Writes every gradient that is `Some`, or adds to it (see [`Grad`]).
     fn backward(&self, cx: &mut Backward<'_>);
 
-    /// Writes all of `cx.output` again, with the same bits as forward. Called only with [`Needs::recomputes_output`], before backward.
+    /// Writes all of `cx.output` again, with the same bits as forward, from the inputs, the parameters and what forward saved. Backward calls
+    /// it before the first node that reads the output, and only if [`Needs::recomputes_output`] is set.
     fn recompute(&self, _: &mut Recompute<'_>) {
         unreachable!("{} does not compute its output again", self.name())
     }
@@ -192,7 +195,8 @@ pub struct GpuForward<'a> {
     pub inputs: Vec<Ptr>,
     /// Parameters.
     pub params: Vec<Ptr<f32>>,
-    /// The first parameter as `[out, kh, kw, in]` in the type of activations; null unless [`Needs::turned_weight`].
+    /// The first parameter as `[out, kh, kw, in]` in the type of activations; null unless
+    /// [`Needs::turned_weight_forward`] or [`Needs::turned_weight_backward`].
     pub turned_weight: Ptr,
     /// Running statistics, which forward may update.
     pub buffers: Vec<Ptr<f32>>,

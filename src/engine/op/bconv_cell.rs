@@ -9,7 +9,7 @@ use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::cell;
 use crate::engine::cpu::conv::{self, Packed};
-use crate::engine::device::{Gpu, Grid, kernels};
+use crate::engine::device::{Gpu, Grid, Pass, kernels};
 use crate::engine::geometry::Conv2dGeometry;
 use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
@@ -117,13 +117,14 @@ impl Op for BConvCell {
     fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
         let launch = ConvLaunch::new(gpu, &self.gates);
         let gates = self.gates.pixels() * self.gates.out_c * gpu.activation_bytes();
-        launch.turned(Needs {
+        let needs = Needs {
             inputs: vec![true],
             saved: gates.div_ceil(4),
             forward_workspace: launch.cell_workspace(),
             backward_workspace: launch.backward_workspace()?,
             ..Needs::default()
-        })
+        };
+        launch.turned(&[Pass::BackwardData, Pass::BackwardWeight], needs)
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {

@@ -11,7 +11,7 @@ use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::conv::{self, Packed};
 use crate::engine::cpu::par;
-use crate::engine::device::{Gpu, Ptr};
+use crate::engine::device::{Gpu, Pass, Ptr};
 use crate::engine::geometry::Conv2dGeometry;
 use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
@@ -118,7 +118,8 @@ impl Op for Conv2d {
     fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
         let launch = ConvLaunch::new(gpu, &self.geometry);
         let (forward_workspace, backward_workspace) = (launch.forward_workspace()?, launch.backward_workspace()?);
-        launch.turned(Needs { inputs: vec![true], forward_workspace, backward_workspace, ..Needs::default() })
+        let needs = Needs { inputs: vec![true], forward_workspace, backward_workspace, ..Needs::default() };
+        launch.turned(&Pass::ALL, needs)
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
@@ -161,6 +162,10 @@ impl Op for Conv2d {
 pub(super) fn cases() -> Vec<OpCase> {
     let w = Layout::Conv;
     vec![
+        OpCase::new("conv2d twice by one weight", &[Shape::new(2, 4, 3, 5)], &[(&[5, 5, 3, 3], w)], |g, s, x, p, _| {
+            let y = conv2d(g, s, x[0], p[0], None, [1, 1], [1, 1])?;
+            conv2d(g, s, y, p[0], None, [1, 1], [1, 1])
+        }),
         OpCase::new("conv2d 1x1", &[Shape::new(2, 4, 3, 5)], &[(&[7, 5, 1, 1], w)], |g, s, x, p, _| {
             conv2d(g, s, x[0], p[0], None, [1, 1], [0, 0])
         }),

@@ -5,6 +5,8 @@ use crate::Result;
 use crate::engine::device::kernels::{self, ConvSizes};
 use crate::engine::device::{Call, Gpu, Grid, Pass, Ptr, Untyped, Vendor};
 use crate::engine::geometry::Conv2dGeometry;
+#[cfg(doc)]
+use crate::engine::graph::GpuForward;
 use crate::engine::graph::{GpuGrad, Needs, TurnedGradient};
 use crate::engine::precision::Precision;
 
@@ -24,7 +26,7 @@ pub(super) struct ConvLaunch<'a> {
     vendor: Option<&'a Vendor>,
 }
 
-/// A weight `[kh, kw, in, out]` in f32, and the same in the order of the vendor's libraries ([`Needs::turned_weight`]) or null.
+/// A weight `[kh, kw, in, out]` in f32, and the same in the order of the vendor's libraries ([`GpuForward::turned_weight`]) or null.
 #[derive(Clone, Copy)]
 pub(super) struct Weight {
     pub own: Ptr<f32>,
@@ -46,14 +48,19 @@ impl<'a> ConvLaunch<'a> {
         ConvLaunch { gpu, geometry, vendor: gpu.vendor() }
     }
 
-    /// Returns `needs`, in which the vendor's libraries get weights and give their gradients in their own order, where they run a pass.
+    /// Says in `needs` which of `passes` take the weight, or give its gradient, in the order of the vendor's libraries: those that a library
+    /// runs.
     ///
     /// # Errors
     /// A library fails.
-    pub(super) fn turned(&self, needs: Needs) -> Result<Needs> {
-        let runs = |pass| Ok(self.vendor.map_or(Ok(None), |vendor| vendor.workspace(self.call(pass)))?.is_some());
+    pub(super) fn turned(&self, passes: &[Pass], needs: Needs) -> Result<Needs> {
+        let runs = |pass| match self.vendor.filter(|_| passes.contains(&pass)) {
+            Some(vendor) => Ok(vendor.workspace(self.call(pass))?.is_some()),
+            None => Ok(false),
+        };
         Ok(Needs {
-            turned_weight: runs(Pass::Forward)? || runs(Pass::BackwardData)?,
+            turned_weight_forward: runs(Pass::Forward)?,
+            turned_weight_backward: runs(Pass::BackwardData)?,
             turned_gradient: runs(Pass::BackwardWeight)?,
             ..needs
         })
@@ -94,6 +101,7 @@ impl<'a> ConvLaunch<'a> {
             if bias == Ptr::NULL {
                 return Ok(());
             }
+            // In bf16, y is rounded before the bias and after it.
             let (grid, rows, columns) = (Grid::any(g.pixels() * g.out_c), g.pixels() as i64, g.out_c as i32);
             return kernels::add_bias(gpu, grid, y, bias, rows, columns);
         }
@@ -195,8 +203,9 @@ impl<'a> ConvLaunch<'a> {
         })
     }
 
-    /// Enqueues `compute`, which writes `splits` partial sums of `count` numbers, and their sum. A single one that is not added to anything
-    /// is written to its place at once.
+    /// Enqueues `compute`, which writes `splits` partial sums of `count` numbers to an address that is a multiple of 16, and their sum. A
+    /// single one that is not added to anything is written to its place at once, if that is such an address: parameters lie one after the
+    /// other, without gaps.
     fn sum_of_partials(
         &self,
         partials: Ptr<f32>,
@@ -205,7 +214,7 @@ impl<'a> ConvLaunch<'a> {
         count: usize,
         compute: impl FnOnce(Ptr<f32>) -> Result<()>,
     ) -> Result<()> {
-        if splits == 1 && !sum.accumulate {
+        if splits == 1 && !sum.accumulate && sum.data.address().is_multiple_of(16) {
             return compute(sum.data);
         }
         compute(partials)?;
@@ -218,7 +227,7 @@ impl<'a> ConvLaunch<'a> {
     fn by_vendor(&self, pass: Pass, operands: [Ptr; 3], accumulate: bool, workspace: Ptr) -> Result<bool> {
         let Some(vendor) = self.vendor else { return Ok(false) };
         if operands[1] == Ptr::NULL {
-            // A refusal is to be told nevertheless.
+            // Marks the call as wanted, so that a refusal is reported.
             vendor.begin(self.call(pass))?;
             return Ok(false);
         }

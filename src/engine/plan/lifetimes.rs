@@ -1,9 +1,11 @@
 //! Says from when to when each block of a plan is alive.
 
+use std::collections::HashSet;
+
 use super::allocate::Request;
 use super::{NodePlan, Sizes};
 use crate::engine::graph::Graph;
-use crate::engine::store::Store;
+use crate::engine::store::{ParamId, Store};
 
 /// When a value is read.
 #[derive(Clone, Copy, Default)]
@@ -35,8 +37,8 @@ pub(super) fn readings(graph: &Graph, nodes: &[NodePlan]) -> Vec<Readings> {
     readings
 }
 
-/// Returns the requests for every value, for every gradient that is needed, for the saved memory, the scratch memory and the turned weights of each
-/// node, and for every value that is computed again.
+/// Returns the requests for every value, for every gradient that is needed, for the saved and scratch memory of each node,
+/// for turned weights and their gradients, and for every value that is computed again.
 pub(super) fn requests(
     graph: &Graph,
     store: &Store,
@@ -57,7 +59,7 @@ pub(super) fn requests(
         }
     }
     let mut again = vec![false; graph.values.len()];
-    recomputations(nodes).for_each(|i| again[graph.nodes[i].output.0] = true);
+    run_again(nodes).for_each(|i| again[graph.nodes[i].output.0] = true);
     let mut requests = Vec::new();
     for (i, value) in graph.values.iter().enumerate() {
         let Readings { forward, backward } = readings[i];
@@ -85,15 +87,17 @@ pub(super) fn requests(
         if plan.differentiated && needs.backward_workspace > 0 {
             requests.push(Request { len: needs.backward_workspace, from: back, to: back });
         }
-        let len = sizes.turned_words(node, store);
-        if needs.turned_weight {
-            requests.push(Request { len, from: 0, to: end });
-        }
         if plan.turns_gradient() {
+            let len = sizes.turned_words(node.attachments.params[0], store);
             requests.push(Request { len, from: back, to: end });
         }
     }
-    for i in recomputations(nodes) {
+    requests.extend(turned_weights(graph, nodes).map(|id| Request {
+        len: sizes.turned_words(id, store),
+        from: 0,
+        to: end,
+    }));
+    for i in run_again(nodes) {
         let output = graph.nodes[i].output.0;
         let (from, to) = readings[output].backward.expect("a value that backward reads");
         requests.push(Request { len: sizes.words(&graph.values[output]), from, to });
@@ -102,6 +106,13 @@ pub(super) fn requests(
 }
 
 /// Returns the nodes whose outputs are computed again.
-pub(super) fn recomputations(nodes: &[NodePlan]) -> impl Iterator<Item = usize> {
-    nodes.iter().flat_map(|plan| plan.recomputed.iter().copied())
+pub(super) fn run_again(nodes: &[NodePlan]) -> impl Iterator<Item = usize> {
+    nodes.iter().flat_map(|plan| plan.again_before.iter().copied())
+}
+
+/// Returns each parameter that a node takes in the order of the vendor's libraries, once.
+pub(super) fn turned_weights(graph: &Graph, nodes: &[NodePlan]) -> impl Iterator<Item = ParamId> {
+    let taking = graph.nodes.iter().zip(nodes).filter(|(_, plan)| plan.turns_weight());
+    let mut seen = HashSet::new();
+    taking.map(|(node, _)| node.attachments.params[0]).filter(move |id| seen.insert(*id))
 }

@@ -8,13 +8,15 @@ mod allocate;
 mod lifetimes;
 mod recompute;
 
+use std::collections::HashMap;
+
 use crate::Result;
+use crate::base::memory;
 use crate::engine::device::Gpu;
-use crate::engine::graph::{Graph, Mode, Needs, Node, Value};
-use crate::engine::store::{ParamId, Store};
+use crate::engine::graph::{Graph, Mode, Needs, Value};
+use crate::engine::store::{Layout, ParamId, Store};
 use allocate::allocate;
-use lifetimes::{Readings, readings, recomputations, requests};
-use recompute::recomputed;
+use lifetimes::{Readings, readings, requests, run_again, turned_weights};
 
 /// The offset of a block is a multiple of this many words: a cache line of the CPU; on a GPU the 256 bytes to which its driver aligns
 /// memory, and which libraries expect of a workspace.
@@ -22,7 +24,8 @@ const HOST_ALIGNMENT: usize = 16;
 const GPU_ALIGNMENT: usize = 64;
 /// The most words of scratch memory (224 MiB) that a plan keeps from one run of an evaluation to the next. They hold packed weights.
 const KEPT: usize = 56 << 20;
-/// The longest arena, in words, for which no value is computed again (1.5 GiB): machines have that, and time is worth more.
+/// The longest arena, in words, for which no value is computed again (1.5 GiB), if the machine has twice as much left. Time is worth more
+/// than so little memory.
 const AMPLE: usize = 3 << 27;
 /// Words behind each block on a GPU, which tests check for writes beyond the block's end (`Session::poisoned`).
 const GUARD: usize = 16;
@@ -51,8 +54,8 @@ pub(crate) enum GradWrite {
 pub(crate) struct NodePlan {
     pub needs: Needs,
     pub differentiated: bool,
-    /// Nodes whose outputs are computed again before this node's backward, which is the first to read them.
-    pub recomputed: Vec<usize>,
+    /// Other nodes, or this one, whose outputs are computed again before this node's backward, which is the first to read them.
+    pub again_before: Vec<usize>,
     pub grad_inputs: Vec<GradWrite>,
     pub grad_params: Vec<GradWrite>,
     pub saved: Block,
@@ -60,14 +63,20 @@ pub(crate) struct NodePlan {
     /// Whether forward's scratch memory is kept from run to run: nothing else gets it.
     pub keeps_workspace: bool,
     pub backward_workspace: Block,
-    /// The first parameter in the order of the vendor's libraries, from run to run; empty if the op does not take it
-    /// ([`Needs::turned_weight`]).
+    /// The first parameter in the order of the vendor's libraries, from run to run; empty if no pass takes it
+    /// ([`Needs::turned_weight_forward`]). Nodes that share the parameter share the block.
     pub turned_weight: Block,
     /// Its gradient in that order, until the end of backward; empty if the op does not give it or others add to it.
     pub turned_gradient: Block,
 }
 
 impl NodePlan {
+    /// Returns whether a pass takes the first parameter in the order of the vendor's libraries.
+    fn turns_weight(&self) -> bool {
+        let needs_input_gradient = self.grad_inputs.first().is_some_and(|write| *write != GradWrite::Skip);
+        self.needs.turned_weight_forward || self.needs.turned_weight_backward && needs_input_gradient
+    }
+
     /// Returns whether the gradient of the first parameter has a place in the order of the vendor's libraries.
     fn turns_gradient(&self) -> bool {
         self.needs.turned_gradient && self.grad_params.first() == Some(&GradWrite::Overwrite)
@@ -98,10 +107,10 @@ impl Sizes<'_> {
         self.gpu.map_or(len, |gpu| (len * value.element_bytes(gpu)).div_ceil(4))
     }
 
-    /// Returns the words of the first parameter of a node in the type of activations.
-    fn turned_words(&self, node: &Node, store: &Store) -> usize {
+    /// Returns the words of a parameter in the type of activations.
+    fn turned_words(&self, param: ParamId, store: &Store) -> usize {
         let bytes = self.gpu.map_or(4, Gpu::activation_bytes);
-        node.attachments.params.first().map_or(0, |id| (store.param(*id).range.len() * bytes).div_ceil(4))
+        (store.param(param).range.len() * bytes).div_ceil(4)
     }
 
     /// Returns the words that a block of `len` words takes, with those that are kept free behind it.
@@ -119,21 +128,30 @@ impl Plan {
     /// # Errors
     /// The GPU cannot run one of the ops.
     pub fn new(graph: &Graph, store: &Store, gpu: Option<&Gpu>) -> Result<Plan> {
-        Plan::saving_beyond(AMPLE, graph, store, gpu)
+        let half = memory::total_and_available().map_or(u64::MAX, |(_, available)| available / 2);
+        let ample = usize::try_from(half / 4).unwrap_or(usize::MAX).min(AMPLE);
+        Plan::with_ample(ample, graph, store, gpu)
     }
 
     /// Does what [`Plan::new`] does. On the CPU, backward computes values again if the arena would be longer than `ample` words otherwise.
-    pub(crate) fn saving_beyond(ample: usize, graph: &Graph, store: &Store, gpu: Option<&Gpu>) -> Result<Plan> {
+    pub(crate) fn with_ample(ample: usize, graph: &Graph, store: &Store, gpu: Option<&Gpu>) -> Result<Plan> {
         let sizes = Sizes { gpu };
         let mut nodes = nodes(graph, store, gpu)?;
         let Written { values: first_write, params: param_written } = gradient_writes(graph, store, &mut nodes);
-        let mut readings = readings(graph, &nodes);
+        let readings = readings(graph, &nodes);
         let mut places = place(graph, store, &mut nodes, &first_write, &readings, &sizes);
         if gpu.is_none() && places.arena_len > ample {
-            for (i, reader) in recomputed(graph, &nodes, &mut readings) {
-                nodes[reader].recomputed.push(i);
+            let mut longer = readings.clone();
+            for (i, reader) in recompute::choose(graph, &nodes, &mut longer) {
+                nodes[reader].again_before.push(i);
             }
-            places = place(graph, store, &mut nodes, &first_write, &readings, &sizes);
+            let saving = place(graph, store, &mut nodes, &first_write, &longer, &sizes);
+            if saving.arena_len < places.arena_len {
+                places = saving;
+            } else {
+                nodes.iter_mut().for_each(|plan| plan.again_before.clear());
+                places = place(graph, store, &mut nodes, &first_write, &readings, &sizes);
+            }
         }
         let Places { values, backward_values, grads, arena_len } = places;
         Ok(Plan { values, backward_values, grads, nodes, param_written, arena_len })
@@ -158,10 +176,13 @@ fn nodes(graph: &Graph, store: &Store, gpu: Option<&Gpu>) -> Result<Vec<NodePlan
         let needs = gpu.map_or_else(|| Ok(node.op.needs()), |gpu| node.op.gpu_needs(gpu))?;
         // Lifetimes follow from these flags. Without a flag for an input, the output could get the input's memory.
         assert_eq!(needs.inputs.len(), node.inputs.len(), "`Needs::inputs` of {}", node.op.name());
+        let turned = needs.turned_weight_forward || needs.turned_weight_backward || needs.turned_gradient;
+        let is_conv = |id: &ParamId| store.param(*id).layout == Layout::Conv;
+        assert!(!turned || node.attachments.params.first().is_some_and(is_conv), "the layout of {}", node.op.name());
         nodes.push(NodePlan {
             needs,
             differentiated,
-            recomputed: Vec::new(),
+            again_before: Vec::new(),
             grad_inputs: Vec::new(),
             grad_params: Vec::new(),
             saved: Block::default(),
@@ -263,11 +284,14 @@ fn place(
         plan.saved = next(plan.differentiated && plan.needs.saved > 0);
         plan.forward_workspace = next(plan.needs.forward_workspace > 0);
         plan.backward_workspace = next(plan.differentiated && plan.needs.backward_workspace > 0);
-        plan.turned_weight = next(plan.needs.turned_weight);
         plan.turned_gradient = next(plan.turns_gradient());
     }
+    let turned: HashMap<ParamId, Block> = turned_weights(graph, nodes).map(|id| (id, next(true))).collect();
+    for (node, plan) in graph.nodes.iter().zip(&mut *nodes).filter(|(_, plan)| plan.turns_weight()) {
+        plan.turned_weight = turned[&node.attachments.params[0]];
+    }
     let mut backward_values = values.clone();
-    for i in recomputations(nodes) {
+    for i in run_again(nodes) {
         backward_values[graph.nodes[i].output.0] = next(true);
     }
     Places { values, backward_values, grads, arena_len }
@@ -278,7 +302,7 @@ mod tests {
     use super::*;
     use crate::engine::op;
     use crate::engine::shape::Shape;
-    use crate::engine::store::{Group, Layout};
+    use crate::engine::store::Group;
 
     #[test]
     fn evaluations_keep_packed_weights_up_to_a_limit() {

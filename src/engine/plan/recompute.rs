@@ -4,15 +4,15 @@ use super::NodePlan;
 use super::lifetimes::Readings;
 use crate::engine::graph::{Graph, Var};
 
-/// At most as many values are computed again from each other, and are in memory together for it.
-const AGAIN_AT_ONCE: usize = 4;
+/// The longest chain of values each of which is computed again from the one before.
+const LONGEST_CHAIN: usize = 4;
 
 /// Returns the nodes whose outputs backward computes again, in the order of the graph, each with the node before whose backward that happens.
 /// Adds their readings to `readings`.
 ///
-/// A value is computed again if what must be kept longer for it takes less memory than the value. Some of its inputs may be computed again too,
-/// at the same time at the latest: at most [`AGAIN_AT_ONCE`] after each other.
-pub(super) fn recomputed(graph: &Graph, nodes: &[NodePlan], readings: &mut [Readings]) -> Vec<(usize, usize)> {
+/// A value is computed again if the inputs that must be kept longer for it take less memory than the value. An input may be computed again
+/// itself; then it is computed first. This may in turn move an input's time, so that the memory which is saved is an estimate.
+pub(super) fn choose(graph: &Graph, nodes: &[NodePlan], readings: &mut [Readings]) -> Vec<(usize, usize)> {
     let words = |var: &Var| graph.shape(*var).len();
     // How many values are computed again after each other, up to this one; 0 for a value that is kept.
     let mut depths = vec![0; graph.values.len()];
@@ -25,7 +25,7 @@ pub(super) fn recomputed(graph: &Graph, nodes: &[NodePlan], readings: &mut [Read
         let gone = |var: &&Var| readings[var.0].backward.is_none_or(|(_, last)| last < first);
         let kept_longer: usize = node.inputs.iter().filter(gone).map(words).sum();
         let depth = 1 + node.inputs.iter().map(|var| depths[var.0]).max().unwrap_or(0);
-        if kept_longer < words(&node.output) && depth <= AGAIN_AT_ONCE {
+        if kept_longer < words(&node.output) && depth <= LONGEST_CHAIN {
             depths[node.output.0] = depth;
             node.inputs.iter().for_each(|var| readings[var.0].read_backward(first));
             chosen.push(i);

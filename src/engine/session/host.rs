@@ -97,7 +97,7 @@ impl Arena {
             if !plan.differentiated {
                 continue;
             }
-            for &again in &plan.recomputed {
+            for &again in &plan.again_before {
                 self.recompute(graph, blocks, again, store);
             }
             let range = |part| profile::range(RangeName { op: node.op.name(), node: i, part });
@@ -275,8 +275,8 @@ mod tests {
         assert!(keeping > 5, "{keeping} cases with convolutions");
     }
 
-    /// Trains a chain of seven blocks with residuals and a concatenation for one step, with at most `ample` words or values that backward
-    /// computes again. Returns all gradients, the words of the arena, and how many outputs were computed again.
+    /// Trains a chain of eight blocks, of which seven have residuals, and a concatenation for one step. Values are computed again if the
+    /// arena would have more than `ample` words. Returns all gradients, the words of the arena, and how many outputs were computed again.
     fn step_of_a_chain(ample: usize) -> (Vec<u32>, usize, usize) {
         const CHANNELS: usize = 16;
         let (mut graph, mut store) = (Graph::new(Mode::Train), Store::new());
@@ -312,7 +312,7 @@ mod tests {
         let mut numbers = |len: usize| -> Vec<f32> { (0..len).map(|_| rng.random_range(-0.5..0.5)).collect() };
         let drawn = numbers(store.values.len());
         store.values.copy_from_slice(&drawn);
-        let plan = Plan::saving_beyond(ample, &graph, &store, None).unwrap();
+        let plan = Plan::with_ample(ample, &graph, &store, None).unwrap();
         let mut session = Session::with_plan(graph, plan, &store, &Device::cpu()).unwrap().poisoned();
         session.set(images, &numbers(2 * 6 * 5 * 3)).unwrap();
         let mut states = LatentStates::new(StateInit::Zeros, 0);
@@ -322,7 +322,7 @@ mod tests {
         let of_images = session.grad(images).unwrap();
         let gradients = store.grads.iter().chain(of_images.iter()).map(|v| v.to_bits()).collect();
         let plan = session.plan();
-        (gradients, plan.arena_len, plan.nodes.iter().map(|node| node.recomputed.len()).sum())
+        (gradients, plan.arena_len, plan.nodes.iter().map(|node| node.again_before.len()).sum())
     }
 
     #[test]

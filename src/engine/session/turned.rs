@@ -1,6 +1,7 @@
 //! Weights and their gradients in the order of the vendor's libraries. One launch turns all weights of a network before forward, and one
 //! all gradients after backward.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use super::gpu::Bound;
@@ -18,28 +19,22 @@ const NUMBERS: usize = 5;
 /// The tables of the launches that turn weights and gradients.
 pub(super) struct TurnedWeights {
     weights: Table,
-    /// Of the gradients that libraries wrote in the last step.
-    gradients: Mutex<Table>,
+    /// One for each list of gradients that libraries have written in a step: recorded launches keep using theirs.
+    gradients: Mutex<Vec<Table>>,
 }
 
-/// A table of matrices on the GPU, with five numbers for each, as `kernels/transpose.cu` takes it.
+/// A table of matrices on the GPU, with five numbers for each, as `kernels/transpose.cu` takes it. It never changes.
 struct Table {
     memory: Buffer,
     numbers: Vec<i64>,
 }
 
 impl Table {
-    fn new(gpu: &Gpu, matrices: usize) -> Result<Table> {
-        Ok(Table { memory: gpu.allocate(matrices * NUMBERS * size_of::<i64>())?, numbers: Vec::new() })
-    }
-
-    /// Brings `numbers` to the GPU unless they are there.
-    fn set(&mut self, gpu: &Gpu, numbers: Vec<i64>) -> Result<()> {
-        if self.numbers != numbers {
-            gpu.upload(self.memory.ptr::<i64>().address(), bytemuck::cast_slice(&numbers))?;
-            self.numbers = numbers;
-        }
-        Ok(())
+    fn new(gpu: &Gpu, numbers: Vec<i64>) -> Result<Table> {
+        let bytes: &[u8] = bytemuck::cast_slice(&numbers);
+        let memory = gpu.allocate(bytes.len())?;
+        gpu.upload(memory.ptr::<i64>().address(), bytes)?;
+        Ok(Table { memory, numbers })
     }
 
     /// Returns the grid, address and length for the launch; `None` if the table is empty.
@@ -84,13 +79,15 @@ impl TurnedWeights {
     /// The GPU fails.
     pub(super) fn new(gpu: &Gpu, graph: &Graph, plan: &Plan, store: &Store) -> Result<TurnedWeights> {
         let mut numbers = Vec::new();
+        let mut listed = HashSet::new();
         for (node, plan) in graph.nodes.iter().zip(&plan.nodes).filter(|(_, plan)| plan.turned_weight.len > 0) {
             let Matrix { offset, rows, columns } = Matrix::of(node, store);
-            push(&mut numbers, [offset, first_element(gpu, plan.turned_weight)], [rows, columns]);
+            // Nodes that share a weight share its place.
+            if listed.insert(offset) {
+                push(&mut numbers, [offset, first_element(gpu, plan.turned_weight)], [rows, columns]);
+            }
         }
-        let mut weights = Table::new(gpu, numbers.len() / NUMBERS)?;
-        weights.set(gpu, numbers)?;
-        Ok(TurnedWeights { weights, gradients: Mutex::new(Table::new(gpu, graph.nodes.len())?) })
+        Ok(TurnedWeights { weights: Table::new(gpu, numbers)?, gradients: Mutex::default() })
     }
 
     /// Enqueues the launch that turns all weights.
@@ -113,9 +110,15 @@ impl TurnedWeights {
             let Matrix { offset, rows, columns } = Matrix::of(node, store);
             push(&mut numbers, [first_element(gpu, *block), offset], [columns, rows]);
         }
-        let mut gradients = self.gradients.lock().unwrap_or_else(PoisonError::into_inner);
-        gradients.set(gpu, numbers)?;
-        let Some((grid, table, matrices)) = gradients.launch() else { return Ok(()) };
+        let mut tables = self.gradients.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = match tables.iter().position(|table| table.numbers == numbers) {
+            Some(at) => at,
+            None => {
+                tables.push(Table::new(gpu, numbers)?);
+                tables.len() - 1
+            }
+        };
+        let Some((grid, table, matrices)) = tables[at].launch() else { return Ok(()) };
         kernels::turn_gradients(gpu, grid, arena, bound.grads, table, matrices)
     }
 }

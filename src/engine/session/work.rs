@@ -118,7 +118,7 @@ impl Session {
         let forward = nodes().map(|(i, _)| (i, Part::Forward));
         let differentiated = nodes().rev().filter(|(_, (_, plan))| plan.differentiated);
         let backward = differentiated.flat_map(|(i, (node, plan))| {
-            let again = plan.recomputed.iter().map(|&again| (again, Part::Recompute));
+            let again = plan.again_before.iter().map(|&again| (again, Part::Recompute));
             again.chain(backward_parts(node, plan).into_iter().map(move |part| (i, part)))
         });
         forward.chain(backward).map(|(i, part)| self.work_of(i, part, store)).collect()

@@ -19,6 +19,7 @@ mod vendor;
 
 use std::ffi::c_void;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::handles::{Context, Event, Stream};
@@ -44,6 +45,8 @@ struct Shared {
     module: Module,
     context: Arc<Context>,
     description: String,
+    /// Whether launches are being recorded. Nothing but launches can be recorded.
+    recording: AtomicBool,
 }
 
 /// The copies on the second stream.
@@ -88,6 +91,7 @@ impl Cuda {
             module,
             context,
             description,
+            recording: AtomicBool::new(false),
         })))
     }
 }
@@ -109,6 +113,17 @@ impl fmt::Debug for Cuda {
 /// Locks the value, even if another thread panicked while it had it: staging buffers and plans are valid between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cuda {
+    /// Returns an error while launches are recorded: a copy would be recorded with them, from memory of the host that is used again.
+    fn refuse_in_recording(&self, action: &str) -> Result<()> {
+        if !self.0.recording.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let reason = "a step that is being recorded may only launch kernels".into();
+        Err(Error::Device { device: "GPU", action: action.into(), reason })
+    }
 }
 
 impl Backend for Cuda {
@@ -154,6 +169,7 @@ impl Backend for Cuda {
     }
 
     fn upload(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.refuse_in_recording("copying to the device")?;
         self.0.context.bind()?;
         lock(&self.0.upload).copy(&self.0.stream, to, from)
     }
@@ -172,6 +188,7 @@ impl Backend for Cuda {
     }
 
     fn download(&self, copies: &mut [(&mut [u8], u64)]) -> Result<()> {
+        self.refuse_in_recording("copying from the device")?;
         self.0.context.bind()?;
         lock(&self.0.download).copy(&self.0.stream, copies)
     }
@@ -208,7 +225,7 @@ impl Backend for Cuda {
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
         self.0.context.bind()?;
-        let capture = Capture::begin(&self.0.stream)?;
+        let capture = Capture::begin(&self.0.stream, &self.0.recording)?;
         let worked = work();
         // `work` may have used another device.
         self.0.context.bind()?;

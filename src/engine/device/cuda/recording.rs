@@ -2,6 +2,7 @@
 
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::sys::{self, CUgraph_st, CUgraphExec_st};
 
@@ -12,21 +13,24 @@ use super::status::{DriverStatus, Status};
 use crate::Result;
 use crate::engine::device::Recording;
 
-/// A stream that records work instead of running it. Dropping this ends the recording, also if the work panics.
-pub(super) struct Capture<'a>(&'a Stream);
+/// A stream that records work instead of running it, and a flag that is set meanwhile. Dropping this ends the recording, also if the work
+/// panics.
+pub(super) struct Capture<'a>(&'a Stream, &'a AtomicBool);
 
 impl<'a> Capture<'a> {
     /// Starts the capture. Only calls of this thread can break it, so loader threads may continue.
-    pub(crate) fn begin(stream: &'a Stream) -> Result<Capture<'a>> {
+    pub(crate) fn begin(stream: &'a Stream, recording: &'a AtomicBool) -> Result<Capture<'a>> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is valid.
         unsafe { calls::cuStreamBeginCapture_v2(stream.get(), mode) }.check("beginning to record")?;
-        Ok(Capture(stream))
+        recording.store(true, Ordering::Relaxed);
+        Ok(Capture(stream, recording))
     }
 
     /// Ends the capture, and returns what was recorded.
     pub(super) fn end(self) -> Result<Owned<CUgraph_st, DriverStatus>> {
         let stream = self.0;
+        self.1.store(false, Ordering::Relaxed);
         std::mem::forget(self);
         // SAFETY: `cuGraphDestroy` takes what `cuStreamEndCapture` writes if it succeeds.
         unsafe {
@@ -37,6 +41,7 @@ impl<'a> Capture<'a> {
 
 impl Drop for Capture<'_> {
     fn drop(&mut self) {
+        self.1.store(false, Ordering::Relaxed);
         let mut graph = ptr::null_mut();
         // SAFETY: the stream is valid; a graph is destroyed only if one was written.
         unsafe {

@@ -49,6 +49,8 @@ struct State {
     blocks: Mutex<HashMap<u64, Layout>>,
     /// Counts the launches; the number is the seed of a launch.
     launches: AtomicU64,
+    /// Held while work runs: like that of a GPU's stream, it does not overlap.
+    running: Mutex<()>,
     /// Work that is recorded instead of run.
     recording: Mutex<Option<Vec<Work>>>,
     /// Launches that ran since the last [`Emulator::take_launches`]; `None` before the first.
@@ -166,6 +168,7 @@ impl State {
         if let (Some(log), Work::Launch(launch)) = (&mut *self.log.lock().expect("no panic while locked"), &work) {
             log.push(launch.clone());
         }
+        let _running = self.running.lock().expect("no panic while locked");
         work.run(self, self.launches.fetch_add(1, Ordering::Relaxed))
     }
 
