@@ -39,66 +39,128 @@ template <class F> DEVICE void for_each_window(const ConvSizes& pool, const Pixe
         for (int ox = first_x; ox <= last_x; ox++) visit(oy * pool.out_w + ox);
 }
 
+template <int N> DEVICE void add_to(Vec<N>& sum, const Vec<N>& v) {
+#pragma unroll
+    for (int e = 0; e < N; e++) sum[e] += v[e];
+}
+
+// N winners of neighbouring channels, 16 bytes at a time as Vec.
+template <int N> struct Winners {
+    int of[N];
+};
+template <int N> DEVICE Winners<N> load_winners(const int* p) {
+    Winners<N> w;
+    if constexpr (N == 1) {
+        w.of[0] = *p;
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i += 4) {
+            int4 q = *(const int4*)(p + i);
+            w.of[i] = q.x, w.of[i + 1] = q.y, w.of[i + 2] = q.z, w.of[i + 3] = q.w;
+        }
+    }
+    return w;
+}
+template <int N> DEVICE void store_winners(int* p, const Winners<N>& w) {
+    if constexpr (N == 1) {
+        *p = w.of[0];
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i += 4) *(int4*)(p + i) = make_int4(w.of[i], w.of[i + 1], w.of[i + 2], w.of[i + 3]);
+    }
+}
+
+// Fewer threads than this do not fill a large GPU.
+const long long POOL_THREADS = 1 << 16;
+
+// Calls f(row, channel, Width<N>{}) for N neighbouring channels of each of the rows at a time: 16 bytes, if rows and addresses are such
+// multiples and there are enough threads then; else one.
+template <class T, class F, class... P>
+DEVICE void for_each_in_channels(long long rows, int channels, const F& f, const P*... addresses) {
+    const int WIDE = VEC<T>;
+    const bool wide = channels % WIDE == 0 && aligned_16(addresses...) && rows * (channels / WIDE) >= POOL_THREADS;
+    by_width<WIDE>(wide, [&](auto by) {
+        for_each_in_rows(rows, channels / by.VALUE, [&](long long row, int part) { f(row, part * by.VALUE, by); });
+    });
+}
+
 template <class T> DEVICE void max_pool(const T* x, T* y, int* winners, const ConvSizes& pool) {
-    for_each_in_rows((long long)pool.n * pool.out_h * pool.out_w, pool.in_c, [=](long long row, int channel) {
+    auto body = [&](long long row, int channel, auto by) {
+        constexpr int N = decltype(by)::VALUE;
         Pixel out = pixel_at((int)row, pool.out_h, pool.out_w);
         long long i = row * pool.in_c + channel;
         const T* image = x + (long long)out.n * pool.in_h * pool.in_w * pool.in_c + channel;
-        float best = -INFINITY;
-        int winner = -1;
+        Vec<N> best;
+        Winners<N> winner;
+#pragma unroll
+        for (int e = 0; e < N; e++) best[e] = -INFINITY, winner.of[e] = -1;
         for_each_in_window(pool, out, [&](int pixel) {
-            float v = load(image + (long long)pixel * pool.in_c);
-            // The second condition lets the first pixel win even at -∞, the third lets NaN win.
-            if (v > best || winner < 0 || v != v) {
-                best = v;
-                winner = pixel;
-            }
+            Vec<N> v = load_vec<N>(image + (long long)pixel * pool.in_c);
+#pragma unroll
+            for (int e = 0; e < N; e++)
+                // The second condition lets the first pixel win even at -∞, the third lets NaN win.
+                if (v[e] > best[e] || winner.of[e] < 0 || v[e] != v[e]) best[e] = v[e], winner.of[e] = pixel;
         });
-        store(y + i, best);
-        if (winners) winners[i] = winner;
-    });
+        store_vec(y + i, best);
+        if (winners) store_winners(winners + i, winner);
+    };
+    for_each_in_channels<T>((long long)pool.n * pool.out_h * pool.out_w, pool.in_c, body, x, y, winners);
 }
 
 template <class T>
 DEVICE void max_pool_backward(const T* dy, const int* winners, T* dx, const ConvSizes& pool, int accumulate) {
-    for_each_in_rows((long long)pool.n * pool.in_h * pool.in_w, pool.in_c, [=](long long row, int channel) {
+    auto body = [&](long long row, int channel, auto by) {
+        constexpr int N = decltype(by)::VALUE;
         Pixel in = pixel_at((int)row, pool.in_h, pool.in_w);
         long long i = row * pool.in_c + channel, image = (long long)in.n * pool.out_h * pool.out_w * pool.in_c + channel;
         int own = in.y * pool.in_w + in.x;
-        float sum = 0.0f;
+        Vec<N> sum = {};
         for_each_window(pool, in, [&](int pixel) {
             long long at = image + (long long)pixel * pool.in_c;
-            if (winners[at] == own) sum += load(dy + at);
+            Winners<N> winner = load_winners<N>(winners + at);
+            Vec<N> d = load_vec<N>(dy + at);
+#pragma unroll
+            for (int e = 0; e < N; e++)
+                if (winner.of[e] == own) sum[e] += d[e];
         });
-        put(dx + i, sum, accumulate);
-    });
+        put_vec(dx + i, sum, accumulate);
+    };
+    for_each_in_channels<T>((long long)pool.n * pool.in_h * pool.in_w, pool.in_c, body, dy, winners, dx);
 }
 
 template <class T> DEVICE void avg_pool(const T* x, T* y, const ConvSizes& pool) {
     float scale = 1.0f / (float)(pool.kernel_h * pool.kernel_w);
-    for_each_in_rows((long long)pool.n * pool.out_h * pool.out_w, pool.in_c, [=](long long row, int channel) {
+    auto body = [&](long long row, int channel, auto by) {
+        constexpr int N = decltype(by)::VALUE;
         Pixel out = pixel_at((int)row, pool.out_h, pool.out_w);
         long long i = row * pool.in_c + channel;
         const T* image = x + (long long)out.n * pool.in_h * pool.in_w * pool.in_c + channel;
-        float sum = 0.0f;
-        for_each_in_window(pool, out, [&](int pixel) { sum += load(image + (long long)pixel * pool.in_c); });
-        store(y + i, sum * scale);
-    });
+        Vec<N> sum = {};
+        for_each_in_window(pool, out, [&](int pixel) { add_to(sum, load_vec<N>(image + (long long)pixel * pool.in_c)); });
+#pragma unroll
+        for (int e = 0; e < N; e++) sum[e] *= scale;
+        store_vec(y + i, sum);
+    };
+    for_each_in_channels<T>((long long)pool.n * pool.out_h * pool.out_w, pool.in_c, body, x, y);
 }
 
 template <class T> DEVICE void avg_pool_backward(const T* dy, T* dx, const ConvSizes& pool, int accumulate) {
     float scale = 1.0f / (float)(pool.kernel_h * pool.kernel_w);
-    for_each_in_rows((long long)pool.n * pool.in_h * pool.in_w, pool.in_c, [=](long long row, int channel) {
+    auto body = [&](long long row, int channel, auto by) {
+        constexpr int N = decltype(by)::VALUE;
         Pixel in = pixel_at((int)row, pool.in_h, pool.in_w);
         long long i = row * pool.in_c + channel;
         const T* image = dy + (long long)in.n * pool.out_h * pool.out_w * pool.in_c + channel;
-        float sum = 0.0f;
-        for_each_window(pool, in, [&](int pixel) { sum += load(image + (long long)pixel * pool.in_c); });
-        put(dx + i, sum * scale, accumulate);
-    });
+        Vec<N> sum = {};
+        for_each_window(pool, in, [&](int pixel) { add_to(sum, load_vec<N>(image + (long long)pixel * pool.in_c)); });
+#pragma unroll
+        for (int e = 0; e < N; e++) sum[e] *= scale;
+        put_vec(dx + i, sum, accumulate);
+    };
+    for_each_in_channels<T>((long long)pool.n * pool.in_h * pool.in_w, pool.in_c, body, dy, dx);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     max_pool_f32(const float* __restrict__ x,  // [n, in_h, in_w, in_c]
                  float* __restrict__ y,        // [n, out_h, out_w, out_c]
                  int* __restrict__ winners,    // [n, out_h, out_w, out_c] or null
@@ -106,12 +168,12 @@ extern "C" __global__ void __launch_bounds__(256)
     max_pool(x, y, winners, pool);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     max_pool_bf16(const bf16* __restrict__ x, bf16* __restrict__ y, int* __restrict__ winners, ConvSizes pool) {
     max_pool(x, y, winners, pool);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     max_pool_backward_f32(const float* __restrict__ dy,     // [n, out_h, out_w, out_c]
                           const int* __restrict__ winners,  // [n, out_h, out_w, out_c]
                           float* __restrict__ dx,           // [n, in_h, in_w, in_c]
@@ -119,20 +181,20 @@ extern "C" __global__ void __launch_bounds__(256)
     max_pool_backward(dy, winners, dx, pool, accumulate);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     max_pool_backward_bf16(const bf16* __restrict__ dy, const int* __restrict__ winners, bf16* __restrict__ dx, ConvSizes pool,
                            int accumulate) {
     max_pool_backward(dy, winners, dx, pool, accumulate);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     avg_pool_f32(const float* __restrict__ x,  // [n, in_h, in_w, in_c]
                  float* __restrict__ y,        // [n, out_h, out_w, out_c]
                  ConvSizes pool) {
     avg_pool(x, y, pool);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
     avg_pool_bf16(const bf16* __restrict__ x, bf16* __restrict__ y, ConvSizes pool) {
     avg_pool(x, y, pool);
 }
