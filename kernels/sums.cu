@@ -1,4 +1,4 @@
-// Sums down the columns of a matrix (the gradient of a bias), and the sum of partial sums.
+// Sums down the columns of a matrix (the gradient of a bias), the sum of partial sums, and numbers brought together for the host.
 //
 // Contract. All buffers are distinct; x is [rows, columns]. The rows are cut into fixed splits. Each split overwrites its partial
 // sums in f32, and these are added in the order of the splits, so the bits are the same every time. `accumulate`: 0 overwrites the
@@ -48,4 +48,12 @@ extern "C" __global__ void __launch_bounds__(256)
         for (int split = 0; split < splits; split++) sum += partials[split * count + i];
         put(out + i, sum, accumulate);
     }
+}
+
+// numbers[i] = the number at address i: the losses of a step and what else the host reads. launch: any grid of one dimension.
+extern "C" __global__ void __launch_bounds__(256)
+    gather_numbers(const long long* __restrict__ addresses,  // [count]: of a float each
+                   float* __restrict__ numbers,              // [count]
+                   int count) {
+    for (long long i = global_index(); i < count; i += global_size()) numbers[i] = *(const float*)addresses[i];
 }

@@ -34,3 +34,14 @@ CASE(column_sums) {
         RUN(column_sums_bf16, (Grid{blocks(m.columns, 32), splits}), x, partials, m.rows, m.columns, m.split_rows);
     });
 }
+
+CASE(numbers_gathered) {
+    Floats x = random_floats(300), numbers(300);
+    Buffer<long long> addresses(300);
+    Doubles want;
+    for (int i = 0; i < 300; i++) addresses[i] = (long long)&x[(i * 7) % 300], want.push_back(x[(i * 7) % 300]);
+    for (unsigned blocks : {1u, 2u}) {
+        RUN(gather_numbers, (Grid{blocks}), addresses, numbers, 300);
+        expect_exact("numbers", numbers, want);
+    }
+}

@@ -31,7 +31,10 @@ impl Trainer {
         let labels = session.address(vars.labels).cast();
         let len = store.grads.len();
         let sum = if part == Part::Whole { Ptr::NULL } else { self.summed.on_device_mut(gpu)? };
-        recorded.run(gpu, part, &bound, &update, &mut |hits| {
+        let losses = vars.cross_entropies.iter().chain(&vars.triplets).map(|&loss| session.address(loss).cast());
+        let hits = (0..vars.logits.len()).map(|i| recorded.hits().add(i));
+        let places: Vec<Ptr<f32>> = losses.chain(hits).chain([update.norm]).collect();
+        recorded.run(gpu, part, &bound, &update, places, &mut |hits| {
             session.launch_forward(store, &bound)?;
             for (i, &logits) in vars.logits.iter().enumerate() {
                 let logits = session.address(logits);
@@ -57,33 +60,18 @@ impl Trainer {
         }
 
         let _read = profile::range("wait for the GPU");
-        let (session, vars) = (&self.session, &self.vars);
-        let losses = vars.cross_entropies.iter().chain(&vars.triplets).map(|&loss| session.address(loss).cast());
-        let hits = (0..vars.logits.len()).map(|i| recorded.hits().add(i));
-        let norm = part.updates().then_some(update.norm);
-        let read = read_numbers(gpu, losses.chain(hits).chain(norm))?;
+        let (read, vars) = (recorded.read(gpu)?, &self.vars);
         let (cross_entropies, rest) = read.split_at(vars.cross_entropies.len());
         let (triplets, rest) = rest.split_at(vars.triplets.len());
         let (hits, norm) = rest.split_at(vars.logits.len());
         let mut report = self.report(cross_entropies, triplets, hits, batch);
         check_finite("loss", report.loss, lr)?;
-        if let [norm] = *norm {
+        if part.updates() {
+            let [norm] = *norm else { unreachable!("the norm is the last number") };
             check_finite("gradient norm", norm, lr)?;
             report.grad_norm = Some(norm);
             self.optimizer.count_step();
         }
         Ok(report)
     }
-}
-
-/// Reads one number from each address.
-fn read_numbers(gpu: &Gpu, from: impl Iterator<Item = Ptr<f32>>) -> Result<Vec<f64>> {
-    let from: Vec<Ptr<f32>> = from.collect();
-    let mut numbers = vec![[0u8; 4]; from.len()];
-    let mut copies: Vec<(&mut [u8], u64)> = Vec::new();
-    for (number, from) in numbers.iter_mut().zip(&from) {
-        copies.push((number, from.address()));
-    }
-    gpu.download(&mut copies)?;
-    Ok(numbers.into_iter().map(|bytes| f64::from(f32::from_ne_bytes(bytes))).collect())
 }

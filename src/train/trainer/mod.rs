@@ -2,6 +2,7 @@
 
 mod cpu;
 mod gpu;
+mod numbers;
 mod recorded;
 
 use crate::base::profile;

@@ -1,5 +1,6 @@
 //! Training steps on a GPU: kernels are launched one by one, or recorded once and replayed.
 
+use super::numbers::Numbers;
 use crate::Result;
 use crate::base::profile;
 use crate::engine::device::{Buffer, Gpu, Ptr, Recording};
@@ -46,6 +47,8 @@ pub(super) struct Recorded {
     warm: Vec<Part>,
     /// Number of correct predictions of each classifier.
     hits: Buffer,
+    /// What the host reads after a step; `None` before the first.
+    numbers: Option<Numbers>,
     steps: Vec<Step>,
 }
 
@@ -60,7 +63,8 @@ struct Step {
 impl Recorded {
     /// Allocates memory for the correct predictions of `classifiers` classifiers; `replay` says whether to record steps.
     pub(super) fn new(gpu: &Gpu, classifiers: usize, replay: bool) -> Result<Recorded> {
-        Ok(Recorded { replay, warm: Vec::new(), hits: gpu.allocate(4 * classifiers)?, steps: Vec::new() })
+        let hits = gpu.allocate(4 * classifiers)?;
+        Ok(Recorded { replay, warm: Vec::new(), hits, numbers: None, steps: Vec::new() })
     }
 
     /// Returns the address of the correct predictions.
@@ -68,22 +72,42 @@ impl Recorded {
         self.hits.ptr()
     }
 
-    /// Runs a part of a step. `launch` enqueues it, given the address of the correct predictions; once recorded, the part is replayed.
+    /// Waits for the GPU, and returns the numbers of the last run.
+    ///
+    /// # Panics
+    /// Before the first run.
+    pub(super) fn read(&self, gpu: &Gpu) -> Result<Vec<f64>> {
+        self.numbers.as_ref().expect("after a run").read(gpu)
+    }
+
+    /// Runs a part of a step, and brings the numbers at `places` together for [`Recorded::read`]. `launch` enqueues the part, given the
+    /// address of the correct predictions; once recorded, it is replayed.
     pub(super) fn run(
         &mut self,
         gpu: &Gpu,
         part: Part,
         bound: &Bound,
         update: &Update,
+        places: Vec<Ptr<f32>>,
         launch: &mut dyn FnMut(Ptr<f32>) -> Result<()>,
     ) -> Result<()> {
         let hits = self.hits();
+        if self.numbers.as_ref().is_none_or(|numbers| !numbers.are_at(&places)) {
+            self.numbers = Some(Numbers::new(gpu, places)?);
+            // They gather from other places.
+            self.steps.clear();
+        }
+        let numbers = self.numbers.as_ref().expect("set above");
+        let mut launch = || {
+            launch(hits)?;
+            numbers.launch(gpu)
+        };
         if !self.replay {
-            return launch(hits);
+            return launch();
         }
         if !self.warm.contains(&part) {
             self.warm.push(part);
-            return launch(hits);
+            return launch();
         }
         let same = |step: &&Step| step.part == part && step.bound == *bound && step.update == *update;
         if let Some(step) = self.steps.iter().find(same) {
@@ -93,7 +117,7 @@ impl Recorded {
         let _record = profile::range("record");
         let launches = {
             let _paused = profile::pause();
-            gpu.record(&mut || launch(hits))?
+            gpu.record(&mut launch)?
         };
         launches.replay()?;
         if self.steps.len() == KEPT {
