@@ -73,8 +73,8 @@ template <int N> DEVICE void store_winners(int* p, const Winners<N>& w) {
 // Fewer threads than this do not fill a large GPU.
 const long long POOL_THREADS = 1 << 16;
 
-// Calls f(row, channel, Width<N>{}) for N neighbouring channels of each of the rows at a time: 16 bytes, if rows and addresses are such
-// multiples and there are enough threads then; else one.
+// Calls f(row, channel, Width<N>{}) for N neighbouring channels of each row at a time: 16 bytes, if the length of a row and all addresses are
+// multiples of 16 bytes and at least POOL_THREADS threads have work then; else one number.
 template <class T, class F, class... P>
 DEVICE void for_each_in_channels(long long rows, int channels, const F& f, const P*... addresses) {
     const int WIDE = VEC<T>;

@@ -13,7 +13,7 @@ struct PoolCase {
 // last has so many channels, a multiple of 16 bytes, that they are read 16 bytes at a time.
 static const PoolCase pools[] = {{2, 7, 6, 5, 3, 3, 2, 2, 1, 1}, {1, 7, 5, 3, 4, 3, 2, 2, 0, 0}, {3, 4, 2, 5, 4, 2, 4, 2, 0, 0},
                                  {2, 6, 2, 7, 2, 2, 2, 2, 0, 0}, {1, 8, 9, 2, 2, 1, 3, 4, 1, 0}, {2, 6, 5, 4, 3, 2, 2, 1, 1, 1},
-                                 {1, 3, 3, 131072, 3, 3, 2, 2, 1, 1}};
+                                 {1, 3, 3, 262144, 3, 3, 2, 2, 1, 1}};
 // Calls visit(output element, input element, input pixel within the image) in row-major order of the window.
 template <class F> static void for_each(const PoolCase& p, F visit) {
     for (int n = 0; n < p.n; n++)

@@ -68,7 +68,8 @@ pub trait Backend: Send + Sync + Debug {
         arguments: &mut [*mut c_void],
     ) -> Result<()>;
 
-    /// Records what `work` launches, without running it. `work` must not allocate, upload or download. No other thread may use the device
+    /// Records what `work` launches, without running it. `work` must not allocate, upload,
+    /// download or wait: these return an error then. No other thread may use the device
     /// meanwhile, since its launches would be recorded too.
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>>;
 

@@ -11,7 +11,8 @@ const LONGEST_CHAIN: usize = 4;
 /// Adds their readings to `readings`.
 ///
 /// A value is computed again if the inputs that must be kept longer for it take less memory than the value. An input may be computed again
-/// itself; then it is computed first. This may in turn move an input's time, so that the memory which is saved is an estimate.
+/// itself; then it is computed first, and its own inputs are needed earlier, too. This comparison ignores that, so the saving is an estimate,
+/// and [`Plan::with_ample`](super::Plan::with_ample) compares whole arenas.
 pub(super) fn choose(graph: &Graph, nodes: &[NodePlan], readings: &mut [Readings]) -> Vec<(usize, usize)> {
     let words = |var: &Var| graph.shape(*var).len();
     // How many values are computed again after each other, up to this one; 0 for a value that is kept.

@@ -96,7 +96,8 @@ impl TurnedWeights {
         kernels::turn_weights(gpu, grid, bound.values, arena, table, matrices)
     }
 
-    /// Enqueues the launch that turns the gradients of the nodes `written`.
+    /// Enqueues the launch that turns the gradients of the nodes `written`. A list of nodes must have been launched once before it is
+    /// recorded, since its table is uploaded then.
     pub(super) fn launch_gradients(
         &self,
         gpu: &Gpu,

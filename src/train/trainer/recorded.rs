@@ -72,7 +72,7 @@ impl Recorded {
         self.hits.ptr()
     }
 
-    /// Waits for the GPU, and returns the numbers of the last run.
+    /// Waits for the GPU, and returns the numbers of the last run. What the part did not compute is undefined.
     ///
     /// # Panics
     /// Before the first run.
@@ -94,7 +94,7 @@ impl Recorded {
         let hits = self.hits();
         if self.numbers.as_ref().is_none_or(|numbers| !numbers.are_at(&places)) {
             self.numbers = Some(Numbers::new(gpu, places)?);
-            // They gather from other places.
+            // Recorded steps gather from the old places, into memory that is freed.
             self.steps.clear();
         }
         let numbers = self.numbers.as_ref().expect("set above");

@@ -116,9 +116,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Cuda {
-    /// Returns an error while launches are recorded: a copy would be recorded with them, from memory of the host that is used again.
+    /// Returns an error while launches are recorded. A copy would be recorded with them, from memory of the host that is used again; CUDA
+    /// refuses the rest with less clear words.
     fn refuse_in_recording(&self, action: &str) -> Result<()> {
-        if !self.0.recording.load(Ordering::Relaxed) {
+        if !self.0.recording.load(Ordering::Acquire) {
             return Ok(());
         }
         let reason = "a step that is being recorded may only launch kernels".into();
@@ -141,6 +142,7 @@ impl Backend for Cuda {
 
     /// Uses plain `cuMemAlloc`: there are few buffers and they live long, and a pool would keep memory from other programs.
     fn allocate(&self, bytes: usize) -> Result<u64> {
+        self.refuse_in_recording("allocating memory")?;
         self.0.context.bind()?;
         let mut address = 0;
         // SAFETY: the address is written to. The driver aligns to 256 bytes, and returns an error for 0 bytes.
@@ -177,6 +179,7 @@ impl Backend for Cuda {
     /// Waits for the work that had been enqueued when this was last called. With two buffers in turn, that work has read the buffer that is
     /// filled now.
     fn upload_async(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.refuse_in_recording("copying to the device")?;
         self.0.context.bind()?;
         let mut guard = lock(&self.0.upload_async);
         let AsyncUpload { upload, copied, asked } = &mut *guard;
@@ -195,6 +198,7 @@ impl Backend for Cuda {
 
     /// It is enough to wait for this stream, which waits for the copies on the other one.
     fn synchronize(&self) -> Result<()> {
+        self.refuse_in_recording("waiting for the device")?;
         self.0.context.bind()?;
         self.0.stream.synchronize()
     }

@@ -15,41 +15,49 @@ use crate::engine::device::Recording;
 
 /// A stream that records work instead of running it, and a flag that is set meanwhile. Dropping this ends the recording, also if the work
 /// panics.
-pub(super) struct Capture<'a>(&'a Stream, &'a AtomicBool);
+pub(super) struct Capture<'a> {
+    stream: &'a Stream,
+    recording: &'a AtomicBool,
+}
 
 impl<'a> Capture<'a> {
     /// Starts the capture. Only calls of this thread can break it, so loader threads may continue.
     pub(crate) fn begin(stream: &'a Stream, recording: &'a AtomicBool) -> Result<Capture<'a>> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // Set first, so that no copy of another thread comes in between.
+        recording.store(true, Ordering::Release);
         // SAFETY: the stream is valid.
-        unsafe { calls::cuStreamBeginCapture_v2(stream.get(), mode) }.check("beginning to record")?;
-        recording.store(true, Ordering::Relaxed);
-        Ok(Capture(stream, recording))
+        let begun = unsafe { calls::cuStreamBeginCapture_v2(stream.get(), mode) }.check("beginning to record");
+        if begun.is_err() {
+            recording.store(false, Ordering::Release);
+        }
+        begun.map(|_| Capture { stream, recording })
     }
 
     /// Ends the capture, and returns what was recorded.
     pub(super) fn end(self) -> Result<Owned<CUgraph_st, DriverStatus>> {
-        let stream = self.0;
-        self.1.store(false, Ordering::Relaxed);
+        let Capture { stream, recording } = self;
         std::mem::forget(self);
         // SAFETY: `cuGraphDestroy` takes what `cuStreamEndCapture` writes if it succeeds.
-        unsafe {
+        let graph = unsafe {
             Owned::new(|to| calls::cuStreamEndCapture(stream.get(), to), calls::cuGraphDestroy, "ending the recording")
-        }
+        };
+        recording.store(false, Ordering::Release);
+        graph
     }
 }
 
 impl Drop for Capture<'_> {
     fn drop(&mut self) {
-        self.1.store(false, Ordering::Relaxed);
         let mut graph = ptr::null_mut();
         // SAFETY: the stream is valid; a graph is destroyed only if one was written.
         unsafe {
-            let _ = calls::cuStreamEndCapture(self.0.get(), &mut graph);
+            let _ = calls::cuStreamEndCapture(self.stream.get(), &mut graph);
             if !graph.is_null() {
                 let _ = calls::cuGraphDestroy(graph);
             }
         }
+        self.recording.store(false, Ordering::Release);
     }
 }
 

@@ -291,6 +291,7 @@ struct Recorded {
 
 impl Recording for Recorded {
     fn replay(&self) -> Result<()> {
+        let _running = self.state.running.lock().expect("no panic while locked");
         self.work.iter().enumerate().try_for_each(|(i, work)| work.run(&self.state, i as u64))
     }
 }
