@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::fmt::Debug;
 
 use super::Vendor;
-use crate::Result;
+use crate::{Error, Result};
 
 /// A compiled kernel of `kernels/*.cu`; the generated launch functions refer to these.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub trait Backend: Send + Sync + Debug {
     /// Allocates uninitialised memory, aligned to 256 bytes, and returns its address.
     ///
     /// # Errors
-    /// [`crate::Error::DeviceMemory`] if it does not fit.
+    /// [`Error::DeviceMemory`] if it does not fit.
     fn allocate(&self, bytes: usize) -> Result<u64>;
 
     /// Frees memory of [`Backend::allocate`], after the work that is enqueued so far.
@@ -75,6 +75,12 @@ pub trait Backend: Send + Sync + Debug {
 
     /// Returns the vendor's convolutions, if they are switched on.
     fn vendor(&self) -> Option<&Vendor>;
+}
+
+/// Returns the error of a device on which launches are being recorded, and something else is asked for.
+pub(super) fn only_launches_are_recorded(device: &'static str, action: &str) -> Error {
+    let reason = "a step that is being recorded may only launch kernels".into();
+    Error::Device { device, action: action.into(), reason }
 }
 
 /// Recorded launches; on an NVIDIA GPU, a CUDA graph.

@@ -52,18 +52,26 @@ impl Gpu {
         Buffer::new(self.backend.clone(), bytes)
     }
 
+    /// Allocates memory that holds `bytes`.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub(crate) fn allocate_with(&self, bytes: &[u8]) -> Result<Buffer> {
+        let buffer = self.allocate(bytes.len())?;
+        self.upload(buffer.ptr::<u8>().address(), bytes)?;
+        Ok(buffer)
+    }
+
     /// Returns the address of [`COUNTERS`] counters that are 0 whenever no kernel runs: kernels count blocks with them, and leave them so. All
     /// kernels share them, because launches of a device never overlap. The first call allocates them, which cannot be done while launches are
-    /// recorded.
+    /// recorded; every session makes it.
     ///
     /// # Errors
     /// The device fails.
     pub(crate) fn counters(&self) -> Result<Ptr<u32>> {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         if counters.is_none() {
-            let buffer = self.allocate(4 * COUNTERS)?;
-            self.upload(buffer.ptr::<u32>().address(), &[0; 4 * COUNTERS])?;
-            *counters = Some(buffer);
+            *counters = Some(self.allocate_with(&[0; 4 * COUNTERS])?);
         }
         Ok(counters.as_ref().expect("allocated above").ptr())
     }

@@ -10,6 +10,7 @@ pub(super) struct Columns {
     pub from: Ptr,
     /// Elements of a row of the matrix that is read.
     pub from_pitch: usize,
+    /// The same of the matrix that is written.
     pub to: Ptr,
     pub to_pitch: usize,
     /// How many columns are copied.

@@ -52,10 +52,8 @@ impl Concat {
         let total = self.total();
         par::rows_mut(output, total, |first, rows| {
             for (i, row) in rows.chunks_exact_mut(total).enumerate() {
-                let mut at = 0;
-                for (x, &width) in inputs.iter().zip(&self.widths) {
-                    row[at..at + width].copy_from_slice(&x[(first + i) * width..][..width]);
-                    at += width;
+                for (x, (start, width)) in inputs.iter().zip(self.starts()) {
+                    row[start..start + width].copy_from_slice(&x[(first + i) * width..][..width]);
                 }
             }
         });
@@ -82,13 +80,12 @@ impl Op for Concat {
     fn backward(&self, cx: &mut Backward<'_>) {
         let total = self.total();
         let dy = cx.grad_output;
-        let mut at = 0;
-        for (grad, &width) in cx.grad_inputs.iter_mut().zip(&self.widths) {
+        for (grad, (start, width)) in cx.grad_inputs.iter_mut().zip(self.starts()) {
             if let Some(grad) = grad {
                 let accumulate = grad.accumulate;
                 par::rows_mut(grad.data, width, |first, rows| {
                     for (i, row) in rows.chunks_exact_mut(width).enumerate() {
-                        let source = &dy[(first + i) * total + at..][..width];
+                        let source = &dy[(first + i) * total + start..][..width];
                         if accumulate {
                             par::add_assign(row, source);
                         } else {
@@ -97,7 +94,6 @@ impl Op for Concat {
                     }
                 });
             }
-            at += width;
         }
     }
 

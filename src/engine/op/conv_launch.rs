@@ -54,10 +54,7 @@ impl<'a> ConvLaunch<'a> {
     /// # Errors
     /// A library fails.
     pub(super) fn turned(&self, passes: &[Pass], needs: Needs) -> Result<Needs> {
-        let runs = |pass| match self.vendor.filter(|_| passes.contains(&pass)) {
-            Some(vendor) => Ok(vendor.workspace(self.call(pass))?.is_some()),
-            None => Ok(false),
-        };
+        let runs = |pass| Ok(passes.contains(&pass) && self.vendor_bytes(pass)?.is_some());
         Ok(Needs {
             turned_weight_forward: runs(Pass::Forward)?,
             turned_weight_backward: runs(Pass::BackwardData)?,
@@ -237,8 +234,12 @@ impl<'a> ConvLaunch<'a> {
 
     /// Returns the words of workspace of a pass by the vendor's libraries; 0 if they do not run it.
     fn vendor_words(&self, pass: Pass) -> Result<usize> {
-        let bytes = self.vendor.map_or(Ok(None), |vendor| vendor.workspace(self.call(pass)))?;
-        Ok(bytes.map_or(0, |bytes| bytes.div_ceil(4)))
+        Ok(self.vendor_bytes(pass)?.map_or(0, |bytes| bytes.div_ceil(4)))
+    }
+
+    /// Returns the bytes of workspace of a pass by the vendor's libraries; `None` if they do not run it.
+    fn vendor_bytes(&self, pass: Pass) -> Result<Option<usize>> {
+        self.vendor.map_or(Ok(None), |vendor| vendor.workspace(self.call(pass)))
     }
 
     fn call(&self, pass: Pass) -> Call {

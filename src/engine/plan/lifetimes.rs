@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::allocate::Request;
-use super::{NodePlan, Sizes};
+use super::{NodePlan, Sizes, backward_time};
 use crate::engine::graph::Graph;
 use crate::engine::store::{ParamId, Store};
 
@@ -28,7 +28,7 @@ pub(super) fn readings(graph: &Graph, nodes: &[NodePlan]) -> Vec<Readings> {
     let mut readings = vec![Readings::default(); graph.values.len()];
     for (i, (node, plan)) in graph.nodes.iter().zip(nodes).enumerate().filter(|(_, (_, plan))| plan.differentiated) {
         let kept = node.inputs.iter().zip(&plan.needs.inputs).filter(|(_, kept)| **kept).map(|(var, _)| *var);
-        let time = 2 * graph.nodes.len() - 1 - i;
+        let time = backward_time(graph, i);
         kept.chain(plan.needs.output.then_some(node.output)).for_each(|var| readings[var.0].read_backward(time));
     }
     for (i, node) in graph.nodes.iter().enumerate() {
@@ -47,15 +47,13 @@ pub(super) fn requests(
     readings: &[Readings],
     sizes: &Sizes<'_>,
 ) -> Vec<Request> {
-    let count = graph.nodes.len();
-    let backward_time = |node: usize| 2 * count - 1 - node;
-    let end = 2 * count;
+    let end = 2 * graph.nodes.len();
     let mut born = vec![0; graph.values.len()];
     let mut grad_end = vec![end; graph.values.len()];
     for (i, (node, plan)) in graph.nodes.iter().zip(nodes).enumerate() {
         born[node.output.0] = i;
         if plan.differentiated {
-            grad_end[node.output.0] = backward_time(i);
+            grad_end[node.output.0] = backward_time(graph, i);
         }
     }
     let mut again = vec![false; graph.values.len()];
@@ -76,7 +74,7 @@ pub(super) fn requests(
         }
     }
     for (i, (node, plan)) in graph.nodes.iter().zip(nodes).enumerate() {
-        let (needs, back) = (&plan.needs, backward_time(i));
+        let (needs, back) = (&plan.needs, backward_time(graph, i));
         if plan.differentiated && needs.saved > 0 {
             requests.push(Request { len: needs.saved, from: i, to: back });
         }

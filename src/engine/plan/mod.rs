@@ -30,6 +30,11 @@ const AMPLE: usize = 3 << 27;
 /// Words behind each block on a GPU, which tests check for writes beyond the block's end (`Session::poisoned`).
 const GUARD: usize = 16;
 
+/// Returns the time of backward of node number `node`; or the number of the node whose backward is at the time `node`.
+fn backward_time(graph: &Graph, node: usize) -> usize {
+    2 * graph.nodes.len() - 1 - node
+}
+
 /// Returns the words from the start of a block of `len` words on a GPU to the end of its guard.
 pub(crate) fn guarded_end(len: usize) -> usize {
     len.next_multiple_of(16) + GUARD
@@ -227,8 +232,7 @@ struct Written {
 
 /// Lets every writer of a gradient but the first add to it.
 fn gradient_writes(graph: &Graph, store: &Store, nodes: &mut [NodePlan]) -> Written {
-    let count = graph.nodes.len();
-    let set_before = |v: &Value| (v.root && graph.mode != Mode::Eval).then_some(count);
+    let set_before = |v: &Value| (v.root && graph.mode != Mode::Eval).then_some(graph.nodes.len());
     let mut values: Vec<Option<usize>> = graph.values.iter().map(set_before).collect();
     let mut params = vec![false; store.params.len()];
     let mut shared = params.clone();
@@ -238,7 +242,7 @@ fn gradient_writes(graph: &Graph, store: &Store, nodes: &mut [NodePlan]) -> Writ
             if values[var.0].is_some() {
                 *write = GradWrite::Accumulate;
             } else {
-                values[var.0] = Some(2 * count - 1 - i);
+                values[var.0] = Some(backward_time(graph, i));
             }
         }
         let attached = node.attachments.params.iter().zip(&mut plan.grad_params);

@@ -1,7 +1,7 @@
 //! Chooses the values that backward computes again instead of keeping them.
 
-use super::NodePlan;
 use super::lifetimes::Readings;
+use super::{NodePlan, backward_time};
 use crate::engine::graph::{Graph, Var};
 
 /// The longest chain of values each of which is computed again from the one before.
@@ -38,7 +38,7 @@ pub(super) fn choose(graph: &Graph, nodes: &[NodePlan], readings: &mut [Readings
         let node = &graph.nodes[i];
         let (first, _) = readings[node.output.0].backward.expect("read in backward");
         node.inputs.iter().for_each(|var| readings[var.0].read_backward(first));
-        found.push((i, 2 * graph.nodes.len() - 1 - first));
+        found.push((i, backward_time(graph, first)));
     }
     found.reverse();
     found

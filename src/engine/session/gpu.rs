@@ -43,6 +43,7 @@ impl GpuMemory {
             Error::DeviceMemory { needed, free, total, .. } => too_large(graph, needed, free, total),
             other => other,
         })?;
+        gpu.counters()?;
         Ok(GpuMemory { gpu: gpu.clone(), arena, turned: TurnedWeights::new(gpu, graph, plan, store)? })
     }
 

@@ -31,10 +31,7 @@ struct Table {
 
 impl Table {
     fn new(gpu: &Gpu, numbers: Vec<i64>) -> Result<Table> {
-        let bytes: &[u8] = bytemuck::cast_slice(&numbers);
-        let memory = gpu.allocate(bytes.len())?;
-        gpu.upload(memory.ptr::<i64>().address(), bytes)?;
-        Ok(Table { memory, numbers })
+        Ok(Table { memory: gpu.allocate_with(bytemuck::cast_slice(&numbers))?, numbers })
     }
 
     /// Returns the grid, address and length for the launch; `None` if the table is empty.

@@ -32,9 +32,10 @@ impl Trainer {
         let len = store.grads.len();
         let sum = if part == Part::Whole { Ptr::NULL } else { self.summed.on_device_mut(gpu)? };
         let losses = vars.cross_entropies.iter().chain(&vars.triplets).map(|&loss| session.address(loss).cast());
-        let hits = (0..vars.logits.len()).map(|i| recorded.hits().add(i));
-        let places: Vec<Ptr<f32>> = losses.chain(hits).chain([update.norm]).collect();
-        recorded.run(gpu, part, &bound, &update, places, &mut |hits| {
+        let hits = recorded.hits();
+        let hit_counts = (0..vars.logits.len()).map(|i| hits.add(i));
+        let places: Vec<Ptr<f32>> = losses.chain(hit_counts).chain([update.norm]).collect();
+        recorded.run(gpu, part, &bound, &update, places, &mut || {
             session.launch_forward(store, &bound)?;
             for (i, &logits) in vars.logits.iter().enumerate() {
                 let logits = session.address(logits);

@@ -18,9 +18,7 @@ impl Numbers {
     /// The GPU fails.
     pub(super) fn new(gpu: &Gpu, places: Vec<Ptr<f32>>) -> Result<Numbers> {
         let addresses: Vec<u64> = places.iter().map(|place| place.address()).collect();
-        let bytes: &[u8] = bytemuck::cast_slice(&addresses);
-        let table = gpu.allocate(bytes.len())?;
-        gpu.upload(table.ptr::<u64>().address(), bytes)?;
+        let table = gpu.allocate_with(bytemuck::cast_slice(&addresses))?;
         Ok(Numbers { together: gpu.allocate(4 * places.len())?, places, table })
     }
 

@@ -80,8 +80,8 @@ impl Recorded {
         self.numbers.as_ref().expect("after a run").read(gpu)
     }
 
-    /// Runs a part of a step, and brings the numbers at `places` together for [`Recorded::read`]. `launch` enqueues the part, given the
-    /// address of the correct predictions; once recorded, it is replayed.
+    /// Runs a part of a step, and brings the numbers at `places` together for [`Recorded::read`]. `launch` enqueues the part, and once
+    /// recorded, it is replayed.
     pub(super) fn run(
         &mut self,
         gpu: &Gpu,
@@ -89,9 +89,8 @@ impl Recorded {
         bound: &Bound,
         update: &Update,
         places: Vec<Ptr<f32>>,
-        launch: &mut dyn FnMut(Ptr<f32>) -> Result<()>,
+        launch: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
-        let hits = self.hits();
         if self.numbers.as_ref().is_none_or(|numbers| !numbers.are_at(&places)) {
             self.numbers = Some(Numbers::new(gpu, places)?);
             // Recorded steps gather from the old places, into memory that is freed.
@@ -99,7 +98,7 @@ impl Recorded {
         }
         let numbers = self.numbers.as_ref().expect("set above");
         let mut launch = || {
-            launch(hits)?;
+            launch()?;
             numbers.launch(gpu)
         };
         if !self.replay {

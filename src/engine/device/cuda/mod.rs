@@ -28,6 +28,7 @@ use self::recording::{Capture, Graph};
 use self::staging::{Download, Upload};
 use self::status::{DriverStatus, Status, device_error};
 use self::vendor::Libraries;
+use super::backend::only_launches_are_recorded;
 use super::{Backend, Kernel, Recording, Vendor};
 use crate::{Error, Result};
 
@@ -122,8 +123,7 @@ impl Cuda {
         if !self.0.recording.load(Ordering::Acquire) {
             return Ok(());
         }
-        let reason = "a step that is being recorded may only launch kernels".into();
-        Err(Error::Device { device: "GPU", action: action.into(), reason })
+        Err(only_launches_are_recorded("GPU", action))
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use self::library::Enqueued;
 pub use self::library::Simulated;
+use super::backend::only_launches_are_recorded;
 use super::{Backend, Call, Kernel, Recording, Vendor};
 use crate::{Error, Result};
 
@@ -155,8 +156,7 @@ impl State {
         if self.recording.lock().expect("no panic while locked").is_none() {
             return Ok(());
         }
-        let reason = "a step that is being recorded may only launch kernels".into();
-        Err(Error::Device { device: NAME, action: action.into(), reason })
+        Err(only_launches_are_recorded(NAME, action))
     }
 
     /// Runs work, or records it.

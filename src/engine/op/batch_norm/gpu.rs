@@ -2,7 +2,7 @@
 
 use super::BatchNormOp;
 use crate::Result;
-use crate::engine::device::{COUNTERS, Gpu, Grid, Ptr, kernels};
+use crate::engine::device::{COUNTERS, Grid, Ptr, kernels};
 use crate::engine::graph::{GpuBackward, GpuForward, GpuGrad, Needs, Op};
 use crate::engine::op::mismatch;
 use crate::engine::op::workspace::{ENOUGH_BLOCKS, Part, Parts, split_rows};
@@ -58,9 +58,7 @@ impl BatchNormOp {
     }
 }
 
-pub(super) fn needs(op: &BatchNormOp, gpu: &Gpu) -> Result<Needs> {
-    // Counters are allocated here, because launches may be recorded.
-    gpu.counters()?;
+pub(super) fn needs(op: &BatchNormOp) -> Result<Needs> {
     if op.channels.div_ceil(32) > COUNTERS {
         let detail = format!("{} channels: on a GPU at most {}", op.channels, 32 * COUNTERS);
         return Err(mismatch("batch_norm", detail));

@@ -135,8 +135,8 @@ impl Op for BatchNormOp {
         cpu::recompute(self, cx);
     }
 
-    fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
-        gpu::needs(self, gpu)
+    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+        gpu::needs(self)
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
