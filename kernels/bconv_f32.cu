@@ -4,8 +4,8 @@
 // pre-activations never reach memory. Any kernel, stride, padding and number of channels.
 //
 // Contract. Overwrites c_next, y and, unless it is null, gates (the activated gates, for backward). c_prev and c_next may be the
-// same buffer; nothing else may overlap. Backward: bconv_gate_gradients_f32 turns `gates` into the gradients of the
-// pre-activations; with these as dy, the gradients of x and weight are those of a convolution with 4·channels outputs
+// same buffer; nothing else may overlap. Backward: bconv_gate_gradients_f32 (bconv_gates.cu) turns `gates` into the
+// gradients of the pre-activations; with these as dy, the gradients of x and weight are those of a convolution with 4·channels outputs
 // (conv2d_f32.cu).
 
 #include "bconv_gates.cuh"
@@ -56,13 +56,4 @@ extern "C" __global__ void __launch_bounds__(128)
             }
         }
     }
-}
-
-// gate_gradients of bconv_gates.cuh. launch: any grid of one dimension.
-extern "C" __global__ void __launch_bounds__(256)
-    bconv_gate_gradients_f32(float* __restrict__ gates,         // [pixels, 4, channels]
-                             const float* __restrict__ c_prev,  // [pixels, channels]
-                             const float* __restrict__ dy,      // [pixels, channels]
-                             long long pixels, int channels) {
-    gate_gradients(gates, c_prev, dy, pixels, channels);
 }

@@ -173,12 +173,3 @@ extern "C" __global__ void __launch_bounds__(256, 2)
                              float* c_next, float* __restrict__ y, float* __restrict__ gates, ConvSizes conv) {
     bconv_forward_mma<MmaDensePixels<float>>(x, packed, c_prev, c_next, y, gates, conv);
 }
-
-// As bconv_gate_gradients_f32, for gates and dy in bf16. launch: any grid of one dimension
-extern "C" __global__ void __launch_bounds__(256)
-    bconv_gate_gradients_bf16(bf16* __restrict__ gates,          // [pixels, 4, channels]
-                              const float* __restrict__ c_prev,  // [pixels, channels]
-                              const bf16* __restrict__ dy,       // [pixels, channels]
-                              long long pixels, int channels) {
-    gate_gradients(gates, c_prev, dy, pixels, channels);
-}

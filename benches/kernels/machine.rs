@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, SamplingMode, Throughput};
-use ptl::engine::device::{Call, Device, DeviceKind, DeviceOptions, Gpu, Grid, Pass, kernels};
+use ptl::engine::device::{Call, Device, DeviceKind, DeviceOptions, Gpu, Grid, Pass, VendorUse, kernels};
 use ptl::engine::geometry::Conv2dGeometry;
 use ptl::engine::graph::Mode;
 use ptl::engine::op::{OpCase, conv2d};
@@ -18,9 +18,11 @@ use crate::support::{large_gemm, measure, measure_all};
 /// Number of passes that a GPU gets as one recording, so that launching them costs no time.
 const PASSES: u64 = 10;
 
-/// Who computes the convolutions that the vendor's libraries may compute: plain ones, and the gradients of cells.
+/// Who computes convolutions and cells: our own kernels; the vendor's libraries, and our kernels for the gates; the faster of both for each
+/// pass, as measured by the program.
 pub const OWN: &str = "own";
 pub const VENDOR: &str = "vendor";
+pub const AUTO: &str = "auto";
 
 pub type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
@@ -30,6 +32,8 @@ pub struct Devices {
     own: Device,
     /// The same GPU with the vendor's libraries, where both are there.
     vendor: Option<Device>,
+    /// The same GPU with the libraries where they are faster.
+    auto: Option<Device>,
     /// Whether it is emulated, and sizes are tiny.
     tiny: bool,
 }
@@ -59,7 +63,7 @@ pub fn devices() -> Vec<Devices> {
         if !precisions.contains(&Precision::F32) {
             refuse("this bench measures a CPU in f32 only: set PTL_BENCH_PRECISION=f32, or PTL_BENCH_DEVICE=cuda");
         }
-        vec![Devices { own: Device::cpu(), vendor: None, tiny: false }]
+        vec![Devices { own: Device::cpu(), vendor: None, auto: None, tiny: false }]
     };
     let gpu = |kind| precisions.iter().map(move |&precision| Devices::open(kind, precision)).collect::<Result<_, _>>();
     let must = |found: ptl::Result<Vec<Devices>>| found.unwrap_or_else(|error| refuse(&error.to_string()));
@@ -89,9 +93,10 @@ pub fn group<'a>(criterion: &'a mut Criterion, name: &str, seconds: f32) -> Grou
 impl Devices {
     fn open(kind: DeviceKind, precision: Precision) -> ptl::Result<Devices> {
         let open = |vendor| Device::open(&DeviceOptions { kind, precision, vendor });
-        let vendor = open(true)?;
+        let vendor = open(VendorUse::Always)?;
         let vendor = if has_both_libraries(&vendor, precision)? { Some(vendor) } else { None };
-        Ok(Devices { own: open(false)?, vendor, tiny: kind == DeviceKind::Emulated })
+        let auto = vendor.as_ref().map(|_| open(VendorUse::Auto)).transpose()?;
+        Ok(Devices { own: open(VendorUse::Never)?, vendor, auto, tiny: kind == DeviceKind::Emulated })
     }
 }
 
@@ -131,6 +136,11 @@ impl Machine {
     pub fn devices(&self) -> Vec<(&'static str, &Device)> {
         let vendor = self.devices.vendor.as_ref().map(|device| (VENDOR, device));
         [(OWN, self.own())].into_iter().chain(vendor).collect()
+    }
+
+    /// Returns the same devices, and the one that chooses for each pass.
+    pub fn all_devices(&self) -> Vec<(&'static str, &Device)> {
+        self.devices().into_iter().chain(self.devices.auto.as_ref().map(|device| (AUTO, device))).collect()
     }
 
     /// Returns the device whose convolutions our own kernels compute.

@@ -12,7 +12,7 @@ pub struct Row {
     pub what: String,
     pub batch: usize,
     pub pass: &'static str,
-    /// Who computes convolutions: `OWN` or `VENDOR`.
+    /// Who computes convolutions and cells: `OWN`, `VENDOR` or `AUTO`.
     pub by: &'static str,
     pub time: Duration,
     /// Bytes read and written, counted from shapes; `None` if unknown.
@@ -33,15 +33,15 @@ impl Row {
     }
 }
 
-/// Times of a cell, each for evaluation and for training: fused, with the gradients by what is faster; and unfused, with the convolution by our
-/// own kernels and by the vendor's library. What a device does not have is `None`.
+/// Times of a cell, each for evaluation and for training: fused, with the gradients by our own kernels; unfused, on a GPU with the vendor's
+/// libraries; and as the program chooses. What a device does not have is `None`.
 #[derive(Default)]
 pub struct Gain {
     pub cell: String,
     pub batch: usize,
     pub fused: [Option<Duration>; 2],
     pub unfused: [Option<Duration>; 2],
-    pub vendor: [Option<Duration>; 2],
+    pub chosen: [Option<Duration>; 2],
 }
 
 fn microseconds(time: Duration) -> String {
@@ -89,21 +89,19 @@ pub fn figures(machine: &Machine, rows: &[Row]) -> Value {
 
 /// Returns a table of the times that fusing saves.
 pub fn gains(gains: &[Gain]) -> String {
-    let header = ["cell", "batch", "pass", "fused µs", "unfused, own µs", "gain", "unfused, vendor µs", "gain"];
+    let header = ["cell", "batch", "pass", "fused µs", "unfused µs", "unfused by fused", "chosen µs"];
     let mut table = Table::new(header);
     let mut batches: Vec<usize> = gains.iter().map(|gain| gain.batch).collect();
     batches.dedup();
     for (at, pass) in ["evaluation", "training"].into_iter().enumerate() {
-        let mut add = |cell: &str, batch: usize, [fused, unfused, vendor]: [Option<Duration>; 3]| {
+        let mut add = |cell: &str, batch: usize, [fused, unfused, chosen]: [Option<Duration>; 3]| {
             let time = |time: Option<Duration>| time.map_or("-".into(), microseconds);
-            let gain = |time: Option<Duration>| {
-                let gain = time.zip(fused).map(|(time, fused)| time.as_secs_f64() / fused.as_secs_f64());
-                gain.map_or("-".into(), |gain| format!("{gain:.2}"))
-            };
-            let times = [time(fused), time(unfused), gain(unfused), time(vendor), gain(vendor)];
+            let ratio = unfused.zip(fused).map(|(unfused, fused)| unfused.as_secs_f64() / fused.as_secs_f64());
+            let ratio = ratio.map_or("-".into(), |ratio| format!("{ratio:.2}"));
+            let times = [time(fused), time(unfused), ratio, time(chosen)];
             table.row([cell.to_string(), batch.to_string(), pass.to_string()].into_iter().chain(times));
         };
-        let of = |gain: &Gain| [gain.fused[at], gain.unfused[at], gain.vendor[at]];
+        let of = |gain: &Gain| [gain.fused[at], gain.unfused[at], gain.chosen[at]];
         for gain in gains {
             add(&gain.cell, gain.batch, of(gain));
         }
@@ -121,5 +119,5 @@ Bytes are counted from shapes, each tensor once for each launch that has it. A c
 and output forward; backward the output's gradient, inputs and parameters again, and the gradients of both. The optimiser's: gradient twice
 (norm, update), parameter and three moments read and written. Those of a step and of a convolution of ResNet-50 are not counted: their
 share is that of their arithmetic. Tensors that fit into a cache stay there from pass to pass, so a share may exceed 100 %. The column
-convolutions says who computed plain convolutions and the gradients of cells: our own kernels or the vendor's libraries. An unfused cell is a plain convolution and an
-elementwise pass. A fused one computes its output by our own kernel; its gradients are by either, and the faster one counts as fused.";
+convolutions says who computed convolutions and cells: our own kernels, among them the fused cell; the vendor's libraries, with a kernel of
+ours for the gates of an unfused cell; or, for each pass, the faster of both as the program measured them (auto).";

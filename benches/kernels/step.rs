@@ -114,7 +114,7 @@ fn config(arch: &str, count: usize, tiny: bool) -> Config {
     config
 }
 
-/// Measures whole training steps, with our own convolutions and with the vendor's. Returns lines that say the images per second.
+/// Measures whole training steps, with our own convolutions, with the vendor's, and with the faster of both. Returns lines that say the images per second.
 pub fn steps(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) -> Vec<String> {
     let mut group = group(criterion, &format!("train step {}", machine.precision()), 2.0);
     let mut lines = Vec::new();
@@ -122,7 +122,7 @@ pub fn steps(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) 
         for &count in machine.batches() {
             let config = config(arch, count, machine.tiny());
             let batch = support::batch(&config);
-            for (by, device) in machine.devices() {
+            for (by, device) in machine.all_devices() {
                 let trainer = Trainer::on(device.clone(), &config, CLASSES, |_, _| Ok(()));
                 let mut trainer = match trainer {
                     Ok(trainer) => trainer,

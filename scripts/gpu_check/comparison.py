@@ -3,12 +3,12 @@
 WAYS = ("eager", "eager-recorded", "compiled", "compiled-recorded")
 
 NOTES = """\
-Milliseconds, the medians of ten samples. "own" and "vendor" are ours, with plain convolutions and the gradients of cells by our kernels and
-by cuDNN and cuBLASLt. A step ends when its loss has been read back; ours replays a CUDA graph, and so does PyTorch where it says recorded.
-Our step also uploads the bytes of a batch and makes the network's input of them; PyTorch's images are on the GPU already. Passes of a cell
-are recorded in ours. PyTorch computes in bf16 by autocast, in channels_last, with a fused optimiser and cuDNN's benchmark mode; tf32 without
-autocast. "by ours" is PyTorch's time by ours, the better of own and vendor: above 1, ours is faster. Images/s are of the best of each.
-Memory is the most that PyTorch's tensors took in its best way."""
+Milliseconds, the medians of ten samples. "own", "vendor" and "auto" are ours, with convolutions and cells by our kernels, by cuDNN and
+cuBLASLt, and by the faster of both for each pass. A step ends when its loss has been read back; ours replays a CUDA graph, and so does
+PyTorch where it says recorded. Our step also uploads the bytes of a batch and makes the network's input of them; PyTorch's images are on
+the GPU already. Passes of a cell are recorded in ours. PyTorch computes in bf16 by autocast, in channels_last, with a fused optimiser and
+cuDNN's benchmark mode; tf32 without autocast. "by ours" is PyTorch's time by our best: above 1, ours is faster. Images/s are of the best of
+each. Memory is the most that PyTorch's tensors took in its best way."""
 
 
 def lines(benches, torch):
@@ -48,7 +48,7 @@ def times(benches, torch):
             if "milliseconds" in row:
                 key = row["what"], row["batch"], row["pass"], part["precision"]
                 theirs.setdefault(key, {})[part["way"]] = row
-    titles = ["what", "batch", "pass", "precision", "own", "vendor", *(f"PyTorch, {way.replace('-', ', ')}" for way in WAYS)]
+    titles = ["what", "batch", "pass", "precision", "own", "vendor", "auto", *(f"PyTorch, {way.replace('-', ', ')}" for way in WAYS)]
     titles += ["eager by ours", "best by ours", "ours, images/s", "PyTorch, images/s", "PyTorch, MiB"]
     table = [f"| {' | '.join(titles)} |", f"|{'---|' * 4}{'---:|' * (len(titles) - 4)}"]
     # Whole steps first.
@@ -56,7 +56,7 @@ def times(benches, torch):
         own = ours.get(key, {})
         best, fastest = min(own.values(), default=None), min(ways.values(), key=lambda row: row["milliseconds"])
         cells = [str(part) for part in key]
-        cells += [number(own.get(by)) for by in ("own", "vendor")]
+        cells += [number(own.get(by)) for by in ("own", "vendor", "auto")]
         cells += [number(ways[way]["milliseconds"]) if way in ways else "-" for way in WAYS]
         eager = ways["eager"]["milliseconds"] if "eager" in ways else None
         cells += [number(time / best if best and time else None) for time in (eager, fastest["milliseconds"])]

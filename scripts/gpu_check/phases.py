@@ -68,7 +68,7 @@ class Checks:
         log, figures = self.logs / f"{name}.txt", self.logs / f"{name}.json"
         figures.unlink(missing_ok=True)
         arguments = [*before, self.program, "selftest", "--device", self.device, "--seed", self.seed, "--precision", precision]
-        arguments += ["--vendor", str(vendor).lower()]
+        arguments += ["--vendor", "always" if vendor else "never"]
         arguments += ["--full"] if full else []
         arguments += [] if before else ["--json", figures]
         result, remark = commands.run(arguments, log, seconds)
@@ -98,7 +98,7 @@ class Checks:
         """Trains the demo's networks."""
         folder = self.logs / "demo"
         shutil.rmtree(folder, ignore_errors=True)
-        arguments = [self.program, "demo", "--device", self.device, "--out", folder, "--gpu.vendor", "true"]
+        arguments = [self.program, "demo", "--device", self.device, "--out", folder]
         arguments += ["--quick"] if self.quick or self.rehearsal else []
         arguments += ["--width", "0.0625", "--height", "32", "--image-width", "16"] if self.rehearsal else []
         ended = commands.run(arguments, self.logs / "demo.txt", seconds)

@@ -111,7 +111,7 @@ class GpuCheck(unittest.TestCase):
     def test_a_rehearsal_runs_everything_but_sanitizers(self):
         done = self.run_script("selftest", "selftest-vendor", "train", "steps", "cells", "racecheck")
         self.assertEqual(done.returncode, 0, done.stderr)
-        tests = [f"selftest-{p}-{vendor}" for vendor in ("false", "true") for p in ("bf16", "tf32", "f32")]
+        tests = [f"selftest-{p}-{vendor}" for vendor in ("never", "always") for p in ("bf16", "tf32", "f32")]
         self.assertEqual(self.calls(), [*tests, "demo"])
         results = list(self.checks().values())
         self.assertEqual((results.count("passed"), results.count("skipped")), (6 + 1 + 6 + 3, 1 + 3))
@@ -124,7 +124,7 @@ class GpuCheck(unittest.TestCase):
         self.assertFalse((self.folder / "r" / "demo" / "checkpoints").exists())
 
     def test_a_failure_ends_with_1_and_says_why(self):
-        self.goes("selftest-tf32-false", "fail")
+        self.goes("selftest-tf32-never", "fail")
         done = self.run_script("selftest")
         self.assertEqual(done.returncode, 1)
         self.assertIn("1 of the checks failed", done.stderr)
@@ -136,7 +136,7 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual(self.calls(), [])
 
     def test_a_phase_stops_itself_and_is_continued(self):
-        self.goes("selftest-tf32-false", "hang")
+        self.goes("selftest-tf32-never", "hang")
         start = time.monotonic()
         done = self.run_script("selftest", "train", "--minutes", "0.03")
         self.assertLess(time.monotonic() - start, 20)
@@ -146,14 +146,14 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual(kinds, ["passed", "cut off", "cut off"])
         self.assertEqual(results["train", "the demo runs"], "passed")
         self.assert_gone()
-        (self.bin / "selftest-tf32-false").unlink()
+        (self.bin / "selftest-tf32-never").unlink()
         self.calls()
         done = self.run_script("selftest", "train")
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual(self.calls(), ["selftest-tf32-false", "selftest-f32-false"])
+        self.assertEqual(self.calls(), ["selftest-tf32-never", "selftest-f32-never"])
 
     def test_a_killed_script_leaves_a_report_and_no_program(self):
-        self.goes("selftest-tf32-false", "hang")
+        self.goes("selftest-tf32-never", "hang")
         for request, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
             script = subprocess.Popen(self.command("selftest"), env=self.environment(), stdout=subprocess.DEVNULL)
             while not (self.bin / "pid").exists():
@@ -165,7 +165,7 @@ class GpuCheck(unittest.TestCase):
             self.assertEqual(self.checks()["selftest", "own kernels in tf32"], "cut off")
             (self.bin / "pid").unlink()
         self.assertIn("| own kernels in tf32 | cut off |", (self.folder / "r.md").read_text())
-        (self.bin / "selftest-tf32-false").unlink()
+        (self.bin / "selftest-tf32-never").unlink()
         self.assertEqual(self.run_script("selftest").returncode, 0)
 
     def assert_gone(self):
@@ -174,24 +174,24 @@ class GpuCheck(unittest.TestCase):
             os.kill(pid, 0)
 
     def test_missing_libraries_are_skipped_by_name(self):
-        self.goes("selftest-f32-true", "missing")
+        self.goes("selftest-f32-always", "missing")
         self.assertEqual(self.run_script("selftest-vendor").returncode, 0)
         self.assertEqual(self.checks()["selftest-vendor", "cuDNN and cuBLASLt in f32"], "skipped")
         self.assertIn("(no library)", self.remark("selftest-vendor", "cuDNN and cuBLASLt in f32"))
-        (self.bin / "selftest-f32-true").unlink()
+        (self.bin / "selftest-f32-always").unlink()
         self.calls()
         self.run_script("selftest-vendor")
-        self.assertEqual(self.calls(), ["selftest-f32-true"], "it is tried again")
+        self.assertEqual(self.calls(), ["selftest-f32-always"], "it is tried again")
 
     def test_a_library_that_refuses_or_fails_is_not_passed_over(self):
-        self.goes("selftest-f32-true", "refused")
-        self.goes("selftest-tf32-true", "missing and fails")
+        self.goes("selftest-f32-always", "refused")
+        self.goes("selftest-tf32-always", "missing and fails")
         self.assertEqual(self.run_script("selftest-vendor").returncode, 1)
         self.assertIn("1 passes of convolutions were refused", self.remark("selftest-vendor", "cuDNN and cuBLASLt in f32"))
         self.assertEqual(self.checks()["selftest-vendor", "cuDNN and cuBLASLt in tf32"], "failed")
 
     def test_a_check_that_is_ended_from_outside_runs_again(self):
-        self.goes("selftest-f32-false", "ended")
+        self.goes("selftest-f32-never", "ended")
         self.assertEqual(self.run_script("selftest").returncode, 1)
         self.assertEqual(self.checks()["selftest", "own kernels in f32"], "cut off")
 
@@ -262,7 +262,7 @@ class GpuCheck(unittest.TestCase):
             return {"what": "mgn-ptl", "batch": 16, "pass": "step", "convolutions": by, "seconds": seconds}
 
         machine = {"precision": "bf16", "copy_bytes_per_second": 4e12, "product_flops_per_second": 7e14}
-        benches = [{**machine, "rows": [ours("own", 0.05), ours("vendor", 0.04)]}]
+        benches = [{**machine, "rows": [ours("own", 0.05), ours("vendor", 0.04), ours("auto", 0.045)]}]
 
         def theirs(way, milliseconds):
             row = {"what": "mgn-ptl", "batch": 16, "pass": "step", "milliseconds": milliseconds}
@@ -271,7 +271,7 @@ class GpuCheck(unittest.TestCase):
 
         versions = {"torch": "2.11", "cuda": "13.0", "cudnn": 91000, "gpu": "A GPU"}
         lines = comparison.lines(benches, [theirs("eager", 100), theirs("compiled", 60)])
-        self.assertIn("| mgn-ptl | 16 | step | bf16 | 50 | 40 | 100 | - | 60 | - | 2.5 | 1.5 | 400 | 267 | 900 |", lines)
+        self.assertIn("| mgn-ptl | 16 | step | bf16 | 50 | 40 | 45 | 100 | - | 60 | - | 2.5 | 1.5 | 400 | 267 | 900 |", lines)
         self.assertEqual(lines[0], "PyTorch 2.11, CUDA 13.0, cuDNN 91000, A GPU.")
         product = {"what": "product", "flops_per_second": 6e14}
         ceilings = {**theirs("eager", 1), "rows": [{"what": "copy", "bytes_per_second": 3e12}, product]}

@@ -115,7 +115,7 @@ mod tests {
 
     /// A flag, flags with which it is refused, and flags with which it is accepted.
     const CASES: &[(Flag, &[Flag], &[Flag])] = &[
-        (("gpu.vendor", "false"), &[("device", "cpu")], &[]),
+        (("gpu.vendor", "never"), &[("device", "cpu")], &[]),
         (("gpu.graph", "false"), &[("device", "cpu")], &[]),
         (("ptl.stages", "2,3"), &[PLAIN], &[]),
         (("ptl.cell_width", "0.5"), &[PLAIN], &[]),

@@ -81,7 +81,7 @@ impl Model<'_> {
             task.advance(batch.indices.len() as u64, "");
         }
         task.finish("");
-        device.report_refusals(reporter);
+        device.report_choices(reporter);
         let dim = extractor.dim();
         if output == Output::Feature
             && let Some(warning) = zeros_warning(zero_rows(&rows, dim))

@@ -184,7 +184,7 @@ impl<T: Task> Training<'_, T> {
         let lr = self.schedule.lr(config.optim.lr, update);
         let report = self.trainer.step(batch, next, lr);
         let report = report.map_err(|error| explained(error, config, &self.samples, &batch.indices))?;
-        self.trainer.device.report_refusals(self.job.reporter);
+        self.trainer.device.report_choices(self.job.reporter);
         position.batch += 1;
         self.record.sums.add(&report, batch.labels.len());
         bar.advance(1, &format!("loss {:.4} acc {:.2} lr {lr:.2e}", report.loss, report.accuracy));

@@ -28,12 +28,12 @@ fn launches() -> BTreeMap<&'static str, usize> {
 }
 
 /// The number in docs/measurements/log.md: with fewer launches, change both.
-const DOCUMENTED: usize = 690;
+const DOCUMENTED: usize = 682;
 
 #[test]
 fn a_step_of_mgn_ptl_launches_as_many_kernels_as_documented() {
     let counts = launches();
     assert_eq!(counts.values().sum::<usize>(), DOCUMENTED, "{counts:#?}");
     let log = std::fs::read_to_string("docs/measurements/log.md").unwrap();
-    assert!(log.contains("690 kernels"), "docs/measurements/log.md has another number");
+    assert!(log.contains("682 kernels"), "docs/measurements/log.md has another number");
 }

@@ -18,20 +18,20 @@ mod training;
 #[cfg(ptl_emulator)]
 mod vendor;
 
-use ptl::engine::device::{Device, DeviceKind, DeviceOptions};
+use ptl::engine::device::{Device, DeviceKind, DeviceOptions, VendorUse};
 use ptl::engine::precision::Precision;
 
 /// Whether emulated libraries run plain convolutions and the gradients of cells, as on a GPU by default, or the crate's own kernels do.
-const WITH_AND_WITHOUT_VENDOR: [bool; 2] = [true, false];
+const WITH_AND_WITHOUT_VENDOR: [VendorUse; 2] = [VendorUse::Auto, VendorUse::Never];
 
 /// Returns the emulated GPU as it is by default, or `None` in a build without a C++ compiler.
 fn emulated(precision: Precision) -> Option<Device> {
-    emulated_with(precision, true)
+    emulated_with(precision, VendorUse::Auto)
 }
 
 /// Returns the emulated GPU with or without its libraries, or `None` in a build without a C++ compiler. Says then that a test was skipped,
 /// on the stream itself: the harness swallows what a test that passes prints.
-fn emulated_with(precision: Precision, vendor: bool) -> Option<Device> {
+fn emulated_with(precision: Precision, vendor: VendorUse) -> Option<Device> {
     match Device::open(&DeviceOptions { kind: DeviceKind::Emulated, precision, vendor }) {
         Ok(device) => Some(device),
         Err(error) => {

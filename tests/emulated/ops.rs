@@ -1,7 +1,7 @@
 //! The self-test of the emulated GPU: each op, the update rules, images and a training step against the CPU.
 
 use ptl::app::selftest;
-use ptl::engine::device::Device;
+use ptl::engine::device::{Device, VendorUse};
 use ptl::engine::graph::Mode;
 use ptl::engine::op::cases;
 use ptl::engine::precision::Precision;
@@ -37,7 +37,7 @@ fn the_cpu_is_not_compared_with_itself() {
 fn the_order_of_threads_changes_no_bit() {
     for precision in PRECISIONS {
         // The emulator draws another order for every launch.
-        let Some(device) = emulated_with(precision, false) else { return };
+        let Some(device) = emulated_with(precision, VendorUse::Never) else { return };
         for case in cases() {
             let [first, second] = [(); 2].map(|()| {
                 let mut run = CaseRun::on(&device, &case, Mode::Train, 7);

@@ -5,7 +5,7 @@ use ptl::base::stop::StopFlag;
 use ptl::config::{Config, Overrides};
 use ptl::data::synth::{self, Domain, SynthConfig};
 use ptl::data::{AugmentParams, Batch, Dataset, DatasetKind, LoadOptions, load};
-use ptl::engine::device::{Device, DeviceKind};
+use ptl::engine::device::{Device, DeviceKind, VendorUse};
 use ptl::engine::precision::Precision;
 use ptl::eval::ranking::RankingReport;
 use ptl::eval::{Model, Output};
@@ -99,7 +99,7 @@ fn every_network_trains_and_evaluates_as_on_the_cpu() {
         };
         let want = metrics(&trained("cpu", &config(arch, DeviceKind::Cpu)));
         for vendor in WITH_AND_WITHOUT_VENDOR {
-            let name = if vendor { "vendor" } else { "own" };
+            let name = vendor.name();
             let mut config = config(arch, DeviceKind::Emulated);
             config.gpu.vendor = vendor;
             let dir = trained(name, &config);
@@ -149,7 +149,7 @@ fn a_run_resumes_bit_for_bit_and_replays_what_it_recorded() {
     }
 }
 
-fn resumes_and_replays(vendor: bool) {
+fn resumes_and_replays(vendor: VendorUse) {
     let (data, folder) = dataset(32, 16);
     let newest = |name: &str, settings: &[(usize, bool)]| {
         let dir = RunDir::create(&folder.path().join(name)).unwrap();
@@ -185,14 +185,14 @@ fn shorter_formats_train_too() {
         for arch in ["resnet18-ptl", "mgn-ptl"] {
             let [height, width] = size(arch);
             let (data, folder) = dataset(height, width);
-            let first_step = |precision: Precision, vendor: bool| {
+            let first_step = |precision: Precision, vendor: VendorUse| {
                 let dir = RunDir::create(&folder.path().join(format!("{precision}-{vendor}"))).unwrap();
                 let mut config = config(arch, DeviceKind::Emulated);
                 (config.precision, config.gpu.vendor) = (precision, vendor);
                 run(&config, &data, Start::Scratch, &dir);
                 metrics(&dir)[0]
             };
-            let want = first_step(Precision::F32, true);
+            let want = first_step(Precision::F32, VendorUse::Auto);
             // Losses of an untrained network, after some twenty layers in short formats; MGN normalises stripes over four values.
             let tolerance = if arch == "mgn-ptl" { 0.25 } else { 0.1 };
             for vendor in WITH_AND_WITHOUT_VENDOR {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ptl::Error;
 use ptl::app::selftest;
-use ptl::engine::device::{Backend, Call, Device, Emulator, Gpu, Pass, Simulated};
+use ptl::engine::device::{Backend, Call, Device, Emulator, Gpu, Pass, Simulated, VendorUse};
 use ptl::engine::geometry::Conv2dGeometry;
 use ptl::engine::graph::Mode;
 use ptl::engine::op::cases;
@@ -12,8 +12,8 @@ use ptl::engine::precision::Precision;
 use ptl::engine::session::CaseRun;
 
 /// An emulated GPU whose libraries answer as `simulated` says; `None` has no libraries.
-fn device(precision: Precision, simulated: Option<fn(&Call) -> Simulated>) -> Device {
-    Device::Gpu(Gpu::new(Arc::new(Emulator::new(simulated)), precision))
+fn device(precision: Precision, vendor: VendorUse, simulated: Option<fn(&Call) -> Simulated>) -> Device {
+    Device::Gpu(Gpu::new(Arc::new(Emulator::new(simulated)), precision).with_vendor(vendor))
 }
 
 fn refusals(device: &Device) -> Vec<String> {
@@ -36,19 +36,21 @@ fn results(device: &Device) -> Vec<Vec<u32>> {
 #[test]
 fn what_libraries_refuse_our_kernels_compute_to_the_bit() {
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
-        let own = results(&device(precision, None));
-        assert_ne!(
-            results(&device(precision, Some(|_| Simulated::Takes))),
-            own,
-            "{precision}: the libraries were not called"
-        );
+        let own = results(&device(precision, VendorUse::Auto, None));
+        for vendor in [VendorUse::Auto, VendorUse::Always] {
+            let takes = device(precision, vendor, Some(|_| Simulated::Takes));
+            assert_ne!(results(&takes), own, "{precision}: the libraries were not called");
+        }
         let answers: [(fn(&Call) -> Simulated, &str); 3] = [
             (|_| Simulated::RefusesPlan, "(simulated: no algorithm): ptl's own kernel does"),
             (|_| Simulated::RefusesRun, "(simulated: refused when called): ptl's own kernel does"),
             (|_| Simulated::Missing, ""),
         ];
-        for (simulated, reason) in answers {
-            let device = device(precision, Some(simulated));
+        // `Auto` learns that a call is refused when it measures it, `Always` in the step itself.
+        let both =
+            answers.into_iter().flat_map(|answer| [VendorUse::Auto, VendorUse::Always].map(|vendor| (answer, vendor)));
+        for ((simulated, reason), vendor) in both {
+            let device = device(precision, vendor, Some(simulated));
             assert!(results(&device) == own, "{precision}: {reason}");
             let told = refusals(&device);
             assert_eq!(
@@ -79,7 +81,7 @@ fn a_training_step_survives_every_kind_of_refusal() {
             _ => Simulated::Takes,
         }
     }
-    let device = device(Precision::Bf16, Some(mixed));
+    let device = device(Precision::Bf16, VendorUse::Always, Some(mixed));
     let mut checks = Vec::new();
     selftest::run(&device, 3, false, &mut |check| checks.push(check.clone())).unwrap();
     let failed: Vec<_> = checks.iter().filter(|check| !check.passed()).collect();

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::flags::{EvalFlags, ExtractFlags, InfoFlags, PredictFlags, ProfileFlags, RankFlags, TrainFlags};
 use crate::data::DatasetKind;
-use crate::engine::device::DeviceKind;
+use crate::engine::device::{DeviceKind, VendorUse};
 use crate::nn::Arch;
 
 /// Fine-tune person re-identification networks and image classifiers by Progressive Transfer Learning (PTL).
@@ -104,10 +104,10 @@ pub(crate) struct SelftestArgs {
     /// Arithmetic of convolutions.
     #[arg(long, default_value = "f32", value_parser = ["f32", "tf32", "bf16"])]
     pub precision: String,
-    /// Use cuDNN and cuBLASLt for plain convolutions and the gradients of cells, on the emulated GPU a substitute for them; false: the
-    /// crate's own kernels.
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
-    pub vendor: bool,
+    /// Convolutions by cuDNN and cuBLASLt, on the emulated GPU by a substitute for them: always, never (the crate's own kernels), or auto (the
+    /// faster of both).
+    #[arg(long, value_name = "WORD", default_value_t = VendorUse::Always)]
+    pub vendor: VendorUse,
     /// Seed of the random numbers [default: from the time].
     #[arg(long)]
     pub seed: Option<u64>,

@@ -65,7 +65,7 @@ fn instructions() -> Vec<&'static str> {
 
 /// Describes the GPU that `--device cuda` takes, or says why there is none.
 fn gpu() -> String {
-    let options = DeviceOptions { kind: DeviceKind::Cuda(0), vendor: true, ..DeviceOptions::default() };
+    let options = DeviceOptions { kind: DeviceKind::Cuda(0), ..DeviceOptions::default() };
     Device::open(&options).map_or_else(|error| error.to_string(), |device| device.to_string())
 }
 

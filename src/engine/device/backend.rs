@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::fmt::Debug;
+use std::time::Instant;
 
 use super::Vendor;
 use crate::{Error, Result};
@@ -54,6 +55,34 @@ pub trait Backend: Send + Sync + Debug {
 
     /// Waits for all enqueued work.
     fn synchronize(&self) -> Result<()>;
+
+    /// Returns the seconds that the device takes for what `work` launches: the shortest time of several replays. `work` gets the address of
+    /// `bytes` of memory, whose content does not matter, and must not wait.
+    ///
+    /// # Errors
+    /// [`Error::DeviceMemory`] if the memory does not fit.
+    fn time(&self, bytes: usize, work: &mut dyn FnMut(u64) -> Result<()>) -> Result<f64> {
+        /// Runs in a recording, so that starting and waiting cost little.
+        const RUNS: u32 = 10;
+        let memory = self.allocate(bytes)?;
+        let mut measure = || {
+            // The first run loads kernels, which cannot be recorded.
+            work(memory)?;
+            let recording = self.record(&mut || (0..RUNS).try_for_each(|_| work(memory)))?;
+            let mut shortest = f64::INFINITY;
+            for _ in 0..5 {
+                self.synchronize()?;
+                let start = Instant::now();
+                recording.replay()?;
+                self.synchronize()?;
+                shortest = shortest.min(start.elapsed().as_secs_f64() / f64::from(RUNS));
+            }
+            Ok(shortest)
+        };
+        let measured = measure();
+        self.release(memory);
+        measured
+    }
 
     /// Launches `kernel` with blocks of [`Kernel::threads`] in one dimension. `arguments` point to one value for each parameter.
     ///

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::measured::{Measured, Times, VendorUse};
 use super::{Backend, Buffer, Grid, Kernel, Ptr, Recording, Vendor};
 use crate::engine::precision::Precision;
 use crate::{Error, Result};
@@ -16,12 +17,52 @@ pub struct Gpu {
     backend: Arc<dyn Backend>,
     precision: Precision,
     counters: Arc<Mutex<Option<Buffer>>>,
+    vendor_use: VendorUse,
+    measured: Arc<Measured>,
 }
 
 impl Gpu {
-    /// Returns the GPU of `backend`, on which convolutions compute in `precision`.
+    /// Returns the GPU of `backend`, on which convolutions compute in `precision`. What it measures is not kept after this run.
     pub fn new(backend: Arc<dyn Backend>, precision: Precision) -> Gpu {
-        Gpu { backend, precision, counters: Arc::default() }
+        let (counters, measured) = (Arc::default(), Arc::default());
+        Gpu { backend, precision, counters, vendor_use: VendorUse::default(), measured }
+    }
+
+    /// Returns the same GPU, on which the vendor's libraries compute other passes.
+    #[must_use]
+    pub fn with_vendor(self, vendor_use: VendorUse) -> Gpu {
+        Gpu { vendor_use, ..self }
+    }
+
+    /// Returns the same GPU, which keeps what it measures in the user's cache.
+    #[cfg_attr(not(ptl_cuda), allow(dead_code))]
+    pub(super) fn keeping_times(self) -> Gpu {
+        Gpu { measured: Arc::new(Measured::of_user()), ..self }
+    }
+
+    /// Returns whether the vendor's libraries, which take `pass`, compute it. `measure` returns the times of both ways if nothing else
+    /// decides; that must not happen while launches are recorded.
+    ///
+    /// # Errors
+    /// Those of `measure`, but for a lack of memory.
+    pub(crate) fn takes_library(&self, pass: &str, measure: impl FnOnce() -> Result<Times>) -> Result<bool> {
+        match self.vendor_use {
+            VendorUse::Always => Ok(true),
+            VendorUse::Never => Ok(false),
+            VendorUse::Auto => {
+                let libraries = self.vendor().map_or_else(String::new, Vendor::description);
+                let device = format!("{}, {libraries}", self.description());
+                let times = self.measured.times(&device, pass, measure)?;
+                Ok(times.is_some_and(|times| times.by_library()))
+            }
+        }
+    }
+
+    /// Returns sentences about the passes that the vendor's libraries refused, and those that were measured, since the last call.
+    pub(super) fn take_news(&self) -> Vec<String> {
+        let mut news = self.measured.take_news();
+        news.extend(self.vendor().map(Vendor::take_refusals).unwrap_or_default());
+        news
     }
 
     /// Returns what convolutions compute in.
@@ -94,6 +135,14 @@ impl Gpu {
     /// Copies to the host: see [`Backend::download`].
     pub fn download(&self, copies: &mut [(&mut [u8], u64)]) -> Result<()> {
         self.backend.download(copies)
+    }
+
+    /// Returns the seconds that the device takes for what `work` launches in `bytes` of memory: see [`Backend::time`].
+    ///
+    /// # Errors
+    /// Those of `work`; the memory does not fit, or the device fails.
+    pub(crate) fn time(&self, bytes: usize, work: &mut dyn FnMut(Ptr) -> Result<()>) -> Result<f64> {
+        self.backend.time(bytes, &mut |address| work(Ptr::new(address)))
     }
 
     /// Waits for all enqueued work.

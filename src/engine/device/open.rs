@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Gpu, Vendor};
+use super::{Gpu, Vendor, VendorUse};
 use crate::base::progress::Reporter;
 use crate::base::settings::{GPU, Kind, ON_IMAGES, SettingType, gpu_number, settings};
 use crate::engine::cpu::InstructionSet;
@@ -74,9 +74,10 @@ impl fmt::Display for DeviceKind {
 settings! {
     /// `[gpu]`: how a GPU is used.
     pub struct GpuOptions in "gpu", "GPU" {
-        /// Plain convolutions and the gradients of cells by cuDNN and cuBLASLt; false takes the crate's own kernels.
+        /// Convolutions by cuDNN and cuBLASLt, or by the crate's own kernels. `auto` measures each pass on the GPU, takes the faster, and
+        /// remembers the times in `~/.cache/ptl/times.json`.
         #[setting(needs(&[GPU]).taken_by(ON_IMAGES))]
-        pub vendor: bool = true;
+        pub vendor: VendorUse = VendorUse::Auto;
         /// Record a training step as one CUDA graph and replay it.
         #[setting(needs(&[GPU]).same_results())]
         pub graph: bool = true;
@@ -90,9 +91,9 @@ pub struct DeviceOptions {
     pub kind: DeviceKind,
     /// What convolutions compute in.
     pub precision: Precision,
-    /// Whether cuDNN and cuBLASLt run plain convolutions and the gradients of cells, instead of the crate's own kernels. An emulated GPU has
-    /// a substitute for them.
-    pub vendor: bool,
+    /// Which passes of convolutions and cells cuDNN and cuBLASLt compute, instead of the crate's own kernels. An emulated GPU has a
+    /// substitute for them.
+    pub vendor: VendorUse,
 }
 
 /// Where a session computes.
@@ -185,10 +186,10 @@ impl Device {
         })
     }
 
-    /// Reports the convolutions that the vendor's libraries refused since the last call, and that ptl's own kernels compute instead.
-    pub fn report_refusals(&self, reporter: &Reporter) {
-        let vendor = self.gpu().and_then(Gpu::vendor);
-        vendor.map(Vendor::take_refusals).unwrap_or_default().iter().for_each(|refusal| reporter.message(refusal));
+    /// Reports what a GPU chose since the last call: who computes the passes that it measured, and which passes the vendor's libraries refused,
+    /// so that ptl's own kernels compute them.
+    pub fn report_choices(&self, reporter: &Reporter) {
+        self.gpu().map(Gpu::take_news).unwrap_or_default().iter().for_each(|news| reporter.message(news));
     }
 
     /// Returns the GPU, or `None` for the CPU.
@@ -230,8 +231,8 @@ fn because_of(error: Error, no_gpu: &str) -> Error {
 fn cuda(number: usize, options: &DeviceOptions) -> Result<Gpu> {
     // The fat binary that the build script made.
     static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
-    let cuda = super::cuda::Cuda::open(number, KERNELS, super::kernels::ALL, options.vendor)?;
-    Ok(Gpu::new(std::sync::Arc::new(cuda), options.precision))
+    let cuda = super::cuda::Cuda::open(number, KERNELS, super::kernels::ALL, options.vendor != VendorUse::Never)?;
+    Ok(Gpu::new(std::sync::Arc::new(cuda), options.precision).with_vendor(options.vendor).keeping_times())
 }
 
 #[cfg(not(ptl_cuda))]
@@ -245,8 +246,9 @@ fn cuda(_number: usize, _options: &DeviceOptions) -> Result<Gpu> {
 
 #[cfg(ptl_emulator)]
 fn emulated(options: &DeviceOptions) -> Result<Gpu> {
-    let emulator = super::emulator::Emulator::new(options.vendor.then_some(|_| super::Simulated::Takes));
-    Ok(Gpu::new(std::sync::Arc::new(emulator), options.precision))
+    let vendor = options.vendor != VendorUse::Never;
+    let emulator = super::emulator::Emulator::new(vendor.then_some(|_| super::Simulated::Takes));
+    Ok(Gpu::new(std::sync::Arc::new(emulator), options.precision).with_vendor(options.vendor))
 }
 
 #[cfg(not(ptl_emulator))]

@@ -56,12 +56,12 @@ pub trait Op: Any + std::fmt::Debug + Send + Sync {
         unreachable!("{} does not compute its output again", self.name())
     }
 
-    /// Returns the memory that the op needs on a GPU. An op without kernels keeps the defaults of this and of the next two methods; a
-    /// graph with such an op runs on the CPU only.
+    /// Returns the memory that the op needs on a GPU, where backward follows if `differentiated`. An op without kernels keeps the defaults of
+    /// this and of the next two methods; a graph with such an op runs on the CPU only.
     ///
     /// # Errors
     /// The GPU cannot run the op.
-    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+    fn gpu_needs(&self, _: &Gpu, _: bool) -> Result<Needs> {
         Err(no_kernels(self.name()))
     }
 

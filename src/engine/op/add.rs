@@ -44,7 +44,7 @@ impl Op for Add {
         }
     }
 
-    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+    fn gpu_needs(&self, _: &Gpu, _: bool) -> Result<Needs> {
         Ok(self.needs())
     }
 

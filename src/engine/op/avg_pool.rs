@@ -65,7 +65,7 @@ impl Op for AvgPool {
         });
     }
 
-    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+    fn gpu_needs(&self, _: &Gpu, _: bool) -> Result<Needs> {
         Ok(self.needs())
     }
 

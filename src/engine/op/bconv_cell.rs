@@ -4,12 +4,13 @@
 //! constant: no gradient flows through time. Training saves only the activated gates, and backward turns them into the
 //! gradients of the pre-activations in place.
 
+use super::cell_launch::{CellLaunch, CellOperands};
 use super::conv_launch::{ConvLaunch, Weight};
 use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::cell;
 use crate::engine::cpu::conv::{self, Packed};
-use crate::engine::device::{Gpu, Grid, Pass, kernels};
+use crate::engine::device::{Gpu, Grid, Pass, Ptr, kernels};
 use crate::engine::geometry::Conv2dGeometry;
 use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
@@ -114,23 +115,30 @@ impl Op for BConvCell {
         }
     }
 
-    fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
-        let launch = ConvLaunch::new(gpu, &self.gates);
+    fn gpu_needs(&self, gpu: &Gpu, differentiated: bool) -> Result<Needs> {
+        let (cell, launch) = (CellLaunch::new(gpu, &self.gates, differentiated), ConvLaunch::new(gpu, &self.gates));
         let gates = self.gates.pixels() * self.gates.out_c * gpu.activation_bytes();
         let needs = Needs {
             inputs: vec![true],
             saved: gates.div_ceil(4),
-            forward_workspace: launch.cell_workspace(),
+            forward_workspace: cell.workspace()?,
             backward_workspace: launch.backward_workspace()?,
             ..Needs::default()
         };
-        launch.turned(&[Pass::BackwardData, Pass::BackwardWeight], needs)
+        let needs = launch.turned(&[Pass::BackwardData, Pass::BackwardWeight], needs)?;
+        Ok(Needs { turned_weight_forward: cell.turns_weight()?, ..needs })
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
-        let states = cx.state.expect("a cell has a state");
-        let launch = ConvLaunch::new(cx.gpu, &self.gates);
-        launch.step_cell(cx.inputs[0], cx.params[0], states, cx.output, cx.saved, cx.workspace)
+        let cell = CellOperands {
+            x: cx.inputs[0],
+            weight: Weight { own: cx.params[0], turned: cx.turned_weight },
+            states: cx.state.expect("a cell has a state"),
+            y: cx.output,
+            gates: cx.saved,
+            workspace: cx.workspace,
+        };
+        CellLaunch::new(cx.gpu, &self.gates, cx.saved != Ptr::NULL).forward(cell)
     }
 
     fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {

@@ -97,7 +97,7 @@ impl Op for Concat {
         }
     }
 
-    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+    fn gpu_needs(&self, _: &Gpu, _: bool) -> Result<Needs> {
         Ok(self.needs())
     }
 

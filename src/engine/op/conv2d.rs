@@ -115,7 +115,7 @@ impl Op for Conv2d {
         }
     }
 
-    fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
+    fn gpu_needs(&self, gpu: &Gpu, _: bool) -> Result<Needs> {
         let launch = ConvLaunch::new(gpu, &self.geometry);
         let (forward_workspace, backward_workspace) = (launch.forward_workspace()?, launch.backward_workspace()?);
         let needs = Needs { inputs: vec![true], forward_workspace, backward_workspace, ..Needs::default() };

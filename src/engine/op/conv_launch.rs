@@ -1,5 +1,6 @@
-//! Convolutions on a GPU for the ops `conv2d` and `bconv_cell`: which kernels or vendor calls run, and how much workspace they need.
+//! Convolutions on a GPU, and the gradients of cells: which kernels or vendor calls run, and how much workspace they need.
 
+use super::measure::measure;
 use super::workspace::{ENOUGH_BLOCKS, Part, Parts, split_rows};
 use crate::Result;
 use crate::engine::device::kernels::{self, ConvSizes};
@@ -11,19 +12,19 @@ use crate::engine::graph::{GpuGrad, Needs, TurnedGradient};
 use crate::engine::precision::Precision;
 
 /// Output pixels of a kernel's tile.
-const TILE_PIXELS: usize = 128;
+pub(super) const TILE_PIXELS: usize = 128;
 /// The fewest pixels that a block sums.
 const LEAST_SPLIT: usize = 256;
 /// Dynamic shared memory of the kernels on tensor cores: first forward and the gradient of the input, then the gradient of the weight.
-const MMA_SHARED_BYTES: usize = 63488;
+pub(super) const MMA_SHARED_BYTES: usize = 63488;
 const WEIGHT_MMA_SHARED_BYTES: usize = 52224;
 
 /// A convolution on a GPU. Activations have the type of the GPU's precision, weights are f32.
 pub(super) struct ConvLaunch<'a> {
-    gpu: &'a Gpu,
-    geometry: &'a Conv2dGeometry,
+    pub(super) gpu: &'a Gpu,
+    pub(super) geometry: &'a Conv2dGeometry,
     /// The vendor's libraries, which are asked for each pass.
-    vendor: Option<&'a Vendor>,
+    pub(super) vendor: Option<&'a Vendor>,
 }
 
 /// A weight `[kh, kw, in, out]` in f32, and the same in the order of the vendor's libraries ([`GpuForward::turned_weight`]) or null.
@@ -42,8 +43,8 @@ struct BackwardParts {
 }
 
 impl<'a> ConvLaunch<'a> {
-    /// Returns a convolution, each pass of which the vendor's libraries run if they are switched on and take it; [`ConvLaunch::step_cell`]
-    /// asks none.
+    /// Returns a convolution, each pass of which the vendor's libraries run if they are switched on, take it, and are
+    /// faster.
     pub(super) fn new(gpu: &'a Gpu, geometry: &'a Conv2dGeometry) -> ConvLaunch<'a> {
         ConvLaunch { gpu, geometry, vendor: gpu.vendor() }
     }
@@ -70,16 +71,6 @@ impl<'a> ConvLaunch<'a> {
     pub(super) fn forward_workspace(&self) -> Result<usize> {
         let own = self.packed_words(self.geometry.out_c, self.geometry.in_c, 128);
         Ok(own.max(self.vendor_words(Pass::Forward)?))
-    }
-
-    /// Returns the words of workspace that [`ConvLaunch::step_cell`] needs.
-    pub(crate) fn cell_workspace(&self) -> usize {
-        let g = self.geometry;
-        if self.dense() {
-            self.step_words((g.out_c / 4).div_ceil(32), g.k())
-        } else {
-            self.packed_words(g.out_c / 4, g.in_c, 32)
-        }
     }
 
     /// Returns the words of workspace that the three gradients need, as [`ConvLaunch::forward_workspace`].
@@ -112,34 +103,6 @@ impl<'a> ConvLaunch<'a> {
             (workspace, Grid::from([tiles, g.out_c.div_ceil(128)]).shared(MMA_SHARED_BYTES))
         };
         kernels::conv2d_forward(gpu, grid, x, weight, bias, y, sizes)
-    }
-
-    /// Enqueues one step of the cell whose gates are this convolution's outputs, by the crate's own fused kernel. `gates` gets the activated
-    /// gates, unless it is null.
-    pub(crate) fn step_cell(
-        &self,
-        x: Ptr,
-        weight: Ptr<f32>,
-        [prev, next]: [Ptr<f32>; 2],
-        y: Ptr,
-        gates: Ptr,
-        workspace: Ptr,
-    ) -> Result<()> {
-        let (gpu, g) = (self.gpu, self.geometry);
-        let (sizes, channels) = (ConvSizes::from(g), g.out_c / 4);
-        let tiles = g.pixels().div_ceil(TILE_PIXELS);
-        let mma_grid = Grid::from([tiles, channels.div_ceil(32)]).shared(MMA_SHARED_BYTES);
-        if self.dense() {
-            kernels::pack_gates_dense(gpu, Grid::any(g.k() * g.out_c), weight, workspace, sizes)?;
-            return kernels::bconv_forward_dense(gpu, mma_grid, x, workspace, prev, next, y, gates, sizes);
-        }
-        let (weight, grid): (Ptr, Grid) = if gpu.precision() == Precision::F32 {
-            (weight.cast(), [tiles, channels.div_ceil(16)].into())
-        } else {
-            kernels::pack_gates(gpu, Grid::any(g.k() * g.out_c), weight, workspace, sizes)?;
-            (workspace, mma_grid)
-        };
-        kernels::bconv_forward(gpu, grid, x, weight, prev, next, y, gates, sizes)
     }
 
     /// Enqueues `dx (+)= convᵀ(dy, weight)`; `(+)=` adds if `dx.accumulate`, else overwrites.
@@ -223,7 +186,7 @@ impl<'a> ConvLaunch<'a> {
     /// without a weight in their order they do not.
     fn by_vendor(&self, pass: Pass, operands: [Ptr; 3], accumulate: bool, workspace: Ptr) -> Result<bool> {
         let Some(vendor) = self.vendor else { return Ok(false) };
-        if operands[1] == Ptr::NULL {
+        if operands[1] == Ptr::NULL || self.vendor_bytes(pass)?.is_none() {
             // Marks the call as wanted, so that a refusal is reported.
             vendor.begin(self.call(pass))?;
             return Ok(false);
@@ -237,12 +200,16 @@ impl<'a> ConvLaunch<'a> {
         Ok(self.vendor_bytes(pass)?.map_or(0, |bytes| bytes.div_ceil(4)))
     }
 
-    /// Returns the bytes of workspace of a pass by the vendor's libraries; `None` if they do not run it.
+    /// Returns the bytes of workspace of a pass by the vendor's libraries; `None` if they do not run it. The first time, it may measure.
     fn vendor_bytes(&self, pass: Pass) -> Result<Option<usize>> {
-        self.vendor.map_or(Ok(None), |vendor| vendor.workspace(self.call(pass)))
+        let Some(vendor) = self.vendor else { return Ok(None) };
+        let call = self.call(pass);
+        let Some(bytes) = vendor.workspace(call)? else { return Ok(None) };
+        let taken = self.gpu.takes_library(&call.to_string(), || measure(self, vendor, pass, bytes))?;
+        Ok(taken.then_some(bytes))
     }
 
-    fn call(&self, pass: Pass) -> Call {
+    pub(super) fn call(&self, pass: Pass) -> Call {
         Call { geometry: *self.geometry, precision: self.gpu.precision(), pass }
     }
 
@@ -257,7 +224,7 @@ impl<'a> ConvLaunch<'a> {
 
     /// Returns the words of the weights packed for tensor cores; 0 in f32. Each tap has one block for every `a_block` of the `outputs`. A
     /// block has 128 columns, and steps of 64 bytes along `inputs`.
-    fn packed_words(&self, outputs: usize, inputs: usize, a_block: usize) -> usize {
+    pub(super) fn packed_words(&self, outputs: usize, inputs: usize, a_block: usize) -> usize {
         if self.gpu.precision() == Precision::F32 {
             return 0;
         }
@@ -265,18 +232,13 @@ impl<'a> ConvLaunch<'a> {
     }
 
     /// Returns the words of `blocks` blocks of 128 columns, each with enough steps of 64 bytes for `depth` numbers a column.
-    fn step_words(&self, blocks: usize, depth: usize) -> usize {
+    pub(super) fn step_words(&self, blocks: usize, depth: usize) -> usize {
         blocks * depth.div_ceil(self.step_depth()) * 128 * 64 / 4
     }
 
     /// Returns how many numbers a step of 64 bytes holds.
-    fn step_depth(&self) -> usize {
+    pub(super) fn step_depth(&self) -> usize {
         64 / self.gpu.activation_bytes()
-    }
-
-    /// Returns whether the taps of a cell are packed without gaps: on tensor cores, if the input channels do not fill a step.
-    fn dense(&self) -> bool {
-        self.gpu.precision() != Precision::F32 && self.geometry.in_c < self.step_depth()
     }
 
     /// Returns the columns of a tile of the weight's gradient.

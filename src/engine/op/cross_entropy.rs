@@ -87,7 +87,7 @@ impl Op for CrossEntropy {
         }
     }
 
-    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+    fn gpu_needs(&self, _: &Gpu, _: bool) -> Result<Needs> {
         Ok(gpu_needs(self.batch))
     }
 

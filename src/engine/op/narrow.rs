@@ -61,7 +61,7 @@ impl Op for NarrowRows {
         }
     }
 
-    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+    fn gpu_needs(&self, _: &Gpu, _: bool) -> Result<Needs> {
         Ok(self.needs())
     }
 

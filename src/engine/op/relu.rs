@@ -38,7 +38,7 @@ impl Op for Relu {
         par::rows_mut(grad.data, 1, |first, dx| pass_where_positive(&y[first..], &dy[first..], dx, accumulate));
     }
 
-    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+    fn gpu_needs(&self, _: &Gpu, _: bool) -> Result<Needs> {
         Ok(self.needs())
     }
 

@@ -59,7 +59,7 @@ impl Op for SoftCrossEntropy {
         }
     }
 
-    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+    fn gpu_needs(&self, _: &Gpu, _: bool) -> Result<Needs> {
         Ok(gpu_needs(self.batch))
     }
 

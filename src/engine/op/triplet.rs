@@ -165,7 +165,7 @@ impl Op for Triplet {
         df.iter().enumerate().for_each(|(i, &v)| grad.put(i, v as f32));
     }
 
-    fn gpu_needs(&self, gpu: &Gpu) -> Result<Needs> {
+    fn gpu_needs(&self, gpu: &Gpu, _: bool) -> Result<Needs> {
         Ok(Needs {
             inputs: vec![true, true],
             saved: self.saved_parts(gpu).parts.words(),

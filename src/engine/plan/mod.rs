@@ -172,13 +172,23 @@ impl Plan {
 fn nodes(graph: &Graph, store: &Store, gpu: Option<&Gpu>) -> Result<Vec<NodePlan>> {
     let differentiable = graph.mode != Mode::Eval;
     let mut needs_grad: Vec<bool> = graph.values.iter().map(|v| differentiable && v.requires_grad).collect();
-    let mut nodes = Vec::with_capacity(graph.nodes.len());
     for node in &graph.nodes {
         let trainable = |p: &ParamId| store.param(*p).trainable;
         let from_inputs = node.inputs.iter().any(|v| needs_grad[v.0]);
-        let differentiated = differentiable && (from_inputs || node.attachments.params.iter().any(trainable));
-        needs_grad[node.output.0] = differentiated;
-        let needs = gpu.map_or_else(|| Ok(node.op.needs()), |gpu| node.op.gpu_needs(gpu))?;
+        needs_grad[node.output.0] = differentiable && (from_inputs || node.attachments.params.iter().any(trainable));
+    }
+    // Gradients come from roots only, so nodes from which no root can be reached take no part in backward.
+    let mut reached: Vec<bool> = graph.values.iter().map(|v| v.root).collect();
+    for node in graph.nodes.iter().rev().filter(|node| needs_grad[node.output.0]) {
+        if reached[node.output.0] {
+            node.inputs.iter().for_each(|v| reached[v.0] |= needs_grad[v.0]);
+        }
+    }
+
+    let mut nodes = Vec::with_capacity(graph.nodes.len());
+    for node in &graph.nodes {
+        let differentiated = needs_grad[node.output.0] && reached[node.output.0];
+        let needs = gpu.map_or_else(|| Ok(node.op.needs()), |gpu| node.op.gpu_needs(gpu, differentiated))?;
         // Lifetimes follow from these flags. Without a flag for an input, the output could get the input's memory.
         assert_eq!(needs.inputs.len(), node.inputs.len(), "`Needs::inputs` of {}", node.op.name());
         let turned = needs.turned_weight_forward || needs.turned_weight_backward || needs.turned_gradient;
@@ -205,14 +215,6 @@ fn nodes(graph: &Graph, store: &Store, gpu: Option<&Gpu>) -> Result<Vec<NodePlan
         room -= if *keeps_workspace { needs.forward_workspace } else { 0 };
     }
 
-    // Gradients come from roots only, so nodes from which no root can be reached take no part in backward.
-    let mut reached: Vec<bool> = graph.values.iter().map(|v| v.root).collect();
-    for (i, node) in graph.nodes.iter().enumerate().rev() {
-        nodes[i].differentiated &= reached[node.output.0];
-        if nodes[i].differentiated {
-            node.inputs.iter().for_each(|v| reached[v.0] |= needs_grad[v.0]);
-        }
-    }
     for (node, plan) in graph.nodes.iter().zip(&mut nodes) {
         let wanted = |wanted: bool| if plan.differentiated && wanted { GradWrite::Overwrite } else { GradWrite::Skip };
         plan.grad_inputs = node.inputs.iter().map(|v| wanted(needs_grad[v.0])).collect();

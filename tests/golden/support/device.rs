@@ -1,6 +1,6 @@
 //! The devices that golden data are checked on, and how far each may be off.
 
-use ptl::engine::device::{Device, DeviceKind, DeviceOptions, Gpu};
+use ptl::engine::device::{Device, DeviceKind, DeviceOptions, Gpu, VendorUse};
 use ptl::engine::precision::Precision;
 
 use super::Checker;
@@ -52,7 +52,7 @@ fn emulated(precision: Precision, floor: f64) -> Vec<Variant> {
         let options = DeviceOptions { kind: DeviceKind::Emulated, precision, vendor };
         Device::open(&options).map(|device| Variant { name: device.to_string(), device, floor })
     };
-    [open(true), open(false)].into_iter().collect::<Result<_, _>>().unwrap_or_else(|error| {
+    [open(VendorUse::Always), open(VendorUse::Never)].into_iter().collect::<Result<_, _>>().unwrap_or_else(|error| {
         say(&format!("SKIPPED on the emulated GPU: {error}"));
         Vec::new()
     })

@@ -10,7 +10,7 @@ use crate::app::cli::args::RankArgs;
 use crate::app::cli::output::stderr_reporter;
 use crate::base::text::{Shown, are, plural};
 use crate::config::Config;
-use crate::engine::device::{Device, DeviceOptions};
+use crate::engine::device::{Device, DeviceOptions, VendorUse};
 use crate::eval::extract::zeros_warning;
 use crate::eval::features_file::FeatureSet;
 use crate::eval::ranking::RankingOptions;
@@ -22,7 +22,7 @@ pub(crate) fn rank(args: &RankArgs) -> Result<ExitCode> {
     args.settings.0.refuse_without_effect(&config, false)?;
     set_threads(&config)?;
     // Distances use the crate's own kernels, so no library is needed.
-    let device = Device::open(&DeviceOptions { vendor: false, ..config.device_options() })?;
+    let device = Device::open(&DeviceOptions { vendor: VendorUse::Never, ..config.device_options() })?;
     let reporter = stderr_reporter();
     let read = |path: &Path, labels: Option<&Path>| -> Result<FeatureSet> {
         let mut set = FeatureSet::read(path, labels)?;

@@ -30,7 +30,7 @@ pub(crate) fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
 
     let mut checks = Vec::new();
     let done = selftest::run(&device, seed, args.full, &mut |check| checks.push(check.clone()));
-    device.report_refusals(&reporter);
+    device.report_choices(&reporter);
     let verdict = |passed| if passed { "ok" } else { "FAILED" };
     let mut table = Table::new(["comparison", "largest deviation", "allowed", ""]);
     for check in &checks {

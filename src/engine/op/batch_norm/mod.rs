@@ -135,7 +135,7 @@ impl Op for BatchNormOp {
         cpu::recompute(self, cx);
     }
 
-    fn gpu_needs(&self, _: &Gpu) -> Result<Needs> {
+    fn gpu_needs(&self, _: &Gpu, _: bool) -> Result<Needs> {
         gpu::needs(self)
     }
 
