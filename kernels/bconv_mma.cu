@@ -92,13 +92,12 @@ template <class Pixels, class T>
 DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, float* c_next, T* y, T* gates, ConvSizes conv) {
     DYNAMIC_SHARED(shared);
     const int channels = cell_channels(conv);
-    int4* places = (int4*)(shared + MMA_PLACES_AT);
     long long count = (long long)conv.n * conv.out_h * conv.out_w;
-    fill_places(places, MMA_ROWS, (long long)blockIdx.x * MMA_ROWS, count, [=](int pixel) { return forward_place(pixel, conv); });
+    MmaPlaces places((long long)blockIdx.x * MMA_ROWS, count, [=](int pixel) { return forward_place(pixel, conv); });
 
     int steps = Pixels::steps(conv.kernel_h * conv.kernel_w, conv.in_c);
     Pixels a = Pixels::forward(x, conv, places);
-    float acc[2][8][4] = {};
+    float acc[4][8][4] = {};
     multiply_mma(acc, shared, a, packed + (long long)blockIdx.y * steps * MMA_COLUMNS * Mma<T>::DEPTH, steps);
 
     int channel = blockIdx.y * 32 + threadIdx.x / 32 % 2 * 16 + threadIdx.x % 4 * 4;
@@ -106,14 +105,14 @@ DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, 
     bool aligned = live == 4 && channels % 4 == 0;
     if (live <= 0) return;
     // All states before the first store: c_next may be c_prev as far as the compiler knows, so each load would wait for the stores before.
-    float before[4][4] = {};
+    float before[8][4] = {};
 #pragma unroll
-    for (int part = 0; part < 4; part++) {
+    for (int part = 0; part < 8; part++) {
         long long pixel = (long long)blockIdx.x * MMA_ROWS + mma_row(part / 2, part % 2 * 2);
         if (pixel < count) load_four(c_prev + pixel * channels + channel, before[part], live, aligned);
     }
 #pragma unroll
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 4; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             long long pixel = (long long)blockIdx.x * MMA_ROWS + mma_row(i, half * 2);
@@ -142,8 +141,8 @@ DEVICE void bconv_forward_mma(const T* x, const T* packed, const float* c_prev, 
         }
 }
 
-// launch: grid (ceil(n·out_h·out_w / 128), ceil(channels / 32)), dynamic shared memory 63488
-extern "C" __global__ void __launch_bounds__(256, 2)
+// launch: grid (ceil(n·out_h·out_w / 128), ceil(channels / 32)), dynamic shared memory 49152
+extern "C" __global__ void __launch_bounds__(128, 2)
     bconv_forward_bf16(const bf16* __restrict__ x,       // [n, in_h, in_w, in_c]
                        const bf16* __restrict__ packed,  // by pack_gates_bf16
                        const float* c_prev,              // [n, out_h, out_w, channels]
@@ -154,7 +153,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     bconv_forward_mma<MmaPixels<bf16>>(x, packed, c_prev, c_next, y, gates, conv);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(128, 2)
     bconv_forward_tf32(const float* __restrict__ x, const float* __restrict__ packed, const float* c_prev, float* c_next,
                        float* __restrict__ y, float* __restrict__ gates, ConvSizes conv) {
     bconv_forward_mma<MmaPixels<float>>(x, packed, c_prev, c_next, y, gates, conv);
@@ -162,13 +161,13 @@ extern "C" __global__ void __launch_bounds__(256, 2)
 
 // The same for few input channels, with weights packed by pack_gates_dense_*. With 3 channels, a step of MmaPixels would hold 3
 // numbers and 29 zeros.
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(128, 2)
     bconv_forward_dense_bf16(const bf16* __restrict__ x, const bf16* __restrict__ packed, const float* c_prev,
                              float* c_next, bf16* __restrict__ y, bf16* __restrict__ gates, ConvSizes conv) {
     bconv_forward_mma<MmaDensePixels<bf16>>(x, packed, c_prev, c_next, y, gates, conv);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(128, 2)
     bconv_forward_dense_tf32(const float* __restrict__ x, const float* __restrict__ packed, const float* c_prev,
                              float* c_next, float* __restrict__ y, float* __restrict__ gates, ConvSizes conv) {
     bconv_forward_mma<MmaDensePixels<float>>(x, packed, c_prev, c_next, y, gates, conv);

@@ -37,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(128)
 }
 
 // dx = transposed convolution of dy. Input pixels with the same y mod stride_y and x mod stride_x form a stride phase, and the same
-// taps reach all of them; there is one product for each phase, over these taps only. blockIdx.z = phase_y·stride_x + phase_x.
+// taps reach all of them; there is one product for each phase, over these taps only. blockIdx.z = tap_y·stride_x + tap_x of the first tap.
 // launch: grid (ceil(n·ceil(in_h / stride_y)·ceil(in_w / stride_x) / 128), ceil(in_c / 64), stride_y·stride_x)
 extern "C" __global__ void __launch_bounds__(128)
     conv2d_backward_data_f32(const float* __restrict__ dy,      // [n, out_h, out_w, out_c]

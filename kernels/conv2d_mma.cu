@@ -38,13 +38,12 @@ extern "C" __global__ void __launch_bounds__(256)
 template <class T>
 DEVICE void forward_mma(const T* x, const T* packed, const float* bias, T* y, ConvSizes conv) {
     DYNAMIC_SHARED(shared);
-    int4* places = (int4*)(shared + MMA_PLACES_AT);
     long long count = (long long)conv.n * conv.out_h * conv.out_w, first = (long long)blockIdx.x * MMA_ROWS;
-    fill_places(places, MMA_ROWS, first, count, [=](int pixel) { return forward_place(pixel, conv); });
+    MmaPlaces places(first, count, [=](int pixel) { return forward_place(pixel, conv); });
 
     int steps = conv.kernel_h * conv.kernel_w * steps_of_tap<T>(conv.in_c), first_column = blockIdx.y * MMA_COLUMNS;
     MmaPixels<T> a = MmaPixels<T>::forward(x, conv, places);
-    float acc[2][8][4] = {};
+    float acc[4][8][4] = {};
     multiply_mma(acc, shared, a, packed + (long long)blockIdx.y * steps * MMA_COLUMNS * Mma<T>::DEPTH, steps);
 
     if (bias) {
@@ -54,11 +53,12 @@ DEVICE void forward_mma(const T* x, const T* packed, const float* bias, T* y, Co
             for (int e = 0; e < 2; e++) {
                 int column = first_column + mma_column(j, e);
                 float b = column < conv.out_c ? bias[column] : 0.0f;
-                acc[0][j][e] += b, acc[0][j][e + 2] += b, acc[1][j][e] += b, acc[1][j][e + 2] += b;
+#pragma unroll
+                for (int i = 0; i < 4; i++) acc[i][j][e] += b, acc[i][j][e + 2] += b;
             }
     }
 #pragma unroll
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 4; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             long long pixel = first + mma_row(i, half * 2);
@@ -66,8 +66,8 @@ DEVICE void forward_mma(const T* x, const T* packed, const float* bias, T* y, Co
         }
 }
 
-// y = conv(x, weight) + bias. launch: grid (ceil(n·out_h·out_w / 128), ceil(out_c / 128)), dynamic shared memory 63488
-extern "C" __global__ void __launch_bounds__(256, 2)
+// y = conv(x, weight) + bias. launch: grid (ceil(n·out_h·out_w / 128), ceil(out_c / 128)), dynamic shared memory 49152
+extern "C" __global__ void __launch_bounds__(128, 2)
     conv2d_forward_bf16(const bf16* __restrict__ x,       // [n, in_h, in_w, in_c]
                         const bf16* __restrict__ packed,  // by pack_weights_bf16
                         const float* __restrict__ bias,   // [out_c] or null
@@ -76,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     forward_mma(x, packed, bias, y, conv);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(128, 2)
     conv2d_forward_tf32(const float* __restrict__ x, const float* __restrict__ packed, const float* __restrict__ bias,
                         float* __restrict__ y, ConvSizes conv) {
     forward_mma(x, packed, bias, y, conv);
@@ -126,13 +126,12 @@ extern "C" __global__ void __launch_bounds__(256)
 template <class T>
 DEVICE void backward_data_mma(const T* dy, const T* packed, T* dx, ConvSizes conv, int accumulate) {
     DYNAMIC_SHARED(shared);
-    int4* places = (int4*)(shared + MMA_PLACES_AT);
     StridePhase phase(blockIdx.z, conv);
     long long count = (long long)conv.n * phase.height * phase.width, first = (long long)blockIdx.x * MMA_ROWS;
     if (first >= count) return;
-    fill_places(places, MMA_ROWS, first, count, [=](int pixel) { return phase.place(pixel, conv.out_h); });
+    MmaPlaces places(first, count, [=](int pixel) { return phase.place(pixel, conv.out_h); });
 
-    float acc[2][8][4] = {};
+    float acc[4][8][4] = {};
     int per_tap = steps_of_tap<T>(conv.out_c), steps = phase.taps_y * phase.taps_x * per_tap;
     if (steps > 0) {
         // The number of taps that are packed before those of this phase.
@@ -146,7 +145,7 @@ DEVICE void backward_data_mma(const T* dy, const T* packed, T* dx, ConvSizes con
     }
 
 #pragma unroll
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 4; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             long long row = first + mma_row(i, half * 2);
@@ -156,11 +155,11 @@ DEVICE void backward_data_mma(const T* dy, const T* packed, T* dx, ConvSizes con
         }
 }
 
-// dx = transposed convolution of dy: one product for each stride phase, as in conv2d_f32.cu. blockIdx.z = phase_y·stride_x +
-// phase_x.
+// dx = transposed convolution of dy: one product for each stride phase, as in conv2d_f32.cu. blockIdx.z = tap_y·stride_x +
+// tap_x.
 // launch: grid (ceil(n·ceil(in_h / stride_y)·ceil(in_w / stride_x) / 128), ceil(in_c / 128), stride_y·stride_x), dynamic shared
-// memory 63488
-extern "C" __global__ void __launch_bounds__(256, 2)
+// memory 49152
+extern "C" __global__ void __launch_bounds__(128, 2)
     conv2d_backward_data_bf16(const bf16* __restrict__ dy,      // [n, out_h, out_w, out_c]
                               const bf16* __restrict__ packed,  // by pack_transposed_bf16 with these strides
                               bf16* __restrict__ dx,            // [n, in_h, in_w, in_c]
@@ -168,7 +167,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     backward_data_mma(dy, packed, dx, conv, accumulate);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(128, 2)
     conv2d_backward_data_tf32(const float* __restrict__ dy, const float* __restrict__ packed, float* __restrict__ dx,
                               ConvSizes conv, int accumulate) {
     backward_data_mma(dy, packed, dx, conv, accumulate);

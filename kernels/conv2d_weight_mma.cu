@@ -14,15 +14,21 @@ template <class T> struct Slab {
     static const int WIDE = 16 / (int)sizeof(T);   // numbers in 16 bytes, which a thread fetches at once
     static const int CHUNKS = MMA_ROWS / WIDE;     // threads that fetch one pixel
     static const int PASS = MMA_THREADS / CHUNKS;  // pixels that all threads fetch at once
-    static const int PIXELS = 2 * PASS;            // of a stage: 32 of bf16, 16 of tf32
-    // Bytes from one pixel to the next: 16 (bf16) or 32 (tf32) more than 128 numbers take, so that a warp reads from different
-    // banks.
-    static const int PITCH = MMA_ROWS * (int)sizeof(T) + 8 * (int)sizeof(T);
+    static const int PASSES = 4;                   // of a stage
+    static const int PIXELS = PASSES * PASS;       // of a stage: 32 of bf16, 16 of tf32
+    static const int PITCH = MMA_ROWS * (int)sizeof(T);
     static const int BYTES = PIXELS * PITCH;
+
+    // The byte where the 16 bytes number `chunk` of a pixel lie. Chunks change places from pixel to pixel, so that a warp reads from
+    // different banks: eight pixels of one chunk in bf16, four pixels of two chunks in tf32.
+    static METHOD int at(int pixel, int chunk) {
+        int turned = sizeof(T) == 2 ? chunk ^ pixel % 8 : chunk ^ pixel % 4 * 2;
+        return pixel * PITCH + turned * 16;
+    }
 };
 static_assert(Slab<bf16>::BYTES == Slab<float>::BYTES, "both forms take the same shared memory");
 const int WEIGHT_STAGE_BYTES = 2 * Slab<bf16>::BYTES;
-const int WEIGHT_SHARED = MMA_STAGES * WEIGHT_STAGE_BYTES;  // 52224 bytes: a kernel needs the opt-in above 48 KiB
+const int WEIGHT_SHARED = MMA_STAGES * WEIGHT_STAGE_BYTES;  // 49152 bytes of dynamic shared memory
 
 // Fills 16 bytes of shared memory from `source`: `live` numbers, then zeros. If the rows are `aligned`, a `live` above 0 stands for all,
 // and cp.async copies them. Otherwise they are copied one by one, and other threads see them after the barrier that follows the wait for
@@ -52,11 +58,11 @@ template <class T> struct WeightOperands {
     int step_image, step_y, step_x;   // PASS pixels forward, as images, rows and columns
 
     METHOD void load_stage(unsigned char* stage) {
-        const int wide = Slab<T>::WIDE, pitch = Slab<T>::PITCH;
+        const int wide = Slab<T>::WIDE;
 #pragma unroll
-        for (int pass = 0; pass < 2; pass++) {
+        for (int pass = 0; pass < Slab<T>::PASSES; pass++) {
             int pixel = pass * Slab<T>::PASS + (int)threadIdx.x / Slab<T>::CHUNKS;
-            T* to = (T*)(stage + pixel * pitch) + (int)threadIdx.x % Slab<T>::CHUNKS * wide;
+            T* to = (T*)(stage + Slab<T>::at(pixel, (int)threadIdx.x % Slab<T>::CHUNKS));
             load_rows(to);
             to = (T*)((unsigned char*)to + Slab<T>::BYTES);
             fetch_row(to, gradients, dy, left > 0 ? columns : 0, conv.out_c % wide == 0);
@@ -108,17 +114,17 @@ template <> struct Fragments<bf16> {
     static const int DEPTH = 16;
     static METHOD void rows(uint32_t (&r)[4], const unsigned char* slab, int first) {
         int lane = threadIdx.x % 32;
-        ldmatrix_x4_trans(r, slab + (lane % 8 + lane / 16 * 8) * Slab<bf16>::PITCH + (first + lane / 8 % 2 * 8) * 2);
+        ldmatrix_x4_trans(r, slab + Slab<bf16>::at(lane % 8 + lane / 16 * 8, first / 8 + lane / 8 % 2));
     }
     static METHOD void columns(uint32_t (&r)[4], const unsigned char* slab, int first) {
         int lane = threadIdx.x % 32;
-        ldmatrix_x4_trans(r, slab + (lane % 8 + lane / 8 % 2 * 8) * Slab<bf16>::PITCH + (first + lane / 16 * 8) * 2);
+        ldmatrix_x4_trans(r, slab + Slab<bf16>::at(lane % 8 + lane / 8 % 2 * 8, first / 8 + lane / 16));
     }
 };
 template <> struct Fragments<float> {
     static const int DEPTH = 8;
     static METHOD uint32_t word(const unsigned char* slab, int pixel, int at) {
-        return round_tf32(((const uint32_t*)(slab + pixel * Slab<float>::PITCH))[at]);
+        return round_tf32(((const uint32_t*)(slab + Slab<float>::at(pixel, at / 4)))[at % 4]);
     }
     static METHOD void rows(uint32_t (&r)[4], const unsigned char* slab, int first) {
         int pixel = threadIdx.x % 4, at = first + threadIdx.x % 32 / 4;
@@ -150,15 +156,15 @@ DEVICE void backward_weight_mma(const T* x, const T* dy, float* partials, ConvSi
                                pixels - (int)threadIdx.x / Slab<T>::CHUNKS, dy + (long long)pixel * conv.out_c + column,
                                step_rows / conv.out_h, step_rows % conv.out_h, Slab<T>::PASS % conv.out_w};
     int steps = ceil_div(pixels, Slab<T>::PIXELS);
-    float acc[2][8][4] = {};
+    float acc[4][8][4] = {};
     auto fetch = [&](unsigned char* stage, int) { operands.load_stage(stage); };
     auto multiply = [&](const unsigned char* stage) {
 #pragma unroll
         for (int depth = 0; depth < Slab<T>::PIXELS; depth += Fragments<T>::DEPTH) {
             const unsigned char* slab = stage + depth * Slab<T>::PITCH;
-            uint32_t left[2][4], right[4][4];
+            uint32_t left[4][4], right[4][4];
 #pragma unroll
-            for (int i = 0; i < 2; i++) Fragments<T>::rows(left[i], slab, warp / 2 * 32 + i * 16);
+            for (int i = 0; i < 4; i++) Fragments<T>::rows(left[i], slab, warp / 2 * 64 + i * 16);
 #pragma unroll
             for (int j = 0; j < 4; j++) Fragments<T>::columns(right[j], slab + Slab<T>::BYTES, warp % 2 * 64 + j * 16);
             multiply_fragments<T>(acc, left, right);
@@ -168,7 +174,7 @@ DEVICE void backward_weight_mma(const T* x, const T* dy, float* partials, ConvSi
 
     float* out = partials + (long long)blockIdx.z * all_rows * conv.out_c;
 #pragma unroll
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 4; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int r = blockIdx.x * MMA_ROWS + mma_row(i, half * 2);
@@ -178,8 +184,8 @@ DEVICE void backward_weight_mma(const T* x, const T* dy, float* partials, ConvSi
 
 // Block z sums the output pixels from z·split_pixels to (z+1)·split_pixels. A multiple of 32 leaves no step half empty.
 // launch: grid (ceil(kernel_h·kernel_w·in_c / 128), ceil(out_c / 128), splits), splits = ceil(n·out_h·out_w / split_pixels),
-// dynamic shared memory 52224
-extern "C" __global__ void __launch_bounds__(256, 2)
+// dynamic shared memory 49152
+extern "C" __global__ void __launch_bounds__(128, 2)
     conv2d_backward_weight_bf16(const bf16* __restrict__ x,    // [n, in_h, in_w, in_c]
                                 const bf16* __restrict__ dy,   // [n, out_h, out_w, out_c]
                                 float* __restrict__ partials,  // [splits, kernel_h, kernel_w, in_c, out_c]
@@ -187,7 +193,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
     backward_weight_mma(x, dy, partials, conv, split_pixels);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(128, 2)
     conv2d_backward_weight_tf32(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ partials,
                                 ConvSizes conv, int split_pixels) {
     backward_weight_mma(x, dy, partials, conv, split_pixels);

@@ -1,20 +1,37 @@
 // Convolution as a matrix product on tensor cores (mma.sync, sm_80 and later), in bf16 or tf32 with f32 sums.
 //
-// A block of 256 threads computes 128 rows x 128 columns; each of its 8 warps computes 32 x 64. A step of depth is 64 bytes: 32
-// numbers in bf16, 16 in tf32. Three steps are in shared memory at a time, loaded by cp.async. A 16-byte row of an 8x8 ldmatrix
-// tile is 8 bf16 or 4 f32, and both mma instructions take the words of their fragments from the same positions, so one loop serves
-// both types; only the instruction differs.
+// A block of 128 threads computes 128 rows x 128 columns; each of its 4 warps computes 64 x 64, so that it reads 4 KB from shared memory
+// for 65536 products of bf16. A step of depth is 64 bytes: 32 numbers in bf16, 16 in tf32. Three steps are in shared memory at a time,
+// loaded by cp.async. A 16-byte row of an 8x8 ldmatrix tile is 8 bf16 or 4 f32, and both mma instructions take the words of their
+// fragments from the same positions, so one loop serves both types; only the instruction differs.
 #pragma once
 
 #include "pixels.cuh"
 
-const int MMA_ROWS = 128, MMA_COLUMNS = 128, MMA_THREADS = 256, MMA_STAGES = 3;
-// Bytes from row to row: 64 of depth, and 16 more so that the eight rows of an ldmatrix are in different banks.
-const int MMA_DEPTH_BYTES = 64, MMA_PITCH = MMA_DEPTH_BYTES + 16;
-const int MMA_STAGE_BYTES = (MMA_ROWS + MMA_COLUMNS) * MMA_PITCH;
-// The dynamic shared memory of a launch holds the stages, then the place of each row.
-const int MMA_PLACES_AT = MMA_STAGES * MMA_STAGE_BYTES;
-const int MMA_SHARED = MMA_PLACES_AT + MMA_ROWS * 16;  // 63488 bytes; above 48 KiB a kernel must opt in
+const int MMA_ROWS = 128, MMA_COLUMNS = 128, MMA_THREADS = 128, MMA_STAGES = 3;
+const int MMA_DEPTH_BYTES = 64;
+const int MMA_STAGE_BYTES = (MMA_ROWS + MMA_COLUMNS) * MMA_DEPTH_BYTES;
+const int MMA_SHARED = MMA_STAGES * MMA_STAGE_BYTES;  // 49152 bytes of dynamic shared memory
+// Rows, and columns, of which a thread loads 16 bytes of each step: threadIdx.x / 4 + 32·i, their part threadIdx.x % 4.
+const int MMA_LOADS = MMA_ROWS * 4 / MMA_THREADS;
+DEVICE int mma_loaded(int i) { return (int)threadIdx.x / 4 + i * (MMA_THREADS / 4); }
+
+// The byte of a stage where the 16 bytes number `part` (0 to 3) of a row or column lie. Parts change places from row to row, so that the
+// eight rows of an ldmatrix, and the eight stores of a quarter of a warp, are in different banks.
+DEVICE int mma_at(int row, int part) { return row * MMA_DEPTH_BYTES + (part ^ row / 2 % 4) * 16; }
+
+// The places of the rows that a thread loads; place(first + row) for those that exist (pixels.cuh).
+struct MmaPlaces {
+    int4 of[MMA_LOADS];
+
+    template <class F> METHOD MmaPlaces(long long first, long long count, F place) {
+#pragma unroll
+        for (int i = 0; i < MMA_LOADS; i++) {
+            long long pixel = first + mma_loaded(i);
+            of[i] = pixel < count ? place((int)pixel) : make_int4(0, NO_PIXEL, 0, 0);
+        }
+    }
+};
 
 template <class T> struct Mma;
 template <> struct Mma<bf16> {
@@ -51,12 +68,12 @@ template <class T> struct MmaPixels {
     const T* image;  // [n, height, width, channels]
     int height, width, channels;
     int taps_x;
-    int direction;       // 1 or -1: the sign of the tap
-    const int4* places;  // [MMA_ROWS] in shared memory
+    int direction;  // 1 or -1: the sign of the tap
+    MmaPlaces places;
     // The tap and the first channel of the next step. They are counted, because divisions would take as long as the loads.
     int tap_y = 0, tap_x = 0, first = 0;
 
-    static METHOD MmaPixels forward(const T* x, const ConvSizes& conv, const int4* places) {
+    static METHOD MmaPixels forward(const T* x, const ConvSizes& conv, const MmaPlaces& places) {
         return {x, conv.in_h, conv.in_w, conv.in_c, conv.kernel_w, 1, places};
     }
     // Starts to load the next step of depth.
@@ -64,13 +81,12 @@ template <class T> struct MmaPixels {
         const int wide = 16 / (int)sizeof(T);
         int channel = first + (int)(threadIdx.x % 4) * wide;
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int row = threadIdx.x / 4 + i * 64;
-            int4 place = places[row];
+        for (int i = 0; i < MMA_LOADS; i++) {
+            int4 place = places.of[i];
             int y = place.y + direction * tap_y, x = place.z + direction * tap_x;
             bool inside = (unsigned)y < (unsigned)height && (unsigned)x < (unsigned)width && channel < channels;
             const T* source = inside ? image + ((long long)(place.x + y) * width + x) * channels + channel : image;
-            T* to = (T*)(stage + row * MMA_PITCH) + (threadIdx.x % 4) * wide;
+            T* to = (T*)(stage + mma_at(mma_loaded(i), threadIdx.x % 4));
             if (channels % wide == 0) {
                 cp_async_16(to, source, inside);
             } else {
@@ -103,10 +119,10 @@ template <class T> struct MmaDensePixels {
     const T* image;  // [n, height, width, channels]
     int height, width, channels;
     int taps_y, taps_x;
-    const int4* places;  // [MMA_ROWS] in shared memory
-    int step = 0;        // the next one
+    MmaPlaces places;
+    int step = 0;  // the next one
 
-    static METHOD MmaDensePixels forward(const T* x, const ConvSizes& conv, const int4* places) {
+    static METHOD MmaDensePixels forward(const T* x, const ConvSizes& conv, const MmaPlaces& places) {
         return {x, conv.in_h, conv.in_w, conv.in_c, conv.kernel_h, conv.kernel_w, places};
     }
     METHOD void load_next(unsigned char* stage) {
@@ -114,11 +130,10 @@ template <class T> struct MmaDensePixels {
         int depth = step++ * Mma<T>::DEPTH + (int)(threadIdx.x % 4) * wide, tap = depth / channels, channel = depth - tap * channels;
         int tap_y = tap / taps_x, tap_x = tap - tap_y * taps_x;
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int row = threadIdx.x / 4 + i * 64;
-            int4 place = places[row];
+        for (int i = 0; i < MMA_LOADS; i++) {
+            int4 place = places.of[i];
             long long at = ((long long)(place.x + place.y + tap_y) * width + place.z + tap_x) * channels + channel;
-            unsigned char* to = stage + row * MMA_PITCH + threadIdx.x % 4 * 16;
+            unsigned char* to = stage + mma_at(mma_loaded(i), threadIdx.x % 4);
             if (channels % wide == 0) {
                 // All 16 bytes belong to one tap.
                 bool valid = inside(place, tap_y, tap_x);
@@ -174,44 +189,43 @@ DEVICE void pipeline(unsigned char* shared, int steps, Fetch fetch, Multiply mul
 
 // acc[i][j] += left[i] · right[j / 2][the half j % 2]
 template <class T>
-DEVICE void multiply_fragments(float (&acc)[2][8][4], const uint32_t (&left)[2][4], const uint32_t (&right)[4][4]) {
+DEVICE void multiply_fragments(float (&acc)[4][8][4], const uint32_t (&left)[4][4], const uint32_t (&right)[4][4]) {
 #pragma unroll
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 4; i++)
 #pragma unroll
         for (int j = 0; j < 8; j++)
             Mma<T>::multiply(acc[i][j], left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1]);
 }
 
-// acc[i][j] += rows · columns over `steps` steps of depth. acc[i][j] is a tile of 16x8, which in warp w starts at row 32·(w/2) +
+// acc[i][j] += rows · columns over `steps` steps of depth. acc[i][j] is a tile of 16x8, which in warp w starts at row 64·(w/2) +
 // 16·i and column 64·(w%2) + 8·j; lane l holds its rows l/4 and l/4 + 8, columns 2·(l%4) and the next one. The right side is packed
 // as [steps][MMA_COLUMNS][DEPTH].
 template <class T, class Pixels>
-DEVICE void multiply_mma(float (&acc)[2][8][4], unsigned char* shared, Pixels a, const T* packed, int steps) {
+DEVICE void multiply_mma(float (&acc)[4][8][4], unsigned char* shared, Pixels a, const T* packed, int steps) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     auto fetch = [&](unsigned char* stage, int step) {
         a.load_next(stage);
         const unsigned char* source = (const unsigned char*)packed + (long long)step * MMA_COLUMNS * MMA_DEPTH_BYTES;
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int column = threadIdx.x / 4 + i * 64, part = threadIdx.x % 4 * 16;
-            cp_async_16(stage + (MMA_ROWS + column) * MMA_PITCH + part, source + column * MMA_DEPTH_BYTES + part, true);
+        for (int i = 0; i < MMA_LOADS; i++) {
+            int column = mma_loaded(i), part = threadIdx.x % 4;
+            cp_async_16(stage + mma_at(MMA_ROWS + column, part), source + column * MMA_DEPTH_BYTES + part * 16, true);
         }
     };
     auto multiply = [&](const unsigned char* stage) {
-        const unsigned char* rows = stage + warp / 2 * 32 * MMA_PITCH;
-        const unsigned char* columns = stage + (MMA_ROWS + warp % 2 * 64) * MMA_PITCH;
+        const int rows = warp / 2 * 64 + lane % 16, columns = MMA_ROWS + warp % 2 * 64 + lane % 8 + lane / 16 * 8;
 #pragma unroll
-        for (int part = 0; part < MMA_DEPTH_BYTES; part += 32) {
-            uint32_t left[2][4], right[4][4];
+        for (int part = 0; part < 4; part += 2) {
+            uint32_t left[4][4], right[4][4];
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                ldmatrix_x4(left[i], rows + (i * 16 + lane % 16) * MMA_PITCH + part + lane / 16 * 16);
+            for (int i = 0; i < 4; i++) {
+                ldmatrix_x4(left[i], stage + mma_at(rows + i * 16, part + lane / 16));
 #pragma unroll
                 for (int r = 0; r < 4; r++) left[i][r] = Mma<T>::operand(left[i][r]);
             }
 #pragma unroll
             for (int j = 0; j < 4; j++)
-                ldmatrix_x4(right[j], columns + (j * 16 + lane % 8 + lane / 16 * 8) * MMA_PITCH + part + lane / 8 % 2 * 16);
+                ldmatrix_x4(right[j], stage + mma_at(columns + j * 16, part + lane / 8 % 2));
             multiply_fragments<T>(acc, left, right);
         }
     };
@@ -219,7 +233,7 @@ DEVICE void multiply_mma(float (&acc)[2][8][4], unsigned char* shared, Pixels a,
 }
 
 // The row of acc[i][·][e] within the block's tile, and the column of acc[·][j][e].
-DEVICE int mma_row(int i, int e) { return (int)threadIdx.x / 64 * 32 + i * 16 + (int)threadIdx.x % 32 / 4 + e / 2 * 8; }
+DEVICE int mma_row(int i, int e) { return (int)threadIdx.x / 64 * 64 + i * 16 + (int)threadIdx.x % 32 / 4 + e / 2 * 8; }
 DEVICE int mma_column(int j, int e) { return (int)threadIdx.x / 32 % 2 * 64 + j * 8 + (int)threadIdx.x % 4 * 2 + e % 2; }
 
 // Stores or adds two neighbouring numbers at once. The index of the first and the length of the row are even.

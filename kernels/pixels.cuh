@@ -34,14 +34,17 @@ struct StridePhase {
     int tap_y, tap_x, taps_y, taps_x;
     int shift_y, shift_x;  // added to a pixel's y and x within the phase, gives the output's
 
-    METHOD StridePhase(int phase, const ConvSizes& conv) {
-        phase_y = phase / conv.stride_x, phase_x = phase - phase_y * conv.stride_x;
+    // The phase whose first tap is number `tap` of those below the stride. Number 0 has the most taps, and so the most work.
+    METHOD StridePhase(int tap, const ConvSizes& conv) {
+        tap_y = tap / conv.stride_x, tap_x = tap - tap_y * conv.stride_x;
+        phase_y = first_pixel(tap_y, conv.padding_y, conv.stride_y), phase_x = first_pixel(tap_x, conv.padding_x, conv.stride_x);
         height = count_from(phase_y, conv.in_h, conv.stride_y), width = count_from(phase_x, conv.in_w, conv.stride_x);
-        tap_y = (phase_y + conv.padding_y) % conv.stride_y, tap_x = (phase_x + conv.padding_x) % conv.stride_x;
         taps_y = count_from(tap_y, conv.kernel_h, conv.stride_y), taps_x = count_from(tap_x, conv.kernel_w, conv.stride_x);
         shift_y = (phase_y + conv.padding_y - tap_y) / conv.stride_y;
         shift_x = (phase_x + conv.padding_x - tap_x) / conv.stride_x;
     }
+    // The first pixel that a tap reaches: the smallest p with (p + padding) % stride == tap.
+    static METHOD int first_pixel(int tap, int padding, int stride) { return (tap + stride - padding % stride) % stride; }
     // How many of first, first + stride, ... are below `end`.
     static METHOD int count_from(int first, int end, int stride) { return first < end ? ceil_div(end - first, stride) : 0; }
 

@@ -1,7 +1,7 @@
 #include "conv_reference.h"
 using namespace test;
 
-static const unsigned MMA_SHARED_BYTES = 63488;
+static const unsigned MMA_SHARED_BYTES = 49152;
 
 // Numbers as the tensor cores read them.
 static Doubles as_tf32(const Floats& v) {
@@ -220,14 +220,13 @@ template <class T, class Backward> static void check_backward_weight(Backward ba
     });
 }
 
-static const unsigned WEIGHT_SHARED_BYTES = 52224;
 CASE(conv2d_backward_weight_bf16_mma) {
     check_backward_weight<bf16>([](Grid grid, Halves& x, Halves& dy, Floats& partials, const Conv& c, int split_pixels) {
-        RUN_SHARED(conv2d_backward_weight_bf16, grid, WEIGHT_SHARED_BYTES, x, dy, partials, c.sizes(), split_pixels);
+        RUN_SHARED(conv2d_backward_weight_bf16, grid, MMA_SHARED_BYTES, x, dy, partials, c.sizes(), split_pixels);
     });
 }
 CASE(conv2d_backward_weight_tf32_mma) {
     check_backward_weight<float>([](Grid grid, Floats& x, Floats& dy, Floats& partials, const Conv& c, int split_pixels) {
-        RUN_SHARED(conv2d_backward_weight_tf32, grid, WEIGHT_SHARED_BYTES, x, dy, partials, c.sizes(), split_pixels);
+        RUN_SHARED(conv2d_backward_weight_tf32, grid, MMA_SHARED_BYTES, x, dy, partials, c.sizes(), split_pixels);
     });
 }

@@ -1,7 +1,7 @@
 //! Convolutions on a GPU, and the gradients of cells: which kernels or vendor calls run, and how much workspace they need.
 
 use super::measure::measure;
-use super::workspace::{ENOUGH_BLOCKS, Part, Parts, split_rows};
+use super::workspace::{Part, Parts, split_rows};
 use crate::Result;
 use crate::engine::device::kernels::{self, ConvSizes};
 use crate::engine::device::{Call, Gpu, Grid, Pass, Ptr, Untyped, Vendor};
@@ -15,9 +15,11 @@ use crate::engine::precision::Precision;
 pub(super) const TILE_PIXELS: usize = 128;
 /// The fewest pixels that a block sums.
 const LEAST_SPLIT: usize = 256;
-/// Dynamic shared memory of the kernels on tensor cores: first forward and the gradient of the input, then the gradient of the weight.
-pub(super) const MMA_SHARED_BYTES: usize = 63488;
-const WEIGHT_MMA_SHARED_BYTES: usize = 52224;
+/// The blocks of the gradient of a weight that an H100 or H200 runs at once: two on each of 132 multiprocessors. It is the same on all GPUs,
+/// because the splits decide the order of sums, and so their bits.
+const PLACES: usize = 264;
+/// Dynamic shared memory of the kernels on tensor cores.
+pub(super) const MMA_SHARED_BYTES: usize = 49152;
 
 /// A convolution on a GPU. Activations have the type of the GPU's precision, weights are f32.
 pub(super) struct ConvLaunch<'a> {
@@ -145,7 +147,7 @@ impl<'a> ConvLaunch<'a> {
         let partials = self.backward_parts().weight_partials.of(workspace);
         let (split_pixels, splits) = self.weight_splits();
         let grid = Grid::from([g.k().div_ceil(128), g.out_c.div_ceil(self.weight_columns()), splits]);
-        let grid = if gpu.precision() == Precision::F32 { grid } else { grid.shared(WEIGHT_MMA_SHARED_BYTES) };
+        let grid = if gpu.precision() == Precision::F32 { grid } else { grid.shared(MMA_SHARED_BYTES) };
         self.sum_of_partials(partials, dweight, splits, g.k() * g.out_c, |partials| {
             kernels::conv2d_backward_weight(gpu, grid, x, dy, partials, sizes, split_pixels as i32)
         })
@@ -249,10 +251,17 @@ impl<'a> ConvLaunch<'a> {
     /// Returns the pixels of a split of the weight's gradient, and the number of splits.
     fn weight_splits(&self) -> (usize, usize) {
         let g = self.geometry;
-        let tiles = g.k().div_ceil(128) * g.out_c.div_ceil(self.weight_columns());
+        let (pixels, tiles) = (g.pixels(), g.k().div_ceil(128) * g.out_c.div_ceil(self.weight_columns()));
+        // In units of all products by a GPU without an idle place: the waves of blocks, of which the last takes as long as a full one, and
+        // the partial sums, whose number is written and read in the time of about 500 products.
+        let cost = |splits: usize| {
+            let waves = (tiles * splits).div_ceil(PLACES) as f64 / splits as f64;
+            waves * PLACES as f64 / tiles as f64 + (500 * splits) as f64 / pixels as f64
+        };
+        let splits = (1..=(pixels / LEAST_SPLIT).clamp(1, PLACES)).min_by(|a, b| cost(*a).total_cmp(&cost(*b)));
         // A multiple of 32, so that no step of depth is half empty.
-        let split = split_rows(g.pixels(), LEAST_SPLIT, ENOUGH_BLOCKS.div_ceil(tiles)).next_multiple_of(32);
-        (split, g.pixels().div_ceil(split))
+        let split = pixels.div_ceil(splits.expect("1 at least")).next_multiple_of(32);
+        (split, pixels.div_ceil(split))
     }
 
     /// Returns the pixels of a split of the bias's gradient, and the number of splits.
