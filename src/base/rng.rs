@@ -16,6 +16,8 @@ pub enum Purpose {
     Augment = 3,
     /// Initial values of latent states.
     LatentState = 4,
+    /// In which order slots get the states of others.
+    StateOrder = 7,
     /// Images of generated data sets.
     Synth = 5,
     /// Numbers of tests, self-tests, profiles and benches.

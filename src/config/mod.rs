@@ -15,6 +15,7 @@ pub use crate::base::settings::{Command, Kind, Section, Setting};
 use crate::base::settings::{EVERYWHERE, ON_IMAGES, ON_RUNS, Recipe, settings};
 use crate::data::{Augment, DataOptions, SamplerOptions, Transform};
 use crate::engine::device::{DeviceKind, DeviceOptions, GpuOptions};
+use crate::engine::latent_state::LatentStates;
 use crate::engine::optim::OptimOptions;
 use crate::engine::precision::Precision;
 use crate::engine::schedule::ScheduleOptions;
@@ -165,6 +166,12 @@ impl Config {
             eval_state: self.ptl.eval_state,
             seed: self.seed,
         }
+    }
+
+    /// Returns the latent states of the network for `classes` classes or identities, before the first step.
+    pub fn latent_states(&self, classes: usize) -> LatentStates {
+        let PtlOptions { state_init, state_form, state_rate, .. } = self.ptl;
+        LatentStates::new(state_init, self.seed).with_form(state_form, state_rate, classes)
     }
 
     /// Returns how results are re-ranked; `None` if they are not.

@@ -102,6 +102,11 @@ pub(crate) fn state_bytes(graph: &Graph, batch: usize) -> u64 {
     graph.states().iter().map(|state| times(8 * state.slot.len() as u64, batch)).fold(0, u64::saturating_add)
 }
 
+/// Returns the bytes of what latent states keep in `rows` rows of a memory ([`StateForm`](crate::engine::latent_state::StateForm)).
+pub(crate) fn memory_bytes(graph: &Graph, rows: usize) -> u64 {
+    graph.states().iter().map(|state| times(4 * state.slot.len() as u64, rows)).fold(0, u64::saturating_add)
+}
+
 /// Returns the bytes of the loader's images and threads for `batches` batches of `batch` images; it starts no more threads than batches.
 pub(crate) fn loader_bytes(config: &Config, batch: usize, batches: usize) -> u64 {
     let workers = config.workers().min(batches);

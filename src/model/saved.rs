@@ -23,6 +23,9 @@ pub(crate) struct TrainingHeader {
     pub position: Option<OldPosition>,
     /// Number of resets of the latent states.
     pub state_resets: u64,
+    /// How often each row of the latent states' memories was collected since the last reset; empty without memories.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state_collected: Vec<u32>,
     /// Number of updates.
     pub optimizer_steps: u64,
 }
@@ -119,5 +122,7 @@ pub(crate) fn restore_latent_states(
             states.set_current(StateId::from_index(i), file.finite(&decl.name)?);
         }
     }
+    let header: TrainingHeader = read_header(file.path(), &file.metadata)?;
+    states.set_collected(header.state_collected);
     Ok(())
 }

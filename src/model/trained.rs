@@ -70,7 +70,7 @@ impl TrainedModel {
         let mut graph = Graph::new(Mode::Eval);
         let images = graph.input(Shape::new(config.eval.batch, config.model.height, config.model.image_width, 3));
         network.forward(&mut graph, &store, images)?;
-        let mut states = LatentStates::new(config.ptl.state_init, config.seed);
+        let mut states = config.latent_states(classes);
         // A training file next to a file of another program does not belong to it.
         let loaded = match trained_on {
             Some(_) => load_latent_states(&path, graph.states(), &mut states),
@@ -78,7 +78,7 @@ impl TrainedModel {
         };
         // The states may not fit, for example if the image size was changed. Only an evaluation that starts from them needs them.
         if loaded.is_err() && config.ptl.eval_state != EvalState::Mean {
-            states = LatentStates::new(config.ptl.state_init, config.seed);
+            states = config.latent_states(classes);
         } else {
             loaded?;
         }

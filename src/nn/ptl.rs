@@ -12,9 +12,9 @@
 //! chosen; its last cell is pooled.
 
 use super::{Architecture, BConvCell, Fuse, ResNet, ResNetConfig, Scope};
-use crate::base::settings::{CELL_WIDTHS, CELLS, ON_IMAGES, choice, settings};
+use crate::base::settings::{AVERAGED_STATES, CELL_WIDTHS, CELLS, ON_IMAGES, choice, settings};
 use crate::engine::graph::{Graph, Var};
-use crate::engine::latent_state::{EvalState, StateInit, StatePolicy};
+use crate::engine::latent_state::{EvalState, StateForm, StateInit, StatePolicy};
 use crate::engine::op;
 use crate::engine::store::{Group, Store};
 use crate::{Error, Result};
@@ -34,6 +34,14 @@ settings! {
         /// When training resets the latent states: at each epoch's start (carry), never (carry-epochs), or at every step (reset).
         #[setting(flag("state-policy").needs(&[CELLS]))]
         pub state_policy: StatePolicy = StatePolicy::Carry;
+        /// What a latent state starts the next step from: its slots as published, the slots in a random order (permuted), the mean over slots,
+        /// a running average of that mean (average) or of the mean over slots and pixels (channel-average), or a running average of the states
+        /// of the slot's own identity or class (class).
+        #[setting(flag("state-form").needs(&[CELLS]))]
+        pub state_form: StateForm = StateForm::Slots;
+        /// The share that a running average takes of each batch, for --state-form average, channel-average and class.
+        #[setting(flag("state-rate").above(0.0).at_most(1.0).needs(&[CELLS, AVERAGED_STATES]))]
+        pub state_rate: f32 = 0.1;
         /// What evaluation starts from: zeros, the mean of the last training state, or seeded noise (normal).
         #[setting(flag("eval-state").needs(&[CELLS]).taken_by(ON_IMAGES))]
         pub eval_state: EvalState = EvalState::Zeros;

@@ -10,7 +10,9 @@ use crate::engine::optim::OptimKind;
 use crate::engine::optim::Optimizer;
 use crate::engine::plan::Plan;
 use crate::engine::store::{Group, Store};
-use crate::model::cost::{SMALLER_IMAGES, advice, evaluation, fewer_at_once, loader_bytes, state_bytes, sum, times};
+use crate::model::cost::{
+    SMALLER_IMAGES, advice, evaluation, fewer_at_once, loader_bytes, memory_bytes, state_bytes, sum, times,
+};
 use crate::nn::TaskKind;
 
 /// Parameters, operations and memory of a network on the CPU with f32 activations.
@@ -85,10 +87,12 @@ pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
     let moments = Optimizer::new(&config.optim.rule(), 0)?.state().count();
     let average = if config.train.ema > 0.0 { weights } else { 0 };
     let gradients = if config.train.accumulate > 1 { 2 } else { 1 };
-    let states = state_bytes(&batch, config.batch());
+    let slots = state_bytes(&batch, config.batch());
+    let memories = memory_bytes(&batch, config.ptl.state_form.rows(config.batch(), classes));
+    let states = sum([slots, memories]);
     // There is room for the larger one of a checkpoint's two files: the weights, or all the rest. Writing them needs less, because one tensor
     // is copied at a time.
-    let rest = sum([times(bytes(parameters), moments), average, states / 2]);
+    let rest = sum([times(bytes(parameters), moments), average, memories.max(slots / 2)]);
     Ok(Cost {
         parameters,
         ptl_parameters: store.count(Some(Group::Ptl)),

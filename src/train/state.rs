@@ -75,7 +75,8 @@ fn write_files(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>) -> Res
         tensors.push(Tensor::f32(name, &shape, values));
     }
     let (state_resets, optimizer_steps) = (trainer.states.resets(), trainer.optimizer.steps());
-    let header = TrainingHeader { position: None, state_resets, optimizer_steps };
+    let state_collected = trainer.states.collected().to_vec();
+    let header = TrainingHeader { position: None, state_resets, state_collected, optimizer_steps };
     let header = serde_json::to_string(&header).expect("numbers are plain data");
     checkpoint::write(&folder.join(TRAINING_FILE), &tensors, HashMap::from([("ptl".to_string(), header)]))
 }

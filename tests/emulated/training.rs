@@ -6,6 +6,7 @@ use ptl::config::{Config, Overrides};
 use ptl::data::synth::{self, Domain, SynthConfig};
 use ptl::data::{AugmentParams, Batch, Dataset, DatasetKind, LoadOptions, load};
 use ptl::engine::device::{Device, DeviceKind, VendorUse};
+use ptl::engine::latent_state::{StateForm, StatePolicy};
 use ptl::engine::precision::Precision;
 use ptl::eval::ranking::RankingReport;
 use ptl::eval::{Model, Output};
@@ -144,12 +145,12 @@ fn a_run_resumes_bit_for_bit_and_replays_what_it_recorded() {
     if emulated(Precision::F32).is_none() {
         return;
     }
-    for vendor in WITH_AND_WITHOUT_VENDOR {
-        resumes_and_replays(vendor);
+    for (vendor, form) in WITH_AND_WITHOUT_VENDOR.into_iter().zip([StateForm::Slots, StateForm::Class]) {
+        resumes_and_replays(vendor, form);
     }
 }
 
-fn resumes_and_replays(vendor: VendorUse) {
+fn resumes_and_replays(vendor: VendorUse, form: StateForm) {
     let (data, folder) = dataset(32, 16);
     let newest = |name: &str, settings: &[(usize, bool)]| {
         let dir = RunDir::create(&folder.path().join(name)).unwrap();
@@ -158,6 +159,7 @@ fn resumes_and_replays(vendor: VendorUse) {
             (config.schedule.epochs, config.sampler.passes) = (2, 2);
             config.train.max_steps = Some(steps);
             (config.gpu.graph, config.gpu.vendor) = (graph, vendor);
+            (config.ptl.state_form, config.ptl.state_policy) = (form, StatePolicy::CarryEpochs);
             run(&config, &data, if i == 0 { Start::Scratch } else { Start::Resume }, &dir);
         }
         let newest = ptl::model::checkpoints::newest(&dir.checkpoints()).unwrap();

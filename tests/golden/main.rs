@@ -17,6 +17,7 @@ mod losses;
 mod networks;
 mod optim;
 mod schedules;
+mod states;
 mod support;
 mod transforms;
 mod trees;

@@ -15,7 +15,7 @@ use ptl::config::Overrides;
 use ptl::data::{Dataset, DatasetKind, LoadOptions, load};
 use ptl::engine::cpu::InstructionSet;
 use ptl::engine::device::DeviceKind;
-use ptl::engine::latent_state::{EvalState, StateInit, StatePolicy};
+use ptl::engine::latent_state::{EvalState, StateForm, StateInit, StatePolicy};
 use ptl::engine::optim::OptimKind;
 use ptl::engine::precision::Precision;
 use ptl::eval::Output;
@@ -32,14 +32,17 @@ use support::{
 #[test]
 fn resuming_continues_bit_for_bit() {
     let recipes = [
-        (StatePolicy::Carry, StateInit::Zeros, OptimKind::Adam),
-        (StatePolicy::CarryEpochs, StateInit::Normal, OptimKind::Sgd),
-        (StatePolicy::Reset, StateInit::Normal, OptimKind::AdamW),
+        (StatePolicy::Carry, StateInit::Zeros, StateForm::Slots, OptimKind::Adam),
+        (StatePolicy::CarryEpochs, StateInit::Normal, StateForm::Slots, OptimKind::Sgd),
+        (StatePolicy::Reset, StateInit::Normal, StateForm::Slots, OptimKind::AdamW),
+        (StatePolicy::Carry, StateInit::Zeros, StateForm::Permuted, OptimKind::Sgd),
+        (StatePolicy::CarryEpochs, StateInit::Normal, StateForm::Class, OptimKind::Sgd),
     ];
-    for (policy, init, kind) in recipes {
-        let what = format!("{policy:?} {init:?} {kind:?}");
+    for (policy, init, form, kind) in recipes {
+        let what = format!("{policy:?} {init:?} {form:?} {kind:?}");
         let mut config = config();
         (config.ptl.state_policy, config.ptl.state_init, config.optim.kind) = (policy, init, kind);
+        config.ptl.state_form = form;
         config.optim.clip_norm = 5.0;
         let folder = tempfile::tempdir().unwrap();
         let whole = RunDir::create(&folder.path().join("whole")).unwrap();

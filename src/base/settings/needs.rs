@@ -108,6 +108,11 @@ pub(crate) const CELLS: Need = need(
     |c| c.text("model.arch").ends_with("-ptl"),
     "in a network without BConv-Cells: leave it out, or name one that ends in -ptl by `model.arch`",
 );
+/// Has an effect on latent states that are running averages.
+pub(crate) const AVERAGED_STATES: Need = need(
+    |c| c.is("ptl.state_form", &["average", "channel-average", "class"]),
+    "without a running average: leave it out, or choose `ptl.state_form` average, channel-average or class",
+);
 /// Has an effect if the channels of the cells are not given.
 pub(crate) const CELL_WIDTHS: Need = need(
     |c| c.value("ptl.cell_channels").and_then(Value::as_array).is_none_or(Vec::is_empty),

@@ -161,13 +161,13 @@ impl Session {
                     arena.poison(&self.graph, &self.plan, store);
                 }
                 arena.forward(&self.graph, &self.plan, store, states);
-                Ok(())
             }
             Memory::Gpu(_) => {
                 let bound = self.bind(store, states)?;
-                self.launch_forward(store, &bound)
+                self.launch_forward(store, &bound)?;
             }
         }
+        self.end_step(states)
     }
 
     /// Runs the differentiated nodes in reverse. Writes the gradients of the parameters for which [`Session::has_grad`] is true to
@@ -199,11 +199,20 @@ impl Session {
 
     /// Makes the changes of a step that belong to the host: the current states become the previous ones, and the counters of batches go up.
     pub(crate) fn begin_step(&self, store: &mut Store, states: &mut LatentStates) -> Result<()> {
-        let batch = self.graph.values.first().map_or(0, |v| v.shape.n);
-        states.begin_step(&self.graph.states, batch)?;
+        states.begin_step(&self.graph.states, self.batch(), self.gpu())?;
         for counter in self.graph.nodes.iter().filter_map(|node| node.attachments.counter) {
             store.counters[counter.0].1 += 1;
         }
         Ok(())
+    }
+
+    /// Takes the states after forward into what they keep from step to step.
+    pub(crate) fn end_step(&self, states: &mut LatentStates) -> Result<()> {
+        states.end_step(&self.graph.states, self.batch(), self.gpu())
+    }
+
+    /// Returns the number of images of a batch.
+    fn batch(&self) -> usize {
+        self.graph.values.first().map_or(0, |v| v.shape.n)
     }
 }

@@ -56,6 +56,7 @@ impl Trainer {
             optimizer.launch(gpu, &update, bound.values, bound.grads, clip_norm)
         })?;
 
+        self.session.end_step(&mut self.states)?;
         if let Some(next) = next {
             self.session.stage_images(self.vars.images, next)?;
         }

@@ -124,7 +124,7 @@ impl Trainer {
         let session = Session::new(graph, &store, &device)?;
         let optimizer = Optimizer::new(&config.optim.rule(), store.values.len())?;
         let recorded = device.gpu().map(|gpu| Recorded::new(gpu, vars.logits.len(), config.gpu.graph)).transpose()?;
-        let states = LatentStates::new(config.ptl.state_init, config.seed);
+        let states = config.latent_states(classes);
         let summed = Mirrored::zeros(if config.train.accumulate > 1 { store.values.len() } else { 0 });
         let ema = (config.train.ema > 0.0).then(|| Ema::new(config.train.ema, &store));
         let config = config.clone();
@@ -162,6 +162,7 @@ impl Trainer {
         if self.config.ptl.state_policy == StatePolicy::Reset {
             self.states.reset();
         }
+        self.states.set_labels(&batch.labels);
         self.session.set_images(self.vars.images, batch)?;
         self.session.set(self.vars.labels, bytemuck::cast_slice(&batch.labels))?;
         if let Some(targets) = self.vars.targets {
