@@ -7,7 +7,7 @@ use crate::base::text::Shown;
 use crate::engine::optim::OptimKind;
 use crate::engine::schedule::{MOST_EPOCHS, ScheduleKind};
 use crate::eval::rerank::{RerankOptions, RerankVariant};
-use crate::nn::{self, Family, Pool, StemKind, TaskKind};
+use crate::nn::{self, BranchBlock, Family, Pool, StemKind, TaskKind};
 use crate::{Error, Result};
 
 impl Config {
@@ -99,6 +99,7 @@ impl Config {
                 *stages == [1, 2, 3, 4],
                 "mgn-ptl has cells at all four stages",
             )?;
+            check("ptl.block", self.ptl.block, self.ptl.block == BranchBlock::BConv, "mgn-ptl has BConv-Cells")?;
         }
         Ok(())
     }
@@ -208,6 +209,9 @@ mod tests {
         let mut mgn = Config::recipe(TaskKind::Reid, "mgn-ptl");
         mgn.model.stem = StemKind::Cifar;
         assert!(mgn.validate().unwrap_err().to_string().starts_with("model.stem = cifar"));
+        let mut mgn = Config::recipe(TaskKind::Reid, "mgn-ptl");
+        mgn.ptl.block = BranchBlock::Residual;
+        assert!(mgn.validate().unwrap_err().to_string().starts_with("ptl.block = residual"));
     }
 
     /// Checks the recipe of Yu et al. (2019): epochs count from 1, and the rate drops at the start of 320, 360 and 400.

@@ -11,6 +11,7 @@ mod mgn;
 mod mgn_ptl;
 mod network;
 mod ptl;
+mod residual_block;
 mod resnet;
 mod task;
 
@@ -24,7 +25,8 @@ pub use layers::{BatchNorm2d, Conv2d, Linear};
 pub use mgn::{Mgn, MgnConfig};
 pub use mgn_ptl::MgnCells;
 pub use network::{Network, Outputs};
-pub use ptl::{Pool, PtlBranch, PtlOptions};
+pub use ptl::{BranchBlock, Pool, PtlBranch, PtlOptions};
+pub use residual_block::ResidualBlock;
 pub use resnet::{Architecture, Block, ResNet, ResNetConfig, Stage, Stem, StemKind};
 pub use task::TaskKind;
 

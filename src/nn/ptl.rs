@@ -11,8 +11,8 @@
 //! path is unchanged. With fewer stages, the branch starts from the feature map before its first stage and skips stages that are not
 //! chosen; its last cell is pooled.
 
-use super::{Architecture, BConvCell, Fuse, ResNet, ResNetConfig, Scope};
-use crate::base::settings::{AVERAGED_STATES, CELL_WIDTHS, CELLS, ON_IMAGES, choice, settings};
+use super::{Architecture, BConvCell, Fuse, ResNet, ResNetConfig, ResidualBlock, Scope};
+use crate::base::settings::{AVERAGED_STATES, BRANCH, CELL_WIDTHS, CELLS, ON_IMAGES, choice, settings};
 use crate::engine::graph::{Graph, Var};
 use crate::engine::latent_state::{EvalState, StateForm, StateInit, StatePolicy};
 use crate::engine::op;
@@ -23,14 +23,18 @@ settings! {
     /// `[ptl]`: the BConv-Cells: where they are, how wide, and what becomes of their latent states.
     pub struct PtlOptions in "ptl", "BConv-Cells" {
         /// Stages (1 to 4, to 3 for cifar-*) with a BConv-Cell beside them (all for mgn*).
-        #[setting(flag("ptl-stages").needs(&[CELLS]).of_network())]
+        #[setting(flag("ptl-stages").needs(&[BRANCH]).of_network())]
         pub stages: Vec<usize> = vec![1, 2, 3, 4], ThreeStages => vec![1, 2, 3];
         /// Width of cells and fuse modules, relative to the default.
-        #[setting(flag("cell-width").above(0.0).at_most(16.0).needs(&[CELLS, CELL_WIDTHS]).of_network())]
+        #[setting(flag("cell-width").above(0.0).at_most(16.0).needs(&[BRANCH, CELL_WIDTHS]).of_network())]
         pub cell_width: f32 = 1.0;
         /// Channels of the cell beside each of --ptl-stages, and of the fuse module before it (not for mgn*); empty: by --cell-width.
-        #[setting(flag("cell-channels").needs(&[CELLS]).of_network())]
+        #[setting(flag("cell-channels").needs(&[BRANCH]).of_network())]
         pub cell_channels: Vec<usize> = Vec::new();
+        /// What the branch consists of: BConv-Cells, or residual blocks with as many operations and without a state, for comparison (not for
+        /// mgn*).
+        #[setting(flag("ptl-block").needs(&[BRANCH]).of_network())]
+        pub block: BranchBlock = BranchBlock::BConv;
         /// When training resets the latent states: at each epoch's start (carry), never (carry-epochs), or at every step (reset).
         #[setting(flag("state-policy").needs(&[CELLS]))]
         pub state_policy: StatePolicy = StatePolicy::Carry;
@@ -48,6 +52,17 @@ settings! {
         /// What a latent state holds after a reset: zeros, or seeded noise (normal).
         #[setting(flag("state-init").needs(&[CELLS]))]
         pub state_init: StateInit = StateInit::Zeros;
+    }
+}
+
+choice! {
+    /// What a PTL branch consists of.
+    pub enum BranchBlock {
+        /// BConv-Cells.
+        #[default]
+        BConv = "bconv",
+        /// Residual blocks with as many operations, and without a state: the control that shows what the branch does without gates.
+        Residual = "residual",
     }
 }
 
@@ -93,11 +108,42 @@ fn default_widths(architecture: Architecture) -> &'static [usize] {
     }
 }
 
+/// A cell, or what takes its place.
+#[derive(Clone, Debug)]
+enum Cell {
+    BConv(BConvCell),
+    Residual(Box<ResidualBlock>),
+}
+
+impl Cell {
+    /// Registers a cell with 3x3 kernels; `sizes` are input and output channels.
+    fn new(block: BranchBlock, scope: &mut Scope<'_>, sizes: [usize; 2], stride: usize) -> Cell {
+        match block {
+            BranchBlock::BConv => Cell::BConv(BConvCell::new(scope, sizes, 3, stride, 1)),
+            BranchBlock::Residual => Cell::Residual(Box::new(ResidualBlock::new(scope, sizes, stride))),
+        }
+    }
+
+    fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
+        match self {
+            Cell::BConv(cell) => cell.forward(g, store, x),
+            Cell::Residual(block) => block.forward(g, store, x),
+        }
+    }
+
+    fn out_channels(&self) -> usize {
+        match self {
+            Cell::BConv(cell) => cell.out_channels,
+            Cell::Residual(block) => block.out_channels,
+        }
+    }
+}
+
 /// A cell beside a stage, and the fuse module that joins it with the stage's output (none after the last cell).
 #[derive(Clone, Debug)]
 struct Beside {
     stage: usize,
-    cell: BConvCell,
+    cell: Cell,
     fuse: Option<Fuse>,
 }
 
@@ -105,7 +151,7 @@ struct Beside {
 #[derive(Clone, Debug)]
 pub struct PtlBranch {
     /// bconv1, bconv2 and fuse1, if there is a cell beside stage 1.
-    entry: Option<(BConvCell, BConvCell, Fuse)>,
+    entry: Option<(Cell, Cell, Fuse)>,
     cells: Vec<Beside>,
 }
 
@@ -159,8 +205,8 @@ impl PtlBranch {
         if stages[0] == 1 {
             let [first, second] = [channels(16), channels(32)];
             entry = Some((
-                BConvCell::new(&mut scope.child("bconv1"), [3, first], 3, stride, 1),
-                BConvCell::new(&mut scope.child("bconv2"), [first, second], 3, stride, 1),
+                Cell::new(config.block, &mut scope.child("bconv1"), [3, first], stride),
+                Cell::new(config.block, &mut scope.child("bconv2"), [first, second], stride),
                 Fuse::new(&mut scope.child("fuse1"), [second + backbone.base, stage_width(1)]),
             ));
             z = stage_width(1);
@@ -173,12 +219,12 @@ impl PtlBranch {
         for (i, &stage) in stages.iter().enumerate() {
             let stride = (reached + 1..=stage).map(|s| backbone.stage_stride(s)).product();
             let name = format!("bconv{}", stage + 2);
-            let cell = BConvCell::new(&mut scope.child(name), [z, stage_width(stage)], 3, stride, 1);
+            let cell = Cell::new(config.block, &mut scope.child(name), [z, stage_width(stage)], stride);
             let fuse = (i + 1 < stages.len()).then(|| {
                 let output = stage_width(stage + 1);
                 let fuse = Fuse::new(
                     &mut scope.child(format!("fuse{}", stage + 1)),
-                    [backbone.stage_channels(stage) + cell.out_channels, output],
+                    [backbone.stage_channels(stage) + cell.out_channels(), output],
                 );
                 z = output;
                 fuse
@@ -191,7 +237,7 @@ impl PtlBranch {
 
     /// Returns the channels of the last cell.
     pub fn out_channels(&self) -> usize {
-        self.cells.last().map_or(0, |c| c.cell.out_channels)
+        self.cells.last().map_or(0, |c| c.cell.out_channels())
     }
 
     /// Records backbone and branch on `images` `[n, h, w, 3]`. Returns the feature map after the last stage, and the last cell's output.
@@ -275,6 +321,22 @@ mod tests {
             let named: Vec<String> = stages.iter().map(|s| format!("ptl.bconv{}", s + 2)).collect();
             assert!(named.iter().all(|name| graph.states().iter().any(|s| s.name.contains(name))), "{stages:?}");
         }
+    }
+
+    #[test]
+    fn residual_blocks_have_the_operations_of_cells_and_no_state() {
+        let flops = |block| {
+            let ptl = PtlOptions { block, ..PtlOptions::default() };
+            let (model, store) = self::model(Architecture::ResNet18, 64, Some(ptl));
+            let mut graph = Graph::new(Mode::Train);
+            let images = graph.input(Shape::new(2, 64, 32, 3));
+            model.forward(&mut graph, &store, images).unwrap();
+            (graph.flops() as f64, graph.states().len())
+        };
+        let (cells, states) = flops(BranchBlock::BConv);
+        let (blocks, none) = flops(BranchBlock::Residual);
+        assert!((blocks / cells - 1.0).abs() < 0.01, "{blocks} and {cells}");
+        assert_eq!((states, none), (6, 0));
     }
 
     #[test]

@@ -103,10 +103,15 @@ pub(crate) const RAND_AUGMENT: Need =
 
 // The network and where it computes.
 
-/// Has an effect in networks with BConv-Cells.
-pub(crate) const CELLS: Need = need(
+/// Has an effect in networks with a PTL branch.
+pub(crate) const BRANCH: Need = need(
     |c| c.text("model.arch").ends_with("-ptl"),
     "in a network without BConv-Cells: leave it out, or name one that ends in -ptl by `model.arch`",
+);
+/// Has an effect in networks with BConv-Cells.
+pub(crate) const CELLS: Need = need(
+    |c| (BRANCH.holds)(c) && !c.is("ptl.block", &["residual"]),
+    "in a network without BConv-Cells: leave it out, or name one that ends in -ptl by `model.arch`, without `ptl.block` residual",
 );
 /// Has an effect on latent states that are running averages.
 pub(crate) const AVERAGED_STATES: Need = need(

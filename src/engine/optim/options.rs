@@ -1,7 +1,7 @@
 //! `[optim]`: the settings of the optimiser.
 
 use super::UpdateRule;
-use crate::base::settings::{ADAM, CELLS, ON_COST, ON_STEPS, SGD, TRAINED_BACKBONE, choice, settings};
+use crate::base::settings::{ADAM, BRANCH, ON_COST, ON_STEPS, SGD, TRAINED_BACKBONE, choice, settings};
 
 choice! {
     /// The update rule.
@@ -47,7 +47,7 @@ settings! {
         #[setting(flag("clip-norm").at_least(0.0).taken_by(ON_STEPS))]
         pub clip_norm: f32 = 0.0;
         /// Multiplier of the learning rate in the PTL branch.
-        #[setting(flag("ptl-lr").at_least(0.0).needs(&[CELLS]))]
+        #[setting(flag("ptl-lr").at_least(0.0).needs(&[BRANCH]))]
         pub ptl_lr: f32 = 1.0;
         /// Multiplier of the learning rate in reduction, neck and classifier.
         #[setting(flag("head-lr").at_least(0.0))]
