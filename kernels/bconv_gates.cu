@@ -3,7 +3,7 @@
 //
 // Contract of bconv_apply_gates_*. Overwrites c_next, y and, unless it is null, gates (the activated gates, for backward). gates may be the
 // same buffer as pre, and c_prev the same as c_next; nothing else may overlap.
-// launch of all: any grid of one dimension.
+// In bf16, pre-activations were rounded to bf16 when they were written, which the fused cell does not do.
 
 #include "bconv_gates.cuh"
 
@@ -39,6 +39,7 @@ DEVICE void apply_gates(const T* pre, const float* c_prev, float* c_next, T* y, 
     });
 }
 
+// launch: any grid of one dimension
 extern "C" __global__ void __launch_bounds__(256)
     bconv_apply_gates_f32(const float* pre,       // [pixels, 4, channels]
                           const float* c_prev,    // [pixels, channels]
@@ -49,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(256)
     apply_gates(pre, c_prev, c_next, y, gates, pixels, channels);
 }
 
-// The same for pre-activations, y and gates in bf16.
+// The same for pre-activations, y and gates in bf16. launch: any grid of one dimension
 extern "C" __global__ void __launch_bounds__(256)
     bconv_apply_gates_bf16(const bf16* pre, const float* c_prev, float* c_next, bf16* __restrict__ y, bf16* gates, long long pixels,
                            int channels) {
@@ -87,6 +88,7 @@ DEVICE void gate_gradients(T* gates, const float* c_prev, const T* dy, long long
     });
 }
 
+// launch: any grid of one dimension
 extern "C" __global__ void __launch_bounds__(256)
     bconv_gate_gradients_f32(float* __restrict__ gates,         // [pixels, 4, channels]
                              const float* __restrict__ c_prev,  // [pixels, channels]
@@ -95,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(256)
     gate_gradients(gates, c_prev, dy, pixels, channels);
 }
 
-// The same for gates and dy in bf16.
+// The same for gates and dy in bf16. launch: any grid of one dimension
 extern "C" __global__ void __launch_bounds__(256)
     bconv_gate_gradients_bf16(bf16* __restrict__ gates, const float* __restrict__ c_prev, const bf16* __restrict__ dy, long long pixels,
                               int channels) {

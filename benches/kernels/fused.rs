@@ -15,7 +15,7 @@ use crate::cells::{Cell, Traffic, cells};
 use crate::machine::{AUTO, Group, Machine, OWN, VENDOR, group};
 use crate::report::{Gain, Row};
 
-/// Measures evaluation and training of every cell, and returns what fusing saves.
+/// Measures evaluation and training of every cell, and returns their times.
 pub fn run(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) -> Vec<Gain> {
     let mut group = group(criterion, &format!("cells {}", machine.precision()), 0.3);
     let mut gains = Vec::new();

@@ -184,7 +184,7 @@ impl Machine {
     }
 
     /// Measures the time of `pass`, which runs twice before anything is measured. On a GPU it is recorded, so it must only launch kernels
-    /// on `device`, which is one of [`Machine::devices`].
+    /// on `device`, which is one of [`Machine::all_devices`].
     pub fn time(
         &self,
         device: &Device,

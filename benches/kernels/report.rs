@@ -87,7 +87,7 @@ pub fn figures(machine: &Machine, rows: &[Row]) -> Value {
     })
 }
 
-/// Returns a table of the times that fusing saves.
+/// Returns a table of the times of each way.
 pub fn gains(gains: &[Gain]) -> String {
     let header = ["cell", "batch", "pass", "fused µs", "unfused µs", "unfused by fused", "chosen µs"];
     let mut table = Table::new(header);

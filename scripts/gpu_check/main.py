@@ -25,8 +25,9 @@ phases, in their order:
   selftest         compares every op, update rule and a training step with the CPU, by our own kernels
   selftest-vendor  the same with the convolutions of cuDNN and cuBLASLt
   train            the demo learns
-  steps            the bench: whole training steps, ops, and the convolutions of ResNet-50, by our own kernels and by the vendor's libraries
-  cells            the bench: each BConv-Cell, fused and not, by our own kernels and by the vendor's libraries
+  steps            the bench: whole training steps, ops, and the convolutions of ResNet-50, by our own kernels, by the vendor's libraries,
+                   and steps also by the faster of both for each pass
+  cells            the bench: each BConv-Cell, fused and not, by our own kernels, by the vendor's libraries, and by the faster of both
   pytorch          PyTorch on this machine: steps and cells, eager and compiled
   memcheck, racecheck, initcheck, synccheck
                    our own kernels under compute-sanitizer

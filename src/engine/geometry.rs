@@ -7,7 +7,7 @@ const LARGEST: f64 = (1u64 << 60) as f64;
 
 /// The sizes of a convolution. [`Conv2dGeometry::new`] checks them. Code outside of the crate cannot change them afterwards, because kernels
 /// trust them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Conv2dGeometry {
     /// Number of images.
     pub(crate) batch: usize,

@@ -83,6 +83,11 @@ impl Backend for Fragile {
         unsafe { self.emulator.launch(kernel, grid, shared_bytes, arguments) }
     }
 
+    fn compare(&self, bytes: usize, works: &mut [&mut dyn FnMut(u64) -> ptl::Result<()>; 2]) -> ptl::Result<[f64; 2]> {
+        self.call()?;
+        self.emulator.compare(bytes, works)
+    }
+
     fn record(&self, work: &mut dyn FnMut() -> ptl::Result<()>) -> ptl::Result<Box<dyn Recording>> {
         self.call()?;
         self.emulator.record(work)

@@ -21,7 +21,7 @@ mod vendor;
 use ptl::engine::device::{Device, DeviceKind, DeviceOptions, VendorUse};
 use ptl::engine::precision::Precision;
 
-/// Whether emulated libraries run plain convolutions and the gradients of cells, as on a GPU by default, or the crate's own kernels do.
+/// Whether emulated libraries run convolutions, which they do by default where they need no more launches, or the crate's own kernels do.
 const WITH_AND_WITHOUT_VENDOR: [VendorUse; 2] = [VendorUse::Auto, VendorUse::Never];
 
 /// Returns the emulated GPU as it is by default, or `None` in a build without a C++ compiler.

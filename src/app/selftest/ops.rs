@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::{Check, deviation, rounding};
 use crate::Result;
-use crate::engine::device::{Device, Gpu};
+use crate::engine::device::{Device, Gpu, VendorUse};
 use crate::engine::graph::Mode;
 use crate::engine::op::{OpCase, bench_cases, cases};
 use crate::engine::session::CaseRun;
@@ -15,13 +15,18 @@ pub(super) fn run(device: &Device, gpu: &Gpu, seed: u64, full: bool, visit: &mut
     // The large cases have sums over a hundred thousand pixels.
     let allowed = |large: bool| if large { 5.0 * rounding(gpu) } else { rounding(gpu) };
     let all = small.iter().map(|case| (case, allowed(false))).chain(large.iter().map(|case| (case, allowed(true))));
+    // Where libraries compute the convolution of a cell, its fused kernel is checked too: a training may choose either.
+    let own = gpu.vendor().map(|_| Device::Gpu(gpu.clone().with_vendor(VendorUse::Never)));
     for (case, allowed) in all {
-        for mode in [Mode::Train, Mode::EvalGrad, Mode::Eval] {
+        let fused = own.as_ref().filter(|_| case.name.starts_with("bconv_cell")).map(|own| (own, ", fused"));
+        let ways: Vec<(&Device, &str)> = std::iter::once((device, "")).chain(fused).collect();
+        let modes = [Mode::Train, Mode::EvalGrad, Mode::Eval];
+        for (mode, &(device, how)) in modes.into_iter().flat_map(|mode| ways.iter().map(move |way| (mode, way))) {
             let (got, want) = (results(device, case, mode, seed)?, results(&Device::cpu(), case, mode, seed)?);
             // The result with the largest deviation counts.
             let deviations = got.iter().zip(&want).map(|(got, want)| deviation(got, want));
             let deviation = deviations.fold(0.0, f64::max);
-            visit(&Check { name: format!("{} ({mode:?})", case.name), deviation, allowed });
+            visit(&Check { name: format!("{}{how} ({mode:?})", case.name), deviation, allowed });
         }
     }
     Ok(())

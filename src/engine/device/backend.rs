@@ -56,26 +56,33 @@ pub trait Backend: Send + Sync + Debug {
     /// Waits for all enqueued work.
     fn synchronize(&self) -> Result<()>;
 
-    /// Returns the seconds that the device takes for what `work` launches: the shortest time of several replays. `work` gets the address of
-    /// `bytes` of memory, whose content does not matter, and must not wait.
+    /// Returns the seconds that the device takes for what each of `works` launches: of several replays in turn, the shortest. They get the
+    /// address of `bytes` of memory, whose content does not matter, and must not wait.
     ///
     /// # Errors
-    /// [`Error::DeviceMemory`] if the memory does not fit.
-    fn time(&self, bytes: usize, work: &mut dyn FnMut(u64) -> Result<()>) -> Result<f64> {
+    /// [`Error::DeviceMemory`] if the memory does not fit; or launches are being recorded.
+    fn compare(&self, bytes: usize, works: &mut [&mut dyn FnMut(u64) -> Result<()>; 2]) -> Result<[f64; 2]> {
         /// Runs in a recording, so that starting and waiting cost little.
         const RUNS: u32 = 10;
         let memory = self.allocate(bytes)?;
         let mut measure = || {
-            // The first run loads kernels, which cannot be recorded.
-            work(memory)?;
-            let recording = self.record(&mut || (0..RUNS).try_for_each(|_| work(memory)))?;
-            let mut shortest = f64::INFINITY;
-            for _ in 0..5 {
-                self.synchronize()?;
-                let start = Instant::now();
-                recording.replay()?;
-                self.synchronize()?;
-                shortest = shortest.min(start.elapsed().as_secs_f64() / f64::from(RUNS));
+            let mut recordings = Vec::new();
+            for work in &mut *works {
+                // The first run loads kernels, which cannot be recorded.
+                work(memory)?;
+                recordings.push(self.record(&mut || (0..RUNS).try_for_each(|_| work(memory)))?);
+            }
+            let mut shortest = [f64::INFINITY; 2];
+            // In turn, and once before it counts, because clocks rise and other work may run for a while.
+            for round in 0..6 {
+                for (shortest, recording) in shortest.iter_mut().zip(&recordings) {
+                    self.synchronize()?;
+                    let start = Instant::now();
+                    recording.replay()?;
+                    self.synchronize()?;
+                    let seconds = start.elapsed().as_secs_f64() / f64::from(RUNS);
+                    *shortest = if round == 0 { *shortest } else { shortest.min(seconds) };
+                }
             }
             Ok(shortest)
         };

@@ -1,9 +1,10 @@
 //! A GPU as the engine uses it: a back end, and the precision of the run.
 
 use std::ffi::c_void;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::measured::{Measured, Times, VendorUse};
+use super::measured::{Measured, MeasuredPass, Times, VendorUse};
 use super::{Backend, Buffer, Grid, Kernel, Ptr, Recording, Vendor};
 use crate::engine::precision::Precision;
 use crate::{Error, Result};
@@ -19,41 +20,47 @@ pub struct Gpu {
     counters: Arc<Mutex<Option<Buffer>>>,
     vendor_use: VendorUse,
     measured: Arc<Measured>,
+    /// A hash of the compiled kernels.
+    code: u64,
 }
 
 impl Gpu {
     /// Returns the GPU of `backend`, on which convolutions compute in `precision`. What it measures is not kept after this run.
     pub fn new(backend: Arc<dyn Backend>, precision: Precision) -> Gpu {
         let (counters, measured) = (Arc::default(), Arc::default());
-        Gpu { backend, precision, counters, vendor_use: VendorUse::default(), measured }
+        Gpu { backend, precision, counters, vendor_use: VendorUse::default(), measured, code: 0 }
     }
 
-    /// Returns the same GPU, on which the vendor's libraries compute other passes.
+    /// Returns the same GPU, on which the vendor's libraries compute the passes that `vendor_use` says.
     #[must_use]
     pub fn with_vendor(self, vendor_use: VendorUse) -> Gpu {
         Gpu { vendor_use, ..self }
     }
 
-    /// Returns the same GPU, which keeps what it measures in the user's cache.
+    /// Returns the same GPU, which keeps what it measures in the user's cache. Times are valid for the kernels in `code` only.
     #[cfg_attr(not(ptl_cuda), allow(dead_code))]
-    pub(super) fn keeping_times(self) -> Gpu {
-        Gpu { measured: Arc::new(Measured::of_user()), ..self }
+    pub(super) fn keeping_times(self, code: &[u8]) -> Gpu {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(code);
+        Gpu { measured: Arc::new(Measured::of_user()), code: hasher.finish(), ..self }
     }
 
     /// Returns whether the vendor's libraries, which take `pass`, compute it. `measure` returns the times of both ways if nothing else
-    /// decides; that must not happen while launches are recorded.
+    /// decides; that must not happen while launches are recorded. What there is no memory to measure, they compute.
     ///
     /// # Errors
     /// Those of `measure`, but for a lack of memory.
-    pub(crate) fn takes_library(&self, pass: &str, measure: impl FnOnce() -> Result<Times>) -> Result<bool> {
+    pub(crate) fn takes_library(&self, pass: MeasuredPass, measure: impl FnOnce() -> Result<Times>) -> Result<bool> {
         match self.vendor_use {
             VendorUse::Always => Ok(true),
             VendorUse::Never => Ok(false),
             VendorUse::Auto => {
-                let libraries = self.vendor().map_or_else(String::new, Vendor::description);
-                let device = format!("{}, {libraries}", self.description());
-                let times = self.measured.times(&device, pass, measure)?;
-                Ok(times.is_some_and(|times| times.by_library()))
+                let device = || {
+                    let libraries = self.vendor().map_or_else(String::new, Vendor::description);
+                    format!("{}, {libraries}, kernels {:x}", self.description(), self.code)
+                };
+                let times = self.measured.times(device, pass, measure)?;
+                Ok(times.is_none_or(|times| times.by_library()))
             }
         }
     }
@@ -137,12 +144,24 @@ impl Gpu {
         self.backend.download(copies)
     }
 
-    /// Returns the seconds that the device takes for what `work` launches in `bytes` of memory: see [`Backend::time`].
+    /// Returns the seconds of a pass by the crate's own kernels and by a library, which say whether they took it; both launch in `bytes` of
+    /// memory: see [`Backend::compare`].
     ///
     /// # Errors
-    /// Those of `work`; the memory does not fit, or the device fails.
-    pub(crate) fn time(&self, bytes: usize, work: &mut dyn FnMut(Ptr) -> Result<()>) -> Result<f64> {
-        self.backend.time(bytes, &mut |address| work(Ptr::new(address)))
+    /// Those of the two; the memory does not fit, or the device fails.
+    pub(crate) fn measure(
+        &self,
+        bytes: usize,
+        mut own: impl FnMut(Ptr) -> Result<()>,
+        mut library: impl FnMut(Ptr) -> Result<bool>,
+    ) -> Result<Times> {
+        let mut taken = true;
+        let mut library = |address| {
+            taken &= library(Ptr::new(address))?;
+            Ok(())
+        };
+        let [own, library] = self.backend.compare(bytes, &mut [&mut |address| own(Ptr::new(address)), &mut library])?;
+        Ok(Times { own, library: taken.then_some(library) })
     }
 
     /// Waits for all enqueued work.

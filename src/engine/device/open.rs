@@ -232,7 +232,7 @@ fn cuda(number: usize, options: &DeviceOptions) -> Result<Gpu> {
     // The fat binary that the build script made.
     static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
     let cuda = super::cuda::Cuda::open(number, KERNELS, super::kernels::ALL, options.vendor != VendorUse::Never)?;
-    Ok(Gpu::new(std::sync::Arc::new(cuda), options.precision).with_vendor(options.vendor).keeping_times())
+    Ok(Gpu::new(std::sync::Arc::new(cuda), options.precision).with_vendor(options.vendor).keeping_times(KERNELS))
 }
 
 #[cfg(not(ptl_cuda))]

@@ -122,10 +122,14 @@ impl Op for BConvCell {
             inputs: vec![true],
             saved: gates.div_ceil(4),
             forward_workspace: cell.workspace()?,
-            backward_workspace: launch.backward_workspace()?,
             ..Needs::default()
         };
-        let needs = launch.turned(&[Pass::BackwardData, Pass::BackwardWeight], needs)?;
+        let needs = if differentiated {
+            let needs = Needs { backward_workspace: launch.backward_workspace()?, ..needs };
+            launch.turned(&[Pass::BackwardData, Pass::BackwardWeight], needs)?
+        } else {
+            needs
+        };
         Ok(Needs { turned_weight_forward: cell.turns_weight()?, ..needs })
     }
 

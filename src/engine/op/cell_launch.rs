@@ -5,7 +5,7 @@ use super::measure::{Operands, Placed};
 use super::workspace::{Part, Parts};
 use crate::Result;
 use crate::engine::device::kernels::{self, ConvSizes};
-use crate::engine::device::{Gpu, Grid, Pass, Ptr, Times, Untyped};
+use crate::engine::device::{Gpu, Grid, MeasuredPass, Pass, Ptr, Times, Untyped};
 use crate::engine::geometry::Conv2dGeometry;
 use crate::engine::precision::Precision;
 
@@ -48,10 +48,10 @@ impl<'a> CellLaunch<'a> {
     /// # Errors
     /// The device or a library fails.
     fn vendor_bytes(&self) -> Result<Option<usize>> {
-        let (gpu, call) = (self.conv.gpu, self.conv.call(Pass::Forward));
-        let Some(bytes) = self.conv.vendor.map_or(Ok(None), |vendor| vendor.workspace(call))? else { return Ok(None) };
-        let what = format!("a cell {}, from {call}", if self.differentiated { "in training" } else { "in evaluation" });
-        Ok(gpu.takes_library(&what, || self.measure(bytes))?.then_some(bytes))
+        let (gpu, gates) = (self.conv.gpu, self.conv.call(Pass::Forward));
+        let Some(bytes) = self.conv.vendor.map_or(Ok(None), |vendor| vendor.workspace(gates))? else { return Ok(None) };
+        let pass = MeasuredPass::Cell { gates, differentiated: self.differentiated };
+        Ok(gpu.takes_library(pass, || self.measure(bytes))?.then_some(bytes))
     }
 
     /// Returns whether forward takes the weight in the order of the vendor's libraries.
@@ -76,6 +76,9 @@ impl<'a> CellLaunch<'a> {
     /// # Errors
     /// As [`CellLaunch::vendor_bytes`].
     pub(super) fn forward(&self, cell: CellOperands) -> Result<()> {
+        if let Some(vendor) = self.conv.vendor {
+            vendor.begin(self.conv.call(Pass::Forward))?;
+        }
         match self.vendor_bytes()? {
             Some(bytes) if self.split(cell, bytes)? => Ok(()),
             _ => self.fused(cell),
@@ -165,12 +168,6 @@ impl<'a> CellLaunch<'a> {
             CellOperands { x, weight, states, y: y.of(base), gates, workspace }
         };
         let memory = 4 * operands.parts.words();
-        let own = gpu.time(memory, &mut |base| self.fused(cell(base)))?;
-        let mut taken = true;
-        let library = gpu.time(memory, &mut |base| {
-            taken &= self.split(cell(base), bytes)?;
-            Ok(())
-        })?;
-        Ok(Times { own, library: if taken { library } else { f64::INFINITY } })
+        gpu.measure(memory, |base| self.fused(cell(base)), |base| self.split(cell(base), bytes))
     }
 }

@@ -115,11 +115,13 @@ impl Op for Conv2d {
         }
     }
 
-    fn gpu_needs(&self, gpu: &Gpu, _: bool) -> Result<Needs> {
+    fn gpu_needs(&self, gpu: &Gpu, differentiated: bool) -> Result<Needs> {
         let launch = ConvLaunch::new(gpu, &self.geometry);
-        let (forward_workspace, backward_workspace) = (launch.forward_workspace()?, launch.backward_workspace()?);
-        let needs = Needs { inputs: vec![true], forward_workspace, backward_workspace, ..Needs::default() };
-        launch.turned(&Pass::ALL, needs)
+        let needs = Needs { inputs: vec![true], forward_workspace: launch.forward_workspace()?, ..Needs::default() };
+        if !differentiated {
+            return launch.turned(&[Pass::Forward], needs);
+        }
+        launch.turned(&Pass::ALL, Needs { backward_workspace: launch.backward_workspace()?, ..needs })
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {

@@ -4,7 +4,7 @@ use super::measure::measure;
 use super::workspace::{Part, Parts, split_rows};
 use crate::Result;
 use crate::engine::device::kernels::{self, ConvSizes};
-use crate::engine::device::{Call, Gpu, Grid, Pass, Ptr, Untyped, Vendor};
+use crate::engine::device::{Call, Gpu, Grid, MeasuredPass, Pass, Ptr, Untyped, Vendor};
 use crate::engine::geometry::Conv2dGeometry;
 #[cfg(doc)]
 use crate::engine::graph::GpuForward;
@@ -15,8 +15,8 @@ use crate::engine::precision::Precision;
 pub(super) const TILE_PIXELS: usize = 128;
 /// The fewest pixels that a block sums.
 const LEAST_SPLIT: usize = 256;
-/// The blocks of the gradient of a weight that an H100 or H200 runs at once: two on each of 132 multiprocessors. It is the same on all GPUs,
-/// because the splits decide the order of sums, and so their bits.
+/// The blocks of the gradient of a weight on tensor cores that an H100 or H200 runs at once: two on each of 132 multiprocessors. It is the same
+/// on all GPUs and in all precisions, because the splits decide the order of sums, and so their bits.
 const PLACES: usize = 264;
 /// Dynamic shared memory of the kernels on tensor cores.
 pub(super) const MMA_SHARED_BYTES: usize = 49152;
@@ -45,8 +45,8 @@ struct BackwardParts {
 }
 
 impl<'a> ConvLaunch<'a> {
-    /// Returns a convolution, each pass of which the vendor's libraries run if they are switched on, take it, and are
-    /// faster.
+    /// Returns a convolution, each pass of which the vendor's libraries run if they take it and
+    /// [`VendorUse`](crate::engine::device::VendorUse) says so.
     pub(super) fn new(gpu: &'a Gpu, geometry: &'a Conv2dGeometry) -> ConvLaunch<'a> {
         ConvLaunch { gpu, geometry, vendor: gpu.vendor() }
     }
@@ -188,9 +188,8 @@ impl<'a> ConvLaunch<'a> {
     /// without a weight in their order they do not.
     fn by_vendor(&self, pass: Pass, operands: [Ptr; 3], accumulate: bool, workspace: Ptr) -> Result<bool> {
         let Some(vendor) = self.vendor else { return Ok(false) };
+        vendor.begin(self.call(pass))?;
         if operands[1] == Ptr::NULL || self.vendor_bytes(pass)?.is_none() {
-            // Marks the call as wanted, so that a refusal is reported.
-            vendor.begin(self.call(pass))?;
             return Ok(false);
         }
         // SAFETY: the plan gave all operands the sizes of this geometry, and the workspace the size that the vendor asked for.
@@ -207,7 +206,7 @@ impl<'a> ConvLaunch<'a> {
         let Some(vendor) = self.vendor else { return Ok(None) };
         let call = self.call(pass);
         let Some(bytes) = vendor.workspace(call)? else { return Ok(None) };
-        let taken = self.gpu.takes_library(&call.to_string(), || measure(self, vendor, pass, bytes))?;
+        let taken = self.gpu.takes_library(MeasuredPass::Conv(call), || measure(self, vendor, pass, bytes))?;
         Ok(taken.then_some(bytes))
     }
 
@@ -252,8 +251,8 @@ impl<'a> ConvLaunch<'a> {
     fn weight_splits(&self) -> (usize, usize) {
         let g = self.geometry;
         let (pixels, tiles) = (g.pixels(), g.k().div_ceil(128) * g.out_c.div_ceil(self.weight_columns()));
-        // In units of all products by a GPU without an idle place: the waves of blocks, of which the last takes as long as a full one, and
-        // the partial sums, whose number is written and read in the time of about 500 products.
+        // Relative to a GPU without an idle place: the waves of blocks, of which the last takes as long as a full one; and the partial sums. On
+        // tensor cores, writing and reading one of these takes about as long as 500 products.
         let cost = |splits: usize| {
             let waves = (tiles * splits).div_ceil(PLACES) as f64 / splits as f64;
             waves * PLACES as f64 / tiles as f64 + (500 * splits) as f64 / pixels as f64

@@ -61,7 +61,7 @@ pub(super) fn measure(conv: &ConvLaunch<'_>, vendor: &Vendor, pass: Pass, bytes:
     };
     let operands = Operands::new(conv, words.max(bytes.div_ceil(4)));
     let memory = 4 * operands.parts.words();
-    let seconds = conv.gpu.time(memory, &mut |base| {
+    let by_own = |base| {
         let Placed { x, weight, y, workspace } = operands.at(base);
         match pass {
             Pass::Forward => own.forward(x, weight, Ptr::NULL, y, workspace),
@@ -70,14 +70,12 @@ pub(super) fn measure(conv: &ConvLaunch<'_>, vendor: &Vendor, pass: Pass, bytes:
                 own.backward_weight(x, y, GpuGrad { data: weight.own, accumulate: false }, None, workspace)
             }
         }
-    })?;
-    let mut taken = true;
-    let library = conv.gpu.time(memory, &mut |base| {
+    };
+    let by_library = |base| {
         let Placed { x, weight, y, workspace } = operands.at(base);
         let operands = [x, weight.turned, y].map(Ptr::address);
         // SAFETY: the operands have the sizes of the convolution, and the workspace has the bytes that the library asked for.
-        taken &= unsafe { vendor.run(conv.call(pass), operands, false, workspace.address()) }?;
-        Ok(())
-    })?;
-    Ok(Times { own: seconds, library: if taken { library } else { f64::INFINITY } })
+        unsafe { vendor.run(conv.call(pass), operands, false, workspace.address()) }
+    };
+    conv.gpu.measure(memory, by_own, by_library)
 }

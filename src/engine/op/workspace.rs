@@ -46,7 +46,7 @@ impl<T> Part<T> {
     }
 }
 
-/// This many blocks fill a large GPU about twice. Long sums are split until there are about as many.
+/// Two blocks for each multiprocessor of a large GPU. Long sums are split until there are about as many.
 pub(crate) const ENOUGH_BLOCKS: usize = 264;
 
 /// Returns how many of `rows` rows each partial sum takes: at least `at_least`, and enough for at most `most_splits` partial sums. The

@@ -260,12 +260,16 @@ impl Backend for Emulator {
         Ok(())
     }
 
-    /// Counts the kernels that `work` launches, without memory and without running them: the times of an emulator mean nothing, and change from
-    /// run to run.
-    fn time(&self, _bytes: usize, work: &mut dyn FnMut(u64) -> Result<()>) -> Result<f64> {
-        let launched =
-            self.recorded(&mut || work(NOWHERE))?.iter().filter(|work| matches!(work, Work::Launch(_))).count();
-        Ok(launched as f64)
+    /// Counts the kernels that each work launches, without memory and without running them: the times of an emulator mean nothing, and change
+    /// from run to run.
+    fn compare(&self, _bytes: usize, works: &mut [&mut dyn FnMut(u64) -> Result<()>; 2]) -> Result<[f64; 2]> {
+        self.state.refuse_in_recording("measuring a pass")?;
+        let mut launched = [0.0; 2];
+        for (launched, work) in launched.iter_mut().zip(works) {
+            let recorded = self.recorded(&mut || work(NOWHERE))?;
+            *launched = recorded.iter().filter(|work| matches!(work, Work::Launch(_))).count() as f64;
+        }
+        Ok(launched)
     }
 
     fn synchronize(&self) -> Result<()> {

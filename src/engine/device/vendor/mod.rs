@@ -23,7 +23,7 @@ pub(super) const OPERAND_ALIGNMENT: u64 = 16;
 pub(super) const WORKSPACE_ALIGNMENT: u64 = 256;
 
 /// The passes of a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pass {
     /// `y = conv(x, weight)`
     Forward,
@@ -42,7 +42,7 @@ impl Pass {
 ///
 /// Activations are NHWC, in bf16 for [`Precision::Bf16`], else in f32. Weights and their gradients have the same type and the order
 /// `[out, kh, kw, in]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Call {
     /// The sizes of the convolution.
     pub geometry: Conv2dGeometry,
@@ -128,7 +128,7 @@ pub struct Vendor {
 struct Asked {
     call: Call,
     answer: Answer<usize>,
-    /// Whether the call was about to be enqueued. A plan also asks for gradients that no step needs.
+    /// Whether a step wanted it ([`Vendor::begin`]). A plan also asks for gradients that no step needs.
     wanted: bool,
     /// Whether [`Vendor::take_refusals`] returned it.
     told: bool,
@@ -159,7 +159,8 @@ impl Vendor {
         self.with_answer(call, |asked| asked.workspace())
     }
 
-    /// Returns the same for a call that is about to be enqueued. `None` means that ptl's own kernel must compute it.
+    /// Returns the same for a call of a step, so that [`Vendor::take_refusals`] tells if the libraries refuse it. `None` means that ptl's own
+    /// kernel must compute it.
     ///
     /// # Errors
     /// As [`Vendor::workspace`].
@@ -179,7 +180,7 @@ impl Vendor {
     /// # Safety
     /// Operands must be memory of this device with the sizes of the geometry, and `workspace` as long as [`Vendor::workspace`] says.
     pub unsafe fn run(&self, call: Call, operands: [u64; 3], accumulate: bool, workspace: u64) -> Result<bool> {
-        let Some(bytes) = self.begin(call)? else { return Ok(false) };
+        let Some(bytes) = self.workspace(call)? else { return Ok(false) };
         let misaligned = |what: &str, address: u64, alignment: u64| Error::Device {
             device: "GPU",
             action: format!("computing {call}"),
@@ -202,7 +203,7 @@ impl Vendor {
         }
     }
 
-    /// Returns a sentence for each refusal of a call that was about to be enqueued, but none that it returned before.
+    /// Returns a sentence for each refusal of a call that a step wanted, but none that it returned before.
     pub fn take_refusals(&self) -> Vec<String> {
         let mut asked = self.lock();
         let news = asked.iter_mut().filter(|asked| asked.wanted && !asked.told);
