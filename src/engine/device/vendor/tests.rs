@@ -203,6 +203,7 @@ fn a_library_is_asked_once_and_a_refusal_is_told_once() {
     assert_eq!(counts(), [3, 0]);
     assert!(vendor.take_refusals().is_empty(), "nobody wanted the gradient of the input");
     let run = |call| {
+        vendor.begin(call).unwrap();
         // SAFETY: the library reads and writes nothing.
         unsafe { vendor.run(call, [16, 32, 48], false, 256) }
     };
