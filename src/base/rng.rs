@@ -34,6 +34,8 @@ pub enum Purpose {
     Bootstrap = 24,
     /// Which images of a class are held out.
     Split = 17,
+    /// Which identities are held out, and which of their images are queries.
+    HeldOutIds = 21,
 }
 
 /// Returns the generator of one stream. `epoch` and `item` number the streams of a purpose, for example by epoch and sample.

@@ -134,6 +134,8 @@ mod tests {
         (("data.msmt17_val", "false"), &[("data.kind", "market1501"), ("data.target_kind", "market1501")], &[]),
         (("data.split", "2"), &[("data.kind", "market1501"), ("data.target_kind", "market1501")], &[]),
         (("data.split", "2"), &[CLASSIFY, ("data.kind", "cifar10")], &[CLASSIFY]),
+        (("data.split", "2"), &[("data.kind", "msmt17"), ("data.target_kind", "msmt17")], &[("data.val_ids", "9")]),
+        (("data.val_ids", "9"), &[CLASSIFY], &[]),
         (("data.val_share", "0.3"), &[], &[CLASSIFY]),
         (("data.val_share", "0.3"), &[CLASSIFY, ("data.kind", "mnist")], &[CLASSIFY, ("data.kind", "csv")]),
         (("augment.crop_scale", "0.5,1"), &[], &[CLASSIFY]),

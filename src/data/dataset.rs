@@ -56,6 +56,8 @@ pub struct Dataset {
     pub gallery: Vec<ImageRecord>,
     /// Warnings from loading, one sentence each.
     pub warnings: Vec<String>,
+    /// What [`Dataset::counts`] returned before identities were held out, if any were.
+    pub whole: Option<[(usize, usize); 3]>,
 }
 
 impl Dataset {
@@ -79,6 +81,12 @@ impl Dataset {
     /// Returns the number of training identities.
     pub fn train_classes(&self) -> usize {
         self.train_pids().len()
+    }
+
+    /// Returns the numbers of identities and images of training, query and gallery.
+    pub fn counts(&self) -> [(usize, usize); 3] {
+        let ids = |records: &[ImageRecord]| records.iter().map(|r| r.pid).collect::<BTreeSet<_>>().len();
+        [&self.train, &self.query, &self.gallery].map(|records| (ids(records), records.len()))
     }
 
     /// Returns the table `subset | ids | images | cameras` of what was loaded.

@@ -24,9 +24,12 @@ settings! {
         /// MSMT17: train on list_val.txt too.
         #[setting(flag("msmt17-val").needs(&[REID, MSMT17]).taken_by(ON_DATA_SETS))]
         pub msmt17_val: bool = true;
-        /// CUHK03 classic: the split, from 0; classes without a split of their own: seed of theirs.
+        /// CUHK03 classic: the split, from 0; --val-ids, and classes without a split of their own: seed of what is held out.
         #[setting(flag("split").needs(&[SPLITS]).taken_by(ON_DATA_SETS))]
         pub split: usize = 0;
+        /// Number of training identities to measure on, which are not trained; 0 measures the data set's own test.
+        #[setting(flag("val-ids").needs(&[REID]).taken_by(ON_DATA_SETS))]
+        pub val_ids: usize = 0;
         /// Classes without a split of their own: share of each class kept for validation.
         #[setting(flag("val-share").above(0.0).below(1.0).needs(&[CLASSES, HELD_OUT]).taken_by(ON_DATA_SETS))]
         pub val_share: f32 = 0.2;
@@ -61,8 +64,10 @@ pub struct LoadOptions {
     pub subsets: Subsets,
     /// MSMT17: whether to train on `list_train.txt` and `list_val.txt`, not on the first alone.
     pub msmt17_val: bool,
-    /// CUHK03 classic: which of the splits, from 0.
+    /// CUHK03 classic: which of the splits, from 0. Also the seed of the identities that `val_ids` holds out.
     pub split: usize,
+    /// Number of training identities that take the place of query and gallery; 0 keeps the data set's own.
+    pub val_ids: usize,
 }
 
 impl Default for LoadOptions {
@@ -74,6 +79,6 @@ impl Default for LoadOptions {
 impl DataOptions {
     /// Returns the options for loading a re-identification data set.
     pub fn load_options(&self, subsets: Subsets) -> LoadOptions {
-        LoadOptions { subsets, msmt17_val: self.msmt17_val, split: self.split }
+        LoadOptions { subsets, msmt17_val: self.msmt17_val, split: self.split, val_ids: self.val_ids }
     }
 }

@@ -54,7 +54,11 @@ impl TrainedModel {
         let path = model_file(path)?;
         let file = checkpoint::File::open_dictionary(&path, flags.text("train.weights_dict"))?;
         let (about, place) = if has_header(&file) { (described(&file, flags)?, None) } else { foreign(&file, flags)? };
-        let About { config, classes, class_names, trained_on, trained_root } = about;
+        let About { mut config, classes, class_names, trained_on, trained_root } = about;
+        // A trained model is measured on the test of a data set, also where its training was on held-out identities.
+        if !flags.has("data.val_ids") {
+            config.data.val_ids = 0;
+        }
         flags.refuse_without_effect(&evaluation_settings(&config, flags), true)?;
         // A damaged header may describe a huge network, so it is compared with the tensors before anything is allocated.
         let mut store = Store::of_shapes();

@@ -31,12 +31,21 @@ pub struct Comparison<'a> {
 /// For each seed, in the order of [`Study::seeds`], the scores of the arms: zero-shot, plain fine-tuning, PTL.
 pub type Results = Vec<[Scores; 3]>;
 
-/// Refuses a network that already has cells, and a repeated seed.
+/// Refuses a network that already has cells, held-out identities, and a repeated seed.
 ///
 /// # Errors
 /// [`Error::Setting`].
 pub(crate) fn check_settings(config: &Config, seeds: &[u64]) -> Result<()> {
     super::check(config, seeds)?;
+    if config.data.val_ids > 0 {
+        return Err(Error::Setting {
+            setting: "data.val_ids".into(),
+            value: config.data.val_ids.to_string(),
+            reason: "this command measures the target's own test: leave it out, or train each network with it and compare the runs with \
+                     compare RUN..."
+                .into(),
+        });
+    }
     if config.model.arch.ends_with("-ptl") {
         return Err(Error::Setting {
             setting: "model.arch".into(),

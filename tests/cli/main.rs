@@ -7,6 +7,7 @@ mod classify;
 mod common;
 mod effect;
 mod ends;
+mod held_out;
 mod memory;
 mod names;
 mod profile;

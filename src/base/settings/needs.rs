@@ -73,16 +73,18 @@ pub const MSMT17: Need = need(
     |c| ["data.kind", "data.target_kind"].iter().any(|path| c.is(path, &["auto", "msmt17"])),
     "on another data set than msmt17: leave it out",
 );
-/// Has an effect on data sets with several splits.
+/// Has an effect on data sets with several splits, and on held-out identities.
 pub(crate) const SPLITS: Need = need(
     |c| {
         let split = ["auto", "cuhk03-classic-detected", "cuhk03-classic-labeled"];
         match c.text("task") {
             "classify" => c.divides_classes(),
-            _ => ["data.kind", "data.target_kind"].iter().any(|path| c.is(path, &split)),
+            _ => {
+                c.is_positive("data.val_ids") || ["data.kind", "data.target_kind"].iter().any(|path| c.is(path, &split))
+            }
         }
     },
-    "on a data set with one split of its own: leave it out",
+    "on a data set with one split of its own: leave it out, or hold identities out by `data.val_ids`",
 );
 /// Has an effect if validation images are held out of the training images.
 pub(crate) const HELD_OUT: Need =

@@ -1,10 +1,9 @@
 //! Numbers of identities and images in known data sets, and how a loaded one compares with them.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::data::DatasetKind;
-use crate::data::dataset::{Dataset, ImageRecord};
+use crate::data::dataset::Dataset;
 
 /// Counts of one subset. `images` is `None` if the number differs between splits.
 struct Count {
@@ -76,11 +75,9 @@ impl fmt::Display for Verdict {
 type Counts = [(usize, usize); 3];
 
 impl Dataset {
-    /// Compares the counts with those of the named data set, or of all known ones.
+    /// Compares the counts with those of the named data set, or of all known ones: as they were before identities were held out.
     pub fn verdict(&self) -> Verdict {
-        let count =
-            |records: &[ImageRecord]| (records.iter().map(|r| r.pid).collect::<BTreeSet<_>>().len(), records.len());
-        verdict(self.kind, self.variant, [count(&self.train), count(&self.query), count(&self.gallery)])
+        verdict(self.kind, self.variant, self.whole.unwrap_or_else(|| self.counts()))
     }
 }
 

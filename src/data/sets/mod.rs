@@ -1,6 +1,7 @@
 //! Re-identification data sets: a file for each layout on disk, and one entry point, [`load`].
 
 mod classic;
+mod held_out;
 mod known;
 mod locate;
 mod market;
@@ -8,7 +9,7 @@ mod msmt17;
 
 use std::path::Path;
 
-use super::{Dataset, DatasetKind, LoadOptions};
+use super::{Dataset, DatasetKind, LoadOptions, Subsets};
 use crate::Result;
 use crate::base::text::Shown;
 use locate::Layout;
@@ -22,9 +23,12 @@ pub(crate) use market::parse_name;
 ///
 /// # Errors
 /// [`Error::NotADataset`](crate::Error::NotADataset), which says what was searched for and where; a list or file cannot be read;
-/// images in a list are missing.
+/// images in a list are missing;
+/// [`Error::Setting`](crate::Error::Setting) for more `val_ids` than there are identities to hold out.
 pub fn load(root: &Path, kind: DatasetKind, options: &LoadOptions) -> Result<Dataset> {
-    let LoadOptions { subsets, msmt17_val, split } = *options;
+    let LoadOptions { msmt17_val, split, val_ids, .. } = *options;
+    // Held-out identities are training identities.
+    let subsets = if val_ids > 0 { Subsets::All } else { options.subsets };
     let (folder, layout) = locate::find(root, kind, subsets)?;
     let mut dataset = match layout {
         Layout::Market => market::load(&folder, kind, subsets)?,
@@ -39,7 +43,13 @@ pub fn load(root: &Path, kind: DatasetKind, options: &LoadOptions) -> Result<Dat
         dataset.kind = kind;
         dataset.label = kind.to_string();
     }
+    if val_ids > 0 {
+        held_out::measure_on(&mut dataset, val_ids, split as u64)?;
+    }
     dataset.warn_of_oddities();
+    if options.subsets == Subsets::Test {
+        dataset.train.clear();
+    }
     Ok(dataset)
 }
 

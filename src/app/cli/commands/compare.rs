@@ -136,6 +136,7 @@ fn new_demo(args: &DemoArgs) -> Result<StudyFile> {
         "data.target_kind",
         "data.msmt17_val",
         "data.split",
+        "data.val_ids",
         "train.keep_head",
     ];
     refuse_unused(&args.settings.0, &unused)?;

@@ -69,6 +69,13 @@ pub(super) fn open_dataset(
 /// Loads a data set to train on, and checks its images. Leaves out queries and gallery if another data set is measured.
 pub(super) fn open_training(config: &Config, reporter: &Reporter) -> Result<Dataset> {
     let options = config.data.load_options(Subsets::All);
+    if config.data.target.is_some() && options.val_ids > 0 {
+        return Err(Error::Setting {
+            setting: "`data.val_ids`".into(),
+            value: options.val_ids.to_string(),
+            reason: "a run measures the held-out identities or `data.target`: leave one of the two out".into(),
+        });
+    }
     let mut dataset = data::load(data_root(config)?, config.data.kind, &options)?;
     if config.data.target.is_some() {
         (dataset.query, dataset.gallery) = (Vec::new(), Vec::new());
