@@ -192,29 +192,38 @@ fn the_script_of_the_study_continues_with_its_own_settings() {
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (path(&folder, "data"), path(&folder, "out"));
     for domain in ["source", "target"] {
-        succeeds(&["synth", "--out", &format!("{data}/{domain}"), "--domain", domain, "--ids", "10", "--cams", "2"]);
+        succeeds(&["synth", "--out", &format!("{data}/{domain}"), "--domain", domain, "--ids", "18", "--cams", "2"]);
     }
     let script = |epochs: &str| {
-        let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/study-ptl"));
-        script.args([&data, &out]).env("PTL_TRAIN", env!("CARGO_BIN_EXE_ptl-train")).env("STUDIES", "reid-4x4");
-        script.env("SEEDS", "0").env("EPOCHS", epochs).env("PRETRAIN_EPOCHS", "2").process_group(0);
+        let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/memory-study"));
+        script.args([&data, &out]).env("PTL_TRAIN", env!("CARGO_BIN_EXE_ptl-train")).process_group(0);
+        script.args("--stage tuning --tasks ids classes --arms plain mean --seeds 1 --jobs 1".split(' '));
+        script.args(["--pretrain-epochs", "2", "--epochs", epochs]);
         script.stdout(Stdio::piped()).stderr(Stdio::piped());
         script
     };
     let started = SystemTime::now();
     let mut child = script("2").spawn().unwrap();
-    let arm = |name: &str| Path::new(&out).join("reid-4x4/seed-0").join(name);
-    wait_for(&arm("carry/config.toml"), &mut child, started);
+    wait_for(&Path::new(&out).join("tuning/ids/1e-3/seed-100/mean/config.toml"), &mut child, started);
     // Sends the signal to the whole group, as a terminal does.
     assert!(Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
-    let finished = fs::metadata(arm("plain/summary.json")).unwrap().modified().unwrap();
+    let table = || fs::read_to_string(format!("{out}/study.csv")).unwrap();
+    let before = table();
+    assert_eq!(before.lines().count(), 1 + 3, "plain with each learning rate: {before}");
     let other = script("3").output().unwrap();
     assert!(other.status.code() == Some(1) && text(&other.stderr).contains("other settings"), "{other:?}");
     let output = script("2").output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert_eq!(fs::metadata(arm("plain/summary.json")).unwrap().modified().unwrap(), finished);
+    let after = table();
+    // Two tasks, three rates, and `mean` is measured from both states.
+    assert!(after.starts_with(&before) && after.lines().count() == 1 + 2 * 3 * 3, "{after}");
+    let rows: std::collections::BTreeSet<&str> = after.lines().map(|line| line.rsplit_once(',').unwrap().0).collect();
+    assert_eq!(rows.len(), after.lines().count(), "{after}");
+    assert!(rows.contains("tuning,classes,mean+collected,1e-3,100,top1"), "{after}");
+    assert!(script("2").output().unwrap().status.success());
+    assert_eq!(table(), after);
     let report = fs::read_to_string(format!("{out}/report.md")).unwrap();
-    assert!(report.contains("memoryless") && report.contains("carry-epochs"), "{report}");
+    assert!(report.contains("### Selection"), "{report}");
 }
