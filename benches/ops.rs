@@ -139,7 +139,7 @@ fn gates(criterion: &mut Criterion, rows: &mut Vec<Row>) {
         throughput(amount),
         &mut gates,
         |gates| gates.copy_from_slice(&activated),
-        |gates| cell::gate_gradients(CHANNELS, gates, &previous, &grad),
+        |gates| cell::gate_gradients(CHANNELS, gates, &previous, &grad, None),
     );
     rows.push(Row::new("gates of bconv_cell 64-64", "backward", time, amount));
     group.finish();

@@ -155,7 +155,10 @@ impl<'a> Run<'a> {
                 self.trainer.step(batch, None, lr)?;
                 if measured {
                     for cell in 0..cells.len() {
-                        let (then, now) = (before.current(StateId::from_index(cell)), self.trainer.states.current(StateId::from_index(cell)));
+                        let (then, now) = (
+                            before.current(StateId::from_index(cell)),
+                            self.trainer.states.current(StateId::from_index(cell)),
+                        );
                         let slots = batch.labels.len();
                         norm[cell].points.push((step as f64, (dot(now, now) / now.len() as f64).sqrt()));
                         between[cell].points.push((step as f64, cosine_of_slots(now, slots)));
@@ -192,9 +195,8 @@ impl<'a> Run<'a> {
             let mean: Vec<f32> = (0..gradients[0].len())
                 .map(|i| gradients.iter().map(|gradient| gradient[i]).sum::<f32>() / GRADIENTS as f32)
                 .collect();
-            let apart = |gradient: &Vec<f32>| {
-                gradient.iter().zip(&mean).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
-            };
+            let apart =
+                |gradient: &Vec<f32>| gradient.iter().zip(&mean).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
             let variance = gradients.iter().map(apart).sum::<f64>() / (GRADIENTS - 1) as f64;
             // The mean over batches has a share of the noise itself.
             let signal = dot(&mean, &mean) - variance / GRADIENTS as f64;

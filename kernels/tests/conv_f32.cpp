@@ -21,8 +21,14 @@ CASE(bconv_f32) {
         expect_exact(c.name() + "state in place", state, values(c_next));
         expect_exact(c.name() + "y without gates", again, values(y));
 
-        RUN(bconv_gate_gradients_f32, (Grid{3}), gates, c_prev, dy, c.pixels(), channels);
+        Floats again_gates = gates, dc = random_floats(cells);
+        RUN(bconv_gate_gradients_f32, (Grid{3}), gates, c_prev, dy, nullptr, nullptr, c.pixels(), channels);
         expect(c.name() + "gate gradients", gates, want.grad_gates, ABS, REL);
+        // With the gradient of the state by a step that follows, in place.
+        Cell first = cell_reference(c.forward(values(x), values(weight)), values(c_prev), values(dy), channels, values(dc));
+        RUN(bconv_gate_gradients_f32, (Grid{3}), again_gates, c_prev, dy, dc, dc, c.pixels(), channels);
+        expect(c.name() + "gate gradients of an earlier step", again_gates, first.grad_gates, ABS, REL);
+        expect(c.name() + "gradient of the earlier state", dc, first.dc_prev, ABS, REL);
     }
 }
 

@@ -123,20 +123,22 @@ CASE(bconv_gradients_of_gates_bf16) {
     for (int channels : {1, 5, 8, 18, 24, 40}) {
         const int pixels = 37, cells = pixels * channels;
         Halves gates = random<bf16>(4 * cells), dy = random<bf16>(cells);
-        Floats c_prev = random_floats(cells, -2, 2);
-        Doubles grads(4 * cells);
+        Floats c_prev = random_floats(cells, -2, 2), dc_next = random_floats(cells), dc_prev(cells);
+        Doubles grads(4 * cells), state(cells);
         for (int at = 0; at < cells; at++) {
             size_t base = (size_t)(at / channels) * 4 * channels + at % channels;
             double i = value(gates[base]), f = value(gates[base + channels]), o = value(gates[base + 2 * channels]);
             double g = value(gates[base + 3 * channels]), d = value(dy[at]);
-            double t = std::tanh(f * c_prev[at] + i * g), dc = d * o * (1 - t * t);
+            double t = std::tanh(f * c_prev[at] + i * g), dc = d * o * (1 - t * t) + dc_next[at];
+            state[at] = dc * f;
             grads[base] = dc * g * i * (1 - i);
             grads[base + channels] = dc * c_prev[at] * f * (1 - f);
             grads[base + 2 * channels] = d * t * o * (1 - o);
             grads[base + 3 * channels] = dc * i * (1 - g * g);
         }
-        RUN(bconv_gate_gradients_bf16, (Grid{2}), gates, c_prev, dy, pixels, channels);
+        RUN(bconv_gate_gradients_bf16, (Grid{2}), gates, c_prev, dy, dc_next, dc_prev, pixels, channels);
         expect("gate gradients", gates, grads, 1e-6, 1.1 * BF16);
+        expect("gradient of the earlier state", dc_prev, state, 1e-6, 1e-6);
     }
 }
 

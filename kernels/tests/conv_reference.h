@@ -63,9 +63,10 @@ struct Conv {
 
 // What a cell computes from its pre-activations, [pixels, 4, channels].
 struct Cell {
-    Doubles gates, c_next, y, grad_gates;
+    Doubles gates, c_next, y, grad_gates, dc_prev;
 };
-inline Cell cell_reference(const Doubles& pre, const Doubles& c_prev, const Doubles& dy, int channels) {
+// dc_next is the gradient of c by a step that follows; empty if there is none.
+inline Cell cell_reference(const Doubles& pre, const Doubles& c_prev, const Doubles& dy, int channels, const Doubles& dc_next = {}) {
     auto sigmoid = [](double v) { return 1.0 / (1.0 + std::exp(-v)); };
     Cell r;
     r.gates.resize(pre.size());
@@ -75,6 +76,7 @@ inline Cell cell_reference(const Doubles& pre, const Doubles& c_prev, const Doub
         double i = sigmoid(pre[base]), f = sigmoid(pre[base + channels]);
         double o = sigmoid(pre[base + 2 * channels]), g = std::tanh(pre[base + 3 * channels]);
         double c = f * c_prev[at] + i * g, t = std::tanh(c), dc = dy[at] * o * (1 - t * t);
+        if (!dc_next.empty()) dc += dc_next[at];
         double gate[4] = {i, f, o, g};
         double grad[4] = {dc * g * i * (1 - i), dc * c_prev[at] * f * (1 - f), dy[at] * t * o * (1 - o), dc * i * (1 - g * g)};
         for (int k = 0; k < 4; k++) {
@@ -83,6 +85,7 @@ inline Cell cell_reference(const Doubles& pre, const Doubles& c_prev, const Doub
         }
         r.c_next.push_back(c);
         r.y.push_back(o * t);
+        r.dc_prev.push_back(dc * f);
     }
     return r;
 }

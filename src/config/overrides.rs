@@ -125,6 +125,7 @@ mod tests {
         (("ptl.state_policy", "reset"), &[PLAIN], &[]),
         (("ptl.state_policy", "reset"), &[("ptl.block", "residual")], &[]),
         (("ptl.state_form", "mean"), &[PLAIN], &[]),
+        (("ptl.state_steps", "2"), &[PLAIN], &[]),
         (("ptl.state_rate", "0.2"), &[PLAIN, ("ptl.state_form", "class")], &[("ptl.state_form", "class")]),
         (("ptl.state_rate", "0.2"), &[("ptl.state_form", "mean")], &[("ptl.state_form", "average")]),
         (("ptl.eval_state", "mean"), &[PLAIN], &[]),

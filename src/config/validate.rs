@@ -4,6 +4,7 @@ use toml::Value;
 
 use super::Config;
 use crate::base::text::Shown;
+use crate::engine::latent_state::StateForm;
 use crate::engine::optim::OptimKind;
 use crate::engine::schedule::{MOST_EPOCHS, ScheduleKind};
 use crate::eval::rerank::{RerankOptions, RerankVariant};
@@ -118,6 +119,17 @@ impl Config {
         let s = &self.sampler;
         let together = s.ids.saturating_mul(s.images);
         check("sampler.ids x sampler.images", together, together <= 1 << 16, "choose at most 65536 images in a batch")?;
+        let p = &self.ptl;
+        let divides = self.batch().is_multiple_of(p.state_steps);
+        let reason = format!("a batch has {} images: choose a number that divides it", self.batch());
+        check("ptl.state_steps", p.state_steps, divides, &reason)?;
+        let slots = p.state_steps == 1 || p.state_form == StateForm::Slots;
+        check(
+            "ptl.state_steps",
+            p.state_steps,
+            slots,
+            "only `ptl.state_form` slots has steps within a batch: leave one of the two out",
+        )?;
         let e = &self.eval;
         RerankOptions { k1: e.k1, k2: e.k2, lambda: e.lambda, ..RerankOptions::new(RerankVariant::Ptl) }.validate()
     }
@@ -246,6 +258,9 @@ mod tests {
             ("augment.flip", |c| c.augment.flip = 1.5),
             ("augment.random_erasing", |c| c.augment.random_erasing = f32::NAN),
             ("augment.pad", |c| c.augment.pad = 128),
+            ("ptl.state_steps", |c| c.ptl.state_steps = 0),
+            ("ptl.state_steps", |c| c.ptl.state_steps = 3),
+            ("ptl.state_steps", |c| (c.ptl.state_steps, c.ptl.state_form) = (2, StateForm::Mean)),
             ("sampler.ids", |c| c.sampler.ids = 1),
             ("sampler.images", |c| c.sampler.images = 1),
             ("sampler.passes", |c| c.sampler.passes = 0),

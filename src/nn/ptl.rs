@@ -43,6 +43,9 @@ settings! {
         /// of the slot's own identity or class (class).
         #[setting(flag("state-form").needs(&[CELLS]))]
         pub state_form: StateForm = StateForm::Slots;
+        /// Steps of the latent states within a batch: parts of the batch follow one another, and gradients flow back from each to those before it.
+        #[setting(flag("state-steps").at_least(1.0).needs(&[CELLS]))]
+        pub state_steps: usize = 1;
         /// The share that a running average takes of each batch, for --state-form average, channel-average and class.
         #[setting(flag("state-rate").above(0.0).at_most(1.0).needs(&[CELLS, AVERAGED_STATES]))]
         pub state_rate: f32 = 0.1;

@@ -87,7 +87,7 @@ pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
     let moments = Optimizer::new(&config.optim.rule(), 0)?.state().count();
     let average = if config.train.ema > 0.0 { weights } else { 0 };
     let gradients = if config.train.accumulate > 1 { 2 } else { 1 };
-    let slots = state_bytes(&batch, config.batch());
+    let slots = state_bytes(&batch, config.batch() / config.ptl.state_steps);
     let memories = memory_bytes(&batch, config.ptl.state_form.rows(config.batch(), classes));
     let states = sum([slots, memories]);
     // There is room for the larger one of a checkpoint's two files: the weights, or all the rest. Writing them needs less, because one tensor

@@ -1,4 +1,4 @@
-//! Compares every form of a latent state over five steps of a cell.
+//! Compares every form of a latent state over five steps of a cell, and steps within a batch with their gradients.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use ptl::engine::op;
 use ptl::engine::shape::Shape;
 use ptl::engine::store::Store;
 
-use crate::engine::{Run, param};
+use crate::engine::{Run, grad, param};
 use crate::support::{GoldenFile, exact};
 
 #[test]
@@ -41,6 +41,36 @@ fn golden_forms_of_a_latent_state() {
             }
             let name = format!("{form}.kept");
             checker.close(&name, &run.state(0), &golden.f32(&name), 1e-5);
+        }
+    }
+}
+
+#[test]
+fn golden_steps_of_a_latent_state_within_a_batch() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/state_steps.safetensors");
+    let golden = GoldenFile::open(&path);
+    let steps: usize = golden.metadata["steps"].parse().expect("a number");
+    let (weight, images, cotangents) = (golden.f32("gates.weight"), golden.f32("x"), golden.f32("r"));
+    let (side, inputs) = (5, 3);
+    for variant in exact() {
+        let mut checker = variant.checker("steps within a batch");
+        let mut store = Store::new();
+        let id = param(&mut store, "gates.weight", &[16, inputs, 3, 3], &weight);
+        let shape = Shape::new(4 * steps, side, side, inputs);
+        let mut run = Run::new(&variant.device, &mut store, Mode::Train, shape, |g, store, x| {
+            g.set_state_steps(steps);
+            op::bconv_cell(g, store, "cell", x, id, [1, 1], [1, 1])
+        });
+        let batches = images.chunks_exact(shape.len()).zip(cotangents.chunks_exact(cotangents.len() / 2));
+        for (t, (x, r)) in batches.enumerate() {
+            let y = run.forward(&mut store, x);
+            let state = run.state(0);
+            let dx = run.backward(&mut store, r);
+            let found = [("y", y), ("c", state), ("dx", dx), ("dW", grad(&store, id))];
+            for (name, found) in found {
+                let (name, tolerance) = (format!("{name}{}", t + 1), if name.starts_with('d') { 2e-5 } else { 1e-5 });
+                checker.close(&name, &found, &golden.f32(&name), tolerance);
+            }
         }
     }
 }

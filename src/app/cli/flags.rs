@@ -172,7 +172,8 @@ mod tests {
                 Kind::Pair => &["0.4,0.6"],
                 // Within the bounds of every setting.
                 Kind::Count
-                    if ["model.last_stride", "augment.rand_ops", "augment.rand_magnitude"].contains(&setting.path) =>
+                    if ["model.last_stride", "ptl.state_steps", "augment.rand_ops", "augment.rand_magnitude"]
+                        .contains(&setting.path) =>
                 {
                     &["2"]
                 }

@@ -187,10 +187,16 @@ for_each_vector! {
     /// Computes [`gate_gradients`] for some pixels.
     ///
     /// # Safety
-    /// The machine must have the instruction set.
-    unsafe fn gate_gradients_of<S>(channels: usize, gates: &mut [f32], previous: &[f32], grad_y: &[f32]) {
+    /// The machine must have the instruction set. `grad_state` has as many numbers as `previous`, and nobody else uses them.
+    unsafe fn gate_gradients_of<S>(
+        channels: usize,
+        gates: &mut [f32],
+        previous: &[f32],
+        grad_y: &[f32],
+        grad_state: Option<*mut f32>,
+    ) {
         let pixels = previous.chunks_exact(channels).zip(grad_y.chunks_exact(channels));
-        for (row, (before, dy)) in gates.chunks_exact_mut(4 * channels).zip(pixels) {
+        for (pixel, (row, (before, dy))) in gates.chunks_exact_mut(4 * channels).zip(pixels).enumerate() {
             let row = row.as_mut_ptr();
             for c in (0..channels).step_by(S::LANES) {
                 let live = S::LANES.min(channels - c);
@@ -201,7 +207,12 @@ for_each_vector! {
                     let (before, dy) = (S::load_part(before[c..].as_ptr(), live), S::load_part(dy[c..].as_ptr(), live));
                     let one = S::splat(1.0);
                     let t = tanh(f.mul_add(before, i.mul(g)));
-                    let dc = dy.mul(o).mul(one.sub(t.mul(t)));
+                    let mut dc = dy.mul(o).mul(one.sub(t.mul(t)));
+                    if let Some(grad_state) = grad_state {
+                        let place = grad_state.add(pixel * channels + c);
+                        dc = dc.add(S::load_part(place, live));
+                        dc.mul(f).store_part(place, live);
+                    }
                     let gradients = [
                         dc.mul(g).mul(i).mul(one.sub(i)),
                         dc.mul(before).mul(f).mul(one.sub(f)),
@@ -245,14 +256,27 @@ pub fn apply_gates(channels: usize, pre_activations: &[f32], previous: &[f32], c
 /// Turns the activated gates `[pixels, 4·channels]` into the gradients of their pre-activations, in place. `previous` (c') and `grad_y`
 /// (dy) are `[pixels, channels]`. With `c = f·c' + i·g` and `dc = dy·o·(1 - tanh²c)`:
 /// `da_i = dc·g·i(1-i)`, `da_f = dc·c'·f(1-f)`, `da_o = dy·tanh(c)·o(1-o)`,
-/// `da_g = dc·i·(1-g²)`.
-pub fn gate_gradients(channels: usize, gates: &mut [f32], previous: &[f32], grad_y: &[f32]) {
+/// `da_g = dc·i·(1-g²)`. If another step follows, `grad_state` `[pixels, channels]` holds the gradient of c, which is added to dc, and
+/// becomes that of c', `dc·f`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn gate_gradients(
+    channels: usize,
+    gates: &mut [f32],
+    previous: &[f32],
+    grad_y: &[f32],
+    grad_state: Option<&mut [f32]>,
+) {
+    assert!(grad_state.as_ref().is_none_or(|grad| grad.len() == previous.len()));
+    let grad_state = grad_state.map(|grad| Shared(grad.as_mut_ptr()));
     par::rows_mut(gates, 4 * channels, |first, rows| {
         let span = first * channels..first * channels + rows.len() / 4;
-        // SAFETY: the instruction set in use.
+        // SAFETY: the instruction set in use. The numbers of `grad_state` are those of these rows, which are of this task alone.
         unsafe {
             let set = InstructionSet::best();
-            gate_gradients_of(set, channels, rows, &previous[span.clone()], &grad_y[span]);
+            let grad_state = grad_state.map(|grad| grad.get().add(span.start));
+            gate_gradients_of(set, channels, rows, &previous[span.clone()], &grad_y[span], grad_state);
         }
     });
 }

@@ -92,12 +92,15 @@ pub struct Graph {
     pub(crate) nodes: Vec<Node>,
     pub(crate) states: Vec<StateDecl>,
     pub(crate) freeze_backbone_bn: bool,
+    /// Into how many steps of the latent states a batch is divided.
+    pub(crate) state_steps: usize,
 }
 
 impl Graph {
     /// Returns an empty graph.
     pub fn new(mode: Mode) -> Graph {
-        Graph { mode, values: Vec::new(), nodes: Vec::new(), states: Vec::new(), freeze_backbone_bn: false }
+        let (values, nodes, states) = (Vec::new(), Vec::new(), Vec::new());
+        Graph { mode, values, nodes, states, freeze_backbone_bn: false, state_steps: 1 }
     }
 
     /// Sets whether the batch normalisations of the backbone use their running statistics and leave them unchanged, in training too
@@ -105,6 +108,13 @@ impl Graph {
     pub fn freeze_backbone_bn(mut self, freeze: bool) -> Graph {
         self.freeze_backbone_bn = freeze;
         self
+    }
+
+    /// Divides a batch into `steps` parts of as many images, which follow one another in the latent states: a part starts from the states of the
+    /// part before it, and gradients flow back through them. Holds for cells that are recorded afterwards. The states have a slot for each image
+    /// of a part.
+    pub fn set_state_steps(&mut self, steps: usize) {
+        self.state_steps = steps;
     }
 
     /// Returns whether the graph is differentiated, and which statistics it uses.

@@ -1,32 +1,40 @@
 //! BConv-Cell (Yu et al., 2019): a convolution to four gates, and a latent state that it updates and reads.
 //!
-//! `[i f o g] = conv(x, W)`, `c_t = σ(f)·c_{t-1} + σ(i)·tanh(g)`, `y = σ(o)·tanh(c_t)`. The state before the step is a
-//! constant: no gradient flows through time. Training saves only the activated gates, and backward turns them into the
-//! gradients of the pre-activations in place.
+//! `[i f o g] = conv(x, W)`, `c_t = σ(f)·c_{t-1} + σ(i)·tanh(g)`, `y = σ(o)·tanh(c_t)`. The state before the batch is a
+//! constant: gradients flow through time only between the steps within a batch ([`Graph::set_state_steps`]), of which there is one by default.
+//! Training saves the activated gates and the states between these steps, and backward turns the gates into the gradients of the
+//! pre-activations in place.
 
 use super::cell_launch::{CellLaunch, CellOperands};
 use super::conv_launch::{ConvLaunch, Weight};
+use super::workspace::{Part, Parts};
 use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::cell;
 use crate::engine::cpu::conv::{self, Packed};
-use crate::engine::device::{Gpu, Grid, Pass, Ptr, kernels};
+use crate::engine::device::{Gpu, Grid, Pass, Ptr, Untyped, kernels};
 use crate::engine::geometry::Conv2dGeometry;
 use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
 use crate::engine::store::{Layout, ParamId, Store};
 
+/// Words to which the workspace behind the states is aligned, as libraries expect.
+const ALIGNED_WORDS: usize = 64;
+
 #[derive(Debug)]
 struct BConvCell {
     /// The convolution to the gates, with 4·channels outputs.
     gates: Conv2dGeometry,
+    /// The same for the images of one step of the state.
+    step: Conv2dGeometry,
 }
 
 /// Records one step of the cell `name`, from `x` `[n, h, w, in]` to `[n, oh, ow, channels]`, and declares its latent state. `weight` is its
 /// `gates.weight`, of shape `[4·channels, in, kh, kw]` in torch.
 ///
 /// # Errors
-/// The weight has other input channels than `x`, its outputs are not a multiple of 4, or the kernel does not fit.
+/// The weight has other input channels than `x`, its outputs are not a multiple of 4, or the kernel does not fit; the batch cannot be divided
+/// into the graph's steps of the states.
 pub fn bconv_cell(
     g: &mut Graph,
     store: &Store,
@@ -45,11 +53,54 @@ pub fn bconv_cell(
         let detail = format!("{} of shape {:?} does not fit an input {input}", param.name, param.shape);
         return Err(mismatch("bconv_cell", detail));
     }
-    let gates = Conv2dGeometry::new(input.n, [input.h, input.w], input.c, out, [kh, kw], stride, padding)?;
+    let steps = g.state_steps;
+    if steps == 0 || input.n % steps != 0 {
+        return Err(mismatch("bconv_cell", format!("{} images are not {steps} parts of the same size", input.n)));
+    }
+    let of = |images: usize| Conv2dGeometry::new(images, [input.h, input.w], input.c, out, [kh, kw], stride, padding);
+    let (gates, step) = (of(input.n)?, of(input.n / steps)?);
     let shape = Shape::new(input.n, gates.out_h(), gates.out_w(), out / 4);
     let state = g.state(name.to_string(), Shape { n: 1, ..shape });
     let attachments = Attachments { params: vec![weight], state: Some(state), ..Attachments::default() };
-    g.push(BConvCell { gates }, &[x], shape, attachments)
+    g.push(BConvCell { gates, step }, &[x], shape, attachments)
+}
+
+/// What forward saves for backward on a GPU.
+struct SavedParts {
+    /// The activated gates.
+    gates: Part<Untyped>,
+    /// The states between the steps.
+    between: Part<f32>,
+    parts: Parts,
+}
+
+impl BConvCell {
+    /// Returns the number of steps of the state within a batch.
+    fn steps(&self) -> usize {
+        self.gates.batch / self.step.batch
+    }
+
+    /// Returns the numbers of the state, which are also those of the output of a step.
+    fn state_len(&self) -> usize {
+        self.step.pixels() * self.step.out_c / 4
+    }
+
+    /// Returns the numbers of all states between the steps.
+    fn between_len(&self) -> usize {
+        (self.steps() - 1) * self.state_len()
+    }
+
+    /// Returns the numbers of the input of a step.
+    fn input_len(&self) -> usize {
+        self.step.batch * self.step.in_h * self.step.in_w * self.step.in_c
+    }
+
+    fn saved_parts(&self, gpu: &Gpu) -> SavedParts {
+        let mut parts = Parts::default();
+        let gates = parts.add_bytes(self.gates.pixels() * self.gates.out_c * gpu.activation_bytes());
+        let between = parts.add(self.between_len());
+        SavedParts { gates, between, parts }
+    }
 }
 
 impl Op for BConvCell {
@@ -59,10 +110,12 @@ impl Op for BConvCell {
 
     fn needs(&self) -> Needs {
         let backward = conv::backward_data_workspace(&self.gates).max(conv::backward_weight_workspace(&self.gates));
+        // The gradient of the state, before the gradients of the convolution.
+        let backward = if self.steps() > 1 { backward.max(self.state_len()) } else { backward };
         Needs {
             inputs: vec![true],
-            saved: self.gates.batch * self.gates.out_h() * self.gates.out_w() * self.gates.out_c,
-            forward_workspace: cell::forward_workspace(&self.gates),
+            saved: self.gates.pixels() * self.gates.out_c + self.between_len(),
+            forward_workspace: cell::forward_workspace(&self.step),
             reusable_workspace: true,
             backward_workspace: backward,
             ..Needs::default()
@@ -71,24 +124,37 @@ impl Op for BConvCell {
 
     fn forward(&self, cx: &mut Forward<'_>) {
         let (previous, current) = cx.state.take().expect("a cell has a state");
-        let saved = (!cx.saved.is_empty()).then_some(&mut *cx.saved);
-        let packed = Packed { memory: cx.workspace, ready: cx.workspace_is_ready };
-        cell::bconv_forward(
-            cx.precision,
-            &self.gates,
-            cx.inputs[0],
-            cx.params[0],
-            previous,
-            current,
-            cx.output,
-            saved,
-            packed,
-        );
+        let (steps, state_len) = (self.steps(), self.state_len());
+        let differentiated = !cx.saved.is_empty();
+        let gates_len = if differentiated { 4 * steps * state_len } else { 0 };
+        let (gates, between) = cx.saved.split_at_mut(gates_len);
+        let mut unsaved = vec![0.0; if differentiated { 0 } else { self.between_len() }];
+        let between = if differentiated { between } else { &mut unsaved };
+        let mut gates = gates.chunks_exact_mut(4 * state_len);
+        let (x, y) = (cx.inputs[0].chunks_exact(self.input_len()), cx.output.chunks_exact_mut(state_len));
+        for (step, (x, y)) in x.zip(y).enumerate() {
+            let (done, rest) = between.split_at_mut(step * state_len);
+            let before = if step == 0 { previous } else { &done[(step - 1) * state_len..] };
+            let after = if step + 1 == steps { &mut *current } else { &mut rest[..state_len] };
+            let packed = Packed { memory: &mut *cx.workspace, ready: step > 0 || cx.workspace_is_ready };
+            cell::bconv_forward(cx.precision, &self.step, x, cx.params[0], before, after, y, gates.next(), packed);
+        }
     }
 
     fn backward(&self, cx: &mut Backward<'_>) {
-        cell::gate_gradients(self.gates.out_c / 4, cx.saved, cx.prev_state, cx.grad_output);
-        let grad_gates = &*cx.saved;
+        let (steps, state_len) = (self.steps(), self.state_len());
+        let (gates, between) = cx.saved.split_at_mut(4 * steps * state_len);
+        let mut grad_state = (steps > 1).then(|| &mut cx.workspace[..state_len]);
+        if let Some(grad_state) = &mut grad_state {
+            grad_state.fill(0.0);
+        }
+        for step in (0..steps).rev() {
+            let of_step = step * state_len..(step + 1) * state_len;
+            let before = if step == 0 { cx.prev_state } else { &between[of_step.start - state_len..of_step.start] };
+            let (gates, grad_y) = (&mut gates[4 * of_step.start..4 * of_step.end], &cx.grad_output[of_step]);
+            cell::gate_gradients(self.gates.out_c / 4, gates, before, grad_y, grad_state.as_deref_mut());
+        }
+        let grad_gates = &*gates;
         if let Some(grad) = &mut cx.grad_inputs[0] {
             let (weight, workspace) = (cx.params[0], &mut *cx.workspace);
             conv::conv2d_backward_data(
@@ -116,16 +182,18 @@ impl Op for BConvCell {
     }
 
     fn gpu_needs(&self, gpu: &Gpu, differentiated: bool) -> Result<Needs> {
-        let (cell, launch) = (CellLaunch::new(gpu, &self.gates, differentiated), ConvLaunch::new(gpu, &self.gates));
-        let gates = self.gates.pixels() * self.gates.out_c * gpu.activation_bytes();
+        let (cell, launch) = (CellLaunch::new(gpu, &self.step, differentiated), ConvLaunch::new(gpu, &self.gates));
+        // Without backward, the states between the steps are in the workspace.
+        let between = if differentiated { 0 } else { self.between_len() };
         let needs = Needs {
             inputs: vec![true],
-            saved: gates.div_ceil(4),
-            forward_workspace: cell.workspace()?,
+            saved: self.saved_parts(gpu).parts.words(),
+            forward_workspace: between.next_multiple_of(ALIGNED_WORDS) + cell.workspace()?,
             ..Needs::default()
         };
         let needs = if differentiated {
-            let needs = Needs { backward_workspace: launch.backward_workspace()?, ..needs };
+            let grad_state = if self.steps() > 1 { self.state_len() } else { 0 };
+            let needs = Needs { backward_workspace: launch.backward_workspace()?.max(grad_state), ..needs };
             launch.turned(&[Pass::BackwardData, Pass::BackwardWeight], needs)?
         } else {
             needs
@@ -134,22 +202,46 @@ impl Op for BConvCell {
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
-        let cell = CellOperands {
-            x: cx.inputs[0],
-            weight: Weight { own: cx.params[0], turned: cx.turned_weight },
-            states: cx.state.expect("a cell has a state"),
-            y: cx.output,
-            gates: cx.saved,
-            workspace: cx.workspace,
+        let (steps, state_len, bytes) = (self.steps(), self.state_len(), cx.gpu.activation_bytes());
+        let SavedParts { gates, between, .. } = self.saved_parts(cx.gpu);
+        let ([previous, current], differentiated) = (cx.state.expect("a cell has a state"), cx.saved != Ptr::NULL);
+        let (between, workspace) = if differentiated {
+            (between.of(cx.saved), cx.workspace)
+        } else {
+            let words = self.between_len().next_multiple_of(ALIGNED_WORDS);
+            (cx.workspace.cast::<f32>(), cx.workspace.cast::<f32>().add(words).cast())
         };
-        CellLaunch::new(cx.gpu, &self.gates, cx.saved != Ptr::NULL).forward(cell)
+        let at = |block: Ptr, numbers: usize| block.cast::<u8>().add(numbers * bytes).cast();
+        for step in 0..steps {
+            let before = if step == 0 { previous } else { between.add((step - 1) * state_len) };
+            let after = if step + 1 == steps { current } else { between.add(step * state_len) };
+            let cell = CellOperands {
+                x: at(cx.inputs[0], step * self.input_len()),
+                weight: Weight { own: cx.params[0], turned: cx.turned_weight },
+                states: [before, after],
+                y: at(cx.output, step * state_len),
+                gates: if differentiated { at(gates.of(cx.saved), 4 * step * state_len) } else { Ptr::NULL },
+                workspace,
+            };
+            CellLaunch::new(cx.gpu, &self.step, differentiated).forward(cell)?;
+        }
+        Ok(())
     }
 
     fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
-        let (pixels, channels) = (self.gates.pixels(), self.gates.out_c / 4);
-        let (grid, dgates) = (Grid::any(pixels * channels), cx.saved);
-        let (prev, dy) = (cx.prev_state, cx.grad_output);
-        kernels::bconv_gate_gradients(cx.gpu, grid, dgates, prev, dy, pixels as i64, channels as i32)?;
+        let (steps, state_len, bytes) = (self.steps(), self.state_len(), cx.gpu.activation_bytes());
+        let (pixels, channels) = (self.step.pixels(), self.step.out_c / 4);
+        let SavedParts { gates, between, .. } = self.saved_parts(cx.gpu);
+        let (dgates, between, grad_state) = (gates.of(cx.saved), between.of(cx.saved), cx.workspace.cast::<f32>());
+        let at = |block: Ptr, numbers: usize| block.cast::<u8>().add(numbers * bytes).cast();
+        for step in (0..steps).rev() {
+            let before = if step == 0 { cx.prev_state } else { between.add((step - 1) * state_len) };
+            let (gates, dy) = (at(dgates, 4 * step * state_len), at(cx.grad_output, step * state_len));
+            let after = if step + 1 == steps { Ptr::NULL } else { grad_state };
+            let to_before = if step == 0 { Ptr::NULL } else { grad_state };
+            let (grid, pixels, channels) = (Grid::any(state_len), pixels as i64, channels as i32);
+            kernels::bconv_gate_gradients(cx.gpu, grid, gates, before, dy, after, to_before, pixels, channels)?;
+        }
         let launch = ConvLaunch::new(cx.gpu, &self.gates);
         if let Some(grad) = cx.grad_inputs[0] {
             let weight = Weight { own: cx.params[0], turned: cx.turned_weight };
@@ -177,6 +269,10 @@ pub(super) fn cases() -> Vec<OpCase> {
         }),
         OpCase::new("bconv_cell 2x5", &[Shape::new(1, 5, 8, 4)], &[(&[8, 4, 2, 5], w)], |g, s, x, p, _| {
             bconv_cell(g, s, "cell", x[0], p[0], [1, 2], [1, 2])
+        }),
+        OpCase::new("bconv_cell in 3 steps", &[Shape::new(6, 4, 5, 3)], &[(&[20, 3, 3, 3], w)], |g, s, x, p, _| {
+            g.set_state_steps(3);
+            bconv_cell(g, s, "cell", x[0], p[0], [1, 1], [1, 1])
         }),
     ]
 }

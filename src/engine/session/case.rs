@@ -65,9 +65,9 @@ impl CaseRun {
         let output = (case.build)(&mut graph, &mut store, &inputs, &params, fixed).expect("the case records");
         graph.root(output);
         let cotangent = uniform(graph.shape(output).len(), 999);
-        let batch = case.inputs[0].n;
+        let slots = case.inputs[0].n / graph.state_steps;
         let initial_states =
-            graph.states().iter().enumerate().map(|(i, s)| uniform(batch * s.slot.len(), 500 + i as u64)).collect();
+            graph.states().iter().enumerate().map(|(i, s)| uniform(slots * s.slot.len(), 500 + i as u64)).collect();
         let mut session = Session::new(graph, &store, device).expect("a case is small");
         let input_values = (0..inputs.len()).map(|i| uniform(case.inputs[i].len(), i as u64)).collect();
         if let Some((var, (_, numbers))) = fixed.zip(case.fixed.as_ref()) {

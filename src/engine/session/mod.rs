@@ -199,7 +199,7 @@ impl Session {
 
     /// Makes the changes of a step that belong to the host: the current states become the previous ones, and the counters of batches go up.
     pub(crate) fn begin_step(&self, store: &mut Store, states: &mut LatentStates) -> Result<()> {
-        states.begin_step(&self.graph.states, self.batch(), self.gpu())?;
+        states.begin_step(&self.graph.states, self.slots(), self.gpu())?;
         for counter in self.graph.nodes.iter().filter_map(|node| node.attachments.counter) {
             store.counters[counter.0].1 += 1;
         }
@@ -208,11 +208,11 @@ impl Session {
 
     /// Takes the states after forward into what they keep from step to step.
     pub(crate) fn end_step(&self, states: &mut LatentStates) -> Result<()> {
-        states.end_step(&self.graph.states, self.batch(), self.gpu())
+        states.end_step(&self.graph.states, self.slots(), self.gpu())
     }
 
-    /// Returns the number of images of a batch.
-    fn batch(&self) -> usize {
-        self.graph.values.first().map_or(0, |v| v.shape.n)
+    /// Returns the slots of the latent states: the images of a batch, or of the part of it that is a step of the states.
+    fn slots(&self) -> usize {
+        self.graph.values.first().map_or(0, |v| v.shape.n) / self.graph.state_steps
     }
 }

@@ -191,7 +191,7 @@ impl Session {
     fn state_words(&self, i: usize) -> u64 {
         let node = &self.graph.nodes[i];
         let slot = node.attachments.state.map_or(0, |id| self.graph.states[id.0].slot.len());
-        (slot * self.graph.shape(node.output).n) as u64
+        (slot * self.graph.shape(node.output).n / self.graph.state_steps) as u64
     }
 }
 

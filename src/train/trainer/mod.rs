@@ -67,6 +67,7 @@ pub(super) fn record(
 ) -> Result<(Graph, StepVars)> {
     let batch = config.batch();
     let mut graph = Graph::new(Mode::Train).freeze_backbone_bn(config.train.freeze_bn);
+    graph.set_state_steps(config.ptl.state_steps);
     let images = graph.input(Shape::new(batch, config.model.height, config.model.image_width, 3));
     let labels = graph.labels(batch);
     let mixes = config.augment.mixup > 0.0 || config.augment.cutmix > 0.0;
