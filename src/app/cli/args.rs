@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::flags::{EvalFlags, ExtractFlags, InfoFlags, PredictFlags, ProfileFlags, RankFlags, TrainFlags};
 use crate::data::DatasetKind;
+use crate::data::synth::Gap;
 use crate::engine::device::{DeviceKind, VendorUse};
 use crate::nn::Arch;
 
@@ -326,9 +327,12 @@ pub(crate) struct SynthArgs {
     /// Folder to write, new or empty: Market-1501 layout.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Domain to draw: domains differ in cameras and clothes.
+    /// Domain to draw.
     #[arg(long, value_enum, default_value_t = Domain::Source)]
     pub domain: Domain,
+    /// In what the target differs from the source: cameras-and-clothes, none, light, viewpoint, occlusion, or all (the last three).
+    #[arg(long, value_name = "WORD", default_value_t = Gap::CamerasAndClothes)]
+    pub gap: Gap,
     /// Number of identities, half of them for training.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..=9999))]
     pub ids: u32,

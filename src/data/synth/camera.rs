@@ -9,6 +9,7 @@ use rand_distr::StandardNormal;
 use super::Domain;
 use super::draw::{Canvas, Colour, Shape, View, lit, mix};
 use super::figure::{Figure, Pose};
+use super::gap::{Gap, Viewpoint, cover};
 use super::identity::Identity;
 
 /// Image height for which blur and loss of resolution are given; they grow with the image.
@@ -30,6 +31,8 @@ pub(super) struct Camera {
     contrast: f32,
     /// Light from one side: change of brightness across the image.
     slope: f32,
+    /// Logarithm of the largest change of a colour channel from image to image.
+    unsteadiness: f32,
     /// Direction in which most people walk, like [`Pose::heading`].
     heading: f32,
     /// Body height as a share of the image height, and its variation.
@@ -40,6 +43,11 @@ pub(super) struct Camera {
     coarseness: f32,
     noise: f32,
     occlusion: f64,
+    /// Probability that something large is in front of a person, and the domain whose clothes other people wear.
+    covered: f64,
+    clothes: Domain,
+    /// How the camera sees the scene if it is not level in front of people.
+    viewpoint: Option<Viewpoint>,
     wall: Colour,
     ground: Colour,
     horizon: f32,
@@ -47,63 +55,78 @@ pub(super) struct Camera {
 }
 
 /// Smallest and largest values of the settings of a domain's cameras.
-struct Ranges {
-    brightness: [f32; 2],
+#[derive(Clone, Debug)]
+pub(super) struct Ranges {
+    pub brightness: [f32; 2],
     /// Strength of the colour cast: logarithm of the largest gain.
-    cast: [f32; 2],
-    gamma: [f32; 2],
-    contrast: [f32; 2],
-    blur: [f32; 2],
-    coarseness: [f32; 2],
-    noise: [f32; 2],
-    zoom: [f32; 2],
-    zoom_jitter: f32,
-    occlusion: f64,
-    clutter: usize,
-    walls: [Colour; 4],
+    pub cast: [f32; 2],
+    pub gamma: [f32; 2],
+    pub contrast: [f32; 2],
+    /// Light from one side: largest change of brightness across the image.
+    pub slope: f32,
+    /// Logarithm of the largest change of a colour channel from image to image.
+    pub unsteadiness: f32,
+    pub blur: [f32; 2],
+    pub coarseness: [f32; 2],
+    pub noise: [f32; 2],
+    pub zoom: [f32; 2],
+    pub zoom_jitter: f32,
+    pub occlusion: f64,
+    /// Probability that something large is in front of a person.
+    pub covered: f64,
+    /// Strength of the cameras' [`Viewpoint`]s; 0 for none.
+    pub moved: f32,
+    pub clutter: usize,
+    pub walls: [Colour; 4],
 }
 
-const SOURCE: Ranges = Ranges {
+pub(super) const SOURCE: Ranges = Ranges {
     brightness: [0.85, 1.15],
     cast: [0.05, 0.22],
     gamma: [0.8, 1.2],
     contrast: [0.85, 1.1],
+    slope: 0.35,
+    unsteadiness: 0.0,
     blur: [0.2, 0.7],
     coarseness: [1.0, 1.4],
     noise: [0.005, 0.02],
     zoom: [0.84, 0.92],
     zoom_jitter: 0.04,
     occlusion: 0.08,
+    covered: 0.0,
+    moved: 0.0,
     clutter: 5,
     walls: [[0.78, 0.80, 0.82], [0.70, 0.78, 0.66], [0.82, 0.76, 0.66], [0.62, 0.72, 0.84]],
 };
 
-const TARGET: Ranges = Ranges {
+pub(super) const TARGET: Ranges = Ranges {
     brightness: [0.70, 1.05],
     cast: [0.10, 0.28],
     gamma: [0.75, 1.3],
     contrast: [0.7, 1.05],
+    slope: 0.35,
+    unsteadiness: 0.0,
     blur: [0.5, 1.2],
     coarseness: [1.3, 2.0],
     noise: [0.01, 0.03],
     zoom: [0.76, 0.96],
     zoom_jitter: 0.08,
     occlusion: 0.2,
+    covered: 0.0,
+    moved: 0.0,
     clutter: 9,
     walls: [[0.44, 0.46, 0.50], [0.56, 0.50, 0.44], [0.38, 0.44, 0.40], [0.65, 0.64, 0.60]],
 };
 
-fn within([low, high]: [f32; 2], rng: &mut impl Rng) -> f32 {
+/// Returns a random number from a range.
+pub(super) fn within([low, high]: [f32; 2], rng: &mut impl Rng) -> f32 {
     rng.random_range(low..high)
 }
 
 impl Camera {
     /// Draws camera number `index` of a domain.
-    pub(super) fn random(domain: Domain, index: usize, rng: &mut impl Rng) -> Camera {
-        let ranges = match domain {
-            Domain::Source => &SOURCE,
-            Domain::Target => &TARGET,
-        };
+    pub(super) fn random(domain: Domain, gap: Gap, index: usize, rng: &mut impl Rng) -> Camera {
+        let ranges = gap.cameras(domain);
         let (brightness, strength) = (within(ranges.brightness, rng), within(ranges.cast, rng));
         // The golden section spreads the casts of neighbouring cameras over the colour circle.
         let hue = (index as f32 * 0.618 + rng.random_range(0.0..0.2)) * TAU;
@@ -115,7 +138,8 @@ impl Camera {
             gains,
             gamma: within(ranges.gamma, rng),
             contrast: within(ranges.contrast, rng),
-            slope: rng.random_range(-0.35..0.35),
+            slope: rng.random_range(-ranges.slope..ranges.slope),
+            unsteadiness: ranges.unsteadiness,
             heading: index as f32 * FRAC_PI_2 + rng.random_range(-0.4..0.4),
             zoom: within(ranges.zoom, rng),
             zoom_jitter: ranges.zoom_jitter,
@@ -123,10 +147,14 @@ impl Camera {
             coarseness: within(ranges.coarseness, rng),
             noise: within(ranges.noise, rng),
             occlusion: ranges.occlusion,
+            covered: ranges.covered,
+            clothes: gap.clothes(domain),
             wall,
             ground,
             horizon: rng.random_range(0.45..0.8),
             clutter,
+            // After all others, so that these are the same without it.
+            viewpoint: (ranges.moved > 0.0).then(|| Viewpoint::random(ranges.moved, rng)),
         }
     }
 
@@ -149,6 +177,9 @@ impl Camera {
         Figure { canvas: &mut canvas, view, who, pose: Pose::random(heading, rng) }.draw();
         if rng.random_bool(self.occlusion) {
             occlude(&mut canvas, rng);
+        }
+        if self.covered > 0.0 && rng.random_bool(self.covered) {
+            cover(&mut canvas, self.clothes, rng);
         }
         self.develop(canvas, rng)
     }
@@ -184,8 +215,11 @@ impl Camera {
         canvas
     }
 
-    /// Turns a scene into bytes: light, optics, sensor, colour processing.
+    /// Turns a scene into bytes: viewpoint, light, optics, sensor, colour processing.
     fn develop(&self, mut canvas: Canvas, rng: &mut impl Rng) -> Vec<u8> {
+        if let Some(viewpoint) = &self.viewpoint {
+            canvas = viewpoint.seen(&canvas, rng);
+        }
         let size = canvas.height as f32 / REFERENCE_HEIGHT;
         canvas.blur(self.blur * size * rng.random_range(0.7..1.3));
         let coarseness = self.coarseness * rng.random_range(0.85..1.15);
@@ -193,13 +227,18 @@ impl Camera {
             canvas.lose_resolution(coarseness * size.max(0.5));
         }
         let exposure = rng.random_range(0.88..1.12);
+        let gains = if self.unsteadiness > 0.0 {
+            self.gains.map(|gain| gain * within([-self.unsteadiness, self.unsteadiness], rng).exp())
+        } else {
+            self.gains
+        };
         let width = canvas.width as f32;
         let mut bytes = Vec::with_capacity(canvas.pixels.len() * 3);
         for (i, pixel) in canvas.pixels.iter().enumerate() {
             let across = (i % canvas.width) as f32 / width - 0.5;
             let light = exposure * (1.0 + self.slope * across);
             for c in 0..3 {
-                let toned = (pixel[c] * self.gains[c] * light).max(0.0).powf(self.gamma);
+                let toned = (pixel[c] * gains[c] * light).max(0.0).powf(self.gamma);
                 let noise: f32 = rng.sample(StandardNormal);
                 let value = 0.5 + (toned - 0.5) * self.contrast + noise * self.noise;
                 bytes.push((value * 255.0 + 0.5).clamp(0.0, 255.0) as u8);

@@ -190,6 +190,22 @@ impl Canvas {
         *self = shrunk.resized(self.width, self.height);
     }
 
+    /// Returns a canvas of the same size whose points have the colours that `self` has at `from` of them. Points are in heights from the
+    /// upper left corner. Outside of the canvas, the colours of its edge continue.
+    pub(crate) fn sampled(&self, from: impl Fn(Point) -> Point) -> Canvas {
+        let size = self.height as f32;
+        let place = |at: f32, count: usize| {
+            let at = (at * size - 0.5).clamp(0.0, count as f32 - 1.0);
+            (at as usize, (at as usize + 1).min(count - 1), at.fract())
+        };
+        Canvas::new(self.width, self.height, |x, y| {
+            let at = from([(x as f32 + 0.5) / size, (y as f32 + 0.5) / size]);
+            let ((x0, x1, tx), (y0, y1, ty)) = (place(at[0], self.width), place(at[1], self.height));
+            let row = |y: usize| mix(self.pixels[y * self.width + x0], self.pixels[y * self.width + x1], tx);
+            mix(row(y0), row(y1), ty)
+        })
+    }
+
     fn resized(&self, width: usize, height: usize) -> Canvas {
         let place = |i: usize, to: usize, from: usize| {
             let at = ((i as f32 + 0.5) * from as f32 / to as f32 - 0.5).clamp(0.0, from as f32 - 1.0);

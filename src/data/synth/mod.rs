@@ -3,10 +3,12 @@
 //! An identity has clothes, build, hair and a bag; a camera has a direction, light, a colour cast, optics and a background. The cameras'
 //! casts and tone curves change absolute colours, and there are few colours, so people have to be distinguished by what they wear. The
 //! two domains have the same kinds of clothes but different cameras and colours, so a model of one has to be fine-tuned for the other.
+//! A [`Gap`] lets the target differ in something else, such as light alone.
 
 mod camera;
 mod draw;
 mod figure;
+mod gap;
 mod identity;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use self::camera::Camera;
+pub use self::gap::Gap;
 use self::identity::Identity;
 use crate::base::error::IoContext;
 use crate::base::rng::{Purpose, stream};
@@ -34,14 +37,15 @@ const IMAGES_PER_DISTRACTOR: usize = 8;
 /// Smallest image that shows anything, `[height, width]`.
 const SMALLEST: [usize; 2] = [16, 8];
 
-/// Which cameras and which palette of clothes.
+/// Which people and which cameras.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Domain {
     /// Bright, sharp, mild colour casts, vivid clothes: for pre-training.
     #[default]
     Source,
-    /// Dark, blurred, strong colour casts, muted clothes, more clutter: for fine-tuning.
+    /// For fine-tuning: differs from the source in what [`Gap`] says, by default dark, blurred, strong colour casts, muted clothes, more
+    /// clutter.
     Target,
 }
 
@@ -74,8 +78,10 @@ impl FromStr for Domain {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SynthConfig {
-    /// Which cameras and which palette of clothes.
+    /// Which people and which cameras.
     pub domain: Domain,
+    /// In what the target differs from the source; without effect on the source.
+    pub gap: Gap,
     /// Number of training identities, which are 1 to `train_ids`.
     pub train_ids: usize,
     /// Number of test identities, which follow those of training; they are in query and gallery.
@@ -96,6 +102,7 @@ impl Default for SynthConfig {
     fn default() -> Self {
         Self {
             domain: Domain::Source,
+            gap: Gap::default(),
             train_ids: 100,
             test_ids: 100,
             cams: 6,
@@ -247,9 +254,7 @@ fn draw(
     for name in FOLDERS {
         fs::create_dir(unfinished(dir, name)).at("create", unfinished(dir, name))?;
     }
-    let cameras: Vec<Camera> =
-        (0..config.cams).map(|c| Camera::random(config.domain, c, &mut draws(config, Draw::Camera, c))).collect();
-    let jobs = config.jobs();
+    let (cameras, jobs) = (cameras(config), config.jobs());
     let done = AtomicUsize::new(0);
     jobs.par_iter().enumerate().try_for_each(|(index, job)| {
         if stop.requested() {
@@ -275,14 +280,20 @@ fn draw(
     Ok(Outcome::Finished)
 }
 
+fn cameras(config: &SynthConfig) -> Vec<Camera> {
+    let camera = |c| Camera::random(config.domain, config.gap, c, &mut draws(config, Draw::Camera, c));
+    (0..config.cams).map(camera).collect()
+}
+
 /// Returns the pixels of image number `index`, `[height, width, 3]`.
 fn render(config: &SynthConfig, cameras: &[Camera], job: &Job, index: usize) -> Vec<u8> {
     let camera = &cameras[job.cam];
+    let clothes = config.gap.clothes(config.domain);
     let mut rng = draws(config, Draw::Image, index);
     if job.pid == 0 {
-        let passerby = Identity::random(config.domain, &mut draws(config, Draw::Passerby, index));
+        let passerby = Identity::random(clothes, &mut draws(config, Draw::Passerby, index));
         return camera.false_detection(&passerby, config.width, config.height, &mut rng);
     }
-    let who = Identity::random(config.domain, &mut draws(config, Draw::Identity, job.pid));
+    let who = Identity::random(clothes, &mut draws(config, Draw::Identity, job.pid));
     camera.photograph(&who, config.width, config.height, &mut rng)
 }

@@ -170,3 +170,87 @@ fn colour_histograms_rank_badly() {
         }
     }
 }
+
+/// Returns the pixels of every image of a configuration, in a fixed order.
+fn rendered(config: &SynthConfig) -> Vec<Vec<u8>> {
+    let cameras = cameras(config);
+    config.jobs().par_iter().enumerate().map(|(index, job)| render(config, &cameras, job, index)).collect()
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
+    sum / f64::from(count)
+}
+
+#[test]
+fn by_default_images_are_those_of_earlier_versions() {
+    // Means of eighths of the rows of the first and of the last image: single values may differ by the rounding of a system's powers.
+    let expected = [
+        (Domain::Source, [[203, 180, 197, 187, 153, 124, 123, 128], [208, 193, 186, 182, 166, 146, 143, 155]]),
+        (Domain::Target, [[113, 100, 82, 73, 58, 63, 68, 66], [120, 133, 94, 86, 97, 128, 135, 113]]),
+    ];
+    for (domain, expected) in expected {
+        let images = rendered(&small(domain));
+        for (image, expected) in [&images[0], &images[images.len() - 1]].into_iter().zip(expected) {
+            let eighths = image.chunks(image.len() / 8).map(|rows| mean(rows.iter().map(|&v| f64::from(v))));
+            let found: Vec<i32> = eighths.map(|v| v.round() as i32).collect();
+            let close =
+                found.iter().zip(&expected).all(|(found, expected): (&i32, &i32)| (found - expected).abs() <= 1);
+            assert!(close, "{domain}: {found:?} instead of {expected:?}");
+        }
+    }
+}
+
+#[test]
+fn a_gap_changes_the_target_alone_and_a_seed_draws_it_again() {
+    for &gap in Gap::ALL {
+        assert_eq!(gap.name().parse(), Ok(gap));
+        let source = SynthConfig { gap, ..small(Domain::Source) };
+        let target = SynthConfig { domain: Domain::Target, ..source.clone() };
+        let none = |config: &SynthConfig| rendered(&SynthConfig { gap: Gap::None, ..config.clone() });
+        assert!(rendered(&source) == none(&source), "{gap}");
+        let images = rendered(&target);
+        assert!(images == rendered(&target), "{gap}");
+        assert_eq!(images == none(&target), gap == Gap::None, "{gap}");
+        let other = rendered(&SynthConfig { seed: 1, ..target });
+        assert!(images.iter().zip(&other).all(|(a, b)| a != b), "{gap}");
+    }
+}
+
+#[test]
+fn each_gap_changes_what_it_says() {
+    let config = SynthConfig { train_ids: 8, test_ids: 1, cams: 8, gap: Gap::None, ..small(Domain::Target) };
+    let images = |gap| rendered(&SynthConfig { gap, ..config.clone() });
+    let none = images(Gap::None);
+    let brightness = |images: &[Vec<u8>]| mean(images.iter().flatten().map(|&v| f64::from(v)));
+    // The share of values that differ from those without a gap by more than noise does.
+    let changed = |images: &[Vec<u8>]| {
+        let pairs = images.iter().flatten().zip(none.iter().flatten());
+        mean(pairs.map(|(&a, &b)| f64::from(u8::from(a.abs_diff(b) > 24))))
+    };
+    // The correlation of edges with those without a gap, which light hardly changes.
+    let edges = |image: &[u8]| image.windows(4).map(|w| f64::from(w[3]) - f64::from(w[0])).collect::<Vec<_>>();
+    let likeness = |images: &[Vec<u8>]| {
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        mean(images.iter().zip(&none).map(|(a, b)| {
+            let (a, b) = (edges(a), edges(b));
+            dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt()
+        }))
+    };
+    // What each gap may do: by how much the brightness differs, the share of changed values, the likeness of edges.
+    let expected = [
+        (Gap::None, 0.0..=0.0, 0.0..=0.0, 0.99..=1.01),
+        (Gap::Light, 20.0..=80.0, 0.5..=0.9, 0.7..=0.97),
+        (Gap::Viewpoint, 0.0..=12.0, 0.2..=0.6, 0.0..=0.35),
+        (Gap::Occlusion, 0.0..=12.0, 0.1..=0.4, 0.6..=0.9),
+        (Gap::All, 8.0..=60.0, 0.4..=0.9, 0.0..=0.35),
+    ];
+    for (gap, other_brightness, changes, same_edges) in expected {
+        let images = images(gap);
+        let found = ((brightness(&images) - brightness(&none)).abs(), changed(&images), likeness(&images));
+        println!("{gap}: {found:.2?}");
+        assert!(other_brightness.contains(&found.0), "{gap}: {found:?}");
+        assert!(changes.contains(&found.1), "{gap}: {found:?}");
+        assert!(same_edges.contains(&found.2), "{gap}: {found:?}");
+    }
+}

@@ -9,7 +9,7 @@ use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
 use crate::base::text::Shown;
 use crate::config::{Config, Overrides};
-use crate::data::synth::{self, SynthConfig};
+use crate::data::synth::{self, Domain, SynthConfig};
 use crate::data::{self, ClassDataset, ClassOptions, Dataset, DatasetKind, Subsets};
 use crate::engine::device::Device;
 use crate::run_dir::{RUNS, RunDir};
@@ -23,7 +23,11 @@ pub(super) fn synthesise(
     stop: &StopFlag,
     reporter: &Reporter,
 ) -> Result<synth::Outcome> {
-    let task = Mutex::new(reporter.start(&format!("drawing {}", config.domain), config.images() as u64, "images"));
+    let what = match config.domain {
+        Domain::Source => "drawing source".into(),
+        Domain::Target => format!("drawing target, gap {}", config.gap),
+    };
+    let task = Mutex::new(reporter.start(&what, config.images() as u64, "images"));
     let advance = |_, _| task.lock().expect("no panic while drawing").advance(1, "");
     let outcome = synth::generate(folder, config, stop, &advance)?;
     if outcome == synth::Outcome::Finished {

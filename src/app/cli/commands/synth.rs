@@ -17,6 +17,7 @@ pub(crate) fn synth(args: &SynthArgs) -> Result<ExitCode> {
     };
     let config = SynthConfig {
         domain,
+        gap: args.gap,
         train_ids: ids / 2,
         test_ids: ids - ids / 2,
         cams: args.cams as usize,
