@@ -214,23 +214,32 @@ extern "C" __global__ void __launch_bounds__(256)
 
 // ---- Batch-hard triplet ------------------------------------------------------------------------------------------
 // loss = mean over anchors i of max(0, d(i, hardest positive) - d(i, hardest negative) + margin), d = √max(|fi - fj|², 1e-12).
+// Anchors are the n rows of the batch. Row j < n is of the batch too, row n + p is place p of a bank of m embeddings of earlier batches,
+// which get no gradient; m may be 0. A place with the label NO_LABEL is empty and is not mined.
 // The anchor counts among its own positives. Exact ties share the gradient evenly; a clamped distance has no gradient. An anchor
 // without a negative contributes nothing. Distances are summed from differences in double precision, with equal bits for (i, j) and
 // (j, i), so that ties are the same as on the CPU. A NaN feature makes the loss NaN.
 // Order: triplet_distances, triplet_mine, sum_terms(terms, n); backward: triplet_backward.
 
 const double MIN_SQUARED = 1e-12;
+const unsigned NO_LABEL = 0xffffffffu;
 
-// A warp computes the distance of a pair; a block has 8 warps. launch: grid (ceil(n·n / 8))
+// Row j of the batch and the bank behind it.
+DEVICE const float* triplet_row(const float* features, const float* bank, int j, int n, int dim) {
+    return j < n ? features + (long long)j * dim : bank + (long long)(j - n) * dim;
+}
+
+// A warp computes the distance of a pair; a block has 8 warps. launch: grid (ceil(n·(n + m) / 8))
 extern "C" __global__ void __launch_bounds__(256)
     triplet_distances(const float* __restrict__ features,  // [n, dim]
-                      double* __restrict__ squared,        // [n, n], clamped; NaN stays
-                      int n, int dim) {
+                      const float* __restrict__ bank,      // [m, dim]
+                      double* __restrict__ squared,        // [n, n + m], clamped; NaN stays
+                      int n, int m, int dim) {
     long long pair = (long long)blockIdx.x * 8 + threadIdx.x / 32;
-    int lane = threadIdx.x % 32;
-    if (pair >= (long long)n * n) return;
-    int i = (int)(pair / n), j = (int)(pair - (long long)i * n);
-    const float *a = features + (long long)min(i, j) * dim, *b = features + (long long)max(i, j) * dim;
+    int lane = threadIdx.x % 32, width = n + m;
+    if (pair >= (long long)n * width) return;
+    int i = (int)(pair / width), j = (int)(pair - (long long)i * width);
+    const float *a = features + (long long)min(i, j) * dim, *b = triplet_row(features, bank, max(i, j), n, dim);
     double sum = 0.0;
     for (int k = lane; k < dim; k += 32) {
         double d = (double)a[k] - (double)b[k];
@@ -240,64 +249,84 @@ extern "C" __global__ void __launch_bounds__(256)
     if (lane == 0) squared[pair] = sum < MIN_SQUARED ? MIN_SQUARED : sum;
 }
 
+// The hardest distance so far, and how many rows have exactly this distance.
+struct Hardest {
+    double d;
+    int ties;
+};
+DEVICE void take_farther(Hardest& h, double d, int ties) {
+    h.ties = d == h.d ? h.ties + ties : d > h.d ? ties : h.ties;
+    h.d = d > h.d ? d : h.d;
+}
+DEVICE void take_nearer(Hardest& h, double d, int ties) {
+    h.ties = d == h.d ? h.ties + ties : d < h.d ? ties : h.ties;
+    h.d = d < h.d ? d : h.d;
+}
+
 // factors[i][j] = ∂(n·loss)/∂d(i, j) / d(i, j): what triplet_backward multiplies fi - fj with.
-// launch: grid (ceil(n / 64)); a thread takes an anchor
-extern "C" __global__ void __launch_bounds__(64)
-    triplet_mine(const double* __restrict__ squared,   // [n, n]
-                 const unsigned* __restrict__ labels,  // [n]
-                 double* __restrict__ terms,           // [n]
-                 double* __restrict__ factors,         // [n, n]
-                 int n, float margin) {
-    int i = (int)global_index();
+// launch: grid (ceil(n / 8)); a warp takes an anchor
+extern "C" __global__ void __launch_bounds__(256)
+    triplet_mine(const double* __restrict__ squared,        // [n, n + m]
+                 const unsigned* __restrict__ labels,       // [n]
+                 const unsigned* __restrict__ bank_labels,  // [m]
+                 double* __restrict__ terms,                // [n]
+                 double* __restrict__ factors,              // [n, n + m]
+                 int n, int m, float margin) {
+    int i = (int)blockIdx.x * 8 + (int)threadIdx.x / 32, lane = threadIdx.x % 32, width = n + m;
     if (i >= n) return;
-    const double* row = squared + (long long)i * n;
-    double* factor = factors + (long long)i * n;
-    double farthest = -1.0, nearest = INFINITY, poison = 0.0;
-    int positives = 0, negatives = 0;
-    for (int j = 0; j < n; j++) {
+    const double* row = squared + (long long)i * width;
+    double* factor = factors + (long long)i * width;
+    Hardest positive{-1.0, 0}, negative{INFINITY, 0};
+    double poison = 0.0;
+    for (int j = lane; j < width; j += 32) {
         double d = row[j];
+        unsigned label = j < n ? labels[j] : bank_labels[j - n];
         factor[j] = 0.0;
-        if (d != d) {
-            poison = d;
-        } else if (labels[j] == labels[i]) {
-            positives = d == farthest ? positives + 1 : d > farthest ? 1 : positives;
-            farthest = d > farthest ? d : farthest;
-        } else {
-            negatives = d == nearest ? negatives + 1 : d < nearest ? 1 : negatives;
-            nearest = d < nearest ? d : nearest;
-        }
+        if (j >= n && label == NO_LABEL) continue;
+        if (d != d) poison = d;
+        else if (label == labels[i]) take_farther(positive, d, 1);
+        else take_nearer(negative, d, 1);
+    }
+    for (int lanes = 16; lanes; lanes /= 2) {
+        take_farther(positive, shuffle_xor(positive.d, lanes), shuffle_xor(positive.ties, lanes));
+        take_nearer(negative, shuffle_xor(negative.d, lanes), shuffle_xor(negative.ties, lanes));
+        double other = shuffle_xor(poison, lanes);
+        if (other != other) poison = other;
     }
     double term = poison;
-    if (poison == 0.0 && negatives > 0) {
-        double hinge = sqrt(farthest) - sqrt(nearest) + (double)margin;
+    if (poison == 0.0 && negative.ties > 0) {
+        double hinge = sqrt(positive.d) - sqrt(negative.d) + (double)margin;
         term = hinge < 0.0 ? 0.0 : hinge;
-        for (int j = 0; j < n && hinge > 0.0; j++) {
+        for (int j = lane; j < width && hinge > 0.0; j += 32) {
             double d = row[j];
-            if (d <= MIN_SQUARED) continue;
-            if (labels[j] == labels[i]) {
-                if (d == farthest) factor[j] = 1.0 / (positives * sqrt(d));
-            } else if (d == nearest) {
-                factor[j] = -1.0 / (negatives * sqrt(d));
+            unsigned label = j < n ? labels[j] : bank_labels[j - n];
+            if (d <= MIN_SQUARED || (j >= n && label == NO_LABEL)) continue;
+            if (label == labels[i]) {
+                if (d == positive.d) factor[j] = 1.0 / (positive.ties * sqrt(d));
+            } else if (d == negative.d) {
+                factor[j] = -1.0 / (negative.ties * sqrt(d));
             }
         }
     }
-    terms[i] = term;
+    if (lane == 0) terms[i] = term;
 }
 
-// dfeatures[i] = dloss/n · Σj (factors[i][j] + factors[j][i])·(fi - fj), in the order of j.
+// dfeatures[i] = dloss/n · Σj (factors[i][j] + factors[j][i])·(fi - fj), in the order of j; rows of the bank have no factors[j].
 // launch: grid (ceil(dim / 256), n)
 extern "C" __global__ void __launch_bounds__(256)
     triplet_backward(const float* __restrict__ features,  // [n, dim]
-                     const double* __restrict__ factors,  // [n, n]
+                     const float* __restrict__ bank,      // [m, dim]
+                     const double* __restrict__ factors,  // [n, n + m]
                      const float* __restrict__ dloss,     // [1]
                      float* __restrict__ dfeatures,       // [n, dim]
-                     int n, int dim, int accumulate) {
-    int k = blockIdx.x * 256 + threadIdx.x, i = blockIdx.y;
+                     int n, int m, int dim, int accumulate) {
+    int k = blockIdx.x * 256 + threadIdx.x, i = blockIdx.y, width = n + m;
     if (k >= dim) return;
     double own = features[(long long)i * dim + k], sum = 0.0;
-    for (int j = 0; j < n; j++) {
-        double factor = factors[(long long)i * n + j] + factors[(long long)j * n + i];
-        if (factor != 0.0) sum += factor * (own - (double)features[(long long)j * dim + k]);
+    for (int j = 0; j < width; j++) {
+        double factor = factors[(long long)i * width + j];
+        if (j < n) factor += factors[(long long)j * width + i];
+        if (factor != 0.0) sum += factor * (own - (double)triplet_row(features, bank, j, n, dim)[k]);
     }
     put(dfeatures + (long long)i * dim + k, (float)(sum * ((double)dloss[0] / n)), accumulate);
 }

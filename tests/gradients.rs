@@ -143,7 +143,7 @@ fn a_frozen_parameter_gets_no_gradient_and_what_lies_before_it_is_skipped() {
     let graph = {
         let mut graph = Graph::new(Mode::Train);
         let x = graph.input(case.inputs[0]);
-        let y = (case.build)(&mut graph, &mut probe.store, &[x], &probe.params, None).unwrap();
+        let y = (case.build)(&mut graph, &mut probe.store, &[x], &probe.params, &[]).unwrap();
         graph.root(y);
         graph
     };

@@ -44,7 +44,7 @@ fn case(g: &Conv2dGeometry, tiny: bool) -> OpCase {
         s: &mut Store,
         x: &[Var],
         p: &[ParamId],
-        _labels: Option<Var>,
+        _fixed: &[Var],
     ) -> ptl::Result<Var> {
         conv2d(g, s, x[0], p[0], None, [STRIDE; 2], [PADDING; 2])
     }
@@ -61,7 +61,7 @@ fn case(g: &Conv2dGeometry, tiny: bool) -> OpCase {
             (3, _) => build::<2, 1>,
             _ => build::<2, 3>,
         },
-        fixed: None,
+        fixed: Vec::new(),
         smooth: true,
     }
 }

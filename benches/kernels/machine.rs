@@ -229,7 +229,7 @@ fn product(machine: &Machine, device: &Device, group: &mut Group<'_>, [height, w
         inputs: vec![Shape::new(16, height, width, channels)],
         params: vec![(vec![channels, channels, 1, 1], Layout::Conv)],
         build: |g, s, x, p, _| conv2d(g, s, x[0], p[0], None, [1, 1], [0, 0]),
-        fixed: None,
+        fixed: Vec::new(),
         smooth: true,
     };
     let mut run = CaseRun::on(device, &case, Mode::Eval, 1);

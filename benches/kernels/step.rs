@@ -46,9 +46,10 @@ pub fn ops(criterion: &mut Criterion, machine: &Machine, rows: &mut Vec<Row>) {
 fn bytes(case: &OpCase, output: usize, precision: Precision) -> [u64; 2] {
     let element = if precision == Precision::Bf16 { 2 } else { 4 };
     let inputs = element * case.inputs.iter().map(Shape::len).sum::<usize>();
+    let fixed = 4 * case.fixed.iter().map(|(shape, _)| shape.len()).sum::<usize>();
     let parameters = 4 * case.params.iter().map(|(shape, _)| shape.iter().product::<usize>()).sum::<usize>();
-    let forward = inputs + parameters + element * output;
-    [forward, forward + element * output + 2 * inputs + 2 * parameters].map(|bytes| bytes as u64)
+    let forward = inputs + fixed + parameters + element * output;
+    [forward, forward + fixed + element * output + 2 * inputs + 2 * parameters].map(|bytes| bytes as u64)
 }
 
 /// Measures Adam with AMSGrad over as many parameters as MGN_PTL has; over a tenth of them on the CPU.

@@ -177,29 +177,37 @@ CASE(top1_hits_take_the_last_of_equals) {
     expect_exact("none hit", hits, {0.0});
 }
 
+// Features and labels of a batch, then those of a bank.
 struct Triplets {
     Floats features;
     Buffer<unsigned> labels;
     int dim;
     float margin;
+    Floats bank = {};
+    Buffer<unsigned> bank_labels = {};
 };
 
+const unsigned EMPTY = 0xffffffffu;
+
 static void check_triplet(const char* name, const Triplets& t) {
-    int n = (int)t.labels.size(), dim = t.dim;
-    auto f = [&](int i, int k) { return value(t.features[(size_t)i * dim + k]); };
-    std::vector<Doubles> d(n, Doubles(n));
+    int n = (int)t.labels.size(), m = (int)t.bank_labels.size(), dim = t.dim, width = n + m;
+    auto f = [&](int i, int k) { return value(i < n ? t.features[(size_t)i * dim + k] : t.bank[(size_t)(i - n) * dim + k]); };
+    auto label = [&](int j) { return j < n ? t.labels[j] : t.bank_labels[j - n]; };
+    auto present = [&](int j) { return j < n || label(j) != EMPTY; };
+    std::vector<Doubles> d(n, Doubles(width));
     Doubles squared, want_df((size_t)n * dim);
     double want = 0;
     for (int i = 0; i < n; i++)
-        for (int j = 0; j < n; j++) {
+        for (int j = 0; j < width; j++) {
             for (int k = 0; k < dim; k++) d[i][j] += std::pow(f(i, k) - f(j, k), 2);
-            d[i][j] = std::fmax(d[i][j], 1e-12);
+            if (d[i][j] < 1e-12) d[i][j] = 1e-12;
             squared.push_back(d[i][j]);
         }
     for (int i = 0; i < n; i++) {
         double farthest = -1, nearest = INFINITY;
-        for (int j = 0; j < n; j++) {
-            if (t.labels[j] == t.labels[i]) farthest = std::fmax(farthest, d[i][j]);
+        for (int j = 0; j < width; j++) {
+            if (!present(j)) continue;
+            if (label(j) == t.labels[i]) farthest = std::fmax(farthest, d[i][j]);
             else nearest = std::fmin(nearest, d[i][j]);
         }
         double hinge = std::sqrt(farthest) - std::sqrt(nearest) + t.margin;
@@ -208,36 +216,36 @@ static void check_triplet(const char* name, const Triplets& t) {
         for (int same = 0; same < 2; same++) {
             double hardest = same ? farthest : nearest;
             std::vector<int> ties;
-            for (int j = 0; j < n; j++)
-                if ((t.labels[j] == t.labels[i]) == (same == 1) && d[i][j] == hardest) ties.push_back(j);
+            for (int j = 0; j < width; j++)
+                if (present(j) && (label(j) == t.labels[i]) == (same == 1) && d[i][j] == hardest) ties.push_back(j);
             for (int j : ties) {
                 if (hardest <= 1e-12) continue;
                 for (int k = 0; k < dim; k++) {
                     double step = (same ? 1 : -1) * 0.5 / n / ties.size() / std::sqrt(hardest) * (f(i, k) - f(j, k));
                     want_df[(size_t)i * dim + k] += step;
-                    want_df[(size_t)j * dim + k] -= step;
+                    if (j < n) want_df[(size_t)j * dim + k] -= step;
                 }
             }
         }
     }
-    Buffer<double> distances((size_t)n * n), terms(n), factors((size_t)n * n);
+    Buffer<double> distances((size_t)n * width), terms(n), factors((size_t)n * width);
     Floats loss(1), dloss{0.5f}, df((size_t)n * dim);
-    RUN(triplet_distances, (Grid{blocks(n * n, 8)}), t.features, distances, n, dim);
+    RUN(triplet_distances, (Grid{blocks(n * width, 8)}), t.features, t.bank, distances, n, m, dim);
     expect("squared distances", distances, squared, 0, 1e-12);
-    RUN(triplet_mine, (Grid{blocks(n, 64)}), distances, t.labels, terms, factors, n, t.margin);
+    RUN(triplet_mine, (Grid{blocks(n, 8)}), distances, t.labels, t.bank_labels, terms, factors, n, m, t.margin);
     RUN(sum_terms, (Grid{1}), terms, loss, n, n);
     expect(name, loss, {want}, 1e-6, 1e-6);
     Grid grid{blocks(dim, 256), (unsigned)n};
-    RUN(triplet_backward, grid, t.features, factors, dloss, df, n, dim, 0);
+    RUN(triplet_backward, grid, t.features, t.bank, factors, dloss, df, n, m, dim, 0);
     expect(name, df, want_df, 1e-6, 1e-5);
     for (double& v : want_df) v *= 2;
-    RUN(triplet_backward, grid, t.features, factors, dloss, df, n, dim, 1);
+    RUN(triplet_backward, grid, t.features, t.bank, factors, dloss, df, n, m, dim, 1);
     expect(name, df, want_df, 1e-6, 1e-5);
 }
 
 CASE(triplet_loss) {
     check_triplet("random", {random_floats(8 * 5), {0, 0, 1, 1, 1, 2, 2, 3}, 5, 0.8f});
-    check_triplet("two blocks of anchors", {random_floats(70 * 300), Buffer<unsigned>([] {
+    check_triplet("several blocks of anchors", {random_floats(70 * 300), Buffer<unsigned>([] {
                       Buffer<unsigned> labels(70);
                       for (unsigned i = 0; i < 70; i++) labels[i] = i / 4;
                       return labels;
@@ -248,12 +256,27 @@ CASE(triplet_loss) {
     check_triplet("clamped", {{1, 2, 1, 2, 1, 2, 1, 2}, {0, 0, 1, 1}, 2, 0.3f});
     check_triplet("one identity", {random_floats(3 * 4), {5, 5, 5}, 4, 1.0f});
 }
+CASE(triplet_loss_with_a_bank) {
+    Buffer<unsigned> labels(75);
+    for (unsigned p = 0; p < 75; p++) labels[p] = p % 7 == 0 ? EMPTY : p % 5;
+    check_triplet("random", {random_floats(8 * 5), {0, 0, 1, 1, 1, 2, 2, 3}, 5, 0.8f, random_floats(75 * 5), labels});
+    // An empty place holds NaN, another one what would be the nearest negative.
+    check_triplet("empty places", {{0, 0, 1, 0, 3, 0, 4, 1}, {0, 0, 1, 1}, 2, 0.5f,
+                                   {NOT_A_NUMBER, NOT_A_NUMBER, 0, 0, 2, 1}, {EMPTY, EMPTY, 0}});
+    // The same corners in the batch and in the bank: ties across both.
+    check_triplet("ties", {{0, 0, 1, 0, -1, 0}, {0, 0, 1}, 2, 0.5f, {0, 1, 1, 0, 0, -1, -1, 0}, {0, 0, 1, 1}});
+    check_triplet("negatives in the bank only", {random_floats(3 * 4), {5, 5, 5}, 4, 1.0f, random_floats(2 * 4), {5, 6}});
+}
 CASE(triplet_shows_nan) {
-    Floats features{0, 0, NOT_A_NUMBER, 1, 2, 2}, loss(1);
-    Buffer<unsigned> labels{0, 0, 0};
-    Buffer<double> distances(9), terms(3), factors(9);
-    RUN(triplet_distances, (Grid{2}), features, distances, 3, 2);
-    RUN(triplet_mine, (Grid{1}), distances, labels, terms, factors, 3, 0.3f);
+    Floats features{0, 0, NOT_A_NUMBER, 1, 2, 2}, numbers{0, 0, 1, 1, 2, 2}, bank{NOT_A_NUMBER, 0}, loss(1);
+    Buffer<unsigned> labels{0, 0, 0}, bank_labels{1};
+    Buffer<double> distances(12), terms(3), factors(12);
+    RUN(triplet_distances, (Grid{2}), features, bank, distances, 3, 0, 2);
+    RUN(triplet_mine, (Grid{1}), distances, labels, bank_labels, terms, factors, 3, 0, 0.3f);
     RUN(sum_terms, (Grid{1}), terms, loss, 3, 3);
     expect_exact("loss", loss, {NAN});
+    RUN(triplet_distances, (Grid{2}), numbers, bank, distances, 3, 1, 2);
+    RUN(triplet_mine, (Grid{1}), distances, labels, bank_labels, terms, factors, 3, 1, 0.3f);
+    RUN(sum_terms, (Grid{1}), terms, loss, 3, 3);
+    expect_exact("loss, from the bank", loss, {NAN});
 }

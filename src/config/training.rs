@@ -1,6 +1,8 @@
 //! `[loss]` and `[train]`: the settings of the training loop.
 
-use crate::base::settings::{CROSS_ENTROPY, FROZEN_BACKBONE, INIT, ON_IMAGES, ON_STEPS, REID, TRIPLET, settings};
+use crate::base::settings::{
+    CROSS_ENTROPY, FROZEN_BACKBONE, INIT, MEMORY, ON_COST, ON_IMAGES, ON_STEPS, REID, TRIPLET, settings,
+};
 
 settings! {
     /// `[loss]`: cross-entropy and batch-hard triplet loss.
@@ -14,6 +16,12 @@ settings! {
         /// Weight of the triplet loss.
         #[setting(at_least(0.0).needs(&[REID]))]
         pub triplet_weight: f32 = 1.0;
+        /// Embeddings of earlier batches from which the triplet loss mines too; 0 for none.
+        #[setting(flag("triplet-memory").at_most(65536.0).needs(&[REID, TRIPLET]).taken_by(ON_COST))]
+        pub memory: usize = 0;
+        /// Steps before the first embedding is remembered: until then features change too much.
+        #[setting(flag("triplet-memory-from").needs(&[REID, TRIPLET, MEMORY]))]
+        pub memory_from: u64 = 100;
         /// Weight of the cross-entropy.
         #[setting(at_least(0.0))]
         pub ce_weight: f32 = 1.0;

@@ -141,6 +141,9 @@ impl Config {
         check("loss.ce_weight", ce, ce > 0.0 || self.task == TaskKind::Reid, "a classifier has no other loss")?;
         let weights = [self.loss.ce_weight, self.loss.triplet_weight];
         check("loss.ce_weight", 0, weights != [0.0, 0.0], "the triplet loss has weight 0 too, so nothing would train")?;
+        let (memory, batch) = (self.loss.memory, self.batch());
+        let holds = memory == 0 || memory >= batch || self.task == TaskKind::Classify;
+        check("loss.memory", memory, holds, &format!("choose 0, or at least the {batch} images of a batch"))?;
         let decoupled = o.kind == OptimKind::AdamW && o.lr * f64::from(o.weight_decay) >= 1.0;
         check("optim.weight_decay", o.weight_decay, !decoupled, "lr times this must stay below 1 with AdamW")?;
         let s = &self.schedule;
@@ -291,6 +294,8 @@ mod tests {
             ("loss.triplet_margin", |c| c.loss.triplet_margin = -0.1),
             ("loss.ce_weight", |c| (c.loss.ce_weight, c.loss.triplet_weight) = (0.0, 0.0)),
             ("loss.label_smoothing", |c| c.loss.label_smoothing = 1.0),
+            ("loss.memory", |c| (c.loss.memory, c.sampler.ids, c.sampler.images) = (15, 4, 4)),
+            ("loss.memory", |c| c.loss.memory = 1 << 17),
             ("schedule.epochs", |c| c.schedule.epochs = 0),
             ("schedule.gamma", |c| c.schedule.gamma = 0.0),
             ("schedule.min_lr", |c| c.schedule.min_lr = 1.0),

@@ -15,6 +15,6 @@ pub(crate) use header::{bad, read_header};
 pub use images::TrainingImages;
 pub(crate) use record::MOST;
 pub use record::{Best, Position, RECORD_FILE, Record, StepReport, Sums};
+pub(crate) use saved::{MemoryHeader, TrainingHeader, restore_latent_states};
 pub use saved::{Saved, TRAINING_FILE, load_latent_states};
-pub(crate) use saved::{TrainingHeader, restore_latent_states};
 pub use trained::{TrainedModel, model_file};

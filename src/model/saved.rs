@@ -12,7 +12,8 @@ use crate::engine::graph::{StateDecl, StateId};
 use crate::engine::latent_state::LatentStates;
 use crate::io::checkpoint;
 
-/// File of a checkpoint that holds all tensors but the weights of the model: optimiser and latent states.
+/// File of a checkpoint that holds all tensors but the weights of the model: optimiser, latent states, and the
+/// embeddings that the triplet loss remembers.
 pub const TRAINING_FILE: &str = "training.safetensors";
 
 /// The header of a training file.
@@ -28,6 +29,18 @@ pub(crate) struct TrainingHeader {
     pub state_collected: Vec<u32>,
     /// Number of updates.
     pub optimizer_steps: u64,
+    /// The memory of embeddings, if the run has one that is not empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryHeader>,
+}
+
+/// What the training file says about the embeddings that the triplet loss remembers. They are tensors of that file.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct MemoryHeader {
+    /// The label of each embedding.
+    pub labels: Vec<u32>,
+    /// Number of embeddings that were added so far; all but the last ones were replaced.
+    pub added: u64,
 }
 
 /// Position and best evaluation, as earlier versions stored them.

@@ -79,7 +79,7 @@ pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
     let mut store = Store::of_shapes();
     let network = config.network(classes)?.build(&mut store, config.seed)?;
     let one = evaluation(config, network.as_ref(), &store, 1)?;
-    let (batch, _) = record(config, classes, network.as_ref(), &store)?;
+    let (batch, vars) = record(config, classes, network.as_ref(), &store)?;
     let plan = Plan::new(&batch, &store, None)?;
     let (parameters, statistics) = (store.count(None), store.buffer_numbers());
     let bytes = |numbers: usize| (numbers as u64).saturating_mul(4);
@@ -92,7 +92,7 @@ pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
     let states = sum([slots, memories]);
     // There is room for the larger one of a checkpoint's two files: the weights, or all the rest. Writing them needs less, because one tensor
     // is copied at a time.
-    let rest = sum([times(bytes(parameters), moments), average, memories.max(slots / 2)]);
+    let rest = sum([times(bytes(parameters), moments), average, memories.max(slots / 2), vars.memory_bytes(&batch)]);
     Ok(Cost {
         parameters,
         ptl_parameters: store.count(Some(Group::Ptl)),
@@ -138,7 +138,7 @@ pub(crate) fn ensure_training(config: &Config, classes: usize, data: DataSizes, 
     let parts = [
         (memory.weights, advice(&[network])),
         (memory.update, advice(&update)),
-        (memory.activations, advice(&[batch, sizes, network])),
+        (memory.activations, advice(&[batch, sizes, network, (config.loss.memory > 0, "a smaller `loss.memory`")])),
         (memory.evaluation, advice(&[eval_batch, sizes, network])),
         (memory.batches, advice(&[workers, batch, eval_batch, sizes])),
         // Features are in memory twice, because ranking packs them.

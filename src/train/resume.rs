@@ -85,10 +85,11 @@ fn refuse_changes(then: &Config, now: &Config) -> Result<()> {
 
 /// Refuses to change settings that must stay the same in a run: its results would come from two values, but its settings name only one.
 fn refuse_mixtures(then: &Config, now: &Config) -> Result<()> {
-    const ONE: [(&str, &str); 3] = [
+    const ONE: [(&str, &str); 4] = [
         ("seed", "its weights and first steps come from that seed"),
         ("data.split", "images of its training would be used for validation"),
         ("data.val_share", "images of its training would be used for validation"),
+        ("loss.memory", "its checkpoint remembers embeddings for that size"),
     ];
     let why = |setting: &Setting| ONE.iter().find(|(path, _)| *path == setting.path).map(|(_, why)| why);
     now.first_difference(then, |setting| why(setting).is_some()).map_or(Ok(()), |setting| {

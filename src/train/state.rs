@@ -1,21 +1,28 @@
-//! Saves and restores what a run needs to continue bit for bit: weights, state of the optimiser, latent states, position.
+//! Saves and restores what a run needs to continue bit for bit: weights, state of the optimiser, latent states,
+//! remembered embeddings, position.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::Trainer;
+use super::trainer::Remembered;
 use crate::Result;
 use crate::engine::store::Store;
 use crate::io::checkpoint::{self, Tensor};
 use crate::model::{
-    MODEL_FILE, MOST, ModelHeader, Record, Saved, TRAINING_FILE, TrainingHeader, bad, checkpoints, read_header,
-    restore_latent_states,
+    MODEL_FILE, MOST, MemoryHeader, ModelHeader, Record, Saved, TRAINING_FILE, TrainingHeader, bad, checkpoints,
+    read_header, restore_latent_states,
 };
 
 /// Prefix of the running statistics that training continues with, if the model file holds moving averages.
 const TRAINED: &str = "trained.";
 /// All parameters that training continues with, as one tensor.
 const TRAINED_VALUES: &str = "trained.values";
+
+/// Returns the name of the remembered embeddings number `index`: a network may have several embeddings of an image.
+fn memory_name(index: usize) -> String {
+    format!("memory.{index}")
+}
 
 /// The classes of a model, for its header.
 #[derive(Clone, Copy, Debug)]
@@ -40,14 +47,20 @@ impl ModelInfo<'_> {
 /// The disk is full or not writable, or the device was lost. Existing checkpoints are not touched.
 pub fn save(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>, record: &Record) -> Result<PathBuf> {
     trainer.fetch()?;
+    let remembered = trainer.remembered()?.filter(|memory| !memory.labels.is_empty());
     checkpoints::place(folder, &checkpoints::name(record.position.step), |folder| {
-        write_files(folder, trainer, info)?;
+        write_files(folder, trainer, remembered.as_ref(), info)?;
         record.write(folder)
     })
 }
 
 /// Writes the model file and the training file of a checkpoint.
-fn write_files(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>) -> Result<()> {
+fn write_files(
+    folder: &Path,
+    trainer: &mut Trainer,
+    remembered: Option<&Remembered>,
+    info: ModelInfo<'_>,
+) -> Result<()> {
     let ModelInfo { classes, class_names } = info;
     let header = ModelHeader { classes, class_names: class_names.to_vec(), config: trainer.config().clone() };
     let metadata = HashMap::from([
@@ -74,9 +87,14 @@ fn write_files(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>) -> Res
     for (name, shape, values) in trainer.states.export(trainer.state_decls()) {
         tensors.push(Tensor::f32(name, &shape, values));
     }
+    for (i, values) in remembered.iter().flat_map(|memory| memory.features.iter().enumerate()) {
+        let held = remembered.map_or(0, |memory| memory.labels.len());
+        tensors.push(Tensor::f32(memory_name(i), &[held, values.len() / held], &values[..]));
+    }
     let (state_resets, optimizer_steps) = (trainer.states.resets(), trainer.optimizer.steps());
     let state_collected = trainer.states.collected().to_vec();
-    let header = TrainingHeader { position: None, state_resets, state_collected, optimizer_steps };
+    let memory = remembered.map(|memory| MemoryHeader { labels: memory.labels.clone(), added: memory.added });
+    let header = TrainingHeader { position: None, state_resets, state_collected, optimizer_steps, memory };
     let header = serde_json::to_string(&header).expect("numbers are plain data");
     checkpoint::write(&folder.join(TRAINING_FILE), &tensors, HashMap::from([("ptl".to_string(), header)]))
 }
@@ -108,7 +126,24 @@ pub fn restore(saved: &Saved, trainer: &mut Trainer) -> Result<()> {
     trainer.optimizer.restore(header.optimizer_steps, &state)?;
     restore_latent_states(training, trainer.state_decls().to_vec(), &mut trainer.states)?;
     trainer.states.set_resets(header.state_resets);
-    Ok(())
+    restore_memory(training, header.memory.unwrap_or_default(), trainer)
+}
+
+/// Restores the embeddings that the triplet loss remembers, if it does.
+fn restore_memory(training: &checkpoint::File, memory: MemoryHeader, trainer: &mut Trainer) -> Result<()> {
+    let Some((places, dims)) = trainer.memory_size() else { return Ok(()) };
+    let MemoryHeader { labels, added } = memory;
+    if added > MOST || labels.len() as u64 != added.min(places as u64) {
+        let reason = format!("it has {} of {added} embeddings, in a memory of {places}", labels.len());
+        return Err(bad(training.path(), reason));
+    }
+    let mut features = Vec::new();
+    if !labels.is_empty() {
+        for (i, dim) in dims.into_iter().enumerate() {
+            features.push(same_length(training, &memory_name(i), labels.len() * dim)?);
+        }
+    }
+    trainer.remember(Remembered { labels, added, features })
 }
 
 /// Reads a tensor of `len` numbers.

@@ -31,10 +31,12 @@ fn a_flag_without_effect_is_refused_before_the_run_exists() {
     refused(&train, &["--freeze-bn"], &["without --freeze-backbone"]);
     refused(&train, &["--batch", "8"], &["--batch = 8", "--task classify"]);
     refused(&train, &["--momentum", "0.5"], &["--optim sgd"]);
+    refused(&train, &["--triplet-memory-from", "5"], &["without --triplet-memory"]);
     refused(&train, &["--arch", "resnet18", "--state-policy", "reset"], &["BConv-Cells"]);
     let classify = ["train", "--task", "classify", "--data", data, "--out", &out];
     refused(&classify, &["--ids", "4"], &["--ids = 4", "with --task classify"]);
     refused(&classify, &["--margin", "1"], &["--margin = 1"]);
+    refused(&classify, &["--triplet-memory", "64"], &["--triplet-memory = 64", "with --task classify"]);
     refused(&["rank", "--query", "q.npy", "--gallery", "g.npy"], &["--k1", "4"], &["without --rerank"]);
     let evaluate = ["evaluate", "--checkpoint", &fixture().run, "--data", data];
     refused(&evaluate, &["--lambda", "0.5"], &["without --rerank"]);

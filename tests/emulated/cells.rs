@@ -96,7 +96,7 @@ impl Cell {
             s: &mut Store,
             x: &[Var],
             p: &[ParamId],
-            _labels: Option<Var>,
+            _fixed: &[Var],
         ) -> ptl::Result<Var> {
             bconv_cell(g, s, "cell", x[0], p[0], [STRIDE; 2], [1, 1])
         }
@@ -105,7 +105,7 @@ impl Cell {
             inputs: vec![self.input],
             params: vec![(vec![4 * self.channels, self.input.c, 3, 3], Layout::Conv)],
             build: if self.stride == 1 { build::<1> } else { build::<2> },
-            fixed: None,
+            fixed: Vec::new(),
             smooth: true,
         }
     }

@@ -160,6 +160,7 @@ fn resumes_and_replays(vendor: VendorUse, form: StateForm) {
             config.train.max_steps = Some(steps);
             (config.gpu.graph, config.gpu.vendor) = (graph, vendor);
             (config.ptl.state_form, config.ptl.state_policy) = (form, StatePolicy::CarryEpochs);
+            (config.loss.memory, config.loss.memory_from) = (6, 1);
             run(&config, &data, if i == 0 { Start::Scratch } else { Start::Resume }, &dir);
         }
         let newest = ptl::model::checkpoints::newest(&dir.checkpoints()).unwrap();
@@ -174,6 +175,34 @@ fn resumes_and_replays(vendor: VendorUse, form: StateForm) {
                 let same = want.iter().map(|v| v.to_bits()).eq(other.f32(&name).unwrap().iter().map(|v| v.to_bits()));
                 assert!(same, "{how}: {name}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_memory_of_embeddings_is_the_same_as_on_the_cpu() {
+    if emulated(Precision::F32).is_none() {
+        return;
+    }
+    for arch in ["resnet18", "mgn"] {
+        let [height, width] = size(arch);
+        let (data, folder) = dataset(height, width);
+        let trained = |device: DeviceKind, memory: usize| {
+            let mut config = config(arch, device);
+            (config.sampler.passes, config.train.max_steps) = (2, Some(3));
+            (config.loss.memory, config.loss.memory_from) = (memory, 0);
+            let dir = RunDir::create(&folder.path().join(format!("{device}-{memory}"))).unwrap();
+            run(&config, &data, Start::Scratch, &dir);
+            metrics(&dir)
+        };
+        let (plain, want) = (trained(DeviceKind::Cpu, 0), trained(DeviceKind::Cpu, 6));
+        let got = trained(DeviceKind::Emulated, 6);
+        assert_eq!([plain.len(), want.len(), got.len()], [3; 3]);
+        for step in 0..3 {
+            let [plain, want, got] = [&plain, &want, &got].map(|steps| steps[step][2]);
+            // The memory is empty in the first step, and adds pairs that are harder than those of the batch.
+            assert_eq!(step > 0, want > plain, "{arch}, step {step}: {want} with a memory, {plain} without");
+            assert!((got - want).abs() <= 0.05 * want.max(0.1), "{arch}, step {step}: {got}, not {want}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Trainings that take about a second and use all that a run stores: the average of the weights, groups of batches, patience, and
-//! checkpoints and evaluations after every epoch.
+//! Trainings that take about a second and use all that a run stores: the average of the weights, groups of batches, a memory of
+//! embeddings, patience, and checkpoints and evaluations after every epoch.
 
 use std::fs;
 use std::path::Path;
@@ -58,7 +58,11 @@ impl Task {
     /// Returns the command that trains in the new folder `out`.
     pub fn train(self, out: &Path) -> Command {
         let (data, settings) = match self {
-            Task::Reid => ("reid", "--arch resnet18-ptl --width 0.125 --height 32 --image-width 16 --ids 2 --images 2"),
+            Task::Reid => (
+                "reid",
+                "--arch resnet18-ptl --width 0.125 --height 32 --image-width 16 --ids 2 --images 2 \
+                      --triplet-memory 10 --triplet-memory-from 1",
+            ),
             Task::Classify => (
                 "classify",
                 "--task classify --arch cifar-resnet20-ptl --width 0.25 --height 16 --image-width 16 --batch 4",

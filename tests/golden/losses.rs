@@ -76,7 +76,7 @@ fn golden_triplet() {
             let margin = case.trim_start_matches('m').split('_').next().expect("a margin").parse().expect("a number");
             let (f, labels) = (golden.f32(&key("f")), golden.i64(&key("labels")));
             let (loss, df) = run(&variant.device, &f, golden.shape(&key("f")), &labels, 1.0, |g, f, labels| {
-                op::batch_hard_triplet(g, f, labels, margin)
+                op::batch_hard_triplet(g, f, labels, None, margin)
             });
             let mut checker = variant.checker(&case);
             let duplicates = case.ends_with("dup");
@@ -107,7 +107,11 @@ fn sum_of_losses(golden: &GoldenFile, variant: &Variant) {
         for name in names {
             let (x, weight) = (golden.f32(name), 1.0 / names.len() as f32);
             let (loss, grad) = run(&variant.device, &x, golden.shape(name), &labels, weight, |g, x, labels| {
-                if triplet { op::batch_hard_triplet(g, x, labels, 1.2) } else { op::cross_entropy(g, x, labels, 0.0) }
+                if triplet {
+                    op::batch_hard_triplet(g, x, labels, None, 1.2)
+                } else {
+                    op::cross_entropy(g, x, labels, 0.0)
+                }
             });
             total += f64::from(loss) / names.len() as f64;
             checker.close(name, &grad, &golden.f32(&format!("d_{name}")), 2e-6);

@@ -21,3 +21,4 @@ mod states;
 mod support;
 mod transforms;
 mod trees;
+mod xbm;

@@ -187,7 +187,8 @@ impl Network {
                 let recorded = mgn.forward(&mut graph, &self.store, images).expect("the network records");
                 let mut losses = Vec::new();
                 for &embedding in &recorded.embeddings {
-                    let loss = op::batch_hard_triplet(&mut graph, embedding, labels, 1.2).expect("the loss records");
+                    let loss =
+                        op::batch_hard_triplet(&mut graph, embedding, labels, None, 1.2).expect("the loss records");
                     losses.push((loss, 1.0 / 3.0));
                 }
                 for &logits in &recorded.logits {

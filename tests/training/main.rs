@@ -4,6 +4,7 @@ mod classify;
 #[path = "../common/mod.rs"]
 mod common;
 mod ends;
+mod memory;
 mod mgn;
 mod support;
 

@@ -87,7 +87,8 @@ pub fn finish(config: &Config, start: Start, run: &RunDir) -> RankingReport {
     }
 }
 
-/// Returns name, shape and bits of every tensor in the newest checkpoint: weights, statistics, optimiser, latent states.
+/// Returns name, shape and bits of every tensor in the newest checkpoint: weights, statistics, optimiser, latent states,
+/// remembered embeddings.
 pub fn everything(run: &RunDir) -> Vec<(String, Vec<usize>, Vec<u32>)> {
     let newest = ptl::model::checkpoints::newest(&run.checkpoints()).unwrap();
     let mut all = Vec::new();

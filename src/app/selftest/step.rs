@@ -23,6 +23,8 @@ fn configs(seed: u64) -> [Config; 2] {
     reid.model.arch = "resnet18-ptl".into();
     reid.model.width = 0.125;
     (reid.sampler.ids, reid.sampler.images) = (2, 4);
+    // The third step sees earlier embeddings, and the fifth sees some in the place of older ones.
+    (reid.loss.memory, reid.loss.memory_from) = (20, 1);
     let mut classifier = Config { seed, ..Config::recipe(TaskKind::Classify, "cifar-resnet20-ptl") };
     classifier.model.width = 0.25;
     classifier.sampler.batch = 8;

@@ -163,6 +163,9 @@ pub(crate) const WARMUP: Need =
 /// Has an effect with a triplet loss.
 pub(crate) const TRIPLET: Need =
     need(|c| c.is_positive("loss.triplet_weight"), "with `loss.triplet_weight` 0: leave one of the two out");
+/// Has an effect if the triplet loss remembers embeddings.
+pub(crate) const MEMORY: Need =
+    need(|c| c.is_positive("loss.memory"), "without `loss.memory`: add that, or leave it out");
 /// Has an effect with a cross-entropy loss.
 pub(crate) const CROSS_ENTROPY: Need =
     need(|c| c.is_positive("loss.ce_weight"), "with `loss.ce_weight` 0: leave one of the two out");

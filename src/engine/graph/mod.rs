@@ -195,6 +195,11 @@ impl Graph {
         self.nodes.iter().all(|node| node.output != var)
     }
 
+    /// Returns whether `var` is an input that [`Graph::targets`] recorded.
+    pub(crate) fn is_target(&self, var: Var) -> bool {
+        self.values[var.0].exact && self.is_input(var)
+    }
+
     /// Returns the latent states in the order of their declaration.
     pub fn states(&self) -> &[StateDecl] {
         &self.states

@@ -5,7 +5,7 @@ use crate::engine::graph::{Graph, Var};
 use crate::engine::shape::Shape;
 use crate::engine::store::{Layout, ParamId, Store};
 
-pub(super) type Build = fn(&mut Graph, &mut Store, &[Var], &[ParamId], Option<Var>) -> Result<Var>;
+pub(super) type Build = fn(&mut Graph, &mut Store, &[Var], &[ParamId], &[Var]) -> Result<Var>;
 
 /// An op with the sizes of its operands.
 pub struct OpCase {
@@ -15,10 +15,10 @@ pub struct OpCase {
     pub inputs: Vec<Shape>,
     /// torch shapes and layouts of the parameters.
     pub params: Vec<(Vec<usize>, Layout)>,
-    /// Records the op; the last argument is the [`OpCase::fixed`] input, if the case has one.
+    /// Records the op; the last argument has the [`OpCase::fixed`] inputs.
     pub build: Build,
-    /// An input that is not differentiated, with its numbers: class labels (bits of u32) or class probabilities.
-    pub fixed: Option<(Shape, Vec<f32>)>,
+    /// Inputs that are not differentiated, with their numbers: class labels (bits of u32), class probabilities, embeddings.
+    pub fixed: Vec<(Shape, Vec<f32>)>,
     /// False for a piecewise-linear op: finite differences use smaller steps then, which seldom cross a kink.
     pub smooth: bool,
 }
@@ -26,16 +26,16 @@ pub struct OpCase {
 impl OpCase {
     pub(super) fn new(name: &'static str, inputs: &[Shape], params: &[(&[usize], Layout)], build: Build) -> OpCase {
         let params = params.iter().map(|(shape, layout)| (shape.to_vec(), *layout)).collect();
-        OpCase { name, inputs: inputs.to_vec(), params, build, fixed: None, smooth: true }
+        OpCase { name, inputs: inputs.to_vec(), params, build, fixed: Vec::new(), smooth: true }
     }
 
     pub(super) fn labels(mut self, labels: &[u32]) -> OpCase {
-        self.fixed = Some((Shape::vectors(labels.len(), 1), bytemuck::cast_slice(labels).to_vec()));
+        self.fixed.push((Shape::vectors(labels.len(), 1), bytemuck::cast_slice(labels).to_vec()));
         self
     }
 
-    pub(super) fn targets(mut self, shape: Shape, shares: &[f32]) -> OpCase {
-        self.fixed = Some((shape, shares.to_vec()));
+    pub(super) fn targets(mut self, shape: Shape, numbers: &[f32]) -> OpCase {
+        self.fixed.push((shape, numbers.to_vec()));
         self
     }
 

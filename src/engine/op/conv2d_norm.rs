@@ -56,7 +56,7 @@ mod tests {
     use crate::engine::store::{Layout, ParamId, Store};
 
     /// Records a convolution and a batch normalisation, with the residual that the case has.
-    fn build<const RELU: bool>(g: &mut Graph, s: &mut Store, x: &[Var], p: &[ParamId], _: Option<Var>) -> Result<Var> {
+    fn build<const RELU: bool>(g: &mut Graph, s: &mut Store, x: &[Var], p: &[ParamId], _: &[Var]) -> Result<Var> {
         let [out, _, k, _] = s.param(p[0]).shape[..] else { unreachable!("a kernel") };
         let y = op::conv2d(g, s, x[0], p[0], None, [1, 1], [k / 2, k / 2])?;
         let norm = case_norm(s, &p[1..], out);

@@ -114,12 +114,12 @@ impl Op for CrossEntropy {
 
 pub(super) fn cases() -> Vec<OpCase> {
     vec![
-        OpCase::new("cross_entropy", &[Shape::vectors(5, 7)], &[], |g, _, x, _, l| {
-            cross_entropy(g, x[0], l.expect("labels"), 0.0)
+        OpCase::new("cross_entropy", &[Shape::vectors(5, 7)], &[], |g, _, x, _, fixed| {
+            cross_entropy(g, x[0], fixed[0], 0.0)
         })
         .labels(&[0, 3, 6, 3, 1]),
-        OpCase::new("cross_entropy smoothed", &[Shape::vectors(5, 7)], &[], |g, _, x, _, l| {
-            cross_entropy(g, x[0], l.expect("labels"), 0.1)
+        OpCase::new("cross_entropy smoothed", &[Shape::vectors(5, 7)], &[], |g, _, x, _, fixed| {
+            cross_entropy(g, x[0], fixed[0], 0.1)
         })
         .labels(&[0, 3, 6, 3, 1]),
     ]
@@ -128,8 +128,8 @@ pub(super) fn cases() -> Vec<OpCase> {
 pub(super) fn bench_cases() -> Vec<OpCase> {
     let labels: Vec<u32> = (0..64).map(|i| i * 11).collect();
     vec![
-        OpCase::new("cross_entropy", &[Shape::vectors(64, 751)], &[], |g, _, x, _, l| {
-            cross_entropy(g, x[0], l.expect("labels"), 0.0)
+        OpCase::new("cross_entropy", &[Shape::vectors(64, 751)], &[], |g, _, x, _, fixed| {
+            cross_entropy(g, x[0], fixed[0], 0.0)
         })
         .labels(&labels),
     ]

@@ -37,7 +37,7 @@ pub use max_pool::{global_max_pool, max_pool2d};
 pub use narrow::narrow_rows;
 pub use relu::relu;
 pub use soft_cross_entropy::soft_cross_entropy;
-pub use triplet::batch_hard_triplet;
+pub use triplet::{NO_LABEL, TripletBank, batch_hard_triplet};
 
 use crate::Error;
 

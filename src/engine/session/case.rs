@@ -61,8 +61,8 @@ impl CaseRun {
         }
         let mut graph = Graph::new(mode);
         let inputs: Vec<Var> = case.inputs.iter().map(|shape| graph.input_with_grad(*shape)).collect();
-        let fixed = case.fixed.as_ref().map(|(shape, _)| graph.targets(*shape));
-        let output = (case.build)(&mut graph, &mut store, &inputs, &params, fixed).expect("the case records");
+        let fixed: Vec<Var> = case.fixed.iter().map(|(shape, _)| graph.targets(*shape)).collect();
+        let output = (case.build)(&mut graph, &mut store, &inputs, &params, &fixed).expect("the case records");
         graph.root(output);
         let cotangent = uniform(graph.shape(output).len(), 999);
         let slots = case.inputs[0].n / graph.state_steps;
@@ -70,7 +70,7 @@ impl CaseRun {
             graph.states().iter().enumerate().map(|(i, s)| uniform(slots * s.slot.len(), 500 + i as u64)).collect();
         let mut session = Session::new(graph, &store, device).expect("a case is small");
         let input_values = (0..inputs.len()).map(|i| uniform(case.inputs[i].len(), i as u64)).collect();
-        if let Some((var, (_, numbers))) = fixed.zip(case.fixed.as_ref()) {
+        for (var, (_, numbers)) in fixed.into_iter().zip(&case.fixed) {
             session.set(var, numbers).expect("a device that works");
         }
         let states = LatentStates::new(StateInit::Zeros, 0);

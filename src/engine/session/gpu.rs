@@ -1,6 +1,7 @@
 //! Runs a plan on a GPU: ops get addresses in one arena there, and enqueue launches.
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
@@ -9,10 +10,11 @@ use super::turned::TurnedWeights;
 use super::{Memory, Session};
 use crate::base::profile;
 use crate::base::text::plural;
-use crate::engine::device::{Buffer, Gpu, Ptr, kernels};
+use crate::engine::device::{Buffer, Gpu, Grid, Ptr, kernels};
 use crate::engine::graph::{GpuBackward, GpuForward, GpuGrad, Graph, Mode, Node, TurnedGradient, Value, Var};
 use crate::engine::latent_state::LatentStates;
 use crate::engine::plan::{Block, GradWrite, NodePlan, Plan, guarded_end};
+use crate::engine::precision::Precision;
 use crate::engine::store::Store;
 use crate::{Error, Result};
 
@@ -83,6 +85,16 @@ impl GpuMemory {
             short.convert_to_f32_slice(&mut data);
         }
         Ok(data)
+    }
+
+    /// Enqueues a copy of the numbers `range` of one block to another block in f32, from its number `start` on. `exact` says whether the first
+    /// block is f32 in every precision.
+    pub(super) fn copy(&self, from: Block, exact: bool, range: Range<usize>, to: Block, start: usize) -> Result<()> {
+        let (gpu, to, len) = (&self.gpu, self.at::<f32>(to).add(start), range.len());
+        if exact || gpu.precision() != Precision::Bf16 {
+            return kernels::put_f32(gpu, Grid::any(len), self.at::<f32>(from).add(range.start), to, len as i64, 0);
+        }
+        kernels::cast_bf16_f32(gpu, Grid::any(len), gpu.offset(self.at(from), range.start).cast(), to, len as i64)
     }
 
     fn forward(&self, node: &Node, blocks: &Plan, plan: &NodePlan, store: &Offsets, bound: &Bound) -> Result<()> {

@@ -9,6 +9,7 @@ mod turned;
 mod work;
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 pub use blocks::{Pass, Placed};
 pub use case::CaseRun;
@@ -24,6 +25,7 @@ use crate::engine::device::{Device, Gpu};
 use crate::engine::graph::{Graph, Mode, Var};
 use crate::engine::latent_state::LatentStates;
 use crate::engine::plan::Plan;
+use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 
 /// A graph with its plan and memory.
@@ -101,6 +103,33 @@ impl Session {
             Memory::Gpu(memory) => memory.write(block, &self.graph.values[var.0], data)?,
         }
         Ok(())
+    }
+
+    /// Copies the rows (images) `rows` of the kept value `from` into the input `to` ([`Graph::targets`]), from its row `first` on. What
+    /// an input holds stays there until it is set again.
+    ///
+    /// # Errors
+    /// The GPU fails.
+    ///
+    /// # Panics
+    /// If `from` is not kept, `to` is no such input, or the rows are beyond one of the two.
+    pub(crate) fn copy_rows(&mut self, from: Var, rows: Range<usize>, to: Var, first: usize) -> Result<()> {
+        let (of_from, of_to) = (self.graph.shape(from), self.graph.shape(to));
+        let fits = rows.end <= of_from.n && first + rows.len() <= of_to.n && Shape { n: of_to.n, ..of_from } == of_to;
+        assert!(fits && self.graph.values[from.0].keep && self.graph.is_target(to), "rows {rows:?} to {first}");
+        let row = of_from.len() / of_from.n;
+        let (numbers, start) = (rows.start * row..rows.end * row, first * row);
+        match &mut self.memory {
+            Memory::Host(arena) => {
+                let copied = arena.slice(self.plan.values[from.0])[numbers].to_vec();
+                arena.slice_mut(self.plan.values[to.0])[start..start + copied.len()].copy_from_slice(&copied);
+                Ok(())
+            }
+            Memory::Gpu(memory) => {
+                let exact = self.graph.values[from.0].exact;
+                memory.copy(self.plan.values[from.0], exact, numbers, self.plan.values[to.0], start)
+            }
+        }
     }
 
     /// Sets the gradient of a root before [`Session::backward`].

@@ -1,5 +1,6 @@
 //! A training step: forward, backward, update.
 
+mod bank;
 mod cpu;
 mod gpu;
 mod numbers;
@@ -19,6 +20,8 @@ use crate::engine::store::{Group, Store};
 use crate::model::StepReport;
 use crate::nn::Network;
 use crate::{Error, Result};
+use bank::Bank;
+pub(super) use bank::Remembered;
 use recorded::{Part, Recorded};
 
 /// A network in training, with its weights, latent states and optimiser.
@@ -56,6 +59,15 @@ pub(super) struct StepVars {
     cross_entropies: Vec<Var>,
     /// One for each embedding, if any; the loss takes their mean.
     triplets: Vec<Var>,
+    /// Embeddings of earlier batches, if the triplet loss sees them.
+    bank: Option<Bank>,
+}
+
+impl StepVars {
+    /// Returns the bytes of the embeddings that the triplet loss remembers.
+    pub(super) fn memory_bytes(&self, graph: &Graph) -> u64 {
+        self.bank.as_ref().map_or(0, |bank| bank.bytes(graph))
+    }
 }
 
 /// Records the graph of a training step on [`Config::batch`] images.
@@ -81,11 +93,14 @@ pub(super) fn record(
             None => op::cross_entropy(&mut graph, logits, labels, config.loss.label_smoothing)?,
         });
     }
-    for &embedding in &outputs.embeddings {
-        triplets.push(op::batch_hard_triplet(&mut graph, embedding, labels, config.loss.triplet_margin)?);
+    let remembers = config.loss.memory > 0 && !outputs.embeddings.is_empty();
+    let bank = remembers.then(|| Bank::record(&mut graph, &outputs.embeddings, config.loss.memory));
+    for (i, &embedding) in outputs.embeddings.iter().enumerate() {
+        let (earlier, margin) = (bank.as_ref().map(|bank| bank.inputs(i)), config.loss.triplet_margin);
+        triplets.push(op::batch_hard_triplet(&mut graph, embedding, labels, earlier, margin)?);
     }
     cross_entropies.iter().chain(&triplets).for_each(|&loss| graph.root(loss));
-    let vars = StepVars { images, labels, targets, logits: outputs.logits, cross_entropies, triplets };
+    let vars = StepVars { images, labels, targets, logits: outputs.logits, cross_entropies, triplets, bank };
     Ok((graph, vars))
 }
 
@@ -122,7 +137,10 @@ impl Trainer {
             store.set_trainable(Group::Backbone, false);
         }
         let (graph, vars) = record(config, classes, network.as_ref(), &store)?;
-        let session = Session::new(graph, &store, &device)?;
+        let mut session = Session::new(graph, &store, &device)?;
+        if let Some(bank) = &vars.bank {
+            bank.set_labels(&mut session)?;
+        }
         let optimizer = Optimizer::new(&config.optim.rule(), store.values.len())?;
         let recorded = device.gpu().map(|gpu| Recorded::new(gpu, vars.logits.len(), config.gpu.graph)).transpose()?;
         let states = config.latent_states(classes);
@@ -154,8 +172,8 @@ impl Trainer {
     }
 
     /// Runs forward, backward and update on `batch` with learning rate `lr`. With [`accumulate`](crate::config::TrainOptions::accumulate),
-    /// only the last batch of each group updates, by the mean of the group's gradients; latent states change with every batch. Uploads
-    /// `next`, the following batch, to a GPU while this step runs.
+    /// only the last batch of each group updates, by the mean of the group's gradients; latent states and the memory of embeddings change
+    /// with every batch. Uploads `next`, the following batch, to a GPU while this step runs.
     ///
     /// # Errors
     /// A loss or gradient that is not finite, which leaves the parameters unchanged; a device that fails.
@@ -171,11 +189,16 @@ impl Trainer {
             self.session.set(targets, &batch.targets(classes, self.config.loss.label_smoothing))?;
         }
         let part = Part::new(self.batches_done, self.config.train.accumulate);
+        let remembers = self.optimizer.steps() >= self.config.loss.memory_from;
         let gpu = self.session.gpu().cloned();
         let report = match &gpu {
             None => self.step_on_cpu(&batch.labels, part, lr)?,
             Some(gpu) => self.step_on_gpu(gpu, batch.labels.len(), part, next, lr)?,
         };
+        if let Some(bank) = self.vars.bank.as_mut().filter(|_| remembers) {
+            let _memory = profile::range("memory");
+            bank.add(&mut self.session, &batch.labels)?;
+        }
         self.batches_done = if part.updates() { 0 } else { self.batches_done + 1 };
         if let Some(ema) = self.ema.as_mut().filter(|_| part.updates()) {
             let _average = profile::range("average");
@@ -229,7 +252,7 @@ impl Trainer {
         }
     }
 
-    /// Copies all numbers of a checkpoint to the host. Until the next step, reading them cannot fail.
+    /// Copies all numbers of a checkpoint to the host but those of `Trainer::remembered`. Until the next step, reading them cannot fail.
     ///
     /// # Errors
     /// The device was lost.
@@ -238,6 +261,27 @@ impl Trainer {
         self.optimizer.fetch()?;
         self.states.fetch()?;
         self.ema.as_ref().map_or(Ok(()), Ema::fetch)
+    }
+
+    /// Returns the embeddings that the triplet loss remembers, if it has a memory.
+    ///
+    /// # Errors
+    /// The device was lost.
+    pub(super) fn remembered(&self) -> Result<Option<Remembered>> {
+        self.vars.bank.as_ref().map(|bank| bank.content(&self.session)).transpose()
+    }
+
+    /// Returns the number of embeddings for which the memory has places, and their lengths for each of the network's embeddings.
+    pub(super) fn memory_size(&self) -> Option<(usize, Vec<usize>)> {
+        self.vars.bank.as_ref().map(|bank| (bank.places(), bank.dims(self.session.graph())))
+    }
+
+    /// Restores the memory; does nothing if there is none.
+    ///
+    /// # Errors
+    /// The device was lost.
+    pub(super) fn remember(&mut self, content: Remembered) -> Result<()> {
+        self.vars.bank.as_mut().map_or(Ok(()), |bank| bank.restore(&mut self.session, content))
     }
 
     /// Returns whether there is a moving average of the weights.
