@@ -46,9 +46,12 @@ fn golden_formula_networks() {
         let shape: [usize; 4] = shape.try_into().expect("four dimensions");
         for name in ["input1", "input2"] {
             let want = Summary::stored(&golden.json[name]).expect("a summary");
-            let got = Summary::of(&input(golden.salt(), tag, name, shape), golden.salt(), tag, name, want.first.len());
-            checker.that(got.n == want.n, || format!("{name}: {} elements instead of {}", got.n, want.n));
-            checker.close(&format!("{name}.l2, sum"), &[got.l2, got.sum], &[want.l2, want.sum], 1e-12);
+            let x = input(golden.salt(), tag, name, shape);
+            let got = Summary::of(&x, golden.salt(), tag, name, want.first.len());
+            let stored = |key: &str| golden.json[name][key].as_f64().expect("a number");
+            checker.that(x.len() as f64 == stored("n"), || format!("{name}: {} elements", x.len()));
+            let sum: f64 = x.iter().map(|&v| f64::from(v)).sum();
+            checker.close(&format!("{name}.l2, sum"), &[got.l2, sum], &[want.l2, stored("sum")], 1e-12);
             checker.close(&format!("{name}.proj"), &[got.proj], &[want.proj], 1e-9);
             checker.close(&format!("{name}.first"), &got.first, &want.first, ROUNDED);
         }

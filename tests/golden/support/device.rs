@@ -28,7 +28,7 @@ impl Variant {
 /// Returns the CPU, and the emulated GPU in f32.
 pub fn exact() -> Vec<Variant> {
     let cpu = Variant { device: Device::cpu(), name: "the CPU".into(), floor: 0.0 };
-    std::iter::once(cpu).chain(emulated(Precision::F32, 0.0)).collect()
+    std::iter::once(cpu).chain(emulated(Precision::F32, 0.0, &BOTH)).collect()
 }
 
 /// Returns the variants of [`exact`], and the emulated GPU in the shorter formats.
@@ -41,18 +41,29 @@ pub fn all_precisions() -> Vec<Variant> {
     let rounding = |bits: i32| 8.0 * 2f64.powi(-bits);
     exact()
         .into_iter()
-        .chain(emulated(Precision::Tf32, rounding(11)))
-        .chain(emulated(Precision::Bf16, rounding(8)))
+        .chain(emulated(Precision::Tf32, rounding(11), &BOTH))
+        .chain(emulated(Precision::Bf16, rounding(8), &BOTH))
         .collect()
 }
 
-/// Returns the emulated GPU with and without the vendor's libraries, or nothing in a build without a C++ compiler.
-fn emulated(precision: Precision, floor: f64) -> Vec<Variant> {
-    let open = |vendor| {
+/// Returns the CPU, and the emulated GPU as it is by default in each precision, for tests that have tolerances for each.
+pub fn by_default() -> Vec<Variant> {
+    let cpu = Variant { device: Device::cpu(), name: "the CPU".into(), floor: 0.0 };
+    let precisions = [Precision::F32, Precision::Tf32, Precision::Bf16];
+    let gpus = precisions.into_iter().flat_map(|precision| emulated(precision, 0.0, &[VendorUse::Auto]));
+    std::iter::once(cpu).chain(gpus).collect()
+}
+
+/// With and without the vendor's libraries.
+const BOTH: [VendorUse; 2] = [VendorUse::Always, VendorUse::Never];
+
+/// Returns the emulated GPU with each use of the vendor's libraries, or nothing in a build without a C++ compiler.
+fn emulated(precision: Precision, floor: f64, uses: &[VendorUse]) -> Vec<Variant> {
+    let open = |&vendor: &VendorUse| {
         let options = DeviceOptions { kind: DeviceKind::Emulated, precision, vendor };
         Device::open(&options).map(|device| Variant { name: device.to_string(), device, floor })
     };
-    [open(VendorUse::Always), open(VendorUse::Never)].into_iter().collect::<Result<_, _>>().unwrap_or_else(|error| {
+    uses.iter().map(open).collect::<Result<_, _>>().unwrap_or_else(|error| {
         say(&format!("SKIPPED on the emulated GPU: {error}"));
         Vec::new()
     })

@@ -7,7 +7,7 @@ mod formula;
 mod net;
 
 pub use check::Checker;
-pub use device::{Variant, all_precisions, exact};
+pub use device::{Variant, all_precisions, by_default, exact};
 pub use file::{GoldenFile, bytes, files, folders};
 pub use formula::{fnv1a64, formula, formula_tensor};
 pub use net::{Summary, input, state_dict_tensor};

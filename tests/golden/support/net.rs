@@ -44,26 +44,28 @@ pub fn input(salt: &str, tag: &str, name: &str, shape: [usize; 4]) -> Vec<f32> {
 /// What the JSON files store of a large tensor.
 #[derive(Debug)]
 pub struct Summary {
-    pub n: usize,
     pub l2: f64,
-    pub sum: f64,
     /// Σ t_i u_i with u from the key `<tag>/probe/<name>`.
     pub proj: f64,
+    /// Some of the first values.
     pub first: Vec<f64>,
 }
 
 impl Summary {
-    /// Reads a JSON summary; `None` for `null` (a parameter without gradient).
+    /// Reads a JSON summary: an object, or a list of `l2` and `proj` alone. `None` for `null` (a parameter without gradient).
     pub fn stored(json: &Value) -> Option<Self> {
-        let number = |key: &str| json[key].as_f64().unwrap_or_else(|| panic!("no number {key} in {json}"));
-        let first = || json["first"].as_array().expect("a list").iter().map(|v| v.as_f64().expect("a number"));
-        (!json.is_null()).then(|| Self {
-            n: number("n") as usize,
-            l2: number("l2"),
-            sum: number("sum"),
-            proj: number("proj"),
-            first: first().collect(),
-        })
+        let number = |v: &Value| v.as_f64().unwrap_or_else(|| panic!("no number in {json}"));
+        match json {
+            Value::Null => None,
+            Value::Array(list) => {
+                assert_eq!(list.len(), 2, "{json}");
+                Some(Self { l2: number(&list[0]), proj: number(&list[1]), first: Vec::new() })
+            }
+            _ => {
+                let first = json["first"].as_array().expect("a list").iter().map(number).collect();
+                Some(Self { l2: number(&json["l2"]), proj: number(&json["proj"]), first })
+            }
+        }
     }
 
     /// Summarises `tensor` (row-major in torch's layout). `probe` is the parameter or buffer name, `act` for activations, `lat.bconvN` for
@@ -72,9 +74,7 @@ impl Summary {
         let values = || tensor.iter().map(|&t| f64::from(t));
         let probe = formula(salt, &format!("{tag}/probe/{probe}"));
         Self {
-            n: tensor.len(),
             l2: values().map(|t| t * t).sum::<f64>().sqrt(),
-            sum: values().sum(),
             proj: values().zip(probe).map(|(t, u)| t * u).sum(),
             first: values().take(first).collect(),
         }
