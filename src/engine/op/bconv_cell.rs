@@ -54,7 +54,7 @@ pub fn bconv_cell(
         return Err(mismatch("bconv_cell", detail));
     }
     let steps = g.state_steps;
-    if steps == 0 || input.n % steps != 0 {
+    if steps == 0 || !input.n.is_multiple_of(steps) {
         return Err(mismatch("bconv_cell", format!("{} images are not {steps} parts of the same size", input.n)));
     }
     let of = |images: usize| Conv2dGeometry::new(images, [input.h, input.w], input.c, out, [kh, kw], stride, padding);
