@@ -8,7 +8,8 @@
 //! - `state-kept.svg`: share of the state before a step that the forget gate leaves in the state after it. A cell's new state is linear in
 //!   its old one, so this is the difference to a step that starts from zeros, relative to the old state.
 //! - `state-similarity.svg`: mean cosine between the states of two slots, and of a slot before and after a step.
-//! - `gradient-noise.svg`: standard deviation of the backbone's gradient between batches, relative to its mean, by the size of a batch.
+//! - `gradient-noise.svg`: standard deviation of the backbone's gradient between batches, relative to its mean over batches, by the size of a
+//!   batch, at the weights after the first epoch. (At the end there is hardly a gradient left on the training images.)
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -87,6 +88,8 @@ struct Run<'a> {
     samples: Arc<[Sample]>,
     cache: Arc<ImageCache>,
     trainer: Trainer,
+    /// The weights after the first epoch.
+    early: Vec<f32>,
 }
 
 impl<'a> Run<'a> {
@@ -112,7 +115,7 @@ impl<'a> Run<'a> {
             let is_head = |name: &str| name == "classifier.weight";
             fine_tune(store, &file, FineTune { names: network, is_head: &is_head, partial: false }).map(drop)
         })?;
-        Ok(Run { config, dataset, samples, cache, trainer })
+        Ok(Run { config, dataset, samples, cache, trainer, early: Vec::new() })
     }
 
     /// Loads the batches of an epoch.
@@ -167,19 +170,21 @@ impl<'a> Run<'a> {
                 }
                 step += 1;
             }
+            if epoch == 0 {
+                self.early = self.trainer.store.values.to_vec();
+            }
         }
         between.append(&mut over);
         Ok([norm, kept, between])
     }
 
-    /// Returns for each size of a batch the standard deviation of the gradient relative to its mean, at the trained weights.
+    /// Returns for each size of a batch the standard deviation of the gradient relative to its mean, at the weights after the first epoch.
     fn gradient_noise(&self) -> ptl::Result<Vec<(f64, f64)>> {
         let noise = |sizes: [usize; 2]| -> ptl::Result<(f64, f64)> {
             let mut config = self.config.clone();
             [config.sampler.ids, config.sampler.images] = sizes;
-            let trained = &self.trainer.store;
             let mut trainer = Trainer::new(&config, self.dataset.train_classes(), |_, store| {
-                store.values.copy_from_slice(&trained.values);
+                store.values.copy_from_slice(&self.early);
                 Ok(())
             })?;
             let (mut gradients, mut epoch) = (Vec::new(), 100);
@@ -198,9 +203,7 @@ impl<'a> Run<'a> {
             let apart =
                 |gradient: &Vec<f32>| gradient.iter().zip(&mean).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
             let variance = gradients.iter().map(apart).sum::<f64>() / (GRADIENTS - 1) as f64;
-            // The mean over batches has a share of the noise itself.
-            let signal = dot(&mean, &mean) - variance / GRADIENTS as f64;
-            Ok(((sizes[0] * sizes[1]) as f64, (variance / signal.max(f64::MIN_POSITIVE)).sqrt()))
+            Ok(((sizes[0] * sizes[1]) as f64, (variance / dot(&mean, &mean)).sqrt()))
         };
         BATCHES.into_iter().map(noise).collect()
     }
