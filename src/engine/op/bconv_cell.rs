@@ -202,8 +202,8 @@ impl Op for BConvCell {
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
-        let (steps, state_len, bytes) = (self.steps(), self.state_len(), cx.gpu.activation_bytes());
-        let SavedParts { gates, between, .. } = self.saved_parts(cx.gpu);
+        let (gpu, steps, state_len) = (cx.gpu, self.steps(), self.state_len());
+        let SavedParts { gates, between, .. } = self.saved_parts(gpu);
         let ([previous, current], differentiated) = (cx.state.expect("a cell has a state"), cx.saved != Ptr::NULL);
         let (between, workspace) = if differentiated {
             (between.of(cx.saved), cx.workspace)
@@ -211,38 +211,36 @@ impl Op for BConvCell {
             let words = self.between_len().next_multiple_of(ALIGNED_WORDS);
             (cx.workspace.cast::<f32>(), cx.workspace.cast::<f32>().add(words).cast())
         };
-        let at = |block: Ptr, numbers: usize| block.cast::<u8>().add(numbers * bytes).cast();
         for step in 0..steps {
             let before = if step == 0 { previous } else { between.add((step - 1) * state_len) };
             let after = if step + 1 == steps { current } else { between.add(step * state_len) };
             let cell = CellOperands {
-                x: at(cx.inputs[0], step * self.input_len()),
+                x: gpu.offset(cx.inputs[0], step * self.input_len()),
                 weight: Weight { own: cx.params[0], turned: cx.turned_weight },
                 states: [before, after],
-                y: at(cx.output, step * state_len),
-                gates: if differentiated { at(gates.of(cx.saved), 4 * step * state_len) } else { Ptr::NULL },
+                y: gpu.offset(cx.output, step * state_len),
+                gates: if differentiated { gpu.offset(gates.of(cx.saved), 4 * step * state_len) } else { Ptr::NULL },
                 workspace,
             };
-            CellLaunch::new(cx.gpu, &self.step, differentiated).forward(cell)?;
+            CellLaunch::new(gpu, &self.step, differentiated).forward(cell)?;
         }
         Ok(())
     }
 
     fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
-        let (steps, state_len, bytes) = (self.steps(), self.state_len(), cx.gpu.activation_bytes());
+        let (gpu, steps, state_len) = (cx.gpu, self.steps(), self.state_len());
         let (pixels, channels) = (self.step.pixels(), self.step.out_c / 4);
-        let SavedParts { gates, between, .. } = self.saved_parts(cx.gpu);
+        let SavedParts { gates, between, .. } = self.saved_parts(gpu);
         let (dgates, between, grad_state) = (gates.of(cx.saved), between.of(cx.saved), cx.workspace.cast::<f32>());
-        let at = |block: Ptr, numbers: usize| block.cast::<u8>().add(numbers * bytes).cast();
         for step in (0..steps).rev() {
             let before = if step == 0 { cx.prev_state } else { between.add((step - 1) * state_len) };
-            let (gates, dy) = (at(dgates, 4 * step * state_len), at(cx.grad_output, step * state_len));
+            let (gates, dy) = (gpu.offset(dgates, 4 * step * state_len), gpu.offset(cx.grad_output, step * state_len));
             let after = if step + 1 == steps { Ptr::NULL } else { grad_state };
             let to_before = if step == 0 { Ptr::NULL } else { grad_state };
             let (grid, pixels, channels) = (Grid::any(state_len), pixels as i64, channels as i32);
-            kernels::bconv_gate_gradients(cx.gpu, grid, gates, before, dy, after, to_before, pixels, channels)?;
+            kernels::bconv_gate_gradients(gpu, grid, gates, before, dy, after, to_before, pixels, channels)?;
         }
-        let launch = ConvLaunch::new(cx.gpu, &self.gates);
+        let launch = ConvLaunch::new(gpu, &self.gates);
         if let Some(grad) = cx.grad_inputs[0] {
             let weight = Weight { own: cx.params[0], turned: cx.turned_weight };
             launch.backward_data(dgates, weight, grad, cx.workspace)?;
