@@ -47,9 +47,11 @@ pub(super) fn check_device(config: &Config) -> Result<()> {
     Device::open(&config.device_options()).map(|_| ())
 }
 
-/// Sets the number of compute threads, before anything computes.
+/// Sets the number of compute threads, before anything computes. The calling thread is one of them, so that a parallel loop begins at once: from a
+/// thread that is not, each loop would wake another one and wait for it, which takes longer than a small loop itself. No thread that the caller
+/// waits for may run parallel loops, because with one compute thread they would wait for the caller.
 pub(super) fn set_threads(config: &Config) -> Result<()> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).use_current_thread().build_global();
     pool.map_err(io::Error::other).at("start", "the compute threads")
 }
 
