@@ -218,12 +218,32 @@ pub enum Error {
         images: usize,
     },
     /// No query of a data set has a match from another camera, so nothing can be measured.
-    #[error("none of the queries of {dataset} ({queries} in all) has a match from another camera in the gallery")]
+    #[error(
+        "none of the queries of {dataset} ({queries} in all) has a match from another camera in the gallery: for data of one camera or of \
+         unknown ones, `data.same_camera` keep counts all images"
+    )]
     NoCrossCameraMatch {
         /// Name of the data set.
         dataset: String,
         /// Number of queries.
         queries: usize,
+    },
+    /// No query of a data set has a match, so nothing can be measured.
+    #[error("none of the queries of {dataset} ({queries} in all) has a match in the gallery")]
+    NoMatch {
+        /// Name of the data set.
+        dataset: String,
+        /// Number of queries.
+        queries: usize,
+    },
+    /// Nothing says which images of a data set are for its test.
+    #[error(
+        "{dataset} does not say which images are for training and which for the test: hold identities out by `data.val_ids`, name another data \
+         set by `data.target`, or add a split"
+    )]
+    NoSplit {
+        /// Name of the data set.
+        dataset: String,
     },
     /// Files that cannot be decoded.
     #[error(
@@ -296,7 +316,7 @@ pub enum Error {
     /// No query has a match that counts, so there is nothing to average over.
     #[error(
         "none of the queries ({queries} in all) has a match in the gallery that counts: query and gallery need images of the same \
-         identities from different cameras"
+         identities from different cameras, or `data.same_camera` keep"
     )]
     NoValidQuery {
         /// Number of queries.

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::{DatasetKind, ImageSource, Sample, broken, decode, duplicates};
 use crate::base::report::Table;
 use crate::base::text::{Shown, listed, plural};
@@ -23,7 +25,8 @@ pub struct ImageRecord {
 }
 
 /// The evaluation protocol of a data set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     /// The gallery is all images but those of the query's identity by its camera.
     #[default]
@@ -31,6 +34,36 @@ pub enum Protocol {
     /// Classic CUHK03: the gallery is one random image of each identity, drawn ten times. The CMC is the mean over the draws; there is
     /// no mAP.
     SingleGalleryShot,
+    /// VehicleID: the gallery is one random image of each identity, drawn ten times, and the queries are all other images. CMC and mAP are means
+    /// over the draws.
+    RandomGallery,
+    /// The gallery is all images, whatever their cameras; no query is among them.
+    AnyCamera,
+}
+
+impl Protocol {
+    /// Returns whether galleries are drawn from images that are also the queries. Then there are no metrics of single queries.
+    pub fn draws_galleries(self) -> bool {
+        matches!(self, Protocol::SingleGalleryShot | Protocol::RandomGallery)
+    }
+}
+
+/// Texts of identities and cameras that have other numbers than these, or that are no numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// By the number of the identity.
+    pub ids: BTreeMap<i64, String>,
+    /// By the number of the camera.
+    pub cameras: BTreeMap<i64, String>,
+}
+
+impl Names {
+    /// Returns identities as the user wrote them.
+    pub(super) fn of_ids(&self, pids: &[i64]) -> Vec<String> {
+        pids.iter()
+            .map(|pid| self.ids.get(pid).map_or_else(|| pid.to_string(), |name| name.shown().to_string()))
+            .collect()
+    }
 }
 
 /// Training images, queries and gallery.
@@ -56,6 +89,10 @@ pub struct Dataset {
     pub gallery: Vec<ImageRecord>,
     /// Warnings from loading, one sentence each.
     pub warnings: Vec<String>,
+    /// Whether nothing in the data set says which images are for training and which for the test.
+    pub has_no_split: bool,
+    /// Texts of identities and cameras.
+    pub names: Names,
     /// What [`Dataset::counts`] returned before identities were held out, if any were.
     pub whole: Option<[(usize, usize); 3]>,
 }
@@ -95,7 +132,9 @@ impl Dataset {
         let subsets = [("train", &self.train), ("query", &self.query), ("gallery", &self.gallery)];
         for (name, records) in subsets.into_iter().filter(|(_, records)| !records.is_empty()) {
             let count = |of: fn(&ImageRecord) -> i64| records.iter().map(of).collect::<BTreeSet<_>>().len().to_string();
-            table.row([name.to_string(), count(|r| r.pid), records.len().to_string(), count(|r| r.camid)]);
+            // Without cameras, they are numbers of images.
+            let cameras = if self.protocol == Protocol::RandomGallery { "-".into() } else { count(|r| r.camid) };
+            table.row([name.to_string(), count(|r| r.pid), records.len().to_string(), cameras]);
         }
         table
     }
@@ -118,26 +157,34 @@ impl Dataset {
     /// Checks whether the data suffice for evaluation.
     ///
     /// # Errors
-    /// There is no query, no gallery image, or no query with a match from another camera.
+    /// There is no query, no gallery image, or no query with a match that counts.
     pub fn check_for_evaluation(&self) -> Result<()> {
+        if self.has_no_split && self.query.is_empty() && self.gallery.is_empty() {
+            return Err(Error::NoSplit { dataset: self.name.clone() });
+        }
         for (subset, records) in [("query", &self.query), ("gallery", &self.gallery)] {
             if records.is_empty() {
                 return Err(Error::NoImages { subset, dataset: self.name.clone() });
             }
         }
         if self.queries_without_match().len() == self.query.len() {
-            return Err(Error::NoCrossCameraMatch { dataset: self.name.clone(), queries: self.query.len() });
+            let (dataset, queries) = (self.name.clone(), self.query.len());
+            return Err(match self.protocol {
+                Protocol::AnyCamera => Error::NoMatch { dataset, queries },
+                _ => Error::NoCrossCameraMatch { dataset, queries },
+            });
         }
         Ok(())
     }
 
-    /// Returns the queries of whose identity the gallery has no image by another camera.
+    /// Returns the queries of whose identity the gallery has no image that counts.
     pub(crate) fn queries_without_match(&self) -> Vec<&ImageRecord> {
         let mut cameras: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
         for record in &self.gallery {
             cameras.entry(record.pid).or_default().insert(record.camid);
         }
-        let matched = |q: &ImageRecord| cameras.get(&q.pid).is_some_and(|seen| seen.iter().any(|&c| c != q.camid));
+        let counts = |q: &ImageRecord, camid| self.protocol == Protocol::AnyCamera || camid != q.camid;
+        let matched = |q: &ImageRecord| cameras.get(&q.pid).is_some_and(|seen| seen.iter().any(|&c| counts(q, c)));
         self.query.iter().filter(|q| !matched(q)).collect()
     }
 
@@ -147,7 +194,7 @@ impl Dataset {
         self.train.iter().for_each(|r| *images.entry(r.pid).or_default() += 1);
         let single: Vec<i64> = images.iter().filter(|(_, n)| **n == 1).map(|(pid, _)| *pid).collect();
         if !single.is_empty() {
-            let list = listed(&single);
+            let list = listed(self.names.of_ids(&single));
             self.warnings.push(format!(
                 "{} one image, so positive pairs are copies of it ({list})",
                 plural(single.len(), "training identity has", "training identities have")
@@ -155,14 +202,14 @@ impl Dataset {
         }
         let train: BTreeSet<i64> = self.train.iter().map(|r| r.pid).collect();
         let test: BTreeSet<i64> = self.query.iter().chain(&self.gallery).map(|r| r.pid).filter(|&p| p != 0).collect();
-        let both: Vec<&i64> = train.intersection(&test).collect();
+        let both: Vec<i64> = train.intersection(&test).copied().collect();
         if !both.is_empty() {
             let mut text = String::new();
             let _ = write!(
                 text,
                 "{} in the training and in the test set ({})",
                 plural(both.len(), "identity is", "identities are"),
-                listed(&both)
+                listed(self.names.of_ids(&both))
             );
             self.warnings.push(text);
         }
@@ -170,8 +217,9 @@ impl Dataset {
         if !lost.is_empty() && !self.query.is_empty() {
             let share = 100.0 * lost.len() as f64 / self.query.len() as f64;
             let list = listed(lost.iter().map(|r| r.path.shown()));
+            let from = if self.protocol == Protocol::AnyCamera { "" } else { " from another camera" };
             self.warnings.push(format!(
-                "{} from another camera, so the results leave out {share:.1} % of all ({list})",
+                "{}{from}, so the results leave out {share:.1} % of all ({list})",
                 plural(lost.len(), "query has no match", "queries have no match")
             ));
         }
@@ -206,14 +254,15 @@ impl Dataset {
             }
         }
         let mut copies = groups.copies(&files, query, gallery);
-        // Copies of the query's own identity and camera do not count, and some data sets have them.
+        // Where copies of the query's own identity and camera do not count, some data sets have them.
         copies.retain(|&(copy, original)| {
             let (copy, original) = (records[copy], records[original]);
-            (copy.pid, copy.camid) != (original.pid, original.camid)
+            self.protocol == Protocol::AnyCamera || (copy.pid, copy.camid) != (original.pid, original.camid)
         });
+        let but = if self.protocol == Protocol::AnyCamera { "" } else { " but another identity or camera" };
         if !copies.is_empty() {
             warnings.push(format!(
-                "{} the same content as a query but another identity or camera, which is trivial to find ({})",
+                "{} the same content as a query{but}, which is trivial to find ({})",
                 plural(copies.len(), "gallery image has", "gallery images have"),
                 duplicates::named(&files, &copies)
             ));

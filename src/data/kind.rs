@@ -22,6 +22,22 @@ choice! {
         Cuhk03ClassicDetected = "cuhk03-classic-detected",
         /// CUHK03, the 1367/100 protocol (Li et al., CVPR 2014) on hand-drawn boxes.
         Cuhk03ClassicLabeled = "cuhk03-classic-labeled",
+        /// VeRi-776 (Liu et al., ECCV 2016): vehicles.
+        Veri776 = "veri776",
+        /// VehicleID (Liu et al., CVPR 2016): vehicles, the test of 800.
+        VehicleId800 = "vehicleid-800",
+        /// VehicleID, the test of 1,600 vehicles.
+        VehicleId1600 = "vehicleid-1600",
+        /// VehicleID, the test of 2,400 vehicles.
+        VehicleId2400 = "vehicleid-2400",
+        /// VERI-Wild (Lou et al., CVPR 2019): vehicles, the test of 3,000.
+        VeriWild3000 = "veri-wild-3000",
+        /// VERI-Wild, the test of 5,000 vehicles.
+        VeriWild5000 = "veri-wild-5000",
+        /// VERI-Wild, the test of 10,000 vehicles.
+        VeriWild10000 = "veri-wild-10000",
+        /// A folder of images for each identity, or names of files that tell it.
+        IdFolders = "id-folders",
         /// One folder of images for each class.
         ClassFolders = "class-folders",
         /// CIFAR-10, the binary or the Python version.
@@ -30,20 +46,24 @@ choice! {
         Cifar100 = "cifar100",
         /// IDX files named as MNIST's and Fashion-MNIST's, gzipped or not.
         Mnist = "mnist",
-        /// A CSV file of paths, classes and splits.
+        /// A CSV or TSV file of paths, of identities or classes, and perhaps of cameras and splits.
         Csv = "csv",
     }
 }
 
 impl DatasetKind {
-    /// Returns whether it names a data set with classes: `Some(false)` for identities, `None` for [`DatasetKind::Auto`].
+    /// Returns whether it names a data set with classes: `Some(false)` for identities, `None` where the task decides.
     pub fn has_classes(self) -> Option<bool> {
         use DatasetKind::*;
         match self {
-            Auto => None,
-            Market1501 | DukeMtmcReid | Msmt17 => Some(false),
-            Cuhk03NpDetected | Cuhk03NpLabeled | Cuhk03ClassicDetected | Cuhk03ClassicLabeled => Some(false),
-            ClassFolders | Cifar10 | Cifar100 | Mnist | Csv => Some(true),
+            Auto | Csv => None,
+            Market1501 | DukeMtmcReid | Msmt17 | Veri776 => Some(false),
+            VehicleId800 | VehicleId1600 | VehicleId2400 => Some(false),
+            VeriWild3000 | VeriWild5000 | VeriWild10000 => Some(false),
+            Cuhk03NpDetected | Cuhk03NpLabeled | Cuhk03ClassicDetected | Cuhk03ClassicLabeled | IdFolders => {
+                Some(false)
+            }
+            ClassFolders | Cifar10 | Cifar100 | Mnist => Some(true),
         }
     }
 

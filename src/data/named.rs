@@ -74,6 +74,14 @@ pub(super) fn composed(name: &str) -> String {
     name.nfc().collect()
 }
 
+/// Gives names that look the same the encoding of the first of them.
+pub(super) fn unify<'a>(names: impl Iterator<Item = &'a mut String>) {
+    let mut forms: HashMap<String, String> = HashMap::new();
+    for name in names.filter(|name| !name.is_ascii()) {
+        name.clone_from(forms.entry(composed(name)).or_insert_with(|| name.clone()));
+    }
+}
+
 /// Returns a hint for an error about a path that was not found, by the form of the path.
 pub(super) fn advice(path: &str) -> &'static str {
     let drive = path.as_bytes().get(1) == Some(&b':') && path.as_bytes()[0].is_ascii_alphabetic();

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use super::DatasetKind;
-use crate::base::settings::{CLASSES, HELD_OUT, MSMT17, ON_DATA_SETS, ON_IMAGES, REID, SPLITS, TARGET, settings};
+use crate::base::settings::{
+    CLASSES, HELD_OUT, MSMT17, NAMED_FILES, ON_DATA_SETS, ON_IMAGES, ON_RANKINGS, REID, SPLITS, TARGET, choice,
+    settings,
+};
 
 settings! {
     /// `[data]`: the images.
@@ -24,12 +27,19 @@ settings! {
         /// MSMT17: train on list_val.txt too.
         #[setting(flag("msmt17-val").needs(&[REID, MSMT17]).taken_by(ON_DATA_SETS))]
         pub msmt17_val: bool = true;
-        /// CUHK03 classic: the split, from 0; --val-ids, and classes without a split of their own: seed of what is held out.
+        /// CUHK03 classic: the split, from 0; else the seed of what is held out (--val-ids, classes) and of queries that are drawn.
         #[setting(flag("split").needs(&[SPLITS]).taken_by(ON_DATA_SETS))]
         pub split: usize = 0;
         /// Number of training identities to measure on, which are not trained; 0 measures the data set's own test.
         #[setting(flag("val-ids").needs(&[REID]).taken_by(ON_DATA_SETS))]
         pub val_ids: usize = 0;
+        /// Whether images by the query's camera count: drop leaves those of its identity out, as protocols of several cameras do.
+        #[setting(flag("same-camera").needs(&[REID]).taken_by(ON_RANKINGS))]
+        pub same_camera: SameCamera = SameCamera::Drop;
+        /// Regular expression whose groups id, camera, sequence and split tell these from the path of an image.
+        #[setting(flag("name-pattern").needs(&[REID, NAMED_FILES]).taken_by(ON_DATA_SETS))]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub name_pattern: Option<String> = None;
         /// Classes without a split of their own: share of each class kept for validation.
         #[setting(flag("val-share").above(0.0).below(1.0).needs(&[CLASSES, HELD_OUT]).taken_by(ON_DATA_SETS))]
         pub val_share: f32 = 0.2;
@@ -47,6 +57,27 @@ settings! {
     }
 }
 
+choice! {
+    /// Whether gallery images by the camera of a query count.
+    pub enum SameCamera {
+        /// Images of the query's identity by its camera do not count.
+        #[default]
+        Drop = "drop",
+        /// All images count, for data of one camera or of unknown ones.
+        Keep = "keep",
+    }
+}
+
+impl SameCamera {
+    /// Says after "an identity has" why none of its images can be a query.
+    pub(super) fn alone(self) -> &'static str {
+        match self {
+            SameCamera::Drop => "images of one camera",
+            SameCamera::Keep => "one image",
+        }
+    }
+}
+
 /// Which images are loaded; others need not exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Subsets {
@@ -58,16 +89,20 @@ pub enum Subsets {
 }
 
 /// Options for loading a re-identification data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadOptions {
     /// Which images are loaded.
     pub subsets: Subsets,
     /// MSMT17: whether to train on `list_train.txt` and `list_val.txt`, not on the first alone.
     pub msmt17_val: bool,
-    /// CUHK03 classic: which of the splits, from 0. Also the seed of the identities that `val_ids` holds out.
+    /// CUHK03 classic: which of the splits, from 0. Also the seed of the identities that `val_ids` holds out, and of drawn queries.
     pub split: usize,
     /// Number of training identities that take the place of query and gallery; 0 keeps the data set's own.
     pub val_ids: usize,
+    /// Whether images by the query's camera count.
+    pub same_camera: SameCamera,
+    /// Regular expression that tells identities from names of files.
+    pub name_pattern: Option<String>,
 }
 
 impl Default for LoadOptions {
@@ -79,6 +114,13 @@ impl Default for LoadOptions {
 impl DataOptions {
     /// Returns the options for loading a re-identification data set.
     pub fn load_options(&self, subsets: Subsets) -> LoadOptions {
-        LoadOptions { subsets, msmt17_val: self.msmt17_val, split: self.split, val_ids: self.val_ids }
+        LoadOptions {
+            subsets,
+            msmt17_val: self.msmt17_val,
+            split: self.split,
+            val_ids: self.val_ids,
+            same_camera: self.same_camera,
+            name_pattern: self.name_pattern.clone(),
+        }
     }
 }

@@ -13,7 +13,6 @@ use super::rerank::RerankOptions;
 use super::roc::{EXACT_PAIRS, Roc, RocBuilder};
 use super::sets::Sets;
 use crate::base::progress::Reporter;
-use crate::data::Protocol;
 use crate::engine::device::Device;
 use crate::{Error, Result};
 
@@ -31,7 +30,7 @@ pub struct Evaluation<'a> {
 pub struct Details {
     /// Whether to compute the figures of the receiver operating characteristic.
     pub roc: bool,
-    /// Whether to compute metrics by pairs of cameras. [`Protocol::SingleGalleryShot`] has none.
+    /// Whether to compute metrics by pairs of cameras. Protocols that [draw galleries](Protocol::draws_galleries) have none.
     pub camera_pairs: bool,
 }
 
@@ -66,11 +65,11 @@ impl<'a> Evaluation<'a> {
         if query.dim != gallery.dim {
             return Err(Error::FeatureLengths { query: query.dim, gallery: gallery.dim });
         }
-        if rerank.is_some() && ranking.protocol == Protocol::SingleGalleryShot {
+        if rerank.is_some() && ranking.protocol.draws_galleries() {
             return Err(Error::Setting {
                 setting: "eval.rerank".into(),
                 value: "(given)".into(),
-                reason: "queries and gallery of single gallery shots are the same images, and each would be its own neighbour: \
+                reason: "queries and gallery are the same images where galleries are drawn, and each would be its own neighbour: \
                          leave it out"
                     .into(),
             });
@@ -97,9 +96,9 @@ impl<'a> Evaluation<'a> {
         let (filter, largest) = (options.effective_filter(), distances.largest());
         let roc = || RocBuilder::new(query_labels, gallery_labels, filter, largest, EXACT_PAIRS);
         let mut roc = details.roc.then(roc);
-        let by_camera = details.camera_pairs && options.protocol == Protocol::CrossCamera;
+        let by_camera = details.camera_pairs && !options.protocol.draws_galleries();
         if details.camera_pairs && !by_camera {
-            reporter.message("no table of camera pairs: single gallery shots draw from all other cameras");
+            reporter.message("no table of camera pairs: galleries are drawn from all images");
         }
         let mut pairs = by_camera.then(|| CameraPairs::new(query_labels, gallery_labels, options));
         let mut task = reporter.start("ranking", self.query.len() as u64, "queries");
@@ -144,14 +143,14 @@ impl<'a> Evaluation<'a> {
             value.as_object_mut().expect("a struct").remove("per_query");
             value
         };
-        let single_shot = self.ranking.protocol == Protocol::SingleGalleryShot;
+        let draws = self.ranking.protocol.draws_galleries();
         let queries = (0..self.query.len()).map(|q| {
             let result = |report: &RankingReport| json!(report.per_query.get(q).and_then(Option::as_ref));
             let mut entry = json!({
                 "image": self.query.name(q), "pid": self.query.pids[q], "camid": self.query.camids[q],
             });
             // Random galleries have no metrics of a single query.
-            if !single_shot {
+            if !draws {
                 entry["plain"] = result(&outcome.plain);
                 if let Some((_, report)) = &outcome.reranked {
                     entry["reranked"] = result(report);
@@ -163,7 +162,7 @@ impl<'a> Evaluation<'a> {
             "trained_on": trained_on,
             "evaluated_on": evaluated_on,
             "images": { "query": self.query.len(), "gallery": self.gallery.len(), "feature_length": self.query.dim },
-            "protocol": if single_shot { "single-gallery-shot" } else { "cross-camera" },
+            "protocol": self.ranking.protocol,
             "filter": self.ranking.effective_filter(),
             "cmc": "first-match",
             "ties": if self.ranking.pessimistic_ties { "pessimistic" } else { "distance, then gallery order" },
@@ -171,8 +170,11 @@ impl<'a> Evaluation<'a> {
             "plain": summary(&outcome.plain),
             "queries": queries.collect::<Vec<_>>(),
         });
-        if single_shot {
+        if draws {
             value["draws"] = json!({ "repeats": REPEATS, "seed": self.ranking.seed });
+            if !outcome.plain.map.is_nan() {
+                value["formulas"] = json!({ "mAP": "1 / rank of the only match" });
+            }
         } else {
             value["formulas"] = json!({
                 "mAP": "sum of (R_k - R_k-1) P_k over distinct distances: tied items enter together",
@@ -210,6 +212,7 @@ impl fmt::Display for Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Protocol;
     use crate::eval::ranking::evaluate_distances;
     use crate::eval::rerank::RerankVariant;
     use crate::eval::reranked_distances;

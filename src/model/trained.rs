@@ -59,6 +59,16 @@ impl TrainedModel {
         if !flags.has("data.val_ids") {
             config.data.val_ids = 0;
         }
+        // How the images of the training tell identities does not hold for other data.
+        if flags.has("data.root") {
+            let given = config.data;
+            let defaults = DataOptions::default();
+            config.data = DataOptions {
+                name_pattern: if flags.has("data.name_pattern") { given.name_pattern } else { defaults.name_pattern },
+                same_camera: if flags.has("data.same_camera") { given.same_camera } else { defaults.same_camera },
+                ..given
+            };
+        }
         flags.refuse_without_effect(&evaluation_settings(&config, flags), true)?;
         // A damaged header may describe a huge network, so it is compared with the tensors before anything is allocated.
         let mut store = Store::of_shapes();

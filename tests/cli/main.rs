@@ -10,6 +10,7 @@ mod ends;
 mod held_out;
 mod memory;
 mod names;
+mod own_data;
 mod profile;
 mod rank;
 mod studies;

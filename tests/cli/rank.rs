@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
 
-use super::{json, path, succeeds};
+use super::{fails_with, json, path, succeeds};
 
 /// Writes features of `identities` and their labels.
 fn write(folder: &TempDir, name: &str, rows: &[Vec<f64>], identities: usize, camera: usize) -> String {
@@ -72,4 +72,30 @@ fn features_that_cancel_overflow_or_underflow_rank_right() {
         }
         assert_eq!(report["roc"]["eer"].as_f64(), Some(0.0), "{name}");
     }
+}
+
+#[test]
+fn features_of_one_camera_rank_if_all_images_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = |n: usize, offset: f64| -> Vec<Vec<f64>> {
+        (0..n).map(|i| (0..4).map(|k| if k == i % 4 { 1.0 } else { offset * (i + 1) as f64 }).collect()).collect()
+    };
+    // The same names in both, as in lists of two folders.
+    let query = write(&folder, "q", &rows(4, 0.01), 4, 1);
+    let gallery = write(&folder, "g", &rows(8, 0.02), 4, 1);
+    let out = path(&folder, "out.json");
+    let rank = |gallery: &str, flags: &[&str]| {
+        let args = ["rank", "--query", &query, "--gallery", gallery, "--out", &out];
+        [&args[..], flags].concat().into_iter().map(str::to_string).collect::<Vec<_>>()
+    };
+    let run = |args: Vec<String>| succeeds(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let fails =
+        |args: Vec<String>, parts: &[&str]| fails_with(1, &args.iter().map(String::as_str).collect::<Vec<_>>(), parts);
+    fails(rank(&gallery, &[]), &["has a match in the gallery that counts", "--same-camera keep"]);
+    let printed = run(rank(&gallery, &["--same-camera", "keep"]));
+    assert!(printed.contains("4 ranked, 0 skipped without a match; images by the query's camera count"), "{printed}");
+    assert_eq!((&json(&out)["protocol"], &json(&out)["plain"]["mAP"]), (&"any-camera".into(), &1.0.into()));
+    let with_queries = write(&folder, "h", &[rows(3, 0.01), rows(5, 0.02)].concat(), 4, 1);
+    let refused = ["--same-camera = keep", "3 queries are in the gallery too, where each would find itself (0.jpg"];
+    fails(rank(&with_queries, &["--same-camera", "keep"]), &refused);
 }

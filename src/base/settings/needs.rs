@@ -73,10 +73,15 @@ pub const MSMT17: Need = need(
     |c| ["data.kind", "data.target_kind"].iter().any(|path| c.is(path, &["auto", "msmt17"])),
     "on another data set than msmt17: leave it out",
 );
-/// Has an effect on data sets with several splits, and on held-out identities.
+/// Has an effect on data sets whose layout does not tell identities by itself.
+pub(crate) const NAMED_FILES: Need = need(
+    |c| c.is("data.kind", &["auto", "id-folders"]),
+    "on a data set that tells identities in another way: leave it out, or name `data.kind` id-folders",
+);
+/// Has an effect on data sets with several splits, on drawn queries, and on held-out identities.
 pub(crate) const SPLITS: Need = need(
     |c| {
-        let split = ["auto", "cuhk03-classic-detected", "cuhk03-classic-labeled"];
+        let split = ["auto", "csv", "id-folders", "cuhk03-classic-detected", "cuhk03-classic-labeled"];
         match c.text("task") {
             "classify" => c.divides_classes(),
             _ => {

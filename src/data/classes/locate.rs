@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{cifar, csv_list, folders, mnist};
 use crate::base::text::Shown;
-use crate::data::DatasetKind;
+use crate::data::{DatasetKind, image_table};
 use crate::{Error, Result};
 
 /// A form of data set, and where it is.
@@ -42,7 +42,7 @@ pub(super) fn find(root: &Path, kind: DatasetKind) -> Result<(DatasetKind, Form)
     let found = candidates(root, kind)?;
     let usual = match kind {
         DatasetKind::ClassFolders => return Ok((kind, Form::Folders)),
-        DatasetKind::Csv => return Ok((kind, Form::Csv(csv_list::file_in(root)?))),
+        DatasetKind::Csv => return Ok((kind, Form::Csv(image_table::file_in(root)?))),
         DatasetKind::Mnist => mnist::FILES.to_string(),
         kind => cifar::expected(kind),
     };
@@ -70,13 +70,14 @@ fn recognise(root: &Path) -> Result<(DatasetKind, Form)> {
     if let Some((kind, found)) = known.pop() {
         return one(root, kind, found);
     }
-    if let Some(file) = csv_list::recognised_in(root) {
+    if let Some(file) = image_table::recognised_in(root, &csv_list::COLUMNS) {
         return Ok((DatasetKind::Csv, Form::Csv(file)));
     }
     if folders::any(root)? {
         return Ok((DatasetKind::ClassFolders, Form::Folders));
     }
-    let lists: String = csv_list::unread_in(root).iter().map(|reason| format!("; {reason}")).collect();
+    let lists: String =
+        image_table::unread_in(root, &csv_list::COLUMNS).iter().map(|reason| format!("; {reason}")).collect();
     refuse(format!(
         "it has no folder for each class, no CSV file with the columns path and label, and no files of CIFAR or MNIST{lists}"
     ))

@@ -13,7 +13,7 @@ mod split;
 
 use std::path::{Path, PathBuf};
 
-use super::{DatasetKind, Sample, Subsets};
+use super::{DatasetKind, Sample, Subsets, image_table};
 use crate::base::text::Shown;
 use crate::{Error, Result};
 use locate::Form;
@@ -77,7 +77,7 @@ pub fn load_classes(root: &Path, kind: DatasetKind, options: &ClassOptions) -> R
         Form::Folders => {
             let mut dataset = folders::load(root, options)?;
             if recognised {
-                dataset.warnings.extend(csv_list::unread_in(root));
+                dataset.warnings.extend(image_table::unread_in(root, &csv_list::COLUMNS));
             }
             dataset
         }

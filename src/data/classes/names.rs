@@ -1,7 +1,5 @@
 //! Unifies names of classes that look the same: an accented letter can be encoded as one character or as two.
 
-use std::collections::HashMap;
-
 use crate::data::named::composed;
 
 /// Replaces each of `names` that is not among `known`, but is a different encoding of exactly one of them, by that one.
@@ -15,17 +13,10 @@ pub(super) fn same_text<'a>(names: impl Iterator<Item = &'a mut String>, known: 
     }
 }
 
-/// Gives names that look the same the encoding of the first of them.
-pub(super) fn unify<'a>(names: impl Iterator<Item = &'a mut String>) {
-    let mut forms: HashMap<String, String> = HashMap::new();
-    for name in names.filter(|name| !name.is_ascii()) {
-        name.clone_from(forms.entry(composed(name)).or_insert_with(|| name.clone()));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::named::unify;
 
     #[test]
     fn one_name_that_looks_the_same_is_meant() {

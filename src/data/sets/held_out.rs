@@ -6,21 +6,21 @@ use rand::seq::{IndexedRandom, SliceRandom};
 
 use crate::base::rng::{Purpose, stream};
 use crate::base::text::{listed, plural};
+use crate::data::SameCamera;
 use crate::data::dataset::{Dataset, ImageRecord, Protocol};
 use crate::{Error, Result};
 
 /// An identity that means "nobody" in a gallery.
 const DISTRACTOR: i64 = 0;
 
-/// Draws `ids` of the training identities of `dataset`. Their images become the gallery. The queries are one of their images for each identity and
-/// camera, drawn too; in the single-shot protocol all of their images. The data set's own query and gallery are dropped. The draw depends on
-/// `seed` and on the identities and images.
+/// Draws `ids` of the training identities of `dataset`, as in its protocol. Their images are the gallery, from which queries are drawn
+/// ([`draw_test`]); in the single-shot protocol, all of their images are both. The data set's own query and gallery are dropped. The draw
+/// depends on `seed` and on the identities and images.
 ///
-/// An identity with images of one camera has no query: its images are only there to be mistaken for others. Identity 0 is never held out,
-/// because in a gallery it matches no query.
+/// Identity 0 is never held out, because in a gallery it matches no query.
 ///
 /// # Errors
-/// [`Error::Setting`]: there are not more than `ids` identities, or none of those held out has images of two cameras.
+/// [`Error::Setting`]: there are not more than `ids` identities, or none of those held out can be searched for.
 pub(super) fn measure_on(dataset: &mut Dataset, ids: usize, seed: u64) -> Result<()> {
     let refuse =
         |reason: String| Err(Error::Setting { setting: "`data.val_ids`".into(), value: ids.to_string(), reason });
@@ -37,49 +37,71 @@ pub(super) fn measure_on(dataset: &mut Dataset, ids: usize, seed: u64) -> Result
     pids.shuffle(&mut stream(seed, Purpose::HeldOutIds, 0, 0));
     let held_out: BTreeSet<i64> = pids[..ids].iter().copied().collect();
     dataset.whole = Some(dataset.counts());
-    let (gallery, train): (Vec<_>, Vec<_>) =
+    let (test, train): (Vec<_>, Vec<_>) =
         std::mem::take(&mut dataset.train).into_iter().partition(|record| held_out.contains(&record.pid));
-    dataset.query = match dataset.protocol {
-        Protocol::SingleGalleryShot => gallery.clone(),
-        Protocol::CrossCamera => {
-            let (queries, single) = queries(&gallery, seed);
-            if queries.is_empty() {
-                return refuse(format!(
-                    "none of the held-out identities of {} has images of two cameras",
-                    dataset.name
-                ));
+    dataset.train = train;
+    let same_camera = match dataset.protocol {
+        Protocol::SingleGalleryShot | Protocol::RandomGallery => None,
+        Protocol::CrossCamera => Some(SameCamera::Drop),
+        Protocol::AnyCamera => Some(SameCamera::Keep),
+    };
+    (dataset.query, dataset.gallery) = match same_camera {
+        None => (test.clone(), test),
+        Some(same_camera) => {
+            let Drawn { query, gallery, alone } = draw_test(test, same_camera, seed);
+            let why = same_camera.alone();
+            if query.is_empty() {
+                let way_out = match same_camera {
+                    SameCamera::Drop => "hold more out, or count images of one camera by `data.same_camera` keep",
+                    SameCamera::Keep => "hold more out",
+                };
+                return refuse(format!("each of the held-out identities of {} has {why}: {way_out}", dataset.name));
             }
-            if !single.is_empty() {
+            if !alone.is_empty() {
                 dataset.warnings.push(format!(
-                    "{} images of one camera, so no image of them is searched for ({})",
-                    plural(single.len(), "held-out identity has", "held-out identities have"),
-                    listed(&single)
+                    "{} {why}, so no image of them is searched for ({})",
+                    plural(alone.len(), "held-out identity has", "held-out identities have"),
+                    listed(dataset.names.of_ids(&alone))
                 ));
             }
-            queries
+            (query, gallery)
         }
     };
-    (dataset.train, dataset.gallery) = (train, gallery);
     let identities = plural(ids, "training identity", "training identities");
     dataset.label = format!("{} ({identities} held out for validation, seed {seed})", dataset.label);
     Ok(())
 }
 
-/// Draws an image for each identity and camera, in the order of `gallery`; leaves out identities with one camera, which it returns too.
-fn queries(gallery: &[ImageRecord], seed: u64) -> (Vec<ImageRecord>, Vec<i64>) {
-    let mut images: BTreeMap<i64, BTreeMap<i64, Vec<usize>>> = BTreeMap::new();
-    for (index, record) in gallery.iter().enumerate() {
-        images.entry(record.pid).or_default().entry(record.camid).or_default().push(index);
+/// Queries and gallery of a test whose images are not divided.
+pub(super) struct Drawn {
+    pub query: Vec<ImageRecord>,
+    pub gallery: Vec<ImageRecord>,
+    /// Identities without a query, because they have no match for one. Their images are only there to be mistaken for others.
+    pub alone: Vec<i64>,
+}
+
+/// Draws queries from the images of a test; `seed` and the images decide. With [`SameCamera::Drop`], a query is one image of each identity and
+/// camera, and all images are the gallery. With [`SameCamera::Keep`], it is one image of each identity, and the gallery is the rest.
+pub(super) fn draw_test(images: Vec<ImageRecord>, same_camera: SameCamera, seed: u64) -> Drawn {
+    let mut by_id: BTreeMap<i64, BTreeMap<i64, Vec<usize>>> = BTreeMap::new();
+    for (index, record) in images.iter().enumerate() {
+        let group = if same_camera == SameCamera::Drop { record.camid } else { 0 };
+        by_id.entry(record.pid).or_default().entry(group).or_default().push(index);
     }
-    let single = images.iter().filter(|(_, cameras)| cameras.len() == 1).map(|(pid, _)| *pid).collect();
+    let is_alone = |groups: &BTreeMap<i64, Vec<usize>>| match same_camera {
+        SameCamera::Drop => groups.len() == 1,
+        SameCamera::Keep => groups.values().all(|images| images.len() == 1),
+    };
     let mut chosen = BTreeSet::new();
-    for (pid, cameras) in images.iter().filter(|(_, cameras)| cameras.len() > 1) {
+    for (pid, groups) in by_id.iter().filter(|(_, groups)| !is_alone(groups)) {
         let mut rng = stream(seed, Purpose::HeldOutIds, 1, *pid as u64);
-        chosen.extend(
-            cameras.values().map(|of_camera| *of_camera.choose(&mut rng).expect("a camera that is here has images")),
-        );
+        chosen.extend(groups.values().map(|group| *group.choose(&mut rng).expect("a group that is here has images")));
     }
-    (chosen.into_iter().map(|index| gallery[index].clone()).collect(), single)
+    let alone = by_id.iter().filter(|(_, groups)| is_alone(groups)).map(|(pid, _)| *pid).collect();
+    let query = chosen.iter().map(|&index| images[index].clone()).collect();
+    let is_in_gallery = |index: &usize| same_camera == SameCamera::Drop || !chosen.contains(index);
+    let gallery = images.into_iter().enumerate().filter(|(index, _)| is_in_gallery(index)).map(|(_, record)| record);
+    Drawn { query, gallery: gallery.collect(), alone }
 }
 
 #[cfg(test)]
@@ -146,7 +168,24 @@ mod tests {
         let mut one_camera = dataset();
         one_camera.train.retain(|record| record.camid == 1);
         let error = measure_on(&mut one_camera, 3, 0).unwrap_err().to_string();
-        assert!(error.ends_with("none of the held-out identities of there has images of two cameras"), "{error}");
+        let reason = "each of the held-out identities of there has images of one camera: hold more out, or count images of one camera by \
+                      `data.same_camera` keep";
+        assert!(error.ends_with(reason), "{error}");
+    }
+
+    #[test]
+    fn where_every_camera_counts_a_query_is_not_in_the_gallery() {
+        let mut held_out = Dataset { protocol: Protocol::AnyCamera, ..dataset() };
+        held_out.train.retain(|record| record.pid > 2 || record.path.ends_with("1_c1_1.jpg") || record.pid == 2);
+        measure_on(&mut held_out, 11, 0).unwrap();
+        let (queries, gallery) = (pids(&held_out.query), pids(&held_out.gallery));
+        let alone = usize::from(gallery.contains(&1));
+        assert_eq!((held_out.query.len(), queries.len(), gallery.len()), (11 - alone, 11 - alone, 11));
+        assert!(held_out.query.iter().all(|query| !held_out.gallery.contains(query)));
+        assert_eq!(
+            held_out.warnings.iter().any(|text| text.contains("has one image, so") && text.ends_with("(1)")),
+            alone == 1
+        );
     }
 
     #[test]

@@ -35,13 +35,20 @@ const fn classic(kind: DatasetKind, total: usize) -> Known {
 }
 
 /// For sources see docs/datasets.md. In the gallery of Market-1501, identity 0 counts as one.
-const KNOWN: [Known; 8] = [
+const KNOWN: [Known; 15] = [
     known(DatasetKind::Market1501, "", [of(751, 12_936), of(750, 3_368), of(751, 15_913)]),
     known(DatasetKind::DukeMtmcReid, "", [of(702, 16_522), of(702, 2_228), of(1_110, 17_661)]),
     known(DatasetKind::Msmt17, "train+val", [of(1_041, 32_621), of(3_060, 11_659), of(3_060, 82_161)]),
     known(DatasetKind::Msmt17, "train", [of(1_041, 30_248), of(3_060, 11_659), of(3_060, 82_161)]),
     known(DatasetKind::Cuhk03NpDetected, "", [of(767, 7_365), of(700, 1_400), of(700, 5_332)]),
     known(DatasetKind::Cuhk03NpLabeled, "", [of(767, 7_368), of(700, 1_400), of(700, 5_328)]),
+    known(DatasetKind::Veri776, "", [of(576, 37_778), of(200, 1_678), of(200, 11_579)]),
+    known(DatasetKind::VehicleId800, "", [of(13_164, 113_346), of(800, 6_493), of(800, 6_493)]),
+    known(DatasetKind::VehicleId1600, "", [of(13_164, 113_346), of(1_600, 13_377), of(1_600, 13_377)]),
+    known(DatasetKind::VehicleId2400, "", [of(13_164, 113_346), of(2_400, 19_777), of(2_400, 19_777)]),
+    known(DatasetKind::VeriWild3000, "", [of(30_671, 277_797), of(3_000, 3_000), of(3_000, 38_861)]),
+    known(DatasetKind::VeriWild5000, "", [of(30_671, 277_797), of(5_000, 5_000), of(5_000, 64_389)]),
+    known(DatasetKind::VeriWild10000, "", [of(30_671, 277_797), of(10_000, 10_000), of(10_000, 128_517)]),
     classic(DatasetKind::Cuhk03ClassicDetected, 14_097),
     classic(DatasetKind::Cuhk03ClassicLabeled, 14_096),
 ];

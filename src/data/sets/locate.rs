@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::classic::CLASSIC_FILE;
-use super::market::folders;
+use super::market::{self, folders};
 use super::msmt17::LISTS;
+use super::table::COLUMNS;
+use super::{vehicle_id, veri_wild};
 use crate::base::text::Shown;
 use crate::data::folder::subfolders;
-use crate::data::{DatasetKind, Subsets, list_images};
+use crate::data::{DatasetKind, Subsets, image_table, list_images};
 use crate::{Error, Result};
 
 /// How a data set is laid out on disk.
@@ -15,14 +17,25 @@ use crate::{Error, Result};
 pub(super) enum Layout {
     /// Folders `bounding_box_train`, `query`, `bounding_box_test`.
     Market,
+    /// Folders `image_train`, `image_query`, `image_test`.
+    Veri,
+    /// Numbered images, and lists of them with identities.
+    VehicleId,
+    /// A folder for each vehicle, lists, and a file of cameras.
+    VeriWild,
     /// Lists of image paths and identities.
     Msmt17,
     /// Images and a file of splits.
     Classic,
+    /// A table with a row for each image.
+    Table,
+    /// A folder for each identity, or names by a pattern.
+    IdFolders,
 }
 
-/// All layouts, in the order in which they are tried.
-const LAYOUTS: [Layout; 3] = [Layout::Msmt17, Layout::Classic, Layout::Market];
+/// Layouts that are recognised by names of folders and files, in the order in which they are tried.
+const LAYOUTS: [Layout; 6] =
+    [Layout::Msmt17, Layout::Classic, Layout::VehicleId, Layout::VeriWild, Layout::Market, Layout::Veri];
 
 impl Layout {
     /// Returns the layout of a named re-identification data set.
@@ -32,16 +45,29 @@ impl Layout {
             Msmt17 => Some(Layout::Msmt17),
             Cuhk03ClassicDetected | Cuhk03ClassicLabeled => Some(Layout::Classic),
             Market1501 | DukeMtmcReid | Cuhk03NpDetected | Cuhk03NpLabeled => Some(Layout::Market),
-            Auto | ClassFolders | Cifar10 | Cifar100 | Mnist | Csv => None,
+            Veri776 => Some(Layout::Veri),
+            VehicleId800 | VehicleId1600 | VehicleId2400 => Some(Layout::VehicleId),
+            VeriWild3000 | VeriWild5000 | VeriWild10000 => Some(Layout::VeriWild),
+            Csv => Some(Layout::Table),
+            IdFolders => Some(Layout::IdFolders),
+            Auto | ClassFolders | Cifar10 | Cifar100 | Mnist => None,
         }
     }
 
     fn is_in(self, folder: &Path, subsets: Subsets) -> bool {
         match self {
-            Layout::Market => folders(subsets).iter().all(|(_, name)| folder.join(name).is_dir()),
+            Layout::Market => folders(&market::MARKET, subsets).iter().all(|(_, name)| folder.join(name).is_dir()),
+            Layout::Veri => folders(&market::VERI, subsets).iter().all(|(_, name)| folder.join(name).is_dir()),
+            Layout::VehicleId => {
+                folder.join(vehicle_id::IMAGES).is_dir()
+                    && folder.join(vehicle_id::test_list(DatasetKind::VehicleId800)).is_file()
+            }
+            Layout::VeriWild => folder.join(veri_wild::IMAGES).is_dir() && folder.join(veri_wild::INFO).is_file(),
             // One list is enough to recognise it; the loader reports missing ones.
             Layout::Msmt17 => LISTS.iter().any(|name| folder.join(name).is_file()),
             Layout::Classic => folder.join(CLASSIC_FILE).is_file(),
+            Layout::Table => image_table::recognised_in(folder, &COLUMNS).is_some(),
+            Layout::IdFolders => folder.is_dir(),
         }
     }
 
@@ -49,8 +75,14 @@ impl Layout {
         match (self, subsets) {
             (Layout::Market, Subsets::All) => "the folders bounding_box_train, query and bounding_box_test",
             (Layout::Market, Subsets::Test) => "the folders query and bounding_box_test",
+            (Layout::Veri, Subsets::All) => "the folders image_train, image_query and image_test",
+            (Layout::Veri, Subsets::Test) => "the folders image_query and image_test",
+            (Layout::VehicleId, _) => "the folder image and the lists in train_test_split",
+            (Layout::VeriWild, _) => "the folder images, and train_test_split with the lists and vehicle_info.txt",
             (Layout::Msmt17, _) => "the lists list_train.txt, list_val.txt, list_query.txt and list_gallery.txt",
             (Layout::Classic, _) => "the file splits.json that `ptl-train convert cuhk03` writes",
+            (Layout::Table, _) => "a CSV file with the columns path and id",
+            (Layout::IdFolders, _) => "a folder for each identity",
         }
     }
 }
@@ -77,27 +109,59 @@ fn usual_folders(kind: DatasetKind) -> &'static [&'static str] {
             &["labeled", "cuhk03-np/labeled", "CUHK03-NP/labeled", "cuhk03/labeled", "cuhk03/cuhk03-np/labeled"]
         }
         DatasetKind::Cuhk03ClassicDetected => &["classic/detected", "detected", "cuhk03/classic/detected"],
+        DatasetKind::Veri776 => &["VeRi", "VeRi-776", "VeRi_with_plate", "veri", "veri776"],
+        DatasetKind::VehicleId800 | DatasetKind::VehicleId1600 | DatasetKind::VehicleId2400 => {
+            &["VehicleID_V1.0", "VehicleID", "vehicleid", "PKU-VehicleID"]
+        }
+        DatasetKind::VeriWild3000 | DatasetKind::VeriWild5000 | DatasetKind::VeriWild10000 => {
+            &["VERI-Wild", "VeRi-Wild", "VeriWild", "veri-wild", "veriwild"]
+        }
         DatasetKind::Cuhk03ClassicLabeled => &["classic/labeled", "labeled", "cuhk03/classic/labeled"],
         _ => &[],
     }
 }
 
-/// Finds the folder that has `subsets` of the data set, and its layout.
+/// Finds the folder that has `subsets` of the data set, or the file of a table, and its layout. With `by_name`, names of files tell identities
+/// where `kind` leaves that open.
 ///
 /// # Errors
 /// [`Error::NotADataset`]: no data set was found, or several.
-pub(super) fn find(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<(PathBuf, Layout)> {
+pub(super) fn find(root: &Path, kind: DatasetKind, subsets: Subsets, by_name: bool) -> Result<(PathBuf, Layout)> {
     let refuse = |reason: String| Err(Error::NotADataset { path: root.to_path_buf(), reason });
     if kind.has_classes() == Some(true) {
         return refuse(format!("{kind} has classes, not identities: add `task` classify"));
     }
+    let by_name = by_name && matches!(kind, DatasetKind::Auto | DatasetKind::IdFolders);
+    if root.is_file() && !by_name {
+        return match kind {
+            DatasetKind::Auto | DatasetKind::Csv => Ok((root.to_path_buf(), Layout::Table)),
+            kind => refuse(format!("it is a file: for {kind}, name the folder")),
+        };
+    }
     if !root.is_dir() {
         return refuse("there is no such folder".into());
     }
+    if by_name {
+        return Ok((root.to_path_buf(), Layout::IdFolders));
+    }
+    if kind == DatasetKind::Csv {
+        return Ok((image_table::file_in(root)?, Layout::Table));
+    }
     let Some(layout) = Layout::of(kind) else {
         return match LAYOUTS.into_iter().find(|layout| layout.is_in(root, subsets)) {
+            // These have several tests, of which one must be chosen.
+            Some(layout @ (Layout::VehicleId | Layout::VeriWild)) => {
+                let names = DatasetKind::reid().filter(|&kind| Layout::of(kind) == Some(layout)).map(DatasetKind::name);
+                refuse(format!(
+                    "it has several tests: choose one by `data.kind`, {}",
+                    names.collect::<Vec<_>>().join(", ")
+                ))
+            }
             Some(layout) => Ok((root.to_path_buf(), layout)),
-            None => refuse(nothing_known(root, subsets)),
+            None => match image_table::recognised_in(root, &COLUMNS) {
+                Some(file) => Ok((file, Layout::Table)),
+                None => refuse(nothing_known(root, subsets)),
+            },
         };
     };
     if layout.is_in(root, subsets) {
@@ -153,16 +217,24 @@ fn nothing_known(root: &Path, subsets: Subsets) -> String {
     if let Some(above) = root.canonicalize().ok().as_deref().and_then(Path::parent).filter(|above| known(above)) {
         return format!("it is a part of the data set in {}: name that folder", above.shown());
     }
-    let missing: Vec<&str> =
-        folders(subsets).iter().map(|&(_, name)| name).filter(|name| !root.join(name).is_dir()).collect();
+    let missing: Vec<&str> = folders(&market::MARKET, subsets)
+        .iter()
+        .map(|&(_, name)| name)
+        .filter(|name| !root.join(name).is_dir())
+        .collect();
     let lists = "nor the lists of MSMT17 or the splits of a converted CUHK03";
-    if missing.len() == folders(subsets).len() {
+    if missing.len() == folders(&market::MARKET, subsets).len() {
         let holds_images = |folder: &PathBuf| list_images(folder).is_ok();
         let folders_of_images = subfolders(root).iter().filter(|folder| holds_images(folder)).take(2).count();
         if folders_of_images == 2 {
-            return "its folders hold images, but it is no data set of identities: if they are classes, add `task` classify to train".into();
+            return "its folders hold images: if each is an identity, name `data.kind` id-folders; if they are classes, add `task` classify to train".into();
         }
-        return format!("it has no folder {}, {lists}", missing.join(", "));
+        let tables: String =
+            image_table::unread_in(root, &COLUMNS).iter().map(|reason| format!("; {reason}")).collect();
+        return format!(
+            "it has no folder {}, {lists}, and no CSV file with the columns path and id{tables}",
+            missing.join(", ")
+        );
     }
     format!("it has no folder {}; expected are {}", missing.join(", "), Layout::Market.parts(subsets))
 }

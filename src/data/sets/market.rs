@@ -1,5 +1,5 @@
 //! The layout of Market-1501 (folders `bounding_box_train`, `query`, `bounding_box_test`), flat or with a folder for each identity. Most
-//! re-identification data sets have it or are converted to it.
+//! re-identification data sets have it or are converted to it. VeRi-776 differs in the names of the folders.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -10,9 +10,13 @@ use crate::data::folder::{Entry, PassedBy, entries, entry, images_below};
 use crate::data::{DatasetKind, Subsets};
 use crate::{Error, Result};
 
-/// Subsets and their folders.
-const SUBSETS: [(&str, &str); 3] =
+/// Subsets and their folders: training, query, gallery.
+pub(super) type Folders = [(&'static str, &'static str); 3];
+/// Those of Market-1501.
+pub(super) const MARKET: Folders =
     [("train", "bounding_box_train"), ("query", "query"), ("gallery", "bounding_box_test")];
+/// Those of VeRi-776.
+pub(super) const VERI: Folders = [("train", "image_train"), ("query", "image_query"), ("gallery", "image_test")];
 /// Folders of published data sets that are not needed: Market-1501's hand-drawn boxes.
 const UNUSED: [&str; 2] = ["gt_bbox", "gt_query"];
 /// Identity of images that are left out of every evaluation, as the data set's authors ask.
@@ -34,15 +38,16 @@ fn bounds(kind: DatasetKind) -> Option<[RangeInclusive<i64>; 2]> {
         DatasetKind::Market1501 => Some([0..=1501, 1..=6]),
         DatasetKind::DukeMtmcReid => Some([1..=7140, 1..=8]),
         DatasetKind::Cuhk03NpDetected | DatasetKind::Cuhk03NpLabeled => Some([1..=1467, 1..=10]),
+        DatasetKind::Veri776 => Some([1..=776, 1..=20]),
         _ => None,
     }
 }
 
 /// Returns the names and folders of the given subsets.
-pub(super) fn folders(subsets: Subsets) -> &'static [(&'static str, &'static str)] {
+pub(super) fn folders(all: &'static Folders, subsets: Subsets) -> &'static [(&'static str, &'static str)] {
     match subsets {
-        Subsets::All => &SUBSETS,
-        Subsets::Test => &SUBSETS[1..],
+        Subsets::All => all,
+        Subsets::Test => &all[1..],
     }
 }
 
@@ -50,11 +55,15 @@ pub(super) fn folders(subsets: Subsets) -> &'static [(&'static str, &'static str
 ///
 /// # Errors
 /// A folder cannot be read, or has no image with a name that tells identity and camera.
-pub(super) fn load(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<Dataset> {
-    let label = if kind == DatasetKind::Auto { "Market-1501 layout".to_string() } else { kind.to_string() };
+pub(super) fn load(root: &Path, kind: DatasetKind, all: &'static Folders, subsets: Subsets) -> Result<Dataset> {
+    let label = match kind {
+        DatasetKind::Auto if *all == MARKET => "Market-1501 layout".to_string(),
+        DatasetKind::Auto => "VeRi-776 layout".to_string(),
+        kind => kind.to_string(),
+    };
     let mut dataset = Dataset { kind, label, ..Dataset::default() };
     let mut passed = PassedBy::default();
-    for &(subset, folder) in folders(subsets) {
+    for &(subset, folder) in folders(all, subsets) {
         let path = root.join(folder);
         let mut records = Vec::new();
         let mut unparsed = Vec::new();
@@ -115,19 +124,19 @@ pub(super) fn load(root: &Path, kind: DatasetKind, subsets: Subsets) -> Result<D
         }
     }
     dataset.warnings.extend(passed.warnings(root));
-    dataset.warnings.extend(elsewhere(root)?);
+    dataset.warnings.extend(elsewhere(root, all)?);
     Ok(dataset)
 }
 
 /// Returns a warning if there are images beside the three folders.
-fn elsewhere(root: &Path) -> Result<Option<String>> {
+fn elsewhere(root: &Path, all: &Folders) -> Result<Option<String>> {
     let mut found = Vec::new();
     let mut loose = 0;
     for (path, kind) in entries(root)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match entry(&path, kind, &mut PassedBy::default()) {
             Entry::Folder | Entry::LinkedFolder => {
-                if !SUBSETS.iter().any(|(_, folder)| *folder == name) && !UNUSED.contains(&name.as_str()) {
+                if !all.iter().any(|(_, folder)| *folder == name) && !UNUSED.contains(&name.as_str()) {
                     let images = images_below(&path, &mut PassedBy::default())?.len();
                     if images > 0 {
                         found.push((name, images));

@@ -2,16 +2,23 @@
 
 mod classic;
 mod held_out;
+mod id_folders;
 mod known;
+mod listed;
+mod lists;
 mod locate;
 mod market;
 mod msmt17;
+mod name_pattern;
+mod table;
+mod vehicle_id;
+mod veri_wild;
 
 use std::path::Path;
 
-use super::{Dataset, DatasetKind, LoadOptions, Subsets};
-use crate::Result;
+use super::{Dataset, DatasetKind, LoadOptions, Protocol, SameCamera, Subsets};
 use crate::base::text::Shown;
+use crate::{Error, Result};
 use locate::Layout;
 
 pub(crate) use classic::{CLASSIC_FILE, ClassicSplits};
@@ -26,17 +33,37 @@ pub(crate) use market::parse_name;
 /// images in a list are missing;
 /// [`Error::Setting`](crate::Error::Setting) for more `val_ids` than there are identities to hold out.
 pub fn load(root: &Path, kind: DatasetKind, options: &LoadOptions) -> Result<Dataset> {
-    let LoadOptions { msmt17_val, split, val_ids, .. } = *options;
+    let LoadOptions { msmt17_val, split, val_ids, same_camera, .. } = *options;
     // Held-out identities are training identities.
     let subsets = if val_ids > 0 { Subsets::All } else { options.subsets };
-    let (folder, layout) = locate::find(root, kind, subsets)?;
+    let (place, layout) = locate::find(root, kind, subsets, options.name_pattern.is_some())?;
     let mut dataset = match layout {
-        Layout::Market => market::load(&folder, kind, subsets)?,
-        Layout::Msmt17 => msmt17::load(&folder, msmt17_val, subsets)?,
-        Layout::Classic => classic::load(&folder, kind, split, subsets)?,
+        Layout::Market => market::load(&place, kind, &market::MARKET, subsets)?,
+        Layout::Veri => market::load(&place, kind, &market::VERI, subsets)?,
+        Layout::Msmt17 => msmt17::load(&place, msmt17_val, subsets)?,
+        Layout::VehicleId => vehicle_id::load(&place, kind, subsets)?,
+        Layout::VeriWild => veri_wild::load(&place, kind, subsets)?,
+        Layout::Classic => classic::load(&place, kind, split, subsets)?,
+        Layout::Table => {
+            // A table that the user named may be one of several in its folder, so images that are not in it are no mistake.
+            let whole = root.is_dir() && subsets == Subsets::All;
+            table::load(&place, whole.then_some(root), &LoadOptions { subsets, ..options.clone() })?
+        }
+        Layout::IdFolders => id_folders::load(&place, &LoadOptions { subsets, ..options.clone() })?,
     };
     dataset.name = root.shown().to_string();
-    dataset.root = root.to_path_buf();
+    dataset.root = if root.is_dir() { root } else { root.parent().unwrap_or(root) }.to_path_buf();
+    if same_camera == SameCamera::Keep {
+        if dataset.protocol != Protocol::CrossCamera {
+            return Err(Error::Setting {
+                setting: "`data.same_camera`".into(),
+                value: same_camera.to_string(),
+                reason: format!("the protocol of {} draws its galleries at random: leave it out", dataset.label),
+            });
+        }
+        dataset.protocol = Protocol::AnyCamera;
+        dataset.label = format!("{}, images of the same camera count", dataset.label);
+    }
     if dataset.kind == DatasetKind::Auto
         && let Verdict::Exact(kind) = dataset.verdict()
     {

@@ -1,13 +1,13 @@
 //! MSMT17: image folders and four lists, in the first edition and in the second one, which has blurred faces.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::base::input;
+use super::lists;
 use crate::base::text::listed;
 use crate::data::dataset::{Dataset, ImageRecord};
 use crate::data::folder::by_bytes;
-use crate::data::named::{UNPACK_AGAIN, below};
+use crate::data::named::below;
 use crate::data::{DatasetKind, Subsets};
 use crate::{Error, Result};
 
@@ -15,8 +15,6 @@ use crate::{Error, Result};
 pub(super) const LISTS: [&str; 4] = ["list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt"];
 /// Folders of training and test images in the first edition, and in the second.
 const FOLDERS: [[&str; 2]; 2] = [["train", "test"], ["mask_train_v2", "mask_test_v2"]];
-/// Bytes of the largest list.
-const LARGEST_LIST: u64 = 256 << 20;
 const CAMERAS: std::ops::RangeInclusive<i64> = 1..=15;
 
 /// Loads the lists. Identities of the test lists start from 0 again, so they are moved behind those of the training lists. The training
@@ -87,37 +85,11 @@ fn edition(root: &Path, train: &str) -> &'static str {
 
 /// Reads one list. If it is `used`, its images must be there.
 fn read_list(root: &Path, folder: &str, list: &str, used: bool) -> Result<Vec<ImageRecord>> {
-    let path = root.join(list);
-    let text = match String::from_utf8(input::read(&path, LARGEST_LIST)?) {
-        Ok(text) => text,
-        Err(_) => return Err(Error::NotADataset { path, reason: "it is no UTF-8 text: save it as UTF-8".into() }),
-    };
     let folder = root.join(folder);
-    let mut records = Vec::new();
-    for (index, line) in
-        text.trim_start_matches('\u{feff}').lines().enumerate().filter(|(_, line)| !line.trim().is_empty())
-    {
-        let record = parse_line(&folder, line).map_err(|reason| Error::ListLine {
-            path: path.clone(),
-            line: index + 1,
-            reason,
-        })?;
-        records.push(ImageRecord { path: folder.join(&record.path), ..record });
-    }
-    if records.is_empty() {
-        return Err(Error::NotADataset { path, reason: "the list names no image".into() });
-    }
-    let missing: Vec<&PathBuf> = records.iter().map(|r| &r.path).filter(|path| used && !path.is_file()).collect();
-    match missing.first() {
-        Some(&first) => Err(Error::MissingImages {
-            missing: missing.len(),
-            total: records.len(),
-            first: first.clone(),
-            list: path,
-            advice: UNPACK_AGAIN,
-        }),
-        None => Ok(records),
-    }
+    lists::images(&root.join(list), used, |line| {
+        let record = parse_line(&folder, line)?;
+        Ok(ImageRecord { path: folder.join(&record.path), ..record })
+    })
 }
 
 /// Parses a line like `0000/0000_045_12_0303morning_0006_2.jpg 0`; the third field of the name is the camera.

@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::data::{ImageRecord, Protocol, Subsets};
+use crate::data::ImageRecord;
 
 /// Creates a folder with these files. `NAME=TEXT` is a file NAME with the content TEXT.
 fn tree(files: &[&str]) -> tempfile::TempDir {
@@ -350,4 +350,344 @@ fn classic_splits_are_read_and_their_errors_are_clear() {
     )
     .unwrap();
     assert!(error(&own, DatasetKind::Auto).contains("leaves the folder"));
+}
+
+/// Returns options for test images only.
+fn test_only() -> LoadOptions {
+    LoadOptions { subsets: Subsets::Test, ..LoadOptions::default() }
+}
+
+/// Returns options by which images of the same camera count.
+fn keeping() -> LoadOptions {
+    LoadOptions { same_camera: SameCamera::Keep, ..LoadOptions::default() }
+}
+
+/// Creates a folder with `list.csv` and images a.png to h.png in `img`.
+fn table(list: &str) -> tempfile::TempDir {
+    let folder = tree(
+        &["a", "b", "c", "d", "e", "f", "g", "h"]
+            .map(|name| format!("img/{name}.png={name}"))
+            .each_ref()
+            .map(String::as_str),
+    );
+    fs::write(folder.path().join("list.csv"), list).unwrap();
+    folder
+}
+
+const DIVIDED: &str = "path;identity;Camera;split;colour\n\
+    img/a.png;fox;north;train;red\nimg/b.png;fox;south;train;red\nimg/c.png;elk;north;train;red\nimg/d.png;elk;south;Training;red\n\
+    img/e.png;ant;north;query;red\nimg/f.png;ant;south;gallery;red\nimg/g.png;bee;north;gallery;red\n";
+
+#[test]
+fn a_table_tells_identities_cameras_and_splits() {
+    let folder = table(DIVIDED);
+    let root = folder.path();
+    for (place, kind) in [
+        (root.to_path_buf(), DatasetKind::Auto),
+        (root.to_path_buf(), DatasetKind::Csv),
+        (root.join("list.csv"), DatasetKind::Auto),
+    ] {
+        let dataset = loaded(&place, kind);
+        assert_eq!((dataset.kind, dataset.label.as_str(), dataset.has_no_split), (DatasetKind::Csv, "csv", false));
+        // ant, bee, elk, fox; north, south
+        assert_eq!(ids(&dataset.train), [(4, 1), (4, 2), (3, 1), (3, 2)]);
+        assert_eq!((ids(&dataset.query), ids(&dataset.gallery)), (vec![(1, 1)], vec![(1, 2), (2, 1)]));
+        assert_eq!(dataset.names.ids[&2], "bee");
+        assert_eq!(dataset.names.cameras[&1], "north");
+        let warnings = dataset.warnings.join("\n");
+        assert!(warnings.contains("list.csv: 1 column is not read (colour)"), "{warnings}");
+        assert_eq!(warnings.contains("1 image is in no line of the list and left out ("), place.is_dir(), "{warnings}");
+        assert!(dataset.check_for_training(2).is_ok() && dataset.check_for_evaluation().is_ok());
+    }
+    // The test alone needs no training images, and its identities keep their numbers.
+    fs::remove_file(root.join("img/a.png")).unwrap();
+    let dataset = load(root, DatasetKind::Csv, &test_only()).unwrap();
+    assert!(dataset.train.is_empty());
+    assert_eq!(ids(&dataset.gallery), [(1, 2), (2, 1)]);
+    let text = error(root, DatasetKind::Csv);
+    assert!(text.contains("1 of 7 images") && text.contains("img/a.png"), "{text}");
+}
+
+#[test]
+fn a_table_without_splits_is_for_training_or_for_a_test() {
+    let rows = "path,id,camera\nimg/a.png,7,1\nimg/b.png,7,2\nimg/c.png,3,1\nimg/d.png,3,2\nimg/e.png,5,1\nimg/f.png,5,1\nimg/g.png,5,2\n";
+    let folder = table(rows);
+    let root = folder.path();
+    let dataset = loaded(root, DatasetKind::Auto);
+    assert!(dataset.has_no_split && dataset.query.is_empty() && dataset.gallery.is_empty());
+    assert_eq!((dataset.train.len(), dataset.train_pids()), (7, vec![3, 5, 7]));
+    let refused = dataset.check_for_evaluation().unwrap_err().to_string();
+    assert!(refused.contains("which images are for training") && refused.contains("`data.val_ids`"), "{refused}");
+
+    let dataset = load(root, DatasetKind::Auto, &test_only()).unwrap();
+    assert_eq!((dataset.train.len(), dataset.gallery.len(), dataset.query.len()), (0, 7, 6));
+    assert_eq!(dataset.label, "csv (queries drawn, seed 0)");
+    assert!(dataset.check_for_evaluation().is_ok());
+
+    let held_out = load(root, DatasetKind::Auto, &LoadOptions { val_ids: 1, ..LoadOptions::default() }).unwrap();
+    assert_eq!(held_out.label, "csv (1 training identity held out for validation, seed 0)");
+    assert_eq!(held_out.train.len() + held_out.gallery.len(), 7);
+    assert_eq!(held_out.query.len(), 2);
+}
+
+#[test]
+fn test_images_of_a_table_are_divided_by_a_draw() {
+    let rows = "path,id,camera,split\nimg/a.png,1,1,train\nimg/b.png,1,2,train\nimg/c.png,2,1,test\nimg/d.png,2,1,test\nimg/e.png,2,2,test\n\
+                img/f.png,3,1,test\n";
+    let folder = table(rows);
+    let dataset = loaded(folder.path(), DatasetKind::Auto);
+    assert_eq!((dataset.train.len(), dataset.query.len(), dataset.gallery.len()), (2, 2, 4));
+    let warnings = dataset.warnings.join("\n");
+    assert!(
+        warnings.contains("1 test identity has images of one camera, so no image of them is searched for (3)"),
+        "{warnings}"
+    );
+
+    let dataset = load(folder.path(), DatasetKind::Auto, &keeping()).unwrap();
+    assert_eq!((dataset.protocol, dataset.query.len(), dataset.gallery.len()), (Protocol::AnyCamera, 1, 3));
+    assert_eq!(dataset.label, "csv (queries drawn, seed 0), images of the same camera count");
+    assert!(dataset.warnings.join("\n").contains("1 test identity has one image, so"));
+}
+
+#[test]
+fn without_cameras_all_images_must_count() {
+    let rows = "path,id,split\nimg/a.png,1,train\nimg/b.png,1,train\nimg/c.png,2,query\nimg/d.png,2,gallery\nimg/e.png,3,gallery\n";
+    let folder = table(rows);
+    let refused = loaded(folder.path(), DatasetKind::Auto).check_for_evaluation().unwrap_err().to_string();
+    assert!(
+        refused.ends_with("for data of one camera or of unknown ones, `data.same_camera` keep counts all images"),
+        "{refused}"
+    );
+    let dataset = load(folder.path(), DatasetKind::Auto, &keeping()).unwrap();
+    assert!(dataset.check_for_evaluation().is_ok());
+    assert_eq!(dataset.label, "csv, images of the same camera count");
+    assert!(dataset.queries_without_match().is_empty());
+
+    let rows = rows
+        .replace("path,id,split", "path,id,split,sequence")
+        .replace("query", "query,x")
+        .replace("gallery", "gallery,y");
+    let rows = rows.replace("train\n", "train,z\n");
+    let folder = table(&rows);
+    let dataset = loaded(folder.path(), DatasetKind::Auto);
+    assert_eq!(dataset.label, "csv (sequences in place of cameras)");
+    assert!(dataset.check_for_evaluation().is_ok());
+}
+
+#[test]
+fn wrong_lines_of_a_table_are_named() {
+    for (list, part) in [
+        (
+            "path,id,split\nimg/a.png,1,val\n",
+            "line 2: its split is \"val\": choose train, query, gallery or test; `data.val_ids` holds",
+        ),
+        ("path,id,split\nimg/a.png,1,left\n", "line 2: its split is \"left\": choose train, query, gallery or test"),
+        ("path,id\nimg/a.png,1\nimg/a.png,2\n", "line 3: "),
+        (
+            "path,id\nimg/a.png,1\nimg/a.png,2\n",
+            "is in line 2, too, there with the id 1, here with 2: an image has one identity",
+        ),
+        (
+            "path,id,split\nimg/a.png,1,query\nimg/a.png,1,gallery\n",
+            "is in line 2, too, in another split; of images in the split test",
+        ),
+        ("path,id,cam\nimg/a.png,1,1\nimg/a.png,1,2\n", "is in line 2, too, there with another camera or sequence"),
+        ("path,id,cam\nimg/a.png,1,\n", "line 2: its camera or sequence is empty"),
+        ("path,id\nimg/a.png,-1\n", "line 2: its id is -1: negative numbers mean images of nobody"),
+        ("path,id\nimg/a.png,\n", "line 2: its id is empty"),
+        ("path,id\n", "it lists no image"),
+        ("path,name\nimg/a.png,x\n", "it has no column id or pid or identity (it has path, name)"),
+        ("path,id\nimg/z.png,1\n", "1 of 1 image that "),
+    ] {
+        let folder = table(list);
+        let text = error(&folder.path().join("list.csv"), DatasetKind::Auto);
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let folder = table("path,name\nimg/a.png,x\n");
+    let text = error(folder.path(), DatasetKind::Auto);
+    assert!(
+        text.contains("no CSV file with the columns path and id; ")
+            && text.contains("list.csv is not read: it has no column id"),
+        "{text}"
+    );
+    let text = error(&folder.path().join("list.csv"), DatasetKind::Market1501);
+    assert!(text.contains("it is a file: for market1501, name the folder"), "{text}");
+}
+
+#[test]
+fn folders_of_identities_are_read_when_asked_for() {
+    let folder = tree(&["fox/1.png=a", "fox/deep/2.png=b", "elk/1.png=c", "elk/2.png=d", "loose.png=e"]);
+    let text = error(folder.path(), DatasetKind::Auto);
+    assert!(
+        text.contains("if each is an identity, name `data.kind` id-folders; if they are classes, add `task` classify"),
+        "{text}"
+    );
+    let dataset = loaded(folder.path(), DatasetKind::IdFolders);
+    assert_eq!((dataset.label.as_str(), dataset.has_no_split), ("id-folders", true));
+    assert_eq!(ids(&dataset.train), [(1, 0), (1, 0), (2, 0), (2, 0)]);
+    let warnings = dataset.warnings.join("\n");
+    assert!(warnings.contains("1 image in no folder of an identity is left out (loose.png)"), "{warnings}");
+
+    let folder = tree(&[
+        "train/fox/1.png=a",
+        "train/fox/2.png=b",
+        "Query/elk/1.png=c",
+        "gallery/elk/2.png=d",
+        "gallery/ant/3.png=e",
+        "notes/x/4.png=f",
+    ]);
+    let dataset = load(folder.path(), DatasetKind::IdFolders, &keeping()).unwrap();
+    assert_eq!((ids(&dataset.train).len(), ids(&dataset.query)), (2, vec![(2, 0)]));
+    assert_eq!(ids(&dataset.gallery), [(1, 0), (2, 0)]);
+    let warnings = dataset.warnings.join("\n");
+    assert!(
+        warnings.contains(
+            "1 image outside of the folders of splits (train, query, gallery, test) is left out (notes/x/4.png)"
+        ),
+        "{warnings}"
+    );
+    assert!(dataset.check_for_evaluation().is_ok());
+}
+
+#[test]
+fn a_pattern_reads_identity_and_camera_from_names() {
+    let folder = tree(&["7_cam1_x.png=a", "7_cam2_y.png=b", "8_cam1.png=c", "8_cam3.png=d", "readme.png=e"]);
+    let with = |pattern: &str| LoadOptions { name_pattern: Some(pattern.into()), ..LoadOptions::default() };
+    let dataset = load(folder.path(), DatasetKind::Auto, &with(r"^(?<id>\d+)_cam(?<camera>\d+)")).unwrap();
+    assert_eq!(ids(&dataset.train), [(7, 1), (7, 2), (8, 1), (8, 3)]);
+    assert_eq!((dataset.kind, dataset.label.as_str()), (DatasetKind::IdFolders, "id-folders, names by pattern"));
+    assert!(dataset.warnings.join("\n").contains("1 image not matched by the pattern is left out (readme.png)"));
+
+    // The folder tells the identity, and the pattern the rest.
+    let folder = tree(&["fox/c1-test.png=a", "fox/c2-test.png=b", "elk/c1-train.png=c", "elk/c2-train.png=d"]);
+    let dataset = load(folder.path(), DatasetKind::Auto, &with(r"c(?<camera>\d)-(?<split>[a-z]+)\.")).unwrap();
+    assert_eq!((ids(&dataset.train), ids(&dataset.query).len()), (vec![(1, 1), (1, 2)], 2));
+    let refused = |pattern: &str| load(folder.path(), DatasetKind::Auto, &with(pattern)).unwrap_err().to_string();
+    for (pattern, part) in [
+        (r"c(?<camera>\d)\.", "`data.name_pattern` matches no image; the first is elk/c1-train.png"),
+        (r"c\d-(?<split>..)", "its split is \"tr\": choose train, query, gallery or test"),
+        (r"c(?<camera>1)?", "the pattern tells a camera or sequence of some images, but not of "),
+        (r"(?<id", "it is no regular expression: "),
+    ] {
+        let text = refused(pattern);
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn galleries_that_the_protocol_draws_refuse_images_of_the_same_camera() {
+    let folder = tree(&SMALL_MARKET);
+    let dataset = load(folder.path(), DatasetKind::Auto, &keeping()).unwrap();
+    assert_eq!(
+        (dataset.protocol, dataset.label.as_str()),
+        (Protocol::AnyCamera, "Market-1501 layout, images of the same camera count")
+    );
+    let splits = r#"{"dataset": "cuhk03-classic-detected", "images": [["a.jpg", 1, 1], ["b.jpg", 1, 2], ["c.jpg", 2, 1]], "splits": [[1]]}"#;
+    let folder = tree(&[&format!("splits.json={splits}"), "a.jpg=a", "b.jpg=b", "c.jpg=c"]);
+    let text = load(folder.path(), DatasetKind::Auto, &keeping()).unwrap_err().to_string();
+    assert!(
+        text.contains("`data.same_camera` = keep") && text.contains("draws its galleries at random: leave it out"),
+        "{text}"
+    );
+}
+
+#[test]
+fn veri_776_has_the_names_of_market_in_other_folders() {
+    let folder = tree(&[
+        "VeRi/image_train/0001_c001_00016450_0.jpg=a",
+        "VeRi/image_train/0003_c020_00016450_0.jpg=b",
+        "VeRi/image_query/0002_c002_00030600_0.jpg=c",
+        "VeRi/image_test/0002_c003_00030600_0.jpg=d",
+        "VeRi/image_test/0002_c021_00030600_0.jpg=e",
+    ]);
+    let dataset = loaded(folder.path(), DatasetKind::Veri776);
+    assert_eq!((ids(&dataset.train), ids(&dataset.query)), (vec![(1, 1), (3, 20)], vec![(2, 2)]));
+    assert_eq!(ids(&dataset.gallery), [(2, 3), (2, 21)]);
+    assert!(
+        dataset.warnings.join("\n").contains("an identity or camera that veri776 does not have: 1 to 776 and 1 to 20")
+    );
+    assert!(matches!(dataset.verdict(), Verdict::Unknown(Some(_))), "{}", dataset.verdict());
+    let dataset = loaded(&folder.path().join("VeRi"), DatasetKind::Auto);
+    assert_eq!((dataset.label.as_str(), dataset.protocol), ("VeRi-776 layout", Protocol::CrossCamera));
+    fs::remove_dir_all(folder.path().join("VeRi/image_train")).unwrap();
+    assert_eq!(load(folder.path(), DatasetKind::Veri776, &test_only()).unwrap().gallery.len(), 2);
+    let text = error(folder.path(), DatasetKind::Veri776);
+    assert!(
+        text.contains("veri776 needs the folders image_train, image_query and image_test: neither it nor"),
+        "{text}"
+    );
+}
+
+#[test]
+fn vehicle_id_reads_its_lists_and_draws_galleries() {
+    let folder = tree(&[
+        "image/0000001.jpg=a",
+        "image/0000002.jpg=b",
+        "image/0000003.jpg=c",
+        "image/0000004.jpg=d",
+        "image/0000005.jpg=e",
+        "train_test_split/train_list.txt=0000001 7\n0000002 7\n",
+        "train_test_split/test_list_800.txt=0000004 9\r\n0000003 9\r\n\r\n0000005 8\r\n",
+    ]);
+    let dataset = loaded(folder.path(), DatasetKind::VehicleId800);
+    assert_eq!(ids(&dataset.train), [(7, 1), (7, 2)]);
+    assert_eq!((ids(&dataset.query), dataset.protocol), (vec![(9, 3), (9, 4), (8, 5)], Protocol::RandomGallery));
+    assert_eq!(dataset.query, dataset.gallery);
+    assert!(dataset.banner().to_string().contains("3        -"), "{}", dataset.banner());
+    assert!(dataset.check_for_evaluation().is_ok());
+    let text = error(folder.path(), DatasetKind::Auto);
+    assert!(
+        text.contains("it has several tests: choose one by `data.kind`, vehicleid-800, vehicleid-1600, vehicleid-2400"),
+        "{text}"
+    );
+    let text = error(folder.path(), DatasetKind::VehicleId1600);
+    assert!(text.contains("test_list_1600.txt"), "{text}");
+    let held_out = LoadOptions { val_ids: 1, ..LoadOptions::default() };
+    let text = load(folder.path(), DatasetKind::VehicleId800, &held_out).unwrap_err().to_string();
+    assert!(text.contains("has 1 training identity"), "{text}");
+    for (line, part) in [
+        ("0000001", "line 1: expected the name of an image and an identity"),
+        ("0000001 x", "line 1: x is no identity"),
+        ("a 1", "line 1: a is no number: VehicleID's images have numbers"),
+        ("0000009 1", "1 of 1 image that "),
+        ("", "the list names no image"),
+    ] {
+        fs::write(folder.path().join("train_test_split/test_list_800.txt"), line).unwrap();
+        let text = error(folder.path(), DatasetKind::VehicleId800);
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn veri_wild_takes_cameras_from_its_table_of_vehicles() {
+    let info = "id/image;Camera ID;Time;Model;Type;Color\n00001/000001;45;2018-03-12 10:45:29;;;white\n00001/000002;46;t;;;\n\
+                00002/000003;45;t;;;\n00002/000004;174;t;;;\n";
+    let folder = tree(&[
+        "VERI-Wild/images/00001/000001.jpg=a",
+        "VERI-Wild/images/00001/000002.jpg=b",
+        "VERI-Wild/images/00002/000003.jpg=c",
+        "VERI-Wild/images/00002/000004.jpg=d",
+        &format!("VERI-Wild/train_test_split/vehicle_info.txt={info}"),
+        "VERI-Wild/train_test_split/train_list.txt=00001/000001\n00001/000002\n",
+        "VERI-Wild/train_test_split/test_3000_query.txt=00002/000004.jpg\n",
+        "VERI-Wild/train_test_split/test_3000_id.txt=00002/000003.jpg 2 45\n",
+    ]);
+    let dataset = loaded(folder.path(), DatasetKind::VeriWild3000);
+    assert_eq!(ids(&dataset.train), [(1, 45), (1, 46)]);
+    assert_eq!((ids(&dataset.query), ids(&dataset.gallery)), (vec![(2, 174)], vec![(2, 45)]));
+    assert!(dataset.check_for_evaluation().is_ok());
+    let text = error(folder.path(), DatasetKind::VeriWild5000);
+    assert!(text.contains("veri-wild-5000 needs the list test_5000_query.txt or test_5000_id_query.txt"), "{text}");
+    let text = error(&folder.path().join("VERI-Wild"), DatasetKind::Auto);
+    assert!(text.contains("choose one by `data.kind`, veri-wild-3000, veri-wild-5000, veri-wild-10000"), "{text}");
+    let lists = folder.path().join("VERI-Wild/train_test_split");
+    for (file, content, part) in [
+        ("train_list.txt", "00001/000009", "line 1: 00001/000009 is not in vehicle_info.txt, which tells its camera"),
+        ("train_list.txt", "000009", "line 1: 000009 is no vehicle/image"),
+        ("vehicle_info.txt", "a;b\n00001/000001;x;", "line 2: \"x\" is no camera: expected image;camera;..."),
+    ] {
+        fs::write(lists.join(file), content).unwrap();
+        let text = error(folder.path(), DatasetKind::VeriWild3000);
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }

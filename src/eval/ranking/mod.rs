@@ -7,6 +7,7 @@ mod given;
 mod match_table;
 mod queries_csv;
 mod query;
+mod random_gallery;
 mod ranker;
 mod scores;
 mod single_shot;
@@ -43,7 +44,7 @@ pub enum GalleryFilter {
     SamePidAndCamera,
     /// Every image of the query's camera.
     SameCamera,
-    /// Nothing, for data from a single camera. A query image that is also in the gallery matches itself.
+    /// Nothing: the protocol [`Protocol::AnyCamera`]. A query image that is also in the gallery matches itself.
     Nothing,
 }
 
@@ -70,7 +71,7 @@ pub struct RankingOptions {
     /// Protocol of the data set. [`Protocol::SingleGalleryShot`] removes every image of the query's camera, whatever `filter` is, and
     /// defines neither mAP nor mINP.
     pub protocol: Protocol,
-    /// Seed of the gallery images that [`Protocol::SingleGalleryShot`] draws.
+    /// Seed of galleries that are drawn.
     pub seed: u64,
 }
 
@@ -80,6 +81,9 @@ impl RankingOptions {
         match self.protocol {
             Protocol::CrossCamera => self.filter,
             Protocol::SingleGalleryShot => GalleryFilter::SameCamera,
+            // A camera is one image.
+            Protocol::RandomGallery => GalleryFilter::SameCamera,
+            Protocol::AnyCamera => GalleryFilter::Nothing,
         }
     }
 }
@@ -120,10 +124,10 @@ pub struct RankingReport {
     /// Mean of [`QueryResult::ap`]. NaN where the protocol defines none; files and tables then leave it out.
     #[serde(rename = "mAP", skip_serializing_if = "is_nan")]
     pub map: f64,
-    /// Mean of [`QueryResult::ap_trapezoid`]; NaN where `map` is.
+    /// Mean of [`QueryResult::ap_trapezoid`]; NaN where the protocol defines none.
     #[serde(rename = "mAP_trapezoid", skip_serializing_if = "is_nan")]
     pub map_trapezoid: f64,
-    /// Mean of [`QueryResult::inp`]; NaN where `map` is.
+    /// Mean of [`QueryResult::inp`]; NaN where the protocol defines none.
     #[serde(rename = "mINP", skip_serializing_if = "is_nan")]
     pub minp: f64,
     /// `[max_rank]`: CMC@k, the share of queries with a match among the first k, is `cmc[k - 1]`.
@@ -132,7 +136,7 @@ pub struct RankingReport {
     pub valid_queries: usize,
     /// Queries without a match after filtering.
     pub skipped_queries: usize,
-    /// Metrics of each query, in the order of the queries; `None` for a skipped one. Empty under [`Protocol::SingleGalleryShot`].
+    /// Metrics of each query, in the order of the queries; `None` for a skipped one. Empty if the protocol [draws galleries](Protocol::draws_galleries).
     pub per_query: Vec<Option<QueryResult>>,
 }
 
@@ -164,7 +168,10 @@ pub fn comparison(columns: &[(&str, &RankingReport)]) -> String {
         let percent = columns.iter().map(|(_, report)| format!("{:.2}", 100.0 * of(report)));
         table.row(std::iter::once(name).chain(percent));
     };
-    if first.protocol == Protocol::CrossCamera {
+    if first.protocol == Protocol::RandomGallery {
+        row("mAP (1 / rank of the only match)".into(), &|r| r.map);
+    }
+    if !first.protocol.draws_galleries() {
         row("mAP (step formula, ties enter together)".into(), &|r| r.map);
         row("mAP (trapezoid formula of Market-1501)".into(), &|r| r.map_trapezoid);
         row("mINP".into(), &|r| r.minp);
@@ -177,6 +184,10 @@ pub fn comparison(columns: &[(&str, &RankingReport)]) -> String {
     let queries = format!("queries: {} ranked, {} skipped without a match", first.valid_queries, first.skipped_queries);
     match first.protocol {
         Protocol::CrossCamera => format!("{table}{queries}"),
+        Protocol::AnyCamera => format!("{table}{queries}; images by the query's camera count"),
+        Protocol::RandomGallery => format!(
+            "{table}{queries}; the gallery is one random image of each identity, the queries are the others, mean of {REPEATS} draws"
+        ),
         Protocol::SingleGalleryShot => {
             format!("{table}{queries}; one random gallery image of each identity, mean of {REPEATS} draws, no mAP")
         }

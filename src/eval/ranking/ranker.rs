@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::query::rank_query;
-use super::single_shot::{self, Draws, REPEATS};
+use super::random_gallery::Galleries;
+use super::single_shot::{self, Draws};
 use super::{Labels, QueryResult, RankingOptions, RankingReport};
 use crate::data::Protocol;
 use crate::eval::products::Row;
@@ -16,11 +17,14 @@ pub(in crate::eval) struct Ranker<'a> {
     options: &'a RankingOptions,
     ranked: Vec<Option<QueryResult>>,
     draws: Vec<Option<Draws>>,
+    /// For [`Protocol::RandomGallery`].
+    galleries: Option<Galleries>,
 }
 
 impl<'a> Ranker<'a> {
     pub(crate) fn new(query: Labels<'a>, gallery: Labels<'a>, options: &'a RankingOptions) -> Ranker<'a> {
-        Ranker { query, gallery, options, ranked: Vec::new(), draws: Vec::new() }
+        let galleries = (options.protocol == Protocol::RandomGallery).then(|| Galleries::new(gallery, options.seed));
+        Ranker { query, gallery, options, ranked: Vec::new(), draws: Vec::new(), galleries }
     }
 
     /// Ranks the next queries.
@@ -29,9 +33,13 @@ impl<'a> Ranker<'a> {
         let first = self.ranked.len().max(self.draws.len());
         let rows = rows.par_iter().enumerate().map(|(i, row)| (first + i, *row));
         match options.protocol {
-            Protocol::CrossCamera => self.ranked.par_extend(
+            Protocol::CrossCamera | Protocol::AnyCamera => self.ranked.par_extend(
                 rows.map(|(q, row)| rank_query(row, 0..row.len(), query.pids[q], query.camids[q], gallery, options)),
             ),
+            Protocol::RandomGallery => {
+                let galleries = self.galleries.as_ref().expect("drawn for this protocol");
+                self.draws.par_extend(rows.map(|(q, row)| galleries.rank(row, q, query.pids[q], gallery, options)));
+            }
             Protocol::SingleGalleryShot => self.draws.par_extend(
                 rows.map(|(q, row)| single_shot::rank(row, q, query.pids[q], query.camids[q], gallery, options)),
             ),
@@ -45,8 +53,10 @@ impl<'a> Ranker<'a> {
     pub(crate) fn finish(self) -> Result<RankingReport> {
         let queries = self.query.pids.len();
         match self.options.protocol {
-            Protocol::CrossCamera => summarise(self.ranked, queries, self.options),
-            Protocol::SingleGalleryShot => summarise_draws(&self.draws, queries, self.options),
+            Protocol::CrossCamera | Protocol::AnyCamera => summarise(self.ranked, queries, self.options),
+            Protocol::SingleGalleryShot | Protocol::RandomGallery => {
+                summarise_draws(&self.draws, queries, self.options)
+            }
         }
     }
 }
@@ -92,17 +102,21 @@ fn summarise_draws(draws: &[Option<Draws>], queries: usize, options: &RankingOpt
         return Err(Error::NoValidQuery { queries });
     }
     let mut counts = vec![0.0; options.max_rank];
-    for &position in draws.iter().flatten().flatten() {
+    let (mut ranked, mut precisions) = (0.0, 0.0);
+    for &position in draws.iter().flatten().flatten().flatten() {
         if let Some(count) = counts.get_mut(position as usize) {
             *count += 1.0;
         }
+        ranked += 1.0;
+        precisions += 1.0 / f64::from(position + 1);
     }
     Ok(RankingReport {
         protocol: options.protocol,
-        map: f64::NAN,
+        // With one match, the average precision is that of its rank.
+        map: if options.protocol == Protocol::RandomGallery { precisions / ranked } else { f64::NAN },
         map_trapezoid: f64::NAN,
         minp: f64::NAN,
-        cmc: curve(counts, (valid_queries * REPEATS) as f64),
+        cmc: curve(counts, ranked),
         valid_queries,
         skipped_queries: draws.len() - valid_queries,
         per_query: Vec::new(),

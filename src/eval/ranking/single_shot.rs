@@ -12,8 +12,24 @@ use crate::eval::products::Row;
 /// Number of random galleries for each query.
 pub(crate) const REPEATS: usize = 10;
 
-/// How many identities are ranked before the query's own, in each random gallery.
-pub(super) type Draws = [u32; REPEATS];
+/// How many identities are ranked before the query's own, in each random gallery; `None` in one that has the query itself.
+pub(super) type Draws = [Option<u32>; REPEATS];
+
+/// Returns whether gallery item `other` is ranked before `own`. `exact` keeps the exact distance of `own`, once it was needed.
+pub(super) fn comes_before(
+    row: Row,
+    other: usize,
+    own: usize,
+    exact: &mut Option<f64>,
+    pessimistic_ties: bool,
+) -> bool {
+    if row.upper(other) < row.lower(own) || row.lower(other) > row.upper(own) {
+        return row.lower(other) < row.lower(own);
+    }
+    let (other_distance, own_distance) = (row.exact(other), *exact.get_or_insert_with(|| row.exact(own)));
+    let first_of_ties = pessimistic_ties || other < own;
+    other_distance < own_distance || (other_distance == own_distance && first_of_ties)
+}
 
 /// Ranks query number `query`. Its random galleries depend on the seed, the repeat and the query alone. Returns `None` if no other
 /// camera has an image of its identity.
@@ -36,15 +52,8 @@ pub(super) fn rank(
             images.iter().map(|(&pid, images)| (pid, images[rng.random_range(0..images.len())])).collect();
         let own = drawn.iter().find(|(drawn, _)| *drawn == pid).map(|(_, g)| *g).expect("the query has images");
         let mut exact = None;
-        let mut before = |other: usize| {
-            if row.upper(other) < row.lower(own) || row.lower(other) > row.upper(own) {
-                return row.lower(other) < row.lower(own);
-            }
-            let (other_distance, own_distance) = (row.exact(other), *exact.get_or_insert_with(|| row.exact(own)));
-            let first_of_ties = options.pessimistic_ties || other < own;
-            other_distance < own_distance || (other_distance == own_distance && first_of_ties)
-        };
-        drawn.iter().filter(|(other, g)| *other != pid && before(*g)).count() as u32
+        let mut before = |g: usize| comes_before(row, g, own, &mut exact, options.pessimistic_ties);
+        Some(drawn.iter().filter(|(other, g)| *other != pid && before(*g)).count() as u32)
     }))
 }
 
@@ -94,7 +103,7 @@ mod tests {
         let rank = |pids: &[i64], pessimistic_ties| {
             let options = RankingOptions { pessimistic_ties, ..options(0) };
             let distances = GivenDistances::new(&[0.5, 0.5], 2);
-            rank(distances.rows()[0], 0, 1, 1, Labels { pids, camids: &[2, 2] }, &options).unwrap()[0]
+            rank(distances.rows()[0], 0, 1, 1, Labels { pids, camids: &[2, 2] }, &options).unwrap()[0].unwrap()
         };
         assert_eq!((rank(&[1, 2], false), rank(&[2, 1], false)), (0, 1));
         assert_eq!((rank(&[1, 2], true), rank(&[2, 1], true)), (1, 1));

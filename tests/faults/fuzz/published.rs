@@ -84,6 +84,45 @@ fn splits_of_cuhk03() {
     });
 }
 
+/// Fuzzes a table of identities. A table that is read may lack a part, which the checks then report.
+#[test]
+fn tables_of_identities() {
+    let rows = "path,id,camera,split\na.jpg,fox,1,train\nb.jpg,fox,2,train\nc.jpg,elk,1,train\nd.jpg,elk,2,train\ne.jpg,3,1,query\nf.jpg,3,2,gallery\n";
+    let undivided = "path;identity;sequence\na.jpg;1;x\nb.jpg;1;y\nc.jpg;2;x\nd.jpg;2;y\n";
+    fuzz("table-of-identities", &[rows.into(), undivided.into()], |folder, bytes| {
+        ["a", "b", "c", "d", "e", "f"].iter().for_each(|name| drop(written(folder, &format!("{name}.jpg"), "")));
+        let table = written(folder, "people.csv", bytes);
+        let dataset = load(&table, DatasetKind::Csv, &LoadOptions::default())?;
+        assert!(!dataset.train.is_empty() || !dataset.query.is_empty() || !dataset.gallery.is_empty());
+        assert!(dataset.train.iter().chain(&dataset.query).chain(&dataset.gallery).all(|record| record.pid > 0));
+        dataset.check_for_training(2)?;
+        if dataset.has_no_split { Ok(()) } else { dataset.check_for_evaluation() }
+    });
+}
+
+#[test]
+fn lists_of_vehicles() {
+    let names = ["1", "2", "3", "4"];
+    fuzz("vehicle-id-lists", &["1 7\n2 7\n3 8\n4 8\n".into()], |folder, bytes| {
+        names.iter().for_each(|name| drop(written(folder, &format!("image/{name}.jpg"), "")));
+        ["train_list", "test_list_800"].iter().for_each(|list| {
+            written(folder, &format!("train_test_split/{list}.txt"), bytes);
+        });
+        load_as(folder, DatasetKind::VehicleId800)
+    });
+    let info = "id/image;Camera ID\n1/1;3\n1/2;4\n2/3;3\n2/4;4\n";
+    let list = "1/1.jpg\n1/2\n2/3\n2/4\n";
+    fuzz("veri-wild-lists", &[info.into(), list.into()], |folder, bytes| {
+        ["1/1", "1/2", "2/3", "2/4"].iter().for_each(|name| drop(written(folder, &format!("images/{name}.jpg"), "")));
+        let is_info = bytes.contains(&b';');
+        written(folder, "train_test_split/vehicle_info.txt", if is_info { bytes } else { info.as_bytes() });
+        for name in ["train_list", "test_3000_query", "test_3000"] {
+            written(folder, &format!("train_test_split/{name}.txt"), if is_info { list.as_bytes() } else { bytes });
+        }
+        load_as(folder, DatasetKind::VeriWild3000)
+    });
+}
+
 fn protocols() -> [Vec<u8>; 2] {
     BoxKind::ALL.map(|kind| fixture(&format!("golden/cuhk03/cuhk03_new_protocol_config_{}.mat", kind.name())))
 }

@@ -137,6 +137,8 @@ fn new_demo(args: &DemoArgs) -> Result<StudyFile> {
         "data.msmt17_val",
         "data.split",
         "data.val_ids",
+        "data.same_camera",
+        "data.name_pattern",
         "train.keep_head",
     ];
     refuse_unused(&args.settings.0, &unused)?;

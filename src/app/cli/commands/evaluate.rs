@@ -46,6 +46,17 @@ fn rank(args: &EvaluateArgs, flags: &Overrides, mut trained: TrainedModel, repor
     }
     let (root, kind) = evaluated(&trained.config, flags)?;
     let dataset = open_dataset(root, kind, Subsets::Test, &trained.config, reporter)?;
+    if dataset.has_no_split && !flags.has("data.val_ids") && is_of_training(&trained, root) {
+        return Err(Error::Setting {
+            setting: "`data.val_ids`".into(),
+            value: "(none)".into(),
+            reason: format!(
+                "{} has no split, and the model was trained on it: repeat the `data.val_ids` and `data.split` of the training, to measure the \
+                 identities that it held out",
+                dataset.name
+            ),
+        });
+    }
     dataset.check_for_evaluation()?;
     describe_datasets(reporter, [Some(&dataset), None]);
     let [query, gallery] = dataset_features(&mut trained.model(reporter), &dataset)?;
@@ -71,9 +82,7 @@ fn classify(
     }
     let (root, kind) = evaluated(&trained.config, flags)?;
     // Of the data set of the training, only held-out images are measured; of other data sets, all.
-    let same =
-        |other: &Path| fs::canonicalize(root).ok().zip(fs::canonicalize(other).ok()).is_some_and(|(a, b)| a == b);
-    let held_out = flags.has("data.val_share") || trained.trained_root.as_deref().is_some_and(same);
+    let held_out = flags.has("data.val_share") || is_of_training(&trained, root);
     let share = held_out.then_some(trained.config.data.val_share);
     let mut dataset = open_classes(root, kind, Subsets::Test, share, &trained.config, reporter)?;
     if dataset.validation == ValidationImages::All && dataset.classes == trained.class_names {
@@ -105,6 +114,12 @@ fn classify(
     }
     print(&format!("{origin}evaluated on {evaluated_on}\n{report}\n"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns whether `root` is the data set that the model was trained on.
+fn is_of_training(trained: &TrainedModel, root: &Path) -> bool {
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    trained.trained_root.as_deref().is_some_and(|other| real(root).zip(real(other)).is_some_and(|(a, b)| a == b))
 }
 
 /// Refuses flags that apply to rankings only.

@@ -47,7 +47,10 @@ pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     }
     let records: Vec<ImageRecord> = match &args.images {
         Some(folder) => {
-            refuse_unused(flags, &["data.kind", "data.msmt17_val", "data.split", "data.val_ids", "data.val_share"])?;
+            refuse_unused(
+                flags,
+                &["data.kind", "data.msmt17_val", "data.split", "data.val_ids", "data.name_pattern", "data.val_share"],
+            )?;
             let ImageList { images, warnings } = list_images(folder)?;
             let records = images.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });
             let name = folder.shown().to_string();

@@ -1,19 +1,21 @@
 //! `ptl-train rank`: ranks features of any program.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::report::{Subject, check_report, report};
 use super::shared::set_threads;
-use crate::Result;
 use crate::app::cli::args::RankArgs;
 use crate::app::cli::output::stderr_reporter;
-use crate::base::text::{Shown, are, plural};
+use crate::base::text::{Shown, are, listed, plural};
 use crate::config::Config;
+use crate::data::{Protocol, SameCamera};
 use crate::engine::device::{Device, DeviceOptions, VendorUse};
 use crate::eval::extract::zeros_warning;
 use crate::eval::features_file::FeatureSet;
 use crate::eval::ranking::RankingOptions;
+use crate::{Error, Result};
 
 /// Runs `ptl-train rank`.
 pub(crate) fn rank(args: &RankArgs) -> Result<ExitCode> {
@@ -44,7 +46,36 @@ pub(crate) fn rank(args: &RankArgs) -> Result<ExitCode> {
     let query = read(&args.query, args.query_labels.as_deref())?;
     let gallery = read(&args.gallery, args.gallery_labels.as_deref())?;
     let evaluated_on = format!("{} against {}", args.query.shown(), args.gallery.shown());
+    let mut options = RankingOptions::default();
+    if config.data.same_camera == SameCamera::Keep {
+        refuse_shared(&query, &gallery)?;
+        options.protocol = Protocol::AnyCamera;
+    }
     let subject = Subject { query: &query, gallery: &gallery, trained_on: None, evaluated_on: &evaluated_on };
-    report(&subject, RankingOptions::default(), config.rerank_options(), &device, &args.report, &reporter)?;
+    report(&subject, options, config.rerank_options(), &device, &args.report, &reporter)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses queries that are in the gallery too, with the same name and feature: where images of the same camera count, each would be its own
+/// nearest match.
+fn refuse_shared(query: &FeatureSet, gallery: &FeatureSet) -> Result<()> {
+    fn feature(set: &FeatureSet, row: usize) -> impl Iterator<Item = u32> {
+        set.features[row * set.dim..][..set.dim].iter().map(|x| x.to_bits())
+    }
+    let rows: HashMap<&PathBuf, usize> = gallery.paths.iter().zip(0..).collect();
+    let is_shared =
+        |(q, path): &(usize, &PathBuf)| rows.get(path).is_some_and(|&g| feature(query, *q).eq(feature(gallery, g)));
+    let shared: Vec<_> = query.paths.iter().enumerate().filter(is_shared).map(|(_, path)| path.shown()).collect();
+    if shared.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Setting {
+        setting: "`data.same_camera`".into(),
+        value: SameCamera::Keep.to_string(),
+        reason: format!(
+            "{} in the gallery too, where each would find itself ({}): leave them out of one of the two",
+            plural(shared.len(), "query is", "queries are"),
+            listed(shared)
+        ),
+    })
 }

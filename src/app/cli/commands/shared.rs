@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
-use crate::base::text::Shown;
+use crate::base::text::{Shown, listed};
 use crate::config::{Config, Overrides};
 use crate::data::synth::{self, Domain, SynthConfig};
 use crate::data::{self, ClassDataset, ClassOptions, Dataset, DatasetKind, Subsets};
@@ -147,6 +147,10 @@ pub(super) fn describe_datasets(reporter: &Reporter, datasets: [Option<&Dataset>
     for dataset in datasets.into_iter().flatten() {
         let Dataset { name, label, .. } = dataset;
         reporter.message(&format!("{name}: {label}\n{}\n{}", dataset.banner(), dataset.verdict()));
+        if !dataset.names.cameras.is_empty() {
+            let cameras = dataset.names.cameras.iter().map(|(number, name)| format!("{number} {}", name.shown()));
+            reporter.message(&format!("cameras by their numbers: {}", listed(cameras)));
+        }
         dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
     }
 }
