@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -25,8 +26,9 @@ def prepare(program, omniglot, folder, drawn):
 
 
 def draw(program, folder, flags):
-    """Draws a domain, unless it is there."""
-    if not folder.exists():
+    """Draws a domain, unless all of it is there."""
+    if not all((folder / subset).is_dir() for subset in SUBSETS):
+        shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([program, "synth", "--out", folder, *DRAWN, *flags], check=True, stderr=subprocess.DEVNULL)
 
 

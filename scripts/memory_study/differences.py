@@ -20,23 +20,22 @@ def deviation(values):
 
 
 class Difference:
-    """The mean over tasks of the mean paired difference over seeds, `differences[task][i]`, with its 95 % interval and two-sided p-value.
+    """The mean over tasks and seeds of paired differences, `differences[task][seed]`, with its 95 % interval and two-sided p-value.
 
-    A resample draws n - 1 of the n seeds of each task with replacement (fewer than n, because a mean over a resample of n varies less than
-    one over new seeds)."""
+    The differences of a seed are averaged over tasks first: its tasks share initial values, data order and some pre-trained weights, so they are
+    not independent. A resample draws n - 1 of the n seeds with replacement (fewer than n, because a mean over a resample of n varies less
+    than one over new seeds)."""
 
     def __init__(self, differences):
-        self.differences = differences
-        self.mean = mean([mean(values) for values in differences])
-        # The error of the mean over tasks.
-        self.error = sqrt(sum(deviation(values) ** 2 / len(values) for values in differences)) / len(differences)
-        if min(len(values) for values in differences) < 2:
+        of_seeds = [mean(of_seed) for of_seed in zip(*differences)]
+        self.mean = mean(of_seeds)
+        # The standard error of the mean over seeds.
+        self.error = deviation(of_seeds) / sqrt(len(of_seeds))
+        if len(of_seeds) < 2:
             self.interval, self.p = (float("nan"), float("nan")), float("nan")
             return
         generator = random.Random(0)
-        means = sorted(
-            mean([mean(generator.choices(values, k=len(values) - 1)) for values in differences]) for _ in range(RESAMPLES)
-        )
+        means = sorted(mean(generator.choices(of_seeds, k=len(of_seeds) - 1)) for _ in range(RESAMPLES))
         self.interval = (means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES) - 1])
         beyond = min(sum(m <= 0 for m in means), sum(m >= 0 for m in means))
         self.p = min(1.0, 2 * (beyond + 1) / (RESAMPLES + 1))

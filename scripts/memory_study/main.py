@@ -62,10 +62,18 @@ def seeds(options):
 
 def check_settings(options):
     """Refuses to continue a study with other epochs or images than it was begun with."""
-    settings = f"data {Path(options.data).resolve()}\nepochs {options.epochs}\npretrain-epochs {options.pretrain_epochs}\n"
-    file = Path(options.out) / "settings.txt"
+    settings = f"epochs {options.epochs}\npretrain-epochs {options.pretrain_epochs}\ndevice {options.device}\n"
+    for_runs = f"data {Path(options.data).resolve()}\n{settings}"
+    check_file(Path(options.out) / "settings.txt", for_runs)
+    # Rows of a table may come from several folders of runs, but not from runs with other settings.
+    table = Path(options.table or Path(options.out) / "study.csv")
+    check_file(table.with_suffix(".settings.txt"), settings)
+
+
+def check_file(file, settings):
+    """Writes settings to a file, and refuses others than those in it."""
     if file.exists() and file.read_text() != settings:
-        sys.exit(f"memory-study: {options.out} was begun with other settings, which {file} names: take those, or another OUT")
+        sys.exit(f"memory-study: this study was begun with other settings, which {file} names: take those, or another OUT and --table")
     file.write_text(settings)
 
 

@@ -98,7 +98,9 @@ def gains(results, stage, tasks, names, baseline):
             continue
         found = [results.differences(stage, task, name, baseline) for task in tasks]
         row = [name] + ["" if values is None else points(Difference([values])) for values in found]
-        rows.append(row + ([points(results.over_tasks(stage, name, baseline))] if decide else []))
+        # An arm that some tasks do not have has no mean over all of them.
+        whole = results.over_tasks(stage, name, baseline) if None not in found else None
+        rows.append(row + ([points(whole)] if decide else []))
     header = [f"against `{baseline}`, points", *[task.name for task in tasks]]
     return table(header + (["all"] if decide else []), rows)
 
@@ -129,8 +131,8 @@ def verdict(results, candidate):
     )
     errors = ", ".join(f"{difference.error:.2f} ({baseline})" for baseline, difference in zip(baselines, found))
     lines.append(
-        f"- Standard error of the mean over tasks, in points: {errors}. A true effect of 2.8 standard errors is found with a probability "
-        "of 80 %."
+        f"- Standard error of the mean over tasks, in points: {errors}. A true effect of 2.8 standard errors is found by a single "
+        "test at 5 % with a probability of 80 %."
     )
     return "\n".join(lines) + "\n"
 

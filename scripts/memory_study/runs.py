@@ -37,8 +37,13 @@ class Table:
         self.rows = {}
         if self.path.exists():
             with open(self.path, newline="") as file:
-                for row in csv.DictReader(file):
-                    self.rows[self.key(**row)] = float(row["percent"])
+                text = file.read()
+            # A line that a kill has cut off is dropped, and its run is made again.
+            whole = text[: text.rfind("\n") + 1]
+            if whole != text:
+                self.path.write_text(whole)
+            for row in csv.DictReader(whole.splitlines()):
+                self.rows[self.key(**row)] = float(row["percent"])
         else:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.append(COLUMNS)
