@@ -165,7 +165,10 @@ impl<'a> Run<'a> {
                         let slots = batch.labels.len();
                         norm[cell].points.push((step as f64, (dot(now, now) / now.len() as f64).sqrt()));
                         between[cell].points.push((step as f64, cosine_of_slots(now, slots)));
-                        over[cell].points.push((step as f64, cosine(then, now)));
+                        let len = now.len() / slots;
+                        let of_slot = |(then, now): (&[f32], &[f32])| cosine(then, now);
+                        let sum: f64 = then.chunks(len).zip(now.chunks(len)).map(of_slot).sum();
+                        over[cell].points.push((step as f64, sum / slots as f64));
                     }
                 }
                 step += 1;
@@ -178,9 +181,10 @@ impl<'a> Run<'a> {
         Ok([norm, kept, between])
     }
 
-    /// Returns for each size of a batch the standard deviation of the gradient relative to its mean, at the weights after the first epoch.
+    /// Returns for each size of a batch the standard deviation of the gradient relative to its mean, at the weights after the first epoch. Leaves
+    /// a size out, and says so, where the mean over so few batches is not larger than its own noise.
     fn gradient_noise(&self) -> ptl::Result<Vec<(f64, f64)>> {
-        let noise = |sizes: [usize; 2]| -> ptl::Result<(f64, f64)> {
+        let noise = |sizes: [usize; 2]| -> ptl::Result<Option<(f64, f64)>> {
             let mut config = self.config.clone();
             [config.sampler.ids, config.sampler.images] = sizes;
             let mut trainer = Trainer::new(&config, self.dataset.train_classes(), |_, store| {
@@ -203,9 +207,15 @@ impl<'a> Run<'a> {
             let apart =
                 |gradient: &Vec<f32>| gradient.iter().zip(&mean).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
             let variance = gradients.iter().map(apart).sum::<f64>() / (GRADIENTS - 1) as f64;
-            Ok(((sizes[0] * sizes[1]) as f64, (variance / dot(&mean, &mean)).sqrt()))
+            // The mean over batches has noise of its own, which its squared norm includes.
+            let signal = dot(&mean, &mean) - variance / GRADIENTS as f64;
+            let images = sizes[0] * sizes[1];
+            if signal <= 0.0 {
+                println!("batches of {images} images: the gradient is lost in its noise");
+            }
+            Ok((signal > 0.0).then(|| (images as f64, (variance / signal).sqrt())))
         };
-        BATCHES.into_iter().map(noise).collect()
+        BATCHES.into_iter().map(noise).filter_map(Result::transpose).collect()
     }
 }
 
