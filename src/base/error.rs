@@ -236,12 +236,12 @@ pub enum Error {
         /// Number of queries.
         queries: usize,
     },
-    /// Nothing says which images of a data set are for its test.
+    /// Nothing of a data set is for a test.
     #[error(
-        "{dataset} does not say which images are for training and which for the test: hold identities out by `data.val_ids`, name another data \
-         set by `data.target`, or add a split"
+        "{dataset} has no images for a test: hold identities out by `data.val_ids`, name another data set by `data.target`, or add a split with \
+         query and gallery, or test"
     )]
-    NoSplit {
+    NoTest {
         /// Name of the data set.
         dataset: String,
     },

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{DatasetKind, ImageSource, Sample, broken, decode, duplicates};
+use super::{DatasetKind, ImageSource, SameCamera, Sample, broken, decode, duplicates};
 use crate::base::report::Table;
 use crate::base::text::{Shown, listed, plural};
 use crate::{Error, Result};
@@ -159,8 +159,9 @@ impl Dataset {
     /// # Errors
     /// There is no query, no gallery image, or no query with a match that counts.
     pub fn check_for_evaluation(&self) -> Result<()> {
-        if self.has_no_split && self.query.is_empty() && self.gallery.is_empty() {
-            return Err(Error::NoSplit { dataset: self.name.clone() });
+        let of_user = matches!(self.kind, DatasetKind::Csv | DatasetKind::IdFolders);
+        if of_user && self.query.is_empty() && self.gallery.is_empty() {
+            return Err(Error::NoTest { dataset: self.name.clone() });
         }
         for (subset, records) in [("query", &self.query), ("gallery", &self.gallery)] {
             if records.is_empty() {
@@ -189,7 +190,10 @@ impl Dataset {
     }
 
     /// Adds warnings about what is allowed but usually a mistake.
-    pub(super) fn warn_of_oddities(&mut self) {
+    ///
+    /// # Errors
+    /// Where all images count, a query is in the gallery under another name.
+    pub(super) fn warn_of_oddities(&mut self) -> Result<()> {
         let mut images: BTreeMap<i64, usize> = BTreeMap::new();
         self.train.iter().for_each(|r| *images.entry(r.pid).or_default() += 1);
         let single: Vec<i64> = images.iter().filter(|(_, n)| **n == 1).map(|(pid, _)| *pid).collect();
@@ -223,11 +227,11 @@ impl Dataset {
                 plural(lost.len(), "query has no match", "queries have no match")
             ));
         }
-        self.warn_of_copies();
+        self.warn_of_copies()
     }
 
     /// Warns of files that are in several subsets under different names.
-    fn warn_of_copies(&mut self) {
+    fn warn_of_copies(&mut self) -> Result<()> {
         let records: Vec<&ImageRecord> = self.train.iter().chain(&self.query).chain(&self.gallery).collect();
         let files: Vec<&Path> = records.iter().map(|record| record.path.as_path()).collect();
         let (train, query) = (0..self.train.len(), self.train.len()..self.train.len() + self.query.len());
@@ -254,20 +258,49 @@ impl Dataset {
             }
         }
         let mut copies = groups.copies(&files, query, gallery);
-        // Where copies of the query's own identity and camera do not count, some data sets have them.
+        if self.protocol == Protocol::AnyCamera && !copies.is_empty() {
+            return Err(Error::Setting {
+                setting: "`data.same_camera`".into(),
+                value: SameCamera::Keep.to_string(),
+                reason: format!(
+                    "{} the same content as a query, and each such query would find itself ({}): leave them out of the gallery",
+                    plural(copies.len(), "gallery image has", "gallery images have"),
+                    duplicates::named(&files, &copies)
+                ),
+            });
+        }
+        // Copies of the query's own identity and camera do not count, and some data sets have them.
         copies.retain(|&(copy, original)| {
             let (copy, original) = (records[copy], records[original]);
-            self.protocol == Protocol::AnyCamera || (copy.pid, copy.camid) != (original.pid, original.camid)
+            (copy.pid, copy.camid) != (original.pid, original.camid)
         });
-        let but = if self.protocol == Protocol::AnyCamera { "" } else { " but another identity or camera" };
         if !copies.is_empty() {
             warnings.push(format!(
-                "{} the same content as a query{but}, which is trivial to find ({})",
+                "{} the same content as a query but another identity or camera, which is trivial to find ({})",
                 plural(copies.len(), "gallery image has", "gallery images have"),
                 duplicates::named(&files, &copies)
             ));
         }
         self.warnings.extend(warnings);
+        Ok(())
+    }
+
+    /// Adds a warning about images of the test that are among `train`, the training images of another data set.
+    pub(crate) fn warn_of_trained(&mut self, train: &[ImageRecord]) {
+        let test: Vec<&Path> = self.query.iter().chain(&self.gallery).map(|record| record.path.as_path()).collect();
+        let files: Vec<&Path> = train.iter().map(|record| record.path.as_path()).chain(test.iter().copied()).collect();
+        let paths: BTreeSet<&Path> = train.iter().map(|record| record.path.as_path()).collect();
+        let copies = duplicates::Groups::new(&files).copies(&files, 0..train.len(), train.len()..files.len());
+        let mut known: BTreeSet<&Path> = test.iter().copied().filter(|path| paths.contains(path)).collect();
+        known.extend(copies.iter().map(|&(copy, _)| files[copy]));
+        if !known.is_empty() {
+            let warning = format!(
+                "{} as training images, so the results include what was memorised ({})",
+                plural(known.len(), "image of the test is the same", "images of the test are the same"),
+                listed(known.iter().map(|path| path.shown()))
+            );
+            self.warnings.push(warning);
+        }
     }
 
     /// Decodes every image once. Broken ones are an error; with `skip` they are left out with a warning. `each` is called after every

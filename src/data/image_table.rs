@@ -19,6 +19,8 @@ use crate::{Error, Result};
 const PATH: &[&str] = &["path", "image", "file"];
 /// The file name that takes precedence.
 const FILE: &str = "manifest.csv";
+/// What a run of this program writes about the images that it measured: no data set.
+const OF_RUNS: &str = "items.csv";
 /// Bytes that are enough to recognise a table by its header.
 const HEADER: u64 = 1 << 16;
 /// Bytes of the largest table.
@@ -119,8 +121,8 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).at("read", folder)? {
         let path = entry.at("read", folder)?.path();
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if !hidden && is_table(&path) && path.is_file() {
+        let passed = path.file_name().is_some_and(|name| name == OF_RUNS || name.to_string_lossy().starts_with('.'));
+        if !passed && is_table(&path) && path.is_file() {
             files.push(path);
         }
     }

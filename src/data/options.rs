@@ -69,6 +69,16 @@ choice! {
 }
 
 impl SameCamera {
+    /// Returns the end of a message about identities that cannot be searched for: a way out, if there is one.
+    pub(super) fn way_out(self) -> &'static str {
+        match self {
+            SameCamera::Drop => {
+                ": for data of one camera or of unknown ones, `data.same_camera` keep counts all images"
+            }
+            SameCamera::Keep => "",
+        }
+    }
+
     /// Says after "an identity has" why none of its images can be a query.
     pub(super) fn alone(self) -> &'static str {
         match self {

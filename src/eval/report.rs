@@ -67,7 +67,7 @@ impl<'a> Evaluation<'a> {
         }
         if rerank.is_some() && ranking.protocol.draws_galleries() {
             return Err(Error::Setting {
-                setting: "eval.rerank".into(),
+                setting: "`eval.rerank`".into(),
                 value: "(given)".into(),
                 reason: "queries and gallery are the same images where galleries are drawn, and each would be its own neighbour: \
                          leave it out"

@@ -33,8 +33,8 @@ pub struct TrainedModel {
     pub device: Device,
     /// The data set of its training; `None` if the file does not name it.
     pub trained_on: Option<String>,
-    /// Folder or file of that data set.
-    pub trained_root: Option<PathBuf>,
+    /// Settings of that data set.
+    pub trained_data: Option<DataOptions>,
     /// Number of training identities, or classes.
     pub classes: usize,
     /// Names of the classes or identities; empty if the file has none.
@@ -54,7 +54,7 @@ impl TrainedModel {
         let path = model_file(path)?;
         let file = checkpoint::File::open_dictionary(&path, flags.text("train.weights_dict"))?;
         let (about, place) = if has_header(&file) { (described(&file, flags)?, None) } else { foreign(&file, flags)? };
-        let About { mut config, classes, class_names, trained_on, trained_root } = about;
+        let About { mut config, classes, class_names, trained_on, trained_data } = about;
         // A trained model is measured on the test of a data set, also where its training was on held-out identities.
         if !flags.has("data.val_ids") {
             config.data.val_ids = 0;
@@ -104,7 +104,7 @@ impl TrainedModel {
             states,
             device,
             trained_on,
-            trained_root,
+            trained_data,
             classes,
             class_names,
             choice,
@@ -157,7 +157,7 @@ struct About {
     class_names: Vec<String>,
     /// `None` for a file of another program.
     trained_on: Option<String>,
-    trained_root: Option<PathBuf>,
+    trained_data: Option<DataOptions>,
 }
 
 /// Reads settings and classes from the header of a file.
@@ -181,8 +181,8 @@ fn described(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
     let root = root.shown();
     let trained_on = if *kind == DatasetKind::Auto { root.to_string() } else { format!("{root} ({kind})") };
     let (classes, class_names) = (header.classes, header.class_names);
-    let trained_root = Some(header.config.data.root.clone());
-    Ok(About { config, classes, class_names, trained_on: Some(trained_on), trained_root })
+    let trained_data = Some(header.config.data.clone());
+    Ok(About { config, classes, class_names, trained_on: Some(trained_on), trained_data })
 }
 
 /// Turns an error about a setting into one about the file whose header has it.
@@ -215,7 +215,7 @@ fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(About, Option<
     match &rows[..] {
         [(_, classes), rest @ ..] if rest.iter().all(|(_, other)| other == classes) => {
             let classes = *classes;
-            let about = About { config, classes, class_names: Vec::new(), trained_on: None, trained_root: None };
+            let about = About { config, classes, class_names: Vec::new(), trained_on: None, trained_data: None };
             Ok((about, Some(place)))
         }
         [] => {

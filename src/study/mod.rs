@@ -176,7 +176,7 @@ fn table(arms: impl IntoIterator<Item = (String, Vec<Scores>)>) -> Table {
     for (title, scores) in arms {
         let cells = (0..5).map(|column| {
             let values: Vec<f64> = scores.iter().map(|s| s.columns()[column]).collect();
-            // A single-gallery-shot protocol has no mAP.
+            // CUHK03's single gallery shot has no mAP.
             let figure = MeanStd::of(&values).filter(|m| !m.mean.is_nan());
             figure.map_or_else(|| "-".into(), |m| format!("{m:.1}"))
         });

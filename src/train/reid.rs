@@ -78,7 +78,7 @@ impl Task for Reid<'_> {
 
 impl Report for RankingReport {
     fn score(&self) -> (&'static str, f64) {
-        // A single-gallery-shot protocol has no mAP.
+        // CUHK03's single gallery shot has no mAP.
         if self.map.is_nan() { ("Rank-1", self.rank(1).unwrap_or(0.0)) } else { ("mAP", self.map) }
     }
 

@@ -72,7 +72,7 @@ fn data_without_cameras_are_trained_and_measured() {
     let run = path(&folder, "run");
     let train = tiny(&["train", "--data", &data, "--dataset", "id-folders", "--out", &run]);
     let with = |flags: &[&'static str]| [&train[..], flags].concat();
-    fails_with(1, &train, &["does not say which images are for training and which for the test", "--val-ids"]);
+    fails_with(1, &train, &["has no images for a test", "--val-ids"]);
     fails_with(1, &with(&["--val-ids", "1"]), &["--val-ids = 1", "has images of one camera", "--same-camera keep"]);
     assert!(!Path::new(&run).exists());
     let printed = succeeds(&with(&["--val-ids", "1", "--same-camera", "keep", "--ids", "2"]));
@@ -80,7 +80,15 @@ fn data_without_cameras_are_trained_and_measured() {
 
     // Nothing but the flags says which identities were not trained.
     let evaluate = ["evaluate", "--checkpoint", &run];
-    fails_with(1, &evaluate, &["has no split, and the model was trained on it", "--val-ids", "--split"]);
+    fails_with(1, &evaluate, &["has no split, and the model was trained on it: add --val-ids 1 --split 0, to measure"]);
+    let other = ["--val-ids", "1", "--split", "3"];
+    fails_with(
+        1,
+        &[&evaluate[..], &other].concat(),
+        &["held out 1, with --split 0, so trained ones would be measured"],
+    );
+    let extract = ["extract", "--checkpoint", &run, "--out", &path(&folder, "all.npy")];
+    fails_with(1, &extract, &["has no split, and the model was trained on it"]);
     let report = path(&folder, "report.json");
     let printed = succeeds(&[&evaluate[..], &["--val-ids", "1", "--out", &report]].concat());
     let label = "(id-folders, images of the same camera count (1 training identity held out for validation, seed 0))";

@@ -51,11 +51,11 @@ pub(super) fn measure_on(dataset: &mut Dataset, ids: usize, seed: u64) -> Result
             let Drawn { query, gallery, alone } = draw_test(test, same_camera, seed);
             let why = same_camera.alone();
             if query.is_empty() {
-                let way_out = match same_camera {
-                    SameCamera::Drop => "hold more out, or count images of one camera by `data.same_camera` keep",
-                    SameCamera::Keep => "hold more out",
-                };
-                return refuse(format!("each of the held-out identities of {} has {why}: {way_out}", dataset.name));
+                let way_out = same_camera.way_out();
+                let place = &dataset.name;
+                return refuse(format!(
+                    "each of the held-out identities of {place} has {why}, so none can be searched for{way_out}"
+                ));
             }
             if !alone.is_empty() {
                 dataset.warnings.push(format!(
@@ -168,9 +168,8 @@ mod tests {
         let mut one_camera = dataset();
         one_camera.train.retain(|record| record.camid == 1);
         let error = measure_on(&mut one_camera, 3, 0).unwrap_err().to_string();
-        let reason = "each of the held-out identities of there has images of one camera: hold more out, or count images of one camera by \
-                      `data.same_camera` keep";
-        assert!(error.ends_with(reason), "{error}");
+        let reason = "each of the held-out identities of there has images of one camera, so none can be searched for: for data of one camera";
+        assert!(error.contains(reason), "{error}");
     }
 
     #[test]

@@ -6,21 +6,8 @@ use super::listed::{self, Listed, Part};
 use super::name_pattern::{NamePattern, Told};
 use crate::base::text::{Shown, are, listed as shortened, plural};
 use crate::data::folder::{PassedBy, images_below, subfolders};
-use crate::data::{Dataset, DatasetKind, LoadOptions, Subsets};
+use crate::data::{Dataset, DatasetKind, LoadOptions};
 use crate::{Error, Result};
-
-/// Folders of parts, in lower case.
-const PARTS: [(&str, Part); 9] = [
-    ("train", Part::Train),
-    ("training", Part::Train),
-    ("bounding_box_train", Part::Train),
-    ("query", Part::Query),
-    ("probe", Part::Query),
-    ("gallery", Part::Gallery),
-    ("bounding_box_test", Part::Gallery),
-    ("test", Part::Test),
-    ("testing", Part::Test),
-];
 
 /// Images that are left out, by the reason.
 #[derive(Default)]
@@ -32,7 +19,11 @@ struct LeftOut {
 
 /// Returns the part that a folder of this name holds.
 fn part_of(name: &str) -> Option<Part> {
-    PARTS.iter().find(|(folder, _)| name.eq_ignore_ascii_case(folder)).map(|(_, part)| *part)
+    match name.to_ascii_lowercase().as_str() {
+        "bounding_box_train" => Some(Part::Train),
+        "bounding_box_test" => Some(Part::Gallery),
+        name => Part::of(name).ok(),
+    }
 }
 
 /// Returns whether `root` has a folder for a part.
@@ -84,6 +75,12 @@ pub(super) fn load(root: &Path, options: &LoadOptions) -> Result<Dataset> {
             },
         };
         let folder = (names.len() > 1).then(|| names[0].as_str());
+        // A group that found nothing is no reason to take the folder.
+        let has_id = pattern.as_ref().is_some_and(|pattern| pattern.has("id"));
+        if has_id && told.id.is_none() {
+            left_out.unmatched.push(path);
+            continue;
+        }
         let Some(id) = told.id.or(folder) else {
             left_out.loose.push(path);
             continue;
@@ -92,9 +89,6 @@ pub(super) fn load(root: &Path, options: &LoadOptions) -> Result<Dataset> {
             part = Some(Part::of(word).map_err(|reason| wrong(&path, reason))?);
         }
         Listed::check_id(id).map_err(|reason| wrong(&path, reason))?;
-        if options.subsets == Subsets::Test && part == Some(Part::Train) {
-            continue;
-        }
         images.push(Listed { id: id.to_string(), camera: told.camera.map(str::to_string), path, part });
     }
     check(root, &images, &left_out)?;
@@ -102,7 +96,7 @@ pub(super) fn load(root: &Path, options: &LoadOptions) -> Result<Dataset> {
         Some(_) => format!("{}, names by pattern", DatasetKind::IdFolders),
         None => DatasetKind::IdFolders.to_string(),
     };
-    let mut dataset = listed::dataset(images, label, options);
+    let mut dataset = listed::dataset(root, images, label, options)?;
     let mut warnings = passed.warnings(root);
     warnings.extend(left_out.warnings(root));
     dataset.warnings.splice(0..0, warnings);

@@ -2,13 +2,14 @@
 //! named.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::base::text::{listed, plural};
+use crate::base::text::{Shown, listed, plural};
 use crate::data::dataset::{Dataset, ImageRecord, Names};
 use crate::data::folder::by_bytes;
-use crate::data::named::unify;
+use crate::data::named::{composed, unify};
 use crate::data::{LoadOptions, Subsets};
+use crate::{Error, Result};
 
 use super::held_out::draw_test;
 
@@ -27,7 +28,7 @@ impl Part {
     ///
     /// # Errors
     /// The reason: it means none.
-    pub(super) fn of(word: &str) -> Result<Part, String> {
+    pub(super) fn of(word: &str) -> std::result::Result<Part, String> {
         match word.to_ascii_lowercase().as_str() {
             "train" | "training" => Ok(Part::Train),
             "query" | "probe" => Ok(Part::Query),
@@ -57,7 +58,7 @@ impl Listed {
     ///
     /// # Errors
     /// The reason: it is a negative number.
-    pub(super) fn check_id(id: &str) -> Result<(), String> {
+    pub(super) fn check_id(id: &str) -> std::result::Result<(), String> {
         match id.parse::<i128>() {
             Ok(..0) => {
                 Err(format!("its id is {id}: negative numbers mean images of nobody in some data sets, leave them out"))
@@ -67,18 +68,46 @@ impl Listed {
     }
 }
 
-/// Makes a data set of `images`. Of one that is not divided, all images are for training, or all are test images if only these are asked for.
-/// Queries are drawn from the test images, with the seed `options.split`.
-pub(super) fn dataset(mut images: Vec<Listed>, label: String, options: &LoadOptions) -> Dataset {
+/// Makes a data set of the `images` that `place`, a table or a folder, lists. Of one that is not divided, all images are for training, or all are
+/// test images if only these are asked for. Queries are drawn from the test images, with the seed `options.split`.
+///
+/// # Errors
+/// [`Error::NotADataset`]: there are test images beside queries or gallery, identities cannot be told apart, or no query can be drawn.
+pub(super) fn dataset(place: &Path, mut images: Vec<Listed>, label: String, options: &LoadOptions) -> Result<Dataset> {
+    let refuse = |reason: String| Err(Error::NotADataset { path: place.to_path_buf(), reason });
+    let has = |part: Part| images.iter().any(|image| image.part == Some(part));
+    if has(Part::Test) && (has(Part::Query) || has(Part::Gallery)) {
+        return refuse(
+            "it has images of the split test, from which queries are drawn, beside others of the splits query or gallery: name the rest gallery, \
+             or all of them test"
+                .into(),
+        );
+    }
     let has_no_split = images.iter().all(|image| image.part.is_none());
     unify(images.iter_mut().map(|image| &mut image.id));
     unify(images.iter_mut().filter_map(|image| image.camera.as_mut()));
     images.sort_by(|a, b| by_bytes(&a.path, &b.path));
-    let (ids, id_names) = numbered(images.iter().map(|image| image.id.as_str()));
-    let (cameras, camera_names) = numbered(images.iter().filter_map(|image| image.camera.as_deref()));
+    let (ids, id_names) = match numbered(images.iter().map(|image| image.id.as_str()), ID_BITS) {
+        Ok(numbers) => numbers,
+        Err([one, other]) => {
+            return refuse(format!(
+                "the identities {} and {} have the same number: {ALIKE}",
+                one.shown(),
+                other.shown()
+            ));
+        }
+    };
+    let (cameras, camera_names) = match numbered(images.iter().filter_map(|image| image.camera.as_deref()), CAMERA_BITS)
+    {
+        Ok(numbers) => numbers,
+        Err([one, other]) => {
+            return refuse(format!("the cameras {} and {} have the same number: {ALIKE}", one.shown(), other.shown()));
+        }
+    };
     let whole = if options.subsets == Subsets::All { Part::Train } else { Part::Test };
-    let mut dataset =
-        Dataset { label, has_no_split, names: Names { ids: id_names, cameras: camera_names }, ..Dataset::default() };
+    let names = Names { ids: id_names, cameras: camera_names };
+    let mut dataset = Dataset { label, has_no_split, names, ..Dataset::default() };
+    dataset.warnings.extend(alike_but_for_case(place, ids.keys().copied()));
     let mut test = Vec::new();
     for image in &images {
         let record = ImageRecord {
@@ -96,43 +125,80 @@ pub(super) fn dataset(mut images: Vec<Listed>, label: String, options: &LoadOpti
     }
     if !test.is_empty() && options.val_ids == 0 {
         let seed = options.split as u64;
+        let why = options.same_camera.alone();
         let drawn = draw_test(test, options.same_camera, seed);
+        if drawn.query.is_empty() {
+            return refuse(format!(
+                "each of its test identities has {why}, so none can be searched for{}",
+                options.same_camera.way_out()
+            ));
+        }
         if !drawn.alone.is_empty() {
             dataset.warnings.push(format!(
-                "{} {}, so no image of them is searched for ({})",
+                "{} {why}, so no image of them is searched for ({})",
                 plural(drawn.alone.len(), "test identity has", "test identities have"),
-                options.same_camera.alone(),
                 listed(dataset.names.of_ids(&drawn.alone))
             ));
         }
         (dataset.query, dataset.gallery) = (drawn.query, drawn.gallery);
         dataset.label = format!("{} (queries drawn, seed {seed})", dataset.label);
     }
-    dataset
+    Ok(dataset)
 }
 
-/// Numbers texts. Whole numbers of at least 1 stay as they are, unless two texts mean the same number. Other texts are numbered from 1 on, in
-/// the order of their values if all are whole numbers, else of their bytes. Returns the number of each text, and the texts of numbers that are
-/// not written like them.
-fn numbered<'a>(texts: impl Iterator<Item = &'a str>) -> (BTreeMap<&'a str, i64>, BTreeMap<i64, String>) {
-    let texts: BTreeSet<&str> = texts.collect();
-    let values: Option<Vec<i64>> = texts.iter().map(|text| text.parse().ok()).collect();
-    let numbers: BTreeMap<&str, i64> = match values {
-        Some(values) => {
-            let distinct = values.iter().collect::<BTreeSet<_>>().len() == values.len();
-            if distinct && values.iter().all(|&value| value > 0) {
-                texts.into_iter().zip(values).collect()
-            } else {
-                let mut order: Vec<(i64, &str)> = values.into_iter().zip(texts).collect();
-                order.sort_unstable();
-                order.into_iter().map(|(_, text)| text).zip(1..).collect()
-            }
+/// What to do about two texts with the same number.
+const ALIKE: &str = "write the same one alike everywhere, or rename one of the two";
+/// Bits of the numbers of identities and of cameras. A number of an identity is exact in f64.
+const ID_BITS: u32 = 52;
+const CAMERA_BITS: u32 = 31;
+
+/// The numbers of texts, and the texts of those numbers that are computed from them.
+type Numbers<'a> = (BTreeMap<&'a str, i64>, BTreeMap<i64, String>);
+
+/// Numbers texts, each by itself, so that a text has the same number in every data set. A whole number of at least 1, perhaps with zeros in
+/// front, is its own number. Another text has a number of `bits` bits that is computed from its bytes, in the upper half of their range.
+///
+/// # Errors
+/// Two texts with the same number.
+fn numbered<'a>(texts: impl Iterator<Item = &'a str>, bits: u32) -> std::result::Result<Numbers<'a>, [&'a str; 2]> {
+    let (mut numbers, mut names, mut taken) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let half = 1i64 << (bits - 1);
+    for text in texts.collect::<BTreeSet<_>>() {
+        let plain = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<i64>().ok()).flatten();
+        let number = plain
+            .filter(|number| (1..half).contains(number))
+            .unwrap_or_else(|| half + (fnv(text) % half as u64) as i64);
+        if number.to_string() != text {
+            names.insert(number, text.to_string());
         }
-        None => texts.into_iter().zip(1..).collect(),
-    };
-    let differs = |(text, number): &(&&str, &i64)| number.to_string() != **text;
-    let names = numbers.iter().filter(differs).map(|(text, number)| (*number, (*text).to_string())).collect();
-    (numbers, names)
+        if let Some(other) = taken.insert(number, text) {
+            return Err([other, text]);
+        }
+        numbers.insert(text, number);
+    }
+    Ok((numbers, names))
+}
+
+/// Returns the 64-bit FNV-1a hash (Fowler, Noll and Vo) of a text in its composed form.
+fn fnv(text: &str) -> u64 {
+    composed(text)
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// Returns a warning about identities that differ only in upper and lower case.
+fn alike_but_for_case<'a>(place: &Path, ids: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut forms: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    ids.for_each(|id| forms.entry(id.to_lowercase()).or_default().push(id));
+    let alike: Vec<String> = forms.into_values().filter(|ids| ids.len() > 1).map(|ids| ids.join(" and ")).collect();
+    (!alike.is_empty()).then(|| {
+        format!(
+            "{}: {} apart only in upper and lower case, and count as several ({})",
+            place.shown(),
+            plural(alike.len(), "identity is written", "identities are written"),
+            listed(alike.iter().map(|names| names.shown()))
+        )
+    })
 }
 
 #[cfg(test)]
@@ -140,17 +206,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_stay_and_texts_are_numbered_in_their_order() {
-        let of = |texts: &[&str]| {
-            let (numbers, names) = numbered(texts.iter().copied());
-            (texts.iter().map(|text| numbers[text]).collect::<Vec<_>>(), names.into_values().collect::<Vec<_>>())
+    fn numbers_stay_and_other_texts_have_the_same_number_in_every_data_set() {
+        let of = |texts: &[&'static str]| {
+            let (numbers, names) = numbered(texts.iter().copied(), ID_BITS).unwrap();
+            (texts.iter().map(|text| numbers[text]).collect::<Vec<_>>(), names)
         };
-        let none: Vec<String> = Vec::new();
-        assert_eq!(of(&["12", "3", "12", "400"]), (vec![12, 3, 12, 400], none.clone()));
-        assert_eq!(of(&["0012", "3"]), (vec![12, 3], vec!["0012".to_string()]));
-        assert_eq!(of(&["0", "10", "9"]), (vec![1, 3, 2], ["0", "9", "10"].map(String::from).to_vec()));
-        assert_eq!(of(&["7", "07", "8"]).0, [2, 1, 3]);
-        assert_eq!(of(&["b", "10", "a"]).0, [3, 1, 2]);
-        assert_eq!(of(&[]), (Vec::new(), none));
+        assert_eq!(of(&["12", "3", "12", "400"]), (vec![12, 3, 12, 400], BTreeMap::new()));
+        assert_eq!(of(&["0012", "3"]), (vec![12, 3], [(12, "0012".to_string())].into()));
+        let (alone, names) = of(&["fox"]);
+        assert!(alone[0] >= 1 << 51 && alone[0] < 1 << 52);
+        assert_eq!(names, [(alone[0], "fox".to_string())].into());
+        assert_eq!(of(&["elk", "7", "fox", "0"]).0[2], alone[0]);
+        // Identity 0 means nobody elsewhere, and a number that is too large has no place.
+        assert!(of(&["0", "99999999999999999999", "4503599627370496"]).0.iter().all(|&number| number >= 1 << 51));
+        assert_eq!(numbered(["7", "07"].into_iter(), ID_BITS).unwrap_err(), ["07", "7"]);
+        assert_eq!(fnv("a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(fnv("\u{e9}"), fnv("e\u{301}"));
+    }
+
+    #[test]
+    fn identities_that_differ_in_case_are_named() {
+        let warning = alike_but_for_case(Path::new("x.csv"), ["Rex", "fox", "rex"].into_iter()).unwrap();
+        assert!(warning.starts_with(
+            "x.csv: 1 identity is written apart only in upper and lower case, and count as several (Rex and rex)"
+        ));
+        assert!(alike_but_for_case(Path::new("x.csv"), ["Rex", "fox"].into_iter()).is_none());
     }
 }

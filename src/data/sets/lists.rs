@@ -1,8 +1,10 @@
 //! Text lists of images, one on each line, as published data sets have them.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use crate::base::input;
+use crate::base::text::Shown;
 use crate::data::dataset::ImageRecord;
 use crate::data::named::UNPACK_AGAIN;
 use crate::{Error, Result};
@@ -36,8 +38,13 @@ pub(super) fn images(
     parse: impl Fn(&str) -> Result<ImageRecord, String>,
 ) -> Result<Vec<ImageRecord>> {
     let mut records = Vec::new();
+    let mut known: HashSet<PathBuf> = HashSet::new();
     each_line(list, |line| {
-        records.push(parse(line)?);
+        let record = parse(line)?;
+        if !known.insert(record.path.clone()) {
+            return Err(format!("{} is in an earlier line, too: remove one of the two", record.path.shown()));
+        }
+        records.push(record);
         Ok(())
     })?;
     if records.is_empty() {

@@ -132,7 +132,12 @@ pub(super) fn find(root: &Path, kind: DatasetKind, subsets: Subsets, by_name: bo
         return refuse(format!("{kind} has classes, not identities: add `task` classify"));
     }
     let by_name = by_name && matches!(kind, DatasetKind::Auto | DatasetKind::IdFolders);
-    if root.is_file() && !by_name {
+    if root.is_file() && by_name {
+        return refuse(
+            "it is a file, whose columns tell identities: leave `data.name_pattern` out, or name a folder".into(),
+        );
+    }
+    if root.is_file() {
         return match kind {
             DatasetKind::Auto | DatasetKind::Csv => Ok((root.to_path_buf(), Layout::Table)),
             kind => refuse(format!("it is a file: for {kind}, name the folder")),
@@ -216,6 +221,12 @@ fn nothing_known(root: &Path, subsets: Subsets) -> String {
     }
     if let Some(above) = root.canonicalize().ok().as_deref().and_then(Path::parent).filter(|above| known(above)) {
         return format!("it is a part of the data set in {}: name that folder", above.shown());
+    }
+    let is_there = |name: &&str| root.join(name).is_dir();
+    let of_market = ["bounding_box_train", "bounding_box_test"].iter().any(is_there);
+    if ["train", "gallery", "test"].iter().any(is_there) && !of_market {
+        let splits = "it has folders of splits (train, query, gallery or test)";
+        return format!("{splits}: if these hold a folder for each identity, name `data.kind` id-folders");
     }
     let missing: Vec<&str> = folders(&market::MARKET, subsets)
         .iter()

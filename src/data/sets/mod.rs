@@ -33,6 +33,20 @@ pub(crate) use market::parse_name;
 /// images in a list are missing;
 /// [`Error::Setting`](crate::Error::Setting) for more `val_ids` than there are identities to hold out.
 pub fn load(root: &Path, kind: DatasetKind, options: &LoadOptions) -> Result<Dataset> {
+    let mut dataset = read(root, kind, options)?;
+    dataset.warn_of_oddities()?;
+    if options.subsets == Subsets::Test {
+        dataset.train.clear();
+    }
+    Ok(dataset)
+}
+
+/// Reads the data set in `root`, as [`load`] does, without looking for what is allowed but usually a mistake. With held-out identities, training
+/// images are read whatever the subsets.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn read(root: &Path, kind: DatasetKind, options: &LoadOptions) -> Result<Dataset> {
     let LoadOptions { msmt17_val, split, val_ids, same_camera, .. } = *options;
     // Held-out identities are training identities.
     let subsets = if val_ids > 0 { Subsets::All } else { options.subsets };
@@ -72,10 +86,6 @@ pub fn load(root: &Path, kind: DatasetKind, options: &LoadOptions) -> Result<Dat
     }
     if val_ids > 0 {
         held_out::measure_on(&mut dataset, val_ids, split as u64)?;
-    }
-    dataset.warn_of_oddities();
-    if options.subsets == Subsets::Test {
-        dataset.train.clear();
     }
     Ok(dataset)
 }

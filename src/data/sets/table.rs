@@ -1,17 +1,18 @@
 //! A CSV or TSV file that lists images with their identities.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::listed::{self, Listed, Part};
-use crate::Result;
 use crate::base::text::{Shown, listed as shortened, plural};
 use crate::data::image_table::{Column, ImageTable, Row, unlisted};
 use crate::data::{Dataset, DatasetKind, LoadOptions, Subsets};
+use crate::{Error, Result};
 
 /// The columns beside the paths: identity, camera, sequence, split.
 pub(super) const COLUMNS: [Column; 4] = [
     Column { names: &["id", "pid", "identity"], needed: true },
-    Column { names: &["camera", "camid", "cam"], needed: false },
+    Column { names: &["camera", "camid", "cam", "camera_id", "cam_id"], needed: false },
     Column { names: &["sequence", "tracklet", "encounter", "time", "date"], needed: false },
     Column { names: &["split"], needed: false },
 ];
@@ -49,13 +50,21 @@ pub(super) fn load(file: &Path, folder: Option<&Path>, options: &LoadOptions) ->
         }
     })?;
     let [_, camera, sequence, _] = &entries[0].row.fields[..] else { unreachable!("four columns were asked for") };
+    if camera.is_none() && sequence.is_some() && entries.len() > 1 {
+        let distinct: BTreeSet<&Option<String>> = entries.iter().map(|entry| &entry.image.camera).collect();
+        if distinct.len() == entries.len() {
+            let reason = "each of its images has a sequence of its own, so none would be left out of a ranking: name sequences that images share, \
+                          or leave the column out and count all images by `data.same_camera` keep";
+            return Err(Error::NotADataset { path: file.to_path_buf(), reason: reason.into() });
+        }
+    }
     let label = match (camera, sequence) {
         (None, Some(_)) => "csv (sequences in place of cameras)".to_string(),
         _ => DatasetKind::Csv.to_string(),
     };
     let mut warnings: Vec<String> = repeated.into_iter().collect();
     let mut unread = table.unread_columns()?;
-    unread.extend((camera.is_some() && sequence.is_some()).then(|| "the one with sequences".to_string()));
+    unread.extend((camera.is_some() && sequence.is_some()).then(|| "the sequence, as there is a camera".to_string()));
     if !unread.is_empty() {
         let columns = plural(unread.len(), "column is", "columns are");
         warnings.push(format!(
@@ -67,7 +76,8 @@ pub(super) fn load(file: &Path, folder: Option<&Path>, options: &LoadOptions) ->
     warnings.extend(folder.and_then(|folder| unlisted(folder, entries.iter().map(|entry| entry.row.path.as_path()))));
     let is_used = |entry: &&Entry| options.subsets == Subsets::All || entry.image.part != Some(Part::Train);
     table.check_images(entries.iter().filter(is_used).map(|entry| &entry.row))?;
-    let mut dataset = listed::dataset(entries.into_iter().map(|entry| entry.image).collect(), label, options);
+    let images = entries.into_iter().map(|entry| entry.image).collect();
+    let mut dataset = listed::dataset(file, images, label, options)?;
     dataset.warnings.splice(0..0, warnings);
     dataset.kind = DatasetKind::Csv;
     Ok(dataset)
@@ -81,7 +91,8 @@ fn entry(table: &ImageTable, row: Row) -> Result<Entry> {
     Listed::check_id(&id).map_err(wrong)?;
     let camera = camera.as_ref().or(sequence.as_ref()).cloned();
     if camera.as_deref() == Some("") {
-        return Err(wrong("its camera or sequence is empty: name one in every line, or remove the column".into()));
+        let column = if row.fields[1].is_some() { "camera" } else { "sequence" };
+        return Err(wrong(format!("its {column} is empty: name one in every line, or leave the column out")));
     }
     let part = split.as_deref().map(Part::of).transpose().map_err(wrong)?;
     let image = Listed { path: row.path.clone(), id, camera, part };

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs;
 
 use super::*;
@@ -352,6 +353,13 @@ fn classic_splits_are_read_and_their_errors_are_clear() {
     assert!(error(&own, DatasetKind::Auto).contains("leaves the folder"));
 }
 
+/// Returns identities and cameras as the user wrote them.
+fn named(dataset: &Dataset, records: &[ImageRecord]) -> Vec<String> {
+    let name = |names: &BTreeMap<i64, String>, number: i64| names.get(&number).cloned().unwrap_or(number.to_string());
+    let names = &dataset.names;
+    records.iter().map(|r| format!("{} {}", name(&names.ids, r.pid), name(&names.cameras, r.camid))).collect()
+}
+
 /// Returns options for test images only.
 fn test_only() -> LoadOptions {
     LoadOptions { subsets: Subsets::Test, ..LoadOptions::default() }
@@ -382,6 +390,7 @@ const DIVIDED: &str = "path;identity;Camera;split;colour\n\
 fn a_table_tells_identities_cameras_and_splits() {
     let folder = table(DIVIDED);
     let root = folder.path();
+    let gallery = ids(&loaded(root, DatasetKind::Auto).gallery);
     for (place, kind) in [
         (root.to_path_buf(), DatasetKind::Auto),
         (root.to_path_buf(), DatasetKind::Csv),
@@ -389,11 +398,10 @@ fn a_table_tells_identities_cameras_and_splits() {
     ] {
         let dataset = loaded(&place, kind);
         assert_eq!((dataset.kind, dataset.label.as_str(), dataset.has_no_split), (DatasetKind::Csv, "csv", false));
-        // ant, bee, elk, fox; north, south
-        assert_eq!(ids(&dataset.train), [(4, 1), (4, 2), (3, 1), (3, 2)]);
-        assert_eq!((ids(&dataset.query), ids(&dataset.gallery)), (vec![(1, 1)], vec![(1, 2), (2, 1)]));
-        assert_eq!(dataset.names.ids[&2], "bee");
-        assert_eq!(dataset.names.cameras[&1], "north");
+        assert_eq!(named(&dataset, &dataset.train), ["fox north", "fox south", "elk north", "elk south"]);
+        assert_eq!(named(&dataset, &dataset.query), ["ant north"]);
+        assert_eq!(named(&dataset, &dataset.gallery), ["ant south", "bee north"]);
+        assert_eq!(dataset.train_classes(), 2);
         let warnings = dataset.warnings.join("\n");
         assert!(warnings.contains("list.csv: 1 column is not read (colour)"), "{warnings}");
         assert_eq!(warnings.contains("1 image is in no line of the list and left out ("), place.is_dir(), "{warnings}");
@@ -403,7 +411,7 @@ fn a_table_tells_identities_cameras_and_splits() {
     fs::remove_file(root.join("img/a.png")).unwrap();
     let dataset = load(root, DatasetKind::Csv, &test_only()).unwrap();
     assert!(dataset.train.is_empty());
-    assert_eq!(ids(&dataset.gallery), [(1, 2), (2, 1)]);
+    assert_eq!(ids(&dataset.gallery), gallery);
     let text = error(root, DatasetKind::Csv);
     assert!(text.contains("1 of 7 images") && text.contains("img/a.png"), "{text}");
 }
@@ -417,7 +425,7 @@ fn a_table_without_splits_is_for_training_or_for_a_test() {
     assert!(dataset.has_no_split && dataset.query.is_empty() && dataset.gallery.is_empty());
     assert_eq!((dataset.train.len(), dataset.train_pids()), (7, vec![3, 5, 7]));
     let refused = dataset.check_for_evaluation().unwrap_err().to_string();
-    assert!(refused.contains("which images are for training") && refused.contains("`data.val_ids`"), "{refused}");
+    assert!(refused.contains("has no images for a test") && refused.contains("`data.val_ids`"), "{refused}");
 
     let dataset = load(root, DatasetKind::Auto, &test_only()).unwrap();
     assert_eq!((dataset.train.len(), dataset.gallery.len(), dataset.query.len()), (0, 7, 6));
@@ -475,6 +483,54 @@ fn without_cameras_all_images_must_count() {
 }
 
 #[test]
+fn a_table_of_which_no_query_can_be_drawn_is_refused() {
+    let each = "path,id,sequence\nimg/a.png,1,10:00\nimg/b.png,1,10:01\n";
+    let text = error(table(each).path(), DatasetKind::Csv);
+    assert!(
+        text.contains("each of its images has a sequence of its own") && text.contains("`data.same_camera` keep"),
+        "{text}"
+    );
+    let one = "path,id,split\nimg/a.png,1,test\nimg/b.png,1,test\n";
+    let text = error(table(one).path(), DatasetKind::Csv);
+    assert!(
+        text.contains("each of its test identities has images of one camera, so none can be searched for: for data of"),
+        "{text}"
+    );
+    for part in ["query", "gallery"] {
+        let both = format!("path,id,camera,split\nimg/a.png,1,1,test\nimg/b.png,1,2,test\nimg/c.png,1,2,{part}\n");
+        let text = error(table(&both).path(), DatasetKind::Csv);
+        assert!(
+            text.contains("it has images of the split test, from which queries are drawn, beside others"),
+            "{text}"
+        );
+    }
+    let trained = "path,id,split\nimg/a.png,1,train\nimg/b.png,2,train\n";
+    let refused = loaded(table(trained).path(), DatasetKind::Csv).check_for_evaluation().unwrap_err().to_string();
+    assert!(refused.contains("has no images for a test: hold identities out by `data.val_ids`"), "{refused}");
+    let text = error(table("path,id\nimg/a.png,1\nimg/b.png,01\n").path(), DatasetKind::Csv);
+    assert!(
+        text.contains("the identities 01 and 1 have the same number: write the same one alike everywhere"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_query_whose_picture_is_in_the_gallery_is_refused_where_all_images_count() {
+    let folder = tree(&[
+        "query/0001_c1.jpg=a",
+        "bounding_box_test/0001_c1.jpg=a",
+        "bounding_box_test/0001_c2.jpg=b",
+        "bounding_box_train/0002_c1.jpg=c",
+    ]);
+    assert!(loaded(folder.path(), DatasetKind::Auto).check_for_evaluation().is_ok());
+    let text = load(folder.path(), DatasetKind::Auto, &keeping()).unwrap_err().to_string();
+    assert!(
+        text.contains("1 gallery image has the same content as a query, and each such query would find itself"),
+        "{text}"
+    );
+}
+
+#[test]
 fn wrong_lines_of_a_table_are_named() {
     for (list, part) in [
         (
@@ -492,7 +548,7 @@ fn wrong_lines_of_a_table_are_named() {
             "is in line 2, too, in another split; of images in the split test",
         ),
         ("path,id,cam\nimg/a.png,1,1\nimg/a.png,1,2\n", "is in line 2, too, there with another camera or sequence"),
-        ("path,id,cam\nimg/a.png,1,\n", "line 2: its camera or sequence is empty"),
+        ("path,id,cam\nimg/a.png,1,\n", "line 2: its camera is empty"),
         ("path,id\nimg/a.png,-1\n", "line 2: its id is -1: negative numbers mean images of nobody"),
         ("path,id\nimg/a.png,\n", "line 2: its id is empty"),
         ("path,id\n", "it lists no image"),
@@ -524,7 +580,7 @@ fn folders_of_identities_are_read_when_asked_for() {
     );
     let dataset = loaded(folder.path(), DatasetKind::IdFolders);
     assert_eq!((dataset.label.as_str(), dataset.has_no_split), ("id-folders", true));
-    assert_eq!(ids(&dataset.train), [(1, 0), (1, 0), (2, 0), (2, 0)]);
+    assert_eq!(named(&dataset, &dataset.train), ["elk 0", "elk 0", "fox 0", "fox 0"]);
     let warnings = dataset.warnings.join("\n");
     assert!(warnings.contains("1 image in no folder of an identity is left out (loose.png)"), "{warnings}");
 
@@ -537,8 +593,12 @@ fn folders_of_identities_are_read_when_asked_for() {
         "notes/x/4.png=f",
     ]);
     let dataset = load(folder.path(), DatasetKind::IdFolders, &keeping()).unwrap();
-    assert_eq!((ids(&dataset.train).len(), ids(&dataset.query)), (2, vec![(2, 0)]));
-    assert_eq!(ids(&dataset.gallery), [(1, 0), (2, 0)]);
+    assert_eq!((dataset.train.len(), named(&dataset, &dataset.query)), (2, vec!["elk 0".to_string()]));
+    assert_eq!(named(&dataset, &dataset.gallery), ["ant 0", "elk 0"]);
+    // The test alone has the same numbers.
+    let test =
+        load(folder.path(), DatasetKind::IdFolders, &LoadOptions { subsets: Subsets::Test, ..keeping() }).unwrap();
+    assert_eq!((test.train.len(), &test.query, &test.gallery), (0, &dataset.query, &dataset.gallery));
     let warnings = dataset.warnings.join("\n");
     assert!(
         warnings.contains(
@@ -561,7 +621,10 @@ fn a_pattern_reads_identity_and_camera_from_names() {
     // The folder tells the identity, and the pattern the rest.
     let folder = tree(&["fox/c1-test.png=a", "fox/c2-test.png=b", "elk/c1-train.png=c", "elk/c2-train.png=d"]);
     let dataset = load(folder.path(), DatasetKind::Auto, &with(r"c(?<camera>\d)-(?<split>[a-z]+)\.")).unwrap();
-    assert_eq!((ids(&dataset.train), ids(&dataset.query).len()), (vec![(1, 1), (1, 2)], 2));
+    assert_eq!(
+        (named(&dataset, &dataset.train), dataset.query.len()),
+        (vec!["elk 1".to_string(), "elk 2".to_string()], 2)
+    );
     let refused = |pattern: &str| load(folder.path(), DatasetKind::Auto, &with(pattern)).unwrap_err().to_string();
     for (pattern, part) in [
         (r"c(?<camera>\d)\.", "`data.name_pattern` matches no image; the first is elk/c1-train.png"),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::lists;
+use crate::base::text::Shown;
 use crate::data::dataset::{Dataset, ImageRecord};
 use crate::data::folder::by_bytes;
 use crate::data::named::below;
@@ -70,8 +71,12 @@ fn cameras(info: &Path) -> Result<HashMap<String, i64>> {
         let (image, camera) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default().trim());
         let camera =
             camera.parse::<u32>().map_err(|_| format!("{camera:?} is no camera: expected image;camera;..."))?;
-        cameras.insert(stem(image).to_string(), i64::from(camera));
-        Ok(())
+        match cameras.insert(stem(image).to_string(), i64::from(camera)) {
+            Some(other) if other != i64::from(camera) => {
+                Err(format!("{} has camera {other} in an earlier line", stem(image).shown()))
+            }
+            _ => Ok(()),
+        }
     })?;
     Ok(cameras)
 }

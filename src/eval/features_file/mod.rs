@@ -79,7 +79,8 @@ impl FeatureTable<'_> {
     /// Writes the features to `path`, in the format of its ending.
     ///
     /// - `.safetensors`: `features` f32 `[n, dim]`, `pids` and `camids` i64 `[n]` if known; the metadata `paths` is a JSON list.
-    /// - `.npy`: f32 `[n, dim]` in C order; the paths are in a file beside it that ends in `.txt`, one on each line.
+    /// - `.npy`: f32 `[n, dim]` in C order; the paths are in a file beside it that ends in `.txt`, one on each line, and the labels, if known, in
+    ///   one that ends in `.csv`, with the columns `path`, `pid` and `camid`.
     ///
     /// # Errors
     /// [`Error::FeatureFile`] for another ending, or a path that could not be read back: it is no UTF-8 text, or for `.npy` has a line
@@ -96,7 +97,8 @@ impl FeatureTable<'_> {
         match format {
             FeatureFormat::Safetensors => self.write_safetensors(path),
             FeatureFormat::Npy => {
-                let _both_files = WriteGuard::begin();
+                let _all_files = WriteGuard::begin();
+                self.write_labels(&path.with_extension("csv"))?;
                 atomic_write(&path.with_extension("txt"), |file| {
                     self.paths.iter().try_for_each(|path| writeln!(file, "{}", path.to_string_lossy()))
                 })?;
@@ -106,6 +108,29 @@ impl FeatureTable<'_> {
                 })
             }
         }
+    }
+
+    /// Writes paths and labels as CSV.
+    ///
+    /// # Errors
+    /// There are no labels, but a file that would be read as theirs.
+    fn write_labels(&self, path: &Path) -> Result<()> {
+        let Some((pids, camids)) = self.labels else {
+            let reason =
+                "it would be read as the labels of the new features, which have none: move it, or name another output";
+            return match path.exists() {
+                true => Err(Error::FeatureFile { path: path.into(), reason: reason.into() }),
+                false => Ok(()),
+            };
+        };
+        atomic_write(path, |file| {
+            let mut table = csv::Writer::from_writer(file);
+            table.write_record(["path", "pid", "camid"])?;
+            for ((path, pid), camid) in self.paths.iter().zip(pids).zip(camids) {
+                table.write_record([path.to_string_lossy().as_ref(), &pid.to_string(), &camid.to_string()])?;
+            }
+            table.flush()
+        })
     }
 
     fn write_safetensors(&self, path: &Path) -> Result<()> {
@@ -210,6 +235,22 @@ mod tests {
         assert_eq!(bytes[10 + length..], features.iter().flat_map(|x: &f32| x.to_le_bytes()).collect::<Vec<u8>>());
         let lines = fs::read_to_string(folder.path().join("f.txt")).unwrap();
         assert_eq!(lines.lines().map(PathBuf::from).collect::<Vec<_>>(), paths);
+    }
+
+    #[test]
+    fn labels_lie_beside_npy_and_are_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.npy");
+        let (features, paths) = ([0.5, -1.0], paths());
+        let table = |labels| FeatureTable { features: &features, dim: 1, paths: &paths, labels };
+        table(Some((&[1, 7], &[1, 12]))).write(&path).unwrap();
+        let read = FeatureSet::read(&path, None).unwrap();
+        assert_eq!((read.pids, read.camids, read.paths), (vec![1, 7], vec![1, 12], paths.clone()));
+        let refused = table(None).write(&path).unwrap_err().to_string();
+        assert!(
+            refused.contains("f.csv: it would be read as the labels of the new features, which have none"),
+            "{refused}"
+        );
     }
 
     #[cfg(unix)]

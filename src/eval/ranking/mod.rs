@@ -181,7 +181,9 @@ pub fn comparison(columns: &[(&str, &RankingReport)]) -> String {
             row(format!("Rank-{k}"), &|r| r.rank(k).unwrap_or(f64::NAN));
         }
     }
-    let queries = format!("queries: {} ranked, {} skipped without a match", first.valid_queries, first.skipped_queries);
+    let skipped =
+        if first.protocol == Protocol::RandomGallery { "in every gallery" } else { "skipped without a match" };
+    let queries = format!("queries: {} ranked, {} {skipped}", first.valid_queries, first.skipped_queries);
     match first.protocol {
         Protocol::CrossCamera => format!("{table}{queries}"),
         Protocol::AnyCamera => format!("{table}{queries}; images by the query's camera count"),

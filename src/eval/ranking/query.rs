@@ -25,7 +25,8 @@ pub(in crate::eval) fn rank_query(
     gallery: Labels,
     options: &RankingOptions,
 ) -> Option<QueryResult> {
-    let kept = || items.clone().filter(|&g| !options.filter.removes(pid, camid, gallery, g));
+    let filter = options.effective_filter();
+    let kept = || items.clone().filter(|&g| !filter.removes(pid, camid, gallery, g));
     let of_item = |item| Match { key: f64::from(row.lower(item)), item, upper: row.upper(item), exact: false };
     let mut matches: Vec<Match> = kept().filter(|&g| gallery.pids[g] == pid).map(of_item).collect();
     by_distance(&mut matches);

@@ -76,8 +76,16 @@ mod tests {
     fn queries_are_the_images_that_were_not_drawn() {
         // Two images of each of three identities, close to each other.
         let places = [0.0, 0.1, 1.0, 1.1, 2.0, 2.1];
-        let report = report(&places, &[1, 1, 2, 2, 3, 3], 0).unwrap();
-        assert_eq!((report.map, &report.cmc[..]), (1.0, &[1.0, 1.0, 1.0][..]));
+        let pids = [1, 1, 2, 2, 3, 3];
+        let of_places = report(&places, &pids, 0).unwrap();
+        assert_eq!((of_places.map, &of_places.cmc[..]), (1.0, &[1.0, 1.0, 1.0][..]));
+        // Each draw has three queries, which are never in the gallery: the two images of an identity are far apart here, so none finds its own
+        // first, as it would if it were there.
+        let far = [0.0, 2.1, 1.0, 0.1, 2.0, 1.1];
+        let galleries = Galleries::new(Labels { pids: &pids, camids: &[0; 6] }, 0);
+        assert!(galleries.drawn.iter().all(|gallery| gallery.len() == 3));
+        let report = report(&far, &pids, 0).unwrap();
+        assert!(report.cmc[0] < 0.5, "{:?}", report.cmc);
         assert!(report.minp.is_nan() && report.per_query.is_empty());
         let table = report.to_string();
         assert!(

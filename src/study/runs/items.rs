@@ -91,7 +91,7 @@ impl Items {
             rows.push(Row { key, class: plain_cell(&record[1]).into(), numbers });
         }
         if rows.is_empty() {
-            let reason = "it has no rows: a single-gallery-shot protocol has no figures for single queries";
+            let reason = "it has no rows: a protocol that draws galleries has no figures for single queries";
             return Err(Error::NotComparable { reason: format!("{}: {reason}", path.shown()) });
         }
         rows.sort_by(|a, b| a.key.cmp(&b.key));

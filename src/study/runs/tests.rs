@@ -191,7 +191,7 @@ fn errors_say_what_cannot_be_compared() {
     fs::write(&items, "image,label\nx,y\n").unwrap();
     assert!(error(&["other"]).contains("items.csv, line 1: the header is neither image,label,predicted"));
     fs::write(&items, "image,pid,camid,AP,rank1,INP\n").unwrap();
-    assert!(error(&["other"]).contains("a single-gallery-shot protocol has no figures for single queries"));
+    assert!(error(&["other"]).contains("a protocol that draws galleries has no figures for single queries"));
     fs::remove_file(&items).unwrap();
     assert!(error(&["a", "other"]).contains("it has no items.csv, so it has not finished"));
     // A folder with a run that has not finished: the message names that run.

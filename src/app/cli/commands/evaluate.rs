@@ -1,13 +1,15 @@
 //! `ptl-train evaluate`.
 
 use std::fs;
-use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{json, to_string_pretty};
 
 use super::report::{Subject, check_report, report};
-use super::shared::{describe_classes, describe_datasets, evaluated, open_classes, open_dataset, set_threads};
+use super::shared::{
+    describe_classes, describe_datasets, evaluated, is_of_training, open_classes, open_dataset, refuse_trained,
+    set_threads,
+};
 use crate::app::cli::args::{EvaluateArgs, ReportArgs};
 use crate::app::cli::output::{print, stderr_reporter};
 use crate::app::cli::pictures::draw_classification;
@@ -46,17 +48,7 @@ fn rank(args: &EvaluateArgs, flags: &Overrides, mut trained: TrainedModel, repor
     }
     let (root, kind) = evaluated(&trained.config, flags)?;
     let dataset = open_dataset(root, kind, Subsets::Test, &trained.config, reporter)?;
-    if dataset.has_no_split && !flags.has("data.val_ids") && is_of_training(&trained, root) {
-        return Err(Error::Setting {
-            setting: "`data.val_ids`".into(),
-            value: "(none)".into(),
-            reason: format!(
-                "{} has no split, and the model was trained on it: repeat the `data.val_ids` and `data.split` of the training, to measure the \
-                 identities that it held out",
-                dataset.name
-            ),
-        });
-    }
+    refuse_trained(&trained, root, &dataset, flags, reporter)?;
     dataset.check_for_evaluation()?;
     describe_datasets(reporter, [Some(&dataset), None]);
     let [query, gallery] = dataset_features(&mut trained.model(reporter), &dataset)?;
@@ -114,12 +106,6 @@ fn classify(
     }
     print(&format!("{origin}evaluated on {evaluated_on}\n{report}\n"))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Returns whether `root` is the data set that the model was trained on.
-fn is_of_training(trained: &TrainedModel, root: &Path) -> bool {
-    let real = |path: &Path| fs::canonicalize(path).ok();
-    trained.trained_root.as_deref().is_some_and(|other| real(root).zip(real(other)).is_some_and(|(a, b)| a == b))
 }
 
 /// Refuses flags that apply to rankings only.

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::shared::{check_images, describe_datasets, evaluated, open_dataset, refuse_unused, set_threads};
+use super::shared::{
+    check_images, describe_datasets, evaluated, open_dataset, refuse_trained, refuse_unused, set_threads,
+};
 use crate::app::cli::args::ExtractArgs;
 use crate::app::cli::output::stderr_reporter;
 use crate::base::error::IoContext;
@@ -19,8 +21,9 @@ use crate::{Error, Result};
 /// Runs `ptl-train extract`.
 pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     let flags = &args.settings.0;
-    // A .npy file has a file of paths beside it.
-    let beside = (FeatureFormat::of(&args.out)? == FeatureFormat::Npy).then(|| args.out.with_extension("txt"));
+    // A .npy file has a file of paths beside it, and one of labels. Without labels, another one would be read as theirs.
+    let beside: &[&str] = if FeatureFormat::of(&args.out)? == FeatureFormat::Npy { &["txt", "csv"] } else { &[] };
+    let beside = beside.iter().map(|ending| args.out.with_extension(ending));
     if let Some(existing) = std::iter::once(args.out.clone()).chain(beside).find(|path| path.exists()) {
         return Err(Error::Setting {
             setting: "--out".into(),
@@ -62,6 +65,7 @@ pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
         None => {
             let (root, kind) = evaluated(&config, flags)?;
             let dataset = open_dataset(root, kind, Subsets::Test, &config, &reporter)?;
+            refuse_trained(&trained, root, &dataset, flags, &reporter)?;
             describe_datasets(&reporter, [Some(&dataset), None]);
             dataset.query.into_iter().chain(dataset.gallery).collect()
         }

@@ -1,8 +1,8 @@
 //! Functions that commands share: threads, data sets, run folders.
 
-use std::io;
 use std::path::Path;
 use std::sync::Mutex;
+use std::{fs, io};
 
 use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
@@ -12,6 +12,7 @@ use crate::config::{Config, Overrides};
 use crate::data::synth::{self, Domain, SynthConfig};
 use crate::data::{self, ClassDataset, ClassOptions, Dataset, DatasetKind, Subsets};
 use crate::engine::device::Device;
+use crate::model::TrainedModel;
 use crate::run_dir::{RUNS, RunDir};
 use crate::study::StudyKind;
 use crate::{Error, Result};
@@ -63,13 +64,70 @@ pub(super) fn open_dataset(
     config: &Config,
     reporter: &Reporter,
 ) -> Result<Dataset> {
-    let mut dataset = data::load(root, kind, &config.data.load_options(subsets))?;
+    let mut options = config.data.load_options(subsets);
+    // The pattern is for names of the data set itself, not of another one that is measured.
+    options.name_pattern = options.name_pattern.filter(|_| root == config.data.root);
+    let mut dataset = data::load(root, kind, &options)?;
     // This check comes first, because decoding takes long.
     if subsets == Subsets::All {
         dataset.check_for_training(config.sampler.ids)?;
     }
     check_images(&mut dataset, config, reporter)?;
     Ok(dataset)
+}
+
+/// Returns whether `root` is the data set that the model was trained on, named by its table or by the folder of that.
+pub(super) fn is_of_training(trained: &TrainedModel, root: &Path) -> bool {
+    let Some(data) = &trained.trained_data else { return false };
+    let folder =
+        |path: &Path| if path.is_file() { path.parent().unwrap_or(path).to_path_buf() } else { path.to_path_buf() };
+    let same = |a: &Path, b: &Path| fs::canonicalize(a).ok().zip(fs::canonicalize(b).ok()).is_some_and(|(a, b)| a == b);
+    let both_files = root.is_file() && data.root.is_file();
+    same(root, &data.root) || (!both_files && same(&folder(root), &folder(&data.root)))
+}
+
+/// Refuses to measure identities that the model was trained on as held out, or because its data do not say which are for the test. Warns where
+/// this cannot be known.
+pub(super) fn refuse_trained(
+    trained: &TrainedModel,
+    root: &Path,
+    dataset: &Dataset,
+    flags: &Overrides,
+    reporter: &Reporter,
+) -> Result<()> {
+    let given = &trained.config.data;
+    let refuse =
+        |value: String, reason: String| Err(Error::Setting { setting: "`data.val_ids`".into(), value, reason });
+    let own = trained.trained_data.as_ref().filter(|_| is_of_training(trained, root));
+    match (own, flags.has("data.val_ids")) {
+        (Some(own), true) if (own.val_ids, own.split) != (given.val_ids, given.split) => {
+            let held_out = match own.val_ids {
+                0 => "none of these identities were held out of the training".to_string(),
+                n => format!("the training on these data held out {n}, with `data.split` {}", own.split),
+            };
+            refuse(
+                given.val_ids.to_string(),
+                format!("{held_out}, so trained ones would be measured: name the same, or other data"),
+            )
+        }
+        (Some(own), false) if dataset.has_no_split => {
+            let way_out = match own.val_ids {
+                0 => "all of it, so name other data".to_string(),
+                n => format!(
+                    "it: add `data.val_ids` {n} `data.split` {}, to measure the identities that it held out",
+                    own.split
+                ),
+            };
+            refuse("(none)".into(), format!("{} has no split, and the model was trained on {way_out}", dataset.name))
+        }
+        (None, false) if dataset.has_no_split => {
+            reporter.warn(
+                "all images of these data are measured; if the model was trained on some of them, the results include what was memorised",
+            );
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Loads a data set to train on, and checks its images. Leaves out queries and gallery if another data set is measured.

@@ -51,7 +51,10 @@ pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
         TaskKind::Reid => {
             let dataset = open_training(&config, &terminal)?;
             let open = |root| open_dataset(root, config.data.target_kind, Subsets::Test, &config, &terminal);
-            let target = config.data.target.as_deref().map(open).transpose()?;
+            let mut target = config.data.target.as_deref().map(open).transpose()?;
+            if let Some(target) = &mut target {
+                target.warn_of_trained(&dataset.train);
+            }
             refuse_on_data(args, &config, [dataset.kind, target.as_ref().map_or(dataset.kind, |target| target.kind)])?;
             let task = Reid { dataset: &dataset, target: target.as_ref() };
             let describe = |reporter: &Reporter| describe_datasets(reporter, [Some(&dataset), target.as_ref()]);
