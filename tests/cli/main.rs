@@ -2,6 +2,7 @@
 
 #![cfg(unix)]
 
+mod check;
 mod classify;
 #[path = "../common/mod.rs"]
 mod common;
@@ -605,6 +606,7 @@ fn what_cannot_work_is_refused_before_the_work() {
     fails_with(1, &tiny(&["train", "--data", data, "--out", &inside_a_file]), &["log.txt"]);
     fails_with(1, &["synth", "--out", data], &["is not empty"]);
     fails_with(2, &["synth", "--out", "x", "--gap", "weather"], &["weather", "viewpoint"]);
+    fails_with(1, &["synth", "--out", "x", "--gap", "light"], &["--gap = light", "or add --domain target"]);
     fails_with(2, &["train", "--no-such-flag"], &["--no-such-flag"]);
     fails_with(2, &["train", "--arch", "vgg16"], &["vgg16", "resnet50"]);
     fails_with(2, &["tarin"], &["train"]);

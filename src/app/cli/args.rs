@@ -33,6 +33,10 @@ pub(super) enum Command {
     Compare(Box<CompareArgs>),
     /// Train with each policy of latent states and evaluate from each state.
     Ablate(Box<AblateArgs>),
+    /// Look for faults in a data set, and measure what a training on it will cost.
+    ///
+    /// Takes the flags of the training that is planned. docs/datasets.md lists what is looked for. The exit code is 3 if there are problems.
+    Check(Box<CheckArgs>),
     /// Train or fine-tune a model.
     Train(Box<TrainArgs>),
     /// Measure a model on a data set: mAP, mINP, CMC, or a classifier's accuracies.
@@ -208,6 +212,27 @@ pub(crate) struct AblateArgs {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// Folder of the data set, or a CSV file that lists images.
+    #[arg(value_name = "DATA")]
+    pub data: PathBuf,
+    /// TOML file with settings, as in a run's config.toml.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Write the report to this JSON file, with all images that it is about.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the report to this HTML file, with small pictures.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Do not measure training batches.
+    #[arg(long)]
+    pub no_cost: bool,
+    #[command(flatten)]
+    pub settings: TrainFlags,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct TrainArgs {
     /// TOML file with settings, as in a run's config.toml.
     #[arg(long, value_name = "FILE")]
@@ -330,9 +355,10 @@ pub(crate) struct SynthArgs {
     /// Domain to draw.
     #[arg(long, value_enum, default_value_t = Domain::Source)]
     pub domain: Domain,
-    /// In what the target differs from the source: cameras-and-clothes, none, light, viewpoint, occlusion, or all (the last three).
-    #[arg(long, value_name = "WORD", default_value_t = Gap::CamerasAndClothes)]
-    pub gap: Gap,
+    /// In what the target differs from the source: cameras-and-clothes (the default), none, light, viewpoint, occlusion, or all (the last
+    /// three).
+    #[arg(long, value_name = "WORD")]
+    pub gap: Option<Gap>,
     /// Number of identities, half of them for training.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..=9999))]
     pub ids: u32,

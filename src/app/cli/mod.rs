@@ -2,6 +2,7 @@
 
 mod args;
 mod bars;
+mod check;
 mod commands;
 mod flags;
 mod info;
@@ -21,8 +22,8 @@ use crate::engine::cpu::InstructionSet;
 use crate::{Error, Result};
 use args::{Cli, Command};
 
-/// Runs the command line of this process. Returns 0 after success, 1 after an error, 2 for an invalid command line, and 128 plus the
-/// number of the signal if it was stopped (130 after Ctrl-C).
+/// Runs the command line of this process. Returns 0 after success, 1 after an error, 2 for an invalid command line, 3 if `check` found a
+/// problem, and 128 plus the number of the signal if it was stopped (130 after Ctrl-C).
 pub fn run() -> ExitCode {
     output::escape_panics();
     let cli = match Cli::try_parse() {
@@ -51,6 +52,7 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::Demo(args) => commands::demo(&args),
         Command::Compare(args) => commands::compare(&args),
         Command::Ablate(args) => commands::ablate(&args),
+        Command::Check(args) => commands::check(&args),
         Command::Train(args) => commands::train(&args),
         Command::Evaluate(args) => commands::evaluate(&args),
         Command::Predict(args) => commands::predict(&args),

@@ -71,6 +71,16 @@ pub struct ClassOptions {
 /// [`Error::NotADataset`](crate::Error::NotADataset), which says what was searched for and where, or what is wrong with a file;
 /// [`Error::ListLine`](crate::Error::ListLine) for a wrong line of a CSV list; images in a list are missing.
 pub fn load_classes(root: &Path, kind: DatasetKind, options: &ClassOptions) -> Result<ClassDataset> {
+    let mut dataset = read_classes(root, kind, options)?;
+    dataset.warn_of_oddities();
+    Ok(dataset)
+}
+
+/// Reads images with classes, as [`load_classes`] does, without looking for what is allowed but usually a mistake.
+///
+/// # Errors
+/// As [`load_classes`].
+pub(crate) fn read_classes(root: &Path, kind: DatasetKind, options: &ClassOptions) -> Result<ClassDataset> {
     let recognised = kind == DatasetKind::Auto;
     let (kind, form) = locate::find(root, kind)?;
     let mut dataset = match form {
@@ -92,7 +102,6 @@ pub fn load_classes(root: &Path, kind: DatasetKind, options: &ClassOptions) -> R
     dataset.name = root.shown().to_string();
     dataset.root = if root.is_dir() { root } else { root.parent().unwrap_or(root) }.to_path_buf();
     dataset.kind = kind;
-    dataset.warn_of_oddities();
     Ok(dataset)
 }
 

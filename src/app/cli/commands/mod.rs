@@ -1,6 +1,7 @@
 //! One file for each command. A command first checks settings and data, then creates its folder, then works.
 
 mod ablate;
+mod check;
 mod compare;
 mod compare_runs;
 mod convert;
@@ -17,6 +18,7 @@ mod synth;
 mod train;
 
 pub(super) use ablate::ablate;
+pub(super) use check::check;
 pub(super) use compare::{compare, demo};
 pub(super) use convert::convert;
 pub(super) use evaluate::evaluate;

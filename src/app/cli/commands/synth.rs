@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use super::shared::synthesise;
-use crate::Result;
 use crate::app::cli::args::{self, SynthArgs};
 use crate::app::cli::output::{interrupted, stderr_reporter, stop_with_message};
 use crate::data::synth::{Domain, Outcome, SynthConfig};
+use crate::{Error, Result};
 
 /// Runs `ptl-train synth`.
 pub(crate) fn synth(args: &SynthArgs) -> Result<ExitCode> {
@@ -15,9 +15,18 @@ pub(crate) fn synth(args: &SynthArgs) -> Result<ExitCode> {
         args::Domain::Source => Domain::Source,
         args::Domain::Target => Domain::Target,
     };
+    if domain == Domain::Source
+        && let Some(gap) = args.gap
+    {
+        return Err(Error::Setting {
+            setting: "--gap".into(),
+            value: gap.to_string(),
+            reason: "the source is the same with every gap: leave it out, or add --domain target".into(),
+        });
+    }
     let config = SynthConfig {
         domain,
-        gap: args.gap,
+        gap: args.gap.unwrap_or_default(),
         train_ids: ids / 2,
         test_ids: ids - ids / 2,
         cams: args.cams as usize,

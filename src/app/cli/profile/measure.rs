@@ -190,7 +190,7 @@ fn images(config: &Config, batch: usize) -> Piece {
 }
 
 /// Returns `count` random images with labels, augmented as `config` says.
-fn generated(config: &Config, count: usize, classes: usize) -> Batch {
+pub(crate) fn generated(config: &Config, count: usize, classes: usize) -> Batch {
     let mut rng = stream(config.seed, Purpose::Test, 0, 0);
     let size = [config.model.height, config.model.image_width];
     let of_identity = if config.task == TaskKind::Reid { config.sampler.images } else { 1 };

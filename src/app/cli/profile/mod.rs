@@ -6,5 +6,5 @@ mod report;
 
 pub(super) use machine::Machine;
 use measure::{Piece, Profile};
-pub(super) use measure::{evaluation, training};
+pub(super) use measure::{evaluation, generated, training};
 pub(super) use report::{steps, table, to_json};
