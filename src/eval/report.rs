@@ -30,7 +30,7 @@ pub struct Evaluation<'a> {
 pub struct Details {
     /// Whether to compute the figures of the receiver operating characteristic.
     pub roc: bool,
-    /// Whether to compute metrics by pairs of cameras. Protocols that [draw galleries](Protocol::draws_galleries) have none.
+    /// Whether to compute metrics by pairs of cameras. Protocols that [draw galleries](crate::data::Protocol::draws_galleries) have none.
     pub camera_pairs: bool,
 }
 
