@@ -66,7 +66,7 @@ fn faults_are_named_with_their_images_and_the_exit_code_says_so() {
     let printed = text(&output.stdout);
     assert_eq!(output.status.code(), Some(3), "{printed}{}", text(&output.stderr));
     assert!(printed.contains("2 kinds of problems were found"), "{printed}");
-    assert!(printed.contains("1 pair of a training and a test image look alike"), "{printed}");
+    assert!(printed.contains("1 group of training and test images look alike"), "{printed}");
     let report = json(&out);
     assert_eq!(kinds(&report)[..2], ["unreadable", "test-image-in-training"]);
     let pair = report["findings"][1]["images"][0].as_array().unwrap();
@@ -122,6 +122,8 @@ fn what_cannot_be_checked_is_refused() {
         &["check", data, "--json", &folder.path().display().to_string()],
         &["it is a folder: name a file in it"],
     );
+    let same = path(&folder, "same.out");
+    fails_with(1, &["check", data, "--json", &same, "--html", &same], &["--json", "it is the file of --html, too"]);
     fails_with(1, &["check", data, "--momentum", "0.5", "--optim", "adam"], &["--momentum", "has no effect"]);
     fails_with(2, &["check"], &["DATA"]);
 }

@@ -35,7 +35,7 @@ pub(super) enum Command {
     Ablate(Box<AblateArgs>),
     /// Look for faults in a data set, and measure what a training on it will cost.
     ///
-    /// Takes the flags of the training that is planned. docs/datasets.md lists what is looked for. The exit code is 3 if there are problems.
+    /// Takes the flags of the training that is planned. docs/check.md lists what is looked for. The exit code is 3 if there are problems.
     Check(Box<CheckArgs>),
     /// Train or fine-tune a model.
     Train(Box<TrainArgs>),

@@ -37,6 +37,7 @@ impl Inspection<'_> {
         let mut findings = Vec::new();
         findings.extend(self.unreadable());
         findings.extend(self.look_alikes());
+        findings.extend(self.flat());
         findings.extend(self.sizes());
         findings.extend(self.groups());
         findings.extend(self.cameras());
@@ -60,56 +61,74 @@ impl Inspection<'_> {
         let broken: Vec<(usize, &String)> =
             self.looks.iter().enumerate().filter_map(|(index, look)| Some((index, look.as_ref().err()?))).collect();
         let cases = broken.iter().map(|&(index, _)| vec![index]).collect();
-        found("unreadable", Severity::Problem, cases, |count| {
+        let severity = if self.wanted.skip_broken { Severity::Warning } else { Severity::Problem };
+        found("unreadable", severity, cases, |count| {
             let images = plural(count, "image cannot be decoded", "images cannot be decoded");
             format!("{images}, the first because {}", broken[0].1.shown())
         })
     }
 
-    /// Returns findings about pairs of images that look alike, copies among them.
+    /// Returns findings about groups of images that look alike, copies among them.
     fn look_alikes(&self) -> Vec<Finding> {
         let items = self.items();
-        let [one, _] = self.subject.words;
+        let [_, several] = self.subject.words;
         let (mut leaks, mut labels, mut easy, mut repeats) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (a, b) in alike(self.looks) {
-            let (first, second) = (&items[a], &items[b]);
-            let pair = vec![a, b];
-            match (first.is_trained(), second.is_trained()) {
-                (true, false) | (false, true) => leaks.push(pair),
-                (false, false) if first.image == second.image => {}
-                // Query and gallery may have the same pictures of the same camera, which do not count.
-                (false, false) if first.subset != second.subset && first.group == second.group => {
-                    if self.subject.counts_all || first.camera != second.camera {
-                        easy.push(pair);
-                    }
-                }
-                _ if first.group != second.group => labels.push(pair),
-                _ => repeats.push(pair),
+        for group in alike(self.looks) {
+            let of = || group.iter().map(|&index| &items[index]);
+            if of().any(Item::is_trained) && of().any(|item| !item.is_trained()) {
+                leaks.push(group.clone());
+            }
+            if of().any(|item| item.group != items[group[0]].group) {
+                labels.push(group.clone());
+            }
+            // Query and gallery may have the same pictures of the same camera, which do not count.
+            let counts = |query: &Item, item: &Item| {
+                let other_camera = self.subject.counts_all || query.camera != item.camera;
+                item.subset == "gallery" && item.group == query.group && other_camera
+            };
+            if of().filter(|item| item.subset == "query").any(|query| of().any(|item| counts(query, item))) {
+                easy.push(group.clone());
+            }
+            let mut labelled = BTreeSet::new();
+            if !of().all(|item| labelled.insert((item.subset, item.group))) {
+                repeats.push(group);
             }
         }
-        let pairs = |count| plural(count, "pair", "pairs");
+        let groups = |count| plural(count, "group", "groups");
         let leaks = found("test-image-in-training", Severity::Problem, leaks, |count| {
             format!(
-                "{} of a training and a test image look alike: if they are the same picture, results include what was memorised",
-                pairs(count)
+                "{} of training and test images look alike: if they are the same picture, results include what was memorised",
+                groups(count)
             )
         });
         let labels = found("same-picture-other-label", Severity::Warning, labels, |count| {
             format!(
-                "{} of images of another {one} each look alike: if they are the same picture, one label is wrong",
-                pairs(count)
+                "{} of images of different {several} look alike: if they are the same picture, a label is wrong",
+                groups(count)
             )
         });
-        let easy = found("query-in-gallery", Severity::Warning, easy, |count| {
+        // Where all images count, a training refuses copies of queries.
+        let severity = if self.subject.counts_all { Severity::Problem } else { Severity::Warning };
+        let easy = found("query-in-gallery", severity, easy, |count| {
             format!(
-                "{} of a query and a gallery image that counts for it look alike, which is trivial to find",
-                pairs(count)
+                "{} of queries and gallery images that count for them look alike, which are trivial to find",
+                groups(count)
             )
         });
         let repeats = found("same-picture", Severity::Note, repeats, |count| {
-            format!("{} of images of the same {one} look alike", pairs(count))
+            let [one, _] = self.subject.words;
+            format!("{} of images of the same {one} and subset look alike", groups(count))
         });
         [leaks, labels, easy, repeats].into_iter().flatten().collect()
+    }
+
+    /// Returns a finding about images of one colour.
+    fn flat(&self) -> Option<Finding> {
+        let is_flat = |look: &Result<Look, String>| look.as_ref().is_ok_and(Look::is_flat);
+        let cases = (0..self.looks.len()).filter(|&index| is_flat(&self.looks[index])).map(|index| vec![index]);
+        found("flat", Severity::Warning, cases.collect(), |count| {
+            format!("{} of nearly one colour, and not compared with others", plural(count, "image is", "images are"))
+        })
     }
 
     fn sizes(&self) -> Vec<Finding> {
@@ -171,7 +190,7 @@ impl Inspection<'_> {
             let both: Vec<i64> = trained.keys().copied().filter(|group| tested.contains(group)).collect();
             findings.extend(found("identity-in-both", Severity::Problem, about(&both), |count| {
                 format!(
-                    "{} in the training and in the test set: the test is of identities that were never seen ({})",
+                    "{} in the training and in the test set, which should be of others ({})",
                     plural(count, &format!("{one} is"), &format!("{several} are")),
                     named(&both)
                 )
@@ -203,7 +222,7 @@ impl Inspection<'_> {
         let cases = (0..self.items().len()).filter(|&index| is_query(&self.items()[index])).map(|index| vec![index]);
         found("query-without-match", Severity::Warning, cases.collect(), |count| {
             let queries = plural(count, "query has no match", "queries have no match");
-            format!("{queries} in the gallery that counts, so the results leave them out")
+            format!("{queries} in the gallery that counts, and the results are without")
         })
     }
 
@@ -271,7 +290,7 @@ mod tests {
         findings.iter().map(|finding| (finding.kind, finding.cases.len())).collect()
     }
 
-    const WANTED: Wanted = Wanted { size: [50, 50], images: 2, upright: true };
+    const WANTED: Wanted = Wanted { size: [50, 50], images: 2, upright: true, skip_broken: false };
 
     #[test]
     fn a_sound_data_set_has_no_finding() {
@@ -325,7 +344,7 @@ mod tests {
             ("unreadable", 1),
             ("test-image-in-training", 1),
             ("identity-in-both", 1),
-            ("same-picture-other-label", 1),
+            ("same-picture-other-label", 2),
             ("tiny", 1),
             ("odd-shape", 1),
             ("camera-of-one-identity", 2),
@@ -338,7 +357,8 @@ mod tests {
         assert!(looks[4].is_err());
         let cases = |kind: &str| &findings.iter().find(|finding| finding.kind == kind).unwrap().cases;
         assert_eq!(cases("test-image-in-training"), &[[7, 8]]);
-        assert_eq!(cases("same-picture-other-label"), &[[1, 2]]);
+        // Also the query that is a training image of another identity.
+        assert_eq!(cases("same-picture-other-label"), &[[1, 2], [7, 8]]);
         assert_eq!(cases("same-picture"), &[[0, 3]]);
         assert_eq!(cases("identity-in-both"), &[[6]]);
         let text = |kind: &str| &findings.iter().find(|finding| finding.kind == kind).unwrap().text;

@@ -1,5 +1,7 @@
 //! What one decoding of an image tells: its size, and how it looks from afar.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 
 use super::Item;
@@ -9,7 +11,9 @@ use crate::data::rgb::Rgb;
 /// Sides of the grey thumbnail.
 const SIDE: usize = 9;
 /// Two images may look alike if at most this many of the 64 comparisons differ.
-const COMPARISONS: u32 = 3;
+const COMPARISONS: u32 = 8;
+/// An image is flat if the grey values of its thumbnail differ by no more than this. Then it has no picture to be compared.
+const FLAT: u8 = 8;
 /// Two images look alike if the grey values of their thumbnails differ by no more than this, on average and at most.
 const GREY: (u32, u8) = (3, 24);
 
@@ -35,6 +39,12 @@ impl Look {
             }
         }
         Look { width: image.width, height: image.height, grey, darker }
+    }
+
+    /// Returns whether the image is of one colour.
+    pub(super) fn is_flat(&self) -> bool {
+        let (darkest, brightest) = (self.grey.iter().min(), self.grey.iter().max());
+        brightest.zip(darkest).is_none_or(|(bright, dark)| bright - dark <= FLAT)
     }
 
     /// Returns whether two images are nearly the same picture, whatever their sizes.
@@ -85,15 +95,44 @@ pub(super) fn looks(items: &[Item], upright: bool, each: &(dyn Fn() + Sync)) -> 
     items.par_iter().map(look).collect()
 }
 
-/// Returns all pairs of images that look alike, each as (lower index, higher index), in order.
-pub(super) fn alike(looks: &[Result<Look, String>]) -> Vec<(usize, usize)> {
-    let known: Vec<(usize, &Look)> =
-        looks.iter().enumerate().filter_map(|(index, look)| Some((index, look.as_ref().ok()?))).collect();
-    let of_first = |first: usize| {
-        let (index, look) = known[first];
-        known[first + 1..].iter().filter(|(_, other)| look.is_like(other)).map(move |(other, _)| (index, *other))
-    };
-    (0..known.len()).into_par_iter().flat_map_iter(of_first).collect()
+/// Images that are compared with all others at a time.
+const AT_ONCE: usize = 256;
+
+/// Returns the groups of images that look alike, each in ascending order: two images are in one group if they look alike, or if a chain of such
+/// pairs leads from one to the other. Flat images are in no group.
+pub(super) fn alike(looks: &[Result<Look, String>]) -> Vec<Vec<usize>> {
+    let known: Vec<(usize, &Look)> = looks
+        .iter()
+        .enumerate()
+        .filter_map(|(index, look)| Some((index, look.as_ref().ok()?)))
+        .filter(|(_, look)| !look.is_flat())
+        .collect();
+    // Each image points to an earlier one of its group, or to itself.
+    let mut earlier: Vec<usize> = (0..known.len()).collect();
+    fn first_of(earlier: &mut [usize], mut image: usize) -> usize {
+        while earlier[image] != image {
+            earlier[image] = earlier[earlier[image]];
+            image = earlier[image];
+        }
+        image
+    }
+    for start in (0..known.len()).step_by(AT_ONCE) {
+        let of_first = |first: usize| -> Vec<usize> {
+            (first + 1..known.len()).filter(|&other| known[first].1.is_like(known[other].1)).collect()
+        };
+        let rows: Vec<Vec<usize>> = (start..known.len().min(start + AT_ONCE)).into_par_iter().map(of_first).collect();
+        for (first, others) in (start..).zip(rows) {
+            for other in others {
+                let (a, b) = (first_of(&mut earlier, first), first_of(&mut earlier, other));
+                earlier[a.max(b)] = a.min(b);
+            }
+        }
+    }
+    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for image in 0..known.len() {
+        groups.entry(first_of(&mut earlier, image)).or_default().push(known[image].0);
+    }
+    groups.into_values().filter(|group| group.len() > 1).collect()
 }
 
 #[cfg(test)]
@@ -122,7 +161,7 @@ mod tests {
         assert!(!original.is_like(&Look::new(&picture(90, 0.6, 10))));
         assert!(!original.is_like(&Look::new(&picture(90, 0.4, 90))));
         let flat = |value: u8| Look::new(&Rgb { width: 5, height: 3, pixels: vec![value; 45] });
-        assert!(flat(7).is_like(&flat(8)) && !flat(7).is_like(&flat(90)));
+        assert!(flat(7).is_flat() && !original.is_flat());
         assert_eq!((flat(7).width, flat(7).height, flat(7).grey), (5, 3, [7; 81]));
     }
 
@@ -138,9 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn pairs_are_found_in_order() {
+    fn groups_are_found_in_order() {
         let look = |x: f64| Ok(Look::new(&picture(64, x, 10)));
-        let looks = [look(0.4), Err("broken".into()), look(0.6), look(0.4), look(0.4)];
-        assert_eq!(alike(&looks), [(0, 3), (0, 4), (3, 4)]);
+        let flat = || Ok(Look::new(&Rgb { width: 5, height: 3, pixels: vec![7; 45] }));
+        let looks = [look(0.4), Err("broken".into()), look(0.6), look(0.4), flat(), flat(), look(0.6), look(0.4)];
+        assert_eq!(alike(&looks), [vec![0, 3, 7], vec![2, 6]]);
+        let many: Vec<_> = (0..600).map(|_| look(0.4)).collect();
+        assert_eq!(alike(&many), [(0..600).collect::<Vec<_>>()]);
     }
 }

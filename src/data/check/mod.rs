@@ -83,7 +83,7 @@ pub(crate) struct Finding {
     pub severity: Severity,
     /// A sentence, without the images.
     pub text: String,
-    /// The images that it is about, all of them: each case is one image or a pair. Indices of [`Subject::items`].
+    /// The images that it is about, all of them: each case is one image or several that look alike. Indices of [`Subject::items`].
     #[serde(skip)]
     pub cases: Vec<Vec<usize>>,
 }
@@ -97,6 +97,8 @@ pub(crate) struct Wanted {
     pub images: usize,
     /// Whether images are turned as their EXIF data say.
     pub upright: bool,
+    /// Whether a training leaves out images that cannot be decoded.
+    pub skip_broken: bool,
 }
 
 impl Subject {

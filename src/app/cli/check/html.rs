@@ -17,8 +17,9 @@ use crate::data::check::{Finding, Severity, Subject};
 
 /// The longer side of a small picture, pixels.
 const SIDE: u32 = 96;
-/// Cases of a finding that are shown.
+/// Cases of a finding that are shown, and images of a case.
 const SHOWN: usize = 12;
+const OF_A_CASE: usize = 4;
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1d1d1f}\
 h1{font-size:1.4rem}h2{font-size:1.05rem;margin:1.6rem 0 .4rem}table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:right}\
@@ -81,13 +82,16 @@ fn section(finding: &Finding, subject: &Subject, upright: bool) -> String {
     let mut text = format!("<h2 class=\"{class}\">{class}: {}</h2>\n<div class=\"cases\">\n", escaped(&finding.text));
     for case in finding.cases.iter().take(SHOWN) {
         text += "<figure>";
-        for &index in case {
+        for &index in case.iter().take(OF_A_CASE) {
             if let Some(picture) = small_picture(subject, index, upright) {
                 let _ = write!(text, "<img alt=\"\" src=\"data:image/png;base64,{picture}\">");
             }
         }
+        let more = case.len().saturating_sub(OF_A_CASE);
+        let more = (more > 0).then(|| format!("and {more} more"));
         let names: Vec<String> = case
             .iter()
+            .take(OF_A_CASE)
             .map(|&index| {
                 let item = &subject.items[index];
                 let camera =
@@ -95,6 +99,7 @@ fn section(finding: &Finding, subject: &Subject, upright: bool) -> String {
                 let name = escaped(&item.image.name().shown().to_string());
                 format!("{name} ({}, {}{})", item.subset, escaped(&subject.group(item.group)), escaped(&camera))
             })
+            .chain(more)
             .collect();
         let _ = writeln!(text, "<figcaption>{}</figcaption></figure>", names.join("<br>"));
     }

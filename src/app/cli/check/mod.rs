@@ -44,7 +44,10 @@ impl Report {
                 Severity::Warning => "warning",
                 Severity::Note => "note",
             };
-            let names = finding.cases.iter().map(|case| names_of(subject, case).join(" and "));
+            let names = finding.cases.iter().map(|case| {
+                let names = names_of(subject, &case[..case.len().min(2)]).join(" and ");
+                if case.len() > 2 { format!("{names} and {} more", case.len() - 2) } else { names }
+            });
             let names = if finding.cases.is_empty() { String::new() } else { format!(": {}", listed(names)) };
             text += &format!("{word}: {} [{}]{names}\n", finding.text, finding.kind);
         }

@@ -37,6 +37,17 @@ pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode> {
     for path in [&args.json, &args.html].into_iter().flatten() {
         check_file(path)?;
     }
+    if args.json.is_some() && args.json == args.html {
+        let (value, reason) = (
+            args.json.as_ref().map(|path| path.shown().to_string()),
+            "it is the file of --html, too: name another one",
+        );
+        return Err(Error::Setting {
+            setting: "--json".into(),
+            value: value.unwrap_or_default(),
+            reason: reason.into(),
+        });
+    }
     set_threads(&config)?;
     let device = (!args.no_cost).then(|| Device::open(&config.device_options())).transpose()?;
     let reporter = stderr_reporter();
@@ -127,6 +138,7 @@ fn inspect(subject: &Subject, name: &str, config: &Config, reporter: &Reporter) 
         size: [config.model.height, config.model.image_width],
         images: if config.task == TaskKind::Reid { config.sampler.images } else { 0 },
         upright: config.data.exif_orientation,
+        skip_broken: config.data.skip_broken,
     };
     let task = Mutex::new(reporter.start(&format!("checking {name}"), subject.items.len() as u64, "images"));
     let start = Instant::now();
