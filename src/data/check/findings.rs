@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::look::{Look, alike};
 use super::{Finding, Item, Severity, Subject, Wanted};
 use crate::base::text::{Shown, listed, plural};
+use crate::data::classes::IMBALANCE;
 
-/// A warning is given if the largest identity or class has more than this many times the images of the smallest.
-const IMBALANCE: usize = 20;
 /// An image is tiny if it has less than this share of the network's pixels, and huge if it has more than so many times as many.
 const TINY: f64 = 0.25;
 const HUGE: f64 = 64.0;

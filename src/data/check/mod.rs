@@ -75,6 +75,17 @@ pub(crate) enum Severity {
     Note,
 }
 
+impl Severity {
+    /// Returns the word for people.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Severity::Problem => "problem",
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        }
+    }
+}
+
 /// Something that was found.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Finding {

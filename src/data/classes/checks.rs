@@ -9,7 +9,7 @@ use crate::data::{ImageSource, Sample, broken, duplicates};
 use crate::{Error, Result};
 
 /// A warning is given if the largest class has more than this many times the images of the smallest.
-const IMBALANCE: usize = 20;
+pub(in crate::data) const IMBALANCE: usize = 20;
 
 /// Returns the images that are files of their own.
 fn of_files(samples: &[Sample]) -> impl Iterator<Item = &Sample> {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use super::{DatasetKind, Sample, Subsets, image_table};
 use crate::base::text::Shown;
 use crate::{Error, Result};
+pub(super) use checks::IMBALANCE;
 use locate::Form;
 
 /// Images of named classes for training and validation.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::Result;
-use crate::app::cli::profile::generated;
+use crate::app::cli::profile::{LR, generated};
 use crate::base::text::plural;
 use crate::config::Config;
 use crate::engine::device::Device;
@@ -15,8 +15,6 @@ use crate::train::cost::{DataSizes, ensure_training};
 
 /// Batches that are measured after one to warm up.
 pub(crate) const MEASURED: usize = 3;
-/// The learning rate: small, so that random images cannot make the loss infinite.
-const LR: f64 = 1e-6;
 
 /// Cost of a training.
 #[derive(Clone, Debug, Serialize)]

@@ -13,7 +13,7 @@ use super::Report;
 use crate::Result;
 use crate::base::atomic::atomic_write;
 use crate::base::text::{Shown, plural};
-use crate::data::check::{Finding, Severity, Subject};
+use crate::data::check::{Finding, Subject};
 
 /// The longer side of a small picture, pixels.
 const SIDE: u32 = 96;
@@ -74,11 +74,7 @@ fn page(report: &Report, subject: &Subject, upright: bool) -> String {
 
 /// Returns the part of a finding.
 fn section(finding: &Finding, subject: &Subject, upright: bool) -> String {
-    let class = match finding.severity {
-        Severity::Problem => "problem",
-        Severity::Warning => "warning",
-        Severity::Note => "note",
-    };
+    let class = finding.severity.word();
     let mut text = format!("<h2 class=\"{class}\">{class}: {}</h2>\n<div class=\"cases\">\n", escaped(&finding.text));
     for case in finding.cases.iter().take(SHOWN) {
         text += "<figure>";

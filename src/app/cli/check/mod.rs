@@ -39,11 +39,7 @@ impl Report {
             text += &format!("reading: {warning}\n");
         }
         for finding in &self.findings {
-            let word = match finding.severity {
-                Severity::Problem => "problem",
-                Severity::Warning => "warning",
-                Severity::Note => "note",
-            };
+            let word = finding.severity.word();
             let names = finding.cases.iter().map(|case| {
                 let names = names_of(subject, &case[..case.len().min(2)]).join(" and ");
                 if case.len() > 2 { format!("{names} and {} more", case.len() - 2) } else { names }

@@ -24,7 +24,7 @@ use crate::train::Trainer;
 use crate::train::cost::{Memory, cost};
 
 /// The learning rate: small, so that random images cannot make the loss infinite.
-const LR: f64 = 1e-6;
+pub(crate) const LR: f64 = 1e-6;
 
 /// A piece of a step: the work of a node, or what is done once.
 #[derive(Clone, Debug)]

@@ -5,6 +5,6 @@ mod measure;
 mod report;
 
 pub(super) use machine::Machine;
+pub(super) use measure::{LR, evaluation, generated, training};
 use measure::{Piece, Profile};
-pub(super) use measure::{evaluation, generated, training};
 pub(super) use report::{steps, table, to_json};
