@@ -330,6 +330,17 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Pairs of two identities are needed, and there are none.
+    #[error("all images that can be compared are of one identity: thresholds need images of two or more")]
+    OneIdentity,
+    /// A file of thresholds that cannot be used.
+    #[error("calibration {}: {reason}", path.shown())]
+    Calibration {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Predictions, labels and classes that do not belong together, or none at all.
     #[error("predictions cannot be measured: {reason}")]
     Predictions {

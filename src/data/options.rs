@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::DatasetKind;
 use crate::base::settings::{
-    CLASSES, HELD_OUT, MSMT17, NAMED_FILES, ON_DATA_SETS, ON_IMAGES, ON_RANKINGS, REID, SPLITS, TARGET, choice,
+    CLASSES, HELD_OUT, MSMT17, NAMED_FILES, ON_DATA_SETS, ON_IMAGES, ON_PROTOCOLS, REID, SPLITS, TARGET, choice,
     settings,
 };
 
@@ -34,7 +34,7 @@ settings! {
         #[setting(flag("val-ids").needs(&[REID]).taken_by(ON_DATA_SETS))]
         pub val_ids: usize = 0;
         /// Whether images by the query's camera count: drop leaves those of its identity out, as protocols of several cameras do.
-        #[setting(flag("same-camera").needs(&[REID]).taken_by(ON_RANKINGS))]
+        #[setting(flag("same-camera").needs(&[REID]).taken_by(ON_PROTOCOLS))]
         pub same_camera: SameCamera = SameCamera::Drop;
         /// Regular expression whose groups id, camera, sequence and split tell these from the path of an image.
         #[setting(flag("name-pattern").needs(&[REID, NAMED_FILES]).taken_by(ON_DATA_SETS))]

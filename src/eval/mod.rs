@@ -1,11 +1,13 @@
 //! Evaluation: runs networks on images, ranks features, measures classifiers, and writes reports.
 
+pub mod calibration;
 pub mod camera_pairs;
 pub mod classification;
 mod distance;
 pub mod evaluate;
 pub mod extract;
 pub mod features_file;
+pub mod interval;
 mod labels;
 mod model;
 mod options;
@@ -15,6 +17,7 @@ pub mod ranking;
 pub mod report;
 pub mod rerank;
 pub mod roc;
+pub mod search;
 mod sets;
 
 /// Name of the file with a row for each image or query that was evaluated.

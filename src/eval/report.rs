@@ -10,7 +10,7 @@ use super::distance::DistanceBlock;
 use super::features_file::FeatureSet;
 use super::ranking::{REPEATS, Ranker, RankingOptions, RankingReport, comparison};
 use super::rerank::RerankOptions;
-use super::roc::{EXACT_PAIRS, Roc, RocBuilder};
+use super::roc::{EXACT_PAIRS, FALSE_POSITIVE_RATES, Roc, RocBuilder};
 use super::sets::Sets;
 use crate::base::progress::Reporter;
 use crate::engine::device::Device;
@@ -116,7 +116,7 @@ impl<'a> Evaluation<'a> {
         Ok(Outcome {
             plain: plain.finish()?,
             reranked: self.rerank.map(|options| Ok((options, reranked.finish()?))).transpose()?,
-            roc: roc.and_then(|roc| roc.finish(distances.pairs())),
+            roc: roc.and_then(|roc| roc.finish(distances.pairs(), &FALSE_POSITIVE_RATES)),
             camera_pairs: pairs.map(CameraPairs::finish),
         })
     }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use flate2::Crc;
+
 use super::{MODEL_FILE, checkpoints, cost, has_header, load_latent_states, model_header};
 use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
@@ -14,10 +16,23 @@ use crate::engine::latent_state::{EvalState, LatentStates};
 use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 use crate::eval::Model;
+use crate::eval::features_file::FeatureOrigin;
 use crate::io::checkpoint::{self, Place, TensorNames};
 use crate::nn::{DEFAULT_ARCH, Network};
 use crate::run_dir::RunDir;
 use crate::{Error, Result};
+
+/// Settings that change features, beside those of the network. The device and its precision change them by rounding only.
+const FEATURE_SETTINGS: [&str; 8] = [
+    "model.height",
+    "model.image_width",
+    "augment.interpolation",
+    "augment.crop",
+    "data.exif_orientation",
+    "eval.flip",
+    "eval.crop_share",
+    "ptl.eval_state",
+];
 
 /// A network with its weights, the latent states of its training, and its settings.
 pub struct TrainedModel {
@@ -130,6 +145,30 @@ impl TrainedModel {
         if !self.choice.is_empty() {
             reporter.message(&format!("weights:{}", self.choice));
         }
+    }
+
+    /// Returns what the model's features are made by: its weights and the settings that change features.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn feature_origin(&self) -> Result<FeatureOrigin> {
+        let TrainedModel { config, store, states, .. } = self;
+        store.fetch()?;
+        let mut crc = Crc::new();
+        let mut add = |values: &[f32]| crc.update(bytemuck::cast_slice(values));
+        add(&store.values);
+        store.buffers.iter().for_each(|buffer| add(&buffer.values));
+        if config.ptl.eval_state == EvalState::Mean {
+            states.fetch()?;
+            states.held_values().for_each(add);
+        }
+        let is_drawn = config.ptl.eval_state == EvalState::Normal;
+        let counts = |setting: &&Setting| {
+            setting.is_of_network || FEATURE_SETTINGS.contains(&setting.path) || (is_drawn && setting.path == "seed")
+        };
+        let value = |setting: &'static Setting| (setting.path.to_string(), config.shown(setting));
+        let settings = Config::settings().filter(counts).map(value).collect();
+        Ok(FeatureOrigin { weights: format!("{:08x}", crc.sum()), settings })
     }
 
     /// Returns `trained on A, ` for messages, or an empty text if the data set is not known.
@@ -271,6 +310,11 @@ pub fn model_file(path: &Path) -> Result<PathBuf> {
 mod tests {
     use super::*;
     use crate::nn::TaskKind;
+
+    #[test]
+    fn settings_that_change_features_exist() {
+        assert!(FEATURE_SETTINGS.iter().all(|path| Config::setting(path).is_some()));
+    }
 
     #[test]
     fn the_kind_of_the_training_does_not_apply_to_another_folder() {

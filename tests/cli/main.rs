@@ -6,6 +6,7 @@ mod check;
 mod classify;
 #[path = "../common/mod.rs"]
 mod common;
+mod decisions;
 mod effect;
 mod ends;
 mod held_out;

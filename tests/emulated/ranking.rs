@@ -3,11 +3,13 @@
 use ptl::base::progress::Reporter;
 use ptl::engine::device::Device;
 use ptl::engine::precision::Precision;
-use ptl::eval::features_file::FeatureSet;
+use ptl::eval::calibration::{CalibrationInput, CalibrationRates, calibrate};
+use ptl::eval::features_file::{FeatureFile, FeatureOrigin, FeatureSet, FeatureTable};
 use ptl::eval::ranking::{RankingOptions, RankingReport};
 use ptl::eval::report::{Details, Evaluation, Outcome};
 use ptl::eval::rerank::{RerankOptions, RerankVariant};
 use ptl::eval::reranked_distances;
+use ptl::eval::search::search;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -211,4 +213,29 @@ fn sets_that_outgrow_the_kernels_are_reranked_by_the_cpu_which_says_so() {
         let said = text.contains(&format!("ranking on the CPU: k1 {k1} and k2 {k2} are too large"));
         assert_eq!(said, by_cpu, "{text}");
     }
+}
+
+#[test]
+fn searches_and_thresholds_are_those_of_the_cpu() {
+    let Some(device) = emulated(Precision::F32) else { return };
+    let dim = 24;
+    let (query, gallery) = (set(clustered(40, dim, 1), dim, 0), set(clustered(150, dim, 2), dim, 1));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("g.safetensors");
+    let paths: Vec<_> = (0..gallery.len()).map(|i| format!("{i}.jpg").into()).collect();
+    FeatureTable { features: &gallery.features, dim, paths: &paths, labels: None, origin: None }.write(&path).unwrap();
+    let found = |device: &Device| {
+        let mut file = FeatureFile::open(&path, None).unwrap();
+        search((&query.features, dim), &mut file, 7, device, &Reporter::silent()).unwrap()
+    };
+    assert_eq!(found(&device), found(&Device::cpu()));
+
+    let origin = FeatureOrigin { weights: "0".into(), settings: Default::default() };
+    let input = CalibrationInput { query: &query, gallery: &gallery, origin: &origin, name: "drawn" };
+    let rates = CalibrationRates { fmr: vec![0.1, 0.01, 0.002], fpir: vec![0.2] };
+    let thresholds =
+        |device: &Device| calibrate(input, RankingOptions::default(), &rates, device, &Reporter::silent()).unwrap();
+    let [gpu, cpu] = [thresholds(&device), thresholds(&Device::cpu())];
+    assert_eq!((&gpu.verification, &gpu.identification), (&cpu.verification, &cpu.identification));
+    assert_eq!(cpu.verification.len(), 3);
 }

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
-use super::flags::{EvalFlags, ExtractFlags, InfoFlags, PredictFlags, ProfileFlags, RankFlags, TrainFlags};
+use super::flags::{
+    CalibrateFlags, CompareImagesFlags, EvalFlags, ExtractFlags, InfoFlags, PredictFlags, ProfileFlags, RankFlags,
+    SearchFlags, TrainFlags,
+};
 use crate::data::DatasetKind;
 use crate::data::synth::Gap;
 use crate::engine::device::{DeviceKind, VendorUse};
@@ -50,6 +53,20 @@ pub(super) enum Command {
     Rank(Box<RankArgs>),
     /// Write the features of images to a file.
     Extract(Box<ExtractArgs>),
+    /// Measure thresholds for decisions, on identities that the model was not trained on.
+    ///
+    /// The thresholds are written beside the weights, where compare-images and search find them. Without --data, identities that the training held
+    /// out (--val-ids) are measured, or else the test of its data. docs/decisions.md explains the figures.
+    Calibrate(Box<CalibrateArgs>),
+    /// Decide whether two images show the same identity.
+    ///
+    /// The exit code is 0 for the same identity, 3 for different ones, and 4 without a threshold.
+    CompareImages(Box<CompareImagesArgs>),
+    /// Find the nearest images of a gallery, and say which queries are unknown to it.
+    ///
+    /// The gallery is a file of features, which extract writes once; it may be larger than the memory. Queries are images (--images) or a file of
+    /// features (--query).
+    Search(Box<SearchArgs>),
     /// Generate a data set of drawn pedestrians.
     Synth(SynthArgs),
     /// Convert the published files of a data set to folders of images.
@@ -337,7 +354,7 @@ pub(crate) struct ExtractArgs {
     /// A checkpoint (of this program, .safetensors or PyTorch's .pth), or a run: its best or last one.
     #[arg(long, value_name = "CHECKPOINT")]
     pub checkpoint: PathBuf,
-    /// Folder of images, searched with its subfolders (instead of --data).
+    /// Folder of images, searched with its subfolders, or an image (instead of --data).
     #[arg(long, value_name = "DIR", conflicts_with = "data.root")]
     pub images: Option<PathBuf>,
     /// File to write: NAME.safetensors (with paths and labels) or NAME.npy (paths in NAME.txt).
@@ -345,6 +362,98 @@ pub(crate) struct ExtractArgs {
     pub out: PathBuf,
     #[command(flatten)]
     pub settings: ExtractFlags,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CalibrateArgs {
+    /// A checkpoint (of this program, .safetensors or PyTorch's .pth), or a run: its best or last one.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub checkpoint: PathBuf,
+    /// Wanted false match rates: shares of pairs of two identities that may be taken for one.
+    #[arg(long, value_name = "R,R,...", value_delimiter = ',', default_value = "0.01,0.001,0.0001", value_parser = rate)]
+    pub fmr: Vec<f64>,
+    /// Wanted false positive identification rates: shares of searches for unknown identities that may find someone.
+    #[arg(long, value_name = "R,R,...", value_delimiter = ',', default_value = "0.1,0.01", value_parser = rate)]
+    pub fpir: Vec<f64>,
+    /// File to write [default: NAME.calibration.json beside the weights].
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: CalibrateFlags,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CompareImagesArgs {
+    /// The first image.
+    #[arg(value_name = "IMAGE")]
+    pub first: PathBuf,
+    /// The second image.
+    #[arg(value_name = "IMAGE")]
+    pub second: PathBuf,
+    /// A checkpoint (of this program, .safetensors or PyTorch's .pth), or a run: its best or last one.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub checkpoint: PathBuf,
+    /// File of thresholds that calibrate has written [default: the one beside the weights].
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+    /// Take the threshold of this false match rate [default: 0.001].
+    #[arg(long, value_name = "R", value_parser = rate)]
+    pub fmr: Option<f64>,
+    /// Take this largest distance of the same identity instead.
+    #[arg(long, value_name = "DISTANCE", conflicts_with = "fmr", value_parser = distance)]
+    pub threshold: Option<f64>,
+    /// Write the result to this JSON file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: CompareImagesFlags,
+}
+
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("searched for").required(true).args(["query", "images"]))]
+pub(crate) struct SearchArgs {
+    /// Features of the gallery: NAME.safetensors or NAME.npy, as extract writes them.
+    #[arg(long, value_name = "FILE")]
+    pub gallery: PathBuf,
+    /// Features of the queries.
+    #[arg(long, value_name = "FILE")]
+    pub query: Option<PathBuf>,
+    /// An image to search for, or a folder of images with its subfolders; their features are computed with --checkpoint.
+    #[arg(long, value_name = "PATH", requires = "checkpoint", conflicts_with = "query")]
+    pub images: Option<PathBuf>,
+    /// The model of the images: a checkpoint (of this program, .safetensors or PyTorch's .pth), or a run: its best or last one.
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "query")]
+    pub checkpoint: Option<PathBuf>,
+    /// Labels of the queries: CSV with the header path,pid,camid, or one Market-1501 name per line
+    /// [default: in the file, or beside it in NAME.csv or NAME.txt].
+    #[arg(long, value_name = "FILE", requires = "query", conflicts_with = "images")]
+    pub query_labels: Option<PathBuf>,
+    /// Labels of the gallery.
+    #[arg(long, value_name = "FILE")]
+    pub gallery_labels: Option<PathBuf>,
+    /// Number of images to find for each query, at most 100,000.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub top: u32,
+    /// File of thresholds that calibrate has written [default: the one beside the weights of --checkpoint].
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+    /// Take the threshold at which this share of searches for unknown identities finds someone [default: 0.01].
+    #[arg(long, value_name = "R", value_parser = rate)]
+    pub fpir: Option<f64>,
+    /// Take the threshold of this false match rate of single pairs instead.
+    #[arg(long, value_name = "R", conflicts_with = "fpir", value_parser = rate)]
+    pub fmr: Option<f64>,
+    /// Take this largest distance instead; farther queries are unknown.
+    #[arg(long, value_name = "DISTANCE", conflicts_with_all = ["fpir", "fmr", "calibration"], value_parser = distance)]
+    pub threshold: Option<f64>,
+    /// CSV file to write: the images that were found for each query.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Write threshold, figures and answers to this JSON file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: SearchFlags,
 }
 
 #[derive(Args, Debug)]
@@ -398,6 +507,18 @@ fn gpu(text: &str) -> Result<DeviceKind, String> {
         Ok(kind @ (DeviceKind::Cuda(_) | DeviceKind::Emulated)) => Ok(kind),
         _ => Err("expected cuda, emulated, or the number of a GPU such as cuda:1".into()),
     }
+}
+
+/// Parses a rate: above 0 and below 1.
+fn rate(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|rate| (0.0..1.0).contains(rate) && *rate > 0.0);
+    value.ok_or_else(|| "expected a number above 0 and below 1".into())
+}
+
+/// Parses a distance.
+fn distance(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|distance: &f64| distance.is_finite() && *distance >= 0.0);
+    value.ok_or_else(|| "expected a number that is not negative".into())
 }
 
 /// Parses a seed: a whole number that TOML can hold.

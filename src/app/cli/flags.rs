@@ -118,6 +118,12 @@ settings_as_args! {
     ExtractFlags(Some(Command::Extract));
     /// Flags of the settings that matter to a ranking.
     RankFlags(Some(Command::Rank));
+    /// Flags of the settings that matter to thresholds of a trained model.
+    CalibrateFlags(Some(Command::Calibrate));
+    /// Flags of the settings that matter to the comparison of two images.
+    CompareImagesFlags(Some(Command::CompareImages));
+    /// Flags of the settings that matter to a search.
+    SearchFlags(Some(Command::Search));
     /// Flags of the settings that matter to the predictions of a classifier.
     PredictFlags(Some(Command::Predict));
     /// Flags of the settings that matter to the cost of a network, except its name.

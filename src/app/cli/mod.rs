@@ -23,7 +23,7 @@ use crate::{Error, Result};
 use args::{Cli, Command};
 
 /// Runs the command line of this process. Returns 0 after success, 1 after an error, 2 for an invalid command line, 3 if `check` found a
-/// problem, and 128 plus the number of the signal if it was stopped (130 after Ctrl-C).
+/// problem or `compare-images` two identities, 4 if that has no threshold, and 128 plus the number of the signal if it was stopped (130 after Ctrl-C).
 pub fn run() -> ExitCode {
     output::escape_panics();
     let cli = match Cli::try_parse() {
@@ -58,6 +58,9 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::Predict(args) => commands::predict(&args),
         Command::Rank(args) => commands::rank(&args),
         Command::Extract(args) => commands::extract(&args),
+        Command::Calibrate(args) => commands::calibrate(&args),
+        Command::CompareImages(args) => commands::compare_images(&args),
+        Command::Search(args) => commands::search(&args),
         Command::Synth(args) => commands::synth(&args),
         Command::Convert(args) => commands::convert(&args),
         Command::Selftest(args) => commands::selftest(&args),

@@ -44,8 +44,19 @@ pub(crate) fn print_error(error: &Error) {
 }
 
 /// Options of commands that are not settings, but are named in messages of the library.
-const OPTIONS: [&str; 8] =
-    ["baseline", "gallery-labels", "gallery-pictures", "init", "mat", "out", "query-labels", "resume"];
+const OPTIONS: [&str; 11] = [
+    "baseline",
+    "fmr",
+    "fpir",
+    "gallery-labels",
+    "gallery-pictures",
+    "init",
+    "mat",
+    "out",
+    "query-labels",
+    "resume",
+    "top",
+];
 
 /// Shows settings and options as flags. The library names them in backquotes, by their keys in files.
 pub(crate) fn with_flags(text: &str) -> String {

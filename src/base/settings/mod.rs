@@ -94,6 +94,12 @@ pub enum Command {
     Predict,
     /// `ptl-train rank`.
     Rank,
+    /// `ptl-train calibrate`.
+    Calibrate,
+    /// `ptl-train compare-images`.
+    CompareImages,
+    /// `ptl-train search`.
+    Search,
     /// `ptl-train info`.
     Info,
     /// `ptl-train profile`.
@@ -101,21 +107,54 @@ pub enum Command {
 }
 
 /// The commands that compute something.
-pub(crate) const EVERYWHERE: &[Command] =
-    &[Command::Evaluate, Command::Extract, Command::Predict, Command::Rank, Command::Profile];
+pub(crate) const EVERYWHERE: &[Command] = &[
+    Command::Evaluate,
+    Command::Extract,
+    Command::Predict,
+    Command::Rank,
+    Command::Calibrate,
+    Command::CompareImages,
+    Command::Search,
+    Command::Profile,
+];
 /// The commands that run a network on images.
-pub(crate) const ON_IMAGES: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict];
+pub(crate) const ON_IMAGES: &[Command] = &[
+    Command::Evaluate,
+    Command::Extract,
+    Command::Predict,
+    Command::Calibrate,
+    Command::CompareImages,
+    Command::Search,
+];
 /// The commands that read a data set.
-pub(crate) const ON_DATA_SETS: &[Command] = &[Command::Evaluate, Command::Extract];
+pub(crate) const ON_DATA_SETS: &[Command] = &[Command::Evaluate, Command::Extract, Command::Calibrate];
 /// The commands that write CSV files.
-pub(crate) const ON_CSV: &[Command] = &[Command::Evaluate, Command::Predict];
-/// The commands that rank galleries.
+pub(crate) const ON_CSV: &[Command] = &[Command::Evaluate, Command::Predict, Command::Search];
+/// The commands that rank galleries, and may re-rank them.
 pub(crate) const ON_RANKINGS: &[Command] = &[Command::Evaluate, Command::Rank];
+/// The commands that read data by a protocol, or compare them by it.
+pub(crate) const ON_PROTOCOLS: &[Command] = &[Command::Evaluate, Command::Extract, Command::Rank, Command::Calibrate];
 /// The commands that build a network.
-pub(crate) const ON_NETWORKS: &[Command] =
-    &[Command::Evaluate, Command::Extract, Command::Predict, Command::Info, Command::Profile];
+pub(crate) const ON_NETWORKS: &[Command] = &[
+    Command::Evaluate,
+    Command::Extract,
+    Command::Predict,
+    Command::Calibrate,
+    Command::CompareImages,
+    Command::Search,
+    Command::Info,
+    Command::Profile,
+];
 /// The commands that run a network.
-pub(crate) const ON_RUNS: &[Command] = &[Command::Evaluate, Command::Extract, Command::Predict, Command::Profile];
+pub(crate) const ON_RUNS: &[Command] = &[
+    Command::Evaluate,
+    Command::Extract,
+    Command::Predict,
+    Command::Calibrate,
+    Command::CompareImages,
+    Command::Search,
+    Command::Profile,
+];
 /// The commands that tell the cost of a training.
 pub(crate) const ON_COST: &[Command] = &[Command::Info, Command::Profile];
 /// The command that measures training steps.

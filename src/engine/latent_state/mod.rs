@@ -200,6 +200,11 @@ impl LatentStates {
         })
     }
 
+    /// Returns the numbers that each state keeps, as [`LatentStates::export`] does, without their names.
+    pub(crate) fn held_values(&self) -> impl Iterator<Item = &[f32]> {
+        self.pairs.iter().map(|pair| self.held(pair))
+    }
+
     /// Returns the number of resets so far. A checkpoint has it, so that a resumed run draws the same values.
     pub(crate) fn resets(&self) -> u64 {
         self.resets

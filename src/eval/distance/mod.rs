@@ -107,7 +107,8 @@ impl<'a> Distances<'a> {
         }
     }
 
-    fn report_fallback(&self, reporter: &Reporter) {
+    /// Reports a fallback to the CPU.
+    pub(super) fn report_fallback(&self, reporter: &Reporter) {
         if let Some(reason) = &self.cpu_because {
             reporter.message(&format!("ranking on the CPU: {reason}"));
         }
@@ -116,6 +117,11 @@ impl<'a> Distances<'a> {
     /// Returns an upper bound of all distances between a query and an image of the gallery.
     pub(super) fn largest(&self) -> f64 {
         self.conditioned.largest()
+    }
+
+    /// Returns the factor by which distances of [`Distances::plain`] rows are larger than those of the features: a power of two.
+    pub(super) fn unit(&self) -> f64 {
+        self.conditioned.unit()
     }
 
     /// Returns the exact Euclidean distances of single pairs.
@@ -183,6 +189,19 @@ impl<'a> Distances<'a> {
             Row::new(query, lower, width, &*self.conditioned)
         };
         rows.zip(block.plain.chunks_exact(self.widths.len().max(1))).map(of_row).collect()
+    }
+
+    /// Calls `of_block(first query, rows)` with the Euclidean distances of each block of queries.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub(super) fn for_each_block(&self, mut of_block: impl FnMut(usize, &[Row])) -> Result<()> {
+        let mut block = DistanceBlock::default();
+        for queries in self.blocks() {
+            self.fill(queries.clone(), &mut block)?;
+            of_block(queries.start, &self.plain(queries, &block));
+        }
+        Ok(())
     }
 
     /// Returns the re-ranked distances of the queries `rows`, for which `block` was filled; an empty list without re-ranking.

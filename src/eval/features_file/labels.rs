@@ -93,6 +93,15 @@ impl ImageLabels {
     }
 }
 
+/// Reads a list of paths, one on each line.
+///
+/// # Errors
+/// [`Error::Io`]; the file is no UTF-8 text.
+pub(super) fn names(file: &Path) -> Result<Vec<PathBuf>> {
+    let text = input::read_text(file, LARGEST)?;
+    Ok(text.lines().filter(|line| !line.trim().is_empty()).map(PathBuf::from).collect())
+}
+
 /// Indices of the three columns, and the number of all columns.
 struct Columns {
     places: [usize; 3],

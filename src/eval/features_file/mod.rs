@@ -2,22 +2,33 @@
 //! paths in a file beside it.
 
 mod labels;
+mod matrix;
 mod narrow;
 mod npy;
+mod origin;
 mod read;
 
-pub use read::FeatureSet;
+pub use origin::FeatureOrigin;
+pub(crate) use read::JUNK;
+pub use read::{FeatureFile, FeatureSet};
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use safetensors::{Dtype, View};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
 
 use crate::base::atomic::atomic_write;
 use crate::base::write_guard::WriteGuard;
 use crate::{Error, Result};
+
+/// Key of the metadata of a `.safetensors` file that says what made its features.
+const ORIGIN_KEY: &str = "ptl";
+
+/// Bytes of the longest list of names in the header of a `.safetensors` file, of which readers accept 100 MB: quotes are escaped in it again.
+const LONGEST_NAMES: usize = 80_000_000;
 
 /// Format of a file, by the ending of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,12 +53,20 @@ impl FeatureFormat {
         }
     }
 
-    /// Refuses paths that could not be read back: those that are no UTF-8 text, and for `.npy`, whose list has a path on each line, those
-    /// with a line break.
+    /// Refuses paths that could not be read back: those that are no UTF-8 text; for `.npy`, whose list has a path on each line, those with a line
+    /// break; for `.safetensors`, more than fit into its header.
     ///
     /// # Errors
     /// [`Error::FeatureFile`] with the first such path.
     pub(crate) fn check_paths(self, paths: &[PathBuf]) -> Result<()> {
+        if self == FeatureFormat::Safetensors && path_list(paths).len() > LONGEST_NAMES {
+            let first = paths.first().cloned().unwrap_or_default();
+            let reason = format!(
+                "the names of {} images, this one and the others, are too long for the header of a .safetensors file: write .npy",
+                paths.len()
+            );
+            return Err(Error::FeatureFile { path: first, reason });
+        }
         let broken = |path: &Path| path.to_string_lossy().contains(['\n', '\r']);
         let bad = |path: &&PathBuf| path.to_str().is_none() || (self == FeatureFormat::Npy && broken(path));
         let Some(path) = paths.iter().find(bad) else { return Ok(()) };
@@ -73,12 +92,15 @@ pub struct FeatureTable<'a> {
     pub paths: &'a [PathBuf],
     /// Identities and cameras of the images, `[n]` each, if known.
     pub labels: Option<(&'a [i64], &'a [i64])>,
+    /// What made the features, if known.
+    pub origin: Option<&'a FeatureOrigin>,
 }
 
 impl FeatureTable<'_> {
     /// Writes the features to `path`, in the format of its ending.
     ///
-    /// - `.safetensors`: `features` f32 `[n, dim]`, `pids` and `camids` i64 `[n]` if known; the metadata `paths` is a JSON list.
+    /// - `.safetensors`: `features` f32 `[n, dim]`, `pids` and `camids` i64 `[n]` if known; the metadata `paths` is a JSON list, and `ptl` the
+    ///   [`FeatureOrigin`] as JSON.
     /// - `.npy`: f32 `[n, dim]` in C order; the paths are in a file beside it that ends in `.txt`, one on each line, and the labels, if known, in
     ///   one that ends in `.csv`, with the columns `path`, `pid` and `camid`.
     ///
@@ -135,52 +157,38 @@ impl FeatureTable<'_> {
 
     fn write_safetensors(&self, path: &Path) -> Result<()> {
         let rows = self.paths.len();
-        let mut tensors = vec![("features", Tensor::F32([rows, self.dim], self.features))];
+        let mut end = 0;
+        let mut place = |name: &str, dtype, shape: &[usize], size: usize| {
+            let start = end;
+            end += size;
+            (name.to_owned(), TensorInfo { dtype, shape: shape.to_vec(), data_offsets: (start, end) })
+        };
+        let mut tensors = vec![place("features", Dtype::F32, &[rows, self.dim], size_of_val(self.features))];
         if let Some((pids, camids)) = self.labels {
-            tensors.extend([("pids", Tensor::I64([rows], pids)), ("camids", Tensor::I64([rows], camids))]);
+            for (name, labels) in [("pids", pids), ("camids", camids)] {
+                tensors.push(place(name, Dtype::I64, &[rows], size_of_val(labels)));
+            }
         }
-        let paths: Vec<Cow<'_, str>> = self.paths.iter().map(|path| path.to_string_lossy()).collect();
-        let bytes = serde_json::to_string(&paths).map_err(io::Error::from).and_then(|paths| {
-            let metadata = HashMap::from([("paths".to_owned(), paths)]);
-            safetensors::serialize(tensors, Some(metadata)).map_err(io::Error::other)
-        });
-        atomic_write(path, |file| file.write_all(&bytes?))
+        let mut metadata = HashMap::from([("paths".to_owned(), path_list(self.paths))]);
+        if let Some(origin) = self.origin {
+            metadata.insert(ORIGIN_KEY.to_owned(), serde_json::to_string(origin).expect("texts"));
+        }
+        let header = Metadata::new(Some(metadata), tensors).expect("tensors that follow one another");
+        atomic_write(path, |file| {
+            let mut header = serde_json::to_vec(&header)?;
+            header.resize(header.len().next_multiple_of(8), b' ');
+            file.write_all(&(header.len() as u64).to_le_bytes())?;
+            file.write_all(&header)?;
+            write_little_endian(file, self.features)?;
+            let (pids, camids) = self.labels.unwrap_or_default();
+            pids.iter().chain(camids).try_for_each(|label| file.write_all(&label.to_le_bytes()))
+        })
     }
 }
 
-enum Tensor<'a> {
-    F32([usize; 2], &'a [f32]),
-    I64([usize; 1], &'a [i64]),
-}
-
-impl View for Tensor<'_> {
-    fn dtype(&self) -> Dtype {
-        match self {
-            Tensor::F32(..) => Dtype::F32,
-            Tensor::I64(..) => Dtype::I64,
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        match self {
-            Tensor::F32(shape, _) => shape,
-            Tensor::I64(shape, _) => shape,
-        }
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        match self {
-            Tensor::F32(_, values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Tensor::I64(_, values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        }
-    }
-
-    fn data_len(&self) -> usize {
-        match self {
-            Tensor::F32(_, values) => size_of_val(*values),
-            Tensor::I64(_, values) => size_of_val(*values),
-        }
-    }
+fn path_list(paths: &[PathBuf]) -> String {
+    let paths: Vec<Cow<'_, str>> = paths.iter().map(|path| path.to_string_lossy()).collect();
+    serde_json::to_string(&paths).expect("texts")
 }
 
 fn write_little_endian(file: &mut dyn Write, values: &[f32]) -> io::Result<()> {
@@ -205,7 +213,7 @@ mod tests {
         let path = folder.path().join("f.safetensors");
         let (features, paths) = ([0.5, -1.0, 2.0, 3.0, 4.0, 5.0], paths());
         let labels: Option<(&[i64], &[i64])> = Some((&[1, 7], &[1, 12]));
-        FeatureTable { features: &features, dim: 3, paths: &paths, labels }.write(&path).unwrap();
+        FeatureTable { features: &features, dim: 3, paths: &paths, labels, origin: None }.write(&path).unwrap();
         let bytes = fs::read(&path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(file.names().len(), 3);
@@ -224,7 +232,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f.npy");
         let (features, paths) = ([0.5, -1.0, 2.0, 3.0], paths());
-        FeatureTable { features: &features, dim: 2, paths: &paths, labels: None }.write(&path).unwrap();
+        FeatureTable { features: &features, dim: 2, paths: &paths, labels: None, origin: None }.write(&path).unwrap();
         let bytes = fs::read(&path).unwrap();
         assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
         let length = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
@@ -242,7 +250,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f.npy");
         let (features, paths) = ([0.5, -1.0], paths());
-        let table = |labels| FeatureTable { features: &features, dim: 1, paths: &paths, labels };
+        let table = |labels| FeatureTable { features: &features, dim: 1, paths: &paths, labels, origin: None };
         table(Some((&[1, 7], &[1, 12]))).write(&path).unwrap();
         let read = FeatureSet::read(&path, None).unwrap();
         assert_eq!((read.pids, read.camids, read.paths), (vec![1, 7], vec![1, 12], paths.clone()));
@@ -261,7 +269,7 @@ mod tests {
         let written = |file: &str, image: &[u8]| {
             let paths = [PathBuf::from(std::ffi::OsString::from_vec(image.to_vec()))];
             let path = folder.path().join(file);
-            FeatureTable { features: &[1.0], dim: 1, paths: &paths, labels: None }.write(&path)
+            FeatureTable { features: &[1.0], dim: 1, paths: &paths, labels: None, origin: None }.write(&path)
         };
         for image in [&b"a\nb.jpg"[..], b"a\rb.jpg", b"a.jpg\n0001_c1.jpg"] {
             let error = written("f.npy", image).unwrap_err().to_string();

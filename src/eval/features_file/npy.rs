@@ -1,19 +1,16 @@
 //! The .npy format, versions 1 to 3, for matrices of floating-point numbers: a magic number, a version, the length of a Python dict,
 //! the dict, the numbers. (Crates for this format parse all Python literals and big integers; a matrix needs three keys.)
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::path::Path;
 
-use half::f16;
-
-use super::narrow::Narrow;
-use crate::base::error::IoContext;
-use crate::base::{input, memory};
+use super::matrix::Matrix;
+use crate::base::input;
+use crate::io::Dtype;
+use crate::io::checkpoint::TensorPlace;
 use crate::{Error, Result};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
-/// Numbers that are read at once.
-const AT_ONCE: usize = 1 << 13;
 /// Longest dict that is read; those of matrices have about a hundred bytes.
 const MAX_HEADER: usize = 1 << 16;
 
@@ -29,15 +26,14 @@ pub(super) fn header(shape: [usize; 2]) -> Vec<u8> {
     header
 }
 
-/// Reads a matrix `[n, dim]` of `<f4`, `<f8` or `<f2` in C order as f32, and `dim`.
+/// Opens a matrix `[n, dim]` of `<f4`, `<f8` or `<f2` in C order.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::FeatureFile`] if the file is not such a matrix.
-pub(super) fn read(path: &Path) -> Result<(Vec<f32>, usize)> {
+pub(super) fn open(path: &Path) -> Result<Matrix> {
     let bad = |reason: String| Error::FeatureFile { path: path.into(), reason };
     let (file, length) = input::open(path)?;
-    let mut file = BufReader::with_capacity(1 << 20, file);
-    let dict = read_dict(&mut file).map_err(|e| bad(format!("it is no .npy file ({e})")))?;
+    let (dict, start) = read_dict(&mut &file).map_err(|e| bad(format!("it is no .npy file ({e})")))?;
     let value = |key: &str| {
         let (_, rest) = dict.split_once(&format!("'{key}'"))?;
         Some(rest.trim_start().strip_prefix(':')?.trim_start())
@@ -45,10 +41,10 @@ pub(super) fn read(path: &Path) -> Result<(Vec<f32>, usize)> {
     let missing = |key: &str| bad(format!("its header has no {key}"));
     let descr = value("descr").ok_or_else(|| missing("descr"))?;
     let descr = descr.strip_prefix('\'').and_then(|rest| rest.split('\'').next()).unwrap_or("a structure");
-    let size = match descr {
-        "<f4" => 4,
-        "<f8" => 8,
-        "<f2" => 2,
+    let dtype = match descr {
+        "<f4" => Dtype::F32,
+        "<f8" => Dtype::F64,
+        "<f2" => Dtype::F16,
         _ if descr.starts_with('>') => {
             return Err(bad(format!("its numbers are big-endian ({descr}): save it after .astype('<f4')")));
         }
@@ -64,43 +60,26 @@ pub(super) fn read(path: &Path) -> Result<(Vec<f32>, usize)> {
     let [rows, dim] = sizes.as_deref().unwrap_or(&[])[..] else {
         return Err(bad(format!("its shape is ({shape}), not (images, numbers of a feature)")));
     };
-    let values = rows.checked_mul(dim).filter(|n| (*n as u64).checked_mul(size).is_some_and(|bytes| bytes <= length));
-    let values = values.ok_or_else(|| bad(format!("it is shorter than its shape ({shape}) says")))?;
-    let mut features = memory::reserved("the features", values)?;
-    let mut narrow = Narrow::new(dim);
-    let read = match size {
-        4 => numbers(&mut file, values, &mut features, f32::from_le_bytes),
-        8 => numbers(&mut file, values, &mut features, |b| narrow.next(f64::from_le_bytes(b))),
-        _ => numbers(&mut file, values, &mut features, |b| f16::from_le_bytes(b).to_f32()),
-    };
-    match read {
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-            Err(bad(format!("it is shorter than its shape ({shape}) says")))
-        }
-        read => {
-            read.at("read", path)?;
-            narrow.check().map_err(bad)?;
-            Ok((features, dim))
-        }
-    }
+    Matrix::new(path, TensorPlace { file, length, start, dtype }, [rows, dim])
 }
 
-fn read_dict(file: &mut impl Read) -> io::Result<String> {
+/// Returns the dict of the header, and the position of the first number.
+fn read_dict(file: &mut impl Read) -> io::Result<(String, u64)> {
     let mut start = [0; 8];
     file.read_exact(&mut start)?;
     if !start.starts_with(MAGIC) {
         return Err(io::Error::other("the magic number is missing"));
     }
-    let length = match start[6] {
+    let (size, length) = match start[6] {
         1 => {
             let mut bytes = [0; 2];
             file.read_exact(&mut bytes)?;
-            usize::from(u16::from_le_bytes(bytes))
+            (2, usize::from(u16::from_le_bytes(bytes)))
         }
         2 | 3 => {
             let mut bytes = [0; 4];
             file.read_exact(&mut bytes)?;
-            u32::from_le_bytes(bytes) as usize
+            (4, u32::from_le_bytes(bytes) as usize)
         }
         other => return Err(io::Error::other(format!("its version is {other}: versions 1 to 3 are known"))),
     };
@@ -109,28 +88,21 @@ fn read_dict(file: &mut impl Read) -> io::Result<String> {
     }
     let mut dict = vec![0; length];
     file.read_exact(&mut dict)?;
-    String::from_utf8(dict).map_err(io::Error::other)
-}
-
-fn numbers<const N: usize>(
-    file: &mut impl Read,
-    count: usize,
-    into: &mut Vec<f32>,
-    mut convert: impl FnMut([u8; N]) -> f32,
-) -> io::Result<()> {
-    let mut block = vec![0; N * AT_ONCE];
-    for start in (0..count).step_by(AT_ONCE) {
-        let bytes = &mut block[..N * AT_ONCE.min(count - start)];
-        file.read_exact(bytes)?;
-        let (numbers, _) = bytes.as_chunks::<N>();
-        into.extend(numbers.iter().map(|number| convert(*number)));
-    }
-    Ok(())
+    Ok((String::from_utf8(dict).map_err(io::Error::other)?, (start.len() + size + length) as u64))
 }
 
 #[cfg(test)]
 mod tests {
+    use half::f16;
+
     use super::*;
+
+    fn read(path: &Path) -> Result<(Vec<f32>, usize)> {
+        let mut matrix = open(path)?;
+        let mut values = Vec::new();
+        matrix.read(0..matrix.rows(), &mut values)?;
+        Ok((values, matrix.dim()))
+    }
 
     fn stored(dict: &str, data: &[u8]) -> Result<(Vec<f32>, usize)> {
         let folder = tempfile::tempdir().unwrap();

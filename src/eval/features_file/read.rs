@@ -1,19 +1,20 @@
 //! Reads features with their labels.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::labels::ImageLabels;
-use super::narrow::Narrow;
-use super::{FeatureFormat, npy};
+use super::labels::{self, ImageLabels};
+use super::matrix::Matrix;
+use super::{FeatureFormat, FeatureOrigin, ORIGIN_KEY, npy};
+use crate::base::memory;
 use crate::base::text::{Shown, plural};
-use crate::base::{input, memory};
 use crate::eval::extract::{normalize, zero_rows};
 use crate::eval::ranking::Labels;
-use crate::io::checkpoint;
+use crate::io::checkpoint::TensorFile;
 use crate::{Error, Result};
 
 /// Identity of images that are left out of every evaluation, as the authors of Market-1501 ask.
-const JUNK: i64 = -1;
+pub(crate) const JUNK: i64 = -1;
 
 /// Features of images with known identity and camera, row by row.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,55 +31,177 @@ pub struct FeatureSet {
     pub paths: Vec<PathBuf>,
 }
 
-impl FeatureSet {
-    /// Reads a `.safetensors` file (`features` `[n, dim]`, `pids` and `camids` `[n]`, as
-    /// [`FeatureTable::write`](super::FeatureTable) writes them) or a `.npy` file (`[n, dim]`, f32, f64 or f16). Labels come from the first
-    /// of these that exists: the file `labels`; the file itself; `NAME.csv` or `NAME.txt` beside it; the names of its images.
+/// A file of features whose rows are read when they are needed, and what is known about its images.
+pub struct FeatureFile {
+    path: PathBuf,
+    matrix: Matrix,
+    /// Identity of each image, `[n]`; empty if not known.
+    pub pids: Vec<i64>,
+    /// Camera of each image, `[n]`; empty if not known.
+    pub camids: Vec<i64>,
+    /// Path of each image, `[n]`; empty if the images have no names.
+    pub paths: Vec<PathBuf>,
+    /// What made the features; `None` if the file does not say it.
+    pub origin: Option<FeatureOrigin>,
+    /// Why identities are not known.
+    unlabelled: Option<Error>,
+}
+
+impl FeatureFile {
+    /// Opens a `.safetensors` file (`features` `[n, dim]`, `pids` and `camids` `[n]`, as
+    /// [`FeatureTable::write`](super::FeatureTable) writes them) or a `.npy` file (`[n, dim]`, f32, f64 or f16). Identities come from the
+    /// first of these that exists: the file `labels`; the file itself; `NAME.csv` or `NAME.txt` beside it; the names of its images.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::FeatureFile`]: the format is another, there are no labels, or not as many labels as features.
-    pub fn read(path: &Path, labels: Option<&Path>) -> Result<FeatureSet> {
-        let bad = |reason: String| Error::FeatureFile { path: path.into(), reason };
-        let mut set = match FeatureFormat::of(path)? {
-            FeatureFormat::Safetensors => read_safetensors(path, labels.is_none()).map_err(|error| match error {
+    /// [`Error::Io`]; [`Error::FeatureFile`]: the format is another, or there are not as many labels or names as features.
+    pub fn open(path: &Path, labels: Option<&Path>) -> Result<FeatureFile> {
+        let mut file = match FeatureFormat::of(path)? {
+            FeatureFormat::Safetensors => open_safetensors(path, labels.is_none()).map_err(|error| match error {
                 Error::Checkpoint { path, reason } => Error::FeatureFile { path, reason },
                 other => other,
             })?,
-            FeatureFormat::Npy => {
-                let (features, dim) = npy::read(path)?;
-                FeatureSet { features, dim, ..FeatureSet::default() }
-            }
+            FeatureFormat::Npy => FeatureFile::unnamed(path, npy::open(path)?),
         };
-        if set.dim == 0 {
-            return Err(bad("its features have no numbers".into()));
+        if file.pids.is_empty() && !file.is_empty() {
+            file.find_labels(labels)?;
         }
-        let rows = set.features.len() / set.dim;
-        if set.pids.is_empty() && rows > 0 {
-            let beside = ["csv", "txt"].map(|ending| path.with_extension(ending));
-            let file = labels.map(Path::to_path_buf).or_else(|| beside.iter().find(|path| path.exists()).cloned());
-            let (found, origin) = match file {
-                Some(file) => (Some(ImageLabels::read(&file)?), file.shown().to_string()),
-                None if !set.paths.is_empty() => (ImageLabels::of_names(&set.paths), "its list of paths".into()),
-                None => (None, String::new()),
-            };
-            let found = found.ok_or_else(|| {
-                bad(format!(
-                    "it has no labels, and there is no {} or {}: name a CSV file with the header path,pid,camid \
-                     (`query-labels`, `gallery-labels`)",
-                    beside[0].shown(),
-                    beside[1].shown()
-                ))
-            })?;
-            if found.pids.len() != rows {
-                return Err(bad(format!(
-                    "it has {}, and {origin} has {}",
-                    plural(rows, "feature", "features"),
-                    plural(found.pids.len(), "image", "images")
-                )));
+        Ok(file)
+    }
+
+    fn unnamed(path: &Path, matrix: Matrix) -> FeatureFile {
+        let (pids, camids, paths) = (Vec::new(), Vec::new(), Vec::new());
+        FeatureFile { path: path.into(), matrix, pids, camids, paths, origin: None, unlabelled: None }
+    }
+
+    /// Looks for identities outside of the file.
+    fn find_labels(&mut self, labels: Option<&Path>) -> Result<()> {
+        let [csv, list] = ["csv", "txt"].map(|ending| self.path.with_extension(ending));
+        let file = labels.map(Path::to_path_buf).or_else(|| Some(csv.clone()).filter(|csv| csv.exists()));
+        let found = match file {
+            Some(file) => Some((ImageLabels::read(&file)?, file.shown().to_string())),
+            None if list.exists() => match ImageLabels::read(&list) {
+                Ok(found) => Some((found, list.shown().to_string())),
+                Err(error) => {
+                    self.unlabelled = Some(error);
+                    let paths = labels::names(&list)?;
+                    self.check_count(paths.len(), &list.shown().to_string())?;
+                    self.paths = paths;
+                    None
+                }
+            },
+            None => ImageLabels::of_names(&self.paths)
+                .filter(|_| !self.paths.is_empty())
+                .map(|found| (found, "its list of paths".into())),
+        };
+        match found {
+            Some((found, origin)) => {
+                self.check_count(found.pids.len(), &origin)?;
+                (self.pids, self.camids, self.paths) = (found.pids, found.camids, found.paths);
             }
-            (set.pids, set.camids, set.paths) = (found.pids, found.camids, found.paths);
+            None => {
+                self.unlabelled.get_or_insert(Error::FeatureFile {
+                    path: self.path.clone(),
+                    reason: format!(
+                        "it has no labels, and there is no {} or {}: name a CSV file with the header path,pid,camid \
+                         (`query-labels`, `gallery-labels`)",
+                        csv.shown(),
+                        list.shown()
+                    ),
+                });
+            }
         }
-        Ok(set)
+        Ok(())
+    }
+
+    fn check_count(&self, images: usize, origin: &str) -> Result<()> {
+        if images == self.len() {
+            return Ok(());
+        }
+        let (features, images) = (plural(self.len(), "feature", "features"), plural(images, "image", "images"));
+        Err(Error::FeatureFile {
+            path: self.path.clone(),
+            reason: format!("it has {features}, and {origin} has {images}"),
+        })
+    }
+
+    /// Returns the number of features.
+    pub fn len(&self) -> usize {
+        self.matrix.rows()
+    }
+
+    /// Returns whether there is no feature.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns why identities are not known; `None` if they are.
+    pub fn why_unlabelled(&self) -> Option<&Error> {
+        self.unlabelled.as_ref()
+    }
+
+    /// Returns the path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the number of features that a search looks at: those of identity -1 are left out.
+    pub fn searched(&self) -> usize {
+        self.len() - self.pids.iter().filter(|pid| **pid == JUNK).count()
+    }
+
+    /// Returns the length of a feature.
+    pub fn dim(&self) -> usize {
+        self.matrix.dim()
+    }
+
+    /// Returns the name of an image: its path, or `row-N` without paths.
+    pub fn name(&self, row: usize) -> String {
+        name(&self.paths, row)
+    }
+
+    /// Reads some rows into `values` `[rows.len(), dim]`, in the place of what is there.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::FeatureFile`] if numbers in f64 are too large or too small for f32; [`Error::OutOfMemory`].
+    ///
+    /// # Panics
+    /// There are no such rows.
+    pub fn read(&mut self, rows: Range<usize>, values: &mut Vec<f32>) -> Result<()> {
+        self.matrix.read(rows, values)
+    }
+
+    /// Reads all features: `[n, dim]`.
+    ///
+    /// # Errors
+    /// As [`FeatureFile::read`].
+    pub fn read_all(&mut self) -> Result<Vec<f32>> {
+        memory::ensure("the features", 4 * (self.len() * self.dim()) as u64)?;
+        let mut values = Vec::new();
+        self.matrix.read(0..self.matrix.rows(), &mut values)?;
+        Ok(values)
+    }
+
+    /// Reads all features. Their identities must be known.
+    ///
+    /// # Errors
+    /// As [`FeatureFile::read_all`]; the reason why there are no identities.
+    pub fn into_set(mut self) -> Result<FeatureSet> {
+        if let Some(error) = self.unlabelled.take() {
+            return Err(error);
+        }
+        let features = self.read_all()?;
+        let FeatureFile { matrix, pids, camids, paths, .. } = self;
+        Ok(FeatureSet { features, dim: matrix.dim(), pids, camids, paths })
+    }
+}
+
+impl FeatureSet {
+    /// Reads a file as [`FeatureFile::open`] does, with all its features.
+    ///
+    /// # Errors
+    /// As [`FeatureFile::open`] and [`FeatureFile::into_set`].
+    pub fn read(path: &Path, labels: Option<&Path>) -> Result<FeatureSet> {
+        FeatureFile::open(path, labels)?.into_set()
     }
 
     /// Returns the number of images.
@@ -98,7 +221,7 @@ impl FeatureSet {
 
     /// Returns the name of an image: its path, or `row-N` without paths.
     pub fn name(&self, row: usize) -> String {
-        self.paths.get(row).map_or_else(|| format!("row-{row}"), |path| path.shown().to_string())
+        name(&self.paths, row)
     }
 
     /// Removes images of identity -1. Returns how many there were.
@@ -126,36 +249,31 @@ impl FeatureSet {
     }
 }
 
-fn read_safetensors(path: &Path, with_labels: bool) -> Result<FeatureSet> {
+fn name(paths: &[PathBuf], row: usize) -> String {
+    paths.get(row).map_or_else(|| format!("row-{row}"), |path| path.shown().to_string())
+}
+
+fn open_safetensors(path: &Path, with_labels: bool) -> Result<FeatureFile> {
     let bad = |reason: String| Error::FeatureFile { path: path.into(), reason };
-    let (_, length) = input::open(path)?;
-    let file = checkpoint::File::open(path)?;
+    let file = TensorFile::open(path)?;
     let Some(shape) = file.shape("features") else {
         return Err(bad(format!("it has no tensor `features`, only {}", file.names().join(", "))));
     };
     let [rows, dim] = shape[..] else {
         return Err(bad(format!("its features have the shape {shape:?}, not [images, numbers of a feature]")));
     };
-    // A number takes at least two bytes; a tensor that repeats a few numbers is no features.
-    if rows.checked_mul(dim).is_none_or(|values| values as u64 > length / 2) {
-        return Err(bad(format!("its features have the shape {shape:?}, too many for a file of {length} bytes")));
+    let paths = file.metadata.get("paths").map(|list| serde_json::from_str::<Vec<PathBuf>>(list)).transpose();
+    let paths = paths.map_err(|e| bad(format!("its list of paths cannot be read ({e})")))?.unwrap_or_default();
+    if !paths.is_empty() && paths.len() != rows {
+        let (features, paths) = (plural(rows, "feature", "features"), plural(paths.len(), "path", "paths"));
+        return Err(bad(format!("it has {features} and {paths}")));
     }
-    memory::ensure("the features", 4 * (rows * dim) as u64)?;
-    let paths = file.metadata.get("paths").and_then(|list| serde_json::from_str::<Vec<PathBuf>>(list).ok());
-    let paths = paths.filter(|paths| paths.len() == rows).unwrap_or_default();
-    let features = match file.f64("features")? {
-        None => file.f32("features")?,
-        Some(wide) => {
-            let mut narrow = Narrow::new(dim);
-            let features = wide.into_iter().map(|x| narrow.next(x)).collect();
-            narrow.check().map_err(bad)?;
-            features
-        }
-    };
-    let mut set = FeatureSet { features, dim, paths, ..FeatureSet::default() };
+    let origin = file.metadata.get(ORIGIN_KEY).map(|text| serde_json::from_str(text)).transpose();
+    let origin = origin.map_err(|e| bad(format!("what made its features cannot be read ({e})")))?;
+    let mut labels = (Vec::new(), Vec::new());
     if with_labels && file.shape("pids").is_some() && file.shape("camids").is_some() {
-        (set.pids, set.camids) = (file.i64("pids")?, file.i64("camids")?);
-        let (pids, camids) = (set.pids.len(), set.camids.len());
+        labels = (file.i64("pids")?, file.i64("camids")?);
+        let (pids, camids) = (labels.0.len(), labels.1.len());
         if (pids, camids) != (rows, rows) {
             return Err(bad(format!(
                 "it has {}, {} and {}",
@@ -165,7 +283,9 @@ fn read_safetensors(path: &Path, with_labels: bool) -> Result<FeatureSet> {
             )));
         }
     }
-    Ok(set)
+    let matrix = Matrix::new(path, file.into_tensor("features")?, [rows, dim])?;
+    let (pids, camids) = labels;
+    Ok(FeatureFile { pids, camids, paths, origin, ..FeatureFile::unnamed(path, matrix) })
 }
 
 #[cfg(test)]
@@ -187,7 +307,9 @@ mod tests {
 
     fn write(set: &FeatureSet, path: &Path, labels: bool) {
         let labels = labels.then_some((&set.pids[..], &set.camids[..]));
-        FeatureTable { features: &set.features, dim: set.dim, paths: &set.paths, labels }.write(path).unwrap();
+        FeatureTable { features: &set.features, dim: set.dim, paths: &set.paths, labels, origin: None }
+            .write(path)
+            .unwrap();
     }
 
     #[test]
@@ -202,6 +324,34 @@ mod tests {
             let read = FeatureSet::read(&path, Some(&csv)).unwrap();
             assert_eq!((read.pids, read.camids, read.features), (vec![4, 5, 6], vec![1, 2, 3], example().features));
         }
+    }
+
+    #[test]
+    fn parts_are_read_and_names_without_identities_are_names() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.safetensors", "b.npy"] {
+            let path = folder.path().join(name);
+            let paths = ["a b.jpg", "c.jpg", "d.jpg"].map(PathBuf::from);
+            let features = example().features;
+            FeatureTable { features: &features, dim: 2, paths: &paths, labels: None, origin: None }
+                .write(&path)
+                .unwrap();
+            let mut file = FeatureFile::open(&path, None).unwrap();
+            assert_eq!((file.len(), file.dim(), file.pids.len(), file.name(0)), (3, 2, 0, "a b.jpg".into()), "{name}");
+            let mut rows = vec![9.0; 3];
+            file.read(1..3, &mut rows).unwrap();
+            assert_eq!(rows, features[2..]);
+            file.read(0..1, &mut rows).unwrap();
+            assert_eq!(rows, features[..2]);
+            let error = file.into_set().unwrap_err().to_string();
+            assert!(
+                error.contains("has no labels") || error.contains("line 1, `a b.jpg`, has no name like"),
+                "{error}"
+            );
+        }
+        fs::write(folder.path().join("b.txt"), "a.jpg\n").unwrap();
+        let error = FeatureFile::open(&folder.path().join("b.npy"), None).err().unwrap().to_string();
+        assert!(error.contains("it has 3 features, and") && error.contains("has 1 image"), "{error}");
     }
 
     #[test]

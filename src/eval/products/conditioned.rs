@@ -155,6 +155,11 @@ impl<'a> Conditioned<'a> {
         squared_distances_of_directions((self.source(i), norm(i)), j.map(|j| self.source(j)), j.map(norm))
     }
 
+    /// Returns the factor by which distances of conditioned rows are larger than those of the original features: a power of two.
+    pub(crate) fn unit(&self) -> f64 {
+        self.unit
+    }
+
     /// Returns an upper bound of all distances between a query and an image of the gallery, in the unit of the original features.
     pub(crate) fn largest(&self) -> f64 {
         let (query, gallery) = self.norms.split_at(self.queries);

@@ -1,6 +1,8 @@
 //! Distances of one query to the gallery: bounds that are known already, and exact values that are computed where bounds do not
 //! suffice.
 
+use crate::engine::cpu::for_each_isa;
+
 /// Exact distances of a query and an image of the gallery, in f64.
 pub(crate) trait Pairs: Sync {
     /// Returns a number that orders the gallery images of a query as their distances do.
@@ -62,13 +64,44 @@ impl<'a> Row<'a> {
 
     /// Returns the first `count` of `items` by (distance, index), with their distances.
     pub(crate) fn nearest(&self, items: impl Iterator<Item = usize>, count: usize) -> Vec<(usize, f32)> {
-        let mut bounds: Vec<(f32, usize)> = items.map(|item| (self.upper(item), item)).collect();
-        bounds.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let bound = bounds.get(count.saturating_sub(1)).map_or(f32::INFINITY, |(upper, _)| *upper);
-        let candidates = bounds.iter().map(|(_, item)| *item).filter(|item| self.lower(*item) <= bound);
+        let nearest = self.nearest_exact(items.collect(), count);
+        nearest.into_iter().map(|(exact, item)| (item, self.distance(exact) as f32)).collect()
+    }
+
+    /// Returns the first `count` of `items` by ([`Row::exact`], index).
+    pub(crate) fn nearest_exact(&self, items: Vec<usize>, count: usize) -> Vec<(f64, usize)> {
+        let mut uppers: Vec<f32> = items.iter().map(|&item| self.upper(item)).collect();
+        let bound = match count.checked_sub(1) {
+            Some(last) if last < uppers.len() => *uppers.select_nth_unstable_by(last, f32::total_cmp).1,
+            _ => f32::INFINITY,
+        };
+        let candidates = items.into_iter().filter(|item| self.lower(*item) <= bound);
         let mut exact: Vec<(f64, usize)> = candidates.map(|item| (self.exact(item), item)).collect();
         exact.sort_by(|a, b| a.partial_cmp(b).expect("distances are not NaN"));
         exact.truncate(count);
-        exact.into_iter().map(|(exact, item)| (item, self.distance(exact) as f32)).collect()
+        exact
+    }
+
+    /// Returns the items whose [`Row::exact`] may be at most `limit`.
+    pub(crate) fn within(&self, limit: f64) -> impl Iterator<Item = usize> {
+        // Rounded up, so that no item is lost.
+        let limit = (limit as f32).next_up();
+        let near = move |(chunk, lower): (usize, &'a [f32])| {
+            let any = any_at_most(lower, limit);
+            let lower = if any { lower } else { &[] };
+            let is_near = move |(_, lower): &(usize, &f32)| **lower <= limit;
+            lower.iter().enumerate().filter(is_near).map(move |(i, _)| chunk * SCANNED + i)
+        };
+        self.lower.chunks(SCANNED).enumerate().flat_map(near)
+    }
+}
+
+/// Lower bounds that are compared at once with a limit.
+const SCANNED: usize = 256;
+
+for_each_isa! {
+    fn any_at_most(lower: &[f32], limit: f32) -> bool {
+        // Without a branch, so that this is vectorised.
+        lower.iter().fold(false, |any, lower| any | (*lower <= limit))
     }
 }

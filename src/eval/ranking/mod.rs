@@ -3,6 +3,7 @@
 //! For each query, the gallery without the items that the filter removes is ordered by (distance, gallery index). A query
 //! without a remaining match is skipped: it counts neither as a failure nor as a success.
 
+mod counted_pairs;
 mod given;
 mod match_table;
 mod queries_csv;
@@ -16,8 +17,9 @@ mod tests;
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+pub(super) use self::counted_pairs::counted_pairs;
 #[cfg(test)]
 pub(super) use self::given::GivenDistances;
 pub use self::given::evaluate_distances;
@@ -27,7 +29,6 @@ pub(super) use self::query::rank_query;
 pub(super) use self::ranker::Ranker;
 pub use self::scores::Scores;
 pub(crate) use self::single_shot::REPEATS;
-use super::distance::DistanceBlock;
 pub use super::labels::Labels;
 use super::sets::Sets;
 use crate::Result;
@@ -36,7 +37,7 @@ use crate::data::Protocol;
 use crate::engine::device::Device;
 
 /// Which gallery items are removed for a query.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GalleryFilter {
     /// Images of the query's identity by its camera: the protocol of Market-1501.
@@ -219,10 +220,6 @@ pub fn evaluate(
 /// Ranks by the Euclidean distance, a block of queries at a time.
 pub(super) fn rank_sets(sets: &Sets, options: &RankingOptions) -> Result<RankingReport> {
     let mut ranker = Ranker::new(sets.query_labels, sets.gallery_labels, options);
-    let mut block = DistanceBlock::default();
-    for rows in sets.distances.blocks() {
-        sets.distances.fill(rows.clone(), &mut block)?;
-        ranker.add(&sets.distances.plain(rows, &block));
-    }
+    sets.distances.for_each_block(|_, rows| ranker.add(rows))?;
     ranker.finish()
 }

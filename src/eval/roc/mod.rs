@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use self::steps::{Pair, Steps};
 use super::products::{Pairs as Exact, Row};
-use super::ranking::{GalleryFilter, Labels};
+use super::ranking::{GalleryFilter, Labels, counted_pairs};
 use crate::base::report::Table;
 
 /// Largest number of pairs that are sorted (a few tens of MiB).
@@ -24,7 +24,7 @@ pub(crate) const EXACT_PAIRS: usize = 1 << 22;
 /// Number of bins in which the distances of more pairs are counted.
 pub(crate) const BINS: usize = 1 << 17;
 /// A distance whose bounds are farther apart than this many bins is computed in f64.
-const BINS_OFF: f64 = 16.0;
+pub(super) const BINS_OFF: f64 = 16.0;
 /// False positive rates to report.
 pub const FALSE_POSITIVE_RATES: [f64; 5] = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5];
 
@@ -46,7 +46,7 @@ pub struct Roc {
     pub genuine_pairs: u64,
     /// Number of pairs of a query and a gallery image of two identities.
     pub impostor_pairs: u64,
-    /// One point for each of [`FALSE_POSITIVE_RATES`] that is at least 1 / `impostor_pairs`.
+    /// One point for each wanted rate, usually [`FALSE_POSITIVE_RATES`], that is at least 1 / `impostor_pairs`.
     pub points: Vec<OperatingPoint>,
     /// Equal error rate: mean of FPR and 1 - TPR where they are closest.
     pub eer: f64,
@@ -114,12 +114,7 @@ impl<'a> RocBuilder<'a> {
     pub(super) fn add(&mut self, rows: &[Row]) {
         let n_gallery = self.gallery.pids.len();
         let (query, gallery, filter, first) = (self.query, self.gallery, self.filter, self.next);
-        let of_row = |i: usize| {
-            let (pid, camid) = (query.pids[first + i], query.camids[first + i]);
-            let kept = move |g: &usize| !filter.removes(pid, camid, gallery, *g);
-            let valid = (0..n_gallery).any(|g| gallery.pids[g] == pid && kept(&g));
-            (if valid { 0..n_gallery } else { 0..0 }).filter(kept).map(move |g| (g, gallery.pids[g] == pid))
-        };
+        let of_row = |i: usize| counted_pairs(first + i, query, gallery, filter);
         match &mut self.pairs {
             Pairs::Exact(pairs) => {
                 for (i, row) in rows.iter().enumerate() {
@@ -141,15 +136,16 @@ impl<'a> RocBuilder<'a> {
         self.next += rows.len();
     }
 
-    /// Returns the figures, or `None` without a genuine pair or without an impostor. `exact` has the exact distances.
-    pub(super) fn finish(self, exact: &dyn Exact) -> Option<Roc> {
+    /// Returns the figures at the false positive rates `rates`, or `None` without a genuine pair or without an impostor. `exact` has the exact
+    /// distances.
+    pub(super) fn finish(self, exact: &dyn Exact, rates: &[f64]) -> Option<Roc> {
         match self.pairs {
-            Pairs::Exact(pairs) => by_selection(&Steps::new(pairs, self.gallery.pids.len(), exact)),
+            Pairs::Exact(pairs) => by_selection(&Steps::new(pairs, self.gallery.pids.len(), exact), rates),
             Pairs::Binned { counts, per_distance } => {
                 let steps = counts.iter().enumerate().map(|(bin, counts)| {
                     ((bin + 1) as f64 / per_distance, [0, 1].map(|which| counts[which].load(Ordering::Relaxed)))
                 });
-                figures(steps.filter(|(_, counts)| *counts != [0, 0]), 1.0 / per_distance)
+                figures(steps.filter(|(_, counts)| *counts != [0, 0]), 1.0 / per_distance, rates)
             }
         }
     }
@@ -168,10 +164,10 @@ fn bin_of(row: &Row, item: usize, per_distance: f64) -> usize {
     }
 }
 
-/// Returns a point, still without its figures, for each rate that is at least 1 / `impostor_pairs`.
-fn measurable(impostor_pairs: u64) -> Vec<OperatingPoint> {
+/// Returns a point, still without its figures, for each of `rates` that is at least 1 / `impostor_pairs`.
+fn measurable(rates: &[f64], impostor_pairs: u64) -> Vec<OperatingPoint> {
     let point = |fpr| OperatingPoint { fpr, tpr: 0.0, threshold: 0.0 };
-    FALSE_POSITIVE_RATES.into_iter().filter(|fpr| fpr * impostor_pairs as f64 >= 1.0).map(point).collect()
+    rates.iter().copied().filter(|fpr| fpr * impostor_pairs as f64 >= 1.0).map(point).collect()
 }
 
 /// Returns the accepted shares of genuine pairs and of impostors.
@@ -200,12 +196,12 @@ impl EqualErrors {
 }
 
 /// Computes the figures from single pairs: exact distances are needed only around each figure's threshold.
-fn by_selection(steps: &Steps) -> Option<Roc> {
+fn by_selection(steps: &Steps, wanted: &[f64]) -> Option<Roc> {
     let all = steps.all();
     if all.contains(&0) {
         return None;
     }
-    let mut points = measurable(all[1]);
+    let mut points = measurable(wanted, all[1]);
     for point in &mut points {
         let [before, _] = steps.around(|accepted| rates(accepted, all)[1] > point.fpr);
         if let Some(step) = before {
@@ -226,12 +222,12 @@ fn by_selection(steps: &Steps) -> Option<Roc> {
 }
 
 /// Computes the figures from `steps`: ascending thresholds, each with the genuine pairs and impostors that it adds.
-fn figures(steps: impl Iterator<Item = (f64, [u64; 2])> + Clone, bin_width: f64) -> Option<Roc> {
+fn figures(steps: impl Iterator<Item = (f64, [u64; 2])> + Clone, bin_width: f64, wanted: &[f64]) -> Option<Roc> {
     let all = steps.clone().fold([0, 0], |sum, (_, add)| [sum[0] + add[0], sum[1] + add[1]]);
     if all.contains(&0) {
         return None;
     }
-    let mut points = measurable(all[1]);
+    let mut points = measurable(wanted, all[1]);
     let mut errors = EqualErrors::new();
     let mut accepted = [0, 0];
     for (threshold, [genuine, impostors]) in steps {
@@ -261,7 +257,7 @@ mod tests {
         let rows = distances.rows();
         let (first, second) = rows.split_at(rows.len() / 2);
         [first, second].into_iter().for_each(|block| roc.add(block));
-        roc.finish(&distances)
+        roc.finish(&distances, &FALSE_POSITIVE_RATES)
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod report;
 mod safetensors_in;
 mod safetensors_out;
 mod tensor;
+mod tensor_file;
 mod torch;
 mod words;
 
@@ -18,6 +19,7 @@ pub use load::{FineTune, fine_tune, load_exact};
 pub use place::{Place, TensorNames};
 pub use report::{LoadReport, Unused};
 pub use safetensors_out::{Tensor, state_dict, write};
+pub(crate) use tensor_file::{TensorFile, TensorPlace};
 
 use std::path::Path;
 

@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use ptl::eval::features_file::{FeatureSet, FeatureTable};
+use ptl::base::progress::Reporter;
+use ptl::engine::device::Device;
+use ptl::eval::calibration::{Calibration, CalibrationInput, CalibrationRates, WantedRate, calibrate};
+use ptl::eval::features_file::{FeatureFile, FeatureOrigin, FeatureSet, FeatureTable};
+use ptl::eval::ranking::RankingOptions;
 
 use super::{fuzz, written};
 
@@ -24,7 +28,9 @@ fn seed(name: &str, labels: bool) -> Vec<u8> {
     let path = folder.path().join(name);
     let features: Vec<f32> = (0..12).map(|i| i as f32 - 5.5).collect();
     let labels = labels.then_some((&[2, -1, 7][..], &[1, 3, 2][..]));
-    FeatureTable { features: &features, dim: 4, paths: &NAMES.map(Into::into), labels }.write(&path).unwrap();
+    FeatureTable { features: &features, dim: 4, paths: &NAMES.map(Into::into), labels, origin: None }
+        .write(&path)
+        .unwrap();
     std::fs::read(path).unwrap()
 }
 
@@ -45,6 +51,57 @@ fn feature_files_of_safetensors() {
         &["a", "b"].map(|name| seed(&format!("{name}.safetensors"), name == "a")),
         |folder, bytes| read(&written(folder, "f.safetensors", bytes), None),
     );
+}
+
+#[test]
+fn origins_of_features() {
+    let origin =
+        FeatureOrigin { weights: "0123abcd".into(), settings: [("eval.flip".to_string(), "true".to_string())].into() };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("f.safetensors");
+    let (features, paths) = ([0.5; 12], NAMES.map(Into::into));
+    FeatureTable { features: &features, dim: 4, paths: &paths, labels: None, origin: Some(&origin) }
+        .write(&path)
+        .unwrap();
+    fuzz("feature-origin", &[std::fs::read(path).unwrap()], |folder, bytes| {
+        let mut file = FeatureFile::open(&written(folder, "f.safetensors", bytes), None)?;
+        let mut rows = Vec::new();
+        file.read(0..file.len().min(1), &mut rows)?;
+        assert_eq!(rows.len(), file.len().min(1) * file.dim());
+        if let Some(other) = &file.origin {
+            let same = FeatureOrigin::check(Path::new("f"), Some(&origin), Some(other), "other").is_ok();
+            let flip = other.settings.get("eval.flip").is_none_or(|flip| flip == "true");
+            assert_eq!(same, flip && other.weights == origin.weights);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn calibrations() {
+    let set = |seed: usize| {
+        let features = (0..40).map(|i| ((i * 37 + seed) % 11) as f32 + (i / 8) as f32).collect();
+        let pids = (0..20).map(|i| i / 4).collect();
+        FeatureSet { features, dim: 2, pids, camids: vec![seed as i64; 20], paths: Vec::new() }
+    };
+    let rates = CalibrationRates { fmr: vec![0.2], fpir: vec![0.5] };
+    let origin = FeatureOrigin { weights: "0123abcd".into(), settings: Default::default() };
+    let input = CalibrationInput { query: &set(1), gallery: &set(2), origin: &origin, name: "data" };
+    let made = calibrate(input, RankingOptions::default(), &rates, &Device::cpu(), &Reporter::silent()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.json");
+    made.write(&path).unwrap();
+    assert_eq!(Calibration::read(&path).unwrap(), made);
+    fuzz("calibration", &[std::fs::read(path).unwrap()], |folder, bytes| {
+        let read = Calibration::read(&written(folder, "c.json", bytes))?;
+        assert!(read.tables().contains("pairs: "));
+        let threshold = read.threshold(WantedRate::Fmr(0.2)).unwrap_or(0.5);
+        assert!(read.histogram.rates(threshold).iter().all(|rate| (0.0..=1.0).contains(rate)));
+        let again = folder.join("again.json");
+        read.write(&again).unwrap();
+        assert_eq!(Calibration::read(&again).unwrap(), read);
+        Ok(())
+    });
 }
 
 #[test]

@@ -1,17 +1,15 @@
 //! `ptl-train check`.
 
-use std::fs;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::shared::set_threads;
+use super::shared::{check_outputs, set_threads};
+use crate::Result;
 use crate::app::cli::args::CheckArgs;
 use crate::app::cli::check::{MEASURED, Report, measure, write_html};
 use crate::app::cli::output::{print, stderr_reporter, with_flags};
 use crate::base::atomic::atomic_write;
-use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
 use crate::base::text::Shown;
 use crate::config::Config;
@@ -21,7 +19,6 @@ use crate::engine::device::Device;
 use crate::nn::{DEFAULT_ARCH, TaskKind};
 use crate::train::cost::DataSizes;
 use crate::train::{Classify, Reid, Task};
-use crate::{Error, Result};
 
 /// Exit code if there are problems.
 const PROBLEMS: u8 = 3;
@@ -34,20 +31,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode> {
     let mut config = Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), flags)?;
     config.data.root.clone_from(&args.data);
     flags.refuse_without_effect(&config, false)?;
-    for path in [&args.json, &args.html].into_iter().flatten() {
-        check_file(path)?;
-    }
-    if args.json.is_some() && args.json == args.html {
-        let (value, reason) = (
-            args.json.as_ref().map(|path| path.shown().to_string()),
-            "it is the file of --html, too: name another one",
-        );
-        return Err(Error::Setting {
-            setting: "--json".into(),
-            value: value.unwrap_or_default(),
-            reason: reason.into(),
-        });
-    }
+    check_outputs(&[("--html", args.html.as_deref()), ("--json", args.json.as_deref())], &[&args.data])?;
     set_threads(&config)?;
     let device = (!args.no_cost).then(|| Device::open(&config.device_options())).transpose()?;
     let reporter = stderr_reporter();
@@ -149,16 +133,4 @@ fn inspect(subject: &Subject, name: &str, config: &Config, reporter: &Reporter) 
     });
     task.into_inner().expect("no panic while checking").finish("");
     (findings, decoding.into_inner().expect("no panic while checking"))
-}
-
-/// Refuses a folder as the name of a report, and makes the folder of the file.
-fn check_file(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        let reason = "it is a folder: name a file in it".into();
-        return Err(Error::Setting { setting: "--json or --html".into(), value: path.shown().to_string(), reason });
-    }
-    match path.parent() {
-        Some(folder) => fs::create_dir_all(folder).at("create", folder),
-        None => Ok(()),
-    }
 }

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::shared::{
-    check_images, describe_datasets, evaluated, open_dataset, refuse_trained, refuse_unused, set_threads,
+    describe_datasets, evaluated, open_dataset, open_images, refuse_trained, refuse_unused, set_threads,
 };
 use crate::app::cli::args::ExtractArgs;
 use crate::app::cli::output::stderr_reporter;
 use crate::base::error::IoContext;
 use crate::base::text::{Shown, plural};
-use crate::data::{Dataset, ImageList, ImageRecord, Subsets, list_images};
+use crate::data::{Dataset, ImageRecord, Subsets};
 use crate::eval::Output;
 use crate::eval::features_file::{FeatureFormat, FeatureTable};
 use crate::model::TrainedModel;
@@ -52,15 +52,17 @@ pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
         Some(folder) => {
             refuse_unused(
                 flags,
-                &["data.kind", "data.msmt17_val", "data.split", "data.val_ids", "data.name_pattern", "data.val_share"],
+                &[
+                    "data.kind",
+                    "data.msmt17_val",
+                    "data.split",
+                    "data.val_ids",
+                    "data.name_pattern",
+                    "data.same_camera",
+                    "data.val_share",
+                ],
             )?;
-            let ImageList { images, warnings } = list_images(folder)?;
-            let records = images.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });
-            let name = folder.shown().to_string();
-            let mut dataset = Dataset { name, gallery: records.collect(), warnings, ..Dataset::default() };
-            check_images(&mut dataset, &config, &reporter)?;
-            dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
-            dataset.gallery
+            open_images(folder, &config, &reporter)?
         }
         None => {
             let (root, kind) = evaluated(&config, flags)?;
@@ -76,7 +78,8 @@ pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     FeatureFormat::of(&args.out)?.check_paths(&paths)?;
     let (features, dim) = trained.model(&reporter).run(Dataset::samples(&records), Output::Feature)?;
     let labels = args.images.is_none().then_some((&pids[..], &camids[..]));
-    FeatureTable { features: &features, dim, paths: &paths, labels }.write(&args.out)?;
+    let origin = Some(&trained.feature_origin()?);
+    FeatureTable { features: &features, dim, paths: &paths, labels, origin }.write(&args.out)?;
     reporter.message(&format!(
         "{} of {} written to {}",
         plural(paths.len(), "feature", "features"),

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::data::{Protocol, SameCamera};
 use crate::engine::device::{Device, DeviceOptions, VendorUse};
 use crate::eval::extract::zeros_warning;
-use crate::eval::features_file::FeatureSet;
+use crate::eval::features_file::{FeatureFile, FeatureOrigin, FeatureSet};
 use crate::eval::ranking::RankingOptions;
 use crate::{Error, Result};
 
@@ -26,8 +26,13 @@ pub(crate) fn rank(args: &RankArgs) -> Result<ExitCode> {
     // Distances use the crate's own kernels, so no library is needed.
     let device = Device::open(&DeviceOptions { vendor: VendorUse::Never, ..config.device_options() })?;
     let reporter = stderr_reporter();
-    let read = |path: &Path, labels: Option<&Path>| -> Result<FeatureSet> {
-        let mut set = FeatureSet::read(path, labels)?;
+    let [query, gallery] = [(&args.query, &args.query_labels), (&args.gallery, &args.gallery_labels)]
+        .map(|(path, labels)| FeatureFile::open(path, labels.as_deref()));
+    let (query, gallery) = (query?, gallery?);
+    let there = args.gallery.shown().to_string();
+    FeatureOrigin::check(&args.query, query.origin.as_ref(), gallery.origin.as_ref(), &there)?;
+    let read = |path: &Path, file: FeatureFile| -> Result<FeatureSet> {
+        let mut set = file.into_set()?;
         let junk = set.drop_junk();
         let note = if junk == 0 { String::new() } else { format!("; {junk} of identity -1 {} left out", are(junk)) };
         reporter.message(&format!(
@@ -43,8 +48,8 @@ pub(crate) fn rank(args: &RankArgs) -> Result<ExitCode> {
         }
         Ok(set)
     };
-    let query = read(&args.query, args.query_labels.as_deref())?;
-    let gallery = read(&args.gallery, args.gallery_labels.as_deref())?;
+    let query = read(&args.query, query)?;
+    let gallery = read(&args.gallery, gallery)?;
     let evaluated_on = format!("{} against {}", args.query.shown(), args.gallery.shown());
     let mut options = RankingOptions::default();
     if config.data.same_camera == SameCamera::Keep {

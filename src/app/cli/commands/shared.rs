@@ -1,6 +1,6 @@
 //! Functions that commands share: threads, data sets, run folders.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::{fs, io};
 
@@ -10,9 +10,13 @@ use crate::base::stop::StopFlag;
 use crate::base::text::{Shown, listed};
 use crate::config::{Config, Overrides};
 use crate::data::synth::{self, Domain, SynthConfig};
-use crate::data::{self, ClassDataset, ClassOptions, Dataset, DatasetKind, Subsets};
+use crate::data::{
+    self, ClassDataset, ClassOptions, Dataset, DatasetKind, ImageList, ImageRecord, Subsets, list_images,
+};
 use crate::engine::device::Device;
+use crate::eval::calibration::{Calibration, WantedRate};
 use crate::model::TrainedModel;
+use crate::nn::TaskKind;
 use crate::run_dir::{RUNS, RunDir};
 use crate::study::StudyKind;
 use crate::{Error, Result};
@@ -81,9 +85,13 @@ pub(super) fn is_of_training(trained: &TrainedModel, root: &Path) -> bool {
     let Some(data) = &trained.trained_data else { return false };
     let folder =
         |path: &Path| if path.is_file() { path.parent().unwrap_or(path).to_path_buf() } else { path.to_path_buf() };
-    let same = |a: &Path, b: &Path| fs::canonicalize(a).ok().zip(fs::canonicalize(b).ok()).is_some_and(|(a, b)| a == b);
     let both_files = root.is_file() && data.root.is_file();
-    same(root, &data.root) || (!both_files && same(&folder(root), &folder(&data.root)))
+    same_path(root, &data.root) || (!both_files && same_path(&folder(root), &folder(&data.root)))
+}
+
+/// Returns whether both paths are the same, or exist and are the same file or folder.
+pub(super) fn same_path(a: &Path, b: &Path) -> bool {
+    a == b || fs::canonicalize(a).ok().zip(fs::canonicalize(b).ok()).is_some_and(|(a, b)| a == b)
 }
 
 /// Refuses to measure identities that the model was trained on as held out, or because its data do not say which are for the test. Warns where
@@ -99,7 +107,7 @@ pub(super) fn refuse_trained(
     let refuse =
         |value: String, reason: String| Err(Error::Setting { setting: "`data.val_ids`".into(), value, reason });
     let own = trained.trained_data.as_ref().filter(|_| is_of_training(trained, root));
-    match (own, flags.has("data.val_ids")) {
+    match (own, flags.has("data.val_ids") && given.val_ids > 0) {
         (Some(own), true) if (own.val_ids, own.split) != (given.val_ids, given.split) => {
             let held_out = match own.val_ids {
                 0 => "none of these identities were held out of the training".to_string(),
@@ -154,6 +162,79 @@ pub(super) fn check_images(dataset: &mut Dataset, config: &Config, reporter: &Re
     let images = dataset.train.len() + dataset.query.len() + dataset.gallery.len();
     let name = dataset.name.clone();
     checking(&name, images, reporter, |each| dataset.drop_or_refuse_broken(config.data.skip_broken, each))
+}
+
+/// Lists the image `path`, or the images of the folder `path`, and decodes each. They have no identities.
+pub(super) fn open_images(path: &Path, config: &Config, reporter: &Reporter) -> Result<Vec<ImageRecord>> {
+    let one = || ImageList { images: vec![path.into()], warnings: Vec::new() };
+    let ImageList { images, warnings } = if path.is_file() { one() } else { list_images(path)? };
+    let records = images.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });
+    let name = path.shown().to_string();
+    let mut dataset = Dataset { name, gallery: records.collect(), warnings, ..Dataset::default() };
+    check_images(&mut dataset, config, reporter)?;
+    dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
+    Ok(dataset.gallery)
+}
+
+/// Checks the reports that a command will write, each with its option, and makes their folders. Refuses a folder, the same file twice, a file that
+/// the command reads, and one that exists and does not end in `.json`, `.csv` or `.html`.
+pub(super) fn check_outputs(outputs: &[(&str, Option<&Path>)], inputs: &[&Path]) -> Result<()> {
+    let given = || outputs.iter().filter_map(|(option, path)| Some((*option, (*path)?)));
+    for (number, (option, path)) in given().enumerate() {
+        let refuse =
+            |reason: String| Err(Error::Setting { setting: option.into(), value: path.shown().to_string(), reason });
+        if path.is_dir() {
+            return refuse("it is a folder: name a file in it".into());
+        }
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).at("create", folder)?;
+        }
+        if inputs.iter().any(|input| same_path(input, path)) {
+            return refuse("this file is read: name another one to write".into());
+        }
+        // A wrong name must not cost an image or weights.
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        if path.exists() && !["json", "csv", "html"].contains(&ending) {
+            return refuse("this file exists and is no report: name another one to write".into());
+        }
+        if let Some((other, _)) = given().take(number).find(|(_, other)| same_path(other, path)) {
+            return refuse(format!("it is the file of {other}, too: name another one"));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the files that are read with a file of features: itself, and labels beside it, also where there are none yet.
+pub(super) fn feature_inputs(features: &Path) -> [PathBuf; 3] {
+    [features.to_path_buf(), features.with_extension("csv"), features.with_extension("txt")]
+}
+
+/// Returns the rate that the user wants, or else the usual one, or else the smallest one that the calibration has; says if it is that.
+pub(super) fn wanted_or_usual(
+    calibration: &Calibration,
+    wanted: Option<WantedRate>,
+    usual: WantedRate,
+    reporter: &Reporter,
+) -> Result<WantedRate> {
+    if let Some(wanted) = wanted {
+        return Ok(wanted);
+    }
+    let nearest = calibration.nearest_to(usual)?;
+    if nearest != usual {
+        reporter.message(&format!("the calibration has no threshold for {usual}: that for {nearest} is taken"));
+    }
+    Ok(nearest)
+}
+
+/// Refuses a classifier where identities are compared.
+pub(super) fn refuse_classifier(trained: &TrainedModel, checkpoint: &Path) -> Result<()> {
+    match trained.config.task {
+        TaskKind::Reid => Ok(()),
+        TaskKind::Classify => Err(Error::Checkpoint {
+            path: checkpoint.into(),
+            reason: "it is a classifier, which tells classes and not identities: see ptl-train predict".into(),
+        }),
+    }
 }
 
 /// Shows the progress of `check`, which calls its argument after each image.
