@@ -63,7 +63,14 @@ impl Inspection<'_> {
         let severity = if self.wanted.skip_broken { Severity::Warning } else { Severity::Problem };
         found("unreadable", severity, cases, |count| {
             let images = plural(count, "image cannot be decoded", "images cannot be decoded");
-            format!("{images}, the first because {}", broken[0].1.shown())
+            let mut reasons: BTreeMap<&String, usize> = BTreeMap::new();
+            broken.iter().for_each(|(_, reason)| *reasons.entry(reason).or_default() += 1);
+            if let [(reason, _)] = reasons.iter().collect::<Vec<_>>()[..] {
+                return format!("{images}, because {}", reason.shown());
+            }
+            let mut reasons: Vec<(&String, usize)> = reasons.into_iter().collect();
+            reasons.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
+            format!("{images}: {}", listed(reasons.iter().map(|(reason, times)| format!("{times} because {reason}"))))
         })
     }
 
@@ -234,7 +241,8 @@ impl Inspection<'_> {
             cameras.entry(camera).or_default().entry(item.group).or_insert(index);
             of_group.entry(item.group).or_insert((BTreeSet::new(), index)).0.insert(camera);
         }
-        if cameras.len() < 2 {
+        // One camera tells nothing, and of one identity there is nothing to tell.
+        if cameras.len() < 2 || of_group.len() < 2 {
             return Vec::new();
         }
         let telling: Vec<(i64, usize)> = cameras
@@ -361,13 +369,25 @@ mod tests {
         assert_eq!(cases("same-picture"), &[[0, 3]]);
         assert_eq!(cases("identity-in-both"), &[[6]]);
         let text = |kind: &str| &findings.iter().find(|finding| finding.kind == kind).unwrap().text;
-        assert!(
-            text("unreadable").starts_with("1 image cannot be decoded, the first because "),
-            "{}",
-            text("unreadable")
-        );
+        assert!(text("unreadable").starts_with("1 image cannot be decoded, because "), "{}", text("unreadable"));
         assert!(text("few-images").ends_with("which then repeats some (4)"), "{}", text("few-images"));
         assert!(text("camera-of-one-identity").ends_with("(2, 3)"), "{}", text("camera-of-one-identity"));
+    }
+
+    #[test]
+    fn each_reason_is_counted_and_one_identity_has_no_camera_that_tells() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = |name: &str, content: &[u8], camid| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            ImageRecord { path, pid: 1, camid }
+        };
+        let train = vec![record("a.png", b"", 1), record("b.png", b"no picture", 2), record("c.png", b"no picture", 3)];
+        let dataset = Dataset { train, ..Dataset::default() };
+        let (findings, _) = Subject::of_identities(&dataset).inspect(WANTED, &|| {});
+        assert!(!kinds(&findings).iter().any(|(kind, _)| *kind == "camera-of-one-identity"));
+        let text = &findings[0].text;
+        assert!(text.starts_with("3 images cannot be decoded: 2 because ") && text.contains(", 1 because "), "{text}");
     }
 
     #[test]

@@ -193,9 +193,9 @@ fn alike_but_for_case<'a>(place: &Path, ids: impl Iterator<Item = &'a str>) -> O
     let alike: Vec<String> = forms.into_values().filter(|ids| ids.len() > 1).map(|ids| ids.join(" and ")).collect();
     (!alike.is_empty()).then(|| {
         format!(
-            "{}: {} apart only in upper and lower case, and count as several ({})",
+            "{}: {} only in upper and lower case; all count as identities of their own ({})",
             place.shown(),
-            plural(alike.len(), "identity is written", "identities are written"),
+            plural(alike.len(), "group of identities differs", "groups of identities differ"),
             listed(alike.iter().map(|names| names.shown()))
         )
     })
@@ -228,7 +228,7 @@ mod tests {
     fn identities_that_differ_in_case_are_named() {
         let warning = alike_but_for_case(Path::new("x.csv"), ["Rex", "fox", "rex"].into_iter()).unwrap();
         assert!(warning.starts_with(
-            "x.csv: 1 identity is written apart only in upper and lower case, and count as several (Rex and rex)"
+            "x.csv: 1 group of identities differs only in upper and lower case; all count as identities of their own (Rex and rex)"
         ));
         assert!(alike_but_for_case(Path::new("x.csv"), ["Rex", "fox"].into_iter()).is_none());
     }

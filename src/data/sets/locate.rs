@@ -144,7 +144,7 @@ pub(super) fn find(root: &Path, kind: DatasetKind, subsets: Subsets, by_name: bo
         };
     }
     if !root.is_dir() {
-        return refuse("there is no such folder".into());
+        return refuse("there is no such folder or file".into());
     }
     if by_name {
         return Ok((root.to_path_buf(), Layout::IdFolders));
