@@ -230,7 +230,7 @@ fn a_search_finds_what_all_distances_say_and_names_the_unknown() {
     );
     let rows = fs::read_to_string(&csv).unwrap();
     assert_eq!(rows.lines().count(), 1 + 3 * query.len());
-    assert!(rows.starts_with("query,decision,rank,image,pid,camid,distance"), "{rows}");
+    assert!(rows.starts_with("query,decision,rank,image,identity,pid,camid,distance"), "{rows}");
     for (q, answer) in json(&report)["answers"].as_array().unwrap().iter().enumerate() {
         let (distance, g) = first(q);
         assert_eq!(answer["query"], query.paths[q].to_str().unwrap());
@@ -248,9 +248,16 @@ fn a_search_finds_what_all_distances_say_and_names_the_unknown() {
         let [pids, camids] = [&set.pids, &set.camids].map(|of| rows.iter().map(|i| of[*i]).collect::<Vec<i64>>());
         let paths: Vec<_> = rows.iter().map(|i| set.paths[*i].clone()).collect();
         let file = path(&folder, name);
-        FeatureTable { features: &features, dim: set.dim, paths: &paths, labels: Some((&pids, &camids)), origin }
-            .write(Path::new(&file))
-            .unwrap();
+        FeatureTable {
+            features: &features,
+            dim: set.dim,
+            paths: &paths,
+            labels: Some((&pids, &camids)),
+            origin,
+            names: None,
+        }
+        .write(Path::new(&file))
+        .unwrap();
         file
     };
     let all: Vec<usize> = (0..query.len()).collect();
@@ -363,4 +370,14 @@ fn data_without_cameras_are_calibrated_on() {
     let printed = succeeds(&[&calibrate[..], &["--same-camera", "keep", "--val-ids", "2"]].concat());
     assert!(printed.contains("FMR 0.2"), "{printed}");
     assert_eq!(json(&out)["data"]["filter"], "nothing");
+    // A gallery of such data names identities as the table does.
+    let [gallery, report] = ["g.safetensors", "r.json"].map(|name| path(&folder, name));
+    let keep = ["--same-camera", "keep", "--val-ids", "2"];
+    succeeds(&[&["extract", "--checkpoint", run, "--data", &csv, "--out", &gallery][..], &keep].concat());
+    let search =
+        ["search", "--query", &gallery, "--gallery", &gallery, "--top", "1", "--threshold", "0.1", "--json", &report];
+    assert!(succeeds(&search).contains("person "));
+    let answers = json(&report)["answers"].clone();
+    let identity = answers[0]["images"][0]["identity"].as_str().unwrap().to_string();
+    assert!(identity.starts_with("person ") && answers[0]["images"][0]["distance"] == 0.0, "{identity}");
 }

@@ -223,7 +223,9 @@ fn searches_and_thresholds_are_those_of_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("g.safetensors");
     let paths: Vec<_> = (0..gallery.len()).map(|i| format!("{i}.jpg").into()).collect();
-    FeatureTable { features: &gallery.features, dim, paths: &paths, labels: None, origin: None }.write(&path).unwrap();
+    FeatureTable { features: &gallery.features, dim, paths: &paths, labels: None, origin: None, names: None }
+        .write(&path)
+        .unwrap();
     let found = |device: &Device| {
         let mut file = FeatureFile::open(&path, None).unwrap();
         search((&query.features, dim), &mut file, 7, device, &Reporter::silent()).unwrap()

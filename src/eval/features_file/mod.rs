@@ -13,7 +13,7 @@ pub(crate) use read::JUNK;
 pub use read::{FeatureFile, FeatureSet};
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,9 @@ use crate::{Error, Result};
 
 /// Key of the metadata of a `.safetensors` file that says what made its features.
 const ORIGIN_KEY: &str = "ptl";
+
+/// Key of the metadata that names identities.
+const NAMES_KEY: &str = "identities";
 
 /// Bytes of the longest list of names in the header of a `.safetensors` file, of which readers accept 100 MB: quotes are escaped in it again.
 const LONGEST_NAMES: usize = 80_000_000;
@@ -94,13 +97,15 @@ pub struct FeatureTable<'a> {
     pub labels: Option<(&'a [i64], &'a [i64])>,
     /// What made the features, if known.
     pub origin: Option<&'a FeatureOrigin>,
+    /// Identities by their numbers, where the user's texts are others. Only `.safetensors` holds them.
+    pub names: Option<&'a BTreeMap<i64, String>>,
 }
 
 impl FeatureTable<'_> {
     /// Writes the features to `path`, in the format of its ending.
     ///
-    /// - `.safetensors`: `features` f32 `[n, dim]`, `pids` and `camids` i64 `[n]` if known; the metadata `paths` is a JSON list, and `ptl` the
-    ///   [`FeatureOrigin`] as JSON.
+    /// - `.safetensors`: `features` f32 `[n, dim]`, `pids` and `camids` i64 `[n]` if known; the metadata `paths` is a JSON list, `ptl` the
+    ///   [`FeatureOrigin`] as JSON, and `identities` the names of identities by their numbers.
     /// - `.npy`: f32 `[n, dim]` in C order; the paths are in a file beside it that ends in `.txt`, one on each line, and the labels, if known, in
     ///   one that ends in `.csv`, with the columns `path`, `pid` and `camid`.
     ///
@@ -173,6 +178,9 @@ impl FeatureTable<'_> {
         if let Some(origin) = self.origin {
             metadata.insert(ORIGIN_KEY.to_owned(), serde_json::to_string(origin).expect("texts"));
         }
+        if let Some(names) = self.names.filter(|names| !names.is_empty()) {
+            metadata.insert(NAMES_KEY.to_owned(), serde_json::to_string(names).expect("texts"));
+        }
         let header = Metadata::new(Some(metadata), tensors).expect("tensors that follow one another");
         atomic_write(path, |file| {
             let mut header = serde_json::to_vec(&header)?;
@@ -213,7 +221,9 @@ mod tests {
         let path = folder.path().join("f.safetensors");
         let (features, paths) = ([0.5, -1.0, 2.0, 3.0, 4.0, 5.0], paths());
         let labels: Option<(&[i64], &[i64])> = Some((&[1, 7], &[1, 12]));
-        FeatureTable { features: &features, dim: 3, paths: &paths, labels, origin: None }.write(&path).unwrap();
+        FeatureTable { features: &features, dim: 3, paths: &paths, labels, origin: None, names: None }
+            .write(&path)
+            .unwrap();
         let bytes = fs::read(&path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(file.names().len(), 3);
@@ -232,7 +242,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f.npy");
         let (features, paths) = ([0.5, -1.0, 2.0, 3.0], paths());
-        FeatureTable { features: &features, dim: 2, paths: &paths, labels: None, origin: None }.write(&path).unwrap();
+        FeatureTable { features: &features, dim: 2, paths: &paths, labels: None, origin: None, names: None }
+            .write(&path)
+            .unwrap();
         let bytes = fs::read(&path).unwrap();
         assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
         let length = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
@@ -250,7 +262,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f.npy");
         let (features, paths) = ([0.5, -1.0], paths());
-        let table = |labels| FeatureTable { features: &features, dim: 1, paths: &paths, labels, origin: None };
+        let table =
+            |labels| FeatureTable { features: &features, dim: 1, paths: &paths, labels, origin: None, names: None };
         table(Some((&[1, 7], &[1, 12]))).write(&path).unwrap();
         let read = FeatureSet::read(&path, None).unwrap();
         assert_eq!((read.pids, read.camids, read.paths), (vec![1, 7], vec![1, 12], paths.clone()));
@@ -269,7 +282,8 @@ mod tests {
         let written = |file: &str, image: &[u8]| {
             let paths = [PathBuf::from(std::ffi::OsString::from_vec(image.to_vec()))];
             let path = folder.path().join(file);
-            FeatureTable { features: &[1.0], dim: 1, paths: &paths, labels: None, origin: None }.write(&path)
+            FeatureTable { features: &[1.0], dim: 1, paths: &paths, labels: None, origin: None, names: None }
+                .write(&path)
         };
         for image in [&b"a\nb.jpg"[..], b"a\rb.jpg", b"a.jpg\n0001_c1.jpg"] {
             let error = written("f.npy", image).unwrap_err().to_string();

@@ -1,11 +1,12 @@
 //! Reads features with their labels.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::labels::{self, ImageLabels};
 use super::matrix::Matrix;
-use super::{FeatureFormat, FeatureOrigin, ORIGIN_KEY, npy};
+use super::{FeatureFormat, FeatureOrigin, NAMES_KEY, ORIGIN_KEY, npy};
 use crate::base::memory;
 use crate::base::text::{Shown, plural};
 use crate::eval::extract::{normalize, zero_rows};
@@ -43,6 +44,8 @@ pub struct FeatureFile {
     pub paths: Vec<PathBuf>,
     /// What made the features; `None` if the file does not say it.
     pub origin: Option<FeatureOrigin>,
+    /// Identities by their numbers, where the user's texts are others.
+    pub names: BTreeMap<i64, String>,
     /// Why identities are not known.
     unlabelled: Option<Error>,
 }
@@ -70,7 +73,16 @@ impl FeatureFile {
 
     fn unnamed(path: &Path, matrix: Matrix) -> FeatureFile {
         let (pids, camids, paths) = (Vec::new(), Vec::new(), Vec::new());
-        FeatureFile { path: path.into(), matrix, pids, camids, paths, origin: None, unlabelled: None }
+        FeatureFile {
+            path: path.into(),
+            matrix,
+            pids,
+            camids,
+            paths,
+            origin: None,
+            names: BTreeMap::new(),
+            unlabelled: None,
+        }
     }
 
     /// Looks for identities outside of the file.
@@ -157,6 +169,12 @@ impl FeatureFile {
     /// Returns the name of an image: its path, or `row-N` without paths.
     pub fn name(&self, row: usize) -> String {
         name(&self.paths, row)
+    }
+
+    /// Returns the identity of an image as the user wrote it; `None` if it is not known.
+    pub fn identity(&self, row: usize) -> Option<String> {
+        let pid = self.pids.get(row)?;
+        Some(self.names.get(pid).cloned().unwrap_or_else(|| pid.to_string()))
     }
 
     /// Reads some rows into `values` `[rows.len(), dim]`, in the place of what is there.
@@ -270,6 +288,8 @@ fn open_safetensors(path: &Path, with_labels: bool) -> Result<FeatureFile> {
     }
     let origin = file.metadata.get(ORIGIN_KEY).map(|text| serde_json::from_str(text)).transpose();
     let origin = origin.map_err(|e| bad(format!("what made its features cannot be read ({e})")))?;
+    let names = file.metadata.get(NAMES_KEY).map(|text| serde_json::from_str(text)).transpose();
+    let names = names.map_err(|e| bad(format!("its names of identities cannot be read ({e})")))?.unwrap_or_default();
     let mut labels = (Vec::new(), Vec::new());
     if with_labels && file.shape("pids").is_some() && file.shape("camids").is_some() {
         labels = (file.i64("pids")?, file.i64("camids")?);
@@ -285,7 +305,7 @@ fn open_safetensors(path: &Path, with_labels: bool) -> Result<FeatureFile> {
     }
     let matrix = Matrix::new(path, file.into_tensor("features")?, [rows, dim])?;
     let (pids, camids) = labels;
-    Ok(FeatureFile { pids, camids, paths, origin, ..FeatureFile::unnamed(path, matrix) })
+    Ok(FeatureFile { pids, camids, paths, origin, names, ..FeatureFile::unnamed(path, matrix) })
 }
 
 #[cfg(test)]
@@ -307,7 +327,7 @@ mod tests {
 
     fn write(set: &FeatureSet, path: &Path, labels: bool) {
         let labels = labels.then_some((&set.pids[..], &set.camids[..]));
-        FeatureTable { features: &set.features, dim: set.dim, paths: &set.paths, labels, origin: None }
+        FeatureTable { features: &set.features, dim: set.dim, paths: &set.paths, labels, origin: None, names: None }
             .write(path)
             .unwrap();
     }
@@ -333,7 +353,7 @@ mod tests {
             let path = folder.path().join(name);
             let paths = ["a b.jpg", "c.jpg", "d.jpg"].map(PathBuf::from);
             let features = example().features;
-            FeatureTable { features: &features, dim: 2, paths: &paths, labels: None, origin: None }
+            FeatureTable { features: &features, dim: 2, paths: &paths, labels: None, origin: None, names: None }
                 .write(&path)
                 .unwrap();
             let mut file = FeatureFile::open(&path, None).unwrap();

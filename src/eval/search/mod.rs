@@ -191,7 +191,7 @@ mod tests {
         let paths: Vec<PathBuf> = (0..count).map(|i| format!("{i}.jpg").into()).collect();
         let pids: Vec<i64> = (0..count as i64).map(|i| if i % 10 == 3 { JUNK } else { i }).collect();
         let labels = Some((&pids[..], &vec![1; count][..]));
-        FeatureTable { features, dim: DIM, paths: &paths, labels, origin: None }.write(&path).unwrap();
+        FeatureTable { features, dim: DIM, paths: &paths, labels, origin: None, names: None }.write(&path).unwrap();
         FeatureFile::open(&path, None).unwrap()
     }
 

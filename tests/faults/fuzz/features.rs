@@ -28,7 +28,7 @@ fn seed(name: &str, labels: bool) -> Vec<u8> {
     let path = folder.path().join(name);
     let features: Vec<f32> = (0..12).map(|i| i as f32 - 5.5).collect();
     let labels = labels.then_some((&[2, -1, 7][..], &[1, 3, 2][..]));
-    FeatureTable { features: &features, dim: 4, paths: &NAMES.map(Into::into), labels, origin: None }
+    FeatureTable { features: &features, dim: 4, paths: &NAMES.map(Into::into), labels, origin: None, names: None }
         .write(&path)
         .unwrap();
     std::fs::read(path).unwrap()
@@ -60,7 +60,7 @@ fn origins_of_features() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("f.safetensors");
     let (features, paths) = ([0.5; 12], NAMES.map(Into::into));
-    FeatureTable { features: &features, dim: 4, paths: &paths, labels: None, origin: Some(&origin) }
+    FeatureTable { features: &features, dim: 4, paths: &paths, labels: None, origin: Some(&origin), names: None }
         .write(&path)
         .unwrap();
     fuzz("feature-origin", &[std::fs::read(path).unwrap()], |folder, bytes| {

@@ -1,5 +1,6 @@
 //! `ptl-train extract`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,6 +49,7 @@ pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
                 .into(),
         });
     }
+    let mut names = BTreeMap::new();
     let records: Vec<ImageRecord> = match &args.images {
         Some(folder) => {
             refuse_unused(
@@ -69,6 +71,7 @@ pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
             let dataset = open_dataset(root, kind, Subsets::Test, &config, &reporter)?;
             refuse_trained(&trained, root, &dataset, flags, &reporter)?;
             describe_datasets(&reporter, [Some(&dataset), None]);
+            names = dataset.names.ids;
             dataset.query.into_iter().chain(dataset.gallery).collect()
         }
     };
@@ -79,7 +82,7 @@ pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     let (features, dim) = trained.model(&reporter).run(Dataset::samples(&records), Output::Feature)?;
     let labels = args.images.is_none().then_some((&pids[..], &camids[..]));
     let origin = Some(&trained.feature_origin()?);
-    FeatureTable { features: &features, dim, paths: &paths, labels, origin }.write(&args.out)?;
+    FeatureTable { features: &features, dim, paths: &paths, labels, origin, names: Some(&names) }.write(&args.out)?;
     reporter.message(&format!(
         "{} of {} written to {}",
         plural(paths.len(), "feature", "features"),

@@ -265,6 +265,7 @@ impl Serialize for Answers<'_> {
                 json!({
                     "row": hit.row,
                     "image": image_name(gallery, hit.row),
+                    "identity": gallery.identity(hit.row),
                     "pid": gallery.pids.get(hit.row),
                     "camid": gallery.camids.get(hit.row),
                     "distance": hit.distance,
@@ -292,7 +293,7 @@ impl SearchResult<'_> {
     fn write_csv(&self, path: &Path, config: &Config) -> Result<()> {
         let label = |labels: &[i64], row: usize| labels.get(row).map_or_else(String::new, i64::to_string);
         write_csv(path, config.eval.cells(), |csv| {
-            csv.row(["query", "decision", "rank", "image", "pid", "camid", "distance"])?;
+            csv.row(["query", "decision", "rank", "image", "identity", "pid", "camid", "distance"])?;
             for (name, hits) in self.queries.names.iter().zip(self.found) {
                 let decision = self.decision(hits);
                 for (rank, hit) in (1..).zip(hits) {
@@ -301,6 +302,7 @@ impl SearchResult<'_> {
                         decision.into(),
                         format!("{rank}"),
                         image_name(self.gallery, hit.row),
+                        self.gallery.identity(hit.row).unwrap_or_default(),
                         label(&self.gallery.pids, hit.row),
                         label(&self.gallery.camids, hit.row),
                         hit.distance.to_string(),
@@ -329,7 +331,8 @@ impl SearchResult<'_> {
             table.row([
                 name.shown().to_string(),
                 hit.map_or_else(|| "(none)".into(), |hit| self.gallery.name(hit.row)),
-                hit.and_then(|hit| self.gallery.pids.get(hit.row)).map_or_else(|| "-".into(), i64::to_string),
+                hit.and_then(|hit| self.gallery.identity(hit.row))
+                    .map_or_else(|| "-".into(), |id| id.shown().to_string()),
                 hit.map_or_else(|| "-".into(), |hit| format!("{:.4}", hit.distance)),
                 Some(self.decision(hits)).filter(|decision| !decision.is_empty()).unwrap_or("-").into(),
             ]);
