@@ -49,6 +49,9 @@ settings! {
         /// Steps between two lines of metrics.
         #[setting(at_least(1.0).same_results())]
         pub log_every: usize = 10;
+        /// Also write the metrics for TensorBoard, to the folder tensorboard of the run.
+        #[setting(flag("tensorboard").same_results())]
+        pub tensorboard: bool = false;
         /// Batches per update; their gradients are averaged, latent states change with every batch.
         #[setting(flag("accumulate").at_least(1.0).at_most(4096.0))]
         pub accumulate: usize = 1;

@@ -2,11 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
 
+use super::tensorboard::EventFile;
 use crate::Result;
 use crate::base::atomic::{atomic_write, sync_folder};
 use crate::base::error::IoContext;
@@ -20,6 +21,8 @@ pub(crate) const LARGEST: u64 = 4 << 30;
 pub struct Metrics {
     path: PathBuf,
     file: File,
+    /// Takes the same figures, if they are wanted for TensorBoard.
+    events: Option<EventFile>,
 }
 
 impl Metrics {
@@ -53,7 +56,20 @@ impl Metrics {
 
     fn append_to(path: PathBuf) -> Result<Metrics> {
         let file = OpenOptions::new().create(true).append(true).open(&path).at("write", &path)?;
-        Ok(Metrics { path, file })
+        Ok(Metrics { path, file, events: None })
+    }
+
+    /// Also writes all figures, those of the lines so far and those to come, to an event file for TensorBoard in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io).
+    pub fn with_tensorboard(mut self, folder: &Path) -> Result<Metrics> {
+        let mut events = EventFile::create(folder)?;
+        let bytes = input::read(&self.path, LARGEST)?;
+        let lines = bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        lines.into_iter().try_for_each(|line: Value| events.write(&line))?;
+        self.events = Some(events);
+        Ok(self)
     }
 
     /// Appends `record` as one line, with one write.
@@ -61,8 +77,9 @@ impl Metrics {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io), such as a full disk.
     pub fn write(&mut self, record: &impl Serialize) -> Result<()> {
-        let line = serde_json::to_string(record).map_err(std::io::Error::from).at("write", &self.path)?;
-        self.file.write_all(format!("{line}\n").as_bytes()).at("write", &self.path)
+        let line = serde_json::to_value(record).map_err(std::io::Error::from).at("write", &self.path)?;
+        self.file.write_all(format!("{line}\n").as_bytes()).at("write", &self.path)?;
+        self.events.as_mut().map_or(Ok(()), |events| events.write(&line))
     }
 
     /// Makes sure that all lines are on the disk, and returns the length of the file in bytes.

@@ -3,6 +3,7 @@
 
 mod lock;
 mod metrics;
+mod tensorboard;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -29,6 +30,8 @@ pub const RUNS: &str = "runs";
 const CONFIG_FILE: &str = "config.toml";
 const LOG_FILE: &str = "log.txt";
 const METRICS_FILE: &str = "metrics.jsonl";
+/// Folder of the event file for TensorBoard.
+const TENSORBOARD: &str = "tensorboard";
 const CHECKPOINTS: &str = "checkpoints";
 const SUMMARY_FILE: &str = "summary.json";
 /// Picture of the confusion matrix of a classifier.
@@ -228,6 +231,11 @@ impl RunDir {
             serde_json::to_writer_pretty(&mut *file, summary)?;
             file.write_all(b"\n")
         })
+    }
+
+    /// Returns the folder of the event file for TensorBoard.
+    pub fn tensorboard_path(&self) -> PathBuf {
+        self.root.join(TENSORBOARD)
     }
 
     /// Opens the metrics to continue them after their first `length` bytes. If that length is not known, keeps the lines for which `keep`

@@ -38,8 +38,11 @@ impl<'a, T: Task> Training<'a, T> {
         job.reporter.open_logs()?;
         job.run.write_config(config)?;
         describe(job, &trainer);
-        let metrics =
+        let mut metrics =
             job.run.metrics(record.metrics, |line| line["step"].as_u64().is_some_and(|step| step <= position.step))?;
+        if config.train.tensorboard {
+            metrics = metrics.with_tensorboard(&job.run.tensorboard_path())?;
+        }
         let transform = config.transform();
         let mut training = Training {
             job,

@@ -228,6 +228,34 @@ fn a_run_can_be_evaluated_extracted_resumed_and_fine_tuned() {
     assert!(!Path::new(&wide).exists());
 }
 
+#[test]
+fn metrics_are_written_for_tensorboard_too_and_a_resumed_run_writes_them_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = path(&folder, "run");
+    let log = ["--train.log-every", "1", "--tensorboard"];
+    succeeds(&[&tiny(&["train", "--data", &fixture().data, "--out", &run])[..], &log].concat());
+    let events = || {
+        let [file] = &files(Path::new(&run).join("tensorboard"))[..] else { panic!("one event file") };
+        fs::read(file).unwrap()
+    };
+    let count = |tag: &str| events().windows(tag.len()).filter(|bytes| *bytes == tag.as_bytes()).count();
+    let lines = |kind: &str| {
+        let metrics = fs::read_to_string(Path::new(&run).join("metrics.jsonl")).unwrap();
+        metrics.lines().filter(|line| line.contains(&format!("\"type\":\"{kind}\""))).count()
+    };
+    let check = || {
+        for (tag, kind) in [("train/grad_norm", "step"), ("epoch/loss", "epoch"), ("eval/mAP", "evaluation")] {
+            assert_eq!(count(tag), lines(kind), "{tag}");
+        }
+    };
+    check();
+    let before = lines("step");
+    succeeds(&["train", "--resume", &run, "--epochs", "3"]);
+    assert!(lines("step") > before);
+    check();
+    assert!(!Path::new(&fixture().run).join("tensorboard").exists());
+}
+
 /// Writes the fixture's weights as another program would: without a header.
 fn foreign_weights(folder: &TempDir, rename: impl Fn(&str) -> String) -> String {
     use ptl::io::checkpoint::{File, Tensor, write};
