@@ -39,8 +39,8 @@ pub struct Hit {
 /// out.
 ///
 /// # Errors
-/// [`Error::FeatureLengths`]; a feature is NaN or infinite; there is no query, or no image in the gallery; the file cannot be read; [`Error::OutOfMemory`]; the
-/// device fails.
+/// [`Error::FeatureLengths`]; a feature is NaN or infinite; there is no query, or no image in the gallery; the file cannot be read;
+/// [`Error::OutOfMemory`]; the device fails.
 ///
 /// # Panics
 /// `query` is no whole number of features.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::shared::{check_outputs, open_images, refuse_classifier, set_threads, wanted_or_usual};
+use super::shared::{check_outputs, find_threshold, open_images, refuse_classifier, set_threads};
 use crate::app::cli::args::CompareImagesArgs;
 use crate::app::cli::output::{print, stderr_reporter};
 use crate::base::atomic::atomic_write;
@@ -48,19 +48,11 @@ pub(crate) fn compare_images(args: &CompareImagesArgs) -> Result<ExitCode> {
     // A threshold that is given needs no calibration.
     let usual = Some(&*beside).filter(|_| args.threshold.is_none());
     let calibration = find_calibration(args.calibration.as_deref(), usual, Some(&origin))?;
-    let threshold = match (args.threshold, &calibration) {
-        (Some(distance), _) => Some((distance, None)),
-        (None, Some(calibration)) => {
-            let wanted = wanted_or_usual(calibration, args.fmr.map(WantedRate::Fmr), WantedRate::Fmr(FMR), &reporter)?;
-            Some((calibration.threshold(wanted)?, Some(wanted)))
-        }
-        (None, None) => match args.fmr {
-            Some(rate) => {
-                let reason = format!("there is no {}: write one with ptl-train calibrate", beside.shown());
-                return Err(Error::Setting { setting: "--fmr".into(), value: rate.to_string(), reason });
-            }
-            None => None,
-        },
+    let wanted = args.fmr.map(WantedRate::Fmr);
+    let threshold = match args.threshold {
+        Some(distance) => Some((distance, None)),
+        None => find_threshold(calibration.as_ref(), wanted, WantedRate::Fmr(FMR), &reporter)?
+            .map(|(distance, rate)| (distance, Some(rate))),
     };
     set_threads(&trained.config)?;
     reporter.message(&format!("device: {}", trained.device));

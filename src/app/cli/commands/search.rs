@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::shared::{check_outputs, feature_inputs, open_images, refuse_classifier, set_threads, wanted_or_usual};
+use super::shared::{check_outputs, feature_inputs, find_threshold, open_images, refuse_classifier, set_threads};
 use crate::app::cli::args::SearchArgs;
 use crate::app::cli::output::{print, stderr_reporter};
 use crate::base::atomic::atomic_write;
@@ -195,22 +195,8 @@ fn threshold(args: &SearchArgs, calibration: Option<&Calibration>, reporter: &Re
         return Ok(Some(Threshold { distance, from: "as given".into() }));
     }
     let wanted = args.fmr.map(WantedRate::Fmr).or(args.fpir.map(WantedRate::Fpir));
-    match (calibration, wanted) {
-        (Some(calibration), wanted) => {
-            let wanted = wanted_or_usual(calibration, wanted, WantedRate::Fpir(FPIR), reporter)?;
-            Ok(Some(Threshold { distance: calibration.threshold(wanted)?, from: wanted.to_string() }))
-        }
-        (None, Some(wanted)) => {
-            let (setting, rate) = match wanted {
-                WantedRate::Fmr(rate) => ("--fmr", rate),
-                WantedRate::Fpir(rate) => ("--fpir", rate),
-            };
-            let reason =
-                "there is no calibration: write one with ptl-train calibrate, and name it with --calibration".into();
-            Err(Error::Setting { setting: setting.into(), value: rate.to_string(), reason })
-        }
-        (None, None) => Ok(None),
-    }
+    let found = find_threshold(calibration, wanted, WantedRate::Fpir(FPIR), reporter)?;
+    Ok(found.map(|(distance, rate)| Threshold { distance, from: rate.to_string() }))
 }
 
 /// Returns figures of open-set identification, if identities are known and some queries are not in the gallery.

@@ -209,21 +209,32 @@ pub(super) fn feature_inputs(features: &Path) -> [PathBuf; 3] {
     [features.to_path_buf(), features.with_extension("csv"), features.with_extension("txt")]
 }
 
-/// Returns the rate that the user wants, or else the usual one, or else the smallest one that the calibration has; says if it is that.
-pub(super) fn wanted_or_usual(
-    calibration: &Calibration,
+/// Returns the threshold for the rate that the user wants, or else for the usual one, or else for the smallest one that the calibration has; says
+/// if it is that. Returns `None` without a calibration, if no rate is wanted.
+pub(super) fn find_threshold(
+    calibration: Option<&Calibration>,
     wanted: Option<WantedRate>,
     usual: WantedRate,
     reporter: &Reporter,
-) -> Result<WantedRate> {
-    if let Some(wanted) = wanted {
-        return Ok(wanted);
+) -> Result<Option<(f64, WantedRate)>> {
+    let Some(calibration) = calibration else {
+        let (setting, rate) = match wanted {
+            None => return Ok(None),
+            Some(WantedRate::Fmr(rate)) => ("--fmr", rate),
+            Some(WantedRate::Fpir(rate)) => ("--fpir", rate),
+        };
+        let reason =
+            "there is no calibration: write one with ptl-train calibrate, and name it with --calibration".into();
+        return Err(Error::Setting { setting: setting.into(), value: rate.to_string(), reason });
+    };
+    let rate = match wanted {
+        Some(wanted) => wanted,
+        None => calibration.nearest_to(usual)?,
+    };
+    if wanted.is_none() && rate != usual {
+        reporter.message(&format!("the calibration has no threshold for {usual}: that for {rate} is taken"));
     }
-    let nearest = calibration.nearest_to(usual)?;
-    if nearest != usual {
-        reporter.message(&format!("the calibration has no threshold for {usual}: that for {nearest} is taken"));
-    }
-    Ok(nearest)
+    Ok(Some((calibration.threshold(rate)?, rate)))
 }
 
 /// Refuses a classifier where identities are compared.
