@@ -21,6 +21,7 @@
 //! | open a trained model, compute features or probabilities | [`model`], [`eval`] |
 //! | measure: mAP, CMC, re-ranking, accuracy, calibration | [`eval`] |
 //! | compare trainings | [`study`] |
+//! | give a network to other programs | [`eval::onnx`], [`io::onnx`] |
 //! | read and write weights, PyTorch's too | [`io`] |
 //! | build a network of your own, or an op | [`engine`] |
 //!
@@ -69,6 +70,7 @@
 //! # Features
 //!
 //! - `cli` (default): the program `ptl-train` with its command line, progress bars and pictures. Users of the library do not need it.
+//! - `onnx-runtime` (default): [`Model::compare_onnx`](eval::Model::compare_onnx) can run networks that were written as ONNX.
 //! - `emulator`: [`Device::open`](engine::device::Device::open) can run the CUDA kernels on the CPU, for tests. Needs a C++17 compiler.
 
 #![deny(missing_docs)]

@@ -51,6 +51,12 @@ pub enum Error {
         /// The shapes, and why they do not fit.
         detail: String,
     },
+    /// A network cannot be written as ONNX, or an ONNX file computes something else than the network.
+    #[error("ONNX: {reason}")]
+    Onnx {
+        /// What stands against it, and what may be done.
+        reason: String,
+    },
     /// Evaluation from the mean latent state, but none was ever stored.
     #[error(
         "no latent state is stored for {cell}: evaluate with eval-state `zeros` or `normal`, or use the checkpoint of a \

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 mod dtype;
+pub mod onnx;
 pub(crate) mod pickle;
 
 pub use dtype::Dtype;

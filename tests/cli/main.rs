@@ -9,6 +9,7 @@ mod common;
 mod decisions;
 mod effect;
 mod ends;
+mod export;
 mod held_out;
 mod memory;
 mod names;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use super::flags::{
-    CalibrateFlags, CompareImagesFlags, EvalFlags, ExtractFlags, InfoFlags, PredictFlags, ProfileFlags, RankFlags,
-    SearchFlags, TrainFlags,
+    CalibrateFlags, CompareImagesFlags, EvalFlags, ExportFlags, ExtractFlags, InfoFlags, PredictFlags, ProfileFlags,
+    RankFlags, SearchFlags, TrainFlags,
 };
 use crate::data::DatasetKind;
 use crate::data::synth::Gap;
@@ -67,6 +67,11 @@ pub(super) enum Command {
     /// The gallery is a file of features, which extract writes once; it may be larger than the memory. Queries are images (--images) or a file of
     /// features (--query).
     Search(Box<SearchArgs>),
+    /// Write a model as ONNX, and compare what a runtime makes of it with the model's own features.
+    ///
+    /// The file computes what extract writes, or predict for a classifier. Without --images, the comparison is on noise. docs/onnx.md describes input,
+    /// output and limits.
+    Export(Box<ExportArgs>),
     /// Generate a data set of drawn pedestrians.
     Synth(SynthArgs),
     /// Convert the published files of a data set to folders of images.
@@ -454,6 +459,36 @@ pub(crate) struct SearchArgs {
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub settings: SearchFlags,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExportArgs {
+    /// A checkpoint (of this program, .safetensors or PyTorch's .pth), or a run: its best or last one.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub checkpoint: PathBuf,
+    /// File to write: NAME.onnx.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// An image, or a folder of images with its subfolders, to compare the runtime's outputs on.
+    #[arg(long, value_name = "PATH")]
+    pub images: Option<PathBuf>,
+    /// Number of images to compare on, spread evenly over those of --images.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
+    /// Largest difference of a number of an output that is taken for rounding.
+    #[arg(long, value_name = "X", default_value_t = 1e-5, value_parser = distance)]
+    pub tolerance: f64,
+    /// Take the image's bytes [batch, height, width, 3] and normalise them in the file, instead of normalised numbers [batch, 3, height, width].
+    #[arg(long)]
+    pub pixels: bool,
+    /// Write the weights to NAME.onnx.data also where there are less than 2 GB.
+    #[arg(long)]
+    pub external_data: bool,
+    /// Write the result of the comparison to this JSON file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: ExportFlags,
 }
 
 #[derive(Args, Debug)]

@@ -124,6 +124,8 @@ settings_as_args! {
     CompareImagesFlags(Some(Command::CompareImages));
     /// Flags of the settings that matter to a search.
     SearchFlags(Some(Command::Search));
+    /// Flags of the settings that matter to a network in ONNX.
+    ExportFlags(Some(Command::Export));
     /// Flags of the settings that matter to the predictions of a classifier.
     PredictFlags(Some(Command::Predict));
     /// Flags of the settings that matter to the cost of a network, except its name.

@@ -44,7 +44,7 @@ pub(crate) fn print_error(error: &Error) {
 }
 
 /// Options of commands that are not settings, but are named in messages of the library.
-const OPTIONS: [&str; 11] = [
+const OPTIONS: [&str; 12] = [
     "baseline",
     "fmr",
     "fpir",
@@ -55,6 +55,7 @@ const OPTIONS: [&str; 11] = [
     "out",
     "query-labels",
     "resume",
+    "tolerance",
     "top",
 ];
 

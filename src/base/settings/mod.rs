@@ -100,6 +100,8 @@ pub enum Command {
     CompareImages,
     /// `ptl-train search`.
     Search,
+    /// `ptl-train export`.
+    Export,
     /// `ptl-train info`.
     Info,
     /// `ptl-train profile`.
@@ -115,6 +117,7 @@ pub(crate) const EVERYWHERE: &[Command] = &[
     Command::Calibrate,
     Command::CompareImages,
     Command::Search,
+    Command::Export,
     Command::Profile,
 ];
 /// The commands that run a network on images.
@@ -125,6 +128,7 @@ pub(crate) const ON_IMAGES: &[Command] = &[
     Command::Calibrate,
     Command::CompareImages,
     Command::Search,
+    Command::Export,
 ];
 /// The commands that read a data set.
 pub(crate) const ON_DATA_SETS: &[Command] = &[Command::Evaluate, Command::Extract, Command::Calibrate];
@@ -142,6 +146,7 @@ pub(crate) const ON_NETWORKS: &[Command] = &[
     Command::Calibrate,
     Command::CompareImages,
     Command::Search,
+    Command::Export,
     Command::Info,
     Command::Profile,
 ];
@@ -153,6 +158,7 @@ pub(crate) const ON_RUNS: &[Command] = &[
     Command::Calibrate,
     Command::CompareImages,
     Command::Search,
+    Command::Export,
     Command::Profile,
 ];
 /// The commands that tell the cost of a training.

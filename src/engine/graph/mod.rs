@@ -2,11 +2,14 @@
 
 mod op;
 
-pub use op::{Backward, Forward, GpuBackward, GpuForward, GpuGrad, Grad, Needs, Op, Recompute, TurnedGradient};
+pub use op::{
+    Backward, Forward, GpuBackward, GpuForward, GpuGrad, Grad, Needs, OnnxNode, Op, Recompute, TurnedGradient,
+};
 
 use crate::engine::device::Gpu;
+use crate::engine::onnx::OnnxModel;
 use crate::engine::shape::Shape;
-use crate::engine::store::{BufferId, CounterId, ParamId};
+use crate::engine::store::{BufferId, CounterId, ParamId, Store};
 use crate::{Error, Result};
 
 /// An activation: an input of the graph or the output of a node.
@@ -251,6 +254,41 @@ impl Graph {
         let mut gone = gone.into_iter();
         self.nodes.retain(|_| !gone.next().expect("a flag for each node"));
         self
+    }
+
+    /// Adds what the graph computes to `model`: `output` from `input`, whose tensor there is `tensor` `[n, c, h, w]`. Returns the name of
+    /// the output. `states` are what every slot of each latent state holds, `[h, w, c]`, in the order of [`Graph::states`]; without them,
+    /// states are zeros. The weights of `store` must be on the host ([`Store::fetch`]).
+    ///
+    /// # Errors
+    /// [`Error::Onnx`]: an op has no form in ONNX, or the graph has other inputs.
+    pub fn onnx(
+        &self,
+        model: &mut OnnxModel,
+        store: &Store,
+        states: Option<&[&[f32]]>,
+        [input, output]: [Var; 2],
+        tensor: &str,
+    ) -> Result<String> {
+        let mut names: Vec<Option<String>> = vec![None; self.values.len()];
+        names[input.0] = Some(tensor.into());
+        for node in &self.nodes {
+            let Attachments { params, state, .. } = &node.attachments;
+            let declared = state.map(|id| (&self.states[id.0], states.map(|states| states[id.0])));
+            let layer = params.first().and_then(|&id| Some(store.param(id).name.rsplit_once('.')?.0));
+            let inputs = node.inputs.iter().map(|var| names[var.0].clone()).collect::<Option<Vec<String>>>();
+            let mut cx = OnnxNode {
+                model,
+                name: layer.unwrap_or(node.op.name()).into(),
+                inputs: inputs
+                    .ok_or_else(|| Error::Onnx { reason: format!("{} reads an input of its own", node.op.name()) })?,
+                store,
+                attachments: &node.attachments,
+                state: declared.and_then(|(decl, values)| Some((decl, values?))),
+            };
+            names[node.output.0] = Some(node.op.onnx(&mut cx)?);
+        }
+        names[output.0].take().ok_or_else(|| Error::Onnx { reason: "the output is not computed".into() })
     }
 
     fn value(&mut self, value: Value) -> Var {

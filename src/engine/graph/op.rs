@@ -4,8 +4,11 @@
 use std::any::Any;
 use std::cell::Cell;
 
+use super::{Attachments, StateDecl};
 use crate::engine::device::{Gpu, Ptr};
+use crate::engine::onnx::{OnnxAttribute, OnnxModel};
 use crate::engine::precision::Precision;
+use crate::engine::store::{Layout, Store};
 use crate::{Error, Result};
 
 /// The memory that an op needs, in words of 4 bytes. The planner reuses everything else.
@@ -86,6 +89,15 @@ pub trait Op: Any + std::fmt::Debug + Send + Sync {
     /// op, then those of `next`. It runs at the place of `next`, so this op must not change a latent state. `None` if there is no such op.
     fn fused_with(&self, _next: &dyn Op) -> Option<Box<dyn Op>> {
         None
+    }
+
+    /// Adds to `cx` what the op computes in evaluation, on tensors `[n, c, h, w]`, and returns the name of the output. Losses, which evaluation does
+    /// not compute, keep the default.
+    ///
+    /// # Errors
+    /// ONNX has nothing for the op.
+    fn onnx(&self, _: &mut OnnxNode<'_>) -> Result<String> {
+        Err(Error::Onnx { reason: format!("the op {} has no form in ONNX", self.name()) })
     }
 
     /// Returns whether the output is f32 in every precision, as losses are.
@@ -262,4 +274,64 @@ pub struct TurnedGradient<'a> {
     pub data: Ptr,
     /// To be set if the gradient was written there, and not to [`GpuBackward::grad_params`].
     pub written: &'a Cell<bool>,
+}
+
+/// The operands of [`Op::onnx`].
+pub struct OnnxNode<'a> {
+    /// The network, to which nodes are added.
+    pub(super) model: &'a mut OnnxModel,
+    /// The op's place in the network, such as `backbone.layer1.0.conv1`, by which its nodes are named.
+    pub(super) name: String,
+    /// Names of the inputs, each `[n, c, h, w]`.
+    pub inputs: Vec<String>,
+    pub(super) store: &'a Store,
+    pub(super) attachments: &'a Attachments,
+    /// What every slot of the latent state holds, `[h, w, c]`, with its declaration. `None` for zeros.
+    pub state: Option<(&'a StateDecl, &'a [f32])>,
+}
+
+impl OnnxNode<'_> {
+    /// Adds a node with one output, and returns the output's name.
+    pub fn node(&mut self, op_type: &str, inputs: &[&str], attributes: Vec<OnnxAttribute>) -> String {
+        self.model.node(op_type, &self.name, inputs, attributes)
+    }
+
+    /// Adds a node whose outputs are `parts` equal parts of the channels of `input`, and returns their names.
+    pub fn split(&mut self, input: &str, parts: usize) -> Vec<String> {
+        self.model.nodes("Split", &self.name, &[input], vec![OnnxAttribute::int("axis", 1)], parts)
+    }
+
+    /// Adds a list of whole numbers, and returns its name.
+    pub fn integers(&mut self, name: &str, values: &[i64]) -> String {
+        self.model.integers(&format!("{}/{name}", self.name), values)
+    }
+
+    /// Adds numbers of a given shape, and returns their name.
+    pub fn numbers(&mut self, name: &str, shape: &[usize], values: &[f32]) -> String {
+        self.model.numbers(&format!("{}/{name}", self.name), shape, values)
+    }
+
+    /// Returns the shape and the numbers of a parameter in torch's order.
+    pub fn values(&self, param: usize) -> (&[usize], Vec<f32>) {
+        let id = self.attachments.params[param];
+        let param = self.store.param(id);
+        (&param.shape, param.to_torch(self.store.value(id)))
+    }
+
+    /// Adds a parameter under its own name, and returns that. A matrix of a fully connected layer becomes a convolution's weight.
+    pub fn param(&mut self, param: usize) -> String {
+        let id = self.attachments.params[param];
+        let param = self.store.param(id);
+        let mut shape = param.shape.clone();
+        if param.layout == Layout::Conv {
+            shape.resize(4, 1);
+        }
+        self.model.weight(&param.name, &shape, || param.to_torch(self.store.value(id)))
+    }
+
+    /// Adds running statistics under their own name, and returns that.
+    pub fn buffer(&mut self, buffer: usize) -> String {
+        let buffer = &self.store.buffers[self.attachments.buffers[buffer].0];
+        self.model.weight(&buffer.name, &[buffer.values.len()], || buffer.values.to_vec())
+    }
 }

@@ -4,7 +4,7 @@ use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::{for_each_isa, par};
 use crate::engine::device::{Gpu, Grid, kernels};
-use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, OnnxNode, Op, Var};
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]
@@ -27,6 +27,11 @@ pub fn add(g: &mut Graph, a: Var, b: Var) -> Result<Var> {
 impl Op for Add {
     fn name(&self) -> &'static str {
         "add"
+    }
+
+    fn onnx(&self, cx: &mut OnnxNode<'_>) -> Result<String> {
+        let (a, b) = (cx.inputs[0].clone(), cx.inputs[1].clone());
+        Ok(cx.node("Add", &[&a, &b], Vec::new()))
     }
 
     fn needs(&self) -> Needs {

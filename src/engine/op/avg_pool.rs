@@ -7,7 +7,8 @@ use super::pool_window::Window;
 use crate::Result;
 use crate::engine::cpu::for_each_isa;
 use crate::engine::device::{Gpu, Grid, kernels};
-use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, OnnxNode, Op, Var};
+use crate::engine::onnx::OnnxAttribute;
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]
@@ -37,6 +38,16 @@ pub fn global_avg_pool(g: &mut Graph, x: Var) -> Result<Var> {
 impl Op for AvgPool {
     fn name(&self) -> &'static str {
         "avg_pool2d"
+    }
+
+    fn onnx(&self, cx: &mut OnnxNode<'_>) -> Result<String> {
+        let x = cx.inputs[0].clone();
+        if self.window.is_global() {
+            return Ok(cx.node("GlobalAveragePool", &[&x], Vec::new()));
+        }
+        let mut attributes = self.window.onnx();
+        attributes.push(OnnxAttribute::int("count_include_pad", 1));
+        Ok(cx.node("AveragePool", &[&x], attributes))
     }
 
     fn needs(&self) -> Needs {

@@ -14,7 +14,8 @@ use crate::engine::cpu::cell;
 use crate::engine::cpu::conv::{self, Packed};
 use crate::engine::device::{Gpu, Grid, Pass, Ptr, Untyped, kernels};
 use crate::engine::geometry::Conv2dGeometry;
-use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, OnnxNode, Op, Var};
+use crate::engine::onnx::OnnxAttribute;
 use crate::engine::shape::Shape;
 use crate::engine::store::{Layout, ParamId, Store};
 
@@ -106,6 +107,38 @@ impl BConvCell {
 impl Op for BConvCell {
     fn name(&self) -> &'static str {
         "bconv_cell"
+    }
+
+    fn onnx(&self, cx: &mut OnnxNode<'_>) -> Result<String> {
+        let Conv2dGeometry { kernel, stride, padding, .. } = self.step;
+        let attributes = OnnxAttribute::window(kernel, stride, padding);
+        let x = cx.inputs[0].clone();
+        let (weight, gates) = match cx.state {
+            Some(_) => (cx.param(0), 4),
+            // The forget gate would only multiply zeros.
+            None => {
+                let (shape, mut values) = cx.values(0);
+                let (gate, mut shape) = (values.len() / 4, shape.to_vec());
+                shape[0] -= shape[0] / 4;
+                values.drain(gate..2 * gate);
+                (cx.numbers("weight_without_forget_gate", &shape, &values), 3)
+            }
+        };
+        let gates_of_all = cx.node("Conv", &[&x, &weight], attributes);
+        let gates = cx.split(&gates_of_all, gates);
+        let (input, output, candidate) = (&gates[0], &gates[gates.len() - 2], &gates[gates.len() - 1]);
+        let (input, candidate) = (cx.node("Sigmoid", &[input], Vec::new()), cx.node("Tanh", &[candidate], Vec::new()));
+        let mut state = cx.node("Mul", &[&input, &candidate], Vec::new());
+        if let Some((decl, values)) = cx.state {
+            let Shape { h, w, c, .. } = decl.slot;
+            let planes: Vec<f32> = (0..c).flat_map(|channel| values.iter().skip(channel).step_by(c).copied()).collect();
+            let before = cx.numbers("state", &[1, c, h, w], &planes);
+            let forget = cx.node("Sigmoid", &[&gates[1]], Vec::new());
+            let kept = cx.node("Mul", &[&forget, &before], Vec::new());
+            state = cx.node("Add", &[&kept, &state], Vec::new());
+        }
+        let (output, state) = (cx.node("Sigmoid", &[output], Vec::new()), cx.node("Tanh", &[&state], Vec::new()));
+        Ok(cx.node("Mul", &[&output, &state], Vec::new()))
     }
 
     fn needs(&self) -> Needs {

@@ -5,7 +5,10 @@ use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::par;
 use crate::engine::device::Gpu;
-use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Recompute, Var};
+use crate::engine::graph::{
+    Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, OnnxNode, Op, Recompute, Var,
+};
+use crate::engine::onnx::OnnxAttribute;
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]
@@ -63,6 +66,12 @@ impl Concat {
 impl Op for Concat {
     fn name(&self) -> &'static str {
         "concat"
+    }
+
+    fn onnx(&self, cx: &mut OnnxNode<'_>) -> Result<String> {
+        let inputs = cx.inputs.clone();
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        Ok(cx.node("Concat", &inputs, vec![OnnxAttribute::int("axis", 1)]))
     }
 
     fn needs(&self) -> Needs {

@@ -13,7 +13,8 @@ use crate::engine::cpu::conv::{self, Packed};
 use crate::engine::cpu::par;
 use crate::engine::device::{Gpu, Pass, Ptr};
 use crate::engine::geometry::Conv2dGeometry;
-use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, OnnxNode, Op, Var};
+use crate::engine::onnx::OnnxAttribute;
 use crate::engine::shape::Shape;
 use crate::engine::store::{Layout, ParamId, Store};
 
@@ -66,6 +67,14 @@ pub fn linear(g: &mut Graph, store: &Store, x: Var, weight: ParamId, bias: Optio
 impl Op for Conv2d {
     fn name(&self) -> &'static str {
         "conv2d"
+    }
+
+    fn onnx(&self, cx: &mut OnnxNode<'_>) -> Result<String> {
+        let Conv2dGeometry { kernel, stride, padding, .. } = self.geometry;
+        let mut inputs = vec![cx.inputs[0].clone()];
+        inputs.extend((0..1 + usize::from(self.bias)).map(|param| cx.param(param)));
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        Ok(cx.node("Conv", &inputs, OnnxAttribute::window(kernel, stride, padding)))
     }
 
     fn needs(&self) -> Needs {

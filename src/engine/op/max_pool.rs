@@ -7,7 +7,7 @@ use super::pool_window::Window;
 use crate::Result;
 use crate::engine::cpu::for_each_isa;
 use crate::engine::device::{Gpu, Grid, kernels};
-use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, OnnxNode, Op, Var};
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]
@@ -37,6 +37,14 @@ pub fn global_max_pool(g: &mut Graph, x: Var) -> Result<Var> {
 impl Op for MaxPool {
     fn name(&self) -> &'static str {
         "max_pool2d"
+    }
+
+    fn onnx(&self, cx: &mut OnnxNode<'_>) -> Result<String> {
+        let x = cx.inputs[0].clone();
+        if self.window.is_global() {
+            return Ok(cx.node("GlobalMaxPool", &[&x], Vec::new()));
+        }
+        Ok(cx.node("MaxPool", &[&x], self.window.onnx()))
     }
 
     fn needs(&self) -> Needs {

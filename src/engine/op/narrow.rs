@@ -7,12 +7,13 @@ use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::cpu::par;
 use crate::engine::device::{Gpu, Grid, kernels};
-use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, OnnxNode, Op, Var};
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]
 struct NarrowRows {
     batch: usize,
+    rows: Range<usize>,
     /// The elements of an image, and the range of them that is copied.
     image: usize,
     part: Range<usize>,
@@ -28,13 +29,22 @@ pub fn narrow_rows(g: &mut Graph, x: Var, rows: Range<usize>) -> Result<Var> {
         return Err(mismatch("narrow_rows", format!("rows {rows:?} of {shape}")));
     }
     let row = shape.w * shape.c;
-    let op = NarrowRows { batch: shape.n, image: shape.h * row, part: rows.start * row..rows.end * row };
-    g.push(op, &[x], Shape { h: rows.len(), ..shape }, Attachments::default())
+    let (height, part) = (rows.len(), rows.start * row..rows.end * row);
+    let op = NarrowRows { batch: shape.n, rows, image: shape.h * row, part };
+    g.push(op, &[x], Shape { h: height, ..shape }, Attachments::default())
 }
 
 impl Op for NarrowRows {
     fn name(&self) -> &'static str {
         "narrow_rows"
+    }
+
+    fn onnx(&self, cx: &mut OnnxNode<'_>) -> Result<String> {
+        let x = cx.inputs[0].clone();
+        let starts = cx.integers("starts", &[self.rows.start as i64]);
+        let ends = cx.integers("ends", &[self.rows.end as i64]);
+        let axes = cx.integers("axes", &[2]);
+        Ok(cx.node("Slice", &[&x, &starts, &ends, &axes], Vec::new()))
     }
 
     fn needs(&self) -> Needs {

@@ -4,6 +4,7 @@ use super::mismatch;
 use crate::Result;
 use crate::engine::device::kernels::ConvSizes;
 use crate::engine::geometry::Conv2dGeometry;
+use crate::engine::onnx::OnnxAttribute;
 use crate::engine::shape::Shape;
 
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +62,16 @@ impl Window {
         let Window { input: Shape { n, h, w, c }, kernel, stride, padding, .. } = *self;
         let geometry = Conv2dGeometry { batch: n, in_h: h, in_w: w, in_c: c, out_c: c, kernel, stride, padding };
         ConvSizes::from(&geometry)
+    }
+
+    /// Returns whether the one window is the whole image.
+    pub(super) fn is_global(&self) -> bool {
+        self.padding == [0, 0] && self.kernel == [self.input.h, self.input.w]
+    }
+
+    /// Returns the sizes as ONNX takes them.
+    pub(super) fn onnx(&self) -> Vec<OnnxAttribute> {
+        OnnxAttribute::window(self.kernel, self.stride, self.padding)
     }
 
     /// Returns the pixels of a window.

@@ -4,7 +4,7 @@ use super::OpCase;
 use crate::Result;
 use crate::engine::cpu::{for_each_isa, par};
 use crate::engine::device::{Gpu, Grid, kernels};
-use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, OnnxNode, Op, Var};
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]
@@ -21,6 +21,11 @@ pub fn relu(g: &mut Graph, x: Var) -> Result<Var> {
 impl Op for Relu {
     fn name(&self) -> &'static str {
         "relu"
+    }
+
+    fn onnx(&self, cx: &mut OnnxNode<'_>) -> Result<String> {
+        let x = cx.inputs[0].clone();
+        Ok(cx.node("Relu", &[&x], Vec::new()))
     }
 
     fn needs(&self) -> Needs {

@@ -12,8 +12,9 @@ use super::{OpCase, mismatch};
 use crate::Result;
 use crate::engine::device::Gpu;
 use crate::engine::graph::{
-    Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Mode, Needs, Op, Recompute, Var,
+    Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Mode, Needs, OnnxNode, Op, Recompute, Var,
 };
+use crate::engine::onnx::OnnxAttribute;
 use crate::engine::shape::Shape;
 use crate::engine::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
 
@@ -108,6 +109,17 @@ pub fn batch_norm(
 impl Op for BatchNormOp {
     fn name(&self) -> &'static str {
         "batch_norm"
+    }
+
+    fn onnx(&self, cx: &mut OnnxNode<'_>) -> Result<String> {
+        let inputs = cx.inputs.clone();
+        let (scale, bias, mean, var) = (cx.param(0), cx.param(1), cx.buffer(0), cx.buffer(1));
+        let attributes = vec![OnnxAttribute::float("epsilon", self.eps)];
+        let mut y = cx.node("BatchNormalization", &[&inputs[0], &scale, &bias, &mean, &var], attributes);
+        if self.residual {
+            y = cx.node("Add", &[&y, &inputs[1]], Vec::new());
+        }
+        Ok(if self.relu { cx.node("Relu", &[&y], Vec::new()) } else { y })
     }
 
     fn needs(&self) -> Needs {
