@@ -1,15 +1,15 @@
 //! An event file for TensorBoard, with the numbers of metrics.jsonl as scalars.
 //!
 //! An event file is a list of records: the length as u64, the masked checksum of these 8 bytes, the bytes, and their masked checksum (TFRecord;
-//! CRC-32C). The bytes are a message `tensorflow.Event` of Protocol Buffers: `wall_time` (1, double), `step` (2, varint), and `file_version` (3,
-//! text) or `summary` (5), which has values (1) with `tag` (1, text) and `simple_value` (2, float).
+//! CRC-32C). The bytes are a message `tensorflow.Event` of Protocol Buffers.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
+use prost::Message;
+use serde_json::Value as Json;
 
 use crate::Result;
 use crate::base::error::IoContext;
@@ -18,6 +18,36 @@ use crate::base::error::IoContext;
 const MARK: &str = ".tfevents.";
 /// Keys of a line of metrics that are no figures.
 const NO_FIGURES: [&str; 2] = ["step", "epoch"];
+
+/// `tensorflow.Event`, as far as it is written.
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    /// Seconds since 1970.
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+}
+
+/// `tensorflow.Summary`.
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Value>,
+}
+
+/// `tensorflow.Summary.Value` of a scalar.
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    tag: String,
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+}
 
 /// An open event file.
 #[derive(Debug)]
@@ -42,7 +72,8 @@ impl EventFile {
         let path = folder.join(format!("events.out{MARK}{}.ptl", seconds() as u64));
         let file = File::create(&path).at("create", &path)?;
         let mut events = EventFile { path, file };
-        events.append(&event(0, 3, b"brain.Event:2"))?;
+        let version = Some("brain.Event:2".into());
+        events.append(&Event { wall_time: seconds(), file_version: version, ..Event::default() })?;
         Ok(events)
     }
 
@@ -50,7 +81,7 @@ impl EventFile {
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).
-    pub(super) fn write(&mut self, line: &Value) -> Result<()> {
+    pub(super) fn write(&mut self, line: &Json) -> Result<()> {
         let kind = match line["type"].as_str() {
             Some("step") => "train",
             Some("evaluation") => "eval",
@@ -58,55 +89,29 @@ impl EventFile {
             None => return Ok(()),
         };
         let (Some(step), Some(figures)) = (line["step"].as_u64(), line.as_object()) else { return Ok(()) };
-        let mut summary = Vec::new();
-        for (name, figure) in figures.iter().filter(|(name, _)| !NO_FIGURES.contains(&name.as_str())) {
-            if let Some(figure) = figure.as_f64() {
-                let mut value = Vec::new();
-                put_bytes(&mut value, 1, format!("{kind}/{name}").as_bytes());
-                value.push(2 << 3 | 5);
-                value.extend((figure as f32).to_le_bytes());
-                put_bytes(&mut summary, 1, &value);
-            }
+        let figures = figures.iter().filter(|(name, _)| !NO_FIGURES.contains(&name.as_str()));
+        let scalar = |(name, figure): (&String, &Json)| {
+            Some(Value { tag: format!("{kind}/{name}"), simple_value: Some(figure.as_f64()? as f32) })
+        };
+        let value: Vec<Value> = figures.filter_map(scalar).collect();
+        if value.is_empty() {
+            return Ok(());
         }
-        if summary.is_empty() { Ok(()) } else { self.append(&event(step, 5, &summary)) }
+        let (wall_time, step, summary) = (seconds(), step as i64, Some(Summary { value }));
+        self.append(&Event { wall_time, step, summary, file_version: None })
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+    fn append(&mut self, event: &Event) -> Result<()> {
+        let bytes = event.encode_to_vec();
         let length = (bytes.len() as u64).to_le_bytes();
-        let record = [&length, &masked(&length).to_le_bytes()[..], bytes, &masked(bytes).to_le_bytes()].concat();
+        let record = [&length, &masked(&length).to_le_bytes()[..], &bytes, &masked(&bytes).to_le_bytes()].concat();
         self.file.write_all(&record).at("write", &self.path)
     }
-}
-
-/// Returns an event of the present time whose field `field` is `content`.
-fn event(step: u64, field: u8, content: &[u8]) -> Vec<u8> {
-    let mut event = vec![1 << 3 | 1];
-    event.extend(seconds().to_le_bytes());
-    event.push(2 << 3);
-    put_varint(&mut event, step);
-    put_bytes(&mut event, field, content);
-    event
 }
 
 /// Returns the seconds since 1970.
 fn seconds() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
-}
-
-/// Appends a field of bytes or of an embedded message.
-fn put_bytes(message: &mut Vec<u8>, field: u8, bytes: &[u8]) {
-    message.push(field << 3 | 2);
-    put_varint(message, bytes.len() as u64);
-    message.extend(bytes);
-}
-
-/// Appends a number in groups of 7 bits, the lowest first; all but the last have the highest bit set.
-fn put_varint(message: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        message.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    message.push(number as u8);
 }
 
 /// Returns the checksum as TFRecord stores it.
@@ -130,16 +135,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksums_and_numbers_follow_their_formats() {
+    fn checksums_follow_their_format() {
         // The check value of CRC-32C, and RFC 3720's 32 zeros.
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
-        let varint = |number| {
-            let mut bytes = Vec::new();
-            put_varint(&mut bytes, number);
-            bytes
-        };
-        assert_eq!([varint(0), varint(127), varint(300)], [vec![0], vec![127], vec![0xac, 0x02]]);
     }
 
     #[test]
@@ -152,13 +151,16 @@ mod tests {
         events.write(&json!({ "type": "evaluation", "step": 301, "note": "no number" })).unwrap();
         assert!(!old.exists());
         let bytes = fs::read(&events.path).unwrap();
-        // The first record has 8 + 4 + 26 + 4 bytes: the time, step 0 and the version.
-        assert_eq!(bytes[..8], 26u64.to_le_bytes());
-        assert!(bytes[21..38].starts_with(&[0x10, 0, 0x1a, 13]) && bytes[25..38] == *b"brain.Event:2");
-        let second = &bytes[42..];
-        assert_eq!(second[12 + 9..][..3], [0x10, 0xac, 0x02], "step 300");
-        let want = [&[0x2a, 19, 0x0a, 17, 0x0a, 10][..], b"train/loss", &[0x15, 0, 0, 0, 0x3f]].concat();
-        assert_eq!(second[12 + 12..second.len() - 4], want);
-        assert_eq!(second[..8], ((second.len() - 16) as u64).to_le_bytes(), "no record for a line without figures");
+        let mut records = Vec::new();
+        let mut rest = &bytes[..];
+        while let Some((length, after)) = rest.split_first_chunk() {
+            let (record, after) = after[4..].split_at(u64::from_le_bytes(*length) as usize);
+            records.push(Event::decode(record).unwrap());
+            rest = &after[4..];
+        }
+        let [first, second] = &records[..] else { panic!("no record for a line without figures: {records:?}") };
+        assert_eq!((first.step, first.file_version.as_deref()), (0, Some("brain.Event:2")));
+        let scalar = Value { tag: "train/loss".into(), simple_value: Some(0.5) };
+        assert_eq!((second.step, &second.summary), (300, &Some(Summary { value: vec![scalar] })));
     }
 }
