@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ptl::app::cli::run()
+    ptl::app::cli::run(std::env::args_os()).into()
 }

@@ -4,6 +4,7 @@ mod args;
 mod bars;
 mod check;
 mod commands;
+mod exit_code;
 mod flags;
 mod info;
 mod output;
@@ -12,7 +13,7 @@ mod plot;
 mod profile;
 mod signals;
 
-use std::process::ExitCode;
+use std::ffi::OsString;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -21,16 +22,18 @@ use crate::base::error::IoContext;
 use crate::engine::cpu::InstructionSet;
 use crate::{Error, Result};
 use args::{Cli, Command};
+pub use exit_code::ExitCode;
 
-/// Runs the command line of this process. Returns 0 after success, 1 after an error, 2 for an invalid command line, 3 if `check` found a
+/// Runs the command line `args`, whose first word is the program's name. Returns 0 after success, 1 after an error, 2 for an invalid command line, 3 if `check` found a
 /// problem or `compare-images` two identities, 4 if that has no threshold, and 128 plus the number of the signal if it was stopped (130 after Ctrl-C).
-pub fn run() -> ExitCode {
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     output::escape_panics();
-    let cli = match Cli::try_parse() {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            output::print_usage(error);
+            output::print_usage(error, &args);
             return ExitCode::from(if asked { 0 } else { 2 });
         }
     };

@@ -1,11 +1,12 @@
 //! Standard output and standard error, and how a command stops on request.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
 
+use super::ExitCode;
 use super::bars::Bars;
 use super::signals;
 use crate::base::error::IoContext;
@@ -84,10 +85,10 @@ pub(crate) fn with_flags(text: &str) -> String {
     shown + rest
 }
 
-/// Prints what is wrong with the command line, or the help that it asks for.
-pub(crate) fn print_usage(mut error: clap::Error) {
+/// Prints what is wrong with the command line `args`, or the help that it asks for.
+pub(crate) fn print_usage(mut error: clap::Error, args: &[OsString]) {
     // Errors of printing are ignored: standard output may be closed.
-    if !error.use_stderr() || std::env::args_os().all(|arg| is_plain(&arg.to_string_lossy())) {
+    if !error.use_stderr() || args.iter().all(|arg| is_plain(&arg.to_string_lossy())) {
         return drop(error.print());
     }
     // Escapes the arguments that the message quotes.

@@ -1,12 +1,11 @@
 //! `ptl-train ablate`.
 
-use std::process::ExitCode;
-
 use super::shared::{
     check_device, data_root, describe_datasets, new_run, open_dataset, open_training, refuse_unused, say_stopped,
     set_threads,
 };
 use crate::Result;
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::AblateArgs;
 use crate::app::cli::output::{interrupted, print, stderr_reporter, stop_on_ctrl_c};
 use crate::app::cli::pictures::draw_training;

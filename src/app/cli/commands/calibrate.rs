@@ -1,11 +1,10 @@
 //! `ptl-train calibrate`: thresholds of a model for decisions.
 
-use std::process::ExitCode;
-
 use super::shared::{
     check_outputs, describe_datasets, evaluated, is_of_training, open_dataset, refuse_classifier, refuse_trained,
     set_threads,
 };
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::CalibrateArgs;
 use crate::app::cli::output::{print, stderr_reporter};
 use crate::base::progress::Reporter;

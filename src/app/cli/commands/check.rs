@@ -1,11 +1,11 @@
 //! `ptl-train check`.
 
-use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::shared::{check_outputs, set_threads};
 use crate::Result;
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::CheckArgs;
 use crate::app::cli::check::{MEASURED, Report, measure, write_html};
 use crate::app::cli::output::{print, stderr_reporter, with_flags};

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::ExitCode;
 
 use super::compare_runs::compare_runs;
 use super::shared::{
     check_device, describe_datasets, new_run, open_dataset, refuse_unused, say_stopped, set_threads, synthesise,
 };
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::{CompareArgs, DemoArgs};
 use crate::app::cli::output::{interrupted, print, stderr_reporter, stop_on_ctrl_c};
 use crate::app::cli::pictures::{draw_comparison, draw_training};

@@ -1,10 +1,9 @@
 //! `ptl-train compare-images`: whether two images show the same identity.
 
-use std::process::ExitCode;
-
 use serde_json::json;
 
 use super::shared::{check_outputs, find_threshold, open_images, refuse_classifier, set_threads};
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::CompareImagesArgs;
 use crate::app::cli::output::{print, stderr_reporter};
 use crate::base::atomic::atomic_write;

@@ -1,8 +1,7 @@
 //! `ptl-train compare RUN...`: compares finished runs.
 
-use std::process::ExitCode;
-
 use super::shared::set_threads;
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::CompareArgs;
 use crate::app::cli::output::print;
 use crate::base::atomic::atomic_write;

@@ -1,9 +1,9 @@
 //! `ptl-train convert`.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use crate::Result;
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::{ConvertCommand, Cuhk03Args};
 use crate::app::cli::output::{interrupted, stderr_reporter, stop_with_message};
 use crate::base::text::{Shown, plural};

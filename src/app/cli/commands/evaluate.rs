@@ -1,7 +1,6 @@
 //! `ptl-train evaluate`.
 
 use std::fs;
-use std::process::ExitCode;
 
 use serde_json::{json, to_string_pretty};
 
@@ -10,6 +9,7 @@ use super::shared::{
     describe_classes, describe_datasets, evaluated, is_of_training, open_classes, open_dataset, refuse_trained,
     set_threads,
 };
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::{EvaluateArgs, ReportArgs};
 use crate::app::cli::output::{print, stderr_reporter};
 use crate::app::cli::pictures::draw_classification;

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use rand::Rng;
 use serde_json::json;
 
 use super::shared::{check_outputs, open_images, set_threads};
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::ExportArgs;
 use crate::app::cli::output::{print, stderr_reporter};
 use crate::base::atomic::{atomic_write, sync_folder};

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use super::shared::{
     describe_datasets, evaluated, open_dataset, open_images, refuse_trained, refuse_unused, set_threads,
 };
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::ExtractArgs;
 use crate::app::cli::output::stderr_reporter;
 use crate::base::error::IoContext;

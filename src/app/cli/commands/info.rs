@@ -1,7 +1,6 @@
 //! `ptl-train info`: information about the machine, or the cost of a network.
 
-use std::process::ExitCode;
-
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::InfoArgs;
 use crate::app::cli::info;
 use crate::app::cli::output::{print, with_flags};

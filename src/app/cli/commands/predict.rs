@@ -1,10 +1,10 @@
 //! `ptl-train predict`: the classes of images without labels.
 
 use std::fs;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use super::shared::{check_classes, set_threads};
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::PredictArgs;
 use crate::app::cli::output::stderr_reporter;
 use crate::base::csv_out::write_csv;

@@ -1,11 +1,11 @@
 //! `ptl-train profile`.
 
 use std::fs;
-use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
 use super::shared::set_threads;
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::ProfileArgs;
 use crate::app::cli::output::{print, stderr_reporter};
 use crate::app::cli::profile::{Machine, evaluation, steps, table, to_json, training};

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use super::report::{Subject, check_report, report};
 use super::shared::set_threads;
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::RankArgs;
 use crate::app::cli::output::stderr_reporter;
 use crate::base::text::{Shown, are, listed, plural};

@@ -1,13 +1,13 @@
 //! `ptl-train search`: the nearest images of a gallery, and which queries are unknown to it.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Instant;
 
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::shared::{check_outputs, feature_inputs, find_threshold, open_images, refuse_classifier, set_threads};
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::SearchArgs;
 use crate::app::cli::output::{print, stderr_reporter};
 use crate::base::atomic::atomic_write;

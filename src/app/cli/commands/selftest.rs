@@ -1,11 +1,11 @@
 //! `ptl-train selftest`.
 
-use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
 use crate::Result;
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::SelftestArgs;
 use crate::app::cli::output::{print, stderr_reporter};
 use crate::app::selftest;

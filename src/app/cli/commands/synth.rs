@@ -1,8 +1,7 @@
 //! `ptl-train synth`.
 
-use std::process::ExitCode;
-
 use super::shared::synthesise;
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::{self, SynthArgs};
 use crate::app::cli::output::{interrupted, stderr_reporter, stop_with_message};
 use crate::data::synth::{Domain, Outcome, SynthConfig};

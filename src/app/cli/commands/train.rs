@@ -1,11 +1,10 @@
 //! `ptl-train train`.
 
-use std::process::ExitCode;
-
 use super::shared::{
     check_device, data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, open_training,
     set_threads,
 };
+use crate::app::cli::ExitCode;
 use crate::app::cli::args::TrainArgs;
 use crate::app::cli::output::{interrupted, print, stderr_reporter, stop_on_ctrl_c};
 use crate::app::cli::pictures::{draw_classification, draw_training};
