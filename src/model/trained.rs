@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::Crc;
 
-use super::{MODEL_FILE, checkpoints, cost, has_header, load_latent_states, model_header};
+use super::{MODEL_FILE, TRAINING_FILE, checkpoints, cost, has_header, load_latent_states, model_header};
 use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
 use crate::base::text::Shown;
@@ -206,6 +206,11 @@ fn described(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
     let Config { device, precision, gpu, .. } = Config::default();
     let stored = Config { device, precision, gpu, ..header.config.clone() };
     stored.validate().map_err(|error| of_header(file.path(), error))?;
+    // Other settings would be checked for the wrong task first.
+    if let Some(task) = flags.text("task").filter(|task| *task != header.config.task.to_string()) {
+        let reason = format!("the checkpoint was trained with {}: omit this flag", header.config.task);
+        return Err(Error::Setting { setting: "task".into(), value: task.into(), reason });
+    }
     let config = Config::load(&stored, None, flags)?;
     // A flag that changes no shape, such as a stride, would silently build another network from the same weights.
     let named = |setting: &Setting| setting.is_of_network && flags.has(setting.path);
@@ -289,7 +294,10 @@ fn foreign(file: &checkpoint::File, flags: &Overrides) -> Result<(About, Option<
 /// There is no such file.
 pub fn model_file(path: &Path) -> Result<PathBuf> {
     // Opening the file refuses anything but a regular file.
-    let reason = if path.exists() && !path.is_dir() {
+    let of_training = path.file_name().is_some_and(|name| name == TRAINING_FILE);
+    let reason = if of_training && path.with_file_name(MODEL_FILE).is_file() {
+        format!("it holds the state of a training: name {MODEL_FILE} beside it")
+    } else if path.exists() && !path.is_dir() {
         return Ok(path.into());
     } else if path.join(MODEL_FILE).is_file() {
         return Ok(path.join(MODEL_FILE));

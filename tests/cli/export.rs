@@ -74,7 +74,7 @@ fn a_difference_is_an_error_and_leaves_no_file() {
     fails_with(
         1,
         &line,
-        &["the outputs of noise#", "more than the tolerance 0.0e0: nothing was written", "raise --tolerance"],
+        &["the outputs of noise#", "more than the tolerance 0: no ONNX file was written", "raise --tolerance"],
     );
     assert_eq!(json(&report)["agrees"], Value::from(false));
     assert_eq!(files(folder.path()).len(), 1, "only the report");
@@ -92,6 +92,25 @@ fn what_cannot_be_written_is_refused() {
     refused(&["--eval-state", "normal"], &["--eval-state = normal", "take zeros or mean"]);
     refused(&["--images", "nowhere"], &["nowhere"]);
     refused(&["--json", &path(&folder, "")], &["it is a folder"]);
+    let checkpoint = files(Path::new(run).join("checkpoints")).pop().unwrap();
+    let [record, training] =
+        ["record.json", "training.safetensors"].map(|name| checkpoint.join(name).display().to_string());
+    let before = fs::read(&record).unwrap();
+    refused(&["--json", &record], &["this file belongs to a run"]);
+    refused(&["--json", &format!("{run}/summary.json")], &["this file belongs to a run"]);
+    assert_eq!(fs::read(&record).unwrap(), before);
+    refused(&["--task", "classify"], &["task = classify: the checkpoint was trained with reid"]);
+    refused(&["--skip-broken"], &["--skip-broken = (given): this command does not use it"]);
+    let broken = path(&folder, "broken.png");
+    fs::write(&broken, "no image").unwrap();
+    refused(&["--images", &broken, "--skip-broken"], &["broken.png has no readable images"]);
+    let line = ["export", "--checkpoint", run, "--out", &out, "--limit", "3"];
+    fails_with(2, &line, &["--images <PATH>"]);
+    fails_with(
+        1,
+        &["export", "--checkpoint", &training, "--out", &out],
+        &["the state of a training: name model.safetensors"],
+    );
     refused(&["--json", &out], &["this file is read"]);
     fails_with(
         1,

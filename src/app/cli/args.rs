@@ -473,7 +473,7 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_name = "PATH")]
     pub images: Option<PathBuf>,
     /// Number of images to compare on, spread evenly over those of --images.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "images", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
     /// Largest difference of a number of an output that is taken for rounding.
     #[arg(long, value_name = "X", default_value_t = 1e-5, value_parser = distance)]

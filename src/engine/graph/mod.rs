@@ -256,7 +256,7 @@ impl Graph {
         self
     }
 
-    /// Adds what the graph computes to `model`: `output` from `input`, whose tensor there is `tensor` `[n, c, h, w]`. Returns the name of
+    /// Adds to `model` what computes `output` from `input`, whose tensor there is `tensor` `[n, c, h, w]`. Returns the name of
     /// the output. `states` are what every slot of each latent state holds, `[h, w, c]`, in the order of [`Graph::states`]; without them,
     /// states are zeros. The weights of `store` must be on the host ([`Store::fetch`]).
     ///
@@ -270,9 +270,17 @@ impl Graph {
         [input, output]: [Var; 2],
         tensor: &str,
     ) -> Result<String> {
+        // A classifier beside a feature, for example, is left out.
+        let mut needed = vec![false; self.values.len()];
+        needed[output.0] = true;
+        for node in self.nodes.iter().rev() {
+            if needed[node.output.0] {
+                node.inputs.iter().for_each(|var| needed[var.0] = true);
+            }
+        }
         let mut names: Vec<Option<String>> = vec![None; self.values.len()];
         names[input.0] = Some(tensor.into());
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| needed[node.output.0]) {
             let Attachments { params, state, .. } = &node.attachments;
             let declared = state.map(|id| (&self.states[id.0], states.map(|states| states[id.0])));
             let layer = params.first().and_then(|&id| Some(store.param(id).name.rsplit_once('.')?.0));

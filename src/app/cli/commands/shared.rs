@@ -15,7 +15,7 @@ use crate::data::{
 };
 use crate::engine::device::Device;
 use crate::eval::calibration::{Calibration, WantedRate};
-use crate::model::TrainedModel;
+use crate::model::{MODEL_FILE, TrainedModel};
 use crate::nn::TaskKind;
 use crate::run_dir::{RUNS, RunDir};
 use crate::study::StudyKind;
@@ -166,18 +166,33 @@ pub(super) fn check_images(dataset: &mut Dataset, config: &Config, reporter: &Re
 
 /// Lists the image `path`, or the images of the folder `path`, and decodes each. They have no identities.
 pub(super) fn open_images(path: &Path, config: &Config, reporter: &Reporter) -> Result<Vec<ImageRecord>> {
+    open_some_images(path, usize::MAX, config, reporter).map(|(records, _)| records)
+}
+
+/// Opens images as [`open_images`] does, but at most `limit` of them, at even distances in the list. Returns also how many there are.
+pub(super) fn open_some_images(
+    path: &Path,
+    limit: usize,
+    config: &Config,
+    reporter: &Reporter,
+) -> Result<(Vec<ImageRecord>, usize)> {
     let one = || ImageList { images: vec![path.into()], warnings: Vec::new() };
     let ImageList { images, warnings } = if path.is_file() { one() } else { list_images(path)? };
-    let records = images.into_iter().map(|path| ImageRecord { path, pid: -1, camid: -1 });
+    let (all, count) = (images.len(), images.len().min(limit));
+    let chosen = (0..count).map(|i| images[i * all / count].clone());
+    let records = chosen.map(|path| ImageRecord { path, pid: -1, camid: -1 });
     let name = path.shown().to_string();
     let mut dataset = Dataset { name, gallery: records.collect(), warnings, ..Dataset::default() };
     check_images(&mut dataset, config, reporter)?;
     dataset.warnings.iter().for_each(|warning| reporter.warn(warning));
-    Ok(dataset.gallery)
+    if dataset.gallery.is_empty() {
+        return Err(Error::NoImages { subset: "readable", dataset: dataset.name });
+    }
+    Ok((dataset.gallery, all))
 }
 
 /// Checks the reports that a command will write, each with its option, and makes their folders. Refuses a folder, the same file twice, a file that
-/// the command reads, and one that exists and does not end in `.json`, `.csv` or `.html`.
+/// the command reads, one of a run or a checkpoint, one that exists and does not end in `.json`, `.csv` or `.html`, and one that cannot be written.
 pub(super) fn check_outputs(outputs: &[(&str, Option<&Path>)], inputs: &[&Path]) -> Result<()> {
     let given = || outputs.iter().filter_map(|(option, path)| Some((*option, (*path)?)));
     for (number, (option, path)) in given().enumerate() {
@@ -196,6 +211,19 @@ pub(super) fn check_outputs(outputs: &[(&str, Option<&Path>)], inputs: &[&Path])
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
         if path.exists() && !["json", "csv", "html"].contains(&ending) {
             return refuse("this file exists and is no report: name another one to write".into());
+        }
+        // Runs and checkpoints have JSON files of their own.
+        let is_run = path.parent().is_some_and(|folder| RunDir::view(folder).is_ok());
+        let is_calibration = path.to_string_lossy().ends_with(".calibration.json");
+        if path.exists() && (is_run || path.with_file_name(MODEL_FILE).exists()) && !is_calibration {
+            return refuse("this file belongs to a run: name another one to write".into());
+        }
+        if !path.exists() || path.is_file() {
+            let is_new = !path.exists();
+            fs::File::options().append(true).create(true).open(path).at("write", path)?;
+            if is_new {
+                fs::remove_file(path).at("remove", path)?;
+            }
         }
         if let Some((other, _)) = given().take(number).find(|(_, other)| same_path(other, path)) {
             return refuse(format!("it is the file of {other}, too: name another one"));
