@@ -6,6 +6,7 @@ mod header;
 mod images;
 mod record;
 mod saved;
+pub mod states;
 mod trained;
 
 pub use header::{MODEL_FILE, ModelHeader, model_header};

@@ -35,7 +35,7 @@ pub(crate) struct TrainingHeader {
 }
 
 /// What the training file says about the embeddings that the triplet loss remembers. They are tensors of that file.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub(crate) struct MemoryHeader {
     /// The label of each embedding.
     pub labels: Vec<u32>,

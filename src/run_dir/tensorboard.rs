@@ -77,7 +77,7 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Writes the figures of a line of metrics at its step, under `TYPE/NAME`.
+    /// Writes the figures of a line of metrics at its step, under `TYPE/NAME`, or `TYPE/NAME/KEY` for those of an object.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).
@@ -89,11 +89,16 @@ impl EventFile {
             None => return Ok(()),
         };
         let (Some(step), Some(figures)) = (line["step"].as_u64(), line.as_object()) else { return Ok(()) };
-        let figures = figures.iter().filter(|(name, _)| !NO_FIGURES.contains(&name.as_str()));
-        let scalar = |(name, figure): (&String, &Json)| {
-            Some(Value { tag: format!("{kind}/{name}"), simple_value: Some(figure.as_f64()? as f32) })
-        };
-        let value: Vec<Value> = figures.filter_map(scalar).collect();
+        let mut value = Vec::new();
+        for (name, figure) in figures.iter().filter(|(name, _)| !NO_FIGURES.contains(&name.as_str())) {
+            let mut add = |tag: String, figure: &Json| {
+                value.extend(figure.as_f64().map(|figure| Value { tag, simple_value: Some(figure as f32) }));
+            };
+            match figure.as_object() {
+                Some(group) => group.iter().for_each(|(key, figure)| add(format!("{kind}/{name}/{key}"), figure)),
+                None => add(format!("{kind}/{name}"), figure),
+            }
+        }
         if value.is_empty() {
             return Ok(());
         }

@@ -17,6 +17,18 @@ pub fn per_epoch<const N: usize>(run: &RunDir, figures: [&str; N]) -> Result<[Ve
     }))
 }
 
+/// The type of the lines about latent states.
+pub(super) const STATES: &str = "states";
+
+/// Returns the lines about latent states, one for each epoch: by the names of the cells, `slots`, `rms`, `largest`, `similarity`, `drift`
+/// ([`StateStatistics`](crate::engine::latent_state::StateStatistics)).
+///
+/// # Errors
+/// The metrics cannot be read.
+pub fn states(run: &RunDir) -> Result<Vec<Value>> {
+    Ok(lines(run)?.into_iter().filter(|line| line["type"] == STATES).collect())
+}
+
 /// Returns whether the metrics have an evaluation after `epoch` epochs.
 pub(super) fn evaluated(run: &RunDir, epoch: usize) -> Result<bool> {
     Ok(lines(run)?.iter().any(|line| line["type"] == "evaluation" && line["epoch"] == epoch))

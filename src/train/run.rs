@@ -8,6 +8,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::Trainer;
+use super::curves::STATES;
 use super::state::{self, ModelInfo};
 use super::task::Task;
 use crate::base::profile;
@@ -16,6 +17,7 @@ use crate::base::stop::StopFlag;
 use crate::base::text::Shown;
 use crate::config::Config;
 use crate::data::{Batch, ImageCache, Loader, LoaderOptions, Sample, Sampler, Transform};
+use crate::engine::latent_state::StateStatistics;
 use crate::engine::schedule::Schedule;
 use crate::model::{Position, Record, StepReport, checkpoints};
 use crate::run_dir::{Metrics, RunDir};
@@ -153,6 +155,9 @@ impl<T: Task> Training<'_, T> {
         if whole {
             (position.epoch, position.batch) = (epoch + 1, 0);
             self.metrics.write(&std::mem::take(sums).json(epoch + 1, position.step))?;
+            if let Some(line) = states_line(&self.trainer, epoch + 1, self.record.position.step)? {
+                self.metrics.write(&line)?;
+            }
         }
         Ok(())
     }
@@ -247,6 +252,19 @@ fn step_line(position: Position, lr: f64, report: &StepReport) -> Value {
         line["triplet"] = json!(triplet);
     }
     line
+}
+
+/// Returns the line of `metrics.jsonl` about the latent states at the end of an epoch; `None` for a network without them.
+fn states_line(trainer: &Trainer, epoch: usize, step: u64) -> Result<Option<Value>> {
+    let decls = trainer.state_decls();
+    let mut line = json!({ "type": STATES, "step": step, "epoch": epoch });
+    for (decl, (state, drift)) in decls.iter().zip(trainer.states.statistics(decls)?) {
+        let StateStatistics { slots, rms, largest, similarity, .. } = state;
+        // JSON has no NaN: json! writes null.
+        line[&decl.name] =
+            json!({ "slots": slots, "rms": rms, "largest": largest, "similarity": similarity, "drift": drift });
+    }
+    Ok(Some(line).filter(|_| !decls.is_empty()))
 }
 
 /// Adds what helps to the error of a step: some files of the batch, or the settings that make batches smaller.

@@ -72,6 +72,9 @@ pub(super) enum Command {
     /// The file computes what extract writes, or predict for a classifier. Without --images, the comparison is on noise. docs/onnx.md describes input,
     /// output and limits.
     Export(Box<ExportArgs>),
+    /// Look at the latent states of checkpoints, move them to another model, or measure what they change.
+    #[command(subcommand)]
+    State(StateCommand),
     /// Generate a data set of drawn pedestrians.
     Synth(SynthArgs),
     /// Convert the published files of a data set to folders of images.
@@ -489,6 +492,58 @@ pub(crate) struct ExportArgs {
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub settings: ExportFlags,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateCommand {
+    /// Show size, similarity and drift of the latent states, for each cell and each epoch of a run.
+    ///
+    /// docs/states.md explains the columns. A checkpoint alone has the figures of its own states.
+    Show(StateShowArgs),
+    /// Write a checkpoint with the latent states of another one.
+    ///
+    /// The result is evaluated from these states with --eval-state mean.
+    Transfer(StateTransferArgs),
+    /// Compare the features of a model between the states that an evaluation may start from: zeros, mean, normal.
+    Ablate(Box<StateAblateArgs>),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StateShowArgs {
+    /// A run or a checkpoint.
+    #[arg(value_name = "CHECKPOINT")]
+    pub checkpoint: PathBuf,
+    /// Write the figures to this JSON file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StateTransferArgs {
+    /// The run or checkpoint whose latent states are taken: the best or last checkpoint of a run.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub from: PathBuf,
+    /// The run or checkpoint that gives all else.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub to: PathBuf,
+    /// Folder to write, new.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StateAblateArgs {
+    /// A run or a checkpoint.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub checkpoint: PathBuf,
+    /// An image, or a folder of images with its subfolders, instead of a data set that is measured.
+    #[arg(long, value_name = "PATH")]
+    pub images: Option<PathBuf>,
+    /// Write the figures to this JSON file.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: ExtractFlags,
 }
 
 #[derive(Args, Debug)]

@@ -65,6 +65,7 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::CompareImages(args) => commands::compare_images(&args),
         Command::Search(args) => commands::search(&args),
         Command::Export(args) => commands::export(&args),
+        Command::State(command) => commands::state(&command),
         Command::Synth(args) => commands::synth(&args),
         Command::Convert(args) => commands::convert(&args),
         Command::Selftest(args) => commands::selftest(&args),

@@ -1,11 +1,13 @@
 //! Latent states of BConv-Cells: what they hold between steps, and when they are reset.
 
 mod memory;
+mod statistics;
 #[cfg(test)]
 mod tests;
 
 pub use memory::StateForm;
 use rand_distr::{Distribution, Normal};
+pub use statistics::StateStatistics;
 
 use crate::base::rng::{Purpose, stream};
 use crate::base::settings::choice;
@@ -171,13 +173,9 @@ impl LatentStates {
             self.fetch()?;
             for (i, decl) in decls.iter().enumerate() {
                 let slot = decl.slot.len();
-                let stored = self.pairs.get(i).map_or(&[][..], |pair| self.held(pair));
-                if stored.is_empty() {
-                    return Err(Error::NoLatentState { cell: decl.name.clone() });
-                }
-                let was_collected = |row: &usize| self.collected.get(*row).is_none_or(|&times| times > 0);
-                let rows: Vec<&[f32]> =
-                    (0..stored.len() / slot).filter(was_collected).map(|row| &stored[row * slot..][..slot]).collect();
+                let pair = self.pairs.get(i).filter(|pair| pair.held > 0);
+                let pair = pair.ok_or_else(|| Error::NoLatentState { cell: decl.name.clone() })?;
+                let rows: Vec<&[f32]> = self.collected_rows(pair, slot).collect();
                 let mean_of = |j: usize| rows.iter().map(|row| f64::from(row[j])).sum::<f64>() / rows.len() as f64;
                 let mut mean: Vec<f32> = (0..slot).map(|j| mean_of(j) as f32).collect();
                 if self.form == StateForm::ChannelAverage {
@@ -203,6 +201,31 @@ impl LatentStates {
     /// Returns the numbers that each state keeps, as [`LatentStates::export`] does, without their names.
     pub(crate) fn held_values(&self) -> impl Iterator<Item = &[f32]> {
         self.pairs.iter().map(|pair| self.held(pair))
+    }
+
+    /// Returns figures about each state, and how far its mean over the slots moved in the last step ([`StateStatistics::drift`]).
+    ///
+    /// # Errors
+    /// The device was lost.
+    pub(crate) fn statistics(&self, decls: &[StateDecl]) -> Result<Vec<(StateStatistics, f64)>> {
+        self.fetch()?;
+        let empty = Pair::default();
+        let of = |(i, decl): (usize, &StateDecl)| {
+            let (pair, slot) = (self.pairs.get(i).unwrap_or(&empty), decl.slot.len());
+            let step = |values: &Mirrored| {
+                values.fetch()?;
+                Ok(StateStatistics::of(values.chunks_exact(slot)))
+            };
+            let drift = step(&pair.current)?.drift(&step(&pair.previous)?);
+            Ok((StateStatistics::of(self.collected_rows(pair, slot)), drift))
+        };
+        decls.iter().enumerate().map(of).collect()
+    }
+
+    /// Returns the slots of `slot` numbers that a pair keeps, or the rows of its memory that were collected.
+    fn collected_rows<'a>(&'a self, pair: &'a Pair, slot: usize) -> impl Iterator<Item = &'a [f32]> {
+        let was_collected = |row: usize| self.collected.get(row).is_none_or(|&times| times > 0);
+        self.held(pair).chunks_exact(slot).enumerate().filter(move |(row, _)| was_collected(*row)).map(|(_, row)| row)
     }
 
     /// Returns the number of resets so far. A checkpoint has it, so that a resumed run draws the same values.

@@ -18,6 +18,7 @@ mod report;
 mod search;
 mod selftest;
 mod shared;
+mod state;
 mod synth;
 mod train;
 
@@ -36,5 +37,6 @@ pub(super) use profile::profile;
 pub(super) use rank::rank;
 pub(super) use search::search;
 pub(super) use selftest::selftest;
+pub(super) use state::state;
 pub(super) use synth::synth;
 pub(super) use train::train;
