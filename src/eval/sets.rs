@@ -1,10 +1,8 @@
 //! Checked features and labels of query and gallery.
 
-use rayon::prelude::*;
-
 use super::distance::Distances;
 use super::labels::Labels;
-use super::products::largest;
+use super::products::check_finite;
 use crate::base::memory;
 use crate::engine::device::Device;
 use crate::{Error, Result};
@@ -49,13 +47,4 @@ fn check(set: &'static str, features: &[f32], labels: Labels, dim: usize) -> Res
         return Err(Error::FeatureRows { set, values: 0, dim, pids: labels.pids.len(), camids: labels.camids.len() });
     }
     check_finite(set, features, dim, 0)
-}
-
-/// Checks that all numbers are finite; otherwise identifies the offending row, of which the first is number `first`.
-pub(super) fn check_finite(set: &'static str, features: &[f32], dim: usize, first: usize) -> Result<()> {
-    if f32::from_bits(largest(features)).is_finite() {
-        return Ok(());
-    }
-    let row = features.par_chunks(dim).position_first(|row| row.iter().any(|x| !x.is_finite()));
-    Err(Error::NotFiniteFeature { set, row: first + row.expect("a number that is not finite") })
 }

@@ -12,8 +12,9 @@ use rayon::prelude::*;
 
 use self::cpu::CpuDistances;
 use self::gpu::GpuDistances;
-use super::products::{Conditioned, Pairs, Row, Width};
+use super::products::{Conditioned, Pairs, Row, Width, check_finite};
 use super::rerank::{ExactReranking, RerankOptions};
+use crate::base::memory;
 use crate::base::progress::Reporter;
 use crate::base::text::plural;
 use crate::engine::cpu::summed_at_once;
@@ -215,11 +216,11 @@ impl<'a> Distances<'a> {
     }
 }
 
-/// Computes all re-ranked distances `[queries, gallery]` on `device`, from finite features `query` `[queries, dim]` and `gallery`
+/// Computes all re-ranked distances `[queries, gallery]` on `device`, from features `query` `[queries, dim]` and `gallery`
 /// `[gallery, dim]`. All of them are in memory at once. Distances that rounding leaves uncertain by 10⁻⁴ or more are computed in f64.
 ///
 /// # Errors
-/// As [`RerankOptions::validate`]; it does not fit into memory; the device fails.
+/// As [`RerankOptions::validate`]; [`Error::NotFiniteFeature`]; it does not fit into memory; the device fails.
 ///
 /// # Panics
 /// `dim` is 0.
@@ -231,9 +232,13 @@ pub fn reranked_distances(
     device: &Device,
 ) -> Result<Vec<f32>> {
     options.validate()?;
-    if gallery.is_empty() {
+    check_finite("query", query, dim, 0)?;
+    check_finite("gallery", gallery, dim, 0)?;
+    if query.is_empty() || gallery.is_empty() {
         return Ok(Vec::new());
     }
+    let pairs = (query.len() / dim) as u64 * (gallery.len() / dim) as u64;
+    memory::ensure("re-ranking", pairs * size_of::<f32>() as u64)?;
     let mut distances = Distances::new([query, gallery], dim, device)?;
     distances.prepare_reranking(options, &Reporter::silent())?;
     let (queries, mut block) = (0..query.len() / dim, DistanceBlock::default());

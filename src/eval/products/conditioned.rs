@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::row::Pairs;
 use crate::engine::cpu::{PackedRows, for_each_isa, squared_distances, squared_distances_of_directions};
+use crate::{Error, Result};
 
 /// The centre is the mean of this many rows, spread evenly over all.
 const CENTRE_ROWS: usize = 256;
@@ -183,8 +184,17 @@ fn row_of(features: [&[f32]; 2], queries: usize, dim: usize, i: usize) -> &[f32]
     if i < queries { &features[0][i * dim..][..dim] } else { &features[1][(i - queries) * dim..][..dim] }
 }
 
+/// Checks that all numbers are finite; otherwise identifies the offending row, of which the first is number `first`.
+pub(crate) fn check_finite(set: &'static str, features: &[f32], dim: usize, first: usize) -> Result<()> {
+    if f32::from_bits(largest(features)).is_finite() {
+        return Ok(());
+    }
+    let row = features.par_chunks(dim).position_first(|row| row.iter().any(|x| !x.is_finite()));
+    Err(Error::NotFiniteFeature { set, row: first + row.expect("a number that is not finite") })
+}
+
 /// Returns the bits of the largest magnitude. Bits are ordered as magnitudes are, with infinity and NaN above all others.
-pub(crate) fn largest(values: &[f32]) -> u32 {
+fn largest(values: &[f32]) -> u32 {
     values.par_chunks(1 << 16).map(largest_of_chunk).max().unwrap_or(0)
 }
 

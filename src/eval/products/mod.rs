@@ -5,7 +5,7 @@ mod conditioned;
 mod gpu;
 mod row;
 
-pub(super) use self::conditioned::{Conditioned, ROUNDING, largest};
+pub(super) use self::conditioned::{Conditioned, ROUNDING, check_finite};
 pub(super) use self::gpu::{Columns, RowTerms, allocate, rows_that_fit, upload};
 pub(super) use self::row::{Pairs, Row, Width};
 

@@ -11,7 +11,7 @@ pub use self::open_set::{Answer, FPIR_LEVELS, OpenSet, OpenSetPoint, open_set};
 use super::distance::Distances;
 use super::features_file::{FeatureFile, JUNK};
 use super::products::Row;
-use super::sets::check_finite;
+use super::products::check_finite;
 use crate::base::memory;
 use crate::base::progress::Reporter;
 use crate::base::text::Shown;
