@@ -1,8 +1,10 @@
 //! The compiled half of the Python package `ptl`. Arrays come and go as bytes; `ptl/__init__.py` makes NumPy's arrays of them.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
+use std::panic::resume_unwind;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -81,7 +83,8 @@ impl Warnings {
         let text = String::from_utf8_lossy(&lock(&self.0)).into_owned();
         for warning in text.lines().filter_map(|line| line.strip_prefix("warning: ")) {
             let message = std::ffi::CString::new(warning).unwrap_or_default();
-            PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 2)?;
+            // The caller of embed.
+            PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 3)?;
         }
         Ok(())
     }
@@ -90,25 +93,28 @@ impl Warnings {
 /// Runs `work` on another thread, so that Python can be interrupted (Ctrl-C) meanwhile: the flag then asks for the end.
 fn interruptible<T: Send>(py: Python<'_>, work: impl FnOnce(&StopFlag) -> ptl::Result<T> + Send) -> PyResult<T> {
     let stop = StopFlag::default();
-    let (sender, receiver) = mpsc::channel();
-    // Only so that it may be used without Python's lock.
-    let receiver = Mutex::new(receiver);
-    let worker_stop = stop.clone();
-    thread::scope(|scope| {
-        scope.spawn(move || sender.send(work(&worker_stop)));
-        loop {
-            match py.detach(|| lock(&receiver).recv_timeout(LOOK_AFTER)) {
-                Ok(result) => return result.map_err(exception),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    return Err(Error::new_err("the computation ended without a result"));
+    // Other threads of Python run all the time.
+    py.detach(|| {
+        thread::scope(|scope| {
+            let (sender, receiver) = mpsc::channel();
+            let flag = &stop;
+            let worker = scope.spawn(move || sender.send(work(flag)));
+            loop {
+                match receiver.recv_timeout(LOOK_AFTER) {
+                    Ok(result) => return result.map_err(exception),
+                    Err(mpsc::RecvTimeoutError::Timeout) => {}
+                    // A panic is a bug, which Python shows as such.
+                    Err(mpsc::RecvTimeoutError::Disconnected) => match worker.join() {
+                        Err(panic) => resume_unwind(panic),
+                        Ok(_) => unreachable!("the worker sends a result, or panics"),
+                    },
+                }
+                if let Err(interrupt) = Python::attach(|py| py.check_signals()) {
+                    stop.request();
+                    return Err(interrupt);
                 }
             }
-            if let Err(interrupt) = py.check_signals() {
-                stop.request();
-                return Err(interrupt);
-            }
-        }
+        })
     })
 }
 
@@ -117,8 +123,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A trained model.
-#[pyclass]
-struct Model(Mutex<TrainedModel>);
+#[pyclass(module = "ptl._ptl")]
+struct Model {
+    trained: Mutex<TrainedModel>,
+    /// The settings, as TOML.
+    #[pyo3(get)]
+    settings: String,
+    /// Number of training identities or classes.
+    #[pyo3(get)]
+    class_count: usize,
+    /// Names of the classes or identities; empty if the file has none.
+    #[pyo3(get)]
+    class_names: Vec<String>,
+    /// Name of the device that computes.
+    #[pyo3(get)]
+    device: String,
+}
 
 #[pymethods]
 impl Model {
@@ -130,7 +150,14 @@ impl Model {
             settings.iter().try_for_each(|(key, value)| has_effect(key, value).and_then(|()| flags.add(key, value)))?;
             TrainedModel::open(&path, &flags)
         };
-        Ok(Model(Mutex::new(py.detach(open).map_err(exception)?)))
+        let trained = py.detach(open).map_err(exception)?;
+        Ok(Model {
+            settings: trained.config.to_toml(),
+            class_count: trained.classes,
+            class_names: trained.class_names.clone(),
+            device: trained.device.to_string(),
+            trained: Mutex::new(trained),
+        })
     }
 
     /// Computes features of unit length, or the probabilities of classes: f32 `[images, dim]` as bytes, and `dim`.
@@ -145,7 +172,7 @@ impl Model {
         let warnings = Warnings::default();
         let reporter = warnings.reporter();
         let compute = |stop: &StopFlag| {
-            let mut trained = lock(&self.0);
+            let mut trained = self.wait(stop)?;
             let mut model = trained.model(&reporter);
             model.stop = stop.clone();
             model.run(samples, output)
@@ -154,25 +181,19 @@ impl Model {
         warnings.issue(py)?;
         Ok((bytes(py, &rows), dim))
     }
+}
 
-    /// Returns the settings of the model, as TOML.
-    fn settings(&self) -> String {
-        lock(&self.0).config.to_toml()
-    }
-
-    /// Returns the number of training identities or classes.
-    fn class_count(&self) -> usize {
-        lock(&self.0).classes
-    }
-
-    /// Returns the names of the classes or identities; empty if the file has none.
-    fn class_names(&self) -> Vec<String> {
-        lock(&self.0).class_names.clone()
-    }
-
-    /// Returns the name of the device that computes.
-    fn device(&self) -> String {
-        lock(&self.0).device.to_string()
+impl Model {
+    /// Waits until no other thread uses the model, or a stop is requested.
+    fn wait(&self, stop: &StopFlag) -> ptl::Result<MutexGuard<'_, TrainedModel>> {
+        loop {
+            match self.trained.try_lock() {
+                Ok(trained) => return Ok(trained),
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) if stop.requested() => return Err(ptl::Error::Stopped),
+                Err(TryLockError::WouldBlock) => thread::sleep(LOOK_AFTER),
+            }
+        }
     }
 }
 
@@ -192,13 +213,15 @@ fn has_effect(key: &str, value: &str) -> ptl::Result<()> {
 
 /// Returns numbers as bytes that Python owns.
 fn bytes<'py>(py: Python<'py>, numbers: &[f32]) -> Bound<'py, PyByteArray> {
-    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
-    PyByteArray::new(py, &bytes)
+    PyByteArray::new(py, bytemuck::cast_slice(numbers))
 }
 
-/// Returns the numbers of the bytes of f32.
-fn numbers(bytes: &[u8]) -> Vec<f32> {
-    bytes.chunks_exact(4).map(|word| f32::from_ne_bytes([word[0], word[1], word[2], word[3]])).collect()
+/// Returns the numbers of the bytes of f32, without a copy where they are aligned.
+fn numbers(bytes: &[u8]) -> Cow<'_, [f32]> {
+    match bytemuck::try_cast_slice(bytes) {
+        Ok(numbers) => Cow::Borrowed(numbers),
+        Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(bytes)),
+    }
 }
 
 fn cpu() -> PyResult<Device> {
@@ -215,7 +238,7 @@ fn rank(
     keep_same_camera: bool,
     max_rank: usize,
 ) -> PyResult<String> {
-    let ([query, gallery], [q, g], device) = (features.map(|bytes| numbers(&bytes)), labels, cpu()?);
+    let ([query, gallery], [q, g], device) = (features.each_ref().map(|bytes| numbers(bytes)), labels, cpu()?);
     let protocol = if keep_same_camera { Protocol::AnyCamera } else { Protocol::CrossCamera };
     let options = RankingOptions { protocol, max_rank, ..RankingOptions::default() };
     let compute = || {
@@ -243,7 +266,7 @@ fn rerank<'py>(
         other => return Err(Error::new_err(format!("variant = {other}: known are zhong, ptl and torchreid"))),
     };
     let options = RerankOptions { variant, k1: k.0, k2: k.1, lambda };
-    let ([query, gallery], device) = (features.map(|bytes| numbers(&bytes)), cpu()?);
+    let ([query, gallery], device) = (features.each_ref().map(|bytes| numbers(bytes)), cpu()?);
     let distances = py.detach(|| reranked_distances(&query, &gallery, dim, options, &device)).map_err(exception)?;
     Ok(bytes(py, &distances))
 }

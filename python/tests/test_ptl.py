@@ -2,10 +2,12 @@
 
 import importlib.metadata
 import json
+import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 
 import numpy as np
@@ -64,21 +66,29 @@ def test_arrays_are_images_too(trained, images):
     grey = array[..., 0]
     np.testing.assert_array_equal(*model.embed([grey, np.repeat(grey[..., None], 3, 2)]))
     for bad, part in [
-        (array.astype(np.float32), "image 0 must be uint8"),
+        (array.astype(np.float32), "image 0 must be a path or uint8"),
         (array.transpose(2, 0, 1), "not uint8"),
         (array[:0], "image 0 must be"),
     ]:
         with pytest.raises(ValueError, match=part):
             model.embed([bad])
-    with pytest.raises(TypeError, match="a list of paths or arrays"):
-        model.embed(images[0])
+    for single in [images[0], pathlib.Path(images[0]), array]:
+        with pytest.raises(TypeError, match="a list of paths or arrays"):
+            model.embed(single)
+    np.testing.assert_array_equal(model.embed(np.stack([array, array])), model.embed([array] * 2))
+    np.testing.assert_array_equal(model.embed(np.array(images[:2])), model.embed([image.encode() for image in images[:2]]))
+    with pytest.raises(ValueError):
+        model.embed(["a\ud800.jpg"])
 
 
 def test_a_model_says_what_it_is(trained):
     model = ptl.Model.load(trained / "run")
     assert model.settings["model"]["arch"] == "resnet18-ptl" and model.settings["eval"]["flip"] is True
     assert "resnet18-ptl, images of 32x16" in repr(model) and "CPU" in model.device
-    assert ptl.Model.load(trained / "run", {"eval.flip": False}).settings["eval"]["flip"] is False
+    for given in [{"eval.flip": False}, {"eval": {"flip": False}}, {"eval.flip": np.False_}]:
+        assert ptl.Model.load(trained / "run", given).settings["eval"]["flip"] is False
+    with pytest.raises(TypeError, match="ptl.Model.load"):
+        ptl.Model("run")
 
 
 def test_errors_are_exceptions_with_one_sentence(trained, images):
@@ -127,17 +137,38 @@ def test_rank_follows_its_definition(with_cameras):
 
 def test_wrong_shapes_are_refused():
     x = np.zeros((2, 4), np.float32)
-    for bad in [np.zeros(4), np.zeros((2, 3)), np.zeros((2, 0))]:
-        with pytest.raises(ValueError, match="features must be"):
+    for bad in [np.zeros(4), np.zeros((2, 0)), np.zeros((2, 4), complex), [["a"] * 4] * 2]:
+        with pytest.raises(ValueError, match="features must be numbers"):
             ptl.rank(bad, x, [0, 1], [0, 1])
+    with pytest.raises(ValueError, match="the same dim, not 3 and 4"):
+        ptl.rank(np.zeros((2, 3)), x, [0, 1], [0, 1])
+    wide = np.ones((2, 4))
+    for scale, part in [(1e-200, "too small"), (1e200, "too large")]:
+        with pytest.raises(ValueError, match=part):
+            ptl.rank(wide * scale, x, [0, 1], [0, 1])
+    for ranks in [0, -1, 2**31]:
+        with pytest.raises(ValueError, match="max_rank must be"):
+            ptl.rank(x, x, [0, 1], [0, 1], max_rank=ranks)
+    with pytest.raises(ptl.Error, match="row 1 of the gallery"):
+        ptl.rerank(x, [[0, 0, 0, 0], [0, np.inf, 0, 0]])
+    assert ptl.rerank(np.zeros((0, 4)), x).shape == (0, 2) and ptl.rerank(x, np.zeros((0, 4))).shape == (2, 0)
     with pytest.raises(ValueError, match="cameras of both"):
         ptl.rank(x, x, [0, 1], [0, 1], [0, 1])
     with pytest.raises(ValueError, match="whole numbers"):
         ptl.rank(x, x, [0.5, 1], [0, 1])
-    with pytest.raises(ptl.Error):
+    with pytest.raises(ValueError, match="2 features, 3 identities"):
         ptl.rank(x, x, [0, 1, 2], [0, 1])
     with pytest.raises(ptl.Error, match="not|NaN|finite"):
         ptl.rank(np.full((2, 4), np.nan), x, [0, 1], [0, 1])
+
+
+def test_junk_is_left_out():
+    rng = np.random.default_rng(4)
+    query, gallery = rng.normal(size=(5, 6)).astype(np.float32), rng.normal(size=(12, 6)).astype(np.float32)
+    ids, all_ids = np.array([0, 1, 2, -1, 1]), np.array([-1] * 3 + [0, 1, 2] * 3)
+    report = ptl.rank(query, gallery, ids, all_ids)
+    clean = ptl.rank(query[ids >= 0], gallery[3:], ids[ids >= 0], all_ids[3:])
+    assert report == clean and report["valid_queries"] == 4
 
 
 def reference_rerank(query, gallery, k1, k2, lambda_value):
@@ -215,6 +246,29 @@ def test_embedding_can_be_interrupted(trained, images):
     with pytest.raises(TimeoutError, match="enough"):
         model.embed(images[:1] * 500_000)
     assert model.embed(images[:1]).shape[0] == 1
+
+
+def test_a_fork_after_a_computation_is_refused(trained, images):
+    ptl.Model.load(trained / "run").embed(images[:1])
+    child = os.fork()
+    if child == 0:
+        # Leaves without pytest's own end.
+        try:
+            ptl.Model.load(trained / "run").embed(images[:1])
+            os._exit(1)
+        except ptl.Error as error:
+            os._exit(0 if "spawn" in str(error) else 2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_other_threads_run_while_a_model_computes(trained, images):
+    model = ptl.Model.load(trained / "run")
+    worker = threading.Thread(target=model.embed, args=(images * 30,))
+    worker.start()
+    # These wait for nothing.
+    assert "resnet18" in repr(model) and model.device and model.class_names
+    assert worker.is_alive()
+    worker.join()
 
 
 def test_warnings_are_pythons(trained):
