@@ -7,15 +7,16 @@ use std::path::Path;
 use super::header::{ModelHeader, bad, model_header, read_header};
 use super::record::RECORD_FILE;
 use super::saved::{TRAINING_FILE, TrainingHeader, restore_latent_states};
-use super::{MODEL_FILE, checkpoints, model_file};
+use super::{MODEL_FILE, model_file};
+use crate::Result;
 use crate::base::error::IoContext;
 use crate::base::text::Shown;
+use crate::base::write_guard::WriteGuard;
 use crate::engine::graph::{Graph, Mode, StateDecl};
 use crate::engine::latent_state::{StateForm, StateStatistics};
 use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 use crate::io::checkpoint::{self, Tensor};
-use crate::{Error, Result};
 
 /// The latent states of a checkpoint.
 pub struct StoredStates {
@@ -68,7 +69,7 @@ impl StoredStates {
         let mut states = self.header.config.latent_states(self.header.classes);
         restore_latent_states(&self.training, self.decls.clone(), &mut states)?;
         let cells = self.decls.iter().zip(states.statistics(&self.decls)?);
-        Ok(cells.map(|(decl, (state, _))| (&decl.name[..], [decl.slot.h, decl.slot.w, decl.slot.c], state)).collect())
+        Ok(cells.map(|(decl, state)| (&decl.name[..], [decl.slot.h, decl.slot.w, decl.slot.c], state)).collect())
     }
 
     fn form(&self) -> StateForm {
@@ -80,7 +81,7 @@ impl StoredStates {
 ///
 /// # Errors
 /// The two differ in the cells, the shapes or the form of their states, or, where each identity has a state, in the identities; `from` has empty
-/// states; `out` exists already; [`Error::Io`].
+/// states; [`Error::Io`](crate::Error::Io), also where `out` exists.
 pub fn transfer(from: &StoredStates, to: &StoredStates, out: &Path) -> Result<()> {
     let (there, here) = (from.folder().shown().to_string(), to.folder());
     let differ = |what: String| Err(bad(here, format!("{what}: its latent states cannot be those of {there}")));
@@ -100,13 +101,6 @@ pub fn transfer(from: &StoredStates, to: &StoredStates, out: &Path) -> Result<()
     if from.cells()?.iter().all(|(.., state)| state.slots == 0) {
         return Err(bad(from.folder(), "its latent states are empty, as after a reset".into()));
     }
-    if out.exists() {
-        return Err(Error::Setting {
-            setting: "`out`".into(),
-            value: out.shown().to_string(),
-            reason: "it exists already: choose another name".into(),
-        });
-    }
     let mut tensors = Vec::new();
     for (states, is_state) in [(from, true), (to, false)] {
         for name in states.training.names() {
@@ -124,17 +118,25 @@ pub fn transfer(from: &StoredStates, to: &StoredStates, out: &Path) -> Result<()
         memory: to.progress.memory.clone(),
     };
     let header = serde_json::to_string(&header).expect("numbers are plain data");
-    let name = out.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).at("create", parent)?;
-    checkpoints::place(parent, &name, |folder| {
+    let _guard = WriteGuard::begin();
+    if let Some(parent) = out.parent() {
+        fs::create_dir_all(parent).at("create", parent)?;
+    }
+    // Fails where there is something already.
+    fs::create_dir(out).at("create", out)?;
+    let write = || {
         for file in [MODEL_FILE, RECORD_FILE] {
             let source = here.join(file);
             if source.is_file() {
-                fs::copy(&source, folder.join(file)).at("copy", &source)?;
+                fs::copy(&source, out.join(file)).at("copy", &source)?;
             }
         }
-        checkpoint::write(&folder.join(TRAINING_FILE), &tensors, HashMap::from([("ptl".to_string(), header)]))
-    })?;
-    Ok(())
+        checkpoint::write(&out.join(TRAINING_FILE), &tensors, HashMap::from([("ptl".to_string(), header)]))
+    };
+    let written = write();
+    if written.is_err() {
+        // The first error is the one that matters.
+        let _ = fs::remove_dir_all(out);
+    }
+    written
 }

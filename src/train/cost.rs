@@ -92,7 +92,7 @@ pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
     let states = sum([slots, memories]);
     // There is room for the larger one of a checkpoint's two files: the weights, or all the rest. Writing them needs less, because one tensor
     // is copied at a time.
-    let rest = sum([times(bytes(parameters), moments), average, memories.max(slots / 2), vars.memory_bytes(&batch)]);
+    let rest = sum([times(bytes(parameters), moments), average, slots, memories, vars.memory_bytes(&batch)]);
     Ok(Cost {
         parameters,
         ptl_parameters: store.count(Some(Group::Ptl)),

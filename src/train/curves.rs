@@ -20,8 +20,8 @@ pub fn per_epoch<const N: usize>(run: &RunDir, figures: [&str; N]) -> Result<[Ve
 /// The type of the lines about latent states.
 pub(super) const STATES: &str = "states";
 
-/// Returns the lines about latent states, one for each epoch: by the names of the cells, `slots`, `rms`, `largest`, `similarity`, `drift`
-/// ([`StateStatistics`](crate::engine::latent_state::StateStatistics)).
+/// Returns the lines about latent states, one for each epoch: a [`StateStatistics`](crate::engine::latent_state::StateStatistics) by the name of each
+/// cell.
 ///
 /// # Errors
 /// The metrics cannot be read.

@@ -17,7 +17,6 @@ use crate::base::stop::StopFlag;
 use crate::base::text::Shown;
 use crate::config::Config;
 use crate::data::{Batch, ImageCache, Loader, LoaderOptions, Sample, Sampler, Transform};
-use crate::engine::latent_state::StateStatistics;
 use crate::engine::schedule::Schedule;
 use crate::model::{Position, Record, StepReport, checkpoints};
 use crate::run_dir::{Metrics, RunDir};
@@ -258,11 +257,8 @@ fn step_line(position: Position, lr: f64, report: &StepReport) -> Value {
 fn states_line(trainer: &Trainer, epoch: usize, step: u64) -> Result<Option<Value>> {
     let decls = trainer.state_decls();
     let mut line = json!({ "type": STATES, "step": step, "epoch": epoch });
-    for (decl, (state, drift)) in decls.iter().zip(trainer.states.statistics(decls)?) {
-        let StateStatistics { slots, rms, largest, similarity, .. } = state;
-        // JSON has no NaN: json! writes null.
-        line[&decl.name] =
-            json!({ "slots": slots, "rms": rms, "largest": largest, "similarity": similarity, "drift": drift });
+    for (decl, state) in decls.iter().zip(trainer.states.statistics(decls)?) {
+        line[&decl.name] = json!(state);
     }
     Ok(Some(line).filter(|_| !decls.is_empty()))
 }

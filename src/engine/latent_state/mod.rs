@@ -203,21 +203,18 @@ impl LatentStates {
         self.pairs.iter().map(|pair| self.held(pair))
     }
 
-    /// Returns figures about each state, and how far its mean over the slots moved in the last step ([`StateStatistics::drift`]).
+    /// Returns figures about each state, in the order of `decls`.
     ///
     /// # Errors
     /// The device was lost.
-    pub(crate) fn statistics(&self, decls: &[StateDecl]) -> Result<Vec<(StateStatistics, f64)>> {
+    pub(crate) fn statistics(&self, decls: &[StateDecl]) -> Result<Vec<StateStatistics>> {
         self.fetch()?;
         let empty = Pair::default();
         let of = |(i, decl): (usize, &StateDecl)| {
             let (pair, slot) = (self.pairs.get(i).unwrap_or(&empty), decl.slot.len());
-            let step = |values: &Mirrored| {
-                values.fetch()?;
-                Ok(StateStatistics::of(values.chunks_exact(slot)))
-            };
-            let drift = step(&pair.current)?.drift(&step(&pair.previous)?);
-            Ok((StateStatistics::of(self.collected_rows(pair, slot)), drift))
+            pair.previous.fetch()?;
+            pair.current.fetch()?;
+            Ok(StateStatistics::of(self.collected_rows(pair, slot), slot, [&pair.previous, &pair.current]))
         };
         decls.iter().enumerate().map(of).collect()
     }

@@ -115,3 +115,28 @@ fn a_smaller_batch_gets_rows_that_fit() {
         assert_eq!(fewer, all[..8], "{form}");
     }
 }
+
+#[test]
+fn statistics_are_of_what_is_kept_and_of_the_last_step() {
+    for form in [StateForm::Slots, StateForm::Mean] {
+        let mut states = with_form(form);
+        let labels = [0, 1];
+        step(&mut states, &labels, 1.0);
+        let before = step(&mut states, &labels, 5.0);
+        let [of_cell] = &states.statistics(&decls()).unwrap()[..] else { panic!("one cell") };
+        // The slots after the step are 5, 6, 7, 8 and 9, 10, 11, 12.
+        let kept: Vec<f64> = match form {
+            StateForm::Slots => (5..13).map(f64::from).collect(),
+            _ => states.current(StateId(0)).iter().map(|&x| f64::from(x)).collect(),
+        };
+        assert_eq!(of_cell.slots, kept.len() / 4, "{form}");
+        let rms = (kept.iter().map(|x| x * x).sum::<f64>() / kept.len() as f64).sqrt();
+        assert!((of_cell.rms - rms).abs() < 1e-6, "{form}: {} {rms}", of_cell.rms);
+        let mean = |slots: &[f32]| -> Vec<f64> { (0..4).map(|i| f64::from(slots[i] + slots[4 + i]) / 2.0).collect() };
+        let (from, to) = (mean(&before), [7.0, 8.0, 9.0, 10.0]);
+        let length = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+        let drift = length(&mut from.iter().zip(to).map(|(a, b)| a - b)) / length(&mut from.iter().copied());
+        assert!((of_cell.drift - drift).abs() < 1e-6, "{form}: {} {drift}", of_cell.drift);
+    }
+    assert_eq!(with_form(StateForm::Slots).statistics(&decls()).unwrap()[0].slots, 0);
+}

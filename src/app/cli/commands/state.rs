@@ -15,7 +15,7 @@ use crate::base::atomic::atomic_write;
 use crate::base::report::Table;
 use crate::base::text::{Shown, plural};
 use crate::data::{Dataset, Subsets};
-use crate::engine::latent_state::{EvalState, StateStatistics};
+use crate::engine::latent_state::EvalState;
 use crate::eval::features_file::FeatureSet;
 use crate::eval::ranking::{self, Scores};
 use crate::eval::{dataset_features, ranking_options};
@@ -32,7 +32,7 @@ const EVAL_STATES: [EvalState; 3] = [EvalState::Zeros, EvalState::Mean, EvalStat
 pub(crate) fn state(command: &StateCommand) -> Result<ExitCode> {
     match command {
         StateCommand::Show(args) => show(args),
-        StateCommand::Transfer(args) => move_states(args),
+        StateCommand::Transfer(args) => transfer_states(args),
         StateCommand::Ablate(args) => ablate(args),
     }
 }
@@ -52,9 +52,7 @@ fn show(args: &StateShowArgs) -> Result<ExitCode> {
     let lines = if epochs.is_empty() {
         reporter.message(&format!("the states of {}", states.folder().shown()));
         let mut line = json!({});
-        for (name, _, StateStatistics { slots, rms, largest, similarity, .. }) in &cells {
-            line[name] = json!({ "slots": slots, "rms": rms, "largest": largest, "similarity": similarity });
-        }
+        cells.iter().for_each(|(name, _, state)| line[name] = json!(state));
         vec![line]
     } else {
         epochs
@@ -86,7 +84,7 @@ fn show(args: &StateShowArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn move_states(args: &StateTransferArgs) -> Result<ExitCode> {
+fn transfer_states(args: &StateTransferArgs) -> Result<ExitCode> {
     let (from, to) = (StoredStates::open(&args.from)?, StoredStates::open(&args.to)?);
     transfer(&from, &to, &args.out)?;
     stderr_reporter().message(&format!(
@@ -152,9 +150,7 @@ fn ablate(args: &StateAblateArgs) -> Result<ExitCode> {
                 ranking::evaluate(&query.features, q, &gallery.features, g, query.dim, &options, &trained.device)?;
             let Scores { map, minp, rank1, .. } = Scores::of(&report);
             table.row([state.to_string(), format!("{map:.2}"), format!("{minp:.2}"), format!("{rank1:.2}")]);
-            scores.push(
-                json!({ "state": state.to_string(), "mAP": number(map), "mINP": number(minp), "rank1": number(rank1) }),
-            );
+            scores.push(json!({ "state": state.to_string(), "mAP": map, "mINP": minp, "rank1": rank1 }));
         }
         text += &format!("{table}\n");
     }
@@ -188,13 +184,12 @@ struct Cosines {
 impl Cosines {
     fn of(a: &[FeatureSet; 2], b: &[FeatureSet; 2], dataset: &Dataset) -> Cosines {
         let images = dataset.query.iter().chain(&dataset.gallery).map(|record| &*record.path);
-        let rows = |sets: &'_ [FeatureSet; 2]| -> Vec<Vec<f32>> {
-            sets.iter().flat_map(|set| set.features.chunks_exact(set.dim.max(1)).map(<[f32]>::to_vec)).collect()
-        };
+        fn rows(sets: &[FeatureSet; 2]) -> impl Iterator<Item = &[f32]> {
+            sets.iter().flat_map(|set| set.features.chunks_exact(set.dim.max(1)))
+        }
         // Features have unit length.
-        let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
-        let (a, b) = (rows(a), rows(b));
-        let cosines: Vec<f64> = a.iter().zip(&b).map(|(a, b)| cosine(a, b)).collect();
+        let cosine = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+        let cosines: Vec<f64> = rows(a).zip(rows(b)).map(cosine).collect();
         let (worst, smallest): (&Path, f64) = images
             .zip(cosines.iter().copied())
             .min_by(|(_, a), (_, b)| a.total_cmp(b))
@@ -202,9 +197,4 @@ impl Cosines {
         let mean = cosines.iter().sum::<f64>() / cosines.len() as f64;
         Cosines { mean, smallest, worst: worst.display().to_string() }
     }
-}
-
-/// Returns a figure for JSON, which has no NaN.
-fn number(value: f64) -> Option<f64> {
-    Some(value).filter(|value| value.is_finite())
 }
