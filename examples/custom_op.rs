@@ -1,7 +1,7 @@
 //! Defines an op outside the crate (SiLU, `y = x * sigmoid(x)`), checks its gradient, and trains a small network with it:
 //! `cargo run --release --example custom_op`
 
-use ptl::engine::graph::{Attachments, Backward, Forward, Graph, Mode, Needs, Op};
+use ptl::engine::graph::{Attachments, Backward, Forward, Graph, Mode, Needs, OnnxNode, Op};
 use ptl::engine::latent_state::{LatentStates, StateInit};
 use ptl::engine::op::{cross_entropy, linear};
 use ptl::engine::optim::{Optimizer, Segment, UpdateRule};
@@ -30,6 +30,12 @@ impl Op for Silu {
             let sigmoid = 1.0 / (1.0 + (-x).exp());
             dx.put(i, dy * sigmoid * (1.0 + x * (1.0 - sigmoid)));
         }
+    }
+
+    fn onnx(&self, cx: &mut OnnxNode<'_>) -> ptl::Result<String> {
+        let x = cx.inputs[0].clone();
+        let sigmoid = cx.node("Sigmoid", &[&x], Vec::new());
+        Ok(cx.node("Mul", &[&x, &sigmoid], Vec::new()))
     }
 }
 

@@ -35,7 +35,7 @@ pub fn weight_file(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Writes `model` to `path`, and its weights to [`weight_file`] if they do not belong into it. Returns whether they do not.
+/// Writes `model` to `path`, and its weights to [`weight_file`] if they do not belong into it. Returns whether they are there.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io); [`Error::OutOfMemory`](crate::Error::OutOfMemory).

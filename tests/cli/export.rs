@@ -111,7 +111,7 @@ fn what_cannot_be_written_is_refused() {
         &["export", "--checkpoint", &training, "--out", &out],
         &["the state of a training: name model.safetensors"],
     );
-    refused(&["--json", &out], &["this file is read"]);
+    refused(&["--json", &out], &["it is the file of --out, too"]);
     fails_with(
         1,
         &["export", "--checkpoint", run, "--out", &path(&folder, "model.pb")],

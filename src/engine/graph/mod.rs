@@ -256,20 +256,29 @@ impl Graph {
         self
     }
 
-    /// Adds to `model` what computes `output` from `input`, whose tensor there is `tensor` `[n, c, h, w]`. Returns the name of
-    /// the output. `states` are what every slot of each latent state holds, `[h, w, c]`, in the order of [`Graph::states`]; without them,
+    /// Adds to `model` what computes `output` from `inputs`, each with the name of its tensor there, `[n, c, h, w]`. Returns the name of the
+    /// output. `states` are what every slot of each latent state holds, `[h, w, c]`, in the order of [`Graph::states`]; without them,
     /// states are zeros. The weights of `store` must be on the host ([`Store::fetch`]).
     ///
     /// # Errors
-    /// [`Error::Onnx`]: an op has no form in ONNX, or the graph has other inputs.
+    /// [`Error::Onnx`]: the graph is not of [`Mode::Eval`], divides batches into steps, or has other states or inputs; an op has no form in ONNX.
     pub fn onnx(
         &self,
         model: &mut OnnxModel,
         store: &Store,
         states: Option<&[&[f32]]>,
-        [input, output]: [Var; 2],
-        tensor: &str,
+        inputs: &[(Var, String)],
+        output: Var,
     ) -> Result<String> {
+        let refuse = |reason: String| Err(Error::Onnx { reason });
+        if self.mode != Mode::Eval || self.state_steps != 1 {
+            return refuse(
+                "a network is exported as it evaluates: record it in Mode::Eval, with one step of the states".into(),
+            );
+        }
+        if let Some(states) = states.filter(|states| states.len() != self.states.len()) {
+            return refuse(format!("the graph has {} latent states, {} are given", self.states.len(), states.len()));
+        }
         // A classifier beside a feature, for example, is left out.
         let mut needed = vec![false; self.values.len()];
         needed[output.0] = true;
@@ -279,7 +288,7 @@ impl Graph {
             }
         }
         let mut names: Vec<Option<String>> = vec![None; self.values.len()];
-        names[input.0] = Some(tensor.into());
+        inputs.iter().for_each(|(input, tensor)| names[input.0] = Some(tensor.clone()));
         for node in self.nodes.iter().filter(|node| needed[node.output.0]) {
             let Attachments { params, state, .. } = &node.attachments;
             let declared = state.map(|id| (&self.states[id.0], states.map(|states| states[id.0])));
@@ -288,8 +297,9 @@ impl Graph {
             let mut cx = OnnxNode {
                 model,
                 name: layer.unwrap_or(node.op.name()).into(),
-                inputs: inputs
-                    .ok_or_else(|| Error::Onnx { reason: format!("{} reads an input of its own", node.op.name()) })?,
+                inputs: inputs.ok_or_else(|| Error::Onnx {
+                    reason: format!("{} reads an input of the graph that was not named", node.op.name()),
+                })?,
                 store,
                 attachments: &node.attachments,
                 state: declared.and_then(|(decl, values)| Some((decl, values?))),

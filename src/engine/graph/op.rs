@@ -91,8 +91,8 @@ pub trait Op: Any + std::fmt::Debug + Send + Sync {
         None
     }
 
-    /// Adds to `cx` what the op computes in evaluation, on tensors `[n, c, h, w]`, and returns the name of the output. Losses, which evaluation does
-    /// not compute, keep the default.
+    /// Adds to `cx` what the op computes in evaluation, and returns the name of the output. Tensors are `[n, c, h, w]` there, so channels are
+    /// axis 1, and rows axis 2. Losses, which evaluation does not compute, keep the default.
     ///
     /// # Errors
     /// ONNX has nothing for the op.

@@ -41,8 +41,9 @@ pub struct OnnxModel {
 impl OnnxModel {
     /// Adds an input `[batch, sizes...]` and returns its name.
     pub fn input(&mut self, name: &str, element: Element, sizes: &[usize]) -> String {
-        self.graph.input.push(value_info(name, element, sizes));
-        self.unused(name)
+        let name = self.unused(name);
+        self.graph.input.push(value_info(&name, element, sizes));
+        name
     }
 
     /// Adds weights of a given shape under `name`, unless they are there already. Returns their name. `values` computes the numbers.
@@ -155,22 +156,22 @@ impl OnnxModel {
 pub struct OnnxAttribute(Attribute);
 
 impl OnnxAttribute {
-    /// Returns a real number.
+    /// Returns an attribute that holds a real number.
     pub fn float(name: &str, value: f32) -> OnnxAttribute {
         OnnxAttribute(Attribute { name: name.into(), f: Some(value), kind: 1, ..Attribute::default() })
     }
 
-    /// Returns a whole number.
+    /// Returns an attribute that holds a whole number.
     pub fn int(name: &str, value: i64) -> OnnxAttribute {
         OnnxAttribute(Attribute { name: name.into(), i: Some(value), kind: 2, ..Attribute::default() })
     }
 
-    /// Returns a list of whole numbers.
+    /// Returns an attribute that holds a list of whole numbers.
     pub fn ints(name: &str, values: &[i64]) -> OnnxAttribute {
         OnnxAttribute(Attribute { name: name.into(), ints: values.to_vec(), kind: 7, ..Attribute::default() })
     }
 
-    /// Returns kernel, strides and padding of a window that moves over an image: `[height, width]` each.
+    /// Returns the attributes for kernel, strides and padding of a window that moves over an image: `[height, width]` each.
     pub fn window(kernel: [usize; 2], stride: [usize; 2], padding: [usize; 2]) -> Vec<OnnxAttribute> {
         let ints = |sizes: [usize; 2]| sizes.map(|size| size as i64);
         let [top, left] = ints(padding);

@@ -2,7 +2,7 @@
 //! for tests and benches.
 //!
 //! To add an op, write `src/engine/op/x.rs` with a function that records it ([`Graph::push`](crate::engine::graph::Graph::push)), an
-//! [`Op`](crate::engine::graph::Op) for the work, and `cases()` and `bench_cases()`; then add its name to the lists below.
+//! [`Op`](crate::engine::graph::Op) for the work and for ONNX, and `cases()` and `bench_cases()`; then add its name to the lists below.
 
 pub mod add;
 pub mod avg_pool;

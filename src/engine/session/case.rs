@@ -88,6 +88,12 @@ impl CaseRun {
         self.session.graph().nodes.len()
     }
 
+    /// Returns the latent states that forward starts from.
+    #[cfg(test)]
+    pub(crate) fn initial_states(&self) -> &[Vec<f32>] {
+        &self.initial_states
+    }
+
     /// Runs forward once on `input_values` from the initial latent state, and returns the output.
     ///
     /// # Errors

@@ -90,8 +90,9 @@ impl Model<'_> {
 #[cfg(feature = "onnx-runtime")]
 mod runtime {
     use std::path::Path;
+    use std::sync::Arc;
 
-    use rten::{Value, ValueOrView};
+    use rten::{RunOptions, ThreadPool, Value, ValueOrView};
 
     use crate::base::progress::Reporter;
     use crate::base::stop::StopFlag;
@@ -120,6 +121,7 @@ mod runtime {
         let [node, result] = [INPUT, output_name(output)].map(|name| model.node_id(name));
         let (node, result) =
             (node.map_err(|e| failed("find the input", &e))?, result.map_err(|e| failed("find the output", &e))?);
+        let pool = Arc::new(ThreadPool::with_num_threads(rayon::current_num_threads()));
         let mut rows = Vec::new();
         let mut task = reporter.start("comparing with an ONNX runtime", samples.len() as u64, "images");
         let (first, rest) = samples.split_at(samples.len().min(1));
@@ -135,7 +137,9 @@ mod runtime {
             let images =
                 value(pixels, batch.len(), transform, input).map_err(|error| failed("take the images", &error))?;
             let inputs = vec![(node, ValueOrView::from(images))];
-            let mut outputs = model.run(inputs, &[result], None).map_err(|error| failed("run the file", &error))?;
+            let options = RunOptions::default().with_thread_pool(Some(pool.clone()));
+            let mut outputs =
+                model.run(inputs, &[result], Some(options)).map_err(|error| failed("run the file", &error))?;
             let (_, output) =
                 outputs.remove(0).into_shape_vec::<f32, 2>().map_err(|error| failed("give rows of numbers", &error))?;
             rows.extend(output);

@@ -8,6 +8,7 @@ pub use compare::{Agreement, RUNTIME};
 
 use super::extract::Output;
 use super::model::Model;
+use crate::base::memory;
 use crate::data::{MEAN, STD};
 use crate::engine::graph::{Graph, Mode, StateId};
 use crate::engine::latent_state::EvalState;
@@ -42,11 +43,15 @@ impl Model<'_> {
     /// them, features scaled to unit length, or probabilities. The output `[batch, dim]` is named by [`output_name`].
     ///
     /// # Errors
-    /// [`Error::Setting`]: the options start every evaluation from other states; [`Error::NoLatentState`]; a
+    /// [`Error::Setting`]: the options start every evaluation from other states; [`Error::NoLatentState`]; [`Error::OutOfMemory`]; a
     /// size that the network cannot take.
     pub fn onnx(&self, output: Output, input: OnnxInput) -> Result<OnnxModel> {
         let Model { network, store, states, options, .. } = self;
-        if options.eval_state == EvalState::Normal {
+        let (height, width) = (options.transform.height, options.transform.width);
+        let mut graph = Graph::new(Mode::Eval);
+        let images = graph.input(Shape::new(1, height, width, 3));
+        let outputs = network.forward(&mut graph, store, images)?;
+        if options.eval_state == EvalState::Normal && !graph.states().is_empty() {
             return Err(Error::Setting {
                 setting: "`ptl.eval_state`".into(),
                 value: options.eval_state.to_string(),
@@ -54,10 +59,9 @@ impl Model<'_> {
             });
         }
         store.fetch()?;
-        let (height, width) = (options.transform.height, options.transform.width);
-        let mut graph = Graph::new(Mode::Eval);
-        let images = graph.input(Shape::new(1, height, width, 3));
-        let outputs = network.forward(&mut graph, store, images)?;
+        // The weights as they are collected, as the message of the file, and as the runtime loads and packs them.
+        let weights = (store.values.len() + store.buffer_numbers()) as u64 * 4;
+        memory::ensure("the network in ONNX", weights.saturating_mul(4))?;
         let computed = match output {
             Output::Feature => outputs.feature,
             Output::Probabilities => outputs.logits[0],
@@ -77,7 +81,7 @@ impl Model<'_> {
             let mirrored = model.node("Slice", "mirror", &[&x, &starts, &ends, &axes, &steps], Vec::new());
             x = model.node("Concat", "mirror", &[&x, &mirrored], vec![OnnxAttribute::int("axis", 0)]);
         }
-        let y = graph.onnx(&mut model, store, slots, [images, computed], &x)?;
+        let y = graph.onnx(&mut model, store, slots, &[(images, x)], computed)?;
         let y = model.node("Flatten", "output", &[&y], vec![OnnxAttribute::int("axis", 1)]);
         let dim = graph.shape(computed).c;
         let y = postprocessing(&mut model, output, y, dim, options.eval.flip);

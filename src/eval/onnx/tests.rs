@@ -1,4 +1,4 @@
-//! Every network in ONNX against itself.
+//! Every network and every op in ONNX against its own outputs.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -14,6 +14,9 @@ use crate::data::{ImageSource, Interpolation, PackedImages, Sample, Transform};
 use crate::engine::device::Device;
 use crate::engine::graph::{Graph, Mode, StateId};
 use crate::engine::latent_state::{EvalState, LatentStates, StateInit};
+use crate::engine::onnx::{Element, OnnxModel};
+use crate::engine::op;
+use crate::engine::session::CaseRun;
 use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 use crate::eval::{EvalOptions, Inference, Model, Output};
@@ -144,4 +147,86 @@ fn another_network_is_told_apart() {
         let agreement = case("resnet18-ptl").compare(change).unwrap();
         assert!(agreement.largest_difference > 1e-4 && agreement.smallest_cosine < 1.0, "{part}: {agreement:?}");
     }
+}
+
+/// Returns `[n, h, w, c]` as `[n, c, h, w]`.
+fn channels_first(values: &[f32], Shape { h, w, c, .. }: Shape) -> Vec<f32> {
+    let image = |image: &[f32]| -> Vec<f32> {
+        (0..c).flat_map(|channel| image.iter().skip(channel).step_by(c).copied()).collect()
+    };
+    values.chunks_exact(h * w * c).flat_map(image).collect()
+}
+
+#[test]
+fn every_case_of_an_op_is_the_same_in_a_runtime() {
+    let mut compared = BTreeSet::new();
+    for case in op::cases() {
+        let mut run = CaseRun::new(&case, Mode::Eval);
+        let wanted = run.forward().unwrap().to_vec();
+        let graph = run.session.graph();
+        let (shape, slots) = (graph.shape(run.output), graph.states());
+        let mut model = OnnxModel::default();
+        let name = |i: usize| format!("input{i}");
+        let inputs: Vec<_> = (run.inputs.iter().enumerate())
+            .map(|(i, &var)| {
+                let Shape { h, w, c, .. } = graph.shape(var);
+                (var, model.input(&name(i), Element::Float, &[c, h, w]))
+            })
+            .collect();
+        // A network's cells start from the same state for each image, so the first image alone is compared for a cell.
+        let states = run.initial_states();
+        let states: Vec<&[f32]> = states.iter().zip(slots).map(|(state, decl)| &state[..decl.slot.len()]).collect();
+        let images = if states.is_empty() { shape.n } else { 1 };
+        let Ok(y) = graph.onnx(&mut model, &run.store, Some(&states), &inputs, run.output) else {
+            let is_loss = shape.len() == 1;
+            assert!(is_loss || case.name.contains("steps"), "{} has no form in ONNX", case.name);
+            continue;
+        };
+        model.output("output", &y, &[shape.c, shape.h, shape.w]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("op.onnx");
+        write(model, &path, WeightPlace::Auto).unwrap();
+        let runtime = rten::Model::load_file(&path).unwrap();
+        let given = run.inputs.iter().zip(&run.input_values).enumerate().map(|(i, (&var, values))| {
+            let shape = graph.shape(var);
+            let values = channels_first(&values[..shape.len() / shape.n * images], shape);
+            let value = rten::Value::from_shape([images, shape.c, shape.h, shape.w], values).unwrap();
+            (runtime.node_id(&name(i)).unwrap(), value.into())
+        });
+        let output = runtime.node_id("output").unwrap();
+        let output = runtime.run(given.collect(), &[output], None).unwrap().remove(0);
+        let (_, given) = output.into_shape_vec::<f32, 4>().unwrap();
+        let wanted = channels_first(&wanted[..shape.len() / shape.n * images], shape);
+        assert_eq!(given.len(), wanted.len(), "{}", case.name);
+        let worst = given.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-5, "{}: {worst}", case.name);
+        compared.insert(case.name.split_whitespace().next().unwrap());
+    }
+    let ops = [
+        "add",
+        "avg_pool2d",
+        "batch_norm",
+        "bconv_cell",
+        "concat",
+        "conv2d",
+        "linear",
+        "max_pool2d",
+        "narrow_rows",
+        "relu",
+    ];
+    let missing: Vec<_> = ops.iter().filter(|op| !compared.contains(*op)).collect();
+    assert!(missing.is_empty(), "{missing:?} of {compared:?}");
+}
+
+#[test]
+fn graphs_of_training_are_refused() {
+    let case = &op::cases()[0];
+    let run = CaseRun::new(case, Mode::Train);
+    let refused = run.session.graph().onnx(&mut OnnxModel::default(), &run.store, None, &[], run.output);
+    assert!(matches!(refused, Err(Error::Onnx { reason }) if reason.contains("Mode::Eval")));
+}
+
+#[test]
+fn states_that_no_cell_has_do_not_matter() {
+    agrees(&Case { eval_state: EvalState::Normal, ..case("resnet18") });
 }

@@ -1,4 +1,4 @@
-//! `ptl-train export`: a model as ONNX, compared with itself.
+//! `ptl-train export`: a model as ONNX, compared with the model's own outputs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
         return Err(refused("`precision`", config.precision.to_string(), reason.into()));
     }
     let weights = model_file(&args.checkpoint)?;
-    check_outputs(&[("--json", args.json.as_deref())], &[&weights, out, &data])?;
+    check_outputs(&[("--out", Some(out)), ("--out", Some(&data)), ("--json", args.json.as_deref())], &[&weights])?;
     set_threads(&config)?;
     let reporter = stderr_reporter();
     trained.say_choice(&reporter);
@@ -53,7 +53,6 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
     let input = if args.pixels { OnnxInput::Pixels } else { OnnxInput::Normalized };
     let mut network = trained.model(&reporter).onnx(output, input)?;
     describe(&mut network, &trained)?;
-    let folder = TemporaryFolder::beside(out)?;
     let (samples, all) = match &args.images {
         Some(path) => {
             let (records, all) = open_some_images(path, args.limit as usize, &config, &reporter)?;
@@ -62,6 +61,9 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
         None => (noise(config.seed, [config.model.height, config.model.image_width]), None),
     };
 
+    // From here on an interruption ends in order, so that the folder goes.
+    let stop = stop_with_message(&reporter, "stopping: no ONNX file is written; Ctrl-C again stops at once");
+    let folder = TemporaryFolder::beside(out)?;
     let (nodes, bytes) = (network.node_count(), network.weight_bytes());
     let place = if args.external_data { WeightPlace::Beside } else { WeightPlace::Auto };
     let written = folder.0.join(out.file_name().expect("a file with an ending has a name"));
@@ -84,7 +86,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
         }
         Some(runtime) => {
             let mut model = trained.model(&reporter);
-            model.stop = stop_with_message(&reporter, "stopping: no ONNX file is written; Ctrl-C again stops at once");
+            model.stop = stop.clone();
             let agreement = model.compare_onnx(&written, samples, output, input)?;
             text += &format!(", gives {} [batch, {}] f32\n", output_name(output), agreement.dim);
             text += &compared(&agreement, all, runtime);
@@ -103,6 +105,9 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
                 return Err(Error::Onnx { reason });
             }
         }
+    }
+    if stop.requested() {
+        return Err(Error::Stopped);
     }
     // Somebody else may have written them meanwhile.
     check_names(args, &data)?;
@@ -130,10 +135,9 @@ fn check_names(args: &ExportArgs, data: &Path) -> Result<()> {
     if text.ends_with(std::path::is_separator) {
         return refuse("it is a folder: name a file in it".into());
     }
-    // The file names the one with its weights, and some runtimes take a backslash for a separator.
-    if args.external_data && args.out.file_name().and_then(|name| name.to_str()).is_none_or(|name| name.contains('\\'))
-    {
-        return refuse("with --external-data the name must be UTF-8 without a backslash: choose another name".into());
+    // A file with its weights beside it names their file, and some runtimes take a backslash for a separator.
+    if args.out.file_name().and_then(|name| name.to_str()).is_none_or(|name| name.contains('\\')) {
+        return refuse("the name must be UTF-8 without a backslash: choose another name".into());
     }
     if let Some(existing) = [&args.out, data].into_iter().find(|path| path.exists()) {
         return refuse(format!("{} exists already: choose another name", existing.shown()));
@@ -200,7 +204,7 @@ fn noise(seed: u64, [height, width]: [usize; 2]) -> Arc<[Sample]> {
     (0..NOISE).map(|index| Sample { image: image(index), label: 0 }).collect()
 }
 
-/// A hidden folder of this process, which goes when the command ends, whatever happens.
+/// A hidden folder of this process, which is removed when the command ends, also by an error or after the first Ctrl-C.
 struct TemporaryFolder(PathBuf);
 
 impl TemporaryFolder {
@@ -217,7 +221,7 @@ impl TemporaryFolder {
 
 impl Drop for TemporaryFolder {
     fn drop(&mut self) {
-        // There is nothing to do about what cannot be removed.
+        // Nothing can be done about what cannot be removed.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

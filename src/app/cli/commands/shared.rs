@@ -14,12 +14,17 @@ use crate::data::{
     self, ClassDataset, ClassOptions, Dataset, DatasetKind, ImageList, ImageRecord, Subsets, list_images,
 };
 use crate::engine::device::Device;
+use crate::eval::ITEMS_FILE;
 use crate::eval::calibration::{Calibration, WantedRate};
-use crate::model::{MODEL_FILE, TrainedModel};
+use crate::eval::classification::{CONFUSION_FILE, PER_CLASS_FILE};
+use crate::model::{MODEL_FILE, RECORD_FILE, TrainedModel};
 use crate::nn::TaskKind;
 use crate::run_dir::{RUNS, RunDir};
 use crate::study::StudyKind;
 use crate::{Error, Result};
+
+/// Files that a run or a checkpoint has, with the endings of reports.
+const OF_RUNS: [&str; 5] = [RECORD_FILE, "summary.json", ITEMS_FILE, CONFUSION_FILE, PER_CLASS_FILE];
 
 /// Draws a data set of pedestrians into `folder`, and shows the progress.
 pub(super) fn synthesise(
@@ -214,8 +219,8 @@ pub(super) fn check_outputs(outputs: &[(&str, Option<&Path>)], inputs: &[&Path])
         }
         // Runs and checkpoints have JSON files of their own.
         let is_run = path.parent().is_some_and(|folder| RunDir::view(folder).is_ok());
-        let is_calibration = path.to_string_lossy().ends_with(".calibration.json");
-        if path.exists() && (is_run || path.with_file_name(MODEL_FILE).exists()) && !is_calibration {
+        let is_own = path.file_name().is_some_and(|name| OF_RUNS.iter().any(|own| name == *own));
+        if path.exists() && is_own && (is_run || path.with_file_name(MODEL_FILE).exists()) {
             return refuse("this file belongs to a run: name another one to write".into());
         }
         if !path.exists() || path.is_file() {
