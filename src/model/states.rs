@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::header::{ModelHeader, bad, model_header, read_header};
 use super::record::RECORD_FILE;
 use super::saved::{TRAINING_FILE, TrainingHeader, restore_latent_states};
 use super::{MODEL_FILE, model_file};
-use crate::Result;
 use crate::base::error::IoContext;
 use crate::base::text::Shown;
 use crate::base::write_guard::WriteGuard;
@@ -17,6 +17,7 @@ use crate::engine::latent_state::{StateForm, StateStatistics};
 use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 use crate::io::checkpoint::{self, Tensor};
+use crate::{Error, Result};
 
 /// The latent states of a checkpoint.
 pub struct StoredStates {
@@ -81,7 +82,7 @@ impl StoredStates {
 ///
 /// # Errors
 /// The two differ in the cells, the shapes or the form of their states, or, where each identity has a state, in the identities; `from` has empty
-/// states; [`Error::Io`](crate::Error::Io), also where `out` exists.
+/// states; `out` exists; [`Error::Io`].
 pub fn transfer(from: &StoredStates, to: &StoredStates, out: &Path) -> Result<()> {
     let (there, here) = (from.folder().shown().to_string(), to.folder());
     let differ = |what: String| Err(bad(here, format!("{what}: its latent states cannot be those of {there}")));
@@ -122,8 +123,13 @@ pub fn transfer(from: &StoredStates, to: &StoredStates, out: &Path) -> Result<()
     if let Some(parent) = out.parent() {
         fs::create_dir_all(parent).at("create", parent)?;
     }
-    // Fails where there is something already.
-    fs::create_dir(out).at("create", out)?;
+    match fs::create_dir(out) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let (setting, value) = ("`out`".into(), out.shown().to_string());
+            return Err(Error::Setting { setting, value, reason: "it exists already: choose another name".into() });
+        }
+        created => created.at("create", out)?,
+    }
     let write = || {
         for file in [MODEL_FILE, RECORD_FILE] {
             let source = here.join(file);
