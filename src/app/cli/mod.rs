@@ -24,8 +24,9 @@ use crate::{Error, Result};
 use args::{Cli, Command};
 pub use exit_code::ExitCode;
 
-/// Runs the command line `args`, whose first word is the program's name. Returns 0 after success, 1 after an error, 2 for an invalid command line, 3 if `check` found a
-/// problem or `compare-images` two identities, 4 if that has no threshold, and 128 plus the number of the signal if it was stopped (130 after Ctrl-C).
+/// Runs the command line `args`, whose first word is the program's name. Returns 0 after success, 1 after an error, 2 for an invalid
+/// command line, 3 if `check` found a problem or `compare-images` two identities, 4 if that has no threshold, and 128 plus the number of the
+/// signal if it was stopped (130 after Ctrl-C).
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     output::escape_panics();
     let args: Vec<OsString> = args.into_iter().collect();

@@ -124,8 +124,8 @@ impl Op for BConvCell {
                 (cx.numbers("weight_without_forget_gate", &shape, &values), 3)
             }
         };
-        let gates_of_all = cx.node("Conv", &[&x, &weight], attributes);
-        let gates = cx.split(&gates_of_all, gates);
+        let preactivations = cx.node("Conv", &[&x, &weight], attributes);
+        let gates = cx.split(&preactivations, gates);
         let (input, output, candidate) = (&gates[0], &gates[gates.len() - 2], &gates[gates.len() - 1]);
         let (input, candidate) = (cx.node("Sigmoid", &[input], Vec::new()), cx.node("Tanh", &[candidate], Vec::new()));
         let mut state = cx.node("Mul", &[&input, &candidate], Vec::new());
