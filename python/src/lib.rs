@@ -12,7 +12,7 @@ use ptl::base::progress::Reporter;
 use ptl::base::stop::StopFlag;
 use ptl::config::{Command, Config, Overrides};
 use ptl::data::{ImageSource, PackedImages, Protocol, Sample};
-use ptl::engine::device::{Device, DeviceKind, DeviceOptions};
+use ptl::engine::device::Device;
 use ptl::eval::ranking::{self, Labels, RankingOptions};
 use ptl::eval::rerank::{RerankOptions, RerankVariant};
 use ptl::eval::{Output, reranked_distances};
@@ -224,10 +224,6 @@ fn numbers(bytes: &[u8]) -> Cow<'_, [f32]> {
     }
 }
 
-fn cpu() -> PyResult<Device> {
-    Device::open(&DeviceOptions { kind: DeviceKind::Cpu, ..DeviceOptions::default() }).map_err(exception)
-}
-
 /// Ranks features, bytes of f32 `[n, dim]` for queries and gallery, each with identities and cameras `[n]`. Returns the measures as JSON.
 #[pyfunction]
 fn rank(
@@ -238,7 +234,7 @@ fn rank(
     keep_same_camera: bool,
     max_rank: usize,
 ) -> PyResult<String> {
-    let ([query, gallery], [q, g], device) = (features.each_ref().map(|bytes| numbers(bytes)), labels, cpu()?);
+    let ([query, gallery], [q, g], device) = (features.each_ref().map(|bytes| numbers(bytes)), labels, Device::cpu());
     let protocol = if keep_same_camera { Protocol::AnyCamera } else { Protocol::CrossCamera };
     let options = RankingOptions { protocol, max_rank, ..RankingOptions::default() };
     let compute = || {
@@ -266,7 +262,7 @@ fn rerank<'py>(
         other => return Err(Error::new_err(format!("variant = {other}: known are zhong, ptl and torchreid"))),
     };
     let options = RerankOptions { variant, k1: k.0, k2: k.1, lambda };
-    let ([query, gallery], device) = (features.each_ref().map(|bytes| numbers(bytes)), cpu()?);
+    let ([query, gallery], device) = (features.each_ref().map(|bytes| numbers(bytes)), Device::cpu());
     let distances = py.detach(|| reranked_distances(&query, &gallery, dim, options, &device)).map_err(exception)?;
     Ok(bytes(py, &distances))
 }

@@ -30,7 +30,8 @@ pub(crate) fn atomic_write(path: &Path, write: impl FnOnce(&mut dyn Write) -> io
     Ok(())
 }
 
-fn write_synced(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+/// Creates `path` and writes it, and waits until it is on the disk.
+pub(crate) fn write_synced(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
     write(&mut file)?;
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()

@@ -1,12 +1,11 @@
 //! Writes networks as ONNX files, with their weights inside or in a file beside them.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
 
 use crate::Result;
+use crate::base::atomic::write_synced;
 use crate::base::error::IoContext;
 use crate::base::memory;
 use crate::engine::onnx::OnnxModel;
@@ -35,7 +34,8 @@ pub fn weight_file(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Writes `model` to `path`, and its weights to [`weight_file`] if they do not belong into it. Returns whether they are there.
+/// Writes `model` to `path`, and its weights to [`weight_file`] if `place` says so or they do not fit. Returns whether the weights
+/// are in that file.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io); [`Error::OutOfMemory`](crate::Error::OutOfMemory).
@@ -47,7 +47,7 @@ pub fn write(model: OnnxModel, path: &Path, place: WeightPlace) -> Result<bool> 
     }
     memory::ensure("the ONNX file", message.encoded_len() as u64)?;
     let bytes = message.encode_to_vec();
-    write_synced(path, |file| file.write_all(&bytes))?;
+    write_synced(path, |file| file.write_all(&bytes)).at("write", path)?;
     Ok(beside)
 }
 
@@ -72,16 +72,7 @@ fn move_weights(message: &mut Model, path: &Path) -> Result<()> {
         }
         Ok(())
     })
-}
-
-/// Writes a file and waits until it is on the disk.
-fn write_synced(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
-    let written = File::create(path).and_then(|file| {
-        let mut file = BufWriter::with_capacity(1 << 20, file);
-        write(&mut file)?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
-    });
-    written.at("write", path)
+    .at("write", path)
 }
 
 #[cfg(test)]

@@ -8,9 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::header::{MODEL_FILE, ModelHeader, bad, model_header, read_header};
 use super::record::{Best, Position, RECORD_FILE, Record};
 use crate::Result;
-use crate::engine::graph::{StateDecl, StateId};
+use crate::config::Config;
+use crate::engine::graph::{Graph, Mode, StateDecl, StateId};
 use crate::engine::latent_state::LatentStates;
+use crate::engine::shape::Shape;
+use crate::engine::store::Store;
 use crate::io::checkpoint;
+use crate::nn::Network;
 
 /// File of a checkpoint that holds all tensors but the weights of the model: optimiser, latent states, and the
 /// embeddings that the triplet loss remembers.
@@ -99,6 +103,17 @@ impl Saved {
         let record = record.ok_or_else(|| bad(folder, format!("it has no {RECORD_FILE}")))?;
         Ok(Saved { model, training, header, record })
     }
+}
+
+/// Returns the latent states that `network` declares for the image size of `config`.
+///
+/// # Errors
+/// The network cannot take this size.
+pub(super) fn state_decls(network: &dyn Network, store: &Store, config: &Config) -> Result<Vec<StateDecl>> {
+    let mut graph = Graph::new(Mode::Eval);
+    let images = graph.input(Shape::new(1, config.model.height, config.model.image_width, 3));
+    network.forward(&mut graph, store, images)?;
+    Ok(graph.states().to_vec())
 }
 
 /// Fills `states`, which `decls` declare, from the training file next to the file `model`; leaves them empty if there is none.

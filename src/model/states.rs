@@ -7,21 +7,20 @@ use std::path::Path;
 
 use super::header::{ModelHeader, bad, model_header, read_header};
 use super::record::RECORD_FILE;
-use super::saved::{TRAINING_FILE, TrainingHeader, restore_latent_states};
+use super::saved::{TRAINING_FILE, TrainingHeader, restore_latent_states, state_decls};
 use super::{MODEL_FILE, model_file};
 use crate::base::error::IoContext;
 use crate::base::text::Shown;
 use crate::base::write_guard::WriteGuard;
-use crate::engine::graph::{Graph, Mode, StateDecl};
+use crate::engine::graph::StateDecl;
 use crate::engine::latent_state::{StateForm, StateStatistics};
-use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 use crate::io::checkpoint::{self, Tensor};
 use crate::{Error, Result};
 
 /// The latent states of a checkpoint.
 pub struct StoredStates {
-    /// The files of the checkpoint.
+    /// The file that holds them.
     training: checkpoint::File,
     header: ModelHeader,
     progress: TrainingHeader,
@@ -40,10 +39,7 @@ impl StoredStates {
         let header = model_header(&model, &file)?;
         let mut store = Store::of_shapes();
         let network = header.config.network(header.classes)?.build(&mut store, 0)?;
-        let mut graph = Graph::new(Mode::Eval);
-        let images = graph.input(Shape::new(1, header.config.model.height, header.config.model.image_width, 3));
-        network.forward(&mut graph, &store, images)?;
-        let decls = graph.states().to_vec();
+        let decls = state_decls(&*network, &store, &header.config)?;
         if decls.is_empty() {
             let reason = format!("its network, {}, has no latent states", header.config.model.arch);
             return Err(bad(&model, reason));

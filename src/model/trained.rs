@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::Crc;
 
+use super::saved::state_decls;
 use super::{MODEL_FILE, TRAINING_FILE, checkpoints, cost, has_header, load_latent_states, model_header};
 use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
@@ -11,9 +12,7 @@ use crate::base::text::Shown;
 use crate::config::{Config, Overrides, Setting};
 use crate::data::{DataOptions, DatasetKind};
 use crate::engine::device::Device;
-use crate::engine::graph::{Graph, Mode};
 use crate::engine::latent_state::{EvalState, LatentStates};
-use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 use crate::eval::Model;
 use crate::eval::features_file::FeatureOrigin;
@@ -96,13 +95,11 @@ impl TrainedModel {
         cost::ensure_evaluation(&config, classes, &device)?;
         store.allocate()?;
         checkpoint::load_exact(&mut store, &file, foreign)?;
-        let mut graph = Graph::new(Mode::Eval);
-        let images = graph.input(Shape::new(config.eval.batch, config.model.height, config.model.image_width, 3));
-        network.forward(&mut graph, &store, images)?;
+        let decls = state_decls(&*network, &store, &config)?;
         let mut states = config.latent_states(classes);
         // A training file next to a file of another program does not belong to it.
         let loaded = match trained_on {
-            Some(_) => load_latent_states(&path, graph.states(), &mut states),
+            Some(_) => load_latent_states(&path, &decls, &mut states),
             None => Ok(()),
         };
         // The states may not fit, for example if the image size was changed. Only an evaluation that starts from them needs them.

@@ -65,13 +65,8 @@ impl Model<'_> {
             let [ab, aa, bb] = pairs().fold([0.0; 3], |[ab, aa, bb], (a, b)| [ab + a * b, aa + a * a, bb + b * b]);
             // Two outputs of zeros are the same; one alone has no direction.
             let cosine = if aa == 0.0 && bb == 0.0 { 1.0 } else { ab / (aa * bb).sqrt() };
-            agreement.smallest_cosine = if cosine >= agreement.smallest_cosine {
-                agreement.smallest_cosine
-            } else if cosine.is_nan() {
-                -1.0
-            } else {
-                cosine
-            };
+            let cosine = if cosine.is_nan() { -1.0 } else { cosine };
+            agreement.smallest_cosine = agreement.smallest_cosine.min(cosine);
         }
         Ok(agreement)
     }

@@ -18,6 +18,7 @@ use crate::{Error, Result};
 
 /// Name of the input.
 pub const INPUT: &str = "images";
+
 /// Returns the name of the output.
 pub fn output_name(output: Output) -> &'static str {
     match output {
@@ -67,11 +68,9 @@ impl Model<'_> {
             Output::Probabilities => outputs.logits[0],
         };
         let states = states.for_evaluation(options.eval_state, graph.states(), 1, options.seed)?;
-        let slots: Vec<&[f32]> = match options.eval_state {
-            EvalState::Zeros => Vec::new(),
-            _ => (0..graph.states().len()).map(|state| states.current(StateId::from_index(state))).collect(),
-        };
-        let slots = Some(&slots[..]).filter(|_| options.eval_state != EvalState::Zeros);
+        let slot = |state: usize| states.current(StateId::from_index(state));
+        let slots: Option<Vec<&[f32]>> =
+            (options.eval_state != EvalState::Zeros).then(|| (0..graph.states().len()).map(slot).collect());
 
         let mut model = OnnxModel::default();
         let mut x = preprocessing(&mut model, input, [height, width]);
@@ -81,7 +80,7 @@ impl Model<'_> {
             let mirrored = model.node("Slice", "mirror", &[&x, &starts, &ends, &axes, &steps], Vec::new());
             x = model.node("Concat", "mirror", &[&x, &mirrored], vec![OnnxAttribute::int("axis", 0)]);
         }
-        let y = graph.onnx(&mut model, store, slots, &[(images, x)], computed)?;
+        let y = graph.onnx(&mut model, store, slots.as_deref(), &[(images, x)], computed)?;
         let y = model.node("Flatten", "output", &[&y], vec![OnnxAttribute::int("axis", 1)]);
         let dim = graph.shape(computed).c;
         let y = postprocessing(&mut model, output, y, dim, options.eval.flip);

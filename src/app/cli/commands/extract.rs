@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use super::shared::{
-    describe_datasets, evaluated, open_dataset, open_images, refuse_trained, refuse_unused, set_threads,
-};
+use super::shared::{open_images_alone, open_test, set_threads};
 use crate::app::cli::ExitCode;
 use crate::app::cli::args::ExtractArgs;
 use crate::app::cli::output::stderr_reporter;
 use crate::base::error::IoContext;
 use crate::base::text::{Shown, plural};
-use crate::data::{Dataset, ImageRecord, Subsets};
+use crate::data::{Dataset, ImageRecord};
 use crate::eval::Output;
 use crate::eval::features_file::{FeatureFormat, FeatureTable};
 use crate::model::TrainedModel;
@@ -51,26 +49,9 @@ pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     }
     let mut names = BTreeMap::new();
     let records: Vec<ImageRecord> = match &args.images {
-        Some(folder) => {
-            refuse_unused(
-                flags,
-                &[
-                    "data.kind",
-                    "data.msmt17_val",
-                    "data.split",
-                    "data.val_ids",
-                    "data.name_pattern",
-                    "data.same_camera",
-                    "data.val_share",
-                ],
-            )?;
-            open_images(folder, &config, &reporter)?
-        }
+        Some(folder) => open_images_alone(folder, &config, flags, &reporter)?,
         None => {
-            let (root, kind) = evaluated(&config, flags)?;
-            let dataset = open_dataset(root, kind, Subsets::Test, &config, &reporter)?;
-            refuse_trained(&trained, root, &dataset, flags, &reporter)?;
-            describe_datasets(&reporter, [Some(&dataset), None]);
+            let dataset = open_test(&trained, flags, &reporter)?;
             names = dataset.names.ids;
             dataset.query.into_iter().chain(dataset.gallery).collect()
         }

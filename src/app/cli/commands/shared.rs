@@ -196,6 +196,36 @@ pub(super) fn open_some_images(
     Ok((dataset.gallery, all))
 }
 
+/// Opens an image or a folder of images as [`open_images`] does, for a command that takes a data set instead. Refuses the flags of a data set.
+pub(super) fn open_images_alone(
+    path: &Path,
+    config: &Config,
+    flags: &Overrides,
+    reporter: &Reporter,
+) -> Result<Vec<ImageRecord>> {
+    let of_data_sets = [
+        "data.root",
+        "data.kind",
+        "data.msmt17_val",
+        "data.split",
+        "data.val_ids",
+        "data.name_pattern",
+        "data.same_camera",
+        "data.val_share",
+    ];
+    refuse_unused(flags, &of_data_sets)?;
+    open_images(path, config, reporter)
+}
+
+/// Opens and describes the test of the data set that [`evaluated`] finds. Refuses identities that the model was trained on.
+pub(super) fn open_test(trained: &TrainedModel, flags: &Overrides, reporter: &Reporter) -> Result<Dataset> {
+    let (root, kind) = evaluated(&trained.config, flags)?;
+    let dataset = open_dataset(root, kind, Subsets::Test, &trained.config, reporter)?;
+    refuse_trained(trained, root, &dataset, flags, reporter)?;
+    describe_datasets(reporter, [Some(&dataset), None]);
+    Ok(dataset)
+}
+
 /// Checks the reports that a command will write, each with its option, and makes their folders. Refuses a folder, the same file twice, a file that
 /// the command reads, one of a run or a checkpoint, one that exists and does not end in `.json`, `.csv` or `.html`, and one that cannot be written.
 pub(super) fn check_outputs(outputs: &[(&str, Option<&Path>)], inputs: &[&Path]) -> Result<()> {

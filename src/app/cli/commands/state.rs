@@ -4,17 +4,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::shared::{
-    check_outputs, describe_datasets, evaluated, open_dataset, open_images, refuse_classifier, refuse_trained,
-    refuse_unused, set_threads,
-};
+use super::shared::{check_outputs, open_images_alone, open_test, refuse_classifier, refuse_unused, set_threads};
 use crate::app::cli::ExitCode;
 use crate::app::cli::args::{StateAblateArgs, StateCommand, StateShowArgs, StateTransferArgs};
 use crate::app::cli::output::{print, stderr_reporter, stop_with_message};
 use crate::base::atomic::atomic_write;
 use crate::base::report::Table;
 use crate::base::text::{Shown, plural};
-use crate::data::{Dataset, Subsets};
+use crate::data::Dataset;
 use crate::engine::latent_state::EvalState;
 use crate::eval::features_file::FeatureSet;
 use crate::eval::ranking::{self, Scores};
@@ -28,6 +25,11 @@ use crate::{Error, Result};
 /// The states that an evaluation may start from.
 const EVAL_STATES: [EvalState; 3] = [EvalState::Zeros, EvalState::Mean, EvalState::Normal];
 
+/// Most lines of a cell in the table.
+const MOST_LINES: usize = 6;
+/// Figures about a state, as metrics name them, with the decimals that the table shows.
+const FIGURES: [(&str, usize); 5] = [("slots", 0), ("rms", 4), ("largest", 3), ("similarity", 4), ("drift", 4)];
+
 /// Runs `ptl-train state`.
 pub(crate) fn state(command: &StateCommand) -> Result<ExitCode> {
     match command {
@@ -36,11 +38,6 @@ pub(crate) fn state(command: &StateCommand) -> Result<ExitCode> {
         StateCommand::Ablate(args) => ablate(args),
     }
 }
-
-/// Most lines of a cell in the table.
-const MOST_LINES: usize = 6;
-/// Figures about a state, as metrics name them, with the decimals that the table shows.
-const FIGURES: [(&str, usize); 5] = [("slots", 0), ("rms", 4), ("largest", 3), ("similarity", 4), ("drift", 4)];
 
 fn show(args: &StateShowArgs) -> Result<ExitCode> {
     check_outputs(&[("--json", args.json.as_deref())], &[&args.checkpoint])?;
@@ -114,18 +111,10 @@ fn ablate(args: &StateAblateArgs) -> Result<ExitCode> {
     let reporter = stderr_reporter();
     reporter.message(&format!("device: {}", trained.device));
     let dataset = match &args.images {
-        Some(path) => {
-            let protocol =
-                ["data.root", "data.kind", "data.split", "data.val_ids", "data.name_pattern", "data.same_camera"];
-            refuse_unused(flags, &protocol)?;
-            Dataset { query: open_images(path, &config, &reporter)?, ..Dataset::default() }
-        }
+        Some(path) => Dataset { query: open_images_alone(path, &config, flags, &reporter)?, ..Dataset::default() },
         None => {
-            let (root, kind) = evaluated(&config, flags)?;
-            let dataset = open_dataset(root, kind, Subsets::Test, &config, &reporter)?;
-            refuse_trained(&trained, root, &dataset, flags, &reporter)?;
+            let dataset = open_test(&trained, flags, &reporter)?;
             dataset.check_for_evaluation()?;
-            describe_datasets(&reporter, [Some(&dataset), None]);
             dataset
         }
     };
