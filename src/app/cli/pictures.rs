@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::plot::{self, Arm, Captions, HeatMap, ReliabilityBin, Series};
 use crate::Result;
+use crate::base::atomic::atomic_write;
 use crate::base::report::MeanStd;
 use crate::eval::classification::{BINS, CalibrationBin, ClassificationReport};
 use crate::run_dir::{CALIBRATION_PICTURE, CONFUSION_PICTURE, RunDir};
@@ -25,7 +26,7 @@ pub(crate) fn draw_training(run: &RunDir) -> Result<()> {
     let named = ["loss", "identity", "triplet"].into_iter().zip(points);
     let series: Vec<Series> = named.map(|(name, points)| Series { name: name.into(), points }).collect();
     let captions = Captions { title: "Training loss", x: "step", y: "mean of an epoch" };
-    plot::curves(&run.file(CURVES_FILE), captions, &series)
+    save(&run.file(CURVES_FILE), &plot::curves(captions, &series))
 }
 
 /// Draws the losses of the first seed as `curves.svg`, and the figures of the arms with their spread over the seeds as `scores.svg`.
@@ -40,7 +41,7 @@ pub(crate) fn draw_comparison(study: &Study, results: &Results) -> Result<()> {
         series.push(Series { name: title.into(), points });
     }
     let captions = Captions { title: "Training loss", x: "step", y: "loss" };
-    plot::curves(&study.run.file(CURVES_FILE), captions, &series)?;
+    save(&study.run.file(CURVES_FILE), &plot::curves(captions, &series))?;
     let arms: Vec<Arm> = (ARMS.iter().enumerate())
         .map(|(arm, (_, title))| {
             let figures = results.iter().map(|scores| [scores[arm].map, scores[arm].minp, scores[arm].rank1]);
@@ -50,7 +51,7 @@ pub(crate) fn draw_comparison(study: &Study, results: &Results) -> Result<()> {
         })
         .collect();
     let captions = Captions { title: "Target domain", x: "", y: "%" };
-    plot::bars(&study.run.file("scores.svg"), captions, &["mAP", "mINP", "Rank-1"], &arms)
+    save(&study.run.file("scores.svg"), &plot::bars(captions, &["mAP", "mINP", "Rank-1"], &arms))
 }
 
 /// Draws `confusion.svg` and `calibration.svg` in `folder`.
@@ -58,13 +59,18 @@ pub(crate) fn draw_comparison(study: &Study, results: &Results) -> Result<()> {
 /// # Errors
 /// A picture cannot be written.
 pub(crate) fn draw_classification(report: &ClassificationReport, folder: &Path) -> Result<()> {
-    draw_confusion(report, &folder.join(CONFUSION_PICTURE))?;
-    draw_calibration(report, &folder.join(CALIBRATION_PICTURE))
+    save(&folder.join(CONFUSION_PICTURE), &confusion(report))?;
+    save(&folder.join(CALIBRATION_PICTURE), &calibration(report))
+}
+
+/// Writes an SVG to a file.
+fn save(path: &Path, svg: &str) -> Result<()> {
+    atomic_write(path, |file| file.write_all(svg.as_bytes()))
 }
 
 /// Draws the confusion matrix: the colour of a cell is its share of the images of its true class. With up to 20 classes, cells have
 /// counts and names. With more than 200, neighbouring classes share a cell, which keeps the file small; the picture then says so.
-fn draw_confusion(report: &ClassificationReport, path: &Path) -> Result<()> {
+pub(super) fn confusion(report: &ClassificationReport) -> String {
     let classes = report.per_class.len();
     let together = classes.div_ceil(MAX_CELLS);
     let cells = classes.div_ceil(together);
@@ -84,19 +90,19 @@ fn draw_confusion(report: &ClassificationReport, path: &Path) -> Result<()> {
     let title = "Confusion matrix: shares of each true class";
     let names = if together == 1 { &names[..] } else { &[] };
     let map = HeatMap { title, note: &note, x: "predicted class", y: "true class", names, step: together };
-    plot::heat_map(path, &map, &counts)
+    plot::heat_map(&map, &counts)
 }
 
 /// Draws the reliability diagram: for each bin of the largest probability, its accuracy, the gap to perfect calibration, and its share
 /// of the images.
-fn draw_calibration(report: &ClassificationReport, path: &Path) -> Result<()> {
+pub(super) fn calibration(report: &ClassificationReport) -> String {
     let title = format!("Reliability: expected calibration error {:.2} % ({BINS} bins)", 100.0 * report.ece);
     let bin = |bin: &CalibrationBin| ReliabilityBin {
         share: bin.images as f64 / report.images as f64,
         accuracy: bin.accuracy,
         confidence: bin.confidence,
     };
-    plot::reliability(path, &title, &report.calibration.iter().map(bin).collect::<Vec<_>>())
+    plot::reliability(&title, &report.calibration.iter().map(bin).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -120,14 +126,11 @@ mod tests {
 
     #[test]
     fn many_classes_share_cells() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("confusion.svg");
         // 401 classes: three neighbouring ones share a cell.
         let classes: Vec<String> = (0..401).map(|i| format!("class{i}")).collect();
         let labels: Vec<u32> = (0..401).collect();
         let p: Vec<f32> = (0..401 * 401).map(|i| if i % 401 == i / 401 { 1.0 } else { 0.0 }).collect();
-        draw_confusion(&ClassificationReport::new(&p, &labels, &classes).unwrap(), &path).unwrap();
-        let confusion = fs::read_to_string(path).unwrap();
+        let confusion = confusion(&ClassificationReport::new(&p, &labels, &classes).unwrap());
         assert!(confusion.contains("401 classes, 3 neighbouring ones in each cell") && !confusion.contains("class40"));
     }
 }

@@ -1,12 +1,9 @@
 //! A heat map of a matrix of counts: the colour of a cell is its share of its row.
 
-use std::path::Path;
-
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{Area, Drawn, QUIET, TEXT, write};
-use crate::Result;
+use super::{Area, Drawn, QUIET, TEXT, render};
 use crate::base::text::Shown;
 
 /// Largest number of rows with counts in the cells and names on the axes.
@@ -54,15 +51,12 @@ struct Layout {
     size: (u32, u32),
 }
 
-/// Writes a heat map of `counts` `[n, n]`, row by row, to `path` (SVG).
-///
-/// # Errors
-/// [`crate::Error::Io`] where the file cannot be written.
-pub(crate) fn heat_map(path: &Path, map: &HeatMap, counts: &[usize]) -> Result<()> {
+/// Draws a heat map of `counts` `[n, n]`, row by row.
+pub(crate) fn heat_map(map: &HeatMap, counts: &[usize]) -> String {
     let cells = counts.len().isqrt();
     assert_eq!(cells * cells, counts.len(), "a square matrix");
     let layout = Layout::new(map, cells);
-    write(path, layout.size, |area| {
+    render(layout.size, |area| {
         area.fill(&WHITE)?;
         let title = ("sans-serif", 20).into_font().style(FontStyle::Bold).color(&TEXT);
         area.draw(&Text::new(map.title.to_string(), (24, 18), title))?;
@@ -223,10 +217,7 @@ mod tests {
     use super::*;
 
     fn svg(map: &HeatMap, counts: &[usize]) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("map.svg");
-        heat_map(&path, map, counts).unwrap();
-        std::fs::read_to_string(path).unwrap()
+        heat_map(map, counts)
     }
 
     fn map<'a>(names: &'a [&'a str]) -> HeatMap<'a> {

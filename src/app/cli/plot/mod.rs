@@ -1,5 +1,5 @@
-//! Charts as SVG files: curves, bars that compare arms, confusion matrices, reliability diagrams. The viewer renders the text, so no
-//! font is needed here.
+//! Charts as SVG: curves, bars that compare arms, confusion matrices, reliability diagrams. The viewer renders the text, so no font is
+//! needed here.
 
 mod heat_map;
 mod reliability;
@@ -9,22 +9,23 @@ pub(crate) use reliability::ReliabilityBin;
 pub(super) use reliability::reliability;
 
 use std::ops::Range;
-use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::Result;
-use crate::base::atomic::atomic_write;
 use crate::base::report::MeanStd;
 use crate::base::text::Shown;
 
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (880, 500);
-/// Height of the title and the legend together, in pixels.
+/// Height of the title and a legend of one line together, in pixels.
 const HEAD: u32 = 84;
+/// Height of each further line of a legend, in pixels.
+const LINE: u32 = 22;
+/// Left edge of title and legend, in pixels.
+const LEFT: i32 = 24;
 const TEXT: RGBColor = RGBColor(45, 51, 59);
 const QUIET: RGBColor = RGBColor(110, 119, 129);
 const GRID: RGBColor = RGBColor(226, 229, 233);
@@ -71,17 +72,14 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-/// Writes a line chart to `path` (SVG).
-///
-/// # Errors
-/// [`crate::Error::Io`] where the file cannot be written.
-pub(super) fn curves(path: &Path, captions: Captions, series: &[Series]) -> Result<()> {
+/// Draws a line chart.
+pub(super) fn curves(captions: Captions, series: &[Series]) -> String {
     let finite = || series.iter().flat_map(|s| &s.points).filter(|(x, y)| x.is_finite() && y.is_finite());
     let x_range = extent(finite().map(|p| p.0)).unwrap_or((0.0, 1.0));
     let x_range = if x_range.0 < x_range.1 { x_range.0..x_range.1 } else { x_range.0 - 0.5..x_range.1 + 0.5 };
     let y_range = padded(extent(finite().map(|p| p.1)));
     let names: Vec<&str> = series.iter().map(|s| s.name.as_str()).collect();
-    write(path, SIZE, |area| {
+    render(SIZE, |area| {
         let plot = head(area, captions.title, &names)?;
         let mut chart = chart(&plot, x_range.clone(), y_range.clone())?;
         mesh(&mut chart, captions, 10, &|x| number(*x))?;
@@ -98,16 +96,13 @@ pub(super) fn curves(path: &Path, captions: Captions, series: &[Series]) -> Resu
     })
 }
 
-/// Writes a bar chart to `path` (SVG): a cluster of bars, one for each arm, at each group.
-///
-/// # Errors
-/// [`crate::Error::Io`] where the file cannot be written.
-pub(super) fn bars(path: &Path, captions: Captions, groups: &[&str], arms: &[Arm]) -> Result<()> {
+/// Draws a bar chart: a cluster of bars, one for each arm, at each group.
+pub(super) fn bars(captions: Captions, groups: &[&str], arms: &[Arm]) -> String {
     let ends = |v: &MeanStd| [0.0, v.mean - v.std.unwrap_or(0.0), v.mean + v.std.unwrap_or(0.0)];
     let y_range = padded(extent(arms.iter().flat_map(|arm| &arm.values).flat_map(ends).filter(|y| y.is_finite())));
     let names: Vec<&str> = arms.iter().map(|arm| arm.name.as_str()).collect();
     let width = 0.8 / arms.len().max(1) as f64;
-    write(path, SIZE, |area| {
+    render(SIZE, |area| {
         let plot = head(area, captions.title, &names)?;
         let mut chart = chart(&plot, -0.5..groups.len() as f64 - 0.5, y_range.clone())?;
         // The middles of the groups are at whole numbers; a tick between two groups has no label.
@@ -148,31 +143,38 @@ fn bar(chart: &mut Chart, x: Range<f64>, value: MeanStd, color: RGBColor) -> Dra
     Ok(())
 }
 
-fn write(path: &Path, size: (u32, u32), draw: impl Fn(&Area) -> Drawn) -> Result<()> {
+/// Returns what `draw` draws, as SVG.
+fn render(size: (u32, u32), draw: impl Fn(&Area) -> Drawn) -> String {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         // Drawing into a string cannot fail.
         draw(&area).and_then(|()| Ok(area.present()?)).expect("drawing into memory");
     }
-    atomic_write(path, |file| file.write_all(svg.as_bytes()))
+    svg
 }
 
 /// Draws background, title and legend. Returns the area below them.
 fn head<'a>(area: &Area<'a>, title: &str, names: &[&str]) -> Result<Area<'a>, Box<dyn std::error::Error>> {
     area.fill(&WHITE)?;
     let title_style = ("sans-serif", 20).into_font().style(FontStyle::Bold).color(&TEXT);
-    area.draw(&Text::new(title.to_string(), (24, 18), title_style))?;
+    area.draw(&Text::new(title.to_string(), (LEFT, 18), title_style))?;
     let style = ("sans-serif", 15).into_font().color(&TEXT).pos(Pos::new(HPos::Left, VPos::Center));
-    let mut x = 24;
+    let right = area.dim_in_pixel().0 as i32 - LEFT;
+    let (mut x, mut line) = (LEFT, 0);
     for (name, color) in names.iter().zip(PALETTE.iter().cycle()) {
         let name = name.shown().to_string();
-        area.draw(&Rectangle::new([(x, 55), (x + 18, 65)], color.filled()))?;
-        area.draw(&Text::new(name.clone(), (x + 25, 60), style.clone()))?;
         // The width of a text is not known without fonts: 7.8 pixels are enough for a character of a 15-pixel face.
-        x += 25 + (name.chars().count() as f64 * 7.8) as i32 + 20;
+        let width = 25 + (name.chars().count() as f64 * 7.8) as i32;
+        if x > LEFT && x + width > right {
+            (x, line) = (LEFT, line + 1);
+        }
+        let y = 60 + line * LINE as i32;
+        area.draw(&Rectangle::new([(x, y - 5), (x + 18, y + 5)], color.filled()))?;
+        area.draw(&Text::new(name, (x + 25, y), style.clone()))?;
+        x += width + 20;
     }
-    Ok(area.split_vertically(HEAD).1)
+    Ok(area.split_vertically(HEAD + line as u32 * LINE).1)
 }
 
 fn chart<'a, 'b>(
@@ -228,13 +230,6 @@ mod tests {
 
     const CAPTIONS: Captions = Captions { title: "Training", x: "epoch", y: "loss" };
 
-    fn svg(draw: impl Fn(&Path) -> Result<()>) -> String {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("chart.svg");
-        draw(&path).unwrap();
-        std::fs::read_to_string(path).unwrap()
-    }
-
     fn series(name: &str, points: &[(f64, f64)]) -> Series {
         Series { name: name.into(), points: points.to_vec() }
     }
@@ -243,7 +238,7 @@ mod tests {
     fn curves_carry_captions_and_legend() {
         let lines =
             [series("plain", &[(1.0, 2.0), (2.0, 1.0)]), series("a<b\u{1b}\u{fffe}", &[(1.0, 2.5), (2.0, 0.5)])];
-        let svg = svg(|path| curves(path, CAPTIONS, &lines));
+        let svg = curves(CAPTIONS, &lines);
         for text in ["Training", "epoch", "loss", "plain", "a&lt;b\\u{1b}\\u{fffe}"] {
             assert!(svg.contains(text), "{text} in {svg}");
         }
@@ -254,7 +249,7 @@ mod tests {
     #[test]
     fn a_value_that_is_not_finite_breaks_the_line() {
         let points = [(0.0, 1.0), (1.0, 2.0), (2.0, f64::NAN), (3.0, f64::INFINITY), (4.0, 1.0)];
-        let svg = svg(|path| curves(path, CAPTIONS, &[series("loss", &points)]));
+        let svg = curves(CAPTIONS, &[series("loss", &points)]);
         assert_eq!(svg.matches("<circle").count(), 3);
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
     }
@@ -262,10 +257,10 @@ mod tests {
     #[test]
     fn nothing_and_a_single_point_are_charts_too() {
         for points in [&[][..], &[(3.0, 0.0)], &[(3.0, -2.0)], &[(1.0, 5.0), (2.0, 5.0)]] {
-            let svg = svg(|path| curves(path, CAPTIONS, &[series("loss", points)]));
+            let svg = curves(CAPTIONS, &[series("loss", points)]);
             assert!(svg.ends_with("</svg>\n"));
         }
-        assert!(svg(|path| bars(path, CAPTIONS, &[], &[])).ends_with("</svg>\n"));
+        assert!(bars(CAPTIONS, &[], &[]).ends_with("</svg>\n"));
     }
 
     #[test]
@@ -275,7 +270,7 @@ mod tests {
             Arm { name: "plain".into(), values: vec![value(61.25, Some(1.0)), value(70.0, None)] },
             Arm { name: "PTL".into(), values: vec![value(64.5, Some(0.5)), value(f64::NAN, None)] },
         ];
-        let svg = svg(|path| bars(path, CAPTIONS, &["mAP", "Rank-1"], &arms));
+        let svg = bars(CAPTIONS, &["mAP", "Rank-1"], &arms);
         for text in ["mAP", "Rank-1", "plain", "PTL", "61.2", "64.5", "70.0"] {
             assert!(svg.contains(text), "{text} in {svg}");
         }
@@ -288,15 +283,17 @@ mod tests {
             let names: Vec<String> = (0..n).map(|i| format!("group{i}.")).collect();
             let groups: Vec<&str> = names.iter().map(String::as_str).collect();
             let arm = Arm { name: "arm".into(), values: vec![MeanStd { mean: 1.0, std: None }; n] };
-            let svg = svg(|path| bars(path, CAPTIONS, &groups, std::slice::from_ref(&arm)));
+            let svg = bars(CAPTIONS, &groups, std::slice::from_ref(&arm));
             assert!(names.iter().all(|name| svg.contains(name)), "{n} groups");
         }
     }
 
     #[test]
-    fn an_unwritable_path_is_named() {
-        let error = curves(Path::new("/no/such/folder/x.svg"), CAPTIONS, &[]).unwrap_err().to_string();
-        assert!(error.starts_with("cannot write /no/such/folder/x.svg"), "{error}");
+    fn a_long_legend_has_several_lines() {
+        let names: Vec<Series> = (0..6).map(|i| series(&format!("arm {i} of a rather long name"), &[])).collect();
+        let svg = curves(CAPTIONS, &names);
+        let rows = |y: u32| svg.matches(&format!("y=\"{y}\" width=\"18\" height=\"10\"")).count();
+        assert_eq!([rows(55), rows(77), rows(99)], [3, 3, 0], "{svg}");
     }
 
     #[test]

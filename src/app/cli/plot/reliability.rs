@@ -1,11 +1,8 @@
 //! A reliability diagram: the accuracy in bins of the network's confidence, and the share of images in each bin.
 
-use std::path::Path;
-
 use plotters::prelude::*;
 
-use super::{Captions, PALETTE, QUIET, chart, head, mesh, padded, write};
-use crate::Result;
+use super::{Captions, PALETTE, QUIET, chart, head, mesh, padded, render};
 
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (720, 760);
@@ -26,11 +23,8 @@ pub(crate) struct ReliabilityBin {
     pub confidence: f64,
 }
 
-/// Writes a reliability diagram to `path` (SVG): `bins` are of equal width and cover confidences from 0 to 1.
-///
-/// # Errors
-/// [`crate::Error::Io`] where the file cannot be written.
-pub(crate) fn reliability(path: &Path, title: &str, bins: &[ReliabilityBin]) -> Result<()> {
+/// Draws a reliability diagram: `bins` are of equal width and cover confidences from 0 to 1.
+pub(crate) fn reliability(title: &str, bins: &[ReliabilityBin]) -> String {
     let [accuracy, gap, images, ..] = PALETTE;
     let width = 100.0 / bins.len().max(1) as f64;
     let filled = || bins.iter().enumerate().filter(|(_, bin)| bin.share > 0.0);
@@ -40,7 +34,7 @@ pub(crate) fn reliability(path: &Path, title: &str, bins: &[ReliabilityBin]) -> 
         let (left, right) = ends(i);
         Rectangle::new([(left, 100.0 * from.min(to)), (right, 100.0 * from.max(to))], style)
     };
-    write(path, SIZE, |area| {
+    render(SIZE, |area| {
         let plot = head(area, title, &["accuracy", "gap to the mean confidence", "share of images"])?;
         let (upper, lower) = plot.split_vertically(UPPER);
         let mut upper = chart(&upper, 0.0..100.0, 0.0..100.0)?;
@@ -71,13 +65,8 @@ mod tests {
 
     #[test]
     fn bars_show_the_bins_that_have_images() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("reliability.svg");
         let bin = |share, accuracy, confidence| ReliabilityBin { share, accuracy, confidence };
-        let draw = |bins: &[ReliabilityBin]| {
-            reliability(&path, "sure & right", bins).unwrap();
-            std::fs::read_to_string(&path).unwrap()
-        };
+        let draw = |bins: &[ReliabilityBin]| reliability("sure & right", bins);
         let svg = draw(&[bin(0.0, 0.0, 0.0), bin(0.25, 0.5, 0.4), bin(0.75, 0.8, 0.9)]);
         for text in ["sure &amp; right", "accuracy", "gap to the mean confidence", "share of images", "images (%)"] {
             assert!(svg.contains(text), "{text} in {svg}");
