@@ -10,6 +10,7 @@ pub mod features_file;
 pub mod interval;
 mod labels;
 mod model;
+pub mod occlusion;
 pub mod onnx;
 mod options;
 pub mod pictures;
