@@ -26,6 +26,16 @@ impl Table {
         self
     }
 
+    /// Returns the titles of the columns.
+    pub(crate) fn header(&self) -> &[String] {
+        &self.header
+    }
+
+    /// Returns the rows, each with a cell for every column.
+    pub(crate) fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+
     /// Returns the table as Markdown, whose source is aligned as well. Characters that would end a cell, or begin code or HTML in one, are
     /// escaped.
     pub fn to_markdown(&self) -> String {

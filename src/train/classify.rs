@@ -51,8 +51,8 @@ impl Task for Classify<'_> {
         Box::new(ClassSampler::new(&self.dataset.train, config.sampler.batch, config.sampler.balanced))
     }
 
-    fn evaluate(&self, model: Model<'_>) -> Result<ClassificationReport> {
-        classification::evaluate(model, &self.dataset.val, &self.dataset.classes)
+    fn evaluate(&self, mut model: Model<'_>) -> Result<ClassificationReport> {
+        classification::evaluate(&mut model, &self.dataset.val, &self.dataset.classes)
     }
 
     fn write_details(&self, report: &ClassificationReport, run: &RunDir, config: &Config) -> Result<()> {

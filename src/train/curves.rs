@@ -1,5 +1,7 @@
 //! Reads the curves of a run back from its metrics.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::Result;
@@ -27,6 +29,23 @@ pub(super) const STATES: &str = "states";
 /// The metrics cannot be read.
 pub fn states(run: &RunDir) -> Result<Vec<Value>> {
     Ok(lines(run)?.into_iter().filter(|line| line["type"] == STATES).collect())
+}
+
+/// Returns the figures that the metrics have of `kind` ("epoch", "evaluation" or "step"), each with its points (step, value), in the order of their
+/// names.
+///
+/// # Errors
+/// The metrics cannot be read.
+pub fn all(run: &RunDir, kind: &str) -> Result<BTreeMap<String, Vec<(f64, f64)>>> {
+    let mut curves: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    for line in lines(run)?.iter().filter(|line| line["type"] == kind) {
+        let (Some(step), Some(fields)) = (line["step"].as_f64(), line.as_object()) else { continue };
+        let figures = fields.iter().filter(|(name, _)| !["step", "epoch"].contains(&name.as_str()));
+        for (name, value) in figures.filter_map(|(name, value)| Some((name, value.as_f64()?))) {
+            curves.entry(name.clone()).or_default().push((step, value));
+        }
+    }
+    Ok(curves)
 }
 
 /// Returns whether the metrics have an evaluation after `epoch` epochs.

@@ -73,7 +73,7 @@ fn faults_are_named_with_their_images_and_the_exit_code_says_so() {
     assert!(pair.len() == 2 && pair[1].as_str().unwrap().ends_with("0099_c1s1_000001_00.png"), "{pair:?}");
     let page = fs::read_to_string(page).unwrap();
     assert!(
-        page.contains("data:image/png;base64,") && page.contains("d&lt;a&gt;ta") && !page.contains("d<a>ta"),
+        page.contains("data:image/jpeg;base64,") && page.contains("d&lt;a&gt;ta") && !page.contains("d<a>ta"),
         "{page}"
     );
     assert!(!page.contains("<script") && !page.contains("http:") && !page.contains("https:"));

@@ -16,6 +16,7 @@ mod names;
 mod own_data;
 mod profile;
 mod rank;
+mod report;
 mod state;
 mod studies;
 

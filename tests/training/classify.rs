@@ -103,7 +103,7 @@ fn classes_are_learnt_and_the_run_has_its_files() {
         let mut trained = TrainedModel::open(run.root(), &Overrides::default()).unwrap();
         assert_eq!(trained.class_names, CLASSES);
         let silent = Reporter::silent();
-        let again = classification::evaluate(trained.model(&silent), &dataset().val, &dataset().classes).unwrap();
+        let again = classification::evaluate(&mut trained.model(&silent), &dataset().val, &dataset().classes).unwrap();
         assert_eq!(again.per_image, report.per_image);
     }
 }
@@ -193,7 +193,7 @@ fn training_ends_without_improvement_and_the_best_weights_count() {
     let measured = |path: &Path| {
         let mut trained = TrainedModel::open(path, &Overrides::default()).unwrap();
         let silent = Reporter::silent();
-        classification::evaluate(trained.model(&silent), &dataset().val, &dataset().classes).unwrap().per_image
+        classification::evaluate(&mut trained.model(&silent), &dataset().val, &dataset().classes).unwrap().per_image
     };
     assert_eq!(measured(&best), report.per_image, "the best weights count");
     assert_ne!(measured(&model(newest_step(&run))), report.per_image, "the last weights differ");

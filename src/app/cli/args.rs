@@ -72,6 +72,11 @@ pub(super) enum Command {
     /// The file computes what extract writes, or predict for a classifier. Without --images, the comparison is on noise. docs/onnx.md describes input,
     /// output and limits.
     Export(Box<ExportArgs>),
+    /// Make one HTML page of finished runs: figures with intervals, curves, queries with heat maps, settings, costs.
+    ///
+    /// Runs that differ only in their seed are one arm, as in compare. The network of each arm's first run is run on the images that it was measured
+    /// on. The page needs no network and no other files. docs/report.md describes its parts.
+    Report(Box<RunReportArgs>),
     /// Look at the latent states of checkpoints, move them to another model, or measure what they change.
     #[command(subcommand)]
     State(StateCommand),
@@ -492,6 +497,33 @@ pub(crate) struct ExportArgs {
     pub json: Option<PathBuf>,
     #[command(flatten)]
     pub settings: ExportFlags,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RunReportArgs {
+    /// Finished runs, or folders (such as a study) with runs up to three levels below.
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<PathBuf>,
+    /// HTML file to write.
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    pub out: PathBuf,
+    /// The arm that the others are compared with, by name or number [default: the first].
+    #[arg(long, value_name = "NAME|N")]
+    pub baseline: Option<String>,
+    /// Number of bootstrap resamples of the intervals.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    pub resamples: u32,
+    /// Number of queries from good to bad, and of the worst queries, for each arm; twice as many errors of a classifier.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "no_model")]
+    pub queries: u32,
+    /// Draw no heat maps, which take some fifty runs of the network for each image.
+    #[arg(long, conflicts_with = "no_model")]
+    pub no_heat_maps: bool,
+    /// Run no network: only what the folders of the runs hold.
+    #[arg(long)]
+    pub no_model: bool,
+    #[command(flatten)]
+    pub settings: ExtractFlags,
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,11 +6,13 @@ mod check;
 mod commands;
 mod exit_code;
 mod flags;
+mod html;
 mod info;
 mod output;
 mod pictures;
 mod plot;
 mod profile;
+mod report;
 mod signals;
 
 use std::ffi::OsString;
@@ -66,6 +68,7 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::CompareImages(args) => commands::compare_images(&args),
         Command::Search(args) => commands::search(&args),
         Command::Export(args) => commands::export(&args),
+        Command::Report(args) => commands::report(&args),
         Command::State(command) => commands::state(&command),
         Command::Synth(args) => commands::synth(&args),
         Command::Convert(args) => commands::convert(&args),

@@ -17,7 +17,7 @@ pub(crate) const CONFUSION_FILE: &str = "confusion.csv";
 ///
 /// # Errors
 /// As [`Model::run`] and [`ClassificationReport::new`].
-pub fn evaluate(mut model: Model<'_>, samples: &[Sample], classes: &[String]) -> Result<ClassificationReport> {
+pub fn evaluate(model: &mut Model<'_>, samples: &[Sample], classes: &[String]) -> Result<ClassificationReport> {
     let (probabilities, _) = model.run(samples.into(), Output::Probabilities)?;
     let labels: Vec<u32> = samples.iter().map(|sample| sample.label).collect();
     ClassificationReport::new(&probabilities, &labels, classes)

@@ -69,6 +69,8 @@ pub struct ArmResult {
     pub mean: BTreeMap<&'static str, f64>,
     /// Sample standard deviations by name; empty with a single seed.
     pub std: BTreeMap<&'static str, f64>,
+    /// 95 % interval of the mean of the main figure, by the same bootstrap as the comparisons.
+    pub interval: [f64; 2],
     /// Runs sorted by seed.
     pub runs: Vec<RunResult>,
 }
@@ -155,7 +157,7 @@ pub fn compare(paths: &[PathBuf], options: &Options) -> Result<RunComparison> {
         items,
         figure: items::figures(task)[0].key,
         comparisons: comparisons.collect(),
-        arms: arms.iter().map(Arm::result).collect(),
+        arms: arms.iter().map(|arm| arm.result(options.bootstrap)).collect(),
         baseline,
         bootstrap: options.bootstrap,
     })

@@ -87,9 +87,20 @@ impl RunComparison {
         }
     }
 
+    /// Returns the title of the main figure.
+    pub(crate) fn main_title(&self) -> &'static str {
+        items::figures(self.task)[0].title
+    }
+
+    /// Returns names and titles of the figures that tables show in percent.
+    pub(crate) fn shares(&self) -> Vec<(&'static str, &'static str)> {
+        let shares = items::figures(self.task).iter().filter(|figure| figure.percent);
+        shares.map(|figure| (figure.key, figure.title)).collect()
+    }
+
     /// Returns the line above the table of comparisons.
-    fn caption(&self) -> String {
-        let title = items::figures(self.task)[0].title;
+    pub(crate) fn caption(&self) -> String {
+        let title = self.main_title();
         // A backtick would end the quotation.
         let baseline = self.arms[self.baseline].name.shown().to_string().replace('`', "'");
         format!("{title} against `{baseline}`, in points:")

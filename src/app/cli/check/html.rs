@@ -1,31 +1,20 @@
 //! The report as one HTML page, with small pictures of the images that it names.
 
 use std::fmt::Write;
-use std::io::Cursor;
 use std::path::Path;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use image::imageops::{FilterType, resize};
-use image::{ImageFormat, RgbImage};
-
-use super::Report;
+use super::{Report, counts_table};
 use crate::Result;
+use crate::app::cli::html::{document, escaped, picture, small, table};
 use crate::base::atomic::atomic_write;
 use crate::base::text::{Shown, plural};
 use crate::data::check::{Finding, Subject};
 
 /// The longer side of a small picture, pixels.
-const SIDE: u32 = 96;
+const SIDE: usize = 96;
 /// Cases of a finding that are shown, and images of a case.
 const SHOWN: usize = 12;
 const OF_A_CASE: usize = 4;
-
-const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1d1d1f}\
-h1{font-size:1.4rem}h2{font-size:1.05rem;margin:1.6rem 0 .4rem}table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:right}\
-td:first-child,th:first-child{text-align:left}.problem{color:#b00020}.warning{color:#8a5a00}.note{color:#48505a}\
-.cases{display:flex;flex-wrap:wrap;gap:.6rem}figure{margin:0;max-width:15rem;font-size:.75rem;overflow-wrap:anywhere}\
-figure img{margin-right:.2rem;border:1px solid #ccc}";
 
 /// Writes the report to a file.
 ///
@@ -38,27 +27,7 @@ pub(crate) fn write(path: &Path, report: &Report, subject: &Subject, upright: bo
 
 /// Returns the page.
 fn page(report: &Report, subject: &Subject, upright: bool) -> String {
-    let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{name}</title><style>{STYLE}</style></head><body>\n\
-         <h1>{name}</h1>\n<p>{label}</p>\n",
-        name = escaped(&report.name),
-        label = escaped(&report.label)
-    );
-    let _ = writeln!(
-        page,
-        "<table><tr><th>subset</th><th>{}</th><th>images</th><th>cameras</th><th>fewest images</th><th>middle</th><th>most</th></tr>",
-        subject.groups_word()
-    );
-    for row in &report.counts {
-        let [fewest, middle, most] = row.images_of_a_group;
-        let cameras = row.cameras.map_or_else(|| "-".to_string(), |cameras| cameras.to_string());
-        let _ = writeln!(
-            page,
-            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{cameras}</td><td>{fewest}</td><td>{middle}</td><td>{most}</td></tr>",
-            row.subset, row.groups, row.images
-        );
-    }
-    page += "</table>\n";
+    let mut page = format!("<p>{}</p>\n{}", escaped(&report.label), table(&counts_table(&report.counts, subject)));
     for warning in &report.warnings {
         let _ = writeln!(page, "<p class=\"warning\">{}</p>", escaped(warning));
     }
@@ -69,7 +38,7 @@ fn page(report: &Report, subject: &Subject, upright: bool) -> String {
     if let Some(cost) = &report.cost {
         let _ = writeln!(page, "<h2>Cost</h2>\n<p>{}</p>", escaped(&cost.to_string()));
     }
-    page + "</body></html>\n"
+    document(&report.name, "", &page)
 }
 
 /// Returns the part of a finding.
@@ -80,7 +49,7 @@ fn section(finding: &Finding, subject: &Subject, upright: bool) -> String {
         text += "<figure>";
         for &index in case.iter().take(OF_A_CASE) {
             if let Some(picture) = small_picture(subject, index, upright) {
-                let _ = write!(text, "<img alt=\"\" src=\"data:image/png;base64,{picture}\">");
+                let _ = write!(text, "<img alt=\"\" src=\"{picture}\">");
             }
         }
         let more = case.len().saturating_sub(OF_A_CASE);
@@ -107,20 +76,8 @@ fn section(finding: &Finding, subject: &Subject, upright: bool) -> String {
     text
 }
 
-/// Returns a scaled copy as a PNG in base 64; `None` for an image that cannot be decoded.
+/// Returns the address of a small copy of an image; `None` for an image that cannot be decoded.
 fn small_picture(subject: &Subject, index: usize, upright: bool) -> Option<String> {
     let (image, _share) = subject.items[index].image.decode(upright).ok()?;
-    let (width, height) = (u32::try_from(image.width).ok()?, u32::try_from(image.height).ok()?);
-    let image = RgbImage::from_raw(width, height, image.pixels)?;
-    let scale = f64::from(SIDE) / f64::from(width.max(height));
-    let side = |len: u32| ((f64::from(len) * scale.min(1.0)).round() as u32).max(1);
-    let small = resize(&image, side(width), side(height), FilterType::Triangle);
-    let mut bytes = Cursor::new(Vec::new());
-    small.write_to(&mut bytes, ImageFormat::Png).ok()?;
-    Some(STANDARD.encode(bytes.into_inner()))
-}
-
-/// Escapes the characters that HTML would interpret.
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    Some(picture(&small(&image, SIDE)))
 }

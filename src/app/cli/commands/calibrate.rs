@@ -1,8 +1,8 @@
 //! `ptl-train calibrate`: thresholds of a model for decisions.
 
 use super::shared::{
-    check_outputs, describe_datasets, evaluated, is_of_training, open_dataset, refuse_classifier, refuse_trained,
-    set_threads,
+    check_outputs, describe_datasets, evaluated, is_of_training, measure_held_out, open_dataset, refuse_classifier,
+    refuse_trained, set_threads,
 };
 use crate::app::cli::ExitCode;
 use crate::app::cli::args::CalibrateArgs;
@@ -28,15 +28,7 @@ pub(crate) fn calibrate(args: &CalibrateArgs) -> Result<ExitCode> {
     let out = args.out.clone().unwrap_or_else(|| Calibration::beside(&weights));
     check_outputs(&[("--out", Some(&out))], &[&weights])?;
     // Held-out identities of the training are the best choice.
-    if let Some(own) = trained.trained_data.as_ref().filter(|own| own.val_ids > 0)
-        && !["data.root", "data.val_ids"].iter().any(|path| flags.has(path))
-    {
-        flags.add("data.val_ids", &own.val_ids.to_string())?;
-        trained.config.data.val_ids = own.val_ids;
-        if !flags.has("data.split") {
-            trained.config.data.split = own.split;
-        }
-    }
+    measure_held_out(&mut trained, &mut flags)?;
     set_threads(&trained.config)?;
     let reporter = stderr_reporter();
     reporter.message(&format!("device: {}", trained.device));

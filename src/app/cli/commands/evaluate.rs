@@ -4,11 +4,8 @@ use std::fs;
 
 use serde_json::{json, to_string_pretty};
 
-use super::report::{Subject, check_report, report};
-use super::shared::{
-    describe_classes, describe_datasets, evaluated, is_of_training, open_classes, open_dataset, refuse_trained,
-    set_threads,
-};
+use super::ranking::{Subject, check_report, report};
+use super::shared::{open_class_test, open_test, set_threads};
 use crate::app::cli::ExitCode;
 use crate::app::cli::args::{EvaluateArgs, ReportArgs};
 use crate::app::cli::output::{print, stderr_reporter};
@@ -18,7 +15,6 @@ use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
 use crate::base::text::Shown;
 use crate::config::Overrides;
-use crate::data::{Subsets, ValidationImages};
 use crate::eval::{classification, dataset_features, ranking_options};
 use crate::model::TrainedModel;
 use crate::nn::TaskKind;
@@ -46,11 +42,8 @@ fn rank(args: &EvaluateArgs, flags: &Overrides, mut trained: TrainedModel, repor
     if args.details.is_some() {
         return Err(unused("--details", "it needs a classifier: a ranking has --gallery-pictures and --out"));
     }
-    let (root, kind) = evaluated(&trained.config, flags)?;
-    let dataset = open_dataset(root, kind, Subsets::Test, &trained.config, reporter)?;
-    refuse_trained(&trained, root, &dataset, flags, reporter)?;
+    let dataset = open_test(&trained, flags, reporter)?;
     dataset.check_for_evaluation()?;
-    describe_datasets(reporter, [Some(&dataset), None]);
     let [query, gallery] = dataset_features(&mut trained.model(reporter), &dataset)?;
     // Drops the weights: ranking may need their memory.
     let TrainedModel { config, device, trained_on, .. } = trained;
@@ -72,23 +65,10 @@ fn classify(
     if let Some(folder) = &args.details {
         fs::create_dir_all(folder).at("create", folder)?;
     }
-    let (root, kind) = evaluated(&trained.config, flags)?;
-    // Of the data set of the training, only held-out images are measured; of other data sets, all.
-    let held_out = flags.has("data.val_share") || is_of_training(&trained, root);
-    let share = held_out.then_some(trained.config.data.val_share);
-    let mut dataset = open_classes(root, kind, Subsets::Test, share, &trained.config, reporter)?;
-    if dataset.validation == ValidationImages::All && dataset.classes == trained.class_names {
-        reporter.warn(
-            "all images of these data are measured; if the model was trained on them, say which were held out with the \
-             --val-share and --split of its training",
-        );
-    }
-    dataset.take_labels_of(&trained.class_names, trained.classes)?;
-    dataset.check_for_evaluation()?;
-    describe_classes(reporter, &dataset);
+    let dataset = open_class_test(&trained, flags, reporter)?;
     let cells = trained.config.eval.cells();
     let (origin, trained_on) = (trained.origin(), trained.trained_on.clone());
-    let report = classification::evaluate(trained.model(reporter), &dataset.val, &dataset.classes)?;
+    let report = classification::evaluate(&mut trained.model(reporter), &dataset.val, &dataset.classes)?;
     let evaluated_on = format!("{} ({})", dataset.name, dataset.label);
     if let Some(path) = &args.report.out {
         let json = json!({ "trained_on": trained_on, "evaluated_on": evaluated_on, "report": report });

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::report::{Subject, check_report, report};
+use super::ranking::{Subject, check_report, report};
 use super::shared::set_threads;
 use crate::app::cli::ExitCode;
 use crate::app::cli::args::RankArgs;

@@ -11,7 +11,8 @@ use crate::base::text::{Shown, listed};
 use crate::config::{Config, Overrides};
 use crate::data::synth::{self, Domain, SynthConfig};
 use crate::data::{
-    self, ClassDataset, ClassOptions, Dataset, DatasetKind, ImageList, ImageRecord, Subsets, list_images,
+    self, ClassDataset, ClassOptions, Dataset, DatasetKind, ImageList, ImageRecord, Subsets, ValidationImages,
+    list_images,
 };
 use crate::engine::device::Device;
 use crate::eval::ITEMS_FILE;
@@ -141,6 +142,20 @@ pub(super) fn refuse_trained(
         }
         _ => Ok(()),
     }
+}
+
+/// Measures the identities that the training held out, if there are any and no flag names other images.
+pub(super) fn measure_held_out(trained: &mut TrainedModel, flags: &mut Overrides) -> Result<()> {
+    if let Some(own) = trained.trained_data.as_ref().filter(|own| own.val_ids > 0)
+        && !["data.root", "data.val_ids"].iter().any(|path| flags.has(path))
+    {
+        flags.add("data.val_ids", &own.val_ids.to_string())?;
+        trained.config.data.val_ids = own.val_ids;
+        if !flags.has("data.split") {
+            trained.config.data.split = own.split;
+        }
+    }
+    Ok(())
 }
 
 /// Loads a data set to train on, and checks its images. Leaves out queries and gallery if another data set is measured.
@@ -339,6 +354,25 @@ pub(super) fn open_classes(
         dataset.check_for_training(config.sampler.batch)?;
     }
     check_classes(&mut dataset, config, reporter)?;
+    Ok(dataset)
+}
+
+/// Opens the images that measure a classifier, of the data set that [`evaluated`] finds, with the model's labels. Of the data set of the training,
+/// only held-out images are measured; of other data sets, all.
+pub(super) fn open_class_test(trained: &TrainedModel, flags: &Overrides, reporter: &Reporter) -> Result<ClassDataset> {
+    let (root, kind) = evaluated(&trained.config, flags)?;
+    let held_out = flags.has("data.val_share") || is_of_training(trained, root);
+    let share = held_out.then_some(trained.config.data.val_share);
+    let mut dataset = open_classes(root, kind, Subsets::Test, share, &trained.config, reporter)?;
+    if dataset.validation == ValidationImages::All && dataset.classes == trained.class_names {
+        reporter.warn(
+            "all images of these data are measured; if the model was trained on them, say which were held out with the \
+             --val-share and --split of its training",
+        );
+    }
+    dataset.take_labels_of(&trained.class_names, trained.classes)?;
+    dataset.check_for_evaluation()?;
+    describe_classes(reporter, &dataset);
     Ok(dataset)
 }
 
