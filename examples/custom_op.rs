@@ -3,7 +3,7 @@
 
 use ptl::engine::graph::{Attachments, Backward, Forward, Graph, Mode, Needs, OnnxNode, Op};
 use ptl::engine::latent_state::{LatentStates, StateInit};
-use ptl::engine::op::{cross_entropy, linear};
+use ptl::engine::op::{CrossEntropyOptions, cross_entropy, linear};
 use ptl::engine::optim::{Optimizer, Segment, UpdateRule};
 use ptl::engine::store::{Group, Layout, Store};
 use ptl::engine::{device::Device, session::Session, shape::Shape};
@@ -50,7 +50,7 @@ fn main() -> ptl::Result<()> {
     let hidden = linear(&mut graph, &store, x, w1, None)?;
     let hidden = graph.push(Silu, &[hidden], graph.shape(hidden), Attachments::default())?;
     let logits = linear(&mut graph, &store, hidden, w2, None)?;
-    let loss = cross_entropy(&mut graph, logits, labels, 0.0)?;
+    let loss = cross_entropy(&mut graph, logits, labels, CrossEntropyOptions::default())?;
     graph.root(loss);
     let mut session = Session::new(graph, &store, &Device::cpu())?;
     session.set(x, &[0., 0., 1., 0., 1., 1., 1., 0., 1., 1., 1., 1.])?; // The third number of each row stands for a bias.

@@ -51,65 +51,129 @@ template <class T> DEVICE double log_sum_exp(const T* z, int classes, double* su
     return largest + log(block_sum(exps));
 }
 
+// ---- Softmax cross-entropy ---------------------------------------------------------------------------------------
+// With weights of the classes (null for none), a term has the weight of its label, and the loss is weighted_mean instead of sum_terms.
+// With gamma above 0 it is the focal loss: a term counts (1 - p)^gamma times, p the probability of its label, and smoothing is 0.
+// Order: cross_entropy, then sum_terms(terms, n) or weighted_mean; backward: cross_entropy_backward.
+
+// How often a term -log p of the focal loss counts, and how often its gradient does.
+struct Focus {
+    double of_term, of_gradient;
+};
+DEVICE Focus focus(double loss, float gamma) {
+    double rest = -expm1(-loss);
+    // The limit for p = 1.
+    if (rest <= 0.0) return {0.0, 0.0};
+    double factor = exp(gamma * log(rest));
+    return {factor, factor * (1.0 + gamma * (1.0 - rest) * loss / rest)};
+}
+
+// Returns the sum of all weights to every thread, times `other[c]` each unless that is null.
+template <class T> DEVICE double sum_weights(const float* weights, const T* other, int classes) {
+    double sum = 0.0;
+    for (int c = threadIdx.x; c < classes; c += 256) sum += other ? (double)weights[c] * load(other + c) : (double)weights[c];
+    return block_sum(sum);
+}
+
+// out[0] = Σ terms / Σ weights[labels], in a fixed order. launch: grid (1)
+extern "C" __global__ void __launch_bounds__(256)
+    weighted_mean(const double* __restrict__ terms,     // [n]
+                  const unsigned* __restrict__ labels,  // [n]
+                  const float* __restrict__ weights,    // [classes]
+                  float* __restrict__ out,              // [1]
+                  int n) {
+    double sum = 0.0, divisor = 0.0;
+    for (int i = threadIdx.x; i < n; i += 256) sum += terms[i], divisor += weights[labels[i]];
+    sum = block_sum(sum), divisor = block_sum(divisor);
+    if (threadIdx.x == 0) out[0] = (float)(sum / divisor);
+}
+
 template <class T>
-DEVICE void cross_entropy(const T* logits, const unsigned* labels, double* terms, double* lse, int classes,
-                          float smoothing) {
+DEVICE void cross_entropy(const T* logits, const unsigned* labels, const float* weights, double* terms, double* lse,
+                          int classes, float smoothing, float gamma) {
     const T* z = logits + (long long)blockIdx.x * classes;
-    double sum, l = log_sum_exp(z, classes, &sum);
+    double sum, l = log_sum_exp(z, classes, &sum), weight = 1.0, whole = 0.0;
+    if (weights) {
+        weight = weights[labels[blockIdx.x]];
+        whole = sum_weights(weights, (const T*)nullptr, classes);
+        sum = sum_weights(weights, z, classes);
+    }
     if (threadIdx.x == 0) {
-        double target = (1.0 - smoothing) * load(z + labels[blockIdx.x]) + smoothing * sum / classes;
-        terms[blockIdx.x] = l - target;
+        double own = load(z + labels[blockIdx.x]), hit = (1.0 - smoothing) * weight;
+        double target = hit * own + smoothing * sum / classes;
+        double total = weights ? hit + smoothing * whole / classes : 1.0;
+        terms[blockIdx.x] = gamma > 0.0f ? weight * focus(l - own, gamma).of_term * (l - own) : total * l - target;
         lse[blockIdx.x] = l;
     }
 }
 
-// terms[i] = lse[i] - (1-s)·z[label] - s·mean(z), lse = log Σ exp(z); the loss is sum_terms(terms, n).
+// Without weights and gamma, terms[i] = lse[i] - (1-s)·z[label] - s·mean(z), lse = log Σ exp(z). With weights w,
+// terms[i] = (1-s)·w[label]·(lse[i] - z[label]) + s/classes·Σ w·(lse[i] - z).
 // launch: grid (n)
 extern "C" __global__ void __launch_bounds__(256, 4)
     cross_entropy_f32(const float* __restrict__ logits,     // [n, classes]
                       const unsigned* __restrict__ labels,  // [n]
+                      const float* __restrict__ weights,    // [classes] or null
                       double* __restrict__ terms,           // [n]
                       double* __restrict__ lse,             // [n], for backward
-                      int classes, float smoothing) {
-    cross_entropy(logits, labels, terms, lse, classes, smoothing);
+                      int classes, float smoothing, float gamma) {
+    cross_entropy(logits, labels, weights, terms, lse, classes, smoothing, gamma);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 4)
-    cross_entropy_bf16(const bf16* __restrict__ logits, const unsigned* __restrict__ labels, double* __restrict__ terms,
-                       double* __restrict__ lse, int classes, float smoothing) {
-    cross_entropy(logits, labels, terms, lse, classes, smoothing);
+    cross_entropy_bf16(const bf16* __restrict__ logits, const unsigned* __restrict__ labels,
+                       const float* __restrict__ weights, double* __restrict__ terms, double* __restrict__ lse,
+                       int classes, float smoothing, float gamma) {
+    cross_entropy(logits, labels, weights, terms, lse, classes, smoothing, gamma);
 }
 
 template <class T>
-DEVICE void cross_entropy_backward(const T* logits, const unsigned* labels, const double* lse, const float* dloss,
-                                   T* dlogits, int n, int classes, float smoothing, int accumulate) {
+DEVICE void cross_entropy_backward(const T* logits, const unsigned* labels, const float* weights, const double* lse,
+                                   const float* dloss, T* dlogits, int n, int classes, float smoothing, float gamma,
+                                   int accumulate) {
     long long row = (long long)blockIdx.x * classes;
-    double scale = (double)dloss[0] / n, l = lse[blockIdx.x], base = (double)smoothing / classes;
     int label = (int)labels[blockIdx.x];
+    double l = lse[blockIdx.x], base = (double)smoothing / classes, hit = 1.0 - smoothing, total = 1.0, divisor = n;
+    if (weights) {
+        double of_labels = 0.0;
+        for (int i = threadIdx.x; i < n; i += 256) of_labels += weights[labels[i]];
+        divisor = block_sum(of_labels);
+        hit *= weights[label];
+        total = hit + base * sum_weights(weights, (const T*)nullptr, classes);
+    }
+    if (gamma > 0.0f) {
+        total = hit = hit * focus(l - load(logits + row + label), gamma).of_gradient;
+        // The logit of the label may be overwritten from here on.
+        __syncthreads();
+    }
+    double scale = dloss[0] / divisor;
     for (int c = threadIdx.x; c < classes; c += 256) {
         // The difference in double precision, because its terms may be large and close; the exponential in single.
         float p = expf((float)(load(logits + row + c) - l));
-        double hit = c == label ? 1.0 - smoothing : 0.0;
-        put(dlogits + row + c, (float)((p - hit - base) * scale), accumulate);
+        double own = c == label ? hit : 0.0, spread = weights ? base * weights[c] : base;
+        put(dlogits + row + c, (float)((p * total - own - spread) * scale), accumulate);
     }
 }
 
-// dlogits = (softmax(z) - (1-s)·onehot - s/classes)·dloss/n. dlogits may be logits if it is overwritten. launch: grid (n)
+// Without weights and gamma, dlogits = (softmax(z) - (1-s)·onehot - s/classes)·dloss/n. dlogits may be logits if it is overwritten.
+// launch: grid (n)
 extern "C" __global__ void __launch_bounds__(256)
     cross_entropy_backward_f32(const float* logits,                  // [n, classes]
                                const unsigned* __restrict__ labels,  // [n]
+                               const float* __restrict__ weights,    // [classes] or null
                                const double* __restrict__ lse,       // [n]
                                const float* __restrict__ dloss,      // [1]
                                float* dlogits,                       // [n, classes]
-                               int n, int classes, float smoothing, int accumulate) {
-    cross_entropy_backward(logits, labels, lse, dloss, dlogits, n, classes, smoothing, accumulate);
+                               int n, int classes, float smoothing, float gamma, int accumulate) {
+    cross_entropy_backward(logits, labels, weights, lse, dloss, dlogits, n, classes, smoothing, gamma, accumulate);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
     cross_entropy_backward_bf16(const bf16* logits, const unsigned* __restrict__ labels,
-                                const double* __restrict__ lse, const float* __restrict__ dloss, bf16* dlogits, int n,
-                                int classes, float smoothing, int accumulate) {
-    cross_entropy_backward(logits, labels, lse, dloss, dlogits, n, classes, smoothing, accumulate);
+                                const float* __restrict__ weights, const double* __restrict__ lse,
+                                const float* __restrict__ dloss, bf16* dlogits, int n, int classes, float smoothing,
+                                float gamma, int accumulate) {
+    cross_entropy_backward(logits, labels, weights, lse, dloss, dlogits, n, classes, smoothing, gamma, accumulate);
 }
 
 template <class T>

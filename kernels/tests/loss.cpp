@@ -3,57 +3,79 @@ using namespace test;
 
 struct Entropy {
     int n, classes;
-    float smoothing;
+    float smoothing, gamma = 0;
+    bool weighted = false;
 };
 
 template <class T, class Forward, class Backward> static void check_entropy(double rounding, Forward forward, Backward backward) {
-    for (const Entropy& e : {Entropy{5, 7, 0.0f}, Entropy{3, 751, 0.1f}, Entropy{1, 1, 0.0f}, Entropy{4, 300, 0.3f}}) {
+    for (const Entropy& e : {Entropy{5, 7, 0.0f}, Entropy{3, 751, 0.1f}, Entropy{1, 1, 0.0f}, Entropy{4, 300, 0.3f},
+                             Entropy{5, 7, 0.0f, 0, true}, Entropy{300, 5, 0.2f, 0, true}, Entropy{3, 751, 0.1f, 0, true},
+                             Entropy{5, 7, 0.0f, 2}, Entropy{4, 300, 0.0f, 0.5f}, Entropy{1, 1, 0.0f, 2}, Entropy{6, 9, 0.0f, 1.5f, true}}) {
         Buffer<T> z((size_t)e.n * e.classes), dz(z.size());
         for (T& v : z.data) store(&v, (float)uniform(-30, 30));
         Buffer<unsigned> labels(e.n);
         for (unsigned& l : labels.data) l = below(e.classes);
+        Floats weights((size_t)e.classes);
+        for (float& w : weights.data) w = (float)uniform(0.1, 3);
+        auto weight = [&](unsigned c) { return e.weighted ? (double)weights[c] : 1.0; };
+        const float* of_classes = e.weighted ? (const float*)weights : nullptr;
         Buffer<double> terms(e.n), lse(e.n);
         Floats loss(1), dloss{-0.75f};
-        double want = 0;
+        double want = 0, divisor = 0, whole = 0;
+        for (int i = 0; i < e.n; i++) divisor += weight(labels[i]);
+        for (int c = 0; c < e.classes; c++) whole += weight(c);
         Doubles want_lse, want_dz;
         for (int i = 0; i < e.n; i++) {
-            double max = -INFINITY, sum = 0, total = 0;
+            double max = -INFINITY, sum = 0, spread = 0, own = weight(labels[i]);
             for (int c = 0; c < e.classes; c++) max = std::fmax(max, value(z[i * e.classes + c]));
-            for (int c = 0; c < e.classes; c++) sum += std::exp(value(z[i * e.classes + c]) - max), total += value(z[i * e.classes + c]);
-            double l = max + std::log(sum);
+            for (int c = 0; c < e.classes; c++) sum += std::exp(value(z[i * e.classes + c]) - max);
+            double l = max + std::log(sum), of_label = l - value(z[i * e.classes + labels[i]]), p = std::exp(-of_label);
             want_lse.push_back(l);
-            want += (l - (1 - e.smoothing) * value(z[i * e.classes + labels[i]]) - e.smoothing * total / e.classes) / e.n;
+            for (int c = 0; c < e.classes; c++) spread += weight(c) * (l - value(z[i * e.classes + c])) / e.classes;
+            // d(loss)/d(log p) of the focal loss, and of the plain one.
+            double rest = -std::expm1(-of_label), slope = e.gamma == 0 ? 1 : 0;
+            if (e.gamma > 0 && rest > 0) slope = std::pow(rest, e.gamma) + e.gamma * p * std::pow(rest, e.gamma - 1) * of_label;
+            want += ((1 - e.smoothing) * own * std::pow(rest, e.gamma) * of_label + e.smoothing * spread) / divisor;
             for (int c = 0; c < e.classes; c++) {
-                double p = std::exp(value(z[i * e.classes + c]) - l);
-                want_dz.push_back((p - (c == (int)labels[i] ? 1 - e.smoothing : 0) - e.smoothing / e.classes) * -0.75 / e.n);
+                double q = std::exp(value(z[i * e.classes + c]) - l), hit = c == (int)labels[i];
+                double d = (1 - e.smoothing) * own * slope * (q - hit) + e.smoothing / e.classes * (whole * q - weight(c));
+                want_dz.push_back(d * -0.75 / divisor);
             }
         }
-        forward(e, z, labels, terms, lse);
-        RUN(sum_terms, (Grid{1}), terms, loss, e.n, e.n);
+        forward(e, z, labels, of_classes, terms, lse);
+        if (e.weighted) RUN(weighted_mean, (Grid{1}), terms, labels, weights, loss, e.n);
+        else RUN(sum_terms, (Grid{1}), terms, loss, e.n, e.n);
         expect("log sum exp", lse, want_lse, 1e-12, 1e-12);
         expect("loss", loss, {want}, 1e-7, 1e-6);
-        backward(e, z, labels, lse, dloss, dz, 0);
+        backward(e, z, labels, of_classes, lse, dloss, dz, 0);
         expect("dlogits", dz, want_dz, 1e-7, rounding);
         for (double& d : want_dz) d *= 2;
-        backward(e, z, labels, lse, dloss, dz, 1);
+        backward(e, z, labels, of_classes, lse, dloss, dz, 1);
         expect("dlogits, added", dz, want_dz, 1e-7, 2 * rounding);
+        for (double& d : want_dz) d /= 2;
+        backward(e, z, labels, of_classes, lse, dloss, z, 0);
+        expect("dlogits, over the logits", z, want_dz, 1e-7, rounding);
     }
 }
 
 CASE(cross_entropy_f32_loss) {
     check_entropy<float>(
-        1e-5, [](const Entropy& e, Floats& z, Buffer<unsigned>& l, Buffer<double>& t,
-                 Buffer<double>& s) { RUN(cross_entropy_f32, (Grid{(unsigned)e.n}), z, l, t, s, e.classes, e.smoothing); },
-        [](const Entropy& e, Floats& z, Buffer<unsigned>& l, Buffer<double>& s, Floats& d, Floats& dz, int add) {
-            RUN(cross_entropy_backward_f32, (Grid{(unsigned)e.n}), z, l, s, d, dz, e.n, e.classes, e.smoothing, add);
+        1e-5,
+        [](const Entropy& e, Floats& z, Buffer<unsigned>& l, const float* w, Buffer<double>& t, Buffer<double>& s) {
+            RUN(cross_entropy_f32, (Grid{(unsigned)e.n}), z, l, w, t, s, e.classes, e.smoothing, e.gamma);
+        },
+        [](const Entropy& e, Floats& z, Buffer<unsigned>& l, const float* w, Buffer<double>& s, Floats& d, Floats& dz, int add) {
+            RUN(cross_entropy_backward_f32, (Grid{(unsigned)e.n}), z, l, w, s, d, dz, e.n, e.classes, e.smoothing, e.gamma, add);
         });
 }
 CASE(cross_entropy_bf16_loss) {
     check_entropy<bf16>(
-        BF16, [](const Entropy& e, Halves& z, Buffer<unsigned>& l, Buffer<double>& t,
-                 Buffer<double>& s) { RUN(cross_entropy_bf16, (Grid{(unsigned)e.n}), z, l, t, s, e.classes, e.smoothing); },
-        [](const Entropy& e, Halves& z, Buffer<unsigned>& l, Buffer<double>& s, Floats& d, Halves& dz, int add) {
-            RUN(cross_entropy_backward_bf16, (Grid{(unsigned)e.n}), z, l, s, d, dz, e.n, e.classes, e.smoothing, add);
+        BF16,
+        [](const Entropy& e, Halves& z, Buffer<unsigned>& l, const float* w, Buffer<double>& t, Buffer<double>& s) {
+            RUN(cross_entropy_bf16, (Grid{(unsigned)e.n}), z, l, w, t, s, e.classes, e.smoothing, e.gamma);
+        },
+        [](const Entropy& e, Halves& z, Buffer<unsigned>& l, const float* w, Buffer<double>& s, Floats& d, Halves& dz, int add) {
+            RUN(cross_entropy_backward_bf16, (Grid{(unsigned)e.n}), z, l, w, s, d, dz, e.n, e.classes, e.smoothing, e.gamma, add);
         });
 }
 CASE(loss_gradient_is_nan_where_the_loss_is_not_finite) {
@@ -67,7 +89,7 @@ CASE(cross_entropy_shows_nan) {
     Floats z{1, NOT_A_NUMBER, 2, 0, 1, 2}, loss(1);
     Buffer<unsigned> labels{0, 1};
     Buffer<double> terms(2), lse(2);
-    RUN(cross_entropy_f32, (Grid{2}), z, labels, terms, lse, 3, 0.0f);
+    RUN(cross_entropy_f32, (Grid{2}), z, labels, nullptr, terms, lse, 3, 0.0f, 0.0f);
     RUN(sum_terms, (Grid{1}), terms, loss, 2, 2);
     expect_exact("loss", loss, {NAN});
 }

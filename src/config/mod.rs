@@ -2,11 +2,13 @@
 //!
 //! Each section is declared in the module that uses it, by [`crate::base::settings`]; [`Config`] composes them.
 
+mod class_weights;
 mod load;
 mod overrides;
 mod training;
 mod validate;
 
+pub use class_weights::ClassWeights;
 pub(crate) use load::whole_path;
 pub use overrides::Overrides;
 pub use training::{LossOptions, TrainOptions};
@@ -135,6 +137,11 @@ impl Config {
             TaskKind::Reid => "`sampler.ids` and `sampler.images`",
             TaskKind::Classify => "`sampler.batch`",
         }
+    }
+
+    /// Returns whether images of a training batch are mixed in pairs.
+    pub fn mixes(&self) -> bool {
+        self.augment.mixup > 0.0 || self.augment.cutmix > 0.0
     }
 
     /// Returns how images are prepared for the network, in training and in evaluation.

@@ -1,7 +1,9 @@
 //! `[loss]` and `[train]`: the settings of the training loop.
 
+use super::ClassWeights;
 use crate::base::settings::{
-    CROSS_ENTROPY, FROZEN_BACKBONE, INIT, MEMORY, ON_COST, ON_IMAGES, ON_STEPS, REID, TRIPLET, settings,
+    CROSS_ENTROPY, EFFECTIVE, FROZEN_BACKBONE, INIT, MEMORY, ON_COST, ON_IMAGES, ON_STEPS, REID, TRIPLET,
+    settings,
 };
 
 settings! {
@@ -10,6 +12,16 @@ settings! {
         /// Share of the target probability that is spread over all identities or classes.
         #[setting(flag("label-smoothing").at_least(0.0).below(1.0).needs(&[CROSS_ENTROPY]))]
         pub label_smoothing: f32 = 0.0, Classify => 0.1;
+        /// Weights of the classes or identities in the cross-entropy, by the numbers n of their training images: none, inverse (1/n), or
+        /// effective ((1-b)/(1-b^n) for the b of --class-beta; Cui et al., 2019). Their mean is 1.
+        #[setting(flag("class-weights").needs(&[CROSS_ENTROPY]))]
+        pub class_weights: ClassWeights = ClassWeights::None;
+        /// The b of --class-weights effective: near 1 as inverse, 0 as none.
+        #[setting(flag("class-beta").at_least(0.0).below(1.0).needs(&[CROSS_ENTROPY, EFFECTIVE]))]
+        pub class_beta: f64 = 0.999;
+        /// Exponent of the focal loss (Lin et al., 2017), by which images that are classified well count less; 0 for none.
+        #[setting(flag("focal-gamma").at_least(0.0).at_most(16.0).needs(&[CROSS_ENTROPY]))]
+        pub focal_gamma: f32 = 0.0;
         /// Margin of the batch-hard triplet loss.
         #[setting(flag("margin").at_least(0.0).needs(&[REID, TRIPLET]))]
         pub triplet_margin: f32 = 0.3, Mgn => 1.2;

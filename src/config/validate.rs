@@ -2,7 +2,7 @@
 
 use toml::Value;
 
-use super::Config;
+use super::{ClassWeights, Config};
 use crate::base::text::Shown;
 use crate::engine::latent_state::StateForm;
 use crate::engine::optim::OptimKind;
@@ -141,6 +141,7 @@ impl Config {
         check("loss.ce_weight", ce, ce > 0.0 || self.task == TaskKind::Reid, "a classifier has no other loss")?;
         let weights = [self.loss.ce_weight, self.loss.triplet_weight];
         check("loss.ce_weight", 0, weights != [0.0, 0.0], "the triplet loss has weight 0 too, so nothing would train")?;
+        self.validate_cross_entropy()?;
         let (memory, batch) = (self.loss.memory, self.batch());
         let holds = memory == 0 || memory >= batch || self.task == TaskKind::Classify;
         check("loss.memory", memory, holds, &format!("choose 0, or at least the {batch} images of a batch"))?;
@@ -158,6 +159,19 @@ impl Config {
         let t = &self.train;
         let evaluates = t.patience == 0 || t.eval_every > 0;
         check("train.patience", t.patience, evaluates, "it counts evaluations: set `train.eval_every` too")
+    }
+
+    /// Refuses parts of the cross-entropy that exclude each other.
+    fn validate_cross_entropy(&self) -> Result<()> {
+        let l = &self.loss;
+        let mixed = "a mixed image has no single label: leave it out, or `augment.mixup` and `augment.cutmix`";
+        let single = !self.mixes();
+        check("loss.class_weights", l.class_weights, single || l.class_weights == ClassWeights::None, mixed)?;
+        check("loss.focal_gamma", l.focal_gamma, single || l.focal_gamma == 0.0, mixed)?;
+        let smoothed = l.focal_gamma > 0.0 && l.label_smoothing > 0.0;
+        let reason =
+            format!("the focal loss has no label smoothing: set `loss.label_smoothing` ({}) to 0", l.label_smoothing);
+        check("loss.focal_gamma", l.focal_gamma, !smoothed, &reason)
     }
 }
 
@@ -210,6 +224,13 @@ mod tests {
             ("loss.ce_weight", "resnet18", |c| c.loss.ce_weight = 0.0),
             ("train.accumulate", "resnet18", |c| c.train.accumulate = 0),
             ("train.ema", "resnet18", |c| c.train.ema = 1.0),
+            ("loss.focal_gamma", "resnet18", |c| c.loss.focal_gamma = 2.0),
+            ("loss.focal_gamma", "resnet18", |c| {
+                (c.loss.focal_gamma, c.loss.label_smoothing, c.augment.mixup) = (2.0, 0.0, 0.2);
+            }),
+            ("loss.class_weights", "resnet18", |c| {
+                (c.loss.class_weights, c.augment.cutmix) = (ClassWeights::Inverse, 0.2);
+            }),
             ("train.patience", "resnet18", |c| (c.train.patience, c.train.eval_every) = (3, 0)),
         ];
         for (setting, arch, change) in cases {
@@ -296,6 +317,8 @@ mod tests {
             ("loss.label_smoothing", |c| c.loss.label_smoothing = 1.0),
             ("loss.memory", |c| (c.loss.memory, c.sampler.ids, c.sampler.images) = (15, 4, 4)),
             ("loss.memory", |c| c.loss.memory = 1 << 17),
+            ("loss.focal_gamma", |c| (c.loss.focal_gamma, c.loss.label_smoothing) = (2.0, 0.1)),
+            ("loss.class_beta", |c| c.loss.class_beta = 1.0),
             ("schedule.epochs", |c| c.schedule.epochs = 0),
             ("schedule.gamma", |c| c.schedule.gamma = 0.0),
             ("schedule.min_lr", |c| c.schedule.min_lr = 1.0),

@@ -27,6 +27,9 @@ impl<'a, T: Task> Training<'a, T> {
         let sampler = task.sampler(config);
         let updates = updates(job, sampler.as_ref())?;
         let samples = task.samples();
+        let mut images_of_class = vec![0; task.classes()];
+        samples.iter().for_each(|sample| images_of_class[sample.label as usize] += 1);
+        trainer.weigh_classes(&images_of_class)?;
         let images = TrainingImages::new(&samples, task.root());
         let record = match job.start {
             Start::Resume => resume(job, &mut trainer, updates, images)?,

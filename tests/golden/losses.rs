@@ -3,7 +3,7 @@
 use ptl::engine::device::Device;
 use ptl::engine::graph::{Graph, Mode, Var};
 use ptl::engine::latent_state::{LatentStates, StateInit};
-use ptl::engine::op;
+use ptl::engine::op::{self, CrossEntropyOptions};
 use ptl::engine::session::Session;
 use ptl::engine::shape::Shape;
 use ptl::engine::store::Store;
@@ -58,7 +58,7 @@ fn golden_cross_entropy() {
             let key = |name: &str| format!("{case}.{name}");
             let (z, labels) = (golden.f32(&key("z")), golden.i64(&key("labels")));
             let (loss, dz) = run(&variant.device, &z, golden.shape(&key("z")), &labels, 1.0, |g, z, labels| {
-                op::cross_entropy(g, z, labels, 0.0)
+                op::cross_entropy(g, z, labels, CrossEntropyOptions::default())
             });
             let mut checker = variant.checker(&case);
             checker.close("loss", &[loss], &golden.f32(&key("loss")), 1e-6);
@@ -110,7 +110,7 @@ fn sum_of_losses(golden: &GoldenFile, variant: &Variant) {
                 if triplet {
                     op::batch_hard_triplet(g, x, labels, None, 1.2)
                 } else {
-                    op::cross_entropy(g, x, labels, 0.0)
+                    op::cross_entropy(g, x, labels, CrossEntropyOptions::default())
                 }
             });
             total += f64::from(loss) / names.len() as f64;

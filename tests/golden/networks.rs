@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ptl::engine::graph::{Graph, Mode, StateId, Var};
 use ptl::engine::latent_state::{LatentStates, StateInit};
-use ptl::engine::op;
+use ptl::engine::op::{self, CrossEntropyOptions};
 use ptl::engine::optim::{Optimizer, Segment, UpdateRule};
 use ptl::engine::precision::Precision;
 use ptl::engine::session::Session;
@@ -207,7 +207,8 @@ impl Network {
             Modules::Classifier(classifier) => {
                 let outputs = classifier.forward(&mut graph, &self.store, images).expect("the network records");
                 let logits = outputs.logits[0];
-                let loss = op::cross_entropy(&mut graph, logits, labels, 0.0).expect("the loss records");
+                let loss = op::cross_entropy(&mut graph, logits, labels, CrossEntropyOptions::default())
+                    .expect("the loss records");
                 (vec![("logits", logits)], vec![(loss, 1.0)])
             }
             Modules::Mgn { mgn, .. } => {
@@ -219,7 +220,8 @@ impl Network {
                     losses.push((loss, 1.0 / 3.0));
                 }
                 for &logits in &recorded.logits {
-                    let loss = op::cross_entropy(&mut graph, logits, labels, 0.0).expect("the loss records");
+                    let loss = op::cross_entropy(&mut graph, logits, labels, CrossEntropyOptions::default())
+                        .expect("the loss records");
                     losses.push((loss, 1.0 / 8.0));
                 }
                 let vars = recorded.embeddings.into_iter().chain(recorded.logits).chain([recorded.feature]);

@@ -174,6 +174,11 @@ pub(crate) const MEMORY: Need =
 /// Has an effect with a cross-entropy loss.
 pub(crate) const CROSS_ENTROPY: Need =
     need(|c| c.is_positive("loss.ce_weight"), "with `loss.ce_weight` 0: leave one of the two out");
+/// Has an effect if classes are weighted by effective numbers of images.
+pub(crate) const EFFECTIVE: Need = need(
+    |c| c.is("loss.class_weights", &["effective"]),
+    "without `loss.class_weights` effective: add that, or leave it out",
+);
 
 // Evaluation.
 

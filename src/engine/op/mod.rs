@@ -32,7 +32,7 @@ pub use bconv_cell::bconv_cell;
 pub use case::OpCase;
 pub use concat::concat;
 pub use conv2d::{conv2d, linear};
-pub use cross_entropy::cross_entropy;
+pub use cross_entropy::{CrossEntropyOptions, cross_entropy};
 pub use max_pool::{global_max_pool, max_pool2d};
 pub use narrow::narrow_rows;
 pub use relu::relu;

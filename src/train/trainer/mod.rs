@@ -7,12 +7,12 @@ mod numbers;
 mod recorded;
 
 use crate::base::profile;
-use crate::config::Config;
+use crate::config::{ClassWeights, Config, LossOptions};
 use crate::data::Batch;
 use crate::engine::device::{Device, Mirrored};
 use crate::engine::graph::{Graph, Mode, Var};
 use crate::engine::latent_state::{LatentStates, StatePolicy};
-use crate::engine::op;
+use crate::engine::op::{self, CrossEntropyOptions};
 use crate::engine::optim::{Ema, Optimizer, Segment};
 use crate::engine::session::{Session, Work};
 use crate::engine::shape::Shape;
@@ -54,6 +54,8 @@ pub(super) struct StepVars {
     labels: Var,
     /// Target probabilities of the classes, if images are mixed.
     targets: Option<Var>,
+    /// Weights of the classes, if the cross-entropy has them.
+    class_weights: Option<Var>,
     logits: Vec<Var>,
     /// One for each of `logits`; the loss takes their mean.
     cross_entropies: Vec<Var>,
@@ -82,15 +84,18 @@ pub(super) fn record(
     graph.set_state_steps(config.ptl.state_steps);
     let images = graph.input(Shape::new(batch, config.model.height, config.model.image_width, 3));
     let labels = graph.labels(batch);
-    let mixes = config.augment.mixup > 0.0 || config.augment.cutmix > 0.0;
-    let targets = mixes.then(|| graph.targets(Shape::vectors(batch, classes)));
+    let targets = config.mixes().then(|| graph.targets(Shape::vectors(batch, classes)));
+    let weighted = config.loss.class_weights != ClassWeights::None;
+    let class_weights = weighted.then(|| graph.targets(Shape::vectors(1, classes)));
+    let LossOptions { label_smoothing, focal_gamma, .. } = config.loss;
+    let entropy = CrossEntropyOptions { label_smoothing, focal_gamma, class_weights };
     let outputs = network.forward(&mut graph, store, images)?;
     let (mut cross_entropies, mut triplets) = (Vec::new(), Vec::new());
     for &logits in &outputs.logits {
         graph.keep(logits);
         cross_entropies.push(match targets {
             Some(targets) => op::soft_cross_entropy(&mut graph, logits, targets)?,
-            None => op::cross_entropy(&mut graph, logits, labels, config.loss.label_smoothing)?,
+            None => op::cross_entropy(&mut graph, logits, labels, entropy)?,
         });
     }
     let remembers = config.loss.memory > 0 && !outputs.embeddings.is_empty();
@@ -100,7 +105,8 @@ pub(super) fn record(
         triplets.push(op::batch_hard_triplet(&mut graph, embedding, labels, earlier, margin)?);
     }
     cross_entropies.iter().chain(&triplets).for_each(|&loss| graph.root(loss));
-    let vars = StepVars { images, labels, targets, logits: outputs.logits, cross_entropies, triplets, bank };
+    let vars =
+        StepVars { images, labels, targets, class_weights, logits: outputs.logits, cross_entropies, triplets, bank };
     Ok((graph, vars))
 }
 
@@ -141,6 +147,9 @@ impl Trainer {
         if let Some(bank) = &vars.bank {
             bank.set_labels(&mut session)?;
         }
+        if let Some(weights) = vars.class_weights {
+            session.set(weights, &vec![1.0; classes])?;
+        }
         let optimizer = Optimizer::new(&config.optim.rule(), store.values.len())?;
         let recorded = device.gpu().map(|gpu| Recorded::new(gpu, vars.logits.len(), config.gpu.graph)).transpose()?;
         let states = config.latent_states(classes);
@@ -162,6 +171,18 @@ impl Trainer {
             ema,
             config,
         })
+    }
+
+    /// Weighs the classes by the numbers of their training images, as `loss.class_weights` says. Before that, all weights are 1.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn weigh_classes(&mut self, images: &[usize]) -> Result<()> {
+        let LossOptions { class_weights, class_beta, .. } = self.config.loss;
+        match self.vars.class_weights {
+            Some(weights) => self.session.set(weights, &class_weights.of(images, class_beta)),
+            None => Ok(()),
+        }
     }
 
     /// Begins an epoch: resets the latent states if the policy says so.
