@@ -52,7 +52,7 @@ fn check(case: &OpCase, mode: Mode, what: &str, analytic: &[f32], at: impl Fn(&m
 #[test]
 fn every_op_matches_its_numerical_gradient() {
     for mode in [Mode::Train, Mode::EvalGrad] {
-        for case in cases() {
+        for case in cases().into_iter().filter(|case| !case.detached) {
             let mut probe = CaseRun::new(&case, mode).poisoned();
             probe.forward().unwrap();
             probe.store.grads.fill(f32::NAN);

@@ -63,5 +63,6 @@ fn case(g: &Conv2dGeometry, tiny: bool) -> OpCase {
         },
         fixed: Vec::new(),
         smooth: true,
+        detached: false,
     }
 }

@@ -231,6 +231,7 @@ fn product(machine: &Machine, device: &Device, group: &mut Group<'_>, [height, w
         build: |g, s, x, p, _| conv2d(g, s, x[0], p[0], None, [1, 1], [0, 0]),
         fixed: Vec::new(),
         smooth: true,
+        detached: false,
     };
     let mut run = CaseRun::on(device, &case, Mode::Eval, 1);
     run.forward().expect("a GPU that works");

@@ -2,7 +2,7 @@
 
 use super::ClassWeights;
 use crate::base::settings::{
-    CROSS_ENTROPY, EFFECTIVE, FROZEN_BACKBONE, INIT, MEMORY, ON_COST, ON_IMAGES, ON_STEPS, REID, TRIPLET,
+    COSINE_HEAD, CROSS_ENTROPY, EFFECTIVE, FROZEN_BACKBONE, INIT, MEMORY, ON_COST, ON_IMAGES, ON_STEPS, REID, TRIPLET,
     settings,
 };
 
@@ -22,6 +22,10 @@ settings! {
         /// Exponent of the focal loss (Lin et al., 2017), by which images that are classified well count less; 0 for none.
         #[setting(flag("focal-gamma").at_least(0.0).at_most(16.0).needs(&[CROSS_ENTROPY]))]
         pub focal_gamma: f32 = 0.0;
+        /// Margin of --head arcface, in radians (0.5 if not set, as published), or of circle (0.25).
+        #[setting(flag("head-margin").at_least(0.0).at_most(1.5).needs(&[CROSS_ENTROPY, COSINE_HEAD]))]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub head_margin: Option<f32> = None;
         /// Margin of the batch-hard triplet loss.
         #[setting(flag("margin").at_least(0.0).needs(&[REID, TRIPLET]))]
         pub triplet_margin: f32 = 0.3, Mgn => 1.2;

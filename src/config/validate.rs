@@ -8,7 +8,7 @@ use crate::engine::latent_state::StateForm;
 use crate::engine::optim::OptimKind;
 use crate::engine::schedule::{MOST_EPOCHS, ScheduleKind};
 use crate::eval::rerank::{RerankOptions, RerankVariant};
-use crate::nn::{self, BranchBlock, Family, Pool, StemKind, TaskKind};
+use crate::nn::{self, BranchBlock, Family, HeadKind, Pool, StemKind, TaskKind};
 use crate::{Error, Result};
 
 impl Config {
@@ -168,6 +168,7 @@ impl Config {
         let single = !self.mixes();
         check("loss.class_weights", l.class_weights, single || l.class_weights == ClassWeights::None, mixed)?;
         check("loss.focal_gamma", l.focal_gamma, single || l.focal_gamma == 0.0, mixed)?;
+        check("model.head", self.model.head, single || self.model.head == HeadKind::Linear, mixed)?;
         let smoothed = l.focal_gamma > 0.0 && l.label_smoothing > 0.0;
         let reason =
             format!("the focal loss has no label smoothing: set `loss.label_smoothing` ({}) to 0", l.label_smoothing);
@@ -228,6 +229,7 @@ mod tests {
             ("loss.focal_gamma", "resnet18", |c| {
                 (c.loss.focal_gamma, c.loss.label_smoothing, c.augment.mixup) = (2.0, 0.0, 0.2);
             }),
+            ("model.head", "resnet18", |c| (c.model.head, c.augment.mixup) = (HeadKind::ArcFace, 0.2)),
             ("loss.class_weights", "resnet18", |c| {
                 (c.loss.class_weights, c.augment.cutmix) = (ClassWeights::Inverse, 0.2);
             }),

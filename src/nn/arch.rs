@@ -1,10 +1,10 @@
 //! The names of all networks, and how a network is built from its name and its settings.
 
 use super::{
-    Architecture, Baseline, BaselineConfig, Classifier, ClassifierConfig, Mgn, MgnConfig, Network, Pool, PtlOptions,
-    ResNetConfig, StemKind, TaskKind,
+    Architecture, Baseline, BaselineConfig, Classifier, ClassifierConfig, HeadKind, Mgn, MgnConfig, Network, Pool,
+    PtlOptions, ResNetConfig, StemKind, TaskKind,
 };
-use crate::base::settings::{ON_NETWORKS, ON_RUNS, settings};
+use crate::base::settings::{COSINE_HEAD, CROSS_ENTROPY, ON_NETWORKS, ON_RUNS, settings};
 use crate::engine::store::Store;
 use crate::{Error, Result};
 
@@ -114,6 +114,13 @@ settings! {
         /// Global pooling (max for mgn*).
         #[setting(flag("pool").of_network())]
         pub pool: Pool = Pool::Avg, Mgn => Pool::Max;
+        /// The classifier: linear, or scaled cosines that are trained with a margin (arcface; Deng et al., 2019; circle; Sun et al., 2020).
+        #[setting(flag("head").needs(&[CROSS_ENTROPY]).of_network())]
+        pub head: HeadKind = HeadKind::Linear;
+        /// Factor of the cosines of --head arcface (64 if not set, as published) or circle (256).
+        #[setting(flag("head-scale").above(0.0).at_most(65536.0).needs(&[COSINE_HEAD]).of_network())]
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub head_scale: Option<f32> = None;
     }
 }
 
@@ -159,19 +166,31 @@ impl NetworkConfig {
         let (base, classes, architecture) = (base as usize, self.classes, self.arch.backbone);
         let ptl = self.arch.ptl.then(|| self.ptl.clone());
         let &ModelOptions { stem, last_stride, embedding, pool, .. } = model;
+        let logit_scale = model.head.scale(model.head_scale);
         Ok(match self.arch.family {
             Family::Classifier => {
                 let backbone = ResNetConfig { architecture, base, stem, last_stride, classes: None };
-                Box::new(Classifier::new(store, &ClassifierConfig { backbone, pool, ptl, classes }, seed)?)
+                Box::new(Classifier::new(store, &ClassifierConfig { backbone, pool, ptl, classes, logit_scale }, seed)?)
             }
             Family::Baseline => {
-                let config = BaselineConfig { architecture, base, stem, last_stride, embedding, pool, ptl, classes };
+                let config = BaselineConfig {
+                    architecture,
+                    base,
+                    stem,
+                    last_stride,
+                    embedding,
+                    pool,
+                    ptl,
+                    classes,
+                    logit_scale,
+                };
                 Box::new(Baseline::new(store, &config, seed)?)
             }
             Family::Mgn => {
                 let embedding = if embedding == 0 { (4 * base).max(1) } else { embedding };
                 let cell_width = self.arch.ptl.then_some(self.ptl.cell_width);
-                Box::new(Mgn::new(store, &MgnConfig { architecture, base, embedding, cell_width, classes }, seed))
+                let config = MgnConfig { architecture, base, embedding, cell_width, classes, logit_scale };
+                Box::new(Mgn::new(store, &config, seed))
             }
         })
     }

@@ -3,7 +3,7 @@
 //! Names: `backbone.*` (torchvision's), `ptl.*`, `reduction.*` (optional), `bottleneck.*` (the BN neck), `classifier.weight`.
 
 use super::{
-    Architecture, BatchNorm2d, Init, Linear, Network, Outputs, Pool, PtlBranch, PtlOptions, ResNet, ResNetConfig,
+    Architecture, BatchNorm2d, Head, Init, Linear, Network, Outputs, Pool, PtlBranch, PtlOptions, ResNet, ResNetConfig,
     Scope, StemKind,
 };
 use crate::Result;
@@ -30,6 +30,8 @@ pub struct BaselineConfig {
     pub ptl: Option<PtlOptions>,
     /// Number of training identities.
     pub classes: usize,
+    /// The factor of the cosines, if logits are cosines ([`Head`]).
+    pub logit_scale: Option<f32>,
 }
 
 /// The modules of a baseline.
@@ -41,7 +43,7 @@ pub struct Baseline {
     pub ptl: Option<PtlBranch>,
     reduction: Option<Linear>,
     bottleneck: BatchNorm2d,
-    classifier: Linear,
+    classifier: Head,
     pool: Pool,
 }
 
@@ -69,11 +71,14 @@ impl Baseline {
             .then(|| Linear::new(&mut root.child("reduction"), [pooled, config.embedding], true, Init::KaimingFanIn));
         let dim = if config.embedding > 0 { config.embedding } else { pooled };
         let bottleneck = BatchNorm2d::new(&mut root.child("bottleneck"), dim);
-        let classifier = Linear::new(
+        // The lengths of the weights do not change cosines, but short weights would turn fast. 0.01 is fast-reid's.
+        let std = if config.logit_scale.is_some() { 0.01 } else { 0.001 };
+        let classifier = Head::new(
             &mut root.child("classifier"),
             [dim, config.classes],
             false,
-            Init::Normal { mean: 0.0, std: 0.001 },
+            Init::Normal { mean: 0.0, std },
+            config.logit_scale,
         );
         // The neck's bias is not trained, as in the "bag of tricks" baseline (Luo et al., 2019).
         store.params[bottleneck.bias().0].trainable = false;

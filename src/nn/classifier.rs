@@ -2,7 +2,7 @@
 //!
 //! Names: `conv1`, `bn1`, `layer1` and so on, `fc`; `ptl.*`. With PTL, the input of `fc` is `[backbone, cell]`, so its weight is longer.
 
-use super::{Init, Linear, Network, Outputs, Pool, PtlBranch, PtlOptions, ResNet, ResNetConfig, Scope};
+use super::{Head, Init, Network, Outputs, Pool, PtlBranch, PtlOptions, ResNet, ResNetConfig, Scope};
 use crate::Result;
 use crate::engine::graph::{Graph, Var};
 use crate::engine::store::Store;
@@ -19,6 +19,8 @@ pub struct ClassifierConfig {
     pub ptl: Option<PtlOptions>,
     /// Number of classes.
     pub classes: usize,
+    /// The factor of the cosines, if logits are cosines ([`Head`]).
+    pub logit_scale: Option<f32>,
 }
 
 /// The modules of a classifier.
@@ -26,7 +28,7 @@ pub struct ClassifierConfig {
 pub struct Classifier {
     backbone: ResNet,
     ptl: Option<PtlBranch>,
-    fc: Linear,
+    fc: Head,
     pool: Pool,
 }
 
@@ -36,14 +38,14 @@ impl Classifier {
     /// # Errors
     /// The cells do not fit the backbone.
     pub fn new(store: &mut Store, config: &ClassifierConfig, seed: u64) -> Result<Classifier> {
-        let ClassifierConfig { backbone, pool, ptl, classes } = config;
+        let ClassifierConfig { backbone, pool, ptl, classes, logit_scale } = config;
         let backbone = ResNetConfig { classes: None, ..*backbone };
         let resnet = ResNet::new(Scope::root(store, seed), backbone);
         let mut root = Scope::root(store, seed);
         let ptl = ptl.as_ref().map(|ptl| PtlBranch::new(root.child("ptl"), &backbone, ptl)).transpose()?;
         let pooled = backbone.out_channels() + ptl.as_ref().map_or(0, PtlBranch::out_channels);
         let init = Init::Normal { mean: 0.0, std: 1.0 / (pooled as f32).sqrt() };
-        let fc = Linear::new(&mut root.child("fc"), [pooled, *classes], true, init);
+        let fc = Head::new(&mut root.child("fc"), [pooled, *classes], true, init, *logit_scale);
         Ok(Classifier { backbone: resnet, ptl, fc, pool: *pool })
     }
 }

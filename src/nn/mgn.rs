@@ -14,7 +14,7 @@
 //! torchvision ResNet in `backbone`, whose `layer3[1:]`, `layer4` and `fc` are saved and loaded but not used.
 
 use super::{
-    Architecture, BatchNorm2d, Block, Conv2d, Init, Linear, MgnCells, Network, Outputs, ResNet, ResNetConfig, Scope,
+    Architecture, BatchNorm2d, Block, Conv2d, Head, Init, MgnCells, Network, Outputs, ResNet, ResNetConfig, Scope,
     Stage, Stem, StemKind,
 };
 use crate::Result;
@@ -56,6 +56,8 @@ pub struct MgnConfig {
     pub cell_width: Option<f32>,
     /// Number of training identities.
     pub classes: usize,
+    /// The factor of the cosines, if logits are cosines ([`Head`]).
+    pub logit_scale: Option<f32>,
 }
 
 /// The trunk from which all branches start: `[n, h, w, 3]` to `[n, h/16, w/16, 16·base]`.
@@ -82,13 +84,13 @@ pub struct Mgn {
     branches: [Branch; 3],
     cells: Option<MgnCells>,
     reduction: (Conv2d, BatchNorm2d),
-    classifiers: Vec<Linear>,
+    classifiers: Vec<Head>,
 }
 
 impl Mgn {
     /// Registers the network in `store` with initial values drawn from `seed`.
     pub fn new(store: &mut Store, config: &MgnConfig, seed: u64) -> Mgn {
-        let &MgnConfig { architecture, base, embedding, cell_width, classes } = config;
+        let &MgnConfig { architecture, base, embedding, cell_width, classes, logit_scale } = config;
         let resnet =
             |last_stride, classes| ResNetConfig { architecture, base, stem: StemKind::Imagenet, last_stride, classes };
         let mut root = Scope::root(store, seed);
@@ -111,7 +113,7 @@ impl Mgn {
         }
         let bn = BatchNorm2d::with_weight(&mut scope.child(1), embedding, Init::Normal { mean: 1.0, std: 0.02 });
         let init = if cells.is_some() { Init::KaimingFanIn } else { Init::KaimingFanOut };
-        let classifier = |name| Linear::new(&mut root.child(name), [embedding, classes], true, init);
+        let classifier = |name| Head::new(&mut root.child(name), [embedding, classes], true, init, logit_scale);
         let classifiers = CLASSIFIERS.map(classifier).into();
         Mgn { trunk, branches, cells, reduction: (conv, bn), classifiers }
     }
@@ -303,7 +305,14 @@ mod tests {
 
     fn tiny(cell_width: Option<f32>) -> (Mgn, Store) {
         let mut store = Store::new();
-        let config = MgnConfig { architecture: Architecture::ResNet50, base: 4, embedding: 8, cell_width, classes: 5 };
+        let config = MgnConfig {
+            architecture: Architecture::ResNet50,
+            base: 4,
+            embedding: 8,
+            cell_width,
+            classes: 5,
+            logit_scale: None,
+        };
         (Mgn::new(&mut store, &config, 0), store)
     }
 
@@ -352,8 +361,14 @@ mod tests {
 
     /// Returns the MiB of the arena of a training step with 16 images of 384x128, if values are computed again beyond `ample` words.
     fn arena(cell_width: Option<f32>, ample: usize) -> usize {
-        let config =
-            MgnConfig { architecture: Architecture::ResNet50, base: 64, embedding: 256, cell_width, classes: 751 };
+        let config = MgnConfig {
+            architecture: Architecture::ResNet50,
+            base: 64,
+            embedding: 256,
+            cell_width,
+            classes: 751,
+            logit_scale: None,
+        };
         let mut store = Store::of_shapes();
         let mgn = Mgn::new(&mut store, &config, 0);
         let mut graph = Graph::new(Mode::Train);

@@ -292,6 +292,7 @@ mod tests {
             pool: Pool::Avg,
             ptl,
             classes: 751,
+            logit_scale: None,
         };
         let mut store = Store::new();
         (Baseline::new(&mut store, &config, 0).unwrap(), store)

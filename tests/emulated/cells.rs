@@ -107,6 +107,7 @@ impl Cell {
             build: if self.stride == 1 { build::<1> } else { build::<2> },
             fixed: Vec::new(),
             smooth: true,
+            detached: false,
         }
     }
 }

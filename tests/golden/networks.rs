@@ -84,6 +84,7 @@ fn golden_mgn_keys() {
             embedding: 256,
             cell_width: golden.name.contains("_ptl").then_some(1.0),
             classes: number("num_classes"),
+            logit_scale: None,
         };
         let mut store = Store::new();
         Mgn::new(&mut store, &config, 0);
@@ -151,13 +152,13 @@ impl Network {
             let cell_width = cells.then_some(1.0);
             let size = |key: &str, published| meta[key].as_u64().map_or(published, |size| size as usize);
             let (base, embedding) = (size("base", 64), size("embedding", 256));
-            let config = MgnConfig { architecture, base, embedding, cell_width, classes };
+            let config = MgnConfig { architecture, base, embedding, cell_width, classes, logit_scale: None };
             Modules::Mgn { mgn: Box::new(Mgn::new(&mut store, &config, 0)), cells }
         } else {
             let architecture = kind.parse().expect("a ResNet");
             let (stem, pool) = (StemKind::Imagenet, Pool::Avg);
             let backbone = ResNetConfig { architecture, base: 64, stem, last_stride: 2, classes: None };
-            let config = ClassifierConfig { backbone, pool, ptl: None, classes };
+            let config = ClassifierConfig { backbone, pool, ptl: None, classes, logit_scale: None };
             Modules::Classifier(Box::new(Classifier::new(&mut store, &config, 0).expect("a classifier")))
         };
         let mut network = Network {

@@ -45,7 +45,7 @@ macro_rules! setting_types {
 
 setting_types! {
     u64, usize, Option<usize> => Count;
-    f32, f64 => Real;
+    f32, f64, Option<f32> => Real;
     bool => Switch;
     PathBuf, Option<PathBuf> => Path;
     String, Option<String> => Word;

@@ -130,6 +130,11 @@ pub(crate) const CELL_WIDTHS: Need = need(
     |c| c.value("ptl.cell_channels").and_then(Value::as_array).is_none_or(Vec::is_empty),
     "beside `ptl.cell_channels`: leave one of the two out",
 );
+/// Has an effect if logits are scaled cosines.
+pub(crate) const COSINE_HEAD: Need = need(
+    |c| c.is("model.head", &["arcface", "circle"]),
+    "with `model.head` linear: leave it out, or name `model.head` arcface or circle",
+);
 /// Has an effect on a GPU.
 pub const GPU: Need = need(|c| !c.is("device", &["cpu"]), "with `device` cpu: leave it out");
 /// Has an effect if the weights come from a file.

@@ -21,12 +21,14 @@ pub struct OpCase {
     pub fixed: Vec<(Shape, Vec<f32>)>,
     /// False for a piecewise-linear op: finite differences use smaller steps then, which seldom cross a kink.
     pub smooth: bool,
+    /// Whether backward takes a part of what forward computes as a constant. Finite differences show another gradient then.
+    pub detached: bool,
 }
 
 impl OpCase {
     pub(super) fn new(name: &'static str, inputs: &[Shape], params: &[(&[usize], Layout)], build: Build) -> OpCase {
         let params = params.iter().map(|(shape, layout)| (shape.to_vec(), *layout)).collect();
-        OpCase { name, inputs: inputs.to_vec(), params, build, fixed: Vec::new(), smooth: true }
+        OpCase { name, inputs: inputs.to_vec(), params, build, fixed: Vec::new(), smooth: true, detached: false }
     }
 
     pub(super) fn labels(mut self, labels: &[u32]) -> OpCase {
@@ -36,6 +38,11 @@ impl OpCase {
 
     pub(super) fn targets(mut self, shape: Shape, numbers: &[f32]) -> OpCase {
         self.fixed.push((shape, numbers.to_vec()));
+        self
+    }
+
+    pub(super) fn detached(mut self) -> OpCase {
+        self.detached = true;
         self
     }
 

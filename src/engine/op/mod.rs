@@ -15,10 +15,13 @@ pub mod concat;
 pub mod conv2d;
 mod conv2d_norm;
 mod conv_launch;
+pub mod cosine;
 pub mod cross_entropy;
+pub mod margin;
 pub mod max_pool;
 mod measure;
 pub mod narrow;
+pub mod normalize;
 mod pool_window;
 pub mod relu;
 pub mod soft_cross_entropy;
@@ -32,9 +35,12 @@ pub use bconv_cell::bconv_cell;
 pub use case::OpCase;
 pub use concat::concat;
 pub use conv2d::{conv2d, linear};
+pub use cosine::cosine_linear;
 pub use cross_entropy::{CrossEntropyOptions, cross_entropy};
+pub use margin::{Margin, margin_logits};
 pub use max_pool::{global_max_pool, max_pool2d};
 pub use narrow::narrow_rows;
+pub use normalize::normalize;
 pub use relu::relu;
 pub use soft_cross_entropy::soft_cross_entropy;
 pub use triplet::{NO_LABEL, TripletBank, batch_hard_triplet};
@@ -51,9 +57,12 @@ macro_rules! from_every_op {
             bconv_cell::$list(),
             concat::$list(),
             conv2d::$list(),
+            cosine::$list(),
             cross_entropy::$list(),
+            margin::$list(),
             max_pool::$list(),
             narrow::$list(),
+            normalize::$list(),
             relu::$list(),
             soft_cross_entropy::$list(),
             triplet::$list(),

@@ -91,8 +91,14 @@ pub(super) fn record(
     let entropy = CrossEntropyOptions { label_smoothing, focal_gamma, class_weights };
     let outputs = network.forward(&mut graph, store, images)?;
     let (mut cross_entropies, mut triplets) = (Vec::new(), Vec::new());
+    let scale = config.model.head.scale(config.model.head_scale);
+    let margin = config.model.head.margin(config.loss.head_margin).zip(scale);
     for &logits in &outputs.logits {
         graph.keep(logits);
+        let logits = match margin {
+            Some((margin, scale)) => op::margin_logits(&mut graph, logits, labels, margin, scale)?,
+            None => logits,
+        };
         cross_entropies.push(match targets {
             Some(targets) => op::soft_cross_entropy(&mut graph, logits, targets)?,
             None => op::cross_entropy(&mut graph, logits, labels, entropy)?,
