@@ -2,8 +2,8 @@
 
 use super::ClassWeights;
 use crate::base::settings::{
-    COSINE_HEAD, CROSS_ENTROPY, EFFECTIVE, FROZEN_BACKBONE, INIT, MEMORY, ON_COST, ON_IMAGES, ON_STEPS, REID, TRIPLET,
-    settings,
+    CENTERS, COSINE_HEAD, CROSS_ENTROPY, EFFECTIVE, FROZEN_BACKBONE, INIT, MEMORY, ON_COST, ON_IMAGES, ON_STEPS, REID,
+    TRIPLET, settings,
 };
 
 settings! {
@@ -38,6 +38,12 @@ settings! {
         /// Steps before the first embedding is remembered: until then features change too much.
         #[setting(flag("triplet-memory-from").needs(&[REID, TRIPLET, MEMORY]))]
         pub memory_from: u64 = 100;
+        /// Weight of the centre loss (Wen et al., 2016), which draws embeddings to the centre of their identity; 0 for none.
+        #[setting(flag("center-weight").at_least(0.0).needs(&[REID]).taken_by(ON_COST))]
+        pub center_weight: f32 = 0.0;
+        /// How far a centre goes to the embeddings of a batch: the rate of the publication.
+        #[setting(flag("center-rate").above(0.0).at_most(1.0).needs(&[REID, CENTERS]))]
+        pub center_rate: f32 = 0.5;
         /// Weight of the cross-entropy.
         #[setting(at_least(0.0))]
         pub ce_weight: f32 = 1.0;

@@ -156,12 +156,14 @@ impl Record {
 /// Losses and accuracy of a training step on one batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepReport {
-    /// Weighted sum of `cross_entropy` and `triplet`.
+    /// Weighted sum of `cross_entropy`, `triplet` and `center`.
     pub loss: f64,
     /// Cross-entropy, mean over the network's classifiers.
     pub cross_entropy: f64,
     /// Triplet loss, mean over the network's embeddings; `None` for a classifier.
     pub triplet: Option<f64>,
+    /// Centre loss, mean over the network's embeddings; `None` without this loss.
+    pub center: Option<f64>,
     /// Top-1 accuracy on the batch in [0, 1], mean over the classifiers.
     pub accuracy: f64,
     /// Gradient norm before clipping; `None` for a batch that only accumulates its gradient.
@@ -181,6 +183,8 @@ pub struct Sums {
     pub cross_entropy: f64,
     /// Sum of the triplet losses; `None` for a classifier.
     pub triplet: Option<f64>,
+    /// Sum of the centre losses; `None` without this loss.
+    pub center: Option<f64>,
     /// Sum of the accuracies.
     pub accuracy: f64,
     /// Duration in seconds.
@@ -194,8 +198,10 @@ impl Sums {
         self.images += images;
         self.loss += report.loss;
         self.cross_entropy += report.cross_entropy;
-        if let Some(triplet) = report.triplet {
-            *self.triplet.get_or_insert(0.0) += triplet;
+        for (sum, loss) in [(&mut self.triplet, report.triplet), (&mut self.center, report.center)] {
+            if let Some(loss) = loss {
+                *sum.get_or_insert(0.0) += loss;
+            }
         }
         self.accuracy += report.accuracy;
     }
@@ -207,8 +213,9 @@ impl Sums {
     /// Formats the means for messages.
     pub fn line(&self) -> String {
         let (loss, accuracy) = (self.mean(self.loss), 100.0 * self.mean(self.accuracy));
+        let center = self.center.map_or_else(String::new, |center| format!(", center {:.4}", self.mean(center)));
         let parts = self.triplet.map_or_else(String::new, |triplet| {
-            format!(" (identity {:.4}, triplet {:.4})", self.mean(self.cross_entropy), self.mean(triplet))
+            format!(" (identity {:.4}, triplet {:.4}{center})", self.mean(self.cross_entropy), self.mean(triplet))
         });
         format!("loss {loss:.4}{parts}, accuracy {accuracy:.1} %")
     }
@@ -220,8 +227,10 @@ impl Sums {
             "cross_entropy": self.mean(self.cross_entropy), "accuracy": self.mean(self.accuracy),
             "images_per_second": self.images as f64 / self.seconds.max(1e-9),
         });
-        if let Some(triplet) = self.triplet {
-            line["triplet"] = json!(self.mean(triplet));
+        for (name, sum) in [("triplet", self.triplet), ("center", self.center)] {
+            if let Some(sum) = sum {
+                line[name] = json!(self.mean(sum));
+            }
         }
         line
     }

@@ -241,6 +241,25 @@ mod tests {
     }
 
     #[test]
+    fn a_head_of_cosines_has_the_weights_of_a_linear_one_and_no_bias() {
+        for (name, task) in
+            [("resnet18", TaskKind::Reid), ("mgn-ptl", TaskKind::Reid), ("cifar-resnet20", TaskKind::Classify)]
+        {
+            let arch = Arch::new(name, task).unwrap();
+            let names = |head: HeadKind| -> Vec<String> {
+                let model = ModelOptions { width: 0.0625, head, ..ModelOptions::default() };
+                let ptl = PtlOptions::default();
+                let mut store = Store::of_shapes();
+                NetworkConfig { arch, model, ptl, classes: 3 }.build(&mut store, 0).unwrap();
+                store.params.into_iter().map(|param| param.name).collect()
+            };
+            let mut linear = names(HeadKind::Linear);
+            linear.retain(|name| !(arch.is_head(name) && name.ends_with(".bias")));
+            assert_eq!(names(HeadKind::Circle), linear, "{name}");
+        }
+    }
+
+    #[test]
     fn image_sizes_that_lose_pixels_are_refused() {
         let check =
             |name: &str, size| check_image_size(Arch::new(name, TaskKind::Reid).unwrap(), size, StemKind::Imagenet, 2);

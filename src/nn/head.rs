@@ -67,3 +67,37 @@ impl Head {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::device::Device;
+    use crate::engine::graph::Mode;
+    use crate::engine::latent_state::{LatentStates, StateInit};
+    use crate::engine::session::Session;
+    use crate::engine::shape::Shape;
+
+    #[test]
+    fn logits_of_an_evaluation_are_scaled_cosines_without_margin() {
+        let mut store = Store::new();
+        let init = Init::Normal { mean: 0.0, std: 1.0 };
+        let head = Head::new(&mut Scope::root(&mut store, 3), [4, 3], true, init, HeadKind::ArcFace.scale(Some(16.0)));
+        let names: Vec<&str> = store.params.iter().map(|param| param.name.as_str()).collect();
+        assert_eq!(names, ["weight"]);
+        let mut graph = Graph::new(Mode::Eval);
+        let x = graph.input(Shape::vectors(2, 4));
+        let logits = head.forward(&mut graph, &store, x).unwrap();
+        graph.keep(logits);
+        let mut session = Session::new(graph, &store, &Device::cpu()).unwrap();
+        let vectors = [3.0, -1.0, 0.5, 2.0, 0.1, 0.2, -0.3, 0.0];
+        session.set(x, &vectors).unwrap();
+        session.forward(&mut store, &mut LatentStates::new(StateInit::Zeros, 0)).unwrap();
+        let weight = store.params[0].to_torch(&store.values[..]);
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+        let length = |a: &[f32]| dot(a, a).sqrt();
+        let cosines = vectors.chunks(4).flat_map(|x| weight.chunks(4).map(move |w| dot(x, w) / length(x) / length(w)));
+        for (got, cosine) in session.value(logits).unwrap().iter().zip(cosines) {
+            assert!((got - 16.0 * cosine).abs() < 1e-4, "{got} {cosine}");
+        }
+    }
+}

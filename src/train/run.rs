@@ -247,8 +247,10 @@ fn step_line(position: Position, lr: f64, report: &StepReport) -> Value {
         "type": "step", "step": position.step, "epoch": position.epoch + 1, "lr": lr, "loss": report.loss,
         "cross_entropy": report.cross_entropy, "accuracy": report.accuracy, "grad_norm": report.grad_norm,
     });
-    if let Some(triplet) = report.triplet {
-        line["triplet"] = json!(triplet);
+    for (name, loss) in [("triplet", report.triplet), ("center", report.center)] {
+        if let Some(loss) = loss {
+            line[name] = json!(loss);
+        }
     }
     line
 }

@@ -1,5 +1,5 @@
 //! Saves and restores what a run needs to continue bit for bit: weights, state of the optimiser, latent states,
-//! remembered embeddings, position.
+//! remembered embeddings, centres, position.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,11 @@ const TRAINED_VALUES: &str = "trained.values";
 /// Returns the name of the remembered embeddings number `index`: a network may have several embeddings of an image.
 fn memory_name(index: usize) -> String {
     format!("memory.{index}")
+}
+
+/// Returns the name of the centres of the embeddings number `index`.
+fn centers_name(index: usize) -> String {
+    format!("centers.{index}")
 }
 
 /// The classes of a model, for its header.
@@ -48,8 +53,9 @@ impl ModelInfo<'_> {
 pub fn save(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>, record: &Record) -> Result<PathBuf> {
     trainer.fetch()?;
     let remembered = trainer.remembered()?.filter(|memory| !memory.labels.is_empty());
+    let centers = trainer.centers()?;
     checkpoints::place(folder, &checkpoints::name(record.position.step), |folder| {
-        write_files(folder, trainer, remembered.as_ref(), info)?;
+        write_files(folder, trainer, remembered.as_ref(), &centers, info)?;
         record.write(folder)
     })
 }
@@ -59,6 +65,7 @@ fn write_files(
     folder: &Path,
     trainer: &mut Trainer,
     remembered: Option<&Remembered>,
+    centers: &[Vec<f32>],
     info: ModelInfo<'_>,
 ) -> Result<()> {
     let ModelInfo { classes, class_names } = info;
@@ -90,6 +97,9 @@ fn write_files(
     for (i, values) in remembered.iter().flat_map(|memory| memory.features.iter().enumerate()) {
         let held = remembered.map_or(0, |memory| memory.labels.len());
         tensors.push(Tensor::f32(memory_name(i), &[held, values.len() / held], &values[..]));
+    }
+    for (i, (values, size)) in centers.iter().zip(trainer.center_sizes()).enumerate() {
+        tensors.push(Tensor::f32(centers_name(i), &size, &values[..]));
     }
     let (state_resets, optimizer_steps) = (trainer.states.resets(), trainer.optimizer.steps());
     let state_collected = trainer.states.collected().to_vec();
@@ -126,7 +136,19 @@ pub fn restore(saved: &Saved, trainer: &mut Trainer) -> Result<()> {
     trainer.optimizer.restore(header.optimizer_steps, &state)?;
     restore_latent_states(training, trainer.state_decls().to_vec(), &mut trainer.states)?;
     trainer.states.set_resets(header.state_resets);
+    restore_centers(training, trainer)?;
     restore_memory(training, header.memory.unwrap_or_default(), trainer)
+}
+
+/// Restores the centres of the centre loss. Those of a run that had no such loss before stay where they start from.
+fn restore_centers(training: &checkpoint::File, trainer: &mut Trainer) -> Result<()> {
+    let sizes = trainer.center_sizes();
+    if training.shape(&centers_name(0)).is_none() {
+        return Ok(());
+    }
+    let read = |(i, [classes, dim]): (usize, [usize; 2])| same_length(training, &centers_name(i), classes * dim);
+    let content: Vec<Vec<f32>> = sizes.into_iter().enumerate().map(read).collect::<Result<_>>()?;
+    trainer.restore_centers(&content)
 }
 
 /// Restores the embeddings that the triplet loss remembers, if it does.

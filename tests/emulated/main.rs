@@ -12,6 +12,7 @@ mod exact;
 mod faults;
 #[cfg(ptl_emulator)]
 mod launches;
+mod losses;
 mod ops;
 mod ranking;
 mod training;

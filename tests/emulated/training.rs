@@ -11,7 +11,7 @@ use ptl::engine::precision::Precision;
 use ptl::eval::ranking::RankingReport;
 use ptl::eval::{Model, Output};
 use ptl::model::TrainedModel;
-use ptl::nn::{Arch, TaskKind};
+use ptl::nn::{Arch, HeadKind, TaskKind};
 use ptl::run_dir::RunDir;
 use ptl::train::{self, Job, Outcome, Reid, Start};
 use tempfile::TempDir;
@@ -161,6 +161,7 @@ fn resumes_and_replays(vendor: VendorUse, form: StateForm) {
             (config.gpu.graph, config.gpu.vendor) = (graph, vendor);
             (config.ptl.state_form, config.ptl.state_policy) = (form, StatePolicy::CarryEpochs);
             (config.loss.memory, config.loss.memory_from) = (6, 1);
+            (config.loss.center_weight, config.model.head) = (0.01, HeadKind::ArcFace);
             run(&config, &data, if i == 0 { Start::Scratch } else { Start::Resume }, &dir);
         }
         let newest = ptl::model::checkpoints::newest(&dir.checkpoints()).unwrap();

@@ -1,4 +1,4 @@
-//! Compares cross-entropies with class weights, focal losses and margins between classes.
+//! Compares cross-entropies with class weights, focal losses, margins between classes and centres.
 
 use std::path::Path;
 
@@ -95,5 +95,39 @@ fn golden_margins() {
             checker.close("dx", &session.grad(x).unwrap(), &want("dx"), 5e-6);
             checker.close("dw", &dw, &want("dw"), 5e-6);
         }
+    }
+}
+
+#[test]
+fn golden_centers() {
+    let golden = golden();
+    let (features, &[_, n, dim]) = (golden.f32("center.f"), golden.shape("center.f")) else {
+        panic!("[steps, n, dim]")
+    };
+    let (labels, classes) = (labels(&golden, "center.labels"), golden.shape("center.centers")[0]);
+    for variant in exact() {
+        let (mut graph, mut store) = (Graph::new(Mode::Train), Store::new());
+        let (x, label) = (graph.input_with_grad(Shape::vectors(n, dim)), graph.labels(n));
+        let centers = graph.targets(Shape::vectors(classes, dim));
+        let loss = op::center_loss(&mut graph, x, label, centers).unwrap();
+        graph.root(loss);
+        let mut session = Session::new(graph, &store, &variant.device).unwrap().poisoned();
+        let mut states = LatentStates::new(StateInit::Zeros, 0);
+        let (mut held, mut losses, mut gradients) = (vec![0.0; classes * dim], Vec::new(), Vec::new());
+        for (f, of_f) in features.chunks_exact(n * dim).zip(labels.chunks_exact(n)) {
+            session.set(x, f).unwrap();
+            session.set(label, bytemuck::cast_slice(of_f)).unwrap();
+            session.set(centers, &held).unwrap();
+            session.forward(&mut store, &mut states).unwrap();
+            session.set_grad(loss, &[1.0]).unwrap();
+            session.backward(&mut store, &mut states).unwrap();
+            losses.push(session.value(loss).unwrap()[0]);
+            gradients.extend_from_slice(&session.grad(x).unwrap());
+            op::move_centers(&mut held, f, of_f, dim, 0.5);
+        }
+        let mut checker = variant.checker("centres");
+        checker.close("losses", &losses, &golden.f32("center.losses"), 1e-6);
+        checker.close("df", &gradients, &golden.f32("center.df"), 1e-6);
+        checker.close("centres", &held, &golden.f32("center.centers"), 1e-6);
     }
 }

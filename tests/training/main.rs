@@ -4,6 +4,7 @@ mod classify;
 #[path = "../common/mod.rs"]
 mod common;
 mod ends;
+mod losses;
 mod memory;
 mod mgn;
 mod support;

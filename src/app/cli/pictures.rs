@@ -22,8 +22,8 @@ const MAX_CELLS: usize = 200;
 /// # Errors
 /// The metrics cannot be read or the picture cannot be written.
 pub(crate) fn draw_training(run: &RunDir) -> Result<()> {
-    let points = curves::per_epoch(run, ["loss", "cross_entropy", "triplet"])?;
-    let named = ["loss", "identity", "triplet"].into_iter().zip(points);
+    let points = curves::per_epoch(run, ["loss", "cross_entropy", "triplet", "center"])?;
+    let named = ["loss", "identity", "triplet", "center"].into_iter().zip(points);
     let series: Vec<Series> = named.map(|(name, points)| Series { name: name.into(), points }).collect();
     let captions = Captions { title: "Training loss", x: "step", y: "mean of an epoch" };
     save(&run.file(CURVES_FILE), &plot::curves(captions, &series))

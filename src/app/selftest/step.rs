@@ -68,7 +68,8 @@ fn check_network(mut config: Config, device: &Device, gpu: &Gpu, visit: &mut dyn
     let (launched, values) = steps(&config, device)?;
     let (want, _) = steps(&config, &Device::cpu())?;
     let first = |reports: &[StepReport]| -> Vec<f32> {
-        [Some(reports[0].cross_entropy), reports[0].triplet].into_iter().flatten().map(|loss| loss as f32).collect()
+        let losses = [Some(reports[0].cross_entropy), reports[0].triplet, reports[0].center];
+        losses.into_iter().flatten().map(|loss| loss as f32).collect()
     };
     // Rounding adds up over about twenty layers in a row.
     let allowed = match gpu.precision() {

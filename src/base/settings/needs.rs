@@ -176,6 +176,9 @@ pub(crate) const TRIPLET: Need =
 /// Has an effect if the triplet loss remembers embeddings.
 pub(crate) const MEMORY: Need =
     need(|c| c.is_positive("loss.memory"), "without `loss.memory`: add that, or leave it out");
+/// Has an effect with a centre loss.
+pub(crate) const CENTERS: Need =
+    need(|c| c.is_positive("loss.center_weight"), "without `loss.center_weight`: add that, or leave it out");
 /// Has an effect with a cross-entropy loss.
 pub(crate) const CROSS_ENTROPY: Need =
     need(|c| c.is_positive("loss.ce_weight"), "with `loss.ce_weight` 0: leave one of the two out");

@@ -1,6 +1,6 @@
 //! Cosines between vectors and the rows of a weight, as margin losses need them: `y = s·x·w / (|x|·|w|)`.
 //!
-//! `x` is brought to length 1 ([`super::normalize`]) and multiplied by the weight ([`super::linear`]); the op of this file divides each
+//! `x` is brought to length 1 ([`super::normalize()`]) and multiplied by the weight ([`super::linear`]); the op of this file divides each
 //! product by the length of the row. Its gradients are `dx = s·dy/|w|` and `dw = -w·Σ y·dy / |w|²`, which is added to that of the product.
 
 use rayon::prelude::*;

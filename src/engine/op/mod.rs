@@ -10,6 +10,7 @@ pub mod batch_norm;
 pub mod bconv_cell;
 mod case;
 mod cell_launch;
+pub mod center;
 mod columns;
 pub mod concat;
 pub mod conv2d;
@@ -33,6 +34,8 @@ pub use avg_pool::{avg_pool2d, global_avg_pool};
 pub use batch_norm::{BatchNorm, batch_norm};
 pub use bconv_cell::bconv_cell;
 pub use case::OpCase;
+pub(crate) use center::launch_move_centers;
+pub use center::{center_loss, move_centers};
 pub use concat::concat;
 pub use conv2d::{conv2d, linear};
 pub use cosine::cosine_linear;
@@ -55,6 +58,7 @@ macro_rules! from_every_op {
             avg_pool::$list(),
             batch_norm::$list(),
             bconv_cell::$list(),
+            center::$list(),
             concat::$list(),
             conv2d::$list(),
             cosine::$list(),

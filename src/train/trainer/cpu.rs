@@ -14,13 +14,12 @@ impl Trainer {
     /// Runs [`Trainer::step`] on the CPU.
     pub(super) fn step_on_cpu(&mut self, labels: &[u32], part: Part, lr: f64) -> Result<StepReport> {
         self.session.forward(&mut self.store, &mut self.states)?;
-        let losses =
-            |vars: &[Var]| vars.iter().map(|&v| Ok(f64::from(self.session.value(v)?[0]))).collect::<Result<_>>();
+        let values =
+            |vars: &[Var]| vars.iter().map(|&v| Ok(f64::from(self.session.value(v)?[0]))).collect::<Result<Vec<_>>>();
         let hits = self.vars.logits.iter().map(|&v| Ok(top1_hits(&self.session.value(v)?, labels)));
         let hits: Vec<f64> = hits.collect::<Result<_>>()?;
-        let (cross_entropies, triplets): (Vec<f64>, Vec<f64>) =
-            (losses(&self.vars.cross_entropies)?, losses(&self.vars.triplets)?);
-        let mut report = self.report(&cross_entropies, &triplets, &hits, labels.len());
+        let losses: Vec<Vec<f64>> = self.vars.losses().into_iter().map(values).collect::<Result<_>>()?;
+        let mut report = self.report([0, 1, 2].map(|kind| &losses[kind][..]), &hits, labels.len());
         check_finite("loss", report.loss, lr)?;
         for (loss, weight) in self.loss_weights() {
             self.session.set_grad(loss, &[weight])?;

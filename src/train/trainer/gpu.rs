@@ -31,7 +31,7 @@ impl Trainer {
         let labels = session.address(vars.labels).cast();
         let len = store.grads.len();
         let sum = if part == Part::Whole { Ptr::NULL } else { self.summed.on_device_mut(gpu)? };
-        let losses = vars.cross_entropies.iter().chain(&vars.triplets).map(|&loss| session.address(loss).cast());
+        let losses = vars.losses().into_iter().flatten().map(|&loss| session.address(loss).cast());
         let hits = recorded.hits();
         let hit_counts = (0..vars.logits.len()).map(|i| hits.add(i));
         let places: Vec<Ptr<f32>> = losses.chain(hit_counts).chain([update.norm]).collect();
@@ -65,8 +65,9 @@ impl Trainer {
         let (read, vars) = (recorded.read(gpu)?, &self.vars);
         let (cross_entropies, rest) = read.split_at(vars.cross_entropies.len());
         let (triplets, rest) = rest.split_at(vars.triplets.len());
+        let (centers, rest) = rest.split_at(vars.center_losses.len());
         let (hits, norm) = rest.split_at(vars.logits.len());
-        let mut report = self.report(cross_entropies, triplets, hits, batch);
+        let mut report = self.report([cross_entropies, triplets, centers], hits, batch);
         check_finite("loss", report.loss, lr)?;
         if part.updates() {
             let [norm] = *norm else { unreachable!("the norm is the last number") };

@@ -1,27 +1,28 @@
 //! A training step: forward, backward, update.
 
 mod bank;
+mod centers;
 mod cpu;
 mod gpu;
+mod graph;
 mod numbers;
 mod recorded;
 
 use crate::base::profile;
-use crate::config::{ClassWeights, Config, LossOptions};
+use crate::config::{Config, LossOptions};
 use crate::data::Batch;
 use crate::engine::device::{Device, Mirrored};
-use crate::engine::graph::{Graph, Mode, Var};
+use crate::engine::graph::Var;
 use crate::engine::latent_state::{LatentStates, StatePolicy};
-use crate::engine::op::{self, CrossEntropyOptions};
 use crate::engine::optim::{Ema, Optimizer, Segment};
 use crate::engine::session::{Session, Work};
-use crate::engine::shape::Shape;
 use crate::engine::store::{Group, Store};
 use crate::model::StepReport;
 use crate::nn::Network;
 use crate::{Error, Result};
-use bank::Bank;
 pub(super) use bank::Remembered;
+use graph::StepVars;
+pub(super) use graph::record;
 use recorded::{Part, Recorded};
 
 /// A network in training, with its weights, latent states and optimiser.
@@ -46,74 +47,6 @@ pub struct Trainer {
     batches_done: usize,
     ema: Option<Ema>,
     config: Config,
-}
-
-/// The inputs and outputs of a step.
-pub(super) struct StepVars {
-    images: Var,
-    labels: Var,
-    /// Target probabilities of the classes, if images are mixed.
-    targets: Option<Var>,
-    /// Weights of the classes, if the cross-entropy has them.
-    class_weights: Option<Var>,
-    logits: Vec<Var>,
-    /// One for each of `logits`; the loss takes their mean.
-    cross_entropies: Vec<Var>,
-    /// One for each embedding, if any; the loss takes their mean.
-    triplets: Vec<Var>,
-    /// Embeddings of earlier batches, if the triplet loss sees them.
-    bank: Option<Bank>,
-}
-
-impl StepVars {
-    /// Returns the bytes of the embeddings that the triplet loss remembers.
-    pub(super) fn memory_bytes(&self, graph: &Graph) -> u64 {
-        self.bank.as_ref().map_or(0, |bank| bank.bytes(graph))
-    }
-}
-
-/// Records the graph of a training step on [`Config::batch`] images.
-pub(super) fn record(
-    config: &Config,
-    classes: usize,
-    network: &dyn Network,
-    store: &Store,
-) -> Result<(Graph, StepVars)> {
-    let batch = config.batch();
-    let mut graph = Graph::new(Mode::Train).freeze_backbone_bn(config.train.freeze_bn);
-    graph.set_state_steps(config.ptl.state_steps);
-    let images = graph.input(Shape::new(batch, config.model.height, config.model.image_width, 3));
-    let labels = graph.labels(batch);
-    let targets = config.mixes().then(|| graph.targets(Shape::vectors(batch, classes)));
-    let weighted = config.loss.class_weights != ClassWeights::None;
-    let class_weights = weighted.then(|| graph.targets(Shape::vectors(1, classes)));
-    let LossOptions { label_smoothing, focal_gamma, .. } = config.loss;
-    let entropy = CrossEntropyOptions { label_smoothing, focal_gamma, class_weights };
-    let outputs = network.forward(&mut graph, store, images)?;
-    let (mut cross_entropies, mut triplets) = (Vec::new(), Vec::new());
-    let scale = config.model.head.scale(config.model.head_scale);
-    let margin = config.model.head.margin(config.loss.head_margin).zip(scale);
-    for &logits in &outputs.logits {
-        graph.keep(logits);
-        let logits = match margin {
-            Some((margin, scale)) => op::margin_logits(&mut graph, logits, labels, margin, scale)?,
-            None => logits,
-        };
-        cross_entropies.push(match targets {
-            Some(targets) => op::soft_cross_entropy(&mut graph, logits, targets)?,
-            None => op::cross_entropy(&mut graph, logits, labels, entropy)?,
-        });
-    }
-    let remembers = config.loss.memory > 0 && !outputs.embeddings.is_empty();
-    let bank = remembers.then(|| Bank::record(&mut graph, &outputs.embeddings, config.loss.memory));
-    for (i, &embedding) in outputs.embeddings.iter().enumerate() {
-        let (earlier, margin) = (bank.as_ref().map(|bank| bank.inputs(i)), config.loss.triplet_margin);
-        triplets.push(op::batch_hard_triplet(&mut graph, embedding, labels, earlier, margin)?);
-    }
-    cross_entropies.iter().chain(&triplets).for_each(|&loss| graph.root(loss));
-    let vars =
-        StepVars { images, labels, targets, class_weights, logits: outputs.logits, cross_entropies, triplets, bank };
-    Ok((graph, vars))
 }
 
 impl Trainer {
@@ -152,6 +85,9 @@ impl Trainer {
         let mut session = Session::new(graph, &store, &device)?;
         if let Some(bank) = &vars.bank {
             bank.set_labels(&mut session)?;
+        }
+        if let Some(centers) = &vars.centers {
+            centers.reset(&mut session)?;
         }
         if let Some(weights) = vars.class_weights {
             session.set(weights, &vec![1.0; classes])?;
@@ -199,8 +135,8 @@ impl Trainer {
     }
 
     /// Runs forward, backward and update on `batch` with learning rate `lr`. With [`accumulate`](crate::config::TrainOptions::accumulate),
-    /// only the last batch of each group updates, by the mean of the group's gradients; latent states and the memory of embeddings change
-    /// with every batch. Uploads `next`, the following batch, to a GPU while this step runs.
+    /// only the last batch of each group updates, by the mean of the group's gradients; latent states, the memory of embeddings and centres
+    /// change with every batch. Uploads `next`, the following batch, to a GPU while this step runs.
     ///
     /// # Errors
     /// A loss or gradient that is not finite, which leaves the parameters unchanged; a device that fails.
@@ -226,6 +162,10 @@ impl Trainer {
             let _memory = profile::range("memory");
             bank.add(&mut self.session, &batch.labels)?;
         }
+        if let Some(centers) = &self.vars.centers {
+            let _centers = profile::range("centres");
+            centers.follow(&mut self.session)?;
+        }
         self.batches_done = if part.updates() { 0 } else { self.batches_done + 1 };
         if let Some(ema) = self.ema.as_mut().filter(|_| part.updates()) {
             let _average = profile::range("average");
@@ -237,24 +177,31 @@ impl Trainer {
     /// Returns each loss with its weight in the sum that training minimises. The weights are divided by the number of batches of an update,
     /// so the sum of the gradients is their mean.
     fn loss_weights(&self) -> Vec<(Var, f32)> {
-        let StepVars { cross_entropies, triplets, .. } = &self.vars;
-        let (ce, triplet) = (self.config.loss.ce_weight, self.config.loss.triplet_weight);
+        let StepVars { cross_entropies, triplets, center_losses, .. } = &self.vars;
+        let LossOptions { ce_weight, triplet_weight, center_weight, .. } = self.config.loss;
         let batches = self.config.train.accumulate as f32;
         let share = |vars: &[Var], weight: f32| -> Vec<(Var, f32)> {
             vars.iter().map(|&var| (var, weight / vars.len() as f32 / batches)).collect()
         };
-        [share(cross_entropies, ce), share(triplets, triplet)].concat()
+        let shares =
+            [share(cross_entropies, ce_weight), share(triplets, triplet_weight), share(center_losses, center_weight)];
+        shares.concat()
     }
 
-    /// Computes the report of a step from the losses and the correct predictions of `batch` images.
-    fn report(&self, cross_entropies: &[f64], triplets: &[f64], hits: &[f64], batch: usize) -> StepReport {
+    /// Computes the report of a step from the values of [`StepVars::losses`] and the correct predictions of `batch` images.
+    fn report(&self, losses: [&[f64]; 3], hits: &[f64], batch: usize) -> StepReport {
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-        let (cross_entropy, triplet) = (mean(cross_entropies), (!triplets.is_empty()).then(|| mean(triplets)));
-        let weights = [self.config.loss.ce_weight, self.config.loss.triplet_weight];
+        let [cross_entropies, triplets, centers] = losses;
+        let [triplet, center] = [triplets, centers].map(|values| (!values.is_empty()).then(|| mean(values)));
+        let cross_entropy = mean(cross_entropies);
+        let LossOptions { ce_weight, triplet_weight, center_weight, .. } = self.config.loss;
+        let weighted = |weight: f32, loss: Option<f64>| f64::from(weight) * loss.unwrap_or(0.0);
+        let identity = f64::from(ce_weight) * cross_entropy + weighted(triplet_weight, triplet);
         StepReport {
-            loss: f64::from(weights[0]) * cross_entropy + f64::from(weights[1]) * triplet.unwrap_or(0.0),
+            loss: identity + weighted(center_weight, center),
             cross_entropy,
             triplet,
+            center,
             accuracy: mean(hits) / batch as f64,
             grad_norm: None,
         }
@@ -279,7 +226,7 @@ impl Trainer {
         }
     }
 
-    /// Copies all numbers of a checkpoint to the host but those of `Trainer::remembered`. Until the next step, reading them cannot fail.
+    /// Copies all numbers of a checkpoint to the host but those of `Trainer::remembered` and `Trainer::centers`. Until the next step, reading them cannot fail.
     ///
     /// # Errors
     /// The device was lost.
@@ -309,6 +256,27 @@ impl Trainer {
     /// The device was lost.
     pub(super) fn remember(&mut self, content: Remembered) -> Result<()> {
         self.vars.bank.as_mut().map_or(Ok(()), |bank| bank.restore(&mut self.session, content))
+    }
+
+    /// Returns the centres of the identities for each of the network's embeddings; none without a centre loss.
+    ///
+    /// # Errors
+    /// The device was lost.
+    pub(super) fn centers(&self) -> Result<Vec<Vec<f32>>> {
+        self.vars.centers.as_ref().map_or(Ok(Vec::new()), |centers| centers.content(&self.session))
+    }
+
+    /// Returns the number of centres and their length for each of the network's embeddings; none without a centre loss.
+    pub(super) fn center_sizes(&self) -> Vec<[usize; 2]> {
+        self.vars.centers.as_ref().map_or(Vec::new(), |centers| centers.sizes(self.session.graph()))
+    }
+
+    /// Restores what [`Trainer::centers`] returned; does nothing without a centre loss.
+    ///
+    /// # Errors
+    /// The device was lost.
+    pub(super) fn restore_centers(&mut self, content: &[Vec<f32>]) -> Result<()> {
+        self.vars.centers.as_ref().map_or(Ok(()), |centers| centers.restore(&mut self.session, content))
     }
 
     /// Returns whether there is a moving average of the weights.
