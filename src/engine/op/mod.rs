@@ -11,6 +11,7 @@ pub mod bconv_cell;
 mod case;
 mod cell_launch;
 pub mod center;
+pub mod channel_gate;
 mod columns;
 pub mod concat;
 pub mod conv2d;
@@ -18,6 +19,7 @@ mod conv2d_norm;
 mod conv_launch;
 pub mod cosine;
 pub mod cross_entropy;
+pub mod depthwise_conv2d;
 pub mod margin;
 pub mod max_pool;
 mod measure;
@@ -36,10 +38,12 @@ pub use bconv_cell::bconv_cell;
 pub use case::OpCase;
 pub(crate) use center::launch_move_centers;
 pub use center::{center_loss, move_centers};
+pub use channel_gate::channel_gate;
 pub use concat::concat;
 pub use conv2d::{conv2d, linear};
 pub use cosine::cosine_linear;
 pub use cross_entropy::{CrossEntropyOptions, cross_entropy};
+pub use depthwise_conv2d::depthwise_conv2d;
 pub use margin::{Margin, margin_logits};
 pub use max_pool::{global_max_pool, max_pool2d};
 pub use narrow::narrow_rows;
@@ -59,10 +63,12 @@ macro_rules! from_every_op {
             batch_norm::$list(),
             bconv_cell::$list(),
             center::$list(),
+            channel_gate::$list(),
             concat::$list(),
             conv2d::$list(),
             cosine::$list(),
             cross_entropy::$list(),
+            depthwise_conv2d::$list(),
             margin::$list(),
             max_pool::$list(),
             narrow::$list(),
