@@ -98,7 +98,7 @@ impl Config {
             (known.is_some_and(|arch| arch.family == Family::Mgn), Recipe::Mgn),
             (task == TaskKind::Classify, Recipe::Classify),
             (small_images || of_cifar, Recipe::SmallImages),
-            (of_cifar, Recipe::ThreeStages),
+            (known.is_some_and(|arch| arch.backbone.stages() == 3), Recipe::ThreeStages),
         ]
         .into_iter()
         .filter_map(|(applies, recipe)| applies.then_some(recipe))

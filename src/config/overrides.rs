@@ -117,6 +117,7 @@ mod tests {
     const CASES: &[(Flag, &[Flag], &[Flag])] = &[
         (("gpu.vendor", "never"), &[("device", "cpu")], &[]),
         (("gpu.graph", "false"), &[("device", "cpu")], &[]),
+        (("model.last_stride", "2"), &[("model.arch", "osnet-x1-0")], &[]),
         (("ptl.stages", "2,3"), &[PLAIN], &[]),
         (("ptl.cell_width", "0.5"), &[PLAIN], &[]),
         (("ptl.cell_width", "0.5"), &[("ptl.cell_channels", "8,8,8,8")], &[]),

@@ -1,38 +1,97 @@
 //! The names of all networks, and how a network is built from its name and its settings.
 
+use std::str::FromStr;
+
 use super::{
-    Architecture, Baseline, BaselineConfig, Classifier, ClassifierConfig, HeadKind, Mgn, MgnConfig, Network, Pool,
-    PtlOptions, ResNetConfig, StemKind, TaskKind,
+    Architecture, Baseline, BaselineConfig, Classifier, ClassifierConfig, HeadKind, Mgn, MgnConfig, Network, OsNet,
+    OsNetConfig, Pool, PtlOptions, ResNetConfig, StemKind, TaskKind,
 };
-use crate::base::settings::{COSINE_HEAD, CROSS_ENTROPY, ON_NETWORKS, ON_RUNS, settings};
+use crate::base::settings::{COSINE_HEAD, CROSS_ENTROPY, LAST_STRIDE, ON_NETWORKS, ON_RUNS, settings};
 use crate::engine::store::Store;
 use crate::{Error, Result};
 
 /// The family of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// A ResNet with pooled embedding, BN neck and classifier.
+    /// A backbone with an embedding and a classifier of identities.
     Baseline,
     /// The multiple granularity network.
     Mgn,
-    /// A ResNet as in torchvision.
+    /// A backbone with a classifier, as in torchvision.
     Classifier,
+}
+
+/// What images pass before they are pooled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backbone {
+    /// A ResNet.
+    ResNet(Architecture),
+    /// The OSNet whose stem has this number of channels as published.
+    OsNet(usize),
+}
+
+impl Backbone {
+    /// The OSNets by the ends of their names.
+    const OSNETS: [(&str, usize); 4] = [("x1-0", 64), ("x0-75", 48), ("x0-5", 32), ("x0-25", 16)];
+
+    /// Returns the number of stages.
+    pub fn stages(self) -> usize {
+        match self {
+            Backbone::ResNet(architecture) => architecture.stages(),
+            Backbone::OsNet(_) => super::osnet::STAGES.len(),
+        }
+    }
+
+    /// Returns the channels of the stem as published.
+    pub fn base(self) -> usize {
+        match self {
+            Backbone::ResNet(architecture) => architecture.base(),
+            Backbone::OsNet(base) => base,
+        }
+    }
+
+    /// Returns whether it is made for images of 32x32 pixels.
+    pub(crate) fn for_small_images(self) -> bool {
+        matches!(self, Backbone::ResNet(architecture) if architecture.for_small_images())
+    }
+
+    /// Returns the stride from images to the feature map.
+    fn total_stride(self, stem: StemKind, last_stride: usize) -> usize {
+        match self {
+            Backbone::ResNet(architecture) => {
+                ResNetConfig { architecture, base: 1, stem, last_stride, classes: None }.total_stride()
+            }
+            Backbone::OsNet(_) => super::osnet::total_stride(stem),
+        }
+    }
+}
+
+impl FromStr for Backbone {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Backbone> {
+        let width = name.strip_prefix("osnet-");
+        match Backbone::OSNETS.into_iter().find(|(end, _)| width == Some(end)) {
+            Some((_, base)) => Ok(Backbone::OsNet(base)),
+            None => Ok(Backbone::ResNet(name.parse()?)),
+        }
+    }
 }
 
 /// A network's name, parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arch {
-    /// What surrounds the ResNet.
+    /// What surrounds the backbone.
     pub family: Family,
-    /// The ResNet.
-    pub backbone: Architecture,
+    /// The backbone; for MGN a ResNet.
+    pub backbone: Backbone,
     /// Whether the network has BConv-Cells.
     pub ptl: bool,
 }
 
 impl Arch {
     /// All names; those with BConv-Cells end in `-ptl`.
-    pub const NAMES: [&str; 18] = [
+    pub const NAMES: [&str; 26] = [
         "resnet18",
         "resnet34",
         "resnet50",
@@ -42,6 +101,10 @@ impl Arch {
         "cifar-resnet56",
         "mgn",
         "mgn-resnet101",
+        "osnet-x1-0",
+        "osnet-x0-75",
+        "osnet-x0-5",
+        "osnet-x0-25",
         "resnet18-ptl",
         "resnet34-ptl",
         "resnet50-ptl",
@@ -51,6 +114,10 @@ impl Arch {
         "cifar-resnet56-ptl",
         "mgn-ptl",
         "mgn-resnet101-ptl",
+        "osnet-x1-0-ptl",
+        "osnet-x0-75-ptl",
+        "osnet-x0-5-ptl",
+        "osnet-x0-25-ptl",
     ];
 
     /// Parses the name of a network for `task`.
@@ -67,7 +134,7 @@ impl Arch {
             (Some(_), TaskKind::Classify) => {
                 return Err(refuse("mgn is for re-identification: name a resnet to classify with".into()));
             }
-            (Some(""), _) => (Family::Mgn, Architecture::ResNet50),
+            (Some(""), _) => (Family::Mgn, Backbone::ResNet(Architecture::ResNet50)),
             (Some(backbone), _) => (Family::Mgn, backbone.trim_start_matches('-').parse()?),
             (None, TaskKind::Reid) => (Family::Baseline, plain.parse()?),
             (None, TaskKind::Classify) => (Family::Classifier, plain.parse()?),
@@ -77,10 +144,11 @@ impl Arch {
 
     /// Returns whether the tensor `name` belongs to the classifier, which is newly initialised for other identities or classes.
     pub(crate) fn is_head(self, name: &str) -> bool {
-        match self.family {
-            Family::Baseline => name == "classifier.weight",
-            Family::Mgn => name.starts_with("fc_id_"),
-            Family::Classifier => name.starts_with("fc."),
+        match (self.family, self.backbone) {
+            (_, Backbone::OsNet(_)) => name.starts_with("classifier."),
+            (Family::Baseline, _) => name == "classifier.weight",
+            (Family::Mgn, _) => name.starts_with("fc_id_"),
+            (Family::Classifier, _) => name.starts_with("fc."),
         }
     }
 }
@@ -105,10 +173,10 @@ settings! {
         /// cifar-*.
         #[setting(flag("stem").of_network())]
         pub stem: StemKind = StemKind::Imagenet, SmallImages => StemKind::Cifar;
-        /// Stride of the backbone's last stage, 1 or 2 (fixed for mgn*).
-        #[setting(flag("last-stride").at_least(1.0).at_most(2.0).of_network())]
+        /// Stride of the backbone's last stage, 1 or 2 (fixed for mgn* and osnet-*).
+        #[setting(flag("last-stride").at_least(1.0).at_most(2.0).needs(&[LAST_STRIDE]).of_network())]
         pub last_stride: usize = 1, Classify => 2, SmallImages => 2;
-        /// Length of the embedding; 0 takes the pooled vector itself, or for each of mgn*'s eight branches 256 x width.
+        /// Length of the embedding; 0 takes the pooled vector itself, for osnet-* 512, or for each of mgn*'s eight branches 256 x width.
         #[setting(flag("embedding").at_most(65536.0).of_network())]
         pub embedding: usize = 0;
         /// Global pooling (max for mgn*).
@@ -163,10 +231,18 @@ impl NetworkConfig {
                 reason: "a classifier has from 1 to 16777216".into(),
             });
         }
-        let (base, classes, architecture) = (base as usize, self.classes, self.arch.backbone);
+        let (base, classes) = (base as usize, self.classes);
         let ptl = self.arch.ptl.then(|| self.ptl.clone());
         let &ModelOptions { stem, last_stride, embedding, pool, .. } = model;
         let logit_scale = model.head.scale(model.head_scale);
+        let architecture = match self.arch.backbone {
+            Backbone::ResNet(architecture) => architecture,
+            Backbone::OsNet(_) => {
+                let triplets = self.arch.family == Family::Baseline;
+                let config = OsNetConfig { base, stem, embedding, pool, ptl, classes, logit_scale, triplets };
+                return Ok(Box::new(OsNet::new(store, &config, seed)?));
+            }
+        };
         Ok(match self.arch.family {
             Family::Classifier => {
                 let backbone = ResNetConfig { architecture, base, stem, last_stride, classes: None };
@@ -201,11 +277,10 @@ impl NetworkConfig {
 /// # Errors
 /// [`Error::Setting`] says which multiples both sides must be.
 pub fn check_image_size(arch: Arch, [h, w]: [usize; 2], stem: StemKind, last_stride: usize) -> Result<()> {
-    let resnet = ResNetConfig { architecture: arch.backbone, base: 1, stem, last_stride, classes: None };
     let (multiples, why) = match arch.family {
         // Any size, as in torchvision.
         Family::Classifier => return Ok(()),
-        Family::Baseline => ([resnet.total_stride(); 2], "the network's total stride"),
+        Family::Baseline => ([arch.backbone.total_stride(stem, last_stride); 2], "the network's total stride"),
         Family::Mgn => (super::mgn::SIZE_MULTIPLES, "so that two and three stripes divide the feature map"),
     };
     if [h, w].contains(&0) || !h.is_multiple_of(multiples[0]) || !w.is_multiple_of(multiples[1]) {
@@ -229,13 +304,17 @@ mod tests {
             assert_eq!(arch(name).ptl, name.ends_with("-ptl"), "{name}");
             assert_eq!(arch(name).family == Family::Mgn, name.starts_with("mgn"), "{name}");
         }
-        let expected = Arch { family: Family::Mgn, backbone: Architecture::ResNet101, ptl: true };
+        let resnet = Backbone::ResNet;
+        let expected = Arch { family: Family::Mgn, backbone: resnet(Architecture::ResNet101), ptl: true };
         assert_eq!(arch("mgn-resnet101-ptl"), expected);
-        assert_eq!(arch("mgn").backbone, Architecture::ResNet50);
+        assert_eq!(arch("mgn").backbone, resnet(Architecture::ResNet50));
+        let expected = Arch { family: Family::Baseline, backbone: Backbone::OsNet(48), ptl: true };
+        assert_eq!(arch("osnet-x0-75-ptl"), expected);
         let error = Arch::new("mgn-resnet18", TaskKind::Reid).unwrap_err().to_string();
         assert!(error.contains("mgn-resnet18") && error.contains("resnet50-ptl"), "{error}");
         let classifier = Arch::new("cifar-resnet20-ptl", TaskKind::Classify).unwrap();
-        let expected = Arch { family: Family::Classifier, backbone: Architecture::CifarResNet20, ptl: true };
+        let backbone = resnet(Architecture::CifarResNet20);
+        let expected = Arch { family: Family::Classifier, backbone, ptl: true };
         assert_eq!(classifier, expected);
         assert!(Arch::new("mgn", TaskKind::Classify).unwrap_err().to_string().contains("name a resnet"));
     }
@@ -272,5 +351,7 @@ mod tests {
         }
         check("resnet50", [256, 128]).unwrap();
         assert!(check("resnet50", [240, 128]).unwrap_err().to_string().contains("multiple of 32"));
+        check("osnet-x1-0", [240, 112]).unwrap();
+        assert!(check("osnet-x0-25-ptl", [240, 120]).unwrap_err().to_string().contains("multiple of 16"));
     }
 }

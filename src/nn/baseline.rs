@@ -63,7 +63,7 @@ impl Baseline {
         };
         let backbone = ResNet::new(root.child("backbone"), backbone_config);
         let ptl = match &config.ptl {
-            Some(ptl) => Some(PtlBranch::new(root.child("ptl"), &backbone_config, ptl)?),
+            Some(ptl) => Some(PtlBranch::new(root.child("ptl"), &backbone, ptl)?),
             None => None,
         };
         let pooled = backbone_config.out_channels() + ptl.as_ref().map_or(0, PtlBranch::out_channels);

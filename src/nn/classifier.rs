@@ -39,14 +39,14 @@ impl Classifier {
     /// The cells do not fit the backbone.
     pub fn new(store: &mut Store, config: &ClassifierConfig, seed: u64) -> Result<Classifier> {
         let ClassifierConfig { backbone, pool, ptl, classes, logit_scale } = config;
-        let backbone = ResNetConfig { classes: None, ..*backbone };
-        let resnet = ResNet::new(Scope::root(store, seed), backbone);
+        let config = ResNetConfig { classes: None, ..*backbone };
+        let backbone = ResNet::new(Scope::root(store, seed), config);
         let mut root = Scope::root(store, seed);
         let ptl = ptl.as_ref().map(|ptl| PtlBranch::new(root.child("ptl"), &backbone, ptl)).transpose()?;
-        let pooled = backbone.out_channels() + ptl.as_ref().map_or(0, PtlBranch::out_channels);
+        let pooled = config.out_channels() + ptl.as_ref().map_or(0, PtlBranch::out_channels);
         let init = Init::Normal { mean: 0.0, std: 1.0 / (pooled as f32).sqrt() };
         let fc = Head::new(&mut root.child("fc"), [pooled, *classes], true, init, *logit_scale);
-        Ok(Classifier { backbone: resnet, ptl, fc, pool: *pool })
+        Ok(Classifier { backbone, ptl, fc, pool: *pool })
     }
 }
 

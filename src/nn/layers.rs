@@ -1,4 +1,4 @@
-//! Convolution, batch normalisation and fully connected layer, with torch's attribute names.
+//! Convolutions, batch normalisation and fully connected layer, with torch's attribute names.
 
 use super::{Init, Scope};
 use crate::Result;
@@ -6,7 +6,7 @@ use crate::engine::graph::{Graph, Var};
 use crate::engine::op::{self, BatchNorm};
 use crate::engine::store::{Layout, ParamId, Store};
 
-/// `torch.nn.Conv2d` (no dilation, no groups).
+/// `torch.nn.Conv2d` (no dilation; for groups see [`DepthwiseConv2d`]).
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     /// Weight, `[out, in, k, k]` in torch's order.
@@ -45,6 +45,28 @@ impl Conv2d {
     /// `x` has other channels than the weight, or the kernel does not fit.
     pub fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
         op::conv2d(g, store, x, self.weight, self.bias, self.stride, self.padding)
+    }
+}
+
+/// `torch.nn.Conv2d` with a 3x3 kernel for each channel (`groups` is the number of channels), stride 1, padding 1, without bias.
+#[derive(Clone, Debug)]
+pub struct DepthwiseConv2d {
+    /// Weight, `[channels, 1, 3, 3]` in torch's order.
+    pub weight: ParamId,
+}
+
+impl DepthwiseConv2d {
+    /// Registers the convolution.
+    pub fn new(scope: &mut Scope<'_>, channels: usize, init: Init) -> DepthwiseConv2d {
+        DepthwiseConv2d { weight: scope.param("weight", &[channels, 1, 3, 3], Layout::Conv, init) }
+    }
+
+    /// Records the convolution of `x` `[n, h, w, channels]`.
+    ///
+    /// # Errors
+    /// `x` has other channels than the weight.
+    pub fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
+        op::depthwise_conv2d(g, store, x, self.weight)
     }
 }
 

@@ -11,25 +11,29 @@ mod layers;
 mod mgn;
 mod mgn_ptl;
 mod network;
+mod osnet;
 mod ptl;
 mod residual_block;
 mod resnet;
+mod staged;
 mod task;
 
-pub use arch::{Arch, DEFAULT_ARCH, Family, ModelOptions, NetworkConfig, check_image_size};
+pub use arch::{Arch, Backbone, DEFAULT_ARCH, Family, ModelOptions, NetworkConfig, check_image_size};
 pub use baseline::{Baseline, BaselineConfig};
 pub use bconv_cell::BConvCell;
 pub use classifier::{Classifier, ClassifierConfig};
 use fuse::Fuse;
 pub use head::{Head, HeadKind};
 pub use init::{Init, Scope};
-pub use layers::{BatchNorm2d, Conv2d, Linear};
+pub use layers::{BatchNorm2d, Conv2d, DepthwiseConv2d, Linear};
 pub use mgn::{Mgn, MgnConfig};
 pub use mgn_ptl::MgnCells;
 pub use network::{Network, Outputs};
+pub use osnet::{OsNet, OsNetConfig};
 pub use ptl::{BranchBlock, Pool, PtlBranch, PtlOptions};
 pub use residual_block::ResidualBlock;
 pub use resnet::{Architecture, Block, ResNet, ResNetConfig, Stage, Stem, StemKind};
+pub use staged::StagedBackbone;
 pub use task::TaskKind;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The PTL branch for any ResNet: BConv-Cells beside the stages, as in MGN_PTL (Yu et al., 2019, fig. 3).
+//! The PTL branch for any backbone in stages: BConv-Cells beside the stages, as in MGN_PTL (Yu et al., 2019, fig. 3).
 //!
 //! ```text
 //! image ─ bconv1 ─ bconv2 ─┐                 (stride 2 each; with the stem for small images 1)
@@ -11,7 +11,7 @@
 //! path is unchanged. With fewer stages, the branch starts from the feature map before its first stage and skips stages that are not
 //! chosen; its last cell is pooled.
 
-use super::{Architecture, BConvCell, Fuse, ResNet, ResNetConfig, ResidualBlock, Scope};
+use super::{BConvCell, Fuse, ResidualBlock, Scope, StagedBackbone};
 use crate::base::settings::{AVERAGED_STATES, BRANCH, CELL_WIDTHS, CELLS, ON_IMAGES, choice, settings};
 use crate::engine::graph::{Graph, Var};
 use crate::engine::latent_state::{EvalState, StateForm, StateInit, StatePolicy};
@@ -22,7 +22,7 @@ use crate::{Error, Result};
 settings! {
     /// `[ptl]`: the BConv-Cells: where they are, how wide, and what becomes of their latent states.
     pub struct PtlOptions in "ptl", "BConv-Cells" {
-        /// Stages (1 to 4, to 3 for cifar-*) with a BConv-Cell beside them (all for mgn*).
+        /// Stages (1 to 4, to 3 for cifar-* and osnet-*) with a BConv-Cell beside them (all for mgn*).
         #[setting(flag("ptl-stages").needs(&[BRANCH]).of_network())]
         pub stages: Vec<usize> = vec![1, 2, 3, 4], ThreeStages => vec![1, 2, 3];
         /// Width of cells and fuse modules, relative to the default.
@@ -82,7 +82,7 @@ choice! {
 
 /// Records `backbone` and its pooled feature map, `[n, 1, 1, c]`. With a branch, appends the pooled output of its last cell.
 pub(super) fn pooled(
-    backbone: &ResNet,
+    backbone: &dyn StagedBackbone,
     branch: Option<&PtlBranch>,
     pool: Pool,
     g: &mut Graph,
@@ -100,15 +100,6 @@ pub(super) fn pooled(
     let (x, cell) = branch.forward(g, store, backbone, images)?;
     let (x, cell) = (pool(g, x)?, pool(g, cell)?);
     op::concat(g, &[x, cell])
-}
-
-/// Channels of the cells beside the stages, in 64ths of the stem's channels: together they have at most 15 % of the backbone's parameters.
-fn default_widths(architecture: Architecture) -> &'static [usize] {
-    match architecture {
-        Architecture::CifarResNet20 => &[32, 64, 72],
-        Architecture::CifarResNet32 => &[32, 64, 96],
-        _ => &[32, 64, 128, 128],
-    }
 }
 
 /// A cell, or what takes its place.
@@ -159,14 +150,14 @@ pub struct PtlBranch {
 }
 
 impl PtlBranch {
-    /// Registers the branch for a backbone of the given geometry; parameters belong to the group [`Group::Ptl`].
+    /// Registers the branch for a backbone; parameters belong to the group [`Group::Ptl`].
     ///
     /// # Errors
     /// [`Error::Setting`]: there is no stage, a stage is unknown, or stages are not in order; there is not one number of cell channels
     /// for each stage; or the cell width is not positive.
-    pub fn new(scope: Scope<'_>, backbone: &ResNetConfig, config: &PtlOptions) -> Result<PtlBranch> {
+    pub fn new(scope: Scope<'_>, backbone: &dyn StagedBackbone, config: &PtlOptions) -> Result<PtlBranch> {
         let stages = &config.stages;
-        let last = backbone.architecture.stages();
+        let last = backbone.stages();
         let ordered = stages.windows(2).all(|w| w[0] < w[1]) && stages.iter().all(|s| (1..=last).contains(s));
         if stages.is_empty() || !ordered {
             return Err(Error::Setting {
@@ -193,24 +184,24 @@ impl PtlBranch {
         let mut scope = scope.in_group(Group::Ptl);
         // Channels are in 64ths of the backbone's stem width, so that the branch has the same share of parameters at any width.
         let channels = |sixty_fourths: usize| {
-            let exact = (backbone.base * sixty_fourths) as f32 / 64.0 * config.cell_width;
+            let exact = (backbone.stem_channels() * sixty_fourths) as f32 / 64.0 * config.cell_width;
             (exact.round() as usize).max(1)
         };
         // Channels of the fuse module before a stage, and of the cell beside it.
         let stage_width = |stage: usize| match stages.iter().zip(named).find(|(s, _)| **s == stage) {
             Some((_, &named)) => named,
-            None => channels(default_widths(backbone.architecture)[stage - 1]),
+            None => channels(backbone.cell_widths()[stage - 1]),
         };
-        let stride = if backbone.stem.stride() == 4 { 2 } else { 1 };
+        let stride = if backbone.stem_stride() == 4 { 2 } else { 1 };
 
-        let mut z = backbone.base;
+        let mut z = backbone.stem_channels();
         let mut entry = None;
         if stages[0] == 1 {
             let [first, second] = [channels(16), channels(32)];
             entry = Some((
                 Cell::new(config.block, &mut scope.child("bconv1"), [3, first], stride),
                 Cell::new(config.block, &mut scope.child("bconv2"), [first, second], stride),
-                Fuse::new(&mut scope.child("fuse1"), [second + backbone.base, stage_width(1)]),
+                Fuse::new(&mut scope.child("fuse1"), [second + backbone.stem_channels(), stage_width(1)]),
             ));
             z = stage_width(1);
         } else if stages[0] > 1 {
@@ -247,8 +238,14 @@ impl PtlBranch {
     ///
     /// # Errors
     /// The image size does not fit.
-    pub fn forward(&self, g: &mut Graph, store: &Store, backbone: &ResNet, images: Var) -> Result<(Var, Var)> {
-        let mut x = backbone.stem.forward(g, store, images)?;
+    pub fn forward(
+        &self,
+        g: &mut Graph,
+        store: &Store,
+        backbone: &dyn StagedBackbone,
+        images: Var,
+    ) -> Result<(Var, Var)> {
+        let mut x = backbone.stem(g, store, images)?;
         let mut z = x;
         if let Some((first, second, fuse)) = &self.entry {
             let b = first.forward(g, store, images)?;
@@ -257,12 +254,11 @@ impl PtlBranch {
         }
         let mut cells = self.cells.iter().peekable();
         let started = self.cells[0].stage;
-        for (i, layer) in backbone.layers.iter().enumerate() {
-            let stage = i + 1;
+        for stage in 1..=backbone.stages() {
             if stage == started && self.entry.is_none() {
                 z = x;
             }
-            x = layer.forward(g, store, x)?;
+            x = backbone.stage(stage, g, store, x)?;
             if let Some(beside) = cells.next_if(|c| c.stage == stage) {
                 z = beside.cell.forward(g, store, z)?;
                 if let Some(fuse) = &beside.fuse {
@@ -279,7 +275,7 @@ mod tests {
     use super::*;
     use crate::engine::graph::Mode;
     use crate::engine::shape::Shape;
-    use crate::nn::{Baseline, BaselineConfig, Network, StemKind};
+    use crate::nn::{Architecture, Baseline, BaselineConfig, Network, ResNet, ResNetConfig, StemKind};
 
     fn model(architecture: Architecture, base: usize, ptl: Option<PtlOptions>) -> (Baseline, Store) {
         let stem = StemKind::Imagenet;
@@ -346,7 +342,8 @@ mod tests {
     #[test]
     fn stages_that_make_no_branch_are_refused() {
         let (architecture, stem) = (Architecture::ResNet18, StemKind::Imagenet);
-        let backbone = ResNetConfig { architecture, base: 8, stem, last_stride: 2, classes: None };
+        let config = ResNetConfig { architecture, base: 8, stem, last_stride: 2, classes: None };
+        let backbone = ResNet::new(Scope::root(&mut Store::new(), 0), config);
         for (stages, cell_width) in [(vec![], 1.0), (vec![2, 1], 1.0), (vec![5], 1.0), (vec![1], 0.0)] {
             let mut store = Store::new();
             let config = PtlOptions { stages, cell_width, ..PtlOptions::default() };

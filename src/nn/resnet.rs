@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use super::{BatchNorm2d, Conv2d, Init, Linear, Scope};
+use super::{BatchNorm2d, Conv2d, Init, Linear, Scope, StagedBackbone};
 use crate::base::settings::choice;
 use crate::engine::graph::{Graph, Var};
 use crate::engine::op;
@@ -339,16 +339,42 @@ impl ResNet {
         }
         ResNet { config, stem, layers }
     }
+}
 
-    /// Records the network on `images` `[n, h, w, 3]`, and returns the feature map after the last stage.
-    ///
-    /// # Errors
-    /// As [`Stem::forward`] and [`Block::forward`].
-    pub fn features(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Var> {
-        let mut x = self.stem.forward(g, store, images)?;
-        for layer in &self.layers {
-            x = layer.forward(g, store, x)?;
+impl StagedBackbone for ResNet {
+    fn stages(&self) -> usize {
+        self.layers.len()
+    }
+
+    fn stem_channels(&self) -> usize {
+        self.config.base
+    }
+
+    fn stem_stride(&self) -> usize {
+        self.config.stem.stride()
+    }
+
+    fn stage_channels(&self, stage: usize) -> usize {
+        self.config.stage_channels(stage)
+    }
+
+    fn stage_stride(&self, stage: usize) -> usize {
+        self.config.stage_stride(stage)
+    }
+
+    fn cell_widths(&self) -> &'static [usize] {
+        match self.config.architecture {
+            Architecture::CifarResNet20 => &[32, 64, 72],
+            Architecture::CifarResNet32 => &[32, 64, 96],
+            _ => &[32, 64, 128, 128],
         }
-        Ok(x)
+    }
+
+    fn stem(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Var> {
+        self.stem.forward(g, store, images)
+    }
+
+    fn stage(&self, stage: usize, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
+        self.layers[stage - 1].forward(g, store, x)
     }
 }

@@ -169,6 +169,29 @@ fn classifiers_and_granularities_start_from_every_layout_too() {
     }
 }
 
+/// torchreid's names are those of the network, in its files often with a prefix.
+#[test]
+fn osnets_start_from_torchreids_weights() {
+    for prefix in ["", "module.", "model."] {
+        let file = file(&renamed(tensors("osnet-x0-5", REID), |name| Some(format!("{prefix}{name}"))));
+        for (arch, task) in [("osnet-x0-5", REID), ("osnet-x0-5-ptl", REID), ("osnet-x0-5", CLASSES)] {
+            let (store, report) = start(arch, task, &file, false).unwrap_or_else(|e| panic!("{arch} {prefix}: {e}"));
+            assert!(has_backbone(arch, task, &store), "{arch}, {prefix}");
+            let is_new = |name: &str| report.new.iter().any(|new| new == name);
+            assert!(is_new("classifier.weight") && is_new("classifier.bias"), "{arch}, {prefix}");
+            // With cells the input of the embedding is longer.
+            assert_eq!(is_new("fc.0.weight"), arch.ends_with("-ptl"), "{arch}, {prefix}");
+            assert!(!is_new("fc.1.weight"), "{arch}, {prefix}");
+        }
+        let mut store = Store::of_shapes();
+        let network = build("osnet-x0-5", REID, &mut store, 0);
+        let place = Place::find(&store, &file, &*network).unwrap();
+        checkpoint::fits_exactly(&store, &file, Some((&*network, &place))).unwrap();
+        let error = start("osnet-x1-0", REID, &file, false).unwrap_err().to_string();
+        assert!(error.contains("it lacks") && error.contains("has the shape"), "{error}");
+    }
+}
+
 #[test]
 fn other_networks_are_refused_by_what_they_lack_and_have() {
     let resnet = |name: &str| renamed(tensors(name, CLASSES), |name| Some(format!("model.{name}")));

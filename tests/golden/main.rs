@@ -17,6 +17,7 @@ mod layers;
 mod losses;
 mod networks;
 mod optim;
+mod osnet;
 mod schedules;
 mod states;
 mod support;

@@ -26,8 +26,8 @@ pub use kind::Kind;
 pub(crate) use kind::{SettingType, gpu_number};
 pub(crate) use needs::{
     ADAM, AVERAGED_STATES, BRANCH, CELL_WIDTHS, CELLS, CENTERS, COSINE, COSINE_HEAD, CROSS_ENTROPY, DROPS, EFFECTIVE,
-    FROZEN_BACKBONE, HELD_OUT, INIT, MEMORY, MIDDLE, MULTISTEP, NAMED_FILES, RAND_AUGMENT, RANDOM_CROP, REID, RERANK,
-    SGD, SPLITS, STEP, TRAINED_BACKBONE, TRIPLET, WARMUP,
+    FROZEN_BACKBONE, HELD_OUT, INIT, LAST_STRIDE, MEMORY, MIDDLE, MULTISTEP, NAMED_FILES, RAND_AUGMENT, RANDOM_CROP,
+    REID, RERANK, SGD, SPLITS, STEP, TRAINED_BACKBONE, TRIPLET, WARMUP,
 };
 pub use needs::{CLASSES, Chosen, GPU, MSMT17, Need, TARGET};
 
@@ -79,7 +79,7 @@ pub enum Recipe {
     Classify,
     /// Small images of 32 pixels, such as CIFAR's.
     SmallImages,
-    /// CIFAR's ResNets with three stages.
+    /// Networks with three stages: CIFAR's ResNets and OSNet.
     ThreeStages,
 }
 

@@ -110,6 +110,11 @@ pub(crate) const RAND_AUGMENT: Need =
 
 // The network and where it computes.
 
+/// Has an effect in networks whose last stage may halve the map.
+pub(crate) const LAST_STRIDE: Need = need(
+    |c| !c.text("model.arch").starts_with("osnet-"),
+    "in an OSNet, whose last stage always has stride 1: leave it out",
+);
 /// Has an effect in networks with a PTL branch.
 pub(crate) const BRANCH: Need = need(
     |c| c.text("model.arch").ends_with("-ptl"),
