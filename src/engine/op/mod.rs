@@ -20,6 +20,8 @@ mod conv_launch;
 pub mod cosine;
 pub mod cross_entropy;
 pub mod depthwise_conv2d;
+pub mod gem_pool;
+pub mod instance_norm;
 pub mod margin;
 pub mod max_pool;
 mod measure;
@@ -44,9 +46,11 @@ pub use conv2d::{conv2d, linear};
 pub use cosine::cosine_linear;
 pub use cross_entropy::{CrossEntropyOptions, cross_entropy};
 pub use depthwise_conv2d::depthwise_conv2d;
+pub use gem_pool::gem_pool;
+pub use instance_norm::instance_norm;
 pub use margin::{Margin, margin_logits};
 pub use max_pool::{global_max_pool, max_pool2d};
-pub use narrow::narrow_rows;
+pub use narrow::{narrow_channels, narrow_rows};
 pub use normalize::normalize;
 pub use relu::relu;
 pub use soft_cross_entropy::soft_cross_entropy;
@@ -69,6 +73,8 @@ macro_rules! from_every_op {
             cosine::$list(),
             cross_entropy::$list(),
             depthwise_conv2d::$list(),
+            gem_pool::$list(),
+            instance_norm::$list(),
             margin::$list(),
             max_pool::$list(),
             narrow::$list(),

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::BatchNormOp;
 use crate::engine::cpu::{InstructionSet, Normalization, Simd, for_each_isa, for_each_vector, par};
-use crate::engine::graph::{Backward, Forward, Recompute};
+use crate::engine::graph::{Backward, Forward, Grad, Recompute};
 
 /// A row has at most this many elements, unless one pixel has more.
 const ROW: usize = 64;
@@ -39,7 +39,7 @@ fn two_sums(channels: usize, len: usize, add: impl Fn(Range<usize>, &mut [f32]) 
 }
 
 /// Returns the batch mean and the biased variance. Subtracts the first row before squaring, so that a large mean costs no digits.
-fn statistics(channels: usize, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+pub(in crate::engine::op) fn statistics(channels: usize, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
     let count = (x.len() / channels) as f64;
     let first = &x[..channels];
     let pivot = repeated(first.iter().copied(), row_len(channels));
@@ -57,7 +57,7 @@ fn statistics(channels: usize, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
 }
 
 /// Returns the normalisation with these statistics; the parameters are weight and bias.
-fn normalization<'a>(
+pub(in crate::engine::op) fn normalization<'a>(
     op: &BatchNormOp,
     mean: &[f32],
     inv_std: &[f32],
@@ -81,7 +81,7 @@ pub(in crate::engine::op) fn fixed_normalization<'a>(
 }
 
 /// Returns `1/√(variance + ε)` of each channel.
-fn inverse_deviation(op: &BatchNormOp, var: &[f32]) -> Vec<f32> {
+pub(in crate::engine::op) fn inverse_deviation(op: &BatchNormOp, var: &[f32]) -> Vec<f32> {
     var.iter().map(|v| 1.0 / (v + op.eps).sqrt()).collect()
 }
 
@@ -116,17 +116,48 @@ pub(super) fn recompute(op: &BatchNormOp, cx: &mut Recompute<'_>) {
 }
 
 pub(super) fn backward(op: &BatchNormOp, cx: &mut Backward<'_>) {
+    let (mean, inv_std) = cx.saved.split_at(op.channels);
+    let pixels = Pixels { x: cx.inputs[0], y: cx.output, dy: cx.grad_output, mean, inv_std };
+    let [grad_x, rest @ ..] = &mut cx.grad_inputs[..] else { unreachable!("batch_norm has an input") };
+    let grad_residual = rest.first_mut().and_then(Option::as_mut);
+    let [sum, dot] = pixel_gradients(op, &pixels, [cx.params[0], cx.params[1]], grad_x.as_mut(), grad_residual);
+    for (grad, total) in cx.grad_params.iter_mut().zip([dot, sum]) {
+        if let Some(grad) = grad {
+            total.iter().enumerate().for_each(|(c, &v)| grad.put(c, v as f32));
+        }
+    }
+}
+
+/// Pixels that were normalised together: all of a batch, or those of an image.
+pub(in crate::engine::op) struct Pixels<'a> {
+    pub x: &'a [f32],
+    /// The output; only read with a residual and a ReLU.
+    pub y: &'a [f32],
+    pub dy: &'a [f32],
+    /// The mean of each channel.
+    pub mean: &'a [f32],
+    /// `1/√(variance + ε)` of each channel.
+    pub inv_std: &'a [f32],
+}
+
+/// Computes the gradients of the inputs, and returns `Σg` and `Σg·x̂` of each channel. The parameters are weight and bias.
+pub(in crate::engine::op) fn pixel_gradients(
+    op: &BatchNormOp,
+    pixels: &Pixels<'_>,
+    params: [&[f32]; 2],
+    grad_x: Option<&mut Grad<'_>>,
+    grad_residual: Option<&mut Grad<'_>>,
+) -> [Vec<f64>; 2] {
     let channels = op.channels;
-    let (x, dy) = (cx.inputs[0], cx.grad_output);
-    let (mean, inv_std) = cx.saved.split_at(channels);
+    let &Pixels { x, y, dy, mean, inv_std } = pixels;
     let (count, row) = (x.len() / channels, row_len(channels));
     let centre = repeated(mean.iter().copied(), row);
-    let scale = repeated(inv_std.iter().zip(cx.params[0]).map(|(s, w)| s * w), row);
-    let bias = repeated(cx.params[1].iter().copied(), row);
+    let scale = repeated(inv_std.iter().zip(params[0]).map(|(s, w)| s * w), row);
+    let bias = repeated(params[1].iter().copied(), row);
     // Without a residual, the input tells what ReLU stopped: the output need not be read.
     let relu = |range: Range<usize>| match (op.relu, op.residual) {
         (false, _) => Relu::Absent,
-        (true, true) => Relu::Output(&cx.output[range]),
+        (true, true) => Relu::Output(&y[range]),
         (true, false) => Relu::OfInput([&centre, &scale, &bias]),
     };
 
@@ -137,13 +168,6 @@ pub(super) fn backward(op: &BatchNormOp, cx: &mut Backward<'_>) {
     });
     let (sum, dot) = sums.split_at(channels);
     let dot: Vec<f64> = dot.iter().zip(inv_std).map(|(dot, &inv_std)| dot * f64::from(inv_std)).collect();
-    for (grad, total) in cx.grad_params.iter_mut().zip([&dot[..], sum]) {
-        if let Some(grad) = grad {
-            total.iter().enumerate().for_each(|(c, &v)| grad.put(c, v as f32));
-        }
-    }
-    let [grad_x, rest @ ..] = &mut cx.grad_inputs[..] else { unreachable!("batch_norm has an input") };
-    let grad_residual = rest.first_mut().and_then(Option::as_mut);
     let share = if op.batch_statistics { 1.0 / count as f64 } else { 0.0 };
     let mean_g = repeated(sum.iter().map(|s| (s * share) as f32), row);
     let mean_dot = repeated(dot.iter().zip(inv_std).map(|(s, &i)| (s * share) as f32 * i), row);
@@ -167,6 +191,7 @@ pub(super) fn backward(op: &BatchNormOp, cx: &mut Backward<'_>) {
         (None, Some(dr)) => dr.data.par_chunks_mut(len).enumerate().for_each(|(i, dr)| chunk(i, &mut [], dr)),
         (None, None) => {}
     }
+    [sum.to_vec(), dot]
 }
 
 for_each_isa! {

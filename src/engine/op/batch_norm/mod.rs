@@ -39,17 +39,22 @@ pub struct BatchNorm {
 
 #[derive(Clone, Debug)]
 pub(super) struct BatchNormOp {
-    rows: usize,
-    channels: usize,
-    eps: f32,
+    pub(super) rows: usize,
+    pub(super) channels: usize,
+    pub(super) eps: f32,
     momentum: f32,
     /// Normalises with batch statistics and updates the running ones, instead of normalising with the running ones.
     batch_statistics: bool,
     pub(super) residual: bool,
-    relu: bool,
+    pub(super) relu: bool,
 }
 
 impl BatchNormOp {
+    /// Returns the normalisation of one image of `rows` pixels by itself, which keeps no running statistics.
+    pub(super) fn of_image(rows: usize, channels: usize, eps: f32, relu: bool) -> BatchNormOp {
+        BatchNormOp { rows, channels, eps, momentum: 0.0, batch_statistics: true, residual: false, relu }
+    }
+
     /// Returns whether the numbers of each channel are known before the input is.
     pub(super) fn is_fixed(&self) -> bool {
         !self.batch_statistics
