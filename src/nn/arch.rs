@@ -3,8 +3,8 @@
 use std::str::FromStr;
 
 use super::{
-    Architecture, Baseline, BaselineConfig, Classifier, ClassifierConfig, HeadKind, Mgn, MgnConfig, Network, OsNet,
-    OsNetConfig, Pool, PtlOptions, ResNetConfig, StemKind, TaskKind,
+    Architecture, Baseline, BaselineConfig, Classifier, ClassifierConfig, HeadKind, Ibn, Mgn, MgnConfig, Network,
+    OsNet, OsNetConfig, Pool, PtlOptions, ResNetConfig, StemKind, TaskKind,
 };
 use crate::base::settings::{COSINE_HEAD, CROSS_ENTROPY, LAST_STRIDE, ON_NETWORKS, ON_RUNS, settings};
 use crate::engine::store::Store;
@@ -59,7 +59,7 @@ impl Backbone {
     fn total_stride(self, stem: StemKind, last_stride: usize) -> usize {
         match self {
             Backbone::ResNet(architecture) => {
-                ResNetConfig { architecture, base: 1, stem, last_stride, classes: None }.total_stride()
+                ResNetConfig { architecture, ibn: None, base: 1, stem, last_stride, classes: None }.total_stride()
             }
             Backbone::OsNet(_) => super::osnet::total_stride(stem),
         }
@@ -85,13 +85,15 @@ pub struct Arch {
     pub family: Family,
     /// The backbone; for MGN a ResNet.
     pub backbone: Backbone,
+    /// Where a ResNet normalises by image, if it does.
+    pub ibn: Option<Ibn>,
     /// Whether the network has BConv-Cells.
     pub ptl: bool,
 }
 
 impl Arch {
-    /// All names; those with BConv-Cells end in `-ptl`.
-    pub const NAMES: [&str; 26] = [
+    /// All names: a network, then `-ibn-a` or `-ibn-b` where it is an IBN-Net, then `-ptl` where it has BConv-Cells.
+    pub const NAMES: [&str; 42] = [
         "resnet18",
         "resnet34",
         "resnet50",
@@ -105,6 +107,14 @@ impl Arch {
         "osnet-x0-75",
         "osnet-x0-5",
         "osnet-x0-25",
+        "resnet18-ibn-a",
+        "resnet18-ibn-b",
+        "resnet34-ibn-a",
+        "resnet34-ibn-b",
+        "resnet50-ibn-a",
+        "resnet50-ibn-b",
+        "resnet101-ibn-a",
+        "resnet101-ibn-b",
         "resnet18-ptl",
         "resnet34-ptl",
         "resnet50-ptl",
@@ -118,6 +128,14 @@ impl Arch {
         "osnet-x0-75-ptl",
         "osnet-x0-5-ptl",
         "osnet-x0-25-ptl",
+        "resnet18-ibn-a-ptl",
+        "resnet18-ibn-b-ptl",
+        "resnet34-ibn-a-ptl",
+        "resnet34-ibn-b-ptl",
+        "resnet50-ibn-a-ptl",
+        "resnet50-ibn-b-ptl",
+        "resnet101-ibn-a-ptl",
+        "resnet101-ibn-b-ptl",
     ];
 
     /// Parses the name of a network for `task`.
@@ -130,6 +148,8 @@ impl Arch {
             return Err(refuse(format!("known are {}", Arch::NAMES.join(", "))));
         }
         let (plain, ptl) = name.strip_suffix("-ptl").map_or((name, false), |plain| (plain, true));
+        let ibn = Ibn::ALL.into_iter().find(|ibn| plain.ends_with(ibn.suffix()));
+        let plain = ibn.map_or(plain, |ibn| plain.trim_end_matches(ibn.suffix()));
         let (family, backbone) = match (plain.strip_prefix("mgn"), task) {
             (Some(_), TaskKind::Classify) => {
                 return Err(refuse("mgn is for re-identification: name a resnet to classify with".into()));
@@ -139,7 +159,7 @@ impl Arch {
             (None, TaskKind::Reid) => (Family::Baseline, plain.parse()?),
             (None, TaskKind::Classify) => (Family::Classifier, plain.parse()?),
         };
-        Ok(Arch { family, backbone, ptl })
+        Ok(Arch { family, backbone, ibn, ptl })
     }
 
     /// Returns whether the tensor `name` belongs to the classifier, which is newly initialised for other identities or classes.
@@ -156,8 +176,8 @@ impl Arch {
 settings! {
     /// `[model]`: the network.
     pub struct ModelOptions in "model", "Network" {
-        /// Network; -ptl adds BConv-Cells. For mgn* the defaults are the published recipe: 384x128 images, 450 epochs, rate / 10 at
-        /// 320, 360 and 400, margin 1.2.
+        /// Network; -ibn-a and -ibn-b normalise a part of a ResNet by image, -ptl adds BConv-Cells. For mgn* the defaults are the published
+        /// recipe: 384x128 images, 450 epochs, rate / 10 at 320, 360 and 400, margin 1.2.
         #[setting(flag("arch").choice(&Arch::NAMES).of_network().taken_by(ON_RUNS))]
         pub arch: String = DEFAULT_ARCH.into();
         /// Multiplier of the backbone's channel counts.
@@ -179,7 +199,7 @@ settings! {
         /// Length of the embedding; 0 takes the pooled vector itself, for osnet-* 512, or for each of mgn*'s eight branches 256 x width.
         #[setting(flag("embedding").at_most(65536.0).of_network())]
         pub embedding: usize = 0;
-        /// Global pooling (max for mgn*).
+        /// Global pooling: the average, the maximum (fixed for mgn*), or the generalised mean with a trained exponent (gem).
         #[setting(flag("pool").of_network())]
         pub pool: Pool = Pool::Avg, Mgn => Pool::Max;
         /// The classifier: linear, or scaled cosines that are trained with a margin (arcface; Deng et al., 2019; circle; Sun et al., 2020).
@@ -231,7 +251,17 @@ impl NetworkConfig {
                 reason: "a classifier has from 1 to 16777216".into(),
             });
         }
+        let ibn = self.arch.ibn;
         let (base, classes) = (base as usize, self.classes);
+        if ibn == Some(Ibn::A) && base < 2 {
+            return Err(Error::Setting {
+                setting: "model.width".into(),
+                value: model.width.to_string(),
+                reason:
+                    "an IBN-a divides the channels of its first stage, so it needs two or more: take a larger width"
+                        .into(),
+            });
+        }
         let ptl = self.arch.ptl.then(|| self.ptl.clone());
         let &ModelOptions { stem, last_stride, embedding, pool, .. } = model;
         let logit_scale = model.head.scale(model.head_scale);
@@ -245,12 +275,13 @@ impl NetworkConfig {
         };
         Ok(match self.arch.family {
             Family::Classifier => {
-                let backbone = ResNetConfig { architecture, base, stem, last_stride, classes: None };
+                let backbone = ResNetConfig { architecture, ibn, base, stem, last_stride, classes: None };
                 Box::new(Classifier::new(store, &ClassifierConfig { backbone, pool, ptl, classes, logit_scale }, seed)?)
             }
             Family::Baseline => {
                 let config = BaselineConfig {
                     architecture,
+                    ibn,
                     base,
                     stem,
                     last_stride,
@@ -303,19 +334,25 @@ mod tests {
         for name in Arch::NAMES {
             assert_eq!(arch(name).ptl, name.ends_with("-ptl"), "{name}");
             assert_eq!(arch(name).family == Family::Mgn, name.starts_with("mgn"), "{name}");
+            assert_eq!(arch(name).ibn.is_some(), name.contains("-ibn-"), "{name}");
         }
         let resnet = Backbone::ResNet;
-        let expected = Arch { family: Family::Mgn, backbone: resnet(Architecture::ResNet101), ptl: true };
+        let expected = Arch { family: Family::Mgn, backbone: resnet(Architecture::ResNet101), ibn: None, ptl: true };
         assert_eq!(arch("mgn-resnet101-ptl"), expected);
         assert_eq!(arch("mgn").backbone, resnet(Architecture::ResNet50));
-        let expected = Arch { family: Family::Baseline, backbone: Backbone::OsNet(48), ptl: true };
+        let expected = Arch { family: Family::Baseline, backbone: Backbone::OsNet(48), ibn: None, ptl: true };
         assert_eq!(arch("osnet-x0-75-ptl"), expected);
         let error = Arch::new("mgn-resnet18", TaskKind::Reid).unwrap_err().to_string();
         assert!(error.contains("mgn-resnet18") && error.contains("resnet50-ptl"), "{error}");
         let classifier = Arch::new("cifar-resnet20-ptl", TaskKind::Classify).unwrap();
         let backbone = resnet(Architecture::CifarResNet20);
-        let expected = Arch { family: Family::Classifier, backbone, ptl: true };
+        let expected = Arch { family: Family::Classifier, backbone, ibn: None, ptl: true };
         assert_eq!(classifier, expected);
+        for (name, ibn, ptl) in [("resnet50-ibn-a", Ibn::A, false), ("resnet50-ibn-b-ptl", Ibn::B, true)] {
+            let expected =
+                Arch { family: Family::Baseline, backbone: resnet(Architecture::ResNet50), ibn: Some(ibn), ptl };
+            assert_eq!(arch(name), expected);
+        }
         assert!(Arch::new("mgn", TaskKind::Classify).unwrap_err().to_string().contains("name a resnet"));
     }
 

@@ -1,10 +1,11 @@
 //! The baseline for re-identification: ResNet (with or without a PTL branch), pooled embedding, BN neck, classifier (Luo et al., 2019).
 //!
-//! Names: `backbone.*` (torchvision's), `ptl.*`, `reduction.*` (optional), `bottleneck.*` (the BN neck), `classifier.weight`.
+//! Names: `backbone.*` (torchvision's), `ptl.*`, `pool.p` (of a generalised mean), `reduction.*` (optional),
+//! `bottleneck.*` (the BN neck), `classifier.weight`.
 
 use super::{
-    Architecture, BatchNorm2d, Head, Init, Linear, Network, Outputs, Pool, PtlBranch, PtlOptions, ResNet, ResNetConfig,
-    Scope, StemKind,
+    Architecture, BatchNorm2d, GlobalPool, Head, Ibn, Init, Linear, Network, Outputs, Pool, PtlBranch, PtlOptions,
+    ResNet, ResNetConfig, Scope, StemKind,
 };
 use crate::Result;
 use crate::engine::graph::{Graph, Var};
@@ -16,6 +17,8 @@ use crate::io::checkpoint::TensorNames;
 pub struct BaselineConfig {
     /// The ResNet.
     pub architecture: Architecture,
+    /// Where the ResNet normalises by image, if it does.
+    pub ibn: Option<Ibn>,
     /// Channels of the stem; as published 64, or 16 for CIFAR.
     pub base: usize,
     /// How images enter the ResNet.
@@ -44,7 +47,7 @@ pub struct Baseline {
     reduction: Option<Linear>,
     bottleneck: BatchNorm2d,
     classifier: Head,
-    pool: Pool,
+    pool: GlobalPool,
 }
 
 impl Baseline {
@@ -56,6 +59,7 @@ impl Baseline {
         let mut root = Scope::root(store, seed);
         let backbone_config = ResNetConfig {
             architecture: config.architecture,
+            ibn: config.ibn,
             base: config.base,
             stem: config.stem,
             last_stride: config.last_stride,
@@ -63,9 +67,10 @@ impl Baseline {
         };
         let backbone = ResNet::new(root.child("backbone"), backbone_config);
         let ptl = match &config.ptl {
-            Some(ptl) => Some(PtlBranch::new(root.child("ptl"), &backbone, ptl)?),
+            Some(ptl) => Some(PtlBranch::new(root.child("ptl"), &backbone, ptl, config.pool)?),
             None => None,
         };
+        let pool = GlobalPool::new(&mut root.child("pool"), config.pool);
         let pooled = backbone_config.out_channels() + ptl.as_ref().map_or(0, PtlBranch::out_channels);
         let reduction = (config.embedding > 0)
             .then(|| Linear::new(&mut root.child("reduction"), [pooled, config.embedding], true, Init::KaimingFanIn));
@@ -82,13 +87,13 @@ impl Baseline {
         );
         // The neck's bias is not trained, as in the "bag of tricks" baseline (Luo et al., 2019).
         store.params[bottleneck.bias().0].trainable = false;
-        Ok(Baseline { backbone, ptl, reduction, bottleneck, classifier, pool: config.pool })
+        Ok(Baseline { backbone, ptl, reduction, bottleneck, classifier, pool })
     }
 }
 
 impl Network for Baseline {
     fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Outputs> {
-        let mut embedding = super::ptl::pooled(&self.backbone, self.ptl.as_ref(), self.pool, g, store, images)?;
+        let mut embedding = super::ptl::pooled(&self.backbone, self.ptl.as_ref(), &self.pool, g, store, images)?;
         if let Some(reduction) = &self.reduction {
             embedding = reduction.forward(g, store, embedding)?;
         }
@@ -104,6 +109,7 @@ impl TensorNames for Baseline {
         let bare = name.strip_prefix("backbone.").map(String::from);
         // fast-reid's heads; its neck follows a reduction, if there is one.
         let heads = match (name, name.strip_prefix("bottleneck.")) {
+            ("pool.p", _) => vec!["heads.pool_layer.p".into()],
             ("classifier.weight", _) => vec!["heads.classifier.weight".into(), "heads.weight".into()],
             (_, Some(rest)) => {
                 ["bottleneck.1", "bottleneck.0", "bnneck"].map(|neck| format!("heads.{neck}.{rest}")).into()

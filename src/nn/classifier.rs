@@ -1,8 +1,9 @@
 //! A classifier of images: torchvision's ResNet with its names, and a PTL branch beside it if asked for.
 //!
-//! Names: `conv1`, `bn1`, `layer1` and so on, `fc`; `ptl.*`. With PTL, the input of `fc` is `[backbone, cell]`, so its weight is longer.
+//! Names: `conv1`, `bn1`, `layer1` and so on, `pool.p` (of a generalised mean), `fc`; `ptl.*`. With PTL, the input of `fc` is
+//! `[backbone, cell]`, so its weight is longer.
 
-use super::{Head, Init, Network, Outputs, Pool, PtlBranch, PtlOptions, ResNet, ResNetConfig, Scope};
+use super::{GlobalPool, Head, Init, Network, Outputs, Pool, PtlBranch, PtlOptions, ResNet, ResNetConfig, Scope};
 use crate::Result;
 use crate::engine::graph::{Graph, Var};
 use crate::engine::store::Store;
@@ -29,7 +30,7 @@ pub struct Classifier {
     backbone: ResNet,
     ptl: Option<PtlBranch>,
     fc: Head,
-    pool: Pool,
+    pool: GlobalPool,
 }
 
 impl Classifier {
@@ -42,17 +43,18 @@ impl Classifier {
         let config = ResNetConfig { classes: None, ..*backbone };
         let backbone = ResNet::new(Scope::root(store, seed), config);
         let mut root = Scope::root(store, seed);
-        let ptl = ptl.as_ref().map(|ptl| PtlBranch::new(root.child("ptl"), &backbone, ptl)).transpose()?;
+        let ptl = ptl.as_ref().map(|ptl| PtlBranch::new(root.child("ptl"), &backbone, ptl, *pool)).transpose()?;
+        let pool = GlobalPool::new(&mut root.child("pool"), *pool);
         let pooled = config.out_channels() + ptl.as_ref().map_or(0, PtlBranch::out_channels);
         let init = Init::Normal { mean: 0.0, std: 1.0 / (pooled as f32).sqrt() };
         let fc = Head::new(&mut root.child("fc"), [pooled, *classes], true, init, *logit_scale);
-        Ok(Classifier { backbone, ptl, fc, pool: *pool })
+        Ok(Classifier { backbone, ptl, fc, pool })
     }
 }
 
 impl Network for Classifier {
     fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Outputs> {
-        let feature = super::ptl::pooled(&self.backbone, self.ptl.as_ref(), self.pool, g, store, images)?;
+        let feature = super::ptl::pooled(&self.backbone, self.ptl.as_ref(), &self.pool, g, store, images)?;
         let logits = self.fc.forward(g, store, feature)?;
         Ok(Outputs { embeddings: Vec::new(), logits: vec![logits], feature })
     }
@@ -65,6 +67,6 @@ impl TensorNames for Classifier {
     }
 
     fn is_backbone(&self, name: &str) -> bool {
-        !name.starts_with("fc.") && !name.starts_with("ptl.")
+        !["fc.", "ptl.", "pool."].iter().any(|head| name.starts_with(head))
     }
 }

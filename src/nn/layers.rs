@@ -1,4 +1,4 @@
-//! Convolutions, batch normalisation and fully connected layer, with torch's attribute names.
+//! Convolutions, batch and instance normalisation, and fully connected layer, with torch's attribute names.
 
 use super::{Init, Scope};
 use crate::Result;
@@ -114,9 +114,33 @@ impl BatchNorm2d {
         op::batch_norm(g, store, x, &self.norm, None, true)
     }
 
+    /// Records `bn(x) + residual` as one op.
+    pub(crate) fn forward_residual(&self, g: &mut Graph, store: &Store, x: Var, residual: Var) -> Result<Var> {
+        op::batch_norm(g, store, x, &self.norm, Some(residual), false)
+    }
+
     /// Records `relu(bn(x) + residual)` as one op.
     pub(crate) fn forward_residual_relu(&self, g: &mut Graph, store: &Store, x: Var, residual: Var) -> Result<Var> {
         op::batch_norm(g, store, x, &self.norm, Some(residual), true)
+    }
+}
+
+/// `torch.nn.InstanceNorm2d` with `affine=True`.
+#[derive(Clone, Debug)]
+pub struct InstanceNorm2d {
+    params: [ParamId; 2],
+}
+
+impl InstanceNorm2d {
+    /// Registers the layer: weight 1, bias 0, eps 1e-5.
+    pub fn new(scope: &mut Scope<'_>, channels: usize) -> InstanceNorm2d {
+        let mut param = |name, value| scope.param(name, &[channels], Layout::Plain, Init::Constant(value));
+        InstanceNorm2d { params: [param("weight", 1.0), param("bias", 0.0)] }
+    }
+
+    /// Records `relu(in(x))` as one op, for `x` `[n, h, w, channels]`.
+    pub(crate) fn forward_relu(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
+        op::instance_norm(g, store, x, self.params, 1e-5, true)
     }
 }
 

@@ -91,8 +91,8 @@ impl Mgn {
     /// Registers the network in `store` with initial values drawn from `seed`.
     pub fn new(store: &mut Store, config: &MgnConfig, seed: u64) -> Mgn {
         let &MgnConfig { architecture, base, embedding, cell_width, classes, logit_scale } = config;
-        let resnet =
-            |last_stride, classes| ResNetConfig { architecture, base, stem: StemKind::Imagenet, last_stride, classes };
+        let (ibn, stem) = (None, StemKind::Imagenet);
+        let resnet = |last_stride, classes| ResNetConfig { architecture, ibn, base, stem, last_stride, classes };
         let mut root = Scope::root(store, seed);
 
         let cells = cell_width.map(|width| MgnCells::new(root.child("ptl"), &resnet(2, None), width));
@@ -132,7 +132,7 @@ impl Trunk {
         let blocks = config.architecture.blocks();
         let sizes = [config.stage_input(3), config.base << 2];
         Trunk {
-            stem: Stem::new(&mut scope, ["0", "1"], config.stem, config.base),
+            stem: Stem::new(&mut scope, ["0", "1"], config.stem, config.base, None),
             layer1: Stage::new(&mut scope.child(4), config, 1, 0..blocks[0]),
             layer2: Stage::new(&mut scope.child(5), config, 2, 0..blocks[1]),
             layer3_0: Block::new(
@@ -140,6 +140,7 @@ impl Trunk {
                 config.architecture.bottleneck(),
                 sizes,
                 config.stage_stride(3),
+                None,
             ),
         }
     }

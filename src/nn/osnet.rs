@@ -5,8 +5,8 @@
 //! `[backbone, cell]`, so its weight is longer.
 
 use super::{
-    BatchNorm2d, Conv2d, DepthwiseConv2d, Head, Init, Linear, Network, Outputs, Pool, PtlBranch, PtlOptions, Scope,
-    StagedBackbone, Stem, StemKind,
+    BatchNorm2d, Conv2d, DepthwiseConv2d, GlobalPool, Head, Init, Linear, Network, Outputs, Pool, PtlBranch,
+    PtlOptions, Scope, StagedBackbone, Stem, StemKind,
 };
 use crate::Result;
 use crate::engine::graph::{Graph, Var};
@@ -190,7 +190,7 @@ impl Backbone {
     fn new(scope: Scope<'_>, base: usize, stem: StemKind) -> Backbone {
         let mut scope = scope.in_group(Group::Backbone);
         let stem_kind = stem;
-        let stem = Stem::new(&mut scope, ["conv1.conv", "conv1.bn"], stem_kind, base);
+        let stem = Stem::new(&mut scope, ["conv1.conv", "conv1.bn"], stem_kind, base, None);
         let mut input = base;
         let mut stages = Vec::new();
         for (i, multiple) in STAGES.into_iter().enumerate() {
@@ -252,7 +252,7 @@ pub struct OsNet {
     ptl: Option<PtlBranch>,
     fc: (Linear, BatchNorm2d),
     classifier: Head,
-    pool: Pool,
+    pool: GlobalPool,
     triplets: bool,
 }
 
@@ -264,7 +264,9 @@ impl OsNet {
     pub fn new(store: &mut Store, config: &OsNetConfig, seed: u64) -> Result<OsNet> {
         let backbone = Backbone::new(Scope::root(store, seed), config.base, config.stem);
         let mut root = Scope::root(store, seed);
-        let ptl = config.ptl.as_ref().map(|ptl| PtlBranch::new(root.child("ptl"), &backbone, ptl)).transpose()?;
+        let ptl = config.ptl.as_ref().map(|ptl| PtlBranch::new(root.child("ptl"), &backbone, ptl, config.pool));
+        let ptl = ptl.transpose()?;
+        let pool = GlobalPool::new(&mut root.child("pool"), config.pool);
         let pooled = backbone.stage_channels(STAGES.len()) + ptl.as_ref().map_or(0, PtlBranch::out_channels);
         let dim = if config.embedding == 0 { EMBEDDING } else { config.embedding };
         let init = Init::Normal { mean: 0.0, std: 0.01 };
@@ -272,13 +274,13 @@ impl OsNet {
         let fc = (linear, BatchNorm2d::new(&mut root.child("fc.1"), dim));
         let sizes = [dim, config.classes];
         let classifier = Head::new(&mut root.child("classifier"), sizes, true, init, config.logit_scale);
-        Ok(OsNet { backbone, ptl, fc, classifier, pool: config.pool, triplets: config.triplets })
+        Ok(OsNet { backbone, ptl, fc, classifier, pool, triplets: config.triplets })
     }
 }
 
 impl Network for OsNet {
     fn forward(&self, g: &mut Graph, store: &Store, images: Var) -> Result<Outputs> {
-        let pooled = super::ptl::pooled(&self.backbone, self.ptl.as_ref(), self.pool, g, store, images)?;
+        let pooled = super::ptl::pooled(&self.backbone, self.ptl.as_ref(), &self.pool, g, store, images)?;
         let embedding = self.fc.0.forward(g, store, pooled)?;
         let feature = self.fc.1.forward_relu(g, store, embedding)?;
         let logits = self.classifier.forward(g, store, feature)?;

@@ -11,7 +11,7 @@
 //! path is unchanged. With fewer stages, the branch starts from the feature map before its first stage and skips stages that are not
 //! chosen; its last cell is pooled.
 
-use super::{BConvCell, Fuse, ResidualBlock, Scope, StagedBackbone};
+use super::{BConvCell, Fuse, GlobalPool, Pool, ResidualBlock, Scope, StagedBackbone};
 use crate::base::settings::{AVERAGED_STATES, BRANCH, CELL_WIDTHS, CELLS, ON_IMAGES, choice, settings};
 use crate::engine::graph::{Graph, Var};
 use crate::engine::latent_state::{EvalState, StateForm, StateInit, StatePolicy};
@@ -69,36 +69,22 @@ choice! {
     }
 }
 
-choice! {
-    /// How a feature map becomes a vector.
-    pub enum Pool {
-        /// By its average.
-        #[default]
-        Avg = "avg",
-        /// By its maximum.
-        Max = "max",
-    }
-}
-
-/// Records `backbone` and its pooled feature map, `[n, 1, 1, c]`. With a branch, appends the pooled output of its last cell.
+/// Records `backbone` and its feature map, pooled by `pool`, `[n, 1, 1, c]`. With a branch, appends the output of its last cell, which the branch's
+/// own pooling pools.
 pub(super) fn pooled(
     backbone: &dyn StagedBackbone,
     branch: Option<&PtlBranch>,
-    pool: Pool,
+    pool: &GlobalPool,
     g: &mut Graph,
     store: &Store,
     images: Var,
 ) -> Result<Var> {
-    let pool = |g: &mut Graph, x: Var| match pool {
-        Pool::Avg => op::global_avg_pool(g, x),
-        Pool::Max => op::global_max_pool(g, x),
-    };
     let Some(branch) = branch else {
         let x = backbone.features(g, store, images)?;
-        return pool(g, x);
+        return pool.forward(g, store, x);
     };
     let (x, cell) = branch.forward(g, store, backbone, images)?;
-    let (x, cell) = (pool(g, x)?, pool(g, cell)?);
+    let (x, cell) = (pool.forward(g, store, x)?, branch.pool.forward(g, store, cell)?);
     op::concat(g, &[x, cell])
 }
 
@@ -147,15 +133,17 @@ pub struct PtlBranch {
     /// bconv1, bconv2 and fuse1, if there is a cell beside stage 1.
     entry: Option<(Cell, Cell, Fuse)>,
     cells: Vec<Beside>,
+    /// Has an exponent of its own where it has one: a cell's values lie between -1 and 1, and a feature map's do not.
+    pool: GlobalPool,
 }
 
 impl PtlBranch {
-    /// Registers the branch for a backbone; parameters belong to the group [`Group::Ptl`].
+    /// Registers the branch for a backbone; `pool` pools its last cell. Parameters belong to the group [`Group::Ptl`].
     ///
     /// # Errors
     /// [`Error::Setting`]: there is no stage, a stage is unknown, or stages are not in order; there is not one number of cell channels
     /// for each stage; or the cell width is not positive.
-    pub fn new(scope: Scope<'_>, backbone: &dyn StagedBackbone, config: &PtlOptions) -> Result<PtlBranch> {
+    pub fn new(scope: Scope<'_>, backbone: &dyn StagedBackbone, config: &PtlOptions, pool: Pool) -> Result<PtlBranch> {
         let stages = &config.stages;
         let last = backbone.stages();
         let ordered = stages.windows(2).all(|w| w[0] < w[1]) && stages.iter().all(|s| (1..=last).contains(s));
@@ -226,7 +214,8 @@ impl PtlBranch {
             cells.push(Beside { stage, cell, fuse });
             reached = stage;
         }
-        Ok(PtlBranch { entry, cells })
+        let pool = GlobalPool::new(&mut scope.child("pool"), pool);
+        Ok(PtlBranch { entry, cells, pool })
     }
 
     /// Returns the channels of the last cell.
@@ -281,6 +270,7 @@ mod tests {
         let stem = StemKind::Imagenet;
         let config = BaselineConfig {
             architecture,
+            ibn: None,
             base,
             stem,
             last_stride: 1,
@@ -342,12 +332,12 @@ mod tests {
     #[test]
     fn stages_that_make_no_branch_are_refused() {
         let (architecture, stem) = (Architecture::ResNet18, StemKind::Imagenet);
-        let config = ResNetConfig { architecture, base: 8, stem, last_stride: 2, classes: None };
+        let config = ResNetConfig { architecture, ibn: None, base: 8, stem, last_stride: 2, classes: None };
         let backbone = ResNet::new(Scope::root(&mut Store::new(), 0), config);
         for (stages, cell_width) in [(vec![], 1.0), (vec![2, 1], 1.0), (vec![5], 1.0), (vec![1], 0.0)] {
             let mut store = Store::new();
             let config = PtlOptions { stages, cell_width, ..PtlOptions::default() };
-            assert!(PtlBranch::new(Scope::root(&mut store, 0), &backbone, &config).is_err(), "{config:?}");
+            assert!(PtlBranch::new(Scope::root(&mut store, 0), &backbone, &config, Pool::Avg).is_err(), "{config:?}");
         }
     }
 }

@@ -1,11 +1,11 @@
 //! ResNet-18/34/50/101 (He et al., 2016) with torchvision's names and its stride on the bottleneck's 3x3, and the same authors'
-//! ResNet-20/32/56 for CIFAR under the same names (a 1x1 convolution where a shortcut changes its shape).
+//! ResNet-20/32/56 for CIFAR under the same names (a 1x1 convolution where a shortcut changes its shape); the former also as [`Ibn`]-Nets.
 
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use super::{BatchNorm2d, Conv2d, Init, Linear, Scope, StagedBackbone};
+use super::{BatchNorm2d, Conv2d, FirstNorm, Ibn, Init, InstanceNorm2d, Linear, Scope, StagedBackbone};
 use crate::base::settings::choice;
 use crate::engine::graph::{Graph, Var};
 use crate::engine::op;
@@ -134,6 +134,8 @@ impl FromStr for Architecture {
 pub struct ResNetConfig {
     /// Which ResNet.
     pub architecture: Architecture,
+    /// Where it normalises by image, if it does.
+    pub ibn: Option<Ibn>,
     /// Channels of the stem: as published 64, or 16 for CIFAR. The stages have 1, 2, 4 and 8 times as many; bottlenecks end with four times
     /// these.
     pub base: usize,
@@ -179,49 +181,51 @@ impl ResNetConfig {
 /// A residual block: `BasicBlock` or `Bottleneck` of torchvision.
 #[derive(Clone, Debug)]
 pub struct Block {
-    /// conv1, conv2 and, in a bottleneck, conv3; each with its BN.
-    convs: Vec<(Conv2d, BatchNorm2d)>,
+    first: (Conv2d, FirstNorm),
+    /// conv2 and, in a bottleneck, conv3; each with its BN.
+    others: Vec<(Conv2d, BatchNorm2d)>,
+    /// The normalisation of the sum with the shortcut, in an IBN-b.
+    instance: Option<InstanceNorm2d>,
     downsample: Option<(Conv2d, BatchNorm2d)>,
 }
 
 impl Block {
-    /// Registers a block; `sizes` are input channels and width (a bottleneck has four times the width at its end).
-    pub fn new(scope: &mut Scope<'_>, bottleneck: bool, sizes: [usize; 2], stride: usize) -> Block {
+    /// Registers a block; `sizes` are input channels and width (a bottleneck has four times the width at its end). `ibn` is the kind
+    /// of IBN-Net that the block itself belongs to.
+    pub fn new(scope: &mut Scope<'_>, bottleneck: bool, sizes: [usize; 2], stride: usize, ibn: Option<Ibn>) -> Block {
         let [input, width] = sizes;
         let output = if bottleneck { 4 * width } else { width };
-        // (input, output, kernel, stride)
-        let plan: &[(usize, usize, usize, usize)] = if bottleneck {
-            &[(input, width, 1, 1), (width, width, 3, stride), (width, output, 1, 1)]
-        } else {
-            &[(input, width, 3, stride), (width, width, 3, 1)]
+        let conv = |scope: &mut Scope<'_>, number: usize, sizes, k, stride| {
+            Conv2d::new(&mut scope.child(format!("conv{number}")), sizes, k, stride, k / 2, Init::KaimingFanOut)
         };
-        let convs = plan
-            .iter()
-            .enumerate()
-            .map(|(i, &(from, to, k, s))| {
-                let conv = Conv2d::new(
-                    &mut scope.child(format!("conv{}", i + 1)),
-                    [from, to],
-                    k,
-                    s,
-                    k / 2,
-                    Init::KaimingFanOut,
-                );
-                (conv, BatchNorm2d::new(&mut scope.child(format!("bn{}", i + 1)), to))
-            })
-            .collect();
+        let conv1 = match bottleneck {
+            true => conv(scope, 1, [input, width], 1, 1),
+            false => conv(scope, 1, [input, width], 3, stride),
+        };
+        let first = (conv1, FirstNorm::of_block(&mut scope.child("bn1"), ibn, width));
+        // (output, kernel, stride)
+        let plan: &[(usize, usize, usize)] =
+            if bottleneck { &[(width, 3, stride), (output, 1, 1)] } else { &[(width, 3, 1)] };
+        let other = |(i, &(to, k, stride)): (usize, &(usize, usize, usize))| {
+            let number = i + 2;
+            let conv = conv(scope, number, [width, to], k, stride);
+            (conv, BatchNorm2d::new(&mut scope.child(format!("bn{number}")), to))
+        };
+        let others = plan.iter().enumerate().map(other).collect();
+        let instance = (ibn == Some(Ibn::B)).then(|| InstanceNorm2d::new(&mut scope.child("IN"), output));
         let downsample = (stride != 1 || input != output).then(|| {
             let mut scope = scope.child("downsample");
             let conv = Conv2d::new(&mut scope.child(0), [input, output], 1, stride, 0, Init::KaimingFanOut);
             (conv, BatchNorm2d::new(&mut scope.child(1), output))
         });
-        Block { convs, downsample }
+        Block { first, others, instance, downsample }
     }
 
     /// Records the block on `x` `[n, h, w, in]`.
     ///
     /// # Errors
-    /// `x` has other channels than the weights, or a batch normalisation has a single value per channel in training.
+    /// `x` has other channels than the weights, a batch normalisation has a single value per channel in training, or an instance normalisation
+    /// has one per channel and image.
     pub fn forward(&self, g: &mut Graph, store: &Store, x: Var) -> Result<Var> {
         let shortcut = match &self.downsample {
             Some((conv, bn)) => {
@@ -230,13 +234,19 @@ impl Block {
             }
             None => x,
         };
-        let mut y = x;
-        for (i, (conv, bn)) in self.convs.iter().enumerate() {
+        let (conv, norm) = &self.first;
+        let y = conv.forward(g, store, x)?;
+        let mut y = norm.forward_relu(g, store, y)?;
+        for (i, (conv, bn)) in self.others.iter().enumerate() {
             y = conv.forward(g, store, y)?;
-            y = if i + 1 < self.convs.len() {
-                bn.forward_relu(g, store, y)?
-            } else {
-                bn.forward_residual_relu(g, store, y, shortcut)?
+            let is_last = i + 1 == self.others.len();
+            y = match &self.instance {
+                _ if !is_last => bn.forward_relu(g, store, y)?,
+                None => bn.forward_residual_relu(g, store, y, shortcut)?,
+                Some(norm) => {
+                    let sum = bn.forward_residual(g, store, y, shortcut)?;
+                    norm.forward_relu(g, store, sum)?
+                }
             };
         }
         Ok(y)
@@ -261,7 +271,9 @@ impl Stage {
                 _ => (config.stage_channels(number), 1),
             };
             let mut scope = scope.child(b - first).at_stage(number);
-            Block::new(&mut scope, config.architecture.bottleneck(), [input, width], stride)
+            let blocks = config.architecture.blocks()[number - 1];
+            let ibn = config.ibn.filter(|ibn| ibn.is_in(number, b, blocks));
+            Block::new(&mut scope, config.architecture.bottleneck(), [input, width], stride, ibn)
         };
         Stage { blocks: range.map(block).collect() }
     }
@@ -283,18 +295,18 @@ impl Stage {
 pub struct Stem {
     kind: StemKind,
     conv1: Conv2d,
-    bn1: BatchNorm2d,
+    bn1: FirstNorm,
 }
 
 impl Stem {
-    /// Registers the stem; `names` are those of the convolution and its BN.
-    pub fn new(scope: &mut Scope<'_>, names: [&str; 2], kind: StemKind, base: usize) -> Stem {
+    /// Registers the stem with `base` channels; `names` are those of the convolution and its normalisation.
+    pub fn new(scope: &mut Scope<'_>, names: [&str; 2], kind: StemKind, base: usize, ibn: Option<Ibn>) -> Stem {
         let (k, stride) = match kind {
             StemKind::Imagenet => (7, 2),
             StemKind::Cifar => (3, 1),
         };
         let conv1 = Conv2d::new(&mut scope.child(names[0]), [3, base], k, stride, k / 2, Init::KaimingFanOut);
-        Stem { kind, conv1, bn1: BatchNorm2d::new(&mut scope.child(names[1]), base) }
+        Stem { kind, conv1, bn1: FirstNorm::of_stem(&mut scope.child(names[1]), ibn, base) }
     }
 
     /// Records the stem on `images` `[n, h, w, 3]`; the result has the sides divided by [`StemKind::stride`], rounded up.
@@ -326,7 +338,7 @@ impl ResNet {
     /// Registers the network; all parameters, including `fc`, belong to the group [`Group::Backbone`].
     pub fn new(scope: Scope<'_>, config: ResNetConfig) -> ResNet {
         let mut scope = scope.in_group(Group::Backbone);
-        let stem = Stem::new(&mut scope, ["conv1", "bn1"], config.stem, config.base);
+        let stem = Stem::new(&mut scope, ["conv1", "bn1"], config.stem, config.base, config.ibn);
         let blocks = config.architecture.blocks();
         let layer = |(i, &count): (usize, &usize)| {
             Stage::new(&mut scope.child(format!("layer{}", i + 1)), &config, i + 1, 0..count)

@@ -1,6 +1,6 @@
 //! Weights with the names of other programs are loaded into the networks completely, or refused.
 
-use super::{Arch, ModelOptions, Network, NetworkConfig, PtlOptions, StemKind};
+use super::{Arch, ModelOptions, Network, NetworkConfig, Pool, PtlOptions, StemKind};
 use crate::Result;
 use crate::engine::store::Store;
 use crate::io::checkpoint::{self, File, FineTune, LoadReport, Place, Tensor};
@@ -8,11 +8,16 @@ use crate::nn::TaskKind;
 
 /// A narrow network of that name.
 fn build(arch: &str, task: TaskKind, store: &mut Store, seed: u64) -> Box<dyn Network> {
+    build_pooled(arch, task, Pool::Avg, store, seed)
+}
+
+/// The same with another pooling.
+fn build_pooled(arch: &str, task: TaskKind, pool: Pool, store: &mut Store, seed: u64) -> Box<dyn Network> {
     let arch = Arch::new(arch, task).unwrap();
     let stem = if arch.backbone.for_small_images() { StemKind::Cifar } else { StemKind::Imagenet };
     let config = NetworkConfig {
         arch,
-        model: ModelOptions { width: 0.0625, stem, ..ModelOptions::default() },
+        model: ModelOptions { width: 0.0625, stem, pool, ..ModelOptions::default() },
         ptl: PtlOptions { stages: vec![1, 2], ..PtlOptions::default() },
         classes: 3,
     };
@@ -119,7 +124,7 @@ const BASELINES: [(&str, Rename, bool); 14] = [
 
 #[test]
 fn baselines_of_every_layout_are_loaded_whole() {
-    for arch in ["resnet18", "resnet50", "resnet18-ptl", "cifar-resnet20"] {
+    for arch in ["resnet18", "resnet50", "resnet18-ptl", "cifar-resnet20", "resnet50-ibn-a", "resnet18-ibn-b-ptl"] {
         let plain = arch.trim_end_matches("-ptl");
         for (layout, rename, neck) in BASELINES {
             let mut tensors = renamed(tensors(plain, REID), rename);
@@ -204,11 +209,11 @@ fn other_networks_are_refused_by_what_they_lack_and_have() {
     // Deeper and shallower: every tensor of a ResNet-18 is in a ResNet-34 as well.
     refused("resnet18", &resnet("resnet34"), &["it has", "of a backbone that the model does not have", "layer1.2."]);
     refused("resnet34", &resnet("resnet18"), &["it lacks", "backbone.layer1.2.conv1.weight"]);
-    // Instance normalisation in half of the channels.
-    let ibn = renamed(resnet("resnet18"), |name| {
-        Some(if name.contains("layer1.0.bn1.") { name.replace("bn1.", "bn1.IN.") } else { name.into() })
-    });
-    refused("resnet18", &ibn, &["backbone.layer1.0.bn1.weight", "model.layer1.0.bn1.IN."]);
+    // Instance normalisation in half of the channels, and of a sum.
+    let (a, b) = (resnet("resnet18-ibn-a"), resnet("resnet18-ibn-b"));
+    refused("resnet18", &a, &["backbone.layer1.0.bn1.weight", "model.layer1.0.bn1."]);
+    refused("resnet18-ibn-a", &resnet("resnet18"), &["backbone.layer1.0.bn1.IN.weight", "model.layer1.0.bn1."]);
+    refused("resnet18", &b, &["it lacks", "backbone.bn1.running_mean", "model.layer1.1.IN."]);
     // A deep stem, and a pooled shortcut.
     let deep = renamed(resnet("resnet18"), |name| {
         Some(name.replace("model.conv1.", "model.conv1.0.").replace("downsample.1", "downsample.2"))
@@ -260,6 +265,34 @@ fn of_several_networks_the_one_that_is_meant_is_taken() {
     assert!(error.contains("under rgb and under infrared") && error.contains("`train.weights_dict`"), "{error}");
     let error = open(&twice("rgb.", "infrared."), Some("depth")).err().unwrap().to_string();
     assert!(error.contains("no names under depth") && error.contains("infrared, rgb"), "{error}");
+}
+
+#[test]
+fn the_exponent_of_a_pooling_is_loaded_from_fast_reid_and_starts_at_three() {
+    let exponent = |store: &Store, name: &str| {
+        let param = store.params.iter().find(|param| param.name == name).expect("an exponent");
+        store.values[param.range.clone()].to_vec()
+    };
+    let mut tensors =
+        renamed(tensors("resnet18", REID), |name| Some(name.replace("bottleneck.", "heads.bottleneck.0.")));
+    tensors.push(Tensor::f32("heads.pool_layer.p", &[1], vec![4.5]));
+    let file = file(&tensors);
+    for arch in ["resnet18", "resnet18-ptl"] {
+        let mut store = Store::new();
+        let network = build_pooled(arch, REID, Pool::Gem, &mut store, 0);
+        assert_eq!(exponent(&store, "pool.p"), [3.0]);
+        let how = FineTune { names: &*network, is_head: &|name| name == "classifier.weight", partial: false };
+        checkpoint::fine_tune(&mut store, &file, how).unwrap();
+        assert_eq!(exponent(&store, "pool.p"), [4.5]);
+        if arch.ends_with("-ptl") {
+            assert_eq!(exponent(&store, "ptl.pool.p"), [3.0]);
+        }
+    }
+    // A classifier's exponent is no part of its backbone, so torchvision's files lack nothing.
+    let mut store = Store::new();
+    let network = build_pooled("resnet18", CLASSES, Pool::Gem, &mut store, 0);
+    let how = FineTune { names: &*network, is_head: &|name| name.starts_with("fc."), partial: false };
+    checkpoint::fine_tune(&mut store, &self::file(&self::tensors("resnet18", CLASSES)), how).unwrap();
 }
 
 /// For evaluation, all tensors must be there, whatever their prefix.

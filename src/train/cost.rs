@@ -193,12 +193,18 @@ mod tests {
         assert_eq!(advice(&[(true, "a"), (false, "b"), (true, "c"), (true, "d")]), "use a, c or d");
     }
 
-    /// Expects torchvision's counts for 1000 classes, and the usual 1.8 billion products of a ResNet-18 at 224x224.
+    /// Expects torchvision's counts for 1000 classes, for IBN-a the same, for IBN-b those of its `IN` besides, and the usual 1.8 billion products of a ResNet-18 at 224x224.
     #[test]
     fn counts_are_those_of_torchvision() {
         let of = |arch: &str| cost(&Config::recipe(TaskKind::Classify, arch), 1000).unwrap();
-        let expected =
-            [("resnet18", 11_689_512), ("resnet34", 21_797_672), ("resnet50", 25_557_032), ("resnet101", 44_549_160)];
+        let expected = [
+            ("resnet18", 11_689_512),
+            ("resnet34", 21_797_672),
+            ("resnet50", 25_557_032),
+            ("resnet101", 44_549_160),
+            ("resnet50-ibn-a", 25_557_032),
+            ("resnet50-ibn-b", 25_557_032 + 2 * (256 + 512)),
+        ];
         for (arch, parameters) in expected {
             assert_eq!(of(arch).parameters, parameters, "{arch}");
         }

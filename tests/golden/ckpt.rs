@@ -95,7 +95,7 @@ fn a_classifier_has_torchvisions_state_dict() {
         let file = File::open(path).unwrap_or_else(|e| panic!("{e}"));
         let (base, classes) = (file.shape("conv1.weight").unwrap()[0], file.shape("fc.weight").unwrap()[0]);
         let (architecture, stem) = (Architecture::ResNet18, StemKind::Imagenet);
-        let backbone = ResNetConfig { architecture, base, stem, last_stride: 2, classes: None };
+        let backbone = ResNetConfig { architecture, ibn: None, base, stem, last_stride: 2, classes: None };
         let config = ClassifierConfig { backbone, pool: Pool::Avg, ptl: None, classes, logit_scale: None };
         let mut store = Store::new();
         Classifier::new(&mut store, &config, 5).unwrap();

@@ -121,7 +121,7 @@ fn record(golden: &GoldenFile, case: &str, meta: &Value, g: &mut Graph, store: &
             let (input, output) = (nhwc_shape(&shape("x")), nhwc_shape(&shape("y")));
             let width = shape("conv1.weight")[0];
             let stride = input.h.div_ceil(output.h);
-            let block = Block::new(&mut Scope::root(store, 0), kind == "bottleneck", [input.c, width], stride);
+            let block = Block::new(&mut Scope::root(store, 0), kind == "bottleneck", [input.c, width], stride, None);
             assert_eq!(has("downsample.0.weight"), store.params.iter().any(|p| p.name == "downsample.0.weight"));
             block.forward(g, store, x)
         }

@@ -12,6 +12,7 @@ mod cuhk03;
 mod engine;
 mod eval;
 mod formula;
+mod ibn;
 mod identity_losses;
 mod layers;
 mod losses;

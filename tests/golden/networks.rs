@@ -157,7 +157,7 @@ impl Network {
         } else {
             let architecture = kind.parse().expect("a ResNet");
             let (stem, pool) = (StemKind::Imagenet, Pool::Avg);
-            let backbone = ResNetConfig { architecture, base: 64, stem, last_stride: 2, classes: None };
+            let backbone = ResNetConfig { architecture, ibn: None, base: 64, stem, last_stride: 2, classes: None };
             let config = ClassifierConfig { backbone, pool, ptl: None, classes, logit_scale: None };
             Modules::Classifier(Box::new(Classifier::new(&mut store, &config, 0).expect("a classifier")))
         };

@@ -32,7 +32,7 @@ struct GemPool {
 /// `p` is not one number, or a size is 0.
 pub fn gem_pool(g: &mut Graph, store: &Store, x: Var, p: ParamId) -> Result<Var> {
     let (input, p_param) = (g.shape(x), store.param(p));
-    if p_param.range.len() != 1 || input.len() == 0 {
+    if p_param.range.len() != 1 || input.is_empty() {
         let detail = format!("{} of shape {:?} must be one number, and {input} not empty", p_param.name, p_param.shape);
         return Err(mismatch("gem_pool", detail));
     }

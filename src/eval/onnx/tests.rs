@@ -21,7 +21,7 @@ use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 use crate::eval::{EvalOptions, Inference, Model, Output};
 use crate::io::onnx::{WeightPlace, write};
-use crate::nn::{Arch, Family, ModelOptions, NetworkConfig, PtlOptions, StemKind, TaskKind};
+use crate::nn::{Arch, Family, ModelOptions, NetworkConfig, Pool, PtlOptions, StemKind, TaskKind};
 use crate::{Error, Result};
 
 const SIZE: [usize; 2] = [96, 32];
@@ -31,6 +31,7 @@ const CLASSES: usize = 5;
 struct Case<'a> {
     arch: &'a str,
     task: TaskKind,
+    pool: Pool,
     eval_state: EvalState,
     flip: bool,
     input: OnnxInput,
@@ -42,7 +43,8 @@ impl Case<'_> {
     fn compare(&self, change: impl FnOnce(&mut Store)) -> Result<Agreement> {
         let arch = Arch::new(self.arch, self.task)?;
         let stem = if self.arch.starts_with("cifar") { StemKind::Cifar } else { StemKind::Imagenet };
-        let model = ModelOptions { arch: self.arch.into(), width: 0.0625, stem, ..ModelOptions::default() };
+        let model =
+            ModelOptions { arch: self.arch.into(), width: 0.0625, stem, pool: self.pool, ..ModelOptions::default() };
         let mut store = Store::new();
         let ptl = PtlOptions { stages: (1..=arch.backbone.stages()).collect(), ..PtlOptions::default() };
         let network = NetworkConfig { arch, model, ptl, classes: CLASSES }.build(&mut store, 3)?;
@@ -99,6 +101,7 @@ fn case(arch: &str) -> Case<'_> {
     Case {
         arch,
         task: TaskKind::Reid,
+        pool: Pool::Avg,
         eval_state: EvalState::Mean,
         flip: true,
         input: OnnxInput::Normalized,
@@ -121,6 +124,13 @@ fn every_network_is_the_same_in_a_runtime() {
         if !arch.starts_with("mgn") {
             agrees(&Case { task: TaskKind::Classify, ..case(arch) });
         }
+    }
+}
+
+#[test]
+fn every_pooling_is_the_same_in_a_runtime() {
+    for (&pool, task) in Pool::ALL.iter().flat_map(|pool| [(pool, TaskKind::Reid), (pool, TaskKind::Classify)]) {
+        agrees(&Case { pool, task, ..case("resnet18-ptl") });
     }
 }
 
