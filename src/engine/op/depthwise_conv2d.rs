@@ -297,11 +297,14 @@ pub(super) fn cases() -> Vec<OpCase> {
         OpCase::new("depthwise_conv2d", &[Shape::new(2, 5, 4, 19)], &[(&[19, 1, 3, 3], w)], |g, s, x, p, _| {
             depthwise_conv2d(g, s, x[0], p[0])
         }),
-        OpCase::new("depthwise_conv2d of a row", &[Shape::new(2, 1, 3, 2)], &[(&[2, 1, 3, 3], w)], |g, s, x, p, _| {
-            depthwise_conv2d(g, s, x[0], p[0])
-        }),
+        OpCase::new(
+            "depthwise_conv2d of two rows",
+            &[Shape::new(2, 2, 3, 2)],
+            &[(&[2, 1, 3, 3], w)],
+            |g, s, x, p, _| depthwise_conv2d(g, s, x[0], p[0]),
+        ),
         // The weight's second gradient is added, and so is the input's.
-        OpCase::new("depthwise_conv2d twice", &[Shape::new(1, 3, 1, 16)], &[(&[16, 1, 3, 3], w)], |g, s, x, p, _| {
+        OpCase::new("depthwise_conv2d twice", &[Shape::new(1, 3, 2, 16)], &[(&[16, 1, 3, 3], w)], |g, s, x, p, _| {
             let y = depthwise_conv2d(g, s, x[0], p[0])?;
             let z = depthwise_conv2d(g, s, y, p[0])?;
             super::add(g, x[0], z)
@@ -325,7 +328,21 @@ pub(super) fn bench_cases() -> Vec<OpCase> {
 mod tests {
     use super::*;
     use crate::engine::graph::Mode;
+    use crate::engine::session::CaseRun;
     use crate::engine::store::Group;
+
+    #[test]
+    fn in_a_map_of_one_pixel_only_the_middle_tap_counts() {
+        let w = [(&[5, 1, 3, 3][..], Layout::Conv)];
+        let case = OpCase::new("depthwise_conv2d", &[Shape::new(2, 1, 1, 5)], &w, |g, s, x, p, _| {
+            depthwise_conv2d(g, s, x[0], p[0])
+        });
+        let mut run = CaseRun::new(&case, Mode::Eval).poisoned();
+        let y = run.forward().unwrap().to_vec();
+        let middle = &run.store.value(run.params[0])[4 * 5..5 * 5];
+        let want = run.input_values[0].iter().zip(middle.iter().cycle()).map(|(x, tap)| x * tap);
+        assert_eq!(y, want.collect::<Vec<f32>>());
+    }
 
     #[test]
     fn a_weight_of_another_shape_is_refused() {
