@@ -37,6 +37,9 @@ pub struct Difference {
     pub p: f64,
     /// Whether both arms have the same seeds, which were resampled as pairs.
     pub paired_seeds: bool,
+    /// 95 % percentile interval of the arm's own mean.
+    #[serde(skip)]
+    pub own_interval: [f64; 2],
 }
 
 /// Computes the differences of all arms from arm `baseline`, in their order; the baseline's own is 0 with p = 1.
@@ -71,8 +74,7 @@ pub fn paired_bootstrap(arms: &[SeededValues], baseline: usize, options: Bootstr
                     let own = if paired { shared.clone() } else { seeds(count) };
                     own.iter().map(|&seed| means[seed]).sum::<f64>() / own.len() as f64
                 });
-                let means: Vec<f64> = means.collect();
-                means.iter().map(|mean| mean - means[baseline]).collect()
+                means.collect()
             },
         )
         .collect();
@@ -80,14 +82,20 @@ pub fn paired_bootstrap(arms: &[SeededValues], baseline: usize, options: Bootstr
         let sums = arm.values.iter().map(|values| values.iter().sum::<f64>());
         sums.sum::<f64>() / (arm.values.len() * items) as f64
     };
+    let sorted = |value: &dyn Fn(&Vec<f64>) -> f64| {
+        let mut values: Vec<f64> = draws.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let interval = |sorted: &[f64]| [quantile(sorted, 0.025), quantile(sorted, 0.975)];
     let difference = |a: usize| {
-        let mut differences: Vec<f64> = draws.iter().map(|draw| draw[a]).collect();
-        differences.sort_by(f64::total_cmp);
+        let differences = sorted(&|means| means[a] - means[baseline]);
         Difference {
             mean: observed(&arms[a]) - observed(&arms[baseline]),
-            interval: [quantile(&differences, 0.025), quantile(&differences, 0.975)],
+            interval: interval(&differences),
             p: two_sided(&differences),
             paired_seeds: paired[a],
+            own_interval: interval(&sorted(&|means| means[a])),
         }
     };
     (0..arms.len()).map(difference).collect()

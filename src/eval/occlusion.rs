@@ -4,6 +4,9 @@
 //! A patch of the image's mean colour is laid over the image at every place of a grid, and the output is computed for each. A map shows how
 //! much a score, such as the similarity to another image, falls. This measures the whole network, whatever is in it: layers, latent states,
 //! mirrored images.
+//!
+//! With [`EvalState::Normal`](crate::engine::latent_state::EvalState::Normal), each covered image starts from other random states, and falls
+//! contain their noise.
 
 use std::sync::Arc;
 
@@ -19,6 +22,8 @@ const CELLS: usize = 6;
 const MOST_CELLS: usize = 24;
 /// An image is scaled down to this multiple of the network's input before it is covered.
 const OVERSIZE: f64 = 2.0;
+/// Bytes that all covered copies of an image may take; it is scaled down further if they would take more.
+const MOST_BYTES: f64 = (64 << 20) as f64;
 
 /// The outputs for an image, whole and covered.
 #[derive(Clone, Debug)]
@@ -39,6 +44,8 @@ pub struct HeatMap {
     pub falls: Vec<f64>,
     /// The score of the whole image.
     pub score: f64,
+    /// The largest fall by a single patch; at least 0.
+    pub largest_fall: f64,
 }
 
 impl Model<'_> {
@@ -53,9 +60,12 @@ impl Model<'_> {
         drop(share);
         let (height, width) = (whole.height, whole.width);
         let cells = grid([height, width]);
+        let mean = mean_colour(&whole);
         let mut pixels = whole.pixels.clone();
-        places(cells).for_each(|place| pixels.extend(covered(&whole, cells, place)));
+        places(cells).for_each(|place| pixels.extend(covered(&whole, mean, cells, place)));
         let count = 1 + places(cells).count();
+        let mut options = self.options.clone();
+        options.eval.batch = options.eval.batch.min(count);
         let images = PackedImages { file: image.file().to_path_buf(), height, width, channels: 3, pixels };
         let images = Arc::new(images);
         let sample = |index| Sample { image: ImageSource::Packed { images: images.clone(), index }, label: 0 };
@@ -64,7 +74,7 @@ impl Model<'_> {
             network: self.network,
             store: self.store,
             states: self.states,
-            options: self.options.clone(),
+            options,
             device: self.device,
             reporter: &silent,
             stop: self.stop.clone(),
@@ -85,20 +95,23 @@ impl Covered {
         let whole = score(self.whole());
         let [rows, columns] = self.cells;
         let mut sums = vec![(0.0, 0.0); rows * columns];
+        let mut largest_fall: f64 = 0.0;
         for (place, output) in places(self.cells).zip(self.outputs.chunks_exact(self.dim).skip(1)) {
             let fall = whole - score(output);
+            largest_fall = largest_fall.max(fall);
             for cell in cells_of(self.cells, place) {
                 sums[cell].0 += fall;
                 sums[cell].1 += 1.0;
             }
         }
-        HeatMap { cells: self.cells, falls: sums.iter().map(|(sum, patches)| sum / patches).collect(), score: whole }
+        let falls = sums.iter().map(|(sum, patches)| sum / patches).collect();
+        HeatMap { cells: self.cells, falls, score: whole, largest_fall }
     }
 }
 
 impl HeatMap {
-    /// Returns the largest fall; at least 0.
-    pub fn largest(&self) -> f64 {
+    /// Returns the largest mean fall of a cell; at least 0.
+    pub fn hottest(&self) -> f64 {
         self.falls.iter().copied().fold(0.0, f64::max)
     }
 
@@ -136,13 +149,17 @@ fn cells_of([rows, columns]: [usize; 2], [row, column]: [usize; 2]) -> impl Iter
     (row..(row + 2).min(rows)).flat_map(move |row| across.clone().map(move |column| row * columns + column))
 }
 
-/// Returns the pixels of an image with the patch at `place`.
-fn covered(image: &Rgb, [rows, columns]: [usize; 2], [row, column]: [usize; 2]) -> Vec<u8> {
+/// Returns the mean colour of an image.
+fn mean_colour(image: &Rgb) -> [u8; 3] {
     let count = image.pixels.len() / 3;
-    let mean: [u8; 3] = [0, 1, 2].map(|channel| {
+    [0, 1, 2].map(|channel| {
         let sum: u64 = image.pixels.iter().skip(channel).step_by(3).map(|&value| u64::from(value)).sum();
         (sum as f64 / count as f64).round() as u8
-    });
+    })
+}
+
+/// Returns the pixels of an image with a patch of the colour `mean` at `place`.
+fn covered(image: &Rgb, mean: [u8; 3], [rows, columns]: [usize; 2], [row, column]: [usize; 2]) -> Vec<u8> {
     let edge = |cell: usize, cells: usize, side: usize| cell.min(cells) * side / cells;
     let [top, bottom] = [row, row + 2].map(|cell| edge(cell, rows, image.height));
     let [left, right] = [column, column + 2].map(|cell| edge(cell, columns, image.width));
@@ -154,11 +171,13 @@ fn covered(image: &Rgb, [rows, columns]: [usize; 2], [row, column]: [usize; 2]) 
     pixels
 }
 
-/// Scales an image down where both sides are far larger than the network's input.
+/// Scales an image down where both sides are far larger than the network's input, or where its covered copies would take too much memory.
 fn scaled_down(image: Rgb, input: [usize; 2]) -> Rgb {
     let size = [image.height, image.width];
     let scales = [0, 1].map(|axis| OVERSIZE * input[axis] as f64 / size[axis] as f64);
-    let scale = scales[0].max(scales[1]);
+    let copies = 1 + places(grid(size)).count();
+    let fits = (MOST_BYTES / (copies * image.pixels.len()) as f64).sqrt();
+    let scale = scales[0].max(scales[1]).min(fits);
     if scale >= 1.0 {
         return image;
     }
@@ -186,7 +205,7 @@ mod tests {
         let sum = |pixels: &[u8]| pixels.iter().map(|&byte| f32::from(byte)).sum::<f32>();
         let cells = grid([48, 24]);
         let outputs = std::iter::once(sum(&image.pixels))
-            .chain(places(cells).map(|place| sum(&covered(&image, cells, place))))
+            .chain(places(cells).map(|place| sum(&covered(&image, mean_colour(&image), cells, place))))
             .collect();
         let map = Covered { cells, dim: 1, outputs }.heat_map(|output| f64::from(output[0]));
         let hottest = (0..72).max_by(|&a, &b| map.falls[a].total_cmp(&map.falls[b])).unwrap();
@@ -194,7 +213,8 @@ mod tests {
         assert_eq!(map.score, 255.0 * 48.0);
         // All four patches over the cell take the white away; the mean colour, 255 / 72 = 4, comes instead, and falls nowhere else.
         assert!((map.falls[hottest] - (48.0 * 255.0 - 64.0 * 3.0 * 4.0)).abs() < 1e-3, "{map:?}");
-        assert!(map.falls[71] < 0.0 && map.largest() == map.falls[hottest]);
+        assert!(map.falls[71] < 0.0 && map.hottest() == map.falls[hottest]);
+        assert!((map.largest_fall - map.hottest()).abs() < 1e-3, "the white cell lies in four patches alike");
         assert_eq!(map.at(3.5 / 12.0, 1.5 / 6.0), map.falls[hottest]);
         assert_eq!((map.at(0.0, 0.0), map.at(1.0, 1.0)), (map.falls[0], map.falls[71]));
     }
@@ -206,5 +226,8 @@ mod tests {
         assert_eq!(size(scaled_down(image(400, 100), [64, 32])), (256, 64));
         assert_eq!(size(scaled_down(image(100, 100), [64, 32])), (100, 100));
         assert_eq!(size(scaled_down(image(1000, 1000), [64, 64])), (128, 128));
+        // 116 copies of 20000 x 300 pixels would take 2 GB.
+        let (height, width) = size(scaled_down(image(20_000, 300), [256, 128]));
+        assert!(116 * height * width * 3 < 65 << 20 && height > 10 * width, "{height} x {width}");
     }
 }

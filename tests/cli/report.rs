@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use super::{fails_with, files, fixture, json, own_data, path, ptl, succeeds, text, tiny};
 
@@ -96,19 +97,52 @@ fn two_arms_are_compared_and_their_queries_shown() {
 }
 
 #[test]
-fn held_out_identities_are_measured_as_in_the_training() {
+fn held_out_identities_are_measured_as_in_the_training_also_where_they_have_moved() {
     let folder = tempfile::tempdir().unwrap();
-    let (data, run, out) = (&fixture().data, path(&folder, "run"), path(&folder, "page.html"));
-    succeeds(&tiny(&["train", "--data", data, "--out", &run, "--val-ids", "1", "--same-camera", "keep", "--ids", "2"]));
+    let (data, run, out) = (own_data(&folder), path(&folder, "run"), path(&folder, "page.html"));
+    let held_out = [
+        "--val-ids",
+        "1",
+        "--same-camera",
+        "keep",
+        "--ids",
+        "2",
+        "--sampler.passes",
+        "4",
+        "--accumulate",
+        "2",
+        "--train.log-every",
+        "1",
+    ];
+    succeeds(&[&tiny(&["train", "--data", &data, "--out", &run])[..], &held_out].concat());
     let (html, messages) = page(&out, &[&run, "--no-heat-maps"]);
     assert!(messages.contains("held out for validation"), "{messages}");
     let map = json(format!("{run}/summary.json"))["mAP"].as_f64().unwrap();
-    contains(&html, &[&format!("{map:.2}"), "resnet18-ptl"]);
-    assert!(!html.contains("falls by up to"));
+    contains(&html, &[&format!("{map:.2}"), "resnet18-ptl", "seed 0, measured on", "95 % interval of mAP"]);
+    assert!(!html.contains("falls by up to") && !html.contains("These results are not those of the run"));
+    let moved = path(&folder, "moved");
+    fs::rename(&data, &moved).unwrap();
+    fails_with(1, &["report", "--out", &out, &run], &[&data, "--data names images that have moved"]);
+    let (after, _) = page(&out, &[&run, "--no-heat-maps", "--data", &moved]);
+    assert_eq!(without_pictures(&after).replace(&moved, &data), without_pictures(&html));
+    // Other images are not those of the run.
+    let other = &fixture().data;
+    let line = ["report", "--out", &out, &run, "--data", other, "--val-ids", "2"];
+    fails_with(1, &line, &["was measured on", "--data must name the images of the run"]);
+    // Time is that of images: an update of two batches has twice as many.
+    let lines = fs::read_to_string(format!("{run}/metrics.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (mut seconds, mut before) = (0.0, 0.0);
+    for line in lines.iter().filter(|line| line["type"] == "epoch") {
+        let step = line["step"].as_f64().unwrap();
+        seconds += (step - before) * 2.0 * 4.0 / line["images_per_second"].as_f64().unwrap();
+        before = step;
+    }
+    contains(&html, &[&format!("<td>{seconds:.1} s</td>")]);
 }
 
 #[test]
-fn a_classifier_has_confusions_and_its_surest_errors() {
+fn a_classifier_has_confusions_and_its_worst_errors() {
     let folder = tempfile::tempdir().unwrap();
     let (photos, run, out) = (path(&folder, "photos"), path(&folder, "run"), path(&folder, "page.html"));
     for class in ["day", "night <dark>"] {
@@ -154,9 +188,21 @@ fn a_classifier_has_confusions_and_its_surest_errors() {
         .filter(|line| line.split(',').nth(4) == Some("0"))
         .count();
     assert!(wrong > 0, "a class that cannot be told has errors");
-    contains(&html, &[&format!("The surest of {wrong} errors"), "what the predictions depend on", "falls to "]);
+    contains(
+        &html,
+        &[
+            &format!("The errors with the largest probabilities, of {wrong}"),
+            "heat maps: where the probability falls",
+            "falls to ",
+        ],
+    );
     assert_eq!(html.matches("data:image/jpeg").count(), 2 * wrong.min(8));
     fails_with(1, &["report", &run, &fixture().run, "--out", &out], &["classifies", "re-identifies"]);
+    // The images that were held out are measured also where they have moved.
+    let moved = path(&folder, "moved");
+    fs::rename(&photos, &moved).unwrap();
+    let (after, _) = page(&out, &[&run, "--data", &moved]);
+    assert_eq!(after.replace(&moved, &photos), html);
 }
 
 #[test]
@@ -176,7 +222,8 @@ fn what_cannot_be_reported_is_said() {
         &["elsewhere", "--no-model makes a report without networks"],
     );
     refused(&[run, "--task", "classify"], &["the checkpoint was trained with reid"]);
-    fails_with(1, &["report", run, "--out", &format!("{run}/items.csv")], &["this file belongs to a run"]);
+    fails_with(1, &["report", run, "--out", &format!("{run}/items.csv")], &["give it the ending .html"]);
+    refused(&[run, "--raw-csv"], &["this command does not use it"]);
     fails_with(1, &["report", run, "--out", &path(&folder, "")], &["it is a folder"]);
     fails_with(2, &["report"], &["<RUN>"]);
     fails_with(2, &["report", run, "--no-model", "--no-heat-maps"], &["cannot be used with"]);
@@ -186,12 +233,19 @@ fn what_cannot_be_reported_is_said() {
     fs::create_dir(&unfinished).unwrap();
     fs::copy(format!("{run}/config.toml"), format!("{unfinished}/config.toml")).unwrap();
     refused(&[&unfinished], &["it has not finished"]);
-    let (data, moved) = (own_data(&folder), path(&folder, "moved"));
+    // A study whose runs cannot be told apart is no run.
+    let study = path(&folder, "study");
+    for copy in ["a", "b"] {
+        let same = format!("{study}/{copy}/run");
+        fs::create_dir_all(&same).unwrap();
+        for name in ["config.toml", "items.csv"] {
+            fs::copy(format!("{run}/{name}"), format!("{same}/{name}")).unwrap();
+        }
+    }
+    fs::copy(format!("{run}/config.toml"), format!("{study}/config.toml")).unwrap();
+    refused(&[&study], &["have the same settings, seed 0 and name"]);
     let short = path(&folder, "run");
-    succeeds(&tiny(&["train", "--data", &data, "--out", &short]));
-    fs::rename(&data, &moved).unwrap();
-    refused(&[&short], &[&data, "--data names images that have moved"]);
-    page(&out, &[&short, "--data", &moved, "--queries", "1", "--no-heat-maps"]);
+    assert!(Command::new("cp").args(["-r", run, &short]).status().unwrap().success());
     // Without weights there are still figures and curves.
     fs::remove_dir_all(format!("{short}/checkpoints")).unwrap();
     let (html, _) = page(&out, &[&short, "--no-model"]);

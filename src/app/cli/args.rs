@@ -513,7 +513,7 @@ pub(crate) struct RunReportArgs {
     /// Number of bootstrap resamples of the intervals.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     pub resamples: u32,
-    /// Number of queries from good to bad, and of the worst queries, for each arm; twice as many errors of a classifier.
+    /// Number of queries from good to bad, and of the worst others, for each arm; or twice as many errors of a classifier.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000), conflicts_with = "no_model")]
     pub queries: u32,
     /// Draw no heat maps, which take some fifty runs of the network for each image.
@@ -523,7 +523,7 @@ pub(crate) struct RunReportArgs {
     #[arg(long)]
     pub no_model: bool,
     #[command(flatten)]
-    pub settings: ExtractFlags,
+    pub settings: EvalFlags,
 }
 
 #[derive(Debug, Subcommand)]

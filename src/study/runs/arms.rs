@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 
 use super::{ArmResult, FinishedRun, RunResult, items};
 use crate::base::report::MeanStd;
-use crate::base::stats::{Bootstrap, SeededValues, paired_bootstrap};
+use crate::base::stats::SeededValues;
 use crate::base::text::Shown;
 use crate::config::{Config, Setting};
 use crate::{Error, Result};
@@ -29,8 +29,8 @@ impl Arm {
         }
     }
 
-    /// Returns the figures of the arm and of its runs.
-    pub(super) fn result(&self, bootstrap: Bootstrap) -> ArmResult {
+    /// Returns the figures of the arm and of its runs; `interval` is that of the mean of the main figure.
+    pub(super) fn result(&self, interval: [f64; 2]) -> ArmResult {
         let (mut mean, mut std) = (BTreeMap::new(), BTreeMap::new());
         let figures = items::figures(self.runs[0].items.task);
         for (i, figure) in figures.iter().enumerate() {
@@ -44,16 +44,7 @@ impl Arm {
             seed: run.config.seed,
             figures: figures.iter().map(|figure| figure.key).zip(run.items.figures.iter().copied()).collect(),
         };
-        let interval = self.interval(bootstrap);
         ArmResult { name: self.name.clone(), mean, std, interval, runs: self.runs.iter().map(result).collect() }
-    }
-
-    /// Returns the interval of the mean of the main figure: that of the difference from an arm whose items are all 0.
-    fn interval(&self, bootstrap: Bootstrap) -> [f64; 2] {
-        let own = self.values();
-        let zeros = own.values.iter().map(|values| vec![0.0; values.len()]).collect();
-        let zeros = SeededValues { seeds: own.seeds.clone(), values: zeros };
-        paired_bootstrap(&[zeros, own], 0, bootstrap)[1].interval
     }
 }
 

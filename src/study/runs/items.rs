@@ -41,6 +41,12 @@ pub(super) fn figures(task: TaskKind) -> &'static [Figure] {
     }
 }
 
+/// Returns the title of a figure, and whether tables show it in percent.
+pub(crate) fn title_of(key: &str) -> Option<(&'static str, bool)> {
+    let mut all = [TaskKind::Reid, TaskKind::Classify].into_iter().flat_map(figures);
+    all.find(|figure| figure.key == key).map(|figure| (figure.title, figure.percent))
+}
+
 /// The results of a run on each image or query.
 pub(super) struct Items {
     /// Task of the run.

@@ -15,6 +15,7 @@ use serde::{Serialize, Serializer};
 
 use self::arms::Arm;
 use self::items::Items;
+pub(crate) use self::items::title_of;
 use crate::base::stats::{Bootstrap, Difference, SeededValues, holm, paired_bootstrap};
 use crate::base::text::Shown;
 use crate::config::{Config, Overrides};
@@ -157,7 +158,7 @@ pub fn compare(paths: &[PathBuf], options: &Options) -> Result<RunComparison> {
         items,
         figure: items::figures(task)[0].key,
         comparisons: comparisons.collect(),
-        arms: arms.iter().map(|arm| arm.result(options.bootstrap)).collect(),
+        arms: arms.iter().zip(&differences).map(|(arm, of)| arm.result(of.own_interval)).collect(),
         baseline,
         bootstrap: options.bootstrap,
     })

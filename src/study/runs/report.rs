@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{ArmComparison, RunComparison, Verdict, items};
 use crate::base::report::{MeanStd, Table};
+use crate::base::stats::Bootstrap;
 use crate::base::text::Shown;
 use crate::nn::TaskKind;
 
@@ -92,9 +93,9 @@ impl RunComparison {
         items::figures(self.task)[0].title
     }
 
-    /// Returns names and titles of the figures that tables show in percent.
+    /// Returns names and titles of the shares of which more is better.
     pub(crate) fn shares(&self) -> Vec<(&'static str, &'static str)> {
-        let shares = items::figures(self.task).iter().filter(|figure| figure.percent);
+        let shares = items::figures(self.task).iter().filter(|figure| figure.percent && figure.key != "ece");
         shares.map(|figure| (figure.key, figure.title)).collect()
     }
 
@@ -104,6 +105,20 @@ impl RunComparison {
         // A backtick would end the quotation.
         let baseline = self.arms[self.baseline].name.shown().to_string().replace('`', "'");
         format!("{title} against `{baseline}`, in points:")
+    }
+
+    /// Describes how the intervals of the arms' means are made, in a sentence.
+    pub(crate) fn intervals(&self) -> String {
+        let items = if self.task == TaskKind::Reid { "queries" } else { "images" };
+        let seeds = match self.arms.iter().all(|arm| arm.runs.len() == 1) {
+            true => ": they do not cover the variation between trainings",
+            false => " and over seeds",
+        };
+        let Bootstrap { resamples, seed } = self.bootstrap;
+        format!(
+            "Intervals are of 95 %, by a bootstrap over {} {items}{seeds} ({resamples} resamples, seed {seed}).",
+            self.items
+        )
     }
 
     /// Describes the bootstrap in a line.

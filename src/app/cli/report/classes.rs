@@ -1,10 +1,9 @@
 //! Classification: confusions, calibration, the worst classes, and the errors that the network is surest of, with heat maps.
 
 use super::heat::overlay;
-use super::queries::titled;
-use super::{Examined, charts};
+use super::{Examined, charts, thumbnail, titled};
 use crate::Result;
-use crate::app::cli::html::{escaped, picture, small, table};
+use crate::app::cli::html::{escaped, table};
 use crate::app::cli::pictures::{calibration, confusion};
 use crate::base::report::Table;
 use crate::data::ClassDataset;
@@ -50,8 +49,8 @@ fn confused(report: &ClassificationReport) -> String {
 
 /// Returns the classes with the lowest accuracy.
 fn worst_classes(report: &ClassificationReport) -> String {
-    let mut measured: Vec<(&ClassResult, f64)> =
-        report.per_class.iter().filter_map(|class| Some((class, class.accuracy?))).collect();
+    let measured = report.per_class.iter().filter_map(|class| Some((class, class.accuracy?)));
+    let mut measured: Vec<(&ClassResult, f64)> = measured.filter(|(_, accuracy)| *accuracy < 1.0).collect();
     measured.sort_by(|a, b| a.1.total_cmp(&b.1));
     let mut rows = Table::new(["class", "images", "accuracy %", "precision %", "F1 %"]);
     for (class, accuracy) in measured.into_iter().take(ROWS) {
@@ -59,7 +58,8 @@ fn worst_classes(report: &ClassificationReport) -> String {
         let figures = [Some(accuracy), class.precision, class.f1].map(percent);
         rows.row([class.class.clone(), class.images.to_string()].into_iter().chain(figures));
     }
-    format!("<h3>Classes with the lowest accuracy</h3>\n{}", table(&rows))
+    let title = "<h3>Classes with the lowest accuracy</h3>";
+    if rows.rows().is_empty() { String::new() } else { format!("{title}\n{}", table(&rows)) }
 }
 
 /// Returns the errors with the largest probabilities.
@@ -68,37 +68,35 @@ fn errors(report: &ClassificationReport, dataset: &ClassDataset, examined: &mut 
         (0..report.images).filter(|&i| report.per_image[i].predicted != report.per_image[i].label).collect();
     wrong.sort_by(|&a, &b| report.per_image[b].confidence.total_cmp(&report.per_image[a].confidence));
     let all = wrong.len();
-    wrong.truncate(2 * examined.shown.count);
+    wrong.truncate(2 * examined.amount.count);
     if wrong.is_empty() {
         return Ok(String::new());
     }
     let upright = examined.model.options.transform.upright;
-    let mut html = format!("<h3>The surest of {all} errors</h3>\n<div class=\"ranked\">");
+    let mut html = format!("<h3>The errors with the largest probabilities, of {all}</h3>\n<div class=\"ranked\">");
     let mut maps = "<div class=\"ranked\">".to_string();
-    let mut task = examined.shown.heat_maps.then(|| examined.start(wrong.len(), "images"));
+    let mut task = examined.amount.heat_maps.then(|| examined.start(wrong.len(), "images"));
     for &i in &wrong {
         let result = &report.per_image[i];
         let [label, predicted] =
             [result.label, result.predicted].map(|class| report.per_class[class as usize].class.as_str());
         let image = &dataset.val[i].image;
-        let (pixels, share) = image.decode(upright)?;
-        let name = image.below(&dataset.root);
-        let caption = format!("{label}\ntaken for {predicted}, {:.1} %", 100.0 * result.confidence);
-        html += &titled("other", &picture(&small(&pixels, super::heat::SIDE)), &caption, &name);
-        drop(share);
-        if examined.shown.heat_maps {
+        let (picture, name) = (thumbnail(image, upright)?, image.below(&dataset.root));
+        let taken = format!("taken for {predicted}, {:.1} %", 100.0 * result.confidence);
+        html += &titled("other", &picture, [label, &taken], &name);
+        if examined.amount.heat_maps {
             let covered = examined.model.cover(image, Output::Probabilities)?;
             let class = result.predicted as usize;
             let map = covered.heat_map(|probabilities| f64::from(probabilities[class]).max(SMALLEST).ln());
-            let caption = format!("{predicted}\nfalls to {:.1} %", 100.0 * (map.score - map.largest()).exp());
-            maps += &titled("other", &overlay(&pixels, &map), &caption, &name);
+            let falls = format!("falls to {:.1} %", 100.0 * (map.score - map.largest_fall).exp());
+            maps += &titled("other", &overlay(&picture, &map), [predicted, &falls], &name);
             task.iter_mut().for_each(|task| task.advance(1, ""));
         }
     }
     task.into_iter().for_each(|task| task.finish(""));
     html += "</div>\n";
-    if examined.shown.heat_maps {
-        html += &super::folded("what the predictions depend on", &(maps + "</div>\n"));
+    if examined.amount.heat_maps {
+        html += &super::folded("heat maps: where the probability falls", &(maps + "</div>\n"));
     }
     Ok(html)
 }

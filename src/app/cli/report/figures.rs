@@ -9,7 +9,7 @@ use crate::study::runs::RunComparison;
 /// Returns tables of the arms and of their differences, and a chart if there are several arms.
 pub(crate) fn figures(found: &RunComparison) -> String {
     let arms = found.arms_table();
-    let header = arms.header().iter().cloned().chain([format!("95 % of {}", found.main_title())]);
+    let header = arms.header().iter().cloned().chain([format!("95 % interval of {}", found.main_title())]);
     let mut wider = Table::new(header);
     for (row, arm) in arms.rows().iter().zip(&found.arms) {
         let [low, high] = arm.interval.map(|share| format!("{:.2}", 100.0 * share));
@@ -20,8 +20,9 @@ pub(crate) fn figures(found: &RunComparison) -> String {
         html += &paragraph(&found.caption());
         html += &table(&found.comparisons_table());
         html += &charts(&[bars(found)]);
+        html += &paragraph(&format!("Differences: {}.", found.procedure()));
     }
-    html + &paragraph(&found.procedure())
+    html + &paragraph(&found.intervals())
 }
 
 /// Returns a chart of the shares of each arm, with standard deviations over seeds.

@@ -2,12 +2,8 @@
 
 use image::{Rgb as Pixel, RgbImage};
 
-use crate::app::cli::html::{picture, small};
-use crate::data::Rgb;
 use crate::eval::occlusion::HeatMap;
 
-/// Longer side of a picture, pixels.
-pub(super) const SIDE: usize = 160;
 /// Colours from a weak to the strongest fall.
 const COLOURS: [[f64; 3]; 2] = [[255.0, 215.0, 0.0], [215.0, 0.0, 0.0]];
 /// Share of the colour at the strongest fall.
@@ -15,17 +11,12 @@ const STRONGEST: f64 = 0.7;
 /// A smaller fall is rounding.
 const ROUNDING: f64 = 1e-6;
 
-/// Returns the address of a picture of the image, coloured where the score falls; the largest fall has the strongest colour.
-pub(super) fn overlay(image: &Rgb, map: &HeatMap) -> String {
-    let mut small = small(image, SIDE);
-    colour(&mut small, map);
-    picture(&small)
-}
-
-fn colour(image: &mut RgbImage, map: &HeatMap) {
-    let largest = map.largest();
+/// Returns the image, coloured where the score falls; the largest fall has the strongest colour.
+pub(super) fn overlay(image: &RgbImage, map: &HeatMap) -> RgbImage {
+    let mut image = image.clone();
+    let largest = map.hottest();
     if largest < ROUNDING {
-        return;
+        return image;
     }
     let (width, height) = image.dimensions();
     for (x, y, Pixel(channels)) in image.enumerate_pixels_mut() {
@@ -38,6 +29,7 @@ fn colour(image: &mut RgbImage, map: &HeatMap) {
             *value = ((1.0 - opacity) * f64::from(*value) + opacity * tint).round() as u8;
         }
     }
+    image
 }
 
 #[cfg(test)]
@@ -46,12 +38,8 @@ mod tests {
 
     #[test]
     fn only_what_matters_is_coloured() {
-        let grey = |map: &HeatMap| {
-            let mut image = RgbImage::from_pixel(40, 20, Pixel([100; 3]));
-            colour(&mut image, map);
-            image
-        };
-        let map = HeatMap { cells: [1, 2], falls: vec![-0.5, 0.25], score: 1.0 };
+        let grey = |map: &HeatMap| overlay(&RgbImage::from_pixel(40, 20, Pixel([100; 3])), map);
+        let map = HeatMap { cells: [1, 2], falls: vec![-0.5, 0.25], score: 1.0, largest_fall: 0.5 };
         let image = grey(&map);
         assert_eq!(image.get_pixel(2, 10).0, [100; 3]);
         assert_eq!(image.get_pixel(38, 10).0, [181, 30, 30]);

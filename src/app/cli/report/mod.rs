@@ -13,9 +13,14 @@ pub(crate) use figures::figures;
 pub(crate) use queries::{Ranked, of_queries};
 pub(crate) use settings::{costs, settings};
 
-use super::html::{document, escaped};
+use image::RgbImage;
+
+use super::html::{document, escaped, picture as picture_address, small};
+use crate::Result;
 use crate::base::progress::{Reporter, Task};
+use crate::base::text::Shown;
 use crate::config::Config;
+use crate::data::ImageSource;
 use crate::eval::Model;
 use crate::run_dir::RunDir;
 
@@ -24,6 +29,9 @@ const STYLE: &str = "body{max-width:76rem}.charts{display:grid;grid-template-col
 .ranked img{border:4px solid #6e7781;display:block;box-sizing:border-box;width:100%}.ranked .match img{border-color:#009e46}.ranked .other img{border-color:#d5281e}\
 .ranked .query{margin-right:1rem}pre{overflow-x:auto;font-size:.8rem}";
 
+/// Longer side of a picture, pixels.
+const SIDE: usize = 160;
+
 /// Runs that differ only in their seed.
 pub(crate) struct Arm {
     pub name: String,
@@ -31,6 +39,8 @@ pub(crate) struct Arm {
     pub runs: Vec<RunDir>,
     /// The settings of the first run.
     pub config: Config,
+    /// Number of images or queries of the first run, and its main figure in [0, 1], where it has them.
+    pub measured: Option<(usize, f64)>,
 }
 
 /// A part of the page. A part without contents is left out.
@@ -47,7 +57,7 @@ impl Section {
 
 /// How many images of a kind are shown, and whether heat maps are drawn.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shown {
+pub(crate) struct Amount {
     pub count: usize,
     pub heat_maps: bool,
 }
@@ -56,7 +66,7 @@ pub(crate) struct Shown {
 pub(crate) struct Examined<'a, 'b> {
     pub model: &'a mut Model<'b>,
     pub reporter: &'a Reporter,
-    pub shown: Shown,
+    pub amount: Amount,
 }
 
 impl Examined<'_, '_> {
@@ -79,8 +89,24 @@ pub(crate) fn page(title: &str, sections: &[Section]) -> String {
     document(title, STYLE, &format!("<nav>{links}</nav>\n{parts}"))
 }
 
+/// Returns a picture with lines of text below it, and a name that is shown on request.
+fn titled(class: &str, picture: &RgbImage, caption: [&str; 2], name: &str) -> String {
+    let lines = caption.map(|line| escaped(&line.shown().to_string())).join("<br>");
+    let (name, address) = (escaped(&name.shown().to_string()), picture_address(picture));
+    format!(
+        "<figure class=\"{class}\"><img alt=\"{name}\" title=\"{name}\" src=\"{address}\"><figcaption>{lines}</figcaption></figure>"
+    )
+}
+
+/// Decodes an image and scales it down for the page.
+fn thumbnail(image: &ImageSource, upright: bool) -> Result<RgbImage> {
+    // The share of the memory for decoding is kept until only the small copy is left.
+    let (pixels, _share) = image.decode(upright)?;
+    Ok(small(&pixels, SIDE))
+}
+
 /// Returns a paragraph.
-fn paragraph(text: &str) -> String {
+pub(crate) fn paragraph(text: &str) -> String {
     format!("<p>{}</p>\n", escaped(text))
 }
 

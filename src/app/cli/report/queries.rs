@@ -1,14 +1,15 @@
 //! Re-identification: ranked galleries of some queries with heat maps, pairs of cameras, verification, thresholds.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::heat::{SIDE, overlay};
-use super::{Examined, folded, paragraph};
+use super::heat::overlay;
+use super::{Examined, charts, folded, paragraph, thumbnail, titled};
 use crate::Result;
-use crate::app::cli::html::{escaped, picture, small, table};
+use crate::app::cli::html::{escaped, table};
 use crate::app::cli::plot::{self, Captions, Series};
-use crate::base::text::{Shown as _, plural};
-use crate::data::ImageSource;
+use crate::base::text::plural;
+use crate::data::{Dataset, ImageSource};
 use crate::eval::Output;
 use crate::eval::calibration::Calibration;
 use crate::eval::camera_pairs::camera_table;
@@ -20,12 +21,17 @@ use crate::eval::report::{Evaluation, Outcome};
 /// Number of gallery images of a query.
 const NEAREST: usize = 10;
 
+/// Largest number of points of the curves of distances.
+const POINTS: usize = 100;
+
 /// A ranking of features with its results.
 pub(crate) struct Ranked<'a, 'f> {
     pub query: &'a FeatureSet,
     pub gallery: &'a FeatureSet,
     pub evaluation: &'a Evaluation<'f>,
     pub outcome: &'a Outcome,
+    /// The data set of the features.
+    pub dataset: &'a Dataset,
 }
 
 impl Ranked<'_, '_> {
@@ -38,7 +44,7 @@ impl Ranked<'_, '_> {
         self.report().per_query.get(query).and_then(Option::as_ref)
     }
 
-    /// Returns `count` queries from good to bad, and as many of the worst. If the protocol has no figures of single queries, returns queries at
+    /// Returns `count` queries at even distances from good to bad, and as many of the worst others. If the protocol has no figures of single queries, returns queries at
     /// even distances, and none as worst.
     fn chosen(&self, count: usize) -> [Vec<usize>; 2] {
         let mut valid: Vec<usize> = (0..self.query.len()).filter(|&q| self.result(q).is_some()).collect();
@@ -51,8 +57,22 @@ impl Ranked<'_, '_> {
             return [spread(&(0..self.query.len()).collect::<Vec<_>>()), Vec::new()];
         }
         valid.sort_by(|a, b| ap(b).total_cmp(&ap(a)));
-        let worst = valid.iter().rev().copied().take(count).collect();
-        [spread(&valid), worst]
+        let spread = spread(&valid);
+        let worst = valid.iter().rev().filter(|query| !spread.contains(query)).copied().take(count).collect();
+        [spread, worst]
+    }
+
+    /// Returns the class of a gallery image on the page: a match of the query, or another identity.
+    fn class(&self, query: usize, g: usize) -> &'static str {
+        if self.gallery.pids[g] == self.query.pids[query] { "match" } else { "other" }
+    }
+
+    /// Returns identity and camera of an image, as the user names them.
+    fn who(&self, set: &FeatureSet, index: usize) -> String {
+        let names = &self.dataset.names;
+        let name =
+            |number: i64, names: &BTreeMap<i64, String>| names.get(&number).cloned().unwrap_or(number.to_string());
+        format!("{}, camera {}", name(set.pids[index], &names.ids), name(set.camids[index], &names.cameras))
     }
 
     /// Returns the gallery images of a query that heat maps are drawn with: the nearest, and the nearest match if it is another one.
@@ -64,20 +84,20 @@ impl Ranked<'_, '_> {
     }
 }
 
-/// Returns what the page shows of a ranking; `calibration` are the thresholds that were found beside the weights.
+/// Returns what the page shows of a ranking. `calibration` are the thresholds that were found beside the weights, or why they cannot be used.
 ///
 /// # Errors
 /// An image cannot be read; the device fails; [`crate::Error::Stopped`].
 pub(crate) fn of_queries(
     ranked: &Ranked,
-    calibration: Option<&Calibration>,
+    calibration: &Result<Option<Calibration>>,
     examined: &mut Examined,
 ) -> Result<String> {
     let mut html = format!("<pre>{}</pre>\n", escaped(&ranked.outcome.to_string()));
-    let [spread, worst] = ranked.chosen(examined.shown.count);
+    let [spread, worst] = ranked.chosen(examined.amount.count);
     let pictures = [("Queries from good to bad", spread), ("Worst queries", worst)];
     let total = pictures.iter().map(|(_, queries)| queries.len()).sum();
-    let mut task = examined.shown.heat_maps.then(|| examined.start(total, "queries"));
+    let mut task = examined.amount.heat_maps.then(|| examined.start(total, "queries"));
     for (title, queries) in pictures.iter().filter(|(_, queries)| !queries.is_empty()) {
         let _ = writeln!(html, "<h3>{title}</h3>");
         for &query in queries {
@@ -93,14 +113,13 @@ pub(crate) fn of_queries(
         html += &format!("<h3>Verification</h3>\n<pre>{}</pre>\n", escaped(&roc.table()));
     }
     html += "<h3>Thresholds</h3>\n";
-    html += &calibration.map_or_else(
-        || {
-            paragraph(
-                "There is no calibration beside the weights: ptl-train calibrate measures thresholds for decisions.",
-            )
-        },
-        thresholds,
-    );
+    html += &match calibration {
+        Ok(Some(calibration)) => thresholds(calibration),
+        Ok(None) => paragraph(
+            "There is no calibration beside the weights: ptl-train calibrate measures thresholds for decisions.",
+        ),
+        Err(error) => paragraph(&format!("The calibration beside the weights cannot be used: {error}.")),
+    };
     Ok(html)
 }
 
@@ -109,23 +128,22 @@ fn ranked_row(ranked: &Ranked, query: usize, examined: &mut Examined) -> Result<
     let upright = examined.model.options.transform.upright;
     let nearest = ranked.evaluation.nearest(query, NEAREST)?;
     let figure = |set: &FeatureSet, index: usize, class: &str, text: &str| -> Result<String> {
-        let (image, _share) = source(set, index).decode(upright)?;
-        let caption = format!("{text}\n{}, camera {}", set.pids[index], set.camids[index]);
-        Ok(titled(class, &picture(&small(&image, SIDE)), &caption, &set.name(index)))
+        let image = source(set, index);
+        let picture = thumbnail(&image, upright)?;
+        Ok(titled(class, &picture, [text, &ranked.who(set, index)], &image.below(&ranked.dataset.root)))
     };
     let result = ranked.result(query);
     let ap = result.map_or_else(|| "query".into(), |result| format!("AP {:.1} %", 100.0 * result.ap));
     let mut row = figure(ranked.query, query, "query", &ap)?;
     for (rank, &(g, distance)) in nearest.iter().enumerate() {
-        let class = if ranked.gallery.pids[g] == ranked.query.pids[query] { "match" } else { "other" };
-        row += &figure(ranked.gallery, g, class, &format!("{}: {distance:.3}", rank + 1))?;
+        row += &figure(ranked.gallery, g, ranked.class(query, g), &format!("{}: {distance:.3}", rank + 1))?;
     }
     let mut html = format!("<div class=\"ranked\">{row}</div>\n");
     if let Some(result) = result.filter(|result| result.first_match_rank > NEAREST) {
         html += &paragraph(&format!("The first match has rank {}.", result.first_match_rank));
     }
-    if examined.shown.heat_maps && !nearest.is_empty() {
-        html += &folded("what the similarity depends on", &heat_maps(ranked, query, &nearest, examined)?);
+    if examined.amount.heat_maps && !nearest.is_empty() {
+        html += &folded("heat maps: where the similarity falls", &heat_maps(ranked, query, &nearest, examined)?);
     }
     Ok(html)
 }
@@ -143,15 +161,14 @@ fn heat_maps(ranked: &Ranked, query: usize, nearest: &[(usize, f32)], examined: 
     for g in ranked.partners(query, nearest) {
         let of_gallery = cover(ranked.gallery, g)?;
         let rank = 1 + nearest.iter().position(|(other, _)| *other == g).expect("one of the nearest");
-        let is_match = ranked.gallery.pids[g] == ranked.query.pids[query];
-        let class = if is_match { "match" } else { "other" };
         for ((image, covered), other, class, text) in
-            [(&of_query, &of_gallery, "of-query", "query"), (&of_gallery, &of_query, class, "gallery")]
+            [(&of_query, &of_gallery, "of-query", "query"), (&of_gallery, &of_query, ranked.class(query, g), "gallery")]
         {
             let map = covered.heat_map(|feature| cosine(feature, other.1.whole()));
-            let (pixels, _share) = image.decode(upright)?;
-            let caption = format!("{text}, rank {rank}\ncosine {:.3}\nfalls by up to {:.3}", map.score, map.largest());
-            html += &titled(class, &overlay(&pixels, &map), &caption, &image.name());
+            let picture = overlay(&thumbnail(image, upright)?, &map);
+            let below = format!("cosine {:.3}, falls by up to {:.3}", map.score, map.largest_fall);
+            let name = image.below(&ranked.dataset.root);
+            html += &titled(class, &picture, [&format!("{text}, rank {rank}"), &below], &name);
         }
     }
     Ok(html + "</div>\n")
@@ -168,43 +185,24 @@ fn source(set: &FeatureSet, index: usize) -> ImageSource {
     ImageSource::File(set.paths[index].clone())
 }
 
-/// Returns a picture with lines of text below it, and a name that is shown on request.
-pub(super) fn titled(class: &str, address: &str, caption: &str, name: &str) -> String {
-    let (caption, name) = (escaped(caption).replace('\n', "<br>"), escaped(&name.shown().to_string()));
-    format!(
-        "<figure class=\"{class}\"><img alt=\"{name}\" title=\"{name}\" src=\"{address}\"><figcaption>{caption}</figcaption></figure>"
-    )
-}
-
 /// Returns the tables of a calibration, and how often pairs have each distance.
 fn thresholds(calibration: &Calibration) -> String {
     let histogram = &calibration.histogram;
+    let is_seen = |bin: &usize| histogram.genuine[*bin] + histogram.impostors[*bin] > 0;
+    let bins = (0..histogram.genuine.len()).rfind(is_seen).map_or(0, |last| last + 1);
+    let together = bins.div_ceil(POINTS).max(1);
+    let width = together as f64 * histogram.bin_width;
     let shares = |name: &str, counts: &[u64]| {
-        let total = counts.iter().sum::<u64>() as f64;
-        let point =
-            |(bin, &count): (usize, &u64)| ((bin as f64 + 0.5) * histogram.bin_width, 100.0 * count as f64 / total);
-        Series {
-            name: format!("{name}: {}", plural(counts.iter().sum::<u64>() as usize, "pair", "pairs")),
-            points: merged(counts.iter().enumerate().map(point).collect()),
-        }
+        let total: u64 = counts.iter().sum();
+        let point = |(i, counts): (usize, &[u64])| {
+            ((i as f64 + 0.5) * width, 100.0 * counts.iter().sum::<u64>() as f64 / total as f64)
+        };
+        let points = counts[..bins].chunks(together).enumerate().map(point).collect();
+        Series { name: format!("{name}: {}", plural(total as usize, "pair", "pairs")), points }
     };
     let series = [shares("one identity", &histogram.genuine), shares("two identities", &histogram.impostors)];
-    let captions = Captions { title: "Distances of pairs", x: "distance", y: "% of the pairs" };
+    let y = format!("% of the pairs in steps of {width:.3}");
+    let chart = plot::curves(Captions { title: "Distances of pairs", x: "distance", y: &y }, &series);
     let data = paragraph(&format!("Calibrated on {}.", calibration.data.name));
-    format!(
-        "{data}<pre>{}</pre>\n{}",
-        escaped(&calibration.tables()),
-        super::charts(&[plot::curves(captions, &series)])
-    )
-}
-
-/// Returns at most 100 points, each the sum of neighbours, from the first to the last that is not 0.
-fn merged(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
-    const MOST: usize = 100;
-    let together = points.len().div_ceil(MOST).max(1);
-    let sum = |points: &[(f64, f64)]| {
-        let middle = points.iter().map(|(x, _)| x).sum::<f64>() / points.len() as f64;
-        (middle, points.iter().map(|(_, y)| y).sum())
-    };
-    points.chunks(together).map(sum).collect()
+    format!("{data}<pre>{}</pre>\n{}", escaped(&calibration.tables()), charts(&[chart]))
 }

@@ -4,6 +4,7 @@ use super::{Arm, folded, paragraph};
 use crate::Result;
 use crate::app::cli::html::{escaped, table};
 use crate::base::report::Table;
+use crate::base::text::Shown;
 use crate::config::{Config, Setting};
 use crate::io::checkpoint;
 use crate::model::{model_file, model_header};
@@ -25,7 +26,7 @@ pub(crate) fn settings(arms: &[Arm]) -> String {
     };
     for arm in arms {
         let text = format!("<pre>{}</pre>\n", escaped(&arm.config.to_toml()));
-        html += &folded(&format!("all settings of {}", arm.runs[0].root().display()), &text);
+        html += &folded(&format!("all settings of {}", arm.runs[0].root().shown()), &text);
     }
     html
 }
@@ -40,8 +41,7 @@ fn shown(config: &Config, setting: &Setting) -> String {
 /// # Errors
 /// The metrics cannot be read; the settings describe no network.
 pub(crate) fn costs(arms: &[Arm]) -> Result<String> {
-    let titles =
-        ["arm", "parameters", "of cells", "GFLOP", "training MiB", "epochs", "steps", "images/s", "time in steps"];
+    let titles = ["arm", "parameters", "of the PTL branch", "GFLOP", "epochs", "steps", "images/s", "time in steps"];
     let mut rows = Table::new(titles);
     for arm in arms {
         let run = &arm.runs[0];
@@ -49,30 +49,29 @@ pub(crate) fn costs(arms: &[Arm]) -> Result<String> {
         let steps = loss.last().map_or(0.0, |(step, _)| *step);
         let (mut seconds, mut before) = (0.0, 0.0);
         for (step, images_per_second) in &rate {
-            seconds += (step - before) * arm.config.batch() as f64 / images_per_second;
+            // A step is an update, perhaps of several batches.
+            let images = arm.config.batch() * arm.config.train.accumulate;
+            seconds += (step - before) * images as f64 / images_per_second;
             before = *step;
         }
         let mut rates: Vec<f64> = rate.iter().map(|(_, rate)| *rate).collect();
         rates.sort_by(f64::total_cmp);
         let middle = rates.get(rates.len() / 2).map_or_else(|| "-".into(), |rate| format!("{rate:.1}"));
         // The weights may have been deleted.
-        let classes = model_file(run.root()).and_then(|path| model_header(&path, &checkpoint::File::open(&path)?)).ok();
-        let of_network = match classes {
-            None => ["-"; 4].map(String::from),
-            Some(header) => {
+        let of_network = match model_file(run.root()) {
+            Err(_) => ["-"; 3].map(String::from),
+            Ok(path) => {
+                let header = model_header(&path, &checkpoint::File::open(&path)?)?;
                 let cost = cost::cost(&arm.config, header.classes)?;
                 let millions = |count: usize| format!("{:.2} M", count as f64 / 1e6);
-                let gflop = format!("{:.2}", cost.flops as f64 / 1e9);
-                let memory = format!("{:.0}", cost.training.bytes() as f64 / f64::from(1 << 20));
-                [millions(cost.parameters), millions(cost.ptl_parameters), gflop, memory]
+                [millions(cost.parameters), millions(cost.ptl_parameters), format!("{:.2}", cost.flops as f64 / 1e9)]
             }
         };
-        let [parameters, cells, gflop, memory] = of_network;
         let of_training = [loss.len().to_string(), format!("{steps:.0}"), middle, duration(seconds)];
-        rows.row([arm.name.clone(), parameters, cells, gflop, memory].into_iter().chain(of_training));
+        rows.row(std::iter::once(arm.name.clone()).chain(of_network).chain(of_training));
     }
-    let note = "First run of each arm. GFLOP: forward pass of one image. Training MiB: memory without data, computed. Images/s: the \
-                middle epoch, without evaluations; other work on the machine makes it smaller.";
+    let note = "First run of each arm. GFLOP: forward pass of one image. Images/s: median over epochs, without evaluations; other work on the \
+                machine makes it smaller.";
     Ok(table(&rows) + &paragraph(note))
 }
 
