@@ -8,6 +8,7 @@ use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 
 use crate::base::report::Table;
+use crate::base::text::Shown;
 use crate::data::{Interpolation, Rgb};
 
 /// Quality of pictures, of 100.
@@ -15,9 +16,9 @@ const QUALITY: u8 = 85;
 
 /// The style of all pages.
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1d1d1f}\
-h1{font-size:1.4rem}h2{font-size:1.2rem;margin:2rem 0 .4rem}h3{font-size:1.05rem;margin:1.6rem 0 .4rem}\
+h1,h2,nav,summary{overflow-wrap:anywhere}h1{font-size:1.4rem}h2{font-size:1.2rem;margin:2rem 0 .4rem}h3{font-size:1.05rem;margin:1.6rem 0 .4rem}\
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.15rem .8rem .15rem 0;text-align:right;vertical-align:top}\
-td:first-child,th:first-child{text-align:left}th{border-bottom:1px solid #ccc}.wide{overflow-x:auto}\
+td:first-child,th:first-child{text-align:left}td,th{max-width:20rem;overflow-wrap:anywhere}th{border-bottom:1px solid #ccc}.wide{overflow-x:auto}\
 .problem{color:#b00020}.warning{color:#8a5a00}.note{color:#48505a}\
 .cases{display:flex;flex-wrap:wrap;gap:.6rem}figure{margin:0;max-width:15rem;font-size:.75rem;overflow-wrap:anywhere}\
 figure img{margin-right:.2rem;border:1px solid #ccc}svg{max-width:100%;height:auto}summary{cursor:pointer;margin:.6rem 0}\
@@ -25,7 +26,7 @@ nav a{margin-right:1rem}";
 
 /// Returns a page with this title and these contents, with a style `more` for what only this page has.
 pub(crate) fn document(title: &str, more: &str, body: &str) -> String {
-    let title = escaped(title);
+    let title = escaped(&title.shown().to_string());
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
          <title>{title}</title><style>{STYLE}{more}</style></head><body>\n<h1>{title}</h1>\n{body}</body></html>\n"

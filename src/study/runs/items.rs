@@ -10,6 +10,9 @@ use crate::eval::ranking::QUERY_COLUMNS;
 use crate::nn::TaskKind;
 use crate::{Error, Result};
 
+/// A share that is larger than 1 by less than this is 1, rounded.
+const SHARE_ROUNDING: f64 = 1e-6;
+
 /// A figure of a run, such as its mAP.
 pub(super) struct Figure {
     /// Its name in files.
@@ -88,10 +91,13 @@ impl Items {
             // Figures are computed in f32, and sums of larger numbers could overflow.
             let number = |text: &str| text.parse().ok().filter(|x: &f64| x.abs() <= f64::from(f32::MAX));
             let numbers: Option<Vec<f64>> = numbers.clone().map(|i| number(&record[i])).collect();
-            let numbers = numbers.ok_or_else(|| {
-                let line = record.position().map_or(0, |position| position.line() as usize);
-                line_error(path, line, "a figure is not a finite float32 number".into())
-            })?;
+            let line = || record.position().map_or(0, |position| position.line() as usize);
+            let numbers =
+                numbers.ok_or_else(|| line_error(path, line(), "a figure is not a finite float32 number".into()))?;
+            // All but the negative logarithm of a probability, a classifier's last figure, are shares.
+            if let Some(odd) = numbers.iter().take(3).find(|share| !(0.0..=1.0 + SHARE_ROUNDING).contains(*share)) {
+                return Err(line_error(path, line(), format!("{odd} is not a share between 0 and 1")));
+            }
             let label = labels.clone().map(|i| plain_cell(&record[i])).collect::<Vec<_>>().join("\0");
             let key = format!("{}\0{label}", plain_cell(&record[0]));
             rows.push(Row { key, class: plain_cell(&record[1]).into(), numbers });

@@ -84,6 +84,11 @@ fn check_flags(args: &RunReportArgs) -> Result<()> {
         let reason = "the report is a page: give it the ending .html".into();
         return Err(Error::Setting { setting: "--out".into(), value: args.out.shown().to_string(), reason });
     }
+    // A link may lead to an image or to a file of a run.
+    if args.out.is_symlink() || (args.out.exists() && !args.out.is_file() && !args.out.is_dir()) {
+        let reason = "it is a link or no regular file: name a file".into();
+        return Err(Error::Setting { setting: "--out".into(), value: args.out.shown().to_string(), reason });
+    }
     Ok(())
 }
 

@@ -24,6 +24,8 @@ const SIZE: (u32, u32) = (880, 500);
 const HEAD: u32 = 84;
 /// Height of each further line of a legend, in pixels.
 const LINE: u32 = 22;
+/// Largest number of characters of a name in a legend.
+const LONGEST: usize = 80;
 /// Left edge of title and legend, in pixels.
 const LEFT: i32 = 24;
 const TEXT: RGBColor = RGBColor(45, 51, 59);
@@ -163,7 +165,7 @@ fn head<'a>(area: &Area<'a>, title: &str, names: &[&str]) -> Result<Area<'a>, Bo
     let right = area.dim_in_pixel().0 as i32 - LEFT;
     let (mut x, mut line) = (LEFT, 0);
     for (name, color) in names.iter().zip(PALETTE.iter().cycle()) {
-        let name = name.shown().to_string();
+        let name = shortened(&name.shown().to_string());
         // The width of a text is not known without fonts: 7.8 pixels are enough for a character of a 15-pixel face.
         let width = 25 + (name.chars().count() as f64 * 7.8) as i32;
         if x > LEFT && x + width > right {
@@ -175,6 +177,14 @@ fn head<'a>(area: &Area<'a>, title: &str, names: &[&str]) -> Result<Area<'a>, Bo
         x += width + 20;
     }
     Ok(area.split_vertically(HEAD + line as u32 * LINE).1)
+}
+
+/// Cuts a name that is longer than a line of a legend.
+fn shortened(name: &str) -> String {
+    match name.chars().nth(LONGEST) {
+        None => name.into(),
+        Some(_) => name.chars().take(LONGEST - 1).chain(['…']).collect(),
+    }
 }
 
 fn chart<'a, 'b>(
@@ -294,6 +304,8 @@ mod tests {
         let svg = curves(CAPTIONS, &names);
         let rows = |y: u32| svg.matches(&format!("y=\"{y}\" width=\"18\" height=\"10\"")).count();
         assert_eq!([rows(55), rows(77), rows(99)], [3, 3, 0], "{svg}");
+        let svg = curves(CAPTIONS, &[series(&"L".repeat(200), &[])]);
+        assert!(svg.contains(&format!("{}…", "L".repeat(79))) && !svg.contains(&"L".repeat(80)), "{svg}");
     }
 
     #[test]

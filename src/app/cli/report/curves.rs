@@ -17,7 +17,7 @@ const KINDS: [(&str, &str, &[&str]); 3] = [
     ("step", "training, single steps", &["lr", "grad_norm"]),
 ];
 /// Titles of figures of a training.
-const TITLES: [(&str, &str); 8] = [
+const TITLES: [(&str, &str); 9] = [
     ("accuracy", "Training accuracy"),
     ("center", "Centre loss"),
     ("cross_entropy", "Cross-entropy"),
@@ -25,6 +25,7 @@ const TITLES: [(&str, &str); 8] = [
     ("images_per_second", "Images per second"),
     ("loss", "Training loss"),
     ("lr", "Learning rate"),
+    ("macro_f1", "Macro F1"),
     ("triplet", "Triplet loss"),
 ];
 /// Figures about latent states, with their titles.

@@ -40,5 +40,5 @@ fn bars(found: &RunComparison) -> String {
         })
         .collect();
     let titles: Vec<&str> = shares.iter().map(|(_, title)| *title).collect();
-    plot::bars(Captions { title: "Means over seeds", x: "", y: "%" }, &titles, &arms)
+    plot::bars(Captions { title: "Means of the arms", x: "", y: "%" }, &titles, &arms)
 }

@@ -26,7 +26,7 @@ use crate::run_dir::RunDir;
 
 const STYLE: &str = "body{max-width:76rem}.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(30rem,100%),1fr));gap:1rem}\
 .ranked{display:flex;gap:.35rem;overflow-x:auto;padding:.3rem 0;align-items:flex-start}.ranked figure{width:6.1rem;flex:none}\
-.ranked img{border:4px solid #6e7781;display:block;box-sizing:border-box;width:100%}.ranked .match img{border-color:#009e46}.ranked .other img{border-color:#d5281e}\
+.ranked img{border:4px solid #6e7781;display:block;box-sizing:border-box;width:100%;max-height:14rem;object-fit:contain}.ranked .match img{border-color:#009e46}.ranked .other img{border-color:#d5281e}\
 .ranked .query{margin-right:1rem}pre{overflow-x:auto;font-size:.8rem}";
 
 /// Longer side of a picture, pixels.
@@ -79,11 +79,16 @@ impl Examined<'_, '_> {
 /// Returns the page.
 pub(crate) fn page(title: &str, sections: &[Section]) -> String {
     let there = || sections.iter().filter(|section| !section.html.is_empty()).enumerate();
-    let links: String =
-        there().map(|(i, section)| format!("<a href=\"#part{i}\">{}</a> ", escaped(&section.title))).collect();
+    let links: String = there()
+        .map(|(i, section)| format!("<a href=\"#part{i}\">{}</a> ", escaped(&section.title.shown().to_string())))
+        .collect();
     let parts: String = there()
         .map(|(i, section)| {
-            format!("<section id=\"part{i}\"><h2>{}</h2>\n{}</section>\n", escaped(&section.title), section.html)
+            format!(
+                "<section id=\"part{i}\"><h2>{}</h2>\n{}</section>\n",
+                escaped(&section.title.shown().to_string()),
+                section.html
+            )
         })
         .collect();
     document(title, STYLE, &format!("<nav>{links}</nav>\n{parts}"))
@@ -107,12 +112,12 @@ fn thumbnail(image: &ImageSource, upright: bool) -> Result<RgbImage> {
 
 /// Returns a paragraph.
 pub(crate) fn paragraph(text: &str) -> String {
-    format!("<p>{}</p>\n", escaped(text))
+    format!("<p>{}</p>\n", escaped(&text.shown().to_string()))
 }
 
 /// Returns contents that are shown on request.
 fn folded(summary: &str, html: &str) -> String {
-    format!("<details><summary>{}</summary>\n{html}</details>\n", escaped(summary))
+    format!("<details><summary>{}</summary>\n{html}</details>\n", escaped(&summary.shown().to_string()))
 }
 
 /// Returns charts side by side where the page is wide enough.

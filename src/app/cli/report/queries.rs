@@ -8,7 +8,7 @@ use super::{Examined, charts, folded, paragraph, thumbnail, titled};
 use crate::Result;
 use crate::app::cli::html::{escaped, table};
 use crate::app::cli::plot::{self, Captions, Series};
-use crate::base::text::plural;
+use crate::base::text::{listed, plural};
 use crate::data::{Dataset, ImageSource};
 use crate::eval::Output;
 use crate::eval::calibration::Calibration;
@@ -97,6 +97,15 @@ pub(crate) fn of_queries(
     let [spread, worst] = ranked.chosen(examined.amount.count);
     let pictures = [("Queries from good to bad", spread), ("Worst queries", worst)];
     let total = pictures.iter().map(|(_, queries)| queries.len()).sum();
+    html += &paragraph(
+        "Below an image are its rank and distance, then identity and camera. A green frame is a match of the query, a red one another identity. In a \
+         heat map, the similarity falls where the image is coloured and covered, most where it is red.",
+    );
+    if ranked.outcome.reranked.is_some() {
+        html += &paragraph(
+            "Ranks, distances and AP of queries are those of the re-ranking; cosines, pairs of cameras and verification are those of the features.",
+        );
+    }
     let mut task = examined.amount.heat_maps.then(|| examined.start(total, "queries"));
     for (title, queries) in pictures.iter().filter(|(_, queries)| !queries.is_empty()) {
         let _ = writeln!(html, "<h3>{title}</h3>");
@@ -108,6 +117,11 @@ pub(crate) fn of_queries(
     task.into_iter().for_each(|task| task.finish(""));
     if let Some(pairs) = &ranked.outcome.camera_pairs {
         html += &format!("<h3>Pairs of cameras</h3>\n{}", table(&camera_table(pairs)));
+        let names = &ranked.dataset.names.cameras;
+        if !names.is_empty() {
+            let names = names.iter().map(|(number, name)| format!("{number} {name}"));
+            html += &paragraph(&format!("Cameras by their numbers: {}.", listed(names)));
+        }
     }
     if let Some(roc) = &ranked.outcome.roc {
         html += &format!("<h3>Verification</h3>\n<pre>{}</pre>\n", escaped(&roc.table()));
@@ -160,13 +174,15 @@ fn heat_maps(ranked: &Ranked, query: usize, nearest: &[(usize, f32)], examined: 
     let mut html = "<div class=\"ranked\">".to_string();
     for g in ranked.partners(query, nearest) {
         let of_gallery = cover(ranked.gallery, g)?;
+        // Of the images as they are, and not scaled down.
+        let similarity = cosine(row(ranked.query, query), row(ranked.gallery, g));
         let rank = 1 + nearest.iter().position(|(other, _)| *other == g).expect("one of the nearest");
         for ((image, covered), other, class, text) in
             [(&of_query, &of_gallery, "of-query", "query"), (&of_gallery, &of_query, ranked.class(query, g), "gallery")]
         {
             let map = covered.heat_map(|feature| cosine(feature, other.1.whole()));
             let picture = overlay(&thumbnail(image, upright)?, &map);
-            let below = format!("cosine {:.3}, falls by up to {:.3}", map.score, map.largest_fall);
+            let below = format!("cosine {similarity:.3}, falls by up to {:.3}", map.largest_fall);
             let name = image.below(&ranked.dataset.root);
             html += &titled(class, &picture, [&format!("{text}, rank {rank}"), &below], &name);
         }
@@ -179,6 +195,10 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
     let lengths = (product(a, a) * product(b, b)).sqrt();
     if lengths == 0.0 { 0.0 } else { product(a, b) / lengths }
+}
+
+fn row(set: &FeatureSet, index: usize) -> &[f32] {
+    &set.features[index * set.dim..][..set.dim]
 }
 
 fn source(set: &FeatureSet, index: usize) -> ImageSource {
