@@ -2,7 +2,7 @@
 //! variance of its own pixels, fused with an optional ReLU: `y = relu((x - μ)/√(σ² + ε)·γ + β)`. There are no running statistics: training and
 //! evaluation are alike.
 //!
-//! The arithmetic is that of a batch normalisation of one image ([`batch_norm`](super::batch_norm)); `dγ` and `dβ` are sums over the images.
+//! The arithmetic is that of a batch normalisation of one image ([`batch_norm`](mod@super::batch_norm)); `dγ` and `dβ` are sums over the images.
 
 use rayon::prelude::*;
 
