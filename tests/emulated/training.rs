@@ -82,14 +82,16 @@ fn metrics(run: &RunDir) -> Vec<[f64; 4]> {
     steps.map(|line| ["loss", "cross_entropy", "triplet", "grad_norm"].map(|key| number(&line, key))).collect()
 }
 
+/// Of networks that differ only in depth or width, and so have the same ops, the smallest.
+const SMALLEST: [&str; 7] =
+    ["resnet18", "resnet50", "cifar-resnet20", "mgn", "resnet18-ibn-a", "resnet18-ibn-b", "osnet-x0-25"];
+
 #[test]
-fn every_network_trains_and_evaluates_as_on_the_cpu() {
+fn every_kind_of_network_trains_and_evaluates_as_on_the_cpu() {
     if emulated(Precision::F32).is_none() {
         return;
     }
-    // The deeper IBN-Nets have the blocks of the others.
-    let deeper = ["resnet34-ibn", "resnet101-ibn"];
-    for arch in Arch::NAMES.into_iter().filter(|arch| !deeper.iter().any(|name| arch.starts_with(name))) {
+    for arch in Arch::NAMES.into_iter().filter(|arch| SMALLEST.contains(&arch.trim_end_matches("-ptl"))) {
         let [height, width] = size(arch);
         let (data, folder) = dataset(height, width);
         let trained = |name: &str, config: &Config| {
@@ -128,7 +130,7 @@ fn check_steps(what: &str, got: &[[f64; 4]], want: &[[f64; 4]]) {
         // Batch norms over few values magnify rounding layer after layer, most of all in the gradient. With five seeds, its norm differed by
         // up to 3 % in networks of basic blocks, and by up to 12 % in the first step of the deeper ones. In their second step a sample that
         // is mined differently may change it altogether, so that only the losses are compared there.
-        let basic = ["resnet18", "resnet34", "cifar"].iter().any(|name| what.starts_with(name));
+        let basic = ["resnet18", "cifar"].iter().any(|name| what.starts_with(name));
         let norm = match (basic, step) {
             (true, _) => Some(0.1),
             (false, 0) => Some(0.3),
