@@ -106,6 +106,11 @@ impl Config {
             .map_or_else(String::new, |value| value.as_str().map_or_else(|| value.to_string(), str::to_string))
     }
 
+    /// Returns the value of a setting for a sentence, also where it is not set.
+    pub(crate) fn said(&self, setting: &Setting) -> String {
+        Some(self.shown(setting)).filter(|value| !value.is_empty()).unwrap_or_else(|| "the default".into())
+    }
+
     /// Returns the settings as a TOML table. Converts through text, because 0.3 as f32 is 0.30000001192092896 as f64.
     ///
     /// # Errors

@@ -2,8 +2,8 @@
 
 use super::ClassWeights;
 use crate::base::settings::{
-    CENTERS, COSINE_HEAD, CROSS_ENTROPY, EFFECTIVE, FROZEN_BACKBONE, INIT, MEMORY, ON_COST, ON_IMAGES, ON_STEPS, REID,
-    TRIPLET, settings,
+    CENTERS, CLASSES, COSINE_HEAD, CROSS_ENTROPY, EFFECTIVE, FROZEN_BACKBONE, INIT, MEMORY, ON_COST, ON_IMAGES,
+    ON_STEPS, REID, TRIPLET, settings,
 };
 
 settings! {
@@ -12,12 +12,12 @@ settings! {
         /// Share of the target probability that is spread over all identities or classes.
         #[setting(flag("label-smoothing").at_least(0.0).below(1.0).needs(&[CROSS_ENTROPY]))]
         pub label_smoothing: f32 = 0.0, Classify => 0.1;
-        /// Weights of the classes or identities in the cross-entropy, by the numbers n of their training images: none, inverse (1/n), or
-        /// effective ((1-b)/(1-b^n) for the b of --class-beta; Cui et al., 2019). Their mean is 1.
-        #[setting(flag("class-weights").needs(&[CROSS_ENTROPY]))]
+        /// Weights of a classifier's classes in the cross-entropy, by the numbers n of their training images: none, inverse (1/n), or effective
+        /// ((1-b)/(1-b^n) for the b of --class-beta; Cui et al., 2019). Their mean is 1. Identities are drawn equally often anyway.
+        #[setting(flag("class-weights").needs(&[CLASSES]))]
         pub class_weights: ClassWeights = ClassWeights::None;
         /// The b of --class-weights effective: near 1 as inverse, 0 as none.
-        #[setting(flag("class-beta").at_least(0.0).below(1.0).needs(&[CROSS_ENTROPY, EFFECTIVE]))]
+        #[setting(flag("class-beta").at_least(0.0).below(1.0).needs(&[CLASSES, EFFECTIVE]))]
         pub class_beta: f64 = 0.999;
         /// Exponent of the focal loss (Lin et al., 2017), by which images that are classified well count less; 0 for none.
         #[setting(flag("focal-gamma").at_least(0.0).at_most(16.0).needs(&[CROSS_ENTROPY]))]

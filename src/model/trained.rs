@@ -215,7 +215,7 @@ fn described(file: &checkpoint::File, flags: &Overrides) -> Result<About> {
         return Err(Error::Setting {
             setting: setting.path.into(),
             value: config.shown(setting),
-            reason: format!("the checkpoint was trained with {}: omit this flag", header.config.shown(setting)),
+            reason: format!("the checkpoint was trained with {}: omit this flag", header.config.said(setting)),
         });
     }
     let DataOptions { root, kind, .. } = &header.config.data;

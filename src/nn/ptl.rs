@@ -133,12 +133,12 @@ pub struct PtlBranch {
     /// bconv1, bconv2 and fuse1, if there is a cell beside stage 1.
     entry: Option<(Cell, Cell, Fuse)>,
     cells: Vec<Beside>,
-    /// Has an exponent of its own where it has one: a cell's values lie between -1 and 1, and a feature map's do not.
     pool: GlobalPool,
 }
 
 impl PtlBranch {
-    /// Registers the branch for a backbone; `pool` pools its last cell. Parameters belong to the group [`Group::Ptl`].
+    /// Registers the branch for a backbone; `pool` pools its last cell, whose values have both signs: by its average instead of a generalised mean,
+    /// which has no place for negative values. Parameters belong to the group [`Group::Ptl`].
     ///
     /// # Errors
     /// [`Error::Setting`]: there is no stage, a stage is unknown, or stages are not in order; there is not one number of cell channels
@@ -214,6 +214,7 @@ impl PtlBranch {
             cells.push(Beside { stage, cell, fuse });
             reached = stage;
         }
+        let pool = if pool == Pool::Gem { Pool::Avg } else { pool };
         let pool = GlobalPool::new(&mut scope.child("pool"), pool);
         Ok(PtlBranch { entry, cells, pool })
     }

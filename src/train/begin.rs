@@ -12,6 +12,7 @@ use crate::data::{ImageCache, Sampler};
 use crate::engine::device::Device;
 use crate::engine::store::Group;
 use crate::model::{Position, Record, TrainingImages};
+use crate::nn::TaskKind;
 use crate::{Error, Result};
 
 impl<'a, T: Task> Training<'a, T> {
@@ -27,9 +28,12 @@ impl<'a, T: Task> Training<'a, T> {
         let sampler = task.sampler(config);
         let updates = updates(job, sampler.as_ref())?;
         let samples = task.samples();
-        let mut images_of_class = vec![0; task.classes()];
-        samples.iter().for_each(|sample| images_of_class[sample.label as usize] += 1);
-        trainer.weigh_classes(&images_of_class)?;
+        // The sampler of identities draws each of them equally often, whatever its number of images.
+        if config.task == TaskKind::Classify {
+            let mut images_of_class = vec![0; task.classes()];
+            samples.iter().for_each(|sample| images_of_class[sample.label as usize] += 1);
+            trainer.weigh_classes(&images_of_class)?;
+        }
         let images = TrainingImages::new(&samples, task.root());
         let record = match job.start {
             Start::Resume => resume(job, &mut trainer, updates, images)?,

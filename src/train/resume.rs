@@ -126,7 +126,7 @@ fn refuse_other_shapes(then: &Config, now: &Config) -> Result<()> {
             value: now.shown(setting),
             reason: format!(
                 "the run has {}, and its checkpoint belongs to another {what}: leave the flag out, or start anew with `init`",
-                then.shown(setting).shown()
+                then.said(setting).shown()
             ),
         })
     })
