@@ -27,7 +27,8 @@ const TINY: [&str; 16] = [
     "0",
 ];
 
-fn tiny<'a>(command: &[&'a str]) -> Vec<&'a str> {
+/// Adds the flags of a small classifier to a command.
+pub(super) fn tiny<'a>(command: &[&'a str]) -> Vec<&'a str> {
     [command, &TINY].concat()
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::{fails_with, files, fixture, json, own_data, path, ptl, succeeds, text, tiny};
+use super::{classify, fails_with, files, fixture, json, own_data, path, ptl, succeeds, text, tiny};
 
 /// Writes the page of some runs, and returns it with the messages of the command.
 fn page(out: &str, args: &[&str]) -> (String, String) {
@@ -155,21 +155,8 @@ fn a_classifier_has_confusions_and_its_worst_errors() {
             image.save(format!("{photos}/{class}/{i}.png")).unwrap();
         }
     }
-    let small = [
-        "--arch",
-        "cifar-resnet20",
-        "--width",
-        "0.25",
-        "--height",
-        "16",
-        "--image-width",
-        "16",
-        "--batch",
-        "4",
-        "--epochs",
-        "2",
-    ];
-    succeeds(&[&["train", "--task", "classify", "--data", &photos, "--out", &run][..], &small].concat());
+    let line = classify::tiny(&["train", "--data", &photos, "--out", &run]);
+    succeeds(&[&line[..], &["--arch", "cifar-resnet20"]].concat());
     let (html, _) = page(&out, &[&run]);
     contains(
         &html,
