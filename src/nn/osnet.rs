@@ -179,15 +179,15 @@ struct Stage {
 
 /// What images pass before pooling.
 #[derive(Clone, Debug)]
-struct Backbone {
+struct OsNetBackbone {
     base: usize,
     stem_kind: StemKind,
     stem: Stem,
     stages: Vec<Stage>,
 }
 
-impl Backbone {
-    fn new(scope: Scope<'_>, base: usize, stem: StemKind) -> Backbone {
+impl OsNetBackbone {
+    fn new(scope: Scope<'_>, base: usize, stem: StemKind) -> OsNetBackbone {
         let mut scope = scope.in_group(Group::Backbone);
         let stem_kind = stem;
         let stem = Stem::new(&mut scope, ["conv1.conv", "conv1.bn"], stem_kind, base, None);
@@ -204,11 +204,11 @@ impl Backbone {
             stages.push(Stage { blocks, last, halves });
             input = output;
         }
-        Backbone { base, stem_kind, stem, stages }
+        OsNetBackbone { base, stem_kind, stem, stages }
     }
 }
 
-impl StagedBackbone for Backbone {
+impl StagedBackbone for OsNetBackbone {
     fn stages(&self) -> usize {
         STAGES.len()
     }
@@ -248,7 +248,7 @@ impl StagedBackbone for Backbone {
 /// The modules of an OSNet.
 #[derive(Clone, Debug)]
 pub struct OsNet {
-    backbone: Backbone,
+    backbone: OsNetBackbone,
     ptl: Option<PtlBranch>,
     fc: (Linear, BatchNorm2d),
     classifier: Head,
@@ -262,7 +262,7 @@ impl OsNet {
     /// # Errors
     /// The settings of the PTL branch do not fit the three stages.
     pub fn new(store: &mut Store, config: &OsNetConfig, seed: u64) -> Result<OsNet> {
-        let backbone = Backbone::new(Scope::root(store, seed), config.base, config.stem);
+        let backbone = OsNetBackbone::new(Scope::root(store, seed), config.base, config.stem);
         let mut root = Scope::root(store, seed);
         let ptl = config.ptl.as_ref().map(|ptl| PtlBranch::new(root.child("ptl"), &backbone, ptl, config.pool));
         let ptl = ptl.transpose()?;

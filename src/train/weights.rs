@@ -28,8 +28,8 @@ pub(super) fn load<T: Task>(job: &Job<'_, T>, path: &Path, network: &dyn Network
         if !(fits && same) {
             let classes = task.classes();
             let reason = format!(
-                "its classifier does not fit {} with these {classes} classes: leave `train.keep_head` out",
-                config.model.arch
+                "its classifier does not fit {} with these {classes} classes and the head {}: leave `train.keep_head` out",
+                config.model.arch, config.model.head
             );
             return Err(Error::Checkpoint { path: path.into(), reason });
         }

@@ -141,6 +141,51 @@ fn held_out_identities_are_measured_as_in_the_training_also_where_they_have_move
     contains(&html, &[&format!("<td>{seconds:.1} s</td>")]);
 }
 
+/// Writes generated images as VehicleID publishes them: numbered, with lists of names and identities.
+fn vehicle_id(folder: &str) {
+    fs::create_dir_all(format!("{folder}/image")).unwrap();
+    fs::create_dir_all(format!("{folder}/train_test_split")).unwrap();
+    let mut image = 0;
+    for (list, ids) in [("train_list", 0..4u8), ("test_list_800", 4..9)] {
+        let mut lines = String::new();
+        for id in ids {
+            for shot in 0..4u8 {
+                image += 1;
+                let pixel = |x, y| image::Rgb([2 * id, (20 * x * u32::from(shot)) as u8, (y * u32::from(id)) as u8]);
+                image::RgbImage::from_fn(20, 16, pixel).save(format!("{folder}/image/{image:07}.jpg")).unwrap();
+                lines += &format!("{image:07} {id}\n");
+            }
+        }
+        fs::write(format!("{folder}/train_test_split/{list}.txt"), lines).unwrap();
+    }
+}
+
+#[test]
+fn drawn_galleries_and_re_ranked_results_are_those_of_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (vehicles, run, out) = (path(&folder, "VehicleID"), path(&folder, "vehicles"), path(&folder, "page.html"));
+    vehicle_id(&vehicles);
+    succeeds(&tiny(&["train", "--data", &vehicles, "--dataset", "vehicleid-800", "--out", &run]));
+    let own = json(format!("{run}/summary.json"))["mAP"].as_f64().unwrap();
+    assert!(0.0 < own && own < 100.0, "{own}");
+    let (html, _) = page(&out, &[&run, "--queries", "2"]);
+    // No query has a rank of its own where galleries are drawn anew, so none is the worst.
+    contains(&html, &["VehicleID", &format!("{own:.2}"), "Queries from good to bad", "falls by up to"]);
+    assert!(!html.contains("Worst queries") && !html.contains("These results are not those of the run"));
+    assert_eq!(html.matches("<figure class=\"query\">").count(), 2);
+
+    let (run, report) = (path(&folder, "reranked"), path(&folder, "reranked.json"));
+    succeeds(&tiny(&["train", "--data", &fixture().data, "--out", &run, "--rerank"]));
+    succeeds(&["evaluate", "--checkpoint", &run, "--rerank", "--out", &report]);
+    let (html, _) = page(&out, &[&run, "--no-heat-maps"]);
+    let report = json(&report);
+    for ranking in ["plain", "reranked"] {
+        contains(&html, &[&format!("{:.2}", 100.0 * report[ranking]["mAP"].as_f64().unwrap())]);
+    }
+    contains(&html, &["Ranks, distances and AP of queries are those of the re-ranking"]);
+    assert!(!html.contains("These results are not those of the run"));
+}
+
 #[test]
 fn a_classifier_has_confusions_and_its_worst_errors() {
     let folder = tempfile::tempdir().unwrap();

@@ -46,6 +46,8 @@ pub struct Trainer {
     /// Batches of the current group that are done.
     batches_done: usize,
     ema: Option<Ema>,
+    /// Whether the weights of classes are set, where the loss has such weights.
+    weighed: bool,
     config: Config,
 }
 
@@ -89,16 +91,13 @@ impl Trainer {
         if let Some(centers) = &vars.centers {
             centers.reset(&mut session)?;
         }
-        if let Some(weights) = vars.class_weights {
-            session.set(weights, &vec![1.0; classes])?;
-        }
         let optimizer = Optimizer::new(&config.optim.rule(), store.values.len())?;
         let recorded = device.gpu().map(|gpu| Recorded::new(gpu, vars.logits.len(), config.gpu.graph)).transpose()?;
         let states = config.latent_states(classes);
         let summed = Mirrored::zeros(if config.train.accumulate > 1 { store.values.len() } else { 0 });
         let ema = (config.train.ema > 0.0).then(|| Ema::new(config.train.ema, &store));
         let config = config.clone();
-        let batches_done = 0;
+        let (batches_done, weighed) = (0, vars.class_weights.is_none());
         Ok(Trainer {
             states,
             store,
@@ -111,20 +110,25 @@ impl Trainer {
             summed,
             batches_done,
             ema,
+            weighed,
             config,
         })
     }
 
-    /// Weighs the classes by the numbers of their training images, as `loss.class_weights` says. Before that, all weights are 1.
+    /// Weighs the classes by the numbers of their training images, as `loss.class_weights` says; does nothing if that is `none`.
     ///
     /// # Errors
     /// The device fails.
+    ///
+    /// # Panics
+    /// `images` is not one number for each class.
     pub fn weigh_classes(&mut self, images: &[usize]) -> Result<()> {
         let LossOptions { class_weights, class_beta, .. } = self.config.loss;
-        match self.vars.class_weights {
-            Some(weights) => self.session.set(weights, &class_weights.of(images, class_beta)),
-            None => Ok(()),
+        if let Some(weights) = self.vars.class_weights {
+            self.session.set(weights, &class_weights.of(images, class_beta))?;
+            self.weighed = true;
         }
+        Ok(())
     }
 
     /// Begins an epoch: resets the latent states if the policy says so.
@@ -139,8 +143,16 @@ impl Trainer {
     /// change with every batch. Uploads `next`, the following batch, to a GPU while this step runs.
     ///
     /// # Errors
-    /// A loss or gradient that is not finite, which leaves the parameters unchanged; a device that fails.
+    /// A loss or gradient that is not finite, which leaves the parameters unchanged; a device that fails; `loss.class_weights` without a call
+    /// of [`Trainer::weigh_classes`].
     pub fn step(&mut self, batch: &Batch, next: Option<&Batch>, lr: f64) -> Result<StepReport> {
+        if !self.weighed {
+            return Err(Error::Setting {
+                setting: "loss.class_weights".into(),
+                value: self.config.loss.class_weights.to_string(),
+                reason: "`Trainer::weigh_classes` was not called with the numbers of images".into(),
+            });
+        }
         if self.config.ptl.state_policy == StatePolicy::Reset {
             self.states.reset();
         }
