@@ -423,6 +423,12 @@ pub enum Error {
         /// Images of `run`, with their labels, that `first` lacks.
         added: usize,
     },
+    /// Several processes cannot work together on this.
+    #[error("{reason}")]
+    Ranks {
+        /// What does not fit, and the way out.
+        reason: String,
+    },
     /// Runs that cannot be compared.
     #[error("these runs cannot be compared: {reason}")]
     NotComparable {

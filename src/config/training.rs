@@ -32,6 +32,9 @@ settings! {
         /// Weight of the triplet loss.
         #[setting(at_least(0.0).needs(&[REID]))]
         pub triplet_weight: f32 = 1.0;
+        /// With several processes: mine triplets in the batch of each process, not in that of all.
+        #[setting(flag("local-mining").needs(&[REID, TRIPLET]))]
+        pub local_mining: bool = false;
         /// Embeddings of earlier batches from which the triplet loss mines too; 0 for none.
         #[setting(flag("triplet-memory").at_most(65536.0).needs(&[REID, TRIPLET]).taken_by(ON_COST))]
         pub memory: usize = 0;
@@ -59,6 +62,9 @@ settings! {
         /// Also stop the running statistics of a frozen backbone.
         #[setting(flag("freeze-bn").needs(&[FROZEN_BACKBONE]).taken_by(ON_STEPS))]
         pub freeze_bn: bool = false;
+        /// With several processes: compute the statistics of batch normalisations over the batch of all, not over that of each.
+        #[setting(flag("sync-bn"))]
+        pub sync_bn: bool = false;
         /// Loader threads; 0: two.
         #[setting(flag("workers").at_most(1024.0).because("0 chooses").same_results().taken_by(ON_IMAGES))]
         pub workers: usize = 0;

@@ -3,6 +3,7 @@
 //! (seed, epoch, position in the epoch).
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -52,6 +53,8 @@ struct Work {
     batches: Vec<Vec<usize>>,
     /// Number of images in a full batch.
     whole: usize,
+    /// The positions in a batch that are loaded; `None` for all.
+    part: Option<Range<usize>>,
     /// Position in the epoch of the first batch: a resumed epoch continues with the same random numbers.
     first: usize,
     options: LoaderOptions,
@@ -71,12 +74,28 @@ impl Loader {
         options: LoaderOptions,
         cache: Arc<ImageCache>,
     ) -> Result<Loader> {
+        Loader::of_part(samples, batches, first, None, options, cache)
+    }
+
+    /// Does as [`Loader::new`] for the images at the positions `part` of each batch, which are as in the whole batch but for mixing: images are
+    /// mixed with others of the part.
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub(crate) fn of_part(
+        samples: Arc<[Sample]>,
+        batches: &[Vec<usize>],
+        first: usize,
+        part: Option<Range<usize>>,
+        options: LoaderOptions,
+        cache: Arc<ImageCache>,
+    ) -> Result<Loader> {
         let whole = batches.first().map_or(0, Vec::len);
         let batches = batches.get(first..).unwrap_or(&[]).to_vec();
         let count = batches.len();
         // Further workers would have no batch.
         let step = options.workers.clamp(1, count.max(1));
-        let work = Arc::new(Work { samples, batches, whole, first, options, cache });
+        let work = Arc::new(Work { samples, batches, whole, part, first, options, cache });
         let mut loader = Loader { workers: Vec::new(), next: 0, count };
         for worker in 0..step {
             let (sender, receiver) = sync_channel(AHEAD);
@@ -113,13 +132,15 @@ fn serve(work: &Work, worker: usize, step: usize, sender: &SyncSender<Result<Bat
 
 fn prepare(work: &Work, number: usize) -> Result<Batch> {
     let Work { samples, batches, options, .. } = work;
-    let indices = &batches[number];
+    let whole = &batches[number];
+    let part = work.part.clone().unwrap_or(0..whole.len());
+    let indices = &whole[part.clone()];
     let LoaderOptions { transform, augment, seed, epoch, .. } = options;
     let size = [transform.height, transform.width];
     let number = work.first + number;
     let mut pixels = Vec::with_capacity(indices.len() * size[0] * size[1] * 3);
     let mut params = Vec::with_capacity(indices.len());
-    for (place, &index) in indices.iter().enumerate() {
+    for (place, &index) in part.zip(indices) {
         let draw = |purpose| stream(*seed, purpose, *epoch, (number * work.whole + place) as u64);
         let (image, _share) = work.cache.load(index, &samples[index].image, transform)?;
         let start = pixels.len();
@@ -139,7 +160,7 @@ fn prepare(work: &Work, number: usize) -> Result<Batch> {
     }
     let draw_mix = |augment| Mix::draw(augment, size, &mut stream(*seed, Purpose::Mix, *epoch, number as u64));
     let labels = indices.iter().map(|&i| samples[i].label).collect();
-    Ok(Batch { pixels, size, params, labels, indices: indices.clone(), mix: augment.as_ref().and_then(draw_mix) })
+    Ok(Batch { pixels, size, params, labels, indices: indices.to_vec(), mix: augment.as_ref().and_then(draw_mix) })
 }
 
 impl Iterator for Loader {

@@ -8,6 +8,7 @@ use crate::base::memory;
 use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
 use crate::data::{Loader, LoaderOptions, Sample, Transform};
+use crate::engine::collective::Collective;
 use crate::engine::device::Device;
 use crate::engine::latent_state::{EvalState, LatentStates};
 use crate::engine::store::Store;
@@ -41,6 +42,8 @@ pub struct Model<'a> {
     pub options: Inference,
     /// Where the network runs.
     pub device: &'a Device,
+    /// The processes that share the images of [`Model::run`]; each gets the outputs of all images.
+    pub ranks: Collective,
     /// Receives messages and progress.
     pub reporter: &'a Reporter,
     /// Set to end the work early.
@@ -58,14 +61,22 @@ impl Model<'_> {
     }
 
     fn run_batches(&mut self, samples: Arc<[Sample]>, output: Output) -> Result<(Vec<f32>, usize)> {
-        let Model { network, store, states, options, device, reporter, stop } = self;
+        let Model { network, store, states, options, device, ranks, reporter, stop } = self;
         let Inference { eval: EvalOptions { flip, batch, .. }, transform, workers, eval_state, seed } = *options;
         let extraction = ExtractOptions { output, flip, batch, eval_state, seed };
         let mut extractor = Extractor::new(*network, store, [transform.height, transform.width], extraction, device)?;
         let loading = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers };
+        let dim = extractor.dim();
+        // Whole batches, so that each is as in a single process.
+        let part = ranks.part(samples.len().div_ceil(batch));
+        let samples: Arc<[Sample]> = match ranks.has_others() {
+            true => samples[part.start * batch..samples.len().min(part.end * batch)].into(),
+            false => samples,
+        };
         let count = samples.len();
-        let mut rows = memory::reserved("the features", count.saturating_mul(extractor.dim()))?;
-        let mut task = reporter.start(output.name(), count as u64, "images");
+        let mut rows = memory::reserved("the features", count.saturating_mul(dim))?;
+        let of_all = if ranks.has_others() { " (a part of the images)" } else { "" };
+        let mut task = reporter.start(&format!("{}{of_all}", output.name()), count as u64, "images");
         for batch in Loader::sequential(samples.clone(), batch, loading)? {
             if stop.requested() {
                 return Err(Error::Stopped);
@@ -73,16 +84,17 @@ impl Model<'_> {
             let mut batch = batch?;
             let start = rows.len();
             extractor.extract(store, states, &mut batch, &mut rows)?;
-            let dim = extractor.dim().max(1);
             if let Some(at) = rows[start..].iter().position(|value| !value.is_finite()) {
-                let image = samples[batch.indices[at / dim]].image.to_string();
+                let image = samples[batch.indices[at / dim.max(1)]].image.to_string();
                 return Err(Error::NotFiniteOutput { what: output.name(), image });
             }
             task.advance(batch.indices.len() as u64, "");
         }
         task.finish("");
         device.report_choices(reporter);
-        let dim = extractor.dim();
+        if ranks.has_others() {
+            rows = ranks.gather_each(&rows).concat();
+        }
         if output == Output::Feature
             && let Some(warning) = zeros_warning(zero_rows(&rows, dim))
         {

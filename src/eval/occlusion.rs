@@ -15,6 +15,7 @@ use super::extract::Output;
 use crate::Result;
 use crate::base::progress::Reporter;
 use crate::data::{ImageSource, Interpolation, PackedImages, Rgb, Sample};
+use crate::engine::collective::Collective;
 
 /// Cells along the shorter side of an image. A patch covers two by two.
 const CELLS: usize = 6;
@@ -76,6 +77,7 @@ impl Model<'_> {
             states: self.states,
             options,
             device: self.device,
+            ranks: Collective::single(),
             reporter: &silent,
             stop: self.stop.clone(),
         };

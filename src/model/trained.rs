@@ -11,6 +11,7 @@ use crate::base::stop::StopFlag;
 use crate::base::text::Shown;
 use crate::config::{Config, Overrides, Setting};
 use crate::data::{DataOptions, DatasetKind};
+use crate::engine::collective::Collective;
 use crate::engine::device::Device;
 use crate::engine::latent_state::{EvalState, LatentStates};
 use crate::engine::store::Store;
@@ -132,6 +133,7 @@ impl TrainedModel {
             states,
             options: config.inference(),
             device,
+            ranks: Collective::single(),
             reporter,
             stop: StopFlag::default(),
         }

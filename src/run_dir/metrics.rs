@@ -20,7 +20,8 @@ pub(crate) const LARGEST: u64 = 4 << 30;
 #[derive(Debug)]
 pub struct Metrics {
     path: PathBuf,
-    file: File,
+    /// `None` if the metrics are dropped.
+    file: Option<File>,
     /// Takes the same figures, if they are wanted for TensorBoard.
     events: Option<EventFile>,
 }
@@ -54,9 +55,14 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Returns metrics that are dropped.
+    pub(super) fn nowhere() -> Metrics {
+        Metrics { path: PathBuf::new(), file: None, events: None }
+    }
+
     fn append_to(path: PathBuf) -> Result<Metrics> {
         let file = OpenOptions::new().create(true).append(true).open(&path).at("write", &path)?;
-        Ok(Metrics { path, file, events: None })
+        Ok(Metrics { path, file: Some(file), events: None })
     }
 
     /// Also writes all figures, those of the lines so far and those to come, to an event file for TensorBoard in `folder`.
@@ -64,6 +70,9 @@ impl Metrics {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).
     pub fn with_tensorboard(mut self, folder: &Path) -> Result<Metrics> {
+        if self.file.is_none() {
+            return Ok(self);
+        }
         let mut events = EventFile::create(folder)?;
         let bytes = input::read(&self.path, LARGEST)?;
         let lines = bytes.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
@@ -77,8 +86,9 @@ impl Metrics {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io), such as a full disk.
     pub fn write(&mut self, record: &impl Serialize) -> Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
         let line = serde_json::to_value(record).map_err(std::io::Error::from).at("write", &self.path)?;
-        self.file.write_all(format!("{line}\n").as_bytes()).at("write", &self.path)?;
+        file.write_all(format!("{line}\n").as_bytes()).at("write", &self.path)?;
         self.events.as_mut().map_or(Ok(()), |events| events.write(&line))
     }
 
@@ -87,8 +97,9 @@ impl Metrics {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).
     pub fn sync(&mut self) -> Result<u64> {
-        self.file.sync_all().at("write", &self.path)?;
-        Ok(self.file.metadata().at("read", &self.path)?.len())
+        let Some(file) = &self.file else { return Ok(0) };
+        file.sync_all().at("write", &self.path)?;
+        Ok(file.metadata().at("read", &self.path)?.len())
     }
 }
 
@@ -111,12 +122,12 @@ mod tests {
             metrics.write(&json!({"step": step})).unwrap();
             lengths.push(metrics.sync().unwrap());
         }
-        metrics.file.write_all(b"{\"step\": 4, \"lo").unwrap();
+        metrics.file.as_mut().unwrap().write_all(b"{\"step\": 4, \"lo").unwrap();
         drop(metrics);
         let mut metrics =
             Metrics::resume(path.clone(), Some(lengths[3]), |_| unreachable!("the length says it")).unwrap();
         assert_eq!(text(), "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
-        metrics.file.write_all(b"{\"step\": 4, \"lo").unwrap();
+        metrics.file.as_mut().unwrap().write_all(b"{\"step\": 4, \"lo").unwrap();
         // With another or an unknown length, the file is filtered line by line.
         for length in [Some(1000), Some(lengths[2] - 1), None] {
             let mut metrics =

@@ -51,6 +51,8 @@ pub struct RunDir {
     root: PathBuf,
     /// `None` if the run is only read.
     _lock: Option<Lock>,
+    /// Whether another process writes the run, and what is written here is dropped.
+    follows: bool,
     /// Folders that were created for the run, the innermost first: its own folder, and folders above it.
     made: Vec<PathBuf>,
 }
@@ -69,7 +71,7 @@ impl RunDir {
             Err(e) if e.kind() == ErrorKind::NotFound => fs::create_dir_all(path).at("create", path)?,
             Err(e) => return Err(e).at("create a run in", path),
         }
-        let run = RunDir { root: path.into(), _lock: Some(Lock::take(path)?), made };
+        let run = RunDir { root: path.into(), _lock: Some(Lock::take(path)?), follows: false, made };
         // Another process may have begun a run before this one had the lock.
         refuse_content(path)?;
         for file in [run.config_path(), run.metrics_path()] {
@@ -102,7 +104,7 @@ impl RunDir {
                     created.at("create", &root)?;
                     made.insert(0, root.clone());
                     let _lock = Some(Lock::take(&root)?);
-                    return RunDir { root, _lock, made }.with_checkpoints();
+                    return RunDir { root, _lock, follows: false, made }.with_checkpoints();
                 }
             }
         }
@@ -122,7 +124,7 @@ impl RunDir {
     /// # Errors
     /// [`Error::NotARun`] if there is no folder with a config.toml; [`Error::Io`].
     pub fn view(path: &Path) -> Result<RunDir> {
-        let run = RunDir { root: path.into(), _lock: None, made: Vec::new() };
+        let run = RunDir { root: path.into(), _lock: None, follows: false, made: Vec::new() };
         let reason = if !path.exists() {
             "it does not exist"
         } else if !path.is_dir() {
@@ -139,6 +141,12 @@ impl RunDir {
         Err(Error::NotARun { path: path.into(), reason: reason.into() })
     }
 
+    /// Returns the run in the folder `root` for a process that trains together with the one that writes it: settings, metrics and results that
+    /// are written here are dropped.
+    pub fn follow(root: &Path) -> RunDir {
+        RunDir { root: root.into(), _lock: None, follows: true, made: Vec::new() }
+    }
+
     fn with_checkpoints(self) -> Result<RunDir> {
         let checkpoints = self.checkpoints();
         fs::create_dir_all(&checkpoints).at("create", checkpoints)?;
@@ -148,7 +156,7 @@ impl RunDir {
     /// Removes the folder of a run that ended before its settings were written, for example because its weights did not fit, and the
     /// folders above it that were created for it. Ignores what cannot be removed.
     pub(crate) fn discard_unstarted(&self) {
-        if !self.config_path().exists() {
+        if !self.follows && !self.config_path().exists() {
             let _ = fs::remove_file(self.log_path());
             let _ = fs::remove_dir_all(self.checkpoints());
             let _ = fs::remove_file(self.file(LOCK_FILE));
@@ -161,6 +169,9 @@ impl RunDir {
     /// # Errors
     /// [`Error::Io`].
     pub(crate) fn discard_results(&self) -> Result<()> {
+        if self.follows {
+            return Ok(());
+        }
         RESULTS.iter().try_for_each(|name| remove_if_there(&self.file(name)))
     }
 
@@ -211,6 +222,9 @@ impl RunDir {
     /// # Errors
     /// [`Error::Io`].
     pub fn write_config(&self, config: &Config) -> Result<()> {
+        if self.follows {
+            return Ok(());
+        }
         atomic_write(&self.config_path(), |file| file.write_all(config.to_toml().as_bytes()))
     }
 
@@ -227,6 +241,9 @@ impl RunDir {
     /// # Errors
     /// [`Error::Io`].
     pub fn write_summary(&self, summary: &impl Serialize) -> Result<()> {
+        if self.follows {
+            return Ok(());
+        }
         atomic_write(&self.summary_path(), |file| {
             serde_json::to_writer_pretty(&mut *file, summary)?;
             file.write_all(b"\n")
@@ -244,7 +261,7 @@ impl RunDir {
     /// # Errors
     /// [`Error::Io`].
     pub fn metrics(&self, length: Option<u64>, keep: impl Fn(&Value) -> bool) -> Result<Metrics> {
-        Metrics::resume(self.metrics_path(), length, keep)
+        if self.follows { Ok(Metrics::nowhere()) } else { Metrics::resume(self.metrics_path(), length, keep) }
     }
 }
 

@@ -9,6 +9,7 @@ use super::{Trainer, weights};
 use crate::base::text::plural;
 use crate::config::Config;
 use crate::data::{ImageCache, Sampler};
+use crate::engine::collective::Collective;
 use crate::engine::device::Device;
 use crate::engine::store::Group;
 use crate::model::{Position, Record, TrainingImages};
@@ -17,14 +18,15 @@ use crate::{Error, Result};
 
 impl<'a, T: Task> Training<'a, T> {
     /// Builds the network, fills or restores it, and prepares the folder of the run.
-    pub(super) fn begin(job: &'a Job<'a, T>) -> Result<Training<'a, T>> {
+    pub(super) fn begin(job: &'a Job<'a, T>, ranks: &Collective) -> Result<Training<'a, T>> {
         let Job { config, task, .. } = *job;
         let (device, sizes, cost) = prepare(config, task)?;
-        let mut trainer = Trainer::on(device, config, task.classes(), |network, store| match &job.start {
-            Start::Init(path) => weights::load(job, path, network, store),
-            Start::Scratch | Start::Resume => Ok(()),
-        })
-        .map_err(|error| error.with_batch_settings(config.batch_settings()))?;
+        let mut trainer =
+            Trainer::of_ranks(ranks.clone(), device, config, task.classes(), |network, store| match &job.start {
+                Start::Init(path) => weights::load(job, path, network, store),
+                Start::Scratch | Start::Resume => Ok(()),
+            })
+            .map_err(|error| error.with_batch_settings(config.batch_settings()))?;
         let sampler = task.sampler(config);
         let updates = updates(job, sampler.as_ref())?;
         let samples = task.samples();
@@ -35,6 +37,11 @@ impl<'a, T: Task> Training<'a, T> {
             trainer.weigh_classes(&images_of_class)?;
         }
         let images = TrainingImages::new(&samples, task.root());
+        if !ranks.agree(&format!("{images:?}")) {
+            let reason =
+                "the processes see different training images: all need the same files, by a shared folder or by copies";
+            return Err(Error::Ranks { reason: reason.into() });
+        }
         let record = match job.start {
             Start::Resume => resume(job, &mut trainer, updates, images)?,
             Start::Scratch | Start::Init(_) => first_checkpoint(job, &mut trainer, updates, images)?,
@@ -112,6 +119,14 @@ fn describe<T: Task>(job: &Job<'_, T>, trainer: &Trainer) {
         _ => format!(", {:.2} M in the PTL branch", million(Some(Group::Ptl))),
     };
     job.reporter.message(&format!("device: {}", trainer.device));
+    if trainer.ranks.has_others() {
+        let (ranks, images) = (trainer.ranks.ranks(), job.config.batch());
+        job.reporter
+            .message(&format!("{ranks} processes: each takes {} of the {images} images of a batch", images / ranks));
+        if job.config.mixes() {
+            job.reporter.message("images are mixed with others of the same process");
+        }
+    }
     if let Some(warning) = trainer.device.unused_gpu() {
         job.reporter.warn(&warning);
     }

@@ -5,6 +5,7 @@ use crate::Result;
 use crate::base::memory;
 use crate::base::text::plural;
 use crate::config::Config;
+use crate::engine::collective::Collective;
 use crate::engine::device::Device;
 use crate::engine::optim::OptimKind;
 use crate::engine::optim::Optimizer;
@@ -79,7 +80,7 @@ pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
     let mut store = Store::of_shapes();
     let network = config.network(classes)?.build(&mut store, config.seed)?;
     let one = evaluation(config, network.as_ref(), &store, 1)?;
-    let (batch, vars) = record(config, classes, network.as_ref(), &store)?;
+    let (batch, vars) = record(config, classes, network.as_ref(), &store, &Collective::single())?;
     let plan = Plan::new(&batch, &store, None)?;
     let (parameters, statistics) = (store.count(None), store.buffer_numbers());
     let bytes = |numbers: usize| (numbers as u64).saturating_mul(4);

@@ -6,6 +6,7 @@ use super::Trainer;
 use super::run::{Job, Training};
 use super::task::{Report, Task};
 use crate::base::profile;
+use crate::base::stop::StopFlag;
 use crate::base::text::plural;
 use crate::eval::Model;
 use crate::io::checkpoint;
@@ -76,18 +77,23 @@ impl<T: Task> Training<'_, T> {
     fn measure(&mut self) -> Result<T::Report> {
         let _evaluation = profile::range("evaluation");
         let Job { config, task, reporter, stop, .. } = *self.job;
-        if stop.requested() {
+        if self.stop_requested() {
             return Err(Error::Stopped);
         }
-        let Trainer { store, network, states, device, .. } = &mut self.trainer;
+        self.trainer.share_statistics();
+        let Trainer { store, network, states, device, ranks, .. } = &mut self.trainer;
+        let states = states.gathered()?;
+        // With several processes, a request to stop waits for the end of the evaluation.
+        let stop = if ranks.has_others() { StopFlag::default() } else { stop.clone() };
         task.evaluate(Model {
             network: network.as_ref(),
             store,
-            states,
+            states: &states,
             options: config.inference(),
             device,
+            ranks: ranks.clone(),
             reporter,
-            stop: stop.clone(),
+            stop,
         })
     }
 
@@ -115,11 +121,13 @@ impl<T: Task> Training<'_, T> {
             (_, Some(report)) => report,
             (_, None) => self.evaluate()?,
         };
-        let mut summary = task.describe();
-        summary.extend(report.summary());
-        task.write_details(&report, run, config)?;
-        // Written last: a run with a summary is finished.
-        run.write_summary(&summary)?;
+        if self.trainer.ranks.is_first() {
+            let mut summary = task.describe();
+            summary.extend(report.summary());
+            task.write_details(&report, run, config)?;
+            // Written last: a run with a summary is finished.
+            run.write_summary(&summary)?;
+        }
         Ok(report)
     }
 }

@@ -16,6 +16,6 @@ mod weights;
 
 pub use classify::Classify;
 pub use reid::Reid;
-pub use run::{Job, Outcome, Start, run};
+pub use run::{Job, Outcome, Start, run, run_ranks};
 pub use task::{Report, Task};
 pub use trainer::Trainer;

@@ -19,7 +19,10 @@ pub(super) fn resume<T: Task>(
 ) -> Result<Record> {
     let Job { config, task, reporter, .. } = *job;
     let folder = job.run.checkpoints();
-    checkpoints::heal(&folder)?;
+    if trainer.ranks.is_first() {
+        checkpoints::heal(&folder)?;
+    }
+    trainer.ranks.barrier();
     let newest = checkpoints::newest(&folder).ok_or_else(|| Error::NotARun {
         path: job.run.root().to_path_buf(),
         reason: "it has no checkpoint to resume from: start it again, with this folder as `out`".into(),

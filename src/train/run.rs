@@ -17,6 +17,7 @@ use crate::base::stop::StopFlag;
 use crate::base::text::Shown;
 use crate::config::Config;
 use crate::data::{Batch, ImageCache, Loader, LoaderOptions, Sample, Sampler, Transform};
+use crate::engine::collective::Collective;
 use crate::engine::schedule::Schedule;
 use crate::model::{Position, Record, StepReport, checkpoints};
 use crate::run_dir::{Metrics, RunDir};
@@ -65,7 +66,17 @@ pub enum Outcome<R> {
 /// # Errors
 /// Settings, data or checkpoints that cannot be used; a loss that is not finite; a full disk. Saved checkpoints are kept.
 pub fn run<T: Task>(job: &Job<'_, T>) -> Result<Outcome<T::Report>> {
-    let mut training = Training::begin(job)?;
+    run_ranks(job, &Collective::single())
+}
+
+/// Does as [`run()`] together with other processes, which run the same job. Each has a part of every batch, and of the images of an evaluation.
+/// Rank 0 writes the folder of the run; a run of the others comes from [`RunDir::follow`], and must name the same folder.
+///
+/// # Errors
+/// As [`run()`]; settings that several processes cannot share; images or weights that differ between them. An error of one rank leaves the
+/// others waiting: the caller has to end them ([`Collective::abort`]).
+pub fn run_ranks<T: Task>(job: &Job<'_, T>, ranks: &Collective) -> Result<Outcome<T::Report>> {
+    let mut training = Training::begin(job, ranks)?;
     match training.train() {
         Ok(report) => Ok(Outcome::Finished(Box::new(report))),
         Err(Error::Stopped) => Ok(Outcome::Stopped(training.stop()?)),
@@ -104,7 +115,7 @@ impl<T: Task> Training<'_, T> {
                 return self.finish();
             }
             self.epoch()?;
-            let stop = self.job.stop.requested();
+            let stop = self.stop_requested();
             let within_epoch = self.record.position.batch > 0;
             // If the evaluation is the best one so far, its weights must be in a checkpoint.
             let may_be_best = self.job.config.train.patience > 0 && self.evaluation_is_due();
@@ -124,7 +135,7 @@ impl<T: Task> Training<'_, T> {
 
     /// Trains until the epoch ends, the last step of the run is done, or a stop is requested.
     fn epoch(&mut self) -> Result<()> {
-        let Job { config, reporter, stop, .. } = *self.job;
+        let Job { config, reporter, .. } = *self.job;
         let Position { epoch, batch: first, .. } = self.record.position;
         if first == 0 {
             self.trainer.begin_epoch();
@@ -142,7 +153,7 @@ impl<T: Task> Training<'_, T> {
             let next = loader.peek().and_then(|next| next.as_ref().ok());
             drop(data);
             self.step(&batch, next, &mut bar)?;
-            if self.trainer.between_updates() && (self.record.at_end(config) || stop.requested()) {
+            if self.trainer.between_updates() && (self.record.at_end(config) || self.stop_requested()) {
                 break;
             }
         }
@@ -174,7 +185,9 @@ impl<T: Task> Training<'_, T> {
             epoch: epoch as u64,
             workers: config.workers(),
         };
-        let loader = Loader::new(self.samples.clone(), &batches, first, options, self.cache.clone())?;
+        let ranks = &self.trainer.ranks;
+        let part = ranks.has_others().then(|| ranks.part(config.batch()));
+        let loader = Loader::of_part(self.samples.clone(), &batches, first, part, options, self.cache.clone())?;
         Ok((loader.peekable(), batches.len() - first))
     }
 
@@ -190,7 +203,7 @@ impl<T: Task> Training<'_, T> {
         let report = report.map_err(|error| explained(error, config, &self.samples, &batch.indices))?;
         self.trainer.device.report_choices(self.job.reporter);
         position.batch += 1;
-        self.record.sums.add(&report, batch.labels.len());
+        self.record.sums.add(&report, config.batch());
         bar.advance(1, &format!("loss {:.4} acc {:.2} lr {lr:.2e}", report.loss, report.accuracy));
         if self.trainer.between_updates() {
             position.step += 1;
@@ -199,6 +212,11 @@ impl<T: Task> Training<'_, T> {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether a stop was requested, of any of the processes.
+    pub(super) fn stop_requested(&self) -> bool {
+        self.trainer.ranks.any(self.job.stop.requested())
     }
 
     /// Returns whether an epoch has just ended and the number of epochs is a multiple of `every`; false if that is 0.
@@ -219,6 +237,7 @@ impl<T: Task> Training<'_, T> {
     /// Saves a checkpoint. Its record counts the bytes of the metrics, so these are synced first.
     fn save(&mut self) -> Result<()> {
         let _checkpoint = profile::range("checkpoint");
+        self.trainer.check_agreement()?;
         self.record.metrics = Some(self.metrics.sync()?);
         let (folder, names) = (self.job.run.checkpoints(), self.job.task.class_names());
         let path = state::save(&folder, &mut self.trainer, ModelInfo::of(&names), &self.record)?;
@@ -232,12 +251,18 @@ impl<T: Task> Training<'_, T> {
     pub(crate) fn write_record(&mut self) -> Result<()> {
         self.record.metrics = Some(self.metrics.sync()?);
         let name = checkpoints::name(self.record.position.step);
-        self.record.write(&self.job.run.checkpoints().join(name))
+        if self.trainer.ranks.is_first() {
+            self.record.write(&self.job.run.checkpoints().join(name))?;
+        }
+        Ok(())
     }
 
     /// Removes checkpoints that are no longer needed.
     pub(crate) fn prune(&self) -> Result<()> {
-        checkpoints::prune(&self.job.run.checkpoints(), KEEP_CHECKPOINTS, self.record.best.as_ref())
+        if self.trainer.ranks.is_first() {
+            checkpoints::prune(&self.job.run.checkpoints(), KEEP_CHECKPOINTS, self.record.best.as_ref())?;
+        }
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Trainer;
 use super::trainer::Remembered;
 use crate::Result;
+use crate::engine::latent_state::LatentStates;
 use crate::engine::store::Store;
 use crate::io::checkpoint::{self, Tensor};
 use crate::model::{
@@ -48,14 +49,36 @@ impl ModelInfo<'_> {
 /// Writes the checkpoint for the step of `record` into the folder of checkpoints `folder`, and returns its path. The model file holds
 /// the moving average of the weights, if there is one.
 ///
+/// Of several processes, rank 0 writes, and the others wait for it.
+///
 /// # Errors
 /// The disk is full or not writable, or the device was lost. Existing checkpoints are not touched.
 pub fn save(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>, record: &Record) -> Result<PathBuf> {
     trainer.fetch()?;
+    let states = trainer.states.gathered()?.into_owned();
+    let name = checkpoints::name(record.position.step);
+    let path = if trainer.ranks.is_first() {
+        place(folder, &name, trainer, &states, info, record)?
+    } else {
+        folder.join(name)
+    };
+    trainer.ranks.barrier();
+    Ok(path)
+}
+
+/// Writes the checkpoint `name`, with the latent states of all ranks.
+fn place(
+    folder: &Path,
+    name: &str,
+    trainer: &mut Trainer,
+    states: &LatentStates,
+    info: ModelInfo<'_>,
+    record: &Record,
+) -> Result<PathBuf> {
     let remembered = trainer.remembered()?.filter(|memory| !memory.labels.is_empty());
     let centers = trainer.centers()?;
-    checkpoints::place(folder, &checkpoints::name(record.position.step), |folder| {
-        write_files(folder, trainer, remembered.as_ref(), &centers, info)?;
+    checkpoints::place(folder, name, |folder| {
+        write_files(folder, trainer, states, remembered.as_ref(), &centers, info)?;
         record.write(folder)
     })
 }
@@ -64,6 +87,7 @@ pub fn save(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>, record: &
 fn write_files(
     folder: &Path,
     trainer: &mut Trainer,
+    states: &LatentStates,
     remembered: Option<&Remembered>,
     centers: &[Vec<f32>],
     info: ModelInfo<'_>,
@@ -91,7 +115,7 @@ fn write_files(
     for (name, values) in trainer.optimizer.state() {
         tensors.push(Tensor::f32(format!("optimizer.{name}"), &[values.len()], values));
     }
-    for (name, shape, values) in trainer.states.export(trainer.state_decls()) {
+    for (name, shape, values) in states.export(trainer.state_decls()) {
         tensors.push(Tensor::f32(name, &shape, values));
     }
     for (i, values) in remembered.iter().flat_map(|memory| memory.features.iter().enumerate()) {
@@ -101,8 +125,8 @@ fn write_files(
     for (i, (values, size)) in centers.iter().zip(trainer.center_sizes()).enumerate() {
         tensors.push(Tensor::f32(centers_name(i), &size, &values[..]));
     }
-    let (state_resets, optimizer_steps) = (trainer.states.resets(), trainer.optimizer.steps());
-    let state_collected = trainer.states.collected().to_vec();
+    let (state_resets, optimizer_steps) = (states.resets(), trainer.optimizer.steps());
+    let state_collected = states.collected().to_vec();
     let memory = remembered.map(|memory| MemoryHeader { labels: memory.labels.clone(), added: memory.added });
     let header = TrainingHeader { position: None, state_resets, state_collected, optimizer_steps, memory };
     let header = serde_json::to_string(&header).expect("numbers are plain data");

@@ -276,6 +276,9 @@ pub(crate) struct TrainArgs {
     /// Continue this run from its last checkpoint, with its settings; flags may change them.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "out", "init"])]
     pub resume: Option<PathBuf>,
+    /// Train by this many processes on this machine, each with a part of every batch: starts them by mpirun. A program that was built with MPI only.
+    #[arg(long, value_name = "N")]
+    pub ranks: Option<usize>,
     #[command(flatten)]
     pub settings: TrainFlags,
 }

@@ -12,6 +12,7 @@ mod output;
 mod pictures;
 mod plot;
 mod profile;
+mod ranks;
 mod report;
 mod signals;
 
@@ -42,18 +43,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let watched = signals::watch().at("watch for", "signals");
     let checked = watched.and_then(|()| InstructionSet::requested());
-    let result = checked.and_then(|_| run_command(cli.command));
+    let result = checked.and_then(|_| run_command(cli.command, &args));
     match result {
         Ok(code) => code,
         Err(Error::Stopped) => output::interrupted(),
         Err(error) => {
+            ranks::let_first_report();
             output::print_error(&error);
             ExitCode::from(1)
         }
     }
 }
 
-fn run_command(command: Command) -> Result<ExitCode> {
+fn run_command(command: Command, args: &[OsString]) -> Result<ExitCode> {
+    if !matches!(command, Command::Train(_) | Command::Info(_)) {
+        ranks::refuse_several(&args.get(1).map_or("".into(), |name| name.to_string_lossy()))?;
+    }
     match command {
         Command::Demo(args) => commands::demo(&args),
         Command::Compare(args) => commands::compare(&args),

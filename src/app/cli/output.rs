@@ -36,12 +36,17 @@ pub(crate) fn stderr_reporter() -> Reporter {
 
 /// Writes `error: ` and the error in one line, with names escaped.
 pub(crate) fn print_error(error: &Error) {
+    print_error_of(error, "");
+}
+
+/// Does as [`print_error`], with words before the error that say whose it is.
+pub(super) fn print_error_of(error: &Error, whose: &str) {
     let text = match error {
         // Its keys are those of a file.
         Error::ConfigFile { .. } => error.to_string(),
         _ => with_flags(&error.to_string()),
     };
-    let _ = writeln!(io::stderr(), "error: {}", text.shown());
+    let _ = writeln!(io::stderr(), "error: {whose}{}", text.shown());
 }
 
 /// Options of commands that are not settings, but are named in messages of the library.

@@ -6,6 +6,7 @@ pub use op::{
     Backward, Forward, GpuBackward, GpuForward, GpuGrad, Grad, Needs, OnnxNode, Op, Recompute, TurnedGradient,
 };
 
+use crate::engine::collective::Collective;
 use crate::engine::device::Gpu;
 use crate::engine::onnx::OnnxModel;
 use crate::engine::shape::Shape;
@@ -97,13 +98,16 @@ pub struct Graph {
     pub(crate) freeze_backbone_bn: bool,
     /// Into how many steps of the latent states a batch is divided.
     pub(crate) state_steps: usize,
+    /// The processes over whose batches batch normalisations compute their statistics.
+    pub(crate) synchronised: Collective,
 }
 
 impl Graph {
     /// Returns an empty graph.
     pub fn new(mode: Mode) -> Graph {
         let (values, nodes, states) = (Vec::new(), Vec::new(), Vec::new());
-        Graph { mode, values, nodes, states, freeze_backbone_bn: false, state_steps: 1 }
+        let synchronised = Collective::single();
+        Graph { mode, values, nodes, states, freeze_backbone_bn: false, state_steps: 1, synchronised }
     }
 
     /// Sets whether the batch normalisations of the backbone use their running statistics and leave them unchanged, in training too
@@ -111,6 +115,12 @@ impl Graph {
     pub fn freeze_backbone_bn(mut self, freeze: bool) -> Graph {
         self.freeze_backbone_bn = freeze;
         self
+    }
+
+    /// Lets batch normalisations compute their statistics over the batches of all `ranks` (`train.sync_bn`). Holds for those that are recorded
+    /// afterwards.
+    pub fn synchronise_bn(&mut self, ranks: &Collective) {
+        self.synchronised = ranks.clone();
     }
 
     /// Divides a batch into `steps` parts of as many images, which follow one another in the latent states: a part starts from the states of the

@@ -1,6 +1,7 @@
 //! Latent states of BConv-Cells: what they hold between steps, and when they are reset.
 
 mod memory;
+mod shared;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ pub use statistics::StateStatistics;
 
 use crate::base::rng::{Purpose, stream};
 use crate::base::settings::choice;
+use crate::engine::collective::Collective;
 use crate::engine::device::{Gpu, Mirrored, Ptr};
 use crate::engine::graph::{StateDecl, StateId};
 use crate::{Error, Result};
@@ -68,7 +70,7 @@ struct Pair {
 }
 
 /// The latent states of a network. They have one slot for each image of the batch: a smaller batch uses and keeps the first slots, a larger
-/// one adds slots that start as after a reset.
+/// one adds slots that start as after a reset. Where several processes train, each has the slots of its own images.
 #[derive(Clone, Debug)]
 pub struct LatentStates {
     init: StateInit,
@@ -85,6 +87,10 @@ pub struct LatentStates {
     /// How often each row of the memories was collected since the reset.
     collected: Vec<u32>,
     pairs: Vec<Pair>,
+    /// The processes that share the slots: see `shared`.
+    ranks: Collective,
+    /// Whether the pairs hold the slots of all ranks, as after a checkpoint was read.
+    is_whole: bool,
 }
 
 impl LatentStates {
@@ -100,6 +106,8 @@ impl LatentStates {
             labels: Vec::new(),
             collected: Vec::new(),
             pairs: Vec::new(),
+            ranks: Collective::single(),
+            is_whole: true,
         }
     }
 
@@ -110,7 +118,7 @@ impl LatentStates {
         LatentStates { form, rate, classes, ..self }
     }
 
-    /// Says the classes of the slots of the next step, which [`StateForm::Class`] needs.
+    /// Says the classes of the slots of the next step (those of all ranks), which [`StateForm::Class`] needs.
     pub fn set_labels(&mut self, labels: &[u32]) {
         self.labels.clear();
         self.labels.extend_from_slice(labels);
@@ -144,6 +152,7 @@ impl LatentStates {
         pair.held = data.len();
         let place = if has_memory { &mut pair.memory } else { &mut pair.current };
         *place = data.into();
+        self.is_whole = true;
     }
 
     /// Returns what a pair keeps from step to step.
@@ -208,6 +217,9 @@ impl LatentStates {
     /// # Errors
     /// The device was lost.
     pub(crate) fn statistics(&self, decls: &[StateDecl]) -> Result<Vec<StateStatistics>> {
+        if !self.is_whole && self.ranks.has_others() {
+            return self.gathered()?.statistics(decls);
+        }
         self.fetch()?;
         let empty = Pair::default();
         let of = |(i, decl): (usize, &StateDecl)| {
@@ -251,6 +263,7 @@ impl LatentStates {
     /// The device was lost.
     pub(crate) fn begin_step(&mut self, decls: &[StateDecl], batch: usize, gpu: Option<&Gpu>) -> Result<()> {
         self.grow_list(decls.len());
+        self.take_own_slots(decls, batch)?;
         if self.form != StateForm::Slots {
             return self.begin_from_memory(decls, batch, gpu);
         }
@@ -277,9 +290,10 @@ impl LatentStates {
                 StateInit::Zeros if had == 0 => pair.previous.clear(),
                 StateInit::Zeros => pair.previous[had..].fill(0.0),
                 StateInit::Normal => {
-                    // Draws from the first slot on, so that an added slot gets numbers of its own.
-                    let drawn = drawn(self.seed, self.resets, i, len);
-                    pair.previous[had..].copy_from_slice(&drawn[had..]);
+                    // Draws from the first slot of all on, so that each slot gets numbers of its own.
+                    let first = self.ranks.rank() * len;
+                    let drawn = drawn(self.seed, self.resets, i, first + len);
+                    pair.previous[had..].copy_from_slice(&drawn[first + had..]);
                 }
             }
         }
@@ -288,12 +302,14 @@ impl LatentStates {
 
     /// Begins a step from the memories. After a reset, and where their rows do not fit the batch, these begin as after a reset.
     fn begin_from_memory(&mut self, decls: &[StateDecl], batch: usize, gpu: Option<&Gpu>) -> Result<()> {
-        let rows = self.form.rows(batch, self.classes);
+        let all = batch * self.ranks.ranks();
+        let rows = self.form.rows(all, self.classes);
         if self.collected.len() != rows {
             self.collected = vec![0; rows];
             self.pairs.iter_mut().for_each(|pair| pair.held = 0);
         }
-        let order = memory::rows_of_slots(self.form, batch, &self.labels, [self.seed, self.resets], &self.collected);
+        let order = memory::rows_of_slots(self.form, all, &self.labels, [self.seed, self.resets], &self.collected);
+        let order = &order[self.ranks.rank() * batch..][..batch];
         for (i, (decl, pair)) in decls.iter().zip(&mut self.pairs).enumerate() {
             let (len, kept) = (batch * decl.slot.len(), rows * decl.slot.len());
             if pair.held != kept {
@@ -308,7 +324,7 @@ impl LatentStates {
                     *state = Mirrored::zeros(len);
                 }
             }
-            memory::spread(self.form, &mut pair.memory, &mut pair.previous, &order, decl.slot, gpu)?;
+            memory::spread(self.form, &mut pair.memory, &mut pair.previous, order, decl.slot, gpu)?;
         }
         Ok(())
     }
@@ -321,9 +337,12 @@ impl LatentStates {
         if self.form == StateForm::Slots {
             return Ok(());
         }
-        let groups = memory::groups(self.form, batch, &self.labels, self.rate, &self.collected);
+        let all = batch * self.ranks.ranks();
+        let groups = memory::groups(self.form, all, &self.labels, self.rate, &self.collected);
         for (decl, pair) in decls.iter().zip(&mut self.pairs) {
-            memory::collect(&mut pair.memory, &mut pair.current, &groups, decl.slot, gpu)?;
+            let mut of_all = shared::of_all(&pair.current, &self.ranks)?;
+            let current = of_all.as_mut().unwrap_or(&mut pair.current);
+            memory::collect(&mut pair.memory, current, &groups, decl.slot, gpu)?;
         }
         groups.iter().for_each(|group| self.collected[group.row] += 1);
         Ok(())

@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::batch_norm::BatchNormOp;
-use super::batch_norm::cpu::{Pixels, inverse_deviation, normalization, pixel_gradients, statistics};
+use super::batch_norm::cpu::{Pixels, inverse_deviation, normalization, pixel_gradients, rounded, statistics};
 use super::workspace::{Part, Parts};
 use super::{OpCase, mismatch};
 use crate::Result;
@@ -125,7 +125,7 @@ impl Op for InstanceNorm {
     fn forward(&self, cx: &mut Forward<'_>) {
         let channels = self.norm.channels;
         let of_image = |x: &[f32]| {
-            let (mean, var) = statistics(channels, x);
+            let [mean, var] = statistics(channels, x).map(|numbers| rounded(&numbers));
             [mean, inverse_deviation(&self.norm, &var)].concat()
         };
         let statistics: Vec<f32> = cx.inputs[0].par_chunks(self.image_len()).flat_map_iter(of_image).collect();

@@ -11,6 +11,7 @@ use crate::base::progress::Reporter;
 use crate::base::rng::{Purpose, stream};
 use crate::base::stop::StopFlag;
 use crate::data::{ImageSource, Interpolation, PackedImages, Sample, Transform};
+use crate::engine::collective::Collective;
 use crate::engine::device::Device;
 use crate::engine::graph::{Graph, Mode, StateId};
 use crate::engine::latent_state::{EvalState, LatentStates, StateInit};
@@ -88,6 +89,7 @@ impl Case<'_> {
             states: &states,
             options,
             device: &device,
+            ranks: Collective::single(),
             reporter: &reporter,
             stop: StopFlag::default(),
         };

@@ -12,16 +12,24 @@ use crate::model::StepReport;
 
 impl Trainer {
     /// Runs [`Trainer::step`] on the CPU.
-    pub(super) fn step_on_cpu(&mut self, labels: &[u32], part: Part, lr: f64) -> Result<StepReport> {
+    pub(super) fn step_on_cpu(
+        &mut self,
+        labels: &[u32],
+        all_labels: &[u32],
+        part: Part,
+        lr: f64,
+    ) -> Result<StepReport> {
         self.session.forward(&mut self.store, &mut self.states)?;
         let values =
             |vars: &[Var]| vars.iter().map(|&v| Ok(f64::from(self.session.value(v)?[0]))).collect::<Result<Vec<_>>>();
         let hits = self.vars.logits.iter().map(|&v| Ok(top1_hits(&self.session.value(v)?, labels)));
-        let hits: Vec<f64> = hits.collect::<Result<_>>()?;
-        let losses: Vec<Vec<f64>> = self.vars.losses().into_iter().map(values).collect::<Result<_>>()?;
-        let mut report = self.report([0, 1, 2].map(|kind| &losses[kind][..]), &hits, labels.len());
+        let mut hits: Vec<f64> = hits.collect::<Result<_>>()?;
+        let mut losses: Vec<Vec<f64>> = self.vars.losses().into_iter().map(values).collect::<Result<_>>()?;
+        let share = self.share(labels, all_labels);
+        self.sum_of_ranks(&mut losses, &mut hits, share);
+        let mut report = self.report([0, 1, 2].map(|kind| &losses[kind][..]), &hits, all_labels.len());
         check_finite("loss", report.loss, lr)?;
-        for (loss, weight) in self.loss_weights() {
+        for (loss, weight) in self.loss_weights(share as f32) {
             self.session.set_grad(loss, &[weight])?;
         }
         self.session.backward(&mut self.store, &mut self.states)?;
@@ -34,6 +42,10 @@ impl Trainer {
         }
         if !part.updates() {
             return Ok(report);
+        }
+        if self.ranks.has_others() {
+            let _exchange = profile::range("gradients of all ranks");
+            self.ranks.sum(&mut self.store.grads);
         }
 
         let _optimizer = profile::range("optimizer");

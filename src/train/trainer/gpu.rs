@@ -19,7 +19,7 @@ impl Trainer {
         next: Option<&Batch>,
         lr: f64,
     ) -> Result<StepReport> {
-        let (segments, loss_weights) = (self.segments(lr), self.loss_weights());
+        let (segments, loss_weights) = (self.segments(lr), self.loss_weights(1.0));
         self.session.begin_step(&mut self.store, &mut self.states)?;
         let bound = self.session.bind(&mut self.store, &mut self.states)?;
         let update = self.optimizer.bind(gpu, &segments)?;

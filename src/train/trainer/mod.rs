@@ -6,11 +6,13 @@ mod cpu;
 mod gpu;
 mod graph;
 mod numbers;
+mod ranks;
 mod recorded;
 
 use crate::base::profile;
 use crate::config::{Config, LossOptions};
 use crate::data::Batch;
+use crate::engine::collective::Collective;
 use crate::engine::device::{Device, Mirrored};
 use crate::engine::graph::Var;
 use crate::engine::latent_state::{LatentStates, StatePolicy};
@@ -37,6 +39,8 @@ pub struct Trainer {
     pub optimizer: Optimizer,
     /// The device that computes.
     pub device: Device,
+    /// The processes that train this network together.
+    pub ranks: Collective,
     session: Session,
     vars: StepVars,
     /// Recorded steps, on a GPU.
@@ -46,8 +50,8 @@ pub struct Trainer {
     /// Batches of the current group that are done.
     batches_done: usize,
     ema: Option<Ema>,
-    /// Whether the weights of classes are set, where the loss has such weights.
-    weighed: bool,
+    /// The weights of classes, where the loss has such weights; empty before they are set.
+    class_weights: Vec<f32>,
     config: Config,
 }
 
@@ -75,6 +79,22 @@ impl Trainer {
         classes: usize,
         init: impl FnOnce(&dyn Network, &mut Store) -> Result<()>,
     ) -> Result<Trainer> {
+        Trainer::of_ranks(Collective::single(), device, config, classes, init)
+    }
+
+    /// Builds the network as [`Trainer::on`] does, for a training of several processes. Each rank has an equal part of a batch of
+    /// [`Config::batch`] images, and all ranks have the same weights. All of them must call the same functions.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`]; settings that several processes cannot share.
+    pub fn of_ranks(
+        ranks: Collective,
+        device: Device,
+        config: &Config,
+        classes: usize,
+        init: impl FnOnce(&dyn Network, &mut Store) -> Result<()>,
+    ) -> Result<Trainer> {
+        ranks::check(&ranks, config, &device)?;
         let mut shapes = Store::of_shapes();
         config.network(classes)?.build(&mut shapes, config.seed)?;
         let mut store = Store::with_room(shapes.count(None))?;
@@ -83,7 +103,7 @@ impl Trainer {
         if config.train.freeze_backbone {
             store.set_trainable(Group::Backbone, false);
         }
-        let (graph, vars) = record(config, classes, network.as_ref(), &store)?;
+        let (graph, vars) = record(config, classes, network.as_ref(), &store, &ranks)?;
         let mut session = Session::new(graph, &store, &device)?;
         if let Some(bank) = &vars.bank {
             bank.set_labels(&mut session)?;
@@ -93,24 +113,25 @@ impl Trainer {
         }
         let optimizer = Optimizer::new(&config.optim.rule(), store.values.len())?;
         let recorded = device.gpu().map(|gpu| Recorded::new(gpu, vars.logits.len(), config.gpu.graph)).transpose()?;
-        let states = config.latent_states(classes);
+        let states = config.latent_states(classes).of_ranks(&ranks);
         let summed = Mirrored::zeros(if config.train.accumulate > 1 { store.values.len() } else { 0 });
         let ema = (config.train.ema > 0.0).then(|| Ema::new(config.train.ema, &store));
         let config = config.clone();
-        let (batches_done, weighed) = (0, vars.class_weights.is_none());
+        let (batches_done, class_weights) = (0, Vec::new());
         Ok(Trainer {
             states,
             store,
             network,
             optimizer,
             device,
+            ranks,
             session,
             vars,
             recorded,
             summed,
             batches_done,
             ema,
-            weighed,
+            class_weights,
             config,
         })
     }
@@ -125,8 +146,8 @@ impl Trainer {
     pub fn weigh_classes(&mut self, images: &[usize]) -> Result<()> {
         let LossOptions { class_weights, class_beta, .. } = self.config.loss;
         if let Some(weights) = self.vars.class_weights {
-            self.session.set(weights, &class_weights.of(images, class_beta))?;
-            self.weighed = true;
+            self.class_weights = class_weights.of(images, class_beta);
+            self.session.set(weights, &self.class_weights)?;
         }
         Ok(())
     }
@@ -146,7 +167,7 @@ impl Trainer {
     /// A loss or gradient that is not finite, which leaves the parameters unchanged; a device that fails; `loss.class_weights` without a call
     /// of [`Trainer::weigh_classes`].
     pub fn step(&mut self, batch: &Batch, next: Option<&Batch>, lr: f64) -> Result<StepReport> {
-        if !self.weighed {
+        if self.vars.class_weights.is_some() && self.class_weights.is_empty() {
             return Err(Error::Setting {
                 setting: "loss.class_weights".into(),
                 value: self.config.loss.class_weights.to_string(),
@@ -156,9 +177,13 @@ impl Trainer {
         if self.config.ptl.state_policy == StatePolicy::Reset {
             self.states.reset();
         }
-        self.states.set_labels(&batch.labels);
+        let all_labels = self.ranks.gather(&batch.labels);
+        self.states.set_labels(&all_labels);
         self.session.set_images(self.vars.images, batch)?;
         self.session.set(self.vars.labels, bytemuck::cast_slice(&batch.labels))?;
+        if self.ranks.has_others() {
+            self.session.set(self.vars.all_labels, bytemuck::cast_slice(&all_labels))?;
+        }
         if let Some(targets) = self.vars.targets {
             let classes = self.session.graph().shape(targets).c;
             self.session.set(targets, &batch.targets(classes, self.config.loss.label_smoothing))?;
@@ -167,12 +192,12 @@ impl Trainer {
         let remembers = self.optimizer.steps() >= self.config.loss.memory_from;
         let gpu = self.session.gpu().cloned();
         let report = match &gpu {
-            None => self.step_on_cpu(&batch.labels, part, lr)?,
+            None => self.step_on_cpu(&batch.labels, &all_labels, part, lr)?,
             Some(gpu) => self.step_on_gpu(gpu, batch.labels.len(), part, next, lr)?,
         };
         if let Some(bank) = self.vars.bank.as_mut().filter(|_| remembers) {
             let _memory = profile::range("memory");
-            bank.add(&mut self.session, &batch.labels)?;
+            bank.add(&mut self.session, &all_labels)?;
         }
         if let Some(centers) = &self.vars.centers {
             let _centers = profile::range("centres");
@@ -187,17 +212,22 @@ impl Trainer {
     }
 
     /// Returns each loss with its weight in the sum that training minimises. The weights are divided by the number of batches of an update,
-    /// so the sum of the gradients is their mean.
-    fn loss_weights(&self) -> Vec<(Var, f32)> {
-        let StepVars { cross_entropies, triplets, center_losses, .. } = &self.vars;
+    /// so the sum of the gradients is their mean. The gradients of all ranks are added up: a loss of this rank's batch counts by `share`, and one
+    /// of the batch of all ranks, which all compute, as a whole.
+    fn loss_weights(&self, share: f32) -> Vec<(Var, f32)> {
+        let StepVars { cross_entropies, triplets, center_losses, local_triplets, .. } = &self.vars;
+        let triplet_share = if *local_triplets { share } else { 1.0 };
         let LossOptions { ce_weight, triplet_weight, center_weight, .. } = self.config.loss;
         let batches = self.config.train.accumulate as f32;
-        let share = |vars: &[Var], weight: f32| -> Vec<(Var, f32)> {
+        let weighted = |vars: &[Var], weight: f32| -> Vec<(Var, f32)> {
             vars.iter().map(|&var| (var, weight / vars.len() as f32 / batches)).collect()
         };
-        let shares =
-            [share(cross_entropies, ce_weight), share(triplets, triplet_weight), share(center_losses, center_weight)];
-        shares.concat()
+        let weights = [
+            weighted(cross_entropies, share * ce_weight),
+            weighted(triplets, triplet_share * triplet_weight),
+            weighted(center_losses, center_weight),
+        ];
+        weights.concat()
     }
 
     /// Computes the report of a step from the values of [`StepVars::losses`] and the correct predictions of `batch` images.

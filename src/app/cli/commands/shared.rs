@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::{fs, io};
 
+use crate::app::cli::ranks::threads;
 use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
@@ -14,6 +15,7 @@ use crate::data::{
     self, ClassDataset, ClassOptions, Dataset, DatasetKind, ImageList, ImageRecord, Subsets, ValidationImages,
     list_images,
 };
+use crate::engine::collective::Collective;
 use crate::engine::device::Device;
 use crate::eval::ITEMS_FILE;
 use crate::eval::calibration::{Calibration, WantedRate};
@@ -62,7 +64,13 @@ pub(super) fn check_device(config: &Config) -> Result<()> {
 /// thread that is not, each loop would wake another one and wait for it, which takes longer than a small loop itself. No thread that the caller
 /// waits for may run parallel loops, because with one compute thread they would wait for the caller.
 pub(super) fn set_threads(config: &Config) -> Result<()> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads).use_current_thread().build_global();
+    set_threads_of(config, &Collective::single())
+}
+
+/// Does as [`set_threads`] for a process that may have others beside it.
+pub(super) fn set_threads_of(config: &Config, ranks: &Collective) -> Result<()> {
+    let threads = if config.threads == 0 && ranks.has_others() { threads(ranks) } else { config.threads };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
     pool.map_err(io::Error::other).at("start", "the compute threads")
 }
 

@@ -2,16 +2,20 @@
 
 use super::shared::{
     check_device, data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, open_training,
-    set_threads,
+    set_threads_of,
 };
+use std::path::Path;
+
 use crate::app::cli::ExitCode;
 use crate::app::cli::args::TrainArgs;
 use crate::app::cli::output::{interrupted, print, stderr_reporter, stop_on_ctrl_c};
 use crate::app::cli::pictures::{draw_classification, draw_training};
+use crate::app::cli::ranks;
 use crate::base::progress::Reporter;
 use crate::base::text::Shown;
 use crate::config::Config;
 use crate::data::{DatasetKind, Subsets, ValidationImages};
+use crate::engine::collective::Collective;
 use crate::eval::classification::ClassificationReport;
 use crate::model::model_file;
 use crate::nn::DEFAULT_ARCH;
@@ -23,6 +27,12 @@ use crate::{Error, Result};
 
 /// Runs `ptl-train train`.
 pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
+    let ranks = ranks::join(args.ranks)?;
+    train_as(args, &ranks).inspect_err(|error| ranks::end_all(error, &ranks))
+}
+
+/// Trains as one of `ranks`.
+fn train_as(args: &TrainArgs, ranks: &Collective) -> Result<ExitCode> {
     let flags = &args.settings.0;
     let (config, resumed) = match &args.resume {
         Some(path) => {
@@ -34,7 +44,7 @@ pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
                             .into(),
                 });
             }
-            let run = RunDir::open(path)?;
+            let run = if ranks.is_first() { RunDir::open(path)? } else { RunDir::follow(path) };
             let mut config = run.read_config(flags)?;
             // A limit of steps applies only to the command that names it.
             config.train.max_steps = config.train.max_steps.filter(|_| flags.has("train.max_steps"));
@@ -43,9 +53,10 @@ pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
         None => (Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), flags)?, None),
     };
     flags.refuse_without_effect(&config, args.init.is_some())?;
-    set_threads(&config)?;
+    set_threads_of(&config, ranks)?;
     check_device(&config)?;
-    let terminal = stderr_reporter();
+    let terminal = if ranks.is_first() { stderr_reporter() } else { Reporter::silent() };
+    let asked = Asked { args, config: &config, terminal: &terminal, ranks };
     match config.task {
         TaskKind::Reid => {
             let dataset = open_training(&config, &terminal)?;
@@ -57,7 +68,7 @@ pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
             refuse_on_data(args, &config, [dataset.kind, target.as_ref().map_or(dataset.kind, |target| target.kind)])?;
             let task = Reid { dataset: &dataset, target: target.as_ref() };
             let describe = |reporter: &Reporter| describe_datasets(reporter, [Some(&dataset), target.as_ref()]);
-            run(args, &config, resumed, &task, describe, |_, _| Ok(()), &terminal)
+            run(&asked, resumed, &task, describe, |_, _| Ok(()))
         }
         TaskKind::Classify => {
             let share = Some(config.data.val_share);
@@ -72,7 +83,7 @@ pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
             }
             let describe = |reporter: &Reporter| describe_classes(reporter, &dataset);
             let draw = |report: &ClassificationReport, run: &RunDir| draw_classification(report, run.root());
-            run(args, &config, resumed, &Classify { dataset: &dataset }, describe, draw, &terminal)
+            run(&asked, resumed, &Classify { dataset: &dataset }, describe, draw)
         }
     }
 }
@@ -86,16 +97,23 @@ fn refuse_on_data(args: &TrainArgs, config: &Config, kinds: [DatasetKind; 2]) ->
     args.settings.0.refuse_without_effect(&config, args.init.is_some())
 }
 
+/// What the command line asks for, and who does it.
+struct Asked<'a> {
+    args: &'a TrainArgs,
+    config: &'a Config,
+    terminal: &'a Reporter,
+    ranks: &'a Collective,
+}
+
 /// Trains in a new run, or continues `resumed`.
 fn run<T: Task>(
-    args: &TrainArgs,
-    config: &Config,
+    asked: &Asked,
     resumed: Option<RunDir>,
     task: &T,
     describe: impl Fn(&Reporter),
     draw: impl Fn(&T::Report, &RunDir) -> Result<()>,
-    terminal: &Reporter,
 ) -> Result<ExitCode> {
+    let &Asked { args, config, terminal, ranks } = asked;
     let start = match (&resumed, &args.init) {
         (Some(_), _) => Start::Resume,
         (None, Some(path)) => Start::Init(model_file(path)?),
@@ -106,13 +124,18 @@ fn run<T: Task>(
     let fresh = resumed.is_none();
     let run = match resumed {
         Some(run) => run,
-        None => new_run(args.out.as_deref(), "train")?,
+        None if ranks.is_first() => {
+            let run = new_run(args.out.as_deref(), "train")?;
+            ranks.broadcast_text(&run.root().to_string_lossy());
+            run
+        }
+        None => RunDir::follow(Path::new(&ranks.broadcast_text(""))),
     };
-    let reporter = terminal.with_held_log(&run.log_path());
+    let reporter = if ranks.is_first() { terminal.with_held_log(&run.log_path()) } else { terminal.clone() };
     reporter.message(&format!("run folder: {}", run.root().shown()));
     describe(&reporter);
     let stop = stop_on_ctrl_c(&reporter);
-    let outcome = train::run(&Job { config, task, start, run: &run, reporter: &reporter, stop: &stop });
+    let outcome = train::run_ranks(&Job { config, task, start, run: &run, reporter: &reporter, stop: &stop }, ranks);
     if let Err(error) = &outcome {
         reporter.note(&format!("error: {error}"));
         if fresh {
@@ -120,6 +143,9 @@ fn run<T: Task>(
         }
     }
     let outcome = outcome?;
+    if !ranks.is_first() {
+        return Ok(if matches!(outcome, Outcome::Stopped(_)) { interrupted() } else { ExitCode::SUCCESS });
+    }
     draw_training(&run)?;
     match outcome {
         Outcome::Stopped(position) => {

@@ -39,21 +39,43 @@ fn two_sums(channels: usize, len: usize, add: impl Fn(Range<usize>, &mut [f32]) 
 }
 
 /// Returns the batch mean and the biased variance. Subtracts the first row before squaring, so that a large mean costs no digits.
-pub(in crate::engine::op) fn statistics(channels: usize, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+pub(in crate::engine::op) fn statistics(channels: usize, x: &[f32]) -> [Vec<f64>; 2] {
     let count = (x.len() / channels) as f64;
     let first = &x[..channels];
     let pivot = repeated(first.iter().copied(), row_len(channels));
     let sums = two_sums(channels, x.len(), |range, sums| add_moments(&x[range], &pivot, sums));
-    let mean = (0..channels).map(|c| (f64::from(first[c]) + sums[c] / count) as f32).collect();
+    let mean = (0..channels).map(|c| f64::from(first[c]) + sums[c] / count).collect();
     let var = (0..channels)
         .map(|c| {
             let d = sums[c] / count;
             let var = sums[channels + c] / count - d * d;
             // Rounding may make it negative; NaN stays.
-            (if var < 0.0 { 0.0 } else { var }) as f32
+            if var < 0.0 { 0.0 } else { var }
         })
         .collect();
-    (mean, var)
+    [mean, var]
+}
+
+/// Rounds the numbers of each channel.
+pub(in crate::engine::op) fn rounded(numbers: &[f64]) -> Vec<f32> {
+    numbers.iter().map(|&number| number as f32).collect()
+}
+
+/// Returns mean and biased variance over the batches of all ranks, from those of each, which have as many pixels.
+fn of_all_ranks(op: &BatchNormOp, own: [Vec<f64>; 2]) -> [Vec<f64>; 2] {
+    if !op.ranks.has_others() {
+        return own;
+    }
+    let (channels, ranks) = (op.channels, op.ranks.ranks() as f64);
+    let all = op.ranks.gather(&own.concat());
+    let of_ranks = |at: usize| all.iter().skip(at).step_by(2 * channels);
+    let mean: Vec<f64> = (0..channels).map(|c| of_ranks(c).sum::<f64>() / ranks).collect();
+    let var = |c: usize| {
+        let between = of_ranks(c).map(|m| (m - mean[c]).powi(2)).sum::<f64>();
+        (of_ranks(channels + c).sum::<f64>() + between) / ranks
+    };
+    let var = (0..channels).map(var).collect();
+    [mean, var]
 }
 
 /// Returns the normalisation with these statistics; the parameters are weight and bias.
@@ -89,8 +111,8 @@ pub(super) fn forward(op: &BatchNormOp, cx: &mut Forward<'_>) {
     let channels = op.channels;
     let x = cx.inputs[0];
     let (mean, var) = if op.batch_statistics {
-        let (mean, var) = statistics(channels, x);
-        let count = (x.len() / channels) as f32;
+        let [mean, var] = of_all_ranks(op, statistics(channels, x)).map(|numbers| rounded(&numbers));
+        let count = (x.len() / channels * op.ranks.ranks()) as f32;
         for (running, (batch, factor)) in cx.buffers.iter_mut().zip([(&mean, 1.0), (&var, count / (count - 1.0))]) {
             for (r, b) in running.iter_mut().zip(batch) {
                 *r += op.momentum * (b * factor - *r);
@@ -168,9 +190,13 @@ pub(in crate::engine::op) fn pixel_gradients(
     });
     let (sum, dot) = sums.split_at(channels);
     let dot: Vec<f64> = dot.iter().zip(inv_std).map(|(dot, &inv_std)| dot * f64::from(inv_std)).collect();
-    let share = if op.batch_statistics { 1.0 / count as f64 } else { 0.0 };
-    let mean_g = repeated(sum.iter().map(|s| (s * share) as f32), row);
-    let mean_dot = repeated(dot.iter().zip(inv_std).map(|(s, &i)| (s * share) as f32 * i), row);
+    // The parameters' gradients are summed over ranks later, with all others; those of the inputs need the sums now.
+    let mut total = [sum, &dot].concat();
+    op.ranks.sum_f64(&mut total);
+    let share = if op.batch_statistics { 1.0 / (count * op.ranks.ranks()) as f64 } else { 0.0 };
+    let (total_sum, total_dot) = total.split_at(channels);
+    let mean_g = repeated(total_sum.iter().map(|s| (s * share) as f32), row);
+    let mean_dot = repeated(total_dot.iter().zip(inv_std).map(|(s, &i)| (s * share) as f32 * i), row);
     let numbers = [&centre[..], &scale, &mean_g, &mean_dot];
     let len = par::task_rows(row) * row;
     let (add_x, add_residual) =

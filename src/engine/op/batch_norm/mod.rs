@@ -9,7 +9,7 @@ pub(super) mod cpu;
 mod gpu;
 
 use super::{OpCase, mismatch};
-use crate::Result;
+use crate::engine::collective::Collective;
 use crate::engine::device::Gpu;
 use crate::engine::graph::{
     Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Mode, Needs, OnnxNode, Op, Recompute, Var,
@@ -17,6 +17,7 @@ use crate::engine::graph::{
 use crate::engine::onnx::OnnxAttribute;
 use crate::engine::shape::Shape;
 use crate::engine::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
+use crate::{Error, Result};
 
 /// The parameters, statistics and settings of a batch normalisation.
 #[derive(Clone, Copy, Debug)]
@@ -47,12 +48,15 @@ pub(super) struct BatchNormOp {
     batch_statistics: bool,
     pub(super) residual: bool,
     pub(super) relu: bool,
+    /// The processes over whose batches the statistics are computed.
+    ranks: Collective,
 }
 
 impl BatchNormOp {
     /// Returns the normalisation of one image of `rows` pixels by itself, which keeps no running statistics.
     pub(super) fn of_image(rows: usize, channels: usize, eps: f32, relu: bool) -> BatchNormOp {
-        BatchNormOp { rows, channels, eps, momentum: 0.0, batch_statistics: true, residual: false, relu }
+        let ranks = Collective::single();
+        BatchNormOp { rows, channels, eps, momentum: 0.0, batch_statistics: true, residual: false, relu, ranks }
     }
 
     /// Returns whether the numbers of each channel are known before the input is.
@@ -83,7 +87,7 @@ pub fn batch_norm(
     }
     let frozen = g.freeze_backbone_bn && weight.group == Group::Backbone;
     let batch_statistics = g.mode() == Mode::Train && !frozen;
-    if batch_statistics && shape.rows() == 1 {
+    if batch_statistics && shape.rows() * g.synchronised.ranks() == 1 {
         return Err(mismatch(
             "batch_norm",
             format!(
@@ -100,6 +104,7 @@ pub fn batch_norm(
         batch_statistics,
         residual: residual.is_some(),
         relu,
+        ranks: if batch_statistics { g.synchronised.clone() } else { Collective::single() },
     };
     let inputs: Vec<Var> = std::iter::once(x).chain(residual).collect();
     let attachments = Attachments {
@@ -153,6 +158,12 @@ impl Op for BatchNormOp {
     }
 
     fn gpu_needs(&self, _: &Gpu, _: bool) -> Result<Needs> {
+        if self.ranks.has_others() {
+            return Err(Error::Ranks {
+                reason: "batch normalisation over several processes (`train.sync_bn`) runs on the CPU only so far"
+                    .into(),
+            });
+        }
         gpu::needs(self)
     }
 

@@ -1,0 +1,155 @@
+//! How a training of several processes ends: by errors, signals and the death of a process; and how it goes on.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::{SMALL, alone, mpirun, path, program, succeeds, text, train};
+
+/// Returns the command line of a training of the data set of these tests.
+fn line<'a>(data: &'a str, out: &'a str, flags: &[&'a str]) -> Vec<&'a str> {
+    [&SMALL[..], &["--arch", "resnet18-ptl", "--data", data, "--out", out], flags].concat()
+}
+
+/// Returns the newest checkpoint's files of a run.
+fn newest(run: &str) -> [Vec<u8>; 2] {
+    let steps = fs::read_dir(format!("{run}/checkpoints")).unwrap().map(|entry| entry.unwrap().path());
+    let newest =
+        steps.max_by_key(|path| path.to_string_lossy().rsplit('-').next().unwrap().parse::<u64>().ok()).unwrap();
+    ["model", "training"].map(|name| fs::read(newest.join(format!("{name}.safetensors"))).unwrap())
+}
+
+#[test]
+fn the_same_number_of_processes_gives_the_same_bits_also_after_a_stop() {
+    let _alone = alone();
+    let [data, whole, again, stopped] = ["people", "whole", "again", "stopped"].map(path);
+    let flags = ["--max-steps", "6", "--state-init", "normal"];
+    for out in [&whole, &again] {
+        succeeds(2, &line(&data, out, &flags));
+    }
+    assert!(newest(&whole) == newest(&again));
+    succeeds(2, &line(&data, &stopped, &["--max-steps", "3", "--state-init", "normal"]));
+    for (ranks, name) in [(1, "by-one"), (2, "by-two"), (4, "by-four")] {
+        let copy = path(name);
+        assert!(Command::new("cp").args(["-r", &stopped, &copy]).status().unwrap().success());
+        let said = succeeds(ranks, &["--resume", &copy, "--max-steps", "6"]);
+        assert!(said.contains("resuming after step 3"), "{said}");
+        // Without synchronised batch normalisation, another number of processes is another training.
+        assert_eq!(newest(&copy) == newest(&whole), ranks == 2, "{ranks}");
+        assert!(fs::metadata(format!("{copy}/summary.json")).is_ok());
+    }
+}
+
+#[test]
+fn what_processes_cannot_share_is_refused_in_one_sentence() {
+    let _alone = alone();
+    let data = path("people");
+    let cases: [(usize, &[&str], &str); 4] = [
+        (2, &["--ids", "3", "--images", "3"], "2 processes share a batch equally: choose a multiple of 2"),
+        (4, &["--ids", "2", "--local-mining"], "each of 4 processes needs whole identities"),
+        (2, &["--state-steps", "2"], "2 processes have theirs at the same time: choose 1"),
+        (2, &["--ranks", "3"], "2 processes were started: leave it out beside mpirun"),
+    ];
+    for (ranks, flags, part) in cases {
+        let out = path("refused");
+        let output = train(ranks, &line(&data, &out, flags));
+        let said = text(&output);
+        assert!(!output.status.success() && said.contains(part), "{said}");
+        assert_eq!(said.matches("error: ").count(), 1, "{said}");
+        assert!(!Path::new(&out).exists(), "{said}");
+    }
+    let output = mpirun(2).arg(program()).args(["info"]).output().unwrap();
+    assert!(output.status.success());
+    let output = mpirun(2).arg(program()).args(["evaluate", "--checkpoint", &path("none")]).output().unwrap();
+    assert!(!output.status.success() && text(&output).contains("is the work of one: start it without mpirun"));
+    let output =
+        Command::new(program()).args(["train", "--data", &data]).env("WORLD_SIZE", "2").env("LOCAL_RANK", "0").output();
+    assert!(text(&output.unwrap()).contains("start them by mpirun"));
+}
+
+#[test]
+fn an_image_that_one_process_cannot_read_ends_all_with_its_name() {
+    let _alone = alone();
+    let [data, out] = ["broken", "broken-run"].map(path);
+    assert!(Command::new("cp").args(["-r", &path("people"), &data]).status().unwrap().success());
+    let mut child = mpirun(2);
+    child.arg(program()).arg("train").args(line(&data, &out, &["--epochs", "2000", "--data.cache_mb", "0"]));
+    let child = child.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
+    wait_for(&out, 3);
+    for image in fs::read_dir(format!("{data}/bounding_box_train")).unwrap() {
+        fs::write(image.unwrap().path(), "no image").unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("error: process ") && said.contains("bounding_box_train"), "{said}");
+}
+
+/// Waits until a run has done so many steps.
+fn wait_for(run: &str, steps: usize) {
+    let begun = Instant::now();
+    while fs::read_to_string(format!("{run}/metrics.jsonl")).map_or(0, |text| text.matches("\"step\"").count()) < steps
+    {
+        assert!(begun.elapsed() < Duration::from_secs(120), "the training goes on");
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// Returns the processes that train into the folder `run`.
+fn processes(run: &str) -> Vec<i32> {
+    let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let trains = |pid: &i32| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(program()) && line.split('\0').any(|word| word == run)
+    };
+    all.filter(trains).collect()
+}
+
+fn signal(pid: i32, signal: &str) {
+    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn when_a_process_is_killed_the_others_end_and_the_run_goes_on_by_any_number() {
+    let _alone = alone();
+    let [data, out] = ["people", "killed"].map(path);
+    let flags = ["--epochs", "2000", "--train.checkpoint_every", "1"];
+    let mut child = mpirun(2);
+    child.arg(program()).arg("train").args(line(&data, &out, &flags));
+    let child = child.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
+    wait_for(&out, 6);
+    let all = processes(&out);
+    assert_eq!(all.len(), 2);
+    signal(all[1], "-KILL");
+    let begun = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    let said = text(&output);
+    assert!(!output.status.success() && said.contains("exited on signal 9"), "{said}");
+    assert!(processes(&out).is_empty());
+    for ranks in [4, 1, 2] {
+        let said = succeeds(ranks, &["--resume", &out, "--epochs", "2000", "--max-steps", "1"]);
+        assert!(said.contains("nothing is left to train") || said.contains("resuming after step"), "{said}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn started_by_ranks_a_signal_stops_all_with_a_checkpoint() {
+    let _alone = alone();
+    let [data, out] = ["people", "signalled"].map(path);
+    let mut child = Command::new(program());
+    child.args(["train", "--ranks=2"]).args(line(&data, &out, &["--epochs", "2000"]));
+    let child = child.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
+    wait_for(&out, 3);
+    // One process is asked, and all stop after the same step.
+    signal(processes(&out)[1], "-TERM");
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output);
+    assert!(said.contains("stopped after step") && said.contains("--resume"), "{said}");
+    assert_ne!(output.status.code(), Some(0));
+}
