@@ -35,6 +35,34 @@ extern "C" __global__ void __launch_bounds__(256)
     norm_statistics(x, partials, counters, mean, inv_std, running_mean, running_var, rows, channels, split_rows, eps, momentum);
 }
 
+// Mean and inv_std over the rows of all ranks, of which each has as many, from those of each rank; updates the running statistics. rows are those of
+// one rank. launch: grid (ceil(channels / 64))
+extern "C" __global__ void __launch_bounds__(64)
+    batch_norm_of_ranks(const float* __restrict__ of_each,  // [ranks, 2, channels]: mean, inv_std
+                        float* mean, float* inv_std, float* running_mean, float* running_var,  // [channels]
+                        int ranks, long long rows, int channels, float eps, float momentum) {
+    int channel = (int)global_index();
+    if (channel >= channels) return;
+    double sum = 0.0, within = 0.0, between = 0.0;
+    for (int rank = 0; rank < ranks; rank++) {
+        const float* of_rank = of_each + 2ll * rank * channels + channel;
+        double inverse = of_rank[channels];
+        sum += of_rank[0];
+        within += 1.0 / (inverse * inverse) - eps;
+    }
+    double middle = sum / ranks;
+    for (int rank = 0; rank < ranks; rank++) {
+        double d = of_each[2ll * rank * channels + channel] - middle;
+        between += d * d;
+    }
+    double biased = (within + between) / ranks;
+    float variance = (float)(biased < 0.0 ? 0.0 : biased), all = (float)rows * ranks;
+    mean[channel] = (float)middle;
+    inv_std[channel] = 1.0f / sqrtf(variance + eps);
+    running_mean[channel] += momentum * ((float)middle - running_mean[channel]);
+    running_var[channel] += momentum * (variance * (all / (all - 1.0f)) - running_var[channel]);
+}
+
 // The same mean and inv_std from the running statistics. launch: grid (ceil(channels / 64))
 extern "C" __global__ void __launch_bounds__(64)
     batch_norm_from_running(const float* running_mean, const float* running_var, float* mean, float* inv_std,  // [channels]

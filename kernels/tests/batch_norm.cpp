@@ -162,6 +162,28 @@ template <class T> static void check_unaligned_norm() {
 }
 CASE(batch_norm_at_any_address) { check_unaligned_norm<float>(), check_unaligned_norm<bf16>(); }
 
+// Two ranks have ten rows each.
+CASE(batch_norm_over_ranks) {
+    const int channels = 3;
+    const double means[2][channels] = {{1, -2, 5}, {3, -2, 4.5}}, vars[2][channels] = {{2, 0.5, 0}, {4, 1.5, 1e-6}}, eps = 1e-3;
+    Floats of_each(2 * 2 * channels), mean(channels), inv_std(channels), running_mean{1, 1, 1}, running_var{2, 2, 2};
+    Doubles want_mean, want_inv_std, want_running_mean, want_running_var;
+    for (int c = 0; c < channels; c++) {
+        for (int rank = 0; rank < 2; rank++) {
+            of_each[rank * 2 * channels + c] = (float)means[rank][c];
+            of_each[(rank * 2 + 1) * channels + c] = (float)(1 / sqrt(vars[rank][c] + eps));
+        }
+        double m = (means[0][c] + means[1][c]) / 2, d = (means[0][c] - means[1][c]) / 2, v = (vars[0][c] + vars[1][c]) / 2 + d * d;
+        want_mean.push_back(m), want_inv_std.push_back(1 / sqrt(v + eps));
+        want_running_mean.push_back(1 + 0.1 * (m - 1)), want_running_var.push_back(2 + 0.1 * (v * 20 / 19 - 2));
+    }
+    RUN(batch_norm_of_ranks, (Grid{1}), of_each, mean, inv_std, running_mean, running_var, 2, 10, channels, (float)eps, 0.1f);
+    expect("mean", mean, want_mean, 0, 1e-6);
+    expect("inv_std", inv_std, want_inv_std, 0, 1e-5);
+    expect("running mean", running_mean, want_running_mean, 0, 1e-6);
+    expect("running variance", running_var, want_running_var, 0, 1e-6);
+}
+
 CASE(batch_norm_in_evaluation_and_nan) {
     Floats running_mean{1.0f, -2.0f, 0.5f}, running_var{4.0f, 0.25f, 1.0f}, mean(3), inv_std(3);
     RUN(batch_norm_from_running, (Grid{1}), running_mean, running_var, mean, inv_std, 3, 0.0f);

@@ -10,7 +10,7 @@ use crate::base::text::plural;
 use crate::config::Config;
 use crate::data::{ImageCache, Sampler};
 use crate::engine::collective::Collective;
-use crate::engine::device::Device;
+use crate::engine::device::{Device, DeviceOptions};
 use crate::engine::store::Group;
 use crate::model::{Position, Record, TrainingImages};
 use crate::nn::TaskKind;
@@ -20,7 +20,7 @@ impl<'a, T: Task> Training<'a, T> {
     /// Builds the network, fills or restores it, and prepares the folder of the run.
     pub(super) fn begin(job: &'a Job<'a, T>, ranks: &Collective) -> Result<Training<'a, T>> {
         let Job { config, task, .. } = *job;
-        let (device, sizes, cost) = prepare(config, task)?;
+        let (device, sizes, cost) = prepare(config, task, ranks)?;
         let mut trainer =
             Trainer::of_ranks(ranks.clone(), device, config, task.classes(), |network, store| match &job.start {
                 Start::Init(path) => weights::load(job, path, network, store),
@@ -143,9 +143,9 @@ fn describe<T: Task>(job: &Job<'_, T>, trainer: &Trainer) {
 ///
 /// # Errors
 /// Data that cannot be trained on or evaluated; a device that cannot be used; [`Error::OutOfMemory`].
-fn prepare<T: Task>(config: &Config, task: &T) -> Result<(Device, DataSizes, Cost)> {
+fn prepare<T: Task>(config: &Config, task: &T, ranks: &Collective) -> Result<(Device, DataSizes, Cost)> {
     task.check(config)?;
-    let device = Device::open(&config.device_options())?;
+    let device = Device::open(&DeviceOptions { first: ranks.local_rank(), ..config.device_options() })?;
     let batches = task.sampler(config).batches();
     let sizes = DataSizes { measured: task.measured(), batches };
     let cost = cost::ensure_training(config, task.classes(), sizes, &device)?;

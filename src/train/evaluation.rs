@@ -80,7 +80,7 @@ impl<T: Task> Training<'_, T> {
         if self.stop_requested() {
             return Err(Error::Stopped);
         }
-        self.trainer.share_statistics();
+        self.trainer.share_statistics()?;
         let Trainer { store, network, states, device, ranks, .. } = &mut self.trainer;
         let states = states.gathered()?;
         // With several processes, a request to stop waits for the end of the evaluation.

@@ -182,3 +182,32 @@ fn a_classifier_with_weighted_classes_learns_the_same() {
     assert_eq!(shares(&one), shares(&two));
     check(&[found]);
 }
+
+/// The GPU's path, on the emulated GPU: what processes exchange there, also in steps that are replayed.
+#[test]
+fn emulated_gpus_learn_the_same_as_one() {
+    let _alone = alone();
+    let flags = [
+        "--device",
+        "emulated",
+        "--arch",
+        "resnet18-ptl",
+        "--width",
+        "0.0625",
+        "--ids",
+        "2",
+        "--sync-bn",
+        "--max-steps",
+        "4",
+    ];
+    let cases: [(&str, &[&str]); 2] = [
+        ("emulated", &["--state-init", "normal", "--triplet-memory", "8", "--triplet-memory-from", "1"]),
+        (
+            "emulated-mean",
+            &["--state-form", "mean", "--center-weight", "0.01", "--accumulate", "2", "--gpu.vendor", "never"],
+        ),
+    ];
+    for (name, more) in cases {
+        check(&compare(name, &[2], &[&flags[..], more].concat()));
+    }
+}

@@ -155,6 +155,12 @@ impl Collective {
         self.any(false);
     }
 
+    /// Returns how many ranks before this one are on the same machine.
+    pub fn local_rank(&self) -> usize {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        self.gather_each(host.as_bytes())[..self.rank()].iter().filter(|other| *other == host.as_bytes()).count()
+    }
+
     /// Returns whether all ranks have the same text.
     pub fn agree(&self, text: &str) -> bool {
         self.gather_each(text.as_bytes()).iter().all(|other| other == text.as_bytes())

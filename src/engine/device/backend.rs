@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::time::Instant;
 
 use super::Vendor;
+use crate::engine::collective::Collective;
 use crate::{Error, Result};
 
 /// A compiled kernel of `kernels/*.cu`; the generated launch functions refer to these.
@@ -111,6 +112,35 @@ pub trait Backend: Send + Sync + Debug {
 
     /// Returns the vendor's convolutions, if they are switched on.
     fn vendor(&self) -> Option<&Vendor>;
+
+    /// Connects the device with those of all `ranks`, for the two functions below. All ranks must call it.
+    ///
+    /// # Errors
+    /// The device does not exchange numbers, or what it needs for that is missing.
+    fn join(&self, _ranks: &Collective) -> Result<()> {
+        Err(no_exchange())
+    }
+
+    /// Enqueues that `count` numbers of f32 at `at` are replaced by their sums over all `ranks`, or by their means.
+    ///
+    /// # Errors
+    /// The device has not joined the others, or fails.
+    fn all_reduce(&self, _ranks: &Collective, _at: u64, _count: usize, _mean: bool) -> Result<()> {
+        Err(no_exchange())
+    }
+
+    /// Enqueues that the `bytes` at `own` of all `ranks`, in their order, are written to `all`.
+    ///
+    /// # Errors
+    /// As [`Backend::all_reduce`].
+    fn all_gather(&self, _ranks: &Collective, _own: u64, _bytes: usize, _all: u64) -> Result<()> {
+        Err(no_exchange())
+    }
+}
+
+/// Returns the error of a device that has not joined those of other processes.
+pub(super) fn no_exchange() -> Error {
+    Error::Ranks { reason: "this device is not connected with those of other processes: use CPUs".into() }
 }
 
 /// Returns the error of a device on which launches are being recorded, and something else is asked for.

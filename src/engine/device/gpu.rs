@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::measured::{Measured, MeasuredPass, Times, VendorUse};
 use super::{Backend, Buffer, Grid, Kernel, Ptr, Recording, Vendor};
+use crate::engine::collective::Collective;
 use crate::engine::precision::Precision;
 use crate::{Error, Result};
 
@@ -180,6 +181,21 @@ impl Gpu {
     /// Returns the vendor's convolutions: see [`Backend::vendor`].
     pub fn vendor(&self) -> Option<&Vendor> {
         self.backend.vendor()
+    }
+
+    /// Connects the device with those of all ranks: see [`Backend::join`].
+    pub(crate) fn join(&self, ranks: &Collective) -> Result<()> {
+        self.backend.join(ranks)
+    }
+
+    /// Replaces numbers by their sums over all ranks, or by their means: see [`Backend::all_reduce`].
+    pub(crate) fn all_reduce(&self, ranks: &Collective, at: Ptr<f32>, count: usize, mean: bool) -> Result<()> {
+        self.backend.all_reduce(ranks, at.address(), count, mean)
+    }
+
+    /// Writes `bytes` of all ranks, in their order, to `all`: see [`Backend::all_gather`].
+    pub(crate) fn all_gather<T, U>(&self, ranks: &Collective, own: Ptr<T>, bytes: usize, all: Ptr<U>) -> Result<()> {
+        self.backend.all_gather(ranks, own.address(), bytes, all.address())
     }
 
     /// Returns whether both are the same device.

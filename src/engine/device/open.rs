@@ -94,6 +94,8 @@ pub struct DeviceOptions {
     /// Which passes of convolutions and cells cuDNN and cuBLASLt compute, instead of the crate's own kernels. An emulated GPU has a
     /// substitute for them.
     pub vendor: VendorUse,
+    /// The number of the GPU that `auto` and `cuda` take: 0, or one for each of several processes on a machine.
+    pub first: usize,
 }
 
 /// Where a session computes.
@@ -160,9 +162,10 @@ impl Device {
     pub fn open(options: &DeviceOptions) -> Result<Device> {
         match options.kind {
             DeviceKind::Cpu => Cpu::new(options.precision).map(Device::Cpu),
+            DeviceKind::Cuda(0) => Ok(Device::Gpu(cuda(options.first, options)?)),
             DeviceKind::Cuda(number) => Ok(Device::Gpu(cuda(number, options)?)),
             DeviceKind::Emulated => Ok(Device::Gpu(emulated(options)?)),
-            DeviceKind::Auto => match cuda(0, options) {
+            DeviceKind::Auto => match cuda(options.first, options) {
                 Ok(gpu) => Ok(Device::Gpu(gpu)),
                 Err(error) => {
                     let text = error.to_string();

@@ -2,11 +2,13 @@
 //!
 //! Every process computes the same from the gathered rows. Therefore backward takes the gradient of its own rows, and needs nothing of the others.
 
+use super::columns::{self, Columns};
 use super::mismatch;
 use crate::Result;
 use crate::engine::collective::Collective;
 use crate::engine::cpu::par;
-use crate::engine::graph::{Attachments, Backward, Forward, Graph, Needs, Op, Var};
+use crate::engine::device::Gpu;
+use crate::engine::graph::{Attachments, Backward, Forward, GpuBackward, GpuForward, Graph, Needs, Op, Var};
 use crate::engine::shape::Shape;
 
 #[derive(Debug)]
@@ -54,5 +56,26 @@ impl Op for GatherBatch {
         } else {
             grad.data.copy_from_slice(own);
         }
+    }
+
+    fn gpu_needs(&self, _: &Gpu, _: bool) -> Result<Needs> {
+        Ok(self.needs())
+    }
+
+    fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
+        cx.gpu.all_gather(&self.ranks, cx.inputs[0], self.len * cx.gpu.activation_bytes(), cx.output)
+    }
+
+    fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {
+        let Some(grad) = &cx.grad_inputs[0] else { return Ok(()) };
+        let own = Columns {
+            from: cx.gpu.offset(cx.grad_output, self.ranks.rank() * self.len),
+            from_pitch: self.len,
+            to: grad.data,
+            to_pitch: self.len,
+            width: self.len,
+            accumulate: grad.accumulate,
+        };
+        columns::copy(cx.gpu, 1, &[own])
     }
 }

@@ -14,12 +14,15 @@ impl Trainer {
     pub(super) fn step_on_gpu(
         &mut self,
         gpu: &Gpu,
-        batch: usize,
+        labels: &[u32],
+        all_labels: &[u32],
         part: Part,
         next: Option<&Batch>,
         lr: f64,
     ) -> Result<StepReport> {
-        let (segments, loss_weights) = (self.segments(lr), self.loss_weights(1.0));
+        let share = self.share(labels, all_labels);
+        let (segments, loss_weights) = (self.segments(lr), self.loss_weights(share as f32));
+        let batch = labels.len();
         self.session.begin_step(&mut self.store, &mut self.states)?;
         let bound = self.session.bind(&mut self.store, &mut self.states)?;
         let update = self.optimizer.bind(gpu, &segments)?;
@@ -28,7 +31,7 @@ impl Trainer {
         let recorded = self.recorded.as_mut().expect("made with the session");
         let (session, store, optimizer, vars) = (&self.session, &self.store, &self.optimizer, &self.vars);
         let (clip_norm, classes) = (self.config.optim.clip_norm, session.graph().shape(vars.logits[0]).c);
-        let labels = session.address(vars.labels).cast();
+        let (labels, ranks) = (session.address(vars.labels).cast(), &self.ranks);
         let len = store.grads.len();
         let sum = if part == Part::Whole { Ptr::NULL } else { self.summed.on_device_mut(gpu)? };
         let losses = vars.losses().into_iter().flatten().map(|&loss| session.address(loss).cast());
@@ -52,6 +55,10 @@ impl Trainer {
                 Part::Middle => return add(bound.grads, sum, 1),
                 Part::Last => add(sum, bound.grads, 1)?,
             }
+            if ranks.has_others() {
+                let _exchange = profile::range("gradients of all ranks");
+                gpu.all_reduce(ranks, bound.grads, len, false)?;
+            }
             let _optimizer = profile::range("optimizer");
             optimizer.launch(gpu, &update, bound.values, bound.grads, clip_norm)
         })?;
@@ -67,7 +74,10 @@ impl Trainer {
         let (triplets, rest) = rest.split_at(vars.triplets.len());
         let (centers, rest) = rest.split_at(vars.center_losses.len());
         let (hits, norm) = rest.split_at(vars.logits.len());
-        let mut report = self.report([cross_entropies, triplets, centers], hits, batch);
+        let mut losses = [cross_entropies, triplets, centers].map(<[f64]>::to_vec);
+        let mut hits = hits.to_vec();
+        self.sum_of_ranks(&mut losses, &mut hits, share);
+        let mut report = self.report([0, 1, 2].map(|kind| &losses[kind][..]), &hits, all_labels.len());
         check_finite("loss", report.loss, lr)?;
         if part.updates() {
             let [norm] = *norm else { unreachable!("the norm is the last number") };

@@ -193,7 +193,7 @@ impl Trainer {
         let gpu = self.session.gpu().cloned();
         let report = match &gpu {
             None => self.step_on_cpu(&batch.labels, &all_labels, part, lr)?,
-            Some(gpu) => self.step_on_gpu(gpu, batch.labels.len(), part, next, lr)?,
+            Some(gpu) => self.step_on_gpu(gpu, &batch.labels, &all_labels, part, next, lr)?,
         };
         if let Some(bank) = self.vars.bank.as_mut().filter(|_| remembers) {
             let _memory = profile::range("memory");

@@ -1,12 +1,12 @@
 //! A training of several processes: what they can share, and the figures of all.
 
 use super::Trainer;
-use crate::config::Config;
+use crate::config::{ClassWeights, Config};
 use crate::engine::collective::Collective;
 use crate::engine::device::Device;
 use crate::{Error, Result};
 
-/// Refuses settings that the ranks cannot share.
+/// Refuses settings that the ranks cannot share, and connects their GPUs.
 pub(super) fn check(ranks: &Collective, config: &Config, device: &Device) -> Result<()> {
     let count = ranks.ranks();
     let refuse = |setting: &str, value: String, reason: String| {
@@ -15,8 +15,12 @@ pub(super) fn check(ranks: &Collective, config: &Config, device: &Device) -> Res
     if !ranks.has_others() {
         return Ok(());
     }
-    if device.gpu().is_some() {
-        return refuse("device", device.to_string(), format!("{count} processes train on CPUs only so far"));
+    if device.gpu().is_some() && config.loss.class_weights != ClassWeights::None {
+        let reason = format!(
+            "the share of a process in a mean changes with every batch, and a GPU replays a recorded step: {count} processes \
+                                  weigh classes on CPUs only"
+        );
+        return refuse("loss.class_weights", config.loss.class_weights.to_string(), reason);
     }
     if !config.batch().is_multiple_of(count) {
         return Err(Error::Setting {
@@ -43,7 +47,7 @@ pub(super) fn check(ranks: &Collective, config: &Config, device: &Device) -> Res
             return refuse("loss.memory", config.loss.memory.to_string(), reason);
         }
     }
-    Ok(())
+    device.gpu().map_or(Ok(()), |gpu| gpu.join(ranks))
 }
 
 impl Trainer {
@@ -74,14 +78,23 @@ impl Trainer {
     }
 
     /// Gives all ranks the running statistics of rank 0, which evaluations and checkpoints take.
-    pub(in crate::train) fn share_statistics(&mut self) {
+    ///
+    /// # Errors
+    /// The device was lost.
+    pub(in crate::train) fn share_statistics(&mut self) -> Result<()> {
         if self.ranks.has_others() {
+            self.store.fetch()?;
             self.store.buffers.iter_mut().for_each(|buffer| self.ranks.broadcast(&mut buffer.values[..]));
         }
+        Ok(())
     }
 
     /// Refuses to go on if the ranks have different weights, which no correct exchange gives.
     pub(in crate::train) fn check_agreement(&self) -> Result<()> {
+        if !self.ranks.has_others() {
+            return Ok(());
+        }
+        self.store.fetch()?;
         let sums = self
             .store
             .values

@@ -16,7 +16,7 @@ use crate::data::{
     list_images,
 };
 use crate::engine::collective::Collective;
-use crate::engine::device::Device;
+use crate::engine::device::{Device, DeviceOptions};
 use crate::eval::ITEMS_FILE;
 use crate::eval::calibration::{Calibration, WantedRate};
 use crate::eval::classification::{CONFUSION_FILE, PER_CLASS_FILE};
@@ -57,7 +57,12 @@ pub(super) fn say_stopped(reporter: &Reporter, kind: StudyKind, run: &RunDir) {
 
 /// Refuses a device that cannot be used, before anything is written.
 pub(super) fn check_device(config: &Config) -> Result<()> {
-    Device::open(&config.device_options()).map(|_| ())
+    check_device_of(config, &Collective::single())
+}
+
+/// Does as [`check_device`] for a process that may have others beside it.
+pub(super) fn check_device_of(config: &Config, ranks: &Collective) -> Result<()> {
+    Device::open(&DeviceOptions { first: ranks.local_rank(), ..config.device_options() }).map(|_| ())
 }
 
 /// Sets the number of compute threads, before anything computes. The calling thread is one of them, so that a parallel loop begins at once: from a

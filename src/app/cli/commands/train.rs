@@ -1,8 +1,8 @@
 //! `ptl-train train`.
 
 use super::shared::{
-    check_device, data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset, open_training,
-    set_threads_of,
+    check_device_of, data_root, describe_classes, describe_datasets, new_run, open_classes, open_dataset,
+    open_training, set_threads_of,
 };
 use std::path::Path;
 
@@ -54,7 +54,7 @@ fn train_as(args: &TrainArgs, ranks: &Collective) -> Result<ExitCode> {
     };
     flags.refuse_without_effect(&config, args.init.is_some())?;
     set_threads_of(&config, ranks)?;
-    check_device(&config)?;
+    check_device_of(&config, ranks)?;
     let terminal = if ranks.is_first() { stderr_reporter() } else { Reporter::silent() };
     let asked = Asked { args, config: &config, terminal: &terminal, ranks };
     match config.task {

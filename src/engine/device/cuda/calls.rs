@@ -1,4 +1,4 @@
-//! The functions of the driver, cuBLASLt and cuDNN that are called, with status codes as integers: a newer library may return a code that an
+//! The functions of the driver, cuBLASLt, cuDNN and NCCL that are called, with status codes as integers: a newer library may return a code that an
 //! enum of cudarc does not have, which would be undefined behaviour. Types and values are cudarc's. A library must be present
 //! (`libraries`) before a function of it is called.
 
@@ -23,7 +23,10 @@ use cudarc::driver::sys::{
     CUgraphExec, CUmodule, CUstream, CUstreamCaptureMode,
 };
 
-use super::status::{CublasStatus, CudnnStatus, DriverStatus};
+use cudarc::nccl::sys as nccl;
+use cudarc::nccl::sys::{ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
+
+use super::status::{CublasStatus, CudnnStatus, DriverStatus, NcclStatus};
 
 /// One of the results of cuBLASLt's heuristic: `cublasLtMatmulHeuristicResult_t`, with its status as an integer.
 #[repr(C)]
@@ -203,4 +206,20 @@ functions! {
         tensor_desc: cudnnTensorDescriptor_t, data_type: cudnnDataType_t, n: c_int, c: c_int, h: c_int,
         w: c_int, n_stride: c_int, c_stride: c_int, h_stride: c_int, w_stride: c_int,
     );
+}
+
+functions! {
+    nccl::culib, NcclStatus;
+    fn ncclAllGather(
+        sendbuff: *const c_void, recvbuff: *mut c_void, sendcount: usize, datatype: ncclDataType_t, comm: ncclComm_t,
+        stream: cudaStream_t,
+    );
+    fn ncclAllReduce(
+        sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: ncclDataType_t, op: ncclRedOp_t,
+        comm: ncclComm_t, stream: cudaStream_t,
+    );
+    fn ncclCommDestroy(comm: ncclComm_t);
+    fn ncclCommInitRank(comm: *mut ncclComm_t, nranks: c_int, comm_id: ncclUniqueId, rank: c_int);
+    fn ncclGetUniqueId(unique_id: *mut ncclUniqueId);
+    fn ncclGetVersion(version: *mut c_int);
 }

@@ -1,4 +1,4 @@
-//! Finds and checks the driver, cuBLASLt and cuDNN before any function of them is called.
+//! Finds and checks the driver, cuBLASLt, cuDNN and NCCL before any function of them is called.
 //!
 //! cudarc opens libraries by bare name at the first call, and panics if there is none. So each is looked for first, and opened by its path
 //! if [`Places`] has it: the loader then finds the open library by its name (`libcudnn.so.9`). A development link (`libcudnn.so`) in the
@@ -9,7 +9,7 @@ use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use cudarc::{cublaslt::sys as cublaslt, cudnn::sys as cudnn, driver::sys as driver};
+use cudarc::{cublaslt::sys as cublaslt, cudnn::sys as cudnn, driver::sys as driver, nccl::sys as nccl};
 use libloading::Library;
 
 use super::calls;
@@ -31,10 +31,10 @@ pub(super) struct Needed {
     pub majors: RangeInclusive<usize>,
     /// The pip packages for CUDA 12 and for CUDA 13.
     pub packages: [&'static str; 2],
-    /// The Debian package in NVIDIA's repository, without the version of CUDA at its end: the major version, or major and minor.
+    /// The Debian package in NVIDIA's repository, without the version of CUDA at its end.
     pub apt: &'static str,
-    /// Whether the minor version is a part of that name.
-    pub apt_minor: bool,
+    /// How much of the version of CUDA is a part of that name: nothing, the major version, or major and minor.
+    pub apt_parts: usize,
 }
 
 pub(super) const CUBLASLT: Needed = Needed {
@@ -42,7 +42,7 @@ pub(super) const CUBLASLT: Needed = Needed {
     majors: 12..=13,
     packages: ["nvidia-cublas-cu12", "nvidia-cublas"],
     apt: "libcublas-",
-    apt_minor: true,
+    apt_parts: 2,
 };
 
 pub(super) const CUDNN: Needed = Needed {
@@ -50,7 +50,15 @@ pub(super) const CUDNN: Needed = Needed {
     majors: 9..=9,
     packages: ["nvidia-cudnn-cu12", "nvidia-cudnn-cu13"],
     apt: "libcudnn9-cuda-",
-    apt_minor: false,
+    apt_parts: 1,
+};
+
+pub(super) const NCCL: Needed = Needed {
+    name: "NCCL",
+    majors: 2..=2,
+    packages: ["nvidia-nccl-cu12", "nvidia-nccl-cu13"],
+    apt: "libnccl2",
+    apt_parts: 0,
 };
 
 /// The versions that a library reports.
@@ -127,6 +135,31 @@ pub(super) fn open_cudnn(places: &Places, driver: usize) -> Result<String> {
         unsafe { (cudnn::cudnnGetVersion(), cudnn::cudnnGetCudartVersion(), cudnn::culib()) };
     let file = file_of(library, b"cudnnGetVersion");
     judge(&CUDNN, &Found { version: cudnn_version(version), cuda, file }, driver)
+}
+
+/// Loads NCCL as [`open_cublaslt`] does cuBLASLt.
+///
+/// # Errors
+/// As there.
+pub(super) fn open_nccl(driver: usize) -> Result<String> {
+    open_first(Places::here().find(&["libnccl.so.2"]));
+    // SAFETY: as for cuBLASLt, here and below.
+    if !unsafe { nccl::is_culib_present() } {
+        return Err(missing(&NCCL, driver));
+    }
+    let mut version: c_int = 0;
+    // SAFETY: the version is written to.
+    unsafe { calls::ncclGetVersion(&mut version) }.check("asking for NCCL's version")?;
+    // SAFETY: the library is present.
+    let file = file_of(unsafe { nccl::culib() }, b"ncclGetVersion");
+    // NCCL does not say which CUDA it was made for: that of the driver is assumed.
+    judge(&NCCL, &Found { version: nccl_version(usize::try_from(version).unwrap_or(0)), cuda: driver, file }, driver)
+}
+
+/// Returns the parts of NCCL's version: 22307 is 2.23.7, and before version 2.9, 2804 is 2.8.4.
+pub(super) fn nccl_version(version: usize) -> [usize; 3] {
+    let unit = if version < 10_000 { 1000 } else { 10_000 };
+    [version / unit, version % unit / 100, version % 100]
 }
 
 /// Returns cuBLASLt's version: major, minor, patch. The library must be present.
@@ -219,9 +252,13 @@ pub(super) fn missing(needed: &Needed, driver: usize) -> crate::Error {
 fn how_to_get(needed: &Needed, driver: usize) -> String {
     let cuda = if driver >= 13_000 { 13 } else { 12 };
     let (package, apt) = (needed.packages[cuda - 12], needed.apt);
-    let minor = if needed.apt_minor { format!("-{}", driver % 1000 / 10) } else { String::new() };
+    let version = match needed.apt_parts {
+        0 => String::new(),
+        1 => cuda.to_string(),
+        _ => format!("{cuda}-{}", driver % 1000 / 10),
+    };
     format!(
-        "`pip install {package}` in an active environment, or `apt install {apt}{cuda}{minor}` from NVIDIA's repository"
+        "`pip install {package}` in an active environment, or `apt install {apt}{version}` from NVIDIA's repository"
     )
 }
 

@@ -9,6 +9,7 @@ mod cudnn;
 mod handles;
 mod libraries;
 mod module;
+mod nccl;
 mod places;
 mod recording;
 mod staging;
@@ -24,12 +25,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::handles::{Context, Event, Stream};
 use self::module::Module;
+use self::nccl::Communicator;
 use self::recording::{Capture, Graph};
 use self::staging::{Download, Upload};
 use self::status::{DriverStatus, Status, device_error};
 use self::vendor::Libraries;
-use super::backend::only_launches_are_recorded;
+use super::backend::{no_exchange, only_launches_are_recorded};
 use super::{Backend, Kernel, Recording, Vendor};
+use crate::engine::collective::Collective;
 use crate::{Error, Result};
 
 /// One GPU. Any thread may use it; the order of calls from several threads at the same time is not defined.
@@ -38,6 +41,8 @@ pub(super) struct Cuda(Arc<Shared>);
 /// What a device and its recordings share, and keep alive. Fields are dropped in the order of their declaration.
 struct Shared {
     vendor: Option<Vendor>,
+    /// The connection with the GPUs of other processes, once they have joined.
+    communicator: Mutex<Option<Communicator>>,
     upload: Mutex<Upload>,
     upload_async: Mutex<AsyncUpload>,
     download: Mutex<Download>,
@@ -46,6 +51,8 @@ struct Shared {
     module: Module,
     context: Arc<Context>,
     description: String,
+    /// The CUDA version of the driver: 12040 is 12.4.
+    driver: usize,
     /// Whether launches are being recorded. Nothing but launches can be recorded.
     recording: AtomicBool,
 }
@@ -80,6 +87,7 @@ impl Cuda {
         let vendor = if vendor { Some(Vendor::new(Libraries::open(driver, &context, &stream)?)) } else { None };
         Ok(Cuda(Arc::new(Shared {
             vendor,
+            communicator: Mutex::new(None),
             upload: Mutex::new(Upload::new()?),
             upload_async: Mutex::new(AsyncUpload {
                 upload: Upload::new()?,
@@ -92,6 +100,7 @@ impl Cuda {
             module,
             context,
             description,
+            driver,
             recording: AtomicBool::new(false),
         })))
     }
@@ -241,5 +250,28 @@ impl Backend for Cuda {
 
     fn vendor(&self) -> Option<&Vendor> {
         self.0.vendor.as_ref()
+    }
+
+    fn join(&self, ranks: &Collective) -> Result<()> {
+        let Shared { context, stream, driver, .. } = &*self.0;
+        let mut communicator = lock(&self.0.communicator);
+        if communicator.is_none() {
+            *communicator = Some(Communicator::join(ranks, *driver, context, stream)?);
+        }
+        Ok(())
+    }
+
+    fn all_reduce(&self, _: &Collective, at: u64, count: usize, mean: bool) -> Result<()> {
+        self.0.context.bind()?;
+        lock(&self.0.communicator)
+            .as_ref()
+            .map_or_else(|| Err(no_exchange()), |joined| joined.all_reduce(at, count, mean))
+    }
+
+    fn all_gather(&self, _: &Collective, own: u64, bytes: usize, all: u64) -> Result<()> {
+        self.0.context.bind()?;
+        lock(&self.0.communicator)
+            .as_ref()
+            .map_or_else(|| Err(no_exchange()), |joined| joined.all_gather(own, bytes, all))
     }
 }

@@ -1,4 +1,4 @@
-//! Status codes of the driver, cuBLASLt and cuDNN as errors.
+//! Status codes of the driver, cuBLASLt, cuDNN and NCCL as errors.
 //!
 //! Codes are integers, since a library may return one that is not listed. Names come from the list: a text of the library would need the
 //! library, and calling a missing one panics.
@@ -6,6 +6,7 @@
 use cudarc::cublaslt::sys::cublasStatus_t;
 use cudarc::cudnn::sys::{self as cudnn, cudnnStatus_t};
 use cudarc::driver::sys::CUresult;
+use cudarc::nccl::sys::ncclResult_t;
 
 use crate::{Error, Result};
 
@@ -47,7 +48,7 @@ macro_rules! statuses {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(super) struct $status(pub u32);
 
-        #[allow(dead_code, reason = "most names are for messages only")]
+        #[allow(dead_code, non_upper_case_globals, reason = "most names are for messages only; the libraries name them")]
         impl $status {
             $(pub(super) const $name: $status = $status(<$values>::$name as u32);)*
 
@@ -91,6 +92,19 @@ statuses! {
     CudnnStatus, cudnnStatus_t:
     CUDNN_STATUS_SUCCESS, CUDNN_STATUS_NOT_INITIALIZED, CUDNN_STATUS_BAD_PARAM, CUDNN_STATUS_NOT_SUPPORTED,
     CUDNN_STATUS_INTERNAL_ERROR, CUDNN_STATUS_EXECUTION_FAILED,
+}
+
+statuses! {
+    /// A status of NCCL.
+    NcclStatus, ncclResult_t:
+    ncclSuccess, ncclUnhandledCudaError, ncclSystemError, ncclInternalError, ncclInvalidArgument, ncclInvalidUsage, ncclRemoteError,
+    ncclInProgress,
+}
+
+impl Status for NcclStatus {
+    fn reason(self) -> Option<String> {
+        (self != NcclStatus::ncclSuccess).then(|| self.text())
+    }
 }
 
 impl Status for DriverStatus {

@@ -15,6 +15,7 @@ use self::library::Enqueued;
 pub use self::library::Simulated;
 use super::backend::only_launches_are_recorded;
 use super::{Backend, Call, Kernel, Recording, Vendor};
+use crate::engine::collective::Collective;
 use crate::{Error, Result};
 
 unsafe extern "C" {
@@ -66,6 +67,53 @@ const NOWHERE: u64 = ALIGN as u64;
 enum Work {
     Launch(Launch),
     Call(Enqueued),
+    Exchange(Exchange),
+}
+
+/// An exchange of numbers with the emulated GPUs of other processes.
+#[derive(Clone)]
+struct Exchange {
+    ranks: Collective,
+    own: Range<u64>,
+    /// Where the numbers of all ranks go; `None` if they are added up in their place.
+    all: Option<u64>,
+    mean: bool,
+}
+
+impl Exchange {
+    fn run(&self, state: &State) -> Result<()> {
+        let Exchange { ranks, own, all, mean } = self;
+        let bytes = (own.end - own.start) as usize;
+        let count = ranks.ranks();
+        let all = all.map(|all| all..all + (bytes * count) as u64);
+        for range in [Some(own), all.as_ref()].into_iter().flatten() {
+            let checked = state.check_allocated(range);
+            checked.map_err(|reason| Error::Device {
+                device: NAME,
+                action: "exchange with other ranks".into(),
+                reason,
+            })?;
+        }
+        // SAFETY: both ranges are allocated, as checked above, and nothing else runs on this device meanwhile. Addresses of numbers are
+        // multiples of their size.
+        unsafe {
+            match all {
+                Some(all) => {
+                    let own = std::slice::from_raw_parts(own.start as *const u8, bytes);
+                    let all = std::slice::from_raw_parts_mut(all.start as *mut u8, bytes * count);
+                    ranks.gather_into(own, all);
+                }
+                None => {
+                    let numbers = std::slice::from_raw_parts_mut(own.start as *mut f32, bytes / 4);
+                    ranks.sum(numbers);
+                    if *mean {
+                        numbers.iter_mut().for_each(|number| *number /= count as f32);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Work {
@@ -73,6 +121,7 @@ impl Work {
         match self {
             Work::Launch(launch) => launch.run(seed),
             Work::Call(call) => call.run(state),
+            Work::Exchange(exchange) => exchange.run(state),
         }
     }
 }
@@ -82,6 +131,7 @@ impl std::fmt::Debug for Work {
         match self {
             Work::Launch(launch) => launch.fmt(f),
             Work::Call(_) => f.write_str("a library's call"),
+            Work::Exchange(_) => f.write_str("an exchange with other ranks"),
         }
     }
 }
@@ -300,6 +350,20 @@ impl Backend for Emulator {
 
     fn vendor(&self) -> Option<&Vendor> {
         self.vendor.as_ref()
+    }
+
+    fn join(&self, _: &Collective) -> Result<()> {
+        Ok(())
+    }
+
+    fn all_reduce(&self, ranks: &Collective, at: u64, count: usize, mean: bool) -> Result<()> {
+        let own = at..at + 4 * count as u64;
+        self.state.enqueue(Work::Exchange(Exchange { ranks: ranks.clone(), own, all: None, mean }))
+    }
+
+    fn all_gather(&self, ranks: &Collective, own: u64, bytes: usize, all: u64) -> Result<()> {
+        let own = own..own + bytes as u64;
+        self.state.enqueue(Work::Exchange(Exchange { ranks: ranks.clone(), own, all: Some(all), mean: false }))
     }
 }
 

@@ -17,6 +17,9 @@ struct ForwardParts {
     /// Mean and 1/√(variance + ε), if they are not saved for backward.
     statistics: Part<f32>,
     partials: Part<f32>,
+    /// Mean and 1/√(variance + ε) of this rank, and of each rank, where they are over several.
+    own: Part<f32>,
+    of_each: Part<f32>,
     parts: Parts,
 }
 
@@ -47,7 +50,10 @@ impl BatchNormOp {
         let mut parts = Parts::default();
         let statistics = parts.add(2 * self.channels);
         let partials = parts.add(if self.batch_statistics { self.splits().1 * 2 * self.channels } else { 0 });
-        ForwardParts { statistics, partials, parts }
+        let ranks = if self.ranks.has_others() { self.ranks.ranks() } else { 0 };
+        let own = parts.add(if ranks > 0 { 2 * self.channels } else { 0 });
+        let of_each = parts.add(ranks * 2 * self.channels);
+        ForwardParts { statistics, partials, own, of_each, parts }
     }
 
     fn backward_parts(&self) -> BackwardParts {
@@ -70,7 +76,7 @@ pub(super) fn needs(op: &BatchNormOp) -> Result<Needs> {
 
 pub(super) fn forward(op: &BatchNormOp, cx: &GpuForward<'_>) -> Result<()> {
     let (gpu, x, c, rows) = (cx.gpu, cx.inputs[0], op.channels as i32, op.rows as i64);
-    let ForwardParts { statistics, partials, .. } = op.forward_parts();
+    let ForwardParts { statistics, partials, own, of_each, .. } = op.forward_parts();
     let mean = if cx.saved == Ptr::NULL { statistics.of(cx.workspace) } else { cx.saved.cast() };
     let inv_std = mean.add(op.channels);
     let (running_mean, running_var) = (cx.buffers[0], cx.buffers[1]);
@@ -78,22 +84,45 @@ pub(super) fn forward(op: &BatchNormOp, cx: &GpuForward<'_>) -> Result<()> {
         let (split, splits) = op.splits();
         let (partials, grid) = (partials.of(cx.workspace), [op.channels.div_ceil(32), splits]);
         let (split, eps, momentum) = (split as i32, op.eps, op.momentum);
+        // Over several ranks, the kernel computes this rank's statistics, and leaves the running ones alone.
+        let shared = op.ranks.has_others();
+        let (own, of_each) = (own.of(cx.workspace), of_each.of(cx.workspace));
+        let [to_mean, to_inv_std] = if shared { [own, own.add(op.channels)] } else { [mean, inv_std] };
+        let [to_running_mean, to_running_var] = if shared { [Ptr::NULL; 2] } else { [running_mean, running_var] };
         kernels::batch_norm_statistics(
             gpu,
             grid,
             x,
             partials,
             gpu.counters()?,
-            mean,
-            inv_std,
-            running_mean,
-            running_var,
+            to_mean,
+            to_inv_std,
+            to_running_mean,
+            to_running_var,
             rows,
             c,
             split,
             eps,
             momentum,
         )?;
+        if shared {
+            gpu.all_gather(&op.ranks, own, 4 * 2 * op.channels, of_each)?;
+            let (ranks, grid) = (op.ranks.ranks() as i32, op.channels.div_ceil(64));
+            kernels::batch_norm_of_ranks(
+                gpu,
+                grid,
+                of_each,
+                mean,
+                inv_std,
+                running_mean,
+                running_var,
+                ranks,
+                rows,
+                c,
+                eps,
+                momentum,
+            )?;
+        }
     } else {
         let grid = op.channels.div_ceil(64);
         kernels::batch_norm_from_running(gpu, grid, running_mean, running_var, mean, inv_std, c, op.eps)?;
@@ -139,6 +168,10 @@ pub(super) fn backward(op: &BatchNormOp, cx: &GpuBackward<'_>) -> Result<()> {
         add_bias,
     )?;
 
+    // The kernel below divides by the rows of this rank: the means of the sums are those over all rows then.
+    if op.ranks.has_others() {
+        gpu.all_reduce(&op.ranks, sums, 2 * op.channels, true)?;
+    }
     let or_null = |grad: Option<GpuGrad<Ptr>>| grad.map_or((Ptr::NULL, 0), |g| (g.data, g.flag()));
     let (dx, add_dx) = or_null(cx.grad_inputs[0]);
     let (dresidual, add_dresidual) = or_null(cx.grad_inputs.get(1).copied().flatten());

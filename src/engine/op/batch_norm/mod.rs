@@ -9,6 +9,7 @@ pub(super) mod cpu;
 mod gpu;
 
 use super::{OpCase, mismatch};
+use crate::Result;
 use crate::engine::collective::Collective;
 use crate::engine::device::Gpu;
 use crate::engine::graph::{
@@ -17,7 +18,6 @@ use crate::engine::graph::{
 use crate::engine::onnx::OnnxAttribute;
 use crate::engine::shape::Shape;
 use crate::engine::store::{BufferId, CounterId, Group, Layout, ParamId, Store};
-use crate::{Error, Result};
 
 /// The parameters, statistics and settings of a batch normalisation.
 #[derive(Clone, Copy, Debug)]
@@ -158,12 +158,6 @@ impl Op for BatchNormOp {
     }
 
     fn gpu_needs(&self, _: &Gpu, _: bool) -> Result<Needs> {
-        if self.ranks.has_others() {
-            return Err(Error::Ranks {
-                reason: "batch normalisation over several processes (`train.sync_bn`) runs on the CPU only so far"
-                    .into(),
-            });
-        }
         gpu::needs(self)
     }
 
