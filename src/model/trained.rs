@@ -46,6 +46,8 @@ pub struct TrainedModel {
     pub states: LatentStates,
     /// The device that computes.
     pub device: Device,
+    /// The processes that share the images of an evaluation.
+    pub ranks: Collective,
     /// The data set of its training; `None` if the file does not name it.
     pub trained_on: Option<String>,
     /// Settings of that data set.
@@ -116,6 +118,7 @@ impl TrainedModel {
             store,
             states,
             device,
+            ranks: Collective::single(),
             trained_on,
             trained_data,
             classes,
@@ -126,14 +129,14 @@ impl TrainedModel {
 
     /// Returns the model, ready for an evaluation with its settings.
     pub fn model<'a>(&'a mut self, reporter: &'a Reporter) -> Model<'a> {
-        let TrainedModel { config, network, store, states, device, .. } = self;
+        let TrainedModel { config, network, store, states, device, ranks, .. } = self;
         Model {
             network: &**network,
             store,
             states,
             options: config.inference(),
             device,
-            ranks: Collective::single(),
+            ranks: ranks.clone(),
             reporter,
             stop: StopFlag::default(),
         }

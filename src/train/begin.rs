@@ -5,11 +5,12 @@ use super::resume::resume;
 use super::run::{Job, Start, Training};
 use super::state::{self, ModelInfo};
 use super::task::Task;
-use super::{Trainer, weights};
+use super::{Trainer, trainer, weights};
 use crate::base::text::plural;
 use crate::config::Config;
 use crate::data::{ImageCache, Sampler};
 use crate::engine::collective::Collective;
+use crate::engine::cpu::InstructionSet;
 use crate::engine::device::{Device, DeviceOptions};
 use crate::engine::store::Group;
 use crate::model::{Position, Record, TrainingImages};
@@ -20,6 +21,7 @@ impl<'a, T: Task> Training<'a, T> {
     /// Builds the network, fills or restores it, and prepares the folder of the run.
     pub(super) fn begin(job: &'a Job<'a, T>, ranks: &Collective) -> Result<Training<'a, T>> {
         let Job { config, task, .. } = *job;
+        check_alike(ranks, config)?;
         let (device, sizes, cost) = prepare(config, task, ranks)?;
         let mut trainer =
             Trainer::of_ranks(ranks.clone(), device, config, task.classes(), |network, store| match &job.start {
@@ -46,6 +48,7 @@ impl<'a, T: Task> Training<'a, T> {
             Start::Resume => resume(job, &mut trainer, updates, images)?,
             Start::Scratch | Start::Init(_) => first_checkpoint(job, &mut trainer, updates, images)?,
         };
+        trainer.check_agreement()?;
         let position = record.position;
         // Written only now: refused settings change neither the settings nor the log of a resumed run. The first checkpoint is written
         // before the settings, so every folder with settings can be resumed.
@@ -67,7 +70,11 @@ impl<'a, T: Task> Training<'a, T> {
             schedule: config.schedule.per_step(updates as u64),
             updates: updates as u64,
             sampler,
-            cache: ImageCache::new(samples.len(), &transform, cost::cache_mb(config, &cost, sizes)),
+            cache: ImageCache::new(
+                samples.len(),
+                &transform,
+                cost::cache_mb(config, &cost, sizes) / ranks.local_ranks(),
+            ),
             transform,
             samples,
             last_report: None,
@@ -82,6 +89,22 @@ impl<'a, T: Task> Training<'a, T> {
         }
         Ok(training)
     }
+}
+
+/// Refuses processes that would not take the same decisions, or not compute the same bits.
+fn check_alike(ranks: &Collective, config: &Config) -> Result<()> {
+    let refuse = |reason: &str| Err(Error::Ranks { reason: reason.into() });
+    if !ranks.agree(&format!("{} {}", env!("CARGO_PKG_VERSION"), config.to_toml())) {
+        return refuse(
+            "the processes have different settings, or programs of different versions: start all with the same",
+        );
+    }
+    if !ranks.agree(&format!("{:?}", InstructionSet::best())) {
+        return refuse(
+            "the processors have different instruction sets, and would not compute the same: set PTL_MAX_ISA to avx2 or portable for all",
+        );
+    }
+    Ok(())
 }
 
 /// Returns the updates of an epoch. An incomplete group of batches is left out: its gradients would be lost at the end of the epoch.
@@ -146,8 +169,9 @@ fn describe<T: Task>(job: &Job<'_, T>, trainer: &Trainer) {
 fn prepare<T: Task>(config: &Config, task: &T, ranks: &Collective) -> Result<(Device, DataSizes, Cost)> {
     task.check(config)?;
     let device = Device::open(&DeviceOptions { first: ranks.local_rank(), ..config.device_options() })?;
+    trainer::ranks::check(ranks, config, &device)?;
     let batches = task.sampler(config).batches();
     let sizes = DataSizes { measured: task.measured(), batches };
-    let cost = cost::ensure_training(config, task.classes(), sizes, &device)?;
+    let cost = cost::ensure_training(config, task.classes(), sizes, &device, ranks)?;
     Ok((device, sizes, cost))
 }

@@ -77,18 +77,25 @@ impl Memory {
 /// # Errors
 /// Settings from which no network can be built.
 pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
+    cost_of_rank(config, classes, &Collective::single())
+}
+
+/// Returns the cost of one of `ranks`.
+fn cost_of_rank(config: &Config, classes: usize, ranks: &Collective) -> Result<Cost> {
+    let own = config.batch() / ranks.ranks();
     let mut store = Store::of_shapes();
     let network = config.network(classes)?.build(&mut store, config.seed)?;
     let one = evaluation(config, network.as_ref(), &store, 1)?;
-    let (batch, vars) = record(config, classes, network.as_ref(), &store, &Collective::single())?;
+    let (batch, vars) = record(config, classes, network.as_ref(), &store, ranks)?;
     let plan = Plan::new(&batch, &store, None)?;
     let (parameters, statistics) = (store.count(None), store.buffer_numbers());
     let bytes = |numbers: usize| (numbers as u64).saturating_mul(4);
     let weights = sum([bytes(parameters), bytes(statistics)]);
     let moments = Optimizer::new(&config.optim.rule(), 0)?.state().count();
     let average = if config.train.ema > 0.0 { weights } else { 0 };
-    let gradients = if config.train.accumulate > 1 { 2 } else { 1 };
-    let slots = state_bytes(&batch, config.batch() / config.ptl.state_steps);
+    // Several processes add up their gradients in a copy.
+    let gradients = 1 + usize::from(config.train.accumulate > 1) + usize::from(ranks.has_others());
+    let slots = state_bytes(&batch, own / config.ptl.state_steps);
     let memories = memory_bytes(&batch, config.ptl.state_form.rows(config.batch(), classes));
     let states = sum([slots, memories]);
     // There is room for the larger one of a checkpoint's two files: the weights, or all the rest. Writing them needs less, because one tensor
@@ -106,7 +113,7 @@ pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
             update: sum([times(bytes(parameters), gradients + moments), average, rest.saturating_sub(weights)]),
             activations: sum([plan.arena_bytes() as u64, states]),
             evaluation: evaluation(config, network.as_ref(), &store, config.eval.batch)?.bytes(),
-            batches: loader_bytes(config, config.batch().max(config.eval.batch), usize::MAX),
+            batches: loader_bytes(config, own.max(config.eval.batch), usize::MAX),
         },
     })
 }
@@ -115,11 +122,17 @@ pub fn cost(config: &Config, classes: usize) -> Result<Cost> {
 ///
 /// # Errors
 /// [`Error::OutOfMemory`](crate::Error::OutOfMemory); settings from which no network can be built.
-pub(crate) fn ensure_training(config: &Config, classes: usize, data: DataSizes, device: &Device) -> Result<Cost> {
-    let cost = cost(config, classes)?;
+pub(crate) fn ensure_training(
+    config: &Config,
+    classes: usize,
+    data: DataSizes,
+    device: &Device,
+    ranks: &Collective,
+) -> Result<Cost> {
+    let cost = cost_of_rank(config, classes, ranks)?;
     let memory = if device.gpu().is_some() { cost.training.beside_gpu() } else { cost.training };
     let batches = data.batches.max(data.measured.div_ceil(config.eval.batch));
-    let batches = loader_bytes(config, config.batch().max(config.eval.batch), batches);
+    let batches = loader_bytes(config, (config.batch() / ranks.ranks()).max(config.eval.batch), batches);
     let memory = Memory { batches, ..memory };
     let numbers = times(cost.outputs as u64, data.measured);
     let train = &config.train;
@@ -155,7 +168,7 @@ pub(crate) fn ensure_training(config: &Config, classes: usize, data: DataSizes, 
         "training {} with batches of {} images of {}x{} ({} MiB for weights and their update, {} MiB for activations, {} MiB to evaluate \
          {} at a time)",
         config.model.arch,
-        config.batch(),
+        config.batch() / ranks.ranks(),
         config.model.height,
         config.model.image_width,
         mib(sum([memory.weights, memory.update])),
@@ -163,7 +176,9 @@ pub(crate) fn ensure_training(config: &Config, classes: usize, data: DataSizes, 
         mib(memory.evaluation),
         plural(config.eval.batch, "image", "images"),
     );
-    memory::ensure_or(&purpose, sum(parts.each_ref().map(|(bytes, _)| *bytes)), advice)?;
+    // The processes of a machine share its memory.
+    let own = sum(parts.each_ref().map(|(bytes, _)| *bytes));
+    memory::ensure_or(&purpose, times(own, ranks.local_ranks()), advice)?;
     Ok(cost)
 }
 

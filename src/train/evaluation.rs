@@ -30,6 +30,10 @@ impl<T: Task> Training<'_, T> {
         self.record.evaluated = Some(step);
         if self.job.config.train.patience > 0 {
             self.note_best(&report);
+            // Every rank has computed the score itself; that of rank 0 decides.
+            let best = serde_json::to_string(&self.record.best).expect("numbers are plain data");
+            let best = self.trainer.ranks.broadcast_text(&best);
+            self.record.best = serde_json::from_str(&best).expect("written by rank 0");
         }
         if self.saved == Some(step) {
             self.write_record()?;

@@ -142,8 +142,8 @@ fn losses_that_see_all_images_and_states_with_memories_are_those_of_one_process(
     let small = ["--arch", "resnet18-ptl", "--sync-bn", "--max-steps", "3"];
     let cases: [(&str, &[&str]); 4] = [
         ("memories", &["--state-form", "average", "--triplet-memory", "16", "--triplet-memory-from", "1"]),
-        ("centres", &["--center-weight", "0.01", "--state-form", "permuted", "--accumulate", "2", "--passes", "2"]),
-        ("classes", &["--state-form", "class", "--ema", "0.5", "--state-init", "normal"]),
+        ("centres", &["--center-weight", "1", "--state-form", "permuted", "--accumulate", "2", "--passes", "2"]),
+        ("class-states", &["--state-form", "class", "--ema", "0.5", "--state-init", "normal"]),
         ("normal", &["--state-policy", "carry-epochs", "--state-init", "normal"]),
     ];
     for (name, flags) in cases {
@@ -204,7 +204,7 @@ fn emulated_gpus_learn_the_same_as_one() {
         ("emulated", &["--state-init", "normal", "--triplet-memory", "8", "--triplet-memory-from", "1"]),
         (
             "emulated-mean",
-            &["--state-form", "mean", "--center-weight", "0.01", "--accumulate", "2", "--gpu.vendor", "never"],
+            &["--state-form", "mean", "--center-weight", "1", "--accumulate", "2", "--gpu.vendor", "never"],
         ),
     ];
     for (name, more) in cases {

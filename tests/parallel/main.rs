@@ -55,17 +55,28 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// Trains with these flags by `ranks` processes.
 fn train(ranks: usize, args: &[&str]) -> Output {
+    output(ranks, &[&["train"], args].concat())
+}
+
+/// Runs a command line by `ranks` processes.
+fn output(ranks: usize, args: &[&str]) -> Output {
     let mut command = if ranks == 1 { Command::new(program()) } else { mpirun(ranks) };
     if ranks > 1 {
         command.arg(program());
     }
-    command.env("PTL_CUDA", "off").arg("train").args(args).output().expect("mpirun is there")
+    command.args(args).output().expect("mpirun is there")
 }
 
 fn succeeds(ranks: usize, args: &[&str]) -> String {
     let output = train(ranks, args);
     assert!(output.status.success(), "{ranks} {args:?}: {}", text(&output));
     text(&output)
+}
+
+/// Runs a command line by `ranks` processes, which succeeds.
+fn run(ranks: usize, args: &[&str]) {
+    let output = output(ranks, args);
+    assert!(output.status.success(), "{ranks} {args:?}: {}", text(&output));
 }
 
 /// Returns the messages of a run, then its results.

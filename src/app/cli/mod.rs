@@ -56,7 +56,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run_command(command: Command, args: &[OsString]) -> Result<ExitCode> {
-    if !matches!(command, Command::Train(_) | Command::Info(_)) {
+    if !matches!(command, Command::Train(_) | Command::Evaluate(_) | Command::Extract(_) | Command::Info(_)) {
         ranks::refuse_several(&args.get(1).map_or("".into(), |name| name.to_string_lossy()))?;
     }
     match command {

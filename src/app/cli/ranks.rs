@@ -4,8 +4,10 @@ use std::process::Command;
 use std::time::Duration;
 use std::{env, fs, io, thread};
 
-use super::output::print_error_of;
+use super::ExitCode;
+use super::output::{print_error_of, stderr_reporter};
 use crate::base::error::IoContext;
+use crate::base::progress::Reporter;
 use crate::engine::collective::Collective;
 use crate::{Error, Result};
 
@@ -44,8 +46,11 @@ pub(super) fn refuse_several(command: &str) -> Result<()> {
 ///
 /// # Errors
 /// `mpirun` is not there; another number was started than is wanted; the program was built without MPI, or for another MPI.
-pub(super) fn join(wanted: Option<usize>) -> Result<Collective> {
-    let several = wanted.filter(|&ranks| ranks > 1);
+fn join(wanted: Option<usize>) -> Result<Collective> {
+    if wanted == Some(1) {
+        return Ok(Collective::single());
+    }
+    let several = wanted;
     match (launched().map(|[ranks, _]| ranks), several) {
         (Some(ranks), Some(wanted)) if ranks != wanted => Err(Error::Setting {
             setting: "--ranks".into(),
@@ -90,6 +95,8 @@ fn start(ranks: usize) -> Error {
     for name in ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_MCA_rmaps_base_oversubscribe"] {
         mpirun.env(name, "1");
     }
+    // Processes divide the cores themselves: bound to one, each would have one thread.
+    mpirun.env("OMPI_MCA_hwloc_base_binding_policy", "none").env("PRTE_MCA_hwloc_default_binding_policy", "none");
     mpirun.env("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe");
     let error = mpirun.exec();
     match error.kind() {
@@ -122,8 +129,34 @@ pub(super) fn let_first_report() {
     }
 }
 
+/// Does `work` as one of `wanted` processes, or of those that were started; an error of one ends them all.
+///
+/// # Errors
+/// Those of [`join`] and of `work`.
+pub(super) fn together(wanted: Option<usize>, work: impl FnOnce(&Collective) -> Result<ExitCode>) -> Result<ExitCode> {
+    let ranks = join(wanted)?;
+    let _end = EndOnPanic(&ranks);
+    work(&ranks).inspect_err(|error| end_all(error, &ranks))
+}
+
+/// Ends the other processes if this one panics: they would wait for it.
+struct EndOnPanic<'a>(&'a Collective);
+
+impl Drop for EndOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.abort(101);
+        }
+    }
+}
+
+/// Returns where messages of this process go: only the first one reports.
+pub(super) fn reporter(ranks: &Collective) -> Reporter {
+    if ranks.is_first() { stderr_reporter() } else { Reporter::silent() }
+}
+
 /// Reports the error of a process that has others, and ends them all.
-pub(super) fn end_all(error: &Error, ranks: &Collective) {
+fn end_all(error: &Error, ranks: &Collective) {
     if ranks.has_others() {
         let_first_report();
         print_error_of(error, &format!("process {} of {}: ", ranks.rank(), ranks.ranks()));

@@ -40,6 +40,8 @@ pub trait Transport: Debug + Send + Sync {
 #[derive(Clone, Debug, Default)]
 pub struct Collective {
     transport: Option<Arc<dyn Transport>>,
+    /// How many ranks before this one are on the same machine, and how many others.
+    local: [usize; 2],
 }
 
 impl Collective {
@@ -50,7 +52,13 @@ impl Collective {
 
     /// Returns the rank that `transport` connects with the others.
     pub fn new(transport: Arc<dyn Transport>) -> Collective {
-        Collective { transport: Some(transport).filter(|transport| transport.ranks() > 1) }
+        let mut ranks =
+            Collective { transport: Some(transport).filter(|transport| transport.ranks() > 1), local: [0; 2] };
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let hosts = ranks.gather_each(host.as_bytes());
+        let here = |hosts: &[Vec<u8>]| hosts.iter().filter(|other| *other == host.as_bytes()).count();
+        ranks.local = [here(&hosts[..ranks.rank()]), here(&hosts) - 1];
+        ranks
     }
 
     /// Connects this process with the others that `mpirun` has started, of which there are `ranks`.
@@ -63,7 +71,7 @@ impl Collective {
         #[cfg(not(feature = "mpi"))]
         Err(crate::Error::Ranks {
             reason: format!(
-                "this process is one of {ranks} that mpirun has started, and the program was built without MPI: build it with \
+                "several processes ({ranks}) train together by MPI, and the program was built without it: build it with \
                  `cargo build --release --features mpi`"
             ),
         })
@@ -157,8 +165,12 @@ impl Collective {
 
     /// Returns how many ranks before this one are on the same machine.
     pub fn local_rank(&self) -> usize {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        self.gather_each(host.as_bytes())[..self.rank()].iter().filter(|other| *other == host.as_bytes()).count()
+        self.local[0]
+    }
+
+    /// Returns the number of ranks on this machine.
+    pub fn local_ranks(&self) -> usize {
+        self.local[1] + 1
     }
 
     /// Returns whether all ranks have the same text.

@@ -113,7 +113,7 @@ pub trait Backend: Send + Sync + Debug {
     /// Returns the vendor's convolutions, if they are switched on.
     fn vendor(&self) -> Option<&Vendor>;
 
-    /// Connects the device with those of all `ranks`, for the two functions below. All ranks must call it.
+    /// Connects the device with those of all `ranks`, once, for the two functions below. All ranks must call it.
     ///
     /// # Errors
     /// The device does not exchange numbers, or what it needs for that is missing.
@@ -121,19 +121,19 @@ pub trait Backend: Send + Sync + Debug {
         Err(no_exchange())
     }
 
-    /// Enqueues that `count` numbers of f32 at `at` are replaced by their sums over all `ranks`, or by their means.
+    /// Enqueues that `count` numbers of f32 at `at` are replaced by their sums over all ranks that have joined, or by their means.
     ///
     /// # Errors
     /// The device has not joined the others, or fails.
-    fn all_reduce(&self, _ranks: &Collective, _at: u64, _count: usize, _mean: bool) -> Result<()> {
+    fn all_reduce(&self, _at: u64, _count: usize, _mean: bool) -> Result<()> {
         Err(no_exchange())
     }
 
-    /// Enqueues that the `bytes` at `own` of all `ranks`, in their order, are written to `all`.
+    /// Enqueues that the `bytes` at `own` of all ranks, in their order, are written to `all`.
     ///
     /// # Errors
     /// As [`Backend::all_reduce`].
-    fn all_gather(&self, _ranks: &Collective, _own: u64, _bytes: usize, _all: u64) -> Result<()> {
+    fn all_gather(&self, _own: u64, _bytes: usize, _all: u64) -> Result<()> {
         Err(no_exchange())
     }
 }

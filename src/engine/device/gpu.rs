@@ -189,13 +189,13 @@ impl Gpu {
     }
 
     /// Replaces numbers by their sums over all ranks, or by their means: see [`Backend::all_reduce`].
-    pub(crate) fn all_reduce(&self, ranks: &Collective, at: Ptr<f32>, count: usize, mean: bool) -> Result<()> {
-        self.backend.all_reduce(ranks, at.address(), count, mean)
+    pub(crate) fn all_reduce(&self, at: Ptr<f32>, count: usize, mean: bool) -> Result<()> {
+        self.backend.all_reduce(at.address(), count, mean)
     }
 
     /// Writes `bytes` of all ranks, in their order, to `all`: see [`Backend::all_gather`].
-    pub(crate) fn all_gather<T, U>(&self, ranks: &Collective, own: Ptr<T>, bytes: usize, all: Ptr<U>) -> Result<()> {
-        self.backend.all_gather(ranks, own.address(), bytes, all.address())
+    pub(crate) fn all_gather<T, U>(&self, own: Ptr<T>, bytes: usize, all: Ptr<U>) -> Result<()> {
+        self.backend.all_gather(own.address(), bytes, all.address())
     }
 
     /// Returns whether both are the same device.

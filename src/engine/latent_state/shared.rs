@@ -3,11 +3,11 @@
 
 use std::borrow::Cow;
 
-use super::{LatentStates, StateForm};
-use crate::Result;
+use super::{LatentStates, Pair, StateForm};
 use crate::engine::collective::Collective;
 use crate::engine::device::Mirrored;
 use crate::engine::graph::StateDecl;
+use crate::{Error, Result};
 
 /// Returns the numbers of all ranks, in their order; `None` in a single process.
 ///
@@ -51,12 +51,16 @@ impl LatentStates {
         if self.is_whole || !self.ranks.has_others() {
             return Ok(Cow::Borrowed(self));
         }
-        let mut all = LatentStates { is_whole: true, pairs: Vec::new(), ..self.clone() };
+        let (labels, collected) = (self.labels.clone(), self.collected.clone());
+        let &LatentStates { init, seed, resets, form, rate, classes, .. } = self;
+        let (ranks, pairs) = (self.ranks.clone(), Vec::new());
+        let mut all =
+            LatentStates { init, seed, resets, form, rate, classes, labels, collected, pairs, ranks, is_whole: true };
         for pair in &self.pairs {
-            let mut whole = pair.clone();
-            for (state, own) in [(&mut whole.current, &pair.current), (&mut whole.previous, &pair.previous)] {
-                *state = of_all(own, &self.ranks)?.expect("there are others");
-            }
+            pair.memory.fetch()?;
+            let of_all = |own| Ok::<_, Error>(of_all(own, &self.ranks)?.expect("there are others"));
+            let (current, previous) = (of_all(&pair.current)?, of_all(&pair.previous)?);
+            let mut whole = Pair { current, previous, memory: pair.memory.clone(), held: pair.held };
             if self.form == StateForm::Slots {
                 whole.held *= self.ranks.ranks();
             }

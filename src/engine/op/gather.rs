@@ -63,7 +63,7 @@ impl Op for GatherBatch {
     }
 
     fn gpu_forward(&self, cx: &GpuForward<'_>) -> Result<()> {
-        cx.gpu.all_gather(&self.ranks, cx.inputs[0], self.len * cx.gpu.activation_bytes(), cx.output)
+        cx.gpu.all_gather(cx.inputs[0], self.len * cx.gpu.activation_bytes(), cx.output)
     }
 
     fn gpu_backward(&self, cx: &GpuBackward<'_>) -> Result<()> {

@@ -45,7 +45,9 @@ impl Trainer {
         }
         if self.ranks.has_others() {
             let _exchange = profile::range("gradients of all ranks");
-            self.ranks.sum(&mut self.store.grads);
+            for segment in self.segments(lr) {
+                self.ranks.sum(&mut self.store.grads[segment.range]);
+            }
         }
 
         let _optimizer = profile::range("optimizer");

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::base::profile;
 use crate::data::Batch;
 use crate::engine::device::{Gpu, Grid, Ptr, kernels};
+use crate::engine::optim::Segment;
 use crate::model::StepReport;
 
 impl Trainer {
@@ -31,7 +32,7 @@ impl Trainer {
         let recorded = self.recorded.as_mut().expect("made with the session");
         let (session, store, optimizer, vars) = (&self.session, &self.store, &self.optimizer, &self.vars);
         let (clip_norm, classes) = (self.config.optim.clip_norm, session.graph().shape(vars.logits[0]).c);
-        let (labels, ranks) = (session.address(vars.labels).cast(), &self.ranks);
+        let (labels, shared) = (session.address(vars.labels).cast(), self.ranks.has_others());
         let len = store.grads.len();
         let sum = if part == Part::Whole { Ptr::NULL } else { self.summed.on_device_mut(gpu)? };
         let losses = vars.losses().into_iter().flatten().map(|&loss| session.address(loss).cast());
@@ -55,9 +56,11 @@ impl Trainer {
                 Part::Middle => return add(bound.grads, sum, 1),
                 Part::Last => add(sum, bound.grads, 1)?,
             }
-            if ranks.has_others() {
+            if shared {
                 let _exchange = profile::range("gradients of all ranks");
-                gpu.all_reduce(ranks, bound.grads, len, false)?;
+                for Segment { range, .. } in &segments {
+                    gpu.all_reduce(bound.grads.add(range.start), range.len(), false)?;
+                }
             }
             let _optimizer = profile::range("optimizer");
             optimizer.launch(gpu, &update, bound.values, bound.grads, clip_norm)

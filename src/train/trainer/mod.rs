@@ -6,7 +6,7 @@ mod cpu;
 mod gpu;
 mod graph;
 mod numbers;
-mod ranks;
+pub(super) mod ranks;
 mod recorded;
 
 use crate::base::profile;
@@ -95,6 +95,7 @@ impl Trainer {
         init: impl FnOnce(&dyn Network, &mut Store) -> Result<()>,
     ) -> Result<Trainer> {
         ranks::check(&ranks, config, &device)?;
+        ranks::connect(&ranks, &device)?;
         let mut shapes = Store::of_shapes();
         config.network(classes)?.build(&mut shapes, config.seed)?;
         let mut store = Store::with_room(shapes.count(None))?;

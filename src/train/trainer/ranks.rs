@@ -6,8 +6,8 @@ use crate::engine::collective::Collective;
 use crate::engine::device::Device;
 use crate::{Error, Result};
 
-/// Refuses settings that the ranks cannot share, and connects their GPUs.
-pub(super) fn check(ranks: &Collective, config: &Config, device: &Device) -> Result<()> {
+/// Refuses settings that the ranks cannot share.
+pub(in crate::train) fn check(ranks: &Collective, config: &Config, device: &Device) -> Result<()> {
     let count = ranks.ranks();
     let refuse = |setting: &str, value: String, reason: String| {
         Err(Error::Setting { setting: format!("`{setting}`"), value, reason })
@@ -46,6 +46,21 @@ pub(super) fn check(ranks: &Collective, config: &Config, device: &Device) -> Res
             let reason = "it remembers the embeddings of all processes: leave `loss.local_mining` out".into();
             return refuse("loss.memory", config.loss.memory.to_string(), reason);
         }
+    }
+    Ok(())
+}
+
+/// Connects the devices of all ranks, which must be of one kind.
+pub(super) fn connect(ranks: &Collective, device: &Device) -> Result<()> {
+    if !ranks.has_others() {
+        return Ok(());
+    }
+    let kind = device.gpu().map_or("CPU".to_string(), |gpu| format!("GPU in {}", gpu.precision()));
+    if !ranks.agree(&kind) {
+        let reason = format!(
+            "the processes compute on devices of different kinds, this one on {device}: choose one for all by `device` and `precision`"
+        );
+        return Err(Error::Ranks { reason });
     }
     device.gpu().map_or(Ok(()), |gpu| gpu.join(ranks))
 }

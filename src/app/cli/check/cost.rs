@@ -9,6 +9,7 @@ use crate::Result;
 use crate::app::cli::profile::{LR, generated};
 use crate::base::text::plural;
 use crate::config::Config;
+use crate::engine::collective::Collective;
 use crate::engine::device::Device;
 use crate::train::Trainer;
 use crate::train::cost::{DataSizes, ensure_training};
@@ -49,7 +50,7 @@ pub(crate) fn measure(
     decoding: Duration,
     mut done: impl FnMut(),
 ) -> Result<Cost> {
-    let cost = ensure_training(config, classes, data, device)?;
+    let cost = ensure_training(config, classes, data, device, &Collective::single())?;
     let mut trainer = Trainer::on(device.clone(), config, classes, |_, _| Ok(()))?;
     let batch = generated(config, config.batch(), classes);
     let mut times = Vec::new();

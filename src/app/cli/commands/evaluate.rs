@@ -5,16 +5,18 @@ use std::fs;
 use serde_json::{json, to_string_pretty};
 
 use super::ranking::{Subject, check_report, report};
-use super::shared::{open_class_test, open_test, set_threads};
+use super::shared::{open_class_test, open_test, set_threads_of};
 use crate::app::cli::ExitCode;
 use crate::app::cli::args::{EvaluateArgs, ReportArgs};
-use crate::app::cli::output::{print, stderr_reporter};
+use crate::app::cli::output::print;
 use crate::app::cli::pictures::draw_classification;
+use crate::app::cli::ranks;
 use crate::base::atomic::atomic_write;
 use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
 use crate::base::text::Shown;
 use crate::config::Overrides;
+use crate::engine::collective::Collective;
 use crate::eval::{classification, dataset_features, ranking_options};
 use crate::model::TrainedModel;
 use crate::nn::TaskKind;
@@ -22,14 +24,20 @@ use crate::{Error, Result};
 
 /// Runs `ptl-train evaluate`.
 pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
+    ranks::together(None, |ranks| evaluate_as(args, ranks))
+}
+
+/// Evaluates as one of `ranks`, of which the first reports.
+fn evaluate_as(args: &EvaluateArgs, ranks: &Collective) -> Result<ExitCode> {
     let flags = &args.settings.0;
     check_report(&args.report)?;
     if args.details.is_none() && flags.has("eval.raw_csv") {
         return Err(unused("--raw-csv", "only --details writes CSV files: add that, or leave it out"));
     }
-    let trained = TrainedModel::open(&args.checkpoint, flags)?;
-    set_threads(&trained.config)?;
-    let reporter = stderr_reporter();
+    let mut trained = TrainedModel::open(&args.checkpoint, flags)?;
+    trained.ranks = ranks.clone();
+    set_threads_of(&trained.config, ranks)?;
+    let reporter = ranks::reporter(ranks);
     reporter.message(&format!("device: {}", trained.device));
     trained.say_choice(&reporter);
     match trained.config.task {
@@ -45,6 +53,9 @@ fn rank(args: &EvaluateArgs, flags: &Overrides, mut trained: TrainedModel, repor
     let dataset = open_test(&trained, flags, reporter)?;
     dataset.check_for_evaluation()?;
     let [query, gallery] = dataset_features(&mut trained.model(reporter), &dataset)?;
+    if !trained.ranks.is_first() {
+        return Ok(ExitCode::SUCCESS);
+    }
     // Drops the weights: ranking may need their memory.
     let TrainedModel { config, device, trained_on, .. } = trained;
     let evaluated_on = format!("{} ({})", dataset.name, dataset.label);
@@ -69,6 +80,9 @@ fn classify(
     let cells = trained.config.eval.cells();
     let (origin, trained_on) = (trained.origin(), trained.trained_on.clone());
     let report = classification::evaluate(&mut trained.model(reporter), &dataset.val, &dataset.classes)?;
+    if !trained.ranks.is_first() {
+        return Ok(ExitCode::SUCCESS);
+    }
     let evaluated_on = format!("{} ({})", dataset.name, dataset.label);
     if let Some(path) = &args.report.out {
         let json = json!({ "trained_on": trained_on, "evaluated_on": evaluated_on, "report": report });

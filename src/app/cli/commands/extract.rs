@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use super::shared::{open_images_alone, open_test, set_threads};
+use super::shared::{open_images_alone, open_test, set_threads_of};
 use crate::app::cli::ExitCode;
 use crate::app::cli::args::ExtractArgs;
-use crate::app::cli::output::stderr_reporter;
+use crate::app::cli::ranks;
 use crate::base::error::IoContext;
 use crate::base::text::{Shown, plural};
 use crate::data::{Dataset, ImageRecord};
+use crate::engine::collective::Collective;
 use crate::eval::Output;
 use crate::eval::features_file::{FeatureFormat, FeatureTable};
 use crate::model::TrainedModel;
@@ -19,6 +20,11 @@ use crate::{Error, Result};
 
 /// Runs `ptl-train extract`.
 pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
+    ranks::together(None, |ranks| extract_as(args, ranks))
+}
+
+/// Computes features as one of `ranks`, of which the first writes those of all.
+fn extract_as(args: &ExtractArgs, ranks: &Collective) -> Result<ExitCode> {
     let flags = &args.settings.0;
     // A .npy file has a file of paths beside it, and one of labels. Without labels, another one would be read as theirs.
     let beside: &[&str] = if FeatureFormat::of(&args.out)? == FeatureFormat::Npy { &["txt", "csv"] } else { &[] };
@@ -31,12 +37,13 @@ pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
         });
     }
     let mut trained = TrainedModel::open(&args.checkpoint, flags)?;
+    trained.ranks = ranks.clone();
     if let Some(folder) = args.out.parent() {
         fs::create_dir_all(folder).at("create", folder)?;
     }
     let config = trained.config.clone();
-    set_threads(&config)?;
-    let reporter = stderr_reporter();
+    set_threads_of(&config, ranks)?;
+    let reporter = ranks::reporter(ranks);
     reporter.message(&format!("device: {}", trained.device));
     trained.say_choice(&reporter);
     if config.task == TaskKind::Classify && args.images.is_none() {
@@ -61,6 +68,9 @@ pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
     let paths: Vec<PathBuf> = records.iter().map(|r| r.path.clone()).collect();
     FeatureFormat::of(&args.out)?.check_paths(&paths)?;
     let (features, dim) = trained.model(&reporter).run(Dataset::samples(&records), Output::Feature)?;
+    if !ranks.is_first() {
+        return Ok(ExitCode::SUCCESS);
+    }
     let labels = args.images.is_none().then_some((&pids[..], &camids[..]));
     let origin = Some(&trained.feature_origin()?);
     FeatureTable { features: &features, dim, paths: &paths, labels, origin, names: Some(&names) }.write(&args.out)?;

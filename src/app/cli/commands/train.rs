@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::app::cli::ExitCode;
 use crate::app::cli::args::TrainArgs;
-use crate::app::cli::output::{interrupted, print, stderr_reporter, stop_on_ctrl_c};
+use crate::app::cli::output::{interrupted, print, stop_on_ctrl_c};
 use crate::app::cli::pictures::{draw_classification, draw_training};
 use crate::app::cli::ranks;
 use crate::base::progress::Reporter;
@@ -27,8 +27,7 @@ use crate::{Error, Result};
 
 /// Runs `ptl-train train`.
 pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
-    let ranks = ranks::join(args.ranks)?;
-    train_as(args, &ranks).inspect_err(|error| ranks::end_all(error, &ranks))
+    ranks::together(args.ranks, |ranks| train_as(args, ranks))
 }
 
 /// Trains as one of `ranks`.
@@ -55,7 +54,7 @@ fn train_as(args: &TrainArgs, ranks: &Collective) -> Result<ExitCode> {
     flags.refuse_without_effect(&config, args.init.is_some())?;
     set_threads_of(&config, ranks)?;
     check_device_of(&config, ranks)?;
-    let terminal = if ranks.is_first() { stderr_reporter() } else { Reporter::silent() };
+    let terminal = ranks::reporter(ranks);
     let asked = Asked { args, config: &config, terminal: &terminal, ranks };
     match config.task {
         TaskKind::Reid => {

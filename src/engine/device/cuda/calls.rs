@@ -218,7 +218,6 @@ functions! {
         sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: ncclDataType_t, op: ncclRedOp_t,
         comm: ncclComm_t, stream: cudaStream_t,
     );
-    fn ncclCommDestroy(comm: ncclComm_t);
     fn ncclCommInitRank(comm: *mut ncclComm_t, nranks: c_int, comm_id: ncclUniqueId, rank: c_int);
     fn ncclGetUniqueId(unique_id: *mut ncclUniqueId);
     fn ncclGetVersion(version: *mut c_int);

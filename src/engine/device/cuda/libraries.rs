@@ -153,7 +153,14 @@ pub(super) fn open_nccl(driver: usize) -> Result<String> {
     // SAFETY: the library is present.
     let file = file_of(unsafe { nccl::culib() }, b"ncclGetVersion");
     // NCCL does not say which CUDA it was made for: that of the driver is assumed.
-    judge(&NCCL, &Found { version: nccl_version(usize::try_from(version).unwrap_or(0)), cuda: driver, file }, driver)
+    let version = nccl_version(usize::try_from(version).unwrap_or(0));
+    let found = judge(&NCCL, &Found { version, cuda: driver, file }, driver)?;
+    // Means are new in 2.10.
+    if version < [2, 10, 0] {
+        Err(no_device(format!("{found} is too old, 2.10 is needed: {}", how_to_get(&NCCL, driver))))
+    } else {
+        Ok(found)
+    }
 }
 
 /// Returns the parts of NCCL's version: 22307 is 2.23.7, and before version 2.9, 2804 is 2.8.4.

@@ -261,14 +261,14 @@ impl Backend for Cuda {
         Ok(())
     }
 
-    fn all_reduce(&self, _: &Collective, at: u64, count: usize, mean: bool) -> Result<()> {
+    fn all_reduce(&self, at: u64, count: usize, mean: bool) -> Result<()> {
         self.0.context.bind()?;
         lock(&self.0.communicator)
             .as_ref()
             .map_or_else(|| Err(no_exchange()), |joined| joined.all_reduce(at, count, mean))
     }
 
-    fn all_gather(&self, _: &Collective, own: u64, bytes: usize, all: u64) -> Result<()> {
+    fn all_gather(&self, own: u64, bytes: usize, all: u64) -> Result<()> {
         self.0.context.bind()?;
         lock(&self.0.communicator)
             .as_ref()

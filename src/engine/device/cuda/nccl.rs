@@ -12,7 +12,8 @@ use super::status::Status;
 use crate::Result;
 use crate::engine::collective::Collective;
 
-/// The GPU of this rank, connected with those of the others.
+/// The GPU of this rank, connected with those of the others until the process ends: to take the connection down, NCCL waits for the others, which
+/// may be gone.
 pub(super) struct Communicator {
     handle: ncclComm_t,
     stream: Arc<Stream>,
@@ -64,12 +65,5 @@ impl Communicator {
         // SAFETY: as in `all_reduce`; there is room for the bytes of all ranks.
         let status = unsafe { calls::ncclAllGather(own, all, bytes, ncclDataType_t::ncclUint8, self.handle, stream) };
         status.check("gathering numbers of all processes by NCCL")
-    }
-}
-
-impl Drop for Communicator {
-    fn drop(&mut self) {
-        // SAFETY: the communicator is connected, and nothing uses it after this. An error cannot be returned.
-        let _ = unsafe { calls::ncclCommDestroy(self.handle) };
     }
 }

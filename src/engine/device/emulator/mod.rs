@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use self::library::Enqueued;
 pub use self::library::Simulated;
-use super::backend::only_launches_are_recorded;
+use super::backend::{no_exchange, only_launches_are_recorded};
 use super::{Backend, Call, Kernel, Recording, Vendor};
 use crate::engine::collective::Collective;
 use crate::{Error, Result};
@@ -53,6 +53,8 @@ struct State {
     launches: AtomicU64,
     /// Held while work runs: like that of a GPU's stream, it does not overlap.
     running: Mutex<()>,
+    /// The processes whose devices this one exchanges numbers with.
+    ranks: Mutex<Option<Collective>>,
     /// Work that is recorded instead of run.
     recording: Mutex<Option<Vec<Work>>>,
     /// Launches that ran since the last [`Emulator::take_launches`]; `None` before the first.
@@ -220,6 +222,11 @@ impl State {
         Err(only_launches_are_recorded(NAME, action))
     }
 
+    /// Returns the processes that have joined.
+    fn joined(&self) -> Result<Collective> {
+        self.ranks.lock().expect("no panic while locked").clone().ok_or_else(no_exchange)
+    }
+
     /// Runs work, or records it.
     fn enqueue(&self, work: Work) -> Result<()> {
         if let Some(recorded) = &mut *self.recording.lock().expect("no panic while locked") {
@@ -352,18 +359,19 @@ impl Backend for Emulator {
         self.vendor.as_ref()
     }
 
-    fn join(&self, _: &Collective) -> Result<()> {
+    fn join(&self, ranks: &Collective) -> Result<()> {
+        *self.state.ranks.lock().expect("no panic while locked") = Some(ranks.clone());
         Ok(())
     }
 
-    fn all_reduce(&self, ranks: &Collective, at: u64, count: usize, mean: bool) -> Result<()> {
+    fn all_reduce(&self, at: u64, count: usize, mean: bool) -> Result<()> {
         let own = at..at + 4 * count as u64;
-        self.state.enqueue(Work::Exchange(Exchange { ranks: ranks.clone(), own, all: None, mean }))
+        self.state.enqueue(Work::Exchange(Exchange { ranks: self.state.joined()?, own, all: None, mean }))
     }
 
-    fn all_gather(&self, ranks: &Collective, own: u64, bytes: usize, all: u64) -> Result<()> {
+    fn all_gather(&self, own: u64, bytes: usize, all: u64) -> Result<()> {
         let own = own..own + bytes as u64;
-        self.state.enqueue(Work::Exchange(Exchange { ranks: ranks.clone(), own, all: Some(all), mean: false }))
+        self.state.enqueue(Work::Exchange(Exchange { ranks: self.state.joined()?, own, all: Some(all), mean: false }))
     }
 }
 

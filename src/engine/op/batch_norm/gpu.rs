@@ -106,7 +106,7 @@ pub(super) fn forward(op: &BatchNormOp, cx: &GpuForward<'_>) -> Result<()> {
             momentum,
         )?;
         if shared {
-            gpu.all_gather(&op.ranks, own, 4 * 2 * op.channels, of_each)?;
+            gpu.all_gather(own, 4 * 2 * op.channels, of_each)?;
             let (ranks, grid) = (op.ranks.ranks() as i32, op.channels.div_ceil(64));
             kernels::batch_norm_of_ranks(
                 gpu,
@@ -170,7 +170,7 @@ pub(super) fn backward(op: &BatchNormOp, cx: &GpuBackward<'_>) -> Result<()> {
 
     // The kernel below divides by the rows of this rank: the means of the sums are those over all rows then.
     if op.ranks.has_others() {
-        gpu.all_reduce(&op.ranks, sums, 2 * op.channels, true)?;
+        gpu.all_reduce(sums, 2 * op.channels, true)?;
     }
     let or_null = |grad: Option<GpuGrad<Ptr>>| grad.map_or((Ptr::NULL, 0), |g| (g.data, g.flag()));
     let (dx, add_dx) = or_null(cx.grad_inputs[0]);
