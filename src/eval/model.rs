@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use flate2::Crc;
+
 use super::EvalOptions;
 use super::extract::{ExtractOptions, Extractor, Output, zero_rows, zeros_warning};
 use crate::base::memory;
@@ -67,11 +69,18 @@ impl Model<'_> {
         let mut extractor = Extractor::new(*network, store, [transform.height, transform.width], extraction, device)?;
         let loading = LoaderOptions { transform, augment: None, seed: 0, epoch: 0, workers };
         let dim = extractor.dim();
-        // Whole batches, so that each is as in a single process.
-        let part = ranks.part(samples.len().div_ceil(batch));
-        let samples: Arc<[Sample]> = match ranks.has_others() {
-            true => samples[part.start * batch..samples.len().min(part.end * batch)].into(),
-            false => samples,
+        let samples: Arc<[Sample]> = if ranks.has_others() {
+            if !ranks.agree(&fingerprint(&samples)) {
+                let reason =
+                    "the processes measure different images: all need the same files, by a shared folder or by copies";
+                return Err(Error::Ranks { reason: reason.into() });
+            }
+            // Random states belong to the places of a batch, so batches stay whole for them.
+            let unit = if eval_state == EvalState::Normal { batch } else { 1 };
+            let part = ranks.part(samples.len().div_ceil(unit));
+            samples[part.start * unit..samples.len().min(part.end * unit)].into()
+        } else {
+            samples
         };
         let count = samples.len();
         let mut rows = memory::reserved("the features", count.saturating_mul(dim))?;
@@ -102,4 +111,14 @@ impl Model<'_> {
         }
         Ok((rows, dim))
     }
+}
+
+/// Returns a text that differs where images do: by their number, paths, labels and the sizes of their files.
+fn fingerprint(samples: &[Sample]) -> String {
+    let mut crc = Crc::new();
+    for Sample { image, label } in samples {
+        let bytes = std::fs::metadata(image.file()).map_or(0, |file| file.len());
+        crc.update(format!("{image}\0{label}\0{bytes}\n").as_bytes());
+    }
+    format!("{} {:08x}", samples.len(), crc.sum())
 }

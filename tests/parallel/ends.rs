@@ -65,7 +65,7 @@ fn what_processes_cannot_share_is_refused_in_one_sentence() {
         (2, &["--ids", "3", "--images", "3"], "2 processes share a batch equally: choose a multiple of 2"),
         (4, &["--ids", "2", "--local-mining"], "each of 4 processes needs whole identities"),
         (2, &["--state-steps", "2"], "2 processes have theirs at the same time: choose 1"),
-        (2, &["--ranks", "3"], "2 processes were started: leave it out beside mpirun"),
+        (2, &["--ranks", "3"], "a launcher has started 2 processes: leave it out"),
     ];
     for (ranks, flags, part) in cases {
         let out = path("refused");
@@ -82,7 +82,9 @@ fn what_processes_cannot_share_is_refused_in_one_sentence() {
         .args(["predict", "--checkpoint", "none", "--images", "none", "--out", "none"])
         .output()
         .unwrap();
-    assert!(!output.status.success() && text(&output).contains("is the work of one: start it without mpirun"));
+    assert!(
+        !output.status.success() && text(&output).contains("is the work of one: start it without mpirun or torchrun")
+    );
     let output =
         Command::new(program()).args(["train", "--data", &data]).env("WORLD_SIZE", "2").env("LOCAL_RANK", "0").output();
     assert!(text(&output.unwrap()).contains("start them by mpirun"));
@@ -163,17 +165,31 @@ fn when_a_process_is_killed_the_others_end_and_the_run_goes_on_by_any_number() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn started_by_ranks_a_signal_stops_all_with_a_checkpoint() {
+fn started_by_ranks_a_signal_stops_all_with_a_checkpoint_and_none_outlives_the_first() {
     let _alone = alone();
     let [data, out] = ["people", "signalled"].map(path);
     let mut child = Command::new(program());
     child.args(["train", "--ranks=2"]).args(line(&data, &out, &["--epochs", "2000"]));
     let child = child.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
     wait_for(&out, 3);
-    // One process is asked, and all stop after the same step.
-    signal(processes(&out)[1], "-TERM");
+    let parent = child.id() as i32;
+    signal(parent, "-INT");
     let output = child.wait_with_output().unwrap();
     let said = text(&output);
     assert!(said.contains("stopped after step") && said.contains("--resume"), "{said}");
-    assert_ne!(output.status.code(), Some(0));
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(newest_step(&out) >= 2);
+    // The processes end with the one that started them.
+    let out = path("orphans");
+    let mut child = Command::new(program());
+    child.args(["train", "--ranks=2"]).args(line(&data, &out, &["--epochs", "2000"]));
+    let child = child.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().unwrap();
+    wait_for(&out, 3);
+    let (parent, begun) = (child.id() as i32, Instant::now());
+    signal(parent, "-KILL");
+    drop(child.wait_with_output().unwrap());
+    while !processes(&out).is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?} are left", processes(&out));
+        sleep(Duration::from_millis(50));
+    }
 }

@@ -277,8 +277,8 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "out", "init"])]
     pub resume: Option<PathBuf>,
     /// Train by this many processes on this machine, each with a part of every batch: starts them by mpirun. A program that was built with MPI only.
-    #[arg(long, value_name = "N")]
-    pub ranks: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub ranks: Option<u16>,
     #[command(flatten)]
     pub settings: TrainFlags,
 }

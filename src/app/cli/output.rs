@@ -137,6 +137,12 @@ pub(crate) fn stop_on_ctrl_c(reporter: &Reporter) -> StopFlag {
     )
 }
 
+/// Returns the flag of [`stop_on_ctrl_c`] for one of several processes, whose launcher also sends a signal where it ends them at once: nothing is
+/// promised.
+pub(crate) fn stop_quietly() -> StopFlag {
+    signals::stop_flag(|| ())
+}
+
 /// Returns the flag of [`stop_on_ctrl_c`] for work that ends in another way; `message` describes that.
 pub(crate) fn stop_with_message(reporter: &Reporter, message: &'static str) -> StopFlag {
     let reporter = reporter.clone();

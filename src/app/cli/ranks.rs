@@ -6,8 +6,10 @@ use std::{env, fs, io, thread};
 
 use super::ExitCode;
 use super::output::{print_error_of, stderr_reporter};
+use super::signals;
 use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
+use crate::base::text::plural;
 use crate::engine::collective::Collective;
 use crate::{Error, Result};
 
@@ -22,65 +24,69 @@ const LAUNCHERS: [[&str; 2]; 4] = [
 /// How long a rank waits before it reports an error, so that ranks with the same error do not all report it: the first one ends the others.
 const REPORTS_LATER: Duration = Duration::from_secs(3);
 
-/// Returns the number of processes that a launcher has started, and which of them this is. `None` for one process.
+/// Returns the number of processes that a launcher has started, and which of them this is.
 fn launched() -> Option<[usize; 2]> {
     let read = |name: &str| env::var(name).ok()?.parse::<usize>().ok();
-    let both = |[size, rank]: &[&str; 2]| Some([read(size)?, read(rank).unwrap_or(0)]);
-    LAUNCHERS.iter().find_map(both).filter(|[size, _]| *size > 1)
+    // Slurm sets its variables in every shell of an allocation; only with PMIx are its tasks ranks of MPI.
+    let counts = |name: &str| !name.starts_with("SLURM") || env::var_os("PMIX_RANK").is_some();
+    let both = |[size, rank]: &[&str; 2]| Some([read(size).filter(|_| counts(size))?, read(rank)?]);
+    LAUNCHERS.iter().find_map(both)
+}
+
+/// Returns the number of processes that torchrun has started.
+fn started_by_torchrun() -> Option<usize> {
+    let size = env::var("WORLD_SIZE").ok()?.parse().ok()?;
+    (size > 1 && env::var_os("LOCAL_RANK").is_some()).then_some(size)
 }
 
 /// Refuses a command that one process runs, where several were started: each would do all of the work.
 pub(super) fn refuse_several(command: &str) -> Result<()> {
-    match launched() {
-        Some([ranks, _]) => Err(Error::Ranks {
+    let several = launched().map(|[ranks, _]| ranks).filter(|&ranks| ranks > 1);
+    match several.or_else(started_by_torchrun) {
+        Some(ranks) => Err(Error::Ranks {
             reason: format!(
-                "{ranks} processes were started, and `{command}` is the work of one: start it without mpirun"
+                "{ranks} processes were started, and `{command}` is the work of one: start it without mpirun or torchrun"
             ),
         }),
         None => Ok(()),
     }
 }
 
-/// Connects this process with the others that were started with it. With `wanted` processes where none were started, becomes the `mpirun` that
-/// starts them.
+/// Connects this process with the others that were started with it.
 ///
 /// # Errors
-/// `mpirun` is not there; another number was started than is wanted; the program was built without MPI, or for another MPI.
+/// Another number was started than is wanted, or by torchrun; the program was built without MPI, or for another MPI.
 fn join(wanted: Option<usize>) -> Result<Collective> {
-    if wanted == Some(1) {
-        return Ok(Collective::single());
-    }
-    let several = wanted;
-    match (launched().map(|[ranks, _]| ranks), several) {
-        (Some(ranks), Some(wanted)) if ranks != wanted => Err(Error::Setting {
+    let ranks = launched().map_or(1, |[ranks, _]| ranks);
+    match (wanted, started_by_torchrun()) {
+        // Alone, whatever was started beside it.
+        (Some(1), _) => Ok(Collective::single()),
+        (Some(wanted), _) if ranks != wanted => Err(Error::Setting {
             setting: "--ranks".into(),
             value: wanted.to_string(),
-            reason: format!("{ranks} processes were started: leave it out beside mpirun"),
+            reason: format!("a launcher has started {}: leave it out", plural(ranks, "process", "processes")),
         }),
-        (Some(ranks), _) => Collective::of_mpi(ranks),
-        (None, Some(wanted)) if cfg!(feature = "mpi") => Err(start(wanted)),
-        // Says how to build a program that can.
-        (None, Some(wanted)) => Collective::of_mpi(wanted),
-        (None, None) => match env::var("WORLD_SIZE").ok().and_then(|size| size.parse::<usize>().ok()) {
-            Some(size) if size > 1 && env::var("LOCAL_RANK").is_ok() => Err(Error::Ranks {
-                reason: format!(
-                    "torchrun has started {size} processes, which cannot find each other on CPUs: start them by mpirun, or by --ranks"
-                ),
-            }),
-            _ => Ok(Collective::single()),
-        },
+        (_, Some(size)) if ranks == 1 => Err(Error::Ranks {
+            reason: format!(
+                "torchrun has started {size} processes, which cannot find each other: start them by mpirun, or by --ranks"
+            ),
+        }),
+        _ if ranks == 1 => Ok(Collective::single()),
+        _ => Collective::of_mpi(ranks),
     }
 }
 
-/// Replaces this process by an `mpirun` that starts it `ranks` times. Returns only if that fails.
+/// Lets an `mpirun` start this program `ranks` times, and returns its exit code. A signal to this process stops the others after their step, with a
+/// checkpoint: `mpirun` passes SIGUSR1 on, and would not wait after any other. It runs in a group of its own, so that Ctrl-C does not reach it.
 #[cfg(unix)]
-fn start(ranks: usize) -> Error {
+fn start(ranks: usize) -> Result<ExitCode> {
     use std::os::unix::process::CommandExt;
 
-    let program = match env::current_exe().at("find", "this program") {
-        Ok(program) => program,
-        Err(error) => return error,
-    };
+    if !cfg!(feature = "mpi") {
+        // Says how to build a program that can.
+        Collective::of_mpi(ranks)?;
+    }
+    let program = env::current_exe().at("find", "this program")?;
     let mut mpirun = Command::new("mpirun");
     mpirun.arg("-np").arg(ranks.to_string()).arg(program);
     let mut words = env::args_os().skip(1);
@@ -98,18 +104,38 @@ fn start(ranks: usize) -> Error {
     // Processes divide the cores themselves: bound to one, each would have one thread.
     mpirun.env("OMPI_MCA_hwloc_base_binding_policy", "none").env("PRTE_MCA_hwloc_default_binding_policy", "none");
     mpirun.env("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe");
-    let error = mpirun.exec();
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            Error::Ranks { reason: "there is no mpirun on the PATH: install an MPI (Debian: openmpi-bin)".into() }
-        }
-        _ => Err::<(), _>(error).at("start", "mpirun").expect_err("it is one"),
+    // SAFETY: the function only asks the system to end mpirun when this process has ended.
+    unsafe {
+        mpirun.process_group(0).pre_exec(|| {
+            #[cfg(target_os = "linux")]
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+            Ok(())
+        });
     }
+    let mut mpirun = match mpirun.spawn() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::Ranks {
+                reason: "there is no mpirun on the PATH: install an MPI (Debian: openmpi-bin)".into(),
+            });
+        }
+        started => started.at("start", "mpirun")?,
+    };
+    let pid = mpirun.id() as libc::pid_t;
+    let stop = signals::stop_flag(move || {
+        // SAFETY: mpirun is a child that has not been waited for: its number belongs to no other process.
+        unsafe { libc::kill(pid, libc::SIGUSR1) };
+    });
+    let status = mpirun.wait().at("wait for", "mpirun")?;
+    Ok(match status.code() {
+        Some(0) => ExitCode::SUCCESS,
+        _ if stop.requested() => ExitCode::from(signals::exit_code()),
+        code => ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
+    })
 }
 
 #[cfg(not(unix))]
-fn start(ranks: usize) -> Error {
-    Error::Ranks { reason: format!("start {ranks} processes by mpiexec: --ranks needs a Unix system") }
+fn start(ranks: usize) -> Result<ExitCode> {
+    Err(Error::Ranks { reason: format!("start {ranks} processes by mpiexec: --ranks needs a Unix system") })
 }
 
 /// Returns the number of compute threads of this process: the cores that it may use, divided by the processes that may use the same.
@@ -124,16 +150,21 @@ pub(super) fn threads(ranks: &Collective) -> usize {
 
 /// Lets the first of several processes report its error, which ends the others: they may have the same.
 pub(super) fn let_first_report() {
-    if launched().is_some_and(|[_, rank]| rank > 0) {
+    if launched().is_some_and(|[ranks, rank]| ranks > 1 && rank > 0) {
         thread::sleep(REPORTS_LATER);
     }
 }
 
-/// Does `work` as one of `wanted` processes, or of those that were started; an error of one ends them all.
+/// Does `work` as one of `wanted` processes, or of those that were started; an error of one ends them all. Starts the processes that are wanted, if
+/// this is the only one.
 ///
 /// # Errors
-/// Those of [`join`] and of `work`.
+/// Those of [`start`], [`join`] and of `work`.
 pub(super) fn together(wanted: Option<usize>, work: impl FnOnce(&Collective) -> Result<ExitCode>) -> Result<ExitCode> {
+    if let Some(wanted) = wanted.filter(|&wanted| wanted > 1 && launched().is_none() && started_by_torchrun().is_none())
+    {
+        return start(wanted);
+    }
     let ranks = join(wanted)?;
     let _end = EndOnPanic(&ranks);
     work(&ranks).inspect_err(|error| end_all(error, &ranks))
@@ -148,6 +179,11 @@ impl Drop for EndOnPanic<'_> {
             self.0.abort(101);
         }
     }
+}
+
+/// Returns whether this process was started together with others. Then SIGUSR1 asks for a stop, too.
+pub(super) fn are_several() -> bool {
+    launched().is_some_and(|[ranks, _]| ranks > 1)
 }
 
 /// Returns where messages of this process go: only the first one reports.

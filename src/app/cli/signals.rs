@@ -55,7 +55,7 @@ mod unix {
     use std::thread;
     use std::time::Duration;
 
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
     use signal_hook::iterator::Signals;
     use signal_hook::{flag, low_level};
 
@@ -71,7 +71,9 @@ mod unix {
         flag::register(SIGXFSZ, Arc::default())?;
         // `nohup` sets SIGHUP to be ignored, and that is kept.
         let signals = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| signal != SIGHUP || !is_ignored(signal));
-        let signals: Vec<i32> = signals.collect();
+        // `mpirun` passes this one on to the processes that it has started.
+        let passed_on = super::super::ranks::are_several().then_some(SIGUSR1);
+        let signals: Vec<i32> = signals.chain(passed_on).collect();
         let had_first = Arc::new(AtomicBool::new(false));
         for &signal in &signals {
             flag::register_conditional_shutdown(signal, 128 + signal, had_first.clone())?;

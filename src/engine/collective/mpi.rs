@@ -43,8 +43,8 @@ impl Mpi {
         let (rank, known) = (world.rank() as usize, world.size() as usize);
         if known != ranks {
             return refused(format!(
-                "mpirun has started {ranks} processes, and the MPI library of this program sees {known}: build the program with the MPI whose \
-                 mpirun starts it"
+                "a launcher has started {ranks} processes, and the MPI library of this program sees {known}: start it by the mpirun of the MPI \
+                 that it was built with (in Slurm by `srun --mpi=pmix`), or train alone with `--ranks 1`"
             ));
         }
         if level < mpi::Threading::Serialized {

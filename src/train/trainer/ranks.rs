@@ -29,6 +29,13 @@ pub(in crate::train) fn check(ranks: &Collective, config: &Config, device: &Devi
             reason: format!("{count} processes share a batch equally: choose a multiple of {count}"),
         });
     }
+    if config.mixes() && config.batch() / count < 2 {
+        let setting = if config.augment.mixup > 0.0 { "augment.mixup" } else { "augment.cutmix" };
+        let reason = format!(
+            "each of {count} processes has one image, and mixes only its own: take larger batches, or fewer processes"
+        );
+        return refuse(setting, config.augment.mixup.max(config.augment.cutmix).to_string(), reason);
+    }
     if config.ptl.state_steps > 1 {
         let reason = format!(
             "the parts of a batch follow one another, and {count} processes have theirs at the same time: choose 1"

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::app::cli::ExitCode;
 use crate::app::cli::args::TrainArgs;
-use crate::app::cli::output::{interrupted, print, stop_on_ctrl_c};
+use crate::app::cli::output::{interrupted, print, stop_on_ctrl_c, stop_quietly};
 use crate::app::cli::pictures::{draw_classification, draw_training};
 use crate::app::cli::ranks;
 use crate::base::progress::Reporter;
@@ -27,7 +27,7 @@ use crate::{Error, Result};
 
 /// Runs `ptl-train train`.
 pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
-    ranks::together(args.ranks, |ranks| train_as(args, ranks))
+    ranks::together(args.ranks.map(usize::from), |ranks| train_as(args, ranks))
 }
 
 /// Trains as one of `ranks`.
@@ -133,7 +133,7 @@ fn run<T: Task>(
     let reporter = if ranks.is_first() { terminal.with_held_log(&run.log_path()) } else { terminal.clone() };
     reporter.message(&format!("run folder: {}", run.root().shown()));
     describe(&reporter);
-    let stop = stop_on_ctrl_c(&reporter);
+    let stop = if ranks.has_others() { stop_quietly() } else { stop_on_ctrl_c(&reporter) };
     let outcome = train::run_ranks(&Job { config, task, start, run: &run, reporter: &reporter, stop: &stop }, ranks);
     if let Err(error) = &outcome {
         reporter.note(&format!("error: {error}"));
