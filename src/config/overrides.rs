@@ -166,6 +166,7 @@ mod tests {
         (("schedule.warmup_factor", "0.5"), &[], &[CLASSIFY]),
         (("loss.label_smoothing", "0.1"), &[("loss.ce_weight", "0")], &[]),
         (("loss.class_weights", "inverse"), &[], &[CLASSIFY]),
+        (("loss.local_mining", "true"), &[("loss.triplet_weight", "0")], &[]),
         (
             ("loss.class_beta", "0.9"),
             &[CLASSIFY, ("loss.class_weights", "inverse")],
