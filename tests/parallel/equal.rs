@@ -129,6 +129,8 @@ fn mgn_with_cells_learns_the_same() {
         "96",
         "--image-width",
         "32",
+        "--ids",
+        "2",
         "--sync-bn",
         "--lr",
         "1e-7",

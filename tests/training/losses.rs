@@ -1,7 +1,7 @@
-//! Trainings with class weights, a focal loss, a margin and centres.
+//! Trainings with a focal loss, a margin and centres.
 
 use ptl::base::progress::Reporter;
-use ptl::config::{ClassWeights, Config, Overrides};
+use ptl::config::{Config, Overrides};
 use ptl::data::Dataset;
 use ptl::eval::Output;
 use ptl::model::TrainedModel;
@@ -13,7 +13,7 @@ use crate::support::{self, assert_same, datasets, everything, finish};
 
 fn config() -> Config {
     let mut config = support::config();
-    (config.loss.class_weights, config.loss.focal_gamma) = (ClassWeights::Effective, 1.0);
+    config.loss.focal_gamma = 1.0;
     (config.model.head, config.model.head_scale) = (HeadKind::ArcFace, Some(16.0));
     config.loss.center_weight = 0.01;
     config
