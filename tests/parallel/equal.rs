@@ -129,11 +129,9 @@ fn mgn_with_cells_learns_the_same() {
         "96",
         "--image-width",
         "32",
-        "--ids",
-        "2",
         "--sync-bn",
         "--lr",
-        "1e-7",
+        "1e-8",
     ];
     check(&compare("mgn-ptl", &[2, 4], &flags));
 }
