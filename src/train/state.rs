@@ -55,10 +55,11 @@ impl ModelInfo<'_> {
 /// The disk is full or not writable, or the device was lost. Existing checkpoints are not touched.
 pub fn save(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>, record: &Record) -> Result<PathBuf> {
     trainer.fetch()?;
-    let states = trainer.states.gathered()?.into_owned();
+    // In one process the trainer's own states are written, without a copy.
+    let gathered = if trainer.ranks.has_others() { Some(trainer.states.gathered()?.into_owned()) } else { None };
     let name = checkpoints::name(record.position.step);
     let path = if trainer.ranks.is_first() {
-        place(folder, &name, trainer, &states, info, record)?
+        place(folder, &name, trainer, gathered.as_ref(), info, record)?
     } else {
         folder.join(name)
     };
@@ -66,19 +67,19 @@ pub fn save(folder: &Path, trainer: &mut Trainer, info: ModelInfo<'_>, record: &
     Ok(path)
 }
 
-/// Writes the checkpoint `name`, with the latent states of all ranks.
+/// Writes the checkpoint `name`. `gathered` are the latent states of all ranks, where there are several.
 fn place(
     folder: &Path,
     name: &str,
     trainer: &mut Trainer,
-    states: &LatentStates,
+    gathered: Option<&LatentStates>,
     info: ModelInfo<'_>,
     record: &Record,
 ) -> Result<PathBuf> {
     let remembered = trainer.remembered()?.filter(|memory| !memory.labels.is_empty());
     let centers = trainer.centers()?;
     checkpoints::place(folder, name, |folder| {
-        write_files(folder, trainer, states, remembered.as_ref(), &centers, info)?;
+        write_files(folder, trainer, gathered, remembered.as_ref(), &centers, info)?;
         record.write(folder)
     })
 }
@@ -87,7 +88,7 @@ fn place(
 fn write_files(
     folder: &Path,
     trainer: &mut Trainer,
-    states: &LatentStates,
+    gathered: Option<&LatentStates>,
     remembered: Option<&Remembered>,
     centers: &[Vec<f32>],
     info: ModelInfo<'_>,
@@ -115,6 +116,7 @@ fn write_files(
     for (name, values) in trainer.optimizer.state() {
         tensors.push(Tensor::f32(format!("optimizer.{name}"), &[values.len()], values));
     }
+    let states = gathered.unwrap_or(&trainer.states);
     for (name, shape, values) in states.export(trainer.state_decls()) {
         tensors.push(Tensor::f32(name, &shape, values));
     }

@@ -276,7 +276,7 @@ pub(crate) struct TrainArgs {
     /// Continue this run from its last checkpoint, with its settings; flags may change them.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "out", "init"])]
     pub resume: Option<PathBuf>,
-    /// Train by this many processes on this machine, each with a part of every batch: starts them by mpirun. A program that was built with MPI only.
+    /// Train by this many processes on this machine, which mpirun starts; each takes a part of every batch. Needs a program that was built with MPI.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub ranks: Option<u16>,
     #[command(flatten)]

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use mpi::collective::SystemOperation;
 use mpi::environment::Universe;
 use mpi::topology::SimpleCommunicator;
-use mpi::traits::{Communicator, CommunicatorCollectives, Root};
+use mpi::traits::{Communicator, CommunicatorCollectives, Equivalence, Root};
 
 use super::Transport;
 use crate::{Error, Result};
@@ -55,6 +55,15 @@ impl Mpi {
         Ok(Mpi { _universe: universe, rank, ranks, calls: Mutex::new(()) })
     }
 
+    /// Replaces each number by its sum over all ranks.
+    fn sum<T: Equivalence + Clone>(&self, numbers: &mut [T]) {
+        let (_one, world) = self.world();
+        let own = numbers.to_vec();
+        for (own, sum) in own.chunks(MOST).zip(numbers.chunks_mut(MOST)) {
+            world.all_reduce_into(own, sum, SystemOperation::sum());
+        }
+    }
+
     /// Returns all processes, for one call.
     fn world(&self) -> (MutexGuard<'_, ()>, SimpleCommunicator) {
         (self.calls.lock().unwrap_or_else(PoisonError::into_inner), SimpleCommunicator::world())
@@ -71,19 +80,11 @@ impl Transport for Mpi {
     }
 
     fn sum_f32(&self, numbers: &mut [f32]) {
-        let (_one, world) = self.world();
-        let own = numbers.to_vec();
-        for (own, sum) in own.chunks(MOST).zip(numbers.chunks_mut(MOST)) {
-            world.all_reduce_into(own, sum, SystemOperation::sum());
-        }
+        self.sum(numbers);
     }
 
     fn sum_f64(&self, numbers: &mut [f64]) {
-        let (_one, world) = self.world();
-        let own = numbers.to_vec();
-        for (own, sum) in own.chunks(MOST).zip(numbers.chunks_mut(MOST)) {
-            world.all_reduce_into(own, sum, SystemOperation::sum());
-        }
+        self.sum(numbers);
     }
 
     fn gather(&self, own: &[u8], all: &mut [u8]) {
