@@ -7,7 +7,8 @@
 //! - `state-norm.svg`: root mean square of the state of each cell after each step.
 //! - `state-kept.svg`: share of the state before a step that the forget gate leaves in the state after it. A cell's new state is linear in
 //!   its old one, so this is the difference to a step that starts from zeros, relative to the old state.
-//! - `state-similarity.svg`: mean cosine between the states of two slots, and of a slot before and after a step.
+//! - `state-slots.svg`: mean cosine between the states of two slots.
+//! - `state-steps.svg`: mean cosine between the states of a slot before and after a step.
 //! - `gradient-noise.svg`: standard deviation of the backbone's gradient between batches, relative to its mean over batches, by the size of a
 //!   batch, at the weights after the first epoch. (At the end there is hardly a gradient left on the training images.)
 
@@ -56,19 +57,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut charts = vec![
         ("state-norm", "State after a step, root mean square", "step", Vec::new()),
         ("state-kept", "Share of the old state in the new one", "step", Vec::new()),
-        ("state-similarity", "Cosine between states", "step", Vec::new()),
+        ("state-slots", "Cosine between the states of two slots", "step", Vec::new()),
+        ("state-steps", "Cosine between the states of a slot before and after a step", "step", Vec::new()),
         ("gradient-noise", "Noise of the backbone's gradient, relative to its mean", "images in a batch", Vec::new()),
     ];
     for arm in ["plain", "memoryless", "carry", "mean"] {
         let mut run = Run::new(arm, &dataset, &weights)?;
         let measured = run.train()?;
         if arm == "carry" {
-            let [norm, kept, similarity] = measured;
-            (charts[0].3, charts[1].3, charts[2].3) = (norm, kept, similarity);
+            charts.iter_mut().zip(measured).for_each(|(chart, lines)| chart.3 = lines);
         }
         let noise = run.gradient_noise()?;
         println!("{arm}: {noise:?}");
-        charts[3].3.push(Line { name: arm.into(), points: noise });
+        charts[4].3.push(Line { name: arm.into(), points: noise });
     }
     let mut csv = "chart,line,x,y\n".to_string();
     for (name, title, x, lines) in &charts {
@@ -132,16 +133,14 @@ impl<'a> Run<'a> {
         Loader::new(self.samples.clone(), &batches, 0, options, self.cache.clone())?.collect()
     }
 
-    /// Trains, and returns for each cell the norm, the share that is kept, and the similarities, by step.
-    fn train(&mut self) -> ptl::Result<[Vec<Line>; 3]> {
+    /// Trains, and returns for each cell the norm, the share that is kept, the cosine between two slots, and that between two steps, by step.
+    fn train(&mut self) -> ptl::Result<[Vec<Line>; 4]> {
         let sizes = [self.config.sampler.ids, self.config.sampler.images];
         let mut probe = Probe::new(&self.config, &self.trainer)?;
-        let cells: Vec<String> = self.trainer.state_decls().iter().map(|decl| decl.name.clone()).collect();
-        let lines = |suffix: &str| -> Vec<Line> {
-            cells.iter().map(|cell| Line { name: format!("{cell}{suffix}"), points: Vec::new() }).collect()
-        };
-        let (mut norm, mut kept) = (lines(""), lines(""));
-        let (mut between, mut over) = (lines(", two slots"), lines(", one slot, two steps"));
+        let cells = self.trainer.state_decls().len();
+        let lines =
+            || (1..=cells).map(|cell| Line { name: format!("cell {cell}"), points: Vec::new() }).collect::<Vec<_>>();
+        let [mut norm, mut kept, mut between, mut over] = [lines(), lines(), lines(), lines()];
         let mut step = 0;
         for epoch in 0..self.config.schedule.epochs {
             self.trainer.begin_epoch();
@@ -157,7 +156,7 @@ impl<'a> Run<'a> {
                 let lr = schedule.lr(self.config.optim.lr, step as u64);
                 self.trainer.step(batch, None, lr)?;
                 if measured {
-                    for cell in 0..cells.len() {
+                    for cell in 0..cells {
                         let (then, now) = (
                             before.current(StateId::from_index(cell)),
                             self.trainer.states.current(StateId::from_index(cell)),
@@ -177,8 +176,7 @@ impl<'a> Run<'a> {
                 self.early = self.trainer.store.values.to_vec();
             }
         }
-        between.append(&mut over);
-        Ok([norm, kept, between])
+        Ok([norm, kept, between, over])
     }
 
     /// Returns for each size of a batch the standard deviation of the gradient relative to its mean, at the weights after the first epoch. Leaves
@@ -286,7 +284,8 @@ fn draw(path: &Path, title: &str, x: &str, lines: &[Line]) -> Result<(), Box<dyn
     let (last, top) = points().fold((1.0f64, 0.0f64), |(last, top), (x, y)| (last.max(*x), top.max(*y)));
     let root = SVGBackend::new(path, (880, 500)).into_drawing_area();
     root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
+    let (area, legend) = root.split_horizontally(750);
+    let mut chart = ChartBuilder::on(&area)
         .caption(title, ("sans-serif", 20))
         .margin(12)
         .x_label_area_size(40)
@@ -295,12 +294,11 @@ fn draw(path: &Path, title: &str, x: &str, lines: &[Line]) -> Result<(), Box<dyn
     chart.configure_mesh().x_desc(x).light_line_style(WHITE).draw()?;
     for (i, line) in lines.iter().enumerate() {
         let colour = Palette99::pick(i).to_rgba();
-        chart
-            .draw_series(LineSeries::new(line.points.iter().copied(), colour.stroke_width(2)))?
-            .label(&line.name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+        chart.draw_series(LineSeries::new(line.points.iter().copied(), colour.stroke_width(2)))?;
+        let y = 60 + 24 * i as i32;
+        legend.draw(&PathElement::new([(8, y), (28, y)], colour.stroke_width(2)))?;
+        legend.draw(&Text::new(line.name.as_str(), (36, y - 7), ("sans-serif", 14)))?;
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
     root.present()?;
     Ok(())
 }
