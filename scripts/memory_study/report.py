@@ -78,6 +78,11 @@ def names_for(tasks):
     return names
 
 
+def measured(results, stage, tasks, names):
+    """Returns whether an arm has been measured on a task with all seeds of a stage."""
+    return any(results.values(stage, task, name) is not None for task in tasks for name in names)
+
+
 def scores(results, stage, tasks, names):
     """Returns the table of scores of a stage."""
     rows = [[name] + [plus_minus(results.values(stage, task, name)) for task in tasks] for name in names]
@@ -153,11 +158,17 @@ def markdown(results):
         return "\n".join(parts)
     parts.append(f"The candidate, the form of memory with the largest mean gain: `{candidate}`.\n")
     described = list(dict.fromkeys([*plan.DESCRIBED, candidate]))
-    parts += ["### Batches and pre-training\n", scores(results, "selection", plan.DESCRIBING, described)]
-    parts.append(gains(results, "selection", plan.DESCRIBING, described, plan.CONTROL))
+    parts.append("### Batches and pre-training\n")
+    if measured(results, "selection", plan.DESCRIBING, described):
+        parts.append(scores(results, "selection", plan.DESCRIBING, described))
+        parts.append(gains(results, "selection", plan.DESCRIBING, described, plan.CONTROL))
+    else:
+        parts.append("Not measured yet.\n")
     confirmed = list(dict.fromkeys([*plan.CONFIRMED, candidate]))
-    parts += ["### Confirmation\n", scores(results, "confirmation", plan.DECIDING, confirmed)]
-    for baseline in [plan.CONTROL, "plain", "residual"]:
-        parts.append(gains(results, "confirmation", plan.DECIDING, confirmed, baseline))
+    parts.append("### Confirmation\n")
+    if measured(results, "confirmation", plan.DECIDING, confirmed):
+        parts.append(scores(results, "confirmation", plan.DECIDING, confirmed))
+        for baseline in [plan.CONTROL, "plain", "residual"]:
+            parts.append(gains(results, "confirmation", plan.DECIDING, confirmed, baseline))
     parts.append(verdict(results, candidate) or "The confirmation is not done.\n")
     return "\n".join(parts)
