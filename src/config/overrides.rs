@@ -117,6 +117,7 @@ mod tests {
     const CASES: &[(Flag, &[Flag], &[Flag])] = &[
         (("gpu.vendor", "never"), &[("device", "cpu")], &[]),
         (("gpu.graph", "false"), &[("device", "cpu")], &[]),
+        (("gpu.bucket_mb", "5"), &[("device", "cpu")], &[]),
         (("model.last_stride", "2"), &[("model.arch", "osnet-x1-0")], &[]),
         (("ptl.stages", "2,3"), &[PLAIN], &[]),
         (("ptl.cell_width", "0.5"), &[PLAIN], &[]),

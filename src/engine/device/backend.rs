@@ -113,7 +113,7 @@ pub trait Backend: Send + Sync + Debug {
     /// Returns the vendor's convolutions, if they are switched on.
     fn vendor(&self) -> Option<&Vendor>;
 
-    /// Connects the device with those of all `ranks`, once, for the two functions below. All ranks must call it.
+    /// Connects the device with those of all `ranks`, once, for the functions below. All ranks must call it.
     ///
     /// # Errors
     /// The device does not exchange numbers, or what it needs for that is missing.
@@ -126,6 +126,23 @@ pub trait Backend: Send + Sync + Debug {
     /// # Errors
     /// The device has not joined the others, or fails.
     fn all_reduce(&self, _at: u64, _count: usize, _mean: bool) -> Result<()> {
+        Err(no_exchange())
+    }
+
+    /// Enqueues a sum as [`Backend::all_reduce`] does, which may run beside all work that is enqueued until [`Backend::finish_sums`]. That work
+    /// must neither read nor write the numbers.
+    ///
+    /// # Errors
+    /// As [`Backend::all_reduce`].
+    fn begin_sum(&self, _at: u64, _count: usize) -> Result<()> {
+        Err(no_exchange())
+    }
+
+    /// Makes work that is enqueued later wait for all sums that were begun.
+    ///
+    /// # Errors
+    /// As [`Backend::all_reduce`].
+    fn finish_sums(&self) -> Result<()> {
         Err(no_exchange())
     }
 

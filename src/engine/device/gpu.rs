@@ -193,6 +193,16 @@ impl Gpu {
         self.backend.all_reduce(at.address(), count, mean)
     }
 
+    /// Begins to replace numbers by their sums over all ranks: see [`Backend::begin_sum`].
+    pub(crate) fn begin_sum(&self, at: Ptr<f32>, count: usize) -> Result<()> {
+        self.backend.begin_sum(at.address(), count)
+    }
+
+    /// Waits for the sums that were begun: see [`Backend::finish_sums`].
+    pub(crate) fn finish_sums(&self) -> Result<()> {
+        self.backend.finish_sums()
+    }
+
     /// Writes `bytes` of all ranks, in their order, to `all`: see [`Backend::all_gather`].
     pub(crate) fn all_gather<T, U>(&self, own: Ptr<T>, bytes: usize, all: Ptr<U>) -> Result<()> {
         self.backend.all_gather(own.address(), bytes, all.address())

@@ -81,6 +81,10 @@ settings! {
         /// Record a training step as one CUDA graph and replay it.
         #[setting(needs(&[GPU]).same_results())]
         pub graph: bool = true;
+        /// Mebibytes of gradients that the GPUs of several processes begin to add up while backward goes on, as `bucket_cap_mb` in PyTorch's
+        /// DistributedDataParallel.
+        #[setting(above(0.0).needs(&[GPU]))]
+        pub bucket_mb: f32 = 25.0;
     }
 }
 
@@ -94,8 +98,8 @@ pub struct DeviceOptions {
     /// Which passes of convolutions and cells cuDNN and cuBLASLt compute, instead of the crate's own kernels. An emulated GPU has a
     /// substitute for them.
     pub vendor: VendorUse,
-    /// The number of the GPU that `auto` and `cuda` take: 0, or one for each of several processes on a machine.
-    pub first: usize,
+    /// The number of this process among those of a training on this machine: it takes the GPU so many after that of `kind`.
+    pub local_rank: usize,
 }
 
 /// Where a session computes.
@@ -162,10 +166,9 @@ impl Device {
     pub fn open(options: &DeviceOptions) -> Result<Device> {
         match options.kind {
             DeviceKind::Cpu => Cpu::new(options.precision).map(Device::Cpu),
-            DeviceKind::Cuda(0) => Ok(Device::Gpu(cuda(options.first, options)?)),
-            DeviceKind::Cuda(number) => Ok(Device::Gpu(cuda(number, options)?)),
+            DeviceKind::Cuda(number) => Ok(Device::Gpu(cuda(number + options.local_rank, options)?)),
             DeviceKind::Emulated => Ok(Device::Gpu(emulated(options)?)),
-            DeviceKind::Auto => match cuda(options.first, options) {
+            DeviceKind::Auto => match cuda(options.local_rank, options) {
                 Ok(gpu) => Ok(Device::Gpu(gpu)),
                 Err(error) => {
                     let text = error.to_string();

@@ -5,6 +5,7 @@
 //! is alive from its first write to its last read; blocks that are never alive at the same time may share addresses.
 
 mod allocate;
+mod buckets;
 mod lifetimes;
 mod recompute;
 
@@ -16,6 +17,7 @@ use crate::engine::device::Gpu;
 use crate::engine::graph::{Graph, Mode, Needs, Value};
 use crate::engine::store::{Layout, ParamId, Store};
 use allocate::allocate;
+pub(crate) use buckets::Bucket;
 use lifetimes::{Readings, readings, requests, run_again, turned_weights};
 
 /// The offset of a block is a multiple of this many words: a cache line of the CPU; on a GPU the 256 bytes to which its driver aligns

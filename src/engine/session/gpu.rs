@@ -13,7 +13,7 @@ use crate::base::text::plural;
 use crate::engine::device::{Buffer, Gpu, Grid, Ptr, kernels};
 use crate::engine::graph::{GpuBackward, GpuForward, GpuGrad, Graph, Mode, Node, TurnedGradient, Value, Var};
 use crate::engine::latent_state::LatentStates;
-use crate::engine::plan::{Block, GradWrite, NodePlan, Plan, guarded_end};
+use crate::engine::plan::{Block, Bucket, GradWrite, NodePlan, Plan, guarded_end};
 use crate::engine::precision::Precision;
 use crate::engine::store::Store;
 use crate::{Error, Result};
@@ -228,12 +228,23 @@ impl Session {
         Ok(())
     }
 
-    /// Enqueues the differentiated nodes in reverse.
-    pub(crate) fn launch_backward(&self, store: &Store, bound: &Bound) -> Result<()> {
+    /// Enqueues the differentiated nodes in reverse. Calls `complete` with the gradients of each of `buckets` as soon as all that writes them is
+    /// enqueued.
+    pub(crate) fn launch_backward(
+        &self,
+        store: &Store,
+        bound: &Bound,
+        buckets: &[Bucket],
+        complete: &mut dyn FnMut(&Range<usize>) -> Result<()>,
+    ) -> Result<()> {
         let Memory::Gpu(memory) = &self.memory else { unreachable!("bound to a GPU") };
         let _backward = profile::range("backward");
         let offsets = offsets(store);
+        let turn = |written: &[(&Node, Block)]| {
+            memory.turned.launch_gradients(&memory.gpu, memory.arena.ptr(), bound, store, written)
+        };
         let mut written = Vec::new();
+        let mut buckets = buckets.iter().peekable();
         let nodes = self.graph.nodes.iter().zip(&self.plan.nodes).enumerate().rev();
         for (i, (node, plan)) in nodes.filter(|(_, (_, plan))| plan.differentiated) {
             let _op = profile::range(format_args!("{} {i} backward", node.op.name()));
@@ -246,8 +257,15 @@ impl Session {
             if self.guarded(memory, node.op.name(), &blocks, run)? {
                 written.push((node, plan.turned_gradient));
             }
+            while let Some(bucket) = buckets.next_if(|bucket| bucket.node == i) {
+                let in_bucket = |(node, _): &mut (&Node, Block)| {
+                    bucket.contains(store.param(node.attachments.params[0]).range.start)
+                };
+                turn(&written.extract_if(.., in_bucket).collect::<Vec<_>>())?;
+                bucket.ranges.iter().try_for_each(&mut *complete)?;
+            }
         }
-        memory.turned.launch_gradients(&memory.gpu, memory.arena.ptr(), bound, store, &written)
+        turn(&written)
     }
 
     /// Returns the address of a kept value.

@@ -24,7 +24,7 @@ use crate::Result;
 use crate::engine::device::{Device, Gpu};
 use crate::engine::graph::{Graph, Mode, Var};
 use crate::engine::latent_state::LatentStates;
-use crate::engine::plan::Plan;
+use crate::engine::plan::{Bucket, Plan};
 use crate::engine::shape::Shape;
 use crate::engine::store::Store;
 
@@ -216,7 +216,7 @@ impl Session {
             }
             Memory::Gpu(_) => {
                 let bound = self.bind(store, states)?;
-                self.launch_backward(store, &bound)
+                self.launch_backward(store, &bound, &[], &mut |_| Ok(()))
             }
         }
     }
@@ -224,6 +224,11 @@ impl Session {
     /// Returns true if backward writes a gradient for parameter number `index` of the store.
     pub fn has_grad(&self, index: usize) -> bool {
         self.plan.param_written[index]
+    }
+
+    /// Returns the parameters that get a gradient in buckets of about `len` numbers: see [`Plan::buckets`].
+    pub(crate) fn buckets(&self, store: &Store, len: usize) -> Vec<Bucket> {
+        self.plan.buckets(&self.graph, store, len)
     }
 
     /// Makes the changes of a step that belong to the host: the current states become the previous ones, and the counters of batches go up.

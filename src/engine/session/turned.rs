@@ -1,5 +1,5 @@
 //! Weights and their gradients in the order of the vendor's libraries. One launch turns all weights of a network before forward, and one
-//! all gradients after backward.
+//! all gradients after backward (or those of a bucket, where several processes add them up).
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};

@@ -1,12 +1,13 @@
 //! A training step on a GPU.
 
+use std::ops::Range;
+
 use super::recorded::Part;
 use super::{Trainer, check_finite};
 use crate::Result;
 use crate::base::profile;
 use crate::data::Batch;
 use crate::engine::device::{Gpu, Grid, Ptr, kernels};
-use crate::engine::optim::Segment;
 use crate::model::StepReport;
 
 impl Trainer {
@@ -32,7 +33,8 @@ impl Trainer {
         let recorded = self.recorded.as_mut().expect("made with the session");
         let (session, store, optimizer, vars) = (&self.session, &self.store, &self.optimizer, &self.vars);
         let (clip_norm, classes) = (self.config.optim.clip_norm, session.graph().shape(vars.logits[0]).c);
-        let (labels, shared) = (session.address(vars.labels).cast(), self.ranks.has_others());
+        let labels = session.address(vars.labels).cast();
+        let exchanged = if part.updates() { &self.buckets[..] } else { &[] };
         let len = store.grads.len();
         let sum = if part == Part::Whole { Ptr::NULL } else { self.summed.on_device_mut(gpu)? };
         let losses = vars.losses().into_iter().flatten().map(|&loss| session.address(loss).cast());
@@ -48,19 +50,24 @@ impl Trainer {
             for &(loss, weight) in &loss_weights {
                 session.launch_grad(loss, weight)?;
             }
-            session.launch_backward(store, &bound)?;
-            let add = |from, to, accumulate| kernels::put_f32(gpu, Grid::any(len), from, to, len as i64, accumulate);
-            match part {
-                Part::Whole => {}
-                Part::First => return add(bound.grads, sum, 0),
-                Part::Middle => return add(bound.grads, sum, 1),
-                Part::Last => add(sum, bound.grads, 1)?,
-            }
-            if shared {
+            let add = |from, to, len: usize, accumulate| {
+                kernels::put_f32(gpu, Grid::any(len), from, to, len as i64, accumulate)
+            };
+            // Adds the sum of earlier batches to the gradients in a range.
+            let add_earlier = |range: &Range<usize>| match part {
+                Part::Last => add(sum.add(range.start), bound.grads.add(range.start), range.len(), 1),
+                _ => Ok(()),
+            };
+            session.launch_backward(store, &bound, exchanged, &mut |range| {
                 let _exchange = profile::range("gradients of all ranks");
-                for Segment { range, .. } in &segments {
-                    gpu.all_reduce(bound.grads.add(range.start), range.len(), false)?;
-                }
+                add_earlier(range)?;
+                gpu.begin_sum(bound.grads.add(range.start), range.len())
+            })?;
+            match part {
+                Part::First => return add(bound.grads, sum, len, 0),
+                Part::Middle => return add(bound.grads, sum, len, 1),
+                Part::Whole | Part::Last if exchanged.is_empty() => add_earlier(&(0..len))?,
+                Part::Whole | Part::Last => gpu.finish_sums()?,
             }
             let _optimizer = profile::range("optimizer");
             optimizer.launch(gpu, &update, bound.values, bound.grads, clip_norm)

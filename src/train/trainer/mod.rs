@@ -17,6 +17,7 @@ use crate::engine::device::{Device, Mirrored};
 use crate::engine::graph::Var;
 use crate::engine::latent_state::{LatentStates, StatePolicy};
 use crate::engine::optim::{Ema, Optimizer, Segment};
+use crate::engine::plan::Bucket;
 use crate::engine::session::{Session, Work};
 use crate::engine::store::{Group, Store};
 use crate::model::StepReport;
@@ -43,6 +44,8 @@ pub struct Trainer {
     pub ranks: Collective,
     session: Session,
     vars: StepVars,
+    /// Gradients that the processes add up together, in the order in which backward on a GPU completes them; none in a single process.
+    buckets: Vec<Bucket>,
     /// Recorded steps, on a GPU.
     recorded: Option<Recorded>,
     /// Sum of the gradients of the current group of batches; empty if every batch updates.
@@ -114,6 +117,8 @@ impl Trainer {
         }
         let optimizer = Optimizer::new(&config.optim.rule(), store.values.len())?;
         let recorded = device.gpu().map(|gpu| Recorded::new(gpu, vars.logits.len(), config.gpu.graph)).transpose()?;
+        let bucket = (f64::from(config.gpu.bucket_mb) * f64::from(1 << 20)) as usize / size_of::<f32>();
+        let buckets = if ranks.has_others() { session.buckets(&store, bucket) } else { Vec::new() };
         let states = config.latent_states(classes).of_ranks(&ranks);
         let summed = Mirrored::zeros(if config.train.accumulate > 1 { store.values.len() } else { 0 });
         let ema = (config.train.ema > 0.0).then(|| Ema::new(config.train.ema, &store));
@@ -128,6 +133,7 @@ impl Trainer {
             ranks,
             session,
             vars,
+            buckets,
             recorded,
             summed,
             batches_done,

@@ -1,7 +1,7 @@
 //! An NVIDIA GPU by the CUDA driver API: the only place where the crate calls CUDA.
 //!
 //! Everything is found at run time ([`libraries`]), so the program starts on machines without CUDA. All work is enqueued in one stream and
-//! runs in that order; a second stream has the copies of [`Backend::upload_async`].
+//! runs in that order; a second stream has the copies of [`Backend::upload_async`], a third one what is exchanged with other GPUs.
 
 mod calls;
 mod cublaslt;
@@ -134,6 +134,12 @@ impl Cuda {
         }
         Err(only_launches_are_recorded("GPU", action))
     }
+
+    /// Calls NCCL, if this GPU has joined others.
+    fn exchange(&self, enqueue: impl FnOnce(&Communicator) -> Result<()>) -> Result<()> {
+        self.0.context.bind()?;
+        lock(&self.0.communicator).as_ref().map_or_else(|| Err(no_exchange()), enqueue)
+    }
 }
 
 impl Backend for Cuda {
@@ -256,22 +262,24 @@ impl Backend for Cuda {
         let Shared { context, stream, driver, .. } = &*self.0;
         let mut communicator = lock(&self.0.communicator);
         if communicator.is_none() {
-            *communicator = Some(Communicator::join(ranks, *driver, context, stream)?);
+            *communicator = Some(Communicator::join(ranks, *driver, context, Arc::clone(stream))?);
         }
         Ok(())
     }
 
     fn all_reduce(&self, at: u64, count: usize, mean: bool) -> Result<()> {
-        self.0.context.bind()?;
-        lock(&self.0.communicator)
-            .as_ref()
-            .map_or_else(|| Err(no_exchange()), |joined| joined.all_reduce(at, count, mean))
+        self.exchange(|joined| joined.all_reduce(at, count, mean))
+    }
+
+    fn begin_sum(&self, at: u64, count: usize) -> Result<()> {
+        self.exchange(|joined| joined.begin_sum(at, count))
+    }
+
+    fn finish_sums(&self) -> Result<()> {
+        self.exchange(Communicator::finish)
     }
 
     fn all_gather(&self, own: u64, bytes: usize, all: u64) -> Result<()> {
-        self.0.context.bind()?;
-        lock(&self.0.communicator)
-            .as_ref()
-            .map_or_else(|| Err(no_exchange()), |joined| joined.all_gather(own, bytes, all))
+        self.exchange(|joined| joined.all_gather(own, bytes, all))
     }
 }

@@ -1,12 +1,16 @@
-//! NCCL: exchanges between the GPUs of several processes, which are enqueued in the stream like kernels, and recorded like them.
+//! NCCL: exchanges between the GPUs of several processes, which are enqueued like kernels, and recorded like them.
+//!
+//! All are in one stream of their own, in the order in which they are enqueued, which is the same on all GPUs. That stream waits for the device's
+//! stream before each exchange; the device's stream waits for it when the result is needed.
 
 use std::ffi::c_int;
 use std::sync::Arc;
 
+use cudarc::cublaslt::sys::cudaStream_t;
 use cudarc::nccl::sys::{ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
 
 use super::calls;
-use super::handles::{Context, Stream};
+use super::handles::{Context, Event, Stream};
 use super::libraries;
 use super::status::Status;
 use crate::Result;
@@ -16,7 +20,13 @@ use crate::engine::collective::Collective;
 /// may be gone.
 pub(super) struct Communicator {
     handle: ncclComm_t,
-    stream: Arc<Stream>,
+    /// The device's stream.
+    work: Arc<Stream>,
+    exchanges: Stream,
+    /// The work that the last exchange waits for.
+    worked: Event,
+    /// The end of the last exchange.
+    exchanged: Event,
 }
 
 // SAFETY: NCCL allows calls from any thread, one at a time; the device's owner locks the communicator.
@@ -31,7 +41,7 @@ impl Communicator {
         ranks: &Collective,
         driver: usize,
         context: &Context,
-        stream: &Arc<Stream>,
+        work: Arc<Stream>,
     ) -> Result<Communicator> {
         libraries::open_nccl(driver)?;
         context.bind()?;
@@ -45,25 +55,48 @@ impl Communicator {
         // SAFETY: the handle is written to; all ranks pass the same id, and ranks of their own.
         let status = unsafe { calls::ncclCommInitRank(&mut handle, ranks.ranks() as c_int, id, ranks.rank() as c_int) };
         status.check("connecting the GPUs of all processes by NCCL (its variable NCCL_DEBUG=INFO says more)")?;
-        Ok(Communicator { handle, stream: Arc::clone(stream) })
+        Ok(Communicator { handle, work, exchanges: Stream::new()?, worked: Event::new()?, exchanged: Event::new()? })
     }
 
-    /// Enqueues the sum, or the mean, of `count` numbers of f32 at `at` over all ranks.
+    /// Enqueues the sum, or the mean, of `count` numbers of f32 at `at` over all ranks. Work that is enqueued later waits for it.
     pub(super) fn all_reduce(&self, at: u64, count: usize, mean: bool) -> Result<()> {
-        let op = if mean { ncclRedOp_t::ncclAvg } else { ncclRedOp_t::ncclSum };
-        let (address, stream) = (at as *mut _, self.stream.get().cast());
-        // SAFETY: the communicator is connected; callers pass memory of this device with that many numbers, which work in the stream uses in turn.
+        self.reduce(at, count, if mean { ncclRedOp_t::ncclAvg } else { ncclRedOp_t::ncclSum })?;
+        self.finish()
+    }
+
+    /// Enqueues the sum as [`Communicator::all_reduce`] does, without work that waits for it.
+    pub(super) fn begin_sum(&self, at: u64, count: usize) -> Result<()> {
+        self.reduce(at, count, ncclRedOp_t::ncclSum)
+    }
+
+    /// Makes work that is enqueued later wait for all exchanges.
+    pub(super) fn finish(&self) -> Result<()> {
+        self.exchanged.record(&self.exchanges)?;
+        self.work.wait_for(&self.exchanged)
+    }
+
+    /// Enqueues the copy of `bytes` at `own` of all ranks, in their order, to `all`. Work that is enqueued later waits for it.
+    pub(super) fn all_gather(&self, own: u64, bytes: usize, all: u64) -> Result<()> {
+        let (own, all, stream) = (own as *const _, all as *mut _, self.after_work()?);
+        // SAFETY: as in `reduce`; there is room for the bytes of all ranks.
+        let status = unsafe { calls::ncclAllGather(own, all, bytes, ncclDataType_t::ncclUint8, self.handle, stream) };
+        status.check("gathering numbers of all processes by NCCL")?;
+        self.finish()
+    }
+
+    fn reduce(&self, at: u64, count: usize, op: ncclRedOp_t) -> Result<()> {
+        let (address, stream) = (at as *mut _, self.after_work()?);
+        // SAFETY: the communicator is connected; callers pass memory of this device with that many numbers, which no work uses meanwhile.
         let status = unsafe {
             calls::ncclAllReduce(address, address, count, ncclDataType_t::ncclFloat32, op, self.handle, stream)
         };
         status.check("adding up numbers of all processes by NCCL")
     }
 
-    /// Enqueues the copy of `bytes` at `own` of all ranks, in their order, to `all`.
-    pub(super) fn all_gather(&self, own: u64, bytes: usize, all: u64) -> Result<()> {
-        let (own, all, stream) = (own as *const _, all as *mut _, self.stream.get().cast());
-        // SAFETY: as in `all_reduce`; there is room for the bytes of all ranks.
-        let status = unsafe { calls::ncclAllGather(own, all, bytes, ncclDataType_t::ncclUint8, self.handle, stream) };
-        status.check("gathering numbers of all processes by NCCL")
+    /// Makes the next exchange wait for the work that is enqueued so far, and returns its stream.
+    fn after_work(&self) -> Result<cudaStream_t> {
+        self.worked.record(&self.work)?;
+        self.exchanges.wait_for(&self.worked)?;
+        Ok(self.exchanges.get().cast())
     }
 }

@@ -55,6 +55,8 @@ struct State {
     running: Mutex<()>,
     /// The processes whose devices this one exchanges numbers with.
     ranks: Mutex<Option<Collective>>,
+    /// Sums over all ranks that were begun, with their addresses.
+    sums: Mutex<Vec<(u64, Vec<f32>)>>,
     /// Work that is recorded instead of run.
     recording: Mutex<Option<Vec<Work>>>,
     /// Launches that ran since the last [`Emulator::take_launches`]; `None` before the first.
@@ -70,24 +72,40 @@ enum Work {
     Launch(Launch),
     Call(Enqueued),
     Exchange(Exchange),
+    /// The end of all sums that were begun.
+    FinishSums,
 }
 
 /// An exchange of numbers with the emulated GPUs of other processes.
 #[derive(Clone)]
 struct Exchange {
     ranks: Collective,
+    /// The addresses of this rank's numbers.
     own: Range<u64>,
-    /// Where the numbers of all ranks go; `None` if they are added up in their place.
-    all: Option<u64>,
-    mean: bool,
+    kind: ExchangeKind,
+}
+
+#[derive(Clone, Copy)]
+enum ExchangeKind {
+    /// Replaces numbers by their sums.
+    Sum,
+    /// Replaces numbers by their means.
+    Mean,
+    /// Replaces numbers by their sums at the next [`Work::FinishSums`].
+    LaterSum,
+    /// Copies the bytes of all ranks to this address.
+    Gather(u64),
 }
 
 impl Exchange {
     fn run(&self, state: &State) -> Result<()> {
-        let Exchange { ranks, own, all, mean } = self;
+        let Exchange { ranks, own, kind } = self;
         let bytes = (own.end - own.start) as usize;
         let count = ranks.ranks();
-        let all = all.map(|all| all..all + (bytes * count) as u64);
+        let all = match kind {
+            ExchangeKind::Gather(all) => Some(*all..*all + (bytes * count) as u64),
+            _ => None,
+        };
         for range in [Some(own), all.as_ref()].into_iter().flatten() {
             let checked = state.check_allocated(range);
             checked.map_err(|reason| Error::Device {
@@ -96,25 +114,37 @@ impl Exchange {
                 reason,
             })?;
         }
-        // SAFETY: both ranges are allocated, as checked above, and nothing else runs on this device meanwhile. Addresses of numbers are
-        // multiples of their size.
-        unsafe {
-            match all {
-                Some(all) => {
-                    let own = std::slice::from_raw_parts(own.start as *const u8, bytes);
-                    let all = std::slice::from_raw_parts_mut(all.start as *mut u8, bytes * count);
-                    ranks.gather_into(own, all);
-                }
-                None => {
-                    let numbers = std::slice::from_raw_parts_mut(own.start as *mut f32, bytes / 4);
-                    ranks.sum(numbers);
-                    if *mean {
-                        numbers.iter_mut().for_each(|number| *number /= count as f32);
-                    }
-                }
+        if let Some(all) = all {
+            // SAFETY: both ranges are allocated, as checked above, and nothing else runs on this device meanwhile.
+            let (own, all) = unsafe {
+                let own = std::slice::from_raw_parts(own.start as *const u8, bytes);
+                (own, std::slice::from_raw_parts_mut(all.start as *mut u8, bytes * count))
+            };
+            ranks.gather_into(own, all);
+            return Ok(());
+        }
+        // SAFETY: as above. Addresses of numbers are multiples of their size.
+        let numbers = unsafe { std::slice::from_raw_parts_mut(own.start as *mut f32, bytes / 4) };
+        ranks.sum(numbers);
+        match kind {
+            ExchangeKind::Mean => numbers.iter_mut().for_each(|number| *number /= count as f32),
+            ExchangeKind::LaterSum => {
+                // A GPU may write the sums at any time until the end: whoever reads or writes the numbers before gets or leaves nothing.
+                let sums = numbers.to_vec();
+                numbers.fill(f32::NAN);
+                state.sums.lock().expect("no panic while locked").push((own.start, sums));
             }
+            _ => {}
         }
         Ok(())
+    }
+}
+
+/// Writes the sums that were begun.
+fn finish_sums(state: &State) {
+    for (at, sums) in state.sums.lock().expect("no panic while locked").drain(..) {
+        // SAFETY: the range was allocated when the sum was begun, and no work that is enqueued in between frees memory.
+        unsafe { std::slice::from_raw_parts_mut(at as *mut f32, sums.len()) }.copy_from_slice(&sums);
     }
 }
 
@@ -124,6 +154,10 @@ impl Work {
             Work::Launch(launch) => launch.run(seed),
             Work::Call(call) => call.run(state),
             Work::Exchange(exchange) => exchange.run(state),
+            Work::FinishSums => {
+                finish_sums(state);
+                Ok(())
+            }
         }
     }
 }
@@ -134,6 +168,7 @@ impl std::fmt::Debug for Work {
             Work::Launch(launch) => launch.fmt(f),
             Work::Call(_) => f.write_str("a library's call"),
             Work::Exchange(_) => f.write_str("an exchange with other ranks"),
+            Work::FinishSums => f.write_str("the end of sums over all ranks"),
         }
     }
 }
@@ -222,9 +257,10 @@ impl State {
         Err(only_launches_are_recorded(NAME, action))
     }
 
-    /// Returns the processes that have joined.
-    fn joined(&self) -> Result<Collective> {
-        self.ranks.lock().expect("no panic while locked").clone().ok_or_else(no_exchange)
+    /// Enqueues an exchange with the processes that have joined.
+    fn exchange(&self, own: Range<u64>, kind: ExchangeKind) -> Result<()> {
+        let ranks = self.ranks.lock().expect("no panic while locked").clone().ok_or_else(no_exchange)?;
+        self.enqueue(Work::Exchange(Exchange { ranks, own, kind }))
     }
 
     /// Runs work, or records it.
@@ -365,13 +401,20 @@ impl Backend for Emulator {
     }
 
     fn all_reduce(&self, at: u64, count: usize, mean: bool) -> Result<()> {
-        let own = at..at + 4 * count as u64;
-        self.state.enqueue(Work::Exchange(Exchange { ranks: self.state.joined()?, own, all: None, mean }))
+        let kind = if mean { ExchangeKind::Mean } else { ExchangeKind::Sum };
+        self.state.exchange(at..at + 4 * count as u64, kind)
+    }
+
+    fn begin_sum(&self, at: u64, count: usize) -> Result<()> {
+        self.state.exchange(at..at + 4 * count as u64, ExchangeKind::LaterSum)
+    }
+
+    fn finish_sums(&self) -> Result<()> {
+        self.state.enqueue(Work::FinishSums)
     }
 
     fn all_gather(&self, own: u64, bytes: usize, all: u64) -> Result<()> {
-        let own = own..own + bytes as u64;
-        self.state.enqueue(Work::Exchange(Exchange { ranks: self.state.joined()?, own, all: Some(all), mean: false }))
+        self.state.exchange(own..own + bytes as u64, ExchangeKind::Gather(all))
     }
 }
 
