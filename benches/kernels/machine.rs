@@ -92,7 +92,7 @@ pub fn group<'a>(criterion: &'a mut Criterion, name: &str, seconds: f32) -> Grou
 
 impl Devices {
     fn open(kind: DeviceKind, precision: Precision) -> ptl::Result<Devices> {
-        let open = |vendor| Device::open(&DeviceOptions { kind, precision, vendor, first: 0 });
+        let open = |vendor| Device::open(&DeviceOptions { kind, precision, vendor, local_rank: 0 });
         let vendor = open(VendorUse::Always)?;
         let vendor = if has_both_libraries(&vendor, precision)? { Some(vendor) } else { None };
         let auto = vendor.as_ref().map(|_| open(VendorUse::Auto)).transpose()?;

@@ -197,6 +197,6 @@ impl Config {
 
     /// Returns the options of the device that computes.
     pub fn device_options(&self) -> DeviceOptions {
-        DeviceOptions { kind: self.device, precision: self.precision, vendor: self.gpu.vendor, first: 0 }
+        DeviceOptions { kind: self.device, precision: self.precision, vendor: self.gpu.vendor, local_rank: 0 }
     }
 }

@@ -168,7 +168,7 @@ fn describe<T: Task>(job: &Job<'_, T>, trainer: &Trainer) {
 /// Data that cannot be trained on or evaluated; a device that cannot be used; [`Error::OutOfMemory`].
 fn prepare<T: Task>(config: &Config, task: &T, ranks: &Collective) -> Result<(Device, DataSizes, Cost)> {
     task.check(config)?;
-    let device = Device::open(&DeviceOptions { first: ranks.local_rank(), ..config.device_options() })?;
+    let device = Device::open(&DeviceOptions { local_rank: ranks.local_rank(), ..config.device_options() })?;
     trainer::ranks::check(ranks, config, &device)?;
     let batches = task.sampler(config).batches();
     let sizes = DataSizes { measured: task.measured(), batches };

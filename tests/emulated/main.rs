@@ -33,7 +33,7 @@ fn emulated(precision: Precision) -> Option<Device> {
 /// Returns the emulated GPU with or without its libraries, or `None` in a build without a C++ compiler. Says then that a test was skipped,
 /// on the stream itself: the harness swallows what a test that passes prints.
 fn emulated_with(precision: Precision, vendor: VendorUse) -> Option<Device> {
-    match Device::open(&DeviceOptions { kind: DeviceKind::Emulated, precision, vendor, first: 0 }) {
+    match Device::open(&DeviceOptions { kind: DeviceKind::Emulated, precision, vendor, local_rank: 0 }) {
         Ok(device) => Some(device),
         Err(error) => {
             common::say(&format!("SKIPPED: {error}"));

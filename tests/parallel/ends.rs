@@ -85,9 +85,32 @@ fn what_processes_cannot_share_is_refused_in_one_sentence() {
     assert!(
         !output.status.success() && text(&output).contains("is the work of one: start it without mpirun or torchrun")
     );
-    let output =
-        Command::new(program()).args(["train", "--data", &data]).env("WORLD_SIZE", "2").env("LOCAL_RANK", "0").output();
-    assert!(text(&output.unwrap()).contains("start them by mpirun"));
+}
+
+/// Without GPUs, nothing connects the processes of torchrun.
+#[test]
+fn processes_of_torchrun_without_gpus_are_refused_in_one_sentence() {
+    let data = path("people");
+    let as_rank = |command: &[&str], rank: &str| {
+        let mut process = Command::new(program());
+        process.args(command).env("CUDA_VISIBLE_DEVICES", "").env("RANK", rank).env("LOCAL_RANK", rank);
+        process.env("WORLD_SIZE", "2").env("LOCAL_WORLD_SIZE", "2").env("MASTER_PORT", "29500");
+        process
+    };
+    let out = path("torchrun");
+    for rank in ["0", "1"] {
+        let output = as_rank(&["train", "--data", &data, "--out", &out], rank).output().unwrap();
+        let said = text(&output);
+        assert!(said.contains("2 processes that torchrun has started exchange by NCCL between GPUs (cuda: "), "{said}");
+        assert!(said.contains("start processes on CPUs by mpirun"), "{said}");
+        assert_eq!((said.matches("error: ").count(), output.status.code()), (1, Some(1)), "{said}");
+        assert!(!Path::new(&out).exists());
+    }
+    let said = text(&as_rank(&["synth", "--out", &out], "0").output().unwrap());
+    assert!(said.contains("`synth` is the work of one: start it without mpirun or torchrun"), "{said}");
+
+    let refused = as_rank(&["train", "--data", &data, "--ranks", "4"], "0").output().unwrap();
+    assert!(text(&refused).contains("a launcher has started 2 processes: leave it out"));
 }
 
 #[test]

@@ -140,11 +140,12 @@ fn mgn_with_cells_learns_the_same() {
 fn losses_that_see_all_images_and_states_with_memories_are_those_of_one_process() {
     let _alone = alone();
     let small = ["--arch", "resnet18-ptl", "--sync-bn", "--max-steps", "3"];
-    let cases: [(&str, &[&str]); 4] = [
+    let cases: [(&str, &[&str]); 5] = [
         ("memories", &["--state-form", "average", "--triplet-memory", "16", "--triplet-memory-from", "1"]),
         ("centres", &["--center-weight", "1", "--state-form", "permuted", "--accumulate", "2", "--passes", "2"]),
         ("class-states", &["--state-form", "class", "--ema", "0.5", "--state-init", "normal"]),
-        ("normal", &["--state-policy", "carry-epochs", "--state-init", "normal"]),
+        ("normal", &["--state-policy", "carry-epochs", "--state-init", "normal", "--label-smoothing", "0.1"]),
+        ("frozen", &["--freeze-backbone", "--freeze-bn", "--focal-gamma", "2", "--margin", "0.5"]),
     ];
     for (name, flags) in cases {
         check(&compare(name, &[2], &[&small[..], flags].concat()));
@@ -200,14 +201,16 @@ fn emulated_gpus_learn_the_same_as_one() {
         "--max-steps",
         "4",
     ];
-    let cases: [(&str, &[&str]); 2] = [
-        ("emulated", &["--state-init", "normal", "--triplet-memory", "8", "--triplet-memory-from", "1"]),
+    // Gradients are exchanged in several buckets; in the second case, in one for each parameter.
+    let cases = [
+        ("emulated", "--state-init normal --triplet-memory 8 --triplet-memory-from 1 --gpu.bucket-mb 0.01"),
         (
             "emulated-mean",
-            &["--state-form", "mean", "--center-weight", "1", "--accumulate", "2", "--gpu.vendor", "never"],
+            "--state-form mean --center-weight 1 --accumulate 2 --gpu.vendor never --gpu.bucket-mb 0.000001",
         ),
     ];
     for (name, more) in cases {
-        check(&compare(name, &[2], &[&flags[..], more].concat()));
+        let more: Vec<&str> = more.split(' ').collect();
+        check(&compare(name, &[2], &[&flags[..], &more].concat()));
     }
 }

@@ -1,7 +1,7 @@
 //! A network without batch normalisation, put together here, in processes that call the library: what they exchange is exact.
 
-use ptl::engine::collective::Collective;
-use ptl::engine::device::Device;
+use ptl::engine::collective::{Collective, Meeting};
+use ptl::engine::device::{Device, DeviceKind, DeviceOptions};
 use ptl::engine::graph::{Graph, Mode};
 use ptl::engine::latent_state::{LatentStates, StateInit};
 use ptl::engine::op::{self, CrossEntropyOptions};
@@ -76,7 +76,23 @@ fn train(ranks: &Collective) -> Vec<f32> {
 fn as_rank() {
     let ranks = std::env::var("PTL_TEST_RANKS").expect("started by the test below").parse().unwrap();
     let ranks = Collective::of_mpi(ranks).unwrap();
-    // Small exchanges of every kind.
+    check_exchanges(&ranks);
+    let found = train(&ranks);
+    // The same where only (emulated) GPUs connect the processes.
+    let options = DeviceOptions { kind: DeviceKind::Emulated, ..DeviceOptions::default() };
+    let gpu = Device::open(&options).unwrap().gpu().unwrap().clone();
+    let by_gpu = gpu.connect(Meeting::Ranks(&ranks)).unwrap();
+    check_exchanges(&by_gpu);
+    assert_eq!((by_gpu.local_rank(), by_gpu.local_ranks()), (ranks.rank(), ranks.ranks()));
+    assert_eq!(train(&by_gpu), found);
+    if ranks.is_first() {
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        println!("\nnumbers: {}", found.join(" "));
+    }
+}
+
+/// Checks small exchanges of every kind, and some of more bytes than are sent at a time.
+fn check_exchanges(ranks: &Collective) {
     let own = vec![ranks.rank() as u32 + 1; ranks.rank() + 1];
     let each: Vec<Vec<u32>> = (1..=ranks.ranks()).map(|n| vec![n as u32; n]).collect();
     assert_eq!(ranks.gather_each(&own), each);
@@ -84,10 +100,22 @@ fn as_rank() {
     assert!(ranks.any(ranks.rank() == 1) && !ranks.any(false) && !ranks.agree(&ranks.rank().to_string()));
     let parts: Vec<usize> = (0..ranks.ranks()).map(|_| ranks.part(7).len()).collect();
     assert!(parts.iter().all(|part| (7 / ranks.ranks()..=7usize.div_ceil(ranks.ranks())).contains(part)));
-    let found: Vec<String> = train(&ranks).iter().map(ToString::to_string).collect();
-    if ranks.is_first() {
-        println!("\nnumbers: {}", found.join(" "));
-    }
+    const MANY: usize = 300_001;
+    let [rank, count] = [ranks.rank(), ranks.ranks()].map(|number| number as f64);
+    let all = count * (count + 1.0) / 2.0;
+    let mut sums: Vec<f64> = (0..MANY).map(|i| i as f64 * (rank + 1.0)).collect();
+    ranks.sum_f64(&mut sums);
+    assert!(sums.iter().enumerate().all(|(i, &sum)| sum == i as f64 * all));
+    let mut sums: Vec<f32> = (0..MANY).map(|i| (i % 100) as f32 * (rank as f32 + 1.0)).collect();
+    ranks.sum(&mut sums);
+    assert!(sums.iter().enumerate().all(|(i, &sum)| sum == (i % 100) as f32 * all as f32));
+    let own: Vec<u32> = (0..MANY).map(|i| (i * 10 + ranks.rank()) as u32).collect();
+    let gathered = ranks.gather(&own);
+    let expected = (0..ranks.ranks()).flat_map(|rank| (0..MANY).map(move |i| (i * 10 + rank) as u32));
+    assert!(gathered.into_iter().eq(expected));
+    let mut shared = own;
+    ranks.broadcast(&mut shared);
+    assert!(shared.into_iter().eq((0..MANY).map(|i| (i * 10) as u32)));
 }
 
 #[test]

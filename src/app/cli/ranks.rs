@@ -1,5 +1,6 @@
 //! Processes that train together: how this process learns that it is one of several, and how they are started and ended.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use std::{env, fs, io, thread};
@@ -10,7 +11,8 @@ use super::signals;
 use crate::base::error::IoContext;
 use crate::base::progress::Reporter;
 use crate::base::text::plural;
-use crate::engine::collective::Collective;
+use crate::engine::collective::{Collective, Meeting, Rendezvous};
+use crate::engine::device::{Device, DeviceKind, DeviceOptions, VendorUse};
 use crate::{Error, Result};
 
 /// Variables in which launchers of MPI programs say how many processes they have started, and which of them this is: Open MPI, MPICH and Slurm by
@@ -24,26 +26,38 @@ const LAUNCHERS: [[&str; 2]; 4] = [
 /// How long a rank waits before it reports an error, so that ranks with the same error do not all report it: the first one ends the others.
 const REPORTS_LATER: Duration = Duration::from_secs(3);
 
-/// Returns the number of processes that a launcher has started, and which of them this is.
-fn launched() -> Option<[usize; 2]> {
-    let read = |name: &str| env::var(name).ok()?.parse::<usize>().ok();
-    // Slurm sets its variables in every shell of an allocation; only with PMIx are its tasks ranks of MPI.
-    let counts = |name: &str| !name.starts_with("SLURM") || env::var_os("PMIX_RANK").is_some();
-    let both = |[size, rank]: &[&str; 2]| Some([read(size).filter(|_| counts(size))?, read(rank)?]);
-    LAUNCHERS.iter().find_map(both)
+/// This process as one of those that a launcher has started.
+#[derive(Clone, Copy)]
+struct Launched {
+    rank: usize,
+    ranks: usize,
+    /// The number of this process among those of the same machine, if torchrun has started it: MPI does not connect it.
+    torchrun: Option<usize>,
 }
 
-/// Returns the number of processes that torchrun has started.
-fn started_by_torchrun() -> Option<usize> {
-    let size = env::var("WORLD_SIZE").ok()?.parse().ok()?;
-    (size > 1 && env::var_os("LOCAL_RANK").is_some()).then_some(size)
+/// Returns a number in an environment variable.
+fn number(name: &str) -> Option<usize> {
+    env::var(name).ok()?.parse().ok()
+}
+
+/// Returns what a launcher says that has started more than one process.
+fn launched() -> Option<Launched> {
+    // Slurm sets its variables in every shell of an allocation; only with PMIx are its tasks ranks of MPI.
+    let counts = |name: &str| !name.starts_with("SLURM") || env::var_os("PMIX_RANK").is_some();
+    let of_mpi = |[size, rank]: &[&str; 2]| {
+        Some(Launched { ranks: number(size).filter(|_| counts(size))?, rank: number(rank)?, torchrun: None })
+    };
+    let of_torchrun = || {
+        let (ranks, rank, local) = (number("WORLD_SIZE")?, number("RANK")?, number("LOCAL_RANK")?);
+        Some(Launched { ranks, rank, torchrun: Some(local) })
+    };
+    LAUNCHERS.iter().find_map(of_mpi).filter(|mpi| mpi.ranks > 1).or_else(of_torchrun).filter(|found| found.ranks > 1)
 }
 
 /// Refuses a command that one process runs, where several were started: each would do all of the work.
 pub(super) fn refuse_several(command: &str) -> Result<()> {
-    let several = launched().map(|[ranks, _]| ranks).filter(|&ranks| ranks > 1);
-    match several.or_else(started_by_torchrun) {
-        Some(ranks) => Err(Error::Ranks {
+    match launched() {
+        Some(Launched { ranks, .. }) => Err(Error::Ranks {
             reason: format!(
                 "{ranks} processes were started, and `{command}` is the work of one: start it without mpirun or torchrun"
             ),
@@ -55,10 +69,11 @@ pub(super) fn refuse_several(command: &str) -> Result<()> {
 /// Connects this process with the others that were started with it.
 ///
 /// # Errors
-/// Another number was started than is wanted, or by torchrun; the program was built without MPI, or for another MPI.
+/// Another number was started than is wanted; the program was built without MPI, or for another MPI; torchrun's processes have no GPUs.
 fn join(wanted: Option<usize>) -> Result<Collective> {
-    let ranks = launched().map_or(1, |[ranks, _]| ranks);
-    match (wanted, started_by_torchrun()) {
+    let launched = launched();
+    let ranks = launched.map_or(1, |launched| launched.ranks);
+    match (wanted, launched) {
         // Alone, whatever was started beside it.
         (Some(1), _) => Ok(Collective::single()),
         (Some(wanted), _) if ranks != wanted => Err(Error::Setting {
@@ -66,14 +81,57 @@ fn join(wanted: Option<usize>) -> Result<Collective> {
             value: wanted.to_string(),
             reason: format!("a launcher has started {}: leave it out", plural(ranks, "process", "processes")),
         }),
-        (_, Some(size)) if ranks == 1 => Err(Error::Ranks {
-            reason: format!(
-                "torchrun has started {size} processes, which cannot find each other: start them by mpirun, or by --ranks"
-            ),
-        }),
-        _ if ranks == 1 => Ok(Collective::single()),
-        _ => Collective::of_mpi(ranks),
+        (_, None) => Ok(Collective::single()),
+        (_, Some(Launched { torchrun: None, .. })) => Collective::of_mpi(ranks),
+        (_, Some(Launched { rank, torchrun: Some(local_rank), .. })) => connect_gpus(rank, ranks, local_rank),
     }
+}
+
+/// Connects processes that torchrun has started, by their GPUs.
+///
+/// # Errors
+/// There is no GPU or NCCL for each of them, or they do not find each other.
+fn connect_gpus(rank: usize, ranks: usize, local_rank: usize) -> Result<Collective> {
+    let connect = || {
+        // Another connection of the same GPU exchanges what training computes.
+        let options =
+            DeviceOptions { kind: DeviceKind::Cuda(0), local_rank, vendor: VendorUse::Never, ..Default::default() };
+        let device = Device::open(&options)?;
+        let rendezvous = Rendezvous::new(&meeting_place(ranks)?, rank, ranks)?;
+        device.gpu().expect("a GPU was opened").clone().connect(Meeting::Files(&rendezvous))
+    };
+    connect().map_err(|error| match error {
+        Error::NoDevice { .. } => Error::Ranks {
+            reason: format!(
+                "{ranks} processes that torchrun has started exchange by NCCL between GPUs ({error}): start processes on CPUs by mpirun, or by --ranks"
+            ),
+        },
+        other => other,
+    })
+}
+
+/// Returns the folder in which the processes of torchrun meet: `PTL_RENDEZVOUS`, or a temporary one if all are on this machine.
+///
+/// # Errors
+/// They are on several machines, and there is no such variable.
+fn meeting_place(ranks: usize) -> Result<PathBuf> {
+    let port = env::var("MASTER_PORT").unwrap_or_default();
+    if let Some(folder) = env::var_os("PTL_RENDEZVOUS").filter(|folder| !folder.is_empty()) {
+        // Several trainings may use the folder at the same time.
+        let address = env::var("MASTER_ADDR").unwrap_or_default();
+        return Ok(Path::new(&folder).join(format!("{address}-{port}").replace(['/', ':'], "_")));
+    }
+    if number("LOCAL_WORLD_SIZE") != Some(ranks) {
+        let reason = "torchrun has started processes on several machines: name a folder that all of them see by the variable PTL_RENDEZVOUS, where they \
+                      meet";
+        return Err(Error::Ranks { reason: reason.into() });
+    }
+    // torchrun is the parent of all.
+    #[cfg(unix)]
+    let parent = std::os::unix::process::parent_id();
+    #[cfg(not(unix))]
+    let parent = 0;
+    Ok(env::temp_dir().join(format!("ptl-{parent}-{port}")))
 }
 
 /// Lets an `mpirun` start this program `ranks` times, and returns its exit code. A signal to this process stops the others after their step, with a
@@ -150,7 +208,7 @@ pub(super) fn threads(ranks: &Collective) -> usize {
 
 /// Lets the first of several processes report its error, which ends the others: they may have the same.
 pub(super) fn let_first_report() {
-    if launched().is_some_and(|[ranks, rank]| ranks > 1 && rank > 0) {
+    if launched().is_some_and(|launched| launched.rank > 0) {
         thread::sleep(REPORTS_LATER);
     }
 }
@@ -161,8 +219,7 @@ pub(super) fn let_first_report() {
 /// # Errors
 /// Those of [`start`], [`join`] and of `work`.
 pub(super) fn together(wanted: Option<usize>, work: impl FnOnce(&Collective) -> Result<ExitCode>) -> Result<ExitCode> {
-    if let Some(wanted) = wanted.filter(|&wanted| wanted > 1 && launched().is_none() && started_by_torchrun().is_none())
-    {
+    if let Some(wanted) = wanted.filter(|&wanted| wanted > 1 && launched().is_none()) {
         return start(wanted);
     }
     let ranks = join(wanted)?;
@@ -183,7 +240,7 @@ impl Drop for EndOnPanic<'_> {
 
 /// Returns whether this process was started together with others. Then SIGUSR1 asks for a stop, too.
 pub(super) fn are_several() -> bool {
-    launched().is_some_and(|[ranks, _]| ranks > 1)
+    launched().is_some()
 }
 
 /// Returns where messages of this process go: only the first one reports.
@@ -197,5 +254,64 @@ fn end_all(error: &Error, ranks: &Collective) {
         let_first_report();
         print_error_of(error, &format!("process {} of {}: ", ranks.rank(), ranks.ranks()));
         ranks.abort(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::collective::Transport;
+
+    /// The second of two processes, without the first.
+    #[derive(Debug)]
+    struct Second;
+
+    impl Transport for Second {
+        fn rank(&self) -> usize {
+            1
+        }
+
+        fn ranks(&self) -> usize {
+            2
+        }
+
+        fn sum_f32(&self, _numbers: &mut [f32]) {}
+
+        fn sum_f64(&self, _numbers: &mut [f64]) {}
+
+        fn gather(&self, own: &[u8], all: &mut [u8]) {
+            all.chunks_exact_mut(own.len()).for_each(|part| part.copy_from_slice(own));
+        }
+
+        fn broadcast(&self, _bytes: &mut [u8]) {}
+
+        fn abort(&self, code: i32) -> ! {
+            println!("all ended with {code}");
+            std::process::exit(code)
+        }
+    }
+
+    /// Set in a process that the test below starts.
+    const PLANTED: &str = "PTL_TEST_PLANTED";
+
+    #[test]
+    fn a_panic_and_an_error_end_all_processes() {
+        if let Ok(planted) = env::var(PLANTED) {
+            let ranks = Collective::new(Arc::new(Second));
+            let _end = EndOnPanic(&ranks);
+            assert_ne!(planted, "panic", "planted");
+            end_all(&Error::Ranks { reason: "planted".into() }, &ranks);
+            unreachable!("the process has ended");
+        }
+        for (planted, code, said) in [("panic", 101, "planted"), ("error", 1, "error: process 1 of 2: planted")] {
+            let mut child = Command::new(env::current_exe().unwrap());
+            child.args(["a_panic_and_an_error_end_all_processes", "--nocapture", "--test-threads", "1"]);
+            let output = child.env(PLANTED, planted).output().unwrap();
+            assert_eq!(output.status.code(), Some(code), "{output:?}");
+            let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+            assert!(out.contains(&format!("all ended with {code}")) && err.contains(said), "{out}\n{err}");
+        }
     }
 }

@@ -5,11 +5,13 @@
 
 #[cfg(feature = "mpi")]
 mod mpi;
+mod rendezvous;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::Result;
+pub use rendezvous::Rendezvous;
 
 /// Moves numbers between ranks. Every function waits until the other ranks have called it too, and ends the process if that cannot happen any
 /// more.
@@ -189,6 +191,45 @@ impl Collective {
     pub fn part(&self, count: usize) -> std::ops::Range<usize> {
         let bound = |rank: usize| (count as u128 * rank as u128 / self.ranks() as u128) as usize;
         bound(self.rank())..bound(self.rank() + 1)
+    }
+}
+
+/// How the devices of several processes find each other.
+#[derive(Clone, Copy, Debug)]
+pub enum Meeting<'a> {
+    /// By processes that are connected.
+    Ranks(&'a Collective),
+    /// By files.
+    Files(&'a Rendezvous),
+}
+
+impl Meeting<'_> {
+    /// Returns the number of this process, from 0 on.
+    pub fn rank(&self) -> usize {
+        match self {
+            Meeting::Ranks(ranks) => ranks.rank(),
+            Meeting::Files(rendezvous) => rendezvous.rank(),
+        }
+    }
+
+    /// Returns the number of processes.
+    pub fn ranks(&self) -> usize {
+        match self {
+            Meeting::Ranks(ranks) => ranks.ranks(),
+            Meeting::Files(rendezvous) => rendezvous.ranks(),
+        }
+    }
+
+    /// Replaces the bytes by those of rank 0.
+    ///
+    /// # Errors
+    /// As [`Rendezvous::broadcast`].
+    pub fn broadcast(&self, bytes: &mut [u8]) -> Result<()> {
+        match self {
+            Meeting::Ranks(ranks) => ranks.broadcast(bytes),
+            Meeting::Files(rendezvous) => rendezvous.broadcast(bytes)?,
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::time::Instant;
 
 use super::Vendor;
-use crate::engine::collective::Collective;
+use crate::engine::collective::Meeting;
 use crate::{Error, Result};
 
 /// A compiled kernel of `kernels/*.cu`; the generated launch functions refer to these.
@@ -113,11 +113,11 @@ pub trait Backend: Send + Sync + Debug {
     /// Returns the vendor's convolutions, if they are switched on.
     fn vendor(&self) -> Option<&Vendor>;
 
-    /// Connects the device with those of all `ranks`, once, for the functions below. All ranks must call it.
+    /// Connects the device with those of all processes of a meeting, once, for the functions below. All must call it.
     ///
     /// # Errors
     /// The device does not exchange numbers, or what it needs for that is missing.
-    fn join(&self, _ranks: &Collective) -> Result<()> {
+    fn join(&self, _meeting: Meeting<'_>) -> Result<()> {
         Err(no_exchange())
     }
 

@@ -4,9 +4,10 @@ use std::ffi::c_void;
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::by_gpu::ByGpu;
 use super::measured::{Measured, MeasuredPass, Times, VendorUse};
 use super::{Backend, Buffer, Grid, Kernel, Ptr, Recording, Vendor};
-use crate::engine::collective::Collective;
+use crate::engine::collective::{Collective, Meeting};
 use crate::engine::precision::Precision;
 use crate::{Error, Result};
 
@@ -183,9 +184,19 @@ impl Gpu {
         self.backend.vendor()
     }
 
-    /// Connects the device with those of all ranks: see [`Backend::join`].
-    pub(crate) fn join(&self, ranks: &Collective) -> Result<()> {
-        self.backend.join(ranks)
+    /// Connects the device with those of other processes: see [`Backend::join`].
+    pub(crate) fn join(&self, meeting: Meeting<'_>) -> Result<()> {
+        self.backend.join(meeting)
+    }
+
+    /// Connects the device with those of other processes, and through them the processes, which have no other connection. The GPU serves nothing
+    /// else then; another [`Gpu`] may compute on the same hardware.
+    ///
+    /// # Errors
+    /// As [`Backend::join`]; there is no memory on the GPU.
+    pub fn connect(self, meeting: Meeting<'_>) -> Result<Collective> {
+        self.join(meeting)?;
+        Ok(Collective::new(Arc::new(ByGpu::new(self, meeting.rank(), meeting.ranks())?)))
     }
 
     /// Replaces numbers by their sums over all ranks, or by their means: see [`Backend::all_reduce`].

@@ -4,6 +4,7 @@
 
 mod backend;
 mod buffer;
+mod by_gpu;
 // Compiled everywhere, so that it is checked everywhere; used where there are kernels.
 #[cfg_attr(not(ptl_cuda), allow(dead_code))]
 mod cuda;

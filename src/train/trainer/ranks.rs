@@ -2,7 +2,7 @@
 
 use super::Trainer;
 use crate::config::{ClassWeights, Config};
-use crate::engine::collective::Collective;
+use crate::engine::collective::{Collective, Meeting};
 use crate::engine::device::Device;
 use crate::{Error, Result};
 
@@ -69,7 +69,7 @@ pub(super) fn connect(ranks: &Collective, device: &Device) -> Result<()> {
         );
         return Err(Error::Ranks { reason });
     }
-    device.gpu().map_or(Ok(()), |gpu| gpu.join(ranks))
+    device.gpu().map_or(Ok(()), |gpu| gpu.join(Meeting::Ranks(ranks)))
 }
 
 impl Trainer {

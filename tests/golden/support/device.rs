@@ -60,7 +60,7 @@ const BOTH: [VendorUse; 2] = [VendorUse::Always, VendorUse::Never];
 /// Returns the emulated GPU with each use of the vendor's libraries, or nothing in a build without a C++ compiler.
 fn emulated(precision: Precision, floor: f64, uses: &[VendorUse]) -> Vec<Variant> {
     let open = |&vendor: &VendorUse| {
-        let options = DeviceOptions { kind: DeviceKind::Emulated, precision, vendor, first: 0 };
+        let options = DeviceOptions { kind: DeviceKind::Emulated, precision, vendor, local_rank: 0 };
         Device::open(&options).map(|device| Variant { name: device.to_string(), device, floor })
     };
     uses.iter().map(open).collect::<Result<_, _>>().unwrap_or_else(|error| {

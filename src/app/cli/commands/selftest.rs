@@ -22,7 +22,7 @@ pub(crate) fn selftest(args: &SelftestArgs) -> Result<ExitCode> {
         "tf32" => Precision::Tf32,
         _ => Precision::F32,
     };
-    let device = Device::open(&DeviceOptions { kind: args.device, precision, vendor: args.vendor, first: 0 })?;
+    let device = Device::open(&DeviceOptions { kind: args.device, precision, vendor: args.vendor, local_rank: 0 })?;
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let seed = args.seed.unwrap_or_else(now);
     let reporter = stderr_reporter();

@@ -62,7 +62,7 @@ pub(super) fn check_device(config: &Config) -> Result<()> {
 
 /// Does as [`check_device`] for a process that may have others beside it.
 pub(super) fn check_device_of(config: &Config, ranks: &Collective) -> Result<()> {
-    Device::open(&DeviceOptions { first: ranks.local_rank(), ..config.device_options() }).map(|_| ())
+    Device::open(&DeviceOptions { local_rank: ranks.local_rank(), ..config.device_options() }).map(|_| ())
 }
 
 /// Sets the number of compute threads, before anything computes. The calling thread is one of them, so that a parallel loop begins at once: from a

@@ -32,7 +32,7 @@ use self::status::{DriverStatus, Status, device_error};
 use self::vendor::Libraries;
 use super::backend::{no_exchange, only_launches_are_recorded};
 use super::{Backend, Kernel, Recording, Vendor};
-use crate::engine::collective::Collective;
+use crate::engine::collective::Meeting;
 use crate::{Error, Result};
 
 /// One GPU. Any thread may use it; the order of calls from several threads at the same time is not defined.
@@ -258,11 +258,11 @@ impl Backend for Cuda {
         self.0.vendor.as_ref()
     }
 
-    fn join(&self, ranks: &Collective) -> Result<()> {
+    fn join(&self, meeting: Meeting<'_>) -> Result<()> {
         let Shared { context, stream, driver, .. } = &*self.0;
         let mut communicator = lock(&self.0.communicator);
         if communicator.is_none() {
-            *communicator = Some(Communicator::join(ranks, *driver, context, Arc::clone(stream))?);
+            *communicator = Some(Communicator::join(meeting, *driver, context, Arc::clone(stream))?);
         }
         Ok(())
     }

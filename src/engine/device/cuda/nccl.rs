@@ -14,7 +14,7 @@ use super::handles::{Context, Event, Stream};
 use super::libraries;
 use super::status::Status;
 use crate::Result;
-use crate::engine::collective::Collective;
+use crate::engine::collective::Meeting;
 
 /// The GPU of this rank, connected with those of the others until the process ends: to take the connection down, NCCL waits for the others, which
 /// may be gone.
@@ -33,12 +33,12 @@ pub(super) struct Communicator {
 unsafe impl Send for Communicator {}
 
 impl Communicator {
-    /// Connects this GPU, whose context is current, with those of all `ranks`; each needs another GPU. Waits until all are here.
+    /// Connects this GPU, whose context is current, with those of a meeting; each process needs another GPU. Waits until all are here.
     ///
     /// # Errors
-    /// [`crate::Error::NoDevice`] if NCCL is missing or too old; [`crate::Error::Device`] if it cannot connect.
+    /// [`crate::Error::NoDevice`] if NCCL is missing or too old; [`crate::Error::Device`] if it cannot connect; those of the meeting.
     pub(super) fn join(
-        ranks: &Collective,
+        meeting: Meeting<'_>,
         driver: usize,
         context: &Context,
         work: Arc<Stream>,
@@ -46,14 +46,15 @@ impl Communicator {
         libraries::open_nccl(driver)?;
         context.bind()?;
         let mut id = ncclUniqueId { internal: [0; 128] };
-        if ranks.is_first() {
+        if meeting.rank() == 0 {
             // SAFETY: NCCL is present, and the id is written to.
             unsafe { calls::ncclGetUniqueId(&mut id) }.check("asking NCCL for an id")?;
         }
-        ranks.broadcast(&mut id.internal);
+        meeting.broadcast(bytemuck::cast_slice_mut(&mut id.internal))?;
         let mut handle: ncclComm_t = std::ptr::null_mut();
         // SAFETY: the handle is written to; all ranks pass the same id, and ranks of their own.
-        let status = unsafe { calls::ncclCommInitRank(&mut handle, ranks.ranks() as c_int, id, ranks.rank() as c_int) };
+        let status =
+            unsafe { calls::ncclCommInitRank(&mut handle, meeting.ranks() as c_int, id, meeting.rank() as c_int) };
         status.check("connecting the GPUs of all processes by NCCL (its variable NCCL_DEBUG=INFO says more)")?;
         Ok(Communicator { handle, work, exchanges: Stream::new()?, worked: Event::new()?, exchanged: Event::new()? })
     }

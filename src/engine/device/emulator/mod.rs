@@ -15,7 +15,7 @@ use self::library::Enqueued;
 pub use self::library::Simulated;
 use super::backend::{no_exchange, only_launches_are_recorded};
 use super::{Backend, Call, Kernel, Recording, Vendor};
-use crate::engine::collective::Collective;
+use crate::engine::collective::{Collective, Meeting};
 use crate::{Error, Result};
 
 unsafe extern "C" {
@@ -395,7 +395,9 @@ impl Backend for Emulator {
         self.vendor.as_ref()
     }
 
-    fn join(&self, ranks: &Collective) -> Result<()> {
+    fn join(&self, meeting: Meeting<'_>) -> Result<()> {
+        // An emulated GPU exchanges by its processes, which therefore must be connected.
+        let Meeting::Ranks(ranks) = meeting else { return Err(no_exchange()) };
         *self.state.ranks.lock().expect("no panic while locked") = Some(ranks.clone());
         Ok(())
     }
