@@ -101,8 +101,8 @@ fn processes_of_torchrun_without_gpus_are_refused_in_one_sentence() {
     for rank in ["0", "1"] {
         let output = as_rank(&["train", "--data", &data, "--out", &out], rank).output().unwrap();
         let said = text(&output);
-        assert!(said.contains("2 processes that torchrun has started exchange by NCCL between GPUs (cuda: "), "{said}");
-        assert!(said.contains("start processes on CPUs by mpirun"), "{said}");
+        assert!(said.contains("2 processes that torchrun has started exchange numbers by NCCL between GPUs"), "{said}");
+        assert!(said.contains("(on CPUs, start them by mpirun or --ranks): cuda: "), "{said}");
         assert_eq!((said.matches("error: ").count(), output.status.code()), (1, Some(1)), "{said}");
         assert!(!Path::new(&out).exists());
     }

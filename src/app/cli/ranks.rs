@@ -103,7 +103,8 @@ fn connect_gpus(rank: usize, ranks: usize, local_rank: usize) -> Result<Collecti
     connect().map_err(|error| match error {
         Error::NoDevice { .. } => Error::Ranks {
             reason: format!(
-                "{ranks} processes that torchrun has started exchange by NCCL between GPUs ({error}): start processes on CPUs by mpirun, or by --ranks"
+                "{ranks} processes that torchrun has started exchange numbers by NCCL between GPUs (on CPUs, start them by mpirun or --ranks): \
+                 {error}"
             ),
         },
         other => other,
