@@ -102,7 +102,7 @@ fn processes_of_torchrun_without_gpus_are_refused_in_one_sentence() {
         let output = as_rank(&["train", "--data", &data, "--out", &out], rank).output().unwrap();
         let said = text(&output);
         assert!(said.contains("2 processes that torchrun has started exchange numbers by NCCL between GPUs"), "{said}");
-        assert!(said.contains("(on CPUs, start them by mpirun or --ranks): cuda: "), "{said}");
+        assert!(said.contains("pass `--ranks 1` or unset WORLD_SIZE): cuda: "), "{said}");
         assert_eq!((said.matches("error: ").count(), output.status.code()), (1, Some(1)), "{said}");
         assert!(!Path::new(&out).exists());
     }
@@ -111,6 +111,11 @@ fn processes_of_torchrun_without_gpus_are_refused_in_one_sentence() {
 
     let refused = as_rank(&["train", "--data", &data, "--ranks", "4"], "0").output().unwrap();
     assert!(text(&refused).contains("a launcher has started 2 processes: leave it out"));
+    let refused = as_rank(&["train", "--data", &data], "2").output().unwrap();
+    assert!(text(&refused).contains("RANK = 2: processes count from 0"), "{}", text(&refused));
+    // Started with these variables, but not to train together.
+    let alone = [&["train", "--ranks", "1"], &line(&data, &out, &["--max-steps", "1"])[..]].concat();
+    assert!(as_rank(&alone, "1").output().unwrap().status.success());
 }
 
 #[test]

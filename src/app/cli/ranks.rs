@@ -48,8 +48,9 @@ fn launched() -> Option<Launched> {
         Some(Launched { ranks: number(size).filter(|_| counts(size))?, rank: number(rank)?, torchrun: None })
     };
     let of_torchrun = || {
-        let (ranks, rank, local) = (number("WORLD_SIZE")?, number("RANK")?, number("LOCAL_RANK")?);
-        Some(Launched { ranks, rank, torchrun: Some(local) })
+        // Where one process is started on each machine, as by Kubernetes' PyTorchJob, its number there may be left out.
+        let local = number("LOCAL_RANK").unwrap_or(0);
+        Some(Launched { ranks: number("WORLD_SIZE")?, rank: number("RANK")?, torchrun: Some(local) })
     };
     LAUNCHERS.iter().find_map(of_mpi).filter(|mpi| mpi.ranks > 1).or_else(of_torchrun).filter(|found| found.ranks > 1)
 }
@@ -92,6 +93,11 @@ fn join(wanted: Option<usize>) -> Result<Collective> {
 /// # Errors
 /// There is no GPU or NCCL for each of them, or they do not find each other.
 fn connect_gpus(rank: usize, ranks: usize, local_rank: usize) -> Result<Collective> {
+    if rank >= ranks {
+        let reason =
+            format!("processes count from 0, and the environment variables say that there are {ranks} (WORLD_SIZE)");
+        return Err(Error::Setting { setting: "RANK".into(), value: rank.to_string(), reason });
+    }
     let connect = || {
         // Another connection of the same GPU exchanges what training computes.
         let options =
@@ -103,7 +109,8 @@ fn connect_gpus(rank: usize, ranks: usize, local_rank: usize) -> Result<Collecti
     connect().map_err(|error| match error {
         Error::NoDevice { .. } => Error::Ranks {
             reason: format!(
-                "{ranks} processes that torchrun has started exchange numbers by NCCL between GPUs (on CPUs, start them by mpirun or --ranks): \
+                "{ranks} processes that torchrun has started exchange numbers by NCCL between GPUs (on CPUs, start them by mpirun or --ranks; to \
+                 train alone, pass `--ranks 1` or unset WORLD_SIZE): \
                  {error}"
             ),
         },
