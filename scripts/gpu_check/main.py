@@ -17,7 +17,7 @@ from phases import ROOT, Checks
 from report import CUT_OFF, Report
 
 PRECISIONS = ("bf16", "tf32", "f32")
-PHASES = ("selftest", "selftest-vendor", "train", "steps", "cells", "pytorch", "memcheck", "racecheck", "initcheck", "synccheck")
+PHASES = ("selftest", "selftest-vendor", "train", "gpus", "steps", "cells", "pytorch", "memcheck", "racecheck", "initcheck", "synccheck")
 ABOUT = """\
 Checks and measures the program on this machine's GPU, and writes a report.
 
@@ -25,6 +25,7 @@ phases, in their order:
   selftest         compares every op, update rule and a training step with the CPU, by our own kernels
   selftest-vendor  the same with the convolutions of cuDNN and cuBLASLt
   train            the demo learns
+  gpus             the same training by one GPU and by two, which NCCL connects; passed over where there is one
   steps            the bench: whole training steps, ops, and the convolutions of ResNet-50, by our own kernels, by the vendor's libraries,
                    and steps also by the faster of both for each pass
   cells            the bench: each BConv-Cell, fused and not, by our own kernels, by the vendor's libraries, and by the faster of both

@@ -36,6 +36,13 @@ TORCH = [
 ]
 
 
+# A small training whose rounding does not grow, as in tests/parallel.
+TOGETHER = "--arch resnet18-ptl --width 0.125 --height 32 --image-width 16 --ids 4 --images 2 --lr 1e-5 --sync-bn --gpu.vendor never"
+TOGETHER += " --precision f32 --epochs 20 --max-steps 20 --train.log-every 1 --gpu.bucket-mb 0.1"
+# The largest relative difference between the losses of one GPU and of two.
+ROUNDING = 1e-4
+
+
 @dataclass
 class Check:
     """A check by its name. `run` takes the seconds that are left, and returns the result and a remark."""
@@ -123,6 +130,43 @@ class Checks:
             return PASSED, found
         return FAILED, f"{found}; CPUs have 6.3, 60.6, 60.0 (docs/results.md)"
 
+    def together(self, count, seconds):
+        """Trains on several GPUs, one in each process."""
+        if self.rehearsal:
+            return SKIPPED, "no GPU"
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=120).stdout.splitlines()
+        if len(listed) < 2:
+            return SKIPPED, "this machine has one GPU"
+        data = self.logs / "together-data"
+        if not data.exists():
+            drawn = commands.run([self.program, "synth", "--ids", "8", "--cams", "2", "--out", data], self.logs / "synth.txt", seconds)
+            if drawn[0] != PASSED:
+                return drawn
+        folder = self.logs / f"together-{count}"
+        shutil.rmtree(folder, ignore_errors=True)
+        script = Path(__file__).parent / "together.py"
+        arguments = [sys.executable, script, count, self.program, "train", "--data", data, "--out", folder, "--device", self.device]
+        ended = commands.run([*arguments, *TOGETHER.split()], self.logs / f"together-{count}.txt", seconds)
+        # A training that failed is not compared, and the report needs no weights.
+        shutil.rmtree(folder / "checkpoints" if ended[0] == PASSED else folder, ignore_errors=True)
+        return ended
+
+    def same_losses(self, _seconds):
+        """Compares the losses of one GPU with those of two."""
+        losses = []
+        for count in (1, 2):
+            try:
+                lines = (self.logs / f"together-{count}" / "metrics.jsonl").read_text().splitlines()
+            except OSError:
+                return SKIPPED, "there are not two trainings to compare"
+            losses.append([row["loss"] for row in map(json.loads, lines) if row["type"] == "step"])
+        one, two = losses
+        if not one or len(one) != len(two):
+            return FAILED, f"{len(one)} and {len(two)} steps"
+        largest = max(abs(a - b) / abs(a) for a, b in zip(one, two))
+        found = f"largest relative difference of {len(one)} losses: {largest:.1e}"
+        return (PASSED if largest < ROUNDING else FAILED), found
+
     def torch(self, what, batch, way, precision, seconds):
         """Measures PyTorch; a rehearsal runs it at tiny sizes on the CPU."""
         name = f"pytorch-{what}-{batch}-{way}-{precision}"
@@ -180,6 +224,11 @@ class Checks:
             "selftest": each("own kernels in {}", one_selftest, False),
             "selftest-vendor": each("cuDNN and cuBLASLt in {}", one_selftest, True),
             "train": [Check("the demo runs", self.demo), Check("fine-tuning gains 20 points of mAP", self.gains)],
+            "gpus": [
+                Check("one GPU trains", functools.partial(self.together, 1)),
+                Check("two GPUs train", functools.partial(self.together, 2)),
+                Check("their losses are the same", self.same_losses),
+            ],
             "steps": each("whole steps in {}", one_bench, "steps", "steps")
             + each("ops and convolutions in {}", one_bench, "ops", "ops,convs"),
             "cells": each("cells in {}", one_bench, "cells", "cells"),

@@ -49,6 +49,19 @@ if call == "demo":
     (folder / "checkpoints").mkdir(parents=True)
     arms = dict(zip(("zero_shot", "plain", "ptl"), (6, 10, 60) if wrong == "weak" else (6, 60, 60)))
     (folder / "summary.json").write_text(json.dumps({arm: {"mAP": mAP} for arm, mAP in arms.items()}))
+if call == "synth":
+    pathlib.Path(value("--out")).mkdir()
+if call == "train" and os.environ["RANK"] == "0":
+    folder, loss = pathlib.Path(value("--out")), 2.0
+    (folder / "checkpoints").mkdir(parents=True)
+    loss += 0.001 if wrong == "differs" and os.environ["WORLD_SIZE"] == "2" else 0
+    rows = [{"type": "run"}] + [{"type": "step", "loss": loss}] * 20
+    (folder / "metrics.jsonl").write_text("\\n".join(map(json.dumps, rows)))
+if call == "train" and wrong == "second" and os.environ["RANK"] == "1":
+    sys.exit("error: process 1 of 2: the GPU is gone")
+if call == "train" and wrong == "second" and os.environ["WORLD_SIZE"] == "2":
+    (here / "pid").write_text(str(os.getpid()))
+    time.sleep(60)
 if "--json" in arguments:
     pathlib.Path(value("--json")).write_text(json.dumps({"failed": 0}))
 """
@@ -62,6 +75,7 @@ print("Testing\\n\\n== a GPU\\n\\na table of", os.environ["PTL_BENCH_PARTS"], os
 NVIDIA_SMI = """#!/bin/sh
 echo "A GPU, with a comma, 580.1"
 """
+TWO_GPUS = NVIDIA_SMI * 2
 
 
 class GpuCheck(unittest.TestCase):
@@ -229,6 +243,33 @@ class GpuCheck(unittest.TestCase):
         text = (self.folder / "r.md").read_text()
         self.assertIn("# A GPU, with a comma,", text)
         self.assertIn("Driver 580.1", text)
+
+    def test_two_gpus_train_as_one(self):
+        self.write("nvidia-smi", NVIDIA_SMI)
+        self.assertEqual(self.run_script("gpus", device="cuda").returncode, 0)
+        self.assertEqual(set(self.checks().values()), {"skipped"})
+        self.assertEqual((self.remark("gpus", "two GPUs train"), self.calls()), ("this machine has one GPU", []))
+        self.write("nvidia-smi", TWO_GPUS)
+        self.assertEqual(self.run_script("gpus", device="cuda").returncode, 0)
+        self.assertEqual(set(self.checks().values()), {"passed"})
+        self.assertEqual(sorted(self.calls()), ["synth", "train", "train", "train"])
+        self.assertIn("of 20 losses: 0.0e+00", self.remark("gpus", "their losses are the same"))
+
+    def test_two_gpus_that_differ_or_fail_are_seen(self):
+        self.write("nvidia-smi", TWO_GPUS)
+        self.goes("train", "differs")
+        self.assertEqual(self.run_script("gpus", device="cuda").returncode, 1)
+        self.assertEqual(self.checks()["gpus", "their losses are the same"], "failed")
+        self.goes("train", "second")
+        begun = time.monotonic()
+        done = subprocess.run([*self.command("gpus", device="cuda")[:-2], "s", "gpus"], env=self.environment(), capture_output=True)
+        self.assertLess(time.monotonic() - begun, 30)
+        self.assertEqual(done.returncode, 1)
+        self.assert_gone()
+        report = json.loads((self.folder / "s.json").read_text())
+        found = {c["check"]: (c["result"], c["remark"]) for c in report["checks"]}
+        self.assertEqual(found["two GPUs train"], ("failed", "error: process 1 of 2: the GPU is gone"))
+        self.assertEqual(found["their losses are the same"][0], "skipped")
 
     def test_a_report_is_of_one_program_on_one_device(self):
         self.assertEqual(self.run_script("train").returncode, 0)
