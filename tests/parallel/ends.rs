@@ -102,7 +102,7 @@ fn processes_of_torchrun_without_gpus_are_refused_in_one_sentence() {
         let output = as_rank(&["train", "--data", &data, "--out", &out], rank).output().unwrap();
         let said = text(&output);
         assert!(said.contains("2 processes that torchrun has started exchange numbers by NCCL between GPUs"), "{said}");
-        assert!(said.contains("pass `--ranks 1` or unset WORLD_SIZE): cuda: "), "{said}");
+        assert!(said.contains("to run alone, unset WORLD_SIZE): cuda: "), "{said}");
         assert_eq!((said.matches("error: ").count(), output.status.code()), (1, Some(1)), "{said}");
         assert!(!Path::new(&out).exists());
     }
@@ -112,7 +112,18 @@ fn processes_of_torchrun_without_gpus_are_refused_in_one_sentence() {
     let refused = as_rank(&["train", "--data", &data, "--ranks", "4"], "0").output().unwrap();
     assert!(text(&refused).contains("a launcher has started 2 processes: leave it out"));
     let refused = as_rank(&["train", "--data", &data], "2").output().unwrap();
-    assert!(text(&refused).contains("RANK = 2: processes count from 0"), "{}", text(&refused));
+    assert!(text(&refused).contains("WORLD_SIZE = 2: RANK, which counts from 0, is too large"), "{}", text(&refused));
+    for (size, part) in [("2", "RANK, which says the number of this process, is missing"), ("two", "it is no number")] {
+        let refused =
+            Command::new(program()).args(["train", "--data", &data]).env("WORLD_SIZE", size).output().unwrap();
+        assert!(text(&refused).contains(part) && !refused.status.success(), "{}", text(&refused));
+    }
+    let too_many = 8 * std::thread::available_parallelism().unwrap().get() + 1;
+    if too_many <= 1024 {
+        let line = ["train", "--data", &data, "--ranks", &too_many.to_string()];
+        let said = text(&Command::new(program()).args(line).output().unwrap());
+        assert!(said.contains(&format!("--ranks = {too_many}: this machine has cores for")), "{said}");
+    }
     // Started with these variables, but not to train together.
     let alone = [&["train", "--ranks", "1"], &line(&data, &out, &["--max-steps", "1"])[..]].concat();
     assert!(as_rank(&alone, "1").output().unwrap().status.success());

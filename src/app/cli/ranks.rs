@@ -23,6 +23,8 @@ const LAUNCHERS: [[&str; 2]; 4] = [
     ["MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"],
     ["SLURM_STEP_NUM_TASKS", "SLURM_PROCID"],
 ];
+/// The most processes for each core that `--ranks` starts.
+const PER_CORE: usize = 8;
 /// How long a rank waits before it reports an error, so that ranks with the same error do not all report it: the first one ends the others.
 const REPORTS_LATER: Duration = Duration::from_secs(3);
 
@@ -55,6 +57,20 @@ fn launched() -> Option<Launched> {
     LAUNCHERS.iter().find_map(of_mpi).filter(|mpi| mpi.ranks > 1).or_else(of_torchrun).filter(|found| found.ranks > 1)
 }
 
+/// Refuses variables of torchrun that do not say which process this is: each would train alone.
+fn check_torchrun() -> Result<()> {
+    let Ok(size) = env::var("WORLD_SIZE") else { return Ok(()) };
+    let reason = match (number("WORLD_SIZE"), number("RANK")) {
+        (Some(size), Some(rank)) if rank < size => return Ok(()),
+        (Some(0 | 1), None) => return Ok(()),
+        (None, _) => "it is no number of processes",
+        (_, None) => "RANK, which says the number of this process, is missing",
+        _ => "RANK, which counts from 0, is too large for so many processes",
+    };
+    let reason = format!("{reason}: start processes by torchrun, or unset WORLD_SIZE to run alone");
+    Err(Error::Setting { setting: "the environment variable WORLD_SIZE".into(), value: size, reason })
+}
+
 /// Refuses a command that one process runs, where several were started: each would do all of the work.
 pub(super) fn refuse_several(command: &str) -> Result<()> {
     match launched() {
@@ -73,6 +89,9 @@ pub(super) fn refuse_several(command: &str) -> Result<()> {
 /// Another number was started than is wanted; the program was built without MPI, or for another MPI; torchrun's processes have no GPUs.
 fn join(wanted: Option<usize>) -> Result<Collective> {
     let launched = launched();
+    if wanted != Some(1) && launched.is_none_or(|launched| launched.torchrun.is_some()) {
+        check_torchrun()?;
+    }
     let ranks = launched.map_or(1, |launched| launched.ranks);
     match (wanted, launched) {
         // Alone, whatever was started beside it.
@@ -93,11 +112,6 @@ fn join(wanted: Option<usize>) -> Result<Collective> {
 /// # Errors
 /// There is no GPU or NCCL for each of them, or they do not find each other.
 fn connect_gpus(rank: usize, ranks: usize, local_rank: usize) -> Result<Collective> {
-    if rank >= ranks {
-        let reason =
-            format!("processes count from 0, and the environment variables say that there are {ranks} (WORLD_SIZE)");
-        return Err(Error::Setting { setting: "RANK".into(), value: rank.to_string(), reason });
-    }
     let connect = || {
         // Another connection of the same GPU exchanges what training computes.
         let options =
@@ -110,7 +124,7 @@ fn connect_gpus(rank: usize, ranks: usize, local_rank: usize) -> Result<Collecti
         Error::NoDevice { .. } => Error::Ranks {
             reason: format!(
                 "{ranks} processes that torchrun has started exchange numbers by NCCL between GPUs (on CPUs, start them by mpirun or --ranks; to \
-                 train alone, pass `--ranks 1` or unset WORLD_SIZE): \
+                 run alone, unset WORLD_SIZE): \
                  {error}"
             ),
         },
@@ -148,6 +162,11 @@ fn meeting_place(ranks: usize) -> Result<PathBuf> {
 fn start(ranks: usize) -> Result<ExitCode> {
     use std::os::unix::process::CommandExt;
 
+    let most = PER_CORE * thread::available_parallelism().map_or(1, usize::from);
+    if ranks > most {
+        let reason = format!("this machine has cores for {most} at most: start them on several machines by mpirun");
+        return Err(Error::Setting { setting: "--ranks".into(), value: ranks.to_string(), reason });
+    }
     if !cfg!(feature = "mpi") {
         // Says how to build a program that can.
         Collective::of_mpi(ranks)?;
