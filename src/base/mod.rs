@@ -6,6 +6,7 @@ pub mod error;
 pub mod input;
 pub mod memory;
 pub mod placeholder;
+pub(crate) mod process;
 pub mod profile;
 pub mod progress;
 pub mod report;

@@ -3,6 +3,7 @@
 use toml::Value;
 
 use super::{ClassWeights, Config};
+use crate::base::settings::Bounds;
 use crate::base::text::Shown;
 use crate::engine::latent_state::StateForm;
 use crate::engine::optim::OptimKind;
@@ -35,7 +36,9 @@ impl Config {
                 Some(Value::Float(number)) => number.to_string(),
                 other => other.map_or_else(String::new, Value::to_string),
             };
-            check(setting.path, shown, holds, &setting.bounds.to_string())?;
+            let is_finite = value.and_then(Value::as_float).is_none_or(f64::is_finite);
+            let advice = if is_finite { setting.bounds.to_string() } else { Bounds::NONE.to_string() };
+            check(setting.path, shown, holds, &advice)?;
         }
         Ok(())
     }

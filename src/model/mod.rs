@@ -1,5 +1,6 @@
 //! Trained models on disk: the files of a checkpoint, the best and the newest checkpoint of a run, and a network with its weights.
 
+mod alike;
 pub mod checkpoints;
 pub(crate) mod cost;
 mod header;
@@ -9,6 +10,7 @@ mod saved;
 pub mod states;
 mod trained;
 
+pub(crate) use alike::check_alike;
 pub use header::{MODEL_FILE, ModelHeader, model_header};
 
 pub(crate) use header::has_header;

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use flate2::Crc;
 
 use super::saved::state_decls;
-use super::{MODEL_FILE, TRAINING_FILE, checkpoints, cost, has_header, load_latent_states, model_header};
+use super::{MODEL_FILE, TRAINING_FILE, check_alike, checkpoints, cost, has_header, load_latent_states, model_header};
 use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
 use crate::base::text::Shown;
 use crate::config::{Config, Overrides, Setting};
 use crate::data::{DataOptions, DatasetKind};
 use crate::engine::collective::Collective;
-use crate::engine::device::Device;
+use crate::engine::device::{Device, DeviceOptions};
 use crate::engine::latent_state::{EvalState, LatentStates};
 use crate::engine::store::Store;
 use crate::eval::Model;
@@ -68,6 +68,14 @@ impl TrainedModel {
     /// There is no checkpoint; it is broken or contradicts the flags; nothing names its network; a flag has no effect on it;
     /// [`Error::OutOfMemory`].
     pub fn open(path: &Path, flags: &Overrides) -> Result<TrainedModel> {
+        TrainedModel::open_ranks(path, flags, &Collective::single())
+    }
+
+    /// Does as [`TrainedModel::open`] for one of several processes, which share the images of an evaluation.
+    ///
+    /// # Errors
+    /// As there; [`Error::Ranks`] if the processes have different settings or weights.
+    pub fn open_ranks(path: &Path, flags: &Overrides, ranks: &Collective) -> Result<TrainedModel> {
         let path = model_file(path)?;
         let file = checkpoint::File::open_dictionary(&path, flags.text("train.weights_dict"))?;
         let (about, place) = if has_header(&file) { (described(&file, flags)?, None) } else { foreign(&file, flags)? };
@@ -87,6 +95,7 @@ impl TrainedModel {
             };
         }
         flags.refuse_without_effect(&evaluation_settings(&config, flags), true)?;
+        check_alike(ranks, &config)?;
         // A damaged header may describe a huge network, so it is compared with the tensors before anything is allocated.
         let mut store = Store::of_shapes();
         let network = config.network(classes).and_then(|network| network.build(&mut store, config.seed));
@@ -94,7 +103,7 @@ impl TrainedModel {
         let names: &dyn TensorNames = &*network;
         let foreign = place.as_ref().map(|place| (names, place));
         checkpoint::fits_exactly(&store, &file, foreign)?;
-        let device = Device::open(&config.device_options())?;
+        let device = Device::open(&DeviceOptions { local_rank: ranks.local_rank(), ..config.device_options() })?;
         cost::ensure_evaluation(&config, classes, &device)?;
         store.allocate()?;
         checkpoint::load_exact(&mut store, &file, foreign)?;
@@ -112,19 +121,26 @@ impl TrainedModel {
             loaded?;
         }
         let choice = place.unwrap_or_default().choice(&file);
-        Ok(TrainedModel {
+        let trained = TrainedModel {
             config,
             network,
             store,
             states,
             device,
-            ranks: Collective::single(),
+            ranks: ranks.clone(),
             trained_on,
             trained_data,
             classes,
             class_names,
             choice,
-        })
+        };
+        if ranks.has_others()
+            && let Some((rank, _)) = ranks.first_difference(&trained.feature_origin()?.weights)
+        {
+            let reason = format!("process {rank} has other weights than process 0: name the same checkpoint for all");
+            return Err(Error::Ranks { reason });
+        }
+        Ok(trained)
     }
 
     /// Returns the model, ready for an evaluation with its settings.

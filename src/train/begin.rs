@@ -10,10 +10,9 @@ use crate::base::text::plural;
 use crate::config::Config;
 use crate::data::{ImageCache, Sampler};
 use crate::engine::collective::Collective;
-use crate::engine::cpu::InstructionSet;
 use crate::engine::device::{Device, DeviceOptions};
 use crate::engine::store::Group;
-use crate::model::{Position, Record, TrainingImages};
+use crate::model::{Position, Record, TrainingImages, check_alike};
 use crate::nn::TaskKind;
 use crate::{Error, Result};
 
@@ -48,7 +47,7 @@ impl<'a, T: Task> Training<'a, T> {
             Start::Resume => resume(job, &mut trainer, updates, images)?,
             Start::Scratch | Start::Init(_) => first_checkpoint(job, &mut trainer, updates, images)?,
         };
-        trainer.check_agreement()?;
+        trainer.check_agreement(": all need the same run folder, or the same file of `init`, on a shared folder")?;
         let position = record.position;
         // Written only now: refused settings change neither the settings nor the log of a resumed run. The first checkpoint is written
         // before the settings, so every folder with settings can be resumed.
@@ -89,22 +88,6 @@ impl<'a, T: Task> Training<'a, T> {
         }
         Ok(training)
     }
-}
-
-/// Refuses processes that would not take the same decisions, or not compute the same bits.
-fn check_alike(ranks: &Collective, config: &Config) -> Result<()> {
-    let refuse = |reason: &str| Err(Error::Ranks { reason: reason.into() });
-    if !ranks.agree(&format!("{} {}", env!("CARGO_PKG_VERSION"), config.to_toml())) {
-        return refuse(
-            "the processes have different settings, or programs of different versions: start all with the same",
-        );
-    }
-    if !ranks.agree(&format!("{:?}", InstructionSet::best())) {
-        return refuse(
-            "the processors have different instruction sets, and would not compute the same: set PTL_MAX_ISA to avx2 or portable for all",
-        );
-    }
-    Ok(())
 }
 
 /// Returns the updates of an epoch. An incomplete group of batches is left out: its gradients would be lost at the end of the epoch.

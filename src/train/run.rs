@@ -237,7 +237,10 @@ impl<T: Task> Training<'_, T> {
     /// Saves a checkpoint. Its record counts the bytes of the metrics, so these are synced first.
     fn save(&mut self) -> Result<()> {
         let _checkpoint = profile::range("checkpoint");
-        self.trainer.check_agreement()?;
+        self.trainer.check_agreement(
+            " after the same steps: their machines must compute alike (the same program, and processors with the same instruction set, or one \
+             PTL_MAX_ISA for all)",
+        )?;
         self.record.metrics = Some(self.metrics.sync()?);
         let (folder, names) = (self.job.run.checkpoints(), self.job.task.class_names());
         let path = state::save(&folder, &mut self.trainer, ModelInfo::of(&names), &self.record)?;

@@ -102,10 +102,12 @@ fn processes_of_torchrun_without_gpus_are_refused_in_one_sentence() {
         let output = as_rank(&["train", "--data", &data, "--out", &out], rank).output().unwrap();
         let said = text(&output);
         assert!(said.contains("2 processes that torchrun has started exchange numbers by NCCL between GPUs"), "{said}");
-        assert!(said.contains("to run alone, unset WORLD_SIZE): cuda: "), "{said}");
+        assert!(said.contains("(cuda: ") && said.contains("and unset WORLD_SIZE to run alone"), "{said}");
         assert_eq!((said.matches("error: ").count(), output.status.code()), (1, Some(1)), "{said}");
         assert!(!Path::new(&out).exists());
     }
+    let said = text(&as_rank(&["train", "--data", &data, "--device", "cpu"], "0").output().unwrap());
+    assert!(said.contains("by NCCL between GPUs (--device is cpu): without GPUs, start processes by"), "{said}");
     let said = text(&as_rank(&["synth", "--out", &out], "0").output().unwrap());
     assert!(said.contains("`synth` is the work of one: start it without mpirun or torchrun"), "{said}");
 
@@ -218,6 +220,18 @@ fn started_by_ranks_a_signal_stops_all_with_a_checkpoint_and_none_outlives_the_f
     assert!(said.contains("stopped after step") && said.contains("--resume"), "{said}");
     assert_eq!(output.status.code(), Some(130), "{said}");
     assert!(newest_step(&out) >= 2);
+    // The death of one process is reported, with a way to go on.
+    let out = path("died");
+    let mut child = Command::new(program());
+    child.args(["train", "--ranks=2"]).args(line(&data, &out, &["--epochs", "2000"]));
+    let child = child.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
+    wait_for(&out, 3);
+    let one = processes(&out).into_iter().find(|&pid| pid != child.id() as i32).unwrap();
+    signal(one, "-KILL");
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output);
+    assert!(said.contains("error: signal 9 has ended one of the processes: go on from the last checkpoint"), "{said}");
+    assert_eq!(output.status.code(), Some(137), "{said}");
     // The processes end with the one that started them.
     let out = path("orphans");
     let mut child = Command::new(program());

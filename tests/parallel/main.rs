@@ -2,6 +2,7 @@
 
 #![cfg(unix)]
 
+mod alike;
 mod ends;
 mod equal;
 mod network;
@@ -39,11 +40,17 @@ fn program() -> &'static str {
     env!("CARGO_BIN_EXE_ptl-train")
 }
 
-/// Returns `mpirun` for `ranks` processes, on a machine that may have fewer cores.
-fn mpirun(ranks: usize) -> Command {
+/// Returns `mpirun` on a machine that may have fewer cores than processes.
+fn launcher() -> Command {
     let mut command = Command::new("mpirun");
-    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    command.args(["--oversubscribe", "-np", &ranks.to_string()]);
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1").arg("--oversubscribe");
+    command
+}
+
+/// Returns `mpirun` for `ranks` processes.
+fn mpirun(ranks: usize) -> Command {
+    let mut command = launcher();
+    command.args(["-np", &ranks.to_string()]);
     command
 }
 

@@ -48,8 +48,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(Error::Stopped) => output::interrupted(),
         Err(error) => {
-            ranks::let_first_report();
-            output::print_error(&error);
+            if ranks::let_first_report() {
+                output::print_error(&error);
+            }
             ExitCode::from(1)
         }
     }

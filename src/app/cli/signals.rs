@@ -4,9 +4,10 @@
 //! of a write. The second signal ends every command at once. That damages no checkpoint, because each file is written under a
 //! temporary name and then renamed.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::base::process::end_now;
 use crate::base::stop::StopFlag;
 use crate::base::write_guard::between_writes;
 
@@ -17,6 +18,7 @@ const INTERRUPT: i32 = 2;
 static FLAG: Mutex<Option<(StopFlag, Box<dyn Fn() + Send>)>> = Mutex::new(None);
 /// The first signal.
 static SIGNAL: AtomicI32 = AtomicI32::new(INTERRUPT);
+static FIRST_CAME: AtomicBool = AtomicBool::new(false);
 
 /// Returns a flag that the first signal sets, instead of ending the process; `on_request` is called then.
 pub(crate) fn stop_flag(on_request: impl Fn() + Send + 'static) -> StopFlag {
@@ -30,20 +32,24 @@ pub(crate) fn exit_code() -> u8 {
     (128 + SIGNAL.load(Ordering::SeqCst)) as u8
 }
 
+/// Returns whether a signal has asked for the end.
+pub(super) fn came() -> bool {
+    FIRST_CAME.load(Ordering::SeqCst)
+}
+
 /// Handles the first signal.
 fn first(signal: i32) {
     SIGNAL.store(signal, Ordering::SeqCst);
+    FIRST_CAME.store(true, Ordering::SeqCst);
     match &*FLAG.lock().unwrap_or_else(PoisonError::into_inner) {
         Some((stop, on_request)) => {
             stop.request();
             on_request();
         }
-        None => between_writes(|| exit(128 + signal)),
+        None => between_writes(|| end_now(128 + signal)),
     }
 }
 
-#[cfg(unix)]
-use unix::exit;
 #[cfg(unix)]
 pub(super) use unix::watch;
 
@@ -56,8 +62,8 @@ mod unix {
     use std::time::Duration;
 
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
+    use signal_hook::flag;
     use signal_hook::iterator::Signals;
-    use signal_hook::{flag, low_level};
 
     /// Signals within this time count as one: `timeout` and batch systems send one to the process and one to its group.
     const ONE_REQUEST: Duration = Duration::from_millis(100);
@@ -71,14 +77,14 @@ mod unix {
         flag::register(SIGXFSZ, Arc::default())?;
         // `nohup` sets SIGHUP to be ignored, and that is kept.
         let signals = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| signal != SIGHUP || !is_ignored(signal));
-        // `mpirun` passes this one on to the processes that it has started.
-        let passed_on = super::super::ranks::are_several().then_some(SIGUSR1);
-        let signals: Vec<i32> = signals.chain(passed_on).collect();
+        let signals: Vec<i32> = signals.collect();
         let had_first = Arc::new(AtomicBool::new(false));
         for &signal in &signals {
             flag::register_conditional_shutdown(signal, 128 + signal, had_first.clone())?;
         }
-        let mut signals = Signals::new(&signals)?;
+        // `mpirun` passes this one on to the processes that it has started. It is sent again and again, so that it never counts as a second one.
+        let passed_on = super::super::ranks::are_several().then_some(SIGUSR1);
+        let mut signals = Signals::new(signals.iter().copied().chain(passed_on))?;
         let thread = thread::Builder::new().name("signals".into());
         thread.spawn(move || {
             if let Some(signal) = signals.forever().next() {
@@ -88,11 +94,6 @@ mod unix {
             }
         })?;
         Ok(())
-    }
-
-    /// Ends the process at once: destructors and exit handlers do not run.
-    pub(super) fn exit(code: i32) {
-        low_level::exit(code);
     }
 
     fn is_ignored(signal: i32) -> bool {
@@ -112,14 +113,8 @@ mod unix {
 pub fn watch() -> std::io::Result<()> {
     let had_first = std::sync::atomic::AtomicBool::new(false);
     let handler = move || match had_first.swap(true, Ordering::SeqCst) {
-        true => exit(128 + INTERRUPT),
+        true => end_now(128 + INTERRUPT),
         false => first(INTERRUPT),
     };
     ctrlc::set_handler(handler).map_err(std::io::Error::other)
-}
-
-/// Ends the process at once.
-#[cfg(not(unix))]
-fn exit(code: i32) {
-    std::process::exit(code);
 }

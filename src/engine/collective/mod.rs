@@ -79,6 +79,12 @@ impl Collective {
         })
     }
 
+    /// Returns the same rank, before which a launcher has started `before` others on the same machine.
+    #[must_use]
+    pub fn with_local_rank(self, before: usize) -> Collective {
+        Collective { local: [before, self.local[1]], ..self }
+    }
+
     /// Returns the number of this process, from 0 on.
     pub fn rank(&self) -> usize {
         self.transport.as_ref().map_or(0, |transport| transport.rank())
@@ -177,7 +183,14 @@ impl Collective {
 
     /// Returns whether all ranks have the same text.
     pub fn agree(&self, text: &str) -> bool {
-        self.gather_each(text.as_bytes()).iter().all(|other| other == text.as_bytes())
+        self.first_difference(text).is_none()
+    }
+
+    /// Returns the first rank that has another text than rank 0, and the texts of rank 0 and of that rank; `None` if all have the same.
+    pub fn first_difference(&self, text: &str) -> Option<(usize, [String; 2])> {
+        let texts = self.gather_each(text.as_bytes());
+        let rank = texts.iter().position(|other| *other != texts[0])?;
+        Some((rank, [0, rank].map(|rank| String::from_utf8_lossy(&texts[rank]).into_owned())))
     }
 
     /// Ends all ranks with this exit code; does nothing in a single process.
@@ -247,7 +260,12 @@ mod tests {
         assert_eq!(single.gather_each(&[3u8]), [vec![3]]);
         assert_eq!((single.part(7), single.ranks(), single.rank()), (0..7, 1, 0));
         assert!(
-            single.agree("a") && single.is_first() && !single.has_others() && single.any(true) && !single.any(false)
+            single.agree("a")
+                && single.first_difference("a").is_none()
+                && single.is_first()
+                && !single.has_others()
+                && single.any(true)
+                && !single.any(false)
         );
         assert_eq!(single.broadcast_text("é"), "é");
     }

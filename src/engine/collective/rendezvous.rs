@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::base::error::IoContext;
+use crate::base::text::listed;
 use crate::{Error, Result};
 
 /// How long a process looks before it looks again.
@@ -69,14 +70,14 @@ impl Rendezvous {
     pub fn broadcast(&self, bytes: &mut [u8]) -> Result<()> {
         // The keys of a hasher are random.
         let token = format!("{:016x}", RandomState::new().build_hasher().finish());
+        self.write(&self.file("hello", self.rank), &token)?;
         if self.rank == 0 {
             return self.give(&token, bytes);
         }
-        self.write(&self.file("hello", self.rank), &token)?;
         self.until(|| {
             let offer = self.read("offer")?.and_then(|text| serde_json::from_str::<Offer>(&text).ok());
             let Some(offer) = offer.filter(|offer| offer.to.get(self.rank - 1) == Some(&token)) else {
-                return Ok(Err(vec![0]));
+                return Ok(Err(self.missing()?));
             };
             bytes.copy_from_slice(&offer.bytes);
             self.write(&self.file("taken", self.rank), &offer.token)?;
@@ -89,12 +90,8 @@ impl Rendezvous {
         let others = || 1..self.ranks;
         let mut offered = None;
         self.until(|| {
-            let hellos = others().map(|rank| self.read(&self.file("hello", rank))).collect::<Result<Vec<_>>>()?;
-            let missing: Vec<usize> = others().filter(|rank| hellos[rank - 1].is_none()).collect();
-            if !missing.is_empty() {
-                return Ok(Err(missing));
-            }
-            let to: Vec<String> = hellos.into_iter().flatten().collect();
+            let to = self.hellos()?.into_iter().skip(1).collect::<Option<Vec<_>>>();
+            let Some(to) = to else { return Ok(Err(self.missing()?)) };
             if offered.as_ref() != Some(&to) {
                 let offer = Offer { token: token.into(), to: to.clone(), bytes: bytes.into() };
                 self.write("offer", &serde_json::to_string(&offer).expect("text and numbers"))?;
@@ -109,12 +106,24 @@ impl Rendezvous {
             Ok(if missing.is_empty() { Ok(()) } else { Err(missing) })
         })?;
         // The meeting is over: what cannot be removed misleads nobody.
-        for name in others().flat_map(|rank| ["hello", "taken"].map(|kind| self.file(kind, rank))) {
+        for name in (0..self.ranks).flat_map(|rank| ["hello", "taken"].map(|kind| self.file(kind, rank))) {
             let _ = fs::remove_file(self.folder.join(name));
         }
         let _ = fs::remove_file(self.folder.join("offer"));
         let _ = fs::remove_dir(&self.folder);
         Ok(())
+    }
+
+    /// Returns the tokens of the ranks that have come.
+    fn hellos(&self) -> Result<Vec<Option<String>>> {
+        (0..self.ranks).map(|rank| self.read(&self.file("hello", rank))).collect()
+    }
+
+    /// Returns the ranks that have not come; rank 0 if all left a file, which may be one of a killed process.
+    fn missing(&self) -> Result<Vec<usize>> {
+        let hellos = self.hellos()?;
+        let missing: Vec<usize> = (0..self.ranks).filter(|&rank| hellos[rank].is_none()).collect();
+        Ok(if missing.is_empty() { vec![0] } else { missing })
     }
 
     /// Calls `look` until it is done. It returns the ranks that are still missing.
@@ -123,14 +132,13 @@ impl Rendezvous {
         loop {
             let Err(missing) = look()? else { return Ok(()) };
             if begun.elapsed() > self.patience {
-                let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+                let missing = listed(missing.iter().map(|rank| format!("process {rank}")));
                 return Err(Error::Ranks {
                     reason: format!(
-                        "process {} of {} did not meet process {} in {} within {} s: all machines must see the same folder (PTL_RENDEZVOUS), and \
+                        "process {} of {} did not meet {missing} in {} within {} s: all machines must see the same folder (PTL_RENDEZVOUS), and \
                          all processes must be started at about the same time",
                         self.rank,
                         self.ranks,
-                        missing.join(", "),
                         self.folder.display(),
                         self.patience.as_secs()
                     ),
@@ -214,12 +222,16 @@ mod tests {
     #[test]
     fn who_does_not_come_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let alone = |rank: usize| {
+        let alone = |rank: usize, missing: &str| {
             let me = Rendezvous::new(folder.path(), rank, 3).unwrap();
             let me = Rendezvous { patience: Duration::from_millis(100), ..me };
-            me.broadcast(&mut [0; 4]).unwrap_err().to_string()
+            let said = me.broadcast(&mut [0; 4]).unwrap_err().to_string();
+            assert!(said.starts_with(&format!("process {rank} of 3 did not meet {missing} in ")), "{said}");
         };
-        assert!(alone(1).starts_with("process 1 of 3 did not meet process 0 in "), "{}", alone(1));
-        assert!(alone(0).starts_with("process 0 of 3 did not meet process 2 in "), "{}", alone(0));
+        alone(1, "process 0, process 2");
+        alone(0, "process 2");
+        alone(1, "process 2");
+        // Of the files, the first and the last are of processes that ended.
+        alone(2, "process 0");
     }
 }

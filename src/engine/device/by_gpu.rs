@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use super::{Buffer, Gpu, Ptr};
+use crate::base::process::end_now;
 use crate::engine::collective::Transport;
 use crate::{Error, Result};
 
@@ -12,8 +13,8 @@ const PIECE: usize = 1 << 20;
 
 /// Sends the numbers of the host through the memory of GPUs that have joined each other.
 ///
-/// These GPUs may exchange other numbers too, over another connection, but not at the same time: a rank calls the host's exchanges only when the work
-/// that it has enqueued is done.
+/// These GPUs may exchange other numbers too, over another connection, but not at the same time: a rank calls the host's exchanges only when the last
+/// exchange that it has enqueued on the other connection is done.
 pub(super) struct ByGpu {
     gpu: Gpu,
     rank: usize,
@@ -117,8 +118,8 @@ impl Transport for ByGpu {
         });
     }
 
-    /// Ends this process. The launcher ends the others.
+    /// Ends this process. A launcher ends those of the same machine; those of other machines find that their connection is lost.
     fn abort(&self, code: i32) -> ! {
-        std::process::exit(code)
+        end_now(code)
     }
 }

@@ -226,7 +226,7 @@ impl Session {
         self.plan.param_written[index]
     }
 
-    /// Returns the parameters that get a gradient in buckets of about `len` numbers: see [`Plan::buckets`].
+    /// Returns the parameters that get a gradient in buckets of at least `len` numbers: see [`Plan::buckets`].
     pub(crate) fn buckets(&self, store: &Store, len: usize) -> Vec<Bucket> {
         self.plan.buckets(&self.graph, store, len)
     }

@@ -118,7 +118,8 @@ impl Trainer {
         let optimizer = Optimizer::new(&config.optim.rule(), store.values.len())?;
         let recorded = device.gpu().map(|gpu| Recorded::new(gpu, vars.logits.len(), config.gpu.graph)).transpose()?;
         let bucket = (f64::from(config.gpu.bucket_mb) * f64::from(1 << 20)) as usize / size_of::<f32>();
-        let buckets = if ranks.has_others() { session.buckets(&store, bucket) } else { Vec::new() };
+        let by_gpus = ranks.has_others() && device.gpu().is_some();
+        let buckets = if by_gpus { session.buckets(&store, bucket) } else { Vec::new() };
         let states = config.latent_states(classes).of_ranks(&ranks);
         let summed = Mirrored::zeros(if config.train.accumulate > 1 { store.values.len() } else { 0 });
         let ema = (config.train.ema > 0.0).then(|| Ema::new(config.train.ema, &store));

@@ -111,8 +111,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Refuses to go on if the ranks have different weights, which no correct exchange gives.
-    pub(in crate::train) fn check_agreement(&self) -> Result<()> {
+    /// Refuses to go on if the ranks have different weights; `why` ends the sentence.
+    pub(in crate::train) fn check_agreement(&self, why: &str) -> Result<()> {
         if !self.ranks.has_others() {
             return Ok(());
         }
@@ -122,13 +122,11 @@ impl Trainer {
             .values
             .iter()
             .fold(0u64, |hash, value| (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3));
-        if self.ranks.agree(&sums.to_string()) {
-            return Ok(());
+        match self.ranks.first_difference(&sums.to_string()) {
+            None => Ok(()),
+            Some((rank, _)) => {
+                Err(Error::Ranks { reason: format!("process {rank} has other weights than process 0{why}") })
+            }
         }
-        Err(Error::Ranks {
-            reason: "the processes have different weights after the same steps: their machines must compute alike (the same program, and \
-                     processors with the same instruction set, or one `PTL_MAX_ISA` for all)"
-                .into(),
-        })
     }
 }

@@ -24,7 +24,7 @@ use crate::{Error, Result};
 
 /// Runs `ptl-train evaluate`.
 pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
-    ranks::together(None, |ranks| evaluate_as(args, ranks))
+    ranks::together("evaluate", None, &args.settings.0, |ranks| evaluate_as(args, ranks))
 }
 
 /// Evaluates as one of `ranks`, of which the first reports.
@@ -34,8 +34,7 @@ fn evaluate_as(args: &EvaluateArgs, ranks: &Collective) -> Result<ExitCode> {
     if args.details.is_none() && flags.has("eval.raw_csv") {
         return Err(unused("--raw-csv", "only --details writes CSV files: add that, or leave it out"));
     }
-    let mut trained = TrainedModel::open(&args.checkpoint, flags)?;
-    trained.ranks = ranks.clone();
+    let trained = TrainedModel::open_ranks(&args.checkpoint, flags, ranks)?;
     set_threads_of(&trained.config, ranks)?;
     let reporter = ranks::reporter(ranks);
     reporter.message(&format!("device: {}", trained.device));

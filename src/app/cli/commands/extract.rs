@@ -20,7 +20,7 @@ use crate::{Error, Result};
 
 /// Runs `ptl-train extract`.
 pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
-    ranks::together(None, |ranks| extract_as(args, ranks))
+    ranks::together("extract", None, &args.settings.0, |ranks| extract_as(args, ranks))
 }
 
 /// Computes features as one of `ranks`, of which the first writes those of all.
@@ -36,8 +36,7 @@ fn extract_as(args: &ExtractArgs, ranks: &Collective) -> Result<ExitCode> {
             reason: format!("{} exists already: choose another name", existing.shown()),
         });
     }
-    let mut trained = TrainedModel::open(&args.checkpoint, flags)?;
-    trained.ranks = ranks.clone();
+    let mut trained = TrainedModel::open_ranks(&args.checkpoint, flags, ranks)?;
     if let Some(folder) = args.out.parent() {
         fs::create_dir_all(folder).at("create", folder)?;
     }

@@ -74,7 +74,9 @@ pub(super) fn set_threads(config: &Config) -> Result<()> {
 
 /// Does as [`set_threads`] for a process that may have others beside it.
 pub(super) fn set_threads_of(config: &Config, ranks: &Collective) -> Result<()> {
-    let threads = if config.threads == 0 && ranks.has_others() { threads(ranks) } else { config.threads };
+    // All processes exchange what they need for this, also those that are told a number.
+    let shared = ranks.has_others().then(|| threads(ranks));
+    let threads = if config.threads == 0 { shared.unwrap_or(0) } else { config.threads };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global();
     pool.map_err(io::Error::other).at("start", "the compute threads")
 }

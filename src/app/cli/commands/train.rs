@@ -27,7 +27,8 @@ use crate::{Error, Result};
 
 /// Runs `ptl-train train`.
 pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
-    ranks::together(args.ranks.map(usize::from), |ranks| train_as(args, ranks))
+    let what = if args.resume.is_some() { "train --resume" } else { "train" };
+    ranks::together(what, args.ranks.map(usize::from), &args.settings.0, |ranks| train_as(args, ranks))
 }
 
 /// Trains as one of `ranks`.

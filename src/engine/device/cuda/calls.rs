@@ -218,6 +218,7 @@ functions! {
         sendbuff: *const c_void, recvbuff: *mut c_void, count: usize, datatype: ncclDataType_t, op: ncclRedOp_t,
         comm: ncclComm_t, stream: cudaStream_t,
     );
+    fn ncclCommGetAsyncError(comm: ncclComm_t, async_error: *mut NcclStatus);
     fn ncclCommInitRank(comm: *mut ncclComm_t, nranks: c_int, comm_id: ncclUniqueId, rank: c_int);
     fn ncclGetUniqueId(unique_id: *mut ncclUniqueId);
     fn ncclGetVersion(version: *mut c_int);

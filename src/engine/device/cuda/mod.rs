@@ -106,11 +106,19 @@ impl Cuda {
     }
 }
 
+impl Shared {
+    /// Waits for all work: that of the device's stream, which waits for asynchronous copies, and after an error also sums that were begun and that
+    /// no other work waits for.
+    fn wait(&self) -> Result<()> {
+        self.stream.synchronize()?;
+        lock(&self.communicator).as_ref().map_or(Ok(()), Communicator::wait)
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         // Waits, because the fields that are dropped next may still be used by running work. A destructor cannot return errors.
-        let _ =
-            self.context.bind().and_then(|()| self.copy_stream.synchronize()).and_then(|()| self.stream.synchronize());
+        let _ = self.context.bind().and_then(|()| self.copy_stream.synchronize()).and_then(|()| self.wait());
     }
 }
 
@@ -211,11 +219,10 @@ impl Backend for Cuda {
         lock(&self.0.download).copy(&self.0.stream, copies)
     }
 
-    /// It is enough to wait for this stream, which waits for the copies on the other one.
     fn synchronize(&self) -> Result<()> {
         self.refuse_in_recording("waiting for the device")?;
         self.0.context.bind()?;
-        self.0.stream.synchronize()
+        self.0.wait()
     }
 
     unsafe fn launch(

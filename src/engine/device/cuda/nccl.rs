@@ -5,16 +5,23 @@
 
 use std::ffi::c_int;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use cudarc::cublaslt::sys::cudaStream_t;
-use cudarc::nccl::sys::{ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
+use cudarc::nccl::sys::{ncclComm, ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
 
 use super::calls;
-use super::handles::{Context, Event, Stream};
+use super::handles::{Context, Event, Raw, Stream};
 use super::libraries;
-use super::status::Status;
+use super::status::{NcclStatus, Status};
 use crate::Result;
+use crate::base::error::IoContext;
+use crate::base::process::end_now;
 use crate::engine::collective::Meeting;
+
+/// How often a process looks whether its connection still holds.
+const LOOKS: Duration = Duration::from_secs(1);
 
 /// The GPU of this rank, connected with those of the others until the process ends: to take the connection down, NCCL waits for the others, which
 /// may be gone.
@@ -56,6 +63,7 @@ impl Communicator {
         let status =
             unsafe { calls::ncclCommInitRank(&mut handle, meeting.ranks() as c_int, id, meeting.rank() as c_int) };
         status.check("connecting the GPUs of all processes by NCCL (its variable NCCL_DEBUG=INFO says more)")?;
+        watch(Raw(handle), meeting.rank(), meeting.ranks())?;
         Ok(Communicator { handle, work, exchanges: Stream::new()?, worked: Event::new()?, exchanged: Event::new()? })
     }
 
@@ -74,6 +82,11 @@ impl Communicator {
     pub(super) fn finish(&self) -> Result<()> {
         self.exchanged.record(&self.exchanges)?;
         self.work.wait_for(&self.exchanged)
+    }
+
+    /// Waits for all exchanges.
+    pub(super) fn wait(&self) -> Result<()> {
+        self.exchanges.synchronize()
     }
 
     /// Enqueues the copy of `bytes` at `own` of all ranks, in their order, to `all`. Work that is enqueued later waits for it.
@@ -100,4 +113,27 @@ impl Communicator {
         self.exchanges.wait_for(&self.worked)?;
         Ok(self.exchanges.get().cast())
     }
+}
+
+/// Ends the process when NCCL has lost the connection with another one, in a thread of its own: work that waits for that one would never end.
+///
+/// # Errors
+/// The system refuses a thread.
+fn watch(handle: Raw<ncclComm>, rank: usize, ranks: usize) -> Result<()> {
+    let look = move || {
+        let handle = handle;
+        loop {
+            thread::sleep(LOOKS);
+            let mut found = NcclStatus::ncclSuccess;
+            // SAFETY: NCCL allows this call beside any other; the communicator is there until the process ends.
+            let asked = unsafe { calls::ncclCommGetAsyncError(handle.0, &mut found) };
+            let action = "exchanging numbers with the other processes by NCCL, of which one may have ended";
+            let is_lost = found != NcclStatus::ncclInProgress;
+            if let Err(error) = asked.check(action).and_then(|()| if is_lost { found.check(action) } else { Ok(()) }) {
+                eprintln!("error: process {rank} of {ranks}: {error}");
+                end_now(1);
+            }
+        }
+    };
+    thread::Builder::new().name("nccl".into()).spawn(look).map(drop).at("start", "the thread that watches NCCL")
 }

@@ -91,7 +91,8 @@ pub fn batch_norm(
         return Err(mismatch(
             "batch_norm",
             format!(
-                "{}: one value per channel ({shape}) has no variance; train with larger batches or images",
+                "{}: one value per channel ({shape}) has no variance; train with larger batches or images, or if several processes have \
+                 an image each, with `train.sync_bn`",
                 weight.name
             ),
         ));
