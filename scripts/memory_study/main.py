@@ -78,7 +78,7 @@ def check_file(file, settings):
 
 
 def run_stage(stage, options, runs, results):
-    """Makes the runs of a stage, seed by seed, so that a stopped study has every arm."""
+    """Makes the runs of a stage, with the pre-trainings that they start from, seed by seed, so that a stopped study has every arm."""
     tasks = {
         "tuning": [plan.TASKS[name] for name in plan.TUNED_ON.values()],
         "description": plan.DESCRIBING,
@@ -92,12 +92,9 @@ def run_stage(stage, options, runs, results):
             sys.exit(f"memory-study: the {stage} needs a candidate: finish the stages before it, with all arms and tasks")
         beside = plan.DESCRIBED if stage == "description" else plan.CONFIRMED
         names = list(dict.fromkeys([*beside, plan.arm_of(candidate).name]))
-    wanted = []
+    wanted = [(task, arm, rate) for task in tasks for arm in chosen(options, names, task) for rate in rates(stage, task, arm, results)]
     for seed in results.seeds[measured]:
-        for task in tasks:
-            for arm in chosen(options, names, task):
-                wanted += [(measured, task, arm, rate, seed) for rate in rates(stage, task, arm, results)]
-    runs.execute(wanted)
+        runs.execute([(measured, task, arm, rate, seed) for task, arm, rate in wanted])
 
 
 def rates(stage, task, arm, results):
