@@ -120,9 +120,10 @@ pub(super) fn threads(ranks: &Collective) -> usize {
 /// own.
 pub(super) fn let_first_report() -> bool {
     if variables().launched().is_some_and(|launched| launched.rank > 0) {
+        let asked_before = signals::came();
         thread::sleep(REPORTS_LATER);
-        // A launcher ends the others by a signal.
-        return !signals::came();
+        // A launcher has ended this process by a signal meanwhile, because of the error of another one.
+        return asked_before || !signals::came();
     }
     true
 }

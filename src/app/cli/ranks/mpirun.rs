@@ -65,7 +65,7 @@ mod unix {
             return Ok(ExitCode::from(signals::exit_code()));
         }
         // Of a process, mpirun returns 128 and the number of the signal.
-        let of_process = status.code().filter(|&code| code > 128).map(|code| code - 128);
+        let of_process = status.code().map(|code| code - 128).filter(|signal| (1..=64).contains(signal));
         if let Some(signal) = status.signal().or(of_process) {
             let whose = if status.signal().is_some() { "mpirun" } else { "one of the processes" };
             print_error(&Error::Ranks {
