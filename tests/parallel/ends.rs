@@ -220,6 +220,17 @@ fn started_by_ranks_a_signal_stops_all_with_a_checkpoint_and_none_outlives_the_f
     assert!(said.contains("stopped after step") && said.contains("--resume"), "{said}");
     assert_eq!(output.status.code(), Some(130), "{said}");
     assert!(newest_step(&out) >= 2);
+    // A request to one of the processes stops all, too, and is no error.
+    let out = path("asked");
+    let mut child = Command::new(program());
+    child.args(["train", "--ranks=2"]).args(line(&data, &out, &["--epochs", "2000"]));
+    let child = child.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
+    wait_for(&out, 3);
+    let one = processes(&out).into_iter().find(|&pid| pid != child.id() as i32).unwrap();
+    signal(one, "-TERM");
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output);
+    assert!(said.contains("stopped after step") && !said.contains("error") && !output.status.success(), "{said}");
     // The death of one process is reported, with a way to go on.
     let out = path("died");
     let mut child = Command::new(program());

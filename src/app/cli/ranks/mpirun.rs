@@ -64,8 +64,10 @@ mod unix {
         if stop.requested() {
             return Ok(ExitCode::from(signals::exit_code()));
         }
-        // Of a process, mpirun returns 128 and the number of the signal.
-        let of_process = status.code().map(|code| code - 128).filter(|signal| (1..=64).contains(signal));
+        // Of a process, mpirun returns 128 and the number of the signal. After a request to stop, processes return as much, and have said so.
+        let requests = [libc::SIGHUP, libc::SIGINT, libc::SIGUSR1, libc::SIGTERM];
+        let of_process = status.code().map(|code| code - 128);
+        let of_process = of_process.filter(|signal| (1..=64).contains(signal) && !requests.contains(signal));
         if let Some(signal) = status.signal().or(of_process) {
             let whose = if status.signal().is_some() { "mpirun" } else { "one of the processes" };
             print_error(&Error::Ranks {
