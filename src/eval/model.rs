@@ -9,7 +9,7 @@ use super::extract::{ExtractOptions, Extractor, Output, zero_rows, zeros_warning
 use crate::base::memory;
 use crate::base::progress::Reporter;
 use crate::base::stop::StopFlag;
-use crate::data::{Loader, LoaderOptions, Sample, Transform};
+use crate::data::{Loader, LoaderOptions, Sample, Transform, fingerprints};
 use crate::engine::collective::Collective;
 use crate::engine::device::Device;
 use crate::engine::latent_state::{EvalState, LatentStates};
@@ -113,12 +113,33 @@ impl Model<'_> {
     }
 }
 
-/// Returns a text that differs where images do: by their number, paths, labels and the sizes of their files.
+/// Returns a text that differs where images do: by their number, order, paths and labels, and the sizes and middles of their files.
 fn fingerprint(samples: &[Sample]) -> String {
-    let mut crc = Crc::new();
+    let (files, mut crc) = (fingerprints(samples), Crc::new());
     for Sample { image, label } in samples {
-        let bytes = std::fs::metadata(image.file()).map_or(0, |file| file.len());
-        crc.update(format!("{image}\0{label}\0{bytes}\n").as_bytes());
+        let (size, middle) = files[image.file()];
+        crc.update(format!("{image}\0{label}\0{size}\0{middle}\n").as_bytes());
     }
     format!("{} {:08x}", samples.len(), crc.sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::ImageSource;
+
+    #[test]
+    fn other_contents_of_the_same_names_and_sizes_are_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ["1.png", "2.png"].map(|name| folder.path().join(name));
+        let of = |contents: [&str; 2], order: [usize; 2]| {
+            files.iter().zip(contents).for_each(|(file, content)| std::fs::write(file, content).unwrap());
+            fingerprint(&order.map(|i| Sample { image: ImageSource::File(files[i].clone()), label: 0 }))
+        };
+        let usual = of(["red", "sky"], [0, 1]);
+        assert!(usual == of(["red", "sky"], [0, 1]) && usual.starts_with("2 "), "{usual}");
+        for other in [of(["red", "sea"], [0, 1]), of(["sky", "red"], [0, 1]), of(["red", "sky"], [1, 0])] {
+            assert_ne!(usual, other);
+        }
+    }
 }

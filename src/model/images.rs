@@ -1,14 +1,12 @@
 //! The fingerprint of a run's training images. A resumed run warns if it has changed.
 
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use flate2::Crc;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::base::text::plural;
-use crate::data::{Sample, middle};
+use crate::data::{Sample, fingerprints};
 
 /// The fingerprint of a run's training images, as its record stores it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,8 +22,7 @@ impl TrainingImages {
     /// Computes the fingerprint of `samples`; paths are relative to the folder `root`. Ignores files that cannot be read: decoding
     /// reports them.
     pub fn new(samples: &[Sample], root: &Path) -> TrainingImages {
-        let files: HashSet<&Path> = samples.iter().map(|sample| sample.image.file()).collect();
-        let files: HashMap<&Path, (u64, u32)> = files.into_par_iter().map(|path| (path, fingerprint(path))).collect();
+        let files = fingerprints(samples);
         let line = |Sample { image, label }: &Sample| (image.below(root), *label, files[image.file()]);
         let mut list: Vec<(String, u32, (u64, u32))> = samples.iter().map(line).collect();
         list.sort_unstable();
@@ -47,14 +44,6 @@ impl TrainingImages {
             )
         })
     }
-}
-
-/// Returns the size of a file and the CRC-32 of bytes from its middle; zeros if it cannot be read, which decoding reports.
-fn fingerprint(path: &Path) -> (u64, u32) {
-    let (size, bytes) = middle(path).unwrap_or_default();
-    let mut crc = Crc::new();
-    crc.update(&bytes);
-    (size, crc.sum())
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ fn ended(child: Child, code: i32) -> String {
 #[test]
 fn every_request_to_end_saves_a_run_that_resumes() {
     let folder = tempfile::tempdir().unwrap();
-    for (signal, code) in [("-TERM", 143), ("-HUP", 129)] {
+    for (signal, code) in [("-TERM", 143), ("-HUP", 129), ("-USR1", 138)] {
         let run = path(&folder, signal);
         let child = long_run(&run);
         send(signal, &child);

@@ -208,18 +208,20 @@ fn when_a_process_is_killed_the_others_end_and_the_run_goes_on_by_any_number() {
 #[cfg(target_os = "linux")]
 fn started_by_ranks_a_signal_stops_all_with_a_checkpoint_and_none_outlives_the_first() {
     let _alone = alone();
-    let [data, out] = ["people", "signalled"].map(path);
-    let mut child = Command::new(program());
-    child.args(["train", "--ranks=2"]).args(line(&data, &out, &["--epochs", "2000"]));
-    let child = child.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
-    wait_for(&out, 3);
-    let parent = child.id() as i32;
-    signal(parent, "-INT");
-    let output = child.wait_with_output().unwrap();
-    let said = text(&output);
-    assert!(said.contains("stopped after step") && said.contains("--resume"), "{said}");
-    assert_eq!(output.status.code(), Some(130), "{said}");
-    assert!(newest_step(&out) >= 2);
+    let data = path("people");
+    for (asked, code) in [("-INT", 130), ("-USR1", 138)] {
+        let out = path(&format!("signalled{asked}"));
+        let mut child = Command::new(program());
+        child.args(["train", "--ranks=2"]).args(line(&data, &out, &["--epochs", "2000"]));
+        let child = child.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
+        wait_for(&out, 3);
+        signal(child.id() as i32, asked);
+        let output = child.wait_with_output().unwrap();
+        let said = text(&output);
+        assert!(said.contains("stopped after step") && said.contains("--resume"), "{said}");
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(newest_step(&out) >= 2);
+    }
     // A request to one of the processes stops all, too, and is no error.
     let out = path("asked");
     let mut child = Command::new(program());

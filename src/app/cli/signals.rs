@@ -1,4 +1,4 @@
-//! Ends a command on request: Ctrl-C (SIGINT), a batch system or container (SIGTERM), a closed terminal (SIGHUP).
+//! Ends a command on request: Ctrl-C (SIGINT), a batch system or container (SIGTERM, SIGUSR1), a closed terminal (SIGHUP).
 //!
 //! A command that saves its work before it ends calls [`stop_flag`]. Any other command ends at the first signal, but not in the middle
 //! of a write. The second signal ends every command at once. That damages no checkpoint, because each file is written under a
@@ -82,9 +82,8 @@ mod unix {
         for &signal in &signals {
             flag::register_conditional_shutdown(signal, 128 + signal, had_first.clone())?;
         }
-        // `mpirun` passes this one on to the processes that it has started. It is sent again and again, so that it never counts as a second one.
-        let passed_on = super::super::ranks::are_several().then_some(SIGUSR1);
-        let mut signals = Signals::new(signals.iter().copied().chain(passed_on))?;
+        // `mpirun` passes SIGUSR1 on to the processes that it has started. It is sent again and again, so that it never counts as a second one.
+        let mut signals = Signals::new(signals.iter().copied().chain([SIGUSR1]))?;
         let thread = thread::Builder::new().name("signals".into());
         thread.spawn(move || {
             if let Some(signal) = signals.forever().next() {

@@ -102,6 +102,7 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
             (Some(size), Some(rank)) if rank < size => return Ok(()),
             (Some(0 | 1), None) => return Ok(()),
             (None, _) => "it is no number of processes",
+            (_, None) if self.text("RANK").is_some() => "RANK, which says the number of this process, is no number",
             (_, None) => "RANK, which says the number of this process, is missing",
             _ => "RANK, which counts from 0, is too large for so many processes",
         };
@@ -172,6 +173,7 @@ mod tests {
         for (text, part) in [
             ("WORLD_SIZE=2", "RANK, which says the number of this process, is missing"),
             ("WORLD_SIZE=two RANK=0", "it is no number"),
+            ("WORLD_SIZE=2 RANK=x", "RANK, which says the number of this process, is no number"),
             ("WORLD_SIZE=2 RANK=2", "RANK, which counts from 0, is too large"),
             ("SLURM_STEP_NUM_TASKS=4 SLURM_PROCID=1", "Slurm has started 4 tasks, and does not connect them"),
         ] {

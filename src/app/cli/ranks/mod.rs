@@ -168,11 +168,6 @@ impl Drop for EndOnPanic<'_> {
     }
 }
 
-/// Returns whether this process was started together with others. Then SIGUSR1 asks for a stop, too.
-pub(super) fn are_several() -> bool {
-    variables().launched().is_some()
-}
-
 /// Returns where messages of this process go: only the first one reports.
 pub(super) fn reporter(ranks: &Collective) -> Reporter {
     if ranks.is_first() { stderr_reporter() } else { Reporter::silent() }
