@@ -50,10 +50,12 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
 
     /// Returns what a launcher says that has started more than one process.
     pub(super) fn launched(&self) -> Option<Launched> {
-        let torchrun = self.of_torchrun();
-        // Something else may have started torchrun itself, whose variables are still there.
-        let first = torchrun.filter(|_| self.text("TORCHELASTIC_RUN_ID").is_some());
-        first.or_else(|| self.of_mpi()).or(torchrun)
+        if self.by_torchrun() { self.of_torchrun() } else { self.of_mpi().or_else(|| self.of_torchrun()) }
+    }
+
+    /// Returns whether `torchrun` has started this process. Something else may have started `torchrun`, whose variables are still there.
+    fn by_torchrun(&self) -> bool {
+        ["TORCHELASTIC_RUN_ID", "WORLD_SIZE"].iter().all(|name| self.text(name).is_some())
     }
 
     fn of_torchrun(&self) -> Option<Launched> {
@@ -78,7 +80,7 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
     /// # Errors
     /// [`Error::Setting`], [`Error::Ranks`].
     pub(super) fn check(&self) -> Result<()> {
-        if self.of_mpi().is_none() {
+        if self.by_torchrun() || self.of_mpi().is_none() {
             self.check_torchrun()?;
         }
         match self.number(OF_SLURM[0]) {
@@ -99,7 +101,7 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
     fn check_torchrun(&self) -> Result<()> {
         let Some(size) = self.text("WORLD_SIZE") else { return Ok(()) };
         let reason = match (self.number("WORLD_SIZE"), self.number("RANK")) {
-            (Some(size), Some(rank)) if rank < size => return Ok(()),
+            (Some(size), Some(rank)) if rank < size => return if size > 1 { self.check_local() } else { Ok(()) },
             (Some(0 | 1), None) => return Ok(()),
             (None, _) => "it is no number of processes",
             (_, None) if self.text("RANK").is_some() => "RANK, which says the number of this process, is no number",
@@ -108,6 +110,19 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
         };
         let reason = format!("{reason}: start processes by torchrun, or unset WORLD_SIZE to run alone");
         Err(Error::Setting { setting: "the environment variable WORLD_SIZE".into(), value: size, reason })
+    }
+
+    /// Refuses processes of `torchrun` of which several would take the same GPU.
+    fn check_local(&self) -> Result<()> {
+        let reason = match (self.text("LOCAL_RANK"), self.number("LOCAL_RANK")) {
+            (_, Some(_)) => return Ok(()),
+            (None, _) if self.number("LOCAL_WORLD_SIZE").unwrap_or(1) <= 1 => return Ok(()),
+            (None, _) => "it is missing, and LOCAL_WORLD_SIZE tells of several processes on this machine",
+            (Some(_), None) => "it is no number of a process",
+        };
+        let reason = format!("{reason}: start processes by torchrun, or unset WORLD_SIZE to run alone");
+        let value = self.text("LOCAL_RANK").unwrap_or_default();
+        Err(Error::Setting { setting: "the environment variable LOCAL_RANK".into(), value, reason })
     }
 
     /// Returns the folder in which `ranks` processes of torchrun meet, which is the same for all of one training: in `PTL_RENDEZVOUS`, or in
@@ -162,6 +177,8 @@ mod tests {
                 "SLURM_STEP_NUM_TASKS=2 SLURM_PROCID=1 PMIX_RANK=1 WORLD_SIZE=8 RANK=5 LOCAL_RANK=1 TORCHELASTIC_RUN_ID=a",
                 torchrun(5, 8, 1),
             ),
+            ("OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=1 WORLD_SIZE=1 RANK=0 TORCHELASTIC_RUN_ID=a", None),
+            ("OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=1 TORCHELASTIC_RUN_ID=a", mpi(1, 2)),
         ];
         for (text, launched) in cases {
             assert_eq!(variables(text).launched(), launched, "{text}");
@@ -175,6 +192,12 @@ mod tests {
             ("WORLD_SIZE=two RANK=0", "it is no number"),
             ("WORLD_SIZE=2 RANK=x", "RANK, which says the number of this process, is no number"),
             ("WORLD_SIZE=2 RANK=2", "RANK, which counts from 0, is too large"),
+            ("WORLD_SIZE=2 RANK=1 LOCAL_RANK=x", "LOCAL_RANK = x: it is no number of a process"),
+            ("WORLD_SIZE=2 RANK=1 LOCAL_WORLD_SIZE=2", "it is missing, and LOCAL_WORLD_SIZE tells of several"),
+            (
+                "OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=1 WORLD_SIZE=2 RANK=x TORCHELASTIC_RUN_ID=a",
+                "RANK, which says the number of this process, is no number",
+            ),
             ("SLURM_STEP_NUM_TASKS=4 SLURM_PROCID=1", "Slurm has started 4 tasks, and does not connect them"),
         ] {
             let refused = variables(text).check().unwrap_err().to_string();
@@ -184,6 +207,8 @@ mod tests {
             "",
             "WORLD_SIZE=1",
             "WORLD_SIZE=2 RANK=1",
+            "WORLD_SIZE=2 RANK=1 LOCAL_WORLD_SIZE=1",
+            "WORLD_SIZE=1 RANK=0 LOCAL_RANK=x",
             "WORLD_SIZE= RANK=",
             "WORLD_SIZE=2 OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=1",
             "SLURM_STEP_NUM_TASKS=1",
