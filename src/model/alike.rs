@@ -5,10 +5,13 @@ use crate::engine::collective::Collective;
 use crate::engine::cpu::InstructionSet;
 use crate::{Error, Result};
 
+/// Stands between settings, none of which contains it: texts may have several lines.
+const SEPARATOR: &str = "\0";
+
 /// Refuses processes that would not take the same decisions, or not compute the same bits.
 ///
 /// # Errors
-/// [`Error::Ranks`]: their programs, settings or instruction sets differ.
+/// [`Error::Ranks`]: the versions of their programs, their settings or instruction sets differ.
 pub(crate) fn check_alike(ranks: &Collective, config: &Config) -> Result<()> {
     if !ranks.has_others() {
         return Ok(());
@@ -21,8 +24,8 @@ pub(crate) fn check_alike(ranks: &Collective, config: &Config) -> Result<()> {
     }
     let settings: Vec<String> =
         Config::settings().map(|setting| format!("`{}` = {}", setting.path, config.said(setting))).collect();
-    if let Some((rank, texts)) = ranks.first_difference(&settings.join("\n")) {
-        let [first, other] = texts.each_ref().map(|text| text.lines());
+    if let Some((rank, texts)) = ranks.first_difference(&settings.join(SEPARATOR)) {
+        let [first, other] = texts.each_ref().map(|text| text.split(SEPARATOR));
         let (first, other) = first.zip(other).find(|(first, other)| first != other).unwrap_or_default();
         return refuse(format!(
             "the processes have different settings: {first} for process 0, {other} for process {rank}; start all with the same"

@@ -41,7 +41,8 @@ fn the_same_number_of_processes_gives_the_same_bits_also_after_a_stop() {
     let results = |ranks: usize| {
         let [report, features] = [path(&format!("report-{ranks}.json")), path(&format!("features-{ranks}.npy"))];
         run(ranks, &["evaluate", "--checkpoint", &whole, "--out", &report, "--eval-batch", "4"]);
-        run(ranks, &["extract", "--checkpoint", &whole, "--out", &features, "--eval-batch", "4"]);
+        let by = format!("--ranks={ranks}");
+        run(1, &["extract", &by, "--checkpoint", &whole, "--out", &features, "--eval-batch", "4"]);
         [report, features].map(|file| fs::read(file).unwrap())
     };
     assert!(results(1) == results(4));

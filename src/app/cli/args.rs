@@ -276,11 +276,17 @@ pub(crate) struct TrainArgs {
     /// Continue this run from its last checkpoint, with its settings; flags may change them.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "out", "init"])]
     pub resume: Option<PathBuf>,
-    /// Train by this many processes on this machine, which mpirun starts; each takes a part of every batch. Needs a program that was built with MPI.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub ranks: Option<u16>,
+    #[command(flatten)]
+    pub ranks: RanksFlag,
     #[command(flatten)]
     pub settings: TrainFlags,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct RanksFlag {
+    /// Work by this many processes on this machine, which mpirun starts; each takes a part of the images. Needs a program that was built with MPI.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub ranks: Option<u16>,
 }
 
 #[derive(Args, Debug)]
@@ -293,6 +299,8 @@ pub(crate) struct EvaluateArgs {
     /// For a classifier: write the confusion matrix, figures of each class, the calibration and each image's prediction to this folder.
     #[arg(long, value_name = "DIR")]
     pub details: Option<PathBuf>,
+    #[command(flatten)]
+    pub ranks: RanksFlag,
     #[command(flatten)]
     pub settings: EvalFlags,
 }
@@ -376,6 +384,8 @@ pub(crate) struct ExtractArgs {
     /// File to write: NAME.safetensors (with paths and labels) or NAME.npy (paths in NAME.txt).
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    #[command(flatten)]
+    pub ranks: RanksFlag,
     #[command(flatten)]
     pub settings: ExtractFlags,
 }

@@ -13,6 +13,8 @@ use crate::base::write_guard::between_writes;
 
 /// The number of SIGINT.
 const INTERRUPT: i32 = 2;
+/// The number of SIGTERM.
+const TERMINATE: i32 = 15;
 
 /// The flag that the first signal sets, and a function that it calls. Without a flag, the first signal ends the process.
 static FLAG: Mutex<Option<(StopFlag, Box<dyn Fn() + Send>)>> = Mutex::new(None);
@@ -32,9 +34,9 @@ pub(crate) fn exit_code() -> u8 {
     (128 + SIGNAL.load(Ordering::SeqCst)) as u8
 }
 
-/// Returns whether a signal has asked for the end.
-pub(super) fn came() -> bool {
-    FIRST_CAME.load(Ordering::SeqCst)
+/// Returns whether SIGTERM has asked for the end, as launchers send it.
+pub(super) fn terminated() -> bool {
+    FIRST_CAME.load(Ordering::SeqCst) && SIGNAL.load(Ordering::SeqCst) == TERMINATE
 }
 
 /// Handles the first signal.

@@ -11,6 +11,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::Result;
+use crate::base::process::machine_name;
 pub use rendezvous::Rendezvous;
 
 /// Moves numbers between ranks. Every function waits until the other ranks have called it too, and ends the process if that cannot happen any
@@ -56,10 +57,9 @@ impl Collective {
     pub fn new(transport: Arc<dyn Transport>) -> Collective {
         let mut ranks =
             Collective { transport: Some(transport).filter(|transport| transport.ranks() > 1), local: [0; 2] };
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let hosts = ranks.gather_each(host.as_bytes());
-        let here = |hosts: &[Vec<u8>]| hosts.iter().filter(|other| *other == host.as_bytes()).count();
-        ranks.local = [here(&hosts[..ranks.rank()]), here(&hosts) - 1];
+        let here = ranks.here_with("");
+        let count = |ranks: &[bool]| ranks.iter().filter(|&&here| here).count();
+        ranks.local = [count(&here[..ranks.rank()]), count(&here) - 1];
         ranks
     }
 
@@ -181,6 +181,12 @@ impl Collective {
         self.local[1] + 1
     }
 
+    /// Returns for each rank whether it is on this machine and has the same `text`.
+    pub fn here_with(&self, text: &str) -> Vec<bool> {
+        let own = format!("{}\n{text}", machine_name());
+        self.gather_each(own.as_bytes()).iter().map(|other| *other == own.as_bytes()).collect()
+    }
+
     /// Returns whether all ranks have the same text.
     pub fn agree(&self, text: &str) -> bool {
         self.first_difference(text).is_none()
@@ -267,6 +273,6 @@ mod tests {
                 && single.any(true)
                 && !single.any(false)
         );
-        assert_eq!(single.broadcast_text("é"), "é");
+        assert_eq!((single.broadcast_text("é"), single.here_with("a")), ("é".to_string(), vec![true]));
     }
 }

@@ -111,6 +111,7 @@ impl Transport for Mpi {
     }
 
     fn abort(&self, code: i32) -> ! {
+        // Without the lock, which a thread that waits for a lost rank may hold for ever. No call of MPI follows this one.
         SimpleCommunicator::world().abort(code)
     }
 }

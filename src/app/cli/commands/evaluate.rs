@@ -24,7 +24,7 @@ use crate::{Error, Result};
 
 /// Runs `ptl-train evaluate`.
 pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<ExitCode> {
-    ranks::together("evaluate", None, &args.settings.0, |ranks| evaluate_as(args, ranks))
+    ranks::together("evaluate", args.ranks, || ranks::device_of(&args.settings.0), |ranks| evaluate_as(args, ranks))
 }
 
 /// Evaluates as one of `ranks`, of which the first reports.

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 
 /// Runs `ptl-train extract`.
 pub(crate) fn extract(args: &ExtractArgs) -> Result<ExitCode> {
-    ranks::together("extract", None, &args.settings.0, |ranks| extract_as(args, ranks))
+    ranks::together("extract", args.ranks, || ranks::device_of(&args.settings.0), |ranks| extract_as(args, ranks))
 }
 
 /// Computes features as one of `ranks`, of which the first writes those of all.

@@ -28,13 +28,23 @@ use crate::{Error, Result};
 /// Runs `ptl-train train`.
 pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
     let what = if args.resume.is_some() { "train --resume" } else { "train" };
-    ranks::together(what, args.ranks.map(usize::from), &args.settings.0, |ranks| train_as(args, ranks))
+    ranks::together(what, args.ranks, || Ok(settings(args)?.device), |ranks| train_as(args, ranks))
+}
+
+/// Reads the settings: those of a new run, or of the one that goes on.
+fn settings(args: &TrainArgs) -> Result<Config> {
+    let flags = &args.settings.0;
+    let Some(path) = &args.resume else { return Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), flags) };
+    let mut config = RunDir::follow(path).read_config(flags)?;
+    // A limit of steps applies only to the command that names it.
+    config.train.max_steps = config.train.max_steps.filter(|_| flags.has("train.max_steps"));
+    Ok(config)
 }
 
 /// Trains as one of `ranks`.
 fn train_as(args: &TrainArgs, ranks: &Collective) -> Result<ExitCode> {
     let flags = &args.settings.0;
-    let (config, resumed) = match &args.resume {
+    let resumed = match &args.resume {
         Some(path) => {
             if StudyFile::is_in(path) {
                 return Err(Error::NotARun {
@@ -44,14 +54,11 @@ fn train_as(args: &TrainArgs, ranks: &Collective) -> Result<ExitCode> {
                             .into(),
                 });
             }
-            let run = if ranks.is_first() { RunDir::open(path)? } else { RunDir::follow(path) };
-            let mut config = run.read_config(flags)?;
-            // A limit of steps applies only to the command that names it.
-            config.train.max_steps = config.train.max_steps.filter(|_| flags.has("train.max_steps"));
-            (config, Some(run))
+            Some(if ranks.is_first() { RunDir::open(path)? } else { RunDir::follow(path) })
         }
-        None => (Config::load_recipe(DEFAULT_ARCH, args.config.as_deref(), flags)?, None),
+        None => None,
     };
+    let config = settings(args)?;
     flags.refuse_without_effect(&config, args.init.is_some())?;
     set_threads_of(&config, ranks)?;
     check_device_of(&config, ranks)?;

@@ -7,8 +7,10 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use super::ExitCode;
+use super::args::RanksFlag;
 use super::output::{print_error_of, stderr_reporter};
 use super::signals;
+use crate::base::process::user;
 use crate::base::progress::Reporter;
 use crate::base::text::plural;
 use crate::config::Overrides;
@@ -37,12 +39,12 @@ pub(super) fn refuse_several(command: &str) -> Result<()> {
     }
 }
 
-/// Connects this process with the others that were started with it. `device` is the one that computes.
+/// Connects this process with the others that were started with it. `device` returns the one that computes.
 ///
 /// # Errors
 /// Another number was started than is wanted; nothing connects them; the program was built without MPI, or for another MPI; torchrun's processes have
-/// no GPUs.
-fn join(wanted: Option<usize>, device: DeviceKind) -> Result<Collective> {
+/// no GPUs; those of `device`.
+fn join(wanted: Option<usize>, device: impl FnOnce() -> Result<DeviceKind>) -> Result<Collective> {
     if wanted == Some(1) {
         // Alone, whatever was started beside it.
         return Ok(Collective::single());
@@ -59,7 +61,7 @@ fn join(wanted: Option<usize>, device: DeviceKind) -> Result<Collective> {
         (_, None) => Ok(Collective::single()),
         (_, Some(Launched { by: Launcher::Mpi, .. })) => Collective::of_mpi(ranks),
         (_, Some(Launched { rank, by: Launcher::Torchrun { local_rank }, .. })) => {
-            connect_gpus(rank, ranks, local_rank, device)
+            connect_gpus(rank, ranks, local_rank, device()?)
         }
     }
 }
@@ -97,22 +99,11 @@ fn connect_gpus(rank: usize, ranks: usize, local_rank: usize, device: DeviceKind
     Ok(connected.with_local_rank(local_rank))
 }
 
-/// Returns the number of the user who runs this process.
-fn user() -> u32 {
-    // SAFETY: the function takes nothing and cannot fail.
-    #[cfg(unix)]
-    return unsafe { libc::getuid() };
-    #[cfg(not(unix))]
-    0
-}
-
 /// Returns the number of compute threads of this process: the cores that it may use, divided by the processes that may use the same.
 pub(super) fn threads(ranks: &Collective) -> usize {
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let allowed = status.lines().find(|line| line.starts_with("Cpus_allowed_list")).unwrap_or_default();
-    let own = format!("{host}{allowed}");
-    let sharing = ranks.gather_each(own.as_bytes()).iter().filter(|other| *other == own.as_bytes()).count();
+    let sharing = ranks.here_with(allowed).iter().filter(|&&here| here).count();
     (thread::available_parallelism().map_or(1, usize::from) / sharing.max(1)).max(1)
 }
 
@@ -120,29 +111,29 @@ pub(super) fn threads(ranks: &Collective) -> usize {
 /// own.
 pub(super) fn let_first_report() -> bool {
     if variables().launched().is_some_and(|launched| launched.rank > 0) {
-        let asked_before = signals::came();
+        let asked_before = signals::terminated();
         thread::sleep(REPORTS_LATER);
-        // A launcher has ended this process by a signal meanwhile, because of the error of another one.
-        return asked_before || !signals::came();
+        // Launchers end processes so, because of the error of another one.
+        return asked_before || !signals::terminated();
     }
     true
 }
 
-/// Does `work` as one of `wanted` processes, or of those that were started, with these `flags`; an error of one ends them all. Starts the processes
-/// that are wanted, if this is the only one. `what` names the work.
+/// Does `work` as one of `wanted` processes, or of those that were started; an error of one ends them all. Starts the processes that are wanted, if
+/// this is the only one. `what` names the work, and `device` returns the device that does it.
 ///
 /// # Errors
-/// Those of [`mpirun::start`], [`join`] and of `work`; other processes do other work.
+/// Those of [`mpirun::start`], [`join`], `device` and `work`; other processes do other work.
 pub(super) fn together(
     what: &str,
-    wanted: Option<usize>,
-    flags: &Overrides,
+    wanted: RanksFlag,
+    device: impl FnOnce() -> Result<DeviceKind>,
     work: impl FnOnce(&Collective) -> Result<ExitCode>,
 ) -> Result<ExitCode> {
+    let wanted = wanted.ranks.map(usize::from);
     if let Some(wanted) = wanted.filter(|&wanted| wanted > 1 && variables().launched().is_none()) {
         return mpirun::start(wanted);
     }
-    let device = flags.text("device").and_then(|text| text.parse().ok()).unwrap_or_default();
     let ranks = join(wanted, device)?;
     let _end = EndOnPanic(&ranks);
     let same_work = || match ranks.first_difference(what) {
@@ -155,6 +146,15 @@ pub(super) fn together(
         }
     };
     same_work().and_then(|()| work(&ranks)).inspect_err(|error| end_all(error, &ranks))
+}
+
+/// Returns the device that these flags name.
+///
+/// # Errors
+/// There is no such device.
+pub(super) fn device_of(flags: &Overrides) -> Result<DeviceKind> {
+    let Some(text) = flags.text("device") else { return Ok(DeviceKind::default()) };
+    text.parse().map_err(|reason| Error::Setting { setting: "--device".into(), value: text.into(), reason })
 }
 
 /// Ends the other processes if this one panics: they would wait for it.
