@@ -12,7 +12,7 @@ import plan
 from report import Results, markdown
 from runs import PRETRAIN_EPOCHS, Runs, Table
 
-STAGES = ["tuning", "selection", "description", "confirmation"]
+STAGES = ["tuning", "selection", "description", "confirmation", "same-rate"]
 
 
 def main():
@@ -56,7 +56,7 @@ def arguments():
 
 
 def seeds(options):
-    """Returns the seeds of each stage; the description has those of the selection."""
+    """Returns the seeds of each stage that has its own."""
     return {stage: list(of_stage)[: options.seeds] for stage, of_stage in plan.SEEDS.items()}
 
 
@@ -82,26 +82,27 @@ def run_stage(stage, options, runs, results):
     tasks = {
         "tuning": [plan.TASKS[name] for name in plan.TUNED_ON.values()],
         "description": plan.DESCRIBING,
+        "same-rate": plan.DECIDING + plan.DESCRIBING,
     }.get(stage, plan.DECIDING)
-    # The description has the seeds and the validation of the selection.
-    measured = "selection" if stage == "description" else stage
+    # These have the seeds and the validation of the selection.
+    measured = "selection" if stage in ["description", "same-rate"] else stage
     names = list(plan.ARMS)
-    if stage in ["description", "confirmation"]:
+    if stage not in ["tuning", "selection"]:
         candidate = results.candidate()
         if candidate is None:
             sys.exit(f"memory-study: the {stage} needs a candidate: finish the stages before it, with all arms and tasks")
-        beside = plan.DESCRIBED if stage == "description" else plan.CONFIRMED
-        names = list(dict.fromkeys([*beside, plan.arm_of(candidate).name]))
+        beside = {"description": plan.DESCRIBED, "confirmation": plan.CONFIRMED, "same-rate": [plan.CONTROL]}[stage]
+        names = beside if stage == "same-rate" else list(dict.fromkeys([*beside, plan.arm_of(candidate).name]))
     wanted = [(task, arm, rate) for task in tasks for arm in chosen(options, names, task) for rate in rates(stage, task, arm, results)]
     for seed in results.seeds[measured]:
         runs.execute([(measured, task, arm, rate, seed) for task, arm, rate in wanted])
 
 
 def rates(stage, task, arm, results):
-    """Returns the learning rates of an arm in a stage: all in the tuning, then the one that it chose."""
+    """Returns the learning rates of an arm in a stage: all in the tuning, then the one that it chose, in the last stage that of the candidate."""
     if stage == "tuning":
         return plan.RATES
-    rate = results.rate(task.kind, arm.name)
+    rate = results.rate(task.kind, results.candidate() if stage == "same-rate" else arm.name)
     if rate is None:
         sys.exit(f"memory-study: {arm.name} has no learning rate for {task.name}: run the tuning first")
     return [rate]

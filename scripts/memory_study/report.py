@@ -129,17 +129,55 @@ def verdict(results, candidate):
             difference = Difference([values])
             if difference.p < LEVEL and difference.mean <= -SMALLEST:
                 worse.append(task.name)
-    wins = corrected[0] < LEVEL and found[0].mean >= SMALLEST and not worse
+    against = []
+    if corrected[0] >= LEVEL:
+        against.append("the difference is not significant")
+    if found[0].mean < SMALLEST:
+        against.append(f"it is below {SMALLEST} points")
+    if worse:
+        against.append(f"the candidate is significantly worse on {', '.join(worse)}")
     lines.append(
-        f"- By the rule of the protocol, `{candidate}` **{'wins' if wins else 'does not win'}** against the network without memory"
-        + (f"; it is significantly worse on {', '.join(worse)}." if worse else ".")
+        f"- By the rule of the protocol, `{candidate}` **{'does not win' if against else 'wins'}** against the network without memory"
+        + (f": {', and '.join(against)}." if against else ".")
     )
+    excluded = "excludes" if found[0].interval[1] < SMALLEST else "does not exclude"
+    lines.append(f"- The 95 % interval of the first difference {excluded} a gain of {SMALLEST} points, the smallest that matters.")
     errors = ", ".join(f"{difference.error:.2f} ({baseline})" for baseline, difference in zip(baselines, found))
     lines.append(
         f"- Standard error of the mean over tasks, in points: {errors}. A true effect of 2.8 standard errors is found by a single "
         "test at 5 % with a probability of 80 %."
     )
     return "\n".join(lines) + "\n"
+
+
+def rates_note(results, candidate, tasks):
+    """Returns a sentence on the tasks where the candidate and the control were trained at different learning rates, or an empty text."""
+    names = [candidate, plan.CONTROL]
+    pairs = {task.name: [results.rate(task.kind, name) for name in names] for task in tasks}
+    differing = [f"`{name}` ({theirs} and {own})" for name, (theirs, own) in pairs.items() if theirs != own]
+    if not differing:
+        return ""
+    return (
+        f"`{candidate}` and `{plan.CONTROL}` have chosen different learning rates for {', '.join(differing)}: there, their difference is one of the "
+        "rate as well as of the memory.\n"
+    )
+
+
+def same_rate(results, candidate):
+    """Returns the table of the candidate against the control at the candidate's learning rate, on tasks where the control has chosen another one, and
+    of the control against itself at its own; an empty text if none is measured."""
+    tasks, rows = [], [[f"`{candidate}`"], [f"`{plan.CONTROL}` at its own rate"]]
+    for task in plan.DECIDING + plan.DESCRIBING:
+        rate = results.rate(task.kind, candidate)
+        control = results.of_seeds("selection", task, plan.CONTROL, rate)
+        if rate == results.rate(task.kind, plan.CONTROL) or None in control:
+            continue
+        tasks.append(task)
+        for row, name in zip(rows, [candidate, plan.CONTROL]):
+            values = results.values("selection", task, name)
+            row.append(points(values and Difference([[a - b for a, b in zip(values, control)]])))
+    header = [f"against `{plan.CONTROL}` at the rate of `{candidate}`, points", *[task.name for task in tasks]]
+    return table(header, rows) if tasks else ""
 
 
 def markdown(results):
@@ -162,6 +200,7 @@ def markdown(results):
     if measured(results, "selection", plan.DESCRIBING, described):
         parts.append(scores(results, "selection", plan.DESCRIBING, described))
         parts.append(gains(results, "selection", plan.DESCRIBING, described, plan.CONTROL))
+        parts.append(rates_note(results, candidate, plan.DESCRIBING))
     else:
         parts.append("Not measured yet.\n")
     confirmed = list(dict.fromkeys([*plan.CONFIRMED, candidate]))
@@ -171,4 +210,8 @@ def markdown(results):
         for baseline in [plan.CONTROL, "plain", "residual"]:
             parts.append(gains(results, "confirmation", plan.DECIDING, confirmed, baseline))
     parts.append(verdict(results, candidate) or "The confirmation is not done.\n")
-    return "\n".join(parts)
+    parts.append(rates_note(results, candidate, plan.DECIDING))
+    equal = same_rate(results, candidate)
+    if equal:
+        parts += ["### At the same learning rate\n", equal]
+    return "\n".join(part for part in parts if part)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import plan
 from differences import Difference, holm
-from report import Results, markdown, verdict
+from report import Results, markdown, rates_note, same_rate, verdict
 from runs import Table
 
 SEEDS = {stage: list(seeds) for stage, seeds in plan.SEEDS.items()}
@@ -69,11 +69,32 @@ class Choices(unittest.TestCase):
 
     def test_a_gain_below_half_a_point_does_not_win(self):
         results = measured(lambda name: 0.3 if name == "carry" else 0.0)
-        self.assertIn("**does not win**", verdict(results, "carry"))
+        said = verdict(results, "carry")
+        self.assertIn("**does not win** against the network without memory: it is below 0.5 points.", said)
+        self.assertIn("excludes a gain of 0.5 points", said)
 
     def test_a_task_that_is_worse_stops_the_candidate(self):
         results = measured(lambda name: 3.0 if name == "carry" else 0.0, worse="light")
-        self.assertIn("significantly worse on light", verdict(results, "carry"))
+        said = verdict(results, "carry")
+        self.assertIn("without memory: the candidate is significantly worse on light.", said)
+        self.assertIn("does not exclude a gain of 0.5 points", said)
+
+    def test_another_learning_rate_of_the_control_is_said_and_measured(self):
+        results = measured(lambda name: 1.0 if name == "carry" else 0.0)
+        self.assertEqual(rates_note(results, "carry", plan.DECIDING), "")
+        ids = plan.TASKS["ids"]
+        for seed in SEEDS["tuning"]:
+            results.table.rows["tuning", "ids", plan.CONTROL, "1e-3", seed] = 90.0
+        for seed in SEEDS["selection"]:
+            carried = results.table.rows["selection", "ids", "carry", "2e-3", seed]
+            results.table.rows["selection", "ids", plan.CONTROL, "1e-3", seed] = carried - 2.0
+            results.table.rows["selection", "ids", plan.CONTROL, "2e-3", seed] = carried - 5.0
+        self.assertIn("for `ids` (2e-3 and 1e-3), `ids-back` (2e-3 and 1e-3): there", rates_note(results, "carry", plan.DECIDING))
+        self.assertEqual(results.differences("selection", ids, "carry", plan.CONTROL), [2.0] * 8)
+        table = same_rate(results, "carry").splitlines()
+        self.assertEqual(table[0], "| against `memoryless` at the rate of `carry`, points | ids | ids-back |")
+        self.assertIn("+5.00", table[2])
+        self.assertIn("+3.00", table[3])
 
     def test_a_missing_measurement_leaves_the_choice_open(self):
         results = measured(lambda name: 0.0)
